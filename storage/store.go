@@ -1,0 +1,121 @@
+// Package storage keeps immutable objects under protocol-path keys, and few
+// small mutable records.
+//
+// A key is the path of the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol),
+// escaped and without a leading slash: example.com/!a/@v/v1.0.0.zip,
+// sumdb/sum.golang.org/tile/8/0/x001/234. Whatever keeps the objects, a person
+// can read the keys.
+//
+// The package knows nothing of modules: what may be stored, and whether it is
+// true, is decided above it. What it promises is that an object is complete and
+// durable or not there at all, that it never changes, and that bytes which
+// changed underneath it are never handed out.
+package storage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"time"
+)
+
+// Errors that callers decide on. Absence is fs.ErrNotExist, a key that is taken
+// is fs.ErrExist.
+var (
+	// ErrDamaged says that stored bytes are not the bytes that were stored.
+	// The caller should Delete the object and get it again.
+	ErrDamaged = errors.New("stored bytes are damaged")
+
+	// ErrConflict says that a record was changed by somebody else.
+	ErrConflict = errors.New("record changed meanwhile")
+
+	// ErrInUse says that another process holds the store.
+	ErrInUse = errors.New("store is in use by another process")
+
+	// ErrForeign says that the files are not a store of this program.
+	ErrForeign = errors.New("not a store of this program")
+
+	// ErrNewer says that a newer version of the program made the store.
+	ErrNewer = errors.New("store was made by a newer version")
+)
+
+// Info describes an object.
+type Info struct {
+	Key  string
+	Size int64 // bytes
+
+	// Hash is the hash of the content in the caller's terms, for instance
+	// "h1:…" of a zip. It is kept, not checked. At most 1 KiB.
+	Hash string
+
+	// Proof names what Hash was proved against, for instance the name of a
+	// checksum database; empty if it was not. At most 1 KiB.
+	Proof string
+
+	Time time.Time // of creation, to the second; set by the store if zero
+}
+
+// Object is an open object. It may be used by one goroutine at a time.
+//
+// Read, WriteTo and Seek check what they read: bytes that changed on disk are
+// never returned, the error is then ErrDamaged. An Object stays readable until
+// Close even if its key is deleted meanwhile.
+type Object interface {
+	io.Reader
+	io.Seeker
+	io.Closer
+	io.WriterTo // from the current position to the end, in writes as large as is cheap
+
+	Info() Info
+}
+
+// Store is the contract that every engine keeps; storagetest checks it.
+// All methods may be called at the same time.
+type Store interface {
+	// Create stores what r yields, which must be exactly info.Size bytes,
+	// under info.Key. When it returns nil the object is durable and visible.
+	// When it returns an error, nothing of it is ever visible.
+	//
+	// If the key exists, the error is fs.ErrExist and the stored object stays
+	// as it is; the loser of a race then reads the winner's bytes. An r that
+	// is shorter or longer than info.Size is an error.
+	//
+	// A key is 1 to 4096 bytes of UTF-8 without NUL, without leading or
+	// trailing slash.
+	Create(ctx context.Context, info Info, r io.Reader) error
+
+	// Open opens the object at key. The error is fs.ErrNotExist if there is
+	// none, and ErrDamaged if it is known to be damaged already.
+	Open(ctx context.Context, key string) (Object, error)
+
+	// Stat is Open without the content.
+	Stat(ctx context.Context, key string) (Info, error)
+
+	// Delete removes the object at key. The error is fs.ErrNotExist if there
+	// is none. A damaged object can be deleted.
+	Delete(ctx context.Context, key string) error
+
+	// List yields the objects whose key begins with prefix, in lexical order
+	// of their keys. It sees every object that existed during the whole call.
+	// After an error it ends.
+	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+
+	// Record returns the value of the mutable record name, or fs.ErrNotExist.
+	// Records have a namespace of their own. The caller owns the value.
+	Record(ctx context.Context, name string) ([]byte, error)
+
+	// SetRecord makes value the value of the record name. Durable when it
+	// returns nil. A value is at most 16 MiB.
+	SetRecord(ctx context.Context, name string, value []byte) error
+
+	// SwapRecord is SetRecord if the record's value is old, where nil stands
+	// for a record that does not exist; otherwise the error is ErrConflict.
+	SwapRecord(ctx context.Context, name string, old, value []byte) error
+
+	// DeleteRecord removes the record name, or returns fs.ErrNotExist.
+	DeleteRecord(ctx context.Context, name string) error
+
+	// Close releases the store. Objects that are still open fail afterwards.
+	Close() error
+}
