@@ -1,0 +1,169 @@
+package sumdb
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// dataLimit bounds a data tile: 256 records of 4 KiB, where real ones have
+// about 200 bytes.
+const dataLimit = 1 << 20
+
+// parseData splits a data tile into w records. Each record ends in a blank line,
+// that of the last one may be missing: x/mod's server writes it, others do not
+// (golang/go#69348). The error is ErrInvalid.
+func parseData(data []byte, w int) ([][]byte, error) {
+	var records [][]byte
+	for len(data) > 0 && len(records) < w {
+		text, rest, found := bytes.Cut(data, []byte("\n\n"))
+		if found {
+			text = data[:len(text)+1] // a record has its last newline
+		}
+		if _, err := tlog.FormatRecord(0, text); err != nil {
+			return nil, fmt.Errorf("%w: record %d of a data tile: %v", ErrInvalid, len(records), err)
+		}
+		records = append(records, text)
+		data = rest
+	}
+	if len(data) > 0 || len(records) != w {
+		return nil, fmt.Errorf("%w: a data tile has not %d records", ErrInvalid, w)
+	}
+	return records, nil
+}
+
+// formatData is the inverse of parseData, as x/mod's sumdb.Server does it.
+func formatData(records [][]byte) []byte {
+	var data []byte
+	for _, text := range records {
+		data = append(data, text...)
+		data = append(data, '\n')
+	}
+	return data
+}
+
+// dataTile returns the data tile t, which h covers. Only a full one is stored;
+// narrower ones are cut from it while the tile is full under h.
+func (m *Mirror) dataTile(ctx context.Context, h *head, t tlog.Tile) (data []byte, result string, err error) {
+	wide := t
+	wide.W = leaves(t).width(h.tree.N)
+	full := wide.W == 1<<tileHeight
+	if full {
+		data, err := m.heldData(ctx, wide, t.W)
+		if err != nil || data != nil {
+			return data, "hit", err
+		}
+	} else {
+		wide = t // not stored, so there is no reason to ask for more
+	}
+	if err := m.thawed(); err != nil {
+		return nil, "", err
+	}
+	if m.config.Fetch == nil {
+		return nil, "", fmt.Errorf("%s of %s is not in this mirror, which has no upstream: %w", t.Path(), m.name, fs.ErrNotExist)
+	}
+	records, err := m.fetchData(ctx, wide)
+	if errors.Is(err, errNoTile) {
+		err = fmt.Errorf("%w: %v", ErrInvalid, err)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if err := m.checkData(ctx, h, t.N, records); err != nil {
+		return nil, "", err
+	}
+	if !full {
+		return formatData(records), "relayed", nil
+	}
+	if err := m.replace(ctx, wide.Path(), formatData(records)); err != nil {
+		return nil, "", err
+	}
+	return formatData(records[:t.W]), "miss", nil
+}
+
+// heldData returns the first w records of the full data tile, or nil if it is
+// not held.
+func (m *Mirror) heldData(ctx context.Context, full tlog.Tile, w int) ([]byte, error) {
+	data, err := m.held(ctx, full.Path())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil || w == full.W {
+		return data, err
+	}
+	records, err := parseData(data, full.W)
+	if err != nil {
+		return nil, err
+	}
+	return formatData(records[:w]), nil
+}
+
+// fetchData gets the records of a data tile from upstream, unverified.
+func (m *Mirror) fetchData(ctx context.Context, t tlog.Tile) ([][]byte, error) {
+	shared, err := m.share(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
+		records, err := m.fetchRecords(ctx, t)
+		if full := (tlog.Tile{H: t.H, L: t.L, N: t.N, W: 1 << tileHeight}); err != nil && t != full && ctx.Err() == nil {
+			if records, err := m.fetchRecords(ctx, full); err == nil {
+				return records[:t.W], nil
+			}
+		}
+		return records, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return shared.([][]byte), nil
+}
+
+func (m *Mirror) fetchRecords(ctx context.Context, t tlog.Tile) ([][]byte, error) {
+	data, err := m.config.Fetch(ctx, t.Path(), dataLimit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %v", errNoTile, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", t.Path(), m.name, err)
+	}
+	records, err := parseData(data, t.W)
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", t.Path(), m.name, err)
+	}
+	return records, nil
+}
+
+// checkData compares records, which begin data tile number n and are all under
+// h, with the level-0 hashes under h.
+func (m *Mirror) checkData(ctx context.Context, h *head, n int64, records [][]byte) error {
+	hashes, _, err := m.hashTile(ctx, h, place{0, n}.tile(len(records)))
+	if err != nil {
+		return err
+	}
+	for i, text := range records {
+		hash := tlog.RecordHash(text)
+		if !bytes.Equal(hash[:], hashes[i*tlog.HashSize:(i+1)*tlog.HashSize]) {
+			return fmt.Errorf("%w: record %d in a data tile of %s is not what is in its tree",
+				ErrInvalid, n<<tileHeight+int64(i), m.name)
+		}
+	}
+	return nil
+}
+
+// relayData is relay for a data tile.
+func (m *Mirror) relayData(ctx context.Context, h *head, t tlog.Tile) ([]byte, error) {
+	records, err := m.fetchData(ctx, t)
+	if errors.Is(err, errNoTile) {
+		return nil, m.beyond(t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if w := leaves(t).width(h.tree.N); w > 0 {
+		if err := m.checkData(ctx, h, t.N, records[:w]); err != nil {
+			return nil, err
+		}
+	}
+	return formatData(records), nil
+}

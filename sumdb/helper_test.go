@@ -1,0 +1,156 @@
+package sumdb_test
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/sumdbtest"
+)
+
+const testName = "sum.test.example"
+
+// newLog returns a log with size records.
+func newLog(t testing.TB, size int64) *sumdbtest.Log {
+	log := sumdbtest.NewLog(t, testName)
+	log.Fill(size)
+	return log
+}
+
+// open returns a mirror of log on store. A nil fetch is a mirror without upstream.
+func open(t testing.TB, log *sumdbtest.Log, store storage.Store, evidence string, fetch sumdb.FetchFunc) *sumdb.Mirror {
+	t.Helper()
+	m, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: store, Fetch: fetch, Evidence: evidence})
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+// fetchFrom returns a FetchFunc that asks whatever log *from points to.
+func fetchFrom(from **sumdbtest.Log) sumdb.FetchFunc {
+	return func(ctx context.Context, path string, limit int64) ([]byte, error) {
+		return (*from).Fetch(ctx, path, limit)
+	}
+}
+
+func lookup(t testing.TB, m *sumdb.Mirror, mod module.Version) sumdb.Record {
+	t.Helper()
+	record, err := m.Lookup(t.Context(), mod)
+	if err != nil {
+		t.Fatalf("Lookup(%v): %v", mod, err)
+	}
+	return record
+}
+
+func refresh(t testing.TB, m *sumdb.Mirror) {
+	t.Helper()
+	if err := m.Refresh(t.Context()); err != nil {
+		t.Fatalf("Refresh: %v", err)
+	}
+}
+
+// evidenceFiles lists the files in dir, which need not exist.
+func evidenceFiles(t testing.TB, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// readEvidence returns the content of the one file in dir.
+func readEvidence(t testing.TB, dir string) string {
+	t.Helper()
+	files := evidenceFiles(t, dir)
+	if len(files) != 1 {
+		t.Fatalf("evidence: %q, want one file", files)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// checkStore compares every tile and record in store with log: nothing else may
+// ever get there.
+func checkStore(t testing.TB, store storage.Store, log *sumdbtest.Log) {
+	t.Helper()
+	prefix := "sumdb/" + testName + "/"
+	for info, err := range store.List(t.Context(), prefix) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := strings.TrimPrefix(info.Key, prefix)
+		data := readObject(t, store, info.Key)
+		switch {
+		case strings.HasPrefix(path, "tile/"):
+			tile, err := tlog.ParseTilePath(path)
+			if err != nil || tile.W != 256 {
+				t.Errorf("store has %s: %v", info.Key, err)
+				continue
+			}
+			want, err := log.Tile(tile)
+			if err != nil || string(want) != string(data) {
+				t.Errorf("store has a wrong %s (%v)", info.Key, err)
+			}
+		case strings.HasPrefix(path, "lookup/"):
+			want, err := log.ServeFile(path)
+			if err != nil || !strings.HasPrefix(string(want), string(data)) {
+				t.Errorf("store has a wrong %s: %q, want the start of %q (%v)", info.Key, data, want, err)
+			}
+		case !strings.HasPrefix(path, "head/"):
+			t.Errorf("store has a foreign object %s", info.Key)
+		}
+	}
+}
+
+func readObject(t testing.TB, store storage.Store, key string) []byte {
+	t.Helper()
+	object, err := store.Open(t.Context(), key)
+	if err != nil {
+		t.Fatalf("open %s: %v", key, err)
+	}
+	defer object.Close()
+	var b strings.Builder
+	if _, err := object.WriteTo(&b); err != nil {
+		t.Fatalf("read %s: %v", key, err)
+	}
+	return []byte(b.String())
+}
+
+// answers is the mirror as a go command sees it, as a FetchFunc-like function.
+func answers(ctx context.Context, m *sumdb.Mirror, path string) ([]byte, error) {
+	if escaped, ok := strings.CutPrefix(path, "lookup/"); ok {
+		escapedPath, escapedVersion, _ := strings.Cut(escaped, "@")
+		modPath, err := module.UnescapePath(escapedPath)
+		if err != nil {
+			return nil, err
+		}
+		version, err := module.UnescapeVersion(escapedVersion)
+		if err != nil {
+			return nil, err
+		}
+		record, err := m.Lookup(ctx, module.Version{Path: modPath, Version: version})
+		if err != nil {
+			return nil, err
+		}
+		return m.Reply(ctx, record)
+	}
+	tile, err := tlog.ParseTilePath(path)
+	if err != nil {
+		return nil, fs.ErrNotExist
+	}
+	return m.Tile(ctx, tile)
+}

@@ -1,0 +1,151 @@
+package sumdb_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// memory is a storage.Store with hooks for what a disk can do to us.
+type memory struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+	records map[string][]byte
+	fail    func(op, key string) error // asked before every change
+}
+
+func newMemory(testing.TB) *memory {
+	return &memory{objects: make(map[string][]byte), records: make(map[string][]byte)}
+}
+
+type memoryObject struct {
+	*bytes.Reader
+	info storage.Info
+}
+
+func (o memoryObject) Close() error       { return nil }
+func (o memoryObject) Info() storage.Info { return o.info }
+
+func (s *memory) check(op, key string) error {
+	if s.fail == nil {
+		return nil
+	}
+	return s.fail(op, key)
+}
+
+func (s *memory) Create(ctx context.Context, info storage.Info, r io.Reader) error {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	if int64(len(data)) != info.Size {
+		return fmt.Errorf("%s: %d bytes, not %d", info.Key, len(data), info.Size)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.check("create", info.Key); err != nil {
+		return err
+	}
+	if _, ok := s.objects[info.Key]; ok {
+		return fmt.Errorf("%s: %w", info.Key, fs.ErrExist)
+	}
+	s.objects[info.Key] = data
+	return ctx.Err()
+}
+
+func (s *memory) Open(ctx context.Context, key string) (storage.Object, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.check("open", key); err != nil {
+		return nil, err
+	}
+	data, ok := s.objects[key]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", key, fs.ErrNotExist)
+	}
+	return memoryObject{bytes.NewReader(data), storage.Info{Key: key, Size: int64(len(data))}}, ctx.Err()
+}
+
+func (s *memory) Stat(ctx context.Context, key string) (storage.Info, error) {
+	object, err := s.Open(ctx, key)
+	if err != nil {
+		return storage.Info{}, err
+	}
+	return object.Info(), nil
+}
+
+func (s *memory) Delete(ctx context.Context, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.objects[key]; !ok {
+		return fmt.Errorf("%s: %w", key, fs.ErrNotExist)
+	}
+	delete(s.objects, key)
+	return nil
+}
+
+func (s *memory) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+	s.mu.Lock()
+	keys := slices.Sorted(maps.Keys(s.objects))
+	s.mu.Unlock()
+	return func(yield func(storage.Info, error) bool) {
+		for _, key := range keys {
+			if strings.HasPrefix(key, prefix) && !yield(storage.Info{Key: key}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s *memory) Record(ctx context.Context, name string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	value, ok := s.records[name]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
+	return bytes.Clone(value), ctx.Err()
+}
+
+func (s *memory) SetRecord(ctx context.Context, name string, value []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.records[name] = bytes.Clone(value)
+	return nil
+}
+
+func (s *memory) SwapRecord(ctx context.Context, name string, old, value []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.check("swap", name); err != nil {
+		return err
+	}
+	held, ok := s.records[name]
+	if ok != (old != nil) || !bytes.Equal(held, old) {
+		return fmt.Errorf("%s: %w", name, storage.ErrConflict)
+	}
+	s.records[name] = bytes.Clone(value)
+	return nil
+}
+
+func (s *memory) DeleteRecord(ctx context.Context, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.records[name]; !ok {
+		return fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
+	delete(s.records, name)
+	return nil
+}
+
+func (s *memory) Close() error { return nil }

@@ -1,0 +1,108 @@
+package sumdb
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
+// The only database that the go command knows by its short name, and its key
+// (cmd/go/internal/modfetch/key.go).
+const (
+	defaultName = "sum.golang.org"
+	defaultKey  = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
+)
+
+// Setting is a value of GOSUMDB, understood.
+type Setting struct {
+	Off  bool   // no database; nothing else is set then
+	Name string // for instance sum.golang.org
+	Key  string // verifier key, name+hash+key
+
+	// URL is where the database is asked when no proxy is: https://NAME
+	// unless the setting names another.
+	URL string
+
+	// Direct says that the setting names a URL. The go command then asks it
+	// and no proxy, and so should we.
+	Direct bool
+}
+
+// ParseGOSUMDB understands a value of GOSUMDB as the go command does:
+// a name that is known (sum.golang.org, or sum.golang.google.cn for the same
+// database elsewhere) or a verifier key, either of them followed by a URL if
+// the database is somewhere else than at https://NAME, or off. The empty string
+// stands for sum.golang.org. Errors name the value and what is allowed.
+func ParseGOSUMDB(value string) (Setting, error) {
+	switch value {
+	case "":
+		value = defaultName
+	case "off":
+		return Setting{Off: true}, nil
+	case "sum.golang.google.cn":
+		value = defaultName + " https://sum.golang.google.cn"
+	}
+	setting, err := parseDatabase(strings.Fields(value))
+	if err != nil {
+		return Setting{}, fmt.Errorf("GOSUMDB=%q: %w; allowed are %s, a verifier key NAME+HASH+KEY, either followed by a URL, or off",
+			value, err, defaultName)
+	}
+	return setting, nil
+}
+
+func parseDatabase(fields []string) (Setting, error) {
+	if len(fields) == 0 {
+		return Setting{}, errors.New("is blank")
+	}
+	if len(fields) > 2 {
+		return Setting{}, fmt.Errorf("has %d fields", len(fields))
+	}
+	key := fields[0]
+	if key == defaultName {
+		key = defaultKey
+	}
+	verifier, err := newVerifier(key)
+	if err != nil {
+		return Setting{}, err
+	}
+	setting := Setting{Name: verifier.Name(), Key: key, URL: "https://" + verifier.Name()}
+	if len(fields) == 1 {
+		return setting, nil
+	}
+	u, err := url.Parse(fields[1])
+	if err != nil || u.Opaque != "" || !validBase(u) {
+		return Setting{}, errors.New("the second field is no URL with http, https or file")
+	}
+	setting.URL, setting.Direct = u.String(), true
+	return setting, nil
+}
+
+// validBase says whether files can be asked for below u.
+func validBase(u *url.URL) bool {
+	switch u.Scheme {
+	case "http", "https":
+		return u.Host != ""
+	case "file":
+		return strings.HasPrefix(u.Path, "/")
+	}
+	return false
+}
+
+// newVerifier is note.NewVerifier for a database, whose name is a host with or
+// without a path, because it becomes a URL and a part of our keys.
+func newVerifier(key string) (note.Verifier, error) {
+	verifier, err := note.NewVerifier(key)
+	if err != nil {
+		return nil, fmt.Errorf("verifier key %q: %w", key, err)
+	}
+	name := verifier.Name()
+	u, err := url.Parse("https://" + name)
+	if err != nil || u.Host == "" || u.RawPath != "" || strings.HasSuffix(name, "/") ||
+		*u != (url.URL{Scheme: "https", Host: u.Host, Path: u.Path}) {
+		return nil, fmt.Errorf("database name %q is not host[/path]", name)
+	}
+	return verifier, nil
+}

@@ -1,0 +1,153 @@
+package sumdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Tile returns the tile t, with L = -1 the records themselves. A tile under our
+// head is one that is held, or one from upstream that is proved and, if full,
+// stored. A tile that our head does not reach makes the mirror ask for a newer
+// head; if that does not reach it either, what upstream answers is relayed, not
+// stored, after what we know of it was compared. The client verifies it.
+//
+// The errors are fs.ErrNotExist for a tile that no log has (height not 8, say);
+// ErrBeyond; ErrInvalid if upstream's answer does not verify; ErrFrozen; and
+// those of the FetchFunc and the store.
+func (m *Mirror) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	data, result, err := m.tile(ctx, t)
+	m.metrics.tiles.WithLabelValues(resultOf(result, err)).Inc()
+	return data, err
+}
+
+func (m *Mirror) tile(ctx context.Context, t tlog.Tile) (data []byte, result string, err error) {
+	if !known(t) {
+		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", m.name, tileHeight, fs.ErrNotExist)
+	}
+	h, err := m.newest(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	if !h.covers(t) {
+		if h, err = m.reach(ctx, t); err != nil {
+			return nil, "", err
+		}
+	}
+	switch {
+	case !h.covers(t):
+		data, err = m.relay(ctx, h, t)
+		return data, "relayed", err
+	case t.L < 0:
+		return m.dataTile(ctx, h, t)
+	default:
+		return m.hashTile(ctx, h, t)
+	}
+}
+
+// covers says whether the tree of h has all of t.
+func (h *head) covers(t tlog.Tile) bool { return t.W <= leaves(t).width(h.tree.N) }
+
+// leaves is where the hashes of t are; those of a data tile are those of its
+// records.
+func leaves(t tlog.Tile) place { return place{max(t.L, 0), t.N} }
+
+// reach returns our head after it was made as new as upstream's.
+func (m *Mirror) reach(ctx context.Context, t tlog.Tile) (*head, error) {
+	if err := m.thawed(); err != nil {
+		return nil, err
+	}
+	if m.config.Fetch == nil {
+		return nil, m.beyond(t)
+	}
+	m.mu.Lock()
+	isNew := time.Since(m.refreshed) < refreshGrace
+	m.mu.Unlock()
+	if !isNew {
+		if err := m.Refresh(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return m.head.Load(), nil
+}
+
+func (m *Mirror) beyond(t tlog.Tile) error {
+	return fmt.Errorf("%s of %s: %w: this mirror ends at tree %d", t.Path(), m.name, ErrBeyond, m.Size())
+}
+
+// relay gets t, which h does not cover, and compares what h covers of it.
+func (m *Mirror) relay(ctx context.Context, h *head, t tlog.Tile) ([]byte, error) {
+	if t.L < 0 {
+		return m.relayData(ctx, h, t)
+	}
+	data, err := m.fetchTile(ctx, t)
+	if errors.Is(err, errNoTile) {
+		return nil, m.beyond(t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p := leaves(t)
+	w := p.width(h.tree.N)
+	if w == 0 {
+		return data, nil
+	}
+	ours, _, err := m.hashTile(ctx, h, p.tile(w))
+	if err != nil {
+		return nil, err
+	}
+	if string(data[:len(ours)]) != string(ours) {
+		return nil, fmt.Errorf("%w: %s of %s does not continue our tree %d", ErrInvalid, t.Path(), m.name, h.tree.N)
+	}
+	return data, nil
+}
+
+// hashTile returns t, which h covers. It is read as wide as it is under h, so
+// that one request to upstream serves all widths.
+func (m *Mirror) hashTile(ctx context.Context, h *head, t tlog.Tile) (data []byte, result string, err error) {
+	data, _, err = m.heldTile(ctx, h, placeOf(t), t.W)
+	if err != nil || data != nil {
+		return data, "hit", err
+	}
+	if err := m.thawed(); err != nil {
+		return nil, "", err
+	}
+	if m.config.Fetch == nil {
+		return nil, "", fmt.Errorf("%s of %s is not in this mirror, which has no upstream: %w", t.Path(), m.name, fs.ErrNotExist)
+	}
+	data, err = m.proveTile(ctx, h, placeOf(t))
+	if err != nil {
+		return nil, "", err
+	}
+	end := t.W * tlog.HashSize
+	return data[:end:end], "miss", nil
+}
+
+// proveTile reads the tile at p as wide as it is under h and stores it if it is
+// full.
+func (m *Mirror) proveTile(ctx context.Context, h *head, p place) ([]byte, error) {
+	first := tlog.StoredHashIndex(tileHeight*p.level, p.number<<tileHeight)
+	var data []byte
+	tiles, err := m.prove(ctx, h.tree, h, func(r tlog.HashReader) error {
+		_, err := r.ReadHashes([]int64{first})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := m.save(ctx, tiles); err != nil {
+		return nil, err
+	}
+	if data = tiles[p]; data == nil {
+		// Stored by somebody else since we looked.
+		data, _, err = m.heldTile(ctx, h, p, p.width(h.tree.N))
+	}
+	if err == nil && data == nil {
+		err = fmt.Errorf("%s of %s vanished from the store", p.tile(p.width(h.tree.N)).Path(), m.name)
+	}
+	return data, err
+}
