@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"time"
 )
 
@@ -65,3 +66,17 @@ type Source interface {
 	// String names the source without credentials, for logs.
 	String() string
 }
+
+func (e *Error) Error() string {
+	text := "fetch " + e.Path + " from " + e.Source + ": " + e.Err.Error()
+	if e.Status != 0 {
+		text += ": status " + strconv.Itoa(e.Status)
+	}
+	if e.Detail != "" {
+		text += ": " + e.Detail
+	}
+	return text
+}
+
+// Unwrap returns e.Err.
+func (e *Error) Unwrap() error { return e.Err }

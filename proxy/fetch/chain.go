@@ -1,0 +1,280 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config says how a chain is made. The zero value of every field but List means
+// its default.
+type Config struct {
+	// List is a list in the syntax of GOPROXY, see ParseList.
+	List string
+
+	// CAFile is a PEM file with certificate authorities that are trusted
+	// besides the system's.
+	CAFile string
+
+	// Budget bounds each phase of a fetch.
+	Budget Budget
+
+	// Retries is how often an upstream is asked for one object before it
+	// counts as unavailable, the first time included. The default is 3.
+	Retries int
+
+	// UserAgent is sent with each request. The default is "assay".
+	UserAgent string
+
+	// Via is the value of the Via header of each request, by which a proxy
+	// finds its own requests coming back. The default is to send none.
+	Via string
+
+	// Self are the addresses, host:port, at which this program is reached. A
+	// list that leads to one of them is refused. An empty or unspecified
+	// host stands for every address of this machine.
+	Self []string
+
+	// Logger gets retries at debug level and changes of circuit breakers at
+	// warning level. The default is to discard them.
+	Logger *slog.Logger
+}
+
+// Budget bounds the time of each phase. Zero means the default.
+type Budget struct {
+	Connect   time.Duration // name resolution and TCP; 5 s
+	TLS       time.Duration // handshake; 5 s
+	FirstByte time.Duration // from the request to the headers of the answer, for each hop; 8 s
+	IdleBody  time.Duration // without a byte of the body; 10 s
+
+	// Answer is everything until Fetch returns, or ReadAll, or what SumDB
+	// returns: all attempts at all entries of the list, and the pauses
+	// between them; 25 s.
+	Answer time.Duration
+}
+
+func (b Budget) withDefaults() Budget {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&b.Connect, 5 * time.Second}, {&b.TLS, 5 * time.Second}, {&b.FirstByte, 8 * time.Second},
+		{&b.IdleBody, 10 * time.Second}, {&b.Answer, 25 * time.Second},
+	} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	return b
+}
+
+// Chain is a list of upstreams that are asked in order. Its methods may be called
+// at the same time.
+type Chain struct {
+	entries []entry
+	text    string // the list, without credentials
+	client  *client
+
+	mu    sync.Mutex           // guards hosts and names
+	hosts map[string]*upstream // by base URL with credentials; more come with SumDB
+	names map[string]bool      // metric labels of hosts that are taken
+}
+
+// entry is an element of the list in use.
+type entry struct {
+	origin   origin // nil: off
+	anyError bool   // go on after any error, not only after absence
+}
+
+// origin is an upstream of a chain: HTTP or a directory. Fetching must have come
+// to the headers by the deadline, reading to the end.
+type origin interface {
+	fetch(ctx context.Context, path string, limit int64, deadline time.Time) (*Object, error)
+	readAll(ctx context.Context, path string, limit int64, deadline time.Time) ([]byte, error)
+	String() string
+}
+
+// client is what the upstreams of a chain share.
+type client struct {
+	transport *http.Transport
+	budget    Budget
+	attempts  int
+	header    http.Header // of each request
+	metrics   *metrics
+	log       *slog.Logger
+}
+
+// New makes a chain. It does not connect to anything, and asks the resolver only
+// about entries with a port of Self. Its errors are those of ParseList, a CAFile
+// that cannot be used, and an entry that is ourselves.
+func New(c Config) (*Chain, error) {
+	entries, err := ParseList(c.List)
+	if err != nil {
+		return nil, err
+	}
+	if err := refuseSelf(entries, c.Self); err != nil {
+		return nil, err
+	}
+	c.Budget = c.Budget.withDefaults()
+	transport, err := newTransport(c)
+	if err != nil {
+		return nil, err
+	}
+	chain := &Chain{
+		text:   formatList(entries),
+		client: newClient(c, transport),
+		hosts:  map[string]*upstream{},
+		names:  map[string]bool{},
+	}
+	for _, e := range entries {
+		chain.entries = append(chain.entries, entry{chain.origin(e), e.AnyError})
+	}
+	return chain, nil
+}
+
+func newClient(c Config, transport *http.Transport) *client {
+	header := http.Header{"User-Agent": {"assay"}, "Accept-Encoding": {"identity"}}
+	if c.UserAgent != "" {
+		header.Set("User-Agent", c.UserAgent)
+	}
+	if c.Via != "" {
+		header.Set("Via", c.Via)
+	}
+	if c.Retries <= 0 {
+		c.Retries = 3
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &client{transport, c.Budget, c.Retries, header, newMetrics(), c.Logger}
+}
+
+// origin returns what stands behind an entry.
+func (c *Chain) origin(e Entry) origin {
+	switch {
+	case e.Off:
+		return nil
+	case e.URL.Scheme == "file":
+		return newDirectory(e.URL, redactURL(e.URL), c.client.metrics)
+	}
+	return c.upstream(e.URL)
+}
+
+// upstream returns the upstream at base, always the same one for the same URL, so
+// that it has one circuit breaker.
+func (c *Chain) upstream(base *url.URL) *upstream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := base.String()
+	if u, ok := c.hosts[key]; ok {
+		return u
+	}
+	label := redactURL(base)
+	for n := 2; c.names[label]; n++ { // the same URL with other credentials
+		label = fmt.Sprintf("%s#%d", redactURL(base), n)
+	}
+	c.names[label] = true
+	u := newUpstream(base, label, c.client)
+	c.hosts[key] = u
+	c.client.metrics.breakers.add(u.breaker)
+	return u
+}
+
+// Offline reports whether the list is only off: there is no upstream at all.
+func (c *Chain) Offline() bool { return c.entries[0].origin == nil }
+
+// String returns the list without credentials.
+func (c *Chain) String() string { return c.text }
+
+// Metrics returns the collectors of this chain, the same ones each time.
+func (c *Chain) Metrics() []prometheus.Collector { return c.client.metrics.collectors() }
+
+// Close closes idle connections. Bodies that are being read go on.
+func (c *Chain) Close() { c.client.transport.CloseIdleConnections() }
+
+// Fetch implements Source. The separators of the list apply until the headers of
+// an answer are there; a transfer that breaks later is resumed at the upstream it
+// came from.
+func (c *Chain) Fetch(ctx context.Context, path string, limit int64) (*Object, error) {
+	object, _, err := walk(ctx, c, path, func(o origin, deadline time.Time) (*Object, error) {
+		return o.fetch(ctx, path, limit, deadline)
+	})
+	return object, err
+}
+
+// ReadAll returns a small object whole, and the upstream it comes from. It has
+// Budget.Answer for all of it. A body that does not arrive is a failure like any
+// other: the upstream is asked again, then the separators of the list apply. The
+// errors are those of Source.Fetch.
+func (c *Chain) ReadAll(ctx context.Context, path string, limit int64) (data []byte, source string, err error) {
+	return walk(ctx, c, path, func(o origin, deadline time.Time) ([]byte, error) {
+		return o.readAll(ctx, path, limit, deadline)
+	})
+}
+
+// walk tries the entries in order until one succeeds, one fails in a way that
+// ends the list, or ctx is done. It returns the best error: one that is not about
+// absence says more.
+func walk[T any](ctx context.Context, c *Chain, path string, try func(o origin, deadline time.Time) (T, error)) (result T, from string, err error) {
+	if !fs.ValidPath(path) || path == "." {
+		return result, "", &Error{Source: c.text, Path: path, Err: fmt.Errorf("%w: it is not a path", fs.ErrNotExist)}
+	}
+	deadline := c.client.deadline(ctx)
+	for i, e := range c.entries {
+		if e.origin == nil {
+			return result, "", better(err, &Error{Source: "off", Path: path, Err: fmt.Errorf("%w: disabled by off", fs.ErrNotExist)})
+		}
+		result, failed := try(e.origin, c.share(i, deadline))
+		if failed == nil {
+			return result, e.origin.String(), nil
+		}
+		err = better(err, failed)
+		if ctx.Err() != nil || !e.anyError && !errors.Is(failed, fs.ErrNotExist) {
+			break
+		}
+	}
+	return result, "", err
+}
+
+// better returns the error that says more.
+func better(best, next error) error {
+	if best == nil || !errors.Is(next, fs.ErrNotExist) {
+		return next
+	}
+	if !errors.Is(best, fs.ErrNotExist) {
+		return best
+	}
+	return next
+}
+
+// deadline returns when an answer must be there.
+func (c *client) deadline(ctx context.Context) time.Time {
+	deadline := time.Now().Add(c.budget.Answer)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		return d
+	}
+	return deadline
+}
+
+// share returns the deadline for entry i. After | an entry has only its part of
+// the time that is left, for the next ones may save the day; before a comma there
+// is nothing to save it for, a slow entry ends the list.
+func (c *Chain) share(i int, deadline time.Time) time.Time {
+	left := len(c.entries) - i
+	if c.entries[len(c.entries)-1].origin == nil {
+		left-- // off takes no time
+	}
+	if !c.entries[i].anyError || left <= 1 {
+		return deadline
+	}
+	now := time.Now()
+	return now.Add(deadline.Sub(now) / time.Duration(left))
+}

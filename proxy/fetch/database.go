@@ -1,0 +1,153 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+)
+
+// databaseLifetime is how long the way to a checksum database is remembered: long
+// enough to cost nothing, short enough that an upstream which begins to serve the
+// database, or has been passed by while it was down, is used without a restart.
+const databaseLifetime = 10 * time.Minute
+
+// database finds the way to a checksum database, as the go command does
+// (go.dev/design/25530-sumdb#proxying-a-checksum-database).
+type database struct {
+	chain      *Chain
+	name       string
+	direct     origin
+	viaProxies bool
+
+	// turn holds one token: who has it asks for the way, the others wait for
+	// what comes out instead of asking the same.
+	turn chan struct{}
+
+	mu    sync.Mutex // guards known and until
+	known way        // zero if not known
+	until time.Time
+}
+
+// way is how the files of a database are reached.
+type way struct {
+	origin origin
+	prefix string
+}
+
+// SumDB returns a function that gets files of the checksum database called name,
+// by their paths below its root, whole. With viaProxies the entries of the list
+// are asked in order whether they serve it, at /sumdb/<name>/supported: 200 means
+// yes; absence means the next one; anything else is the error, unless | follows
+// the entry. If none does, the database is asked directly, at direct, which may be
+// empty and then is https://<name>. Like for the go command, trouble at an entry
+// before | is not absence: it does not lead to the database itself.
+//
+// Unlike for the go command, off at the end of the list keeps us from going there
+// (the error is ErrUnavailable, for nothing is known about the file), and the way
+// is forgotten after ten minutes, and at once when it is in trouble.
+//
+// The function has Budget.Answer for everything. Its errors are those of
+// Source.Fetch.
+func (c *Chain) SumDB(name, direct string, viaProxies bool) func(ctx context.Context, path string, limit int64) ([]byte, error) {
+	d := &database{chain: c, name: name, viaProxies: viaProxies, turn: make(chan struct{}, 1)}
+	if direct == "" {
+		direct = "https://" + name
+	}
+	u, err := parseURL(direct)
+	if err != nil {
+		err = fmt.Errorf("%w: checksum database %s at %s: %w", ErrUnavailable, name, redactEntry(direct), err)
+		return func(_ context.Context, path string, _ int64) ([]byte, error) {
+			return nil, &Error{Source: name, Path: path, Err: err}
+		}
+	}
+	d.direct = c.origin(Entry{URL: u})
+	return d.readAll
+}
+
+// supportedLimit bounds the answer of /supported, which may be anything.
+const supportedLimit = 64 << 10
+
+func (d *database) readAll(ctx context.Context, path string, limit int64) ([]byte, error) {
+	if !fs.ValidPath(path) || path == "." {
+		return nil, &Error{Source: d.name, Path: path, Err: fmt.Errorf("%w: it is not a path", fs.ErrNotExist)}
+	}
+	deadline := d.chain.client.deadline(ctx)
+	w, err := d.way(ctx, deadline)
+	if err != nil {
+		return nil, err
+	}
+	data, err := w.origin.readAll(ctx, w.prefix+path, limit, deadline)
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrTooLarge) || ctx.Err() != nil {
+		return data, err
+	}
+	d.forget(w)
+	next, failed := d.way(ctx, deadline)
+	if failed != nil || next == w {
+		return nil, err // what was wrong says more than that the way is not known
+	}
+	return next.origin.readAll(ctx, next.prefix+path, limit, deadline)
+}
+
+// way returns the way that is known, or asks for it.
+func (d *database) way(ctx context.Context, deadline time.Time) (way, error) {
+	if !d.viaProxies {
+		return way{origin: d.direct}, nil
+	}
+	select {
+	case d.turn <- struct{}{}:
+		defer func() { <-d.turn }()
+	case <-ctx.Done():
+		return way{}, &Error{Source: d.name, Path: "supported", Err: context.Cause(ctx)}
+	}
+	d.mu.Lock()
+	known, until := d.known, d.until
+	d.mu.Unlock()
+	if known.origin != nil && time.Now().Before(until) {
+		return known, nil
+	}
+	w, err := d.ask(ctx, deadline)
+	if err != nil {
+		return way{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.known, d.until = w, time.Now().Add(databaseLifetime)
+	return w, nil
+}
+
+// ask walks the list. It is walk with another end: not to be found is an answer.
+func (d *database) ask(ctx context.Context, deadline time.Time) (way, error) {
+	prefix := "sumdb/" + d.name + "/"
+	var best error
+	for i, e := range d.chain.entries {
+		if e.origin == nil {
+			return way{}, better(best, &Error{Source: "off", Path: prefix + "supported",
+				Err: fmt.Errorf("%w: no entry serves the checksum database, and off keeps us from asking it directly", ErrUnavailable)})
+		}
+		_, err := e.origin.readAll(ctx, prefix+"supported", supportedLimit, d.chain.share(i, deadline))
+		if err == nil || errors.Is(err, ErrTooLarge) { // any body will do
+			return way{e.origin, prefix}, nil
+		}
+		best = better(best, err)
+		if ctx.Err() != nil || !e.anyError && !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	if errors.Is(best, fs.ErrNotExist) {
+		return way{origin: d.direct}, nil
+	}
+	return way{}, best
+}
+
+// forget makes the next request ask again, unless somebody has already found
+// another way.
+func (d *database) forget(w way) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known == w {
+		d.known = way{}
+	}
+}

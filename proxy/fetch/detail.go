@@ -1,0 +1,65 @@
+package fetch
+
+import (
+	"html"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+// maxDetail is how many bytes of an upstream's words are passed on; the go command
+// shows 648 of all of ours.
+const maxDetail = 200
+
+var (
+	htmlTitle  = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title>`)
+	htmlHidden = regexp.MustCompile(`(?is)<(script|style|head)\b.*?(</(script|style|head)>|$)`)
+	htmlTag    = regexp.MustCompile(`(?s)<[^>]*>?`)
+	urlQuery   = regexp.MustCompile(`(://[^\s?"'<>]*)\?[^\s"'<>]*`)
+	urlUser    = regexp.MustCompile(`://[^\s/?"'<>]*@`)
+)
+
+// detailOf returns what the body of an unwanted answer says, as one line.
+func detailOf(resp *http.Response) string {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 8<<10)) // half of it is better than nothing
+	s := string(text)
+	if strings.Contains(resp.Header.Get("Content-Type"), "html") || strings.HasPrefix(strings.TrimSpace(s), "<") {
+		s = textOfHTML(s)
+	}
+	return printable(s)
+}
+
+// textOfHTML returns the title of a page, or what is left of it without its tags.
+func textOfHTML(s string) string {
+	if title := htmlTitle.FindStringSubmatch(s); title != nil && strings.TrimSpace(title[1]) != "" {
+		return html.UnescapeString(title[1])
+	}
+	return html.UnescapeString(htmlTag.ReplaceAllString(htmlHidden.ReplaceAllString(s, " "), " "))
+}
+
+// printable returns s as one line of printable text of at most maxDetail bytes,
+// without the credentials and queries of URLs in it: a signed URL is a credential.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case r == unicode.ReplacementChar || !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	s = urlUser.ReplaceAllString(s, "://")
+	s = urlQuery.ReplaceAllString(s, "$1")
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) <= maxDetail {
+		return s
+	}
+	n := maxDetail - len("...")
+	for n > 0 && s[n]&0xc0 == 0x80 {
+		n--
+	}
+	return s[:n] + "..."
+}

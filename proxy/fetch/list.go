@@ -1,0 +1,183 @@
+package fetch
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// Entry is one element of a list in the syntax of GOPROXY.
+type Entry struct {
+	URL *url.URL // http, https or file, with its credentials; nil if Off
+	Off bool     // the word off, always the last entry
+
+	// AnyError says that | follows the entry: whatever goes wrong here, the
+	// next entry is asked. Otherwise it is asked only about what this one
+	// does not have.
+	AnyError bool
+}
+
+// String returns the entry without credentials and query.
+func (e Entry) String() string {
+	if e.Off {
+		return "off"
+	}
+	return redactURL(e.URL)
+}
+
+// ParseList parses a list in the syntax of GOPROXY
+// (go.dev/ref/mod#environment-variables) as the go command does: entries are
+// trimmed, empty ones skipped, a host without a scheme is https, what follows
+// off is ignored.
+//
+// The error is ErrDirect if the list says direct. A list without an entry is an
+// error, as is a URL that could not work: another scheme, no host, a file with a
+// host or a query, or credentials that would travel in the clear (http, except
+// to a loopback address). No error quotes credentials.
+func ParseList(list string) ([]Entry, error) {
+	var entries []Entry
+	for rest := list; rest != ""; {
+		text, anyError := rest, false
+		if i := strings.IndexAny(rest, ",|"); i >= 0 {
+			text, anyError, rest = rest[:i], rest[i] == '|', rest[i+1:]
+		} else {
+			rest = ""
+		}
+		switch text = strings.TrimSpace(text); text {
+		case "":
+			continue
+		case "off":
+			return append(entries, Entry{Off: true}), nil
+		case "direct":
+			return nil, fmt.Errorf("%w: the list says direct, and fetching from version control comes with private modules; "+
+				"remove it: --upstream %s", ErrDirect, withoutDirect(entries))
+		}
+		u, err := parseURL(text)
+		if err != nil {
+			return nil, fmt.Errorf("entry %d, %s: %w", len(entries)+1, redactEntry(text), err)
+		}
+		entries = append(entries, Entry{URL: u, AnyError: anyError})
+	}
+	if len(entries) == 0 {
+		return nil, errors.New("the list has no entries; to have no upstream at all, say off")
+	}
+	return entries, nil
+}
+
+// withoutDirect suggests a list for one that says direct behind entries.
+func withoutDirect(entries []Entry) string {
+	if len(entries) == 0 {
+		return "https://proxy.golang.org"
+	}
+	return "'" + formatList(entries) + "'"
+}
+
+// formatList returns the list that entries come from, without credentials.
+func formatList(entries []Entry) string {
+	var b strings.Builder
+	for i, e := range entries {
+		b.WriteString(e.String())
+		switch {
+		case i == len(entries)-1: // a separator behind the last one means nothing
+		case e.AnyError:
+			b.WriteByte('|')
+		default:
+			b.WriteByte(',')
+		}
+	}
+	return b.String()
+}
+
+// withScheme adds https:// where the go command does: single words are reserved,
+// what contains :/ or is an absolute path must be a complete URL.
+func withScheme(text string) string {
+	if strings.ContainsAny(text, ".:/") && !strings.Contains(text, ":/") && !filepath.IsAbs(text) && !path.IsAbs(text) {
+		return "https://" + text
+	}
+	return text
+}
+
+func parseURL(text string) (*url.URL, error) {
+	u, err := url.Parse(withScheme(text))
+	if err != nil {
+		return nil, errors.New("not a URL") // the error of url.Parse quotes it
+	}
+	switch u.Scheme {
+	case "https", "http":
+		if u.Hostname() == "" {
+			return nil, errors.New("no host")
+		}
+		if u.User != nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
+			return nil, errors.New("refusing to send credentials over http; use https")
+		}
+	case "file":
+		if *u != (url.URL{Scheme: u.Scheme, Path: u.Path, RawPath: u.RawPath}) || u.Path == "" {
+			return nil, errors.New("a file URL has a path and nothing else: file:///srv/modules")
+		}
+	case "":
+		return nil, errors.New("no scheme (a directory is file:///srv/modules)")
+	default:
+		return nil, errors.New("the scheme must be https, http or file")
+	}
+	u.Fragment, u.RawFragment = "", ""
+	return u, nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Redact returns text, a list in the syntax of GOPROXY or a value of GOSUMDB,
+// without the credentials and queries of the URLs in it. What looks like a URL
+// and is none is left out as a whole.
+func Redact(text string) string {
+	var b strings.Builder
+	for text != "" {
+		i := strings.IndexAny(text, ",| \t\r\n")
+		if i < 0 {
+			i = len(text)
+		}
+		b.WriteString(redactEntry(text[:i]))
+		if i < len(text) {
+			b.WriteByte(text[i])
+			i++
+		}
+		text = text[i:]
+	}
+	return b.String()
+}
+
+// redactEntry returns text without credentials, whether it is a URL or not.
+func redactEntry(text string) string {
+	if !strings.ContainsAny(text, ":@?") {
+		return text
+	}
+	u, err := url.Parse(withScheme(text))
+	if err != nil || u.Opaque != "" {
+		return "(malformed)"
+	}
+	bare := !strings.Contains(text, ":/")
+	if u.User == nil && u.RawQuery == "" && u.Fragment == "" && !strings.Contains(text, "@") {
+		return text
+	}
+	if u.Host == "" {
+		return "(malformed)"
+	}
+	redacted := redactURL(u)
+	if bare {
+		redacted = strings.TrimPrefix(redacted, "https://")
+	}
+	return redacted
+}
+
+// redactURL returns u without credentials, query and fragment.
+func redactURL(u *url.URL) string {
+	bare := *u
+	bare.User, bare.RawQuery, bare.ForceQuery, bare.Fragment, bare.RawFragment = nil, "", false, "", ""
+	return bare.String()
+}

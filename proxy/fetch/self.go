@@ -1,0 +1,94 @@
+package fetch
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// lookupBudget bounds the look-ups of a start. A resolver that is slow must not
+// keep us from serving what is stored.
+const lookupBudget = 2 * time.Second
+
+// refuseSelf returns an error if an entry leads back to us: a request would be
+// answered by itself. A name that cannot be resolved now is let through; the Via
+// header finds the loop later.
+func refuseSelf(entries []Entry, self []string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), lookupBudget)
+	defer cancel()
+	for _, e := range entries {
+		if e.Off || e.URL.Scheme == "file" {
+			continue
+		}
+		for _, address := range self {
+			if leadsTo(ctx, e.URL, address) {
+				return fmt.Errorf("upstream %s is this proxy itself, which listens at %s; take it out of the list", e, address)
+			}
+		}
+	}
+	return nil
+}
+
+// leadsTo reports whether u is served at address, or at any loopback address with
+// the same port.
+func leadsTo(ctx context.Context, u *url.URL, address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port == "0" || port != portOf(u) {
+		return false
+	}
+	if strings.EqualFold(host, u.Hostname()) {
+		return true
+	}
+	ours := ownAddresses(ctx, host)
+	for _, ip := range resolve(ctx, u.Hostname()) {
+		if ip.IsLoopback() || ip.IsUnspecified() || ours[ip] {
+			return true
+		}
+	}
+	return false
+}
+
+func portOf(u *url.URL) string {
+	switch {
+	case u.Port() != "":
+		return u.Port()
+	case u.Scheme == "https":
+		return "443"
+	}
+	return "80"
+}
+
+// ownAddresses returns the addresses that a listener on host has.
+func ownAddresses(ctx context.Context, host string) map[netip.Addr]bool {
+	own := map[netip.Addr]bool{}
+	ip, err := netip.ParseAddr(host)
+	if host != "" && (err != nil || !ip.IsUnspecified()) {
+		for _, ip := range resolve(ctx, host) {
+			own[ip] = true
+		}
+		return own
+	}
+	interfaces, _ := net.InterfaceAddrs() // without them there are still the loopback addresses
+	for _, a := range interfaces {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+			own[prefix.Addr().Unmap().WithZone("")] = true
+		}
+	}
+	return own
+}
+
+// resolve returns the addresses of host, none if they cannot be had.
+func resolve(ctx context.Context, host string) []netip.Addr {
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil
+	}
+	for i := range ips {
+		ips[i] = ips[i].Unmap().WithZone("")
+	}
+	return ips
+}
