@@ -63,7 +63,7 @@ func TestFork(t *testing.T) {
 				} else {
 					mod := module.Version{Path: "example.com/forked", Version: "v1.0.0"}
 					shown.Point(mod, 0)
-					shown.Tamper = withRecordOf(mod)
+					shown.Tamper(withRecordOf(mod))
 					_, err = m.Lookup(t.Context(), mod)
 				}
 				if !errors.Is(err, sumdb.ErrFrozen) {

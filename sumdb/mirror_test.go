@@ -77,12 +77,12 @@ func TestReplyHasOurHead(t *testing.T) {
 func TestNothingUnverifiedIsKept(t *testing.T) {
 	log := newLog(t, 20)
 	mod := sumdbtest.Filler(5)
-	log.Tamper = func(path string, data []byte, err error) ([]byte, error) {
+	log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 		if path == "latest" || strings.HasPrefix(path, "lookup/") {
 			data = append(bytes.Clone(data), "— foreign.example AAAAAAAAAAA=\n"...)
 		}
 		return data, err
-	}
+	})
 	store := newMemory(t)
 	m := open(t, log, store, "", log.Fetch)
 	body, err := m.Reply(t.Context(), lookup(t, m, mod))
@@ -106,13 +106,13 @@ func TestLookupIsShared(t *testing.T) {
 	mod := sumdbtest.Filler(9)
 	asked, answer := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	log.Tamper = func(path string, data []byte, err error) ([]byte, error) {
+	log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 		if strings.HasPrefix(path, "lookup/") {
 			once.Do(func() { close(asked) })
 			<-answer
 		}
 		return data, err
-	}
+	})
 	m := open(t, log, newMemory(t), "", log.Fetch)
 
 	first, leave := context.WithCancel(t.Context())
@@ -322,13 +322,13 @@ func TestBeyond(t *testing.T) {
 	}
 
 	// What we know of a relayed tile must be in it.
-	log.Tamper = func(path string, data []byte, err error) ([]byte, error) {
+	log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 		if strings.HasPrefix(path, "tile/") {
 			data = bytes.Clone(data)
 			data[0] ^= 1
 		}
 		return data, err
-	}
+	})
 	for _, tile := range tiles {
 		if tile.N == 2 {
 			continue // nothing of it is known to us
@@ -337,7 +337,7 @@ func TestBeyond(t *testing.T) {
 			t.Errorf("tampered Tile(%s) = %v, want ErrInvalid", tile.Path(), err)
 		}
 	}
-	log.Tamper = nil
+	log.Tamper(nil)
 	log.ShowLatest(-1)
 	refresh(t, m)
 	for _, tile := range tiles {

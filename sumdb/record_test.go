@@ -77,12 +77,12 @@ func TestRecordTrouble(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			store := newMemory(t)
 			m := open(t, log, store, t.TempDir(), log.Fetch)
-			log.Tamper = func(path string, data []byte, err error) ([]byte, error) {
+			log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 				if strings.HasPrefix(path, "lookup/") {
 					return answer, nil
 				}
 				return data, err
-			}
+			})
 			record, err := m.Lookup(t.Context(), mod)
 			if err == nil {
 				t.Errorf("Lookup = %d %q", record.ID, record.Text)
@@ -91,7 +91,7 @@ func TestRecordTrouble(t *testing.T) {
 			if n := counter(t, m, "assay_sumdb_lookups_total", "refused"); n != 1 {
 				t.Errorf("%v refused lookups counted", n)
 			}
-			log.Tamper = nil
+			log.Tamper(nil)
 			if _, err := m.Held(t.Context(), mod); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("Held = %v, want fs.ErrNotExist", err)
 			}
@@ -115,12 +115,12 @@ func TestUpstreamTrouble(t *testing.T) {
 			}
 			t.Run(what+" "+name, func(t *testing.T) {
 				m := open(t, log, newMemory(t), "", log.Fetch)
-				log.Tamper = func(path string, data []byte, err error) ([]byte, error) {
+				log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 					if strings.HasPrefix(path, what) {
 						return nil, fault
 					}
 					return data, err
-				}
+				})
 				errs := []error{
 					m.Refresh(t.Context()),
 					second(m.Lookup(t.Context(), sumdbtest.Filler(7))),
@@ -141,7 +141,7 @@ func TestUpstreamTrouble(t *testing.T) {
 				if failed == 0 {
 					t.Error("no call failed")
 				}
-				log.Tamper = nil
+				log.Tamper(nil)
 				refresh(t, m)
 				lookup(t, m, sumdbtest.Filler(7))
 			})

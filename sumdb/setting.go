@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
@@ -15,6 +16,9 @@ const (
 	defaultName = "sum.golang.org"
 	defaultKey  = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 )
+
+// userinfo is what no error may show of a URL.
+var userinfo = regexp.MustCompile(`//[^/@\s]*@`)
 
 // Setting is a value of GOSUMDB, understood.
 type Setting struct {
@@ -48,7 +52,7 @@ func ParseGOSUMDB(value string) (Setting, error) {
 	setting, err := parseDatabase(strings.Fields(value))
 	if err != nil {
 		return Setting{}, fmt.Errorf("GOSUMDB=%q: %w; allowed are %s, a verifier key NAME+HASH+KEY, either followed by a URL, or off",
-			value, err, defaultName)
+			userinfo.ReplaceAllString(value, "//xxxxx@"), err, defaultName)
 	}
 	return setting, nil
 }

@@ -25,7 +25,7 @@ func tamperSizes() []int64 {
 // flip makes upstream show one byte of one hash wrong, in every width of the tile.
 func flip(log *sumdbtest.Log, tile tlog.Tile, hash, offset int) {
 	place := strings.TrimSuffix(tlog.Tile{H: 8, L: tile.L, N: tile.N, W: 256}.Path(), ".p")
-	log.Tamper = func(path string, data []byte, err error) ([]byte, error) {
+	log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 		base, _, _ := strings.Cut(path, ".p/")
 		at := hash*tlog.HashSize + offset
 		if err != nil || base != place || at >= len(data) {
@@ -34,7 +34,7 @@ func flip(log *sumdbtest.Log, tile tlog.Tile, hash, offset int) {
 		data = bytes.Clone(data)
 		data[at] ^= 0x40
 		return data, nil
-	}
+	})
 }
 
 // Every stored hash of every tile is shown wrong in turn. Whatever a mirror that
@@ -77,7 +77,7 @@ func tamper(t *testing.T, log *sumdbtest.Log, size int64, tile tlog.Tile, hash, 
 	t.Helper()
 	what := fmt.Sprintf("size %d, %s, hash %d, byte %d", size, tile.Path(), hash, offset)
 	for _, known := range []int64{0, size / 2, size} {
-		log.Tamper = nil
+		log.Tamper(nil)
 		store, evidence := newMemory(t), t.TempDir()
 		m := open(t, log, store, evidence, log.Fetch)
 		if known > 0 {
@@ -88,7 +88,7 @@ func tamper(t *testing.T, log *sumdbtest.Log, size int64, tile tlog.Tile, hash, 
 		flip(log, tile, hash, offset)
 		before := m.Size()
 		read(t, what, m, log, size, tile, hash)
-		log.Tamper = nil
+		log.Tamper(nil)
 		checkStore(t, store, log)
 		if _, frozen := m.Frozen(); frozen {
 			t.Fatalf("%s: frozen, though nothing but tiles was wrong", what)
@@ -151,12 +151,12 @@ func TestTileTrouble(t *testing.T) {
 			store := newMemory(t)
 			m := open(t, log, store, "", log.Fetch)
 			refresh(t, m)
-			log.Tamper = func(path string, data []byte, err error) ([]byte, error) {
+			log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 				if strings.HasPrefix(path, "tile/8/0/000") {
 					return []byte(answer), nil
 				}
 				return data, err
-			}
+			})
 			got, err := m.Tile(t.Context(), tile)
 			if err == nil {
 				t.Errorf("Tile = %.40q, want an error", got)
@@ -168,7 +168,7 @@ func TestTileTrouble(t *testing.T) {
 			if err == nil {
 				t.Error("Lookup succeeded without a proof")
 			}
-			log.Tamper = nil
+			log.Tamper(nil)
 			checkStore(t, store, log)
 			if got, err := m.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, trueTile(t, log, tile)) {
 				t.Errorf("Tile afterwards = %d bytes, %v", len(got), err)
@@ -203,12 +203,12 @@ func TestDataTileTrouble(t *testing.T) {
 			bad[fmt.Sprint("byte ", i)] = changed
 		}
 		for name, answer := range bad {
-			log.Tamper = func(path string, data []byte, err error) ([]byte, error) {
+			log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 				if strings.HasPrefix(path, "tile/8/data/") {
 					return answer, nil
 				}
 				return data, err
-			}
+			})
 			_, err := m.Tile(t.Context(), tile)
 			if err == nil {
 				t.Errorf("%s, %s: accepted", tile.Path(), name)
@@ -216,13 +216,13 @@ func TestDataTileTrouble(t *testing.T) {
 			checkInvalid(t, err)
 		}
 		// As other servers write it: nothing after the last record.
-		log.Tamper = func(path string, data []byte, err error) ([]byte, error) {
+		log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 			return bytes.TrimSuffix(data, []byte("\n")), err
-		}
+		})
 		if got, err := m.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("Tile(%s) in the short form = %d bytes, %v", tile.Path(), len(got), err)
 		}
-		log.Tamper = nil
+		log.Tamper(nil)
 	}
 	checkStore(t, store, log)
 	before := log.Requests("")

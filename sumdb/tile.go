@@ -127,27 +127,26 @@ func (m *Mirror) hashTile(ctx context.Context, h *head, t tlog.Tile) (data []byt
 	return data[:end:end], "miss", nil
 }
 
-// proveTile reads the tile at p as wide as it is under h and stores it if it is
-// full.
+// proveTile authenticates the tile at p, as wide as it is under h, to h, and
+// stores what was not held. Those who need the same tile share the work: between
+// the request to upstream and the store there is no moment in which somebody
+// else would ask again.
 func (m *Mirror) proveTile(ctx context.Context, h *head, p place) ([]byte, error) {
-	first := tlog.StoredHashIndex(tileHeight*p.level, p.number<<tileHeight)
-	var data []byte
-	tiles, err := m.prove(ctx, h.tree, h, func(r tlog.HashReader) error {
-		_, err := r.ReadHashes([]int64{first})
-		return err
+	t := p.tile(p.width(h.tree.N))
+	flight := fmt.Sprintf("%s of tree %d", t.Path(), h.tree.N)
+	data, err := m.share(ctx, flight, lookupTime, func(ctx context.Context) (any, error) {
+		var data []byte
+		tiles, err := m.prove(ctx, h.tree, h, func(r tlog.HashReader) (err error) {
+			data, err = tlog.ReadTileData(t, r)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		return data, m.save(ctx, tiles)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := m.save(ctx, tiles); err != nil {
-		return nil, err
-	}
-	if data = tiles[p]; data == nil {
-		// Stored by somebody else since we looked.
-		data, _, err = m.heldTile(ctx, h, p, p.width(h.tree.N))
-	}
-	if err == nil && data == nil {
-		err = fmt.Errorf("%s of %s vanished from the store", p.tile(p.width(h.tree.N)).Path(), m.name)
-	}
-	return data, err
+	return data.([]byte), nil
 }

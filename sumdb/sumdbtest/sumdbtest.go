@@ -25,16 +25,12 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// Log is a log of modules. All methods may be called at the same time; the
-// exported fields are set before it is used.
+// Log is a log of modules. All methods may be called at the same time.
 type Log struct {
 	// OnLookup, if set, is called for a module that has no record yet, before
-	// the lookup is answered. It may Add the record.
+	// the lookup is answered. It may Add the record. It is set before the log
+	// is used.
 	OnLookup func(mod module.Version)
-
-	// Tamper, if set, is given every answer of ServeFile, after it was made,
-	// and decides what is answered in its place. It must not change data.
-	Tamper func(path string, data []byte, err error) ([]byte, error)
 
 	tb     testing.TB
 	name   string
@@ -48,13 +44,22 @@ type Log struct {
 	latest   int64 // size that /latest shows, or -1 for the newest
 	lookup   int64 // size of the heads in lookups, or -1 for the newest
 	requests map[string]int
+	tamper   func(path string, data []byte, err error) ([]byte, error)
 }
 
 // NewLog returns an empty log. Its key depends on name alone, so logs of the
-// same name are forks of each other.
+// same name are forks of each other, whatever the test.
 func NewLog(tb testing.TB, name string) *Log {
 	tb.Helper()
-	seed := sha256.Sum256([]byte("sumdbtest " + name))
+	return newLog(tb, name, "sumdbtest "+name)
+}
+
+// Rekeyed returns an empty log of the same name with another key.
+func (l *Log) Rekeyed() *Log { return newLog(l.tb, l.name, "another key for "+l.name) }
+
+func newLog(tb testing.TB, name, secretSeed string) *Log {
+	tb.Helper()
+	seed := sha256.Sum256([]byte(secretSeed))
 	private := ed25519.NewKeyFromSeed(seed[:])
 	key, err := note.NewEd25519VerifierKey(name, private.Public().(ed25519.PublicKey))
 	if err != nil {
@@ -77,7 +82,11 @@ func NewLog(tb testing.TB, name string) *Log {
 // Fork returns a log with the same key and the same first size records, which
 // goes its own way from there. Hooks are not copied.
 func (l *Log) Fork(size int64) *Log {
-	fork := NewLog(l.tb, l.name)
+	fork := &Log{
+		tb: l.tb, name: l.name, key: l.key, signer: l.signer,
+		ids: make(map[module.Version]int64), latest: -1, lookup: -1,
+		requests: make(map[string]int),
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, text := range l.records[:size] {
@@ -223,10 +232,21 @@ func (l *Log) ServeFile(path string) ([]byte, error) {
 	l.requests[path]++
 	l.mu.Unlock()
 	data, err := l.answer(path)
-	if l.Tamper != nil {
-		return l.Tamper(path, data, err)
+	l.mu.Lock()
+	tamper := l.tamper
+	l.mu.Unlock()
+	if tamper != nil {
+		return tamper(path, data, err)
 	}
 	return data, err
+}
+
+// Tamper makes f decide what ServeFile answers in the place of the true answer,
+// which it is given and must not change. A nil f tampers with nothing.
+func (l *Log) Tamper(f func(path string, data []byte, err error) ([]byte, error)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tamper = f
 }
 
 // Fetch is ServeFile as a sumdb.FetchFunc.

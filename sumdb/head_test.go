@@ -1,0 +1,453 @@
+package sumdb_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/sumdbtest"
+)
+
+const headRecord = "sumdb/" + testName + "/latest"
+
+// A mirror that is opened again has its head, asks nobody, and still knows a
+// log that was rolled back.
+func TestReopen(t *testing.T) {
+	log := newLog(t, 700)
+	store := newStore(t)
+	m := open(t, log, store.Store, "", log.Fetch)
+	lookup(t, m, sumdbtest.Filler(4))
+	m.Close()
+	store.reopen(t)
+	before := log.Requests("")
+	m = open(t, log, store.Store, "", log.Fetch)
+	if head, err := m.Latest(t.Context()); err != nil || !bytes.Equal(head, log.Head(700)) {
+		t.Errorf("Latest = %q, %v", head, err)
+	}
+	lookup(t, m, sumdbtest.Filler(4))
+	if n := log.Requests("") - before; n != 0 {
+		t.Errorf("%d requests after opening again", n)
+	}
+	log.ShowLatest(500) // older, and on our line
+	refresh(t, m)
+	if m.Size() != 700 {
+		t.Errorf("Size = %d, want 700", m.Size())
+	}
+	if n := log.Requests("latest"); n != 1 {
+		t.Errorf("%d requests for latest", n)
+	}
+	refresh(t, m)
+	if n := log.Requests("tile/8/0/001"); n != 1 {
+		t.Errorf("the same old head was proved again: %d requests", n)
+	}
+}
+
+// A head that is damaged or gone is taken from the history, never trusted anew.
+func TestHeadIsDamaged(t *testing.T) {
+	for name, damage := range map[string]func(s *memory){
+		"gone":        func(s *memory) { delete(s.records, headRecord) },
+		"empty":       func(s *memory) { s.records[headRecord] = nil },
+		"cut":         func(s *memory) { s.records[headRecord] = s.records[headRecord][:200] },
+		"other note":  func(s *memory) { s.records[headRecord] = []byte(`{"note":"go.sum database tree\n"}`) },
+		"wrong tiles": func(s *memory) { s.records[headRecord] = wrongTiles(s.records[headRecord]) },
+		"tiles beyond": func(s *memory) {
+			s.records[headRecord] = bytes.Replace(s.records[headRecord], []byte(`"tile/8/1/000.p/2"`), []byte(`"tile/8/7/x099/000.p/2"`), 1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := newLog(t, 700)
+			shown := log
+			store, evidence := newMemory(t), t.TempDir()
+			m := open(t, log, store, evidence, fetchFrom(&shown))
+			log.ShowLatest(300)
+			refresh(t, m)
+			log.ShowLatest(-1)
+			lookup(t, m, sumdbtest.Filler(4))
+			refresh(t, m)
+			damage(store)
+
+			m = open(t, log, store, evidence, fetchFrom(&shown))
+			if m.Size() != 700 {
+				t.Fatalf("Size = %d, want 700 from the history", m.Size())
+			}
+			lookup(t, m, sumdbtest.Filler(4))
+			tile := tlog.Tile{H: 8, L: 0, N: 2, W: 100} // of the edge, which the history has not
+			if got, err := m.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, trueTile(t, log, tile)) {
+				t.Errorf("Tile = %d bytes, %v", len(got), err)
+			}
+			refresh(t, m)
+			offline := open(t, log, store, evidence, nil)
+			verify(t, offline, log, log.Head(300), 4) // the edge is mended
+			if got, err := offline.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, trueTile(t, log, tile)) {
+				t.Errorf("offline Tile = %d bytes, %v", len(got), err)
+			}
+			damage(store)
+			m = open(t, log, store, evidence, fetchFrom(&shown))
+			shown = forkOf(log, 600, 900)
+			if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+				t.Errorf("a fork after the damage: %v, want ErrFrozen", err)
+			}
+			checkStore(t, store, log)
+		})
+	}
+}
+
+// wrongTiles changes the content of the last tile in record.
+func wrongTiles(record []byte) []byte {
+	record = bytes.Clone(record)
+	at := bytes.LastIndexByte(record, ':') + 10
+	if record[at] == 'A' {
+		record[at] = 'B'
+	} else {
+		record[at] = 'A'
+	}
+	return record
+}
+
+func TestOpenErrors(t *testing.T) {
+	log := newLog(t, 20)
+	store := newMemory(t)
+	refresh(t, open(t, log, store, "", log.Fetch))
+	other := sumdbtest.NewLog(t, "x")
+	parts := strings.Split(other.Key(), "+")
+	for name, c := range map[string]sumdb.Config{
+		"no store":         {Key: log.Key()},
+		"no key":           {Store: store},
+		"malformed key":    {Key: testName + "+00000000+AAAA", Store: store},
+		"key of a name":    {Key: "sum.test.example/+" + strings.Join(parts[1:], "+"), Store: store},
+		"another key":      {Key: rekeyed(t), Store: store},
+		"evidence no dir":  {Key: log.Key(), Store: store, Evidence: "/dev/null"},
+		"store that fails": {Key: log.Key(), Store: failing{store}},
+	} {
+		if m, err := sumdb.Open(t.Context(), c); err == nil {
+			t.Errorf("%s: Open = %v, want an error", name, m)
+		}
+	}
+	store.objects = map[string][]byte{}
+	store.records[headRecord] = []byte("{}")
+	_, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: store})
+	if err == nil || !strings.Contains(err.Error(), "restore the store from a backup") {
+		t.Errorf("Open with a damaged head and no history = %v, want what to do", err)
+	}
+}
+
+// rekeyed is a valid key of another signer under the name of the test log.
+func rekeyed(t *testing.T) string {
+	t.Helper()
+	return sumdbtest.NewLog(t, testName).Rekeyed().Key()
+}
+
+// failing is a store whose records cannot be read.
+type failing struct{ storage.Store }
+
+func (failing) Record(context.Context, string) ([]byte, error) {
+	return nil, errors.New("disk on fire")
+}
+
+// Two mirrors on one store move one head.
+func TestTwoMirrors(t *testing.T) {
+	log := newLog(t, 10)
+	store, evidence := newMemory(t), t.TempDir()
+	shown := log
+	a, b := open(t, log, store, evidence, log.Fetch), open(t, log, store, evidence, fetchFrom(&shown))
+	refresh(t, a)
+	refresh(t, b) // the first head, too, is somebody else's
+	for _, size := range []int64{300, 513, 530, 2000} {
+		log.Fill(size)
+		refresh(t, a)
+		log.ShowLatest(size - 5)
+		refresh(t, b) // between the stored head and its own
+		log.ShowLatest(-1)
+		if b.Size() != size {
+			t.Errorf("Size = %d, want the %d that the other one has", b.Size(), size)
+		}
+		log.Fill(size + 7)
+		refresh(t, b)
+		lookup(t, a, sumdbtest.Filler(size/2))
+		refresh(t, a)
+		if a.Size() != size+7 || b.Size() != size+7 {
+			t.Errorf("sizes %d, %d, want %d", a.Size(), b.Size(), size+7)
+		}
+	}
+	verify(t, open(t, log, store, evidence, nil), log, log.Head(513), 1000)
+	checkStore(t, store, log)
+
+	// One of them sees a fork, and the other advances on the true log.
+	shown = forkOf(log, 2000, 3000)
+	log.Fill(2500)
+	refresh(t, a)
+	if err := b.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+		t.Errorf("Refresh = %v, want ErrFrozen", err)
+	}
+	checkStore(t, store, log)
+}
+
+// A store that another mirror moved to a fork freezes us, and is not overwritten.
+func TestStoreIsOfAFork(t *testing.T) {
+	log := newLog(t, 300)
+	store := newMemory(t)
+	m := open(t, log, store, t.TempDir(), log.Fetch)
+	refresh(t, m)
+	fork := forkOf(log, 290, 350)
+	delete(store.records, headRecord)
+	for key := range store.objects {
+		if strings.Contains(key, "/head/") {
+			delete(store.objects, key)
+		}
+	}
+	refresh(t, open(t, log, store, "", fork.Fetch))
+	record := bytes.Clone(store.records[headRecord])
+	log.Fill(400)
+	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+		t.Errorf("Refresh = %v, want ErrFrozen", err)
+	}
+	if !bytes.Equal(store.records[headRecord], record) {
+		t.Error("the stored head was overwritten")
+	}
+}
+
+// Whatever write fails, and whether or not we start again after it: nothing
+// wrong is stored, nothing that was answered is lost, and the next try succeeds.
+func TestStoreFails(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		for at := range 12 {
+			t.Run(fmt.Sprint(at, restart), func(t *testing.T) {
+				log := newLog(t, 300)
+				store := newMemory(t)
+				m := open(t, log, store, "", log.Fetch)
+				lookup(t, m, sumdbtest.Filler(290))
+				writes := 0
+				store.mu.Lock()
+				store.fail = func(op, key string) error {
+					if op == "open" {
+						return nil
+					}
+					if writes++; writes > at {
+						return errors.New("disk full")
+					}
+					return nil
+				}
+				store.mu.Unlock()
+				log.Fill(1000)
+				_ = m.Refresh(t.Context())
+				_, _ = m.Lookup(t.Context(), sumdbtest.Filler(600))
+				log.Fill(1600)
+				_ = m.Refresh(t.Context())
+				if !restart {
+					// Answered without the disk having taken it.
+					verify(t, m, log, log.Head(300), 290)
+				}
+				store.mu.Lock()
+				store.fail = nil
+				store.mu.Unlock()
+				if restart {
+					verify(t, open(t, log, store, "", nil), log, log.Head(300), 290)
+					m = open(t, log, store, "", log.Fetch)
+				}
+				log.Fill(2000)
+				refresh(t, m)
+				lookup(t, m, sumdbtest.Filler(600))
+				verify(t, open(t, log, store, "", nil), log, log.Head(300), 290, 600)
+				checkStore(t, store, log)
+			})
+		}
+	}
+}
+
+// Objects that are damaged, or wrong, are replaced by what is proved.
+func TestStoredObjectsAreDamaged(t *testing.T) {
+	for name, damage := range map[string]func(s *memory, key string){
+		"known to be damaged": func(s *memory, key string) {
+			before := bytes.Clone(s.objects[key])
+			s.fail = func(op, k string) error {
+				if op == "open" && k == key && bytes.Equal(s.objects[key], before) {
+					before = []byte{0} // once
+					return storage.ErrDamaged
+				}
+				return nil
+			}
+		},
+		"cut":   func(s *memory, key string) { s.objects[key] = s.objects[key][:10] },
+		"empty": func(s *memory, key string) { s.objects[key] = nil },
+		"wrong": func(s *memory, key string) { s.objects[key] = bytes.Repeat([]byte{7}, len(s.objects[key])) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := newLog(t, 700)
+			store := newMemory(t)
+			m := open(t, log, store, "", log.Fetch)
+			lookup(t, m, sumdbtest.Filler(100))
+			for _, path := range []string{"tile/8/0/000", "lookup/filler.example/m100@v1.0.0"} {
+				damage(store, "sumdb/"+testName+"/"+path)
+				lookup(t, m, sumdbtest.Filler(100))
+				lookup(t, m, sumdbtest.Filler(101)) // has to read the tile
+			}
+			store.fail = nil
+			checkStore(t, store, log)
+		})
+	}
+}
+
+// The head is followed until the context ends, through trouble.
+func TestRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t, 10)
+		var down atomic.Bool
+		m, err := sumdb.Open(t.Context(), sumdb.Config{
+			Key: log.Key(), Store: newMemory(t), Refresh: time.Minute,
+			Fetch: func(ctx context.Context, path string, limit int64) ([]byte, error) {
+				if down.Load() {
+					return nil, errors.New("down")
+				}
+				return log.Fetch(ctx, path, limit)
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		for _, step := range []struct {
+			down bool
+			size int64
+		}{{false, 20}, {true, 20}, {false, 400}} {
+			down.Store(step.down)
+			log.Fill(step.size)
+			time.Sleep(time.Minute + time.Second)
+			synctest.Wait()
+			if m.Size() != step.size {
+				t.Errorf("Size = %d, want %d", m.Size(), step.size)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+		m.Close()
+	})
+}
+
+func TestRunWithoutUpstream(t *testing.T) {
+	log := newLog(t, 10)
+	m := open(t, log, newMemory(t), "", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := m.Run(ctx); err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	if err := m.Refresh(t.Context()); err == nil {
+		t.Error("Refresh without upstream succeeded")
+	}
+}
+
+// Upstream that hangs: who waits leaves when they like, the work ends by itself,
+// and readers are not held up.
+func TestUpstreamHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t, 300)
+		var hang atomic.Value
+		hang.Store("none")
+		m, err := sumdb.Open(t.Context(), sumdb.Config{
+			Key: log.Key(), Store: newMemory(t),
+			Fetch: func(ctx context.Context, path string, limit int64) ([]byte, error) {
+				if strings.HasPrefix(path, hang.Load().(string)) {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return log.Fetch(ctx, path, limit)
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lookup(t, m, sumdbtest.Filler(1))
+		log.Fill(900)
+		for _, prefix := range []string{"lookup/", "tile/", "latest"} {
+			hang.Store(prefix)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			start := time.Now()
+			if prefix == "latest" {
+				err = m.Refresh(ctx)
+			} else {
+				_, err = m.Lookup(ctx, sumdbtest.Filler(2))
+			}
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 2*time.Second {
+				t.Errorf("%s hangs: %v after %v", prefix, err, time.Since(start))
+			}
+			cancel()
+			lookup(t, m, sumdbtest.Filler(1)) // held: nobody waits
+			time.Sleep(time.Second)
+			synctest.Wait()
+			start = time.Now()
+			if prefix != "latest" {
+				if _, err := m.Lookup(t.Context(), sumdbtest.Filler(2)); err == nil || time.Since(start) > 150*time.Second {
+					t.Errorf("%s hangs: the shared work ended with %v after %v", prefix, err, time.Since(start))
+				}
+			}
+			time.Sleep(200 * time.Second)
+			hang.Store("none")
+		}
+		refresh(t, m)
+		hang.Store("lookup/")
+		go func() { _, _ = m.Lookup(t.Context(), sumdbtest.Filler(5)) }()
+		synctest.Wait()
+		m.Close() // ends what is under way
+		if _, err := m.Lookup(t.Context(), sumdbtest.Filler(6)); err == nil {
+			t.Error("Lookup in a closed mirror succeeded")
+		}
+	})
+}
+
+// Lookups while the head moves and while it does not: no request is made twice.
+func TestRequestsAreFew(t *testing.T) {
+	log := newLog(t, 5000)
+	m := open(t, log, newMemory(t), "", log.Fetch)
+	var group sync.WaitGroup
+	for id := range int64(100) {
+		group.Go(func() { lookup(t, m, sumdbtest.Filler(id)) })
+	}
+	group.Wait()
+	if n := log.Requests("tile/"); n != 3 {
+		t.Errorf("%d requests for the 3 tiles that 100 lookups need", n)
+	}
+	before := log.Requests("")
+	lookup(t, m, sumdbtest.Filler(200))
+	lookup(t, m, sumdbtest.Filler(4000))
+	if n := log.Requests("") - before; n != 3 {
+		t.Errorf("%d requests for a lookup in a tile that is held and one in another, want 3", n)
+	}
+}
+
+// A new log has no records, and a head all the same.
+func TestEmptyLog(t *testing.T) {
+	log := newLog(t, 0)
+	store := newMemory(t)
+	m := open(t, log, store, "", log.Fetch)
+	if head, err := m.Latest(t.Context()); err != nil || !bytes.Equal(head, log.Head(0)) {
+		t.Errorf("Latest = %q, %v", head, err)
+	}
+	if _, err := m.Lookup(t.Context(), sumdbtest.Filler(0)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Lookup = %v", err)
+	}
+	if _, err := m.Tile(t.Context(), tlog.Tile{H: 8, L: 0, N: 0, W: 1}); !errors.Is(err, sumdb.ErrBeyond) {
+		t.Errorf("Tile = %v", err)
+	}
+	m = open(t, log, store, "", log.Fetch)
+	log.OnLookup = func(mod module.Version) { log.Add(mod, sumdbtest.Hash("zip"), sumdbtest.Hash("mod")) }
+	if record := lookup(t, m, sumdbtest.Filler(0)); record.ID != 0 || m.Size() != 1 {
+		t.Errorf("Lookup = %d at size %d", record.ID, m.Size())
+	}
+}
