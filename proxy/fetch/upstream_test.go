@@ -1,0 +1,379 @@
+package fetch_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
+)
+
+// sequence answers each request with the next handler, the last one for ever.
+func sequence(c *counter, handlers ...http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		handlers[min(c.next(), len(handlers))-1](w, r)
+	}
+}
+
+func TestStatuses(t *testing.T) {
+	const list = "example.com/a/@v/list"
+	for _, test := range []struct {
+		status   int
+		path     string
+		want     error
+		requests int
+	}{
+		{404, zipPath, fs.ErrNotExist, 1},
+		{410, zipPath, fs.ErrNotExist, 1},
+		{400, zipPath, fetch.ErrUnavailable, 1},
+		{401, zipPath, fetch.ErrUnavailable, 1},
+		{403, zipPath, fetch.ErrUnavailable, 3},
+		{403, "example.com/a/@v/v1.0.0.mod", fetch.ErrUnavailable, 3},
+		{403, list, fetch.ErrUnavailable, 1},
+		{403, "example.com/a/@latest", fetch.ErrUnavailable, 1},
+		{408, list, fetch.ErrUnavailable, 3},
+		{429, list, fetch.ErrUnavailable, 3},
+		{451, list, fetch.ErrUnavailable, 1},
+		{500, list, fetch.ErrUnavailable, 3},
+		{501, list, fetch.ErrUnavailable, 1},
+		{502, list, fetch.ErrUnavailable, 3},
+		{503, list, fetch.ErrUnavailable, 3},
+		{504, list, fetch.ErrUnavailable, 3},
+		{508, list, fetch.ErrUnavailable, 1},
+		{204, list, fetch.ErrUnavailable, 1},
+		{206, list, fetch.ErrUnavailable, 1},
+		{302, list, fetch.ErrUnavailable, 1}, // without a Location
+		{304, list, fetch.ErrUnavailable, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var requests counter
+			n := newNetwork(t)
+			n.serve("host", sequence(&requests, status(test.status)))
+			c := n.list("http://host")
+			_, err := read(t, c, test.path)
+			var e *fetch.Error
+			if !errors.As(err, &e) || e.Status != test.status || !errors.Is(err, test.want) || e.Path != test.path {
+				t.Errorf("status %d: %v, want %v", test.status, err, test.want)
+			}
+			if test.want != fs.ErrNotExist {
+				wantIsNot(t, err, fs.ErrNotExist)
+			}
+			if requests.total() != test.requests {
+				t.Errorf("status %d of %s: %d requests, want %d", test.status, test.path, requests.total(), test.requests)
+			}
+			if _, _, err := c.ReadAll(t.Context(), test.path, 100); !errors.Is(err, test.want) {
+				t.Errorf("status %d: ReadAll %v, want %v", test.status, err, test.want)
+			}
+		})
+	}
+}
+
+// A trouble that passes is never seen.
+func TestPassingTrouble(t *testing.T) {
+	for name, trouble := range map[string]http.HandlerFunc{
+		"503":       status(503),
+		"403":       status(403),
+		"429":       status(429),
+		"reset":     handlers["breaks"],
+		"truncated": handlers["breaksoff"],
+		"hang":      hang,
+		"stall": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			_ = http.NewResponseController(w).Flush()
+			hang(w, r)
+		},
+		"Retry-After": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "5")
+			w.WriteHeader(503)
+		},
+		"Retry-After, a date": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", time.Now().Add(5*time.Second).UTC().Format(http.TimeFormat))
+			w.WriteHeader(429)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				var one, two counter
+				server := &flaky{data: []byte("good"), sized: true}
+				n.serve("one", sequence(&one, trouble, server.ServeHTTP))
+				n.serve("two", sequence(&two, trouble, server.ServeHTTP))
+				begin := time.Now()
+				data, err := read(t, n.list("http://one"), zipPath)
+				if name != "truncated" && name != "stall" { // their size was another one
+					wantData(t, data, err, []byte("good"))
+				}
+				if strings.HasPrefix(name, "Retry-After") && time.Since(begin) < 4*time.Second {
+					t.Errorf("came back after %v", time.Since(begin))
+				}
+				data, _, err = n.list("http://two").ReadAll(t.Context(), zipPath, 100)
+				wantData(t, data, err, []byte("good"))
+			})
+		})
+	}
+}
+
+// More than fits into the budget is told at once.
+func TestRetryAfterTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.serve("host", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "120")
+			w.WriteHeader(429)
+			_, _ = io.WriteString(w, "slow down")
+		})
+		begin := time.Now()
+		_, err := read(t, n.list("http://host"), zipPath)
+		var e *fetch.Error
+		if !errors.As(err, &e) || e.RetryAfter != 2*time.Minute || e.Status != 429 || e.Detail != "slow down" {
+			t.Errorf("error %#v", err)
+		}
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("took %v", d)
+		}
+	})
+}
+
+func TestDetail(t *testing.T) {
+	for _, test := range []struct{ contentType, body, want string }{
+		{"text/plain", "not found: module example.com/a: no matching versions\n", "not found: module example.com/a: no matching versions"},
+		{"text/plain", "two\nlines\r\n\tand a tab", "two lines and a tab"},
+		{"text/plain", "\x1b[31mred\x00\xff\u202eder", "[31mredder"},
+		{"text/html; charset=utf-8", "<html><head><title>404 Not\nFound</title></head><body>x</body></html>", "404 Not Found"},
+		{"text/html", "<html><head><style>p{}</style></head><body><p>No &amp; nothing</p><script>alert(1)</script></body>", "No & nothing"},
+		{"", "<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "NoSuchKey"},
+		{"text/plain", strings.Repeat("ä", 300), strings.Repeat("ä", 98) + "..."},
+		{"text/plain", "see https://user:pw@cdn.example/x?X-Goog-Signature=abc and that", "see https://cdn.example/x and that"},
+		{"text/plain", "", ""},
+		{"application/octet-stream", strings.Repeat("\x01\x02", 5000), ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			n.serve("host", func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", test.contentType)
+				w.WriteHeader(404)
+				_, _ = io.WriteString(w, test.body)
+			})
+			_, err := read(t, n.list("http://host"), zipPath)
+			var e *fetch.Error
+			if !errors.As(err, &e) || e.Detail != test.want {
+				t.Errorf("Detail of %q is %q, want %q", test.body, e.Detail, test.want)
+			}
+		})
+	}
+}
+
+// The status of a 404 is known before its text, which may never come.
+func TestDetailHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(404)
+			_ = http.NewResponseController(w).Flush()
+			hang(w, r)
+		})
+		begin := time.Now()
+		_, err := read(t, n.list("http://host"), zipPath)
+		wantIs(t, err, fs.ErrNotExist)
+		if d := time.Since(begin); d > 3*time.Second {
+			t.Errorf("took %v", d)
+		}
+	})
+}
+
+func TestRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got *http.Request
+		n := newNetwork(t)
+		n.serve("host", func(_ http.ResponseWriter, r *http.Request) { got = r })
+		c := n.chain(fetch.Config{List: "http://host/base%20d/?t=1", UserAgent: "assay/1.2", Via: "1.1 assay-x"})
+		if _, err := read(t, c, "example.com/!a/@v/v1.0.0+incompatible.zip"); err != nil {
+			t.Fatal(err)
+		}
+		if got.Method != "GET" || got.RequestURI != "/base%20d/example.com/%21a/@v/v1.0.0+incompatible.zip?t=1" {
+			t.Errorf("request %s %s", got.Method, got.RequestURI)
+		}
+		for name, want := range map[string]string{"User-Agent": "assay/1.2", "Via": "1.1 assay-x", "Accept-Encoding": "identity", "Authorization": "", "Referer": ""} {
+			if v := got.Header.Get(name); v != want {
+				t.Errorf("%s: %q, want %q", name, v, want)
+			}
+		}
+	})
+}
+
+func TestBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var well bool
+		var requests counter
+		n := newNetwork(t)
+		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
+			requests.next()
+			if !well {
+				status(503)(w, r)
+			}
+		})
+		n.serve("good", text("good"))
+		c := n.list("http://host")
+		for range 5 {
+			_, err := read(t, c, zipPath)
+			wantIs(t, err, fetch.ErrUnavailable)
+		}
+		before := requests.total()
+		begin := time.Now()
+		_, err := read(t, c, zipPath)
+		wantIs(t, err, fetch.ErrUnavailable)
+		if requests.total() != before || time.Since(begin) != 0 {
+			t.Errorf("an open breaker let a request through, after %v", time.Since(begin))
+		}
+		if s := metric(t, c, "assay_upstream_breaker_state", "upstream=http://host"); s != 2 {
+			t.Errorf("state is %v, want 2", s)
+		}
+		if k := metric(t, c, "assay_upstream_requests_total", "outcome=breaker_open"); k != 1 {
+			t.Errorf("breaker_open counted %v times", k)
+		}
+		well = true // nothing sticks
+		time.Sleep(5*time.Second + 1)
+		if s := metric(t, c, "assay_upstream_breaker_state"); s != 1 {
+			t.Errorf("state is %v, want 1", s)
+		}
+		if _, err := read(t, c, zipPath); err != nil {
+			t.Errorf("the upstream is well: %v", err)
+		}
+		if s := metric(t, c, "assay_upstream_breaker_state"); s != 0 {
+			t.Errorf("state is %v, want 0", s)
+		}
+	})
+}
+
+// While one request goes to see, the others are not sent, and go on to the next
+// entry if they may.
+func TestBreakerHalfOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var requests counter
+		n := newNetwork(t)
+		n.serve("host", sequence(&requests, status(501), status(501), status(501), status(501), status(501), hang))
+		n.serve("good", text("good"))
+		c := n.list("http://host|http://good")
+		for range 5 {
+			data, err := read(t, c, zipPath)
+			wantData(t, data, err, []byte("good"))
+		}
+		time.Sleep(5*time.Second + 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			_, err := c.Fetch(ctx, zipPath, 10)
+			done <- err
+		}()
+		synctest.Wait()
+		before := requests.total()
+		data, err := read(t, c, zipPath)
+		wantData(t, data, err, []byte("good"))
+		if requests.total() != before {
+			t.Error("a second request went to see")
+		}
+		// Whoever went to see leaves: that is no verdict, the next one goes.
+		cancel()
+		wantIs(t, <-done, context.Canceled)
+		if _, err := read(t, c, zipPath); err != nil {
+			t.Error(err)
+		}
+		if requests.total() == before {
+			t.Error("after a cancelled probe nobody went to see")
+		}
+	})
+}
+
+// What says nothing bad about the upstream leaves its breaker closed.
+func TestBreakerStaysClosed(t *testing.T) {
+	for name, handler := range map[string]http.HandlerFunc{"404": status(404), "403": status(403), "too large": text(strings.Repeat("x", 1000))} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				n.serve("host", handler)
+				c := n.list("http://host")
+				for range 40 {
+					_, _ = c.Fetch(t.Context(), zipPath, 10)
+				}
+				if s := metric(t, c, "assay_upstream_breaker_state"); s != 0 {
+					t.Errorf("state is %v", s)
+				}
+			})
+		})
+	}
+	t.Run("impatient callers", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			n.serve("host", hang)
+			c := n.list("http://host")
+			for range 10 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				_, err := c.Fetch(ctx, zipPath, 10)
+				wantIs(t, err, context.DeadlineExceeded)
+				cancel()
+				ctx, cancel = context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				_, err = c.Fetch(ctx, zipPath, 10)
+				wantIs(t, err, context.Canceled)
+			}
+			if s := metric(t, c, "assay_upstream_breaker_state"); s != 0 {
+				t.Errorf("state is %v", s)
+			}
+		})
+	})
+}
+
+// A connection that breaks under many streams is one passing failure of each.
+func TestBreakerSurvivesBlip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		begin := time.Now()
+		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
+			if time.Since(begin) < 50*time.Millisecond {
+				panic(http.ErrAbortHandler)
+			}
+		})
+		c := n.list("http://host")
+		results := make(chan error)
+		for range 100 {
+			go func() {
+				_, _, err := c.ReadAll(t.Context(), zipPath, 10)
+				results <- err
+			}()
+		}
+		for range 100 {
+			if err := <-results; err != nil {
+				t.Errorf("a caller saw it: %v", err)
+			}
+		}
+	})
+}
+
+// Half of what fails is enough when there is enough of it.
+func TestBreakerRatio(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var requests counter
+		n := newNetwork(t)
+		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
+			if requests.next()%2 == 0 {
+				status(501)(w, r)
+			}
+		})
+		c := n.list("http://host")
+		for i := range 20 {
+			if s := metric(t, c, "assay_upstream_breaker_state"); s != 0 {
+				t.Fatalf("state is %v after %d requests", s, i)
+			}
+			_, _ = read(t, c, zipPath)
+		}
+		if s := metric(t, c, "assay_upstream_breaker_state"); s != 2 {
+			t.Errorf("state is %v after 10 failures among 20 requests", s)
+		}
+	})
+}
