@@ -140,7 +140,10 @@ func TestAnswerBudget(t *testing.T) {
 					for r.Context().Err() == nil {
 						_, _ = io.WriteString(w, ".")
 						_ = http.NewResponseController(w).Flush()
-						time.Sleep(time.Second)
+						select {
+						case <-time.After(time.Second):
+						case <-r.Context().Done():
+						}
 					}
 				})
 				c := n.list(list)

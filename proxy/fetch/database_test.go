@@ -1,0 +1,214 @@
+package fetch_test
+
+import (
+	"context"
+	"io/fs"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
+)
+
+// sumProxy answers for the checksum database sum.example: state is the status of
+// supported, and of everything else.
+func sumProxy(name string, state *atomic.Int32) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		code := int(state.Load())
+		if !strings.HasPrefix(r.URL.Path, "/sumdb/sum.example/") {
+			code = 400
+		}
+		if code != 200 {
+			w.WriteHeader(code)
+			return
+		}
+		text(name)(w, r)
+	}
+}
+
+func TestSumDB(t *testing.T) {
+	for _, test := range []struct {
+		list     string
+		proxies  bool
+		from     string // who answers
+		err      error
+		elsewise string
+	}{
+		{"http://yes", true, "yes", nil, ""},
+		{"http://no,http://yes", true, "yes", nil, ""},
+		{"http://no,http://gone", true, "direct", nil, ""},
+		{"http://no|", true, "direct", nil, ""},
+		{"http://sick|http://yes", true, "yes", nil, ""},
+		{"http://denied|http://yes", true, "yes", nil, ""},
+		{"http://sick,http://yes", true, "", fetch.ErrUnavailable, ""},
+		{"http://denied,http://yes", true, "", fetch.ErrUnavailable, ""},
+		{"http://empty,http://yes", true, "", fetch.ErrUnavailable, ""},
+		// As the go command: trouble before | does not lead to the database.
+		{"http://sick|http://no", true, "", fetch.ErrUnavailable, ""},
+		{"http://sick|", true, "", fetch.ErrUnavailable, ""},
+		// Other than for the go command: off means it.
+		{"http://no,off", true, "", fetch.ErrUnavailable, ""},
+		{"off", true, "", fetch.ErrUnavailable, ""},
+		{"http://yes,off", true, "yes", nil, ""},
+		{"http://yes", false, "direct", nil, ""},
+		{"off", false, "direct", nil, ""},
+	} {
+		t.Run(test.list, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				for host, code := range map[string]int32{"yes": 200, "no": 404, "gone": 410, "sick": 503, "denied": 403, "empty": 204} {
+					var state atomic.Int32
+					state.Store(code)
+					n.serve(host, sumProxy(host, &state))
+				}
+				var asked []string
+				n.serve("sum.example", func(w http.ResponseWriter, r *http.Request) {
+					asked = append(asked, r.URL.Path)
+					text("direct")(w, r)
+				})
+				get := n.list(test.list).SumDB("sum.example", "http://sum.example", test.proxies)
+				data, err := get(t.Context(), "lookup/example.com/!a@v1.0.0", 100)
+				if string(data) != test.from || (err == nil) != (test.err == nil) {
+					t.Errorf("got %q, %v, want %q, %v", data, err, test.from, test.err)
+				}
+				if test.err != nil {
+					wantIs(t, err, test.err)
+					wantIsNot(t, err, fs.ErrNotExist)
+					wantErrorType(t, err)
+				}
+				if want := test.from == "direct"; (len(asked) > 0) != want || want && asked[0] != "/lookup/example.com/!a@v1.0.0" {
+					t.Errorf("the database was asked %q", asked)
+				}
+			})
+		})
+	}
+}
+
+// Nothing sticks: the way is looked for again after a while, and when it is in
+// trouble.
+func TestSumDBForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var one, two atomic.Int32
+		one.Store(404)
+		two.Store(200)
+		n := newNetwork(t)
+		n.serve("one", sumProxy("one", &one))
+		n.serve("two", sumProxy("two", &two))
+		n.serve("sum.example", text("direct"))
+		get := n.list("http://one|http://two").SumDB("sum.example", "http://sum.example", true)
+		want := func(want string) {
+			t.Helper()
+			data, err := get(t.Context(), "latest", 100)
+			if string(data) != want || err != nil {
+				t.Errorf("got %q, %v, want %q", data, err, want)
+			}
+		}
+		want("two")
+		one.Store(200)
+		want("two") // remembered
+		time.Sleep(10*time.Minute + 1)
+		want("one")
+		one.Store(503)
+		want("two") // at once
+		two.Store(503)
+		if data, err := get(t.Context(), "latest", 100); err == nil {
+			t.Errorf("everything is down: %q", data)
+		}
+		one.Store(200)
+		time.Sleep(6 * time.Second) // if the breaker has opened
+		want("one")
+		one.Store(404) // absence is an answer, not trouble
+		_, err := get(t.Context(), "latest", 100)
+		wantIs(t, err, fs.ErrNotExist)
+	})
+}
+
+// However many ask at once, the way is looked for once.
+func TestSumDBAsksOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var supported counter
+		n := newNetwork(t)
+		n.serve("yes", func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/supported") {
+				supported.next()
+				time.Sleep(time.Second)
+			}
+		})
+		get := n.list("http://yes").SumDB("sum.example", "", true)
+		results := make(chan error)
+		for range 50 {
+			go func() {
+				_, err := get(t.Context(), "latest", 100)
+				results <- err
+			}()
+		}
+		for range 50 {
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
+		}
+		if supported.total() != 1 {
+			t.Errorf("asked %d times", supported.total())
+		}
+	})
+}
+
+func TestSumDBBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.serve("stuck", hang)
+		n.serve("yes", func(w http.ResponseWriter, r *http.Request) {
+			if !strings.HasSuffix(r.URL.Path, "/supported") {
+				hang(w, r)
+			}
+		})
+		for _, list := range []string{"http://stuck", "http://stuck|http://stuck", "http://yes", "http://stuck|http://yes"} {
+			get := n.list(list).SumDB("sum.example", "http://stuck", true)
+			begin := time.Now()
+			results := make(chan error)
+			for range 3 {
+				go func() {
+					_, err := get(t.Context(), "latest", 100)
+					results <- err
+				}()
+			}
+			for range 3 {
+				wantIs(t, <-results, fetch.ErrUnavailable)
+			}
+			if d := time.Since(begin); d > 25*time.Second {
+				t.Errorf("%s: took %v", list, d)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Second, cancel)
+			begin = time.Now()
+			_, err := get(ctx, "latest", 100)
+			if d := time.Since(begin); err == nil || d > time.Second {
+				t.Errorf("%s: %v after %v", list, err, d)
+			}
+		}
+	})
+}
+
+func TestSumDBBadURL(t *testing.T) {
+	c := newChain(t, fetch.Config{List: "off"})
+	for _, url := range []string{"ftp://x", "http://user:secret@sum.example", "https://user:secret@sum.example:x"} {
+		_, err := c.SumDB("sum.example", url, false)(t.Context(), "latest", 100)
+		wantIs(t, err, fetch.ErrUnavailable)
+		if strings.Contains(err.Error(), "secret") {
+			t.Errorf("%v", err)
+		}
+	}
+	_, err := c.SumDB("sum.example", "https://sum.example", false)(t.Context(), "../x", 100)
+	wantIs(t, err, fs.ErrNotExist)
+}
+
+// A directory can carry the database too, as a bundle does.
+func TestSumDBDirectory(t *testing.T) {
+	root := tree(t, map[string]string{"sumdb/sum.example/supported": "", "sumdb/sum.example/latest": "head"})
+	c := newChain(t, fetch.Config{List: fileURL(root) + ",off"})
+	data, err := c.SumDB("sum.example", "", true)(t.Context(), "latest", 100)
+	wantData(t, data, err, []byte("head"))
+}
