@@ -216,6 +216,27 @@ func thaw(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, evidence string, sh
 	lookup(t, m, sumdbtest.Filler(log.Size()-1))
 }
 
+// What is under our head but not held is new, too.
+func TestFrozenFetchesNothing(t *testing.T) {
+	log := newLog(t, 700)
+	shown := log
+	m := open(t, log, newMemory(t), t.TempDir(), fetchFrom(&shown))
+	refresh(t, m)
+	shown = forkOf(log, 690, 710)
+	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+		t.Fatalf("Refresh = %v, want ErrFrozen", err)
+	}
+	before := log.Requests("") + shown.Requests("")
+	for _, tile := range []tlog.Tile{{H: 8, L: 0, N: 1, W: 256}, {H: 8, L: 0, N: 1, W: 3}, {H: 8, L: -1, N: 0, W: 256}, {H: 8, L: -1, N: 2, W: 5}} {
+		if _, err := m.Tile(t.Context(), tile); !errors.Is(err, sumdb.ErrFrozen) {
+			t.Errorf("Tile(%s) = %v, want ErrFrozen", tile.Path(), err)
+		}
+	}
+	if n := log.Requests("") + shown.Requests("") - before; n != 0 {
+		t.Errorf("%d requests while frozen", n)
+	}
+}
+
 // A fork whose tiles nobody shows cannot be proved to be one, and freezes
 // nothing; nor does anything that is not signed.
 func TestOnlyTheKeyFreezes(t *testing.T) {

@@ -267,6 +267,63 @@ func TestStoreFails(t *testing.T) {
 	}
 }
 
+// A crash right after the head was stored: the next start does the rest.
+func TestCrashAfterHead(t *testing.T) {
+	log := newLog(t, 300)
+	store := newMemory(t)
+	m := open(t, log, store, "", log.Fetch)
+	refresh(t, m)
+	log.Fill(600)
+	store.fail = func(op, key string) error {
+		if op == "create" {
+			return errors.New("crashed")
+		}
+		return nil
+	}
+	refresh(t, m)
+	store.fail = nil
+	history := fmt.Sprintf("sumdb/%s/head/%016d", testName, 600)
+	tile := "sumdb/" + testName + "/tile/8/0/001"
+	if store.objects[history] != nil || store.objects[tile] != nil {
+		t.Fatal("stored before the crash")
+	}
+	m = open(t, log, store, "", nil)
+	if store.objects[history] == nil || store.objects[tile] == nil {
+		t.Errorf("after the next start, the store has %d objects", len(store.objects))
+	}
+	verify(t, m, log, log.Head(300))
+}
+
+// A head that upstream's caches showed us once, older than ours, is one that
+// clients have, too.
+func TestOlderHeadsStayAnswerable(t *testing.T) {
+	log := newLog(t, 2000)
+	store := newMemory(t)
+	m := open(t, log, store, "", log.Fetch)
+	refresh(t, m)
+	for _, size := range []int64{300, 1000, 1999} {
+		log.ShowLookup(size)
+		lookup(t, m, sumdbtest.Filler(size-1))
+	}
+	offline := open(t, log, store, "", nil)
+	for _, size := range []int64{300, 1000, 1999} {
+		verify(t, offline, log, log.Head(size), size-1)
+	}
+	if n := counter(t, m, "assay_sumdb_heads_total", "older"); n != 3 {
+		t.Errorf("%v older heads proved, want 3", n)
+	}
+	// What was our head, or was proved once, is not proved again.
+	log.Fill(3000)
+	refresh(t, m)
+	for _, size := range []int64{300, 1000, 1999, 2000} {
+		log.ShowLatest(size)
+		refresh(t, m)
+	}
+	if n := counter(t, m, "assay_sumdb_heads_total", "older"); n != 3 {
+		t.Errorf("%v older heads proved, want still 3", n)
+	}
+}
+
 // Objects that are damaged, or wrong, are replaced by what is proved.
 func TestStoredObjectsAreDamaged(t *testing.T) {
 	for name, damage := range map[string]func(s *memory, key string){

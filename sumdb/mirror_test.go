@@ -266,6 +266,30 @@ func TestTileRequests(t *testing.T) {
 	}
 }
 
+// Upstreams need not keep the narrow forms of a tile that was completed.
+func TestNarrowTilesAreGone(t *testing.T) {
+	log := newLog(t, 1000)
+	log.ShowLatest(300)
+	log.ShowLookup(300)
+	log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
+		tile, bad := tlog.ParseTilePath(path)
+		if bad == nil && tile.W < 256 && (tile.N+1)<<8 <= 1000>>(8*max(tile.L, 0)) {
+			return nil, fs.ErrNotExist
+		}
+		return data, err
+	})
+	store := newMemory(t)
+	m := open(t, log, store, "", log.Fetch)
+	lookup(t, m, sumdbtest.Filler(290))
+	for _, tile := range []tlog.Tile{{H: 8, L: 0, N: 1, W: 44}, {H: 8, L: -1, N: 1, W: 44}, {H: 8, L: 0, N: 1, W: 60}, {H: 8, L: -1, N: 1, W: 60}} {
+		want, _ := log.Tile(tile)
+		if got, err := m.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("Tile(%s) = %d bytes, %v", tile.Path(), len(got), err)
+		}
+	}
+	checkStore(t, store, log)
+}
+
 func TestImpossibleTiles(t *testing.T) {
 	log := newLog(t, 20)
 	m := open(t, log, newMemory(t), "", log.Fetch)
@@ -319,6 +343,21 @@ func TestBeyond(t *testing.T) {
 	}
 	if n := counter(t, m, "assay_sumdb_tiles_total", "relayed"); n != float64(len(tiles)) {
 		t.Errorf("%v relayed tiles counted, want %d", n, len(tiles))
+	}
+
+	// What is no tile is not relayed.
+	for _, answer := range []string{"", "Not found", strings.Repeat("x\n", 20)} {
+		log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
+			if strings.HasPrefix(path, "tile/") {
+				return []byte(answer), nil
+			}
+			return data, err
+		})
+		for _, tile := range tiles {
+			if got, err := m.Tile(t.Context(), tile); !errors.Is(err, sumdb.ErrInvalid) {
+				t.Errorf("Tile(%s) = %q, %v, want ErrInvalid", tile.Path(), got, err)
+			}
+		}
 	}
 
 	// What we know of a relayed tile must be in it.
