@@ -66,6 +66,9 @@ func TestHeadIsDamaged(t *testing.T) {
 		"tiles beyond": func(s *memory) {
 			s.records[headRecord] = bytes.Replace(s.records[headRecord], []byte(`"tile/8/1/000.p/2"`), []byte(`"tile/8/7/x099/000.p/2"`), 1)
 		},
+		"tiles far beyond": func(s *memory) {
+			s.records[headRecord] = bytes.Replace(s.records[headRecord], []byte(`"tile/8/1/000.p/2"`), []byte(`"tile/8/7/x999/x999/x999/999.p/2"`), 1)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := newLog(t, 700)
@@ -136,6 +139,10 @@ func TestOpenErrors(t *testing.T) {
 			t.Errorf("%s: Open = %v, want an error", name, m)
 		}
 	}
+	delete(store.records, headRecord)
+	if _, err := sumdb.Open(t.Context(), sumdb.Config{Key: rekeyed(t), Store: store}); err == nil {
+		t.Error("Open began anew, though there is a history that does not verify")
+	}
 	store.objects = map[string][]byte{}
 	store.records[headRecord] = []byte("{}")
 	_, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: store})
@@ -195,27 +202,108 @@ func TestTwoMirrors(t *testing.T) {
 	checkStore(t, store, log)
 }
 
-// A store that another mirror moved to a fork freezes us, and is not overwritten.
-func TestStoreIsOfAFork(t *testing.T) {
+// A mirror that lags is shown a fork that continues what it knows, but not what
+// the other mirror on the store knows: nothing of the fork may be stored.
+func TestForkOfTheOneThatLags(t *testing.T) {
 	log := newLog(t, 300)
-	store := newMemory(t)
-	m := open(t, log, store, t.TempDir(), log.Fetch)
-	refresh(t, m)
-	fork := forkOf(log, 290, 350)
-	delete(store.records, headRecord)
-	for key := range store.objects {
-		if strings.Contains(key, "/head/") {
-			delete(store.objects, key)
-		}
-	}
-	refresh(t, open(t, log, store, "", fork.Fetch))
-	record := bytes.Clone(store.records[headRecord])
-	log.Fill(400)
-	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+	shown := log
+	store, evidence := newMemory(t), t.TempDir()
+	a, b := open(t, log, store, evidence, log.Fetch), open(t, log, store, evidence, fetchFrom(&shown))
+	refresh(t, a)
+	refresh(t, b)
+	log.Fill(2000)
+	refresh(t, a)
+	shown = forkOf(log, 310, 3000)
+	if err := b.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
 		t.Errorf("Refresh = %v, want ErrFrozen", err)
 	}
-	if !bytes.Equal(store.records[headRecord], record) {
-		t.Error("the stored head was overwritten")
+	if b.Size() != 2000 {
+		t.Errorf("Size = %d, want the 2000 that are stored", b.Size())
+	}
+	askAll(t, a, log, 2000)
+	verify(t, open(t, log, store, t.TempDir(), log.Fetch), log, log.Head(300), 600, 1999)
+	checkStore(t, store, log)
+}
+
+// Another mirror stored a head, and stopped before its tiles were objects.
+func TestTilesOfTheOneThatStopped(t *testing.T) {
+	log := newLog(t, 300)
+	store := newMemory(t)
+	a, b := open(t, log, store, "", log.Fetch), open(t, log, store, "", log.Fetch)
+	refresh(t, a)
+	refresh(t, b)
+	log.Fill(600)
+	refresh(t, b)
+	store.fail = func(op, key string) error {
+		if op == "create" {
+			return errors.New("stopped")
+		}
+		return nil
+	}
+	log.Fill(1000)
+	refresh(t, b)
+	store.fail = nil
+	log.Fill(5000)
+	refresh(t, a)
+	offline := open(t, log, store, "", nil)
+	for _, size := range []int64{300, 600, 1000} {
+		tile := tlog.Tile{H: 8, L: 0, N: size >> 8, W: int(size & 255)}
+		if got, err := offline.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, trueTile(t, log, tile)) {
+			t.Errorf("Tile(%s) = %d bytes, %v", tile.Path(), len(got), err)
+		}
+	}
+	checkStore(t, store, log)
+}
+
+// A store that another mirror moved to a fork freezes us, and is not overwritten.
+func TestStoreIsOfAFork(t *testing.T) {
+	for _, size := range []int64{295, 300, 350} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			log := newLog(t, 300)
+			store := newMemory(t)
+			m := open(t, log, store, t.TempDir(), log.Fetch)
+			refresh(t, m)
+			fork := forkOf(log, 290, size)
+			delete(store.records, headRecord)
+			for key := range store.objects {
+				if strings.Contains(key, "/head/") {
+					delete(store.objects, key)
+				}
+			}
+			refresh(t, open(t, log, store, "", fork.Fetch))
+			record := bytes.Clone(store.records[headRecord])
+			log.Fill(400)
+			if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+				t.Errorf("Refresh = %v, want ErrFrozen", err)
+			}
+			if !bytes.Equal(store.records[headRecord], record) {
+				t.Error("the stored head was overwritten")
+			}
+		})
+	}
+}
+
+// A store that went back to an older head of the same log, or lost it, is moved
+// forward again.
+func TestStoreWentBack(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		log := newLog(t, 300)
+		store := newMemory(t)
+		m := open(t, log, store, t.TempDir(), log.Fetch)
+		refresh(t, m)
+		old := bytes.Clone(store.records[headRecord])
+		log.Fill(700)
+		refresh(t, m)
+		store.records[headRecord] = old
+		if lost {
+			delete(store.records, headRecord)
+		}
+		log.Fill(900)
+		refresh(t, m)
+		verify(t, open(t, log, store, "", nil), log, log.Head(700))
+		if size := open(t, log, store, "", nil).Size(); size != 900 {
+			t.Errorf("Size = %d after the store went back, want 900", size)
+		}
 	}
 }
 
@@ -301,13 +389,13 @@ func TestOlderHeadsStayAnswerable(t *testing.T) {
 	store := newMemory(t)
 	m := open(t, log, store, "", log.Fetch)
 	refresh(t, m)
-	for _, size := range []int64{300, 1000, 1999} {
+	for id, size := range []int64{300, 1000, 1999} {
 		log.ShowLookup(size)
-		lookup(t, m, sumdbtest.Filler(size-1))
+		lookup(t, m, sumdbtest.Filler(int64(id)))
 	}
 	offline := open(t, log, store, "", nil)
-	for _, size := range []int64{300, 1000, 1999} {
-		verify(t, offline, log, log.Head(size), size-1)
+	for id, size := range []int64{300, 1000, 1999} {
+		verify(t, offline, log, log.Head(size), int64(id))
 	}
 	if n := counter(t, m, "assay_sumdb_heads_total", "older"); n != 3 {
 		t.Errorf("%v older heads proved, want 3", n)
@@ -461,7 +549,11 @@ func TestUpstreamHangs(t *testing.T) {
 		hang.Store("lookup/")
 		go func() { _, _ = m.Lookup(t.Context(), sumdbtest.Filler(5)) }()
 		synctest.Wait()
+		start := time.Now()
 		m.Close() // ends what is under way
+		if waited := time.Since(start); waited > time.Second {
+			t.Errorf("Close waited %v", waited)
+		}
 		if _, err := m.Lookup(t.Context(), sumdbtest.Filler(6)); err == nil {
 			t.Error("Lookup in a closed mirror succeeded")
 		}

@@ -3,6 +3,7 @@ package sumdb_test
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -215,6 +216,13 @@ func TestDataTileTrouble(t *testing.T) {
 			}
 			checkInvalid(t, err)
 		}
+		log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
+			if strings.HasPrefix(path, "tile/8/data/") {
+				return nil, fs.ErrNotExist
+			}
+			return data, err
+		})
+		checkInvalid(t, second(m.Tile(t.Context(), tile))) // not absence: it is under a signed head
 		// As other servers write it: nothing after the last record.
 		log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 			return bytes.TrimSuffix(data, []byte("\n")), err
