@@ -72,7 +72,17 @@ func retry[T any](ctx context.Context, u *upstream, path string, deadline time.T
 			verdict = errNoVerdict
 			return result, u.broken(ctx, path, ctx.Err()).Error
 		}
+		u.distrust(f)
 		u.client.metrics.retries.WithLabelValues(u.label).Inc()
+	}
+}
+
+// distrust drops the connections that are idle if f was a timeout. Where one has
+// died in silence, behind a firewall that forgot it, they have all, and another
+// attempt would only try the next of them.
+func (u *upstream) distrust(f *failure) {
+	if f.outcome == outcomeTimeout {
+		u.client.transport.CloseIdleConnections()
 	}
 }
 

@@ -59,8 +59,8 @@ func (s *stream) Read(p []byte) (int, error) {
 
 func (s *stream) close() {
 	s.idle.Stop()
-	_ = s.resp.Body.Close() // it was only read
-	s.cancel(nil)
+	s.cancel(nil) // first: Close may wait for a connection that is dead
+	_ = s.resp.Body.Close()
 }
 
 // transfer is the body of an object: a stream, and when it breaks, another one
@@ -183,6 +183,7 @@ func (t *transfer) resume() {
 	}
 	t.fruitless++
 	t.resumes++
+	t.u.distrust(t.last)
 	pause := max(t.pauses.NextBackOff(), min(t.last.RetryAfter, maxResumePause))
 	if !sleep(t.ctx, pause) {
 		t.end(t.u.broken(t.ctx, t.path, t.ctx.Err()).Error)
@@ -210,7 +211,7 @@ func (t *transfer) reopen() (*stream, *failure) {
 		header.Set(headerIfRange, v)
 	}
 	b := t.u.client.budget
-	s, f := t.u.open(t.ctx, t.path, time.Now().Add(b.Connect+b.TLS+b.FirstByte), header)
+	s, f := t.u.open(t.ctx, t.path, t.limit, time.Now().Add(b.Connect+b.TLS+b.FirstByte), header)
 	if f != nil {
 		return nil, f
 	}

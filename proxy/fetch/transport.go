@@ -128,10 +128,16 @@ func location(resp *http.Response) (*url.URL, error) {
 	return next, nil
 }
 
+// maxDiscard is what is read only to use a connection again; more than that takes
+// longer than a new one.
+const maxDiscard = 16 << 10
+
 // discard reads what little there is of a body that nobody wants, so that its
 // connection can be used again, and closes it.
 func discard(resp *http.Response) {
-	_, _ = io.CopyN(io.Discard, resp.Body, 16<<10)
+	if resp.ContentLength <= maxDiscard {
+		_, _ = io.CopyN(io.Discard, resp.Body, maxDiscard)
+	}
 	_ = resp.Body.Close()
 }
 

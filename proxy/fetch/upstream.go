@@ -127,12 +127,12 @@ const (
 
 // open sends one request, follows redirects and returns the answer if its status
 // is 200, or 206 where a range is asked for. It must be there by the deadline;
-// ctx bounds the body too.
-func (u *upstream) open(ctx context.Context, path string, deadline time.Time, ranges http.Header) (*stream, *failure) {
+// ctx bounds the body too. A body that is declared longer than limit is a failure.
+func (u *upstream) open(ctx context.Context, path string, limit int64, deadline time.Time, ranges http.Header) (*stream, *failure) {
 	begin := time.Now()
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(time.Until(deadline), func() { cancel(errSlow) })
-	s, f := u.send(ctx, cancel, path, ranges)
+	s, f := u.send(ctx, cancel, path, limit, ranges)
 	if !timer.Stop() && f == nil {
 		s.close()
 		f = u.timeout(path, errSlow.Error())
@@ -152,7 +152,7 @@ func (u *upstream) open(ctx context.Context, path string, deadline time.Time, ra
 	return s, nil
 }
 
-func (u *upstream) send(ctx context.Context, cancel context.CancelCauseFunc, path string, ranges http.Header) (*stream, *failure) {
+func (u *upstream) send(ctx context.Context, cancel context.CancelCauseFunc, path string, limit int64, ranges http.Header) (*stream, *failure) {
 	header := u.client.header.Clone()
 	for name, value := range ranges {
 		header[name] = value
@@ -167,6 +167,10 @@ func (u *upstream) send(ctx context.Context, cancel context.CancelCauseFunc, pat
 	if err := unusable(resp); err != nil {
 		_ = resp.Body.Close()
 		return nil, u.fail(path, outcomeUnavailable, fmt.Errorf("%w: %w", ErrUnavailable, err)).final()
+	}
+	if resp.ContentLength > limit {
+		_ = resp.Body.Close()
+		return nil, u.tooLarge(path, limit)
 	}
 	return newStream(ctx, cancel, resp, u), nil
 }
@@ -238,13 +242,9 @@ func (u *upstream) tooLarge(path string, limit int64) *failure {
 func (u *upstream) fetch(ctx context.Context, path string, limit int64, deadline time.Time) (*Object, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	object, err := retry(ctx, u, path, deadline, func(deadline time.Time) (*Object, *failure) {
-		s, f := u.open(ctx, path, deadline, nil)
+		s, f := u.open(ctx, path, limit, deadline, nil)
 		if f != nil {
 			return nil, f
-		}
-		if s.size() > limit {
-			s.close()
-			return nil, u.tooLarge(path, limit)
 		}
 		return &Object{Body: newTransfer(ctx, cancel, u, path, limit, s), Size: s.size(), Source: u.String()}, nil
 	})
@@ -260,14 +260,11 @@ func (u *upstream) readAll(ctx context.Context, path string, limit int64, deadli
 		// small is asked for again.
 		ctx, cancel := context.WithDeadlineCause(ctx, deadline, errSlow)
 		defer cancel()
-		s, f := u.open(ctx, path, deadline, nil)
+		s, f := u.open(ctx, path, limit, deadline, nil)
 		if f != nil {
 			return nil, f
 		}
 		defer s.close()
-		if s.size() > limit {
-			return nil, u.tooLarge(path, limit)
-		}
 		limit := min(limit, math.MaxInt64-1)
 		data, err := io.ReadAll(io.LimitReader(s, limit+1))
 		switch {
