@@ -232,7 +232,7 @@ func (m *Mirror) acceptOlder(ctx context.Context, ours, theirs *head, from strin
 	}
 	found, err := m.compare(ctx, theirs.tree, ours.tree, ours)
 	if err != nil {
-		m.metrics.heads.WithLabelValues("refused").Inc()
+		m.countRefused(err)
 		return err
 	}
 	if found.root != theirs.tree.Hash {
@@ -260,7 +260,7 @@ func (m *Mirror) advance(ctx context.Context, ours, theirs *head, from string) e
 	}
 	found, err := m.compare(ctx, old, theirs.tree, ours)
 	if err != nil {
-		m.metrics.heads.WithLabelValues("refused").Inc()
+		m.countRefused(err)
 		return err
 	}
 	if found.root != old.Hash {
@@ -280,6 +280,14 @@ func (m *Mirror) advance(ctx context.Context, ours, theirs *head, from string) e
 	m.metrics.heads.WithLabelValues("advanced").Inc()
 	m.log.Info("tree head advanced", "size", next.tree.N, "from", old.N, "source", from)
 	return nil
+}
+
+// countRefused counts a head that could not be proved, as opposed to one whose
+// tiles could not be had.
+func (m *Mirror) countRefused(err error) {
+	if errors.Is(err, ErrInvalid) {
+		m.metrics.heads.WithLabelValues("refused").Inc()
+	}
 }
 
 // inherit takes over the full tiles of old that are not in the store yet.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
@@ -51,6 +53,42 @@ func TestLookup(t *testing.T) {
 		t.Errorf("Held of what is not: %v, want fs.ErrNotExist", err)
 	}
 	checkStore(t, store, log)
+}
+
+// Odd names are names like others: uppercase, toolchains, pre-module versions;
+// and so is a database with a path.
+func TestNames(t *testing.T) {
+	log := sumdbtest.NewLog(t, "sum.corp.example/go/2")
+	shown := log
+	store, evidence := newStore(t), t.TempDir()
+	m := open(t, log, store.Store, evidence, fetchFrom(&shown))
+	mods := []module.Version{
+		{Path: "github.com/BurntSushi/toml", Version: "v1.6.0"},
+		{Path: "golang.org/toolchain", Version: "v0.0.1-go1.26.8.linux-amd64"},
+		{Path: "example.com/old", Version: "v4.0.0+incompatible"},
+		{Path: "example.com/Pseudo/v2", Version: "v2.0.0-20261120101500-0123456789AB"},
+	}
+	for id, mod := range mods {
+		log.Add(mod, sumdbtest.Hash(mod.Path), sumdbtest.Hash(mod.Version))
+		if record := lookup(t, m, mod); record.ID != int64(id) {
+			t.Errorf("Lookup(%v) = %d, want %d", mod, record.ID, id)
+		}
+	}
+	m.Close()
+	store.reopen(t)
+	m = open(t, log, store.Store, evidence, fetchFrom(&shown))
+	for _, mod := range mods {
+		if _, err := m.Held(t.Context(), mod); err != nil {
+			t.Errorf("Held(%v): %v", mod, err)
+		}
+	}
+	shown = forkOf(log, 2, 10)
+	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+		t.Errorf("Refresh = %v, want ErrFrozen", err)
+	}
+	if _, frozen := open(t, log, store.Store, evidence, nil).Frozen(); !frozen {
+		t.Error("not frozen after a restart")
+	}
 }
 
 // A reply carries our newest head, whichever came with the record.
@@ -386,6 +424,47 @@ func TestBeyond(t *testing.T) {
 		}
 	}
 	checkStore(t, store, log)
+}
+
+// An upstream that does not tell its latest may still have the tile.
+func TestBeyondWithoutLatest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t, 300)
+		m := open(t, log, newMemory(t), "", log.Fetch)
+		lookup(t, m, sumdbtest.Filler(1))
+		log.Fill(600)
+		log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
+			if path == "latest" {
+				return nil, fs.ErrNotExist
+			}
+			return data, err
+		})
+		tile := tlog.Tile{H: 8, L: 0, N: 2, W: 10}
+		if got, err := m.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, trueTile(t, log, tile)) {
+			t.Errorf("Tile = %d bytes, %v", len(got), err)
+		}
+		if log.Requests("latest") != 1 {
+			t.Errorf("%d requests for latest", log.Requests("latest"))
+		}
+
+		// While latest is new, it is not asked again for each tile.
+		log.Tamper(nil)
+		log.ShowLatest(300)
+		for range 5 {
+			if _, err := m.Tile(t.Context(), tile); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := log.Requests("latest"); n != 2 {
+			t.Errorf("%d requests for latest, want 2", n)
+		}
+		log.ShowLatest(-1)
+		time.Sleep(2 * time.Second)
+		if _, err := m.Tile(t.Context(), tile); err != nil || m.Size() != 600 {
+			t.Errorf("Tile: %v, size %d, want 600", err, m.Size())
+		}
+		m.Close()
+	})
 }
 
 // A mirror that is asked for more than it has gets a newer head by itself.

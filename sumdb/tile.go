@@ -56,7 +56,9 @@ func (h *head) covers(t tlog.Tile) bool { return t.W <= leaves(t).width(h.tree.N
 // records.
 func leaves(t tlog.Tile) place { return place{max(t.L, 0), t.N} }
 
-// reach returns our head after it was made as new as upstream's.
+// reach returns our head after it was made as new as upstream's. An upstream
+// that does not tell its latest, as some proxies do not because the go command
+// never asks for it, may still have the tile.
 func (m *Mirror) reach(ctx context.Context, t tlog.Tile) (*head, error) {
 	if err := m.thawed(); err != nil {
 		return nil, err
@@ -68,8 +70,12 @@ func (m *Mirror) reach(ctx context.Context, t tlog.Tile) (*head, error) {
 	isNew := time.Since(m.refreshed) < refreshGrace
 	m.mu.Unlock()
 	if !isNew {
-		if err := m.Refresh(ctx); err != nil {
+		err := m.Refresh(ctx)
+		if errors.Is(err, ErrFrozen) || ctx.Err() != nil {
 			return nil, err
+		}
+		if err != nil {
+			m.log.Warn("latest head not refreshed for a tile beyond ours", "tile", t.Path(), "size", m.Size(), "err", err)
 		}
 	}
 	return m.head.Load(), nil
