@@ -1,0 +1,24 @@
+package storage_test
+
+import (
+	"testing"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/storagetest"
+)
+
+// openDB opens the store in dir and closes it with the test, if the test did
+// not.
+func openDB(t testing.TB, dir string) *storage.DB {
+	t.Helper()
+	db, err := storage.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func TestContract(t *testing.T) {
+	storagetest.Test(t, func(t *testing.T) storage.Store { return openDB(t, t.TempDir()) })
+}

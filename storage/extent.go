@@ -1,0 +1,72 @@
+package storage
+
+import (
+	"encoding/binary"
+	"fmt"
+	"unsafe"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// This file is the only one that knows where in a bbolt file a value is.
+//
+// bbolt maps its file with MADV_RANDOM, so a large value that is copied out of
+// the map comes in page by page: 35 times slower than reading a file when it is
+// not cached, and two to three times slower when it is. So chunks are read with
+// ReadAt at the offset of their value, which is its address minus that of the
+// map. The segment of a blob is written once and its pages stay where they are
+// until the blob is deleted, so the offsets are part of the object record, and
+// reading a blob touches nothing of blobs.db but its content.
+//
+// The offsets are only a hint: each chunk's checksum covers which chunk of
+// which blob it is. Where they are wrong, because somebody compacted the file,
+// locate finds the chunks again.
+
+// extents are the offsets of the chunks of a blob in blobs.db, in order.
+type extents []int64
+
+// appendExtents appends the encoding of e: the first offset, then how far each
+// is from the end of the full chunk before it, which is close to zero.
+func appendExtents(b []byte, e extents) []byte {
+	next := int64(0)
+	for _, offset := range e {
+		b = binary.AppendVarint(b, offset-next)
+		next = offset + sumSize + chunkSize
+	}
+	return b
+}
+
+// extents takes n extents.
+func (p *parser) extents(n int) extents {
+	if n > len(p.rest) { // each has at least one byte
+		p.err = errTruncated
+		return nil
+	}
+	e := make(extents, n)
+	next := int64(0)
+	for i := range e {
+		e[i] = next + p.varint()
+		next = e[i] + sumSize + chunkSize
+	}
+	return e
+}
+
+// locate finds the chunks of a blob of size bytes.
+func locate(blobs *file, id uint64, size int64) (extents, error) {
+	e := make(extents, 0, chunkCount(size))
+	err := blobs.view(func(tx *bolt.Tx) error {
+		base := blobs.bolt.Info().Data
+		return eachChunk(tx, id, size, func(chunk int, value []byte) error {
+			offset := int64(uintptr(unsafe.Pointer(unsafe.SliceData(value))) - base)
+			if offset < 0 || offset+int64(len(value)) > tx.Size() {
+				return fmt.Errorf("chunk %d of blob %d is outside of the file: %w", chunk, id, ErrDamaged)
+			}
+			e = append(e, offset)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}

@@ -1,0 +1,117 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// maxRecord is the size of the largest mutable record.
+const maxRecord = 16 << 20
+
+// keyValue is the one key in the bucket of a mutable record. Each has a bucket,
+// because bbolt writes the neighbours of a value again with it: a small record
+// that changes often must not have one of 16 MiB beside it. Small buckets cost
+// nothing, bbolt keeps them in the page of their parent.
+var keyValue = []byte("value")
+
+// Record implements Store.
+func (db *DB) Record(ctx context.Context, name string) (value []byte, err error) {
+	err = errors.Join(checkKey(name), ctx.Err())
+	if err == nil {
+		err = db.meta.view(func(tx *bolt.Tx) error {
+			stored, err := getRecord(tx, name)
+			value = bytes.Clone(stored)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("record %.200q: %w", name, err)
+	}
+	return value, nil
+}
+
+// SetRecord implements Store.
+func (db *DB) SetRecord(ctx context.Context, name string, value []byte) error {
+	return db.changeRecord(ctx, name, len(value), func(tx *bolt.Tx) error {
+		return putRecord(tx, name, value)
+	})
+}
+
+// SwapRecord implements Store.
+func (db *DB) SwapRecord(ctx context.Context, name string, old, value []byte) error {
+	return db.changeRecord(ctx, name, len(value), func(tx *bolt.Tx) error {
+		stored, err := getRecord(tx, name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if old != nil {
+				return ErrConflict
+			}
+		case err != nil:
+			return err
+		case old == nil || !bytes.Equal(old, stored):
+			return ErrConflict
+		}
+		return putRecord(tx, name, value)
+	})
+}
+
+// DeleteRecord implements Store.
+func (db *DB) DeleteRecord(ctx context.Context, name string) error {
+	return db.changeRecord(ctx, name, 0, func(tx *bolt.Tx) error {
+		records := tx.Bucket(bucketRecords)
+		if records.Bucket([]byte(name)) == nil {
+			return fs.ErrNotExist
+		}
+		return records.DeleteBucket([]byte(name))
+	})
+}
+
+func (db *DB) changeRecord(ctx context.Context, name string, size int, change func(*bolt.Tx) error) error {
+	err := errors.Join(checkKey(name), ctx.Err())
+	if size > maxRecord {
+		err = errors.Join(err, fmt.Errorf("value of %d bytes is larger than 16 MiB", size))
+	}
+	if err == nil {
+		err = db.meta.update(size, change)
+	}
+	if err != nil {
+		return fmt.Errorf("change record %.200q: %w", name, err)
+	}
+	return nil
+}
+
+// getRecord returns the checked value of a mutable record, valid within the
+// transaction and never nil without an error.
+func getRecord(tx *bolt.Tx, name string) ([]byte, error) {
+	bucket := tx.Bucket(bucketRecords).Bucket([]byte(name))
+	if bucket == nil {
+		return nil, fs.ErrNotExist
+	}
+	stored := bucket.Get(keyValue)
+	if len(stored) < sumSize || binary.LittleEndian.Uint32(stored) != recordSum(name, stored[sumSize:]) {
+		return nil, fmt.Errorf("checksum mismatch: %w", ErrDamaged)
+	}
+	return stored[sumSize:], nil
+}
+
+func putRecord(tx *bolt.Tx, name string, value []byte) error {
+	bucket, err := tx.Bucket(bucketRecords).CreateBucketIfNotExists([]byte(name))
+	if err != nil {
+		return err
+	}
+	stored := make([]byte, sumSize, sumSize+len(value))
+	binary.LittleEndian.PutUint32(stored, recordSum(name, value))
+	return bucket.Put(keyValue, append(stored, value...))
+}
+
+// recordSum is the checksum of a mutable record, name included.
+func recordSum(name string, value []byte) uint32 {
+	return crc32.Update(crc32.Checksum([]byte(name), castagnoli), castagnoli, value)
+}

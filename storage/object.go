@@ -1,0 +1,297 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Open implements Store.
+func (db *DB) Open(ctx context.Context, key string) (Object, error) {
+	r, err := db.lookup(ctx, key, true)
+	if err != nil {
+		return nil, fmt.Errorf("open %.200q: %w", key, err)
+	}
+	if r.blob == nil {
+		return &inlineObject{db: db, info: r.info, content: *bytes.NewReader(r.content)}, nil
+	}
+	return &blobObject{db: db, info: r.info, blob: *r.blob}, nil
+}
+
+// Stat implements Store.
+func (db *DB) Stat(ctx context.Context, key string) (Info, error) {
+	r, err := db.lookup(ctx, key, false)
+	if err != nil {
+		return Info{}, fmt.Errorf("stat %.200q: %w", key, err)
+	}
+	return r.info, nil
+}
+
+// lookup returns the record of key. To open it is to own its content if it is
+// inline, and to be counted among the readers of its blob if it has one.
+func (db *DB) lookup(ctx context.Context, key string, open bool) (*record, error) {
+	if err := checkKey(key); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if open {
+		db.vanish.RLock()
+		defer db.vanish.RUnlock()
+	}
+	var r *record
+	err := db.meta.view(func(tx *bolt.Tx) (err error) {
+		value := tx.Bucket(bucketObjects).Get([]byte(key))
+		if value == nil {
+			return fs.ErrNotExist
+		}
+		if r, err = decodeRecord(key, value); err == nil && open {
+			r.content = bytes.Clone(r.content)
+		}
+		return err
+	})
+	if err == nil && open {
+		if r.blob != nil {
+			db.addReader(r.blob.id)
+		} else {
+			err = r.checkContent()
+		}
+	}
+	if errors.Is(err, ErrDamaged) {
+		db.metrics.damaged.Inc()
+	}
+	return r, err
+}
+
+func (db *DB) addReader(id uint64) {
+	db.readersMu.Lock()
+	db.readers[id]++
+	db.readersMu.Unlock()
+}
+
+func (db *DB) removeReader(id uint64) {
+	db.readersMu.Lock()
+	db.readers[id]--
+	last := db.readers[id] == 0
+	if last {
+		delete(db.readers, id)
+	}
+	db.readersMu.Unlock()
+	if last {
+		db.reaper.released(id)
+	}
+}
+
+func (db *DB) readerCount(id uint64) int {
+	db.readersMu.Lock()
+	defer db.readersMu.Unlock()
+	return db.readers[id]
+}
+
+// errClosed is what Read and the like return once the store or the object is
+// closed.
+func errClosed(key string) error {
+	return fmt.Errorf("read %.200q: %w", key, fs.ErrClosed)
+}
+
+// inlineObject is an object with its content in memory, checked.
+type inlineObject struct {
+	db      *DB
+	info    Info
+	content bytes.Reader
+	closed  bool
+}
+
+func (o *inlineObject) Info() Info { return o.info }
+
+func (o *inlineObject) check() error {
+	if o.closed || o.db.closed.Load() {
+		return errClosed(o.info.Key)
+	}
+	return nil
+}
+
+func (o *inlineObject) Read(b []byte) (int, error) {
+	if err := o.check(); err != nil {
+		return 0, err
+	}
+	return o.content.Read(b)
+}
+
+func (o *inlineObject) WriteTo(w io.Writer) (int64, error) {
+	if err := o.check(); err != nil {
+		return 0, err
+	}
+	return o.content.WriteTo(w)
+}
+
+func (o *inlineObject) Seek(offset int64, whence int) (int64, error) {
+	if err := o.check(); err != nil {
+		return 0, err
+	}
+	return o.content.Seek(offset, whence)
+}
+
+func (o *inlineObject) Close() error {
+	if o.closed {
+		return errClosed(o.info.Key)
+	}
+	o.closed = true
+	return nil
+}
+
+// blobObject is an object with its content in blobs.db. No transaction is open
+// while it is: that the bytes stay where they are is because it is counted among
+// the readers of the blob.
+type blobObject struct {
+	db     *DB
+	info   Info
+	blob   blobRef
+	offset int64
+	closed bool
+
+	buffer    []byte // from the pool, once it is needed
+	chunk     []byte // the checked chunk in buffer, or nil
+	chunkNum  int    // its number
+	relocated bool   // the extents are from locate
+	advised   int    // the kernel was told to read ahead up to this chunk
+}
+
+func (o *blobObject) Info() Info { return o.info }
+
+func (o *blobObject) Read(b []byte) (int, error) {
+	if o.offset >= o.info.Size {
+		return 0, io.EOF
+	}
+	if len(b) == 0 {
+		return 0, nil
+	}
+	rest, err := o.load()
+	if err != nil {
+		return 0, err
+	}
+	n := copy(b, rest)
+	o.offset += int64(n)
+	return n, nil
+}
+
+func (o *blobObject) WriteTo(w io.Writer) (n int64, err error) {
+	for o.offset < o.info.Size {
+		rest, err := o.load()
+		if err != nil {
+			return n, err
+		}
+		m, err := w.Write(rest)
+		o.offset += int64(m)
+		n += int64(m)
+		if err != nil {
+			return n, err
+		}
+		if m < len(rest) {
+			return n, io.ErrShortWrite
+		}
+	}
+	return n, nil
+}
+
+func (o *blobObject) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekStart:
+	case io.SeekCurrent:
+		offset += o.offset
+	case io.SeekEnd:
+		offset += o.info.Size
+	default:
+		return 0, fmt.Errorf("seek in %.200q: whence %d", o.info.Key, whence)
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("seek in %.200q: negative position %d", o.info.Key, offset)
+	}
+	o.offset = offset
+	return offset, nil
+}
+
+func (o *blobObject) Close() error {
+	if o.closed {
+		return errClosed(o.info.Key)
+	}
+	o.closed = true
+	if o.buffer != nil {
+		o.db.putBuffers([][]byte{o.buffer})
+		o.buffer, o.chunk = nil, nil
+	}
+	o.db.removeReader(o.blob.id)
+	return nil
+}
+
+// load returns the checked bytes from the current position to the end of the
+// chunk it is in.
+func (o *blobObject) load() ([]byte, error) {
+	if o.closed || o.db.closed.Load() {
+		return nil, errClosed(o.info.Key)
+	}
+	chunk := int(o.offset / chunkSize)
+	if o.chunk == nil || o.chunkNum != chunk {
+		if o.buffer == nil {
+			o.buffer = o.db.buffer()
+		}
+		o.chunk = nil
+		data, err := o.read(chunk)
+		if err != nil {
+			return nil, fmt.Errorf("read %.200q: %w", o.info.Key, err)
+		}
+		o.chunk, o.chunkNum = data, chunk
+	}
+	return o.chunk[o.offset-int64(chunk)*chunkSize:], nil
+}
+
+// read reads a chunk into the buffer. If it is not where the record says, it
+// looks for the chunks once.
+func (o *blobObject) read(chunk int) ([]byte, error) {
+	data, err := o.readAt(chunk)
+	if !errors.Is(err, ErrDamaged) {
+		return data, err
+	}
+	if !o.relocated {
+		o.relocated = true
+		if found, lerr := locate(o.db.blobs, o.blob.id, o.info.Size); lerr == nil && found[chunk] != o.blob.extents[chunk] {
+			o.blob.extents = found
+			data, err = o.readAt(chunk)
+		}
+	}
+	if errors.Is(err, ErrDamaged) {
+		o.db.metrics.damaged.Inc()
+	}
+	return data, err
+}
+
+func (o *blobObject) readAt(chunk int) ([]byte, error) {
+	value := o.buffer[:sumSize+chunkLen(o.info.Size, chunk)]
+	_, err := o.db.reader.ReadAt(value, o.blob.extents[chunk])
+	switch {
+	case err == io.EOF:
+		return nil, fmt.Errorf("chunk %d is beyond the end of the file: %w", chunk, ErrDamaged)
+	case err != nil:
+		return nil, err
+	case binary.LittleEndian.Uint32(value) != chunkSum(o.blob.id, chunk, value[sumSize:]):
+		return nil, fmt.Errorf("chunk %d: checksum mismatch: %w", chunk, ErrDamaged)
+	}
+	return value[sumSize:], nil
+}
+
+// openObjects returns how many large objects are open.
+func (db *DB) openObjects() (n int64) {
+	db.readersMu.Lock()
+	defer db.readersMu.Unlock()
+	for _, count := range db.readers {
+		n += int64(count)
+	}
+	return n
+}

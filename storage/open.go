@@ -1,0 +1,362 @@
+package storage
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// Names of the two files in the directory of a store.
+const (
+	metaName  = "meta.db"
+	blobsName = "blobs.db"
+)
+
+const (
+	// magic is the value that tells our bbolt files from those of others.
+	magic = "assay storage"
+
+	// schemaVersion is the version of what is inside of the files. A store
+	// with a higher one is refused, a lower one would be upgraded.
+	schemaVersion = 1
+
+	// metaPageSize is what most machines have, and given so that a store can
+	// move between machines that have different ones.
+	metaPageSize = 4 << 10
+
+	// blobsPageSize: bbolt writes the list of free pages, 8 bytes each, with
+	// every commit. With pages four times as large it is a quarter as long:
+	// 512 KiB for each GiB that was deleted and not yet used again.
+	blobsPageSize = 16 << 10
+)
+
+// Buckets and keys. Both files have bucketSchema.
+var (
+	bucketSchema = []byte("schema")
+	keyMagic     = []byte("magic")
+	keyVersion   = []byte("version")
+	keyPair      = []byte("pair")   // the same random value in both files
+	keyTotals    = []byte("totals") // meta.db: a totals value
+
+	bucketObjects = []byte("objects") // meta.db: key → object record
+	bucketRefs    = []byte("refs")    // meta.db: blob id, key → nothing
+	bucketHashes  = []byte("hashes")  // meta.db: SHA-256 → id of the blob that new objects share
+	bucketIntents = []byte("intents") // meta.db: blob id → nothing, while no object has the blob
+	bucketRecords = []byte("records") // meta.db: name → bucket with the value of a mutable record
+
+	bucketBlobs = []byte("blobs") // blobs.db: blob id, segment → bucket of chunks
+)
+
+// Options are the options of Open. Nil and zero values mean the defaults.
+type Options struct {
+	// Logger gets what cannot be returned to anybody, such as a failed
+	// clean-up. Nil discards.
+	Logger *slog.Logger
+
+	// LockTimeout is how long Open waits for another process to let go of the
+	// store. Zero means one second.
+	LockTimeout time.Duration
+}
+
+// Open opens the store in the directory dir and makes an empty one if there is
+// none. Only one process can have a store open, and it must not be on a network
+// file system.
+//
+// The errors tell ErrInUse, ErrForeign, ErrNewer and ErrDamaged apart; whatever
+// the error, nothing in the directory has changed but what an empty store needs.
+func Open(dir string, opts *Options) (*DB, error) {
+	o := Options{}
+	if opts != nil {
+		o = *opts
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.LockTimeout <= 0 {
+		o.LockTimeout = time.Second
+	}
+	db, err := open(dir, o)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	return db, nil
+}
+
+// open opens blobs.db first: who holds its lock is alone with both files.
+func open(dir string, o Options) (*DB, error) {
+	if err := makeDir(dir); err != nil {
+		return nil, err
+	}
+	blobs, err := openFile(filepath.Join(dir, blobsName), blobsPageSize, o)
+	if err != nil {
+		return nil, err
+	}
+	meta, err := openFile(filepath.Join(dir, metaName), metaPageSize, o)
+	if err != nil {
+		return nil, errors.Join(err, blobs.close())
+	}
+	db, err := newDB(dir, meta, blobs, o)
+	if err != nil {
+		return nil, errors.Join(err, meta.close(), blobs.close())
+	}
+	return db, nil
+}
+
+func makeDir(dir string) error {
+	err := os.MkdirAll(dir, 0o700)
+	switch {
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w: name a directory, not a file", err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("%w: make it writable for user %d, or name another directory", err, os.Getuid())
+	}
+	return err
+}
+
+// openFile opens one file of the store. If there is none, an empty one appears
+// under its name complete or not at all.
+func openFile(path string, pageSize int, o Options) (*file, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := createFile(path, pageSize); err != nil {
+			return nil, explainOpen(path, err)
+		}
+	}
+	if err := sniff(path); err != nil {
+		return nil, explainOpen(path, err)
+	}
+	f, err := mapFile(path, pageSize, o.LockTimeout)
+	if err != nil {
+		return nil, explainOpen(path, err)
+	}
+	return f, nil
+}
+
+// createFile makes an empty bbolt file under another name first: bbolt's own
+// first write is the only one of its writes that a power failure can leave
+// half done.
+func createFile(path string, pageSize int) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.new")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	if err := tmp.Close(); err != nil {
+		return err
+	}
+	b, err := bolt.Open(tmp.Name(), 0o600, &bolt.Options{PageSize: pageSize, FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return err
+	}
+	if err := b.Close(); err != nil {
+		return err
+	}
+	// A link, unlike a rename, leaves alone what another process put there
+	// meanwhile. Some file systems have no links.
+	if err := os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) {
+		return nil
+	} else if err != nil {
+		if err := os.Rename(tmp.Name(), path); err != nil {
+			return err
+		}
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil // directories cannot be synced there, and need not be
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// sniff looks for the mark of bbolt before bbolt touches the file. An empty
+// file is fine: somebody made it for us.
+func sniff(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 {
+		return nil
+	}
+	// The mark is 16 bytes into a page, and there is one on each of the first
+	// two. Either can be damaged, which is for bbolt to find out.
+	boltMark := binary.NativeEndian.AppendUint32(nil, 0xED0CDAED)
+	for _, page := range []int64{0, metaPageSize, blobsPageSize} {
+		var mark [4]byte
+		if _, err := f.ReadAt(mark[:], page+16); err != nil && err != io.EOF {
+			return err
+		}
+		if bytes.Equal(mark[:], boltMark) {
+			return nil
+		}
+	}
+	return ErrForeign
+}
+
+// mapFile lets bbolt open and map the file.
+func mapFile(path string, pageSize int, timeout time.Duration) (f *file, err error) {
+	f = &file{path: path}
+	options := &bolt.Options{
+		Timeout:      timeout,
+		PageSize:     pageSize,
+		FreelistType: bolt.FreelistMapType,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			raw, err := os.OpenFile(name, flag, mode)
+			f.raw = raw
+			return raw, err
+		},
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			f.raw.Close() // the lock goes with it
+			err = fmt.Errorf("%v: %w", r, ErrDamaged)
+		}
+	}()
+	for _, options.InitialMmapSize = range initialMaps() {
+		f.bolt, err = bolt.Open(path, 0o600, options)
+		if !errors.Is(err, syscall.ENOMEM) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	f.pageSize = f.bolt.Info().PageSize
+	return f, nil
+}
+
+// initialMaps are the sizes of the memory map to try. When bbolt has to map a
+// file anew, because it outgrew its map, all reads wait for the slowest reader.
+// Address space costs nothing on 64 bits, except where it is limited (ulimit
+// -v, or kernels with 39 bits of it). On Windows the file would really be made
+// that large.
+func initialMaps() []int {
+	if runtime.GOOS == "windows" || math.MaxInt == math.MaxInt32 {
+		return []int{0}
+	}
+	return []int{1 << 30 << 10, 64 << 30, 1 << 30, 0}
+}
+
+// explainOpen turns an error of opening path into one that says what to do.
+func explainOpen(path string, err error) error {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fmt.Errorf("%s: %w; stop that process, or give this one a directory of its own", path, ErrInUse)
+	case errors.Is(err, ErrForeign), errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return fmt.Errorf("%s: %w; move the file away, or name another directory", path, ErrForeign)
+	case errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, ErrDamaged):
+		return fmt.Errorf("%s: %w (%v); restore the store from a backup, or move it away and start with an empty one", path, ErrDamaged, err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("%w: make the directory and its files writable for user %d, or name another directory", err, os.Getuid())
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w: free some space, or name a directory on another disk", err)
+	}
+	return err
+}
+
+// readSchema checks that the file is ours. It returns the value both files of a
+// store have in common, or nil if the file is a new one.
+func (f *file) readSchema() (pair []byte, err error) {
+	err = f.view(func(tx *bolt.Tx) error {
+		if first, _ := tx.Cursor().First(); first == nil {
+			return nil
+		}
+		schema := tx.Bucket(bucketSchema)
+		if schema == nil || string(schema.Get(keyMagic)) != magic {
+			return ErrForeign
+		}
+		version, n := binary.Uvarint(schema.Get(keyVersion))
+		if n <= 0 {
+			return ErrDamaged
+		}
+		if version > schemaVersion {
+			return fmt.Errorf("%s: %w: its schema is %d, this program knows %d; use the newer program",
+				f.path, ErrNewer, version, schemaVersion)
+		}
+		pair = bytes.Clone(schema.Get(keyPair))
+		return nil
+	})
+	if err != nil && !errors.Is(err, ErrNewer) {
+		err = explainOpen(f.path, err)
+	}
+	return pair, err
+}
+
+// writeSchema makes a new file ours.
+func (f *file) writeSchema(pair []byte, buckets ...[]byte) error {
+	return f.update(0, func(tx *bolt.Tx) error {
+		for _, name := range append(buckets, bucketSchema) {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		schema := tx.Bucket(bucketSchema)
+		return errors.Join(
+			schema.Put(keyMagic, []byte(magic)),
+			schema.Put(keyVersion, binary.AppendUvarint(nil, schemaVersion)),
+			schema.Put(keyPair, pair))
+	})
+}
+
+// matchFiles checks that both files are of the same store, and makes them a
+// store if they are new. It is the one place that decides what a missing file
+// means: blobs.db becomes ours first, so a new meta.db beside an empty blobs.db
+// is an interrupted first start, and anything else a loss.
+func matchFiles(meta, blobs *file) error {
+	metaPair, err := meta.readSchema()
+	if err != nil {
+		return err
+	}
+	blobsPair, err := blobs.readSchema()
+	if err != nil {
+		return err
+	}
+	switch {
+	case metaPair != nil && blobsPair == nil:
+		return fmt.Errorf("%s: %w: its %s is missing or empty; put it back, or move %s away too to start with an empty store",
+			meta.path, ErrDamaged, blobsName, metaName)
+	case blobsPair == nil:
+		blobsPair = []byte(rand.Text())
+		if err := blobs.writeSchema(blobsPair, bucketBlobs); err != nil {
+			return err
+		}
+	}
+	if metaPair == nil {
+		if n, err := blobs.lastBlob(); err != nil || n > 0 {
+			return errors.Join(err, fmt.Errorf("%s: %w: its %s is missing or empty; put it back, or move %s away too to start with an empty store",
+				blobs.path, ErrDamaged, metaName, blobsName))
+		}
+		return meta.writeSchema(blobsPair, bucketObjects, bucketRefs, bucketHashes, bucketIntents, bucketRecords)
+	}
+	if !bytes.Equal(metaPair, blobsPair) {
+		return fmt.Errorf("%s and %s are of two different stores: %w; put the right one back", metaName, blobsName, ErrDamaged)
+	}
+	return nil
+}

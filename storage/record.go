@@ -1,0 +1,240 @@
+package storage
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// An object record is what meta.db has under the key of an object:
+//
+//	4 bytes   CRC32C of the key and of the header
+//	4 bytes   length of the header
+//	header    kind, size, time, hash, proof, and what the kind asks for
+//	          (inline: CRC32C of the content; blob: id, SHA-256, extents)
+//	content   of an inline object
+//
+// The header has a checksum of its own so that List and Stat need not read the
+// content, and the key is part of it because a byte that changed in a key would
+// otherwise give one module the content of another.
+//
+// Integers are little-endian or varints.
+type record struct {
+	info Info
+
+	// content is the content of an inline object, a part of the slice that was
+	// parsed, and contentSum its CRC32C.
+	content    []byte
+	contentSum uint32
+
+	blob *blobRef // nil for an inline object
+}
+
+// blobRef says where the content of a large object is.
+type blobRef struct {
+	id      uint64
+	hash    [sha256.Size]byte
+	extents extents
+}
+
+const (
+	kindInline = 'i'
+	kindBlob   = 'b'
+
+	recordPrefix = 8 // bytes before the header
+)
+
+// castagnoli is the polynomial that amd64 and arm64 have an instruction for: a
+// checksum costs less than the copy beside it.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errTruncated is found where an object record or a value ends too early.
+var errTruncated = errors.New("record is cut off")
+
+// encode returns the object record. An inline object's content is r.content.
+func (r *record) encode() []byte {
+	b := make([]byte, recordPrefix, recordPrefix+256+len(r.content))
+	if r.blob == nil {
+		b = append(b, kindInline)
+	} else {
+		b = append(b, kindBlob)
+	}
+	b = binary.AppendUvarint(b, uint64(r.info.Size))
+	b = binary.AppendVarint(b, r.info.Time.Unix())
+	b = appendString(b, r.info.Hash)
+	b = appendString(b, r.info.Proof)
+	if r.blob == nil {
+		b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(r.content, castagnoli))
+	} else {
+		b = binary.AppendUvarint(b, r.blob.id)
+		b = append(b, r.blob.hash[:]...)
+		b = appendExtents(b, r.blob.extents)
+	}
+	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-recordPrefix))
+	binary.LittleEndian.PutUint32(b, headerSum(r.info.Key, b))
+	return append(b, r.content...)
+}
+
+// headerSum is the checksum of a key and of everything behind the checksum
+// itself up to the end of the header. b ends there.
+func headerSum(key string, b []byte) uint32 {
+	sum := crc32.Update(0, castagnoli, b[4:])
+	return crc32.Update(sum, castagnoli, []byte(key))
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// decodeRecord parses and checks an object record but for its content. The
+// error is ErrDamaged.
+func decodeRecord(key string, b []byte) (*record, error) {
+	r, err := parseRecord(key, b)
+	if err != nil {
+		return nil, fmt.Errorf("record of %q: %v: %w", key, err, ErrDamaged)
+	}
+	return r, nil
+}
+
+func parseRecord(key string, b []byte) (*record, error) {
+	if len(b) < recordPrefix {
+		return nil, errTruncated
+	}
+	n := int64(binary.LittleEndian.Uint32(b[4:]))
+	if n > int64(len(b)-recordPrefix) {
+		return nil, errTruncated
+	}
+	header, content := b[:recordPrefix+n], b[recordPrefix+n:]
+	if binary.LittleEndian.Uint32(b) != headerSum(key, header) {
+		return nil, errors.New("checksum mismatch")
+	}
+	p := parser{rest: header[recordPrefix:]}
+	kind := p.byte()
+	r := &record{info: Info{Key: key}}
+	r.info.Size = int64(p.uvarint())
+	r.info.Time = time.Unix(p.varint(), 0).UTC()
+	r.info.Hash = p.string()
+	r.info.Proof = p.string()
+	switch kind {
+	case kindInline:
+		r.content = content
+		r.contentSum = p.uint32()
+		if int64(len(content)) != r.info.Size {
+			return nil, errTruncated
+		}
+	case kindBlob:
+		r.blob = &blobRef{id: p.uvarint()}
+		copy(r.blob.hash[:], p.take(len(r.blob.hash)))
+		r.blob.extents = p.extents(chunkCount(r.info.Size))
+	default:
+		return nil, fmt.Errorf("unknown kind %q", kind)
+	}
+	return r, p.err
+}
+
+// checkContent checks the content of an inline object.
+func (r *record) checkContent() error {
+	if crc32.Checksum(r.content, castagnoli) != r.contentSum {
+		return fmt.Errorf("content of %q: checksum mismatch: %w", r.info.Key, ErrDamaged)
+	}
+	return nil
+}
+
+// parser takes values off the front of a slice. After an error all it returns
+// is zero.
+type parser struct {
+	rest []byte
+	err  error
+}
+
+func (p *parser) take(n int) []byte {
+	if n < 0 || n > len(p.rest) {
+		p.err, p.rest = errTruncated, nil
+		return nil
+	}
+	b := p.rest[:n]
+	p.rest = p.rest[n:]
+	return b
+}
+
+func (p *parser) byte() byte {
+	if b := p.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (p *parser) uint32() uint32 {
+	if b := p.take(4); b != nil {
+		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (p *parser) uvarint() uint64 {
+	v, n := binary.Uvarint(p.rest)
+	if n <= 0 {
+		n = -1
+	}
+	p.take(n)
+	return v
+}
+
+func (p *parser) varint() int64 {
+	v, n := binary.Varint(p.rest)
+	if n <= 0 {
+		n = -1
+	}
+	p.take(n)
+	return v
+}
+
+func (p *parser) string() string {
+	return string(p.take(int(p.uvarint())))
+}
+
+// checkKey checks a key, or the name of a mutable record, as Store documents.
+func checkKey(key string) error {
+	var why string
+	switch {
+	case key == "":
+		why = "is empty"
+	case len(key) > maxKey:
+		why = "is longer than 4096 bytes"
+	case !utf8.ValidString(key):
+		why = "is not UTF-8"
+	case strings.IndexByte(key, 0) >= 0:
+		why = "contains NUL"
+	case key[0] == '/', key[len(key)-1] == '/':
+		why = "begins or ends with a slash"
+	default:
+		return nil
+	}
+	return fmt.Errorf("key %.100q %s", key, why)
+}
+
+// checkInfo checks what a caller of Create says about an object.
+func checkInfo(info Info) error {
+	if err := checkKey(info.Key); err != nil {
+		return err
+	}
+	switch {
+	case info.Size < 0:
+		return fmt.Errorf("size %d is negative", info.Size)
+	case len(info.Hash) > maxText:
+		return fmt.Errorf("hash of %d bytes is longer than %d", len(info.Hash), maxText)
+	case len(info.Proof) > maxText:
+		return fmt.Errorf("proof of %d bytes is longer than %d", len(info.Proof), maxText)
+	}
+	return nil
+}
+
+const (
+	maxKey  = 4096
+	maxText = 1 << 10 // of Hash and of Proof
+)
