@@ -106,7 +106,7 @@ func TestEverythingSeenStaysAnswerable(t *testing.T) {
 			var heads []int64               // that were ours
 			seen := map[int64]bool{0: true} // records that were looked up
 			for range 10 {
-				m := open(t, log, store.Store, "", log.Fetch)
+				m := open(t, log, store, "", log.Fetch)
 				log.ShowLookup(random.Int64N(log.Size()) + 1)
 				for range random.IntN(4) {
 					id := random.Int64N(log.Size())
@@ -122,7 +122,7 @@ func TestEverythingSeenStaysAnswerable(t *testing.T) {
 				lookup(t, m, sumdbtest.Filler(0))
 				heads = append(heads, m.Size())
 				m.Close()
-				store.reopen(t)
+				store.reopen()
 				checkOffline(t, random, log, store, heads, seen)
 				grow(random, log)
 			}
@@ -148,7 +148,7 @@ func grow(random *rand.Rand, log *sumdbtest.Log) {
 
 func checkOffline(t *testing.T, random *rand.Rand, log *sumdbtest.Log, store *realStore, heads []int64, seen map[int64]bool) {
 	t.Helper()
-	m := open(t, log, store.Store, "", nil)
+	m := open(t, log, store, "", nil)
 	var ids []int64
 	for id := range seen {
 		ids = append(ids, id)
@@ -184,7 +184,7 @@ func TestThirdLevelStaysAnswerable(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)
 	store := newStore(t)
-	m := open(t, log, store.Store, "", log.Fetch)
+	m := open(t, log, store, "", log.Fetch)
 	lookup(t, m, sumdbtest.Filler(7))
 	lookup(t, m, sumdbtest.Filler(290))
 	log.Fill(65000)
@@ -193,7 +193,7 @@ func TestThirdLevelStaysAnswerable(t *testing.T) {
 	refresh(t, m)
 	lookup(t, m, sumdbtest.Filler(40000))
 	m.Close()
-	store.reopen(t)
+	store.reopen()
 	checkOffline(t, rand.New(rand.NewPCG(1, 1)), log, store, []int64{300, 65000, 65836},
 		map[int64]bool{7: true, 290: true, 40000: true})
 	checkStore(t, store, log)
@@ -204,7 +204,7 @@ func TestClientAhead(t *testing.T) {
 	log := newLog(t, 500)
 	log.ShowLatest(300)
 	log.ShowLookup(300)
-	m := open(t, log, newMemory(t), "", log.Fetch)
+	m := open(t, log, newStore(t), "", log.Fetch)
 	lookup(t, m, sumdbtest.Filler(3))
 	verify(t, m, log, log.Head(500), 3, 299)
 	if m.Size() != 300 {

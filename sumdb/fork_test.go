@@ -48,7 +48,7 @@ func TestFork(t *testing.T) {
 				log := newLog(t, tt.size)
 				shown := log
 				store, evidence := newStore(t), filepath.Join(t.TempDir(), "evidence")
-				m := open(t, log, store.Store, evidence, fetchFrom(&shown))
+				m := open(t, log, store, evidence, fetchFrom(&shown))
 				held := sumdbtest.Filler(tt.size / 2)
 				lookup(t, m, held)
 				askAll(t, m, log, tt.size)
@@ -73,8 +73,8 @@ func TestFork(t *testing.T) {
 				checkFrozen(t, m, log, tt.size, held)
 
 				m.Close()
-				store.reopen(t)
-				m = open(t, log, store.Store, evidence, fetchFrom(&shown))
+				store.reopen()
+				m = open(t, log, store, evidence, fetchFrom(&shown))
 				checkFrozen(t, m, log, tt.size, held)
 				thaw(t, m, log, evidence, &shown)
 				checkStore(t, store, log)
@@ -220,7 +220,7 @@ func thaw(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, evidence string, sh
 func TestFrozenFetchesNothing(t *testing.T) {
 	log := newLog(t, 700)
 	shown := log
-	m := open(t, log, newMemory(t), t.TempDir(), fetchFrom(&shown))
+	m := open(t, log, newStore(t), t.TempDir(), fetchFrom(&shown))
 	refresh(t, m)
 	shown = forkOf(log, 690, 710)
 	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
@@ -269,7 +269,7 @@ func TestOnlyTheKeyFreezes(t *testing.T) {
 				}
 				return log.Fetch(ctx, path, limit)
 			}
-			m := open(t, log, newMemory(t), evidence, fetch)
+			m := open(t, log, newStore(t), evidence, fetch)
 			refresh(t, m)
 			shown = true
 			if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrInvalid) {
@@ -289,7 +289,7 @@ func TestEvidenceCannotBeWritten(t *testing.T) {
 	log := newLog(t, 50)
 	shown := log
 	inTheWay := filepath.Join(t.TempDir(), "evidence")
-	m := open(t, log, newMemory(t), inTheWay, fetchFrom(&shown))
+	m := open(t, log, newStore(t), inTheWay, fetchFrom(&shown))
 	refresh(t, m)
 	if err := os.WriteFile(inTheWay, nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -317,7 +317,7 @@ func TestEvidenceCannotBeWritten(t *testing.T) {
 
 	// Without a directory, the freeze is for as long as we run.
 	shown = log
-	m = open(t, log, newMemory(t), "", fetchFrom(&shown))
+	m = open(t, log, newStore(t), "", fetchFrom(&shown))
 	refresh(t, m)
 	shown = forkOf(log, 10, 60)
 	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
@@ -343,7 +343,7 @@ func TestEvidenceOfOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := open(t, log, newMemory(t), evidence, log.Fetch)
+	m := open(t, log, newStore(t), evidence, log.Fetch)
 	if file, frozen := m.Frozen(); frozen {
 		t.Errorf("frozen by %s", file)
 	}
@@ -351,7 +351,7 @@ func TestEvidenceOfOthers(t *testing.T) {
 	if err := os.WriteFile(mine, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if file, frozen := open(t, log, newMemory(t), evidence, log.Fetch).Frozen(); !frozen || file != mine {
+	if file, frozen := open(t, log, newStore(t), evidence, log.Fetch).Frozen(); !frozen || file != mine {
 		t.Errorf("Frozen = %q, %v, want %q", file, frozen, mine)
 	}
 }
@@ -369,7 +369,7 @@ func TestConflict(t *testing.T) {
 		conflict bool
 	}{{"other content", second, true}, {"same content", same, false}} {
 		t.Run(tt.name, func(t *testing.T) {
-			store, evidence := newMemory(t), t.TempDir()
+			store, evidence := newStore(t), t.TempDir()
 			slow := open(t, log, store, evidence, func(ctx context.Context, path string, limit int64) ([]byte, error) {
 				if strings.HasPrefix(path, "lookup/") {
 					// While this one waits, another mirror stores the first record.

@@ -28,12 +28,12 @@ const headRecord = "sumdb/" + testName + "/latest"
 func TestReopen(t *testing.T) {
 	log := newLog(t, 700)
 	store := newStore(t)
-	m := open(t, log, store.Store, "", log.Fetch)
+	m := open(t, log, store, "", log.Fetch)
 	lookup(t, m, sumdbtest.Filler(4))
 	m.Close()
-	store.reopen(t)
+	store.reopen()
 	before := log.Requests("")
-	m = open(t, log, store.Store, "", log.Fetch)
+	m = open(t, log, store, "", log.Fetch)
 	if head, err := m.Latest(t.Context()); err != nil || !bytes.Equal(head, log.Head(700)) {
 		t.Errorf("Latest = %q, %v", head, err)
 	}
@@ -57,23 +57,23 @@ func TestReopen(t *testing.T) {
 
 // A head that is damaged or gone is taken from the history, never trusted anew.
 func TestHeadIsDamaged(t *testing.T) {
-	for name, damage := range map[string]func(s *memory){
-		"gone":        func(s *memory) { delete(s.records, headRecord) },
-		"empty":       func(s *memory) { s.records[headRecord] = nil },
-		"cut":         func(s *memory) { s.records[headRecord] = s.records[headRecord][:200] },
-		"other note":  func(s *memory) { s.records[headRecord] = []byte(`{"note":"go.sum database tree\n"}`) },
-		"wrong tiles": func(s *memory) { s.records[headRecord] = wrongTiles(s.records[headRecord]) },
-		"tiles beyond": func(s *memory) {
-			s.records[headRecord] = bytes.Replace(s.records[headRecord], []byte(`"tile/8/1/000.p/2"`), []byte(`"tile/8/7/x099/000.p/2"`), 1)
+	for name, damage := range map[string]func(s *realStore){
+		"gone":        func(s *realStore) { s.setHead(nil) },
+		"empty":       func(s *realStore) { s.setHead([]byte{}) },
+		"cut":         func(s *realStore) { s.setHead(s.head()[:200]) },
+		"other note":  func(s *realStore) { s.setHead([]byte(`{"note":"go.sum database tree\n"}`)) },
+		"wrong tiles": func(s *realStore) { s.setHead(wrongTiles(s.head())) },
+		"tiles beyond": func(s *realStore) {
+			s.setHead(bytes.Replace(s.head(), []byte(`"tile/8/1/000.p/2"`), []byte(`"tile/8/7/x099/000.p/2"`), 1))
 		},
-		"tiles far beyond": func(s *memory) {
-			s.records[headRecord] = bytes.Replace(s.records[headRecord], []byte(`"tile/8/1/000.p/2"`), []byte(`"tile/8/7/x999/x999/x999/999.p/2"`), 1)
+		"tiles far beyond": func(s *realStore) {
+			s.setHead(bytes.Replace(s.head(), []byte(`"tile/8/1/000.p/2"`), []byte(`"tile/8/7/x999/x999/x999/999.p/2"`), 1))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := newLog(t, 700)
 			shown := log
-			store, evidence := newMemory(t), t.TempDir()
+			store, evidence := newStore(t), t.TempDir()
 			m := open(t, log, store, evidence, fetchFrom(&shown))
 			log.ShowLatest(300)
 			refresh(t, m)
@@ -122,7 +122,7 @@ func wrongTiles(record []byte) []byte {
 
 func TestOpenErrors(t *testing.T) {
 	log := newLog(t, 20)
-	store := newMemory(t)
+	store := newStore(t)
 	refresh(t, open(t, log, store, "", log.Fetch))
 	other := sumdbtest.NewLog(t, "x")
 	parts := strings.Split(other.Key(), "+")
@@ -139,12 +139,14 @@ func TestOpenErrors(t *testing.T) {
 			t.Errorf("%s: Open = %v, want an error", name, m)
 		}
 	}
-	delete(store.records, headRecord)
+	store.setHead(nil)
 	if _, err := sumdb.Open(t.Context(), sumdb.Config{Key: rekeyed(t), Store: store}); err == nil {
 		t.Error("Open began anew, though there is a history that does not verify")
 	}
-	store.objects = map[string][]byte{}
-	store.records[headRecord] = []byte("{}")
+	for _, key := range store.keys() {
+		store.set(key, nil)
+	}
+	store.setHead([]byte("{}"))
 	_, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: store})
 	if err == nil || !strings.Contains(err.Error(), "restore the store from a backup") {
 		t.Errorf("Open with a damaged head and no history = %v, want what to do", err)
@@ -167,7 +169,7 @@ func (failing) Record(context.Context, string) ([]byte, error) {
 // Two mirrors on one store move one head.
 func TestTwoMirrors(t *testing.T) {
 	log := newLog(t, 10)
-	store, evidence := newMemory(t), t.TempDir()
+	store, evidence := newStore(t), t.TempDir()
 	shown := log
 	a, b := open(t, log, store, evidence, log.Fetch), open(t, log, store, evidence, fetchFrom(&shown))
 	refresh(t, a)
@@ -207,7 +209,7 @@ func TestTwoMirrors(t *testing.T) {
 func TestForkOfTheOneThatLags(t *testing.T) {
 	log := newLog(t, 300)
 	shown := log
-	store, evidence := newMemory(t), t.TempDir()
+	store, evidence := newStore(t), t.TempDir()
 	a, b := open(t, log, store, evidence, log.Fetch), open(t, log, store, evidence, fetchFrom(&shown))
 	refresh(t, a)
 	refresh(t, b)
@@ -228,21 +230,21 @@ func TestForkOfTheOneThatLags(t *testing.T) {
 // Another mirror stored a head, and stopped before its tiles were objects.
 func TestTilesOfTheOneThatStopped(t *testing.T) {
 	log := newLog(t, 300)
-	store := newMemory(t)
+	store := newStore(t)
 	a, b := open(t, log, store, "", log.Fetch), open(t, log, store, "", log.Fetch)
 	refresh(t, a)
 	refresh(t, b)
 	log.Fill(600)
 	refresh(t, b)
-	store.fail = func(op, key string) error {
+	store.failWith(func(op, key string) error {
 		if op == "create" {
 			return errors.New("stopped")
 		}
 		return nil
-	}
+	})
 	log.Fill(1000)
 	refresh(t, b)
-	store.fail = nil
+	store.failWith(nil)
 	log.Fill(5000)
 	refresh(t, a)
 	offline := open(t, log, store, "", nil)
@@ -260,23 +262,23 @@ func TestStoreIsOfAFork(t *testing.T) {
 	for _, size := range []int64{295, 300, 350} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			log := newLog(t, 300)
-			store := newMemory(t)
+			store := newStore(t)
 			m := open(t, log, store, t.TempDir(), log.Fetch)
 			refresh(t, m)
 			fork := forkOf(log, 290, size)
-			delete(store.records, headRecord)
-			for key := range store.objects {
+			store.setHead(nil)
+			for _, key := range store.keys() {
 				if strings.Contains(key, "/head/") {
-					delete(store.objects, key)
+					store.set(key, nil)
 				}
 			}
 			refresh(t, open(t, log, store, "", fork.Fetch))
-			record := bytes.Clone(store.records[headRecord])
+			record := store.head()
 			log.Fill(400)
 			if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
 				t.Errorf("Refresh = %v, want ErrFrozen", err)
 			}
-			if !bytes.Equal(store.records[headRecord], record) {
+			if !bytes.Equal(store.head(), record) {
 				t.Error("the stored head was overwritten")
 			}
 		})
@@ -288,15 +290,15 @@ func TestStoreIsOfAFork(t *testing.T) {
 func TestStoreWentBack(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		log := newLog(t, 300)
-		store := newMemory(t)
+		store := newStore(t)
 		m := open(t, log, store, t.TempDir(), log.Fetch)
 		refresh(t, m)
-		old := bytes.Clone(store.records[headRecord])
+		old := store.head()
 		log.Fill(700)
 		refresh(t, m)
-		store.records[headRecord] = old
+		store.setHead(old)
 		if lost {
-			delete(store.records, headRecord)
+			store.setHead(nil)
 		}
 		log.Fill(900)
 		refresh(t, m)
@@ -314,12 +316,11 @@ func TestStoreFails(t *testing.T) {
 		for at := range 12 {
 			t.Run(fmt.Sprint(at, restart), func(t *testing.T) {
 				log := newLog(t, 300)
-				store := newMemory(t)
+				store := newStore(t)
 				m := open(t, log, store, "", log.Fetch)
 				lookup(t, m, sumdbtest.Filler(290))
 				writes := 0
-				store.mu.Lock()
-				store.fail = func(op, key string) error {
+				store.failWith(func(op, key string) error {
 					if op == "open" {
 						return nil
 					}
@@ -327,8 +328,7 @@ func TestStoreFails(t *testing.T) {
 						return errors.New("disk full")
 					}
 					return nil
-				}
-				store.mu.Unlock()
+				})
 				log.Fill(1000)
 				_ = m.Refresh(t.Context())
 				_, _ = m.Lookup(t.Context(), sumdbtest.Filler(600))
@@ -338,9 +338,7 @@ func TestStoreFails(t *testing.T) {
 					// Answered without the disk having taken it.
 					verify(t, m, log, log.Head(300), 290)
 				}
-				store.mu.Lock()
-				store.fail = nil
-				store.mu.Unlock()
+				store.failWith(nil)
 				if restart {
 					verify(t, open(t, log, store, "", nil), log, log.Head(300), 290)
 					m = open(t, log, store, "", log.Fetch)
@@ -358,26 +356,26 @@ func TestStoreFails(t *testing.T) {
 // A crash right after the head was stored: the next start does the rest.
 func TestCrashAfterHead(t *testing.T) {
 	log := newLog(t, 300)
-	store := newMemory(t)
+	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
 	refresh(t, m)
 	log.Fill(600)
-	store.fail = func(op, key string) error {
+	store.failWith(func(op, key string) error {
 		if op == "create" {
 			return errors.New("crashed")
 		}
 		return nil
-	}
+	})
 	refresh(t, m)
-	store.fail = nil
+	store.failWith(nil)
 	history := fmt.Sprintf("sumdb/%s/head/%016d", testName, 600)
 	tile := "sumdb/" + testName + "/tile/8/0/001"
-	if store.objects[history] != nil || store.objects[tile] != nil {
+	if store.has(history) || store.has(tile) {
 		t.Fatal("stored before the crash")
 	}
 	m = open(t, log, store, "", nil)
-	if store.objects[history] == nil || store.objects[tile] == nil {
-		t.Errorf("after the next start, the store has %d objects", len(store.objects))
+	if !store.has(history) || !store.has(tile) {
+		t.Errorf("after the next start, the store has %q", store.keys())
 	}
 	verify(t, m, log, log.Head(300))
 }
@@ -386,7 +384,7 @@ func TestCrashAfterHead(t *testing.T) {
 // clients have, too.
 func TestOlderHeadsStayAnswerable(t *testing.T) {
 	log := newLog(t, 2000)
-	store := newMemory(t)
+	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
 	refresh(t, m)
 	for id, size := range []int64{300, 1000, 1999} {
@@ -414,24 +412,24 @@ func TestOlderHeadsStayAnswerable(t *testing.T) {
 
 // Objects that are damaged, or wrong, are replaced by what is proved.
 func TestStoredObjectsAreDamaged(t *testing.T) {
-	for name, damage := range map[string]func(s *memory, key string){
-		"known to be damaged": func(s *memory, key string) {
-			before := bytes.Clone(s.objects[key])
-			s.fail = func(op, k string) error {
-				if op == "open" && k == key && bytes.Equal(s.objects[key], before) {
-					before = []byte{0} // once
+	for name, damage := range map[string]func(s *realStore, key string){
+		"known to be damaged": func(s *realStore, key string) {
+			once := false
+			s.failWith(func(op, k string) error {
+				if op == "open" && k == key && !once {
+					once = true
 					return storage.ErrDamaged
 				}
 				return nil
-			}
+			})
 		},
-		"cut":   func(s *memory, key string) { s.objects[key] = s.objects[key][:10] },
-		"empty": func(s *memory, key string) { s.objects[key] = nil },
-		"wrong": func(s *memory, key string) { s.objects[key] = bytes.Repeat([]byte{7}, len(s.objects[key])) },
+		"cut":   func(s *realStore, key string) { s.set(key, readObject(s.t, s, key)[:10]) },
+		"empty": func(s *realStore, key string) { s.set(key, []byte{}) },
+		"wrong": func(s *realStore, key string) { s.set(key, bytes.Repeat([]byte{7}, len(readObject(s.t, s, key)))) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := newLog(t, 700)
-			store := newMemory(t)
+			store := newStore(t)
 			m := open(t, log, store, "", log.Fetch)
 			lookup(t, m, sumdbtest.Filler(100))
 			for _, path := range []string{"tile/8/0/000", "lookup/filler.example/m100@v1.0.0"} {
@@ -439,7 +437,7 @@ func TestStoredObjectsAreDamaged(t *testing.T) {
 				lookup(t, m, sumdbtest.Filler(100))
 				lookup(t, m, sumdbtest.Filler(101)) // has to read the tile
 			}
-			store.fail = nil
+			store.failWith(nil)
 			checkStore(t, store, log)
 		})
 	}
@@ -487,7 +485,7 @@ func TestRun(t *testing.T) {
 
 func TestRunWithoutUpstream(t *testing.T) {
 	log := newLog(t, 10)
-	m := open(t, log, newMemory(t), "", nil)
+	m := open(t, log, newStore(t), "", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := m.Run(ctx); err != nil {
@@ -563,7 +561,7 @@ func TestUpstreamHangs(t *testing.T) {
 // Lookups while the head moves and while it does not: no request is made twice.
 func TestRequestsAreFew(t *testing.T) {
 	log := newLog(t, 5000)
-	m := open(t, log, newMemory(t), "", log.Fetch)
+	m := open(t, log, newStore(t), "", log.Fetch)
 	var group sync.WaitGroup
 	for id := range int64(100) {
 		group.Go(func() { lookup(t, m, sumdbtest.Filler(id)) })
@@ -583,7 +581,7 @@ func TestRequestsAreFew(t *testing.T) {
 // A new log has no records, and a head all the same.
 func TestEmptyLog(t *testing.T) {
 	log := newLog(t, 0)
-	store := newMemory(t)
+	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
 	if head, err := m.Latest(t.Context()); err != nil || !bytes.Equal(head, log.Head(0)) {
 		t.Errorf("Latest = %q, %v", head, err)

@@ -21,7 +21,7 @@ import (
 
 func TestLookup(t *testing.T) {
 	log := newLog(t, 300)
-	store := newMemory(t)
+	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
 	mod := sumdbtest.Filler(17)
 
@@ -61,7 +61,7 @@ func TestNames(t *testing.T) {
 	log := sumdbtest.NewLog(t, "sum.corp.example/go/2")
 	shown := log
 	store, evidence := newStore(t), t.TempDir()
-	m := open(t, log, store.Store, evidence, fetchFrom(&shown))
+	m := open(t, log, store, evidence, fetchFrom(&shown))
 	mods := []module.Version{
 		{Path: "github.com/BurntSushi/toml", Version: "v1.6.0"},
 		{Path: "golang.org/toolchain", Version: "v0.0.1-go1.26.8.linux-amd64"},
@@ -75,8 +75,8 @@ func TestNames(t *testing.T) {
 		}
 	}
 	m.Close()
-	store.reopen(t)
-	m = open(t, log, store.Store, evidence, fetchFrom(&shown))
+	store.reopen()
+	m = open(t, log, store, evidence, fetchFrom(&shown))
 	for _, mod := range mods {
 		if _, err := m.Held(t.Context(), mod); err != nil {
 			t.Errorf("Held(%v): %v", mod, err)
@@ -86,7 +86,7 @@ func TestNames(t *testing.T) {
 	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
 		t.Errorf("Refresh = %v, want ErrFrozen", err)
 	}
-	if _, frozen := open(t, log, store.Store, evidence, nil).Frozen(); !frozen {
+	if _, frozen := open(t, log, store, evidence, nil).Frozen(); !frozen {
 		t.Error("not frozen after a restart")
 	}
 }
@@ -94,7 +94,7 @@ func TestNames(t *testing.T) {
 // A reply carries our newest head, whichever came with the record.
 func TestReplyHasOurHead(t *testing.T) {
 	log := newLog(t, 40)
-	m := open(t, log, newMemory(t), "", log.Fetch)
+	m := open(t, log, newStore(t), "", log.Fetch)
 	record := lookup(t, m, sumdbtest.Filler(3))
 	log.Fill(600)
 	refresh(t, m)
@@ -121,18 +121,19 @@ func TestNothingUnverifiedIsKept(t *testing.T) {
 		}
 		return data, err
 	})
-	store := newMemory(t)
+	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
 	body, err := m.Reply(t.Context(), lookup(t, m, mod))
 	if err != nil || bytes.Contains(body, []byte("foreign")) {
 		t.Errorf("Reply = %q, %v", body, err)
 	}
-	for key, data := range store.objects {
+	for _, key := range store.keys() {
+		data := readObject(t, store, key)
 		if bytes.Contains(data, []byte("foreign")) {
 			t.Errorf("%s has foreign text: %q", key, data)
 		}
 	}
-	if bytes.Contains(store.records["sumdb/"+testName+"/latest"], []byte("foreign")) {
+	if bytes.Contains(store.head(), []byte("foreign")) {
 		t.Error("stored head has foreign text")
 	}
 }
@@ -151,7 +152,7 @@ func TestLookupIsShared(t *testing.T) {
 		}
 		return data, err
 	})
-	m := open(t, log, newMemory(t), "", log.Fetch)
+	m := open(t, log, newStore(t), "", log.Fetch)
 
 	first, leave := context.WithCancel(t.Context())
 	left := make(chan error)
@@ -182,7 +183,7 @@ func TestLookupIsShared(t *testing.T) {
 // Many lookups of different modules with different heads, at the same time.
 func TestLookupsAtOnce(t *testing.T) {
 	log := newLog(t, 10)
-	store := newMemory(t)
+	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
 	var group sync.WaitGroup
 	for id := range int64(200) {
@@ -204,7 +205,7 @@ func TestLookupsAtOnce(t *testing.T) {
 
 func TestUnknownModule(t *testing.T) {
 	log := newLog(t, 20)
-	store := newMemory(t)
+	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
 	mod := module.Version{Path: "example.com/new", Version: "v1.0.0"}
 	if _, err := m.Lookup(t.Context(), mod); !errors.Is(err, fs.ErrNotExist) {
@@ -221,7 +222,7 @@ func TestUnknownModule(t *testing.T) {
 	if record := lookup(t, offline, mod); record.ID != 20 {
 		t.Errorf("offline Lookup of a held record = %d", record.ID)
 	}
-	empty := open(t, log, newMemory(t), "", nil)
+	empty := open(t, log, newStore(t), "", nil)
 	if _, err := empty.Lookup(t.Context(), mod); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Lookup in an empty mirror: %v", err)
 	}
@@ -252,7 +253,7 @@ func TestTile(t *testing.T) {
 	for _, size := range []int64{1, 2, 17, 255, 256, 257, 513, 600} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			log := newLog(t, size)
-			store := newMemory(t)
+			store := newStore(t)
 			m := open(t, log, store, "", log.Fetch)
 			refresh(t, m)
 			eachTile(size, 23, func(tile tlog.Tile) {
@@ -285,7 +286,7 @@ func eachTile(size int64, step int, f func(tlog.Tile)) {
 // One full tile is one request, whatever the widths that are asked for.
 func TestTileRequests(t *testing.T) {
 	log := newLog(t, 600)
-	m := open(t, log, newMemory(t), "", log.Fetch)
+	m := open(t, log, newStore(t), "", log.Fetch)
 	refresh(t, m)
 	for _, w := range []int{3, 200, 256, 1} {
 		if _, err := m.Tile(t.Context(), tlog.Tile{H: 8, L: 0, N: 1, W: w}); err != nil {
@@ -316,7 +317,7 @@ func TestNarrowTilesAreGone(t *testing.T) {
 		}
 		return data, err
 	})
-	store := newMemory(t)
+	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
 	lookup(t, m, sumdbtest.Filler(290))
 	for _, tile := range []tlog.Tile{{H: 8, L: 0, N: 1, W: 44}, {H: 8, L: -1, N: 1, W: 44}, {H: 8, L: 0, N: 1, W: 60}, {H: 8, L: -1, N: 1, W: 60}} {
@@ -330,7 +331,7 @@ func TestNarrowTilesAreGone(t *testing.T) {
 
 func TestImpossibleTiles(t *testing.T) {
 	log := newLog(t, 20)
-	m := open(t, log, newMemory(t), "", log.Fetch)
+	m := open(t, log, newStore(t), "", log.Fetch)
 	refresh(t, m)
 	before := log.Requests("")
 	for _, tile := range []tlog.Tile{
@@ -348,7 +349,7 @@ func TestImpossibleTiles(t *testing.T) {
 
 func TestBeyond(t *testing.T) {
 	log := newLog(t, 300)
-	store := newMemory(t)
+	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
 	refresh(t, m)
 	tiles := []tlog.Tile{
@@ -369,14 +370,14 @@ func TestBeyond(t *testing.T) {
 	// The log has grown, its latest lags: relayed, not stored.
 	log.Fill(600)
 	log.ShowLatest(300)
-	objects := len(store.objects)
+	objects := len(store.keys())
 	for _, tile := range tiles {
 		want, _ := log.Tile(tile)
 		if got, err := m.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("Tile(%s) = %d bytes, %v, want %d", tile.Path(), len(got), err, len(want))
 		}
 	}
-	if len(store.objects) != objects || m.Size() != 300 {
+	if len(store.keys()) != objects || m.Size() != 300 {
 		t.Errorf("a relayed tile was stored, or moved the head to %d", m.Size())
 	}
 	if n := counter(t, m, "assay_sumdb_tiles_total", "relayed"); n != float64(len(tiles)) {
@@ -470,7 +471,7 @@ func TestBeyondWithoutLatest(t *testing.T) {
 // A mirror that is asked for more than it has gets a newer head by itself.
 func TestBeyondAdvances(t *testing.T) {
 	log := newLog(t, 300)
-	m := open(t, log, newMemory(t), "", log.Fetch)
+	m := open(t, log, newStore(t), "", log.Fetch)
 	lookup(t, m, sumdbtest.Filler(1))
 	log.Fill(1000)
 	tile := tlog.Tile{H: 8, L: 0, N: 3, W: 200}

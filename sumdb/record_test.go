@@ -75,7 +75,7 @@ func TestRecordTrouble(t *testing.T) {
 	answers["control characters"] = reply(100, []byte(line[0]+"\x00\n"), head)
 	for name, answer := range answers {
 		t.Run(name, func(t *testing.T) {
-			store := newMemory(t)
+			store := newStore(t)
 			m := open(t, log, store, t.TempDir(), log.Fetch)
 			log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 				if strings.HasPrefix(path, "lookup/") {
@@ -114,7 +114,7 @@ func TestUpstreamTrouble(t *testing.T) {
 				continue // that is absence
 			}
 			t.Run(what+" "+name, func(t *testing.T) {
-				m := open(t, log, newMemory(t), "", log.Fetch)
+				m := open(t, log, newStore(t), "", log.Fetch)
 				log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 					if strings.HasPrefix(path, what) {
 						return nil, fault

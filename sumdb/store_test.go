@@ -1,39 +1,145 @@
 package sumdb_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"sync"
 	"testing"
 
 	"github.com/assay-proxy/assay/storage"
 )
 
-// realStore is the embedded store, closed and opened again as by a restart.
+// realStore is the embedded store, which a test can restart, look into, and make
+// fail as a disk does.
 type realStore struct {
 	storage.Store
+	t   testing.TB
 	dir string
+
+	mu   sync.Mutex // guards what follows
+	fail func(op, key string) error
 }
 
 func newStore(t testing.TB) *realStore {
 	t.Helper()
-	s := &realStore{dir: t.TempDir()}
-	s.open(t)
+	s := &realStore{t: t, dir: t.TempDir()}
+	s.open()
 	t.Cleanup(func() { s.Close() })
 	return s
 }
 
-func (s *realStore) open(t testing.TB) {
-	t.Helper()
+func (s *realStore) open() {
+	s.t.Helper()
 	store, err := storage.Open(s.dir, nil)
 	if err != nil {
-		t.Fatalf("storage.Open: %v", err)
+		s.t.Fatalf("storage.Open: %v", err)
 	}
 	s.Store = store
 }
 
 // reopen is a restart. Mirrors on the store must be closed.
-func (s *realStore) reopen(t testing.TB) {
-	t.Helper()
+func (s *realStore) reopen() {
+	s.t.Helper()
 	if err := s.Close(); err != nil {
-		t.Fatalf("close the store: %v", err)
+		s.t.Fatalf("close the store: %v", err)
 	}
-	s.open(t)
+	s.open()
+}
+
+// failWith makes f decide which operations fail: create, open, swap. A nil f
+// lets all of them through.
+func (s *realStore) failWith(f func(op, key string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = f
+}
+
+func (s *realStore) fails(op, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail == nil {
+		return nil
+	}
+	return s.fail(op, key)
+}
+
+func (s *realStore) Create(ctx context.Context, info storage.Info, r io.Reader) error {
+	if err := s.fails("create", info.Key); err != nil {
+		return err
+	}
+	return s.Store.Create(ctx, info, r)
+}
+
+func (s *realStore) Open(ctx context.Context, key string) (storage.Object, error) {
+	if err := s.fails("open", key); err != nil {
+		return nil, err
+	}
+	return s.Store.Open(ctx, key)
+}
+
+func (s *realStore) SwapRecord(ctx context.Context, name string, old, value []byte) error {
+	if err := s.fails("swap", name); err != nil {
+		return err
+	}
+	return s.Store.SwapRecord(ctx, name, old, value)
+}
+
+// keys lists the objects.
+func (s *realStore) keys() []string {
+	s.t.Helper()
+	var keys []string
+	for info, err := range s.List(s.t.Context(), "") {
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		keys = append(keys, info.Key)
+	}
+	return keys
+}
+
+func (s *realStore) has(key string) bool {
+	_, err := s.Stat(s.t.Context(), key)
+	return err == nil
+}
+
+// set replaces the object at key; nil removes it.
+func (s *realStore) set(key string, data []byte) {
+	s.t.Helper()
+	if err := s.Delete(s.t.Context(), key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.t.Fatal(err)
+	}
+	if data == nil {
+		return
+	}
+	info := storage.Info{Key: key, Size: int64(len(data))}
+	if err := s.Store.Create(s.t.Context(), info, bytes.NewReader(data)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// head is the record of the head.
+func (s *realStore) head() []byte {
+	s.t.Helper()
+	record, err := s.Record(s.t.Context(), headRecord)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return record
+}
+
+// setHead replaces the record of the head; nil removes it.
+func (s *realStore) setHead(record []byte) {
+	s.t.Helper()
+	err := error(nil)
+	if record == nil {
+		err = s.DeleteRecord(s.t.Context(), headRecord)
+	} else {
+		err = s.SetRecord(s.t.Context(), headRecord, record)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
 }

@@ -1,0 +1,60 @@
+package sumdb_test
+
+import (
+	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/sumdb/sumdbtest"
+)
+
+// BenchmarkHeld is what a client asks for that is held.
+func BenchmarkHeld(b *testing.B) {
+	log := newLog(b, 5000)
+	m := open(b, log, newStore(b), "", log.Fetch)
+	lookup(b, m, sumdbtest.Filler(100))
+	b.Run("lookup", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := m.Reply(b.Context(), lookup(b, m, sumdbtest.Filler(100))); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	for name, tile := range map[string]tlog.Tile{
+		"full tile": {H: 8, L: 0, N: 0, W: 256}, "edge": {H: 8, L: 0, N: 19, W: 100},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := m.Tile(b.Context(), tile); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkAdvance is a new head that completes one tile, with everything it
+// writes.
+func BenchmarkAdvance(b *testing.B) {
+	log := newLog(b, 5000)
+	m := open(b, log, newStore(b), "", log.Fetch)
+	for b.Loop() {
+		b.StopTimer()
+		log.Fill(log.Size() + 256)
+		b.StartTimer()
+		if err := m.Refresh(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkLookup is a record from upstream, proved and stored.
+func BenchmarkLookup(b *testing.B) {
+	log := newLog(b, 100_000)
+	m := open(b, log, newStore(b), "", log.Fetch)
+	id := int64(0)
+	for b.Loop() {
+		lookup(b, m, sumdbtest.Filler(id))
+		id = (id + 1) % 100_000
+	}
+}
