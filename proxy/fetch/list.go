@@ -124,6 +124,12 @@ func parseURL(text string) (*url.URL, error) {
 		return nil, errors.New("the scheme must be https, http or file")
 	}
 	u.Fragment, u.RawFragment = "", ""
+	// What we print is what can be typed in again; url.Parse accepts hosts that
+	// it does not accept as it prints them.
+	printed := redactURL(u)
+	if again, err := url.Parse(printed); err != nil || again.String() != printed || strings.ContainsAny(printed, ",| ") {
+		return nil, errors.New("not a URL")
+	}
 	return u, nil
 }
 

@@ -164,6 +164,18 @@ func TestNoResume(t *testing.T) {
 		{"changed: other date", &flaky{piece: 1000, broken: 1, sized: true, date: oldDate, edit: set("Last-Modified", "Tue, 03 Jan 2006 15:04:05 GMT")}, 2},
 		{"changed: other etag in a 200", &flaky{piece: 1000, broken: 1, sized: true, plain: true, header: etag, edit: set("ETag", `"other"`)}, 2},
 		{"other place", &flaky{piece: 1000, broken: 1, sized: true, edit: set("Content-Range", "bytes 999-299999/300000")}, 2},
+		{"other place, consistently", &flaky{piece: 1000, broken: 1, sized: true, edit: onRequest(2, func(w http.ResponseWriter) {
+			w.Header().Set("Content-Range", "bytes 999-299999/300000")
+			w.Header().Set("Content-Length", "299001")
+			w.WriteHeader(206)
+			_, _ = w.Write(data[999:])
+		})}, 2},
+		{"longer than its range", &flaky{piece: 1000, broken: 1, sized: true, edit: onRequest(2, func(w http.ResponseWriter) {
+			w.Header().Del("Content-Length")
+			w.WriteHeader(206)
+			_, _ = w.Write(data[1000:])
+			_, _ = w.Write(data[:5])
+		})}, 2},
 		{"no Content-Range", &flaky{piece: 1000, broken: 1, sized: true, edit: onRequest(2, func(w http.ResponseWriter) {
 			w.Header().Del("Content-Range")
 			w.WriteHeader(206)
