@@ -90,5 +90,9 @@ func (m *Mirror) object(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	defer object.Close()
-	return io.ReadAll(object)
+	data := make([]byte, object.Info().Size) // ours are small
+	if _, err := io.ReadFull(object, data); err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return data, nil
 }

@@ -1,11 +1,14 @@
 package sumdb_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
 // counter is the value of the metric name with the given result, or of the only
@@ -34,4 +37,50 @@ func counter(t testing.TB, m *sumdb.Mirror, name, result string) float64 {
 		}
 	}
 	return 0
+}
+
+// The metrics of two databases go into one registry, and nothing but the name of
+// the database and closed sets are their labels.
+func TestMetrics(t *testing.T) {
+	log := newLog(t, 300)
+	other := sumdbtest.NewLog(t, "sum.other.example")
+	registry := prometheus.NewPedanticRegistry()
+	for _, l := range []*sumdbtest.Log{log, other} {
+		l.Fill(300)
+		m := open(t, l, newStore(t), "", l.Fetch)
+		registry.MustRegister(m.Metrics()...)
+		lookup(t, m, sumdbtest.Filler(3))
+		lookup(t, m, sumdbtest.Filler(3))
+		refresh(t, m)
+		for name, want := range map[string]float64{"hit": 1, "miss": 1, "error": 0} {
+			if got := counter(t, m, "assay_sumdb_lookups_total", name); got != want {
+				t.Errorf("%v lookups with result %s, want %v", got, name, want)
+			}
+		}
+		if got := counter(t, m, "assay_sumdb_tree_size", ""); got != 300 {
+			t.Errorf("tree size %v", got)
+		}
+		now := float64(time.Now().Unix())
+		for _, name := range []string{"assay_sumdb_head_timestamp_seconds", "assay_sumdb_refresh_timestamp_seconds"} {
+			if got := counter(t, m, name, ""); got < now-60 || got > now {
+				t.Errorf("%s = %v, want about %v", name, got, now)
+			}
+		}
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if !strings.HasPrefix(family.GetName(), "assay_sumdb_") || family.GetHelp() == "" {
+			t.Errorf("metric %s: %q", family.GetName(), family.GetHelp())
+		}
+		for _, metric := range family.GetMetric() {
+			for _, label := range metric.GetLabel() {
+				if label.GetName() != "database" && label.GetName() != "result" {
+					t.Errorf("metric %s has the label %s", family.GetName(), label.GetName())
+				}
+			}
+		}
+	}
 }
