@@ -1,0 +1,94 @@
+// Package policy decides, without I/O, whether a module is private or public,
+// and why.
+//
+// Patterns have the syntax and the meaning of GOPRIVATE
+// (go.dev/ref/mod#environment-variables) and are matched against the decoded
+// module path, never against its escaped form or with a version attached: both
+// let private names slip through.
+package policy
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/mod/module"
+)
+
+// toolchain is the module that the go command verifies whatever its settings
+// say (cmd/go, modfetch.useSumDB). No pattern can make it private.
+const toolchain = "golang.org/toolchain"
+
+// A Policy answers for one set of patterns. The zero value has none: every
+// module is public.
+type Policy struct {
+	private []string
+}
+
+// New returns the policy for lists of private patterns, each in the syntax of
+// GOPRIVATE. What the go command would ignore in silence is an error here,
+// because an ignored pattern is a name that leaks: white space, which is not
+// trimmed, a pattern that path.Match refuses, a URL.
+func New(lists ...string) (*Policy, error) {
+	p := new(Policy)
+	for _, list := range lists {
+		for pattern := range strings.SplitSeq(list, ",") {
+			if pattern == "" {
+				continue // a comma too many hides nothing
+			}
+			if err := checkPattern(pattern); err != nil {
+				return nil, fmt.Errorf("private pattern %q in %q: %w", pattern, list, err)
+			}
+			p.private = append(p.private, pattern)
+		}
+	}
+	return p, nil
+}
+
+func checkPattern(pattern string) error {
+	if strings.ContainsFunc(pattern, func(r rune) bool { return r <= ' ' || r == 0x7f || r == 0xa0 }) {
+		return fmt.Errorf("it contains white space, which the go command does not trim, so it would match nothing; remove it")
+	}
+	if strings.Contains(pattern, "://") {
+		return fmt.Errorf("it is a URL and would match nothing; write the module path prefix, for instance corp.example/team")
+	}
+	if strings.Trim(pattern, "/") == "" || strings.HasPrefix(pattern, "/") {
+		return fmt.Errorf("it begins with a slash and would match nothing; write the module path prefix, for instance corp.example/team")
+	}
+	// As module.MatchPrefixPatterns does, without the trailing slash.
+	if _, err := path.Match(strings.TrimSuffix(pattern, "/"), ""); err != nil {
+		return fmt.Errorf("the go command would ignore it: %w", err)
+	}
+	return nil
+}
+
+// Patterns returns the patterns as one list.
+func (p *Policy) Patterns() string { return strings.Join(p.private, ",") }
+
+// Private reports whether the module with the decoded path is private, and the
+// pattern that says so.
+func (p *Policy) Private(modulePath string) (pattern string, private bool) {
+	if modulePath == toolchain {
+		return "", false
+	}
+	for _, pattern := range p.private {
+		if module.MatchPrefixPatterns(pattern, modulePath) {
+			return pattern, true
+		}
+	}
+	return "", false
+}
+
+// Everything reports whether some pattern makes every module private, which is
+// legal and rarely meant.
+func (p *Policy) Everything() bool {
+	_, all := p.Private("a.example/b")
+	_, too := p.Private("b.test")
+	return all && too
+}
+
+// ClientSetting returns the command that makes the go command on a developer's
+// machine stop asking a checksum database for what pattern covers.
+func ClientSetting(pattern string) string {
+	return "go env -w GONOSUMDB=" + strings.TrimSuffix(strings.TrimSuffix(pattern, "/*"), "/")
+}

@@ -1,0 +1,91 @@
+package policy_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/proxy/policy"
+)
+
+// The rows are those of the go command's own matching: letters are
+// case-sensitive, a star does not cross a slash, a pattern covers what lies
+// below it.
+func TestPrivate(t *testing.T) {
+	for _, tt := range []struct {
+		patterns string
+		path     string
+		want     string // the pattern that matches, "" if the module is public
+	}{
+		{"corp.example", "corp.example", "corp.example"},
+		{"corp.example", "corp.example/a/b", "corp.example"},
+		{"corp.example/", "corp.example/a", "corp.example/"},
+		{"corp.example", "git.corp.example/a", ""},
+		{"corp.example", "corp.example.org/a", ""},
+		{"*.corp.example", "git.corp.example/a", "*.corp.example"},
+		{"*.corp.example", "a.b.corp.example/x", "*.corp.example"},
+		{"*.corp.example", "corp.example/a", ""},
+		{"corp.example/*", "corp.example/a/b", "corp.example/*"},
+		{"corp.example/*", "corp.example", ""},
+		{"github.com/acme", "github.com/acme-other/x", ""},
+		{"github.com/MyCorp/*", "github.com/MyCorp/x", "github.com/MyCorp/*"},
+		{"github.com/MyCorp/*", "github.com/mycorp/x", ""},
+		{"github.com/mycorp/secret", "github.com/mycorp/secret", "github.com/mycorp/secret"},
+		{"github.com/mycorp/secret", "github.com/mycorp/secret/v2", "github.com/mycorp/secret"},
+		{"a.example,b.example", "b.example/x", "b.example"},
+		{"", "b.example/x", ""},
+		{"*", "b.example/x", "*"},
+		{"*", "golang.org/toolchain", ""},
+		{"golang.org/*", "golang.org/toolchain", ""},
+		{"golang.org/*", "golang.org/x/net", "golang.org/*"},
+		{"none", "b.example/x", ""},
+	} {
+		p, err := policy.New(tt.patterns)
+		if err != nil {
+			t.Errorf("New(%q): %v", tt.patterns, err)
+			continue
+		}
+		got, private := p.Private(tt.path)
+		if got != tt.want || private != (tt.want != "") {
+			t.Errorf("New(%q).Private(%q) = %q, %t, want %q", tt.patterns, tt.path, got, private, tt.want)
+		}
+	}
+}
+
+// What the go command ignores in silence must not start.
+func TestNewRefuses(t *testing.T) {
+	for _, patterns := range []string{
+		"a.example, b.example", " a.example", "a.example ", "a.example\tb.example", "a.example\n",
+		"[corp", "corp.example/[", `corp.example/\`, "https://corp.example", "/corp.example", "/",
+	} {
+		if _, err := policy.New(patterns); err == nil {
+			t.Errorf("New(%q) succeeded, want an error", patterns)
+		} else if !strings.Contains(err.Error(), "private pattern") {
+			t.Errorf("New(%q): %v, want an error that names the pattern", patterns, err)
+		}
+	}
+}
+
+func TestEverything(t *testing.T) {
+	for patterns, want := range map[string]bool{"*": true, "?*": true, "*.example": false, "": false, "corp.example": false} {
+		p, err := policy.New(patterns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Everything(); got != want {
+			t.Errorf("New(%q).Everything() = %t, want %t", patterns, got, want)
+		}
+	}
+}
+
+func TestClientSetting(t *testing.T) {
+	for pattern, want := range map[string]string{
+		"corp.example/*":   "go env -w GONOSUMDB=corp.example",
+		"corp.example/":    "go env -w GONOSUMDB=corp.example",
+		"*.corp.example":   "go env -w GONOSUMDB=*.corp.example",
+		"corp.example/a/b": "go env -w GONOSUMDB=corp.example/a/b",
+	} {
+		if got := policy.ClientSetting(pattern); got != want {
+			t.Errorf("ClientSetting(%q) = %q, want %q", pattern, got, want)
+		}
+	}
+}
