@@ -1,0 +1,69 @@
+package proxy
+
+import (
+	"errors"
+	"io/fs"
+	"sync"
+	"time"
+)
+
+// absent remembers for a moment, and only in memory, that an upstream said an
+// object does not exist: over https the go command asks twice.
+type absent struct {
+	mu   sync.Mutex
+	keys map[string]absence
+}
+
+type absence struct {
+	err   error
+	until time.Time
+}
+
+const (
+	// absentFor is short, because what is not there is often just about to
+	// be pushed. It must stay below a minute.
+	absentFor = 20 * time.Second
+
+	// maxAbsent bounds the memory that somebody who asks for nonsense can
+	// take, at some hundred bytes each.
+	maxAbsent = 20000
+)
+
+// note remembers err if it is an absence; nil is none.
+func (a *absent) note(key string, err error) {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	if len(a.keys) >= maxAbsent {
+		for key, absence := range a.keys {
+			if now.After(absence.until) {
+				delete(a.keys, key)
+			}
+		}
+	}
+	if a.keys == nil || len(a.keys) >= maxAbsent {
+		a.keys = map[string]absence{}
+	}
+	a.keys[key] = absence{err, now.Add(absentFor)}
+}
+
+// find returns the error that was remembered for key, nil if there is none.
+func (a *absent) find(key string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	absence, ok := a.keys[key]
+	if !ok || time.Now().After(absence.until) {
+		return nil
+	}
+	return absence.err
+}
+
+// clear forgets everything.
+func (a *absent) clear() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keys = nil
+}

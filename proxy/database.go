@@ -1,0 +1,159 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+
+	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// serveSumDB answers for a checksum database, always with what this proxy has
+// verified itself.
+func (s *Server) serveSumDB(a *answer, req Request) error {
+	db := s.mirror(req.Database)
+	if db == nil {
+		return s.unknownDatabase(req)
+	}
+	switch req.Kind {
+	case SumDBSupported:
+		// A promise that the client holds us to for the life of its process;
+		// it costs no I/O and does not depend on how the upstream is.
+		return writeSumDB(a, "public, max-age=3600", nil)
+	case SumDBLatest:
+		note, err := db.Latest(a.r.Context())
+		if err != nil {
+			return err
+		}
+		return writeSumDB(a, "public, max-age=60", note)
+	case SumDBLookup:
+		return s.serveLookup(a, db, req)
+	default:
+		return s.serveTile(a, db, req)
+	}
+}
+
+// mirror returns the database with the name, nil if it is not served here.
+func (s *Server) mirror(name string) *sumdb.Mirror {
+	for _, db := range s.config.Databases {
+		if db.Name() == name {
+			return db
+		}
+	}
+	return nil
+}
+
+// unknownDatabase is the answer for a database that nobody configured. After a
+// 404 the client goes on to the database itself, which it chose; where there is
+// no upstream it must not.
+func (s *Server) unknownDatabase(req Request) error {
+	f := &failure{status: http.StatusNotFound, what: "not found: the checksum database " + clip(req.Database, 100) + " is not served here",
+		why: "this proxy verifies with " + s.databaseNames(), err: fs.ErrNotExist}
+	if s.isolated() {
+		f.status = http.StatusForbidden
+		f.next = "set GOSUMDB to a database that is served here"
+	}
+	return f
+}
+
+func (s *Server) databaseNames() string {
+	names := ""
+	for i, db := range s.config.Databases {
+		if i > 0 {
+			names += ", "
+		}
+		names += db.Name()
+	}
+	if names == "" {
+		return "no checksum database"
+	}
+	return names
+}
+
+// serveLookup answers with a proved record and our own newest head. A private
+// name is recognised before anything else is done with it.
+func (s *Server) serveLookup(a *answer, db *sumdb.Mirror, req Request) error {
+	if pattern, private := s.settings.Load().policy.Private(req.Module); private {
+		s.log.Warn("private module asked for at the checksum database", "module", req.Module, "pattern", pattern, "remote", a.r.RemoteAddr)
+		return &failure{
+			status: http.StatusForbidden, noStore: true,
+			what: req.Module + " is private here (pattern " + pattern + ")",
+			why:  "its name is never sent to a checksum database; tell your go command not to ask",
+			next: "Run: " + policy.ClientSetting(pattern),
+		}
+	}
+	record, result, err := s.lookup(a, db, req)
+	if err != nil {
+		return err
+	}
+	reply, err := db.Reply(a.r.Context(), record)
+	if err != nil {
+		return err
+	}
+	a.result = result
+	a.Header()["Cache-Status"] = cacheStatus[result]
+	return writeSumDB(a, "public, max-age=60", reply)
+}
+
+// lookup returns the proved record for req, and how it came by it.
+func (s *Server) lookup(a *answer, db *sumdb.Mirror, req Request) (sumdb.Record, result, error) {
+	record, err := db.Held(a.r.Context(), req.version())
+	if !errors.Is(err, fs.ErrNotExist) {
+		return record, resultHit, err
+	}
+	if a.heldOnly {
+		return record, resultAbsent, errNotHeld
+	}
+	key := req.Path()
+	if err := s.absent.find(key); err != nil {
+		a.result = resultNegative
+		return record, resultNegative, err
+	}
+	ctx, cancel := s.patient(a)
+	defer cancel()
+	record, err = db.Lookup(ctx, req.version())
+	s.absent.note(key, err)
+	return record, resultMiss, answerTime(ctx, err)
+}
+
+// patient returns a context for what a client waits for.
+func (s *Server) patient(a *answer) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(a.r.Context(), s.config.Answer, errAnswer)
+}
+
+// answerTime makes err the error of a client that has waited long enough, if
+// that is why ctx, from patient, has ended.
+func answerTime(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errAnswer) {
+		return fmt.Errorf("%w: %w", errAnswer, err)
+	}
+	return err
+}
+
+// serveTile answers with a tile that hashes up to our head.
+func (s *Server) serveTile(a *answer, db *sumdb.Mirror, req Request) error {
+	ctx, cancel := s.patient(a)
+	defer cancel()
+	tile, err := db.Tile(ctx, req.Tile)
+	if err != nil {
+		return answerTime(ctx, err)
+	}
+	age := "public, max-age=31536000, immutable"
+	if req.Tile.W < 1<<tileHeight {
+		age = "public, max-age=86400" // it is part of a full one some day
+	}
+	a.Header()["Content-Type"] = contentTypes[SumDBTile]
+	return writeSumDB(a, age, tile)
+}
+
+func writeSumDB(a *answer, cacheControl string, body []byte) error {
+	h := a.Header()
+	if h["Content-Type"] == nil {
+		h["Content-Type"] = contentTypes[SumDBLookup]
+	}
+	h["Cache-Control"] = []string{cacheControl}
+	return writeBytes(a, body)
+}

@@ -1,0 +1,312 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// failure is an error that knows what the client is told. What a client may do
+// next follows from the status alone: 404 and 410 let the go command try the next
+// proxy of a comma list, or the origin; everything else stops it.
+type failure struct {
+	status     int
+	what       string // happened
+	why        string // if more is known
+	next       string // what the reader can do
+	retryAfter time.Duration
+	noStore    bool // not even for a moment
+	err        error
+}
+
+func (f *failure) Error() string {
+	if f.err != nil {
+		return f.what + ": " + f.err.Error()
+	}
+	return f.what
+}
+
+func (f *failure) Unwrap() error { return f.err }
+
+// Errors that this package decides on.
+var (
+	errLoop = &failure{
+		status: http.StatusLoopDetected,
+		what:   "loop detected: this request was sent by this proxy itself",
+		why:    "an upstream of this proxy leads back to it",
+		next:   "take the proxy's own address out of its --upstream list",
+	}
+	errBusy = &failure{
+		status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
+		what: "busy: too many objects are being fetched at the moment",
+		next: "try again in a few seconds; what is stored is served meanwhile",
+	}
+	errNotHeld = &failure{
+		status: http.StatusNotFound,
+		what:   "not found: temporarily unavailable",
+		why:    "it is not stored here, and the request asks not to fetch it",
+		err:    fs.ErrNotExist,
+	}
+
+	// errAnswer says that a client has waited long enough; what it waits for
+	// goes on.
+	errAnswer = errors.New("not finished in time")
+
+	// errUnlisted says that the checksum database does not know a version
+	// that an upstream has.
+	errUnlisted = errors.New("not in the checksum database")
+
+	// errGarbage says that an upstream sent something else than was asked.
+	errGarbage = errors.New("upstream sent something else")
+)
+
+// mismatchError is content that is not what the checksum database says.
+type mismatchError struct {
+	Module, Version string
+	File            string // go.mod or zip
+	Got, Want       string // h1 hashes
+	Source          string // the upstream
+	Database        string
+}
+
+func (e *mismatchError) Error() string {
+	return fmt.Sprintf("checksum mismatch: %s of %s@%s from %s is %s, %s says %s",
+		e.File, e.Module, e.Version, e.Source, e.Got, e.Database, e.Want)
+}
+
+// explain is the table that turns an error into what the client is told. The
+// order matters: what is a security matter comes first, so that nothing which
+// also wraps an absence can make it a 404.
+func explain(req Request, err error) failure {
+	var (
+		known     *failure
+		malformed *pathError
+		mismatch  *mismatchError
+		upstream  *fetch.Error
+	)
+	errors.As(err, &upstream)
+	switch {
+	case errors.As(err, &known):
+		return *known
+	case errors.As(err, &malformed):
+		return failure{status: http.StatusNotFound, what: "not found: " + malformed.Error(),
+			next: "see https://go.dev/ref/mod#goproxy-protocol"}
+	case errors.As(err, &mismatch):
+		return failure{status: http.StatusForbidden, noStore: true,
+			what: fmt.Sprintf("checksum mismatch: %s of %s@%s", mismatch.File, mismatch.Module, mismatch.Version),
+			why:  fmt.Sprintf("%s has %s\n%s says %s", mismatch.Source, mismatch.Got, mismatch.Database, mismatch.Want),
+			next: "do not use it; ask who runs this proxy, the evidence is kept"}
+	case errors.Is(err, sumdb.ErrFrozen):
+		return failure{status: http.StatusServiceUnavailable, noStore: true,
+			what: "the checksum database shows two histories; nothing new is accepted",
+			why:  "what was proved before is served; this needs a person",
+			next: "ask who runs this proxy to look at the evidence directory"}
+	case errors.Is(err, errUnlisted):
+		return failure{status: http.StatusForbidden, noStore: true,
+			what: "unproved: the checksum database does not know this version",
+			why:  oneLine(err.Error()),
+			next: "if it is private, add it to the proxy's --private patterns; if it is new, try again in a minute"}
+	case errors.Is(err, sumdb.ErrInvalid):
+		return failure{status: http.StatusBadGateway,
+			what: "unproved: what came for the checksum database does not verify",
+			why:  oneLine(err.Error()), next: "try again; if it stays, ask who runs this proxy"}
+	case errors.Is(err, sumdb.ErrBeyond):
+		return failure{status: http.StatusNotFound,
+			what: "not found: " + oneLine(err.Error()),
+			next: "update this mirror, or remove $(go env GOPATH)/pkg/sumdb/" + req.Database + "/latest"}
+	case errors.Is(err, fetch.ErrTooLarge):
+		return failure{status: http.StatusBadGateway,
+			what: "too large: " + req.Path(), why: oneLine(err.Error()),
+			next: "the limits are the go command's own: zip 500 MiB, go.mod 16 MiB"}
+	case errors.Is(err, errGarbage):
+		return failure{status: http.StatusBadGateway,
+			what: "bad answer from an upstream for " + req.Path(), why: oneLine(err.Error()),
+			next: "try again; if it stays, ask who runs that upstream"}
+	case errors.Is(err, errAnswer):
+		return failure{status: http.StatusGatewayTimeout, retryAfter: 10 * time.Second,
+			what: "timeout: " + req.Path() + " is still being fetched",
+			next: "try again in a few seconds; the work goes on meanwhile"}
+	case upstream != nil && upstream.Status == http.StatusTooManyRequests:
+		return failure{status: http.StatusServiceUnavailable, retryAfter: max(upstream.RetryAfter, 5*time.Second),
+			what: "an upstream limits our requests: " + upstream.Source, why: oneLine(upstream.Detail),
+			next: "try again later"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return failure{status: http.StatusGatewayTimeout, retryAfter: 5 * time.Second,
+			what: "timeout: an upstream did not answer for " + req.Path(), why: oneLine(err.Error()),
+			next: "try again; if it stays, check the upstream or choose another with --upstream"}
+	case errors.Is(err, fetch.ErrUnavailable):
+		f := failure{status: http.StatusBadGateway,
+			what: "an upstream failed for " + req.Path(), why: oneLine(err.Error()),
+			next: "try again; if it stays, check the upstream or choose another with --upstream"}
+		if upstream != nil {
+			f.retryAfter = upstream.RetryAfter
+		}
+		return f
+	case errors.Is(err, fs.ErrNotExist):
+		f := failure{status: http.StatusNotFound, what: "not found: " + req.Path()}
+		if upstream != nil {
+			f.why = oneLine(upstream.Source + ": " + upstream.Detail)
+		}
+		return f
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return failure{status: http.StatusServiceUnavailable, retryAfter: 30 * time.Second,
+			what: "the proxy's disk is full; it cannot store anything new",
+			why:  "what is stored already is served",
+			next: "ask who runs this proxy to make room in its data directory"}
+	case errors.Is(err, context.Canceled):
+		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
+			what: "the proxy is shutting down", next: "try again in a few seconds"}
+	}
+	return failure{status: http.StatusInternalServerError, what: "internal error",
+		next: "ask who runs this proxy to look for the request id in its log"}
+}
+
+// statusClientGone is what the access log has for a client that did not wait;
+// the number is nginx's.
+const statusClientGone = 499
+
+// writeError answers with err, or breaks the answer off if it has begun.
+func (s *Server) writeError(a *answer, err error) {
+	gone := a.r.Context().Err() != nil
+	if a.started {
+		if !gone {
+			s.log.LogAttrs(a.r.Context(), levelOf(err), "answer broken off", requestAttrs(a, err)...)
+		}
+		s.metrics.count(a.kind, resultAborted)
+		panic(http.ErrAbortHandler)
+	}
+	if gone {
+		a.result = resultGone
+		a.WriteHeader(statusClientGone)
+		return
+	}
+	req, _ := ParsePath(strings.TrimPrefix(strings.TrimPrefix(a.r.URL.Path, "/"), "cached-only/"))
+	f := explain(req, err)
+	if f.status >= 500 && f.status != http.StatusLoopDetected || f.status == http.StatusForbidden {
+		s.log.LogAttrs(a.r.Context(), levelOf(err), "request refused", requestAttrs(a, err)...)
+	}
+	if a.result == resultUnknown {
+		a.result = resultOf(f.status)
+	}
+	f.write(a)
+}
+
+// write answers with f.
+func (f failure) write(a *answer) {
+	h := a.Header()
+	for _, name := range []string{"Etag", "Content-Length", "Accept-Ranges", "Age"} {
+		h.Del(name)
+	}
+	switch {
+	case f.noStore:
+		h.Set("Cache-Control", "no-store")
+	case f.status == http.StatusNotFound:
+		h.Set("Cache-Control", "public, max-age=10")
+	default:
+		h.Set("Cache-Control", "no-cache")
+	}
+	if f.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((f.retryAfter+time.Second-1)/time.Second)))
+	}
+	text := f.text(h.Get("X-Request-Id"))
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	a.WriteHeader(f.status)
+	if a.r.Method != http.MethodHead {
+		_, _ = a.Write([]byte(text)) // the client is gone: nobody to tell
+	}
+}
+
+// The go command shows at most 8 lines and 648 bytes of an error's text, up to
+// the first empty line, and nothing at all if a rune of it cannot be printed
+// (cmd/go/internal/web, formatDetail).
+const (
+	maxErrorLines = 8
+	maxErrorBytes = 640
+)
+
+// text returns what the client reads. The last line is the request id; what does
+// not fit before it is cut.
+func (f failure) text(requestID string) string {
+	last := ""
+	if requestID != "" {
+		last = "request id: " + requestID + "\n"
+	}
+	var b strings.Builder
+	lines := 0
+	for part := range strings.SplitSeq(f.what+"\n"+f.why+"\n"+f.next, "\n") {
+		part = strings.TrimSpace(printable(part))
+		room := maxErrorBytes - len(last) - b.Len() - 1
+		if part == "" || room <= 0 || lines == maxErrorLines-1 {
+			continue
+		}
+		b.WriteString(clip(part, room))
+		b.WriteByte('\n')
+		lines++
+	}
+	return b.String() + last
+}
+
+// printable replaces what the go command would not show.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsGraphic(r) && !unicode.IsSpace(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
+
+// clip cuts s to at most n bytes, between runes.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xc0 == 0x80 {
+		n--
+	}
+	return s[:n]
+}
+
+// oneLine makes s one line of a bounded length.
+func oneLine(s string) string {
+	return clip(strings.Join(strings.Fields(s), " "), 260)
+}
+
+// levelOf returns the level at which an error is logged: an error for what needs
+// a person, a warning for what passes.
+func levelOf(err error) slog.Level {
+	var mismatch *mismatchError
+	switch {
+	case errors.As(err, &mismatch), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), errors.Is(err, syscall.ENOSPC):
+		return slog.LevelError
+	case errors.Is(err, fetch.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, sumdb.ErrInvalid),
+		errors.Is(err, errUnlisted), errors.Is(err, errGarbage), errors.Is(err, errAnswer), errors.Is(err, fetch.ErrTooLarge):
+		return slog.LevelWarn
+	}
+	var known *failure
+	if errors.As(err, &known) {
+		return slog.LevelInfo // a rule
+	}
+	return slog.LevelError
+}
+
+func requestAttrs(a *answer, err error) []slog.Attr {
+	return []slog.Attr{
+		slog.String("request", a.Header().Get("X-Request-Id")), slog.String("path", a.r.URL.Path),
+		slog.String("remote", a.r.RemoteAddr), slog.Any("err", err),
+	}
+}

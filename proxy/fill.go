@@ -1,0 +1,389 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/dirhash"
+	modzip "golang.org/x/mod/zip"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+const (
+	// The limits of the go command (cmd/go/internal/modfetch/codehost,
+	// x/mod/zip). It has none for info; one is a hundred times shorter.
+	zipLimit  = modzip.MaxZipFile
+	modLimit  = modzip.MaxGoMod
+	infoLimit = 1 << 20
+
+	// holdBack is how much of a zip waits for its proof: the end, where the
+	// directory of a zip stands, so that what a client has is of no use
+	// without it. A zip that is not longer is not streamed at all, so that
+	// its errors have a status and a text.
+	holdBack = 256 << 10
+
+	// A fill that takes longer than this is given up. The longest honest one
+	// is a zip of 500 MiB at half a megabyte per second.
+	smallFillTime = 3 * time.Minute
+	zipFillTime   = 20 * time.Minute
+)
+
+// fill is one object being fetched, proved and stored. Whoever wants the object
+// meanwhile waits for the same fill.
+type fill struct {
+	req Request
+	key string
+
+	// started is closed when the fields below it are set and the object can
+	// be streamed; it may never be. done is closed when the fill has ended,
+	// after err was set.
+	started chan struct{}
+	done    chan struct{}
+
+	size  int64
+	hash  string // that the content must have
+	spool *spool // of a zip
+
+	err error
+}
+
+// fills are the fills under way.
+type fills struct {
+	small, zips chan struct{} // a place for each that may run
+
+	mu     sync.Mutex
+	active map[string]*fill
+}
+
+func newFills(small, zips int) fills {
+	return fills{small: make(chan struct{}, small), zips: make(chan struct{}, zips), active: map[string]*fill{}}
+}
+
+// join returns the fill for req, which it starts if there is none, and reports
+// whether there was one.
+func (s *Server) join(req Request) (f *fill, joined bool) {
+	key := req.Path()
+	s.fills.mu.Lock()
+	defer s.fills.mu.Unlock()
+	if f, ok := s.fills.active[key]; ok {
+		return f, true
+	}
+	f = &fill{req: req, key: key, started: make(chan struct{}), done: make(chan struct{})}
+	s.fills.active[key] = f
+	s.running.Add(1)
+	go s.run(f)
+	return f, false
+}
+
+// run does the whole of a fill, whoever is still waiting for it.
+func (s *Server) run(f *fill) {
+	defer s.running.Done()
+	limit, places := smallFillTime, s.fills.small
+	if f.req.Kind == Zip {
+		limit, places = zipFillTime, s.fills.zips
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, limit)
+	defer cancel()
+
+	f.err = s.fillInPlace(ctx, f, places)
+	s.suspects.note(f.key, f.err)
+
+	s.fills.mu.Lock()
+	delete(s.fills.active, f.key)
+	s.fills.mu.Unlock()
+	close(f.done)
+	if f.spool != nil {
+		f.spool.release()
+	}
+}
+
+// fillInPlace fills when one of places is free.
+func (s *Server) fillInPlace(ctx context.Context, f *fill, places chan struct{}) error {
+	queue := time.NewTimer(s.config.Answer * 3 / 4) // so that who waits is told in time
+	defer queue.Stop()
+	select {
+	case places <- struct{}{}:
+	case <-queue.C:
+		return errBusy
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-places }()
+	s.metrics.fillsRunning.Inc()
+	defer s.metrics.fillsRunning.Dec()
+
+	// Another fill may have ended between the client's look into the store
+	// and now.
+	if _, err := s.store.Stat(ctx, f.key); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	begin := time.Now()
+	var err error
+	switch f.req.Kind {
+	case Info:
+		err = s.fillInfo(ctx, f)
+	case Mod:
+		err = s.fillMod(ctx, f)
+	default:
+		err = s.fillZip(ctx, f)
+	}
+	s.metrics.observeFill(f.req.Kind, err, time.Since(begin))
+	return err
+}
+
+// fillInfo fetches an .info. The checksum database does not cover it, so what
+// can be checked is that it is the .info of the version that was asked for.
+func (s *Server) fillInfo(ctx context.Context, f *fill) error {
+	data, source, err := s.settings.Load().upstream.ReadAll(ctx, f.key, infoLimit)
+	if err != nil {
+		return err
+	}
+	version, err := parseInfo(data)
+	if err == nil && version != f.req.Version {
+		err = fmt.Errorf("it is the info of version %q", version)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
+	}
+	return s.create(ctx, f, fmt.Sprintf("sha256:%x", sha256.Sum256(data)), "", bytes.NewReader(data), int64(len(data)))
+}
+
+// parseInfo returns the version that an .info describes.
+func parseInfo(data []byte) (version string, err error) {
+	var info struct {
+		Version string
+		Time    time.Time
+	}
+	if err := json.Unmarshal(data, &info); err != nil {
+		return "", fmt.Errorf("not the JSON of an info: %w", err)
+	}
+	if module.CanonicalVersion(info.Version) != info.Version || info.Version == "" {
+		return "", fmt.Errorf("no canonical version in it")
+	}
+	return info.Version, nil
+}
+
+// fillMod fetches a go.mod, and its record at the same time.
+func (s *Server) fillMod(ctx context.Context, f *fill) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	record := s.wantedSoon(ctx, f.req)
+	data, source, err := s.settings.Load().upstream.ReadAll(ctx, f.key, modLimit)
+	if err != nil {
+		return err
+	}
+	want, err := record()
+	if err != nil {
+		return err
+	}
+	got, err := hashMod(data)
+	if err != nil {
+		return err
+	}
+	if err := s.compare(f.req, source, got, want); err != nil {
+		return err
+	}
+	if want == "" && modfile.ModulePath(data) == "" {
+		return fmt.Errorf("%w: %s: no module line in a go.mod", errGarbage, source)
+	}
+	return s.create(ctx, f, got, s.proofName(want), bytes.NewReader(data), int64(len(data)))
+}
+
+// wantedSoon begins to look for the hash that the object must have, and returns
+// what waits for it. What the upstream says of the object comes first: if it has
+// none, it does not matter that the database does not know it either.
+func (s *Server) wantedSoon(ctx context.Context, req Request) func() (string, error) {
+	var (
+		want string
+		err  error
+		done = make(chan struct{})
+	)
+	s.running.Go(func() { // the fill is counted there too, so this is in time
+		defer close(done)
+		want, err = s.wanted(ctx, req)
+	})
+	return func() (string, error) {
+		<-done
+		return want, err
+	}
+}
+
+// hashMod returns the h1 hash of a go.mod, as go.sum has it.
+func hashMod(data []byte) (string, error) {
+	return dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(data)), nil
+	})
+}
+
+// fillZip fetches a zip into a spool, and its record at the same time. As soon
+// as its size and the hash it must have are known, clients can follow the spool.
+func (s *Server) fillZip(ctx context.Context, f *fill) error {
+	spool, err := newSpool(s.config.Spool)
+	if err != nil {
+		return err
+	}
+	f.spool = spool
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	record := s.wantedSoon(ctx, f.req)
+	object, err := s.settings.Load().upstream.Fetch(ctx, f.key, zipLimit)
+	if err != nil {
+		return err
+	}
+	defer object.Body.Close()
+	f.size = object.Size
+
+	var want string
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer context.AfterFunc(gctx, func() { object.Body.Close() })() // no record, no use for a zip
+		_, err := io.CopyBuffer(struct{ io.Writer }{spool}, struct{ io.Reader }{object.Body}, make([]byte, 128<<10))
+		return err
+	})
+	g.Go(func() (err error) {
+		if want, err = record(); err != nil {
+			return err
+		}
+		if f.hash = want; want != "" && f.size > holdBack && !s.suspects.has(f.key) {
+			close(f.started)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return s.proveZip(ctx, f, object.Source, want)
+}
+
+// proveZip checks the zip in the spool of f, whole, and stores it.
+func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) error {
+	name := f.spool.file.Name()
+	if want == "" {
+		if _, err := modzip.CheckZip(f.req.version(), name); err != nil {
+			return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
+		}
+	}
+	got, err := hashZip(ctx, f.spool.file)
+	if err != nil {
+		// With a record at hand a zip that cannot be read is just not what
+		// the record says.
+		if want == "" || ctx.Err() != nil {
+			return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
+		}
+		got = "not a zip file (" + oneLine(err.Error()) + ")"
+	}
+	if err := s.compare(f.req, source, got, want); err != nil {
+		return err
+	}
+	size, _ := f.spool.readable()
+	return s.create(ctx, f, got, s.proofName(want), io.NewSectionReader(f.spool.file, 0, size), size)
+}
+
+// wanted returns the hash that the checksum database has for the object, "" if
+// there is no database.
+func (s *Server) wanted(ctx context.Context, req Request) (string, error) {
+	db := s.database()
+	if db == nil {
+		return "", nil
+	}
+	record, err := db.Lookup(ctx, req.version())
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: %s: %s", errUnlisted, db.Name(), err) // an absence there is none here
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", db.Name(), err)
+	}
+	return recordHash(record, req)
+}
+
+func recordHash(record sumdb.Record, req Request) (string, error) {
+	zip, mod, err := record.Hashes(req.version())
+	if req.Kind == Mod {
+		return mod, err
+	}
+	return zip, err
+}
+
+// proofName returns what goes into the store as the proof of an object for
+// which the database wanted the hash want.
+func (s *Server) proofName(want string) string {
+	if want == "" {
+		return ""
+	}
+	return s.database().Name()
+}
+
+// compare returns a mismatchError if the content is not what it must be, and
+// keeps the evidence.
+func (s *Server) compare(req Request, source, got, want string) error {
+	if want == "" || got == want {
+		return nil
+	}
+	file := strings.TrimPrefix(req.Kind.String(), ".")
+	if req.Kind == Mod {
+		file = "go.mod"
+	}
+	mismatch := &mismatchError{
+		Module: req.Module, Version: req.Version, File: file,
+		Got: got, Want: want, Source: source, Database: s.database().Name(),
+	}
+	s.metrics.mismatches.Inc()
+	evidence, err := keepEvidence(s.config.Evidence, mismatch, time.Now())
+	s.log.Error("checksum mismatch", "module", req.Module, "version", req.Version, "file", file,
+		"source", source, "got", got, "want", want, "evidence", evidence, "evidence_err", err)
+	return mismatch
+}
+
+// create stores what was proved. If somebody else was faster, theirs is as good.
+func (s *Server) create(ctx context.Context, f *fill, hash, proof string, r io.Reader, size int64) error {
+	err := s.store.Create(ctx, storage.Info{Key: f.key, Size: size, Hash: hash, Proof: proof}, r)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// suspects are keys whose content was refused a moment ago. What comes for them
+// is not streamed, so that the client gets the reason and no broken transfer.
+type suspects struct {
+	mu   sync.Mutex
+	keys map[string]struct{}
+}
+
+// maxSuspects bounds the memory; who exceeds it loses some texts, no safety.
+const maxSuspects = 1000
+
+func (s *suspects) note(key string, err error) {
+	var mismatch *mismatchError
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !errors.As(err, &mismatch) {
+		delete(s.keys, key)
+		return
+	}
+	if s.keys == nil || len(s.keys) >= maxSuspects {
+		s.keys = map[string]struct{}{}
+	}
+	s.keys[key] = struct{}{}
+}
+
+func (s *suspects) has(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.keys[key]
+	return ok
+}

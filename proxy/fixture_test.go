@@ -1,0 +1,240 @@
+package proxy_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// modules are in every world here: an ordinary module with several versions, one
+// without go.mod, one with upper case, one with a major version.
+const modules = `
+-- example.com/hello@v1.0.0/go.mod --
+module example.com/hello
+-- example.com/hello@v1.0.0/hello.go --
+package hello
+-- example.com/hello@v1.1.0/go.mod --
+module example.com/hello
+-- example.com/hello@v1.1.0/hello.go --
+package hello // 1.1
+-- example.com/hello@v1.2.0-rc.1/go.mod --
+module example.com/hello
+-- example.com/hello@v0.0.0-20200101000000-abcdefabcdef/go.mod --
+module example.com/hello
+-- example.com/old@v2.0.0+incompatible/old.go --
+package old
+-- example.com/old@v1.5.0/old.go --
+package old
+-- example.com/Upper@v1.0.0-RC.1/go.mod --
+module example.com/Upper
+-- example.com/major/v2@v2.3.4/go.mod --
+module example.com/major/v2
+-- golang.org/toolchain@v0.0.1-go1.99.0.linux-amd64/bin/go --
+not really
+`
+
+// fixture is a Server with the world it gets its modules from.
+type fixture struct {
+	t      *testing.T
+	world  *proxytest.World
+	dir    string
+	store  *storage.DB
+	chain  *fetch.Chain
+	mirror *sumdb.Mirror // nil without a database
+	server *proxy.Server
+	url    string
+	logs   *lockedBuffer
+}
+
+// option changes what a fixture is made of.
+type option struct {
+	private  string
+	database bool // false: sumdb off
+	config   func(*proxy.Config)
+	budget   fetch.Budget
+}
+
+// quick are budgets for upstreams that hang.
+var quick = fetch.Budget{
+	Connect: time.Second, TLS: time.Second, FirstByte: 300 * time.Millisecond, IdleBody: 300 * time.Millisecond, Answer: 2 * time.Second,
+}
+
+func verified() option { return option{database: true} }
+
+// newWorld returns a world with the modules.
+func newWorld(t *testing.T) *proxytest.World {
+	w := proxytest.New(t)
+	w.Add(modules)
+	return w
+}
+
+// start starts a server whose upstream list is list, on a store of its own.
+func start(t *testing.T, world *proxytest.World, list string, o option) *fixture {
+	t.Helper()
+	f := &fixture{t: t, world: world, dir: t.TempDir(), logs: new(lockedBuffer)}
+	f.open(list, o)
+	return f
+}
+
+// open starts the server of f on the directory of f.
+func (f *fixture) open(list string, o option) {
+	t := f.t
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(f.logs, nil))
+	var err error
+	if f.store, err = storage.Open(filepath.Join(f.dir, "data"), &storage.Options{Logger: log}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.store.Close() })
+	if f.chain, err = fetch.New(fetch.Config{List: list, Budget: o.budget, Logger: log}); err != nil {
+		t.Fatal(err)
+	}
+	private, err := policy.New(o.private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := proxy.Config{
+		Store: f.store, Upstream: f.chain, Policy: private, Logger: log,
+		Spool: filepath.Join(f.dir, "spool"), Evidence: filepath.Join(f.dir, "evidence"),
+	}
+	if o.database {
+		ask := f.chain.SumDB(proxytest.Database, "http://127.0.0.1:1", true)
+		f.mirror, err = sumdb.Open(t.Context(), sumdb.Config{Key: f.world.GOSUMDB(), Store: f.store, Fetch: ask, Evidence: c.Evidence, Logger: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Databases = []*sumdb.Mirror{f.mirror}
+	}
+	if o.config != nil {
+		o.config(&c)
+	}
+	if f.server, err = proxy.New(c); err != nil {
+		t.Fatal(err)
+	}
+	httpServer := httptest.NewServer(f.server)
+	f.url = httpServer.URL
+	t.Cleanup(func() {
+		httpServer.CloseClientConnections()
+		httpServer.Close()
+		f.close()
+	})
+}
+
+// close stops the server of f, so that its directory can be opened again.
+func (f *fixture) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = f.server.Close(ctx) // what is still fetched may be cut off
+	f.chain.Close()
+	if f.mirror != nil {
+		f.mirror.Close()
+	}
+	_ = f.store.Close() // closed already where a test reopens it
+}
+
+// answer is what a client got.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+	err    error // of the transfer
+}
+
+func (a answer) String() string { return fmt.Sprintf("%d %q %v", a.status, a.body, a.err) }
+
+// do sends a request; the header is pairs of names and values.
+func (f *fixture) do(method, path string, header ...string) answer {
+	f.t.Helper()
+	r, err := http.NewRequestWithContext(f.t.Context(), method, f.url+"/"+path, nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return answer{err: err}
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, body, err}
+}
+
+func (f *fixture) get(path string, header ...string) answer {
+	f.t.Helper()
+	return f.do(http.MethodGet, path, header...)
+}
+
+// want gets path and checks that the answer is what the world has there.
+func (f *fixture) want(path string) answer {
+	f.t.Helper()
+	a := f.get(path)
+	if a.status != http.StatusOK || a.err != nil || !bytes.Equal(a.body, f.world.File(path)) {
+		f.t.Fatalf("GET %s = %.300v, want the world's", path, a)
+	}
+	return a
+}
+
+// wantStatus gets path and checks the status, and that the text is one that the
+// go command shows.
+func (f *fixture) wantStatus(path string, status int, texts ...string) answer {
+	f.t.Helper()
+	a := f.get(path)
+	if a.status != status {
+		f.t.Fatalf("GET %s = %v, want status %d", path, a, status)
+	}
+	checkText(f.t, a)
+	for _, text := range texts {
+		if !strings.Contains(string(a.body), text) {
+			f.t.Errorf("GET %s says %q, want %q in it", path, a.body, text)
+		}
+	}
+	return a
+}
+
+// checkText checks that an error's text survives the go command's window.
+func checkText(t *testing.T, a answer) {
+	t.Helper()
+	if ct := a.header.Get("Content-Type"); ct != "text/plain; charset=utf-8" {
+		t.Errorf("Content-Type of an error is %q", ct)
+	}
+	text := string(a.body)
+	if strings.Count(text, "\n") > 8 || len(text) > 648 || strings.Contains(text, "\n\n") || strings.TrimSpace(text) == "" {
+		t.Errorf("text %q does not fit: want at most 8 lines and 648 bytes, none empty", text)
+	}
+}
+
+// lockedBuffer is a bytes.Buffer for several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}

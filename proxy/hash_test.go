@@ -1,0 +1,140 @@
+package proxy_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
+	"golang.org/x/mod/sumdb/dirhash"
+
+	"github.com/assay-proxy/assay/proxy"
+)
+
+// Our hash, whose work is spread, is x/mod's.
+func TestHashZip(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range 30 {
+		name := filepath.Join(t.TempDir(), "x.zip")
+		var b bytes.Buffer
+		z := zip.NewWriter(&b)
+		for j := range random.IntN(40) {
+			w, err := z.CreateHeader(&zip.FileHeader{
+				Name:   fmt.Sprintf("m@v1/%c%d/é %d.go", 'a'+rune(random.IntN(26)), random.IntN(5), j),
+				Method: []uint16{zip.Store, zip.Deflate}[random.IntN(2)],
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(bytes.Repeat([]byte{byte(random.IntN(256))}, random.IntN(100_000))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, b.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want, err := dirhash.HashZip(name, dirhash.Hash1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := proxy.HashZip(t.Context(), f)
+		f.Close()
+		if err != nil || got != want {
+			t.Errorf("zip %d: %s, %v, want %s", i, got, err, want)
+		}
+	}
+}
+
+// What would unpack to more than a module may have is not unpacked.
+func TestHashZipBomb(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "bomb.zip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z := zip.NewWriter(f)
+	zeros := make([]byte, 64<<20)
+	for i := range 9 { // 576 MiB in half a megabyte
+		w, err := z.Create(fmt.Sprintf("m@v1/%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(zeros); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := proxy.HashZip(t.Context(), f); err == nil || !strings.Contains(err.Error(), "unpacks to more than") {
+		t.Errorf("HashZip = %q, %v", got, err)
+	}
+}
+
+// Whatever goes wrong, the text fits the go command's window and ends with the
+// request id.
+func FuzzErrorText(f *testing.F) {
+	f.Add("not found: example.com/a", "because", "go away", "ab-1")
+	f.Add("a\n\n\nb", "\x00\xff\u202e\ufffd", strings.Repeat("é", 1000), "")
+	f.Add(strings.Repeat("x\n", 20), "", "", strings.Repeat("i", 64))
+	f.Fuzz(func(t *testing.T, what, why, next, id string) {
+		if len(id) > 64 || strings.ContainsFunc(id, func(r rune) bool { return r > 'z' || r < '0' }) {
+			t.Skip("no request id of ours")
+		}
+		text := proxy.ErrorText(what, why, next, id)
+		if strings.Count(text, "\n") > 8 || len(text) > 648 || strings.Contains(text, "\n\n") || strings.HasPrefix(text, "\n") || !utf8.ValidString(text) {
+			t.Fatalf("text %q does not fit", text)
+		}
+		for _, r := range text {
+			if !unicode.IsGraphic(r) && !unicode.IsSpace(r) {
+				t.Fatalf("text %q has %q", text, r)
+			}
+		}
+		if id != "" && !strings.HasSuffix(text, "request id: "+id+"\n") {
+			t.Fatalf("text %q does not end with the id", text)
+		}
+	})
+}
+
+// A cleaned list has only versions that the module can have, once, in order.
+func FuzzCleanList(f *testing.F) {
+	for _, seed := range []string{"", "v1.0.0\n", "v1.0.0 2020-01-01T00:00:00Z\r\nv0.9.0", "<html>\nv1 is here", "v2.0.0\nv2.0.0+incompatible\nv1.0.0-pre", "\xff\nv1.0.0", "v0.0.0-20200101000000-abcdefabcdef"} {
+		f.Add("example.com/a", []byte(seed))
+		f.Add("example.com/a/v2", []byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, path string, data []byte) {
+		list, err := proxy.CleanList(path, data)
+		if err != nil {
+			return
+		}
+		last := ""
+		for line := range strings.Lines(string(list)) {
+			v := strings.TrimSuffix(line, "\n")
+			if module.Check(path, v) != nil || module.IsPseudoVersion(v) {
+				t.Fatalf("%q in the list of %q", v, path)
+			}
+			if last != "" && (semver.Compare(last, v) > 0 || last == v) {
+				t.Fatalf("%q before %q", last, v)
+			}
+			last = v
+		}
+		if again, err := proxy.CleanList(path, list); err != nil || !bytes.Equal(again, list) {
+			t.Fatalf("cleaned twice: %q, %v, want %q", again, err, list)
+		}
+	})
+}

@@ -1,0 +1,111 @@
+package proxy
+
+import (
+	"errors"
+	"io/fs"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// result says how a request was answered.
+type result uint8
+
+const (
+	resultUnknown   result = iota // not answered yet
+	resultHit                     // from the store, current
+	resultStale                   // from the store, no longer current
+	resultMiss                    // fetched for this request
+	resultCoalesced               // fetched for another request that came first
+	resultNegative                // remembered to be absent
+	resultAbsent                  // not found
+	resultRefused                 // by a rule, or because a proof failed
+	resultError                   // upstream's trouble or ours
+	resultAborted                 // broken off after it had begun
+	resultGone                    // the client did not wait
+	numberOfResults
+)
+
+func (r result) String() string {
+	return [...]string{"unknown", "hit", "stale", "miss", "coalesced", "negative", "absent", "refused", "error", "aborted", "gone"}[r]
+}
+
+// resultOf returns the result that a status of an error stands for.
+func resultOf(status int) result {
+	switch {
+	case status == http.StatusNotFound:
+		return resultAbsent
+	case status < 500:
+		return resultRefused
+	default:
+		return resultError
+	}
+}
+
+type metrics struct {
+	requests     *prometheus.CounterVec
+	counters     [numberOfKinds + 1][numberOfResults]prometheus.Counter // of requests, so that a hit needs no look-up
+	fills        *prometheus.HistogramVec
+	fillsRunning prometheus.Gauge
+	mismatches   prometheus.Counter
+	dropped      prometheus.Counter
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "assay_cache_requests_total",
+			Help: "Requests by kind of object and by how they were answered: hit, stale, miss, coalesced, negative, absent, refused, error, aborted, gone.",
+		}, []string{"kind", "result"}),
+		fills: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "assay_fill_duration_seconds",
+			Help:    "Time to fetch, prove and store an object, by kind and outcome (ok, absent, error).",
+			Buckets: []float64{.01, .03, .1, .3, 1, 3, 10, 30, 100},
+		}, []string{"kind", "outcome"}),
+		fillsRunning: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_fills_running",
+			Help: "Objects being fetched, proved and stored now.",
+		}),
+		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_checksum_mismatches_total",
+			Help: "Objects from an upstream that are not what the checksum database says. Every one needs a person to look at it.",
+		}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_store_dropped_total",
+			Help: "Stored objects that were damaged or unproved, and dropped to be fetched again.",
+		}),
+	}
+	for kind := range m.counters {
+		for r := range m.counters[kind] {
+			if result(r) != resultUnknown {
+				m.counters[kind][r] = m.requests.WithLabelValues(Kind(kind).String(), result(r).String())
+			}
+		}
+	}
+	return m
+}
+
+// Metrics returns the server's collectors.
+func (s *Server) Metrics() []prometheus.Collector {
+	m := s.metrics
+	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.mismatches, m.dropped}
+}
+
+func (m *metrics) count(kind Kind, r result) {
+	if r == resultUnknown {
+		r = resultHit // an answer that needs no store
+	}
+	m.counters[kind][r].Inc()
+}
+
+func (m *metrics) observeFill(kind Kind, err error, took time.Duration) {
+	outcome := "ok"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		outcome = "absent"
+	case err != nil:
+		outcome = "error"
+	}
+	m.fills.WithLabelValues(kind.String(), outcome).Observe(took.Seconds())
+}

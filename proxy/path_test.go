@@ -1,0 +1,103 @@
+package proxy_test
+
+import (
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/proxy"
+)
+
+func TestParsePath(t *testing.T) {
+	for _, tt := range []struct {
+		path string
+		want proxy.Request
+	}{
+		{"example.com/a/@v/list", proxy.Request{Kind: proxy.List, Module: "example.com/a"}},
+		{"example.com/a/@latest", proxy.Request{Kind: proxy.Latest, Module: "example.com/a"}},
+		{"github.com/!burnt!sushi/toml/@v/v1.0.0.info", proxy.Request{Kind: proxy.Info, Module: "github.com/BurntSushi/toml", Version: "v1.0.0"}},
+		{"example.com/a/@v/master.info", proxy.Request{Kind: proxy.Info, Module: "example.com/a", Version: "master"}},
+		{"example.com/a/@v/!feature.x.info", proxy.Request{Kind: proxy.Info, Module: "example.com/a", Version: "Feature.x"}},
+		{"example.com/a/@v/v2.0.0.info", proxy.Request{Kind: proxy.Info, Module: "example.com/a", Version: "v2.0.0"}},
+		{"example.com/a/@v/v2.0.0+incompatible.mod", proxy.Request{Kind: proxy.Mod, Module: "example.com/a", Version: "v2.0.0+incompatible"}},
+		{"example.com/a/v2/@v/v2.0.0.zip", proxy.Request{Kind: proxy.Zip, Module: "example.com/a/v2", Version: "v2.0.0"}},
+		{"example.com/a/@v/v0.0.0-20200101000000-abcdefabcdef.zip", proxy.Request{Kind: proxy.Zip, Module: "example.com/a", Version: "v0.0.0-20200101000000-abcdefabcdef"}},
+		{"golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip", proxy.Request{Kind: proxy.Zip, Module: "golang.org/toolchain", Version: "v0.0.1-go1.26.8.linux-amd64"}},
+		{"gopkg.in/yaml.v3/@v/v3.0.1.mod", proxy.Request{Kind: proxy.Mod, Module: "gopkg.in/yaml.v3", Version: "v3.0.1"}},
+		{"sumdb/sum.golang.org/supported", proxy.Request{Kind: proxy.SumDBSupported, Database: "sum.golang.org"}},
+		{"sumdb/sum.corp.example/2/supported", proxy.Request{Kind: proxy.SumDBSupported, Database: "sum.corp.example/2"}},
+		{"sumdb/sum.golang.org/latest", proxy.Request{Kind: proxy.SumDBLatest, Database: "sum.golang.org"}},
+		{"sumdb/sum.golang.org/lookup/github.com/!burnt!sushi/toml@v1.0.0", proxy.Request{Kind: proxy.SumDBLookup, Database: "sum.golang.org", Module: "github.com/BurntSushi/toml", Version: "v1.0.0"}},
+		{"sumdb/sum.golang.org/lookup/example.com/tile/x@v1.0.0", proxy.Request{Kind: proxy.SumDBLookup, Database: "sum.golang.org", Module: "example.com/tile/x", Version: "v1.0.0"}},
+		{"sumdb/sum.golang.org/tile/8/0/x001/234", proxy.Request{Kind: proxy.SumDBTile, Database: "sum.golang.org", Tile: tlog.Tile{H: 8, L: 0, N: 1234, W: 256}}},
+		{"sumdb/sum.golang.org/tile/8/2/004.p/71", proxy.Request{Kind: proxy.SumDBTile, Database: "sum.golang.org", Tile: tlog.Tile{H: 8, L: 2, N: 4, W: 71}}},
+		{"sumdb/sum.golang.org/tile/8/data/004.p/71", proxy.Request{Kind: proxy.SumDBTile, Database: "sum.golang.org", Tile: tlog.Tile{H: 8, L: -1, N: 4, W: 71}}},
+	} {
+		got, err := proxy.ParsePath(tt.path)
+		if err != nil || got != tt.want {
+			t.Errorf("ParsePath(%q) = %+v, %v, want %+v", tt.path, got, err, tt.want)
+		}
+		if back := got.Path(); back != tt.path {
+			t.Errorf("ParsePath(%q).Path() = %q", tt.path, back)
+		}
+	}
+}
+
+func TestParsePathRefuses(t *testing.T) {
+	for _, path := range []string{
+		"", "/", "example.com/a", "example.com/a/", "/example.com/a/@v/list", "example.com/a/@v/", "example.com/a/@v/list/",
+		"example.com/a/@v/v1.0.0", "example.com/a/@v/v1.0.0.tar", "example.com/a/@v/.info", "example.com/a/@v/.mod",
+		"example.com/A/@v/list",                         // upper case must be escaped
+		"example.com/!A/@v/list",                        // and only letters can be
+		"example.com/a/@v/v1.0.0-Beta.info",             // in versions too
+		"example.com/a/@v/v1.0.mod",                     // not canonical
+		"example.com/a/@v/v1.0.0+meta.zip",              // build metadata is not part of a version
+		"example.com/a/@v/v2.0.0.mod",                   // not a version of this path
+		"example.com/a/v2/@v/v1.0.0.zip",                //
+		"example.com/a/@v/v2.0.0+incompatible/../x.mod", //
+		"example.com/a/@v/master.zip",                   //
+		"example.com/a/@v/feature/x.info",               // a slash
+		"example.com/../a/@v/list", "../etc/passwd/@v/list", "example.com/a/@v/../../x.info",
+		"example.com//a/@v/list", "example.com/a%2fb/@v/list", "example.com/%21a/@v/list", "example/@v/list", "-x.example/a/@v/list",
+		"example.com/-a/@latest/@v/list", "example.com/a\x00/@v/list", "example.com/a\n/@v/list", "example.com/a/@v/\x00.info", "exämple.com/a/@v/list",
+		"example.com/a/@v/list?x", "example.com/a/@v/..info", "example.com/a@v1.0.0/@v/list",
+		"sumdb", "sumdb/", "sumdb//supported", "sumdb/supported", "sumdb/a/../b/supported", "sumdb/a+b/supported", "sumdb/a b/latest",
+		"sumdb/x/lookup/", "sumdb/x/lookup/example.com/a", "sumdb/x/lookup/example.com/a@", "sumdb/x/lookup/@v1.0.0", "sumdb/x/lookup/example.com/a@master",
+		"sumdb/x/lookup/example.com/A@v1.0.0", "sumdb/x/lookup/example.com/a@v1.0.0/go.mod", "sumdb/x/lookup/example.com/a@v1.0.0@v1.0.0",
+		"sumdb/x/tile/8/0/1", "sumdb/x/tile/8/0/001.p/256", "sumdb/x/tile/8/0/001.p/0", "sumdb/x/tile/4/0/001", "sumdb/x/tile/30/0/001", "sumdb/x/tile/8/-1/001", "sumdb/x/tile/8/99/001",
+		"sumdb//tile/8/0/001", "sumdb//lookup/example.com/a@v1.0.0", "sumdb/x/other",
+		strings.Repeat("a", 70000),
+	} {
+		if got, err := proxy.ParsePath(path); err == nil {
+			t.Errorf("ParsePath(%.80q) = %+v, want an error", path, got)
+		}
+	}
+}
+
+// What ParsePath accepts has one spelling, so that a key, a pattern and an
+// upstream always mean the same thing.
+func FuzzParsePath(f *testing.F) {
+	for _, seed := range []string{
+		"example.com/a/@v/list", "github.com/!burnt!sushi/toml/@v/v1.0.0.info", "example.com/a/@v/master.info", "example.com/a/@latest",
+		"example.com/a/@v/v2.0.0+incompatible.mod", "example.com/a/v2/@v/v2.0.0.zip", "sumdb/sum.golang.org/supported",
+		"sumdb/a/b/latest", "sumdb/x/lookup/example.com/a@v1.0.0", "sumdb/x/tile/8/0/x001/234.p/5", "sumdb/x/tile/8/data/004", "sumdb/x/tile/8/8/000",
+		"sumdb/lookup/tile/8/0/000", "example.com/!a/@v/!b.info", "..", "sumdb/x/tile/lookup/a.b@v1.0.0", "a.b/@v/@latest",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		r, err := proxy.ParsePath(path)
+		if err != nil {
+			return
+		}
+		if back := r.Path(); back != path {
+			t.Fatalf("ParsePath(%q) = %+v, whose Path is %q", path, r, back)
+		}
+		for element := range strings.SplitSeq(path, "/") {
+			if element == "" || element == "." || element == ".." {
+				t.Fatalf("ParsePath(%q) accepted the element %q", path, element)
+			}
+		}
+	})
+}

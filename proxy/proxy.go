@@ -1,0 +1,239 @@
+// Package proxy answers the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol)
+// from a store, and fills the store on a miss.
+//
+// Nothing unproved leaves it: a go.mod or a zip is compared with a record whose
+// inclusion in the checksum database was proved before a complete copy reaches a
+// client or the store. A path is taken apart in one place, ParsePath; private
+// modules are recognised on the decoded path before anything else is done; an
+// error becomes a status and a text in one place, explain.
+//
+// It is no HTTP server: listening, logging and authentication are its caller's.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// Config is what a Server is made of. Store, Upstream and Policy are needed;
+// the zero value of everything else is its default.
+type Config struct {
+	Store    storage.Store
+	Upstream *fetch.Chain
+	Policy   *policy.Policy
+
+	// Databases are the checksum databases that are served. The first one is
+	// what modules are verified with; without any, nothing is verified but
+	// that it is well-formed.
+	Databases []*sumdb.Mirror
+
+	Spool    string // directory for transfers under way; its content is removed by New
+	Evidence string // directory for what was found to be wrong
+
+	// Answer is how long a client waits for its answer, or for the first
+	// bytes of a large one. Default 28 s: the go command waits for ever, a
+	// person and a CI job do not.
+	Answer time.Duration
+
+	// Fresh is how long a list, a latest version or the commit of a branch
+	// counts as current. Default 1 min, as the public mirror has it.
+	Fresh time.Duration
+
+	// Stale is how long such an answer is given when no upstream can be
+	// asked. Default 7 days.
+	Stale time.Duration
+
+	// Fills and ZipFills are how many objects, and how many zips, are fetched
+	// at the same time. Default 64 and 16. Hits never wait for them.
+	Fills, ZipFills int
+
+	// Via is our name in Via headers; a request that carries it has come
+	// round in a circle.
+	Via string
+
+	Logger *slog.Logger // default: discard
+}
+
+// Server is an http.Handler for the whole protocol.
+type Server struct {
+	config  Config
+	store   storage.Store
+	log     *slog.Logger
+	metrics *metrics
+
+	settings atomic.Pointer[settings]
+
+	fills      fills
+	refreshing singleflight.Group // of mutable answers, by key
+	absent     absent
+	suspects   suspects
+
+	// ctx is the scope of work that is shared by clients. It ends when Close
+	// has waited long enough for running.
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+// settings is what can change while the server runs.
+type settings struct {
+	upstream *fetch.Chain
+	policy   *policy.Policy
+}
+
+// New makes a Server. It fails if its directories cannot be made.
+func New(c Config) (*Server, error) {
+	if c.Store == nil || c.Upstream == nil || c.Policy == nil {
+		return nil, errors.New("proxy: Store, Upstream and Policy are needed")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&c.Answer, 28*time.Second)
+	setDefault(&c.Fresh, time.Minute)
+	setDefault(&c.Stale, 7*24*time.Hour)
+	setDefault(&c.Fills, 64)
+	setDefault(&c.ZipFills, 16)
+	if err := clearSpool(c.Spool); err != nil {
+		return nil, err
+	}
+	s := &Server{config: c, store: c.Store, log: c.Logger, metrics: newMetrics()}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.fills = newFills(c.Fills, c.ZipFills)
+	s.Reload(c.Upstream, c.Policy)
+	return s, nil
+}
+
+func setDefault[T comparable](value *T, to T) {
+	var zero T
+	if *value == zero {
+		*value = to
+	}
+}
+
+// Reload makes the server use another upstream and another policy from the next
+// request on. It forgets what it believed to be absent.
+func (s *Server) Reload(upstream *fetch.Chain, policy *policy.Policy) {
+	s.settings.Store(&settings{upstream, policy})
+	s.absent.clear()
+}
+
+// Close waits for what is being fetched, at most until ctx ends; then it aborts
+// what is left and waits for that. The store is not closed.
+func (s *Server) Close(ctx context.Context) error {
+	idle := make(chan struct{})
+	go func() { s.running.Wait(); close(idle) }()
+	defer s.cancel()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		s.cancel()
+		<-idle
+		return ctx.Err()
+	}
+}
+
+// database returns the mirror that modules are verified with, or nil.
+func (s *Server) database() *sumdb.Mirror {
+	if len(s.config.Databases) == 0 {
+		return nil
+	}
+	return s.config.Databases[0]
+}
+
+// isolated reports whether there is no upstream at all.
+func (s *Server) isolated() bool { return s.settings.Load().upstream.Offline() }
+
+// ServeHTTP answers one request. It panics with http.ErrAbortHandler when the
+// client must notice that its answer broke off.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a := &answer{ResponseWriter: w, r: r, kind: numberOfKinds}
+	if err := s.serve(a); err != nil {
+		s.writeError(a, err)
+	}
+	s.metrics.count(a.kind, a.result)
+}
+
+// answer is a response and what is known about it. There is one for each
+// request.
+type answer struct {
+	http.ResponseWriter
+	r        *http.Request
+	kind     Kind
+	result   result
+	heldOnly bool // the client wants nothing to be fetched for it
+	started  bool // the status is sent, an error can only break off
+}
+
+func (s *Server) serve(a *answer) error {
+	if a.r.Method != http.MethodGet && a.r.Method != http.MethodHead {
+		a.Header().Set("Allow", "GET, HEAD")
+		return &failure{status: http.StatusMethodNotAllowed, what: "method not allowed: " + a.r.Method, next: "use GET or HEAD"}
+	}
+	if s.config.Via != "" && strings.Contains(strings.Join(a.r.Header.Values("Via"), ","), s.config.Via) {
+		return errLoop
+	}
+	path := strings.TrimPrefix(a.r.URL.Path, "/")
+	if rest, ok := strings.CutPrefix(path, "cached-only/"); ok {
+		path, a.heldOnly = rest, true
+	}
+	if a.r.Header.Get("Disable-Module-Fetch") == "true" {
+		a.heldOnly = true
+	}
+	req, err := ParsePath(path)
+	if err != nil {
+		return err
+	}
+	a.kind = req.Kind
+	switch {
+	case req.Database != "":
+		return s.serveSumDB(a, req)
+	case req.immutable():
+		if err := s.allowed(req); err != nil {
+			return err
+		}
+		return s.serveImmutable(a, req)
+	default:
+		if err := s.allowed(req); err != nil {
+			return err
+		}
+		return s.serveMutable(a, req)
+	}
+}
+
+// allowed returns an error if the module may not be had here.
+func (s *Server) allowed(req Request) error {
+	if pattern, private := s.settings.Load().policy.Private(req.Module); private {
+		return &failure{
+			status: http.StatusNotFound, noStore: true,
+			what: "not found: " + req.Module + " is private here (pattern " + pattern + ")",
+			why:  "fetching private modules is not supported yet, and their names are never sent to an upstream",
+			next: "let the go command fetch it: go env -w GOPRIVATE=" + pattern,
+		}
+	}
+	if req.Module == toolchain && s.database() == nil && req.Kind != List && req.Kind != Latest {
+		return &failure{
+			status: http.StatusForbidden,
+			what:   "toolchains are always verified, and the checksum database is off here",
+			next:   "start the proxy with a checksum database: --sumdb sum.golang.org",
+		}
+	}
+	return nil
+}
+
+// toolchain is the module of Go toolchains.
+const toolchain = "golang.org/toolchain"

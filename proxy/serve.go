@@ -1,0 +1,279 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// progressTime is how long a client may take for one write, a quarter of a
+// megabyte at most, before it is taken for gone.
+const progressTime = time.Minute
+
+// serveImmutable answers with an object that never changes: from the store, or
+// by filling it.
+func (s *Server) serveImmutable(a *answer, req Request) error {
+	object, err := s.open(a.r.Context(), req)
+	if err == nil {
+		defer object.Close()
+		a.result = resultHit
+		return s.serveObject(a, req, object)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if a.heldOnly || s.isolated() {
+		return s.notHeld(a)
+	}
+	if err := s.absent.find(req.Path()); err != nil {
+		a.result = resultNegative
+		return err
+	}
+	return s.serveFill(a, req)
+}
+
+// open opens the stored object of req. What is damaged, or not proved by the
+// database that is in force now, is dropped and counts as absent.
+func (s *Server) open(ctx context.Context, req Request) (storage.Object, error) {
+	key := req.Path()
+	object, err := s.store.Open(ctx, key)
+	if errors.Is(err, storage.ErrDamaged) {
+		s.drop(ctx, key, err)
+		return nil, fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, err
+	}
+	db := s.database()
+	if req.Kind == Info || db == nil || object.Info().Proof == db.Name() {
+		return object, nil
+	}
+	want, err := s.wanted(ctx, req)
+	if err == nil && object.Info().Hash == want {
+		return object, nil
+	}
+	_ = object.Close() // nothing was written
+	if err != nil {
+		return nil, err
+	}
+	s.drop(ctx, key, fmt.Errorf("it is not what %s says", db.Name()))
+	return nil, fs.ErrNotExist
+}
+
+// drop removes a stored object that must not be served.
+func (s *Server) drop(ctx context.Context, key string, why error) {
+	s.metrics.dropped.Inc()
+	err := s.store.Delete(context.WithoutCancel(ctx), key)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	s.log.Error("stored object dropped, it will be fetched again", "key", key, "err", why, "delete_err", err)
+}
+
+// serveFill waits for the fill of req and answers with what it made, or while it
+// is being made.
+func (s *Server) serveFill(a *answer, req Request) error {
+	f, joined := s.join(req)
+	a.result = resultMiss
+	if joined {
+		a.result = resultCoalesced
+	}
+	ctx, cancel := context.WithTimeout(a.r.Context(), s.config.Answer)
+	defer cancel()
+	select {
+	case <-f.done:
+	case <-f.started:
+		if a.r.Method == http.MethodGet && f.spool.acquire() {
+			defer f.spool.release()
+			return s.stream(a, f)
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return errAnswer
+		}
+	case <-ctx.Done():
+		return errAnswer
+	}
+	if f.err != nil {
+		s.absent.note(f.key, f.err)
+		return f.err
+	}
+	object, err := s.open(a.r.Context(), req)
+	if err != nil {
+		return err
+	}
+	defer object.Close()
+	return s.serveObject(a, req, object)
+}
+
+// stream answers with a zip while it arrives. The last part waits for the proof:
+// if it fails, the answer breaks off. A Range is not looked at, which HTTP
+// allows (RFC 9110, section 14.2).
+func (s *Server) stream(a *answer, f *fill) error {
+	s.setImmutable(a, f.req, f.hash)
+	a.Header().Set("Content-Length", strconv.FormatInt(f.size, 10))
+	a.started = true
+	a.WriteHeader(http.StatusOK)
+	var (
+		ctx    = a.r.Context()
+		out    = &patientWriter{a.ResponseWriter, http.NewResponseController(a.ResponseWriter)}
+		buffer = make([]byte, 64<<10)
+		sent   int64
+	)
+	for public := f.size - holdBack; sent < public; {
+		size, err := f.spool.wait(ctx, sent, f.done)
+		if err != nil {
+			return err
+		}
+		if size = min(size, public); size == sent { // ended early
+			break
+		}
+		n, err := io.CopyBuffer(out, io.NewSectionReader(f.spool.file, sent, size-sent), buffer)
+		if sent += n; err != nil {
+			return err
+		}
+		_ = out.controller.Flush() // what is there must not wait for what is not
+	}
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if f.err != nil {
+		return f.err
+	}
+	_, err := io.CopyBuffer(out, io.NewSectionReader(f.spool.file, sent, f.size-sent), buffer)
+	return err
+}
+
+// setImmutable sets the headers of an object that never changes.
+func (s *Server) setImmutable(a *answer, req Request, hash string) {
+	h := a.Header()
+	h["Content-Type"] = contentTypes[req.Kind]
+	h["Cache-Control"] = immutable
+	h["Accept-Ranges"] = acceptRanges
+	h["Cache-Status"] = cacheStatus[a.result]
+	if hash != "" {
+		h["Etag"] = []string{`"` + hash + `"`}
+	}
+}
+
+// Header values that are the same for every answer; nobody changes them.
+var (
+	immutable    = []string{"public, max-age=31536000, immutable"}
+	acceptRanges = []string{"bytes"}
+	contentTypes = [numberOfKinds][]string{
+		List:           {"text/plain; charset=utf-8"},
+		Latest:         {"application/json"},
+		Info:           {"application/json"},
+		Mod:            {"text/plain; charset=utf-8"},
+		Zip:            {"application/zip"},
+		SumDBSupported: {"text/plain; charset=utf-8"},
+		SumDBLatest:    {"text/plain; charset=utf-8"},
+		SumDBLookup:    {"text/plain; charset=utf-8"},
+		SumDBTile:      {"application/octet-stream"},
+	}
+	cacheStatus = [numberOfResults][]string{ // RFC 9211
+		resultHit:       {"assay; hit"},
+		resultStale:     {"assay; hit; detail=stale"},
+		resultMiss:      {"assay; fwd=miss; stored"},
+		resultCoalesced: {"assay; fwd=miss; collapsed"},
+	}
+)
+
+// serveObject answers with a stored object.
+func (s *Server) serveObject(a *answer, req Request, object storage.Object) error {
+	info := object.Info()
+	s.setImmutable(a, req, info.Hash)
+	watched := &watchedObject{Object: object}
+	if conditional(a.r.Header) || a.r.Method == http.MethodHead {
+		http.ServeContent(a.ResponseWriter, a.r, "", time.Time{}, watched)
+	} else {
+		a.Header()["Content-Length"] = []string{strconv.FormatInt(info.Size, 10)}
+		a.started = true
+		if _, err := watched.WriteTo(a.body(info.Size)); err != nil && watched.err == nil {
+			return err // the client's side
+		}
+	}
+	if watched.err == nil {
+		return nil
+	}
+	if errors.Is(watched.err, storage.ErrDamaged) {
+		s.drop(a.r.Context(), info.Key, watched.err)
+	}
+	a.started = true
+	return watched.err
+}
+
+// conditional reports whether a request wants more than the whole object.
+func conditional(h http.Header) bool {
+	return h["Range"] != nil || h["If-None-Match"] != nil || h["If-Match"] != nil || h["If-Range"] != nil ||
+		h["If-Modified-Since"] != nil || h["If-Unmodified-Since"] != nil
+}
+
+// watchedObject remembers an error of reading, which http.ServeContent and
+// io.Copy do not tell from one of writing.
+type watchedObject struct {
+	storage.Object
+	err error
+}
+
+func (o *watchedObject) Read(p []byte) (int, error) {
+	n, err := o.Object.Read(p)
+	if err != nil && err != io.EOF {
+		o.err = err
+	}
+	return n, err
+}
+
+func (o *watchedObject) WriteTo(w io.Writer) (int64, error) {
+	out := &watchedWriter{w: w}
+	n, err := o.Object.WriteTo(out)
+	if err != nil && out.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+// watchedWriter remembers an error of writing.
+type watchedWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (w *watchedWriter) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	w.err = err
+	return n, err
+}
+
+// body returns the writer for an answer of size bytes: the server's own write
+// time-out is enough for a small one, a large one moves it on with each write.
+func (a *answer) body(size int64) io.Writer {
+	if size <= holdBack {
+		return a.ResponseWriter
+	}
+	return &patientWriter{a.ResponseWriter, http.NewResponseController(a.ResponseWriter)}
+}
+
+// patientWriter gives each write its own time, so that a large transfer may take
+// long and a client that does not read may not.
+type patientWriter struct {
+	w          io.Writer
+	controller *http.ResponseController
+}
+
+func (w *patientWriter) Write(p []byte) (int, error) {
+	// Where there are no deadlines, as in a test's recorder, there is nothing
+	// to move.
+	_ = w.controller.SetWriteDeadline(time.Now().Add(progressTime))
+	return w.w.Write(p)
+}
