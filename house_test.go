@@ -1,0 +1,150 @@
+// Package assay_test holds the rules of the house: what may import what, and
+// that each package says what it is for. It reads the files themselves, because
+// a test that asked the go command would keep passing from the test cache.
+package assay_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/semver"
+)
+
+const modulePath = "github.com/assay-proxy/assay/"
+
+// arrows is the table of docs/design/README.md: what of ours each package may
+// import. Tests may import anything.
+var arrows = map[string][]string{
+	"cmd/assay":           {"proxy", "proxy/fetch", "proxy/policy", "storage", "sumdb"},
+	"cmd/bench":           {},
+	"proxy":               {"proxy/fetch", "proxy/policy", "storage", "sumdb"},
+	"proxy/fetch":         {},
+	"proxy/policy":        {},
+	"proxy/proxytest":     {"sumdb/sumdbtest"},
+	"sumdb":               {"storage"},
+	"sumdb/sumdbtest":     {},
+	"storage":             {},
+	"storage/athens":      {"storage"},
+	"storage/storagetest": {"storage"},
+}
+
+// confined are modules that only one package may import.
+var confined = map[string]string{
+	"github.com/gomods/athens":   "storage/athens",
+	"go.etcd.io/bbolt":           "storage",
+	"github.com/go-chi/chi":      "cmd/assay",
+	"github.com/spf13/cobra":     "cmd/assay",
+	"github.com/BurntSushi/toml": "cmd/assay",
+}
+
+// goFiles calls visit for each Go file that is not a test, with its package's
+// folder.
+func goFiles(t *testing.T, visit func(folder, name string)) {
+	t.Helper()
+	err := fs.WalkDir(os.DirFS("."), ".", func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != "." || d.Name() == "testdata"):
+			return fs.SkipDir
+		case strings.HasSuffix(p, ".go") && !strings.HasSuffix(p, "_test.go"):
+			visit(path.Dir(p), filepath.FromSlash(p))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestArrows(t *testing.T) {
+	goFiles(t, func(folder, name string) {
+		allowed, known := arrows[folder]
+		if !known {
+			t.Errorf("package %s is not in the table of arrows", folder)
+			return
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, spec := range f.Imports {
+			imported := strings.Trim(spec.Path.Value, `"`)
+			if ours, ok := strings.CutPrefix(imported, modulePath); ok && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s, which is not below it", name, ours)
+			}
+			for module, only := range confined {
+				if strings.HasPrefix(imported, module) && folder != only && folder != "storage/storagetest" {
+					t.Errorf("%s imports %s, which is for %s alone", name, imported, only)
+				}
+			}
+		}
+	})
+}
+
+func TestPackageComments(t *testing.T) {
+	documented := map[string]bool{}
+	goFiles(t, func(folder, name string) {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.PackageClauseOnly|parser.ParseComments)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		documented[folder] = documented[folder] || f.Doc != nil
+	})
+	for folder, ok := range documented {
+		if !ok {
+			t.Errorf("package %s has no comment", folder)
+		}
+	}
+}
+
+// No package has an init, and only sentinels, tables and compiled expressions
+// stand outside functions: nothing that changes.
+func TestNoInit(t *testing.T) {
+	goFiles(t, func(_, name string) {
+		src, err := os.ReadFile(name)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if strings.Contains(string(src), "\nfunc init()") {
+			t.Errorf("%s has an init", name)
+		}
+	})
+}
+
+// Older versions of x/mod do not verify tiles and lookups (CVE-2026-56865,
+// CVE-2026-56864). Athens stays where its storage interface is known.
+func TestVersions(t *testing.T) {
+	data, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := modfile.Parse("go.mod", data, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	versions := map[string]string{}
+	for _, r := range f.Require {
+		versions[r.Mod.Path] = r.Mod.Version
+	}
+	if v := versions["golang.org/x/mod"]; semver.Compare(v, "v0.42.0") < 0 {
+		t.Errorf("golang.org/x/mod is %s, want at least v0.42.0", v)
+	}
+	if v := versions["github.com/gomods/athens"]; v != "v0.18.0" {
+		t.Errorf("github.com/gomods/athens is %s, want exactly v0.18.0", v)
+	}
+	if len(f.Replace) > 0 {
+		t.Error("go.mod has replace directives, so go install would not work")
+	}
+}
