@@ -114,7 +114,10 @@ func (f *fixture) open(list string, o option) {
 		Spool: filepath.Join(f.dir, "spool"), Evidence: filepath.Join(f.dir, "evidence"),
 	}
 	if o.database {
-		ask := f.chain.SumDB(proxytest.Database, "http://127.0.0.1:1", true)
+		var ask sumdb.FetchFunc
+		if !f.chain.Offline() {
+			ask = f.chain.SumDB(proxytest.Database, "http://127.0.0.1:1", true)
+		}
 		f.mirror, err = sumdb.Open(t.Context(), sumdb.Config{Key: f.world.GOSUMDB(), Store: f.store, Fetch: ask, Evidence: c.Evidence, Logger: log})
 		if err != nil {
 			t.Fatal(err)

@@ -63,7 +63,7 @@ func (m *Mirror) dataTile(ctx context.Context, h *head, t tlog.Tile) (data []byt
 	if err := m.thawed(); err != nil {
 		return nil, "", err
 	}
-	if m.config.Fetch == nil {
+	if !m.connected() {
 		return nil, "", fmt.Errorf("%s of %s is not in this mirror, which has no upstream: %w", t.Path(), m.name, fs.ErrNotExist)
 	}
 	records, err := m.fetchData(ctx, wide)
@@ -120,7 +120,7 @@ func (m *Mirror) fetchData(ctx context.Context, t tlog.Tile) ([][]byte, error) {
 }
 
 func (m *Mirror) fetchRecords(ctx context.Context, t tlog.Tile) ([][]byte, error) {
-	data, err := m.config.Fetch(ctx, t.Path(), dataLimit)
+	data, err := m.fetch(ctx, t.Path(), dataLimit)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %v", errNoTile, err)
 	}

@@ -40,7 +40,7 @@ const (
 type Config struct {
 	Key   string // verifier key, name+hash+key
 	Store storage.Store
-	Fetch FetchFunc // nil: no upstream
+	Fetch FetchFunc // nil: no upstream; SetFetch changes it
 
 	// Evidence is the directory for what proves that the log misbehaves. It
 	// is created when needed. A file fork-NAME-*.txt in it keeps the mirror
@@ -61,6 +61,9 @@ type Mirror struct {
 	store    storage.Store
 	log      *slog.Logger
 	metrics  *metrics
+
+	// source is the FetchFunc in force, nil without upstream.
+	source atomic.Pointer[FetchFunc]
 
 	// head is the newest head we proved, nil before the first. It is read
 	// without a lock and replaced, only forward, by who has the turn.
@@ -113,6 +116,7 @@ func Open(ctx context.Context, c Config) (*Mirror, error) {
 		older:    make(map[tlog.Tree]struct{}),
 	}
 	m.metrics = newMetrics(m)
+	m.SetFetch(c.Fetch)
 	m.life, m.end = context.WithCancel(context.Background())
 	if err := m.Recheck(); err != nil {
 		return nil, err
@@ -130,6 +134,31 @@ func (m *Mirror) Close() {
 	m.mu.Unlock()
 	m.end()
 	m.work.Wait()
+}
+
+// SetFetch replaces the way to the upstream; nil takes it away.
+func (m *Mirror) SetFetch(f FetchFunc) {
+	if f == nil {
+		m.source.Store(nil)
+		return
+	}
+	m.source.Store(&f)
+}
+
+// connected says whether there is an upstream.
+func (m *Mirror) connected() bool { return m.source.Load() != nil }
+
+// errDisconnected says that the upstream was taken away in the middle of
+// something.
+var errDisconnected = errors.New("no upstream any more")
+
+// fetch is the FetchFunc in force.
+func (m *Mirror) fetch(ctx context.Context, path string, limit int64) ([]byte, error) {
+	f := m.source.Load()
+	if f == nil {
+		return nil, fmt.Errorf("%s of %s: %w", path, m.name, errDisconnected)
+	}
+	return (*f)(ctx, path, limit)
 }
 
 // Name is the name of the database.
@@ -159,7 +188,7 @@ func (m *Mirror) newest(ctx context.Context) (*head, error) {
 	if h := m.head.Load(); h != nil {
 		return h, nil
 	}
-	if m.config.Fetch == nil {
+	if !m.connected() {
 		return nil, fmt.Errorf("this mirror of %s is empty and has no upstream: %w", m.name, fs.ErrNotExist)
 	}
 	if err := m.Refresh(ctx); err != nil {
@@ -173,14 +202,14 @@ func (m *Mirror) newest(ctx context.Context) (*head, error) {
 // store; a mirror without upstream has nothing to refresh from, which is an
 // error too.
 func (m *Mirror) Refresh(ctx context.Context) error {
-	if m.config.Fetch == nil {
+	if !m.connected() {
 		return fmt.Errorf("refresh %s: no upstream", m.name)
 	}
 	if err := m.thawed(); err != nil {
 		return err
 	}
 	_, err := m.share(ctx, "latest", fileTime, func(ctx context.Context) (any, error) {
-		msg, err := m.config.Fetch(ctx, "latest", textLimit)
+		msg, err := m.fetch(ctx, "latest", textLimit)
 		if errors.Is(err, fs.ErrNotExist) {
 			// Not to be mistaken for the absence of a module or a tile.
 			return nil, fmt.Errorf("%w: %s has no latest: %v", ErrInvalid, m.name, err)
@@ -202,14 +231,12 @@ func (m *Mirror) Refresh(ctx context.Context) error {
 // Run asks for the latest head at once and then every Config.Refresh, until ctx
 // ends; it returns nil then. Errors are logged: the next round may go better.
 func (m *Mirror) Run(ctx context.Context) error {
-	if m.config.Fetch == nil {
-		<-ctx.Done()
-		return nil
-	}
 	ticker := time.NewTicker(m.config.Refresh)
 	defer ticker.Stop()
 	for {
-		if err := m.Refresh(ctx); err != nil && ctx.Err() == nil {
+		if !m.connected() {
+			// There may be one later.
+		} else if err := m.Refresh(ctx); err != nil && ctx.Err() == nil {
 			m.log.Warn("latest head not refreshed", "size", m.Size(), "err", err)
 		}
 		select {

@@ -68,7 +68,7 @@ const (
 // The error is ErrInvalid if tiles do not authenticate.
 func (m *Mirror) prove(ctx context.Context, tree tlog.Tree, base *head, f func(tlog.HashReader) error) (map[place][]byte, error) {
 	from := held
-	if m.config.Fetch != nil {
+	if m.connected() {
 		from |= upstream
 	}
 	r := newReader(ctx, m, base, from)
@@ -231,7 +231,7 @@ func (m *Mirror) fetchTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 
 func (m *Mirror) fetchHashes(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	want := t.W * tlog.HashSize
-	data, err := m.config.Fetch(ctx, t.Path(), int64(want))
+	data, err := m.fetch(ctx, t.Path(), int64(want))
 	if err == nil && len(data) != want {
 		return nil, fmt.Errorf("%w: %s of %s has %d bytes, not %d", ErrInvalid, t.Path(), m.name, len(data), want)
 	}

@@ -127,7 +127,7 @@ func (m *Mirror) lookup(ctx context.Context, mod module.Version) (Record, string
 	if err := m.thawed(); err != nil {
 		return Record{}, "", fmt.Errorf("lookup of %s: %w", mod, err)
 	}
-	if m.config.Fetch == nil {
+	if !m.connected() {
 		return Record{}, "", m.notHeld(mod)
 	}
 	shared, err := m.share(ctx, path, lookupTime, func(ctx context.Context) (any, error) {
@@ -155,7 +155,7 @@ func (m *Mirror) notHeld(mod module.Version) error {
 
 // fetchRecord gets the record of mod from upstream, proves it and stores it.
 func (m *Mirror) fetchRecord(ctx context.Context, path string, mod module.Version) (Record, error) {
-	msg, err := m.config.Fetch(ctx, path, textLimit)
+	msg, err := m.fetch(ctx, path, textLimit)
 	if err != nil {
 		return Record{}, fmt.Errorf("lookup of %s in %s: %w", mod, m.name, err)
 	}
@@ -238,7 +238,7 @@ func (m *Mirror) Reply(ctx context.Context, r Record) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.ID >= h.tree.N && m.config.Fetch != nil {
+	if r.ID >= h.tree.N && m.connected() {
 		if err := m.Refresh(ctx); err != nil {
 			return nil, err
 		}

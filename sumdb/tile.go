@@ -63,7 +63,7 @@ func (m *Mirror) reach(ctx context.Context, t tlog.Tile) (*head, error) {
 	if err := m.thawed(); err != nil {
 		return nil, err
 	}
-	if m.config.Fetch == nil {
+	if !m.connected() {
 		return nil, m.beyond(t)
 	}
 	m.mu.Lock()
@@ -122,7 +122,7 @@ func (m *Mirror) hashTile(ctx context.Context, h *head, t tlog.Tile) (data []byt
 	if err := m.thawed(); err != nil {
 		return nil, "", err
 	}
-	if m.config.Fetch == nil {
+	if !m.connected() {
 		return nil, "", fmt.Errorf("%s of %s is not in this mirror, which has no upstream: %w", t.Path(), m.name, fs.ErrNotExist)
 	}
 	data, err = m.proveTile(ctx, h, placeOf(t))

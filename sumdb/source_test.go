@@ -1,0 +1,39 @@
+package sumdb_test
+
+import (
+	"errors"
+	"io/fs"
+	"testing"
+
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/sumdbtest"
+)
+
+// An upstream can be taken away and given back while the mirror runs.
+func TestSetFetch(t *testing.T) {
+	log := sumdbtest.NewLog(t, "sum.test.example")
+	log.Fill(10)
+	m, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: newMemory(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	mod := sumdbtest.Filler(3)
+	if _, err := m.Lookup(t.Context(), mod); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without upstream: %v", err)
+	}
+	m.SetFetch(log.Fetch)
+	if _, err := m.Lookup(t.Context(), mod); err != nil {
+		t.Errorf("with upstream: %v", err)
+	}
+	m.SetFetch(nil)
+	if _, err := m.Lookup(t.Context(), mod); err != nil {
+		t.Errorf("held: %v", err)
+	}
+	if _, err := m.Lookup(t.Context(), sumdbtest.Filler(4)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("not held: %v", err)
+	}
+	if err := m.Refresh(t.Context()); err == nil {
+		t.Error("refreshed from nowhere")
+	}
+}
