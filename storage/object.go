@@ -147,6 +147,14 @@ func (o *inlineObject) Close() error {
 	return nil
 }
 
+// What the kernel is told to read ahead grows from minAhead to maxAhead chunks,
+// so that the first byte does not wait for 8 MiB. With at most 4 MiB, reading
+// from a virtual disk was a quarter slower.
+const (
+	minAhead = 4
+	maxAhead = 32
+)
+
 // blobObject is an object with its content in blobs.db. No transaction is open
 // while it is: that the bytes stay where they are is because it is counted among
 // the readers of the blob.
@@ -161,7 +169,8 @@ type blobObject struct {
 	chunk     []byte // the checked chunk in buffer, or nil
 	chunkNum  int    // its number
 	relocated bool   // the extents are from locate
-	advised   int    // the kernel was told to read ahead up to this chunk
+	window    int    // chunks to read ahead
+	advised   int    // number after the last chunk the kernel was told to read ahead
 }
 
 func (o *blobObject) Info() Info { return o.info }
@@ -242,7 +251,11 @@ func (o *blobObject) load() ([]byte, error) {
 		if o.buffer == nil {
 			o.buffer = o.db.buffer()
 		}
+		sequential := chunk == 0 || o.chunk != nil && o.chunkNum == chunk-1
 		o.chunk = nil
+		if sequential {
+			o.readAhead(chunk)
+		}
 		data, err := o.read(chunk)
 		if err != nil {
 			return nil, fmt.Errorf("read %.200q: %w", o.info.Key, err)
@@ -250,6 +263,31 @@ func (o *blobObject) load() ([]byte, error) {
 		o.chunk, o.chunkNum = data, chunk
 	}
 	return o.chunk[o.offset-int64(chunk)*chunkSize:], nil
+}
+
+// readAhead tells the kernel which chunks are next when the object is read from
+// one end to the other. The kernel's own readahead looks at one position in the
+// file for all readers, and is at a loss when there are several.
+func (o *blobObject) readAhead(chunk int) {
+	o.advised = max(o.advised, chunk)
+	if o.advised-chunk > o.window/2 {
+		return
+	}
+	o.window = min(max(2*o.window, minAhead), maxAhead)
+	end := min(chunk+o.window, len(o.blob.extents))
+	if o.advised < end {
+		// Most often the chunks are neighbours in the file, and one call does.
+		first, next := o.blob.extents[o.advised], o.blob.extents[o.advised]
+		for _, offset := range o.blob.extents[o.advised:end] {
+			if offset < next || offset > next+blobsPageSize {
+				willNeed(o.db.reader, first, next-first)
+				first = offset
+			}
+			next = offset + sumSize + chunkSize
+		}
+		willNeed(o.db.reader, first, next-first)
+		o.advised = end
+	}
 }
 
 // read reads a chunk into the buffer. If it is not where the record says, it

@@ -1,0 +1,17 @@
+package storage
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// willNeed has the kernel begin to read a part of f into its cache. It is only
+// a hint, so there is nothing to do about an error.
+func willNeed(f *os.File, offset, length int64) {
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.Fadvise(int(fd), offset, length, unix.FADV_WILLNEED)
+		})
+	}
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package storage
+
+import "os"
+
+// willNeed is what the kernel's own readahead does, where it is not told.
+func willNeed(*os.File, int64, int64) {}
