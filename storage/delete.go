@@ -24,6 +24,11 @@ func (db *DB) delete(ctx context.Context, key string) error {
 	if err := errors.Join(checkKey(key), ctx.Err()); err != nil {
 		return err
 	}
+	return db.drop(key)
+}
+
+// drop is delete for any key, one that is damaged included.
+func (db *DB) drop(key string) error {
 	var orphans []uint64
 	err := db.meta.update(0, func(tx *bolt.Tx) (err error) {
 		orphans, err = deleteObject(tx, key)

@@ -155,6 +155,19 @@ func (f *file) commit(fn func(*bolt.Tx) error) (err error) {
 	return f.explain(err)
 }
 
+// discard runs fn in a write transaction that is not committed: nobody else
+// changes the file meanwhile.
+func (f *file) discard(fn func(*bolt.Tx) error) error {
+	f.commitMu.Lock()
+	defer f.commitMu.Unlock()
+	ended := errors.New("discarded")
+	err := f.commit(func(tx *bolt.Tx) error { return cmp.Or(fn(tx), ended) })
+	if err == ended {
+		return nil
+	}
+	return err
+}
+
 // commitError adds the next step to an error of the disk below a commit.
 func (f *file) commitError(err error) error {
 	switch {

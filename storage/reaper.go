@@ -114,17 +114,16 @@ func (r *reaper) next() (id uint64, ok bool) {
 	return 0, false
 }
 
-// reap deletes one blob, and then its intent.
+// reap deletes one blob, and then its intent. If an object has the blob it
+// deletes only the intent: a commit that failed took effect all the same, as
+// one whose last fsync fails does.
 func (r *reaper) reap(id uint64) {
+	used := false
 	err := r.db.meta.view(func(tx *bolt.Tx) error {
-		if hasRef(tx, id) {
-			// A commit that failed took effect all the same, as one whose
-			// last fsync fails does.
-			return errors.New("an object has it")
-		}
+		used = hasRef(tx, id)
 		return nil
 	})
-	if err == nil {
+	if err == nil && !used {
 		err = deleteBlob(r.db.blobs, id)
 	}
 	if err == nil {
