@@ -158,6 +158,9 @@ func explain(req Request, err error) failure {
 		f := failure{status: http.StatusNotFound, what: "not found: " + req.Path()}
 		if upstream != nil {
 			f.why = oneLine(upstream.Source + ": " + upstream.Detail)
+		} else if req.Database != "" {
+			// The mirror says how old it is.
+			f.why = oneLine(strings.TrimSuffix(err.Error(), ": "+fs.ErrNotExist.Error()))
 		}
 		return f
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

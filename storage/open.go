@@ -71,6 +71,9 @@ type Options struct {
 	// LockTimeout is how long Open waits for another process to let go of the
 	// store. Zero means one second.
 	LockTimeout time.Duration
+
+	// Existing has Open return fs.ErrNotExist instead of making an empty store.
+	Existing bool
 }
 
 // Open opens the store in the directory dir and makes an empty one if there is
@@ -99,6 +102,13 @@ func Open(dir string, opts *Options) (*DB, error) {
 
 // open opens blobs.db first: who holds its lock is alone with both files.
 func open(dir string, o Options) (*DB, error) {
+	if o.Existing {
+		_, metaErr := os.Stat(filepath.Join(dir, metaName))
+		_, blobsErr := os.Stat(filepath.Join(dir, blobsName))
+		if errors.Is(metaErr, fs.ErrNotExist) && errors.Is(blobsErr, fs.ErrNotExist) {
+			return nil, fmt.Errorf("there is none: %w", fs.ErrNotExist)
+		}
+	}
 	if err := makeDir(dir); err != nil {
 		return nil, err
 	}

@@ -385,3 +385,18 @@ func TestVerifyStops(t *testing.T) {
 		t.Errorf("got %v, want Canceled", err)
 	}
 }
+
+func TestOpenExisting(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := storage.Open(dir, &storage.Options{Existing: true}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an empty directory: %v, want ErrNotExist", err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
+		t.Errorf("left behind: %v, %v", files, err)
+	}
+	db, err := storage.Open(verifyStore(t), &storage.Options{Existing: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+}

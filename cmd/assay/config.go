@@ -1,0 +1,370 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	"github.com/spf13/pflag"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
+)
+
+// defaultUpstream is the go command's own default proxy.
+const defaultUpstream = "https://proxy.golang.org"
+
+// config is every setting there is. The tags are the manual: --help,
+// docs/configuration.md and the sample that assay config prints are made of
+// them. A setting comes from its flag, else from its environment variable
+// (ASSAY_ and its name), else from the file, else from the variable of the go
+// command that means the same, else it is the default.
+type config struct {
+	Listen   string `name:"listen" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means every interface: :3000."`
+	Data     string `name:"data" default:"assay-data" help:"Directory for everything that is kept; made if it does not exist. One process at a time."`
+	Upstream string `name:"upstream" default:"https://proxy.golang.org" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (go on to the next if it does not have the module) or a bar (go on after any error). off: nowhere, answer from what is stored."`
+	SumDB    string `name:"sumdb" default:"sum.golang.org" go:"GOSUMDB" help:"Checksum database that modules are verified with, in the syntax of GOSUMDB: a known name, or name+hash+key, either with a URL behind a space. off: verify nothing, which is loud."`
+	Mirror   string `name:"mirror" default:"" help:"More checksum databases to serve, verified, to clients that have chosen them: verifier keys (name+hash+key), separated by commas."`
+	Private  string `name:"private" default:"" go:"GOPRIVATE,GONOPROXY,GONOSUMDB" reload:"yes" help:"Patterns of private modules, in the syntax of GOPRIVATE, separated by commas without spaces. No name they match is ever sent to an upstream or a checksum database."`
+
+	CAFile         string        `name:"ca-file" default:"" reload:"yes" help:"PEM file with certificate authorities to trust for upstreams, besides the system's. Proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used."`
+	ConnectTimeout time.Duration `name:"connect-timeout" default:"5s" reload:"yes" help:"Time to connect to an upstream, and as much again for TLS."`
+	HeaderTimeout  time.Duration `name:"header-timeout" default:"8s" reload:"yes" help:"Time for an upstream to begin its answer, for each attempt."`
+	IdleTimeout    time.Duration `name:"idle-timeout" default:"10s" reload:"yes" help:"Time without a byte from an upstream after which a transfer is taken for broken and resumed."`
+	Attempts       int           `name:"attempts" default:"3" reload:"yes" help:"How often an upstream is asked for one object before the next one is."`
+
+	AnswerTimeout time.Duration `name:"answer-timeout" default:"28s" help:"Time after which a client that waits is told so. What it waits for goes on."`
+	Fresh         time.Duration `name:"fresh" default:"1m" help:"How long a list, a latest version or the commit of a branch counts as current."`
+	Stale         time.Duration `name:"stale" default:"168h" help:"How long these are given when no upstream can be asked."`
+	Fills         int           `name:"fills" default:"64" help:"Objects that are fetched at the same time, at most. What is stored never waits for them."`
+	ZipFills      int           `name:"zip-fills" default:"16" help:"Zips that are fetched at the same time, at most."`
+
+	LogFormat       string        `name:"log-format" default:"text" help:"text or json."`
+	LogLevel        string        `name:"log-level" default:"info" reload:"yes" help:"debug, info, warn or error."`
+	AccessLog       bool          `name:"access-log" default:"true" reload:"yes" help:"Log a line for each request, at level info."`
+	ShutdownTimeout time.Duration `name:"shutdown-timeout" default:"30s" help:"How long transfers may go on after the signal to stop."`
+}
+
+// setting describes one field of config.
+type setting struct {
+	Name, Default, Help string
+	Env                 string   // its variable
+	GoEnv               []string // the go command's variables that mean the same
+	Reload              bool     // SIGHUP is enough
+	field               int
+	kind                reflect.Type
+}
+
+// TOML returns the setting's key in the file.
+func (s setting) TOML() string { return strings.ReplaceAll(s.Name, "-", "_") }
+
+// settings returns the description of every setting, in the order of config.
+func settings() []setting {
+	t := reflect.TypeFor[config]()
+	var all []setting
+	for i := range t.NumField() {
+		tag := t.Field(i).Tag
+		s := setting{
+			Name: tag.Get("name"), Default: tag.Get("default"), Help: tag.Get("help"),
+			Reload: tag.Get("reload") == "yes", field: i, kind: t.Field(i).Type,
+		}
+		s.Env = "ASSAY_" + strings.ToUpper(s.TOML())
+		if goEnv := tag.Get("go"); goEnv != "" {
+			s.GoEnv = strings.Split(goEnv, ",")
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// origins says where each setting of a config came from, by name.
+type origins map[string]string
+
+// addFlags adds a flag for each setting, or for those that are named, and one for
+// the file. The flags are strings (or, for switches, may be): loadConfig gives
+// them their meaning, the same as everywhere else.
+func addFlags(flags *pflag.FlagSet, names ...string) {
+	flags.Var(&flagText{kind: "FILE"}, "config", "TOML file with settings. (ASSAY_CONFIG)")
+	for _, s := range settings() {
+		if names != nil && !slices.Contains(names, s.Name) {
+			continue
+		}
+		usage := fmt.Sprintf("%s (%s)", s.Help, strings.Join(append([]string{s.Env}, s.GoEnv...), ", "))
+		flags.Var(&flagText{s.Default, placeholder(s)}, s.Name, usage)
+		if s.kind.Kind() == reflect.Bool {
+			flags.Lookup(s.Name).NoOptDefVal = "true"
+		}
+	}
+}
+
+// flagText is the value of a flag, which --help calls by its kind.
+type flagText struct{ text, kind string }
+
+func (f *flagText) String() string        { return f.text }
+func (f *flagText) Set(text string) error { f.text = text; return nil }
+func (f *flagText) Type() string          { return f.kind }
+
+func placeholder(s setting) string {
+	switch {
+	case s.kind == reflect.TypeFor[time.Duration]():
+		return "DURATION"
+	case s.kind.Kind() == reflect.Int:
+		return "N"
+	case s.kind.Kind() == reflect.Bool:
+		return "BOOL"
+	}
+	switch s.Name {
+	case "listen":
+		return "ADDR"
+	case "data":
+		return "DIR"
+	case "upstream":
+		return "GOPROXYLIST"
+	case "sumdb":
+		return "GOSUMDB"
+	case "mirror":
+		return "KEYS"
+	case "private":
+		return "PATTERNS"
+	case "ca-file":
+		return "FILE"
+	case "log-format":
+		return "FORMAT"
+	default:
+		return "LEVEL"
+	}
+}
+
+// loadConfig returns the effective configuration and where each setting of it
+// came from. The environment is what getenv says.
+func loadConfig(flags *pflag.FlagSet, getenv func(string) string) (config, origins, error) {
+	file, fileName, err := readConfigFile(flags, getenv)
+	if err != nil {
+		return config{}, nil, err
+	}
+	var c config
+	from := origins{}
+	for _, s := range settings() {
+		text, origin := choose(s, flags, getenv, file, fileName)
+		if err := set(reflect.ValueOf(&c).Elem().Field(s.field), text); err != nil {
+			return config{}, nil, fmt.Errorf("%s (from %s): %w", s.Name, origin, err)
+		}
+		from[s.Name] = origin
+	}
+	if err := c.check(); err != nil {
+		return config{}, nil, err
+	}
+	return c, from, nil
+}
+
+// choose returns the text of a setting and where it came from.
+func choose(s setting, flags *pflag.FlagSet, getenv func(string) string, file map[string]string, fileName string) (text, origin string) {
+	if f := flags.Lookup(s.Name); f != nil && f.Changed {
+		return f.Value.String(), "flag --" + s.Name
+	}
+	if text := getenv(s.Env); text != "" {
+		return text, "environment " + s.Env
+	}
+	if text, ok := file[s.TOML()]; ok {
+		return text, "file " + fileName
+	}
+	if text, names := goSetting(s, getenv); text != "" {
+		return text, "environment " + names
+	}
+	return s.Default, "default"
+}
+
+// goSetting returns what the go command's own variables say. Of the three that
+// hold patterns all count: each of them names something that must not leave. The
+// direct at the end of a GOPROXY is meant for the client, which still has it.
+func goSetting(s setting, getenv func(string) string) (text, names string) {
+	var values, used []string
+	for _, name := range s.GoEnv {
+		if value := getenv(name); value != "" {
+			values, used = append(values, value), append(used, name)
+		}
+	}
+	text = strings.Join(values, ",")
+	if s.Name == "upstream" {
+		text = withoutDirect(text)
+	}
+	return text, strings.Join(used, ", ")
+}
+
+// withoutDirect cuts a GOPROXY list at direct.
+func withoutDirect(list string) string {
+	rest := list
+	for rest != "" {
+		entry, after := rest, ""
+		if i := strings.IndexAny(rest, ",|"); i >= 0 {
+			entry, after = rest[:i], rest[i+1:]
+		}
+		if strings.TrimSpace(entry) == "direct" {
+			return strings.TrimRight(list[:len(list)-len(rest)], ",| ")
+		}
+		rest = after
+	}
+	return list
+}
+
+// readConfigFile returns the settings of the file as text, by TOML key. An
+// unknown key is an error.
+func readConfigFile(flags *pflag.FlagSet, getenv func(string) string) (map[string]string, string, error) {
+	name := getenv("ASSAY_CONFIG")
+	if f := flags.Lookup("config"); f != nil && f.Changed {
+		name = f.Value.String()
+	}
+	if name == "" {
+		return nil, "", nil
+	}
+	data, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", fmt.Errorf("configuration file %s does not exist", name)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("configuration file: %w", err)
+	}
+	values, err := parseConfigFile(data)
+	if err != nil {
+		return nil, "", fmt.Errorf("configuration file %s: %w", name, err)
+	}
+	return values, name, nil
+}
+
+// parseConfigFile returns the settings in a file as text, by TOML key.
+func parseConfigFile(data []byte) (map[string]string, error) {
+	var raw map[string]any
+	if err := toml.Unmarshal(data, &raw); err != nil {
+		return nil, err
+	}
+	known := map[string]setting{}
+	for _, s := range settings() {
+		known[s.TOML()] = s
+	}
+	values := map[string]string{}
+	for key, value := range raw {
+		s, ok := known[key]
+		if !ok {
+			return nil, fmt.Errorf("unknown setting %q; assay config prints all there are", key)
+		}
+		text, err := tomlText(s, value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		values[key] = text
+	}
+	return values, nil
+}
+
+// tomlText returns a value of the file as the text of the setting.
+func tomlText(s setting, value any) (string, error) {
+	switch value := value.(type) {
+	case string:
+		if s.kind.Kind() == reflect.String || s.kind == reflect.TypeFor[time.Duration]() {
+			return value, nil
+		}
+	case bool:
+		if s.kind.Kind() == reflect.Bool {
+			return strconv.FormatBool(value), nil
+		}
+	case int64:
+		if s.kind.Kind() == reflect.Int {
+			return strconv.FormatInt(value, 10), nil
+		}
+	}
+	return "", fmt.Errorf("want a value like %s, not a %T", tomlValue(s, s.Default), value)
+}
+
+// tomlValue returns text as the file has it.
+func tomlValue(s setting, text string) string {
+	if s.kind.Kind() == reflect.Bool || s.kind.Kind() == reflect.Int {
+		return text
+	}
+	return strconv.Quote(text)
+}
+
+// set gives a field the value that text stands for.
+func set(field reflect.Value, text string) error {
+	switch field.Interface().(type) {
+	case string:
+		field.SetString(text)
+	case bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false", text)
+		}
+		field.SetBool(b)
+	case int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a number", text)
+		}
+		field.SetInt(int64(n))
+	case time.Duration:
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a duration like 30s or 5m", text)
+		}
+		field.SetInt(int64(d))
+	}
+	return nil
+}
+
+// check refuses what would be dangerous or without effect. What the parts check
+// themselves (patterns, lists, keys) is not checked here.
+func (c config) check() error {
+	v := reflect.ValueOf(c)
+	for _, s := range settings() {
+		switch value := v.Field(s.field).Interface().(type) {
+		case time.Duration:
+			if value <= 0 {
+				return fmt.Errorf("%s is %v; it must be more than nothing", s.Name, value)
+			}
+		case int:
+			if value <= 0 {
+				return fmt.Errorf("%s is %d; it must be at least 1", s.Name, value)
+			}
+		}
+	}
+	if c.Data == "" {
+		return errors.New("data is empty; it must name a directory")
+	}
+	if !slices.Contains([]string{"text", "json"}, c.LogFormat) {
+		return fmt.Errorf("log-format is %q; it must be text or json", c.LogFormat)
+	}
+	if _, err := logLevel(c.LogLevel); err != nil {
+		return err
+	}
+	return nil
+}
+
+// text returns the value of a setting as text, without credentials.
+func (c config) text(s setting) string {
+	value := reflect.ValueOf(c).Field(s.field).Interface()
+	if d, ok := value.(time.Duration); ok {
+		return shortDuration(d)
+	}
+	text := fmt.Sprint(value)
+	if s.Name == "upstream" || s.Name == "sumdb" {
+		return fetch.Redact(text)
+	}
+	return text
+}
+
+// shortDuration is d.String without the zeros: 1m, not 1m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Time-outs of the server. There is none for a whole request: a zip may take as
+// long as it moves, which the proxy sees to.
+const (
+	headerTime = 10 * time.Second // to send a request's header
+	bodyTime   = 5 * time.Second  // to send a body that nobody reads
+	idleTime   = 2 * time.Minute  // between two requests of a connection
+	writeSlack = 60 * time.Second // to take an answer, once it is there
+	headerSize = 32 << 10         // of a request; the go command sends some hundred bytes
+)
+
+// newHTTPServer makes the server for all we serve.
+func (s *server) newHTTPServer() *http.Server {
+	return &http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: headerTime,
+		WriteTimeout:      s.config.AnswerTimeout + writeSlack,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    headerSize,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// routes mounts the fixed paths; all others are the protocol's.
+func (s *server) routes() http.Handler {
+	r := chi.NewRouter()
+	observe := newObserver(s.log)
+	s.registry.MustRegister(observe.collectors()...)
+	r.Use(observe.middleware)
+	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
+	r.Get("/readyz", s.serveReady)
+	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelError)}))
+	r.Get("/", func(w http.ResponseWriter, r *http.Request) {
+		writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Tell the go command:\n\n    go env -w GOPROXY=http://"+r.Host+"\n")
+	})
+	r.Handle("/*", s.proxy)
+	return r
+}
+
+// serveReady says whether requests can be answered. How the upstream is does not
+// matter: what is stored is served without it.
+func (s *server) serveReady(w http.ResponseWriter, r *http.Request) {
+	if !s.ready.Load() {
+		writeText(w, http.StatusServiceUnavailable, "stopping\n")
+		return
+	}
+	if _, err := s.store.Record(r.Context(), "readyz"); !errors.Is(err, fs.ErrNotExist) {
+		s.log.Error("store is not ready", "err", err)
+		writeText(w, http.StatusServiceUnavailable, "the store does not answer\n")
+		return
+	}
+	writeText(w, http.StatusOK, "ok\n")
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text)) // the client is gone: nobody to tell
+}
+
+// observer sees every request: it gives it an id, counts it, logs it, and keeps
+// a panic from taking more along than its own request.
+type observer struct {
+	log      *logger
+	idPrefix string // of this process
+	lastID   atomic.Uint64
+	pool     sync.Pool // of *observed
+
+	responses *prometheus.CounterVec
+	durations prometheus.Histogram
+	codes     [600]atomic.Pointer[prometheus.Counter] // of responses, by status
+	running   prometheus.Gauge
+	panics    prometheus.Counter
+}
+
+func newObserver(log *logger) *observer {
+	return &observer{
+		log:      log,
+		idPrefix: rand.Text()[:6] + "-",
+		pool:     sync.Pool{New: func() any { return new(observed) }},
+		responses: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "assay_http_responses_total",
+			Help: "Responses by status; 499 is a client that did not wait.",
+		}, []string{"code"}),
+		durations: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "assay_http_request_duration_seconds",
+			Help:    "Time from a request's header to the end of its answer.",
+			Buckets: []float64{.0001, .0003, .001, .003, .01, .03, .1, .3, 1, 3, 10, 30, 100},
+		}),
+		running: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_http_requests_running",
+			Help: "Requests being answered now.",
+		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_http_panics_total",
+			Help: "Requests that ended in a defect of this program. Please report it.",
+		}),
+	}
+}
+
+func (o *observer) collectors() []prometheus.Collector {
+	return []prometheus.Collector{o.responses, o.durations, o.running, o.panics}
+}
+
+// observed is a response, and what became of it.
+type observed struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (w *observed) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *observed) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap is for http.ResponseController.
+func (w *observed) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (o *observer) middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		id := o.requestID(r)
+		w.Header()["X-Request-Id"] = []string{id}
+		out := o.pool.Get().(*observed)
+		*out = observed{ResponseWriter: w}
+		o.running.Inc()
+		defer func() {
+			o.running.Dec()
+			o.end(r, out, id, time.Since(begin), recover())
+		}()
+		if r.ContentLength != 0 {
+			refuseBody(w)
+		}
+		next.ServeHTTP(out, r)
+	})
+}
+
+// refuseBody gives a body that nobody asked for little time, and its connection
+// no other request.
+func refuseBody(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // without deadlines there is nothing to hold
+}
+
+// end counts and logs a request. A panic that is not the abortion of an answer
+// is a defect: it is logged with where it came from, and the client gets a 500
+// if it has nothing yet.
+func (o *observer) end(r *http.Request, out *observed, id string, took time.Duration, panicked any) {
+	aborted := panicked == http.ErrAbortHandler
+	if panicked != nil && !aborted {
+		o.panics.Inc()
+		o.log.Error("panic", "request", id, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		if out.status == 0 {
+			writeText(out, http.StatusInternalServerError, "internal error\nask who runs this proxy to look for the request id in its log\nrequest id: "+id+"\n")
+		} else {
+			aborted = true
+		}
+	}
+	if out.status == 0 {
+		out.status = http.StatusOK
+	}
+	o.code(out.status).Inc()
+	o.durations.Observe(took.Seconds())
+	if o.log.access.Load() && o.log.Enabled(r.Context(), slog.LevelInfo) {
+		o.logAccess(r, out, id, took, aborted)
+	}
+	out.ResponseWriter = nil
+	o.pool.Put(out)
+	if aborted {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// logAccess writes the line of a request. The query is left out: the protocol has
+// none, and people put secrets there.
+func (o *observer) logAccess(r *http.Request, out *observed, id string, took time.Duration, aborted bool) {
+	cache := ""
+	if status := out.Header()["Cache-Status"]; status != nil {
+		cache = status[0]
+	}
+	attrs := [...]slog.Attr{
+		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
+		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Duration("dur", took),
+		slog.String("cache", cache), slog.String("remote", r.RemoteAddr), slog.Bool("aborted", aborted),
+	}
+	o.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs[:]...)
+}
+
+// code returns the counter for a status, found without a look-up by label.
+func (o *observer) code(status int) prometheus.Counter {
+	if status < 100 || status >= len(o.codes) {
+		status = 599
+	}
+	if c := o.codes[status].Load(); c != nil {
+		return *c
+	}
+	c := o.responses.WithLabelValues(strconv.Itoa(status))
+	o.codes[status].Store(&c)
+	return c
+}
+
+// maxID is the longest request id that is taken over from a client.
+const maxID = 64
+
+// requestID returns the client's id for the request if it has a plain one, else
+// one of our own.
+func (o *observer) requestID(r *http.Request) string {
+	if values := r.Header["X-Request-Id"]; len(values) == 1 && plain(values[0]) {
+		return values[0]
+	}
+	return o.idPrefix + strconv.FormatUint(o.lastID.Add(1), 36)
+}
+
+func plain(id string) bool {
+	if id == "" || len(id) > maxID {
+		return false
+	}
+	for i := range len(id) {
+		c := id[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,44 @@
+// Command assay is a private Go module proxy that serves nothing it has not
+// proved. See README.md, or run assay --help.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(run()) }
+
+// run is main with an exit status.
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "assay:", err)
+		return 1
+	}
+	return 0
+}
+
+func newCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "assay",
+		Short: "A Go module proxy that serves nothing it has not proved",
+		Long: `Assay is a private Go module proxy. It keeps the modules, the checksum database
+records and the proofs it has seen, and serves nothing it has not checked.
+
+Start it, and tell the go command to use it:
+
+    assay serve
+    go env -w GOPROXY=http://localhost:3000`,
+		SilenceUsage:  true,
+		SilenceErrors: true, // run prints them, once
+	}
+	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newVersionCommand())
+	return cmd
+}

@@ -1,0 +1,356 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/assay-proxy/assay/proxy/proxytest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"assay": func() { os.Exit(run()) },
+	})
+}
+
+// TestScripts runs the real program and the real go command against a world of
+// the script's own. testdata/script/README.md has the commands.
+func TestScripts(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("no go command to be the client")
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup:               setupScript,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"serve":      serveCmd,
+			"shutdown":   shutdownCmd,
+			"crash":      crashCmd,
+			"hangup":     hangupCmd,
+			"get":        getCmd,
+			"asked":      askedCmd,
+			"forget":     forgetCmd,
+			"fresh":      freshCmd,
+			"clean":      cleanCmd,
+			"setworld":   setWorldCmd,
+			"damage":     damageCmd,
+			"eventually": eventuallyCmd,
+		},
+	})
+}
+
+type worldKey struct{}
+type serverKey struct{}
+
+// setupScript gives a script its world and a go command without settings of its
+// user.
+func setupScript(env *testscript.Env) error {
+	world := proxytest.New(env.T().(testing.TB))
+	archives, err := filepath.Glob("testdata/modules/*.txtar")
+	if err != nil {
+		return err
+	}
+	for _, name := range archives {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		world.Add(string(data))
+	}
+	env.Values[worldKey{}] = world
+	env.Values[serverKey{}] = new(serverProcess)
+	goCache, err := exec.Command("go", "env", "GOCACHE").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOCACHE: %w", err)
+	}
+	for name, value := range map[string]string{
+		"UPSTREAM":    strings.TrimSuffix(world.URL("ok"), "/ok"),
+		"KEY":         world.GOSUMDB(),
+		"GOSUMDB":     world.GOSUMDB(),
+		"GOPATH":      filepath.Join(env.WorkDir, "gopath"),
+		"GOMODCACHE":  filepath.Join(env.WorkDir, "gopath", "pkg", "mod"),
+		"GOCACHE":     strings.TrimSpace(string(goCache)),
+		"GOENV":       "off",
+		"GOFLAGS":     "-modcacherw -mod=mod",
+		"GOTOOLCHAIN": "local",
+		"GOPROXY":     "off",
+		"GOVCS":       "*:off",
+		"HTTP_PROXY":  "", "HTTPS_PROXY": "", "http_proxy": "", "https_proxy": "",
+	} {
+		env.Setenv(name, value)
+	}
+	return nil
+}
+
+// serverProcess is the one assay serve that a script has at a time.
+type serverProcess struct {
+	cmd    *exec.Cmd
+	stderr *syncBuilder
+	done   chan error
+}
+
+type syncBuilder struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *syncBuilder) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuilder) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func (p *serverProcess) running() bool { return p.cmd != nil }
+
+// serveCmd starts assay serve with the arguments, a port of its own and the
+// directory $WORK/data, and sets GOPROXY and ASSAY to its URL. With ! it must
+// refuse to start.
+func serveCmd(ts *testscript.TestScript, neg bool, args []string) {
+	p := ts.Value(serverKey{}).(*serverProcess)
+	if p.running() {
+		ts.Fatalf("a server is running")
+	}
+	program, err := lookPath(ts, "assay")
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	all := append([]string{"serve", "--listen", "127.0.0.1:0", "--data", dataDir(ts), "--sumdb", ts.Getenv("KEY")}, args...)
+	cmd := exec.CommandContext(ctx, program, all...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = environment(ts)
+	stdout, err := cmd.StdoutPipe()
+	ts.Check(err)
+	p.stderr = new(syncBuilder)
+	cmd.Stderr = p.stderr
+	ts.Check(cmd.Start())
+	lines := bufio.NewReader(stdout)
+	line, lineErr := lines.ReadString('\n')
+	done := make(chan error, 1)
+	go func() {
+		_, _ = io.Copy(io.Discard, lines)
+		done <- cmd.Wait()
+		cancel()
+	}()
+	url, ok := strings.CutPrefix(strings.TrimSpace(line), "Assay serves ")
+	if lineErr != nil || !ok {
+		err := <-done
+		fmt.Fprint(ts.Stderr(), p.stderr.String())
+		if neg && err != nil {
+			return
+		}
+		ts.Fatalf("assay serve ended: %v\n%s%s", err, line, p.stderr.String())
+	}
+	p.cmd, p.done = cmd, done
+	ts.Defer(func() {
+		if p.cmd == cmd {
+			_ = cmd.Process.Kill()
+			<-done
+			ts.Logf("[server log]\n%s", p.stderr.String())
+		}
+	})
+	if neg {
+		ts.Fatalf("assay serve started")
+	}
+	ts.Setenv("ASSAY", url)
+	ts.Setenv("GOPROXY", url)
+}
+
+func dataDir(ts *testscript.TestScript) string { return filepath.Join(ts.Getenv("WORK"), "data") }
+
+func lookPath(ts *testscript.TestScript, name string) (string, error) {
+	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
+		file := filepath.Join(dir, name)
+		if runtime.GOOS == "windows" {
+			file += ".exe"
+		}
+		if _, err := os.Stat(file); err == nil {
+			return file, nil
+		}
+	}
+	return "", fs.ErrNotExist
+}
+
+// environment returns what a server started by a script sees: not the client's
+// settings, but what the script says with env SERVER_NAME=value.
+func environment(ts *testscript.TestScript) []string {
+	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR"), "SYSTEMROOT=" + ts.Getenv("SYSTEMROOT")}
+	for _, name := range []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "ASSAY_UPSTREAM", "ASSAY_CONFIG", "ASSAY_LOG_FORMAT"} {
+		if value := ts.Getenv("SERVER_" + name); value != "" {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
+// shutdownCmd stops the server as a service manager does; its log becomes the
+// standard error that later commands can look at.
+func shutdownCmd(ts *testscript.TestScript, neg bool, args []string) { end(ts, syscall.SIGTERM) }
+
+// crashCmd kills the server.
+func crashCmd(ts *testscript.TestScript, neg bool, args []string) { end(ts, syscall.SIGKILL) }
+
+func end(ts *testscript.TestScript, sig os.Signal) {
+	p := ts.Value(serverKey{}).(*serverProcess)
+	if !p.running() {
+		ts.Fatalf("no server is running")
+	}
+	ts.Check(p.cmd.Process.Signal(sig))
+	select {
+	case err := <-p.done:
+		var exit *exec.ExitError
+		if err != nil && !(errors.As(err, &exit) && sig == syscall.SIGKILL) {
+			ts.Fatalf("assay serve ended with %v\n%s", err, p.stderr.String())
+		}
+	case <-time.After(40 * time.Second):
+		ts.Fatalf("assay serve did not end")
+	}
+	p.cmd = nil
+	fmt.Fprint(ts.Stderr(), p.stderr.String())
+}
+
+// hangupCmd makes the server read its settings again, and waits until it has.
+func hangupCmd(ts *testscript.TestScript, neg bool, args []string) {
+	p := ts.Value(serverKey{}).(*serverProcess)
+	before := strings.Count(p.stderr.String(), "reload")
+	ts.Check(p.cmd.Process.Signal(syscall.SIGHUP))
+	for range 500 {
+		if strings.Count(p.stderr.String(), "reload") > before {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("no reload in the log:\n%s", p.stderr.String())
+}
+
+// getCmd gets a path of the server, which must answer with the status; the body
+// becomes the standard output. More arguments are headers, Name:value.
+func getCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: get status path [Name:value...]")
+	}
+	status, body, err := get(ts, args[1], args[2:])
+	ts.Check(err)
+	_, _ = ts.Stdout().Write(body)
+	if strconv.Itoa(status) != args[0] {
+		ts.Fatalf("GET %s: status %d, want %s\n%s", args[1], status, args[0], body)
+	}
+}
+
+func get(ts *testscript.TestScript, path string, header []string) (int, []byte, error) {
+	r, err := http.NewRequest(http.MethodGet, ts.Getenv("ASSAY")+"/"+path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, h := range header {
+		name, value, _ := strings.Cut(h, ":")
+		r.Header.Set(name, value)
+	}
+	client := http.Client{Timeout: time.Minute}
+	resp, err := client.Do(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, body, err
+}
+
+// eventuallyCmd is get for what takes a moment: it tries for ten seconds, until
+// the body has the text as well.
+func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: eventually status path text")
+	}
+	var status int
+	var body []byte
+	var err error
+	for range 100 {
+		if status, body, err = get(ts, args[1], nil); err == nil && strconv.Itoa(status) == args[0] && strings.Contains(string(body), args[2]) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	ts.Fatalf("GET %s: %d %q %v, want %s and %q", args[1], status, body, err, args[0], args[2])
+}
+
+// askedCmd checks how often the world was asked for a path since the last
+// forget; a path may end in *.
+func askedCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: asked path n")
+	}
+	world := ts.Value(worldKey{}).(*proxytest.World)
+	if n := world.Count(args[0]); strconv.Itoa(n) != args[1] {
+		ts.Fatalf("upstream was asked %d times for %s, want %s; all it was asked for:\n%s", n, args[0], args[1], strings.Join(world.Paths(), "\n"))
+	}
+}
+
+func forgetCmd(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Value(worldKey{}).(*proxytest.World).ResetCounts()
+}
+
+// freshCmd makes the go command one that has never run: no modules, and no tree
+// head, which go clean -modcache would leave.
+func freshCmd(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(os.RemoveAll(ts.Getenv("GOPATH")))
+}
+
+// cleanCmd is fresh, and an empty store for the server that comes next.
+func cleanCmd(ts *testscript.TestScript, neg bool, args []string) {
+	freshCmd(ts, neg, args)
+	ts.Check(os.RemoveAll(dataDir(ts)))
+}
+
+// setWorldCmd makes the content of a file the world's answer at a path.
+func setWorldCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: setworld path file")
+	}
+	ts.Value(worldKey{}).(*proxytest.World).Set(args[0], []byte(ts.ReadFile(args[1])))
+}
+
+// damageCmd changes a byte of every occurrence of a text in the server's store,
+// which must not be running.
+func damageCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: damage text")
+	}
+	names, err := filepath.Glob(filepath.Join(dataDir(ts), "*.db"))
+	ts.Check(err)
+	found := 0
+	for _, name := range names {
+		data, err := os.ReadFile(name)
+		ts.Check(err)
+		changed := strings.ReplaceAll(string(data), args[0], "X"+args[0][1:])
+		if changed != string(data) {
+			found++
+			ts.Check(os.WriteFile(name, []byte(changed), 0o600))
+		}
+	}
+	if found == 0 {
+		ts.Fatalf("%q is not in the store", args[0])
+	}
+}

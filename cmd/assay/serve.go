@@ -1,0 +1,337 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+func newServeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve modules to go commands",
+		Long: `Serve answers the GOPROXY protocol. Without any setting it listens on
+localhost:3000, keeps what it has seen in ./assay-data, gets modules from the public
+mirror and verifies them with sum.golang.org. Tell the go command:
+
+    go env -w GOPROXY=http://localhost:3000
+
+A setting comes from its flag, else from the environment variable named behind it,
+else from the file, else it is the default. SIGHUP reads them again; SIGTERM and
+interrupt finish the transfers that are under way and stop.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			load := func() (config, origins, error) { return loadConfig(cmd.Flags(), os.Getenv) }
+			return serve(cmd.Context(), load, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	addFlags(cmd.Flags())
+	return cmd
+}
+
+// server is the running program: what serve has wired together.
+type server struct {
+	load     func() (config, origins, error)
+	config   config
+	log      *logger
+	store    *storage.DB
+	upstream atomic.Pointer[upstream]
+	mirrors  []*sumdb.Mirror
+	proxy    *proxy.Server
+	registry *prometheus.Registry
+	self     string // our Via name
+	reloads  *reloadMetrics
+	ready    atomic.Bool
+}
+
+// serve runs the program until ctx ends, and stops it in good order.
+func serve(ctx context.Context, load func() (config, origins, error), out, errOut io.Writer) error {
+	c, from, err := load()
+	if err != nil {
+		return err
+	}
+	s := &server{load: load, config: c, log: newLogger(errOut, c), self: viaName()}
+	defer s.log.Close()
+	listener, err := listen(c.Listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	if err := s.open(ctx, listener.Addr()); err != nil {
+		return err
+	}
+	defer s.close()
+	s.logStart(from)
+	fmt.Fprintf(out, "Assay serves http://%s\nTell the go command: go env -w GOPROXY=http://%s\n", clientAddr(listener.Addr()), clientAddr(listener.Addr()))
+	return s.run(ctx, listener)
+}
+
+func listen(addr string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is in use, perhaps by another assay; choose another address with --listen", addr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return listener, nil
+}
+
+// clientAddr returns how a client on this machine calls addr.
+func clientAddr(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return addr.String()
+	}
+	if tcp.IP.IsUnspecified() || tcp.IP.IsLoopback() {
+		return fmt.Sprintf("localhost:%d", tcp.Port)
+	}
+	return tcp.String()
+}
+
+// open makes the parts, lowest first.
+func (s *server) open(ctx context.Context, addr net.Addr) (err error) {
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	c := s.config
+	private, err := policy.New(c.Private)
+	if err != nil {
+		return err
+	}
+	up, err := s.newUpstream(c, addr)
+	if err != nil {
+		return err
+	}
+	s.upstream.Store(up)
+	if s.store, err = storage.Open(c.Data, &storage.Options{Logger: s.log.Logger}); err != nil {
+		return err
+	}
+	if s.mirrors, err = s.openMirrors(ctx); err != nil {
+		return err
+	}
+	s.proxy, err = proxy.New(proxy.Config{
+		Store: s.store, Upstream: up.chain, Policy: private, Databases: s.mirrors,
+		Spool: filepath.Join(c.Data, "spool"), Evidence: filepath.Join(c.Data, "evidence"),
+		Answer: c.AnswerTimeout, Fresh: c.Fresh, Stale: c.Stale, Fills: c.Fills, ZipFills: c.ZipFills,
+		Via: s.self, Logger: s.log.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	s.register()
+	return nil
+}
+
+// register makes the registry. Nothing is ever registered elsewhere.
+func (s *server) register() {
+	s.registry = prometheus.NewRegistry()
+	s.reloads = newReloadMetrics()
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	s.registry.MustRegister(s.store.Metrics()...)
+	s.registry.MustRegister(s.proxy.Metrics()...)
+	s.registry.MustRegister(s.reloads.collectors()...)
+	s.registry.MustRegister(&upstreamCollector{&s.upstream})
+	for _, m := range s.mirrors {
+		s.registry.MustRegister(m.Metrics()...)
+	}
+}
+
+// close releases the parts, highest first.
+func (s *server) close() {
+	if up := s.upstream.Load(); up != nil {
+		up.chain.Close()
+	}
+	for _, m := range s.mirrors {
+		m.Close()
+	}
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.log.Error("close store", "err", err)
+		}
+	}
+}
+
+// run serves until ctx ends and the transfers have finished.
+func (s *server) run(ctx context.Context, listener net.Listener) error {
+	background, stop := context.WithCancel(context.Background())
+	var followers sync.WaitGroup
+	defer followers.Wait()
+	defer stop()
+	for _, m := range s.mirrors {
+		followers.Go(func() {
+			if err := m.Run(background); err != nil {
+				s.log.Error("following the checksum database ended", "database", m.Name(), "err", err)
+			}
+		})
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	followers.Go(func() { s.reloadOn(background, hangup, listener.Addr()) })
+
+	httpServer := s.newHTTPServer()
+	failed := make(chan error, 1)
+	go func() { failed <- httpServer.Serve(listener) }()
+	s.ready.Store(true)
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	return s.shutdown(httpServer)
+}
+
+// shutdown lets what is under way finish, within the time for it.
+func (s *server) shutdown(httpServer *http.Server) error {
+	s.ready.Store(false)
+	s.log.Info("stopping", "timeout", s.config.ShutdownTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), s.config.ShutdownTimeout)
+	defer cancel()
+	err := httpServer.Shutdown(ctx)
+	if err != nil {
+		s.log.Warn("transfers cut off by the shutdown", "err", err)
+		_ = httpServer.Close() // they are lost either way
+	}
+	if err := s.proxy.Close(ctx); err != nil {
+		s.log.Warn("fetches cut off by the shutdown", "err", err)
+	}
+	s.log.Info("stopped")
+	return nil
+}
+
+// logStart says what runs, and warns of what is legal but rarely meant.
+func (s *server) logStart(from origins) {
+	c := s.config
+	s.log.Info("assay starts", "version", version(), "data", c.Data, "upstream", fetch.Redact(c.Upstream), "upstream_from", from["upstream"],
+		"sumdb", s.sumdbNames(), "sumdb_from", from["sumdb"], "private", c.Private, "private_from", from["private"])
+	if len(s.mirrors) == 0 {
+		s.log.Warn("NOTHING IS VERIFIED: the checksum database is off. Whatever an upstream sends is stored and served. Toolchains are refused.")
+	}
+	if everything, err := policy.New(c.Private); err == nil && everything.Everything() {
+		s.log.Warn("every module is private: nothing but toolchains is fetched from an upstream", "private", c.Private)
+	}
+}
+
+func (s *server) sumdbNames() string {
+	var names []string
+	for _, m := range s.mirrors {
+		names = append(names, m.Name())
+	}
+	if len(names) == 0 {
+		return "off"
+	}
+	return strings.Join(names, ",")
+}
+
+// reloadOn reads the settings again whenever a signal comes.
+func (s *server) reloadOn(ctx context.Context, hangup <-chan os.Signal, addr net.Addr) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			err := s.reload(addr)
+			s.reloads.note(err, time.Now())
+			if err != nil {
+				s.log.Error("reload refused, the settings stay as they were", "err", err)
+			}
+		}
+	}
+}
+
+// reload puts into force what can be changed while running. If anything is wrong,
+// nothing changes.
+func (s *server) reload(addr net.Addr) error {
+	c, _, err := s.load()
+	if err != nil {
+		return err
+	}
+	private, err := policy.New(c.Private)
+	if err != nil {
+		return err
+	}
+	up, err := s.newUpstream(c, addr)
+	if err != nil {
+		return err
+	}
+	for _, m := range s.mirrors {
+		m.SetFetch(up.databases[m.Name()])
+		if err := m.Recheck(); err != nil {
+			s.log.Warn("checksum database", "database", m.Name(), "err", err)
+		}
+	}
+	changed, restart := s.config.difference(c)
+	old := s.upstream.Swap(up)
+	s.proxy.Reload(up.chain, private)
+	s.log.configure(c)
+	s.config = s.config.reloaded(c)
+	old.chain.Close()
+	s.log.Info("settings reloaded", "changed", changed)
+	if len(restart) > 0 {
+		s.log.Warn("these settings have changed too, and need a restart", "settings", restart)
+	}
+	return nil
+}
+
+// logger is a slog.Logger whose settings can change, on a buffered writer.
+type logger struct {
+	*slog.Logger
+	level  slog.LevelVar
+	access atomic.Bool
+	out    *logWriter
+}
+
+func newLogger(w io.Writer, c config) *logger {
+	l := &logger{out: newLogWriter(w)}
+	options := &slog.HandlerOptions{Level: &l.level}
+	var handler slog.Handler = slog.NewTextHandler(l.out, options)
+	if c.LogFormat == "json" {
+		handler = slog.NewJSONHandler(l.out, options)
+	}
+	l.Logger = slog.New(promptHandler{handler, l.out})
+	l.configure(c)
+	return l
+}
+
+// configure puts the settings of c into force that can change.
+func (l *logger) configure(c config) {
+	level, _ := logLevel(c.LogLevel) // checked with the configuration
+	l.level.Set(level)
+	l.access.Store(c.AccessLog)
+}
+
+// Close writes what is buffered.
+func (l *logger) Close() { l.out.Close() }
+
+func logLevel(name string) (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(name)); err != nil {
+		return 0, fmt.Errorf("log-level is %q; it must be debug, info, warn or error", name)
+	}
+	return level, nil
+}

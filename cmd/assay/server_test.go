@@ -1,0 +1,384 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/mod/module"
+	"golang.org/x/tools/txtar"
+
+	"github.com/assay-proxy/assay/proxy/proxytest"
+)
+
+// program is a running assay serve.
+type program struct {
+	t    *testing.T
+	url  string
+	stop context.CancelFunc
+	done chan error
+	log  *syncBuilder
+}
+
+// serveIn runs serve in this process, with the arguments, until the test or stop
+// ends it.
+func serveIn(t *testing.T, args ...string) *program {
+	t.Helper()
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	addFlags(flags)
+	if err := flags.Parse(append([]string{"--listen", "127.0.0.1:0"}, args...)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &program{t: t, stop: cancel, done: make(chan error, 1), log: new(syncBuilder)}
+	out, in := io.Pipe()
+	load := func() (config, origins, error) { return loadConfig(flags, func(string) string { return "" }) }
+	go func() {
+		err := serve(ctx, load, in, p.log)
+		in.CloseWithError(fmt.Errorf("serve ended: %w", err))
+		p.done <- err
+	}()
+	var url string
+	if _, err := fmt.Fscanf(out, "Assay serves %s\n", &url); err != nil {
+		t.Fatalf("%v\n%s", err, p.log)
+	}
+	go io.Copy(io.Discard, out)
+	p.url = url
+	t.Cleanup(p.end)
+	return p
+}
+
+// end stops the program and waits for it.
+func (p *program) end() {
+	p.stop()
+	select {
+	case err := <-p.done:
+		p.done <- err
+		if err != nil {
+			p.t.Errorf("serve: %v", err)
+		}
+	case <-time.After(time.Minute):
+		p.t.Error("serve did not end")
+	}
+}
+
+func (p *program) addr() string { return strings.TrimPrefix(p.url, "http://") }
+
+// A header of 100 MB is refused after a few kilobytes, a header or body that
+// drips in costs its own connection and nothing else.
+func TestHostileClients(t *testing.T) {
+	p := serveIn(t, "--data", t.TempDir(), "--upstream", "off", "--sumdb", "off")
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		conn, err := net.Dial("tcp", p.addr())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: ")
+		chunk := bytes.Repeat([]byte("a"), 1<<20)
+		sent := 0
+		for range 100 {
+			n, err := conn.Write(chunk)
+			sent += n
+			if err != nil {
+				break
+			}
+		}
+		if sent >= 100<<20 {
+			t.Error("the server read a header of 100 MB")
+		}
+	})
+	wg.Go(func() { // a header that never ends
+		conn, err := net.Dial("tcp", p.addr())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		begin := time.Now()
+		fmt.Fprintf(conn, "GET /livez HTTP/1.1\r\nHost: x\r\n")
+		for i := 0; ; i++ {
+			if _, err := fmt.Fprintf(conn, "X-%d: a\r\n", i); err != nil {
+				break
+			}
+			time.Sleep(250 * time.Millisecond)
+			if time.Since(begin) > headerTime+10*time.Second {
+				t.Error("a header may take for ever")
+				return
+			}
+		}
+	})
+	wg.Go(func() { // a body that never ends
+		conn, err := net.Dial("tcp", p.addr())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+		begin := time.Now()
+		for {
+			if _, err := conn.Write([]byte("a")); err != nil {
+				break
+			}
+			time.Sleep(250 * time.Millisecond)
+			if time.Since(begin) > bodyTime+10*time.Second {
+				t.Error("a body may take for ever")
+				return
+			}
+		}
+	})
+	for range 50 { // meanwhile
+		begin := time.Now()
+		resp, err := http.Get(p.url + "/livez")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("another client waited %v", took)
+		}
+	}
+	wg.Wait()
+}
+
+// bigModules adds n modules with zips of random content of about the size, and
+// returns their paths.
+func bigModules(world *proxytest.World, n, size int) []string {
+	var paths []string
+	random := rand.NewChaCha8(sha256.Sum256([]byte("modules")))
+	for i := range n {
+		content := make([]byte, size+i*1000)
+		random.Read(content)
+		m := module.Version{Path: fmt.Sprintf("example.com/big%d", i), Version: "v1.0.0"}
+		world.AddModule(m, []txtar.File{{Name: "data", Data: content}})
+		paths = append(paths, m.Path+"/@v/v1.0.0.zip")
+	}
+	return paths
+}
+
+// A signal to stop lets transfers finish.
+func TestShutdownFinishesTransfers(t *testing.T) {
+	world := proxytest.New(t)
+	path := bigModules(world, 1, 2<<20)[0]
+	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("slow"), "--sumdb", world.GOSUMDB())
+	resp, err := http.Get(p.url + "/" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	p.stop()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil || !bytes.Equal(got, world.File(path)) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	p.end()
+	if log := p.log.String(); !strings.Contains(log, "msg=stopped") {
+		t.Errorf("log: %s", log)
+	}
+}
+
+// Killed again and again in the middle of fills, the program loses nothing that
+// a client holds complete, and never serves anything else than the truth.
+func TestKilled(t *testing.T) {
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	world := proxytest.New(t)
+	paths := bigModules(world, 12, 1<<20)
+	dir := t.TempDir()
+	complete := map[string]bool{}
+	for round := range 8 {
+		url, cmd := startProcess(t, program, "--data", dir, "--upstream", world.URL("slow"), "--sumdb", world.GOSUMDB())
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for _, path := range paths {
+			wg.Go(func() {
+				resp, err := http.Get(url + "/" + path)
+				if err != nil {
+					return
+				}
+				defer resp.Body.Close()
+				got, err := io.ReadAll(resp.Body)
+				if err != nil || resp.StatusCode != http.StatusOK {
+					return
+				}
+				if !bytes.Equal(got, world.File(path)) {
+					t.Errorf("round %d: %s is wrong", round, path)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				complete[path] = true
+			})
+		}
+		time.Sleep(time.Duration(round*200) * time.Millisecond)
+		kill(t, cmd)
+		wg.Wait()
+	}
+	url, cmd := startProcess(t, program, "--data", dir, "--upstream", "off", "--sumdb", world.GOSUMDB())
+	for _, path := range paths {
+		resp, err := http.Get(url + "/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		switch {
+		case resp.StatusCode == http.StatusNotFound && !complete[path]:
+		case resp.StatusCode != http.StatusOK || err != nil || !bytes.Equal(got, world.File(path)):
+			t.Errorf("%s: status %d, %d bytes, %v; a client had it complete: %t", path, resp.StatusCode, len(got), err, complete[path])
+		}
+	}
+	kill(t, cmd)
+	t.Logf("%d of %d were complete", len(complete), len(paths))
+	left, err := filepath.Glob(filepath.Join(dir, "spool", "*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left in the spool: %q, %v", left, err)
+	}
+	out, err := assay(program, "verify", "--data", dir).CombinedOutput()
+	if err != nil {
+		t.Errorf("verify: %v\n%s", err, out)
+	}
+}
+
+// assay returns a command that runs this test's binary as the program.
+func assay(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, args...)
+	cmd.Args[0] = "assay" // see testscript.Main
+	return cmd
+}
+
+// startProcess starts assay serve as a process.
+func startProcess(t *testing.T, program string, args ...string) (url string, cmd *exec.Cmd) {
+	t.Helper()
+	cmd = assay(program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false"}, args...)...)
+	cmd.Env = []string{}
+	var stderr syncBuilder
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it still runs
+	if _, err := fmt.Fscanf(stdout, "Assay serves %s\n", &url); err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	return url, cmd
+}
+
+func kill(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+}
+
+// A request has an id, the client's if it is plain; a line in the log; and none
+// of its query there.
+func TestAccessLog(t *testing.T) {
+	p := serveIn(t, "--data", t.TempDir(), "--upstream", "off", "--sumdb", "off", "--log-format", "json")
+	get := func(path, id string) http.Header {
+		r, err := http.NewRequest(http.MethodGet, p.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id != "" {
+			r.Header.Set("X-Request-Id", id)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.Header
+	}
+	if got := get("/livez?token=hunter2", "ci-job_42").Get("X-Request-Id"); got != "ci-job_42" {
+		t.Errorf("id %q, want the client's", got)
+	}
+	if got := get("/example.com/a/@v/list", "a b\tc").Get("X-Request-Id"); got == "" || strings.Contains(got, " ") {
+		t.Errorf("id %q", got)
+	}
+	if a, b := get("/livez", "").Get("X-Request-Id"), get("/livez", "").Get("X-Request-Id"); a == b {
+		t.Errorf("two requests have the id %q", a)
+	}
+	p.end()
+	log := p.log.String()
+	for _, want := range []string{`"request":"ci-job_42"`, `"path":"/livez"`, `"status":200`, `"path":"/example.com/a/@v/list"`, `"status":404`} {
+		if !strings.Contains(log, want) {
+			t.Errorf("log lacks %s:\n%s", want, log)
+		}
+	}
+	if strings.Contains(log, "hunter2") {
+		t.Errorf("the query is in the log:\n%s", log)
+	}
+	if n := strings.Count(log, `"msg":"request"`); n != 4 {
+		t.Errorf("%d access lines for 4 requests:\n%s", n, log)
+	}
+}
+
+// readyz is about us, not about the upstream; metrics have what was asked.
+func TestOperations(t *testing.T) {
+	world := proxytest.New(t)
+	world.Add("-- example.com/a@v1.0.0/go.mod --\nmodule example.com/a\n")
+	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("ok")+"|"+world.URL("503"), "--sumdb", world.GOSUMDB())
+	for path, want := range map[string]string{"/livez": "ok\n", "/readyz": "ok\n"} {
+		if status, body := fetchText(t, p.url+path); status != 200 || body != want {
+			t.Errorf("GET %s = %d %q", path, status, body)
+		}
+	}
+	for range 3 {
+		if status, _ := fetchText(t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != 200 {
+			t.Errorf("status %d", status)
+		}
+	}
+	_, metrics := fetchText(t, p.url+"/metrics")
+	for _, want := range []string{
+		`assay_cache_requests_total{kind="mod",result="hit"} 2`, `assay_cache_requests_total{kind="mod",result="miss"} 1`,
+		`assay_http_responses_total{code="200"}`, "assay_http_request_duration_seconds_count", "go_goroutines", "process_resident_memory_bytes", "assay_build_info{",
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+	if strings.Contains(metrics, "example.com/a") {
+		t.Error("a module path is in the metrics")
+	}
+	if status, body := fetchText(t, p.url+"/"); status != 200 || !strings.Contains(body, "go env -w GOPROXY=http://") {
+		t.Errorf("GET / = %d %q", status, body)
+	}
+}
+
+func fetchText(t *testing.T, url string) (int, string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}

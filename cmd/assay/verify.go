@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+func newVerifyCommand() *cobra.Command {
+	var repair bool
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Read everything that is stored and report what is damaged",
+		Long: `Verify reads every stored byte and checks it, and prints a line for each thing that
+is damaged. It exits with status 1 if anything is, or stays, damaged.
+
+With --repair it drops what is damaged, so that it is fetched and proved again when
+somebody asks for it. The server must be stopped; damage it meets while running it
+repairs in the same way.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+			if err != nil {
+				return err
+			}
+			return verify(cmd.Context(), c.Data, repair, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	addFlags(cmd.Flags(), "data")
+	cmd.Flags().BoolVar(&repair, "repair", false, "Drop what is damaged.")
+	return cmd
+}
+
+// progressEvery is how often verify says how far it is.
+const progressEvery = 5 * time.Second
+
+// verify checks the store in the directory data. Damage that stays is an error.
+func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer) error {
+	db, err := storage.Open(data, &storage.Options{Existing: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		dir, _ := filepath.Abs(data) // "" is good enough
+		return fmt.Errorf("there is no store in %s (%s); name its directory with --data", data, dir)
+	}
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+
+	told := time.Now()
+	v, err := db.Verify(ctx, storage.VerifyOptions{
+		Repair: repair,
+		Damage: func(d storage.Damage) {
+			outcome := "damaged"
+			if d.Repaired {
+				outcome = "repaired"
+			}
+			if d.Key == "" {
+				fmt.Fprintf(out, "%s: %v\n", outcome, d.Err)
+			} else {
+				fmt.Fprintf(out, "%s: %s: %v\n", outcome, d.Key, d.Err)
+			}
+		},
+		Progress: func(v storage.Verified) {
+			if time.Since(told) >= progressEvery {
+				told = time.Now()
+				fmt.Fprintf(errOut, "%d objects, %.1f MB so far, %d damaged\n", v.Objects, megabytes(v), v.Damaged)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "verified %d objects (%.1f MB) and %d records: %d damaged, %d repaired\n",
+		v.Objects, megabytes(v), v.Records, v.Damaged, v.Repaired)
+	switch {
+	case v.Damaged == v.Repaired:
+		return nil
+	case !repair:
+		return errors.New("the store is damaged; assay verify --repair drops what is, so that it is fetched again")
+	}
+	return errors.New("not everything could be repaired; restore the store from a backup, or move it away and start with an empty one")
+}
+
+func megabytes(v storage.Verified) float64 { return float64(v.Bytes) / 1e6 }

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"path/filepath"
+	"reflect"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// viaName returns a name for this process that no other has.
+func viaName() string { return "assay-" + rand.Text()[:12] }
+
+// upstream is a chain and how it reaches the checksum databases. Both are
+// replaced together.
+type upstream struct {
+	chain     *fetch.Chain
+	databases map[string]sumdb.FetchFunc // by name; none if there is no upstream
+}
+
+// newUpstream makes the chain that c describes. addr is where we listen, which an
+// upstream must not be.
+func (s *server) newUpstream(c config, addr net.Addr) (*upstream, error) {
+	chain, err := fetch.New(fetch.Config{
+		List:   c.Upstream,
+		CAFile: c.CAFile,
+		Budget: fetch.Budget{
+			Connect: c.ConnectTimeout, TLS: c.ConnectTimeout, FirstByte: c.HeaderTimeout, IdleBody: c.IdleTimeout,
+			Answer: c.AnswerTimeout * 9 / 10, // so that who waits can be told what went wrong
+		},
+		Retries:   c.Attempts,
+		UserAgent: "assay/" + version() + " (+https://github.com/assay-proxy/assay)",
+		Via:       "1.1 " + s.self,
+		Self:      []string{addr.String(), c.Listen},
+		Logger:    s.log.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("upstream: %w", err)
+	}
+	databases, err := c.databases()
+	if err != nil {
+		return nil, err
+	}
+	up := &upstream{chain, map[string]sumdb.FetchFunc{}}
+	for _, db := range databases {
+		if !chain.Offline() {
+			up.databases[db.Name] = chain.SumDB(db.Name, db.URL, !db.Direct)
+		}
+	}
+	return up, nil
+}
+
+// databases returns the checksum databases of c; the first one verifies.
+func (c config) databases() ([]sumdb.Setting, error) {
+	var all []sumdb.Setting
+	first, err := sumdb.ParseGOSUMDB(c.SumDB)
+	if err != nil {
+		return nil, fmt.Errorf("sumdb: %w", err)
+	}
+	if !first.Off {
+		all = append(all, first)
+	}
+	for key := range strings.SplitSeq(c.Mirror, ",") {
+		if key == "" {
+			continue
+		}
+		db, err := sumdb.ParseGOSUMDB(key)
+		if err != nil || db.Off {
+			return nil, fmt.Errorf("mirror: %q is not a verifier key: %w", key, err)
+		}
+		all = append(all, db)
+	}
+	return all, nil
+}
+
+// openMirrors opens a mirror for each database.
+func (s *server) openMirrors(ctx context.Context) ([]*sumdb.Mirror, error) {
+	databases, err := s.config.databases()
+	if err != nil {
+		return nil, err
+	}
+	var mirrors []*sumdb.Mirror
+	for _, db := range databases {
+		m, err := sumdb.Open(ctx, sumdb.Config{
+			Key:      db.Key,
+			Store:    s.store,
+			Fetch:    s.upstream.Load().databases[db.Name],
+			Evidence: filepath.Join(s.config.Data, "evidence"),
+			Logger:   s.log.Logger,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("checksum database %s: %w", db.Name, err)
+		}
+		mirrors = append(mirrors, m)
+	}
+	return mirrors, nil
+}
+
+// validate checks everything that can be checked without opening anything.
+func (c config) validate() error {
+	if _, err := policy.New(c.Private); err != nil {
+		return err
+	}
+	if _, err := c.databases(); err != nil {
+		return err
+	}
+	if _, err := fetch.ParseList(c.Upstream); err != nil {
+		return fmt.Errorf("upstream: %w", err)
+	}
+	return nil
+}
+
+// difference returns the names of the settings in which c differs from next:
+// those that can change while running, and those that cannot.
+func (c config) difference(next config) (changed, restart []string) {
+	old, new := reflect.ValueOf(c), reflect.ValueOf(next)
+	for _, s := range settings() {
+		if old.Field(s.field).Equal(new.Field(s.field)) {
+			continue
+		}
+		if s.Reload {
+			changed = append(changed, s.Name)
+		} else {
+			restart = append(restart, s.Name)
+		}
+	}
+	return changed, restart
+}
+
+// reloaded returns c with those settings of next that can change while running.
+func (c config) reloaded(next config) config {
+	for _, s := range settings() {
+		if s.Reload {
+			reflect.ValueOf(&c).Elem().Field(s.field).Set(reflect.ValueOf(next).Field(s.field))
+		}
+	}
+	return c
+}
+
+// upstreamCollector is the collectors of whatever chain is in force.
+type upstreamCollector struct {
+	current *atomic.Pointer[upstream]
+}
+
+// Describe says nothing, which makes the collector an unchecked one: the
+// upstreams of the next chain may be others.
+func (c *upstreamCollector) Describe(chan<- *prometheus.Desc) {}
+
+func (c *upstreamCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, collector := range c.current.Load().chain.Metrics() {
+		collector.Collect(ch)
+	}
+}
+
+// reloadMetrics say how the last reload went.
+type reloadMetrics struct {
+	successful prometheus.Gauge
+	time       prometheus.Gauge
+}
+
+func newReloadMetrics() *reloadMetrics {
+	m := &reloadMetrics{
+		successful: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_config_last_reload_successful",
+			Help: "Whether the last attempt to load the configuration was successful (1) or not (0).",
+		}),
+		time: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_config_last_reload_success_timestamp_seconds",
+			Help: "When the configuration was last loaded successfully, in seconds since 1970.",
+		}),
+	}
+	m.note(nil, time.Now())
+	return m
+}
+
+func (m *reloadMetrics) note(err error, now time.Time) {
+	if err != nil {
+		m.successful.Set(0)
+		return
+	}
+	m.successful.Set(1)
+	m.time.Set(float64(now.Unix()))
+}
+
+func (m *reloadMetrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.successful, m.time}
+}
+
+// buildInfo is a constant series that says which program this is.
+func buildInfo() prometheus.Collector {
+	goVersion := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		goVersion = info.GoVersion
+	}
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "assay_build_info",
+		Help:        "1, with the version of the program and of Go as labels.",
+		ConstLabels: prometheus.Labels{"version": version(), "go": goVersion},
+	}, func() float64 { return 1 })
+}
