@@ -127,14 +127,15 @@ func madeUp(modulePath string, mod []byte) bool {
 
 // readStored returns the content of a stored object that is small.
 func (s *Server) readStored(ctx context.Context, req Request) ([]byte, error) {
-	object, err := s.open(ctx, req)
+	key := req.Path()
+	object, err := s.open(ctx, req, key)
 	if err != nil {
 		return nil, err
 	}
 	defer object.Close()
 	data, err := io.ReadAll(io.LimitReader(object, modLimit))
 	if errors.Is(err, storage.ErrDamaged) {
-		s.drop(ctx, req.Path(), err)
+		s.drop(ctx, key, err)
 	}
 	return data, err
 }

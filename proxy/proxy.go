@@ -173,6 +173,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type answer struct {
 	http.ResponseWriter
 	r        *http.Request
+	path     string // of the protocol; once it is parsed, the key of what was asked for
 	kind     Kind
 	result   result
 	heldOnly bool // the client wants nothing to be fetched for it
@@ -198,7 +199,7 @@ func (s *Server) serve(a *answer) error {
 	if err != nil {
 		return err
 	}
-	a.kind = req.Kind
+	a.kind, a.path = req.Kind, path
 	switch {
 	case req.Database != "":
 		return s.serveSumDB(a, req)

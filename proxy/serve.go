@@ -20,7 +20,7 @@ const progressTime = time.Minute
 // serveImmutable answers with an object that never changes: from the store, or
 // by filling it.
 func (s *Server) serveImmutable(a *answer, req Request) error {
-	object, err := s.open(a.r.Context(), req)
+	object, err := s.open(a.r.Context(), req, a.path)
 	if err == nil {
 		defer object.Close()
 		a.result = resultHit
@@ -32,17 +32,16 @@ func (s *Server) serveImmutable(a *answer, req Request) error {
 	if a.heldOnly || s.isolated() {
 		return s.notHeld(a)
 	}
-	if err := s.absent.find(req.Path()); err != nil {
+	if err := s.absent.find(a.path); err != nil {
 		a.result = resultNegative
 		return err
 	}
 	return s.serveFill(a, req)
 }
 
-// open opens the stored object of req. What is damaged, or not proved by the
+// open opens the stored object of req, whose key is its path. What is damaged, or not proved by the
 // database that is in force now, is dropped and counts as absent.
-func (s *Server) open(ctx context.Context, req Request) (storage.Object, error) {
-	key := req.Path()
+func (s *Server) open(ctx context.Context, req Request, key string) (storage.Object, error) {
 	object, err := s.store.Open(ctx, key)
 	if errors.Is(err, storage.ErrDamaged) {
 		s.drop(ctx, key, err)
@@ -106,7 +105,7 @@ func (s *Server) serveFill(a *answer, req Request) error {
 		s.absent.note(f.key, f.err)
 		return f.err
 	}
-	object, err := s.open(a.r.Context(), req)
+	object, err := s.open(a.r.Context(), req, a.path)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (s *server) routes() http.Handler {
 	r.Get("/", func(w http.ResponseWriter, r *http.Request) {
 		writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Tell the go command:\n\n    go env -w GOPROXY=http://"+r.Host+"\n")
 	})
-	r.Handle("/*", s.proxy)
+	r.NotFound(s.proxy.ServeHTTP) // not "/*", which would copy the path for a variable that nobody asks for
 	return r
 }
 
@@ -158,7 +158,7 @@ func (o *observer) middleware(next http.Handler) http.Handler {
 		o.running.Inc()
 		defer func() {
 			o.running.Dec()
-			o.end(r, out, id, time.Since(begin), recover())
+			o.end(r, out, id, begin, recover())
 		}()
 		if r.ContentLength != 0 {
 			refuseBody(w)
@@ -177,7 +177,7 @@ func refuseBody(w http.ResponseWriter) {
 // end counts and logs a request. A panic that is not the abortion of an answer
 // is a defect: it is logged with where it came from, and the client gets a 500
 // if it has nothing yet.
-func (o *observer) end(r *http.Request, out *observed, id string, took time.Duration, panicked any) {
+func (o *observer) end(r *http.Request, out *observed, id string, begin time.Time, panicked any) {
 	aborted := panicked == http.ErrAbortHandler
 	if panicked != nil && !aborted {
 		o.panics.Inc()
@@ -191,10 +191,11 @@ func (o *observer) end(r *http.Request, out *observed, id string, took time.Dura
 	if out.status == 0 {
 		out.status = http.StatusOK
 	}
+	end := time.Now()
 	o.code(out.status).Inc()
-	o.durations.Observe(took.Seconds())
+	o.durations.Observe(end.Sub(begin).Seconds())
 	if o.log.access.Load() && o.log.Enabled(r.Context(), slog.LevelInfo) {
-		o.logAccess(r, out, id, took, aborted)
+		o.logAccess(r, out, id, begin, end, aborted)
 	}
 	out.ResponseWriter = nil
 	o.pool.Put(out)
@@ -205,17 +206,21 @@ func (o *observer) end(r *http.Request, out *observed, id string, took time.Dura
 
 // logAccess writes the line of a request. The query is left out: the protocol has
 // none, and people put secrets there.
-func (o *observer) logAccess(r *http.Request, out *observed, id string, took time.Duration, aborted bool) {
+func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, end time.Time, aborted bool) {
 	cache := ""
 	if status := out.Header()["Cache-Status"]; status != nil {
 		cache = status[0]
 	}
-	attrs := [...]slog.Attr{
+	// Not by the logger, which looks for its caller each time.
+	record := slog.NewRecord(end, slog.LevelInfo, "request", 0)
+	record.AddAttrs(
 		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
-		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Duration("dur", took),
-		slog.String("cache", cache), slog.String("remote", r.RemoteAddr), slog.Bool("aborted", aborted),
+		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Duration("dur", end.Sub(begin)),
+		slog.String("cache", cache), slog.String("remote", r.RemoteAddr))
+	if aborted {
+		record.AddAttrs(slog.Bool("aborted", true))
 	}
-	o.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs[:]...)
+	_ = o.log.Handler().Handle(r.Context(), record) // a log that cannot be written must not stop an answer
 }
 
 // code returns the counter for a status, found without a look-up by label.
