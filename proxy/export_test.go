@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"os"
 )
 
@@ -14,4 +15,16 @@ func CleanList(modulePath string, data []byte) ([]byte, error) { return cleanLis
 // ErrorText returns the text that a client reads.
 func ErrorText(what, why, next, requestID string) string {
 	return failure{what: what, why: why, next: next}.text(requestID)
+}
+
+// HotBytes is hotBytes.
+const HotBytes = hotBytes
+
+// Hot notes n objects of so many bytes each and returns how many bytes are kept.
+func Hot(n, size int) int {
+	var h hot
+	for i := range n {
+		h.note(fmt.Sprint(i), &hotObject{content: make([]byte, size)})
+	}
+	return h.bytes
 }

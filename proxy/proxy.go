@@ -79,6 +79,7 @@ type Server struct {
 	fills      fills
 	refreshing singleflight.Group // of mutable answers, by key
 	absent     absent
+	hot        hot
 	suspects   suspects
 
 	// ctx is the scope of work that is shared by clients. It ends when Close
@@ -194,6 +195,13 @@ func (s *Server) serve(a *answer) error {
 	}
 	if a.r.Header.Get("Disable-Module-Fetch") == "true" {
 		a.heldOnly = true
+	}
+	if o := s.hot.find(path); o != nil {
+		a.kind, a.path = o.req.Kind, path
+		if err := s.allowed(o.req); err != nil {
+			return err
+		}
+		return s.serveHit(a, o.req, o.open())
 	}
 	req, err := ParsePath(path)
 	if err != nil {

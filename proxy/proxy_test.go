@@ -783,6 +783,51 @@ func TestReload(t *testing.T) {
 	f.wantStatus("example.com/old/@v/list", 404, "is private here")
 }
 
+// What is in memory is the same answer, and the same rules hold for it.
+func TestHot(t *testing.T) {
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), verified())
+	for _, path := range []string{"example.com/hello/@v/v1.0.0.mod", "example.com/hello/@v/v1.0.0.info", "example.com/!upper/@v/v1.0.0-!r!c.1.mod"} {
+		f.want(path)
+		stored, hot := f.want(path), f.want(path)
+		for _, name := range []string{"Etag", "Content-Length", "Content-Type", "Cache-Control", "Cache-Status", "Accept-Ranges"} {
+			if got, want := hot.header.Get(name), stored.header.Get(name); got != want || got == "" {
+				t.Errorf("%s: %s is %q from memory, %q from the store", path, name, got, want)
+			}
+		}
+		part := f.do(http.MethodGet, path, "Range", "bytes=2-5")
+		if part.status != http.StatusPartialContent || string(part.body) != string(world.File(path)[2:6]) {
+			t.Errorf("%s: a part: %d, %q", path, part.status, part.body)
+		}
+		if same := f.do(http.MethodGet, path, "If-None-Match", hot.header.Get("Etag")); same.status != http.StatusNotModified {
+			t.Errorf("%s: If-None-Match: %d", path, same.status)
+		}
+		if head := f.do(http.MethodHead, path); head.status != http.StatusOK || len(head.body) != 0 || head.header.Get("Content-Length") != hot.header.Get("Content-Length") {
+			t.Errorf("%s: HEAD: %d, %v", path, head.status, head.header)
+		}
+		if cached := f.get("cached-only/" + path); cached.status != http.StatusOK || !bytes.Equal(cached.body, hot.body) {
+			t.Errorf("cached-only/%s: %v", path, cached)
+		}
+	}
+
+	private, err := policy.New("example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := fetch.New(fetch.Config{List: world.URL("ok")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.server.Reload(chain, private)
+	f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusNotFound, "is private here")
+}
+
+func TestHotIsBounded(t *testing.T) {
+	if kept := proxy.Hot(5000, 8<<10); kept == 0 || kept > proxy.HotBytes {
+		t.Errorf("%d bytes are kept", kept)
+	}
+}
+
 // A client that reads slowly, or not at all, delays nobody else.
 func TestSlowClient(t *testing.T) {
 	world := newWorld(t)

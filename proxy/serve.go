@@ -21,10 +21,11 @@ const progressTime = time.Minute
 // by filling it.
 func (s *Server) serveImmutable(a *answer, req Request) error {
 	object, err := s.open(a.r.Context(), req, a.path)
+	if err == nil && object.Info().Size <= hotSize {
+		object, err = s.keep(a.r.Context(), a.path, req, object)
+	}
 	if err == nil {
-		defer object.Close()
-		a.result = resultHit
-		return s.serveObject(a, req, object)
+		return s.serveHit(a, req, object)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -39,8 +40,15 @@ func (s *Server) serveImmutable(a *answer, req Request) error {
 	return s.serveFill(a, req)
 }
 
-// open opens the stored object of req, whose key is its path. What is damaged, or not proved by the
-// database that is in force now, is dropped and counts as absent.
+// serveHit answers with an object that needs no fill, and closes it.
+func (s *Server) serveHit(a *answer, req Request, object storage.Object) error {
+	defer object.Close()
+	a.result = resultHit
+	return s.serveObject(a, req, object)
+}
+
+// open opens the stored object of req, whose key is its path. What is damaged, or
+// not proved by the database that is in force now, is dropped and counts as absent.
 func (s *Server) open(ctx context.Context, req Request, key string) (storage.Object, error) {
 	object, err := s.store.Open(ctx, key)
 	if errors.Is(err, storage.ErrDamaged) {
