@@ -17,7 +17,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// defaultUpstream is the go command's own default proxy.
+// defaultUpstream is the go command's own default proxy. It is here only, which
+// is why the setting's tag does not have it.
 const defaultUpstream = "https://proxy.golang.org"
 
 // config is every setting there is. The tags are the manual: --help,
@@ -28,7 +29,7 @@ const defaultUpstream = "https://proxy.golang.org"
 type config struct {
 	Listen   string `name:"listen" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means every interface: :3000."`
 	Data     string `name:"data" default:"assay-data" help:"Directory for everything that is kept; made if it does not exist. One process at a time."`
-	Upstream string `name:"upstream" default:"https://proxy.golang.org" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (go on to the next if it does not have the module) or a bar (go on after any error). off: nowhere, answer from what is stored."`
+	Upstream string `name:"upstream" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (go on to the next if it does not have the module) or a bar (go on after any error). off: nowhere, answer from what is stored."`
 	SumDB    string `name:"sumdb" default:"sum.golang.org" go:"GOSUMDB" help:"Checksum database that modules are verified with, in the syntax of GOSUMDB: a known name, or name+hash+key, either with a URL behind a space. off: verify nothing, which is loud."`
 	Mirror   string `name:"mirror" default:"" help:"More checksum databases to serve, verified, to clients that have chosen them: verifier keys (name+hash+key), separated by commas."`
 	Private  string `name:"private" default:"" go:"GOPRIVATE,GONOPROXY,GONOSUMDB" reload:"yes" help:"Patterns of private modules, in the syntax of GOPRIVATE, separated by commas without spaces. No name they match is ever sent to an upstream or a checksum database."`
@@ -73,6 +74,9 @@ func settings() []setting {
 		s := setting{
 			Name: tag.Get("name"), Default: tag.Get("default"), Help: tag.Get("help"),
 			Reload: tag.Get("reload") == "yes", field: i, kind: t.Field(i).Type,
+		}
+		if s.Name == "upstream" {
+			s.Default = defaultUpstream
 		}
 		s.Env = "ASSAY_" + strings.ToUpper(s.TOML())
 		if goEnv := tag.Get("go"); goEnv != "" {
