@@ -54,7 +54,7 @@ func ParseList(list string) ([]Entry, error) {
 			return append(entries, Entry{Off: true}), nil
 		case "direct":
 			return nil, fmt.Errorf("%w: the list says direct, and fetching from version control comes with private modules; "+
-				"remove it: --upstream %s", ErrDirect, withoutDirect(entries))
+				"%s", ErrDirect, withoutDirect(entries))
 		}
 		u, err := parseURL(text)
 		if err != nil {
@@ -71,9 +71,9 @@ func ParseList(list string) ([]Entry, error) {
 // withoutDirect suggests a list for one that says direct behind entries.
 func withoutDirect(entries []Entry) string {
 	if len(entries) == 0 {
-		return "https://proxy.golang.org"
+		return "remove it, or leave the setting out for the default"
 	}
-	return "'" + formatList(entries) + "'"
+	return "remove it: --upstream '" + formatList(entries) + "'"
 }
 
 // formatList returns the list that entries come from, without credentials.

@@ -13,7 +13,7 @@ import (
 
 func TestParseList(t *testing.T) {
 	for _, test := range []struct{ list, want string }{
-		{"https://proxy.golang.org", "https://proxy.golang.org;"},
+		{"https://proxy.example", "https://proxy.example;"},
 		{"https://a.example,http://b.example|file:///srv/x", "https://a.example; http://b.example| file:///srv/x;"},
 		{" a.example/goproxy , b.example:8080 ", "https://a.example/goproxy; https://b.example:8080;"},
 		{",|, https://a.example |,| ", "https://a.example|"},
@@ -60,7 +60,7 @@ func TestParseListErrors(t *testing.T) {
 		{"https://user:secret", "not a URL"},
 		{"https://user:secret%zz@a.example", "not a URL"},
 		{"https://ok.example,https://user:secret@[a.example", "entry 2"},
-		{"direct", "--upstream https://proxy.golang.org"},
+		{"direct", "leave the setting out for the default"},
 		{"https://user:secret@a.example|b.example,direct", "--upstream 'https://a.example|https://b.example'"},
 	} {
 		_, err := fetch.ParseList(test.list)
@@ -97,7 +97,7 @@ func TestRedact(t *testing.T) {
 
 func FuzzParseList(f *testing.F) {
 	for _, s := range []string{
-		"https://proxy.golang.org,direct", "a.example|file:///srv,off", "https://u:p@h.example/x?y#z", ",|,", "http://[::1%25eth0]:80",
+		"https://proxy.example,direct", "a.example|file:///srv,off", "https://u:p@h.example/x?y#z", ",|,", "http://[::1%25eth0]:80",
 		"user:pa/ss@h", "file://h/x", "https://u:p%40@127.0.0.1:80|http://u@localhost", "h:80", "ftp://x", "\x00", "https://h/%2f@x",
 	} {
 		f.Add(s)
