@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,8 @@ Start it, and tell the go command to use it:
 		SilenceUsage:  true,
 		SilenceErrors: true, // run prints them, once
 	}
+	// Long lines of help are easier to read when somebody breaks them.
+	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 100"))
 	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newVersionCommand())
 	return cmd
 }
