@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/mod/module"
+
 	"github.com/assay-proxy/assay/proxy/policy"
 )
 
@@ -88,4 +90,27 @@ func TestClientSetting(t *testing.T) {
 			t.Errorf("ClientSetting(%q) = %q, want %q", pattern, got, want)
 		}
 	}
+}
+
+// The go command's own matching is the measure, except for what it would ignore.
+func FuzzPrivate(f *testing.F) {
+	for _, seed := range [][2]string{
+		{"corp.example", "corp.example/a"}, {"*.corp.example,github.com/acme/*", "github.com/acme/x/v2"}, {"[a-c]*/x", "b.example/x"},
+		{"*", "golang.org/toolchain"}, {",,a.example", "a.example"}, {`a\b`, "ab"}, {"a.example/", "a.example"}, {"a//b", "a//b/c"}, {"?", "\xff/x"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, patterns, path string) {
+		p, err := policy.New(patterns)
+		if err != nil {
+			return
+		}
+		pattern, private := p.Private(path)
+		if want := path != "golang.org/toolchain" && module.MatchPrefixPatterns(patterns, path); private != want {
+			t.Errorf("New(%q).Private(%q) = %t, the go command says %t", patterns, path, private, want)
+		}
+		if private && !module.MatchPrefixPatterns(pattern, path) {
+			t.Errorf("New(%q).Private(%q): the pattern is %q, which does not match", patterns, path, pattern)
+		}
+	})
 }

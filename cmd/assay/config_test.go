@@ -1,0 +1,61 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+// load is loadConfig with a file's content instead of a file, and nothing else.
+func load(data []byte) (config, error) {
+	values, err := parseConfigFile(data)
+	if err != nil {
+		return config{}, err
+	}
+	var c config
+	none := pflag.NewFlagSet("", pflag.ContinueOnError)
+	for _, s := range settings() {
+		text, _ := choose(s, none, func(string) string { return "" }, values, "file")
+		if err := set(reflect.ValueOf(&c).Elem().Field(s.field), text); err != nil {
+			return config{}, err
+		}
+	}
+	return c, c.check()
+}
+
+// A file that is accepted means something, and what assay config prints of it
+// means the same.
+func FuzzConfigFile(f *testing.F) {
+	for _, seed := range []string{
+		"", "listen = \":3000\"", "attempts = 5\naccess_log = false\nfresh = \"90s\"", "data = \"\"", "upstream = \"off\"",
+		"upstream = \"https://user:secret@a.example|https://b.example,off\"", "listen = 3000", "attempts = -1", "attempts = 99999999999999999999",
+		"fresh = \"1e9h\"", "stale = 5", "[listen]\na = 1", "listen = [1]", "listen = 1979-05-27", "log_level = \"loud\"", "private = \"a\\u0000b\"",
+		"sumdb = \"\"\"a\nb\"\"\"", "mirror = 'x'", "\xff", "listen = \"a\"\nlisten = \"b\"", "unknown = 1", "log-level = \"info\"",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := load(data)
+		if err != nil {
+			if strings.TrimSpace(err.Error()) == "" {
+				t.Error("an error without a text")
+			}
+			return
+		}
+		var printed strings.Builder
+		if err := printConfig(&printed, c, origins{}); err != nil {
+			t.Fatal(err)
+		}
+		again, err := load([]byte(printed.String()))
+		if err != nil {
+			t.Fatalf("what it prints is refused: %v\n%s", err, printed.String())
+		}
+		for _, s := range settings() {
+			if c.text(s) != again.text(s) {
+				t.Errorf("%s is %q, printed and read again %q", s.Name, c.text(s), again.text(s))
+			}
+		}
+	})
+}
