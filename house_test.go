@@ -24,7 +24,7 @@ const modulePath = "github.com/assay-proxy/assay/"
 // import. Tests may import anything.
 var arrows = map[string][]string{
 	"cmd/assay":           {"proxy", "proxy/fetch", "proxy/policy", "storage", "sumdb"},
-	"cmd/bench":           {},
+	"cmd/bench":           {"storage"},
 	"proxy":               {"proxy/fetch", "proxy/policy", "storage", "sumdb"},
 	"proxy/fetch":         {},
 	"proxy/policy":        {},

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// coldZips compares reading zips of which nothing is in the page cache.
+func (b *bench) coldZips() (result, error) {
+	u, err := b.newUpstream()
+	if err != nil {
+		return result{}, err
+	}
+	defer u.stop()
+	var paths []string
+	var specs []spec
+	for i := range 10 {
+		path, err := u.add(fmt.Sprintf("bench.example/cold%d", i), 40_000_000+i)
+		if err != nil {
+			return result{}, err
+		}
+		paths = append(paths, path+".zip")
+		specs = append(specs, spec{Path: path + ".zip", File: filepath.Join(u.dir, path+".zip")})
+	}
+	ours, err := b.filled(false, u, paths...)
+	if err != nil {
+		return result{}, err
+	}
+	defer ours.stop()
+	theirs, err := b.startBase(false, specs...)
+	if err != nil {
+		return result{}, err
+	}
+	defer theirs.stop()
+	side := func(url string) func() (float64, error) {
+		return func() (float64, error) {
+			if err := dropCaches(); err != nil {
+				return 0, err
+			}
+			var total int64
+			begin := time.Now()
+			for _, path := range paths {
+				n, err := get(b.ctx, url+path)
+				if err != nil {
+					return 0, err
+				}
+				total += n
+			}
+			return float64(total) / time.Since(begin).Seconds(), nil
+		}
+	}
+	r, err := pairs(b.rounds, side(ours.url), side(theirs.url))
+	if err != nil {
+		return result{}, err
+	}
+	return r.atLeast(0.8), nil
+}
+
+// fillMemory measures the memory for a zip that is fetched, proved, stored and
+// streamed to four clients, and then served to them again.
+func (b *bench) fillMemory() (result, error) {
+	u, err := b.newUpstream()
+	if err != nil {
+		return result{}, err
+	}
+	defer u.stop()
+	path, err := u.add("bench.example/large", 300_000_000)
+	if err != nil {
+		return result{}, err
+	}
+	ours, err := b.filled(false, u)
+	if err != nil {
+		return result{}, err
+	}
+	defer ours.stop()
+	for range 2 {
+		if err := b.together(4, ours.url+path+".zip"); err != nil {
+			return result{}, err
+		}
+	}
+	peak, err := ours.memory("VmHWM")
+	if err != nil {
+		return result{}, err
+	}
+	return result{fmt.Sprintf("%d MB", peak/1e6), peak < 128e6}, nil
+}
+
+// together has n clients get a URL at the same time.
+func (b *bench) together(n int, url string) error {
+	errs := make(chan error, n)
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			_, err := get(b.ctx, url)
+			errs <- err
+		})
+	}
+	wg.Wait()
+	for range n {
+		if err := <-errs; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// coalesced counts what an upstream is asked when many want the same.
+func (b *bench) coalesced() (result, error) {
+	u, err := b.newUpstream()
+	if err != nil {
+		return result{}, err
+	}
+	defer u.stop()
+	path, err := u.add("bench.example/wanted", 5_000_000)
+	if err != nil {
+		return result{}, err
+	}
+	ours, err := b.filled(false, u)
+	if err != nil {
+		return result{}, err
+	}
+	defer ours.stop()
+	if err := b.together(200, ours.url+path+".zip"); err != nil {
+		return result{}, err
+	}
+	n := u.asked(path + ".zip")
+	return result{fmt.Sprint(n), n == 1}, nil
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// process is a server under measurement.
+type process struct {
+	url string
+	cmd *exec.Cmd
+}
+
+// start starts a server and waits until it answers at ready. With oneCore it has
+// processor 0 for itself.
+func (b *bench) start(ready string, oneCore bool, env []string, program string, args ...string) (*process, error) {
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], "ADDRESS", address)
+	}
+	for i := range env {
+		env[i] = strings.ReplaceAll(env[i], "ADDRESS", address)
+	}
+	if oneCore {
+		args = append([]string{"-c", "0", program}, args...)
+		program = "taskset"
+		env = append(env, "GOMAXPROCS=1")
+	}
+	cmd := exec.CommandContext(b.ctx, program, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Dir = b.dir
+	// A log goes to a file, as it would in earnest.
+	out, err := os.CreateTemp(b.dir, "log-")
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &process{url: "http://" + address, cmd: cmd}
+	if err := p.wait(ready); err != nil {
+		p.stop()
+		text, _ := os.ReadFile(out.Name())
+		return nil, fmt.Errorf("%s does not answer: %w\n%.1000s", filepath.Base(program), err, text)
+	}
+	return p, nil
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// wait waits until the server answers with 200.
+func (p *process) wait(ready string) error {
+	err := errors.New("no time")
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		var resp *http.Response
+		if resp, err = http.Get(p.url + ready); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = errors.New(resp.Status)
+		}
+	}
+	return err
+}
+
+// stop ends the server.
+func (p *process) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	killer := time.AfterFunc(20*time.Second, func() { _ = p.cmd.Process.Kill() })
+	defer killer.Stop()
+	_ = p.cmd.Wait() // how it ended is of no interest
+}
+
+// memory returns a line of /proc/PID/status, VmRSS or VmHWM, in bytes.
+func (p *process) memory(line string) (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(status), line+":")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) == 0 {
+		return 0, fmt.Errorf("no %s in the status of the process", line)
+	}
+	kilobytes, err := strconv.ParseInt(fields[0], 10, 64)
+	return kilobytes << 10, err
+}
+
+// serve starts assay on a data directory, with u as its only upstream.
+func (b *bench) serve(oneCore bool, data string, u *upstream) (*process, error) {
+	return b.start("/readyz", oneCore, nil, b.assay, "serve", "--listen", "ADDRESS", "--data", data, "--upstream", u.url, "--sumdb", u.key)
+}
+
+// get reads all there is at a URL and returns its size.
+func get(ctx context.Context, url string) (int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
+		return 0, fmt.Errorf("GET %s: %s: %s", url, resp.Status, text)
+	}
+	return io.Copy(io.Discard, resp.Body)
+}
+
+// wrk returns the requests per second that the server answers for 16 clients on
+// the other processor.
+func (b *bench) wrk(url string) (float64, error) {
+	out, err := exec.CommandContext(b.ctx, "taskset", "-c", "1", "wrk", "-t1", "-c16",
+		fmt.Sprintf("-d%ds", max(1, int(b.slice.Seconds()))), url).Output()
+	if err != nil {
+		return 0, fmt.Errorf("wrk: %w", err)
+	}
+	if strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") {
+		return 0, fmt.Errorf("wrk: not all answers were good: %s", out)
+	}
+	_, rest, ok := strings.Cut(string(out), "Requests/sec:")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) == 0 {
+		return 0, fmt.Errorf("wrk: %s", out)
+	}
+	return strconv.ParseFloat(fields[0], 64)
+}
+
+// dropCaches empties the page cache.
+func dropCaches() error {
+	syscall.Sync()
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		return fmt.Errorf("the page cache cannot be dropped: %w", err)
+	}
+	return nil
+}

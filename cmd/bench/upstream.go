@@ -1,0 +1,157 @@
+package main
+
+import (
+	"archive/zip"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/mod/sumdb"
+	"golang.org/x/mod/sumdb/dirhash"
+	"golang.org/x/mod/sumdb/note"
+)
+
+// upstream is a module proxy with files of our own, and a checksum database that
+// knows them.
+type upstream struct {
+	url  string
+	key  string // as GOSUMDB takes it
+	dir  string
+	http http.Server
+
+	mu    sync.Mutex
+	gets  map[string]int // by path
+	sums  map[string]string
+	async sync.WaitGroup
+}
+
+const databaseName = "sum.bench.example"
+
+// newUpstream starts an upstream without modules.
+func (b *bench) newUpstream() (*upstream, error) {
+	dir, err := b.newDir()
+	if err != nil {
+		return nil, err
+	}
+	signer, key, err := note.GenerateKey(rand.Reader, databaseName)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	u := &upstream{url: "http://" + listener.Addr().String(), key: key, dir: dir, gets: map[string]int{}, sums: map[string]string{}}
+	database := sumdb.NewServer(sumdb.NewTestServer(signer, u.gosum))
+	files := http.FileServer(http.Dir(dir))
+	prefix := "/sumdb/" + databaseName
+	u.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u.mu.Lock()
+		u.gets[r.URL.Path]++
+		u.mu.Unlock()
+		switch {
+		case r.URL.Path == prefix+"/supported":
+		case strings.HasPrefix(r.URL.Path, prefix):
+			http.StripPrefix(prefix, database).ServeHTTP(w, r)
+		default:
+			files.ServeHTTP(w, r)
+		}
+	})
+	u.async.Go(func() { _ = u.http.Serve(listener) }) // ends with Close
+	return u, nil
+}
+
+func (u *upstream) stop() {
+	_ = u.http.Close() // nothing to lose
+	u.async.Wait()
+}
+
+// asked returns how often a path was asked for.
+func (u *upstream) asked(path string) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.gets[path]
+}
+
+// gosum returns the record of a module version.
+func (u *upstream) gosum(path, version string) ([]byte, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	sum, ok := u.sums[path+"@"+version]
+	if !ok {
+		return nil, os.ErrNotExist
+	}
+	return []byte(sum), nil
+}
+
+// add adds version v1.0.0 of a module with a zip of about size bytes that cannot
+// be compressed, and returns the path of its files without the ending.
+func (u *upstream) add(module string, size int) (string, error) {
+	path := "/" + module + "/@v/v1.0.0"
+	base := filepath.Join(u.dir, filepath.FromSlash(path))
+	if err := os.MkdirAll(filepath.Dir(base), 0o755); err != nil {
+		return "", err
+	}
+	mod := "module " + module + "\n\ngo 1.26\n\nrequire (\n"
+	for i := range 20 {
+		mod += fmt.Sprintf("\tgithub.com/some-organisation/some-module-%d v1.%d.0 // indirect\n", i, i)
+	}
+	mod += ")\n"
+	err := errors.Join(
+		os.WriteFile(base+".mod", []byte(mod), 0o644),
+		os.WriteFile(base+".info", []byte(`{"Version":"v1.0.0","Time":"2026-01-02T03:04:05Z","Origin":{"VCS":"git","URL":"https://`+module+`","Ref":"refs/tags/v1.0.0","Hash":"0123456789abcdef0123456789abcdef01234567"}}`), 0o644),
+		writeZip(base+".zip", module+"@v1.0.0/", mod, size))
+	if err != nil {
+		return "", err
+	}
+	zipSum, err := dirhash.HashZip(base+".zip", dirhash.Hash1)
+	if err != nil {
+		return "", err
+	}
+	modSum, err := dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(mod)), nil })
+	if err != nil {
+		return "", err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.sums[module+"@v1.0.0"] = fmt.Sprintf("%s v1.0.0 %s\n%s v1.0.0/go.mod %s\n", module, zipSum, module, modSum)
+	return path, nil
+}
+
+// writeZip writes a module zip with files of 100 kB.
+func writeZip(name, prefix, mod string, size int) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	z := zip.NewWriter(f)
+	w, err := z.Create(prefix + "go.mod")
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(w, mod); err != nil {
+		return err
+	}
+	random := mathrand.NewChaCha8([32]byte{1})
+	for i := 0; size > 0; i++ {
+		w, err := z.CreateHeader(&zip.FileHeader{Name: fmt.Sprintf("%sdata/%05d.bin", prefix, i), Method: zip.Store})
+		if err != nil {
+			return err
+		}
+		n := min(size, 100_000)
+		if _, err := io.CopyN(w, random, int64(n)); err != nil {
+			return err
+		}
+		size -= n
+	}
+	return errors.Join(z.Close(), f.Close())
+}
