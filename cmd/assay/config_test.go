@@ -18,12 +18,14 @@ func load(data []byte) (config, error) {
 	none := pflag.NewFlagSet("", pflag.ContinueOnError)
 	for _, s := range settings() {
 		text, _ := choose(s, none, func(string) string { return "" }, values, "file")
-		if err := set(reflect.ValueOf(&c).Elem().Field(s.field), text); err != nil {
+		if err := set(fieldOf(&c, s), text); err != nil {
 			return config{}, err
 		}
 	}
 	return c, c.check()
 }
+
+func fieldOf(c *config, s setting) reflect.Value { return reflect.ValueOf(c).Elem().Field(s.field) }
 
 // A file that is accepted means something, and what assay config prints of it
 // means the same.

@@ -42,6 +42,6 @@ Start it, and tell the go command to use it:
 	}
 	// Long lines of help are easier to read when somebody breaks them.
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 100"))
-	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newVersionCommand())
+	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newHealthCommand(), newVersionCommand())
 	return cmd
 }

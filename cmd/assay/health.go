@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// healthTime is how long health waits for an answer.
+const healthTime = 5 * time.Second
+
+func newHealthCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "health",
+		Short: "Ask the server on this machine whether it is ready",
+		Long: `Health asks the server that listens where serve would with the same settings, and
+exits with status 1 if it is not ready within five seconds. It is the health check
+of a container that has no shell.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), healthTime)
+			defer cancel()
+			return health(ctx, c.Listen, cmd.OutOrStdout())
+		},
+	}
+	addFlags(cmd.Flags(), "listen")
+	return cmd
+}
+
+// health asks the server that listens at listen.
+func health(ctx context.Context, listen string, out io.Writer) error {
+	url, err := healthURL(listen)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{} // without the proxies of the environment: it is this machine
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("no answer from %s: %w", url, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1000))
+	if err != nil {
+		return fmt.Errorf("no answer from %s: %w", url, err)
+	}
+	text := strings.TrimSpace(string(body))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s is not ready: %d %s", url, resp.StatusCode, text)
+	}
+	_, err = fmt.Fprintf(out, "%s: %s\n", url, text)
+	return err
+}
+
+// healthURL returns where to ask a server that listens at listen: on every
+// interface means on this machine too.
+func healthURL(listen string) (string, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", fmt.Errorf("listen: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port) + "/readyz", nil
+}
