@@ -146,7 +146,7 @@ func openFile(path string, pageSize int, o Options) (*file, error) {
 			return nil, explainOpen(path, err)
 		}
 	}
-	if err := sniff(path); err != nil {
+	if err := sniff(path, pageSize); err != nil {
 		return nil, explainOpen(path, err)
 	}
 	f, err := mapFile(path, pageSize, o.LockTimeout)
@@ -201,7 +201,7 @@ func syncDir(dir string) error {
 
 // sniff looks for the mark of bbolt before bbolt touches the file. An empty
 // file is fine: somebody made it for us.
-func sniff(path string) error {
+func sniff(path string, pageSize int) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -223,6 +223,9 @@ func sniff(path string) error {
 			return err
 		}
 		if bytes.Equal(mark[:], boltMark) {
+			if info.Size() < 2*int64(pageSize) {
+				return fmt.Errorf("%w: it was cut off", ErrDamaged)
+			}
 			return nil
 		}
 	}

@@ -1,0 +1,154 @@
+package storage_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/storagetest"
+)
+
+// churnContent is the content of a key of the churn: inline for most, a blob of
+// one or of several segments for the others; some share theirs.
+func churnContent(key string) []byte {
+	n, _ := strconv.Atoi(key[strings.LastIndexByte(key, '/')+1:])
+	size := []int{10, 3000, 32 << 10, 33 << 10, 300_000, 5 << 20}[n%6]
+	return storagetest.Content(uint64(n%12), size)
+}
+
+// churnStore creates and deletes until it is killed, and says what it was told:
+// "+ key" when a creation was acknowledged, "? key" before it deletes, "- key"
+// after that.
+func churnStore(dir string) error {
+	db, err := storage.Open(dir, nil)
+	if err != nil {
+		return err
+	}
+	failed := make(chan error)
+	for w := range 6 {
+		go func() {
+			// Lines are short: a write of one is not torn.
+			say := func(what, key string) { fmt.Fprintf(os.Stdout, "%s %s\n", what, key) }
+			random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(w)))
+			for {
+				key := fmt.Sprintf("worker%d/%d", w, random.IntN(30))
+				content := churnContent(key)
+				err := db.Create(context.Background(), storage.Info{Key: key, Size: int64(len(content))}, bytes.NewReader(content))
+				switch {
+				case err == nil:
+					say("+", key)
+				case errors.Is(err, fs.ErrExist):
+					say("?", key)
+					if err := db.Delete(context.Background(), key); err != nil {
+						failed <- err
+						return
+					}
+					say("-", key)
+				default:
+					failed <- err
+					return
+				}
+				if err := db.SetRecord(context.Background(), fmt.Sprintf("record%d", w), []byte(key)); err != nil {
+					failed <- err
+					return
+				}
+			}
+		}()
+	}
+	return <-failed
+}
+
+// Whatever moment a process is killed at: what was acknowledged is there, byte
+// for byte, nothing else is, and nothing is left over.
+func TestKilled(t *testing.T) {
+	rounds := 12
+	if testing.Short() {
+		rounds = 3
+	}
+	dir := t.TempDir()
+	state := map[string]string{} // key → "+", "-", or "?" for a deletion that was not acknowledged
+	operations := 0
+	for round := range rounds {
+		cmd := helperCommand(t, "churn", dir)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		killer := time.AfterFunc(time.Duration(100+round*40)*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		for lines := bufio.NewScanner(out); lines.Scan(); operations++ {
+			what, key, ok := strings.Cut(lines.Text(), " ")
+			if ok {
+				state[key] = what
+			}
+		}
+		killer.Stop()
+		_ = cmd.Wait() // it was killed
+		checkAfterKill(t, dir, state)
+	}
+	if operations < rounds*5 {
+		t.Errorf("only %d operations, which proves nothing", operations)
+	}
+	t.Logf("%d operations in %d lives", operations, rounds)
+}
+
+func checkAfterKill(t *testing.T, dir string, state map[string]string) {
+	t.Helper()
+	db := openDB(t, dir)
+	defer db.Close()
+	there := map[string]bool{}
+	for info, err := range db.List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		there[info.Key] = true
+		o, err := db.Open(t.Context(), info.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(o)
+		if err != nil || !bytes.Equal(got, churnContent(info.Key)) {
+			t.Errorf("%s: other bytes, or %v", info.Key, err)
+		}
+		o.Close()
+	}
+	for key, what := range state {
+		if what == "+" && !there[key] {
+			t.Errorf("%s was acknowledged and is not there", key)
+		}
+	}
+	waitNoOrphans(t, db)
+	if _, found := verify(t, db, false); found != nil {
+		t.Errorf("found %v", found)
+	}
+	// What was not acknowledged may be there or not; from now on it is known.
+	clear(state)
+	for key := range there {
+		state[key] = "+"
+	}
+	s, err := db.Stats(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.FileBytes > 400<<20 {
+		t.Errorf("%d MB of files for %d MB of objects", s.FileBytes>>20, s.Bytes>>20)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*.new"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
+}

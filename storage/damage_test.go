@@ -1,0 +1,196 @@
+package storage_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/storagetest"
+)
+
+// Whatever byte changes on disk: what is read is what was stored, or an error.
+// Nothing hangs and nothing panics.
+func TestDamagedBytes(t *testing.T) {
+	dir := t.TempDir()
+	db := openDB(t, dir)
+	objects := map[string][]byte{}
+	for i := range 40 {
+		key := fmt.Sprintf("m.example/@v/v1.0.%d.mod", i)
+		objects[key] = storagetest.Content(uint64(i), 50+i*40)
+		put(t, db, key, objects[key])
+	}
+	objects["m.example/@v/v1.0.0.zip"] = storagetest.Content(100, 600_000)
+	put(t, db, "m.example/@v/v1.0.0.zip", objects["m.example/@v/v1.0.0.zip"])
+	if err := db.SetRecord(t.Context(), "head", []byte("tree 17")); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, name := range []string{"meta.db", "blobs.db"} {
+		path := filepath.Join(dir, name)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := len(bytes.TrimRight(whole, "\x00")) // bbolt makes files larger than it needs
+		refused, found := 0, 0
+		for round := range 120 {
+			at := random.IntN(used)
+			bit := byte(1) << random.IntN(8)
+			flip(t, path, int64(at), bit)
+			r, f := readDamaged(t, dir, objects, fmt.Sprintf("%s, round %d, byte %d ^ %#x", name, round, at, bit))
+			refused, found = refused+r, found+f
+			if err := os.WriteFile(path, whole, 0o600); err != nil { // a store that was opened may have changed
+				t.Fatal(err)
+			}
+		}
+		t.Logf("%s: %d times refused at open, %d objects refused", name, refused, found)
+		if refused+found == 0 {
+			t.Errorf("%s: no damage was noticed, so none was done", name)
+		}
+	}
+}
+
+func flip(t *testing.T, path string, at int64, bit byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= bit
+	if _, err := f.WriteAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readDamaged reads everything, and returns whether the store was refused and how
+// many objects were.
+func readDamaged(t *testing.T, dir string, objects map[string][]byte, what string) (refused, found int) {
+	t.Helper()
+	db, err := storage.Open(dir, nil)
+	if err != nil {
+		return 1, 0
+	}
+	defer db.Close()
+	for key, content := range objects {
+		o, err := db.Open(t.Context(), key)
+		if err != nil {
+			if !errors.Is(err, storage.ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: open: %v", what, err)
+			}
+			found++
+			continue
+		}
+		var got bytes.Buffer
+		_, err = o.WriteTo(&got)
+		if !bytes.HasPrefix(content, got.Bytes()) || err == nil && got.Len() != len(content) {
+			t.Errorf("%s: %s has other bytes", what, key)
+		}
+		if err != nil {
+			if !errors.Is(err, storage.ErrDamaged) {
+				t.Errorf("%s: read: %v", what, err)
+			}
+			found++
+		}
+		o.Close()
+	}
+	for info, err := range db.List(t.Context(), "") {
+		if err == nil && int(info.Size) != len(objects[info.Key]) {
+			t.Errorf("%s: list says %+v", what, info)
+		}
+	}
+	if value, err := db.Record(t.Context(), "head"); err == nil && string(value) != "tree 17" {
+		t.Errorf("%s: the record is %q", what, value)
+	}
+	return 0, found
+}
+
+// An object that is open stays as it was while everything around it is created
+// and deleted, and keeps no more room than its own.
+func TestLeakedReader(t *testing.T) {
+	db := openDB(t, t.TempDir())
+	want := storagetest.Content(1, 3<<20)
+	put(t, db, "leaked", want)
+	leaked, err := db.Open(t.Context(), "leaked")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Delete(t.Context(), "leaked"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 60 {
+		key := fmt.Sprint(i)
+		put(t, db, key, storagetest.Content(uint64(100+i), 2<<20))
+		if i >= 3 {
+			if err := db.Delete(t.Context(), fmt.Sprint(i-3)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s, err := db.Stats(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.FileBytes > 80<<20 {
+		t.Errorf("120 MiB went through 6 MiB of live objects, and the files have %d MiB", s.FileBytes>>20)
+	}
+	got, err := io.ReadAll(leaked)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the open object has other bytes, or %v", err)
+	}
+	leaked.Close()
+	waitNoOrphans(t, db)
+}
+
+// The extents in the records are only a hint: after somebody has compacted the
+// file all of them are wrong, and all objects are there.
+func TestCompactedFile(t *testing.T) {
+	dir := verifyStore(t)
+	path := filepath.Join(dir, "blobs.db")
+	from, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := bolt.Open(path+".compact", 0o600, &bolt.Options{PageSize: 16 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Something in front, so that everything moves.
+	err = to.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucket([]byte("first"))
+		if err != nil {
+			return err
+		}
+		return b.Put([]byte("a"), make([]byte, 100_000))
+	})
+	if err := errors.Join(err, bolt.Compact(to, from, 1<<20), from.Close(), to.Close(), os.Rename(path+".compact", path)); err != nil {
+		t.Fatal(err)
+	}
+	db := openDB(t, dir)
+	for key, content := range verifyObjects {
+		o, err := db.Open(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(o)
+		if err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%s: other bytes, or %v", key, err)
+		}
+		o.Close()
+	}
+}

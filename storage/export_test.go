@@ -1,0 +1,23 @@
+package storage
+
+// DecodeRecord returns what an object record says, and its content if it is inline.
+func DecodeRecord(key string, b []byte) (Info, []byte, error) {
+	r, err := decodeRecord(key, b)
+	if err != nil {
+		return Info{}, nil, err
+	}
+	if r.blob == nil {
+		err = r.checkContent()
+	}
+	return r.info, r.content, err
+}
+
+// EncodeInline returns the record of an inline object.
+func EncodeInline(info Info, content []byte) []byte {
+	return (&record{info: info, content: content}).encode()
+}
+
+// EncodeBlob returns the record of a large object with chunks at these offsets.
+func EncodeBlob(info Info, id uint64, offsets []int64) []byte {
+	return (&record{info: info, blob: &blobRef{id: id, extents: offsets}}).encode()
+}

@@ -1,0 +1,159 @@
+package storage_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/storagetest"
+)
+
+// inOwnMounts runs a helper as root of a mount namespace of its own, where it can
+// make a small disk. Where that is not allowed the test is skipped.
+func inOwnMounts(t *testing.T, name string) {
+	t.Helper()
+	cmd := helperCommand(t, name, t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWNS | syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	err := cmd.Run()
+	switch {
+	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES), errors.Is(err, syscall.ENOSPC), strings.Contains(output.String(), "cannot mount"):
+		t.Skipf("no small disk can be made here: %v %s", err, output.String())
+	case err != nil:
+		t.Errorf("%v\n%s", err, output.String())
+	}
+}
+
+// smallDisk mounts a disk of so many bytes on dir.
+func smallDisk(dir string, size int) error {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		return fmt.Errorf("cannot mount: %w", err)
+	}
+	return nil
+}
+
+func TestFullDisk(t *testing.T)     { inOwnMounts(t, "full") }
+func TestReadOnlyDisk(t *testing.T) { inOwnMounts(t, "readonly") }
+
+// fullDisk fills a disk, with a store on it and something else.
+func fullDisk(dir string) error {
+	if err := smallDisk(dir, 64<<20); err != nil {
+		return err
+	}
+	other := filepath.Join(dir, "other")
+	if err := os.WriteFile(other, make([]byte, 20<<20), 0o600); err != nil {
+		return err
+	}
+	db, err := storage.Open(filepath.Join(dir, "store"), nil)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	ctx := context.Background()
+	create := func(i, size int) error {
+		content := storagetest.Content(uint64(i), size)
+		return db.Create(ctx, storage.Info{Key: fmt.Sprint(i), Size: int64(size)}, bytes.NewReader(content))
+	}
+	check := func(n int) error {
+		for i := range n {
+			o, err := db.Open(ctx, fmt.Sprint(i))
+			if err != nil {
+				return err
+			}
+			got, err := io.ReadAll(o)
+			o.Close()
+			if err != nil || !bytes.Equal(got, storagetest.Content(uint64(i), len(got))) {
+				return fmt.Errorf("object %d has other bytes, or %v", i, err)
+			}
+		}
+		if _, err := db.Stat(ctx, fmt.Sprint(n)); err == nil {
+			return fmt.Errorf("object %d is there though its creation failed", n)
+		}
+		return nil
+	}
+
+	stored := 0
+	for ; stored < 1000; stored++ {
+		if err = create(stored, 1<<20); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free some space") || stored == 0 {
+		return fmt.Errorf("after %d objects: %v, want ENOSPC with what to do", stored, err)
+	}
+	if err := check(stored); err != nil {
+		return fmt.Errorf("on a full disk: %w", err)
+	}
+	if err := os.Remove(other); err != nil {
+		return err
+	}
+	for i := stored; i < stored+5; i++ {
+		if err := create(i, 1<<20); err != nil {
+			return fmt.Errorf("after there was room: %w", err)
+		}
+	}
+	if err := check(stored + 5); err != nil {
+		return err
+	}
+	v, err := db.Verify(ctx, storage.VerifyOptions{Damage: func(d storage.Damage) { fmt.Println(d.Key, d.Err) }})
+	if err != nil || v.Damaged > 0 {
+		return fmt.Errorf("%+v, %v", v, err)
+	}
+	return openFull(dir)
+}
+
+// openFull opens an empty store where there is no room for it.
+func openFull(dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, "other"), make([]byte, 64<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("the disk is not full: %v", err)
+	}
+	db, err := storage.Open(filepath.Join(dir, "second"), nil)
+	if err == nil {
+		db.Close()
+	}
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free some space") {
+		return fmt.Errorf("open on a full disk: %v, want ENOSPC with what to do", err)
+	}
+	return nil
+}
+
+// readOnlyDisk opens a store that cannot be written to.
+func readOnlyDisk(dir string) error {
+	if err := smallDisk(dir, 64<<20); err != nil {
+		return err
+	}
+	store := filepath.Join(dir, "store")
+	db, err := storage.Open(store, nil)
+	if err != nil {
+		return err
+	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("cannot mount: %w", err)
+	}
+	for _, path := range []string{store, filepath.Join(dir, "none yet")} {
+		db, err := storage.Open(path, nil)
+		if err == nil {
+			db.Close()
+		}
+		if !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), "writable") || !strings.Contains(err.Error(), path) {
+			return fmt.Errorf("open %s: %v, want EROFS with what to do", path, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,9 @@
+//go:build !linux
+
+package storage_test
+
+import "errors"
+
+// Small and read-only disks are made on Linux only.
+func fullDisk(string) error     { return errors.ErrUnsupported }
+func readOnlyDisk(string) error { return errors.ErrUnsupported }

@@ -1,0 +1,261 @@
+package storage_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// helperEnv makes the test's binary another process: its value is the name of a
+// function in helpers.
+const helperEnv = "ASSAY_STORAGE_HELPER"
+
+var helpers = map[string]func(dir string) error{
+	"hold":     holdStore,
+	"churn":    churnStore,
+	"full":     fullDisk,
+	"readonly": readOnlyDisk,
+}
+
+func TestMain(m *testing.M) {
+	if helper := helpers[os.Getenv(helperEnv)]; helper != nil {
+		if err := helper(os.Args[1]); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// helperCommand returns a command that runs a helper on dir.
+func helperCommand(t *testing.T, name, dir string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, dir)
+	cmd.Env = append(os.Environ(), helperEnv+"="+name)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// holdStore holds the store until its input ends.
+func holdStore(dir string) error {
+	db, err := storage.Open(dir, nil)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	os.Stdout.WriteString("held\n")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+func TestOpenHeldByAnotherProcess(t *testing.T) {
+	dir := verifyStore(t)
+	cmd := helperCommand(t, "hold", dir)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "held\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	_, err = storage.Open(dir, nil)
+	if !errors.Is(err, storage.ErrInUse) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "stop that process") {
+		t.Errorf("got %v, want ErrInUse with the directory and what to do", err)
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	db := openDB(t, dir)
+	if v, found := verify(t, db, false); found != nil || v.Objects != 5 {
+		t.Errorf("%+v, %v", v, found)
+	}
+}
+
+// What Open refuses, it leaves as it was.
+func TestOpenRefuses(t *testing.T) {
+	write := func(name, content string) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	schema := func(name, key string, value []byte) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			change(t, dir, name, func(tx *bolt.Tx) error { return tx.Bucket([]byte("schema")).Put([]byte(key), value) })
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		damage func(t *testing.T, dir string)
+		want   error
+		text   string
+	}{
+		{"text file", write("meta.db", strings.Repeat("Dear diary, ", 10000)), storage.ErrForeign, "meta.db"},
+		{"short text file", write("blobs.db", "x"), storage.ErrForeign, "blobs.db"},
+		{"SQLite", write("meta.db", "SQLite format 3\x00"+strings.Repeat("\x00", 8192)), storage.ErrForeign, "move the file away"},
+		{"somebody else's bbolt", func(t *testing.T, dir string) {
+			for _, name := range []string{"meta.db", "blobs.db"} {
+				if err := os.Remove(filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+				change(t, dir, name, func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
+			}
+		}, storage.ErrForeign, "move the file away"},
+		{"newer schema", schema("meta.db", "version", binary.AppendUvarint(nil, 2)), storage.ErrNewer, "its schema is 2, this program knows 1"},
+		{"newer schema of blobs", schema("blobs.db", "version", binary.AppendUvarint(nil, 99)), storage.ErrNewer, "use the newer program"},
+		{"another magic", schema("meta.db", "magic", []byte("other")), storage.ErrForeign, "meta.db"},
+		{"no version", schema("meta.db", "version", nil), storage.ErrDamaged, "backup"},
+		{"two stores", schema("meta.db", "pair", []byte("another")), storage.ErrDamaged, "two different stores"},
+		{"without meta.db", func(t *testing.T, dir string) { remove(t, dir, "meta.db") }, storage.ErrDamaged, "meta.db is missing"},
+		{"without blobs.db", func(t *testing.T, dir string) { remove(t, dir, "blobs.db") }, storage.ErrDamaged, "blobs.db is missing"},
+		{"cut off", func(t *testing.T, dir string) { cut(t, dir, "meta.db", 3000) }, storage.ErrDamaged, "backup"},
+		{"blobs cut off", func(t *testing.T, dir string) { cut(t, dir, "blobs.db", 20<<10) }, storage.ErrDamaged, "backup"},
+		{"both meta pages damaged", func(t *testing.T, dir string) {
+			patch(t, dir, "meta.db", func(file []byte) { file[24] ^= 1; file[4096+24] ^= 1 })
+		}, nil, "meta.db"},
+		{"a directory in its place", func(t *testing.T, dir string) {
+			remove(t, dir, "meta.db")
+			if err := os.Mkdir(filepath.Join(dir, "meta.db"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "meta.db"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := verifyStore(t)
+			tt.damage(t, dir)
+			before := snapshot(t, dir)
+			db, err := storage.Open(dir, nil)
+			if err == nil {
+				db.Close()
+			}
+			if err == nil || tt.want != nil && !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("got %v, want %v with %q", err, tt.want, tt.text)
+			}
+			after := snapshot(t, dir)
+			for name, content := range before {
+				if !bytes.Equal(after[name], content) {
+					t.Errorf("%s was changed", name)
+				}
+			}
+		})
+	}
+	t.Run("a file instead of the directory", func(t *testing.T) {
+		name := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(name, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := storage.Open(name, nil); err == nil || !strings.Contains(err.Error(), "name a directory") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// An interrupted first start, and files that somebody made for us, are no loss.
+func TestOpenUnfinished(t *testing.T) {
+	for _, names := range [][]string{{"blobs.db"}, {"meta.db"}, {"meta.db", "blobs.db"}} {
+		dir := t.TempDir()
+		for _, name := range names {
+			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		db := openDB(t, dir)
+		put(t, db, "a", []byte("b"))
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	dir := t.TempDir()
+	if err := openDB(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, dir, "meta.db") // blobs.db is made first, and has nothing yet
+	if err := openDB(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// One damaged meta page of two is for bbolt to repair.
+func TestOpenOneMetaPage(t *testing.T) {
+	for page := range 2 {
+		dir := verifyStore(t)
+		patch(t, dir, "meta.db", func(file []byte) { file[page*4096+24] ^= 1 })
+		db, err := storage.Open(dir, nil)
+		if err != nil {
+			t.Errorf("page %d: %v", page, err)
+			continue
+		}
+		db.Close()
+	}
+}
+
+func remove(t *testing.T, dir, name string) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func cut(t *testing.T, dir, name string, size int64) {
+	t.Helper()
+	if err := os.Truncate(filepath.Join(dir, name), size); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// patch changes the bytes of a file.
+func patch(t *testing.T, dir, name string, fn func(file []byte)) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fn(file)
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// snapshot returns the files in dir.
+func snapshot(t *testing.T, dir string) map[string][]byte {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{}
+	for _, e := range entries {
+		if !e.IsDir() {
+			if files[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return files
+}
