@@ -220,6 +220,7 @@ func end(ts *testscript.TestScript, sig os.Signal) {
 	ts.Check(p.cmd.Process.Signal(sig))
 	select {
 	case err := <-p.done:
+		p.cmd = nil
 		var exit *exec.ExitError
 		if err != nil && !(errors.As(err, &exit) && sig == syscall.SIGKILL) {
 			ts.Fatalf("assay serve ended with %v\n%s", err, p.stderr.String())
@@ -227,7 +228,6 @@ func end(ts *testscript.TestScript, sig os.Signal) {
 	case <-time.After(40 * time.Second):
 		ts.Fatalf("assay serve did not end")
 	}
-	p.cmd = nil
 	fmt.Fprint(ts.Stderr(), p.stderr.String())
 }
 

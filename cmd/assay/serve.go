@@ -54,7 +54,7 @@ interrupt finish the transfers that are under way and stop.`,
 // server is the running program: what serve has wired together.
 type server struct {
 	load     func() (config, origins, error)
-	config   config
+	config   config // as it was at the start; reloadOn knows what is in force
 	log      *logger
 	store    *storage.DB
 	upstream atomic.Pointer[upstream]
@@ -250,12 +250,14 @@ func (s *server) sumdbNames() string {
 
 // reloadOn reads the settings again whenever a signal comes.
 func (s *server) reloadOn(ctx context.Context, hangup <-chan os.Signal, addr net.Addr) {
+	current := s.config
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hangup:
-			err := s.reload(addr)
+			next, err := s.reload(current, addr)
+			current = next
 			s.reloads.note(err, time.Now())
 			if err != nil {
 				s.log.Error("reload refused, the settings stay as they were", "err", err)
@@ -264,20 +266,20 @@ func (s *server) reloadOn(ctx context.Context, hangup <-chan os.Signal, addr net
 	}
 }
 
-// reload puts into force what can be changed while running. If anything is wrong,
-// nothing changes.
-func (s *server) reload(addr net.Addr) error {
+// reload puts into force what can be changed while running, and returns the
+// configuration that is in force then. If anything is wrong, nothing changes.
+func (s *server) reload(current config, addr net.Addr) (config, error) {
 	c, _, err := s.load()
 	if err != nil {
-		return err
+		return current, err
 	}
 	private, err := policy.New(c.Private)
 	if err != nil {
-		return err
+		return current, err
 	}
 	up, err := s.newUpstream(c, addr)
 	if err != nil {
-		return err
+		return current, err
 	}
 	for _, m := range s.mirrors {
 		m.SetFetch(up.databases[m.Name()])
@@ -285,17 +287,16 @@ func (s *server) reload(addr net.Addr) error {
 			s.log.Warn("checksum database", "database", m.Name(), "err", err)
 		}
 	}
-	changed, restart := s.config.difference(c)
+	changed, restart := current.difference(c)
 	old := s.upstream.Swap(up)
 	s.proxy.Reload(up.chain, private)
 	s.log.configure(c)
-	s.config = s.config.reloaded(c)
 	old.chain.Close()
 	s.log.Info("settings reloaded", "changed", changed)
 	if len(restart) > 0 {
 		s.log.Warn("these settings have changed too, and need a restart", "settings", restart)
 	}
-	return nil
+	return current.reloaded(c), nil
 }
 
 // logger is a slog.Logger whose settings can change, on a buffered writer.
