@@ -98,7 +98,7 @@ func TestDocMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	if err := s.open(t.Context(), listener.Addr()); err != nil {
+	if err := s.open(t.Context(), origins{}, listener.Addr()); err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()

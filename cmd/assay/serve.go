@@ -79,7 +79,7 @@ func serve(ctx context.Context, load func() (config, origins, error), out, errOu
 		return err
 	}
 	defer listener.Close()
-	if err := s.open(ctx, listener.Addr()); err != nil {
+	if err := s.open(ctx, from, listener.Addr()); err != nil {
 		return err
 	}
 	defer s.close()
@@ -112,7 +112,7 @@ func clientAddr(addr net.Addr) string {
 }
 
 // open makes the parts, lowest first.
-func (s *server) open(ctx context.Context, addr net.Addr) (err error) {
+func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err error) {
 	defer func() {
 		if err != nil {
 			s.close()
@@ -123,7 +123,7 @@ func (s *server) open(ctx context.Context, addr net.Addr) (err error) {
 	if err != nil {
 		return err
 	}
-	up, err := s.newUpstream(c, addr)
+	up, err := s.newUpstream(c, from, addr)
 	if err != nil {
 		return err
 	}
@@ -269,7 +269,7 @@ func (s *server) reloadOn(ctx context.Context, hangup <-chan os.Signal, addr net
 // reload puts into force what can be changed while running, and returns the
 // configuration that is in force then. If anything is wrong, nothing changes.
 func (s *server) reload(current config, addr net.Addr) (config, error) {
-	c, _, err := s.load()
+	c, from, err := s.load()
 	if err != nil {
 		return current, err
 	}
@@ -277,7 +277,7 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 	if err != nil {
 		return current, err
 	}
-	up, err := s.newUpstream(c, addr)
+	up, err := s.newUpstream(c, from, addr)
 	if err != nil {
 		return current, err
 	}

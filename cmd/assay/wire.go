@@ -31,7 +31,7 @@ type upstream struct {
 
 // newUpstream makes the chain that c describes. addr is where we listen, which an
 // upstream must not be.
-func (s *server) newUpstream(c config, addr net.Addr) (*upstream, error) {
+func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, error) {
 	chain, err := fetch.New(fetch.Config{
 		List:   c.Upstream,
 		CAFile: c.CAFile,
@@ -46,7 +46,11 @@ func (s *server) newUpstream(c config, addr net.Addr) (*upstream, error) {
 		Logger:    s.log.Logger,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("upstream: %w", err)
+		err = fmt.Errorf("upstream (from %s): %w", from["upstream"], err)
+		if from["upstream"] == "environment GOPROXY" {
+			err = fmt.Errorf("%w; GOPROXY is what clients here use: name this proxy's own upstream with --upstream", err)
+		}
+		return nil, err
 	}
 	databases, err := c.databases()
 	if err != nil {
