@@ -1,0 +1,328 @@
+package proxy_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/tools/txtar"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/policy"
+)
+
+// A mismatch is kept as evidence, logged and counted; nothing of it is stored.
+func TestMismatch(t *testing.T) {
+	world := newWorld(t)
+	f := start(t, world, world.URL("tampered-mod"), verified())
+	f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusForbidden, "example.com/hello@v1.0.0", world.URL("tampered-mod"))
+	f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusForbidden)
+	names, err := filepath.Glob(filepath.Join(f.dir, "evidence", "mismatch-*"))
+	if err != nil || len(names) != 1 {
+		t.Fatalf("evidence %q, %v, want one file for one mismatch", names, err)
+	}
+	evidence, err := os.ReadFile(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{world.URL("tampered-mod"), "example.com/hello", "v1.0.0", "got:      h1:", "expected: h1:"} {
+		if !strings.Contains(string(evidence), want) {
+			t.Errorf("evidence %q lacks %q", evidence, want)
+		}
+	}
+	if log := f.logs.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "checksum mismatch") {
+		t.Errorf("log %q", log)
+	}
+	if got := f.metric(t, "assay_checksum_mismatches_total"); got != 2 {
+		t.Errorf("counted %v mismatches, want 2", got)
+	}
+}
+
+// A zip reaches the client while it arrives, but for its last part.
+func TestStreams(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 4<<20)
+	f := start(t, world, world.URL("gated"), verified())
+	resp, err := http.Get(f.url + "/" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	want := world.File(path)
+	if resp.ContentLength != int64(len(want)) || resp.Header.Get("Etag") == "" {
+		t.Errorf("Content-Length %d, ETag %q", resp.ContentLength, resp.Header.Get("Etag"))
+	}
+	got := make([]byte, len(want))
+	n := 0
+	for n < len(want)/2 { // the gate is closed behind the first half
+		m, err := resp.Body.Read(got[n:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += m
+	}
+	if _, err := f.store.Stat(t.Context(), path); err == nil {
+		t.Error("stored before it has arrived")
+	}
+	world.OpenGate()
+	for n < len(want) {
+		m, err := resp.Body.Read(got[n:])
+		n += m
+		if err != nil {
+			break
+		}
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("wrong bytes")
+	}
+	// What a client holds complete is in the store.
+	if _, err := f.store.Stat(t.Context(), path); err != nil {
+		t.Error(err)
+	}
+}
+
+// Of a large zip that is not what the database says, every waiting client gets a
+// broken transfer without the last part, and who comes then gets the reason.
+func TestTamperedStream(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 2<<20)
+	f := start(t, world, world.URL("tampered-zip"), verified())
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			a := f.get(path)
+			if a.status == http.StatusOK && a.err == nil || len(a.body) > len(world.File(path))-(256<<10) {
+				t.Errorf("status %d, %d bytes, %v: want a broken transfer", a.status, len(a.body), a.err)
+			}
+		})
+	}
+	wg.Wait()
+	f.wantStatus(path, http.StatusForbidden, "checksum mismatch")
+	if _, err := f.store.Stat(t.Context(), path); err == nil {
+		t.Error("stored")
+	}
+}
+
+// However many ask, and whenever they leave, an object is fetched once.
+func TestOneFill(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 1<<20)
+	f := start(t, world, world.URL("slow"), verified())
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			if i%2 == 0 {
+				if a := f.get(path); a.status != 200 || a.err != nil || !bytes.Equal(a.body, world.File(path)) {
+					t.Errorf("status %d, %d bytes, %v", a.status, len(a.body), a.err)
+				}
+				return
+			}
+			client := http.Client{Timeout: 100 * time.Millisecond}
+			if resp, err := client.Get(f.url + "/" + path); err == nil {
+				resp.Body.Close()
+			}
+		})
+	}
+	wg.Wait()
+	f.want(path)
+	if n := world.Count(path); n != 1 {
+		t.Errorf("fetched %d times", n)
+	}
+	if n := world.Count("sumdb/sum.test.example/lookup/*"); n != 1 {
+		t.Errorf("%d lookups", n)
+	}
+}
+
+// A client that leaves does not stop what it asked for.
+func TestFillOutlivesClient(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 1<<20)
+	f := start(t, world, world.URL("slow"), verified())
+	client := http.Client{Timeout: 50 * time.Millisecond}
+	if resp, err := client.Get(f.url + "/" + path); err == nil {
+		resp.Body.Close()
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		if _, err := f.store.Stat(t.Context(), path); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("never stored")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if n := world.Count(path); n != 1 {
+		t.Errorf("fetched %d times", n)
+	}
+}
+
+// A go.mod never waits for a zip, and never asks for one.
+func TestModAlone(t *testing.T) {
+	world := newWorld(t)
+	o := verified()
+	o.budget = quick
+	f := start(t, world, world.URL("hang-zip"), o)
+	f.want("example.com/hello/@v/v1.0.0.info")
+	f.want("example.com/hello/@v/v1.0.0.mod")
+	if n := world.Count("example.com/hello/@v/v1.0.0.zip"); n != 0 {
+		t.Errorf("%d requests for the zip", n)
+	}
+}
+
+// While zips fill every place, a hit and a go.mod are answered at once.
+func TestHitsDoNotWait(t *testing.T) {
+	world := newWorld(t)
+	o := verified()
+	o.config = func(c *proxy.Config) { c.ZipFills = 2 }
+	f := start(t, world, world.URL("gated"), o)
+	f.want("example.com/hello/@v/v1.0.0.mod")
+	var wg sync.WaitGroup
+	for _, path := range []string{"example.com/hello/@v/v1.0.0.zip", "example.com/hello/@v/v1.1.0.zip", "example.com/old/@v/v1.5.0.zip"} {
+		wg.Go(func() { f.want(path) })
+	}
+	time.Sleep(50 * time.Millisecond)
+	begin := time.Now()
+	f.want("example.com/hello/@v/v1.0.0.mod")
+	f.want("example.com/hello/@v/v1.1.0.mod")
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("took %v behind the zips", took)
+	}
+	world.OpenGate()
+	wg.Wait()
+}
+
+// When the places are taken for too long, clients are told so, not kept.
+func TestBusy(t *testing.T) {
+	world := newWorld(t)
+	o := verified()
+	o.config = func(c *proxy.Config) { c.ZipFills, c.Answer = 1, 400*time.Millisecond }
+	f := start(t, world, world.URL("gated"), o)
+	go f.get("example.com/hello/@v/v1.0.0.zip")
+	time.Sleep(100 * time.Millisecond)
+	a := f.wantStatus("example.com/hello/@v/v1.1.0.zip", http.StatusServiceUnavailable, "busy")
+	if a.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	f.wantStatus("example.com/hello/@v/v1.0.0.zip", http.StatusGatewayTimeout, "still being fetched")
+	world.OpenGate()
+}
+
+// Damage on the disk is never served: the object is fetched again.
+func TestDamage(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 1<<20)
+	f := start(t, world, world.URL("ok"), verified())
+	small := "example.com/hello/@v/v1.0.0.mod"
+	f.want(path)
+	f.want(small)
+	f.close()
+	flip(t, filepath.Join(f.dir, "data"), []byte("0123456789abcdef0123456789abcdef"))
+	flip(t, filepath.Join(f.dir, "data"), []byte("module example.com/hello\n"))
+	f.open(world.URL("ok"), verified())
+	f.want(small)
+	// Damage at the beginning is noticed before the answer, elsewhere the
+	// answer breaks off.
+	if a := f.get(path); a.err == nil && a.status == 200 && !bytes.Equal(a.body, world.File(path)) {
+		t.Errorf("a damaged zip was served: %d bytes", len(a.body))
+	}
+	f.want(path)
+	f.want(path)
+	if n := world.Count(path); n != 2 {
+		t.Errorf("fetched %d times, want twice", n)
+	}
+}
+
+// What is in memory is the same answer, and the same rules hold for it.
+func TestHot(t *testing.T) {
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), verified())
+	for _, path := range []string{"example.com/hello/@v/v1.0.0.mod", "example.com/hello/@v/v1.0.0.info", "example.com/!upper/@v/v1.0.0-!r!c.1.mod"} {
+		f.want(path)
+		stored, hot := f.want(path), f.want(path)
+		for _, name := range []string{"Etag", "Content-Length", "Content-Type", "Cache-Control", "Cache-Status", "Accept-Ranges"} {
+			if got, want := hot.header.Get(name), stored.header.Get(name); got != want || got == "" {
+				t.Errorf("%s: %s is %q from memory, %q from the store", path, name, got, want)
+			}
+		}
+		part := f.do(http.MethodGet, path, "Range", "bytes=2-5")
+		if part.status != http.StatusPartialContent || string(part.body) != string(world.File(path)[2:6]) {
+			t.Errorf("%s: a part: %d, %q", path, part.status, part.body)
+		}
+		if same := f.do(http.MethodGet, path, "If-None-Match", hot.header.Get("Etag")); same.status != http.StatusNotModified {
+			t.Errorf("%s: If-None-Match: %d", path, same.status)
+		}
+		if head := f.do(http.MethodHead, path); head.status != http.StatusOK || len(head.body) != 0 || head.header.Get("Content-Length") != hot.header.Get("Content-Length") {
+			t.Errorf("%s: HEAD: %d, %v", path, head.status, head.header)
+		}
+		if cached := f.get("cached-only/" + path); cached.status != http.StatusOK || !bytes.Equal(cached.body, hot.body) {
+			t.Errorf("cached-only/%s: %v", path, cached)
+		}
+	}
+
+	private, err := policy.New("example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := fetch.New(fetch.Config{List: world.URL("ok")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.server.Reload(chain, private)
+	f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusNotFound, "is private here")
+}
+
+func TestHotIsBounded(t *testing.T) {
+	if kept := proxy.Hot(5000, 8<<10); kept == 0 || kept > proxy.HotBytes {
+		t.Errorf("%d bytes are kept", kept)
+	}
+}
+
+// A client that reads slowly, or not at all, delays nobody else.
+func TestSlowClient(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 32<<20)
+	f := start(t, world, world.URL("ok"), verified())
+	var stuck []*http.Response
+	for range 4 {
+		resp, err := http.Get(f.url + "/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stuck = append(stuck, resp)
+		defer resp.Body.Close()
+	}
+	f.want(path)
+	for i := range 20 {
+		m := module.Version{Path: fmt.Sprintf("example.com/other%d", i), Version: "v1.0.0"}
+		world.AddModule(m, []txtar.File{{Name: "x", Data: bytes.Repeat([]byte("x"), 300<<10)}})
+		f.want(m.Path + "/@v/v1.0.0.zip")
+	}
+	for _, resp := range stuck {
+		var got bytes.Buffer
+		if _, err := got.ReadFrom(resp.Body); err != nil || !bytes.Equal(got.Bytes(), world.File(path)) {
+			t.Errorf("the slow client got %d bytes, %v", got.Len(), err)
+		}
+	}
+}
+
+// A store that fails to keep something is an error, not a success.
+func TestStoreFails(t *testing.T) {
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), verified())
+	f.want("example.com/hello/@v/v1.0.0.info")
+	f.store.Close()
+	a := f.get("example.com/hello/@v/v1.0.0.mod")
+	if a.status != 500 && a.status != 503 {
+		t.Errorf("GET = %v", a)
+	}
+	checkText(t, a)
+}
