@@ -290,7 +290,11 @@ func tomlValue(s setting, text string) string {
 	if s.kind.Kind() == reflect.Bool || s.kind.Kind() == reflect.Int {
 		return text
 	}
-	return strconv.Quote(text)
+	line, err := toml.Marshal(map[string]string{"v": text})
+	if err != nil { // not for a string
+		return strconv.Quote(text)
+	}
+	return strings.TrimSpace(strings.TrimPrefix(string(line), "v = "))
 }
 
 // set gives a field the value that text stands for.
