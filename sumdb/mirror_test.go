@@ -427,6 +427,24 @@ func TestBeyond(t *testing.T) {
 	checkStore(t, store, log)
 }
 
+// A tile that no client can have heard of costs upstream nothing.
+func TestFarBeyond(t *testing.T) {
+	log := newLog(t, 300)
+	m := open(t, log, newStore(t), "", log.Fetch)
+	refresh(t, m)
+	before := log.Requests("tile/") + log.Requests("latest")
+	for _, tile := range []tlog.Tile{
+		{H: 8, L: 0, N: 1 << 13, W: 1}, {H: 8, L: -1, N: 1 << 40, W: 256}, {H: 8, L: 1, N: 17, W: 3}, {H: 8, L: 5, N: 1, W: 1},
+	} {
+		if _, err := m.Tile(t.Context(), tile); !errors.Is(err, sumdb.ErrBeyond) {
+			t.Errorf("Tile(%s) = %v, want ErrBeyond", tile.Path(), err)
+		}
+	}
+	if n := log.Requests("tile/") + log.Requests("latest"); n != before {
+		t.Errorf("upstream was asked %d times for tiles that cannot be", n-before)
+	}
+}
+
 // An upstream that does not tell its latest may still have the tile.
 func TestBeyondWithoutLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

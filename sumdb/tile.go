@@ -56,6 +56,17 @@ func (h *head) covers(t tlog.Tile) bool { return t.W <= leaves(t).width(h.tree.N
 // records.
 func leaves(t tlog.Tile) place { return place{max(t.L, 0), t.N} }
 
+// farAhead is how many records a client's tree may have more than twice ours
+// before its tiles are taken for made up. Asking upstream for each would let
+// anybody make us send any number of requests.
+const farAhead = 1 << 20
+
+// implausible says whether t begins so far beyond size that no client can have
+// seen a tree that has it.
+func implausible(t tlog.Tile, size int64) bool {
+	return leaves(t).number > (2*size+farAhead)>>(tileHeight*(leaves(t).level+1))
+}
+
 // reach returns our head after it was made as new as upstream's. An upstream
 // that does not tell its latest, as some proxies do not because the go command
 // never asks for it, may still have the tile.
@@ -63,7 +74,7 @@ func (m *Mirror) reach(ctx context.Context, t tlog.Tile) (*head, error) {
 	if err := m.thawed(); err != nil {
 		return nil, err
 	}
-	if !m.connected() {
+	if !m.connected() || implausible(t, m.Size()) {
 		return nil, m.beyond(t)
 	}
 	m.mu.Lock()

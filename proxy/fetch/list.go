@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"unicode"
 )
 
 // Entry is one element of a list in the syntax of GOPROXY.
@@ -102,6 +103,9 @@ func withScheme(text string) string {
 }
 
 func parseURL(text string) (*url.URL, error) {
+	if strings.ContainsFunc(text, unicode.IsSpace) {
+		return nil, errors.New("not a URL: it has white space in it")
+	}
 	u, err := url.Parse(withScheme(text))
 	if err != nil {
 		return nil, errors.New("not a URL") // the error of url.Parse quotes it

@@ -60,6 +60,7 @@ func TestParseListErrors(t *testing.T) {
 		{"https://user:secret", "not a URL"},
 		{"https://user:secret%zz@a.example", "not a URL"},
 		{"https://ok.example,https://user:secret@[a.example", "entry 2"},
+		{"https://a.example?x token=secret", "white space"},
 		{"direct", "leave the setting out for the default"},
 		{"https://user:secret@a.example|b.example,direct", "--upstream 'https://a.example|https://b.example'"},
 	} {
