@@ -148,11 +148,11 @@ func (o *inlineObject) Close() error {
 }
 
 // What the kernel is told to read ahead grows from minAhead to maxAhead chunks,
-// so that the first byte does not wait for 8 MiB. With at most 4 MiB, reading
-// from a virtual disk was a quarter slower.
+// so that the first byte does not wait for 16 MiB. With 1 and 8 MiB instead of 4
+// and 16, reading from a virtual disk was a fifth slower.
 const (
-	minAhead = 4
-	maxAhead = 32
+	minAhead = 16
+	maxAhead = 64
 )
 
 // blobObject is an object with its content in blobs.db. No transaction is open
