@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // healthTime is how long health waits for an answer.
@@ -20,22 +22,43 @@ func newHealthCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "Ask the server on this machine whether it is ready",
-		Long: `Health asks the server that listens where serve would with the same settings, and
-exits with status 1 if it is not ready within five seconds. It is the health check
-of a container that has no shell.`,
+		Long: `Health asks /readyz of the server that listens where serve would with the same
+settings, and prints a line. It exits with status 1 if the server does not say within
+five seconds that it is ready. It is the health check of a container without a shell.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+			listen, err := listenAddress(cmd.Flags(), os.Getenv)
 			if err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), healthTime)
 			defer cancel()
-			return health(ctx, c.Listen, cmd.OutOrStdout())
+			return health(ctx, listen, cmd.OutOrStdout())
 		},
 	}
 	addFlags(cmd.Flags(), "listen")
 	return cmd
+}
+
+// listenAddress returns the address that serve would listen on. Unlike
+// loadConfig it looks at nothing else: a file that serve refused to reload must
+// not have a server that goes on with the old one taken for dead. The file is
+// read only if neither flag nor environment have the address.
+func listenAddress(flags *pflag.FlagSet, getenv func(string) string) (string, error) {
+	all := settings()
+	s := all[slices.IndexFunc(all, func(s setting) bool { return s.Name == "listen" })]
+	var (
+		file     map[string]string
+		fileName string
+		err      error
+	)
+	if !flags.Changed(s.Name) && getenv(s.Env) == "" {
+		if file, fileName, err = readConfigFile(flags, getenv); err != nil {
+			return "", err
+		}
+	}
+	listen, _ := choose(s, flags, getenv, file, fileName)
+	return listen, nil
 }
 
 // health asks the server that listens at listen.

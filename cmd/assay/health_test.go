@@ -2,10 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestHealth(t *testing.T) {
@@ -40,5 +46,64 @@ func TestHealthURL(t *testing.T) {
 		if got, err := healthURL(listen); got != want || (err != nil) != (want == "") {
 			t.Errorf("healthURL(%q) = %q, %v, want %q", listen, got, err, want)
 		}
+	}
+}
+
+// The whole command, with the address from wherever serve takes it.
+func TestHealthCommand(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }))
+	defer server.Close()
+	address := strings.TrimPrefix(server.URL, "http://")
+	good := filepath.Join(t.TempDir(), "good.toml")
+	bad := filepath.Join(t.TempDir(), "bad.toml")
+	for name, text := range map[string]string{good: "listen = \"" + address + "\"\n", bad: "no such setting = 1\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		listen, file string // of the environment
+		args         []string
+		fails        string
+	}{
+		"flag":                          {args: []string{"--listen", address}},
+		"environment":                   {listen: address},
+		"file":                          {file: good},
+		"environment beside a bad file": {listen: address, file: bad},
+		"bad file":                      {file: bad, fails: "configuration file " + bad},
+		"no address":                    {listen: "3000", fails: "missing port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("ASSAY_LISTEN", test.listen)
+			t.Setenv("ASSAY_CONFIG", test.file)
+			var out strings.Builder
+			cmd := newHealthCommand()
+			cmd.SilenceUsage, cmd.SilenceErrors = true, true
+			cmd.SetArgs(test.args)
+			cmd.SetOut(&out)
+			err := cmd.ExecuteContext(t.Context())
+			switch {
+			case test.fails != "":
+				if err == nil || !strings.Contains(err.Error(), test.fails) {
+					t.Errorf("error %v, want one with %q", err, test.fails)
+				}
+			case err != nil || out.String() != server.URL+"/readyz: ok\n":
+				t.Errorf("%v, %q", err, out.String())
+			}
+		})
+	}
+}
+
+// A server that takes the connection and says nothing is not ready.
+func TestHealthHangs(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := health(ctx, listener.Addr().String(), io.Discard); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("hanging server: %v", err)
 	}
 }
