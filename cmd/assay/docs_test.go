@@ -7,6 +7,9 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -108,81 +111,122 @@ func TestDocMetrics(t *testing.T) {
 	for _, m := range s.mirrors {
 		collectors = append(collectors, m.Metrics()...)
 	}
-	lines := map[string]bool{}
+	lines, kinds := map[string]string{}, map[string]string{}
 	for _, collector := range collectors {
-		descriptions := make(chan *prometheus.Desc, 100)
-		collector.Describe(descriptions)
-		close(descriptions)
-		for d := range descriptions {
-			found := metricDescription.FindStringSubmatch(d.String())
-			if found == nil {
-				t.Fatalf("%s", d)
-			}
-			help, err := strconv.Unquote(found[2])
-			if err != nil {
-				t.Fatal(err)
-			}
-			var labels []string
-			for pair := range strings.SplitSeq(found[3]+","+found[4], ",") {
-				if name, _, _ := strings.Cut(pair, "="); name != "" {
-					labels = append(labels, "`"+name+"`")
-				}
-			}
-			lines[fmt.Sprintf("| `%s` | %s | %s |\n", found[1], strings.Join(labels, ", "), help)] = true
+		for name, text := range describe(t, collector) {
+			kinds[name], _, _ = strings.Cut(text, " | ")
+			lines[name] = text
 		}
 	}
-	all := slices.Sorted(func(yield func(string) bool) {
-		for line := range lines {
-			if !yield(line) {
-				return
-			}
+
+	// What a running server answers has no series beside these.
+	handler := s.routes()
+	for _, path := range []string{"/example.com/greet/@v/v1.2.0.zip", "/example.com/greet/@v/v1.2.0.mod", "/livez"} {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
+	}
+	for name, kind := range gather(t, s.registry) {
+		switch {
+		case strings.HasPrefix(name, "go_"), strings.HasPrefix(name, "process_"):
+		case kinds[name] != kind:
+			t.Errorf("the server has a %s %s, which is described as %q", kind, name, kinds[name])
 		}
-	})
+	}
+
+	var table strings.Builder
+	table.WriteString("<!-- series -->\n\n| series | type | labels | meaning |\n|---|---|---|---|\n")
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		fmt.Fprintf(&table, "| `%s` | %s |\n", name, lines[name])
+	}
 	name := docsDir + "metrics.md"
 	before, _, ok := strings.Cut(readDoc(t, name), "<!-- series -->\n")
 	if !ok {
 		t.Fatalf("%s has no place for the series", name)
 	}
-	compareDoc(t, name, before+"<!-- series -->\n\n| series | labels | meaning |\n|---|---|---|\n"+strings.Join(all, ""))
+	compareDoc(t, name, before+table.String())
 }
 
-// What the proxy can answer is in the catalogue, and nothing else is.
-func TestDocErrors(t *testing.T) {
-	answers := map[string]bool{}
-	files, err := filepath.Glob("../../proxy/*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
+// describe returns type, labels and help of the series of a collector by name.
+func describe(t *testing.T, collector prometheus.Collector) map[string]string {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collector)
+	kinds := gather(t, registry)
+	series := map[string]string{}
+	descriptions := make(chan *prometheus.Desc, 100)
+	collector.Describe(descriptions)
+	close(descriptions)
+	for d := range descriptions {
+		found := metricDescription.FindStringSubmatch(d.String())
+		if found == nil {
+			t.Fatalf("%s", d)
 		}
-		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		kind := kinds[found[1]]
+		switch collector.(type) { // those that may be empty
+		case *prometheus.CounterVec:
+			kind = "counter"
+		case *prometheus.HistogramVec:
+			kind = "histogram"
+		}
+		if kind == "" {
+			t.Fatalf("%s: of what type?", found[1])
+		}
+		help, err := strconv.Unquote(found[2])
 		if err != nil {
 			t.Fatal(err)
 		}
-		ast.Inspect(f, func(n ast.Node) bool {
-			if pair, ok := n.(*ast.KeyValueExpr); ok {
-				if key, ok := pair.Key.(*ast.Ident); ok && key.Name == "what" {
-					answers[firstText(pair.Value)] = true
-				}
+		var labels []string
+		for pair := range strings.SplitSeq(found[3]+","+found[4], ",") {
+			if name, _, _ := strings.Cut(pair, "="); name != "" {
+				labels = append(labels, "`"+name+"`")
 			}
-			return true
-		})
+		}
+		series[found[1]] = kind + " | " + strings.Join(labels, ", ") + " | " + help
 	}
-	delete(answers, "")
-	if len(answers) < 15 {
+	return series
+}
+
+// gather returns the types of the series that a registry has values of.
+func gather(t *testing.T, registry *prometheus.Registry) map[string]string {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]string{}
+	for _, f := range families {
+		kinds[f.GetName()] = strings.ToLower(f.GetType().String())
+	}
+	return kinds
+}
+
+// What the proxy can answer is in the catalogue, under its status and with
+// something to do, and nothing else is.
+func TestDocErrors(t *testing.T) {
+	answers := proxyAnswers(t)
+	if len(answers) < 20 {
 		t.Fatalf("found only %d answers in the code", len(answers))
 	}
 	documented := map[string]bool{}
-	for line := range strings.Lines(readDoc(t, docsDir+"errors.md")) {
-		if text, ok := strings.CutPrefix(line, "### `"); ok {
-			documented[strings.TrimSuffix(strings.TrimSpace(text), "`")] = true
+	status := ""
+	for section := range strings.SplitSeq(readDoc(t, docsDir+"errors.md"), "\n#") {
+		heading, body, _ := strings.Cut(section, "\n")
+		if text, ok := strings.CutPrefix(heading, "# "); ok {
+			status, _, _ = strings.Cut(text, ":")
+			continue
+		}
+		text, ok := strings.CutPrefix(heading, "## `")
+		if !ok {
+			continue
+		}
+		answer := status + " " + strings.TrimSuffix(text, "`")
+		documented[answer] = true
+		if !strings.Contains(body, "*What to do*: ") {
+			t.Errorf("docs/errors.md does not say what to do about %q", answer)
 		}
 	}
 	for text := range answers {
 		if !documented[text] {
-			t.Errorf("docs/errors.md lacks ### `%s`", text)
+			t.Errorf("docs/errors.md lacks %q", text)
 		}
 	}
 	for text := range documented {
@@ -192,62 +236,166 @@ func TestDocErrors(t *testing.T) {
 	}
 }
 
-// firstText returns the text with which an expression begins, without what is
-// filled in.
-func firstText(e ast.Expr) string {
+// proxyAnswers returns the status and the first line of each failure that the
+// source of package proxy makes, with … for what is filled in.
+func proxyAnswers(t *testing.T) map[string]bool {
+	t.Helper()
+	files, err := filepath.Glob("../../proxy/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := map[string]bool{}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if literal, ok := n.(*ast.CompositeLit); ok {
+				if status, what := failureOf(literal); what != "" {
+					answers[strconv.Itoa(status)+" "+what] = true
+				}
+			}
+			return true
+		})
+	}
+	return answers
+}
+
+// failureOf returns the status and the text of the literal of a failure, "" if it
+// is none.
+func failureOf(literal *ast.CompositeLit) (status int, what string) {
+	for _, element := range literal.Elts {
+		pair, ok := element.(*ast.KeyValueExpr)
+		if !ok {
+			continue
+		}
+		switch key, _ := pair.Key.(*ast.Ident); {
+		case key == nil:
+		case key.Name == "status":
+			if s, ok := pair.Value.(*ast.SelectorExpr); ok {
+				status = statusNames[s.Sel.Name]
+			}
+		case key.Name == "what":
+			what = template(pair.Value)
+		}
+	}
+	return status, what
+}
+
+// statusNames are the statuses that the proxy answers with.
+var statusNames = map[string]int{
+	"StatusNotFound": http.StatusNotFound, "StatusForbidden": http.StatusForbidden, "StatusMethodNotAllowed": http.StatusMethodNotAllowed,
+	"StatusBadGateway": http.StatusBadGateway, "StatusServiceUnavailable": http.StatusServiceUnavailable,
+	"StatusGatewayTimeout": http.StatusGatewayTimeout, "StatusLoopDetected": http.StatusLoopDetected,
+	"StatusInternalServerError": http.StatusInternalServerError,
+}
+
+// template returns the text of an expression, with … for what is filled in.
+func template(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.BasicLit:
 		text, _ := strconv.Unquote(e.Value) // it was parsed
-		text, _, _ = strings.Cut(text, "%")
-		return strings.TrimRight(text, " :")
+		return strings.ReplaceAll(text, "%s", "…")
 	case *ast.BinaryExpr:
-		return firstText(e.X)
+		return template(e.X) + template(e.Y)
 	case *ast.CallExpr:
-		if len(e.Args) > 0 {
-			return firstText(e.Args[0])
+		if f, ok := e.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "Sprintf" {
+			return template(e.Args[0])
 		}
-	case *ast.SelectorExpr: // req.Module + " is private here …"
-		return "MODULE is private here"
 	}
-	return ""
+	return "…"
 }
 
 // The table of client settings has a row for each of the twelve combinations that
-// the script tries.
+// the script tries, with the same settings.
 func TestDocClients(t *testing.T) {
 	script := readDoc(t, "testdata/script/matrix.txtar")
 	clients := readDoc(t, docsDir+"clients.md")
+	proxies := map[string]string{"P": "Assay", "N": "Assay `,` another", "B": "Assay `\\|` another"}
 	for i := 1; i <= 12; i++ {
-		if !regexp.MustCompile(fmt.Sprintf(`(?m)^# %d\. `, i)).MatchString(script) {
+		step := regexp.MustCompile(fmt.Sprintf(`(?m)^# %d\. ([PNB]), (.*)$`, i)).FindStringSubmatch(script)
+		row := regexp.MustCompile(fmt.Sprintf(`(?m)^\| %d \| (.*?[^\\]) \| (.*?) \| (.*?) \|`, i)).FindStringSubmatch(clients)
+		switch {
+		case step == nil:
 			t.Errorf("the script lacks combination %d", i)
-		}
-		if !regexp.MustCompile(fmt.Sprintf(`(?m)^\| %d \|`, i)).MatchString(clients) {
+		case row == nil:
 			t.Errorf("docs/clients.md lacks combination %d", i)
+		case row[1] != proxies[step[1]]:
+			t.Errorf("combination %d: GOPROXY is %q in docs/clients.md, %q in the script", i, row[1], proxies[step[1]])
+		case (row[2] == "off") != strings.HasPrefix(step[2], "GOSUMDB=off"):
+			t.Errorf("combination %d: GOSUMDB is %q in docs/clients.md, the script has %q", i, row[2], step[2])
+		case strings.Contains(row[3], "private") != (strings.Contains(step[2], "private") || strings.Contains(step[2], "GOPRIVATE")):
+			t.Errorf("combination %d: the module is %q in docs/clients.md, the script has %q", i, row[3], step[2])
 		}
 	}
 }
 
-// Flags that documents and packaging use are flags that there are.
+// Flags, variables and commands that documents and packaging use are some that
+// there are.
 func TestDocFlags(t *testing.T) {
-	known := map[string]bool{"config": true, "repair": true, "help": true}
+	known := map[string]bool{"--config": true, "--repair": true, "--help": true, "ASSAY_CONFIG": true}
 	for _, s := range settings() {
-		known[s.Name] = true
+		known["--"+s.Name], known[s.Env] = true, true
 	}
-	use := regexp.MustCompile(`assay["', ]+(?:serve|verify|config|health)["', ]*[^\n]*`)
-	flags := regexp.MustCompile(`--([a-z][a-z-]*)`)
-	found := 0
+	for _, command := range newCommand().Commands() {
+		known["assay "+command.Name()] = true
+	}
+	line := regexp.MustCompile(`assay["', ]+(?:serve|verify|config|health)["', ]*[^\n]*`)
+	flags := regexp.MustCompile(`--[a-z][a-z-]*`)
+	variables := regexp.MustCompile(`\bASSAY_[A-Z][A-Z_]*`)
+	// In code: an indented line, or between backticks; or as a container has it.
+	commands := regexp.MustCompile("(?m)(?:^    (?:\\$ )?(?:go run \\./cmd/)?|`(?:go run \\./cmd/)?|\"/)assay(?: |\", \")([a-z]+)")
+	found := map[string]int{}
 	eachDocument(t, func(name, text string) {
-		for _, line := range use.FindAllString(text, -1) {
-			for _, f := range flags.FindAllStringSubmatch(line, -1) {
-				found++
-				if !known[f[1]] {
-					t.Errorf("%s: no flag --%s, in %q", name, f[1], line)
+		for _, used := range line.FindAllString(text, -1) {
+			for _, flag := range flags.FindAllString(used, -1) {
+				found["flag"]++
+				if !known[flag] {
+					t.Errorf("%s: no flag %s, in %q", name, flag, used)
 				}
 			}
 		}
+		for _, variable := range variables.FindAllString(text, -1) {
+			found["variable"]++
+			if !known[variable] {
+				t.Errorf("%s: no variable %s", name, variable)
+			}
+		}
+		for _, command := range commands.FindAllStringSubmatch(text, -1) {
+			found["command"]++
+			if !known["assay "+command[1]] {
+				t.Errorf("%s: no command assay %s", name, command[1])
+			}
+		}
 	})
-	if found == 0 {
-		t.Error("no document uses a flag, which cannot be")
+	if found["flag"] < 5 || found["variable"] < 10 || found["command"] < 10 {
+		t.Errorf("found only %v in the documents, which cannot be", found)
+	}
+}
+
+// What README and CONTRIBUTING tell people to run is there.
+func TestDocPrograms(t *testing.T) {
+	programs := regexp.MustCompile(`(?:\./cmd/[a-z]+|\.ci/[a-z]+)\b`)
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "docs/tutorial.md", "docs/operations.md"} {
+		text := readDoc(t, "../../"+name)
+		found := programs.FindAllString(text, -1)
+		if len(found) == 0 {
+			t.Errorf("%s runs nothing", name)
+		}
+		for _, program := range found {
+			if _, err := os.Stat(filepath.Join("../..", program)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	for _, line := range []string{"    go run ./cmd/assay serve\n", "    go test ./...\n", "    go env -w GOPROXY=http://localhost:3000\n"} {
+		if !strings.Contains(readDoc(t, "../../README.md"), line) {
+			t.Errorf("README.md lacks %q", line)
+		}
 	}
 }
 
