@@ -82,7 +82,7 @@ func (s *Server) serveLookup(a *answer, db *sumdb.Mirror, req Request) error {
 			status: http.StatusForbidden, noStore: true,
 			what: req.Module + " is private here (pattern " + pattern + ")",
 			why:  "its name is never sent to a checksum database; tell your go command not to ask",
-			next: "Run: " + policy.ClientSetting(pattern),
+			next: "Run: " + policy.ClientSetting("GONOSUMDB", pattern),
 		}
 	}
 	record, result, err := s.lookup(a, db, req)

@@ -344,7 +344,10 @@ func (s *Server) compare(req Request, source, got, want string) error {
 	s.metrics.mismatches.Inc()
 	evidence, err := keepEvidence(s.config.Evidence, mismatch, time.Now())
 	s.log.Error("checksum mismatch", "module", req.Module, "version", req.Version, "file", file,
-		"source", source, "got", got, "want", want, "evidence", evidence, "evidence_err", err)
+		"source", source, "got", got, "want", want, "evidence", evidence)
+	if err != nil {
+		s.log.Error("evidence of a mismatch not kept", "err", err)
+	}
 	return mismatch
 }
 

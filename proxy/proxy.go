@@ -231,7 +231,7 @@ func (s *Server) allowed(req Request) error {
 			status: http.StatusNotFound, noStore: true,
 			what: "not found: " + req.Module + " is private here (pattern " + pattern + ")",
 			why:  "fetching private modules is not supported yet, and their names are never sent to an upstream",
-			next: "let the go command fetch it: go env -w GOPRIVATE=" + pattern,
+			next: "let the go command fetch it: " + policy.ClientSetting("GOPRIVATE", pattern),
 		}
 	}
 	if req.Module == toolchain && s.database() == nil && req.Kind != List && req.Kind != Latest {

@@ -27,27 +27,27 @@ const defaultUpstream = "https://proxy.golang.org"
 // (ASSAY_ and its name), else from the file, else from the variable of the go
 // command that means the same, else it is the default.
 type config struct {
-	Listen   string `name:"listen" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means every interface: :3000."`
-	Data     string `name:"data" default:"assay-data" help:"Directory for everything that is kept; made if it does not exist. One process at a time."`
+	Listen   string `name:"listen" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means every interface: :3000. There is no authentication: who can reach it can read what it has."`
+	Data     string `name:"data" default:"assay-data" help:"Directory for everything that is kept; serve makes it. One process at a time."`
 	Upstream string `name:"upstream" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (go on to the next if it does not have the module) or a bar (go on after any error). off: nowhere, answer from what is stored."`
-	SumDB    string `name:"sumdb" default:"sum.golang.org" go:"GOSUMDB" help:"Checksum database that modules are verified with, in the syntax of GOSUMDB: a known name, or name+hash+key, either with a URL behind a space. off: verify nothing, which is loud."`
+	SumDB    string `name:"sumdb" default:"sum.golang.org" go:"GOSUMDB" help:"Checksum database that modules are verified with, in the syntax of GOSUMDB: a known name like sum.golang.org, or name+hash+key, either with a URL behind a space. off: verify nothing; the log warns of it at every start."`
 	Mirror   string `name:"mirror" default:"" help:"More checksum databases to serve, verified, to clients that have chosen them: verifier keys (name+hash+key), separated by commas."`
 	Private  string `name:"private" default:"" go:"GOPRIVATE,GONOPROXY,GONOSUMDB" reload:"yes" help:"Patterns of private modules, in the syntax of GOPRIVATE, separated by commas without spaces. No name they match is ever sent to an upstream or a checksum database."`
 
 	CAFile         string        `name:"ca-file" default:"" reload:"yes" help:"PEM file with certificate authorities to trust for upstreams, besides the system's. Proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used."`
-	ConnectTimeout time.Duration `name:"connect-timeout" default:"5s" reload:"yes" help:"Time to connect to an upstream, and as much again for TLS."`
+	ConnectTimeout time.Duration `name:"connect-timeout" default:"5s" reload:"yes" help:"Time to connect to an upstream, and as much again for its TLS handshake."`
 	HeaderTimeout  time.Duration `name:"header-timeout" default:"8s" reload:"yes" help:"Time for an upstream to begin its answer, for each attempt."`
 	IdleTimeout    time.Duration `name:"idle-timeout" default:"10s" reload:"yes" help:"Time without a byte from an upstream after which a transfer is taken for broken and resumed."`
 	Attempts       int           `name:"attempts" default:"3" reload:"yes" help:"How often an upstream is asked for one object before the next one is."`
 
 	AnswerTimeout time.Duration `name:"answer-timeout" default:"28s" help:"Time after which a client that waits is told so. What it waits for goes on."`
 	Fresh         time.Duration `name:"fresh" default:"1m" help:"How long a list, a latest version or the commit of a branch counts as current."`
-	Stale         time.Duration `name:"stale" default:"168h" help:"How long these are given when no upstream can be asked."`
-	Fills         int           `name:"fills" default:"64" help:"Objects that are fetched at the same time, at most. What is stored never waits for them."`
+	Stale         time.Duration `name:"stale" default:"168h" help:"How long a list, a latest version or the commit of a branch is still given when no upstream can be asked."`
+	Fills         int           `name:"fills" default:"64" help:"Objects other than zips that are fetched at the same time, at most. What is stored never waits for them."`
 	ZipFills      int           `name:"zip-fills" default:"16" help:"Zips that are fetched at the same time, at most."`
 
-	LogFormat       string        `name:"log-format" default:"text" help:"text or json."`
-	LogLevel        string        `name:"log-level" default:"info" reload:"yes" help:"debug, info, warn or error."`
+	LogFormat       string        `name:"log-format" default:"text" help:"Form of the log: text or json."`
+	LogLevel        string        `name:"log-level" default:"info" reload:"yes" help:"Least level that is logged: debug, info, warn or error."`
 	AccessLog       bool          `name:"access-log" default:"true" reload:"yes" help:"Log a line for each request, at level info."`
 	ShutdownTimeout time.Duration `name:"shutdown-timeout" default:"30s" help:"How long transfers may go on after the signal to stop."`
 }
@@ -94,7 +94,8 @@ type origins map[string]string
 // the file. The flags are strings (or, for switches, may be): loadConfig gives
 // them their meaning, the same as everywhere else.
 func addFlags(flags *pflag.FlagSet, names ...string) {
-	flags.Var(&flagText{kind: "FILE"}, "config", "TOML file with settings. (ASSAY_CONFIG)")
+	flags.SortFlags = false // what matters most comes first
+	flags.Var(&flagText{kind: "FILE"}, "config", "TOML file with settings; assay config prints one. (ASSAY_CONFIG)")
 	for _, s := range settings() {
 		if names != nil && !slices.Contains(names, s.Name) {
 			continue

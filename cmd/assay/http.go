@@ -46,8 +46,10 @@ func (s *server) routes() http.Handler {
 	observe := newObserver(s.log)
 	s.registry.MustRegister(observe.collectors()...)
 	r.Use(observe.middleware)
-	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
-	r.Get("/readyz", s.serveReady)
+	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // load balancers like to ask with HEAD
+		get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
+		get("/readyz", s.serveReady)
+	}
 	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelError)}))
 	r.Get("/", func(w http.ResponseWriter, r *http.Request) {
 		writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Tell the go command:\n\n    go env -w GOPROXY=http://"+r.Host+"\n")

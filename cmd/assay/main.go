@@ -36,10 +36,13 @@ records and the proofs it has seen, and serves nothing it has not checked.
 Start it, and tell the go command to use it:
 
     assay serve
-    go env -w GOPROXY=http://localhost:3000`,
+    go env -w GOPROXY=http://localhost:3000
+
+Every setting: assay serve --help. What is in force: assay config.`,
 		SilenceUsage:  true,
 		SilenceErrors: true, // run prints them, once
 	}
+	cmd.CompletionOptions.HiddenDefaultCmd = true
 	// Long lines of help are easier to read when somebody breaks them.
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 100"))
 	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newHealthCommand(), newVersionCommand())

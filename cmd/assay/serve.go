@@ -38,8 +38,9 @@ mirror and verifies them with sum.golang.org. Tell the go command:
 
     go env -w GOPROXY=http://localhost:3000
 
-A setting comes from its flag, else from the environment variable named behind it,
-else from the file, else it is the default. SIGHUP reads them again; SIGTERM and
+A setting comes from its flag, else from its ASSAY_ variable, else from the file,
+else from the go command's own variable named behind it, else it is the default. Of
+GOPROXY only what stands before direct counts. SIGHUP reads them again; SIGTERM and
 interrupt finish the transfers that are under way and stop.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -269,6 +270,13 @@ func (s *server) reloadOn(ctx context.Context, hangup <-chan os.Signal, addr net
 // reload puts into force what can be changed while running, and returns the
 // configuration that is in force then. If anything is wrong, nothing changes.
 func (s *server) reload(current config, addr net.Addr) (config, error) {
+	// First, so that settings which are wrong do not keep a fork from being
+	// cleared.
+	for _, m := range s.mirrors {
+		if err := m.Recheck(); err != nil {
+			s.log.Warn("checksum database", "database", m.Name(), "err", err)
+		}
+	}
 	c, from, err := s.load()
 	if err != nil {
 		return current, err
@@ -283,9 +291,6 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 	}
 	for _, m := range s.mirrors {
 		m.SetFetch(up.databases[m.Name()])
-		if err := m.Recheck(); err != nil {
-			s.log.Warn("checksum database", "database", m.Name(), "err", err)
-		}
 	}
 	changed, restart := current.difference(c)
 	old := s.upstream.Swap(up)

@@ -347,6 +347,16 @@ func TestOperations(t *testing.T) {
 			t.Errorf("GET %s = %d %q", path, status, body)
 		}
 	}
+	for _, path := range []string{"/livez", "/readyz"} {
+		resp, err := http.Head(p.url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 || resp.ContentLength != 3 {
+			t.Errorf("HEAD %s = %d, %d bytes", path, resp.StatusCode, resp.ContentLength)
+		}
+	}
 	for range 3 {
 		if status, _ := fetchText(t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != 200 {
 			t.Errorf("status %d", status)

@@ -87,8 +87,8 @@ func (p *Policy) Everything() bool {
 	return all && too
 }
 
-// ClientSetting returns the command that makes the go command on a developer's
-// machine stop asking a checksum database for what pattern covers.
-func ClientSetting(pattern string) string {
-	return "go env -w GONOSUMDB=" + strings.TrimSuffix(strings.TrimSuffix(pattern, "/*"), "/")
+// ClientSetting returns the command that makes a variable of the go command on a
+// developer's machine, GOPRIVATE or GONOSUMDB, cover what pattern covers.
+func ClientSetting(variable, pattern string) string {
+	return "go env -w " + variable + "=" + strings.TrimSuffix(strings.TrimSuffix(pattern, "/*"), "/")
 }

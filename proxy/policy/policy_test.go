@@ -86,7 +86,7 @@ func TestClientSetting(t *testing.T) {
 		"*.corp.example":   "go env -w GONOSUMDB=*.corp.example",
 		"corp.example/a/b": "go env -w GONOSUMDB=corp.example/a/b",
 	} {
-		if got := policy.ClientSetting(pattern); got != want {
+		if got := policy.ClientSetting("GONOSUMDB", pattern); got != want {
 			t.Errorf("ClientSetting(%q) = %q, want %q", pattern, got, want)
 		}
 	}
