@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/mod/module"
 )
@@ -28,7 +30,8 @@ type Policy struct {
 // New returns the policy for lists of private patterns, each in the syntax of
 // GOPRIVATE. What the go command would ignore in silence is an error here,
 // because an ignored pattern is a name that leaks: white space, which is not
-// trimmed, a pattern that path.Match refuses, a URL.
+// trimmed, a pattern that path.Match refuses, a URL, whatever else no module path
+// can match.
 func New(lists ...string) (*Policy, error) {
 	p := new(Policy)
 	for _, list := range lists {
@@ -45,8 +48,10 @@ func New(lists ...string) (*Policy, error) {
 	return p, nil
 }
 
+// checkPattern returns an error for a pattern that no module path can match: see
+// module.CheckPath for what a path can be.
 func checkPattern(pattern string) error {
-	if strings.ContainsFunc(pattern, func(r rune) bool { return r <= ' ' || r == 0x7f || r == 0xa0 }) {
+	if strings.ContainsFunc(pattern, func(r rune) bool { return r <= ' ' || r == 0x7f || unicode.IsSpace(r) }) {
 		return fmt.Errorf("it contains white space, which the go command does not trim, so it would match nothing; remove it")
 	}
 	if strings.Contains(pattern, "://") {
@@ -55,11 +60,30 @@ func checkPattern(pattern string) error {
 	if strings.Trim(pattern, "/") == "" || strings.HasPrefix(pattern, "/") {
 		return fmt.Errorf("it begins with a slash and would match nothing; write the module path prefix, for instance corp.example/team")
 	}
+	if i := strings.IndexFunc(pattern, func(r rune) bool { return !inPattern(r) }); i >= 0 {
+		r, _ := utf8.DecodeRuneInString(pattern[i:])
+		return fmt.Errorf("it contains %q, which no module path has, so it would match nothing; remove it", r)
+	}
 	// As module.MatchPrefixPatterns does, without the trailing slash.
-	if _, err := path.Match(strings.TrimSuffix(pattern, "/"), ""); err != nil {
+	glob := strings.TrimSuffix(pattern, "/")
+	if _, err := path.Match(glob, ""); err != nil {
 		return fmt.Errorf("the go command would ignore it: %w", err)
 	}
+	for element := range strings.SplitSeq(glob, "/") {
+		if element == "" || element[0] == '.' || element[len(element)-1] == '.' {
+			return fmt.Errorf("it has the element %q, which no module path has, so it would match nothing; a pattern covers all that lies below it", element)
+		}
+	}
+	if host, _, _ := strings.Cut(glob, "/"); strings.ContainsFunc(host, unicode.IsUpper) {
+		return fmt.Errorf("it begins with %q, and the first element of a module path has no upper case, so it would match nothing; write it in lower case", host)
+	}
 	return nil
+}
+
+// inPattern reports whether a pattern that matches some module path can contain
+// r: what module paths are made of, and what path.Match gives a meaning.
+func inPattern(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(`-._~/*?[]^\`, r)
 }
 
 // Patterns returns the patterns as one list.

@@ -40,6 +40,8 @@ func TestPrivate(t *testing.T) {
 		{"golang.org/*", "golang.org/toolchain", ""},
 		{"golang.org/*", "golang.org/x/net", "golang.org/*"},
 		{"none", "b.example/x", ""},
+		{"[^a].example/[A-Z]*", "b.example/Xyz", "[^a].example/[A-Z]*"},
+		{`a.example/x~_\-?.git`, "a.example/x~_-1.git", `a.example/x~_\-?.git`},
 	} {
 		p, err := policy.New(tt.patterns)
 		if err != nil {
@@ -58,6 +60,8 @@ func TestNewRefuses(t *testing.T) {
 	for _, patterns := range []string{
 		"a.example, b.example", " a.example", "a.example ", "a.example\tb.example", "a.example\n",
 		"[corp", "corp.example/[", `corp.example/\`, "https://corp.example", "/corp.example", "/",
+		"a.example\u2003", "\u200ba.example", `"corp.example"`, "'corp.example'", "a.example;b.example", "git@corp.example:team", "corp.example:8443/team",
+		"müller.example", "Corp.example", "corp.example//team", "corp.example//", "corp.example/...", ".corp.example", "corp.example./team", "corp.example/.hidden",
 	} {
 		if _, err := policy.New(patterns); err == nil {
 			t.Errorf("New(%q) succeeded, want an error", patterns)
