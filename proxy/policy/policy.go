@@ -74,7 +74,8 @@ func checkPattern(pattern string) error {
 			return fmt.Errorf("it has the element %q, which no module path has, so it would match nothing; a pattern covers all that lies below it", element)
 		}
 	}
-	if host, _, _ := strings.Cut(glob, "/"); strings.ContainsFunc(host, unicode.IsUpper) {
+	// In brackets, upper case may be what must not match.
+	if host, _, _ := strings.Cut(glob, "/"); !strings.Contains(host, "[") && strings.ContainsFunc(host, unicode.IsUpper) {
 		return fmt.Errorf("it begins with %q, and the first element of a module path has no upper case, so it would match nothing; write it in lower case", host)
 	}
 	return nil

@@ -40,6 +40,7 @@ func TestPrivate(t *testing.T) {
 		{"golang.org/*", "golang.org/toolchain", ""},
 		{"golang.org/*", "golang.org/x/net", "golang.org/*"},
 		{"none", "b.example/x", ""},
+		{"[^A-Z]*.example", "b.example/x", "[^A-Z]*.example"},
 		{"[^a].example/[A-Z]*", "b.example/Xyz", "[^a].example/[A-Z]*"},
 		{`a.example/x~_\-?.git`, "a.example/x~_-1.git", `a.example/x~_\-?.git`},
 	} {
