@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"reflect"
 	"slices"
@@ -341,6 +342,9 @@ func (c config) check() error {
 			}
 		}
 	}
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+		return fmt.Errorf("listen is %q; it must be host:port, or :port for every interface", c.Listen)
+	}
 	if c.Data == "" {
 		return errors.New("data is empty; it must name a directory")
 	}
@@ -360,7 +364,7 @@ func (c config) text(s setting) string {
 		return shortDuration(d)
 	}
 	text := fmt.Sprint(value)
-	if s.Name == "upstream" || s.Name == "sumdb" {
+	if s.Name == "upstream" || s.Name == "sumdb" || s.Name == "mirror" {
 		return fetch.Redact(text)
 	}
 	return text

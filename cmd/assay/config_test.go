@@ -61,3 +61,46 @@ func FuzzConfigFile(f *testing.F) {
 		}
 	})
 }
+
+// What could not work, or not as it is meant, is refused with a text that says so
+// and has no secrets in it.
+func TestConfigRefuses(t *testing.T) {
+	const key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
+	for file, want := range map[string]string{
+		`listen = ""`:            "listen",
+		`listen = ":"`:           "listen",
+		`listen = "localhost"`:   "listen",
+		`data = ""`:              "data",
+		`mirror = "off"`:         "mirror",
+		`mirror = "` + key + `"`: "sum.golang.org is named twice",
+		`mirror = "x https://user:hunter2@a.example"`: "mirror",
+	} {
+		c, err := load([]byte(file))
+		if err == nil {
+			err = c.validate()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "%!") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v, want an error with %q", file, err, want)
+		}
+	}
+}
+
+// No secret is printed, wherever a URL can stand.
+func TestConfigPrintsNoSecrets(t *testing.T) {
+	const key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
+	c, err := load([]byte(`
+upstream = "https://user:hunter2@a.example"
+sumdb = "` + key + ` https://user:hunter2@b.example"
+mirror = "` + key + ` https://user:hunter2@c.example"
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var printed strings.Builder
+	if err := printConfig(&printed, c, origins{}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(printed.String(), "hunter2") || strings.Count(printed.String(), ".example\"") != 3 {
+		t.Errorf("printed: %s", printed.String())
+	}
+}

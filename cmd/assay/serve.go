@@ -41,7 +41,7 @@ mirror and verifies them with sum.golang.org. Tell the go command:
 A setting comes from its flag, else from its ASSAY_ variable, else from the file,
 else from the go command's own variable named behind it, else it is the default. Of
 GOPROXY only what stands before direct counts. SIGHUP reads them again; SIGTERM and
-interrupt finish the transfers that are under way and stop.`,
+interrupt finish the transfers that are under way and stop, a second one stops at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			load := func() (config, origins, error) { return loadConfig(cmd.Flags(), os.Getenv) }
@@ -75,6 +75,9 @@ func serve(ctx context.Context, load func() (config, origins, error), out, errOu
 	}
 	s := &server{load: load, config: c, log: newLogger(errOut, c), self: viaName()}
 	defer s.log.Close()
+	hangup := make(chan os.Signal, 1) // from here on, so that one which comes early does not end the program
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	listener, err := listen(c.Listen)
 	if err != nil {
 		return err
@@ -86,7 +89,7 @@ func serve(ctx context.Context, load func() (config, origins, error), out, errOu
 	defer s.close()
 	s.logStart(from)
 	fmt.Fprintf(out, "Assay serves http://%s\nTell the go command: go env -w GOPROXY=http://%s\n", clientAddr(listener.Addr()), clientAddr(listener.Addr()))
-	return s.run(ctx, listener)
+	return s.run(ctx, listener, hangup)
 }
 
 func listen(addr string) (net.Listener, error) {
@@ -178,7 +181,7 @@ func (s *server) close() {
 }
 
 // run serves until ctx ends and the transfers have finished.
-func (s *server) run(ctx context.Context, listener net.Listener) error {
+func (s *server) run(ctx context.Context, listener net.Listener, hangup <-chan os.Signal) error {
 	background, stop := context.WithCancel(context.Background())
 	var followers sync.WaitGroup
 	defer followers.Wait()
@@ -190,9 +193,6 @@ func (s *server) run(ctx context.Context, listener net.Listener) error {
 			}
 		})
 	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	followers.Go(func() { s.reloadOn(background, hangup, listener.Addr()) })
 
 	httpServer := s.newHTTPServer()
@@ -281,27 +281,31 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 	if err != nil {
 		return current, err
 	}
-	private, err := policy.New(c.Private)
+	if _, err := c.databases(); err != nil {
+		return current, err // else the restart that it needs would fail
+	}
+	changed, restart := current.difference(c)
+	next := current.reloaded(c) // what needs a restart stays as it was
+	private, err := policy.New(next.Private)
 	if err != nil {
 		return current, err
 	}
-	up, err := s.newUpstream(c, from, addr)
+	up, err := s.newUpstream(next, from, addr)
 	if err != nil {
 		return current, err
 	}
 	for _, m := range s.mirrors {
 		m.SetFetch(up.databases[m.Name()])
 	}
-	changed, restart := current.difference(c)
 	old := s.upstream.Swap(up)
 	s.proxy.Reload(up.chain, private)
-	s.log.configure(c)
+	s.log.configure(next)
 	old.chain.Close()
 	s.log.Info("settings reloaded", "changed", changed)
 	if len(restart) > 0 {
 		s.log.Warn("these settings have changed too, and need a restart", "settings", restart)
 	}
-	return current.reloaded(c), nil
+	return next, nil
 }
 
 // logger is a slog.Logger whose settings can change, on a buffered writer.

@@ -379,6 +379,18 @@ func TestOperations(t *testing.T) {
 	}
 }
 
+// waitFor waits until ok, for a time that a busy machine needs.
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatal("it has not come")
+}
+
 func fetchText(t *testing.T, url string) (int, string) {
 	t.Helper()
 	resp, err := http.Get(url)

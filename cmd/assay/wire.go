@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"reflect"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -80,8 +82,14 @@ func (c config) databases() ([]sumdb.Setting, error) {
 			continue
 		}
 		db, err := sumdb.ParseGOSUMDB(key)
-		if err != nil || db.Off {
-			return nil, fmt.Errorf("mirror: %q is not a verifier key: %w", key, err)
+		if err != nil {
+			return nil, fmt.Errorf("mirror: %w", err)
+		}
+		if db.Off {
+			return nil, errors.New("mirror: off is not a verifier key; leave the setting out to serve no more databases")
+		}
+		if slices.ContainsFunc(all, func(other sumdb.Setting) bool { return other.Name == db.Name }) {
+			return nil, fmt.Errorf("mirror: %s is named twice, here or in sumdb; what verifies is served already", db.Name)
 		}
 		all = append(all, db)
 	}

@@ -1,0 +1,40 @@
+//go:build unix
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/proxy/proxytest"
+)
+
+// A reload with a change that needs a restart leaves what it is about as it was:
+// another checksum database does not cut off the one in force.
+func TestReloadKeepsDatabase(t *testing.T) {
+	world := proxytest.New(t)
+	world.Add("-- example.com/a@v1.0.0/go.mod --\nmodule example.com/a\n")
+	file := filepath.Join(t.TempDir(), "assay.toml")
+	write := func(sumdb string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("sumdb = "+sumdb+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`"` + world.GOSUMDB() + `"`)
+	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("ok"), "--config", file)
+	reload := func(log string) {
+		t.Helper()
+		hangup(t)
+		waitFor(t, func() bool { return strings.Contains(p.log.String(), log) })
+	}
+	write(`"off"`)
+	reload("need a restart")
+	if status, body := fetchText(t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != 200 {
+		t.Errorf("after the reload: %d %s", status, body)
+	}
+	write(`"nonsense"`)
+	reload("reload refused")
+}
