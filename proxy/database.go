@@ -24,16 +24,26 @@ func (s *Server) serveSumDB(a *answer, req Request) error {
 		// it costs no I/O and does not depend on how the upstream is.
 		return writeSumDB(a, "public, max-age=3600", nil)
 	case SumDBLatest:
-		note, err := db.Latest(a.r.Context())
-		if err != nil {
-			return err
-		}
-		return writeSumDB(a, "public, max-age=60", note)
+		return s.serveHead(a, db)
 	case SumDBLookup:
 		return s.serveLookup(a, db, req)
 	default:
 		return s.serveTile(a, db, req)
 	}
+}
+
+// serveHead answers with our newest head. Only the first one is ever waited for.
+func (s *Server) serveHead(a *answer, db *sumdb.Mirror) error {
+	if a.heldOnly && db.Size() == 0 {
+		return errNotHeld
+	}
+	ctx, cancel := s.patient(a.r.Context())
+	defer cancel()
+	note, err := db.Latest(ctx)
+	if err != nil {
+		return answerTime(ctx, err)
+	}
+	return writeSumDB(a, "public, max-age=60", note)
 }
 
 // mirror returns the database with the name, nil if it is not served here.
@@ -112,16 +122,17 @@ func (s *Server) lookup(a *answer, db *sumdb.Mirror, req Request) (sumdb.Record,
 		a.result = resultNegative
 		return record, resultNegative, err
 	}
-	ctx, cancel := s.patient(a)
+	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
 	record, err = db.Lookup(ctx, req.version())
 	s.absent.note(key, err)
 	return record, resultMiss, answerTime(ctx, err)
 }
 
-// patient returns a context for what a client waits for.
-func (s *Server) patient(a *answer) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(a.r.Context(), s.config.Answer, errAnswer)
+// patient returns a context for what the client of the request with ctx waits
+// for.
+func (s *Server) patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, s.config.Answer, errAnswer)
 }
 
 // answerTime makes err the error of a client that has waited long enough, if
@@ -135,7 +146,7 @@ func answerTime(ctx context.Context, err error) error {
 
 // serveTile answers with a tile that hashes up to our head.
 func (s *Server) serveTile(a *answer, db *sumdb.Mirror, req Request) error {
-	ctx, cancel := s.patient(a)
+	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
 	tile, err := db.Tile(ctx, req.Tile)
 	if err != nil {

@@ -68,9 +68,20 @@ var (
 	// that an upstream has.
 	errUnlisted = errors.New("not in the checksum database")
 
+	// errClient says that a client did not take what was written.
+	errClient = errors.New("the client does not read")
+
 	// errGarbage says that an upstream sent something else than was asked.
 	errGarbage = errors.New("upstream sent something else")
 )
+
+// clientError makes err, of writing to a client, an errClient; nil stays nil.
+func clientError(err error) error {
+	if err == nil || errors.Is(err, errClient) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errClient, err)
+}
 
 // mismatchError is content that is not what the checksum database says.
 type mismatchError struct {
@@ -241,8 +252,8 @@ const (
 	maxErrorBytes = 640
 )
 
-// text returns what the client reads. The last line is the request id; what does
-// not fit before it is cut.
+// text returns what the client reads. The last line is the request id; of the
+// others what happened and why are cut before what to do next is.
 func (f failure) text(requestID string) string {
 	last := ""
 	if requestID != "" {
@@ -250,16 +261,22 @@ func (f failure) text(requestID string) string {
 	}
 	var b strings.Builder
 	lines := 0
-	for part := range strings.SplitSeq(f.what+"\n"+f.why+"\n"+f.next, "\n") {
-		part = strings.TrimSpace(printable(part))
-		room := maxErrorBytes - len(last) - b.Len() - 1
-		if part == "" || room <= 0 || lines == maxErrorLines-1 {
-			continue
+	write := func(text string, reserved int) {
+		for part := range strings.SplitSeq(text, "\n") {
+			part = strings.TrimSpace(printable(part))
+			room := maxErrorBytes - len(last) - b.Len() - 1 - reserved
+			if part == "" || room <= 0 || lines == maxErrorLines-1 {
+				continue
+			}
+			b.WriteString(clip(part, room))
+			b.WriteByte('\n')
+			lines++
 		}
-		b.WriteString(clip(part, room))
-		b.WriteByte('\n')
-		lines++
 	}
+	reserved := min(len(f.next)+1, maxErrorBytes/2)
+	write(f.what, reserved)
+	write(f.why, reserved)
+	write(f.next, 0)
 	return b.String() + last
 }
 
@@ -296,6 +313,8 @@ func levelOf(err error) slog.Level {
 	switch {
 	case errors.As(err, &mismatch), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), errors.Is(err, syscall.ENOSPC):
 		return slog.LevelError
+	case errors.Is(err, errClient):
+		return slog.LevelInfo
 	case errors.Is(err, fetch.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, sumdb.ErrInvalid),
 		errors.Is(err, errUnlisted), errors.Is(err, errGarbage), errors.Is(err, errAnswer), errors.Is(err, fetch.ErrTooLarge):
 		return slog.LevelWarn

@@ -38,7 +38,11 @@ expected: %s
 The content was not stored and not served. Compare with another upstream; if it
 differs there too, tell the module's author and golang.org/issue.
 `, now.UTC().Format(time.RFC3339), m.Module, m.Version, m.File, m.Source, m.Got, m.Database, m.Want)
-	return name, errors.Join(err, file.Sync(), file.Close())
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		_ = os.Remove(name) // half of it would keep the whole from being written later
+		return "", err
+	}
+	return name, nil
 }
 
 // evidenceName makes s a part of a file name.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -99,7 +100,7 @@ func (s *Server) run(f *fill) {
 	ctx, cancel := context.WithTimeout(s.ctx, limit)
 	defer cancel()
 
-	f.err = s.fillInPlace(ctx, f, places)
+	f.err = guard(func() error { return s.fillInPlace(ctx, f, places) })
 	s.suspects.note(f.key, f.err)
 
 	s.fills.mu.Lock()
@@ -109,6 +110,31 @@ func (s *Server) run(f *fill) {
 	if f.spool != nil {
 		f.spool.release()
 	}
+}
+
+// ended reports whether the fill is done.
+func (f *fill) ended() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// errDefect is a panic in work that clients share.
+var errDefect = errors.New("a defect of this program, please report it")
+
+// guard returns what do returns, or errDefect if it panics. What is fetched is
+// read by goroutines that no server of requests watches over, and nobody's bytes
+// may end the program.
+func guard(do func() error) (err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			err = fmt.Errorf("%w: %v\n%s", errDefect, panicked, debug.Stack())
+		}
+	}()
+	return do()
 }
 
 // fillInPlace fills when one of places is free.
@@ -214,7 +240,10 @@ func (s *Server) wantedSoon(ctx context.Context, req Request) func() (string, er
 	)
 	s.running.Go(func() { // the fill is counted there too, so this is in time
 		defer close(done)
-		want, err = s.wanted(ctx, req)
+		err = guard(func() (err error) {
+			want, err = s.wanted(ctx, req)
+			return err
+		})
 	})
 	return func() (string, error) {
 		<-done
@@ -281,6 +310,9 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 	if err != nil {
 		// With a record at hand a zip that cannot be read is just not what
 		// the record says.
+		if errors.Is(err, errDefect) {
+			return err
+		}
 		if want == "" || ctx.Err() != nil {
 			return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
 		}
@@ -308,6 +340,14 @@ func (s *Server) wanted(ctx context.Context, req Request) (string, error) {
 		return "", fmt.Errorf("%s: %w", db.Name(), err)
 	}
 	return recordHash(record, req)
+}
+
+// wantedInTime is wanted for a client that waits for it.
+func (s *Server) wantedInTime(ctx context.Context, req Request) (string, error) {
+	ctx, cancel := s.patient(ctx)
+	defer cancel()
+	want, err := s.wanted(ctx, req)
+	return want, answerTime(ctx, err)
 }
 
 func recordHash(record sumdb.Record, req Request) (string, error) {

@@ -39,9 +39,10 @@ func hashZip(ctx context.Context, file *os.File) (string, error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			sum, err := hashEntry(entry)
-			sums[i] = sum
-			return err
+			return guard(func() (err error) {
+				sums[i], err = hashEntry(entry)
+				return err
+			})
 		})
 	}
 	if err := g.Wait(); err != nil {

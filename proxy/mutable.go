@@ -64,7 +64,7 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	if age < s.config.Stale {
 		wait = patience
 	}
-	if age < revalidate {
+	if age < min(revalidate, s.config.Stale) {
 		a.result = resultStale
 		return s.writeMutable(a, req, held)
 	}
@@ -109,11 +109,11 @@ func (m *mutableAnswer) age() time.Duration {
 	return age
 }
 
-// refreshResult is what singleflight sends.
-type refreshResult = struct {
+// refreshResult is what comes of a refresh.
+type refreshResult struct {
 	Val    any
 	Err    error
-	Shared bool
+	Shared bool // somebody else has asked first
 }
 
 // refresh asks the upstream, once for all who ask at the same time. It goes on
@@ -121,15 +121,21 @@ type refreshResult = struct {
 func (s *Server) refresh(req Request) <-chan refreshResult {
 	out := make(chan refreshResult, 1)
 	s.running.Add(1)
-	ch := s.refreshing.DoChan(req.Path(), func() (any, error) {
+	first := false // singleflight's own Shared is true for the first one too
+	ch := s.refreshing.DoChan(req.Path(), func() (m any, err error) {
+		first = true
 		ctx, cancel := context.WithTimeout(s.ctx, smallFillTime)
 		defer cancel()
-		return s.fetchMutable(ctx, req)
+		err = guard(func() (err error) {
+			m, err = s.fetchMutable(ctx, req)
+			return err
+		})
+		return m, err
 	})
 	go func() {
 		defer s.running.Done()
 		r := <-ch
-		out <- refreshResult{r.Val, r.Err, r.Shared}
+		out <- refreshResult{r.Val, r.Err, !first}
 	}()
 	return out
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/assay-proxy/assay/storage"
@@ -62,7 +63,7 @@ func (s *Server) open(ctx context.Context, req Request, key string) (storage.Obj
 	if req.Kind == Info || db == nil || object.Info().Proof == db.Name() {
 		return object, nil
 	}
-	want, err := s.wanted(ctx, req)
+	want, err := s.wantedInTime(ctx, req)
 	if err == nil && object.Info().Hash == want {
 		return object, nil
 	}
@@ -99,7 +100,14 @@ func (s *Server) serveFill(a *answer, req Request) error {
 	case <-f.started:
 		if a.r.Method == http.MethodGet && f.spool.acquire() {
 			defer f.spool.release()
-			return s.stream(a, f)
+			// With the first byte, not before: until then there can be a
+			// status and a text.
+			if _, err := f.spool.wait(ctx, 0, f.done); err != nil {
+				return errAnswer
+			}
+			if !f.ended() {
+				return s.stream(a, f)
+			}
 		}
 		select {
 		case <-f.done:
@@ -114,6 +122,9 @@ func (s *Server) serveFill(a *answer, req Request) error {
 		return f.err
 	}
 	object, err := s.open(a.r.Context(), req, a.path)
+	if errors.Is(err, fs.ErrNotExist) { // not an absence: an upstream has it
+		return fmt.Errorf("%s is stored and cannot be read", f.key)
+	}
 	if err != nil {
 		return err
 	}
@@ -126,12 +137,16 @@ func (s *Server) serveFill(a *answer, req Request) error {
 // allows (RFC 9110, section 14.2).
 func (s *Server) stream(a *answer, f *fill) error {
 	s.setImmutable(a, f.req, f.hash)
+	if matches(a.r.Header.Values("If-None-Match"), `"`+f.hash+`"`) {
+		a.WriteHeader(http.StatusNotModified) // the hash is proved, whatever arrives here
+		return nil
+	}
 	a.Header().Set("Content-Length", strconv.FormatInt(f.size, 10))
 	a.started = true
 	a.WriteHeader(http.StatusOK)
 	var (
 		ctx    = a.r.Context()
-		out    = &patientWriter{a.ResponseWriter, http.NewResponseController(a.ResponseWriter)}
+		out    = newPatientWriter(a.ResponseWriter)
 		buffer = make([]byte, 64<<10)
 		sent   int64
 	)
@@ -159,6 +174,19 @@ func (s *Server) stream(a *answer, f *fill) error {
 	}
 	_, err := io.CopyBuffer(out, io.NewSectionReader(f.spool.file, sent, f.size-sent), buffer)
 	return err
+}
+
+// matches reports whether etag is among the tags of an If-None-Match, which are
+// compared weakly (RFC 9110, section 13.1.2). Our tags have no comma.
+func matches(fields []string, etag string) bool {
+	for _, field := range fields {
+		for tag := range strings.SplitSeq(field, ",") {
+			if strings.TrimPrefix(strings.TrimSpace(tag), "W/") == etag {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // setImmutable sets the headers of an object that never changes.
@@ -202,12 +230,12 @@ func (s *Server) serveObject(a *answer, req Request, object storage.Object) erro
 	s.setImmutable(a, req, info.Hash)
 	watched := &watchedObject{Object: object}
 	if conditional(a.r.Header) || a.r.Method == http.MethodHead {
-		http.ServeContent(a.ResponseWriter, a.r, "", time.Time{}, watched)
+		http.ServeContent(a.body(info.Size), a.r, "", time.Time{}, watched)
 	} else {
 		a.Header()["Content-Length"] = []string{strconv.FormatInt(info.Size, 10)}
 		a.started = true
 		if _, err := watched.WriteTo(a.body(info.Size)); err != nil && watched.err == nil {
-			return err // the client's side
+			return clientError(err)
 		}
 	}
 	if watched.err == nil {
@@ -264,23 +292,28 @@ func (w *watchedWriter) Write(p []byte) (int, error) {
 
 // body returns the writer for an answer of size bytes: the server's own write
 // time-out is enough for a small one, a large one moves it on with each write.
-func (a *answer) body(size int64) io.Writer {
+func (a *answer) body(size int64) http.ResponseWriter {
 	if size <= holdBack {
 		return a.ResponseWriter
 	}
-	return &patientWriter{a.ResponseWriter, http.NewResponseController(a.ResponseWriter)}
+	return newPatientWriter(a.ResponseWriter)
 }
 
 // patientWriter gives each write its own time, so that a large transfer may take
 // long and a client that does not read may not.
 type patientWriter struct {
-	w          io.Writer
+	http.ResponseWriter
 	controller *http.ResponseController
+}
+
+func newPatientWriter(w http.ResponseWriter) *patientWriter {
+	return &patientWriter{w, http.NewResponseController(w)}
 }
 
 func (w *patientWriter) Write(p []byte) (int, error) {
 	// Where there are no deadlines, as in a test's recorder, there is nothing
 	// to move.
 	_ = w.controller.SetWriteDeadline(time.Now().Add(progressTime))
-	return w.w.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	return n, clientError(err)
 }

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -27,21 +29,32 @@ func clearSpool(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("spool directory: %w", err)
 	}
-	left, err := filepath.Glob(filepath.Join(dir, spoolPattern))
+	entries, err := os.ReadDir(dir) // not filepath.Glob, to which the directory's name may mean something
 	if err != nil {
-		return err
+		return fmt.Errorf("spool directory: %w", err)
 	}
-	for _, name := range left {
-		if err := os.Remove(name); err != nil {
+	for _, entry := range entries {
+		if left, err := filepath.Match(spoolPattern, entry.Name()); err != nil || !left {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
 			return fmt.Errorf("spool directory: %w", err)
 		}
 	}
 	return nil
 }
 
-// newSpool returns an empty spool with one user.
+// newSpool returns an empty spool with one user. Its directory is made again if
+// somebody has removed it. The error is never fs.ErrNotExist, which would be said
+// of the module.
 func newSpool(dir string) (*spool, error) {
 	file, err := os.CreateTemp(dir, spoolPattern)
+	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(dir, 0o700) == nil {
+		file, err = os.CreateTemp(dir, spoolPattern)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("spool: %v", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}

@@ -1,0 +1,375 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/tools/txtar"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// A spool directory that somebody has removed is no absence of a module.
+func TestSpoolGone(t *testing.T) {
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), verified())
+	spool := filepath.Join(f.dir, "spool")
+	if err := os.RemoveAll(spool); err != nil {
+		t.Fatal(err)
+	}
+	f.want("example.com/hello/@v/v1.0.0.zip")
+	if err := os.RemoveAll(spool); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(spool, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.wantStatus("example.com/hello/@v/v1.1.0.zip", http.StatusInternalServerError)
+	if err := os.Remove(spool); err != nil {
+		t.Fatal(err)
+	}
+	f.want("example.com/hello/@v/v1.1.0.zip")
+}
+
+// What a killed process left in the spool goes, whatever the directory's name.
+func TestSpoolIsCleared(t *testing.T) {
+	world := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "a[b")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	left, other := filepath.Join(dir, "fill-1.part"), filepath.Join(dir, "other")
+	for _, name := range []string{left, other} {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := verified()
+	o.config = func(c *proxy.Config) { c.Spool = dir }
+	start(t, world, world.URL("ok"), o)
+	if _, err := os.Stat(left); err == nil {
+		t.Error("what was left is still there")
+	}
+	if _, err := os.Stat(other); err != nil {
+		t.Errorf("what is not ours is gone: %v", err)
+	}
+}
+
+// badStore is a store in which some things go wrong.
+type badStore struct {
+	storage.Store
+	damaged string // key that cannot be read, and not be deleted
+	panics  string // key whose creation is a defect
+}
+
+func (s *badStore) Open(ctx context.Context, key string) (storage.Object, error) {
+	if key == s.damaged {
+		return nil, storage.ErrDamaged
+	}
+	return s.Store.Open(ctx, key)
+}
+
+func (s *badStore) Delete(ctx context.Context, key string) error {
+	if key == s.damaged {
+		return errors.New("the disk is read-only")
+	}
+	return s.Store.Delete(ctx, key)
+}
+
+func (s *badStore) Create(ctx context.Context, info storage.Info, r io.Reader) error {
+	if info.Key == s.panics {
+		panic("a defect")
+	}
+	return s.Store.Create(ctx, info, r)
+}
+
+// startBad starts a server on a badStore.
+func startBad(t *testing.T, bad *badStore) *fixture {
+	o := verified()
+	o.config = func(c *proxy.Config) { bad.Store, c.Store = c.Store, bad }
+	world := newWorld(t)
+	big(world, 2<<20)
+	return start(t, world, world.URL("ok"), o)
+}
+
+// An object that is damaged and cannot be dropped is our trouble, not an absence.
+func TestDamageThatStays(t *testing.T) {
+	const path = "example.com/hello/@v/v1.0.0.mod"
+	f := startBad(t, &badStore{damaged: path})
+	if err := f.store.Create(t.Context(), storage.Info{Key: path, Size: 1, Hash: "x"}, strings.NewReader("x")); err != nil {
+		t.Fatal(err)
+	}
+	f.wantStatus(path, http.StatusInternalServerError)
+	f.want("example.com/hello/@v/v1.1.0.mod")
+}
+
+// A defect in a fill costs those who wait for it their answer, and nobody else.
+func TestFillPanics(t *testing.T) {
+	const mod, zip = "example.com/hello/@v/v1.0.0.mod", "example.com/big/@v/v1.0.0.zip"
+	f := startBad(t, &badStore{panics: mod})
+	for range 2 {
+		f.wantStatus(mod, http.StatusInternalServerError, "internal error")
+	}
+	f.want(zip)
+	f = startBad(t, &badStore{panics: zip})
+	if a := f.get(zip); a.err == nil && a.status == http.StatusOK {
+		t.Errorf("status %d, %d bytes, and no error", a.status, len(a.body))
+	}
+	f.want(mod)
+	f.close()
+	left, err := filepath.Glob(filepath.Join(f.dir, "spool", "*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left in the spool: %q, %v", left, err)
+	}
+}
+
+// A client that leaves in the middle of an answer, or does not read it, is no
+// error of ours.
+func TestClientLeaves(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 32<<20)
+	f := start(t, world, world.URL("ok"), verified())
+	f.want(path)
+	for i := range 6 {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		header := ""
+		if i%2 == 1 {
+			header = "Range: bytes=10-\r\n"
+		}
+		fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: x\r\n%s\r\n", path, header)
+		if _, err := io.ReadFull(conn, make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	time.Sleep(200 * time.Millisecond)
+	if log := f.logs.String(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "level=WARN") {
+		t.Errorf("log: %s", log)
+	}
+}
+
+// stuckWriter is a client that takes nothing, and whose connection still stands.
+type stuckWriter struct{ *httptest.ResponseRecorder }
+
+func (stuckWriter) Write([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
+
+func TestStuckClientIsNoError(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 1<<20)
+	f := start(t, world, world.URL("ok"), verified())
+	f.want(path)
+	for _, path := range []string{path, "example.com/hello/@v/v1.0.0.mod"} {
+		f.want(path)
+		func() {
+			defer func() {
+				if got := recover(); got != http.ErrAbortHandler {
+					t.Errorf("%s: panic with %v, want the answer to break off", path, got)
+				}
+			}()
+			f.server.ServeHTTP(stuckWriter{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/"+path, nil))
+		}()
+	}
+	if log := f.logs.String(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "level=WARN") {
+		t.Errorf("log: %s", log)
+	}
+}
+
+// A large answer may take as long as it moves, a part of an object too.
+func TestSlowRange(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 32<<20)
+	f := start(t, world, world.URL("ok"), verified())
+	f.want(path)
+	server := httptest.NewUnstartedServer(f.server)
+	server.Config.WriteTimeout = 300 * time.Millisecond
+	server.Start()
+	defer server.Close()
+	for _, header := range [][2]string{{"Range", "bytes=1-"}, {"If-None-Match", `"other"`}, {"X", "y"}} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set(header[0], header[1])
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(500 * time.Millisecond)
+		n, err := io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if err != nil || n != resp.ContentLength {
+			t.Errorf("%v: %d of %d bytes, %v", header, n, resp.ContentLength, err)
+		}
+	}
+}
+
+// An upstream that announces a zip and sends nothing of it costs a client no more
+// than the time for an answer, and the client gets a status and a text.
+func TestZipThatDoesNotBegin(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 2<<20)
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, ".zip") {
+			http.Redirect(w, r, world.URL("ok")+r.URL.Path, http.StatusFound)
+			return
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(world.File(path))))
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	t.Cleanup(func() {
+		upstream.CloseClientConnections()
+		upstream.Close()
+	})
+	o := verified()
+	o.config = func(c *proxy.Config) { c.Answer = 500 * time.Millisecond }
+	f := start(t, world, upstream.URL, o)
+	begin := time.Now()
+	f.wantStatus(path, http.StatusGatewayTimeout, "still being fetched")
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_ = f.server.Close(ctx) // it need not wait for the upstream
+}
+
+// Nobody waits longer than for an answer because the database hangs: not for an
+// object that was stored without a proof, nor for the head of the log.
+func TestDatabaseHangs(t *testing.T) {
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), option{})
+	const path = "example.com/hello/@v/v1.0.0.mod"
+	f.want(path)
+	f.close()
+	o := verified()
+	o.config = func(c *proxy.Config) { c.Answer = 300 * time.Millisecond }
+	f.open(world.URL("sumdb-hang"), o)
+	for _, path := range []string{path, "sumdb/sum.test.example/latest", "sumdb/sum.test.example/tile/8/0/000.p/1", "sumdb/sum.test.example/lookup/example.com/hello@v1.0.0"} {
+		begin := time.Now()
+		f.wantStatus(path, http.StatusGatewayTimeout, "still being fetched")
+		if took := time.Since(begin); took > 4*time.Second {
+			t.Errorf("%s took %v", path, took)
+		}
+	}
+}
+
+// Who asks for what is stored makes us ask nobody.
+func TestCachedOnlyAsksNobody(t *testing.T) {
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), verified())
+	for _, path := range []string{
+		"example.com/hello/@v/v1.0.0.mod", "example.com/hello/@v/list", "example.com/hello/@latest", "example.com/hello/@v/main.info",
+		"sumdb/sum.test.example/latest", "sumdb/sum.test.example/lookup/example.com/hello@v1.0.0",
+	} {
+		f.wantStatus("cached-only/"+path, http.StatusNotFound, "not found: temporarily unavailable")
+	}
+	if n := world.Count("*"); n != 0 {
+		t.Errorf("%d requests upstream: %q", n, world.Paths())
+	}
+}
+
+// Who has a zip already that is on its way gets no second one.
+func TestConditionalWhileStreaming(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 2<<20)
+	f := start(t, world, world.URL("gated"), verified())
+	resp, err := http.Get(f.url + "/" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	tag := resp.Header.Get("Etag")
+	for _, header := range []string{tag, `"a", W/` + tag} {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url+"/"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("If-None-Match", header)
+		same, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(same.Body)
+		same.Body.Close()
+		if same.StatusCode != http.StatusNotModified || len(body) != 0 || err != nil || same.Header.Get("Etag") != tag {
+			t.Errorf("If-None-Match %s: %d, %d bytes, %v", header, same.StatusCode, len(body), err)
+		}
+	}
+	world.OpenGate()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Error(err)
+	}
+}
+
+// The next step is in the text, however long the names before it are.
+func TestLongNamesKeepTheNextStep(t *testing.T) {
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), option{database: true, private: "corp.example"})
+	name := "corp.example/" + strings.Repeat("very-long/", 80) + "x"
+	f.wantStatus(name+"/@v/list", http.StatusNotFound, "go env -w GOPRIVATE=corp.example\n")
+	f.wantStatus("sumdb/sum.test.example/lookup/"+name+"@v1.0.0", http.StatusForbidden, "go env -w GONOSUMDB=corp.example\n")
+}
+
+// An answer is never older than Stale.
+func TestStale(t *testing.T) {
+	world := newWorld(t)
+	const path = "example.com/hello/@v/list"
+	o := verified()
+	o.config = func(c *proxy.Config) { c.Fresh, c.Stale = 50*time.Millisecond, 100*time.Millisecond }
+	f := start(t, world, world.URL("ok"), o)
+	f.get(path)
+	world.Set(path, []byte("v1.0.0\nv1.7.0\n"))
+	time.Sleep(150 * time.Millisecond)
+	if a := f.get(path); string(a.body) != "v1.0.0\nv1.7.0\n" {
+		t.Errorf("older than it may be: %v", a)
+	}
+}
+
+// Of those who ask for a list at the same time one has missed.
+func TestOneMissOfMany(t *testing.T) {
+	world := newWorld(t)
+	m := module.Version{Path: "example.com/many", Version: "v1.0.0"}
+	world.AddModule(m, []txtar.File{{Name: "go.mod", Data: []byte("module example.com/many\n")}})
+	release := make(chan struct{})
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-release
+		http.Redirect(w, r, world.URL("ok")+r.URL.Path, http.StatusFound)
+	}))
+	t.Cleanup(upstream.Close)
+	f := start(t, world, upstream.URL, option{})
+	status := make(chan string)
+	const clients = 5
+	for range clients {
+		go func() { status <- f.get("example.com/many/@v/list").header.Get("Cache-Status") }()
+	}
+	time.Sleep(200 * time.Millisecond)
+	close(release)
+	miss := 0
+	for range clients {
+		if <-status == "assay; fwd=miss; stored" {
+			miss++
+		}
+	}
+	if miss != 1 {
+		t.Errorf("%d of %d have missed, want 1", miss, clients)
+	}
+}
