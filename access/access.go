@@ -1,0 +1,188 @@
+// Package access says who a request is from: basic authentication from an
+// htpasswd file, bearer tokens, OIDC tokens of CI jobs, client certificates.
+//
+// It says who, never what they may do: that is for the caller, who has the name
+// and the groups. It answers no request itself. The text of its errors is for
+// the log; a client that is told it learns which users there are.
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// ErrRefused is what each error is about a credential that is wrong, expired,
+// malformed or unknown.
+var ErrRefused = errors.New("access refused")
+
+// ErrSlowed is beside ErrRefused in the error for a password that was not looked
+// at, because too many wrong ones came from the same address. The error is a
+// *SlowedError.
+var ErrSlowed = errors.New("too many wrong passwords")
+
+// ErrUnavailable is in the error for a credential that could not be judged: the
+// OIDC issuer does not answer, or the request ended first. It comes without
+// ErrRefused, but nobody is to be let in because of it.
+var ErrUnavailable = errors.New("cannot be checked at present")
+
+// A SlowedError is ErrSlowed and ErrRefused with the time after which another
+// attempt from the same address is looked at.
+type SlowedError struct{ Wait time.Duration }
+
+func (e *SlowedError) Error() string {
+	return fmt.Sprintf("%v: %v from this address, wait %v", ErrRefused, ErrSlowed, e.Wait.Round(time.Second))
+}
+
+// Unwrap returns both sentinels.
+func (e *SlowedError) Unwrap() []error { return []error{ErrRefused, ErrSlowed} }
+
+// Config says what there is to authenticate with. The zero Config is valid:
+// everybody is anonymous, and every credential is refused.
+//
+// The files are read again when they have changed; no restart is needed. Htpasswd
+// and Tokens are secrets, which others on the machine must not be able to read,
+// Groups and OIDC must not be writable for them (both unix only).
+type Config struct {
+	// Htpasswd is a file in the format of Apache's htpasswd, with bcrypt hashes
+	// ($2y$, $2a$, $2b$) of a cost of at most 16 only. "" = none.
+	Htpasswd string
+
+	// Groups is a file in the format of Apache's AuthGroupFile, "group: user
+	// user". It gives groups to the users of Htpasswd and to client certificates;
+	// tokens and OIDC rules name their own. "" = none.
+	Groups string
+
+	// Tokens is the file that CreateToken writes. It need not exist yet. "" = none.
+	Tokens string
+
+	// OIDC is a TOML file with an [[issuer]] table for each issuer whose tokens
+	// are believed: url, audience, and [[issuer.rule]] tables with claims and
+	// groups. The first rule whose claims all match gives the groups; without one
+	// the token is refused. "" = none.
+	OIDC string
+
+	// Certificates says that a client certificate which crypto/tls has verified
+	// (VerifiedChains) names the client: by its first DNS name, else by its common
+	// name.
+	Certificates bool
+
+	// Remote returns the address that wrong passwords are counted for. nil = the
+	// host of RemoteAddr, which behind a reverse proxy is the proxy's.
+	Remote func(*http.Request) string
+
+	// Client asks OIDC issuers. nil = one with timeouts of 10 s.
+	Client *http.Client
+
+	// Logger is told of files that changed. nil = discard.
+	Logger *slog.Logger
+}
+
+// An Authenticator identifies requests. It can be used by many goroutines.
+type Authenticator struct {
+	certificates bool
+	remote       func(*http.Request) string
+	log          *slog.Logger
+	metrics      *metrics
+
+	htpasswd *watched[*htpasswd]
+	groups   *watched[memberships]
+	tokens   *watched[tokens]
+	oidc     *watched[*issuers]
+
+	passwords *passwords
+}
+
+// New reads and checks all files. A file that is missing (but for Tokens),
+// unreadable, malformed, or open to others is an error that says what to do.
+func New(ctx context.Context, c Config) (*Authenticator, error) {
+	a := &Authenticator{certificates: c.Certificates, remote: c.Remote, log: c.Logger, metrics: newMetrics()}
+	if a.remote == nil {
+		a.remote = remoteHost
+	}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	a.passwords = newPasswords()
+	a.htpasswd = &watched[*htpasswd]{name: c.Htpasswd, what: "htpasswd file", forbidden: othersAny, parse: parseHtpasswd, log: a.log}
+	a.groups = &watched[memberships]{name: c.Groups, what: "groups file", forbidden: othersWrite, parse: parseGroups, log: a.log}
+	a.tokens = &watched[tokens]{name: c.Tokens, what: "token file", forbidden: othersAny, parse: parseTokens, log: a.log, optional: true}
+	client := issuerClient(c.Client)
+	a.oidc = &watched[*issuers]{name: c.OIDC, what: "OIDC file", forbidden: othersWrite, log: a.log,
+		parse: func(data []byte) (*issuers, error) { return parseIssuers(data, client, a.log) }}
+	if err := a.Reload(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Reload reads the files again, also those that look unchanged. On an error
+// everything stays as it was.
+func (a *Authenticator) Reload(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var commits []func()
+	for _, prepare := range []func() (func(), error){a.htpasswd.prepare, a.groups.prepare, a.tokens.prepare, a.oidc.prepare} {
+		commit, err := prepare()
+		if err != nil {
+			return err
+		}
+		commits = append(commits, commit)
+	}
+	for _, commit := range commits {
+		commit()
+	}
+	return nil
+}
+
+// Configured reports whether anybody can authenticate at all: there is a user, a
+// token (be it expired or revoked), an issuer, or certificates are believed.
+func (a *Authenticator) Configured() bool {
+	if a.certificates {
+		return true
+	}
+	if h := a.htpasswd.get(); h != nil && len(h.users) > 0 {
+		return true
+	}
+	if o := a.oidc.get(); o != nil && len(o.byURL) > 0 {
+		return true
+	}
+	return len(a.tokens.get()) > 0
+}
+
+// Metrics returns the collectors: assay_access_requests_total.
+func (a *Authenticator) Metrics() []prometheus.Collector {
+	return []prometheus.Collector{a.metrics.requests}
+}
+
+// An Identity is who a request is from. The zero Identity is nobody in
+// particular.
+type Identity struct {
+	Name   string
+	Groups []string // in no order; shared, so it must not be written to
+	Kind   string   // how they proved it: basic, token, oidc, certificate; "" = not at all
+}
+
+// Anonymous reports whether the request came without a credential.
+func (i Identity) Anonymous() bool { return i.Kind == "" }
+
+// In reports whether the identity is in a group.
+func (i Identity) In(group string) bool { return slices.Contains(i.Groups, group) }
+
+// refused returns an error about a credential, which must not contain any part
+// of it.
+func refused(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrRefused, fmt.Errorf(format, args...))
+}
+
+// unavailable returns an error about a credential that could not be judged.
+func unavailable(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrUnavailable, fmt.Errorf(format, args...))
+}

@@ -1,0 +1,75 @@
+//go:build !windows
+
+package access
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// lockFile waits for the lock of a file, which ends with the file or the process.
+// The file stays: to remove it would let a third one lock a new file beside the
+// second, who waits for the old one.
+func lockFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = inherit(f, filepath.Dir(name), nil)
+	if err == nil {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+	}
+	for err == syscall.EINTR {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// inherit gives f the mode and owner of the file it will replace. A new file that
+// root makes belongs to the owner of the directory: that is the server's user.
+func inherit(f *os.File, dir string, old fs.FileInfo) error {
+	from := old
+	if old != nil {
+		if err := f.Chmod(old.Mode().Perm()); err != nil {
+			return err
+		}
+	} else {
+		if os.Geteuid() != 0 {
+			return nil
+		}
+		var err error
+		if from, err = os.Stat(dir); err != nil {
+			return err
+		}
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	want, ok := from.Sys().(*syscall.Stat_t)
+	have, ok2 := info.Sys().(*syscall.Stat_t)
+	if !ok || !ok2 || want.Uid == have.Uid && want.Gid == have.Gid {
+		return nil
+	}
+	if err := f.Chown(int(want.Uid), int(want.Gid)); err != nil {
+		return fmt.Errorf("it belongs to another user; run this as that user or as root: %w", err)
+	}
+	return nil
+}
+
+// syncDir makes a rename in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

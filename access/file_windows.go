@@ -1,0 +1,27 @@
+package access
+
+import (
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/windows"
+)
+
+// lockFile waits for the lock of a file, which ends with the file or the process.
+func lockFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, new(windows.Overlapped)); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// inherit does nothing: a file has the access rules of its directory.
+func inherit(*os.File, string, fs.FileInfo) error { return nil }
+
+// syncDir does nothing: a directory cannot be synced.
+func syncDir(string) error { return nil }

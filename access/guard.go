@@ -1,0 +1,160 @@
+package access
+
+import (
+	"context"
+	"math"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	// guesses is how many wrong passwords an address has, and guessWindow the
+	// time in which it gets them all back, one after the other: a person who
+	// mistypes is never slowed, a program has 14 400 guesses a day.
+	guesses     = 10
+	guessWindow = time.Minute
+	// maxAddresses bounds the table, at about 10 MB.
+	maxAddresses = 1 << 16
+	// evictAmong is how many rows of a full table are compared for the one to
+	// drop. To choose the best of all would make each new address expensive.
+	evictAmong = 16
+)
+
+// A bucket counts events, and forgets them at a constant rate.
+type bucket struct {
+	level float64 // at the time at
+	at    time.Time
+}
+
+// levelAt returns what is left at now if max events are forgotten in window.
+func (b bucket) levelAt(now time.Time, max float64, window time.Duration) float64 {
+	forgotten := max * float64(now.Sub(b.at)) / float64(window)
+	return math.Max(0, b.level-math.Max(0, forgotten))
+}
+
+// wait returns how long it takes until there is room for one more event, 0 if
+// there is.
+func (b bucket) wait(now time.Time, max float64, window time.Duration) time.Duration {
+	over := b.levelAt(now, max, window) - (max - 1)
+	if over < 1e-9 { // rounding
+		return 0
+	}
+	return time.Duration(math.Ceil(over / max * float64(window)))
+}
+
+// add counts one event.
+func (b *bucket) add(now time.Time, max float64, window time.Duration) {
+	*b = bucket{b.levelAt(now, max, window) + 1, now}
+}
+
+// guard slows down who tries passwords. From one address they are tried one after
+// the other, so that a thousand at once are still ten guesses.
+type guard struct {
+	mu   sync.Mutex // guards rows and what is in them
+	rows map[string]*row
+}
+
+type row struct {
+	turn   chan struct{} // holds one element while a password of this address is tried
+	users  int           // who are in enter or before leave; such a row is not dropped
+	failed bucket
+}
+
+// enter waits until a password from the address may be tried. The caller then
+// calls leave, and says whether it was wrong. The error is a *SlowedError, or
+// wraps ErrUnavailable if ctx ended.
+func (g *guard) enter(ctx context.Context, address string) (leave func(wrong bool), err error) {
+	key := addressKey(address)
+	r := g.hold(key)
+	if err := g.slowed(r); err != nil {
+		g.release(key, r, false)
+		return nil, err
+	}
+	select {
+	case r.turn <- struct{}{}:
+	case <-ctx.Done():
+		g.release(key, r, false)
+		return nil, unavailable("the request ended before its password was tried: %w", context.Cause(ctx))
+	}
+	if err := g.slowed(r); err != nil { // by those who had their turn before
+		<-r.turn
+		g.release(key, r, false)
+		return nil, err
+	}
+	return func(wrong bool) {
+		g.release(key, r, wrong) // before the next has its turn
+		<-r.turn
+	}, nil
+}
+
+func (g *guard) slowed(r *row) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if wait := r.failed.wait(time.Now(), guesses, guessWindow); wait > 0 {
+		return &SlowedError{wait}
+	}
+	return nil
+}
+
+// hold returns the row of an address, which stays until release.
+func (g *guard) hold(key string) *row {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := g.rows[key]
+	if r == nil {
+		if len(g.rows) >= maxAddresses {
+			g.evict()
+		}
+		r = &row{turn: make(chan struct{}, 1)}
+		g.rows[key] = r
+	}
+	r.users++
+	return r
+}
+
+func (g *guard) release(key string, r *row, wrong bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if wrong {
+		r.failed.add(now, guesses, guessWindow)
+	}
+	r.users--
+	if r.users == 0 && r.failed.levelAt(now, guesses, guessWindow) == 0 {
+		delete(g.rows, key)
+	}
+}
+
+// evict drops the row with the fewest failures of a few. Rows in use stay; there
+// are as many of them as requests. The caller holds mu.
+func (g *guard) evict() {
+	now := time.Now()
+	best, least, compared := "", math.Inf(1), 0
+	for key, r := range g.rows { // in random order
+		if level := r.failed.levelAt(now, guesses, guessWindow); r.users == 0 && level < least {
+			best, least = key, level
+		}
+		if compared++; compared == evictAmong {
+			break
+		}
+	}
+	if !math.IsInf(least, 1) {
+		delete(g.rows, best)
+	}
+}
+
+// addressKey returns what failures are counted for. A customer has a /64 of IPv6
+// at least, so its single addresses mean nothing.
+func addressKey(address string) string {
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		return address[:min(len(address), maxName)]
+	}
+	ip = ip.Unmap().WithZone("")
+	if ip.Is4() {
+		return ip.String()
+	}
+	prefix, _ := ip.Prefix(64) // 64 fits
+	return prefix.String()
+}

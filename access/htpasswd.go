@@ -1,0 +1,236 @@
+package access
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+const (
+	// rememberPassword is how long a password that was right is not hashed again.
+	rememberPassword = 5 * time.Minute
+	// maxCost bounds the time for one password: 16 takes some seconds.
+	maxCost = 16
+)
+
+// htpasswd is the content of such a file.
+type htpasswd struct {
+	users map[string]string // bcrypt hashes by name
+	cost  int               // the highest of them
+}
+
+// bcryptHash matches what htpasswd -B writes. The first group is the cost.
+var bcryptHash = regexp.MustCompile(`^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$`)
+
+// parseHtpasswd reads a file of lines name:hash.
+func parseHtpasswd(data []byte) (*htpasswd, error) {
+	h := &htpasswd{users: map[string]string{}}
+	err := eachLine(data, func(line string) error {
+		user, hash, ok := strings.Cut(line, ":")
+		found := bcryptHash.FindStringSubmatch(hash)
+		switch _, double := h.users[user]; {
+		case !ok:
+			return errors.New("there is no colon; want name:hash")
+		case !goodName(user):
+			return errors.New("the name of the user is empty, too long, or has white space or unprintable characters")
+		case double:
+			return fmt.Errorf("the user %s is there twice; remove one of them", user)
+		case found == nil:
+			return fmt.Errorf("the password of %s is not hashed with bcrypt; set it again with: htpasswd -B FILE %s", user, user)
+		}
+		cost, _ := strconv.Atoi(found[1]) // two digits
+		if cost < bcrypt.MinCost || cost > maxCost {
+			return fmt.Errorf("the password of %s is hashed with a cost of %d; want %d to %d", user, cost, bcrypt.MinCost, maxCost)
+		}
+		h.users[user], h.cost = hash, max(h.cost, cost)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if h.cost == 0 {
+		h.cost = bcrypt.DefaultCost
+	}
+	return h, nil
+}
+
+// memberships has the groups of each user.
+type memberships map[string][]string
+
+// parseGroups reads a file of lines "group: user user". A group that is there
+// more than once has the members of all its lines.
+func parseGroups(data []byte) (memberships, error) {
+	m := memberships{}
+	err := eachLine(data, func(line string) error {
+		group, users, ok := strings.Cut(line, ":")
+		if !ok {
+			return errors.New("there is no colon; want group: user user")
+		}
+		if group = strings.TrimSpace(group); !goodGroup(group) {
+			return errors.New("the name of the group is empty, too long, or has white space, commas or unprintable characters")
+		}
+		for user := range strings.FieldsSeq(users) {
+			if !goodName(user) {
+				return fmt.Errorf("a member of %s has a name that is too long or unprintable", group)
+			}
+			if !slices.Contains(m[user], group) {
+				m[user] = append(m[user], group)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// goodGroup reports whether a group can have this name in each of our files.
+func goodGroup(name string) bool {
+	return goodName(name) && name != none && !strings.Contains(name, ",")
+}
+
+// passwords tries passwords, which is slow on purpose, and remembers those that
+// were right.
+type passwords struct {
+	key   []byte // of the hashes below; a core dump of another process does not help
+	guard guard
+	slots chan struct{} // one element for each hash that is computed
+
+	mu    sync.Mutex // guards right
+	right map[string]verified
+}
+
+// verified is a password that was right for the hash of its user.
+type verified struct {
+	mac   [sha256.Size]byte
+	hash  string
+	until time.Time
+}
+
+func newPasswords() *passwords {
+	key := make([]byte, sha256.Size)
+	rand.Read(key) // never fails
+	return &passwords{
+		key:   key,
+		guard: guard{rows: map[string]*row{}},
+		// Half of the processors are left for those who need no hash.
+		slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		right: map[string]verified{},
+	}
+}
+
+// identifyPassword identifies a user of the htpasswd file.
+func (a *Authenticator) identifyPassword(r *http.Request, user, password string) (Identity, error) {
+	h := a.htpasswd.get()
+	if h == nil {
+		return Identity{}, refused("there is no htpasswd file, so no password is right")
+	}
+	if err := a.passwords.check(r.Context(), h, a.remote(r), user, password); err != nil {
+		return Identity{}, err
+	}
+	return Identity{Name: user, Groups: slices.Clip(a.groups.get()[user]), Kind: kindBasic}, nil
+}
+
+// check returns nil if the password is that of the user.
+func (p *passwords) check(ctx context.Context, h *htpasswd, address, user, password string) error {
+	mac := p.mac(user, password)
+	if p.remembered(h, user, mac) {
+		return nil
+	}
+	leave, err := p.guard.enter(ctx, address)
+	if err != nil {
+		return err
+	}
+	if p.remembered(h, user, mac) { // by one who had the turn before, often the same client
+		leave(false)
+		return nil
+	}
+	right, err := p.compare(ctx, h, user, password)
+	leave(err == nil && !right)
+	switch {
+	case err != nil:
+		return err
+	case right:
+		p.remember(user, verified{mac, h.users[user], time.Now().Add(rememberPassword)})
+		return nil
+	case h.users[user] == "":
+		return refused("unknown user") // whose name may be a password in the wrong place
+	default:
+		return refused("wrong password for %s", user)
+	}
+}
+
+// compare hashes the password. It does the same work for a user there is not, and
+// for one whose hash has a lower cost than others, or else the time would tell
+// who there is.
+func (p *passwords) compare(ctx context.Context, h *htpasswd, user, password string) (right bool, err error) {
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		return false, unavailable("the request ended before its password was tried: %w", context.Cause(ctx))
+	}
+	hash, ok := h.users[user]
+	if !ok {
+		bcrypt.CompareHashAndPassword(nobody(h.cost), []byte(password))
+		return false, nil
+	}
+	if bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) == nil {
+		return true, nil
+	}
+	// Each step doubles the work, so all from this cost on are what is missing.
+	cost, _ := bcrypt.Cost([]byte(hash)) // parsed
+	for ; cost < h.cost; cost++ {
+		bcrypt.CompareHashAndPassword(nobody(cost), []byte(password))
+	}
+	return false, nil
+}
+
+// nobody returns a hash of the given cost that no password has.
+func nobody(cost int) []byte {
+	return fmt.Appendf(nil, "$2a$%02d$%s", cost, strings.Repeat(".", 53))
+}
+
+// mac stands for a user and a password in memory. The key is of this process, so
+// that it cannot be looked for in lists of hashes.
+func (p *passwords) mac(user, password string) [sha256.Size]byte {
+	h := hmac.New(sha256.New, p.key)
+	h.Write([]byte(user + "\x00" + password)) // neither contains a NUL
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+func (p *passwords) remembered(h *htpasswd, user string, mac [sha256.Size]byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v, ok := p.right[user]
+	if !ok {
+		return false
+	}
+	if h.users[user] != v.hash || !time.Now().Before(v.until) {
+		delete(p.right, user)
+		return false
+	}
+	return hmac.Equal(v.mac[:], mac[:])
+}
+
+// remember keeps one password for each user, so the map has no more elements
+// than the file ever had users.
+func (p *passwords) remember(user string, v verified) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.right[user] = v
+}

@@ -1,0 +1,311 @@
+package access
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	// issuerTime is how long an issuer may take for an answer.
+	issuerTime = 10 * time.Second
+	// discoveryFails is how long a failed discovery is not tried again.
+	discoveryFails = 3 * time.Second
+	// discoveryAge is when an issuer is discovered anew, which also forgets keys
+	// that it has withdrawn.
+	discoveryAge = time.Hour
+	// keyFetches is how often in keyWindow the keys are fetched: a token with a key
+	// that is not known makes go-oidc fetch them, and anybody can make such a token.
+	keyFetches = 4
+	keyWindow  = time.Minute
+	// maxAnswer bounds an answer of an issuer; keys have some KiB.
+	maxAnswer = 1 << 20
+)
+
+// algorithms are those with a public key. A token names its own algorithm, and
+// with others the public key would be the secret, or none would be needed.
+func algorithms() []string {
+	return []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA}
+}
+
+// issuer verifies the tokens of one issuer. It is discovered when it is needed
+// first, so that a server starts while the issuer is down.
+type issuer struct {
+	issuerTable
+	client     *http.Client // for discovery
+	keysClient *http.Client // for keys, slowed
+	log        *slog.Logger
+
+	flight singleflight.Group
+
+	mu       sync.Mutex // guards the rest
+	keys     oidc.KeySet
+	keysAt   time.Time // when keys were discovered
+	failure  error     // of the last discovery, nil if it was good
+	failedAt time.Time
+}
+
+func newIssuer(table issuerTable, client *http.Client, log *slog.Logger) *issuer {
+	slowed := *client
+	slowed.Transport = &slowTransport{base: client.Transport}
+	return &issuer{issuerTable: table, client: client, keysClient: &slowed, log: log}
+}
+
+// judge verifies a token. It returns who it is from and when it expires.
+func (i *issuer) judge(ctx context.Context, token string) (Identity, time.Time, error) {
+	keys, err := i.keySet(ctx)
+	if err != nil {
+		return Identity{}, time.Time{}, err
+	}
+	watched := &watchedKeys{keys: keys}
+	verifier := oidc.NewVerifier(i.URL, watched, &oidc.Config{ClientID: i.Audience, SupportedSigningAlgs: algorithms()})
+	verified, err := verifier.Verify(ctx, token)
+	switch {
+	case watched.trouble != nil:
+		return Identity{}, time.Time{}, unavailable("the keys of issuer %s: %w", i.URL, watched.trouble)
+	case err != nil:
+		return Identity{}, time.Time{}, refused("token of issuer %s: %s", i.URL, watched.reason(err))
+	}
+	id, err := i.identity(verified)
+	return id, verified.Expiry, err
+}
+
+// identity returns what the first rule that matches says.
+func (i *issuer) identity(token *oidc.IDToken) (Identity, error) {
+	var raw json.RawMessage
+	if err := token.Claims(&raw); err != nil {
+		return Identity{}, refused("token of issuer %s: its claims are malformed", i.URL)
+	}
+	claims := map[string]any{}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber() // an id like 12345678 must not become 1.2345678e+07
+	if err := decoder.Decode(&claims); err != nil {
+		return Identity{}, refused("token of issuer %s: its claims are malformed", i.URL)
+	}
+	name, _ := claims["sub"].(string)
+	if !goodName(name) {
+		return Identity{}, refused("token of issuer %s: its claim sub is no name that can be used", i.URL)
+	}
+	for _, r := range i.Rules {
+		if r.matches(claims) {
+			return Identity{Name: name, Groups: slices.Clip(r.Groups), Kind: kindOIDC}, nil
+		}
+	}
+	return Identity{}, refused("token of issuer %s for %s: no rule matches its claims", i.URL, name)
+}
+
+// keySet returns the issuer's keys after a discovery, which concurrent requests
+// share. While an old one is repeated, the keys of before are used.
+func (i *issuer) keySet(ctx context.Context) (oidc.KeySet, error) {
+	keys, fresh, err := i.discovered()
+	if fresh || err != nil {
+		return keys, err
+	}
+	done := i.flight.DoChan("", func() (any, error) {
+		// Not for one request alone, so it does not end with it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), issuerTime)
+		defer cancel()
+		if _, fresh, err := i.discovered(); fresh || err != nil { // by a flight that has just ended
+			return nil, err
+		}
+		return nil, i.discover(ctx)
+	})
+	if keys != nil {
+		return keys, nil
+	}
+	select {
+	case result := <-done:
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		keys, _, err = i.discovered()
+		return keys, err
+	case <-ctx.Done():
+		return nil, unavailable("the request ended before issuer %s answered: %w", i.URL, context.Cause(ctx))
+	}
+}
+
+// discovered returns the keys that are known, if any, and whether nothing is to
+// be done about them now. It returns the error of a discovery that failed just
+// before.
+func (i *issuer) discovered() (keys oidc.KeySet, fresh bool, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	failing := i.failure != nil && time.Since(i.failedAt) < discoveryFails
+	if failing && i.keys == nil {
+		return nil, false, i.failure
+	}
+	return i.keys, failing || i.keys != nil && time.Since(i.keysAt) < discoveryAge, nil
+}
+
+// discover asks the issuer where its keys are.
+func (i *issuer) discover(ctx context.Context) error {
+	keys, err := i.ask(ctx)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err != nil {
+		i.failure, i.failedAt = unavailable("issuer %s: %w", i.URL, err), time.Now()
+		i.log.Warn("an OIDC issuer cannot be discovered", "issuer", i.URL, "err", err)
+		return i.failure
+	}
+	i.keys, i.keysAt, i.failure = keys, time.Now(), nil
+	return nil
+}
+
+func (i *issuer) ask(ctx context.Context) (oidc.KeySet, error) {
+	provider, err := oidc.NewProvider(oidc.ClientContext(ctx, i.client), i.URL)
+	if err != nil {
+		return nil, err
+	}
+	var document struct {
+		Keys string `json:"jwks_uri"`
+	}
+	if err := provider.Claims(&document); err != nil {
+		return nil, err
+	}
+	if document.Keys == "" {
+		return nil, errors.New("its discovery document has no jwks_uri")
+	}
+	// The key set keeps this context, for its client, longer than any request lives.
+	return oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), i.keysClient), document.Keys), nil
+}
+
+// watchedKeys notes what became of a signature. The verifier hides that in a text,
+// and a token that could not be judged is not one that was refused.
+type watchedKeys struct {
+	keys    oidc.KeySet
+	asked   bool
+	signed  bool  // by the issuer
+	trouble error // why there are no keys
+}
+
+// VerifySignature implements oidc.KeySet. What kept the set from its keys is
+// wrapped in its error; that a signature is wrong is an error of its own.
+func (w *watchedKeys) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+	payload, err := w.keys.VerifySignature(ctx, token)
+	w.asked, w.signed, w.trouble = true, err == nil, errors.Unwrap(err)
+	return payload, err
+}
+
+// reason returns why the verifier refused a token. Its own text can quote the
+// token, which is good only where the issuer has signed what is quoted.
+func (w *watchedKeys) reason(err error) string {
+	switch {
+	case !w.asked:
+		return "it is malformed, or its algorithm has no public key"
+	case !w.signed:
+		return "its signature is wrong, or its key is not known to the issuer"
+	}
+	return err.Error()
+}
+
+// issuerClient returns a client for issuers: with timeouts, answers of bounded
+// length, and https, also behind redirects.
+func issuerClient(given *http.Client) *http.Client {
+	client := http.Client{}
+	if given != nil {
+		client = *given
+	}
+	if client.Timeout == 0 {
+		client.Timeout = issuerTime // no key fetch hangs for ever
+	}
+	if client.Transport == nil {
+		client.Transport = http.DefaultTransport
+	}
+	client.Transport = safeTransport{client.Transport}
+	return &client
+}
+
+// safeTransport refuses what is not safe on its way, and what is not an answer.
+type safeTransport struct{ base http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t safeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !safeURL(r.URL) {
+		return nil, fmt.Errorf("%s is not https", r.URL.Redacted())
+	}
+	resp, err := t.base.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxAnswer {
+		return nil, fmt.Errorf("%s answers with more than %d bytes", r.URL.Redacted(), maxAnswer)
+	}
+	if resp.StatusCode >= 400 { // as an error, which is told from a wrong signature
+		return nil, fmt.Errorf("%s answers %s", r.URL.Redacted(), resp.Status)
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
+}
+
+// slowTransport repeats the last answer when it is asked too often.
+type slowTransport struct {
+	base http.RoundTripper
+
+	mu      sync.Mutex // guards the rest
+	fetches bucket
+	last    *http.Response // without its body; nil = none yet, or it failed
+	body    []byte
+	err     error
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *slowTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if resp, err := t.repeat(r); resp != nil || err != nil {
+		return resp, err
+	}
+	resp, err := t.base.RoundTrip(r)
+	var body []byte
+	if err == nil {
+		defer resp.Body.Close()
+		body, err = io.ReadAll(resp.Body)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last, t.body, t.err = resp, body, err
+	if err != nil {
+		t.last = nil
+		return nil, err
+	}
+	return t.copyFor(r), nil
+}
+
+// repeat returns the last answer if it is too early for another, else nothing.
+func (t *slowTransport) repeat(r *http.Request) (*http.Response, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	early := t.fetches.wait(now, keyFetches, keyWindow) > 0
+	switch {
+	case early && t.last != nil:
+		return t.copyFor(r), nil
+	case early && t.err != nil:
+		return nil, t.err
+	}
+	t.fetches.add(now, keyFetches, keyWindow)
+	return nil, nil
+}
+
+// copyFor returns the last answer once more. The caller holds mu.
+func (t *slowTransport) copyFor(r *http.Request) *http.Response {
+	resp := *t.last
+	resp.Request, resp.Header = r, t.last.Header.Clone()
+	resp.Body = io.NopCloser(bytes.NewReader(t.body))
+	return &resp
+}

@@ -1,0 +1,182 @@
+package access
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// tokenPrefix is how a token begins, so that people and scanners of secrets know
+// one when they see it.
+const tokenPrefix = "assay_"
+
+// Words of the token file.
+const (
+	none    = "-"
+	revoked = "revoked"
+)
+
+// A Token is what the token file says of one.
+type Token struct {
+	ID      string // how to name it; CreateToken makes it
+	Name    string // whose requests it is for: no white space, at most 255 bytes
+	Groups  []string
+	Created time.Time // CreateToken sets it; zero = not known
+	Expires time.Time // zero = never
+	Revoked bool
+
+	// sum is the hash of the secret. SHA-256 is right here, and bcrypt would be
+	// wrong: a secret of 200 random bits cannot be guessed however fast the hash
+	// is, and a request with a token costs microseconds. A fast hash is bad only
+	// for what people think up.
+	sum [sha256.Size]byte
+}
+
+// tokens are the tokens of the file by the hash of their secret.
+type tokens map[[sha256.Size]byte]*Token
+
+// newSecret returns a secret: the prefix and 40 characters with 200 random bits.
+func newSecret() string {
+	random := make([]byte, 25) // 40 characters without padding
+	rand.Read(random)          // never fails
+	return tokenPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(random))
+}
+
+// newID returns an ID of 8 characters, which is no secret.
+func newID() string {
+	return strings.ToLower(rand.Text()[:8])
+}
+
+// identifyToken identifies the bearer of one of our tokens. The map is asked for
+// a hash, so the time that it takes says nothing of the secrets in it.
+func (a *Authenticator) identifyToken(secret string) (Identity, error) {
+	t := a.tokens.get()[sha256.Sum256([]byte(secret))]
+	switch {
+	case t == nil:
+		return Identity{}, refused("unknown token")
+	case t.Revoked:
+		return Identity{}, refused("token %s of %s is revoked", t.ID, t.Name)
+	case t.expired(time.Now()):
+		return Identity{}, refused("token %s of %s expired on %s", t.ID, t.Name, t.Expires.Format(time.RFC3339))
+	}
+	return Identity{Name: t.Name, Groups: t.Groups, Kind: kindToken}, nil
+}
+
+func (t *Token) expired(now time.Time) bool {
+	return !t.Expires.IsZero() && !now.Before(t.Expires)
+}
+
+// parseTokens reads a token file into a map.
+func parseTokens(data []byte) (tokens, error) {
+	list, err := parseTokenList(data)
+	if err != nil {
+		return nil, err
+	}
+	all := make(tokens, len(list))
+	for _, t := range list {
+		all[t.sum] = &t
+	}
+	return all, nil
+}
+
+// parseTokenList returns the tokens in the order of the file. The fields are
+// separated by tabs when we write them; people may use blanks.
+func parseTokenList(data []byte) ([]Token, error) {
+	var list []Token
+	ids := map[string]bool{}
+	sums := map[[sha256.Size]byte]bool{}
+	err := eachLine(data, func(line string) error {
+		t, err := parseToken(line)
+		switch {
+		case err != nil:
+			return err
+		case ids[t.ID]:
+			return fmt.Errorf("the id %s is there twice", t.ID)
+		case sums[t.sum]:
+			return fmt.Errorf("the token of id %s is there twice", t.ID)
+		}
+		ids[t.ID], sums[t.sum] = true, true
+		list = append(list, t)
+		return nil
+	})
+	return list, err
+}
+
+// parseToken reads a line of the file: id, sha256, name, groups, created,
+// expires, revoked.
+func parseToken(line string) (Token, error) {
+	fields := strings.Fields(line)
+	if len(fields) != 7 {
+		return Token{}, fmt.Errorf("there are %d fields; want 7: id, sha256 of the token, name, groups, created, expires, revoked", len(fields))
+	}
+	t := Token{ID: fields[0], Name: fields[2]}
+	if !goodName(t.ID) || !goodName(t.Name) {
+		return Token{}, errors.New("the id or the name is too long or has unprintable characters")
+	}
+	sum, err := hex.DecodeString(fields[1])
+	if err != nil || len(sum) != sha256.Size {
+		return Token{}, fmt.Errorf("token %s: the second field is not a SHA-256 in hex", t.ID)
+	}
+	t.sum = [sha256.Size]byte(sum)
+	if t.Groups, err = parseGroupList(fields[3]); err != nil {
+		return Token{}, fmt.Errorf("token %s: %w", t.ID, err)
+	}
+	if t.Created, err = parseTime(fields[4]); err != nil {
+		return Token{}, fmt.Errorf("token %s: created: %w", t.ID, err)
+	}
+	if t.Expires, err = parseTime(fields[5]); err != nil {
+		return Token{}, fmt.Errorf("token %s: expires: %w", t.ID, err)
+	}
+	if fields[6] != none && fields[6] != revoked {
+		return Token{}, fmt.Errorf("token %s: the last field is neither %s nor %s", t.ID, none, revoked)
+	}
+	t.Revoked = fields[6] == revoked
+	return t, nil
+}
+
+func parseGroupList(text string) ([]string, error) {
+	if text == none {
+		return nil, nil
+	}
+	groups := strings.Split(text, ",")
+	if slices.ContainsFunc(groups, func(g string) bool { return !goodGroup(g) }) {
+		return nil, errors.New("the groups are not names separated by commas")
+	}
+	return groups, nil
+}
+
+func parseTime(text string) (time.Time, error) {
+	if text == none {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("want a time like 2026-01-31T12:00:00Z, or %s", none)
+	}
+	return t, nil
+}
+
+// line returns the token as the file has it.
+func (t Token) line() string {
+	groups, mark := none, none
+	if len(t.Groups) > 0 {
+		groups = strings.Join(t.Groups, ",")
+	}
+	if t.Revoked {
+		mark = revoked
+	}
+	return strings.Join([]string{t.ID, hex.EncodeToString(t.sum[:]), t.Name, groups, formatTime(t.Created), formatTime(t.Expires), mark}, "\t")
+}
+
+func formatTime(t time.Time) string {
+	if t.IsZero() {
+		return none
+	}
+	return t.UTC().Format(time.RFC3339)
+}

@@ -1,0 +1,170 @@
+package access
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// tokenHeader begins a new token file.
+const tokenHeader = `# Tokens of assay, one per line. The tokens themselves are nowhere: this has their hashes.
+# id, SHA-256 of the token, name, groups (a,b), created, expires, revoked; - is none.
+`
+
+// CreateToken adds a token to a file, which it makes if there is none (mode
+// 0600), and returns its secret. That is in no file, so this is the only time
+// that anybody sees it. Name, Groups and Expires of t are used.
+//
+// The file is replaced as a whole and synced, under a lock in a file beside it
+// (the name and ".lock"): several at once, with RevokeToken too, lose nothing,
+// and a crash leaves the old file or the new one.
+func CreateToken(file string, t Token) (secret string, err error) {
+	now := time.Now()
+	if err := t.check(now); err != nil {
+		return "", err
+	}
+	secret = newSecret()
+	t.sum = sha256.Sum256([]byte(secret))
+	t.Created, t.Revoked = now, false
+	err = editTokens(file, func(data []byte, list []Token) ([]byte, error) {
+		taken := map[string]bool{}
+		for _, other := range list {
+			taken[other.ID] = true
+		}
+		for t.ID = newID(); taken[t.ID]; {
+			t.ID = newID()
+		}
+		if len(data) == 0 {
+			data = []byte(tokenHeader)
+		}
+		if data[len(data)-1] != '\n' { // edited by hand
+			data = append(data, '\n')
+		}
+		return append(data, t.line()+"\n"...), nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("create a token in %s: %w", file, err)
+	}
+	return secret, nil
+}
+
+// check refuses what the file cannot hold, and what would be of no use.
+func (t Token) check(now time.Time) error {
+	if !goodName(t.Name) {
+		return fmt.Errorf("the name %q of a token must have no white space or unprintable characters, and 1 to %d bytes", t.Name, maxName)
+	}
+	for _, group := range t.Groups {
+		if !goodGroup(group) {
+			return fmt.Errorf("the group %q of a token must have no white space, comma or unprintable characters, and 1 to %d bytes", group, maxName)
+		}
+	}
+	if t.expired(now) {
+		return fmt.Errorf("the token would have expired on %s already", t.Expires.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// ListTokens returns the tokens of a file in their order. The error wraps
+// fs.ErrNotExist if there is no file.
+func ListTokens(file string) ([]Token, error) {
+	data, _, err := readFile(file, othersAny)
+	if err != nil {
+		return nil, fmt.Errorf("token file %s: %w", file, err)
+	}
+	list, err := parseTokenList(data)
+	if err != nil {
+		return nil, fmt.Errorf("token file %s: %w", file, err)
+	}
+	return list, nil
+}
+
+// RevokeToken marks a token as revoked. It stays in the file, so that the log can
+// say whose token is still being used. To revoke it twice is no error. The error
+// wraps fs.ErrNotExist if there is no such token.
+func RevokeToken(file, id string) error {
+	err := editTokens(file, func(data []byte, list []Token) ([]byte, error) {
+		var edited strings.Builder
+		found := false
+		for line := range strings.Lines(string(data)) {
+			if fields := strings.Fields(line); len(fields) > 0 && fields[0] == id {
+				if t, err := parseToken(strings.TrimSpace(line)); err == nil { // not so in a comment
+					t.Revoked, found = true, true
+					line = t.line() + "\n"
+				}
+			}
+			edited.WriteString(line)
+		}
+		if !found {
+			return nil, fmt.Errorf("there is no such token: %w", fs.ErrNotExist)
+		}
+		return []byte(edited.String()), nil
+	})
+	if err != nil {
+		return fmt.Errorf("revoke the token %q in %s: %w", id, file, err)
+	}
+	return nil
+}
+
+// editTokens replaces a token file by what edit makes of it. Comments and order
+// are edit's to keep.
+func editTokens(file string, edit func(data []byte, list []Token) ([]byte, error)) error {
+	if target, err := filepath.EvalSymlinks(file); err == nil {
+		file = target // the link stays, what it points to is replaced
+	}
+	lock, err := lockFile(file + ".lock")
+	if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	defer lock.Close() // unlocks
+	data, info, err := readFile(file, othersAny)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	list, err := parseTokenList(data)
+	if err != nil {
+		return err
+	}
+	edited, err := edit(data, list)
+	if err != nil {
+		return err
+	}
+	return replaceFile(file, edited, info)
+}
+
+// replaceFile writes a file durably under another name and renames it. Owner and
+// mode of the file that was there, if any, are kept: an administrator's command
+// must not take the file from the server's user.
+func replaceFile(name string, data []byte, old fs.FileInfo) (err error) {
+	dir := filepath.Dir(name)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err := inherit(f, dir, old); err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}

@@ -1,0 +1,293 @@
+package vcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/mod/module"
+)
+
+// Credential says how to authenticate for modules whose path matches a pattern, at
+// one host. It has exactly one of: a netrc file, a token, an SSH key, a GitHub App.
+// The secrets themselves are in files or in the environment; files are read when
+// they are needed, so that they can be replaced.
+type Credential struct {
+	Pattern string `toml:"pattern" doc:"Modules it is for, in the syntax of GOPRIVATE."`
+	Host    string `toml:"host" doc:"Host of the repositories, host or host:port. Nobody else ever gets the credential. Default: the first element of the pattern, if that has no wildcard."`
+
+	Netrc string `toml:"netrc" doc:"File in the format of curl's netrc."`
+
+	User      string `toml:"user" doc:"User name for a token. Default x-access-token, which GitHub and GitLab accept with any token."`
+	TokenFile string `toml:"token_file" doc:"File with a token or password, sent as basic authentication over https."`
+	TokenEnv  string `toml:"token_env" doc:"Environment variable with a token or password."`
+
+	SSHKey     string `toml:"ssh_key" doc:"File with a private key for SSH, without passphrase. Repositories are then fetched by SSH, whatever their pages say."`
+	KnownHosts string `toml:"known_hosts" doc:"File with the keys of hosts, as ssh has it. Needed with ssh_key: a host that is not in it is not trusted."`
+	SSH        string `toml:"ssh" doc:"User, host and port for SSH: user@host or user@host:port. Default git@ and the host."`
+
+	GitHubApp          int64  `toml:"github_app" doc:"Id of a GitHub App. Its installation tokens are fetched, and renewed before they expire."`
+	GitHubInstallation int64  `toml:"github_installation" doc:"Id of the installation of the app."`
+	GitHubKey          string `toml:"github_key" doc:"PEM file with the app's private key."`
+	GitHubAPI          string `toml:"github_api" doc:"Base URL of the API. Default https://api.github.com."`
+}
+
+// defaultUser is the user name beside a token where nothing else is said.
+const defaultUser = "x-access-token"
+
+// credentials are all that are configured.
+type credentials struct {
+	list  []Credential
+	netrc string
+	apps  []*gitHubApp // beside list, nil for the others
+}
+
+// auth is what one run authenticates with.
+type auth struct {
+	header  string   // value of Authorization for https, "" for SSH
+	secrets []string // that must not be printed
+	ssh     *Credential
+}
+
+func newCredentials(c Config, client *http.Client) (*credentials, error) {
+	all := &credentials{list: c.Credentials, netrc: c.Netrc}
+	if c.Netrc != "" {
+		if _, err := readNetrc(c.Netrc); err != nil {
+			return nil, fmt.Errorf("netrc: %w", err)
+		}
+	}
+	for i := range all.list {
+		credential := &all.list[i]
+		if err := credential.complete(); err != nil {
+			return nil, fmt.Errorf("credential %d, for %q: %w", i+1, credential.Pattern, err)
+		}
+		var app *gitHubApp
+		if credential.GitHubApp != 0 {
+			app = newGitHubApp(credential, client)
+		}
+		all.apps = append(all.apps, app)
+	}
+	return all, nil
+}
+
+// complete checks a credential and fills in what follows from the rest.
+func (c *Credential) complete() error {
+	if _, err := path.Match(c.Pattern, ""); c.Pattern == "" || strings.ContainsAny(c.Pattern, ", ") || err != nil {
+		return errors.New("pattern is not one pattern in the syntax of GOPRIVATE")
+	}
+	if c.Host == "" {
+		c.Host, _, _ = strings.Cut(c.Pattern, "/")
+		if strings.ContainsAny(c.Host, `*?[\`) {
+			return errors.New("host is needed where the pattern's first element has a wildcard")
+		}
+	}
+	kinds := 0
+	for _, set := range []bool{c.Netrc != "", c.TokenFile != "", c.TokenEnv != "", c.SSHKey != "", c.GitHubApp != 0} {
+		if set {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		return errors.New("give exactly one of netrc, token_file, token_env, ssh_key, github_app")
+	}
+	if c.User == "" {
+		c.User = defaultUser
+	}
+	switch {
+	case c.Netrc != "":
+		_, err := readNetrc(c.Netrc)
+		return err
+	case c.SSHKey != "":
+		return c.completeSSH()
+	case c.GitHubApp != 0:
+		return c.completeGitHub()
+	}
+	_, err := c.token()
+	return err
+}
+
+func (c *Credential) completeSSH() error {
+	if c.KnownHosts == "" {
+		return errors.New("known_hosts is needed with ssh_key; ssh-keyscan prints what belongs into it")
+	}
+	if _, err := os.Stat(c.KnownHosts); err != nil {
+		return err
+	}
+	if c.SSH == "" {
+		c.SSH = "git@" + c.Host
+	}
+	if u, err := checkURL("ssh://" + c.SSH + "/x"); err != nil || u.User == nil {
+		return fmt.Errorf("ssh is %q; it must be user@host or user@host:port", c.SSH)
+	}
+	for _, file := range []*string{&c.SSHKey, &c.KnownHosts} { // commands run elsewhere
+		absolute, err := filepath.Abs(*file)
+		if err != nil {
+			return err
+		}
+		*file = absolute
+	}
+	_, err := readSecret(c.SSHKey, 0o077) // ssh itself refuses anything else
+	return err
+}
+
+// token returns the secret of a token.
+func (c *Credential) token() (string, error) {
+	if c.TokenEnv != "" {
+		if token := strings.TrimSpace(os.Getenv(c.TokenEnv)); token != "" {
+			return token, nil
+		}
+		return "", fmt.Errorf("the environment variable %s is empty", c.TokenEnv)
+	}
+	data, err := readSecret(c.TokenFile, 0o027)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" || strings.ContainsAny(token, "\r\n\x00") {
+		return "", fmt.Errorf("%s has no token, or more than one line", c.TokenFile)
+	}
+	return token, nil
+}
+
+// readSecret reads a file that nobody but its owner, and perhaps its group, may
+// read. bad are the permissions that it must not have.
+func readSecret(name string, bad fs.FileMode) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode&bad != 0 {
+		return nil, fmt.Errorf("%s has the permissions %#o, so others can read or change a secret; run: chmod %#o %s", name, mode, mode&^bad, name)
+	}
+	if info.Size() > 1<<20 {
+		return nil, fmt.Errorf("%s is too large for a secret", name)
+	}
+	return os.ReadFile(name)
+}
+
+// find returns what to authenticate with for a module at the host of u, nil if
+// there is nothing.
+func (c *credentials) find(ctx context.Context, modulePath string, u *url.URL) (*auth, error) {
+	for i := range c.list {
+		credential := &c.list[i]
+		if !module.MatchPrefixPatterns(credential.Pattern, modulePath) || !credential.isFor(u) {
+			continue
+		}
+		found, err := credential.auth(ctx, c.apps[i], u)
+		if err != nil || found != nil {
+			return found, err
+		}
+	}
+	if c.netrc == "" {
+		return nil, nil
+	}
+	return netrcAuth(c.netrc, u)
+}
+
+// isFor reports whether the credential may be shown to the host of u. A host without
+// a port is the one at the scheme's own port; a key of SSH is not shown at all.
+func (c *Credential) isFor(u *url.URL) bool {
+	if strings.EqualFold(c.Host, u.Host) {
+		return true
+	}
+	return strings.EqualFold(c.Host, u.Hostname()) && (u.Port() == "" || u.Port() == "443" || c.SSHKey != "")
+}
+
+// auth returns what the credential comes to now, nil if a netrc has nothing for the
+// host.
+func (c *Credential) auth(ctx context.Context, app *gitHubApp, u *url.URL) (*auth, error) {
+	if c.SSHKey != "" {
+		return &auth{ssh: c}, nil
+	}
+	if c.Netrc != "" {
+		return netrcAuth(c.Netrc, u)
+	}
+	var (
+		token string
+		err   error
+	)
+	if app != nil {
+		token, err = app.token(ctx)
+	} else {
+		token, err = c.token()
+	}
+	if err != nil {
+		return nil, &hostError{u.Host, fmt.Errorf("%w: %w", ErrCredential, err)}
+	}
+	return basicAuth(c.User, token), nil
+}
+
+func basicAuth(user, password string) *auth {
+	header := basic(user, password)
+	return &auth{header: header, secrets: []string{password, strings.TrimPrefix(header, "Basic ")}}
+}
+
+// netrcAuth returns what a netrc file has for the host of u.
+func netrcAuth(name string, u *url.URL) (*auth, error) {
+	lines, err := readNetrc(name)
+	if err != nil {
+		return nil, &hostError{u.Host, fmt.Errorf("%w: %w", ErrCredential, err)}
+	}
+	for _, line := range lines {
+		if line.machine == u.Host || line.machine == u.Hostname() && (u.Port() == "" || u.Port() == "443") {
+			return basicAuth(line.login, line.password), nil
+		}
+	}
+	return nil, nil
+}
+
+// netrcLine is one machine of a netrc file.
+type netrcLine struct{ machine, login, password string }
+
+// readNetrc reads a netrc file. As for the go command, a default entry ends it: what
+// would be sent to every host is not for this program.
+func readNetrc(name string) ([]netrcLine, error) {
+	data, err := readSecret(name, 0o027)
+	if err != nil {
+		return nil, err
+	}
+	return parseNetrc(string(data)), nil
+}
+
+func parseNetrc(text string) []netrcLine {
+	var (
+		all     []netrcLine
+		current netrcLine
+		inMacro bool
+	)
+	for line := range strings.Lines(text) {
+		if inMacro { // a macro ends with an empty line
+			inMacro = strings.TrimSpace(line) != ""
+			continue
+		}
+		fields := strings.Fields(line)
+		for i := 0; i+1 < len(fields) && !strings.HasPrefix(fields[i], "#"); i += 2 {
+			switch fields[i] {
+			case "machine":
+				current = netrcLine{machine: fields[i+1]}
+			case "login":
+				current.login = fields[i+1]
+			case "password":
+				current.password = fields[i+1]
+			case "macdef":
+				inMacro = true
+			}
+			if current.machine != "" && current.login != "" && current.password != "" {
+				all = append(all, current)
+				current = netrcLine{}
+			}
+		}
+		if len(fields) > 0 && fields[0] == "default" {
+			break
+		}
+	}
+	return all
+}

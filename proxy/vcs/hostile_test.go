@@ -1,0 +1,207 @@
+package vcs_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+)
+
+// Repositories that a page must not be able to name: each is refused before a
+// socket is opened to it or a program is run.
+var hostileRepos = []string{
+	"-x", "--upload-pack=touch pwned", "ext::sh -c touch% pwned", "file:///etc/passwd", "/etc/passwd", "../x",
+	"http://git.corp.example/x.git", "git://git.corp.example/x.git", "svn://git.corp.example/x",
+	"https://-oProxyCommand=touch/x.git", "ssh://-oProxyCommand=touch%20pwned/x", "ssh://git@-host/x.git", "ssh://-x@git.corp.example/x.git",
+	"https://user:password@git.corp.example/x.git", "https://user@git.corp.example/x.git",
+	"https://git.corp.example/--upload-pack=touch", "https://git.corp.example/a/-x/b.git", "https://git.corp.example/../x.git",
+	"https://git.corp.example/x.git?q=1", "https://git.corp.example/x.git#f", "https://git.corp.example:/x.git", "https://git.corp.example:8a/x.git",
+	"https://git.corp.example", "https:///x.git", "https:x", "https://git.corp.example/x'y.git", "https://git.corp.example/x$(touch).git",
+	"https://git.corp.example/x;y.git", "https://git.corp.example/x%00y", "ssh://git@git.corp.example/x`y`.git", "https://[fe80::1%25eth0]/x.git",
+	"https://ɡit.corp.example/x.git", "https://git.corp.example/x\u202egit",
+	// Addresses: this machine, the wire, metadata, in every spelling.
+	"https://127.0.0.1/x.git", "https://[::1]/x.git", "https://0.0.0.0/x.git", "https://169.254.169.254/latest", "https://[fe80::1]/x.git",
+	"https://[fd00:ec2::254]/x.git", "https://100.100.100.200/x.git", "https://[::ffff:127.0.0.1]/x.git", "https://[::ffff:169.254.169.254]/x.git",
+	"https://[64:ff9b::7f00:1]/x.git", "https://[2002:7f00:1::]/x.git", "https://[::127.0.0.1]/x.git", "https://224.0.0.1/x.git", "https://255.255.255.255/x.git",
+	"https://127.0.0.1.bad.example/x.git", "https://169.254.169.254.bad.example/x.git", "ssh://git@127.0.0.1/x.git", "ssh://git@127.0.0.1.bad.example/x.git",
+	"git+ssh://git@169.254.169.254/x.git",
+}
+
+func TestHostileRepositories(t *testing.T) {
+	w := vcstest.New(t)
+	s := newSource(t, w, nil)
+	for _, repo := range hostileRepos {
+		w.Page("x", "corp.example/x git "+repo)
+		_, _, err := s.download("corp.example/x", "v1.0.0")
+		// A name that does not resolve, and a tag that is none, are no harm.
+		if !errors.Is(err, vcs.ErrForbidden) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, vcs.ErrUnavailable) {
+			t.Errorf("%s: %v, want it refused", repo, err)
+		}
+		if strings.Contains(err.Error(), "password@") {
+			t.Errorf("a credential in an error: %v", err)
+		}
+	}
+	for _, address := range w.Dialed() {
+		if address != "192.0.2.1:443" {
+			t.Errorf("a socket to %s", address)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Join(s.dir, "repos")); err != nil || len(left) > 1 {
+		t.Errorf("%d repositories, %v", len(left), err)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "empty", "pwned")); err == nil {
+		t.Error("something was run")
+	}
+}
+
+// An intranet is for private modules only.
+func TestReach(t *testing.T) {
+	w := vcstest.New(t)
+	lookup := func(ctx context.Context, host string) ([]netip.Addr, error) {
+		if host == vcstest.GitHost {
+			return []netip.Addr{netip.MustParseAddr("10.1.2.3")}, nil
+		}
+		return w.Lookup(ctx, host)
+	}
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == "10.1.2.3:443" {
+			address = "192.0.2.1:443"
+		}
+		return w.Dial(ctx, network, address)
+	}
+	w.Module("hello", hello)
+	s := newSource(t, w, func(c *vcs.Config) { c.Lookup, c.Dial = lookup, dial })
+	s.want("corp.example/hello", "v1.0.0")
+	s = newSource(t, w, func(c *vcs.Config) { c.Lookup, c.Dial = lookup, dial })
+	err := s.Download(t.Context(), module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Public, func(vcs.Files) error { return nil })
+	if err == nil {
+		t.Error("a public module from an intranet")
+	}
+}
+
+// Module paths and versions that come here have passed module.CheckPath; what that
+// lets through must not become anything but a name either.
+func TestHostileNames(t *testing.T) {
+	w := vcstest.New(t)
+	s := newSource(t, w, nil)
+	for _, path := range []string{
+		"127.0.0.1/x", "10.0.0.1/x", "169.254.169.254/latest", "1.2/x", "foo.localhost/x", "localhost/x", "nodot/x", "0x7f.1/x", "corp.example",
+		"github.com", "github.com/one", "github.com/-x/y", "github.com/a/--upload-pack=x", "git.corp.example/x.git/-x", "git.corp.example/-x.git", "corp.example/x.svn",
+		"git.corp.example/--upload-pack=x.git",
+	} {
+		if _, _, err := s.download(path, "v1.0.0"); err == nil {
+			t.Errorf("%s: no error", path)
+		}
+	}
+	w.Module("hello", hello)
+	for _, query := range []string{"-x", "--upload-pack=touch", "-exec=touch", "-toolexec=touch", "@x", "a b", "x\ny", "$(touch)", "HEAD:x", "refs/heads/main", "../x", "~1", "^0", ":/x", "\u202e"} {
+		_, err := s.Query(t.Context(), "corp.example/hello", query, vcs.Private)
+		if err == nil && query != "-exec=touch" {
+			t.Errorf("%q is a version", query)
+		}
+	}
+	if names, err := os.ReadDir(filepath.Join(s.dir, "empty")); err != nil || len(names) != 0 {
+		t.Errorf("made in the empty directory: %v, %v", names, err)
+	}
+}
+
+// Nobody speaks for the paths above his own, and no page leads into another's
+// repository under a name that is not his.
+func TestPagesThatDisagree(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	w.Page("evil/sub", "corp.example git "+r.URL())
+	w.Page("", "corp.example git https://git.corp.example/other.git")
+	w.Page("two", "corp.example/two git "+r.URL()+`"><meta name="go-import" content="corp.example git `+r.URL())
+	w.Page("hg", "corp.example/hg hg https://git.corp.example/hg")
+	w.Page("mod", "corp.example/mod mod https://git.corp.example/mod")
+	w.Page("subdir", "corp.example/subdir git "+r.URL()+" ../up")
+	w.Page("dash", "corp.example/dash git "+r.URL()+" --upload-pack=x")
+	s := newSource(t, w, nil)
+	s.wantError("corp.example/evil/sub", "v1.0.0", vcs.ErrForbidden)
+	s.wantError("corp.example/hg", "v1.0.0", vcs.ErrForbidden)
+	s.wantError("corp.example/mod", "v1.0.0", fs.ErrNotExist)
+	s.wantError("corp.example/subdir", "v1.0.0", vcs.ErrForbidden)
+	s.wantError("corp.example/dash", "v1.0.0", vcs.ErrForbidden)
+}
+
+// The environment of a command is made here: nothing of ours is in it, neither are
+// secrets in arguments.
+func TestEnvironment(t *testing.T) {
+	for _, variable := range []string{"GIT_DIR=/x", "GIT_SSH=/bin/false", "GOFLAGS=-insecure", "GOPROXY=off", "GIT_EXEC_PATH=/nowhere", "GOINSECURE=*", "GIT_CONFIG_PARAMETERS='x.y=z'",
+		"SSH_AUTH_SOCK=/x", "GOTOOLCHAIN=go1.1", "HOME=/nowhere", "GOMODCACHE=/nowhere", "LD_PRELOAD="} {
+		name, value, _ := strings.Cut(variable, "=")
+		t.Setenv(name, value)
+	}
+	w := vcstest.New(t)
+	func() {
+		t.Setenv("GIT_DIR", "")
+		os.Unsetenv("GIT_DIR")
+		t.Setenv("GIT_EXEC_PATH", "")
+		os.Unsetenv("GIT_EXEC_PATH")
+		os.Unsetenv("GIT_CONFIG_PARAMETERS")
+		w.Module("hello", hello)
+	}()
+	t.Setenv("GIT_DIR", "/x")
+	t.Setenv("GIT_CONFIG_PARAMETERS", "'x.y=z'")
+	newSource(t, w, nil).want("corp.example/hello", "v1.0.0")
+}
+
+func FuzzCheckURL(f *testing.F) {
+	for _, repo := range hostileRepos {
+		f.Add(repo)
+	}
+	f.Add("https://git.corp.example/team/x.git")
+	f.Add("ssh://git@git.corp.example:7999/~user/x.git")
+	f.Fuzz(func(t *testing.T, text string) {
+		u, err := vcs.CheckURL(text)
+		if err != nil {
+			return
+		}
+		printed := u.String()
+		if u.Scheme != "https" && u.Scheme != "ssh" || strings.HasPrefix(u.Host, "-") || strings.ContainsAny(printed, " '\"`$;|&<>\\\n\x00") ||
+			strings.Contains(printed, "/-") || strings.HasPrefix(u.User.Username(), "-") {
+			t.Errorf("%q passes as %q", text, printed)
+		}
+		if again, err := vcs.CheckURL(printed); err != nil || again.String() != printed {
+			t.Errorf("%q becomes %q, which is %v, %v", text, printed, again, err)
+		}
+	})
+}
+
+func FuzzGoImports(f *testing.F) {
+	f.Add(`<html><head><meta name="go-import" content="corp.example/x git https://git.corp.example/x.git"></head>`)
+	f.Add(`<!DOCTYPE html><meta charset=utf-8><META NAME=go-import CONTENT='a b c d'><body>`)
+	f.Add("<?xml version=\"1.0\" encoding=\"latin1\"?><x")
+	f.Fuzz(func(t *testing.T, page string) {
+		for _, fields := range vcs.ParseGoImports(page) {
+			for _, field := range fields[:3] {
+				if field == "" || strings.ContainsAny(field, " \t\n") {
+					t.Errorf("%q gives %q", page, fields)
+				}
+			}
+		}
+	})
+}
+
+func FuzzNetrc(f *testing.F) {
+	f.Add("machine a login b password c\n")
+	f.Add("machine a\nlogin b # x\npassword c\nmacdef m\nmachine z login y password x\n\ndefault login d password e")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, line := range vcs.ParseNetrc(text) {
+			if line[0] == "" || line[1] == "" || line[2] == "" {
+				t.Errorf("%q gives %q", text, line)
+			}
+		}
+	})
+}

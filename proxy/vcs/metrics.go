@@ -1,0 +1,72 @@
+package vcs
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	runs       *prometheus.CounterVec
+	seconds    *prometheus.HistogramVec
+	running    prometheus.Gauge
+	cacheBytes prometheus.Gauge
+	evicted    prometheus.Counter
+}
+
+func newMetrics() *metrics {
+	return &metrics{
+		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "assay_vcs_runs_total",
+			Help: "Questions to version control, by what was asked (list: versions, branches, commits; mod: a download) and outcome.",
+		}, []string{"command", "outcome"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "assay_vcs_run_seconds",
+			Help:    "Time that a question to version control took, with the wait for a place.",
+			Buckets: []float64{.03, .1, .3, 1, 3, 10, 30, 100, 300, 1000},
+		}, []string{"command"}),
+		running: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_vcs_running",
+			Help: "Go commands running now.",
+		}),
+		cacheBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_vcs_cache_bytes",
+			Help: "What the copies of repositories take.",
+		}),
+		evicted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_vcs_evicted_total",
+			Help: "Copies of repositories removed to make room.",
+		}),
+	}
+}
+
+// Metrics returns the collectors of this source, the same ones each time.
+func (s *Source) Metrics() []prometheus.Collector {
+	m := s.metrics
+	return []prometheus.Collector{m.runs, m.seconds, m.running, m.cacheBytes, m.evicted}
+}
+
+func (m *metrics) observe(command string, err error, took time.Duration) {
+	m.runs.WithLabelValues(command, outcomeOf(err)).Inc()
+	m.seconds.WithLabelValues(command).Observe(took.Seconds())
+}
+
+func outcomeOf(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, ErrForbidden):
+		return "forbidden"
+	case errors.Is(err, ErrCredential):
+		return "credential"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	case isAbsence(err):
+		return "not_found"
+	case errors.Is(err, ErrTools):
+		return "tools"
+	}
+	return "failed"
+}

@@ -1,0 +1,279 @@
+package vcs
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// network reaches hosts, as far as that is allowed.
+type network struct {
+	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	hosts  []string // that may have any address
+	roots  *x509.CertPool
+}
+
+const dialTime = 8 * time.Second
+
+func newNetwork(c Config) (*network, error) {
+	n := &network{lookup: c.Lookup, dial: c.Dial}
+	for _, host := range c.Hosts {
+		n.hosts = append(n.hosts, strings.ToLower(host))
+	}
+	if n.lookup == nil {
+		n.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
+	}
+	if n.dial == nil {
+		n.dial = (&net.Dialer{Timeout: dialTime}).DialContext
+	}
+	if c.CAFile == "" {
+		return n, nil
+	}
+	pem, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("certificate authorities: %w", err)
+	}
+	if n.roots, err = x509.SystemCertPool(); err != nil {
+		n.roots = x509.NewCertPool()
+	}
+	if !n.roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("certificate authorities: no certificate in %s", c.CAFile)
+	}
+	return n, nil
+}
+
+// writeRoots makes a file with the system's authorities and those of c.CAFile, for
+// git, which takes one file. It returns its name, "" if git's own will do.
+func (n *network) writeRoots(c Config) (string, error) {
+	if c.CAFile == "" {
+		return "", nil
+	}
+	pem, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return "", fmt.Errorf("certificate authorities: %w", err)
+	}
+	for _, name := range []string{ // as crypto/x509 looks for them
+		os.Getenv("SSL_CERT_FILE"), "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+		"/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+	} {
+		if system, err := os.ReadFile(name); err == nil {
+			pem = slices.Concat(pem, []byte("\n"), system)
+			break
+		}
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return "", fmt.Errorf("directory for version control: %w", err)
+	}
+	name, err := filepath.Abs(filepath.Join(c.Dir, "roots.pem"))
+	if err != nil {
+		return "", err
+	}
+	return name, os.WriteFile(name, pem, 0o600)
+}
+
+// reachKey is the key of a context's Reach.
+type reachKey struct{}
+
+// client returns a client for https. Whatever connection it makes is allowed by the
+// Reach in the request's context.
+func (n *network) client() *http.Client {
+	return &http.Client{
+		Timeout: pageTime,
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+				reach, _ := ctx.Value(reachKey{}).(Reach)
+				return n.connect(ctx, address, reach)
+			},
+			TLSClientConfig:        &tls.Config{RootCAs: n.roots, MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout:    dialTime,
+			DisableKeepAlives:      true, // a connection must not outlive the decision that allowed it
+			ForceAttemptHTTP2:      true,
+			MaxResponseHeaderBytes: 1 << 20,
+		},
+		CheckRedirect: func(r *http.Request, via []*http.Request) error {
+			if r.URL.Scheme != "https" || len(via) >= 10 {
+				return fmt.Errorf("%w: redirected to where it must not go", ErrForbidden)
+			}
+			if r.URL.Host != via[0].URL.Host {
+				r.Header.Del("Authorization") // net/http sends it to subdomains
+			}
+			return nil
+		},
+	}
+}
+
+// connect returns a connection to address, host:port, for TLS: through the proxy of
+// the environment if there is one for it, else to an address of the host that is
+// allowed.
+func (n *network) connect(ctx context.Context, address string, reach Reach) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %.100q is no address", ErrForbidden, address)
+	}
+	through, addrs, err := n.way(ctx, host, port, reach)
+	if err != nil {
+		return nil, err
+	}
+	if through != nil {
+		return n.tunnel(ctx, through, address)
+	}
+	for _, addr := range addrs {
+		var conn net.Conn
+		if conn, err = n.dial(ctx, "tcp", netip.AddrPortFrom(addr, portNumber(port)).String()); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+// way returns the proxy of the environment through which TLS goes to the host, or
+// else the addresses of the host that are allowed. A proxy finds the address of a
+// name by itself, and is where an intranet decides what may be reached.
+func (n *network) way(ctx context.Context, host, port string, reach Reach) (through *url.URL, addrs []netip.Addr, err error) {
+	through, err = http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: net.JoinHostPort(host, port)}})
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: HTTPS_PROXY: %w", ErrUnavailable, err)
+	}
+	if _, err := netip.ParseAddr(host); through != nil && err != nil {
+		return through, nil, nil
+	}
+	addrs, err = n.addresses(ctx, host, port, reach)
+	return through, addrs, err
+}
+
+// allows returns an error if the repository must not be reached, before anything is
+// run for it.
+func (n *network) allows(ctx context.Context, u *url.URL, reach Reach) (err error) {
+	port := u.Port()
+	switch {
+	case u.Scheme == "ssh" && port == "":
+		port = "22"
+	case port == "":
+		port = "443"
+	}
+	if u.Scheme == "ssh" {
+		_, err = n.addresses(ctx, u.Hostname(), port, reach)
+	} else {
+		_, _, err = n.way(ctx, u.Hostname(), port, reach)
+	}
+	if err != nil {
+		return &hostError{u.Host, err}
+	}
+	return nil
+}
+
+func portNumber(port string) uint16 {
+	n, _ := net.LookupPort("tcp", port) // 0 cannot be connected to, which is an error of its own
+	return uint16(n)
+}
+
+// addresses returns the addresses of a host that are allowed.
+func (n *network) addresses(ctx context.Context, host, port string, reach Reach) ([]netip.Addr, error) {
+	addrs := []netip.Addr{}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		addrs = append(addrs, addr)
+	} else if addrs, err = n.lookup(ctx, host); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if n.trusted(host, port) {
+		return addrs, nil
+	}
+	good := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !allowed(a, reach) })
+	if len(good) == 0 && len(addrs) > 0 {
+		return nil, refusedAddress(host, addrs[0])
+	}
+	if len(good) == 0 {
+		return nil, fmt.Errorf("%w: %s has no address", ErrUnavailable, host)
+	}
+	return good, nil
+}
+
+func refusedAddress(host string, addr netip.Addr) error {
+	return fmt.Errorf("%w: %s has the address %s, which is not for version control; if it is, name the host in --vcs-hosts", ErrForbidden, host, addr)
+}
+
+// trusted reports whether an administrator has named the host.
+func (n *network) trusted(host, port string) bool {
+	host = strings.ToLower(host)
+	return slices.Contains(n.hosts, host) || slices.Contains(n.hosts, net.JoinHostPort(host, port))
+}
+
+// Addresses that are never a code host: shared address space, where some clouds
+// have their metadata, and the metadata of one over IPv6; ways to write IPv4 in
+// IPv6 that lead anywhere.
+var neverAllowed = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("64:ff9b::/96"),
+	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("::/96"),
+}
+
+// allowed reports whether an address may be reached: never this machine nor what
+// hangs on the same wire, an intranet only for what is private.
+func allowed(addr netip.Addr, reach Reach) bool {
+	addr = addr.Unmap().WithZone("")
+	switch {
+	case addr.IsLoopback(), addr.IsUnspecified(), addr.IsLinkLocalUnicast(), addr.IsMulticast(), addr.IsInterfaceLocalMulticast():
+		return false
+	case slices.ContainsFunc(neverAllowed, func(p netip.Prefix) bool { return p.Contains(addr) }):
+		return false
+	}
+	return reach == Private || !addr.IsPrivate()
+}
+
+// tunnel asks a proxy for a connection to address (RFC 9110, section 9.3.6).
+func (n *network) tunnel(ctx context.Context, through *url.URL, address string) (net.Conn, error) {
+	if through.Scheme != "http" && through.Scheme != "https" {
+		return nil, fmt.Errorf("%w: HTTPS_PROXY has the scheme %q, only http and https are known", ErrUnavailable, through.Scheme)
+	}
+	port := through.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[through.Scheme]
+	}
+	conn, err := n.dial(ctx, "tcp", net.JoinHostPort(through.Hostname(), port))
+	if err != nil {
+		return nil, fmt.Errorf("the proxy of HTTPS_PROXY: %w", err)
+	}
+	if through.Scheme == "https" {
+		conn = tls.Client(conn, &tls.Config{ServerName: through.Hostname(), RootCAs: n.roots, MinVersion: tls.VersionTLS12})
+	}
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	r := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: address}, Host: address, Header: http.Header{}}
+	if user := through.User; user != nil {
+		password, _ := user.Password()
+		r.Header.Set("Proxy-Authorization", basic(user.Username(), password))
+	}
+	if err := r.Write(conn); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("the proxy of HTTPS_PROXY: %w", err)
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(oneByte{conn}), r)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = errors.New(answer.Status)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("the proxy of HTTPS_PROXY: %w", err)
+	}
+	return conn, nil
+}
+
+// oneByte reads a byte at a time, so that a buffered reader takes no more than the
+// header.
+type oneByte struct{ net.Conn }
+
+func (c oneByte) Read(p []byte) (int, error) { return c.Conn.Read(p[:min(1, len(p))]) }

@@ -1,0 +1,310 @@
+package vcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// repository is where a module is.
+type repository struct {
+	root   string // of the module paths in it
+	system string
+	url    *url.URL // https or ssh, without credentials
+	subdir string   // of the module at root
+	static bool     // the go command knows it without asking
+}
+
+// The hosts that the go command knows (cmd/go/internal/vcs, vcsPaths), as far as
+// they are still there, and its rule for paths that name the system themselves.
+var (
+	knownHosts = map[string]bool{"github.com": true, "bitbucket.org": true}
+	knownPath  = regexp.MustCompile(`^[\w.\-]+/[\w.\-]+/[\w.\-]+(/[\w.\-]+)*$`)
+	qualified  = regexp.MustCompile(`^((?:[a-z0-9.\-]+\.)+[a-z0-9.\-]+(?:/~?[\w.\-]+)+?\.(bzr|fossil|git|hg|svn))(?:/~?[\w.\-]+)*$`)
+)
+
+const (
+	pageLimit = 1 << 20
+	pageTime  = 15 * time.Second
+
+	// foundFor is how long a module's repository counts as known. Where it is
+	// hardly ever changes, and each look costs a request or two.
+	foundFor = 5 * time.Minute
+	maxFound = 10000
+)
+
+// resolve returns the repository of a module, as the go command would find it, and
+// refuses what must not be reached.
+func (s *Source) resolve(ctx context.Context, j job) (*repository, error) {
+	if repo := s.found.get(j.module); repo != nil {
+		return repo, nil
+	}
+	if err := checkHost(j.module); err != nil {
+		return nil, err
+	}
+	repo, err := staticRepository(j.module)
+	if repo == nil && err == nil {
+		repo, err = s.discover(ctx, j)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(s.config.Systems, repo.system) {
+		return nil, fmt.Errorf("%w: %.40q is not one of the version control systems that are configured", ErrForbidden, repo.system)
+	}
+	s.found.put(j.module, repo)
+	return repo, nil
+}
+
+// checkHost refuses module paths whose host is no name. The go command asks
+// loopback addresses without the proxy that it is told to use, so that they would
+// not come to our door.
+func checkHost(modulePath string) error {
+	host, _, _ := strings.Cut(modulePath, "/")
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if !strings.Contains(host, ".") || strings.Trim(last, "0123456789") == "" || last == "localhost" {
+		return fmt.Errorf("%w: %.100q is not the name of a host", ErrForbidden, host)
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return fmt.Errorf("%w: %.100q is not the name of a host", ErrForbidden, host)
+	}
+	return nil
+}
+
+// staticRepository returns the repository of a path that says where it is, nil if
+// it does not.
+func staticRepository(modulePath string) (*repository, error) {
+	elements := strings.SplitN(modulePath, "/", 4)
+	if knownHosts[elements[0]] {
+		if !knownPath.MatchString(modulePath) {
+			return nil, fmt.Errorf("%s has no repositories at this path: %w", elements[0], fs.ErrNotExist)
+		}
+		root := strings.Join(elements[:3], "/")
+		u, err := checkURL("https://" + root)
+		return &repository{root: root, system: "git", url: u, static: true}, err
+	}
+	if m := qualified.FindStringSubmatch(modulePath); m != nil {
+		u, err := checkURL("https://" + m[1])
+		return &repository{root: m[1], system: m[2], url: u, static: true}, err
+	}
+	return nil, nil
+}
+
+// discover asks the host of the path. What a page says about paths above its own
+// counts only if the page there says the same, so that nobody speaks for others.
+func (s *Source) discover(ctx context.Context, j job) (*repository, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, pageTime, context.DeadlineExceeded)
+	defer cancel()
+	tag, err := s.askPage(ctx, j, j.module)
+	if err != nil {
+		return nil, err
+	}
+	if tag.prefix != j.module {
+		root, err := s.askPage(ctx, j, tag.prefix)
+		if err != nil {
+			return nil, err
+		}
+		if root != tag {
+			return nil, fmt.Errorf("%w: the pages of %.200q and %.200q disagree about the repository", ErrForbidden, j.module, tag.prefix)
+		}
+	}
+	u, err := checkURL(tag.repo)
+	if err != nil {
+		return nil, err
+	}
+	if strings.HasPrefix(tag.subdir, "/") || strings.HasPrefix(tag.subdir, "-") || strings.Contains(tag.subdir, "..") {
+		return nil, fmt.Errorf("%w: subdirectory %.100q", ErrForbidden, tag.subdir)
+	}
+	return &repository{root: tag.prefix, system: tag.system, url: u, subdir: tag.subdir}, nil
+}
+
+// askPage returns the go-import tag for the module on the page of path.
+func (s *Source) askPage(ctx context.Context, j job, path string) (goImport, error) {
+	host, rest, _ := strings.Cut(path, "/")
+	u := &url.URL{Scheme: "https", Host: host, Path: "/" + rest, RawQuery: "go-get=1"}
+	resp, err := s.ask(ctx, j, u)
+	if err != nil {
+		return goImport{}, err
+	}
+	defer resp.Body.Close()
+	imports, err := parseGoImports(io.LimitReader(resp.Body, pageLimit))
+	if len(imports) == 0 {
+		// Whatever the status, a tag counts; without one the status says more
+		// than the page.
+		if statusErr := statusError(resp.StatusCode); statusErr != nil {
+			return goImport{}, &hostError{host, fmt.Errorf("status %d: %w", resp.StatusCode, statusErr)}
+		}
+	}
+	if err != nil {
+		return goImport{}, &hostError{host, fmt.Errorf("the page of %.200q cannot be read: %w", path, fs.ErrNotExist)}
+	}
+	tag, err := matchGoImport(imports, j.module)
+	if err != nil {
+		return goImport{}, &hostError{host, fmt.Errorf("%w on the page of %.200q: %w", err, path, fs.ErrNotExist)}
+	}
+	return tag, nil
+}
+
+// ask sends a request of our own to a host, with the credential for it.
+func (s *Source) ask(ctx context.Context, j job, u *url.URL) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(context.WithValue(ctx, reachKey{}, j.reach), http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %.200q is no URL", ErrForbidden, u.Redacted())
+	}
+	auth, err := s.credentials.find(ctx, j.module, u)
+	if err != nil {
+		return nil, err
+	}
+	if auth != nil && auth.header != "" {
+		r.Header.Set("Authorization", auth.header)
+	}
+	resp, err := s.client.Do(r)
+	if err != nil {
+		return nil, &hostError{u.Host, networkError(err)}
+	}
+	return resp, nil
+}
+
+// statusError says what a status means for a repository or a page, nil for success.
+func statusError(status int) error {
+	switch {
+	case status < 400:
+		return nil
+	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusProxyAuthRequired:
+		return ErrCredential
+	case status == http.StatusTooManyRequests, status >= 500:
+		return ErrUnavailable
+	}
+	return fs.ErrNotExist
+}
+
+// networkError makes an error of net/http one of ours.
+func networkError(err error) error {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, ErrForbidden):
+		return err
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Errorf("%w: %w", ErrUnavailable, context.DeadlineExceeded)
+	}
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err // without the URL
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// hostError is an error at a host.
+type hostError struct {
+	host string
+	err  error
+}
+
+func (e *hostError) Error() string { return e.host + ": " + e.err.Error() }
+func (e *hostError) Unwrap() error { return e.err }
+
+var (
+	hostName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.\-]*[a-zA-Z0-9])?$`)
+	userName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.\-]*$`)
+	repoPath = regexp.MustCompile(`^(/[\w.~+@][\w.~+@\- ]*)+/?$`)
+)
+
+// checkURL parses the URL of a repository and refuses whatever could be anything
+// else, for git or for ssh: another scheme, a password, a dash at the beginning
+// of a part.
+func checkURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the repository is no URL", ErrForbidden)
+	}
+	if u.Scheme == "git+ssh" {
+		u.Scheme = "ssh"
+	}
+	port := u.Port()
+	_, noAddress := netip.ParseAddr(u.Hostname())
+	_, hasPassword := u.User.Password()
+	switch {
+	case u.Scheme != "https" && u.Scheme != "ssh":
+		return nil, fmt.Errorf("%w: the scheme of a repository is https or ssh, not %.20q", ErrForbidden, u.Scheme)
+	case hasPassword || u.Scheme == "https" && u.User != nil || u.User != nil && !userName.MatchString(u.User.Username()):
+		return nil, fmt.Errorf("%w: there are credentials in the URL of the repository", ErrForbidden)
+	case noAddress != nil && !hostName.MatchString(u.Hostname()), strings.Contains(u.Hostname(), "%"):
+		return nil, fmt.Errorf("%w: the host of a repository is not %.60q", ErrForbidden, u.Host)
+	case strings.Trim(port, "0123456789") != "" || strings.HasSuffix(u.Host, ":"):
+		return nil, fmt.Errorf("%w: the port of a repository is not %.20q", ErrForbidden, port)
+	case !repoPath.MatchString(u.Path) || strings.Contains(u.Path, "/../") || strings.HasSuffix(u.Path, "/.."):
+		return nil, fmt.Errorf("%w: the path of a repository is not %.100q", ErrForbidden, u.Path)
+	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || u.Opaque != "":
+		return nil, fmt.Errorf("%w: the URL of a repository has no query", ErrForbidden)
+	}
+	return u, nil
+}
+
+// CanonicalRepository returns what is the same in all URLs of a repository:
+// host/path in lower case, without port, user, scheme and a .git at the end. It
+// returns "" for what is no URL, or names no repository.
+func CanonicalRepository(text string) string {
+	if !strings.Contains(text, "://") { // git@host:path
+		if user, rest, ok := strings.Cut(text, "@"); ok && !strings.ContainsAny(user, "/:") {
+			text = "ssh://" + user + "@" + strings.Replace(rest, ":", "/", 1)
+		}
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") == "" {
+		return ""
+	}
+	return strings.ToLower(u.Hostname() + "/" + strings.TrimSuffix(strings.Trim(u.Path, "/"), ".git"))
+}
+
+// foundRepos remembers where modules are.
+type foundRepos struct {
+	mu    sync.Mutex
+	repos map[string]foundRepo // by module path
+}
+
+type foundRepo struct {
+	repo  *repository
+	until time.Time
+}
+
+func (f *foundRepos) get(modulePath string) *repository {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	found, ok := f.repos[modulePath]
+	if !ok || time.Now().After(found.until) {
+		return nil
+	}
+	return found.repo
+}
+
+func (f *foundRepos) put(modulePath string, repo *repository) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.repos == nil || len(f.repos) >= maxFound {
+		f.repos = map[string]foundRepo{}
+	}
+	f.repos[modulePath] = foundRepo{repo, time.Now().Add(foundFor)}
+}
+
+func (f *foundRepos) forget(modulePath string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.repos, modulePath)
+}
+
+func (f *foundRepos) clear() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.repos = nil
+}

@@ -1,0 +1,472 @@
+// Package vcs fetches modules from version control, by running the go command.
+//
+// Nothing else in this program runs a program. The go command and what it runs
+// (git, ssh) see an environment that is made here, find their repositories where
+// this package has looked for them first, and reach the network, but for ssh,
+// only through a door on the loopback interface that opens to one host. So a page
+// that says where a repository is cannot lead them anywhere an administrator would
+// not go, and no credential stands on a command line, in a URL or in a file.
+//
+// Repositories are kept, so that a second version is an incremental fetch;
+// extracted trees are not.
+package vcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/sync/singleflight"
+)
+
+// Errors that callers decide on. An unknown repository, module or version is
+// fs.ErrNotExist. What took too long is context.DeadlineExceeded.
+var (
+	// ErrCredential says that a host refused our credential, or wants one that
+	// there is none of.
+	ErrCredential = errors.New("credential refused")
+
+	// ErrUnavailable is trouble of a host that says nothing about the module.
+	ErrUnavailable = errors.New("version control host unavailable")
+
+	// ErrForbidden says that a module path or a page leads to where this
+	// program does not go: another scheme, an address inside, a version control
+	// system that is not configured.
+	ErrForbidden = errors.New("not allowed")
+
+	// ErrTools says that the go command, or what it needs, is not there or is
+	// too old for the module.
+	ErrTools = errors.New("cannot fetch from version control on this machine")
+
+	// ErrTooLarge says that a repository does not fit into the space for all.
+	ErrTooLarge = errors.New("repository is too large")
+)
+
+// Error is what every failed fetch returns. It matches one of the errors above,
+// or fs.ErrNotExist, or context.DeadlineExceeded.
+type Error struct {
+	Module string // path, with @ and what was asked for behind it
+	Host   string // of the repository, if it came to that
+	Detail string // what is known, one line, without credentials and local paths
+	Err    error
+}
+
+func (e *Error) Error() string {
+	text := "fetch " + e.Module + " from version control"
+	if e.Host != "" {
+		text += " at " + e.Host
+	}
+	text += ": " + e.Err.Error()
+	if e.Detail != "" {
+		text += ": " + e.Detail
+	}
+	return text
+}
+
+// Unwrap returns e.Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Reach says how far a fetch may reach.
+type Reach uint8
+
+const (
+	Public  Reach = iota // the internet: no address that is private to a network
+	Private              // the intranet too: all but this machine and link-local addresses
+)
+
+// Config says how a Source works. Dir is needed; the zero value of everything else
+// is its default.
+type Config struct {
+	Dir string // for repositories and what the go command keeps; made if needed
+
+	// Systems are the version control systems that may be used, as the go
+	// command calls them in GOVCS. Default git, the only one that credentials
+	// are for.
+	Systems []string
+
+	Jobs     int           // go commands at the same time; default 4
+	Timeout  time.Duration // for one of them; default 10 min
+	MaxBytes int64         // of all repositories; default 10 GiB
+
+	// Hosts, as host or host:port, may have any address.
+	Hosts []string
+
+	// CAFile is a PEM file with certificate authorities that are trusted besides
+	// the system's.
+	CAFile string
+
+	// Credentials are asked in order, then Netrc, a file in the format of curl.
+	Credentials []Credential
+	Netrc       string
+
+	// Lookup and Dial replace the resolver and the dialer.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+
+	Logger *slog.Logger // default: discard
+}
+
+// Source is version control as a whole. Its methods may be called at the same
+// time.
+type Source struct {
+	config      Config
+	log         *slog.Logger
+	metrics     *metrics
+	network     *network
+	client      *http.Client // for what we ask hosts ourselves
+	door        *door
+	credentials *credentials
+	tools       error // why nothing can be fetched, nil if something can
+
+	goCommand, goVersion string
+	roots                string // file with the certificate authorities for git, if not its own
+
+	jobs  chan struct{}
+	repos repositories
+	found foundRepos
+	asked singleflight.Group // of what several ask at the same time
+}
+
+// New makes a Source. Whether the go command and git are there shows in Tools,
+// not in the error, which is about files that cannot be used.
+func New(c Config) (*Source, error) {
+	c = c.withDefaults()
+	s := &Source{config: c, log: c.Logger, metrics: newMetrics(), jobs: make(chan struct{}, c.Jobs)}
+	s.repos.limit, s.repos.dir = c.MaxBytes, filepath.Join(c.Dir, "repos")
+	var err error
+	if s.network, err = newNetwork(c); err != nil {
+		return nil, err
+	}
+	if s.roots, err = s.network.writeRoots(c); err != nil {
+		return nil, err
+	}
+	s.client = s.network.client()
+	if s.credentials, err = newCredentials(c, s.client); err != nil {
+		return nil, err
+	}
+	if s.tools = s.findTools(); s.tools != nil {
+		return s, nil
+	}
+	if err := s.prepareHome(); err != nil {
+		return nil, err
+	}
+	if s.door, err = openDoor(s.network); err != nil {
+		return nil, err
+	}
+	s.repos.measure()
+	s.metrics.cacheBytes.Set(float64(s.repos.size()))
+	return s, nil
+}
+
+func (c Config) withDefaults() Config {
+	if len(c.Systems) == 0 {
+		c.Systems = []string{"git"}
+	}
+	if c.Jobs <= 0 {
+		c.Jobs = 4
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = 10 * time.Minute
+	}
+	if c.MaxBytes <= 0 {
+		c.MaxBytes = 10 << 30
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Tools returns why nothing can be fetched on this machine, nil if it can.
+func (s *Source) Tools() error { return s.tools }
+
+// Close takes the door away that running commands need.
+func (s *Source) Close() error {
+	if s.door == nil {
+		return nil
+	}
+	return s.door.close()
+}
+
+// findTools looks for the go command and for what it needs.
+func (s *Source) findTools() error {
+	goCommand, err := exec.LookPath("go")
+	if err != nil {
+		return fmt.Errorf("%w: there is no go command in PATH", ErrTools)
+	}
+	for _, system := range s.config.Systems {
+		if _, err := exec.LookPath(system); err != nil {
+			return fmt.Errorf("%w: there is no %s in PATH", ErrTools, system)
+		}
+	}
+	if s.goCommand, err = filepath.Abs(goCommand); err != nil {
+		return fmt.Errorf("%w: %w", ErrTools, err)
+	}
+	s.goVersion, err = s.askVersion()
+	return err
+}
+
+// prepareHome makes the directories that every run uses.
+func (s *Source) prepareHome() error {
+	// The go command counts its own use unless it is told not to, and is told
+	// nowhere but here.
+	telemetry := filepath.Join(s.home(), ".config", "go", "telemetry")
+	for _, dir := range []string{telemetry, s.emptyDir(), s.repos.dir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("directory for version control: %w", err)
+		}
+	}
+	return os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o600)
+}
+
+func (s *Source) home() string { return filepath.Join(s.config.Dir, "home") }
+
+// emptyDir is where commands run: there must be no go.mod in it or above it that
+// means anything.
+func (s *Source) emptyDir() string { return filepath.Join(s.config.Dir, "empty") }
+
+// Versions are what a repository says about a module as a whole.
+type Versions struct {
+	Tagged []string // versions, retracted ones included, in no particular order
+	Latest Info     // what the go command means by latest
+	Origin Origin
+}
+
+// Info is a version. Its JSON is that of an .info file.
+type Info struct {
+	Version string
+	Time    time.Time
+	Origin  *Origin `json:",omitempty"`
+}
+
+// Origin is where a version comes from (cmd/go/internal/modfetch/codehost.Origin).
+type Origin struct {
+	VCS    string `json:",omitempty"`
+	URL    string `json:",omitempty"`
+	Subdir string `json:",omitempty"`
+	Ref    string `json:",omitempty"`
+	Hash   string `json:",omitempty"`
+}
+
+// String returns the repository and the commit in one line.
+func (o Origin) String() string {
+	return strings.Join(slices.DeleteFunc([]string{o.URL, o.Ref, o.Hash}, func(s string) bool { return s == "" }), " ")
+}
+
+// listed is what go list -m -json prints of a module.
+type listed struct {
+	Path, Version string
+	Versions      []string
+	Time          *time.Time
+	GoMod         string
+	Origin        *Origin
+	Error         *struct{ Err string }
+}
+
+func (l listed) info() Info {
+	info := Info{Version: l.Version, Origin: l.Origin}
+	if l.Time != nil {
+		info.Time = *l.Time
+	}
+	return info
+}
+
+// Versions lists the tagged versions of a module and its latest one. However many
+// ask at the same time, one command is run.
+func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (Versions, error) {
+	return shared(ctx, s, "versions "+modulePath, func(ctx context.Context) (Versions, error) {
+		l, err := s.list(ctx, modulePath, "latest", reach, "-versions", "-retracted")
+		if err != nil {
+			return Versions{}, err
+		}
+		v := Versions{Tagged: l.Versions, Latest: l.info()}
+		if l.Origin != nil {
+			v.Origin = *l.Origin
+		}
+		return v, nil
+	})
+}
+
+// Query returns the version that a branch, a tag or a commit stands for.
+func (s *Source) Query(ctx context.Context, modulePath, query string, reach Reach) (Info, error) {
+	return shared(ctx, s, "query "+modulePath+"@"+query, func(ctx context.Context) (Info, error) {
+		l, err := s.list(ctx, modulePath, query, reach)
+		return l.info(), err
+	})
+}
+
+// shared does f once for all who ask for key at the same time. It goes on, with
+// the deadline of a command, when the one who asked first has left.
+func shared[T any](ctx context.Context, s *Source, key string, f func(context.Context) (T, error)) (result T, err error) {
+	ch := s.asked.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Timeout)
+		defer cancel()
+		return f(ctx)
+	})
+	select {
+	case <-ctx.Done():
+		return result, ctx.Err()
+	case r := <-ch:
+		return r.Val.(T), r.Err
+	}
+}
+
+// list runs go list -m for one module.
+func (s *Source) list(ctx context.Context, modulePath, query string, reach Reach, flags ...string) (listed, error) {
+	what := modulePath + "@" + query
+	args := slices.Concat([]string{"list", "-m", "-e", "-json"}, flags, []string{"--", what})
+	var l listed
+	err := s.run(ctx, job{module: modulePath, what: what, reach: reach, args: args}, func(out []byte) error {
+		if err := decodeOne(out, &l); err != nil {
+			return err
+		}
+		if l.Error != nil {
+			return &reported{l.Error.Err}
+		}
+		if l.Path != modulePath || l.Version == "" {
+			return &reported{"no version"}
+		}
+		return module.Check(l.Path, l.Version)
+	})
+	return l, err
+}
+
+// Files is what go mod download has made of a version. They are readable until the
+// function that got them returns.
+type Files struct {
+	Info, Mod []byte
+	Zip       string // name of a file
+	Origin    Origin
+}
+
+// limits of what is read whole, the go command's own.
+const (
+	maxMod  = 16 << 20
+	maxInfo = 1 << 20
+)
+
+// Download fetches a version and hands its files to use.
+func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, use func(Files) error) error {
+	var got struct {
+		Path, Version, Error, Info, GoMod, Zip string
+		Origin                                 *Origin
+	}
+	j := job{module: mod.Path, what: mod.String(), reach: reach, args: []string{"mod", "download", "-json", "--", mod.String()}}
+	return s.run(ctx, j, func(out []byte) error {
+		if err := decodeOne(out, &got); err != nil {
+			return err
+		}
+		if got.Error != "" {
+			return s.explainDownload(got.Error, got.GoMod)
+		}
+		if got.Path != mod.Path || got.Version != mod.Version || got.Zip == "" {
+			return &reported{"no zip of that version"}
+		}
+		files := Files{Zip: got.Zip}
+		if got.Origin != nil {
+			files.Origin = *got.Origin
+		}
+		var err error
+		if files.Info, err = readFile(got.Info, maxInfo); err != nil {
+			return err
+		}
+		if files.Mod, err = readFile(got.GoMod, maxMod); err != nil {
+			return err
+		}
+		return use(files)
+	})
+}
+
+// readFile reads a file of at most limit bytes that the go command has made.
+func readFile(name string, limit int64) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, fmt.Errorf("what the go command has made: %v", err) // its absence is not the module's
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%w: %s has %d bytes", ErrTooLarge, filepath.Base(name), info.Size())
+	}
+	return os.ReadFile(name)
+}
+
+// Repository returns the repository of a module as far as it is known, "" if
+// nothing is: as host/path, in lower case, without a .git at its end, which is the
+// same for https and ssh.
+func (s *Source) Repository(modulePath string) string {
+	repo := s.found.get(modulePath)
+	if repo == nil {
+		return ""
+	}
+	return CanonicalRepository(repo.url.String())
+}
+
+// Forget makes the next fetch look for repositories anew.
+func (s *Source) Forget() { s.found.clear() }
+
+// reported is an error that the go command reports. Its text is for people.
+type reported struct{ text string }
+
+func (r *reported) Error() string { return r.text }
+
+// keyedLock is a lock for each key that can be waited for with a context.
+type keyedLock struct {
+	mu   sync.Mutex
+	held map[string]chan struct{}
+}
+
+func (l *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
+	for {
+		l.mu.Lock()
+		busy, ok := l.held[key]
+		if !ok {
+			if l.held == nil {
+				l.held = map[string]chan struct{}{}
+			}
+			mine := make(chan struct{})
+			l.held[key] = mine
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				delete(l.held, key)
+				l.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// tryLock is lock for who does not wait.
+func (l *keyedLock) tryLock(key string) (unlock func(), ok bool) {
+	l.mu.Lock()
+	_, busy := l.held[key]
+	l.mu.Unlock()
+	if busy {
+		return nil, false
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	unlock, err := l.lock(ctx, key)
+	return unlock, err == nil
+}
+
+// isAbsence reports whether err says that something does not exist.
+func isAbsence(err error) bool { return errors.Is(err, fs.ErrNotExist) }

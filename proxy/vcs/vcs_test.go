@@ -1,0 +1,339 @@
+package vcs_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+)
+
+const hello = `v1.0.0
+-- go.mod --
+module corp.example/hello
+-- hello.go --
+package hello
+`
+
+// source is a Source in a world.
+type source struct {
+	*vcs.Source
+	t   *testing.T
+	dir string
+	log *bytes.Buffer
+}
+
+func newSource(t *testing.T, w *vcstest.World, change func(*vcs.Config)) *source {
+	t.Helper()
+	s := &source{t: t, dir: filepath.Join(t.TempDir(), "vcs"), log: new(bytes.Buffer)}
+	c := vcs.Config{Dir: s.dir, CAFile: w.CAFile(), Lookup: w.Lookup, Dial: w.Dial, Timeout: time.Minute,
+		Logger: slog.New(slog.NewTextHandler(s.log, nil))}
+	if change != nil {
+		change(&c)
+	}
+	var err error
+	if s.Source, err = vcs.New(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Tools(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// download returns the files of a version; the zip's content instead of its name.
+func (s *source) download(path, version string) (files vcs.Files, zip []byte, err error) {
+	err = s.Download(s.t.Context(), module.Version{Path: path, Version: version}, vcs.Private, func(f vcs.Files) error {
+		files = f
+		zip, err = os.ReadFile(f.Zip)
+		return err
+	})
+	return files, zip, err
+}
+
+// want checks that a version can be had.
+func (s *source) want(path, version string) vcs.Files {
+	s.t.Helper()
+	files, zip, err := s.download(path, version)
+	if err != nil {
+		s.t.Fatalf("%s@%s: %v", path, version, err)
+	}
+	if len(zip) == 0 || !strings.Contains(string(files.Mod), path) || !strings.Contains(string(files.Info), `"`+version+`"`) {
+		s.t.Fatalf("%s@%s: %d bytes of zip, go.mod %q, info %q", path, version, len(zip), files.Mod, files.Info)
+	}
+	return files
+}
+
+// wantError checks that a version cannot be had, and why.
+func (s *source) wantError(path, version string, want error) *vcs.Error {
+	s.t.Helper()
+	_, _, err := s.download(path, version)
+	var told *vcs.Error
+	if !errors.Is(err, want) || !errors.As(err, &told) {
+		s.t.Fatalf("%s@%s: %v, want %v", path, version, err, want)
+	}
+	return told
+}
+
+func TestHTTPS(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	s := newSource(t, w, nil)
+	files := s.want("corp.example/hello", "v1.0.0")
+	if files.Origin.URL != r.URL() || files.Origin.Hash != r.Git("rev-parse", "v1.0.0") {
+		t.Errorf("origin %+v", files.Origin)
+	}
+	v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private)
+	if err != nil || !slices.Equal(v.Tagged, []string{"v1.0.0"}) || v.Latest.Version != "v1.0.0" || v.Latest.Time.IsZero() {
+		t.Errorf("versions %+v, %v", v, err)
+	}
+	if got := s.Repository("corp.example/hello"); got != "git.corp.example/hello" {
+		t.Errorf("repository %q", got)
+	}
+}
+
+func TestQueries(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	s := newSource(t, w, nil)
+	r.Branch("dev")
+	commit := r.Commit("-- new.go --\npackage hello\n")
+	for _, query := range []string{"dev", commit, commit[:12]} {
+		info, err := s.Query(t.Context(), "corp.example/hello", query, vcs.Private)
+		if err != nil || !strings.HasSuffix(info.Version, commit[:12]) || !strings.HasPrefix(info.Version, "v1.0.1-0.") || info.Origin.Hash != commit {
+			t.Errorf("%s: %+v, %v", query, info, err)
+		}
+		s.want("corp.example/hello", info.Version)
+	}
+	// A branch that is rewritten is another commit at once.
+	r.Git("reset", "-q", "--hard", "HEAD~1")
+	rewritten := r.Commit("-- other.go --\npackage hello\n")
+	info, err := s.Query(t.Context(), "corp.example/hello", "dev", vcs.Private)
+	if err != nil || !strings.HasSuffix(info.Version, rewritten[:12]) {
+		t.Errorf("after a force-push: %+v, %v", info, err)
+	}
+	for _, query := range []string{"no-such-branch", "0123456789ab", "v7.0.0"} {
+		if _, err := s.Query(t.Context(), "corp.example/hello", query, vcs.Private); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", query, err)
+		}
+	}
+}
+
+func TestMonorepo(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("mono", `v1.0.0 sub/v0.3.0 v2.0.0-rc.1
+-- go.mod --
+module corp.example/mono
+-- a.go --
+package mono
+-- sub/go.mod --
+module corp.example/mono/sub
+-- sub/s.go --
+package sub
+-- v2/go.mod --
+module corp.example/mono/v2
+-- v2/b.go --
+package mono
+`)
+	w.Page("mono/sub", "corp.example/mono git "+r.URL())
+	w.Page("mono/v2", "corp.example/mono git "+r.URL())
+	s := newSource(t, w, nil)
+	s.want("corp.example/mono", "v1.0.0")
+	s.want("corp.example/mono/sub", "v0.3.0")
+	s.want("corp.example/mono/v2", "v2.0.0-rc.1")
+	v, err := s.Versions(t.Context(), "corp.example/mono/sub", vcs.Private)
+	if err != nil || !slices.Equal(v.Tagged, []string{"v0.3.0"}) {
+		t.Errorf("%+v, %v", v, err)
+	}
+	r.Commit("-- go.mod --\nmodule corp.example/mono\nretract v1.0.0\n")
+	r.Tag("v1.1.0")
+	if v, err = s.Versions(t.Context(), "corp.example/mono", vcs.Private); err != nil || !slices.Equal(v.Tagged, []string{"v1.0.0", "v1.1.0"}) {
+		t.Errorf("retracted versions are listed by a proxy: %+v, %v", v, err)
+	}
+}
+
+func TestNoTags(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello")
+	commit := r.Commit("-- hello.go --\npackage hello\n") // and no go.mod
+	s := newSource(t, w, nil)
+	v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private)
+	if err != nil || len(v.Tagged) != 0 || !strings.HasSuffix(v.Latest.Version, commit[:12]) {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if files := s.want("corp.example/hello", v.Latest.Version); string(files.Mod) != "module corp.example/hello\n" {
+		t.Errorf("go.mod %q", files.Mod)
+	}
+}
+
+// What stays of a run is copies of repositories, and a second version is an
+// incremental fetch.
+func TestNothingIsLeft(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	s := newSource(t, w, nil)
+	s.want("corp.example/hello", "v1.0.0")
+	w.Requests()
+	r.Commit("-- new.go --\npackage hello\n")
+	r.Tag("v1.1.0")
+	s.want("corp.example/hello", "v1.1.0")
+	err := filepath.WalkDir(filepath.Join(s.dir, "repos"), func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if rel, _ := filepath.Rel(s.dir, name); !d.IsDir() && !strings.Contains(filepath.ToSlash(rel), "/cache/vcs/") {
+			t.Errorf("left: %s", rel)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(s.dir, "repos")); err != nil || len(left) != 1 {
+		t.Errorf("%d directories, %v, want one for the one repository", len(left), err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	w.Module("declared", strings.ReplaceAll(hello, "corp.example/hello", "corp.example/elsewhere"))
+	w.Page("gone", "corp.example/gone git https://git.corp.example/gone.git")
+	w.Page("lost", "corp.example/lost git https://lost.corp.example/lost.git")
+	s := newSource(t, w, nil)
+	s.wantError("corp.example/nothing", "v1.0.0", fs.ErrNotExist)
+	s.wantError("corp.example/gone", "v1.0.0", fs.ErrNotExist)
+	s.wantError("corp.example/hello", "v9.0.0", fs.ErrNotExist)
+	s.wantError("corp.example/hello", "v1.0.1-0.20200101000000-0123456789ab", fs.ErrNotExist)
+	if told := s.wantError("corp.example/declared", "v2.0.0+incompatible", fs.ErrNotExist); told.Host != vcstest.GitHost {
+		t.Errorf("host %q", told.Host)
+	}
+	s.wantError("corp.example/lost", "v1.0.0", vcs.ErrUnavailable)
+	s.wantError("nowhere.example/x", "v1.0.0", vcs.ErrUnavailable)
+
+	// What is in the copy already needs no host, so these are about something new.
+	w.Password("ci", "secret")
+	if told := s.wantError("corp.example/hello", "v1.0.7", vcs.ErrCredential); told.Host != vcstest.GitHost || strings.Contains(told.Error(), s.dir) {
+		t.Errorf("%v", told)
+	}
+	w.Password("", "")
+	for _, status := range []int{500, 503, 429} {
+		w.Status(status)
+		s.wantError("corp.example/hello", "v1.0.7", vcs.ErrUnavailable)
+	}
+	w.Status(404)
+	s.wantError("corp.example/hello", "v1.0.7", fs.ErrNotExist)
+	w.Status(403)
+	s.wantError("corp.example/hello", "v1.0.7", vcs.ErrCredential)
+	w.Status(0)
+	s.want("corp.example/hello", "v1.0.0")
+	r.Vanish()
+	s.wantError("corp.example/hello", "v1.0.1", fs.ErrNotExist)
+}
+
+// A host that keeps us waiting costs the time for a command, and nothing runs on.
+func TestHang(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	w.Hang(true)
+	s := newSource(t, w, func(c *vcs.Config) { c.Timeout = 2 * time.Second })
+	begin := time.Now()
+	s.wantError("corp.example/hello", "v1.0.0", context.DeadlineExceeded)
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	for _, name := range processes(t) {
+		if strings.Contains(name, s.dir) {
+			t.Errorf("still running: %s", name)
+		}
+	}
+	// Others are not held up.
+	w.Hang(false)
+	s.want("corp.example/hello", "v1.0.0")
+}
+
+// processes returns the environments of what runs on this machine, as far as it can
+// be read.
+func processes(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	names, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, name := range names {
+		if data, err := os.ReadFile(name); err == nil && !strings.HasPrefix(name, "/proc/"+"self") {
+			all = append(all, string(data))
+		}
+	}
+	return all
+}
+
+func TestTooLarge(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	s := newSource(t, w, func(c *vcs.Config) { c.MaxBytes = 1000 })
+	// It can be had, and is not kept.
+	s.want("corp.example/hello", "v1.0.0")
+	if left, err := os.ReadDir(filepath.Join(s.dir, "repos")); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+func TestEviction(t *testing.T) {
+	w := vcstest.New(t)
+	for _, name := range []string{"a", "b", "c"} {
+		w.Module(name, strings.ReplaceAll(hello, "/hello", "/"+name))
+	}
+	s := newSource(t, w, nil)
+	s.want("corp.example/a", "v1.0.0")
+	limit := int64(0)
+	_ = filepath.WalkDir(filepath.Join(s.dir, "repos"), func(_ string, d fs.DirEntry, _ error) error {
+		if info, err := d.Info(); err == nil && !d.IsDir() {
+			limit += info.Size()
+		}
+		return nil
+	})
+	s = newSource(t, w, func(c *vcs.Config) { c.MaxBytes = limit * 5 / 2 })
+	for _, name := range []string{"a", "b", "c", "a"} {
+		s.want("corp.example/"+name, "v1.0.0")
+		time.Sleep(20 * time.Millisecond) // so that one is older
+	}
+	if left, err := os.ReadDir(filepath.Join(s.dir, "repos")); err != nil || len(left) != 2 {
+		t.Errorf("left: %v, %v, want two", left, err)
+	}
+}
+
+func TestTools(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	s, err := vcs.New(vcs.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if !errors.Is(s.Tools(), vcs.ErrTools) {
+		t.Errorf("Tools: %v", s.Tools())
+	}
+	if _, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private); !errors.Is(err, vcs.ErrTools) {
+		t.Errorf("Versions: %v", err)
+	}
+}
+
+// A module for a go command that there will be some day says so.
+func TestNewerGo(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", strings.Replace(hello, "corp.example/hello\n", "corp.example/hello\ngo 1.999\n", 1))
+	s := newSource(t, w, nil)
+	if told := s.wantError("corp.example/hello", "v1.0.0", vcs.ErrTools); !strings.Contains(told.Error(), "needs go1.999") {
+		t.Error(told)
+	}
+}

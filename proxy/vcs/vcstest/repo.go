@@ -1,0 +1,110 @@
+package vcstest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/tools/txtar"
+)
+
+// Repo is a repository: a bare one that is served, and a work tree beside it.
+type Repo struct {
+	w    *World
+	name string // path on the git host, with .git
+	tree string
+}
+
+// Repo makes an empty repository with the branch main, served at
+// https://git.corp.example/<name>.git.
+func (w *World) Repo(name string) *Repo {
+	w.t.Helper()
+	r := &Repo{w: w, name: name + ".git", tree: filepath.Join(w.dir, "trees", name)}
+	if err := os.MkdirAll(r.tree, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	w.git(w.dir, "init", "-q", "--bare", "-b", "main", r.Dir())
+	// As the large hosts have it.
+	w.git(r.Dir(), "config", "uploadpack.allowReachableSHA1InWant", "true")
+	w.git(r.Dir(), "config", "uploadpack.allowFilter", "true")
+	w.git(r.tree, "init", "-q", "-b", "main")
+	w.git(r.tree, "remote", "add", "origin", r.Dir())
+	return r
+}
+
+// Module is Repo with a page at https://corp.example/<name> and one tagged version
+// for each archive, whose comment is the tag.
+func (w *World) Module(name string, versions ...string) *Repo {
+	w.t.Helper()
+	r := w.Repo(name)
+	w.Page(name, PageHost+"/"+name+" git "+r.URL())
+	for _, text := range versions {
+		archive := txtar.Parse([]byte(text))
+		r.Commit(text)
+		for tag := range strings.FieldsSeq(string(archive.Comment)) {
+			r.Tag(tag)
+		}
+	}
+	return r
+}
+
+// URL is the repository over https.
+func (r *Repo) URL() string { return "https://" + GitHost + "/" + r.name }
+
+// Dir is the bare repository.
+func (r *Repo) Dir() string { return filepath.Join(r.w.repos(), filepath.FromSlash(r.name)) }
+
+// Commit writes the files of a txtar archive, commits and pushes them, and returns
+// the commit.
+func (r *Repo) Commit(archive string) string {
+	r.w.t.Helper()
+	for _, file := range txtar.Parse([]byte(archive)).Files {
+		r.w.write(filepath.Join(r.tree, filepath.FromSlash(file.Name)), file.Data, 0o644)
+	}
+	r.Git("add", "-A")
+	r.Git("commit", "-q", "--allow-empty", "-m", "change")
+	r.Git("push", "-q", "-f", "origin", "HEAD")
+	return r.Git("rev-parse", "HEAD")
+}
+
+// Tag tags the newest commit, or moves the tag there, and pushes it.
+func (r *Repo) Tag(tag string) {
+	r.w.t.Helper()
+	r.Git("tag", "-f", tag)
+	r.Git("push", "-q", "-f", "origin", "refs/tags/"+tag)
+}
+
+// Branch makes a branch at the newest commit, or moves to it, and pushes it.
+func (r *Repo) Branch(name string) {
+	r.w.t.Helper()
+	r.Git("checkout", "-q", "-B", name)
+	r.Git("push", "-q", "-f", "origin", name)
+}
+
+// Vanish removes the repository from its host.
+func (r *Repo) Vanish() {
+	r.w.t.Helper()
+	if err := os.RemoveAll(r.Dir()); err != nil {
+		r.w.t.Fatal(err)
+	}
+}
+
+// Git runs git in the work tree and returns what it prints.
+func (r *Repo) Git(args ...string) string {
+	r.w.t.Helper()
+	return r.w.git(r.tree, args...)
+}
+
+func (w *World) git(dir string, args ...string) string {
+	w.t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "HOME="+w.dir,
+		"GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@corp.example", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@corp.example")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		w.t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}

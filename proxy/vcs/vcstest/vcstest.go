@@ -1,0 +1,268 @@
+// Package vcstest is the code hosts of a company, for tests: real git repositories
+// behind https (git http-backend) and SSH, and pages that say where they are.
+package vcstest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"html"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// The hosts of a World. Whatever else one asks for does not exist.
+const (
+	PageHost = "corp.example"     // has go-import pages
+	GitHost  = "git.corp.example" // has repositories
+)
+
+// World is the hosts and what is on them. All methods may be called at the same
+// time.
+type World struct {
+	t      testing.TB
+	dir    string
+	server *httptest.Server
+	ca     []byte
+
+	mu       sync.Mutex
+	pages    map[string]string // go-import content by path
+	user     string            // that the git host wants, "" for nobody
+	password string
+	status   int // of the git host instead of anything else, 0 for none
+	requests []string
+	hang     chan struct{} // the git host waits for it, nil for no wait
+	dialed   []string
+}
+
+// New starts the hosts. They end with the test.
+func New(t testing.TB) *World {
+	t.Helper()
+	w := &World{t: t, dir: t.TempDir(), pages: map[string]string{}}
+	certificate := w.certificate()
+	w.server = httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
+	w.server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+	w.server.Config.ErrorLog = nil
+	w.server.StartTLS()
+	t.Cleanup(func() {
+		w.Hang(false)
+		w.server.CloseClientConnections()
+		w.server.Close()
+	})
+	return w
+}
+
+// certificate makes a certificate for all hosts, which is its own authority.
+func (w *World) certificate() tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "corp.example test authority"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		DNSNames: []string{PageHost, "*." + PageHost, "localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	w.write(w.CAFile(), w.ca, 0o644)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// CAFile is the file with the authority of the hosts.
+func (w *World) CAFile() string { return filepath.Join(w.dir, "ca.pem") }
+
+// Addr is where all https hosts listen.
+func (w *World) Addr() string { return w.server.Listener.Addr().String() }
+
+// Lookup is a resolver that knows the hosts, and some bad ones whose addresses are
+// in their names: 10.0.0.1.bad.example.
+func (w *World) Lookup(_ context.Context, host string) ([]netip.Addr, error) {
+	if literal, ok := strings.CutSuffix(host, ".bad.example"); ok {
+		addr, err := netip.ParseAddr(literal)
+		return []netip.Addr{addr}, err
+	}
+	switch host {
+	case PageHost, GitHost:
+		return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+// Dial is a dialer for which 192.0.2.1 is where the hosts are. It remembers what
+// it was asked for, and goes nowhere else but to this machine.
+func (w *World) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	w.mu.Lock()
+	w.dialed = append(w.dialed, address)
+	w.mu.Unlock()
+	if address == "192.0.2.1:443" {
+		address = w.Addr()
+	}
+	if host, _, _ := net.SplitHostPort(address); host != "127.0.0.1" {
+		return nil, fmt.Errorf("dial %s: no route in this test", address)
+	}
+	return new(net.Dialer).DialContext(ctx, network, address)
+}
+
+// Dialed returns the addresses that Dial was asked for.
+func (w *World) Dialed() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]string(nil), w.dialed...)
+}
+
+// Proxy starts an HTTP proxy that connects every host:443 with the hosts, for
+// programs that can be given no dialer, and returns its URL.
+func (w *World) Proxy() string {
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		host, port, err := net.SplitHostPort(r.Host)
+		if r.Method != http.MethodConnect || err != nil || port != "443" || host != PageHost && host != GitHost {
+			http.Error(rw, "no such host", http.StatusBadGateway)
+			return
+		}
+		out, err := net.Dial("tcp", w.Addr())
+		if err != nil {
+			http.Error(rw, "down", http.StatusBadGateway)
+			return
+		}
+		defer out.Close()
+		in, buffered, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			return
+		}
+		defer in.Close()
+		fmt.Fprint(in, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() {
+			_, _ = io.Copy(out, buffered)
+			out.Close()
+		}()
+		_, _ = io.Copy(in, out)
+	}))
+	w.t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+	return server.URL
+}
+
+// Page makes the page host answer for path (without the host) with a go-import tag.
+func (w *World) Page(path, content string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pages[strings.Trim(path, "/")] = content
+}
+
+// Password makes the git host want basic authentication; an empty user none.
+func (w *World) Password(user, password string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.user, w.password = user, password
+}
+
+// Status makes the git host answer everything with a status; 0 ends it.
+func (w *World) Status(status int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status = status
+}
+
+// Hang makes the git host keep everybody waiting.
+func (w *World) Hang(on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.hang != nil {
+		close(w.hang)
+		w.hang = nil
+	}
+	if on {
+		w.hang = make(chan struct{})
+	}
+}
+
+// Requests returns what was asked for so far, method, host and path, and forgets it.
+func (w *World) Requests() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	requests := w.requests
+	w.requests = nil
+	return requests
+}
+
+func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	w.mu.Lock()
+	w.requests = append(w.requests, r.Method+" "+host+r.URL.RequestURI())
+	page, isPage := w.pages[strings.Trim(r.URL.Path, "/")]
+	user, password, status, hang := w.user, w.password, w.status, w.hang
+	w.mu.Unlock()
+	if host == PageHost {
+		if !isPage {
+			http.NotFound(rw, r)
+			return
+		}
+		fmt.Fprintf(rw, "<!DOCTYPE html><html><head><meta charset=\"utf-8\"><meta name=\"go-import\" content=\"%s\"></head><body>hello<br></body></html>", html.EscapeString(page))
+		return
+	}
+	if hang != nil {
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if status != 0 {
+		http.Error(rw, "out of order", status)
+		return
+	}
+	if gotUser, gotPassword, _ := r.BasicAuth(); user != "" && (gotUser != user || gotPassword != password) {
+		rw.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+		http.Error(rw, "who are you?", http.StatusUnauthorized)
+		return
+	}
+	w.backend().ServeHTTP(rw, r)
+}
+
+// backend is git's own CGI program (git-http-backend(1)).
+func (w *World) backend() http.Handler {
+	git, err := exec.LookPath("git")
+	if err != nil {
+		w.t.Error(err)
+	}
+	return &cgi.Handler{Path: git, Args: []string{"http-backend"}, Stderr: io.Discard,
+		Env: []string{"GIT_PROJECT_ROOT=" + w.repos(), "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull}}
+}
+
+func (w *World) repos() string { return filepath.Join(w.dir, "repos") }
+
+func (w *World) write(name string, data []byte, mode os.FileMode) {
+	w.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(name, data, mode); err != nil {
+		w.t.Fatal(err)
+	}
+}
