@@ -104,7 +104,7 @@ func newVerifier(key string) (note.Verifier, error) {
 	}
 	name := verifier.Name()
 	u, err := url.Parse("https://" + name)
-	if err != nil || u.Host == "" || u.RawPath != "" || strings.HasSuffix(name, "/") ||
+	if err != nil || u.Host == "" || u.RawPath != "" || strings.HasSuffix(name, "/") || strings.Contains(name, "//") ||
 		*u != (url.URL{Scheme: "https", Host: u.Host, Path: u.Path}) {
 		return nil, fmt.Errorf("database name %q is not host[/path]", name)
 	}

@@ -1,0 +1,314 @@
+package sumdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
+// LogConfig says where a log is. Dir is needed; the zero value of everything
+// else is its default.
+type LogConfig struct {
+	// Dir is the directory of the log. It is made, for its owner alone, if it
+	// is not there. It must be on a file system with locks that hold.
+	Dir string
+
+	// Name is the name of a new log, host[/path], as it is in GOSUMDB and in
+	// the signature of each head. The default is made up: "assay-" and 8 hex
+	// digits. A log that is there keeps its name; to ask for another is an
+	// error, because a new name is a new log.
+	Name string
+
+	// Guard is a file outside Dir, best on another disk or machine, which has
+	// the tree that was signed last. Its directory must be there. Without it a
+	// disk that is set back as a whole goes unnoticed until somebody shows a
+	// newer head to Witness.
+	Guard string
+
+	// ReadOnly opens the log without its lock and without its secret key, also
+	// while another process has it open. Nothing is signed or written, and the
+	// log stays what it was at that moment.
+	ReadOnly bool
+
+	Logger *slog.Logger // default: discard
+}
+
+// Log is a checksum database of our own: an append-only log of the first hashes
+// of module versions, signed with a key of its own, in the formats of
+// sum.golang.org, so that the go command takes its Key as GOSUMDB. All methods
+// may be called at the same time.
+//
+// A client that has seen a head stops at every head that does not continue it. So
+// a Log signs nothing before it is on disk, and nothing at all when its files
+// show that it may have signed something else before: it refuses. Then it
+// goes on to answer what it has; see Refuses and AdoptLog.
+//
+// In memory an entry takes about 120 bytes (two hashes, an offset, an index
+// entry), 100,000 of them about 12 MB; their text is read from the file.
+type Log struct {
+	config   LogConfig
+	key      string // verifier key
+	verifier note.Verifier
+	signer   note.Signer // nil if read-only
+	log      *slog.Logger
+	metrics  *logMetrics
+
+	lock    *os.File // held while we are open; nil if read-only
+	entries *os.File
+	heads   *os.File // nil if nothing is signed
+
+	// turn is held, by sending to it, by the one who writes. It is no mutex
+	// because who waits for it must be able to leave with its context.
+	turn chan struct{}
+
+	// What follows belongs to who has the turn.
+	tree     logTree // all entries that are on disk, also those not signed yet
+	headsEnd int64   // of the file of heads
+
+	// view is what can be seen. It is replaced as a whole.
+	view atomic.Pointer[logView]
+
+	mu      sync.RWMutex     // guards what follows, never held over I/O
+	index   map[logKey]int64 // of all entries in tree
+	queue   []*pin
+	refuses error
+	closed  bool
+}
+
+// logView is the log at one moment. It does not change.
+type logView struct {
+	tree    logTree
+	visible int64    // entries that can be found, at most those of tree
+	head    *logHead // nil only if the log refuses and no head is left
+}
+
+// size is the number of entries under the signed head.
+func (v *logView) size() int64 {
+	if v.head == nil {
+		return 0
+	}
+	return v.head.tree.N
+}
+
+// OpenLog opens the log in c.Dir, or makes an empty one with a new key. One
+// process at a time can have it open, but for ReadOnly; the error is
+// storage.ErrInUse for the second. A log whose files are damaged or contradict
+// each other is opened and Refuses, unless nothing of it can be used.
+func OpenLog(ctx context.Context, c LogConfig) (*Log, error) {
+	l, err := newLog(c)
+	if err != nil {
+		return nil, fmt.Errorf("log in %s: %w", c.Dir, err)
+	}
+	if err := l.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("log in %s: %w", c.Dir, err), l.closeFiles())
+	}
+	return l, nil
+}
+
+func newLog(c LogConfig) (*Log, error) {
+	if c.Dir == "" {
+		return nil, errors.New("no directory")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Guard != "" {
+		if in, err := inside(c.Dir, c.Guard); err != nil || in {
+			return nil, errors.Join(err, fmt.Errorf("the guard %s must be outside the directory that it guards", c.Guard))
+		}
+	}
+	l := &Log{config: c, log: c.Logger, turn: make(chan struct{}, 1)}
+	l.metrics = newLogMetrics(l)
+	return l, nil
+}
+
+// open does what OpenLog does, but leaves files open if it fails.
+func (l *Log) open(ctx context.Context) error {
+	if err := l.openKey(true); err != nil {
+		return err
+	}
+	d, err := l.reader(false).read(ctx)
+	if err != nil {
+		return err
+	}
+	if len(d.damage) > 0 {
+		return l.openRefusing(ctx)
+	}
+	if err := l.openFiles(d); err != nil {
+		return err
+	}
+	if l.config.ReadOnly {
+		l.showSigned(d)
+		return nil
+	}
+	return l.resume(d)
+}
+
+// reader reads the files of l.
+func (l *Log) reader(all bool) diskReader {
+	return diskReader{l.config.Dir, l.config.Guard, l.key, l.verifier, all}
+}
+
+// openRefusing opens a log that must not sign. Nothing on disk is changed. All
+// heads are looked through for the newest that the entries still bear out.
+func (l *Log) openRefusing(ctx context.Context) error {
+	d, err := l.reader(true).read(ctx)
+	if err != nil {
+		return err
+	}
+	l.refuses = l.refusal(errors.Join(d.damage...))
+	if err := l.openFiles(d); err != nil {
+		return err
+	}
+	l.view.Store(&logView{l.tree, l.tree.size(), d.newest()})
+	l.log.Error("the log signs nothing new", "database", l.Name(), "size", l.Size(), "entries", l.tree.size(), "err", l.refuses)
+	return nil
+}
+
+// openFiles opens the files that stay open, and takes over what was read of them.
+func (l *Log) openFiles(d *disk) (err error) {
+	l.tree, l.index, l.headsEnd = d.tree, d.index, d.headsSize
+	if l.config.ReadOnly || l.refuses != nil {
+		l.entries, err = os.Open(l.path("entries"))
+		return err
+	}
+	if l.entries, err = os.OpenFile(l.path("entries"), os.O_RDWR, 0); err != nil {
+		return err
+	}
+	l.heads, err = os.OpenFile(l.path("heads"), os.O_RDWR|os.O_CREATE, 0o600)
+	return err
+}
+
+// resume does what a crash may have left to do: what is torn is cut off, what is
+// whole and not signed yet is signed. If that cannot be done now, a full disk for
+// instance, the next Pin does it; until then there is the head we have.
+func (l *Log) resume(d *disk) error {
+	l.showSigned(d)
+	err := l.cutTails(d)
+	if err == nil {
+		err = l.publish(!d.settled)
+	}
+	switch {
+	case err != nil && l.view.Load().head == nil:
+		return err
+	case err != nil:
+		l.log.Error("the log cannot be written, the next append tries again", "database", l.Name(), "size", l.Size(), "err", err)
+	default:
+		l.log.Info("log opened", "database", l.Name(), "size", l.Size())
+	}
+	return nil
+}
+
+// showSigned makes visible what the newest head covers.
+func (l *Log) showSigned(d *disk) {
+	v := &logView{tree: l.tree, head: d.newest()}
+	v.visible = v.size()
+	l.view.Store(v)
+}
+
+// cutTails cuts off what was torn by a crash. No head and no guard covers it. What
+// is whole may never have been synced.
+func (l *Log) cutTails(d *disk) error {
+	if d.tail != nil {
+		l.log.Warn("a torn entry is cut off", "database", l.Name(), "size", l.tree.size(), "err", d.tail)
+	}
+	return errors.Join(
+		l.entries.Truncate(l.tree.end()), l.entries.Sync(),
+		l.heads.Truncate(l.headsEnd), l.heads.Sync(),
+		syncFolder(l.config.Dir))
+}
+
+// errLogClosed says that the log was closed.
+var errLogClosed = fmt.Errorf("log is closed: %w", fs.ErrClosed)
+
+// Close waits for the append that is under way, and lets go of the log. Those who
+// wait for another append get an error.
+func (l *Log) Close() error {
+	if err := l.takeTurn(); err != nil {
+		return nil // closed before
+	}
+	defer l.giveTurn()
+	l.mu.Lock()
+	l.closed = true
+	queue := l.queue
+	l.queue = nil
+	l.mu.Unlock()
+	for _, p := range queue {
+		p.finish(errLogClosed)
+	}
+	return l.closeFiles()
+}
+
+func (l *Log) closeFiles() error {
+	var errs []error
+	for _, f := range []*os.File{l.entries, l.heads, l.lock} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// takeTurn waits until nobody else writes. giveTurn must follow if there is no
+// error.
+func (l *Log) takeTurn() error {
+	l.turn <- struct{}{}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.closed {
+		l.giveTurn()
+		return errLogClosed
+	}
+	return nil
+}
+
+func (l *Log) giveTurn() { <-l.turn }
+
+// path is that of a file of the log.
+func (l *Log) path(name string) string { return filepath.Join(l.config.Dir, name) }
+
+// Name is the name of the log, host[/path].
+func (l *Log) Name() string { return l.verifier.Name() }
+
+// Key is the verifier key of the log, NAME+HASH+KEY, as GOSUMDB takes it.
+func (l *Log) Key() string { return l.key }
+
+// Size is the number of entries under the newest signed head.
+func (l *Log) Size() int64 {
+	if v := l.view.Load(); v != nil {
+		return v.size()
+	}
+	return 0
+}
+
+// Refuses says why nothing new is signed, and what to do about it; nil if the log
+// takes entries. The error is ErrFrozen.
+func (l *Log) Refuses() error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.refuses
+}
+
+// refusal is why a log refuses. It is an ErrFrozen with words of its own.
+type refusal struct {
+	text string
+	err  error
+}
+
+func (r *refusal) Error() string   { return r.text }
+func (r *refusal) Unwrap() []error { return []error{ErrFrozen, r.err} }
+
+// refusal makes an ErrFrozen of why.
+func (l *Log) refusal(why error) error {
+	return &refusal{fmt.Sprintf("the log %s signs nothing new, because it may have signed something else before: %s; "+
+		"find the newest signed head that anybody has seen (clients keep theirs in $GOPATH/pkg/sumdb/%s/latest) and a copy of the log that has it, "+
+		"then adopt that head; if there is no such copy, begin a new log under a new name", l.Name(), oneLine(why), l.Name()), why}
+}

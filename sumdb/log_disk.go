@@ -1,0 +1,292 @@
+package sumdb
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// logKey is a module version in the index: a part of a SHA-256 that nobody finds
+// a second text for, and smaller than the text.
+type logKey [16]byte
+
+func keyOf(mod module.Version) (key logKey) {
+	sum := sha256.Sum256([]byte(mod.Path + "@" + mod.Version))
+	copy(key[:], sum[:])
+	return key
+}
+
+// claim is a tree that a file of the log says the log has.
+type claim struct {
+	file   string
+	tree   tlog.Tree
+	signed bool   // else it is only a guard's
+	note   []byte // if it is signed
+}
+
+// disk is all that the files of a log say, and what is wrong with it. Reading
+// changes nothing.
+type disk struct {
+	claims  []claim
+	tree    logTree
+	index   map[logKey]int64
+	tail    error // why the file of entries does not end with the last entry; nil if it does
+	foreign error // a guard is that of another log
+	damage  []error
+
+	unverified error // something that should be a signed head and is none of our key
+
+	headsSize int64 // of the file of heads, up to the end of the last whole one
+	settled   bool  // guards and heads are about the whole of tree: nothing is left to sign
+}
+
+// diskReader reads the files of a log.
+type diskReader struct {
+	dir, guard string // guard may be ""
+	key        string
+	verifier   note.Verifier
+	all        bool // verify all heads, not the newest ones only
+}
+
+// read reads everything. What claims something is read before the entries: a
+// process that appends meanwhile writes in the other order.
+func (r diskReader) read(ctx context.Context) (*disk, error) {
+	d := &disk{tree: newLogTree(), index: make(map[logKey]int64)}
+	f, err := os.Open(filepath.Join(r.dir, "entries"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	file, err := identify(f)
+	if err != nil {
+		return nil, err
+	}
+	r.readGuard(d, filepath.Join(r.dir, "guard"), file)
+	if r.guard != "" {
+		r.readGuard(d, r.guard, identity{})
+	}
+	if err := r.readSigned(ctx, d); err != nil {
+		return nil, err
+	}
+	if err := r.readEntries(ctx, d, f); err != nil {
+		return nil, err
+	}
+	d.judge()
+	return d, r.settle(d)
+}
+
+// settle finds out whether all files say the same.
+func (r diskReader) settle(d *disk) error {
+	whole, err := d.tree.at(d.tree.size())
+	files := make(map[string]bool)
+	for _, c := range d.claims {
+		if c.tree == whole {
+			files[filepath.Clean(c.file)] = true
+		}
+	}
+	d.settled = files[filepath.Join(r.dir, "head")] && files[filepath.Join(r.dir, "heads")] &&
+		files[filepath.Join(r.dir, "guard")] && (r.guard == "" || files[filepath.Clean(r.guard)])
+	return err
+}
+
+// readGuard adds what the guard at path says. file is the file of entries, if the
+// guard is to be about that one.
+func (r diskReader) readGuard(d *disk, path string, file identity) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		d.damaged("the guard %s is gone, or was never there", path)
+		return
+	}
+	if err != nil {
+		d.damaged("the guard cannot be read: %w", err)
+		return
+	}
+	g, err := decodeGuard(text)
+	if err != nil {
+		d.damaged("%s: %w", path, err)
+		return
+	}
+	if g.key != r.key {
+		d.foreign = fmt.Errorf("the guard %s is that of the log with the key %s", path, g.key)
+		d.damage = append(d.damage, d.foreign)
+		return
+	}
+	if g.file.differs(file) {
+		d.damaged("%s is a copy: the guard beside it was written for another file", filepath.Join(r.dir, "entries"))
+	}
+	d.claims = append(d.claims, claim{file: path, tree: g.tree})
+}
+
+func (d *disk) damaged(format string, args ...any) {
+	d.damage = append(d.damage, fmt.Errorf(format, args...))
+}
+
+// noHead adds that something in the file at path is no head. One is enough to
+// know of.
+func (d *disk) noHead(path string, why error) {
+	if d.unverified == nil {
+		d.damaged("%s: %w", path, why)
+		d.unverified = d.damage[len(d.damage)-1]
+	}
+}
+
+// readSigned adds what was signed: the head, the heads before it, and those that
+// made the log freeze.
+func (r diskReader) readSigned(ctx context.Context, d *disk) error {
+	path := filepath.Join(r.dir, "head")
+	head, err := os.ReadFile(path)
+	if err == nil {
+		r.addSigned(d, path, head)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+
+	path = filepath.Join(r.dir, "heads")
+	heads, damaged, size, err := readHeads(path, r.all)
+	if err != nil {
+		return err
+	}
+	if !r.all && len(heads) > 0 {
+		heads = heads[len(heads)-1:]
+	}
+	d.headsSize = size
+	if err := r.addAll(ctx, d, path, heads, damaged); err != nil {
+		return err
+	}
+
+	path = filepath.Join(r.dir, "frozen")
+	heads, damaged, _, err = readHeads(path, true)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); err == nil {
+		d.damaged("%s says that a signed head was seen which is not of this log", path)
+	}
+	return r.addAll(ctx, d, path, heads, damaged)
+}
+
+func (r diskReader) addAll(ctx context.Context, d *disk, path string, heads, damaged [][]byte) error {
+	for _, head := range heads {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.addSigned(d, path, head)
+	}
+	if len(damaged) > 0 {
+		d.noHead(path, fmt.Errorf("%d parts of it are no head", len(damaged)))
+	}
+	return nil
+}
+
+func (r diskReader) addSigned(d *disk, path string, msg []byte) {
+	head, err := openLogHead(msg, r.verifier)
+	if err != nil {
+		d.noHead(path, fmt.Errorf("does not verify with the key of the log: %w", err))
+		return
+	}
+	d.claims = append(d.claims, claim{path, head.tree, true, head.note})
+}
+
+// readEntries adds the whole entries of f up to the first that is not one.
+func (r diskReader) readEntries(ctx context.Context, d *disk, f *os.File) error {
+	in := bufio.NewReaderSize(f, 256<<10)
+	for {
+		if d.tree.size()%256 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		text, err := readFrame(in)
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = d.addEntry(text)
+		}
+		if errors.Is(err, ErrInvalid) {
+			d.tail = fmt.Errorf("%s: entry %d at byte %d: %w", f.Name(), d.tree.size(), d.tree.end(), err)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (d *disk) addEntry(text []byte) error {
+	e, err := decodeEntry(text)
+	if err != nil {
+		return err
+	}
+	key := keyOf(e.Module)
+	if e.ID != d.tree.size() {
+		return fmt.Errorf("%w: it has the number %d", ErrInvalid, e.ID)
+	}
+	if first, ok := d.index[key]; ok {
+		return fmt.Errorf("%w: %s is entry %d already", ErrInvalid, e.Module, first)
+	}
+	if err := d.tree.add(e.leaf(), frameHeader+len(text)); err != nil {
+		return err
+	}
+	d.index[key] = e.ID
+	return nil
+}
+
+// judge adds to the damage what the entries do not bear out: of each file the
+// largest tree.
+func (d *disk) judge() {
+	largest := make(map[string]claim)
+	short := false
+	for _, c := range d.claims {
+		if d.tree.contains(c.tree) {
+			continue
+		}
+		short = short || c.tree.N > d.tree.size()
+		if c.tree.N >= largest[c.file].tree.N {
+			largest[c.file] = c
+		}
+	}
+	for _, file := range slices.Sorted(maps.Keys(largest)) {
+		if c := largest[file]; c.tree.N > d.tree.size() {
+			d.damaged("%s has the tree of %d entries, but there are only %d", file, c.tree.N, d.tree.size())
+		} else {
+			d.damaged("%s has another tree of %d entries than the entries make", file, c.tree.N)
+		}
+	}
+	if short && d.tail != nil {
+		d.damage = append(d.damage, d.tail)
+	}
+}
+
+// lost says which signed head the entries do not contain, nil if none.
+func (d *disk) lost() error {
+	for _, c := range d.claims {
+		if c.signed && !d.tree.contains(c.tree) {
+			return fmt.Errorf("%s has a signed head of %d entries that is not of the %d entries here", c.file, c.tree.N, d.tree.size())
+		}
+	}
+	return nil
+}
+
+// newest is the largest signed head that the entries contain, nil if there is
+// none.
+func (d *disk) newest() *logHead {
+	var newest *logHead
+	for _, c := range d.claims {
+		if c.signed && d.tree.contains(c.tree) && (newest == nil || c.tree.N > newest.tree.N) {
+			newest = &logHead{c.tree, bytes.Clone(c.note)}
+		}
+	}
+	return newest
+}

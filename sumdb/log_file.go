@@ -1,0 +1,74 @@
+package sumdb
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+// identity tells a file from a copy of it. Zero is what the system cannot tell.
+type identity struct {
+	inode uint64
+	born  int64 // nanoseconds of Unix time
+}
+
+// differs says whether a and b are certainly two files.
+func (a identity) differs(b identity) bool {
+	return a.inode != 0 && b.inode != 0 && a.inode != b.inode ||
+		a.born != 0 && b.born != 0 && a.born != b.born
+}
+
+// replaceFile makes data the content of the file at path, durably: whenever the
+// machine stops, the file has its old or its new content. Its directory exists.
+func replaceFile(path string, data []byte, mode os.FileMode) error {
+	temporary := path + ".new" // one writer at a time: the log is locked
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(temporary))
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// syncFolder is syncDir, but for Windows, where a directory cannot be synced.
+func syncFolder(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	return syncDir(dir)
+}
+
+// makeFolder makes dir for us alone, and its name durable.
+func makeFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(filepath.Clean(dir)))
+}
+
+// inside says whether path is below dir.
+func inside(dir, path string) (bool, error) {
+	dir, err1 := filepath.Abs(dir)
+	path, err2 := filepath.Abs(path)
+	if err := errors.Join(err1, err2); err != nil {
+		return false, err
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel), nil
+}
+
+// diskError adds the next step to an error of writing.
+func diskError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w; what is in the log stays readable, nothing is signed that is not on disk", err)
+}
