@@ -90,7 +90,8 @@ type Chain struct {
 
 // entry is an element of the list in use.
 type entry struct {
-	origin   origin // nil: off
+	origin   origin // nil: off or direct
+	direct   bool
 	anyError bool   // go on after any error, not only after absence
 }
 
@@ -135,7 +136,7 @@ func New(c Config) (*Chain, error) {
 		names:  map[string]bool{},
 	}
 	for _, e := range entries {
-		chain.entries = append(chain.entries, entry{chain.origin(e), e.AnyError})
+		chain.entries = append(chain.entries, entry{chain.origin(e), e.Direct, e.AnyError})
 	}
 	return chain, nil
 }
@@ -160,7 +161,7 @@ func newClient(c Config, transport *http.Transport) *client {
 // origin returns what stands behind an entry.
 func (c *Chain) origin(e Entry) origin {
 	switch {
-	case e.Off:
+	case e.Off, e.Direct:
 		return nil
 	case e.URL.Scheme == "file":
 		return newDirectory(e.URL, redactURL(e.URL), c.client.metrics)
@@ -189,7 +190,10 @@ func (c *Chain) upstream(base *url.URL) *upstream {
 }
 
 // Offline reports whether the list is only off: there is no upstream at all.
-func (c *Chain) Offline() bool { return c.entries[0].origin == nil }
+func (c *Chain) Offline() bool { return c.entries[0].origin == nil && !c.entries[0].direct }
+
+// Direct reports whether the list ends with direct.
+func (c *Chain) Direct() bool { return c.entries[len(c.entries)-1].direct }
 
 // String returns the list without credentials.
 func (c *Chain) String() string { return c.text }
@@ -202,7 +206,7 @@ func (c *Chain) Close() { c.client.transport.CloseIdleConnections() }
 
 // Fetch implements Source. The separators of the list apply until the headers of
 // an answer are there; a transfer that breaks later is resumed at the upstream it
-// came from.
+// came from. The error is ErrDirect where the list has come to direct.
 func (c *Chain) Fetch(ctx context.Context, path string, limit int64) (*Object, error) {
 	object, _, err := walk(ctx, c, path, func(o origin, deadline time.Time) (*Object, error) {
 		return o.fetch(ctx, path, limit, deadline)
@@ -229,6 +233,9 @@ func walk[T any](ctx context.Context, c *Chain, path string, try func(o origin, 
 	}
 	deadline := c.client.deadline(ctx)
 	for i, e := range c.entries {
+		if e.direct {
+			return result, "", &Error{Source: "direct", Path: path, Err: ErrDirect}
+		}
 		if e.origin == nil {
 			return result, "", better(err, &Error{Source: "off", Path: path, Err: fmt.Errorf("%w: disabled by off", fs.ErrNotExist)})
 		}
@@ -270,7 +277,7 @@ func (c *client) deadline(ctx context.Context) time.Time {
 func (c *Chain) share(i int, deadline time.Time) time.Time {
 	left := len(c.entries) - i
 	if c.entries[len(c.entries)-1].origin == nil {
-		left-- // off takes no time
+		left-- // off and direct take no time
 	}
 	if !c.entries[i].anyError || left <= 1 {
 		return deadline

@@ -66,6 +66,11 @@ func TestSeparators(t *testing.T) {
 		{"http://sick|http://absent,off", "", []error{fetch.ErrUnavailable}, []error{fs.ErrNotExist}},
 		{"http://absent,off", "", []error{fs.ErrNotExist}, nil},
 		{"off", "", []error{fs.ErrNotExist}, nil},
+		{"http://absent,direct", "", []error{fetch.ErrDirect}, []error{fs.ErrNotExist}},
+		{"http://sick|direct", "", []error{fetch.ErrDirect}, []error{fetch.ErrUnavailable}},
+		{"http://sick,direct", "", []error{fetch.ErrUnavailable}, []error{fetch.ErrDirect}},
+		{"http://good,direct", "good", nil, nil},
+		{"direct", "", []error{fetch.ErrDirect}, nil},
 		{"off,http://good", "", []error{fs.ErrNotExist}, nil},
 	} {
 		t.Run(test.list, func(t *testing.T) {

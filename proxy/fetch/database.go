@@ -123,6 +123,9 @@ func (d *database) ask(ctx context.Context, deadline time.Time) (way, error) {
 	prefix := "sumdb/" + d.name + "/"
 	var best error
 	for i, e := range d.chain.entries {
+		if e.direct {
+			return way{origin: d.direct}, nil
+		}
 		if e.origin == nil {
 			return way{}, better(best, &Error{Source: "off", Path: prefix + "supported",
 				Err: fmt.Errorf("%w: no entry serves the checksum database, and off keeps us from asking it directly", ErrUnavailable)})

@@ -53,6 +53,10 @@ func TestSumDB(t *testing.T) {
 		{"http://no,off", true, "", fetch.ErrUnavailable, ""},
 		{"off", true, "", fetch.ErrUnavailable, ""},
 		{"http://yes,off", true, "yes", nil, ""},
+		{"http://no,direct", true, "direct", nil, ""},
+		{"http://sick|direct", true, "direct", nil, ""},
+		{"http://sick,direct", true, "", fetch.ErrUnavailable, ""},
+		{"direct", true, "direct", nil, ""},
 		{"http://yes", false, "direct", nil, ""},
 		{"off", false, "direct", nil, ""},
 	} {

@@ -30,8 +30,9 @@ var (
 	// ErrTooLarge says that the object is larger than the caller allowed.
 	ErrTooLarge = errors.New("larger than allowed")
 
-	// ErrDirect says that a list asks for direct, which is not supported.
-	ErrDirect = errors.New("direct is not supported")
+	// ErrDirect says that the list has come to direct: the module is to be
+	// fetched from its repository, which a Source does not do.
+	ErrDirect = errors.New("the list says direct")
 )
 
 // Error is what every failed fetch returns; it matches one of the errors above,

@@ -13,8 +13,9 @@ import (
 
 // Entry is one element of a list in the syntax of GOPROXY.
 type Entry struct {
-	URL *url.URL // http, https or file, with its credentials; nil if Off
-	Off bool     // the word off, always the last entry
+	URL    *url.URL // http, https or file, with its credentials; nil if Off or Direct
+	Off    bool     // the word off, always the last entry
+	Direct bool     // the word direct, always the last entry
 
 	// AnyError says that | follows the entry: whatever goes wrong here, the
 	// next entry is asked. Otherwise it is asked only about what this one
@@ -24,8 +25,11 @@ type Entry struct {
 
 // String returns the entry without credentials and query.
 func (e Entry) String() string {
-	if e.Off {
+	switch {
+	case e.Off:
 		return "off"
+	case e.Direct:
+		return "direct"
 	}
 	return redactURL(e.URL)
 }
@@ -33,10 +37,9 @@ func (e Entry) String() string {
 // ParseList parses a list in the syntax of GOPROXY
 // (go.dev/ref/mod#environment-variables) as the go command does: entries are
 // trimmed, empty ones skipped, a host without a scheme is https, what follows
-// off is ignored.
+// off or direct is ignored.
 //
-// The error is ErrDirect if the list says direct. A list without an entry is an
-// error, as is a URL that could not work: another scheme, no host, a file with a
+// A list without an entry is an error, as is a URL that could not work: another scheme, no host, a file with a
 // host or a query, or credentials that would travel in the clear (http, except
 // to a loopback address). No error quotes credentials.
 func ParseList(list string) ([]Entry, error) {
@@ -54,8 +57,7 @@ func ParseList(list string) ([]Entry, error) {
 		case "off":
 			return append(entries, Entry{Off: true}), nil
 		case "direct":
-			return nil, fmt.Errorf("%w: the list says direct, and fetching from version control comes with private modules; "+
-				"%s", ErrDirect, withoutDirect(entries))
+			return append(entries, Entry{Direct: true}), nil
 		}
 		u, err := parseURL(text)
 		if err != nil {
@@ -67,14 +69,6 @@ func ParseList(list string) ([]Entry, error) {
 		return nil, errors.New("the list has no entries; to have no upstream at all, say off")
 	}
 	return entries, nil
-}
-
-// withoutDirect suggests a list for one that says direct behind entries.
-func withoutDirect(entries []Entry) string {
-	if len(entries) == 0 {
-		return "remove it, or leave the setting out for the default"
-	}
-	return "remove it: --upstream '" + formatList(entries) + "'"
 }
 
 // formatList returns the list that entries come from, without credentials.

@@ -1,7 +1,6 @@
 package fetch_test
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -21,6 +20,8 @@ func TestParseList(t *testing.T) {
 		{"off", "off;"},
 		{"off,direct", "off;"},
 		{"off|://nonsense", "off;"},
+		{"direct", "direct;"},
+		{"https://a.example|direct,https://b.example", "https://a.example| direct;"},
 		{"http://[::1]:3000/x", "http://[::1]:3000/x;"},
 		{"https://user:secret@a.example?token=secret#secret", "https://a.example;"},
 		{"user:secret@a.example/x", "https://a.example/x;"},
@@ -61,15 +62,10 @@ func TestParseListErrors(t *testing.T) {
 		{"https://user:secret%zz@a.example", "not a URL"},
 		{"https://ok.example,https://user:secret@[a.example", "entry 2"},
 		{"https://a.example?x token=secret", "white space"},
-		{"direct", "leave the setting out for the default"},
-		{"https://user:secret@a.example|b.example,direct", "--upstream 'https://a.example|https://b.example'"},
 	} {
 		_, err := fetch.ParseList(test.list)
 		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "sec") {
 			t.Errorf("ParseList(%q): %v, want an error with %q and without credentials", test.list, err, test.want)
-		}
-		if isDirect := strings.HasSuffix(test.list, "direct"); errors.Is(err, fetch.ErrDirect) != isDirect {
-			t.Errorf("ParseList(%q): %v, ErrDirect should be %v", test.list, err, isDirect)
 		}
 		if _, err := fetch.New(fetch.Config{List: test.list}); err == nil {
 			t.Errorf("New(%q): no error", test.list)
@@ -120,10 +116,10 @@ func FuzzParseList(f *testing.F) {
 			t.Errorf("ParseList(%q) is %q, which is %q", list, text, fetch.FormatList(again))
 		}
 		for i, e := range entries {
-			if e.Off != again[i].Off || i < len(entries)-1 && e.AnyError != again[i].AnyError {
+			if e.Off != again[i].Off || e.Direct != again[i].Direct || i < len(entries)-1 && e.AnyError != again[i].AnyError {
 				t.Errorf("ParseList(%q): entry %d is another one after a round trip", list, i)
 			}
-			if e.Off {
+			if e.URL == nil {
 				continue
 			}
 			if again[i].URL.User != nil || again[i].URL.RawQuery != "" {
@@ -144,7 +140,7 @@ func FuzzRedact(f *testing.F) {
 			return
 		}
 		for _, e := range entries {
-			if !e.Off && (e.URL.User != nil || e.URL.RawQuery != "") {
+			if e.URL != nil && (e.URL.User != nil || e.URL.RawQuery != "") {
 				t.Errorf("Redact(%q) = %q, which has credentials", list, redacted)
 			}
 		}

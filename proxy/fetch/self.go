@@ -21,7 +21,7 @@ func refuseSelf(entries []Entry, self []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupBudget)
 	defer cancel()
 	for _, e := range entries {
-		if e.Off || e.URL.Scheme == "file" {
+		if e.URL == nil || e.URL.Scheme == "file" {
 			continue
 		}
 		for _, address := range self {

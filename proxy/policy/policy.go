@@ -1,5 +1,5 @@
 // Package policy decides, without I/O, whether a module is private or public,
-// and why.
+// and why, and which groups may read it.
 //
 // Patterns have the syntax and the meaning of GOPRIVATE
 // (go.dev/ref/mod#environment-variables) and are matched against the decoded
@@ -10,6 +10,7 @@ package policy
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -25,7 +26,17 @@ const toolchain = "golang.org/toolchain"
 // module is public.
 type Policy struct {
 	private []string
+	rules   []rule
 }
+
+// rule says which groups may read what a pattern matches.
+type rule struct {
+	pattern string
+	groups  []string
+}
+
+// Authenticated is the group of everybody who has proved who they are.
+const Authenticated = "*"
 
 // New returns the policy for lists of private patterns, each in the syntax of
 // GOPRIVATE. What the go command would ignore in silence is an error here,
@@ -85,6 +96,74 @@ func checkPattern(pattern string) error {
 // r: what module paths are made of, and what path.Match gives a meaning.
 func inPattern(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(`-._~/*?[]^\`, r)
+}
+
+// Restrict returns p with rules added, which are separated by commas:
+// pattern=group|group. The pattern is one in the syntax of GOPRIVATE; what it
+// matches is private too. Of a module that several rules match, each of them must
+// name a group of the reader, so that a rule can take away and never give.
+func (p *Policy) Restrict(rules string) (*Policy, error) {
+	next := &Policy{append([]string(nil), p.private...), append([]rule(nil), p.rules...)}
+	for text := range strings.SplitSeq(rules, ",") {
+		if text == "" {
+			continue
+		}
+		r, err := parseRule(text)
+		if err != nil {
+			return nil, fmt.Errorf("access rule %q: %w", text, err)
+		}
+		next.rules = append(next.rules, r)
+		if !slices.Contains(next.private, r.pattern) {
+			next.private = append(next.private, r.pattern)
+		}
+	}
+	return next, nil
+}
+
+func parseRule(text string) (rule, error) {
+	pattern, names, found := strings.Cut(text, "=")
+	if !found || pattern == "" {
+		return rule{}, fmt.Errorf("it must be pattern=group|group")
+	}
+	if err := checkPattern(pattern); err != nil {
+		return rule{}, err
+	}
+	groups := strings.Split(names, "|")
+	for _, group := range groups {
+		if group == "" || strings.ContainsFunc(group, func(r rune) bool { return r <= ' ' || r == 0x7f || unicode.IsSpace(r) }) {
+			return rule{}, fmt.Errorf("%q is no name of a group; %s is everybody who has authenticated", group, Authenticated)
+		}
+	}
+	return rule{pattern, groups}, nil
+}
+
+// Restricted reports whether some rule is about the module with the decoded path.
+func (p *Policy) Restricted(modulePath string) bool {
+	return !p.Allowed(modulePath, func(string) bool { return false })
+}
+
+// Allowed reports whether a reader may have the module with the decoded path. in
+// says whether the reader is in a group; it is not asked if there is no rule.
+func (p *Policy) Allowed(modulePath string, in func(group string) bool) bool {
+	for _, r := range p.rules {
+		if modulePath != toolchain && module.MatchPrefixPatterns(r.pattern, modulePath) && !slices.ContainsFunc(r.groups, in) {
+			return false
+		}
+	}
+	return true
+}
+
+// AllowedAll reports whether a reader may have whatever there is.
+func (p *Policy) AllowedAll(in func(group string) bool) bool {
+	return !slices.ContainsFunc(p.rules, func(r rule) bool { return !slices.ContainsFunc(r.groups, in) })
+}
+
+// Open returns the private patterns that no rule is about, word for word: what
+// they match can be read by whoever reaches the proxy, unless another rule matches.
+func (p *Policy) Open() []string {
+	return slices.DeleteFunc(slices.Clone(p.private), func(pattern string) bool {
+		return slices.ContainsFunc(p.rules, func(r rule) bool { return r.pattern == pattern })
+	})
 }
 
 // Patterns returns the patterns as one list.

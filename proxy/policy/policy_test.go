@@ -119,3 +119,56 @@ func FuzzPrivate(f *testing.F) {
 		}
 	})
 }
+
+func TestRestrict(t *testing.T) {
+	base, err := policy.New("corp.example,open.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := base.Restrict("corp.example=staff|ops,,corp.example/secret=board,*.team.example=*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := p.Patterns(), "corp.example,open.example,corp.example/secret,*.team.example"; got != want {
+		t.Errorf("Patterns() = %q, want %q", got, want)
+	}
+	if got := p.Open(); len(got) != 1 || got[0] != "open.example" {
+		t.Errorf("Open() = %q", got)
+	}
+	for _, tt := range []struct {
+		path, groups string // groups of the reader
+		allowed      bool
+	}{
+		{"corp.example/a", "", false},
+		{"corp.example/a", "staff", true},
+		{"corp.example/a", "ops *", true},
+		{"corp.example/a", "board *", false},
+		{"corp.example/secret/x", "staff", false},
+		{"corp.example/secret/x", "board", false},
+		{"corp.example/secret/x", "board staff", true},
+		{"corp.example/secrets", "staff", true},
+		{"a.team.example/x", "", false},
+		{"a.team.example/x", "*", true},
+		{"open.example/x", "", true},
+		{"golang.org/toolchain", "", true},
+	} {
+		in := func(group string) bool { return strings.Contains(" "+tt.groups+" ", " "+group+" ") }
+		if got := p.Allowed(tt.path, in); got != tt.allowed {
+			t.Errorf("%s for %q: %v, want %v", tt.path, tt.groups, got, tt.allowed)
+		}
+		if got, want := p.Restricted(tt.path), !strings.HasPrefix(tt.path, "open") && tt.path != "golang.org/toolchain"; got != want {
+			t.Errorf("Restricted(%s) = %v", tt.path, got)
+		}
+	}
+	if all := func(string) bool { return true }; !p.AllowedAll(all) || p.AllowedAll(func(g string) bool { return g != "board" }) || !base.AllowedAll(func(string) bool { return false }) {
+		t.Error("AllowedAll is not what all rules say")
+	}
+	if base.Restricted("corp.example/a") {
+		t.Error("Restrict changed what it was called on")
+	}
+	for _, rules := range []string{"corp.example", "=staff", "corp.example=", "corp.example=a||b", "corp.example=a b", "https://x=a", "[=a"} {
+		if _, err := base.Restrict(rules); err == nil {
+			t.Errorf("Restrict(%q): no error", rules)
+		}
+	}
+}
