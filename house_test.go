@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"access":              {},
 	"cmd/assay":           {"access", "proxy", "proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
 	"cmd/bench":           {"storage"},
-	"proxy":               {"proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
+	"proxy":               {"access", "proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
 	"proxy/fetch":         {},
 	"proxy/policy":        {},
 	"proxy/proxytest":     {"sumdb/sumdbtest"},

@@ -24,13 +24,17 @@ const (
 	// be pushed. It must stay below a minute.
 	absentFor = 20 * time.Second
 
+	// absentPrivateFor is for what comes from a repository, where the push is
+	// somebody's here, who wants to see it.
+	absentPrivateFor = 5 * time.Second
+
 	// maxAbsent bounds the memory that somebody who asks for nonsense can
 	// take, at some hundred bytes each.
 	maxAbsent = 20000
 )
 
 // note remembers err if it is an absence; nil is none.
-func (a *absent) note(key string, err error) {
+func (a *absent) note(key string, err error, private bool) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -47,7 +51,11 @@ func (a *absent) note(key string, err error) {
 	if a.keys == nil || len(a.keys) >= maxAbsent {
 		a.keys = map[string]absence{}
 	}
-	a.keys[key] = absence{err, now.Add(absentFor)}
+	long := absentFor
+	if private {
+		long = absentPrivateFor
+	}
+	a.keys[key] = absence{err, now.Add(long)}
 }
 
 // find returns the error that was remembered for key, nil if there is none.

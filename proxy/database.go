@@ -6,16 +6,31 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"strings"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/proxy/policy"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
+// database is a checksum database that is served: a Mirror or our own Log.
+type database interface {
+	Name() string
+	Latest(ctx context.Context) ([]byte, error)
+	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)
+	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
+}
+
 // serveSumDB answers for a checksum database, always with what this proxy has
 // verified itself.
 func (s *Server) serveSumDB(a *answer, req Request) error {
-	db := s.mirror(req.Database)
-	if db == nil {
+	var db database
+	if s.own(req.Database) {
+		db = s.config.Log
+	} else if m := s.mirror(req.Database); m != nil {
+		db = m
+	} else {
 		return s.unknownDatabase(req)
 	}
 	switch req.Kind {
@@ -33,8 +48,8 @@ func (s *Server) serveSumDB(a *answer, req Request) error {
 }
 
 // serveHead answers with our newest head. Only the first one is ever waited for.
-func (s *Server) serveHead(a *answer, db *sumdb.Mirror) error {
-	if a.heldOnly && db.Size() == 0 {
+func (s *Server) serveHead(a *answer, db database) error {
+	if m, ok := db.(*sumdb.Mirror); ok && a.heldOnly && m.Size() == 0 {
 		return errNotHeld
 	}
 	ctx, cancel := s.patient(a.r.Context())
@@ -46,7 +61,12 @@ func (s *Server) serveHead(a *answer, db *sumdb.Mirror) error {
 	return writeSumDB(a, "public, max-age=60", note)
 }
 
-// mirror returns the database with the name, nil if it is not served here.
+// own reports whether the database called name is our own log, and is served.
+func (s *Server) own(name string) bool {
+	return s.config.Unified && s.config.Log.Name() == name
+}
+
+// mirror returns the mirror with the name, nil if it is not served here.
 func (s *Server) mirror(name string) *sumdb.Mirror {
 	for _, db := range s.config.Databases {
 		if db.Name() == name {
@@ -83,19 +103,16 @@ func (s *Server) databaseNames() string {
 	return names
 }
 
-// serveLookup answers with a proved record and our own newest head. A private
-// name is recognised before anything else is done with it.
-func (s *Server) serveLookup(a *answer, db *sumdb.Mirror, req Request) error {
-	if pattern, private := s.settings.Load().policy.Private(req.Module); private {
-		s.log.Warn("private module asked for at the checksum database", "module", req.Module, "pattern", pattern, "remote", a.r.RemoteAddr)
-		return &failure{
-			status: http.StatusForbidden, noStore: true,
-			what: req.Module + " is private here (pattern " + pattern + ")",
-			why:  "its name is never sent to a checksum database; tell your go command not to ask",
-			next: "Run: " + policy.ClientSetting("GONOSUMDB", pattern),
+// serveLookup answers with a proved record and the newest head.
+func (s *Server) serveLookup(a *answer, db database, req Request) error {
+	find := s.findOwn
+	if m, ok := db.(*sumdb.Mirror); ok {
+		if err := s.refusePrivate(a, req); err != nil {
+			return err
 		}
+		find = func(a *answer, req Request) (sumdb.Record, result, error) { return s.lookup(a, m, req) }
 	}
-	record, result, err := s.lookup(a, db, req)
+	record, result, err := find(a, req)
 	if err != nil {
 		return err
 	}
@@ -105,7 +122,31 @@ func (s *Server) serveLookup(a *answer, db *sumdb.Mirror, req Request) error {
 	}
 	a.result = result
 	a.Header()["Cache-Status"] = cacheStatus[result]
+	if a.private {
+		return writeSumDB(a, "private, max-age=60", reply)
+	}
 	return writeSumDB(a, "public, max-age=60", reply)
+}
+
+// refusePrivate refuses to ask a public database for a private name, which is
+// recognised before anything else is done with it.
+func (s *Server) refusePrivate(a *answer, req Request) error {
+	settings := s.settings.Load()
+	pattern, private := settings.policy.Private(req.Module)
+	if !private {
+		return nil
+	}
+	s.log.Warn("private module asked for at the checksum database", "module", req.Module, "pattern", pattern, "client", s.config.Remote(a.r))
+	s.noteLeak(a.r, s.identify(a.r), PublicDatabase, req.Module)
+	if err := s.admitReader(a, req, settings.policy); err != nil {
+		return err
+	}
+	return &failure{
+		status: http.StatusForbidden, noStore: true,
+		what: req.Module + " is private here (pattern " + pattern + ")",
+		why:  "its name is never sent to a checksum database; tell your go command not to ask",
+		next: "Run: " + policy.ClientSetting("GONOSUMDB", pattern),
+	}
 }
 
 // lookup returns the proved record for req, and how it came by it.
@@ -125,7 +166,7 @@ func (s *Server) lookup(a *answer, db *sumdb.Mirror, req Request) (sumdb.Record,
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
 	record, err = db.Lookup(ctx, req.version())
-	s.absent.note(key, err)
+	s.absent.note(key, err, false)
 	return record, resultMiss, answerTime(ctx, err)
 }
 
@@ -145,7 +186,10 @@ func answerTime(ctx context.Context, err error) error {
 }
 
 // serveTile answers with a tile that hashes up to our head.
-func (s *Server) serveTile(a *answer, db *sumdb.Mirror, req Request) error {
+func (s *Server) serveTile(a *answer, db database, req Request) error {
+	if s.own(req.Database) && req.Tile.L < 0 && !s.settings.Load().policy.AllowedAll(inGroup(s.identify(a.r))) {
+		return hidden(a.path) // the names of all private modules are in it
+	}
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
 	tile, err := db.Tile(ctx, req.Tile)
@@ -157,6 +201,9 @@ func (s *Server) serveTile(a *answer, db *sumdb.Mirror, req Request) error {
 		age = "public, max-age=86400" // it is part of a full one some day
 	}
 	a.Header()["Content-Type"] = contentTypes[SumDBTile]
+	if s.own(req.Database) {
+		age = "private" + strings.TrimPrefix(age, "public")
+	}
 	return writeSumDB(a, age, tile)
 }
 

@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -68,6 +69,9 @@ var (
 	// that an upstream has.
 	errUnlisted = errors.New("not in the checksum database")
 
+	// errOwnLog says that it is our own log that is in trouble.
+	errOwnLog = errors.New("log of this proxy")
+
 	// errClient says that a client did not take what was written.
 	errClient = errors.New("the client does not read")
 
@@ -105,9 +109,12 @@ func explain(req Request, err error) failure {
 		known     *failure
 		malformed *pathError
 		mismatch  *mismatchError
+		changed   *sumdb.ConflictError
 		upstream  *fetch.Error
+		repo      *vcs.Error
 	)
 	errors.As(err, &upstream)
+	errors.As(err, &repo)
 	switch {
 	case errors.As(err, &known):
 		return *known
@@ -119,6 +126,22 @@ func explain(req Request, err error) failure {
 			what: fmt.Sprintf("checksum mismatch: %s of %s@%s", mismatch.File, mismatch.Module, mismatch.Version),
 			why:  fmt.Sprintf("%s has %s\n%s says %s", mismatch.Source, mismatch.Got, mismatch.Database, mismatch.Want),
 			next: "do not use it; ask who runs this proxy, the evidence is kept"}
+	case errors.As(err, &changed):
+		return explainChanged(changed)
+	case repo != nil && !errors.Is(err, fs.ErrNotExist):
+		if f, ok := explainVCS(repo); ok {
+			return f
+		}
+	}
+	switch {
+	case errors.Is(err, errNoVCS):
+		return failure{status: http.StatusNotFound, noStore: true,
+			what: "not found: " + req.Path(), why: oneLine(err.Error()), next: "start the proxy with --vcs git", err: fs.ErrNotExist}
+	case errors.Is(err, errOwnLog) && errors.Is(err, sumdb.ErrFrozen):
+		return failure{status: http.StatusServiceUnavailable, noStore: true,
+			what: "this proxy's own log takes no new versions: it may be an old copy, or damaged",
+			why:  "what it has is served; this needs a person",
+			next: "ask who runs this proxy to run: assay log check"}
 	case errors.Is(err, sumdb.ErrFrozen):
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "the checksum database shows two histories; nothing new is accepted",
@@ -169,6 +192,9 @@ func explain(req Request, err error) failure {
 		f := failure{status: http.StatusNotFound, what: "not found: " + req.Path()}
 		if upstream != nil {
 			f.why = oneLine(upstream.Source + ": " + upstream.Detail)
+		} else if repo != nil {
+			f.noStore = true // a push is enough
+			f.why = oneLine(repo.Host + ": " + repo.Detail)
 		} else if req.Database != "" {
 			// The mirror says how old it is.
 			f.why = oneLine(strings.TrimSuffix(err.Error(), ": "+fs.ErrNotExist.Error()))
@@ -185,6 +211,52 @@ func explain(req Request, err error) failure {
 	}
 	return failure{status: http.StatusInternalServerError, what: "internal error",
 		next: "ask who runs this proxy to look for the request id in its log"}
+}
+
+// explainChanged says that a private version is not what it was. Both contents have
+// their line, with where they came from.
+func explainChanged(e *sumdb.ConflictError) failure {
+	file, have, got := "zip", e.Have.Zip, e.Got.Zip
+	if have == got {
+		file, have, got = "go.mod", e.Have.Mod, e.Got.Mod
+	}
+	return failure{status: http.StatusForbidden, noStore: true,
+		what: fmt.Sprintf("changed: the %s of %s is not what it was on %s", file, e.Have.Module, e.Have.Time.UTC().Format(time.DateOnly)),
+		why:  fmt.Sprintf("first %s from %s\nnow   %s from %s", have, clip(e.Have.Source(), 140), got, clip(e.Got.Source(), 140)),
+		next: "a tag was moved or a disk changed; do not use it, release a new version; who runs this proxy has the evidence"}
+}
+
+// explainVCS is the part of the table for repositories. Who reads it may read the
+// module.
+func explainVCS(e *vcs.Error) (failure, bool) {
+	what, detail := oneLine(e.Module), oneLine(e.Detail)
+	switch {
+	case errors.Is(e, vcs.ErrCredential):
+		return failure{status: http.StatusForbidden, noStore: true,
+			what: e.Host + " does not let this proxy read " + what, why: oneLine(e.Err.Error()),
+			next: "ask who runs this proxy to give it access: --credentials or --netrc"}, true
+	case errors.Is(e, vcs.ErrForbidden):
+		return failure{status: http.StatusForbidden, noStore: true,
+			what: "not allowed: " + what, why: oneLine(e.Err.Error()),
+			next: "ask who runs this proxy; --vcs-hosts allows more hosts"}, true
+	case errors.Is(e, vcs.ErrTools):
+		return failure{status: http.StatusBadGateway, noStore: true,
+			what: "this proxy cannot fetch " + what, why: oneLine(e.Err.Error()),
+			next: "ask who runs this proxy to install a newer go, and git, beside it"}, true
+	case errors.Is(e, vcs.ErrTooLarge):
+		return failure{status: http.StatusBadGateway, noStore: true,
+			what: "too large: " + what, why: oneLine(e.Err.Error()),
+			next: "ask who runs this proxy; --vcs-cache is the room for all repositories"}, true
+	case errors.Is(e, context.DeadlineExceeded):
+		return failure{status: http.StatusGatewayTimeout, retryAfter: 10 * time.Second,
+			what: "timeout: " + e.Host + " did not finish for " + what, why: detail,
+			next: "try again; if it stays, look at that host, or allow more time with --vcs-timeout"}, true
+	case errors.Is(e, vcs.ErrUnavailable):
+		return failure{status: http.StatusBadGateway, retryAfter: 5 * time.Second,
+			what: e.Host + " failed for " + what, why: oneLine(e.Err.Error()),
+			next: "try again; if it stays, look at that host"}, true
+	}
+	return failure{}, false
 }
 
 // statusClientGone is what the access log has for a client that did not wait;
@@ -309,13 +381,18 @@ func oneLine(s string) string {
 // levelOf returns the level at which an error is logged: an error for what needs
 // a person, a warning for what passes.
 func levelOf(err error) slog.Level {
-	var mismatch *mismatchError
+	var (
+		mismatch *mismatchError
+		changed  *sumdb.ConflictError
+	)
 	switch {
-	case errors.As(err, &mismatch), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), errors.Is(err, syscall.ENOSPC):
+	case errors.As(err, &mismatch), errors.As(err, &changed), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), errors.Is(err, syscall.ENOSPC):
 		return slog.LevelError
 	case errors.Is(err, errClient):
 		return slog.LevelInfo
 	case errors.Is(err, fetch.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, sumdb.ErrInvalid),
+		errors.Is(err, vcs.ErrUnavailable), errors.Is(err, vcs.ErrCredential), errors.Is(err, vcs.ErrForbidden),
+		errors.Is(err, vcs.ErrTools), errors.Is(err, vcs.ErrTooLarge),
 		errors.Is(err, errUnlisted), errors.Is(err, errGarbage), errors.Is(err, errAnswer), errors.Is(err, fetch.ErrTooLarge):
 		return slog.LevelWarn
 	}

@@ -10,22 +10,10 @@ import (
 	"time"
 )
 
-// keepEvidence writes down what an upstream sent in place of what the checksum
-// database says. The same mismatch is written once, so that a client that tries
-// again and again cannot fill the disk. It returns the file's name.
-func keepEvidence(dir string, m *mismatchError, now time.Time) (string, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	name := filepath.Join(dir, fmt.Sprintf("mismatch-%s.txt", evidenceName(m.Module+"@"+m.Version+"-"+m.File+"-"+m.Got)))
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return name, nil
-	}
-	if err != nil {
-		return "", err
-	}
-	_, err = fmt.Fprintf(file, `checksum mismatch
+// keepMismatch writes down what an upstream sent in place of what the checksum
+// database says.
+func keepMismatch(dir string, m *mismatchError, now time.Time) (string, error) {
+	return keepEvidence(dir, "mismatch", m.Module+"@"+m.Version+"-"+m.File+"-"+m.Got, fmt.Sprintf(`checksum mismatch
 time:     %s
 module:   %s
 version:  %s
@@ -37,7 +25,25 @@ expected: %s
 
 The content was not stored and not served. Compare with another upstream; if it
 differs there too, tell the module's author and golang.org/issue.
-`, now.UTC().Format(time.RFC3339), m.Module, m.Version, m.File, m.Source, m.Got, m.Database, m.Want)
+`, now.UTC().Format(time.RFC3339), m.Module, m.Version, m.File, m.Source, m.Got, m.Database, m.Want))
+}
+
+// keepEvidence writes a text about something of a kind. The same is written once,
+// so that a client that tries again and again cannot fill the disk. It returns the
+// file's name.
+func keepEvidence(dir, kind, about, text string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	name := filepath.Join(dir, fmt.Sprintf("%s-%s.txt", kind, evidenceName(about)))
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return name, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	_, err = file.WriteString(text)
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 		_ = os.Remove(name) // half of it would keep the whole from being written later
 		return "", err

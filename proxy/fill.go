@@ -20,6 +20,8 @@ import (
 	modzip "golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -46,8 +48,9 @@ const (
 // fill is one object being fetched, proved and stored. Whoever wants the object
 // meanwhile waits for the same fill.
 type fill struct {
-	req Request
-	key string
+	req     Request
+	key     string
+	private bool
 
 	// started is closed when the fields below it are set and the object can
 	// be streamed; it may never be. done is closed when the fill has ended,
@@ -64,26 +67,27 @@ type fill struct {
 
 // fills are the fills under way.
 type fills struct {
-	small, zips chan struct{} // a place for each that may run
+	small, zips, private chan struct{} // a place for each that may run
 
 	mu     sync.Mutex
 	active map[string]*fill
 }
 
 func newFills(small, zips int) fills {
-	return fills{small: make(chan struct{}, small), zips: make(chan struct{}, zips), active: map[string]*fill{}}
+	return fills{small: make(chan struct{}, small), zips: make(chan struct{}, zips),
+		private: make(chan struct{}, privatePlaces), active: map[string]*fill{}}
 }
 
 // join returns the fill for req, which it starts if there is none, and reports
 // whether there was one.
-func (s *Server) join(req Request) (f *fill, joined bool) {
+func (s *Server) join(req Request, private bool) (f *fill, joined bool) {
 	key := req.Path()
 	s.fills.mu.Lock()
 	defer s.fills.mu.Unlock()
 	if f, ok := s.fills.active[key]; ok {
 		return f, true
 	}
-	f = &fill{req: req, key: key, started: make(chan struct{}), done: make(chan struct{})}
+	f = &fill{req: req, key: key, private: private, started: make(chan struct{}), done: make(chan struct{})}
 	s.fills.active[key] = f
 	s.running.Add(1)
 	go s.run(f)
@@ -94,7 +98,10 @@ func (s *Server) join(req Request) (f *fill, joined bool) {
 func (s *Server) run(f *fill) {
 	defer s.running.Done()
 	limit, places := smallFillTime, s.fills.small
-	if f.req.Kind == Zip {
+	switch {
+	case f.private:
+		limit, places = zipFillTime, s.fills.private
+	case f.req.Kind == Zip:
 		limit, places = zipFillTime, s.fills.zips
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, limit)
@@ -154,20 +161,33 @@ func (s *Server) fillInPlace(ctx context.Context, f *fill, places chan struct{})
 
 	// Another fill may have ended between the client's look into the store
 	// and now.
-	if _, err := s.store.Stat(ctx, f.key); !errors.Is(err, fs.ErrNotExist) {
+	if object, err := s.open(ctx, f.req, f.key, f.private); err == nil {
+		return object.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	begin := time.Now()
-	var err error
+	err := s.fillFrom(ctx, f)
+	s.metrics.observeFill(f.req.Kind, err, time.Since(begin))
+	return err
+}
+
+// fillFrom fills from where the object is to come from.
+func (s *Server) fillFrom(ctx context.Context, f *fill) error {
+	if f.private {
+		return s.fillVersion(ctx, f.req, vcs.Private)
+	}
+	fill := s.fillZip
 	switch f.req.Kind {
 	case Info:
-		err = s.fillInfo(ctx, f)
+		fill = s.fillInfo
 	case Mod:
-		err = s.fillMod(ctx, f)
-	default:
-		err = s.fillZip(ctx, f)
+		fill = s.fillMod
 	}
-	s.metrics.observeFill(f.req.Kind, err, time.Since(begin))
+	err := fill(ctx, f)
+	if errors.Is(err, fetch.ErrDirect) {
+		return s.fillVersion(ctx, f.req, vcs.Public)
+	}
 	return err
 }
 
@@ -185,7 +205,7 @@ func (s *Server) fillInfo(ctx context.Context, f *fill) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
 	}
-	return s.create(ctx, f, fmt.Sprintf("sha256:%x", sha256.Sum256(data)), "", bytes.NewReader(data), int64(len(data)))
+	return s.create(ctx, storage.Info{Key: f.key, Size: int64(len(data)), Hash: fmt.Sprintf("sha256:%x", sha256.Sum256(data))}, bytes.NewReader(data))
 }
 
 // parseInfo returns the version that an .info describes.
@@ -226,7 +246,7 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 	if want == "" && modfile.ModulePath(data) == "" {
 		return fmt.Errorf("%w: %s: no module line in a go.mod", errGarbage, source)
 	}
-	return s.create(ctx, f, got, s.proofName(want), bytes.NewReader(data), int64(len(data)))
+	return s.create(ctx, storage.Info{Key: f.key, Size: int64(len(data)), Hash: got, Proof: s.proofName(want)}, bytes.NewReader(data))
 }
 
 // wantedSoon begins to look for the hash that the object must have, and returns
@@ -322,7 +342,7 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 		return err
 	}
 	size, _ := f.spool.readable()
-	return s.create(ctx, f, got, s.proofName(want), io.NewSectionReader(f.spool.file, 0, size), size)
+	return s.create(ctx, storage.Info{Key: f.key, Size: size, Hash: got, Proof: s.proofName(want)}, io.NewSectionReader(f.spool.file, 0, size))
 }
 
 // wanted returns the hash that the checksum database has for the object, "" if
@@ -382,7 +402,7 @@ func (s *Server) compare(req Request, source, got, want string) error {
 		Got: got, Want: want, Source: source, Database: s.database().Name(),
 	}
 	s.metrics.mismatches.Inc()
-	evidence, err := keepEvidence(s.config.Evidence, mismatch, time.Now())
+	evidence, err := keepMismatch(s.config.Evidence, mismatch, time.Now())
 	s.log.Error("checksum mismatch", "module", req.Module, "version", req.Version, "file", file,
 		"source", source, "got", got, "want", want, "evidence", evidence)
 	if err != nil {
@@ -392,12 +412,30 @@ func (s *Server) compare(req Request, source, got, want string) error {
 }
 
 // create stores what was proved. If somebody else was faster, theirs is as good.
-func (s *Server) create(ctx context.Context, f *fill, hash, proof string, r io.Reader, size int64) error {
-	err := s.store.Create(ctx, storage.Info{Key: f.key, Size: size, Hash: hash, Proof: proof}, r)
-	if errors.Is(err, fs.ErrExist) {
+// What is there from before, when a private module was public or the other way
+// round, goes.
+func (s *Server) create(ctx context.Context, info storage.Info, data io.ReadSeeker) error {
+	err := s.store.Create(ctx, info, data)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	held, err := s.store.Stat(ctx, info.Key)
+	if err == nil && held.Proof == info.Proof {
 		return nil
 	}
-	return err
+	if err == nil {
+		err = s.store.Delete(ctx, info.Key)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := data.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := s.store.Create(ctx, info, data); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // suspects are keys whose content was refused a moment ago. What comes for them

@@ -276,7 +276,7 @@ func TestHot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.server.Reload(chain, private)
+	f.server.Reload(chain, private, nil)
 	f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusNotFound, "is private here")
 }
 

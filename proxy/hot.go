@@ -61,6 +61,13 @@ func (h *hot) note(path string, o *hotObject) {
 	}
 }
 
+// clear forgets everything.
+func (h *hot) clear() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.objects, h.bytes = nil, 0
+}
+
 // open returns the object for one reader.
 func (o *hotObject) open() storage.Object {
 	return &hotReader{Reader: *bytes.NewReader(o.content), info: o.info}

@@ -30,27 +30,27 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 			return err
 		}
 		if held == nil {
-			return s.notHeld(a)
+			return s.notHeld(a, req)
 		}
 		m = held
 	case List:
-		versions, err := s.heldVersions(ctx, req.Module)
+		versions, err := s.heldVersions(ctx, req.Module, a.private)
 		if err != nil {
 			return err
 		}
 		if len(versions) == 0 {
-			return s.notHeld(a)
+			return s.notHeld(a, req)
 		}
 		m.body = formatList(slices.DeleteFunc(versions, module.IsPseudoVersion))
 	case Latest:
-		versions, err := s.heldVersions(ctx, req.Module)
+		versions, err := s.heldVersions(ctx, req.Module, a.private)
 		if err != nil {
 			return err
 		}
 		if len(versions) == 0 {
-			return s.notHeld(a)
+			return s.notHeld(a, req)
 		}
-		if m.body, err = s.readStored(ctx, Request{Kind: Info, Module: req.Module, Version: s.newest(ctx, req.Module, versions)}); err != nil {
+		if m.body, err = s.readStored(ctx, Request{Kind: Info, Module: req.Module, Version: s.newest(ctx, req.Module, versions, a.private)}, a.private); err != nil {
 			return err
 		}
 	}
@@ -61,9 +61,13 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 }
 
 // notHeld is the answer for what only the store could answer and does not.
-func (s *Server) notHeld(a *answer) error {
+func (s *Server) notHeld(a *answer, req Request) error {
 	if a.heldOnly {
 		return errNotHeld
+	}
+	if a.private {
+		pattern, _ := s.settings.Load().policy.Private(req.Module)
+		return notFetched(req, pattern)
 	}
 	return &failure{status: http.StatusNotFound, what: "not found: " + clip(strings.TrimPrefix(a.r.URL.Path, "/"), 200),
 		why: "it is not stored here, and this proxy has no upstream (--upstream off)", err: fs.ErrNotExist}
@@ -71,12 +75,15 @@ func (s *Server) notHeld(a *answer) error {
 
 // heldVersions returns the versions of a module whose .info is stored, without
 // which the go command cannot use one.
-func (s *Server) heldVersions(ctx context.Context, modulePath string) ([]string, error) {
+func (s *Server) heldVersions(ctx context.Context, modulePath string, private bool) ([]string, error) {
 	prefix := strings.TrimSuffix(Request{Kind: List, Module: modulePath}.Path(), "list")
 	var versions []string
 	for info, err := range s.store.List(ctx, prefix) {
 		if err != nil {
 			return nil, err
+		}
+		if private != (s.config.Log != nil && info.Proof == s.config.Log.Name()) {
+			continue // from when the module was not what it is now
 		}
 		if req, err := ParsePath(info.Key); err == nil && req.Kind == Info && req.immutable() {
 			versions = append(versions, req.Version)
@@ -89,11 +96,11 @@ func (s *Server) heldVersions(ctx context.Context, modulePath string) ([]string,
 // the highest prerelease, else the newest pseudo-version. A +incompatible version
 // counts only if the newest compatible one has no go.mod of its own
 // (go.dev/ref/mod#non-module-compat).
-func (s *Server) newest(ctx context.Context, modulePath string, versions []string) string {
+func (s *Server) newest(ctx context.Context, modulePath string, versions []string, private bool) string {
 	compatible := slices.DeleteFunc(slices.Clone(versions), func(v string) bool { return semver.Build(v) == "+incompatible" })
 	if len(compatible) > 0 && len(compatible) < len(versions) {
 		best := highest(compatible)
-		if mod, err := s.readStored(ctx, Request{Kind: Mod, Module: modulePath, Version: best}); err == nil && !madeUp(modulePath, mod) {
+		if mod, err := s.readStored(ctx, Request{Kind: Mod, Module: modulePath, Version: best}, private); err == nil && !madeUp(modulePath, mod) {
 			return best
 		}
 	}
@@ -126,9 +133,9 @@ func madeUp(modulePath string, mod []byte) bool {
 }
 
 // readStored returns the content of a stored object that is small.
-func (s *Server) readStored(ctx context.Context, req Request) ([]byte, error) {
+func (s *Server) readStored(ctx context.Context, req Request, private bool) ([]byte, error) {
 	key := req.Path()
-	object, err := s.open(ctx, req, key)
+	object, err := s.open(ctx, req, key, private)
 	if err != nil {
 		return nil, err
 	}

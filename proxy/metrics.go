@@ -50,6 +50,9 @@ type metrics struct {
 	fillsRunning prometheus.Gauge
 	mismatches   prometheus.Counter
 	dropped      prometheus.Counter
+	changed      prometheus.Counter
+	leakRequests *prometheus.CounterVec
+	leaks        [numberOfLeakKinds]prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -75,6 +78,17 @@ func newMetrics() *metrics {
 			Name: "assay_store_dropped_total",
 			Help: "Stored objects that were damaged or unproved, and dropped to be fetched again.",
 		}),
+		changed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_private_changed_total",
+			Help: "Private versions that are not what they were when they were first seen, in their repository or on disk. Every one needs a person to look at it.",
+		}),
+		leakRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "assay_leak_requests_total",
+			Help: "Requests that show a client which is not set up for private modules: public_database (it asked a public checksum database for a private name), no_credential (it asked for what only some may read). /-/leaks lists the clients.",
+		}, []string{"kind"}),
+	}
+	for kind := range m.leaks {
+		m.leaks[kind] = m.leakRequests.WithLabelValues(LeakKind(kind).String())
 	}
 	for kind := range m.counters {
 		for r := range m.counters[kind] {
@@ -89,7 +103,7 @@ func newMetrics() *metrics {
 // Metrics returns the server's collectors.
 func (s *Server) Metrics() []prometheus.Collector {
 	m := s.metrics
-	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.mismatches, m.dropped}
+	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.mismatches, m.dropped, m.changed, m.leakRequests}
 }
 
 func (m *metrics) count(kind Kind, r result) {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,9 @@ import (
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
 const (
@@ -42,7 +46,7 @@ type mutableAnswer struct {
 // behind the client's back; or old if no upstream can be asked; or made from
 // what is stored.
 func (s *Server) serveMutable(a *answer, req Request) error {
-	if a.heldOnly || s.isolated() {
+	if !s.reachable(a) {
 		return s.serveLocal(a, req)
 	}
 	ctx, key := a.r.Context(), req.Path()
@@ -50,8 +54,11 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	if err != nil {
 		return err
 	}
-	age := held.age()
-	if age < s.config.Fresh {
+	age, fresh := held.age(), s.config.Fresh
+	if a.private && held != nil && s.pushedSince(req.Module, held.fetched) {
+		fresh = 0
+	}
+	if age < fresh {
 		a.result = resultHit
 		return s.writeMutable(a, req, held)
 	}
@@ -59,12 +66,13 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 		a.result = resultNegative
 		return err
 	}
-	refreshed := s.refresh(req)
+	refreshed := s.refresh(req, a.private)
 	wait := s.config.Answer
 	if age < s.config.Stale {
 		wait = patience
 	}
-	if age < min(revalidate, s.config.Stale) {
+	// A private module's next tag is somebody's here, who waits for it.
+	if age < min(revalidate, s.config.Stale) && !a.private {
 		a.result = resultStale
 		return s.writeMutable(a, req, held)
 	}
@@ -118,16 +126,20 @@ type refreshResult struct {
 
 // refresh asks the upstream, once for all who ask at the same time. It goes on
 // when they have left.
-func (s *Server) refresh(req Request) <-chan refreshResult {
+func (s *Server) refresh(req Request, private bool) <-chan refreshResult {
 	out := make(chan refreshResult, 1)
 	s.running.Add(1)
 	first := false // singleflight's own Shared is true for the first one too
 	ch := s.refreshing.DoChan(req.Path(), func() (m any, err error) {
 		first = true
-		ctx, cancel := context.WithTimeout(s.ctx, smallFillTime)
+		limit := smallFillTime
+		if private {
+			limit = zipFillTime // a repository may have to be cloned first
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, limit)
 		defer cancel()
 		err = guard(func() (err error) {
-			m, err = s.fetchMutable(ctx, req)
+			m, err = s.fetchMutable(ctx, req, private)
 			return err
 		})
 		return m, err
@@ -140,18 +152,35 @@ func (s *Server) refresh(req Request) <-chan refreshResult {
 	return out
 }
 
-// fetchMutable asks the upstream, checks what it says and keeps it.
-func (s *Server) fetchMutable(ctx context.Context, req Request) (*mutableAnswer, error) {
+// fetchMutable asks where the answer is to come from, checks what it says and keeps
+// it.
+func (s *Server) fetchMutable(ctx context.Context, req Request, private bool) (*mutableAnswer, error) {
+	ask, places := s.askUpstream, s.fills.small
+	if private {
+		ask, places = s.askRepository, s.fills.private
+	}
 	select {
-	case s.fills.small <- struct{}{}:
-		defer func() { <-s.fills.small }()
+	case places <- struct{}{}:
+		defer func() { <-places }()
 	case <-ctx.Done():
 		return nil, errBusy
 	}
-	key := req.Path()
-	data, source, err := s.settings.Load().upstream.ReadAll(ctx, key, listLimit)
+	m, err := ask(ctx, req)
 	if err != nil {
-		s.absent.note(key, err)
+		s.absent.note(req.Path(), err, private)
+	}
+	return m, err
+}
+
+// askUpstream gets an answer from the upstream, or where that says direct from the
+// module's repository.
+func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, error) {
+	begin := time.Now()
+	data, source, err := s.settings.Load().upstream.ReadAll(ctx, req.Path(), listLimit)
+	if errors.Is(err, fetch.ErrDirect) {
+		return s.askVCS(ctx, req, vcs.Public)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if req.Kind == List {
@@ -165,12 +194,67 @@ func (s *Server) fetchMutable(ctx context.Context, req Request) (*mutableAnswer,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", errGarbage, source, err)
 	}
-	m := &mutableAnswer{time.Now(), data}
-	if err := s.store.SetRecord(ctx, key, m.encode()); err != nil {
-		// The answer is good all the same; the next one asks upstream again.
-		s.log.Warn("answer not kept", "key", key, "err", err)
+	return s.keepMutable(ctx, req, begin, data), nil
+}
+
+// askRepository gets an answer from the repository of a private module.
+func (s *Server) askRepository(ctx context.Context, req Request) (*mutableAnswer, error) {
+	return s.askVCS(ctx, req, vcs.Private)
+}
+
+// askVCS gets an answer from version control. What is asked for the list says the
+// latest version too, and both are kept.
+func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mutableAnswer, error) {
+	source := s.settings.Load().vcs
+	if source == nil {
+		return nil, errNoVCS
 	}
-	return m, nil
+	begin := time.Now()
+	if req.Kind == Info {
+		info, err := source.Query(ctx, req.Module, req.Version, reach)
+		if err != nil {
+			return nil, err
+		}
+		return s.keepInfo(ctx, req, begin, info)
+	}
+	versions, err := source.Versions(ctx, req.Module, reach)
+	if err != nil {
+		return nil, err
+	}
+	list := s.keepMutable(ctx, Request{Kind: List, Module: req.Module}, begin, formatList(versions.Tagged))
+	latest, err := s.keepInfo(ctx, Request{Kind: Latest, Module: req.Module}, begin, versions.Latest)
+	if req.Kind == List {
+		return list, nil
+	}
+	return latest, err
+}
+
+func (s *Server) keepInfo(ctx context.Context, req Request, begin time.Time, info vcs.Info) (*mutableAnswer, error) {
+	data, err := json.Marshal(info)
+	if err != nil {
+		return nil, err
+	}
+	return s.keepMutable(ctx, req, begin, data), nil
+}
+
+// keepMutable keeps an answer. It is as old as the question.
+func (s *Server) keepMutable(ctx context.Context, req Request, begin time.Time, data []byte) *mutableAnswer {
+	m := &mutableAnswer{begin, data}
+	if err := s.store.SetRecord(ctx, req.Path(), m.encode()); err != nil {
+		// The answer is good all the same; the next one asks again.
+		s.log.Warn("answer not kept", "key", req.Path(), "err", err)
+	}
+	return m
+}
+
+// pushedSince reports whether the repository of a module is said to have changed
+// after t.
+func (s *Server) pushedSince(modulePath string, t time.Time) bool {
+	repo := ""
+	if source := s.settings.Load().vcs; source != nil {
+		repo = source.Repository(modulePath)
+	}
+	return s.pushes.since(repo, t)
 }
 
 // cleanList returns the tagged versions of an upstream's list, sorted. The
@@ -219,6 +303,9 @@ func (s *Server) writeMutable(a *answer, req Request, m *mutableAnswer) error {
 	}
 	h["Cache-Status"] = cacheStatus[a.result]
 	h["Cache-Control"] = []string{"public, max-age=" + strconv.Itoa(int(s.config.Fresh/time.Second))}
+	if a.private {
+		h["Cache-Control"] = []string{"private, no-cache"} // else a push would not show
+	}
 	return writeBytes(a, m.body)
 }
 

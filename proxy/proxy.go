@@ -3,11 +3,13 @@
 //
 // Nothing unproved leaves it: a go.mod or a zip is compared with a record whose
 // inclusion in the checksum database was proved before a complete copy reaches a
-// client or the store. A path is taken apart in one place, ParsePath; private
-// modules are recognised on the decoded path before anything else is done; an
+// client or the store. A private module comes from its own repository, and is
+// compared with what it was when it was first seen: a log of our own has that for
+// ever. A path is taken apart in one place, ParsePath; private modules, and who may
+// read them, are decided on the decoded path before anything else is done; an
 // error becomes a status and a text in one place, explain.
 //
-// It is no HTTP server: listening, logging and authentication are its caller's.
+// It is no HTTP server: listening and logging are its caller's.
 package proxy
 
 import (
@@ -22,8 +24,10 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -39,6 +43,26 @@ type Config struct {
 	// what modules are verified with; without any, nothing is verified but
 	// that it is well-formed.
 	Databases []*sumdb.Mirror
+
+	// VCS fetches private modules, and what the upstream list leaves to
+	// direct. Without it a private module is served only if it is stored.
+	VCS *vcs.Source
+
+	// Log is our own checksum database, in which the first content of each
+	// private version is pinned. It is needed with VCS; without it private
+	// modules are not served at all.
+	Log *sumdb.Log
+
+	// Unified serves Log as a checksum database that covers public modules
+	// too: what the first of Databases has proved is copied into it.
+	Unified bool
+
+	// Access says who a request is from. Without it everybody is anonymous.
+	Access *access.Authenticator
+
+	// Remote returns the address of the client. Default: that of the
+	// connection.
+	Remote func(*http.Request) string
 
 	Spool    string // directory for transfers under way; its content is removed by New
 	Evidence string // directory for what was found to be wrong
@@ -78,9 +102,13 @@ type Server struct {
 
 	fills      fills
 	refreshing singleflight.Group // of mutable answers, by key
+	versions   singleflight.Group // being fetched from version control
 	absent     absent
 	hot        hot
 	suspects   suspects
+	checked    checked
+	pushes     pushes
+	leaks      leaks
 
 	// ctx is the scope of work that is shared by clients. It ends when Close
 	// has waited long enough for running.
@@ -93,12 +121,19 @@ type Server struct {
 type settings struct {
 	upstream *fetch.Chain
 	policy   *policy.Policy
+	vcs      *vcs.Source // nil: none
 }
 
 // New makes a Server. It fails if its directories cannot be made.
 func New(c Config) (*Server, error) {
 	if c.Store == nil || c.Upstream == nil || c.Policy == nil {
 		return nil, errors.New("proxy: Store, Upstream and Policy are needed")
+	}
+	if c.VCS != nil && c.Log == nil || c.Unified && (c.Log == nil || len(c.Databases) == 0) {
+		return nil, errors.New("proxy: VCS needs Log, Unified needs Log and Databases")
+	}
+	if c.Remote == nil {
+		c.Remote = func(r *http.Request) string { return hostOf(r.RemoteAddr) }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -114,7 +149,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{config: c, store: c.Store, log: c.Logger, metrics: newMetrics()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.fills = newFills(c.Fills, c.ZipFills)
-	s.Reload(c.Upstream, c.Policy)
+	s.Reload(c.Upstream, c.Policy, c.VCS)
 	return s, nil
 }
 
@@ -125,11 +160,13 @@ func setDefault[T comparable](value *T, to T) {
 	}
 }
 
-// Reload makes the server use another upstream and another policy from the next
-// request on. It forgets what it believed to be absent.
-func (s *Server) Reload(upstream *fetch.Chain, policy *policy.Policy) {
-	s.settings.Store(&settings{upstream, policy})
+// Reload makes the server use another upstream, another policy and another access
+// to version control from the next request on. It forgets what it believed to be
+// absent, and what it has in memory: a public module may be private now.
+func (s *Server) Reload(upstream *fetch.Chain, policy *policy.Policy, vcs *vcs.Source) {
+	s.settings.Store(&settings{upstream, policy, vcs})
 	s.absent.clear()
+	s.hot.clear()
 }
 
 // Close waits for what is being fetched, at most until ctx ends; then it aborts
@@ -178,6 +215,7 @@ type answer struct {
 	kind     Kind
 	result   result
 	heldOnly bool // the client wants nothing to be fetched for it
+	private  bool // what was asked for is private
 	started  bool // the status is sent, an error can only break off
 }
 
@@ -198,7 +236,7 @@ func (s *Server) serve(a *answer) error {
 	}
 	if o := s.hot.find(path); o != nil {
 		a.kind, a.path = o.req.Kind, path
-		if err := s.allowed(o.req); err != nil {
+		if err := s.admit(a, o.req); err != nil {
 			return err
 		}
 		return s.serveHit(a, o.req, o.open())
@@ -212,27 +250,30 @@ func (s *Server) serve(a *answer) error {
 	case req.Database != "":
 		return s.serveSumDB(a, req)
 	case req.immutable():
-		if err := s.allowed(req); err != nil {
+		if err := s.admit(a, req); err != nil {
 			return err
 		}
 		return s.serveImmutable(a, req)
 	default:
-		if err := s.allowed(req); err != nil {
+		if err := s.admit(a, req); err != nil {
 			return err
 		}
 		return s.serveMutable(a, req)
 	}
 }
 
-// allowed returns an error if the module may not be had here.
-func (s *Server) allowed(req Request) error {
-	if pattern, private := s.settings.Load().policy.Private(req.Module); private {
-		return &failure{
-			status: http.StatusNotFound, noStore: true,
-			what: "not found: " + req.Module + " is private here (pattern " + pattern + ")",
-			why:  "fetching private modules is not supported yet, and their names are never sent to an upstream",
-			next: "let the go command fetch it: " + policy.ClientSetting("GOPRIVATE", pattern),
+// admit returns an error if the client may not have the module here.
+func (s *Server) admit(a *answer, req Request) error {
+	settings := s.settings.Load()
+	if pattern, private := settings.policy.Private(req.Module); private {
+		a.private = true
+		if err := s.admitReader(a, req, settings.policy); err != nil {
+			return err
 		}
+		if s.config.Log == nil {
+			return notFetched(req, pattern)
+		}
+		return nil
 	}
 	if req.Module == toolchain && s.database() == nil && req.Kind != List && req.Kind != Latest {
 		return &failure{
@@ -242,6 +283,18 @@ func (s *Server) allowed(req Request) error {
 		}
 	}
 	return nil
+}
+
+// reachable reports whether there is anywhere to get what is not stored from.
+func (s *Server) reachable(a *answer) bool {
+	settings := s.settings.Load()
+	switch {
+	case a.heldOnly:
+		return false
+	case a.private:
+		return settings.vcs != nil
+	}
+	return !settings.upstream.Offline()
 }
 
 // toolchain is the module of Go toolchains.

@@ -242,7 +242,7 @@ func TestPrivate(t *testing.T) {
 		"github.com/!my!corp/x/@v/list", "github.com/%21my%21corp/x/@v/list", "github.com/%21my!corp/%78/@v/v1.0.0.mod", "%63orp.example/secret/@v/list",
 		"example.com/!upper/@v/v1.0.0-!r!c.1.mod", "cached-only/corp.example/secret/@v/list", "cached-only/corp.example/secret/@v/v1.0.0.zip",
 	} {
-		a := f.wantStatus(path, http.StatusNotFound, "is private here", "not supported yet")
+		a := f.wantStatus(path, http.StatusNotFound, "is private here", "is off here")
 		if got := a.header.Get("Cache-Control"); got != "no-store" {
 			t.Errorf("GET %s: Cache-Control %q", path, got)
 		}
@@ -404,7 +404,7 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.server.Reload(chain, private)
+	f.server.Reload(chain, private, nil)
 	f.want("example.com/hello/@v/v1.0.0.info")
 	f.wantStatus("example.com/old/@v/list", 404, "is private here")
 }

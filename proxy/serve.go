@@ -21,7 +21,7 @@ const progressTime = time.Minute
 // serveImmutable answers with an object that never changes: from the store, or
 // by filling it.
 func (s *Server) serveImmutable(a *answer, req Request) error {
-	object, err := s.open(a.r.Context(), req, a.path)
+	object, err := s.open(a.r.Context(), req, a.path, a.private)
 	if err == nil && object.Info().Size <= hotSize {
 		object, err = s.keep(a.r.Context(), a.path, req, object)
 	}
@@ -31,8 +31,8 @@ func (s *Server) serveImmutable(a *answer, req Request) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if a.heldOnly || s.isolated() {
-		return s.notHeld(a)
+	if !s.reachable(a) {
+		return s.notHeld(a, req)
 	}
 	if err := s.absent.find(a.path); err != nil {
 		a.result = resultNegative
@@ -50,7 +50,7 @@ func (s *Server) serveHit(a *answer, req Request, object storage.Object) error {
 
 // open opens the stored object of req, whose key is its path. What is damaged, or
 // not proved by the database that is in force now, is dropped and counts as absent.
-func (s *Server) open(ctx context.Context, req Request, key string) (storage.Object, error) {
+func (s *Server) open(ctx context.Context, req Request, key string, private bool) (storage.Object, error) {
 	object, err := s.store.Open(ctx, key)
 	if errors.Is(err, storage.ErrDamaged) {
 		s.drop(ctx, key, err)
@@ -58,6 +58,21 @@ func (s *Server) open(ctx context.Context, req Request, key string) (storage.Obj
 	}
 	if err != nil {
 		return nil, err
+	}
+	if private {
+		if err := s.checkPinned(ctx, req, key, object); err != nil {
+			_ = object.Close() // nothing was written
+			if errors.Is(err, storage.ErrDamaged) {
+				s.drop(ctx, key, err)
+				err = fs.ErrNotExist
+			}
+			return nil, err
+		}
+		return object, nil
+	}
+	if log := s.config.Log; log != nil && object.Info().Proof == log.Name() {
+		_ = object.Close()
+		return nil, fs.ErrNotExist // from when the module was private
 	}
 	db := s.database()
 	if req.Kind == Info || db == nil || object.Info().Proof == db.Name() {
@@ -88,7 +103,7 @@ func (s *Server) drop(ctx context.Context, key string, why error) {
 // serveFill waits for the fill of req and answers with what it made, or while it
 // is being made.
 func (s *Server) serveFill(a *answer, req Request) error {
-	f, joined := s.join(req)
+	f, joined := s.join(req, a.private)
 	a.result = resultMiss
 	if joined {
 		a.result = resultCoalesced
@@ -118,10 +133,10 @@ func (s *Server) serveFill(a *answer, req Request) error {
 		return errAnswer
 	}
 	if f.err != nil {
-		s.absent.note(f.key, f.err)
+		s.absent.note(f.key, f.err, a.private)
 		return f.err
 	}
-	object, err := s.open(a.r.Context(), req, a.path)
+	object, err := s.open(a.r.Context(), req, a.path, a.private)
 	if errors.Is(err, fs.ErrNotExist) { // not an absence: an upstream has it
 		return fmt.Errorf("%s is stored and cannot be read", f.key)
 	}
@@ -194,6 +209,9 @@ func (s *Server) setImmutable(a *answer, req Request, hash string) {
 	h := a.Header()
 	h["Content-Type"] = contentTypes[req.Kind]
 	h["Cache-Control"] = immutable
+	if a.private {
+		h["Cache-Control"] = immutablePrivate
+	}
 	h["Accept-Ranges"] = acceptRanges
 	h["Cache-Status"] = cacheStatus[a.result]
 	if hash != "" {
@@ -203,9 +221,10 @@ func (s *Server) setImmutable(a *answer, req Request, hash string) {
 
 // Header values that are the same for every answer; nobody changes them.
 var (
-	immutable    = []string{"public, max-age=31536000, immutable"}
-	acceptRanges = []string{"bytes"}
-	contentTypes = [numberOfKinds][]string{
+	immutable        = []string{"public, max-age=31536000, immutable"}
+	immutablePrivate = []string{"private, max-age=31536000, immutable"}
+	acceptRanges     = []string{"bytes"}
+	contentTypes     = [numberOfKinds][]string{
 		List:           {"text/plain; charset=utf-8"},
 		Latest:         {"application/json"},
 		Info:           {"application/json"},

@@ -52,8 +52,8 @@ func (e LogEntry) same(other LogEntry) bool {
 	return e.Module == other.Module && e.Zip == other.Zip && e.Mod == other.Mod
 }
 
-// source says in words where the content of e came from.
-func (e LogEntry) source() string {
+// Source says in words where the content of e came from.
+func (e LogEntry) Source() string {
 	switch {
 	case e.Public != nil:
 		return fmt.Sprintf("record %d of %s", e.Public.ID, e.Public.Name)
@@ -73,8 +73,8 @@ type ConflictError struct {
 // Error names both contents and where they came from.
 func (e *ConflictError) Error() string {
 	return fmt.Sprintf("%s has other content than when it was first seen: first (%s, %s) zip %s go.mod %s, now (%s) zip %s go.mod %s",
-		e.Have.Module, e.Have.Time.UTC().Format(time.DateOnly), e.Have.source(), e.Have.Zip, e.Have.Mod,
-		e.Got.source(), e.Got.Zip, e.Got.Mod)
+		e.Have.Module, e.Have.Time.UTC().Format(time.DateOnly), e.Have.Source(), e.Have.Zip, e.Have.Mod,
+		e.Got.Source(), e.Got.Zip, e.Got.Mod)
 }
 
 // normal returns e as it is stored. The error is ErrInvalid.

@@ -92,7 +92,7 @@ type Chain struct {
 type entry struct {
 	origin   origin // nil: off or direct
 	direct   bool
-	anyError bool   // go on after any error, not only after absence
+	anyError bool // go on after any error, not only after absence
 }
 
 // origin is an upstream of a chain: HTTP or a directory. Fetching must have come

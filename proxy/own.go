@@ -1,0 +1,94 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// findOwn returns the record of our own log for req, and how it came by it. A
+// version that is not there yet is pinned: a private one by fetching it, a public
+// one by copying what the public database has proved.
+func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
+	if err := s.admit(a, req); err != nil {
+		return sumdb.Record{}, resultAbsent, err
+	}
+	entry, err := s.config.Log.Find(req.version())
+	if !errors.Is(err, fs.ErrNotExist) {
+		return entry.Record(), resultHit, err
+	}
+	if a.heldOnly {
+		return sumdb.Record{}, resultAbsent, errNotHeld
+	}
+	if err := s.absent.find(a.path); err != nil {
+		a.result = resultNegative
+		return sumdb.Record{}, resultNegative, err
+	}
+	ctx, cancel := s.patient(a.r.Context())
+	defer cancel()
+	pin := s.pinPublic
+	if a.private {
+		pin = s.pinPrivate
+	}
+	record, err := pin(ctx, req)
+	s.absent.note(a.path, err, a.private)
+	return record, resultMiss, answerTime(ctx, err)
+}
+
+// pinPrivate fetches a private version, which pins it.
+func (s *Server) pinPrivate(ctx context.Context, req Request) (sumdb.Record, error) {
+	f, _ := s.join(Request{Kind: Zip, Module: req.Module, Version: req.Version}, true)
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return sumdb.Record{}, context.Cause(ctx)
+	}
+	if f.err != nil {
+		return sumdb.Record{}, f.err
+	}
+	entry, err := s.config.Log.Find(req.version())
+	return entry.Record(), err
+}
+
+// pinPublic copies the record of a public version into our log after it was
+// proved, with where it came from.
+func (s *Server) pinPublic(ctx context.Context, req Request) (sumdb.Record, error) {
+	db := s.database()
+	record, err := db.Lookup(ctx, req.version())
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	zip, mod, err := record.Hashes(req.version())
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	reply, err := db.Reply(ctx, record)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	_, _, head, err := tlog.ParseRecord(reply)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	entry, err := s.config.Log.Pin(ctx, sumdb.LogEntry{
+		Module: req.version(), Zip: zip, Mod: mod,
+		Public: &sumdb.PublicProof{Name: db.Name(), ID: record.ID, Head: head},
+	})
+	var changed *sumdb.ConflictError
+	if errors.As(err, &changed) {
+		s.noteChanged(changed)
+	}
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	ours := entry.Record()
+	if string(ours.Text) != string(record.Text) {
+		return sumdb.Record{}, fmt.Errorf("%w: the record of %s in %s is not the two lines that it must be", sumdb.ErrInvalid, req.version(), db.Name())
+	}
+	return ours, nil
+}

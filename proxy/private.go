@@ -1,0 +1,268 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// errNoVCS says that version control is needed and off.
+var errNoVCS = errors.New("fetching from version control is off")
+
+// privatePlaces is how many private objects may be waited for at the same time.
+// What really runs at the same time is bounded by the vcs.Source.
+const privatePlaces = 256
+
+// fillVersion fetches a version from version control, all three files of it at
+// once: that is how the go command gives them. Fills of the other files share it.
+func (s *Server) fillVersion(ctx context.Context, req Request, reach vcs.Reach) error {
+	source := s.settings.Load().vcs
+	if source == nil {
+		return errNoVCS
+	}
+	s.running.Add(1) // by a fill, which is counted too
+	done := s.versions.DoChan(req.version().String(), func() (any, error) {
+		ctx, cancel := context.WithTimeout(s.ctx, zipFillTime)
+		defer cancel()
+		return nil, guard(func() error {
+			return source.Download(ctx, req.version(), reach, func(files vcs.Files) error {
+				return s.keepVersion(ctx, req, reach, files)
+			})
+		})
+	})
+	ended := make(chan error, 1)
+	go func() {
+		defer s.running.Done()
+		ended <- (<-done).Err
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// keepVersion proves what came from version control and stores it.
+func (s *Server) keepVersion(ctx context.Context, req Request, reach vcs.Reach, files vcs.Files) error {
+	version, err := parseInfo(files.Info)
+	if err == nil && version != req.Version {
+		err = fmt.Errorf("it is the info of version %q", version)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", errGarbage, files.Origin.URL, err)
+	}
+	content, err := os.Open(files.Zip)
+	if err != nil {
+		return fmt.Errorf("what the go command has made: %v", err) // its absence is not the module's
+	}
+	defer content.Close()
+	zip, err := hashZip(ctx, content)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", errGarbage, files.Origin.URL, err)
+	}
+	mod, err := hashMod(files.Mod)
+	if err != nil {
+		return err
+	}
+	prove := s.proveDirect
+	if reach == vcs.Private {
+		prove = s.pin
+	}
+	proof, err := prove(ctx, req, zip, mod, files.Origin)
+	if err != nil {
+		return err
+	}
+	return s.createVersion(ctx, req, reach, proof, zip, mod, files.Info, files.Mod, content)
+}
+
+// pin writes the hashes of a private version into our log, or compares them with
+// what is there.
+func (s *Server) pin(ctx context.Context, req Request, zip, mod string, origin vcs.Origin) (proof string, err error) {
+	entry := sumdb.LogEntry{Module: req.version(), Zip: zip, Mod: mod, Origin: origin.String()}
+	_, err = s.config.Log.Pin(ctx, entry)
+	var changed *sumdb.ConflictError
+	if errors.As(err, &changed) {
+		s.noteChanged(changed)
+		return "", changed
+	}
+	if errors.Is(err, sumdb.ErrFrozen) {
+		err = fmt.Errorf("%w: %w", errOwnLog, err)
+	}
+	return s.config.Log.Name(), err
+}
+
+// proveDirect compares a public version with the checksum database.
+func (s *Server) proveDirect(ctx context.Context, req Request, zip, mod string, origin vcs.Origin) (proof string, err error) {
+	for kind, got := range map[Kind]string{Zip: zip, Mod: mod} {
+		of := Request{Kind: kind, Module: req.Module, Version: req.Version}
+		want, err := s.wanted(ctx, of)
+		if err != nil {
+			return "", err
+		}
+		if err := s.compare(of, origin.URL, got, want); err != nil {
+			return "", err
+		}
+		proof = s.proofName(want)
+	}
+	return proof, nil
+}
+
+// createVersion stores the files of a version.
+func (s *Server) createVersion(ctx context.Context, req Request, reach vcs.Reach, proof, zip, mod string, info, goMod []byte, content *os.File) error {
+	stat, err := content.Stat()
+	if err != nil {
+		return err
+	}
+	for _, file := range []struct {
+		kind Kind
+		hash string
+		size int64
+		data io.ReadSeeker
+	}{
+		{Zip, zip, stat.Size(), content},
+		{Mod, mod, int64(len(goMod)), bytes.NewReader(goMod)},
+		{Info, fmt.Sprintf("sha256:%x", sha256.Sum256(info)), int64(len(info)), bytes.NewReader(info)},
+	} {
+		if file.kind == Info && reach == vcs.Public {
+			proof = "" // the checksum database does not cover it
+		}
+		key := Request{Kind: file.kind, Module: req.Module, Version: req.Version}.Path()
+		if err := s.create(ctx, storage.Info{Key: key, Size: file.size, Hash: file.hash, Proof: proof}, file.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checked are the keys of private objects whose content this process has compared
+// with the log.
+type checked struct {
+	mu   sync.Mutex
+	keys map[string]struct{}
+}
+
+// maxChecked bounds the memory; what is beyond it is compared again.
+const maxChecked = 100000
+
+func (c *checked) has(key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.keys[key]
+	return ok
+}
+
+func (c *checked) note(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.keys == nil || len(c.keys) >= maxChecked {
+		c.keys = map[string]struct{}{}
+	}
+	c.keys[key] = struct{}{}
+}
+
+// checkPinned checks a stored object of a private module: our log must have its
+// hash, and once in the life of this process its content must have it too, for
+// who can write to the disk can write both the content and its hash. The object is
+// then at its beginning. The error is fs.ErrNotExist if it is from the time when the
+// module was public, or the log does not know it.
+func (s *Server) checkPinned(ctx context.Context, req Request, key string, object storage.Object) error {
+	info := object.Info()
+	if info.Proof != s.config.Log.Name() {
+		return fs.ErrNotExist
+	}
+	if req.Kind == Info || s.checked.has(key) {
+		return nil
+	}
+	entry, err := s.config.Log.Find(req.version())
+	if err != nil {
+		return err
+	}
+	want := entry.Zip
+	if req.Kind == Mod {
+		want = entry.Mod
+	}
+	got := info.Hash
+	if got == want {
+		if got, err = s.hashStored(ctx, req.Kind, object); err != nil {
+			return err
+		}
+	}
+	if got != want {
+		changed := &sumdb.ConflictError{Have: entry, Got: entry}
+		changed.Got.Origin, changed.Got.Time = "the disk of this proxy", time.Now()
+		if req.Kind == Mod {
+			changed.Got.Mod = got
+		} else {
+			changed.Got.Zip = got
+		}
+		s.noteChanged(changed)
+		return changed
+	}
+	s.checked.note(key)
+	return nil
+}
+
+// hashStored returns the hash of what is really stored.
+func (s *Server) hashStored(ctx context.Context, kind Kind, object storage.Object) (string, error) {
+	if kind == Mod {
+		data, err := io.ReadAll(object)
+		if err != nil {
+			return "", err
+		}
+		if _, err := object.Seek(0, io.SeekStart); err != nil {
+			return "", err
+		}
+		return hashMod(data)
+	}
+	spool, err := newSpool(s.config.Spool)
+	if err != nil {
+		return "", err
+	}
+	defer spool.release()
+	if _, err := object.WriteTo(spool); err != nil {
+		return "", err
+	}
+	if _, err := object.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	hash, err := hashZip(ctx, spool.file)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errDefect) {
+		return "not a zip file (" + oneLine(err.Error()) + ")", nil
+	}
+	return hash, err
+}
+
+// noteChanged makes known that a private version is not what it was.
+func (s *Server) noteChanged(changed *sumdb.ConflictError) {
+	s.metrics.changed.Inc()
+	name := changed.Have.Module.String() + "-" + changed.Got.Zip + changed.Got.Mod
+	evidence, err := keepEvidence(s.config.Evidence, "changed", name, fmt.Sprintf(`a private version has changed
+time:    %s
+module:  %s
+first:   %s
+         zip %s
+         go.mod %s
+         %s
+now:     zip %s
+         go.mod %s
+         %s
+
+What was seen first stays: it is served, and nothing else. Find out who moved the tag,
+or what happened to the disk.
+`, time.Now().UTC().Format(time.RFC3339), changed.Have.Module, changed.Have.Time.Format(time.RFC3339),
+		changed.Have.Zip, changed.Have.Mod, changed.Have.Origin, changed.Got.Zip, changed.Got.Mod, changed.Got.Origin))
+	s.log.Error("a private version has changed", "module", changed.Have.Module.Path, "version", changed.Have.Module.Version,
+		"err", changed, "evidence", evidence, "evidence_err", err)
+}

@@ -1,0 +1,59 @@
+package proxy
+
+import (
+	"sync"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+)
+
+// pushes remembers when repositories were said to have changed. What was asked
+// before is then no longer current.
+type pushes struct {
+	mu   sync.Mutex
+	last time.Time            // of any repository
+	all  time.Time            // of those that are forgotten
+	repo map[string]time.Time // by vcs.CanonicalRepository
+}
+
+// maxPushes bounds the memory. Who exceeds it makes everything be asked again.
+const maxPushes = 10000
+
+// Pushed says that a repository has changed, which goes by any of these URLs. The
+// next request for a list, a latest version or a branch of its modules asks the
+// repository, whatever is kept.
+func (s *Server) Pushed(urls ...string) {
+	s.pushes.note(urls, time.Now())
+	s.absent.clear()
+}
+
+func (p *pushes) note(urls []string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last = now
+	if len(p.repo) >= maxPushes {
+		p.repo, p.all = nil, now
+	}
+	if p.repo == nil {
+		p.repo = map[string]time.Time{}
+	}
+	for _, url := range urls {
+		if repo := vcs.CanonicalRepository(url); repo != "" {
+			p.repo[repo] = now
+		}
+	}
+}
+
+// since reports whether repo has changed after t. Of a module whose repository is
+// not known, "", any may be it.
+func (p *pushes) since(repo string, t time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.last
+	if repo != "" {
+		if last = p.repo[repo]; last.Before(p.all) {
+			last = p.all
+		}
+	}
+	return !last.IsZero() && !t.After(last)
+}

@@ -1,0 +1,78 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/proxy/policy"
+)
+
+// admitReader returns an error if the policy has a rule about the module that does
+// not let the client read it. The error is the same whatever there is and whatever
+// was wrong: it comes before anything is looked for.
+func (s *Server) admitReader(a *answer, req Request, p *policy.Policy) error {
+	if !p.Restricted(req.Module) {
+		return nil
+	}
+	id := s.identify(a.r)
+	if p.Allowed(req.Module, inGroup(id)) {
+		return nil
+	}
+	s.noteUnread(a.r, id, req.Module)
+	return hidden(a.path)
+}
+
+// inGroup returns what a policy asks about a reader.
+func inGroup(id access.Identity) func(string) bool {
+	return func(group string) bool {
+		return group == policy.Authenticated && !id.Anonymous() || id.In(group)
+	}
+}
+
+// identify returns who r is from. Whose credential is wrong, or cannot be judged,
+// is nobody; why is for the log.
+func (s *Server) identify(r *http.Request) access.Identity {
+	if s.config.Access == nil {
+		return access.Identity{}
+	}
+	id, err := s.config.Access.Identify(r)
+	if errors.Is(err, access.ErrUnavailable) {
+		s.log.Warn("a credential cannot be checked", "client", s.config.Remote(r), "err", err)
+	} else if err != nil {
+		s.log.Info("a credential is refused", "client", s.config.Remote(r), "err", err)
+	}
+	return id
+}
+
+// hidden is the answer for what a client may not read. It must not depend on
+// anything but the path.
+func hidden(path string) error {
+	return &failure{
+		status: http.StatusNotFound, noStore: true,
+		what: "not found: " + clip(path, 200),
+		next: "if it is private, check the credentials that the go command sends: go help goauth",
+	}
+}
+
+// notFetched is the answer for a private module that this proxy does not have and
+// cannot get.
+func notFetched(req Request, pattern string) error {
+	return &failure{
+		status: http.StatusNotFound, noStore: true,
+		what: "not found: " + req.Module + " is private here (pattern " + pattern + ")",
+		why:  "fetching private modules is off here (--vcs off), and their names are never sent to an upstream",
+		next: "let the go command fetch it: " + policy.ClientSetting("GOPRIVATE", pattern),
+	}
+}
+
+// hostOf returns the host of an address host:port.
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return strings.TrimPrefix(host, "::ffff:")
+}
