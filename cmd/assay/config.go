@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"reflect"
 	"slices"
@@ -28,12 +29,38 @@ const defaultUpstream = "https://proxy.golang.org"
 // (ASSAY_ and its name), else from the file, else from the variable of the go
 // command that means the same, else it is the default.
 type config struct {
-	Listen   string `name:"listen" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means every interface: :3000. There is no authentication: who can reach it can read what it has."`
+	Listen   string `name:"listen" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means every interface: :3000. Who can reach it can read what it has, but for what the setting access keeps to groups."`
 	Data     string `name:"data" default:"assay-data" help:"Directory for everything that is kept; serve makes it. One process at a time."`
-	Upstream string `name:"upstream" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (go on to the next if it does not have the module) or a bar (go on after any error). off: nowhere, answer from what is stored."`
+	Upstream string `name:"upstream" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (go on to the next if it does not have the module) or a bar (go on after any error). off: nowhere, answer from what is stored. direct, at the end: from the module's own repository, verified like everything else."`
 	SumDB    string `name:"sumdb" default:"sum.golang.org" go:"GOSUMDB" help:"Checksum database that modules are verified with, in the syntax of GOSUMDB: a known name like sum.golang.org, or name+hash+key, either with a URL behind a space. off: verify nothing; the log warns of it at every start."`
 	Mirror   string `name:"mirror" default:"" help:"More checksum databases to serve, verified, to clients that have chosen them: verifier keys (name+hash+key), separated by commas."`
-	Private  string `name:"private" default:"" go:"GOPRIVATE,GONOPROXY,GONOSUMDB" reload:"yes" help:"Patterns of private modules, in the syntax of GOPRIVATE, separated by commas without spaces. No name they match is ever sent to an upstream or a checksum database."`
+	Private  string `name:"private" default:"" go:"GOPRIVATE,GONOPROXY,GONOSUMDB" reload:"yes" help:"Patterns of private modules, in the syntax of GOPRIVATE, separated by commas without spaces. No name they match is ever sent to an upstream or a checksum database: they come from their own repositories, and are pinned in a log of our own."`
+
+	VCS         string        `name:"vcs" default:"git" help:"Version control systems that private modules, and those that upstream leaves to direct, are fetched with, separated by commas, as in GOVCS. They and the go command must be in PATH. off: nothing is fetched from repositories."`
+	VCSCache    int           `name:"vcs-cache" default:"10240" help:"Room for copies of repositories, in MiB. The one that was not used for longest goes first."`
+	VCSJobs     int           `name:"vcs-jobs" default:"4" help:"Go commands that fetch from repositories at the same time, at most."`
+	VCSTimeout  time.Duration `name:"vcs-timeout" default:"10m" help:"Time for one of them, after which it is killed with all it has started."`
+	VCSHosts    string        `name:"vcs-hosts" default:"" help:"Hosts, or host:port, separated by commas, that repositories may be on whatever their address is and on any port. Without it private modules come from port 443 (SSH: 22) of hosts that are neither this machine nor link-local, others from public addresses only."`
+	Netrc       string        `name:"netrc" default:"" help:"File in the format of curl's netrc with credentials for code hosts. Nobody else may be able to read it."`
+	Credentials string        `name:"credentials" default:"" help:"TOML file with [[credential]] tables for code hosts, by pattern: tokens, SSH keys, GitHub Apps. See docs/private.md."`
+	HookSecret  string        `name:"hook-secret-file" default:"" help:"File with the secret of the webhooks at /-/hooks/github, /-/hooks/gitlab and /-/hooks/gitea. Without it there are none."`
+
+	LogName  string `name:"log-name" default:"" help:"Name of our own log, host[/path], given when it is made: it is in each of its signatures. Default: assay- and 8 digits. assay key prints it."`
+	LogGuard string `name:"log-guard" default:"" help:"File on another disk that has the newest tree of the log, by which a disk that was set back as a whole is noticed. See docs/operations.md."`
+	Unified  bool   `name:"unified" default:"false" help:"Serve our own log as a checksum database that covers public modules too, copied after they were proved. Clients then set GOSUMDB to what assay key prints, and need no GONOSUMDB."`
+
+	Access    string `name:"access" default:"" reload:"yes" help:"Who may read private modules: pattern=group|group, separated by commas. The patterns count as private too. The group * is everybody who has authenticated. If several match a module, each must be satisfied. To everybody else the module does not exist."`
+	Anonymous bool   `name:"anonymous" default:"true" help:"Serve public modules, and private ones without a rule in access, to clients that have not authenticated."`
+	Htpasswd  string `name:"htpasswd" default:"" help:"File with users and bcrypt hashes of their passwords, as htpasswd -B writes it. Read again when it changes."`
+	Groups    string `name:"groups" default:"" help:"File with the groups of those users and of client certificates, in the format of Apache's AuthGroupFile. Read again when it changes."`
+	Tokens    string `name:"tokens" default:"" help:"File with the tokens that assay token makes. Default: tokens in the data directory."`
+	OIDC      string `name:"oidc" default:"" help:"TOML file with the issuers whose tokens are believed, and which claims make which groups. Read again when it changes. See docs/access.md."`
+	Operators string `name:"operators" default:"" help:"Groups, separated by commas, that may read /-/leaks. Default: only clients on this machine."`
+
+	TLSCert        string `name:"tls-cert" default:"" help:"PEM file with the certificate chain of this server, which then speaks HTTPS and HTTP/2. Read again when it changes."`
+	TLSKey         string `name:"tls-key" default:"" help:"PEM file with the key of tls-cert. Nobody else may be able to read it."`
+	TLSClientCA    string `name:"tls-client-ca" default:"" help:"PEM file with the authorities of client certificates, which then authenticate: their first DNS name, else their common name, is the user. Read again when it changes."`
+	TrustedProxies string `name:"trusted-proxies" default:"" help:"Networks (CIDR) of the reverse proxies in front of this server, separated by commas. From them X-Forwarded-For says who the client is; from others it is ignored."`
 
 	CAFile         string        `name:"ca-file" default:"" reload:"yes" help:"PEM file with certificate authorities to trust for upstreams, besides the system's. Proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used."`
 	ConnectTimeout time.Duration `name:"connect-timeout" default:"5s" reload:"yes" help:"Time to connect to an upstream, and as much again for its TLS handshake."`
@@ -128,6 +155,18 @@ func placeholder(s setting) string {
 	switch s.Name {
 	case "listen":
 		return "ADDR"
+	case "log-level":
+		return "LEVEL"
+	case "netrc", "credentials", "hook-secret-file", "log-guard", "htpasswd", "groups", "tokens", "oidc", "tls-cert", "tls-key", "tls-client-ca":
+		return "FILE"
+	case "access":
+		return "RULES"
+	case "operators":
+		return "GROUPS"
+	case "vcs-hosts":
+		return "HOSTS"
+	case "trusted-proxies":
+		return "NETWORKS"
 	case "data":
 		return "DIR"
 	case "upstream":
@@ -143,7 +182,7 @@ func placeholder(s setting) string {
 	case "log-format":
 		return "FORMAT"
 	default:
-		return "LEVEL"
+		return "NAME"
 	}
 }
 
@@ -353,6 +392,25 @@ func (c config) check() error {
 	}
 	if _, err := logLevel(c.LogLevel); err != nil {
 		return err
+	}
+	return c.checkPrivate()
+}
+
+// checkPrivate refuses what contradicts itself about private modules.
+func (c config) checkPrivate() error {
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("tls-cert and tls-key need each other")
+	}
+	if c.TLSClientCA != "" && c.TLSCert == "" {
+		return errors.New("tls-client-ca needs tls-cert and tls-key: certificates of clients come with TLS")
+	}
+	if c.Unified && c.SumDB == "off" {
+		return errors.New("unified needs a checksum database in sumdb: public modules are copied only after they were proved in it")
+	}
+	for network := range strings.SplitSeq(c.TrustedProxies, ",") {
+		if _, err := netip.ParsePrefix(network); network != "" && err != nil {
+			return fmt.Errorf("trusted-proxies: %q is no network like 10.0.0.0/8 or 192.0.2.1/32", network)
+		}
 	}
 	return nil
 }

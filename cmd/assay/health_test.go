@@ -22,17 +22,18 @@ func TestHealth(t *testing.T) {
 		}
 		writeText(w, status, "stopping\n")
 	}))
-	address := strings.TrimPrefix(server.URL, "http://")
+	host := strings.TrimPrefix(server.URL, "http://")
+	at := address{listen: host}
 	var out strings.Builder
-	if err := health(t.Context(), address, &out); err != nil || !strings.Contains(out.String(), "/readyz: stopping") {
+	if err := health(t.Context(), at, &out); err != nil || !strings.Contains(out.String(), "/readyz: stopping") {
 		t.Errorf("%v, %q", err, out.String())
 	}
 	status = http.StatusServiceUnavailable
-	if err := health(t.Context(), address, &out); err == nil || !strings.Contains(err.Error(), "not ready: 503 stopping") {
+	if err := health(t.Context(), at, &out); err == nil || !strings.Contains(err.Error(), "not ready: 503 stopping") {
 		t.Errorf("not ready: %v", err)
 	}
 	server.Close()
-	if err := health(context.Background(), address, &out); err == nil || !strings.Contains(err.Error(), "no answer from http://"+address) {
+	if err := health(context.Background(), at, &out); err == nil || !strings.Contains(err.Error(), "no answer from http://"+host) {
 		t.Errorf("no server: %v", err)
 	}
 }
@@ -43,9 +44,19 @@ func TestHealthURL(t *testing.T) {
 		"[::]:3000": "http://localhost:3000/readyz", "[fe80::1]:3000": "http://[fe80::1]:3000/readyz", "192.0.2.1:3000": "http://192.0.2.1:3000/readyz",
 		"3000": "",
 	} {
-		if got, err := healthURL(listen); got != want || (err != nil) != (want == "") {
+		if got, err := (address{listen: listen}).healthURL(); got != want || (err != nil) != (want == "") {
 			t.Errorf("healthURL(%q) = %q, %v, want %q", listen, got, err, want)
 		}
+	}
+}
+
+// A server with TLS is asked with TLS, whatever its certificate is called.
+func TestHealthTLS(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }))
+	defer server.Close()
+	var out strings.Builder
+	if err := health(t.Context(), address{strings.TrimPrefix(server.URL, "https://"), true}, &out); err != nil || out.String() != server.URL+"/readyz: ok\n" {
+		t.Errorf("%v, %q", err, out.String())
 	}
 }
 
@@ -103,7 +114,7 @@ func TestHealthHangs(t *testing.T) {
 	defer listener.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := health(ctx, listener.Addr().String(), io.Discard); !errors.Is(err, context.DeadlineExceeded) {
+	if err := health(ctx, address{listen: listener.Addr().String()}, io.Discard); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("hanging server: %v", err)
 	}
 }

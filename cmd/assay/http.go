@@ -9,11 +9,13 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -45,17 +47,51 @@ func (s *server) routes() http.Handler {
 	r := chi.NewRouter()
 	observe := newObserver(s.log)
 	s.registry.MustRegister(observe.collectors()...)
+	if networks := list(s.config.TrustedProxies); len(networks) > 0 {
+		r.Use(middleware.ClientIPFromXFF(networks...))
+	}
+	observe.remote = s.remote
 	r.Use(observe.middleware)
+	if !s.config.Anonymous {
+		r.Use(s.authenticated)
+	}
 	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // load balancers like to ask with HEAD
 		get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
 		get("/readyz", s.serveReady)
 	}
 	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelError)}))
 	r.Get("/", func(w http.ResponseWriter, r *http.Request) {
-		writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Tell the go command:\n\n    go env -w GOPROXY=http://"+r.Host+"\n")
+		writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Tell the go command:\n\n    go env -w GOPROXY="+s.scheme()+"://"+r.Host+"\n")
 	})
+	if s.hookSecret != "" {
+		r.Post("/-/hooks/{kind:github|gitlab|gitea}", s.serveHook)
+	}
+	r.Get("/-/leaks", s.serveLeaks)
 	r.NotFound(s.proxy.ServeHTTP) // not "/*", which would copy the path for a variable that nobody asks for
 	return r
+}
+
+// authenticated lets only those through who have said who they are, but for what
+// machines ask for.
+func (s *server) authenticated(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/livez" || r.URL.Path == "/readyz" || r.URL.Path == "/metrics" || strings.HasPrefix(r.URL.Path, "/-/hooks/"):
+		default:
+			id, err := s.access.Identify(r)
+			if err != nil || id.Anonymous() {
+				if err != nil {
+					s.log.Info("a credential is refused", "client", s.remote(r), "err", err)
+				}
+				w.Header().Set("WWW-Authenticate", `Basic realm="Assay", charset="UTF-8"`)
+				w.Header().Set("Cache-Control", "no-store")
+				writeText(w, http.StatusUnauthorized, "unauthorized: this proxy wants to know who you are\n"+
+					"give the go command a token: go help goauth, assay goauth --help\nrequest id: "+w.Header().Get("X-Request-Id")+"\n")
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // serveReady says whether requests can be answered. How the upstream is does not
@@ -84,6 +120,7 @@ func writeText(w http.ResponseWriter, status int, text string) {
 // a panic from taking more along than its own request.
 type observer struct {
 	log      *logger
+	remote   func(*http.Request) string
 	idPrefix string // of this process
 	lastID   atomic.Uint64
 	pool     sync.Pool // of *observed
@@ -218,7 +255,7 @@ func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, e
 	record.AddAttrs(
 		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
 		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Duration("dur", end.Sub(begin)),
-		slog.String("cache", cache), slog.String("remote", r.RemoteAddr))
+		slog.String("cache", cache), slog.String("remote", o.remote(r)))
 	if aborted {
 		record.AddAttrs(slog.Bool("aborted", true))
 	}

@@ -21,9 +21,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
+	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -60,7 +61,14 @@ type server struct {
 	store    *storage.DB
 	upstream atomic.Pointer[upstream]
 	mirrors  []*sumdb.Mirror
+	ownLog   *sumdb.Log
+	vcs      *vcs.Source // nil if no module needs it
+	access   *access.Authenticator
+	tls      *certificates // nil: plain http
 	proxy    *proxy.Server
+
+	hookSecret string // "" if there are no webhooks
+
 	registry *prometheus.Registry
 	self     string // our Via name
 	reloads  *reloadMetrics
@@ -88,7 +96,8 @@ func serve(ctx context.Context, load func() (config, origins, error), out, errOu
 	}
 	defer s.close()
 	s.logStart(from)
-	fmt.Fprintf(out, "Assay serves http://%s\nTell the go command: go env -w GOPROXY=http://%s\n", clientAddr(listener.Addr()), clientAddr(listener.Addr()))
+	url := s.scheme() + "://" + clientAddr(listener.Addr())
+	fmt.Fprintf(out, "Assay serves %s\nTell the go command: go env -w GOPROXY=%s\n", url, url)
 	return s.run(ctx, listener, hangup)
 }
 
@@ -123,8 +132,11 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 		}
 	}()
 	c := s.config
-	private, err := policy.New(c.Private)
+	private, err := c.policy()
 	if err != nil {
+		return err
+	}
+	if err := s.openFront(ctx); err != nil {
 		return err
 	}
 	up, err := s.newUpstream(c, from, addr)
@@ -138,8 +150,16 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 	if s.mirrors, err = s.openMirrors(ctx); err != nil {
 		return err
 	}
+	if err := s.openLog(ctx); err != nil {
+		return err
+	}
+	source, err := s.openVCS(c, up.chain.Direct())
+	if err != nil {
+		return err
+	}
 	s.proxy, err = proxy.New(proxy.Config{
 		Store: s.store, Upstream: up.chain, Policy: private, Databases: s.mirrors,
+		VCS: source, Log: s.ownLog, Unified: c.Unified, Access: s.access, Remote: s.remote,
 		Spool: filepath.Join(c.Data, "spool"), Evidence: filepath.Join(c.Data, "evidence"),
 		Answer: c.AnswerTimeout, Fresh: c.Fresh, Stale: c.Stale, Fills: c.Fills, ZipFills: c.ZipFills,
 		Via: s.self, Logger: s.log.Logger,
@@ -149,6 +169,27 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 	}
 	s.register()
 	return nil
+}
+
+// openFront opens what stands between clients and the proxy.
+func (s *server) openFront(ctx context.Context) (err error) {
+	if s.config.TLSCert != "" {
+		if s.tls, err = newCertificates(s.config, s.log.Logger); err != nil {
+			return err
+		}
+	}
+	if s.hookSecret, err = s.config.hookSecret(); err != nil {
+		return err
+	}
+	return s.openAccess(ctx)
+}
+
+// scheme is that of our URL.
+func (s *server) scheme() string {
+	if s.tls != nil {
+		return "https"
+	}
+	return "http"
 }
 
 // register makes the registry. Nothing is ever registered elsewhere.
@@ -163,6 +204,11 @@ func (s *server) register() {
 	for _, m := range s.mirrors {
 		s.registry.MustRegister(m.Metrics()...)
 	}
+	s.registry.MustRegister(s.ownLog.Metrics()...)
+	s.registry.MustRegister(s.access.Metrics()...)
+	if s.vcs != nil {
+		s.registry.MustRegister(s.vcs.Metrics()...)
+	}
 }
 
 // close releases the parts, highest first.
@@ -172,6 +218,16 @@ func (s *server) close() {
 	}
 	for _, m := range s.mirrors {
 		m.Close()
+	}
+	if s.vcs != nil {
+		if err := s.vcs.Close(); err != nil {
+			s.log.Error("close version control", "err", err)
+		}
+	}
+	if s.ownLog != nil {
+		if err := s.ownLog.Close(); err != nil {
+			s.log.Error("close log", "err", err)
+		}
 	}
 	if s.store != nil {
 		if err := s.store.Close(); err != nil {
@@ -197,7 +253,14 @@ func (s *server) run(ctx context.Context, listener net.Listener, hangup <-chan o
 
 	httpServer := s.newHTTPServer()
 	failed := make(chan error, 1)
-	go func() { failed <- httpServer.Serve(listener) }()
+	go func() {
+		if s.tls != nil {
+			httpServer.TLSConfig = s.tls.server()
+			failed <- httpServer.ServeTLS(listener, "", "")
+			return
+		}
+		failed <- httpServer.Serve(listener)
+	}()
 	s.ready.Store(true)
 	select {
 	case err := <-failed:
@@ -233,8 +296,11 @@ func (s *server) logStart(from origins) {
 	if len(s.mirrors) == 0 {
 		s.log.Warn("NOTHING IS VERIFIED: the checksum database is off. Whatever an upstream sends is stored and served. Toolchains are refused.")
 	}
-	if everything, err := policy.New(c.Private); err == nil && everything.Everything() {
-		s.log.Warn("every module is private: nothing but toolchains is fetched from an upstream", "private", c.Private)
+	if p, err := c.policy(); err == nil {
+		if p.Everything() {
+			s.log.Warn("every module is private: nothing but toolchains is fetched from an upstream", "private", p.Patterns())
+		}
+		s.warnOfAccess(p)
 	}
 }
 
@@ -286,11 +352,18 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 	}
 	changed, restart := current.difference(c)
 	next := current.reloaded(c) // what needs a restart stays as it was
-	private, err := policy.New(next.Private)
+	private, err := next.policy()
 	if err != nil {
 		return current, err
 	}
+	if err := s.access.Reload(context.Background()); err != nil {
+		return current, err
+	}
 	up, err := s.newUpstream(next, from, addr)
+	if err != nil {
+		return current, err
+	}
+	source, err := s.openVCS(next, up.chain.Direct())
 	if err != nil {
 		return current, err
 	}
@@ -298,7 +371,7 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 		m.SetFetch(up.databases[m.Name()])
 	}
 	old := s.upstream.Swap(up)
-	s.proxy.Reload(up.chain, private)
+	s.proxy.Reload(up.chain, private, source)
 	s.log.configure(next)
 	old.chain.Close()
 	s.log.Info("settings reloaded", "changed", changed)

@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/policy"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -53,6 +52,9 @@ func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, 
 			err = fmt.Errorf("%w; GOPROXY is what clients here use: name this proxy's own upstream with --upstream", err)
 		}
 		return nil, err
+	}
+	if chain.Direct() && c.VCS == "off" {
+		return nil, errDirectOff
 	}
 	databases, err := c.databases()
 	if err != nil {
@@ -121,17 +123,25 @@ func (s *server) openMirrors(ctx context.Context) ([]*sumdb.Mirror, error) {
 
 // validate checks everything that can be checked without opening anything.
 func (c config) validate() error {
-	if _, err := policy.New(c.Private); err != nil {
+	if _, err := c.policy(); err != nil {
 		return err
 	}
 	if _, err := c.databases(); err != nil {
 		return err
 	}
-	if _, err := fetch.ParseList(c.Upstream); err != nil {
+	entries, err := fetch.ParseList(c.Upstream)
+	if err != nil {
 		return fmt.Errorf("upstream: %w", err)
 	}
-	return nil
+	if entries[len(entries)-1].Direct && c.VCS == "off" {
+		return errDirectOff
+	}
+	_, err = c.vcsCredentials()
+	return err
 }
+
+// errDirectOff says that two settings contradict each other.
+var errDirectOff = errors.New("upstream ends with direct, and vcs is off: nothing can be fetched from repositories; remove one of them")
 
 // difference returns the names of the settings in which c differs from next:
 // those that can change while running, and those that cannot.

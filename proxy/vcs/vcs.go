@@ -160,9 +160,6 @@ func New(c Config) (*Source, error) {
 	if s.tools = s.findTools(); s.tools != nil {
 		return s, nil
 	}
-	if err := s.prepareHome(); err != nil {
-		return nil, err
-	}
 	if s.door, err = openDoor(s.network); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+func newLogCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "log [PATH]",
+		Short: "Show our own checksum database: its size, head and entries; check it",
+		Long: `Log shows the log in which the first content of each private version is pinned for
+ever: its name, size and newest signed head. With a module path it prints the entries
+of that module and of those below it, with where and when each came from; the path
+"all" stands for everything. The server may be running.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+			if err != nil {
+				return err
+			}
+			log, err := openLogToRead(cmd, c)
+			if err != nil {
+				return err
+			}
+			defer log.Close()
+			if len(args) == 0 {
+				return showLog(cmd, log)
+			}
+			path := args[0]
+			if path == "all" {
+				path = ""
+			}
+			return showEntries(cmd.OutOrStdout(), log, path)
+		},
+	}
+	addFlags(cmd.Flags(), "data", "log-guard")
+	cmd.AddCommand(newLogCheckCommand(), newLogAdoptCommand())
+	return cmd
+}
+
+// showLog prints what the log is, and its head.
+func showLog(cmd *cobra.Command, log *sumdb.Log) error {
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "name:  %s\nkey:   %s\nsize:  %d\n", log.Name(), log.Key(), log.Size())
+	if err := log.Refuses(); err != nil {
+		fmt.Fprintf(out, "state: refuses to sign: %v\n", err)
+	} else {
+		fmt.Fprintln(out, "state: good")
+	}
+	head, err := log.Latest(cmd.Context())
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "head:\n\n%s", head)
+	return err
+}
+
+// showEntries prints the entries of the modules at path and below it.
+func showEntries(w io.Writer, log *sumdb.Log, path string) error {
+	out := bufio.NewWriter(w)
+	none := true
+	for e, err := range log.Entries(path) {
+		if err != nil {
+			return errors.Join(out.Flush(), err)
+		}
+		none = false
+		fmt.Fprintf(out, "%s\n  entry  %d of %s\n  zip    %s\n  go.mod %s\n  from   %s\n", e.Module, e.ID, e.Time.Format(time.RFC3339), e.Zip, e.Mod, e.Source())
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	if none {
+		return fmt.Errorf("no entry of %s or below it", path)
+	}
+	return nil
+}
+
+func newLogCheckCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Compare everything that the log has on disk",
+		Long: `Check reads the log again and compares each entry with its checksum and the tree,
+each head that was ever signed with the key and the tree, and the guards. It prints
+what is wrong and exits with status 1 if anything is. The server may be running.
+
+With --head it also compares a signed head that somebody has seen: a client keeps its
+newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
+		Args: cobra.NoArgs,
+	}
+	head := cmd.Flags().String("head", "", "File with a signed head that the log must contain.")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+		if err != nil {
+			return err
+		}
+		log, err := openLogToRead(cmd, c)
+		if err != nil {
+			return err
+		}
+		defer log.Close()
+		if err := log.Check(cmd.Context()); err != nil {
+			return err
+		}
+		if *head != "" {
+			data, err := os.ReadFile(*head)
+			if err != nil {
+				return err
+			}
+			if err := log.Witness(data); err != nil {
+				return err
+			}
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries, nothing wrong\n", log.Name(), log.Size())
+		return err
+	}
+	addFlags(cmd.Flags(), "data", "log-guard")
+	return cmd
+}
+
+func newLogAdoptCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "adopt --head FILE",
+		Short: "Make a log sign again that was moved or put back from a copy",
+		Long: `Adopt is for a log that refuses to sign because its files were copied, moved, or put
+back from a backup. A client that has seen a head stops for ever at one that does not
+continue it, so the log must contain everything that was ever shown.
+
+FILE has the newest signed head that any client has seen: collect
+$GOPATH/pkg/sumdb/NAME/latest from developers' and CI machines, and take the one with
+the largest number in its second line. If the log contains it, and all heads in its
+own directory, it signs again; else nothing changes. The server must be stopped.
+
+If nobody has ever seen a head but those in the directory, say --nobody-has-seen-more
+instead. If that is wrong, every client that has seen more stops with a SECURITY
+ERROR. When the log cannot be continued, begin a new one under a new name.`,
+		Args: cobra.NoArgs,
+	}
+	head := cmd.Flags().String("head", "", "File with the newest signed head that anybody has seen.")
+	nobody := cmd.Flags().Bool("nobody-has-seen-more", false, "There is no such head: nobody has seen more than what is in the directory.")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if (*head == "") == !*nobody {
+			return errors.New("say either --head FILE or --nobody-has-seen-more")
+		}
+		c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+		if err != nil {
+			return err
+		}
+		var seen []byte
+		if *head != "" {
+			if seen, err = os.ReadFile(*head); err != nil {
+				return err
+			}
+		}
+		if err := sumdb.AdoptLog(cmd.Context(), c.logConfig(), seen); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "the log signs again from the next start on")
+		return err
+	}
+	addFlags(cmd.Flags(), "data", "log-guard")
+	return cmd
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// policy returns what c says about private modules.
+func (c config) policy() (*policy.Policy, error) {
+	p, err := policy.New(c.Private)
+	if err != nil {
+		return nil, err
+	}
+	return p.Restrict(c.Access)
+}
+
+// list returns the elements of a setting that are separated by commas.
+func list(text string) []string {
+	return slices.DeleteFunc(strings.Split(text, ","), func(s string) bool { return s == "" })
+}
+
+// logConfig says where our own log is.
+func (c config) logConfig() sumdb.LogConfig {
+	return sumdb.LogConfig{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard}
+}
+
+// tokenFile is where the tokens are.
+func (c config) tokenFile() string {
+	if c.Tokens != "" {
+		return c.Tokens
+	}
+	return filepath.Join(c.Data, "tokens")
+}
+
+// vcsCredentials reads the file with the credentials for code hosts.
+func (c config) vcsCredentials() ([]vcs.Credential, error) {
+	if c.Credentials == "" {
+		return nil, nil
+	}
+	var file struct {
+		Credential []vcs.Credential `toml:"credential"`
+	}
+	meta, err := toml.DecodeFile(c.Credentials, &file)
+	var syntax toml.ParseError
+	if errors.As(err, &syntax) {
+		// Its text quotes the line, which may have a secret that somebody has put there.
+		return nil, fmt.Errorf("credentials: %s: line %d is not TOML", c.Credentials, syntax.Position.Line)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("credentials: %s: %w", c.Credentials, err)
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return nil, fmt.Errorf("credentials: %s: unknown key %s", c.Credentials, unknown[0])
+	}
+	return file.Credential, nil
+}
+
+// openLog opens our own log, or makes it.
+func (s *server) openLog(ctx context.Context) (err error) {
+	c := s.config.logConfig()
+	c.Logger = s.log.Logger
+	s.ownLog, err = sumdb.OpenLog(ctx, c)
+	return err
+}
+
+// openAccess reads the files that say who is who.
+func (s *server) openAccess(ctx context.Context) (err error) {
+	c := s.config
+	s.access, err = access.New(ctx, access.Config{
+		Htpasswd: c.Htpasswd, Groups: c.Groups, Tokens: c.tokenFile(), OIDC: c.OIDC, Certificates: c.TLSClientCA != "",
+		Remote: s.remote, Logger: s.log.Logger,
+	})
+	return err
+}
+
+// openVCS makes the source of private modules, if there are any and it is not
+// there already.
+func (s *server) openVCS(c config, direct bool) (*vcs.Source, error) {
+	p, err := c.policy()
+	if err != nil {
+		return nil, err
+	}
+	if s.vcs != nil || c.VCS == "off" || p.Patterns() == "" && !direct {
+		return s.vcs, nil
+	}
+	credentials, err := c.vcsCredentials()
+	if err != nil {
+		return nil, err
+	}
+	source, err := vcs.New(vcs.Config{
+		Dir: filepath.Join(c.Data, "vcs"), Systems: list(c.VCS), Jobs: c.VCSJobs, Timeout: c.VCSTimeout, MaxBytes: int64(c.VCSCache) << 20,
+		Hosts: list(c.VCSHosts), CAFile: c.CAFile, Credentials: credentials, Netrc: c.Netrc, Logger: s.log.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := source.Tools(); err != nil {
+		s.log.Error("private modules cannot be fetched; who asks for one is told so", "private", p.Patterns(), "err", err)
+	}
+	s.vcs = source
+	if s.registry != nil {
+		s.registry.MustRegister(source.Metrics()...)
+	}
+	return source, nil
+}
+
+// remote returns the address of the client: that of the connection, or what
+// trusted proxies say.
+func (s *server) remote(r *http.Request) string {
+	if s.config.TrustedProxies != "" {
+		if ip := middleware.GetClientIP(r.Context()); ip != "" {
+			return ip
+		}
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// warnOfAccess warns of settings that are legal and rarely meant.
+func (s *server) warnOfAccess(p *policy.Policy) {
+	c := s.config
+	host, _, _ := net.SplitHostPort(c.Listen) // checked before
+	local := host == "localhost" || net.ParseIP(host).IsLoopback()
+	if open := p.Open(); len(open) > 0 && !local && c.Anonymous {
+		s.log.Warn("whoever reaches this address can read these private modules; the setting access says who may", "listen", c.Listen, "patterns", strings.Join(open, ","))
+	}
+	if c.Access != "" {
+		if !s.access.Configured() {
+			s.log.Warn("nobody can read the modules in access: there is no user, token, issuer or client certificate yet; assay token create makes a token", "access", c.Access)
+		}
+		if c.TLSCert == "" && !local {
+			s.log.Warn("credentials travel in the clear: give the server a certificate (tls-cert, tls-key), or put a proxy in front of it that has one; the go command sends none over http", "listen", c.Listen)
+		}
+	}
+}
+
+// operator reports whether a request may read what is for those who run the
+// server.
+func (s *server) operator(r *http.Request) bool {
+	if groups := list(s.config.Operators); len(groups) > 0 {
+		id, err := s.access.Identify(r)
+		return err == nil && slices.ContainsFunc(groups, id.In)
+	}
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via"} {
+		if r.Header.Get(name) != "" {
+			return false // a proxy here speaks for somebody elsewhere
+		}
+	}
+	ip := net.ParseIP(s.remote(r))
+	return ip != nil && ip.IsLoopback()
+}
+
+// hookSecret reads the secret of the webhooks.
+func (c config) hookSecret() (string, error) {
+	if c.HookSecret == "" {
+		return "", nil
+	}
+	info, err := os.Stat(c.HookSecret)
+	if err != nil {
+		return "", fmt.Errorf("hook-secret-file: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 && os.PathSeparator == '/' {
+		return "", fmt.Errorf("hook-secret-file: others can read %s (mode %04o); run: chmod o-rwx %s", c.HookSecret, mode, c.HookSecret)
+	}
+	data, err := os.ReadFile(c.HookSecret)
+	if err != nil {
+		return "", fmt.Errorf("hook-secret-file: %w", err)
+	}
+	secret := strings.TrimSpace(string(data))
+	if len(secret) < 16 {
+		return "", fmt.Errorf("hook-secret-file: the secret in %s has %d characters; it needs 16 at least, for instance what this prints: openssl rand -hex 20", c.HookSecret, len(secret))
+	}
+	return secret, nil
+}

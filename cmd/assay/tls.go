@@ -1,0 +1,111 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+)
+
+// certificates are the files of TLS. They are read again when they have changed,
+// so that whoever renews them need not know about us.
+type certificates struct {
+	cert, key, clientCA string // names of files; clientCA may be ""
+	log                 *slog.Logger
+
+	mu      sync.Mutex
+	config  *tls.Config
+	looked  time.Time
+	version string // of the files that config is from
+}
+
+// certificateAge is how often the files are looked at.
+const certificateAge = time.Second
+
+// newCertificates reads the files.
+func newCertificates(c config, log *slog.Logger) (*certificates, error) {
+	files := &certificates{cert: c.TLSCert, key: c.TLSKey, clientCA: c.TLSClientCA, log: log}
+	version := files.stat()
+	config, err := files.load()
+	if err != nil {
+		return nil, err
+	}
+	files.config, files.version, files.looked = config, version, time.Now()
+	return files, nil
+}
+
+// server returns the configuration of a server that uses the files of the day.
+func (c *certificates) server() *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		NextProtos:         []string{"h2", "http/1.1"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current(), nil },
+	}
+}
+
+// current returns what the files say. While they cannot be used, for instance
+// because only one of two is written yet, it is what they said before.
+func (c *certificates) current() *tls.Config {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.looked) < certificateAge {
+		return c.config
+	}
+	c.looked = time.Now()
+	version := c.stat()
+	if version == c.version {
+		return c.config
+	}
+	config, err := c.load()
+	if err != nil {
+		c.log.Error("the TLS files have changed and cannot be used; the ones before stay in force", "err", err)
+		return c.config
+	}
+	c.config, c.version = config, version
+	c.log.Info("TLS files read again, they have changed", "cert", c.cert)
+	return c.config
+}
+
+// stat returns a text that is another one when a file has changed.
+func (c *certificates) stat() string {
+	text := ""
+	for _, name := range []string{c.cert, c.key, c.clientCA} {
+		if info, err := os.Stat(name); err == nil {
+			text += fmt.Sprintf("%d %d %v\n", info.Size(), info.ModTime().UnixNano(), info.Mode())
+		}
+	}
+	return text
+}
+
+func (c *certificates) load() (*tls.Config, error) {
+	info, err := os.Stat(c.key)
+	if err != nil {
+		return nil, fmt.Errorf("tls-key: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 && os.PathSeparator == '/' {
+		return nil, fmt.Errorf("tls-key: others can read %s (mode %04o); run: chmod o-rwx %s", c.key, mode, c.key)
+	}
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	if err != nil {
+		return nil, fmt.Errorf("tls-cert and tls-key: %w", err)
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, Certificates: []tls.Certificate{pair}}
+	if c.clientCA == "" {
+		return config, nil
+	}
+	data, err := os.ReadFile(c.clientCA)
+	if err != nil {
+		return nil, fmt.Errorf("tls-client-ca: %w", err)
+	}
+	config.ClientCAs = x509.NewCertPool()
+	if !config.ClientCAs.AppendCertsFromPEM(data) {
+		return nil, errors.New("tls-client-ca: there is no certificate in " + c.clientCA)
+	}
+	// Who has none is anonymous, as over http.
+	config.ClientAuth = tls.VerifyClientCertIfGiven
+	return config, nil
+}
