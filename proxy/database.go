@@ -14,7 +14,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// database is a checksum database that is served: a Mirror or our own Log.
+// database is a checksum database that is served: a Mirror or our own log.
 type database interface {
 	Name() string
 	Latest(ctx context.Context) ([]byte, error)
@@ -25,14 +25,16 @@ type database interface {
 // serveSumDB answers for a checksum database, always with what this proxy has
 // verified itself.
 func (s *Server) serveSumDB(a *answer, req Request) error {
-	var db database
 	if s.own(req.Database) {
-		db = s.config.Log
-	} else if m := s.mirror(req.Database); m != nil {
-		db = m
-	} else {
-		return s.unknownDatabase(req)
+		return s.serveDatabase(a, ownLog{s.config.Log}, req)
 	}
+	if m := s.mirror(req.Database); m != nil {
+		return s.serveDatabase(a, m, req)
+	}
+	return s.unknownDatabase(req)
+}
+
+func (s *Server) serveDatabase(a *answer, db database, req Request) error {
 	switch req.Kind {
 	case SumDBSupported:
 		// A promise that the client holds us to for the life of its process;

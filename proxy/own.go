@@ -11,6 +11,32 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
+// ownLog is our own log as a database that is served. Its errors say that it is ours.
+type ownLog struct{ *sumdb.Log }
+
+func (l ownLog) Latest(ctx context.Context) ([]byte, error) {
+	note, err := l.Log.Latest(ctx)
+	return note, ownLogError(err)
+}
+
+func (l ownLog) Reply(ctx context.Context, r sumdb.Record) ([]byte, error) {
+	body, err := l.Log.Reply(ctx, r)
+	return body, ownLogError(err)
+}
+
+func (l ownLog) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	tile, err := l.Log.Tile(ctx, t)
+	return tile, ownLogError(err)
+}
+
+// ownLogError makes an ErrFrozen one of our own log.
+func ownLogError(err error) error {
+	if errors.Is(err, sumdb.ErrFrozen) {
+		return fmt.Errorf("%w: %w", errOwnLog, err)
+	}
+	return err
+}
+
 // findOwn returns the record of our own log for req, and how it came by it. A
 // version that is not there yet is pinned: a private one by fetching it, a public
 // one by copying what the public database has proved.
@@ -84,7 +110,7 @@ func (s *Server) pinPublic(ctx context.Context, req Request) (sumdb.Record, erro
 		s.noteChanged(changed)
 	}
 	if err != nil {
-		return sumdb.Record{}, err
+		return sumdb.Record{}, ownLogError(err)
 	}
 	ours := entry.Record()
 	if string(ours.Text) != string(record.Text) {

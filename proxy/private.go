@@ -97,11 +97,9 @@ func (s *Server) pin(ctx context.Context, req Request, zip, mod string, origin v
 		s.noteChanged(changed)
 		return "", changed
 	}
-	if errors.Is(err, sumdb.ErrFrozen) {
-		err = fmt.Errorf("%w: %w", errOwnLog, err)
-	}
-	return s.config.Log.Name(), err
+	return s.config.Log.Name(), ownLogError(err)
 }
+
 
 // proveDirect compares a public version with the checksum database.
 func (s *Server) proveDirect(ctx context.Context, req Request, zip, mod string, origin vcs.Origin) (proof string, err error) {

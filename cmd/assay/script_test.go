@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -53,12 +55,17 @@ func TestScripts(t *testing.T) {
 			"setworld":   setWorldCmd,
 			"damage":     damageCmd,
 			"eventually": eventuallyCmd,
+			"code":       codeCmd,
+			"ownkey":     ownKeyCmd,
+			"certify":    certifyCmd,
+			"hook":       hookCmd,
 		},
 	})
 }
 
 type worldKey struct{}
 type serverKey struct{}
+type testKey struct{}
 
 // setupScript gives a script its world and a go command without settings of its
 // user.
@@ -77,6 +84,8 @@ func setupScript(env *testscript.Env) error {
 	}
 	env.Values[worldKey{}] = world
 	env.Values[serverKey{}] = new(serverProcess)
+	env.Values[codeKey{}] = new(codeHosts)
+	env.Values[testKey{}] = env.T().(testing.TB)
 	goCache, err := exec.Command("go", "env", "GOCACHE").Output()
 	if err != nil {
 		return fmt.Errorf("go env GOCACHE: %w", err)
@@ -197,7 +206,8 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 // settings, but what the script says with env SERVER_NAME=value.
 func environment(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR"), "SYSTEMROOT=" + ts.Getenv("SYSTEMROOT")}
-	for _, name := range []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "ASSAY_UPSTREAM", "ASSAY_CONFIG", "ASSAY_LOG_FORMAT"} {
+	for _, name := range []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "ASSAY_UPSTREAM", "ASSAY_CONFIG", "ASSAY_LOG_FORMAT",
+		"HTTPS_PROXY", "GIT_TOKEN"} {
 		if value := ts.Getenv("SERVER_" + name); value != "" {
 			env = append(env, name+"="+value)
 		}
@@ -269,6 +279,13 @@ func get(ts *testscript.TestScript, path string, header []string) (int, []byte, 
 		r.Header.Set(name, value)
 	}
 	client := http.Client{Timeout: time.Minute}
+	if name := ts.Getenv("SSL_CERT_FILE"); name != "" {
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM([]byte(ts.ReadFile(name)))
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+		defer transport.CloseIdleConnections()
+		client.Transport = transport
+	}
 	resp, err := client.Do(r)
 	if err != nil {
 		return 0, nil, err
