@@ -63,7 +63,7 @@ func (t Token) check(now time.Time) error {
 			return fmt.Errorf("the group %q of a token must have no white space, comma or unprintable characters, and 1 to %d bytes", group, maxName)
 		}
 	}
-	if t.expired(now) {
+	if t.ExpiredAt(now) {
 		return fmt.Errorf("the token would have expired on %s already", t.Expires.Format(time.RFC3339))
 	}
 	return nil

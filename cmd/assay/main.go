@@ -46,6 +46,7 @@ Every setting: assay serve --help. What is in force: assay config.`,
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	// Long lines of help are easier to read when somebody breaks them.
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 100"))
-	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newHealthCommand(), newKeyCommand(), newLogCommand(), newVersionCommand())
+	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newHealthCommand(), newKeyCommand(), newLogCommand(),
+		newTokenCommand(), newGoAuthCommand(), newVersionCommand())
 	return cmd
 }

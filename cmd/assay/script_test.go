@@ -49,6 +49,8 @@ func TestScripts(t *testing.T) {
 			"hangup":     hangupCmd,
 			"get":        getCmd,
 			"asked":      askedCmd,
+			"guarded":    guardedCmd,
+			"tokens":     tokensCmd,
 			"forget":     forgetCmd,
 			"fresh":      freshCmd,
 			"clean":      cleanCmd,
@@ -86,6 +88,7 @@ func setupScript(env *testscript.Env) error {
 	env.Values[serverKey{}] = new(serverProcess)
 	env.Values[codeKey{}] = new(codeHosts)
 	env.Values[testKey{}] = env.T().(testing.TB)
+	env.Values[issuerKey{}] = new(jobIssuer)
 	goCache, err := exec.Command("go", "env", "GOCACHE").Output()
 	if err != nil {
 		return fmt.Errorf("go env GOCACHE: %w", err)

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	// oidcTime is how long a CI system may take to issue a token.
+	oidcTime = 10 * time.Second
+	// maxToken is the longest token in bytes; the server reads no longer header.
+	maxToken = 8 << 10
+)
+
+func newGoAuthCommand() *cobra.Command {
+	o := goAuthOptions{url: flagText{kind: "URL"}, file: flagText{kind: "FILE"}, env: flagText{kind: "NAME"}, audience: flagText{kind: "AUDIENCE"}}
+	cmd := &cobra.Command{
+		Use:   "goauth --url URL [flags]",
+		Short: "Give the go command a token for the proxy (GOAUTH)",
+		Long: `Goauth is a program for the go command's variable GOAUTH (go help goauth). It prints
+the header that makes the go command send a token to the proxy, and to nobody else:
+
+    export GOAUTH='assay goauth --url https://proxy.corp.example --token-file /run/secrets/assay'
+
+The token is in a file, or in an environment variable, or a CI system issues it for
+the job. A token of GitHub Actions is requested again when the proxy refuses the one
+before. The go command shows what goes wrong here with -x only (go mod download -x).`,
+		Args: cobra.MaximumNArgs(1), // the go command adds the URL that it could not get
+		RunE: func(cmd *cobra.Command, args []string) error {
+			failed := strings.Join(args, "") // of one or none
+			return goAuth(cmd.Context(), o, failed, os.Getenv, cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+// goAuthOptions are the flags of goauth.
+type goAuthOptions struct{ url, file, env, audience flagText }
+
+func (o *goAuthOptions) addFlags(cmd *cobra.Command) {
+	cmd.Flags().SortFlags = false
+	cmd.Flags().Var(&o.url, "url", "The proxy as it is in GOPROXY: https, with the path if it has one. Required.")
+	cmd.Flags().Var(&o.file, "token-file", "File with a token.")
+	cmd.Flags().Var(&o.env, "token-env", "Environment variable with a token: that of id_tokens in GitLab. Without any of these flags, ASSAY_TOKEN.")
+	cmd.Flags().Var(&o.audience, "audience", "Request a token for this audience from GitHub Actions; the job needs the permission id-token: write.")
+	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "audience")
+}
+
+// goAuth answers the go command: failed is the URL that it got an answer in the
+// 4xx for, "" in the beginning, and in has that answer.
+func goAuth(ctx context.Context, o goAuthOptions, failed string, getenv func(string) string, in io.Reader, out io.Writer) error {
+	proxy, err := parseProxyURL(o.url.text)
+	if err != nil {
+		return err
+	}
+	if failed != "" && (!below(failed, proxy) || !mayBeAuth(in)) {
+		return nil
+	}
+	token, err := o.token(ctx, getenv)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "%s\n\nAuthorization: Bearer %s\n\n", proxy, token)
+	return err
+}
+
+// parseProxyURL refuses what the go command would not send a token to, and what
+// would say something else to it.
+func parseProxyURL(text string) (*url.URL, error) {
+	if text == "" {
+		return nil, errors.New("--url is missing; it must be the proxy's URL, as it is in GOPROXY")
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return nil, errors.New("--url is not a URL")
+	case u.User != nil:
+		return nil, errors.New("--url must be without a user and a password; the token is what says who you are")
+	case u.Scheme != "https":
+		return nil, fmt.Errorf("--url must be https: over %q the go command sends no token, and anybody on the way could read it", u.Scheme)
+	case u.Hostname() == "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, errors.New("--url must have a host, and neither a query nor a fragment")
+	}
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
+	return u, nil
+}
+
+// below reports whether a URL is the proxy's or one below it.
+func below(text string, proxy *url.URL) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "https" || !strings.EqualFold(u.Hostname(), proxy.Hostname()) {
+		return false
+	}
+	if cmp.Or(u.Port(), "443") != cmp.Or(proxy.Port(), "443") {
+		return false
+	}
+	path, prefix := u.EscapedPath(), proxy.EscapedPath()
+	return path == prefix || strings.HasPrefix(path, prefix+"/")
+}
+
+// mayBeAuth reports whether another token can change the answer that is in the
+// input. A private module is a 404 for those who may not see it. An answer that
+// cannot be read counts: the go command asks only after a failure.
+func mayBeAuth(in io.Reader) bool {
+	if f, ok := in.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 { // a person, who would wait
+			return true
+		}
+	}
+	line, _ := bufio.NewReader(io.LimitReader(in, 1<<10)).ReadString('\n')
+	fields := strings.Fields(line)
+	if len(fields) < 2 {
+		return true
+	}
+	status, err := strconv.Atoi(fields[1])
+	return err != nil || status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusNotFound
+}
+
+// token returns the token from where the flags say it is.
+func (o goAuthOptions) token(ctx context.Context, getenv func(string) string) (string, error) {
+	switch {
+	case o.file.text != "":
+		return fileToken(o.file.text)
+	case o.audience.text != "":
+		return actionsToken(ctx, o.audience.text, getenv)
+	}
+	name := cmp.Or(o.env.text, "ASSAY_TOKEN")
+	value := getenv(name)
+	if value == "" && o.env.text == "" {
+		return "", errors.New("there is no token: set ASSAY_TOKEN, or use --token-file, --token-env or --audience")
+	}
+	token, err := cleanToken(value)
+	if err != nil {
+		return "", fmt.Errorf("environment variable %s: %w", name, err)
+	}
+	return token, nil
+}
+
+func fileToken(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", fmt.Errorf("token file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxToken+3)) // and a line end
+	if err != nil {
+		return "", fmt.Errorf("token file: %w", err)
+	}
+	token, err := cleanToken(string(data))
+	if err != nil {
+		return "", fmt.Errorf("token file %s: %w", name, err)
+	}
+	return token, nil
+}
+
+// cleanToken returns a token without the white space around it. Nothing in it may
+// be more than a token to who parses the header. No error has a part of it.
+func cleanToken(text string) (string, error) {
+	token := strings.TrimSpace(text)
+	switch {
+	case token == "":
+		return "", errors.New("it is empty")
+	case len(token) > maxToken:
+		return "", fmt.Errorf("it has more than %d bytes", maxToken)
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return "", errors.New("it is not a token: there is white space or an unprintable character in it")
+	}
+	return token, nil
+}
+
+// actionsToken requests an OIDC token of the job from GitHub Actions. See
+// https://docs.github.com/actions/reference/security/oidc#methods-for-requesting-the-oidc-token.
+func actionsToken(ctx context.Context, audience string, getenv func(string) string) (string, error) {
+	address, credential := getenv("ACTIONS_ID_TOKEN_REQUEST_URL"), getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+	if address == "" || credential == "" {
+		return "", errors.New("GitHub Actions gives this job no OIDC tokens; it needs\n    permissions:\n      id-token: write")
+	}
+	u, err := url.Parse(address)
+	if err != nil || !encrypted(u) {
+		return "", errors.New("ACTIONS_ID_TOKEN_REQUEST_URL is not an https URL")
+	}
+	query := u.Query()
+	query.Set("audience", audience)
+	u.RawQuery = query.Encode()
+	ctx, cancel := context.WithTimeout(ctx, oidcTime)
+	defer cancel()
+	token, err := requestToken(ctx, u, credential)
+	if err != nil {
+		return "", fmt.Errorf("OIDC token from %s: %w", u.Host, err)
+	}
+	return token, nil
+}
+
+// encrypted reports whether nobody on the way can read what goes to a URL.
+func encrypted(u *url.URL) bool {
+	ip, err := netip.ParseAddr(u.Hostname())
+	loopback := u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && loopback)
+}
+
+// requestToken sends one request for a token.
+func requestToken(ctx context.Context, u *url.URL, credential string) (string, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return "", errors.New("the URL is malformed")
+	}
+	r.Header.Set("Authorization", "Bearer "+credential)
+	r.Header.Set("Accept", "application/json")
+	// No client: it would follow a redirect, and quotes the URL in its errors.
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("the answer is %s", resp.Status)
+	}
+	var answer struct {
+		Value string `json:"value"`
+	}
+	// The decoder's errors can quote what it reads.
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 2*maxToken)).Decode(&answer); err != nil {
+		return "", errors.New("the answer is not the JSON that is expected")
+	}
+	return cleanToken(answer.Value)
+}
