@@ -1,0 +1,42 @@
+package access
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// CountWork returns a counter of the work that passwords cost from now on, in
+// rounds of bcrypt: 2^cost for each.
+func CountWork(a *Authenticator) *atomic.Int64 {
+	work, hash := new(atomic.Int64), a.passwords.hash
+	a.passwords.hash = func(h, password []byte) error {
+		cost, err := bcrypt.Cost(h)
+		if err != nil {
+			panic(err) // then it would do no work
+		}
+		work.Add(1 << cost)
+		return hash(h, password)
+	}
+	return work
+}
+
+// NoWork makes every password wrong, at once.
+func NoWork(a *Authenticator) {
+	a.passwords.hash = func([]byte, []byte) error { return bcrypt.ErrMismatchedHashAndPassword }
+}
+
+// Addresses returns of how many addresses something is known.
+func Addresses(a *Authenticator) int {
+	a.passwords.guard.mu.Lock()
+	defer a.passwords.guard.mu.Unlock()
+	return len(a.passwords.guard.rows)
+}
+
+// Remembered returns how many verified tokens of issuers are remembered.
+func Remembered(a *Authenticator) int {
+	all := a.oidc.get()
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	return len(all.judged)
+}

@@ -1,0 +1,553 @@
+package access_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/assay-proxy/assay/access"
+)
+
+// A fakeIssuer is an OIDC issuer with TLS and keys that can be changed.
+type fakeIssuer struct {
+	*httptest.Server
+	discoveries, fetches atomic.Int64
+
+	mu     sync.Mutex // guards the rest
+	keys   jose.JSONWebKeySet
+	answer http.HandlerFunc // to everything, if it is not nil
+	wait   chan struct{}    // answers wait until it is closed, if it is not nil
+}
+
+func newIssuer(t testing.TB, keys ...jose.JSONWebKey) *fakeIssuer {
+	i := &fakeIssuer{}
+	i.setKeys(keys...)
+	i.Server = httptest.NewTLSServer(i)
+	t.Cleanup(i.Close)
+	return i
+}
+
+func (i *fakeIssuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	i.mu.Lock()
+	keys, answer, wait := i.keys, i.answer, i.wait
+	i.mu.Unlock()
+	switch r.URL.Path {
+	case "/.well-known/openid-configuration":
+		i.discoveries.Add(1)
+	case "/keys":
+		i.fetches.Add(1)
+	}
+	if wait != nil {
+		<-wait
+	}
+	switch {
+	case answer != nil:
+		answer(w, r)
+	case r.URL.Path == "/keys":
+		_ = json.NewEncoder(w).Encode(keys)
+	default:
+		_ = json.NewEncoder(w).Encode(map[string]any{"issuer": i.URL, "jwks_uri": i.URL + "/keys",
+			"id_token_signing_alg_values_supported": []string{"HS256", "RS256", "ES256", "none"}})
+	}
+}
+
+// setKeys makes the public halves of keys those that the issuer has.
+func (i *fakeIssuer) setKeys(keys ...jose.JSONWebKey) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.keys = jose.JSONWebKeySet{}
+	for _, k := range keys {
+		i.keys.Keys = append(i.keys.Keys, k.Public())
+	}
+}
+
+func (i *fakeIssuer) setAnswer(answer http.HandlerFunc) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.answer = answer
+}
+
+// status returns an answer of that status.
+func status(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+// newKey returns an ECDSA key, which is quick to make.
+func newKey(t testing.TB, id string) jose.JSONWebKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return jose.JSONWebKey{Key: key, KeyID: id, Algorithm: string(jose.ES256), Use: "sig"}
+}
+
+// claims are those of a job at the issuer, changed by pairs of name and value; a
+// value of nil takes the claim away.
+func (i *fakeIssuer) claims(changes ...any) map[string]any {
+	now := time.Now()
+	all := map[string]any{"iss": i.URL, "aud": "assay", "sub": "repo:acme/app:ref:refs/heads/main", "repository": "acme/app", "ref": "refs/heads/main",
+		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Minute).Unix()}
+	for n := 0; n < len(changes); n += 2 {
+		if all[changes[n].(string)] = changes[n+1]; changes[n+1] == nil {
+			delete(all, changes[n].(string))
+		}
+	}
+	return all
+}
+
+// sign returns a token that says the claims.
+func sign(t testing.TB, key jose.JSONWebKey, claims map[string]any) string {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(key.Algorithm), Key: key}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := signed.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// rules is an OIDC file for one issuer.
+func rules(url string) string {
+	return fmt.Sprintf(`
+[[issuer]]
+url = %q
+audience = "assay"
+
+[[issuer.rule]]
+claims = { repository = "acme/secret-*", ref = "refs/heads/main" }
+groups = ["release", "build"]
+
+[[issuer.rule]]
+claims = { repository = "acme/*" }
+groups = ["build"]
+
+[[issuer.rule]]
+claims = { teams = "platform" }
+groups = ["ops"]
+
+[[issuer.rule]]
+claims = { repository_id = "1234567890123", protected = "true" }
+`, url)
+}
+
+// believer returns an authenticator that believes an issuer.
+func believer(t testing.TB, i *fakeIssuer, log *logBuffer) *access.Authenticator {
+	t.Helper()
+	c := access.Config{OIDC: write(t, "oidc.toml", rules(i.URL)), Client: i.Client()}
+	if log != nil {
+		c.Logger = log.logger()
+	}
+	return newAuthenticator(t, c)
+}
+
+// wantUnavailable checks that a token is not judged.
+func wantUnavailable(t testing.TB, a *access.Authenticator, token, text string) {
+	t.Helper()
+	id, err := a.Identify(request(t, "Bearer "+token))
+	if !errors.Is(err, access.ErrUnavailable) || errors.Is(err, access.ErrRefused) || !strings.Contains(err.Error(), text) || !id.Anonymous() {
+		t.Errorf("%+v, %v; want it not judged, with %q", id, err, text)
+	}
+	if err != nil && strings.Contains(err.Error(), token) {
+		t.Errorf("the error has the token: %v", err)
+	}
+}
+
+func TestOIDC(t *testing.T) {
+	key := newKey(t, "1")
+	i := newIssuer(t, key)
+	a := believer(t, i, nil)
+	if n := i.discoveries.Load(); n != 0 {
+		t.Errorf("the issuer was asked %d times before there was a token", n)
+	}
+	for _, tt := range []struct {
+		name    string
+		changes []any
+		groups  string
+	}{
+		{"second rule", nil, "build"},
+		{"first rule wins", []any{"repository", "acme/secret-app"}, "release,build"},
+		{"all claims of a rule", []any{"repository", "acme/secret-app", "ref", "refs/heads/other"}, "build"},
+		{"an element of an array", []any{"repository", "x/y", "teams", []string{"web", "platform"}}, "ops"},
+		{"a number and a bool", []any{"repository", "x/y", "repository_id", 1234567890123, "protected", true}, ""},
+		{"one of many audiences", []any{"aud", []string{"other", "assay"}}, "build"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			token := sign(t, key, i.claims(tt.changes...))
+			for range 2 { // judged, and remembered
+				wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", tt.groups)
+			}
+			wantIdentity(t, a, basic("oauth2", token), "oidc", "repo:acme/app:ref:refs/heads/main", tt.groups)
+		})
+	}
+	if d, f := i.discoveries.Load(), i.fetches.Load(); d != 1 || f != 1 {
+		t.Errorf("%d discoveries and %d fetches of keys, want one of each", d, f)
+	}
+}
+
+// What is refused, and that no text says more of the token than its issuer signed.
+func TestOIDCRefuses(t *testing.T) {
+	key, stranger := newKey(t, "1"), newKey(t, "1")
+	unknown := newKey(t, "2")
+	i, other := newIssuer(t, key), newIssuer(t, key)
+	a := believer(t, i, nil)
+	hour := time.Hour
+	ago := func(d time.Duration) int64 { return time.Now().Add(-d).Unix() }
+	for _, tt := range []struct {
+		name, token, want string
+	}{
+		{"another audience", sign(t, key, i.claims("aud", "other")), "audience"},
+		{"an audience that only begins so", sign(t, key, i.claims("aud", "assay2")), "audience"},
+		{"no audience", sign(t, key, i.claims("aud", nil)), "audience"},
+		{"another issuer", sign(t, key, other.claims()), "of an issuer that is not configured"},
+		{"an issuer with a slash more", sign(t, key, i.claims("iss", i.URL+"/")), "of an issuer that is not configured"},
+		{"no issuer", sign(t, key, i.claims("iss", nil)), "of an issuer that is not configured"},
+		{"an issuer that is a number", sign(t, key, i.claims("iss", 1)), "malformed"},
+		{"expired", sign(t, key, i.claims("exp", ago(time.Minute))), "expired"},
+		{"without an end", sign(t, key, i.claims("exp", nil)), "expired"},
+		{"not yet", sign(t, key, i.claims("nbf", ago(-hour))), "before the nbf"},
+		{"a stranger's key with the same id", sign(t, stranger, i.claims()), "its signature is wrong"},
+		{"an unknown key", sign(t, unknown, i.claims()), "its signature is wrong, or its key is not known"},
+		{"no rule", sign(t, key, i.claims("repository", "evil/app")), "no rule matches its claims"},
+		{"a pattern stops at a slash", sign(t, key, i.claims("repository", "acme/app/x")), "no rule matches its claims"},
+		{"an owner that begins so", sign(t, key, i.claims("repository", "acme-evil/app")), "no rule matches its claims"},
+		{"an empty array", sign(t, key, i.claims("repository", []string{})), "no rule matches its claims"},
+		{"an array in an array", sign(t, key, i.claims("repository", [][]string{{"acme/app"}})), "no rule matches its claims"},
+		{"an object", sign(t, key, i.claims("repository", map[string]string{"acme/app": "acme/app"})), "no rule matches its claims"},
+		{"half of a rule", sign(t, key, i.claims("repository", "x/y", "repository_id", "1234567890123")), "no rule matches its claims"},
+		{"no subject", sign(t, key, i.claims("sub", nil)), "sub is no name"},
+		{"a subject of two lines", sign(t, key, i.claims("sub", "a\nb")), "sub is no name"},
+		{"a subject that is a list", sign(t, key, i.claims("sub", []string{"a"})), "malformed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) { refusedJWT(t, a, tt.token, tt.want) })
+	}
+}
+
+// refusedJWT checks that a token is refused, twice, without a word of its text.
+func refusedJWT(t testing.TB, a *access.Authenticator, token, want string) {
+	t.Helper()
+	for range 2 {
+		wantRefused(t, a, "Bearer "+token, want)
+		_, err := a.Identify(request(t, "Bearer "+token))
+		for part := range strings.SplitSeq(token, ".") {
+			if err != nil && len(part) > 8 && strings.Contains(err.Error(), part) {
+				t.Errorf("the error has a part of the token: %v", err)
+			}
+		}
+	}
+	if n := access.Remembered(a); n != 0 {
+		t.Errorf("%d refused tokens are remembered", n)
+	}
+}
+
+// Tokens that choose an algorithm for which the public key is no secret.
+func TestOIDCAlgorithms(t *testing.T) {
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := jose.JSONWebKey{Key: private, KeyID: "1", Algorithm: string(jose.RS256), Use: "sig"}
+	i := newIssuer(t, key)
+	a := believer(t, i, nil)
+	encode := base64.RawURLEncoding.EncodeToString
+	payload, err := json.Marshal(i.claims())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, none := range []string{"none", "None", "NONE", ""} {
+		header := encode(fmt.Appendf(nil, `{"alg":%q,"kid":"1"}`, none))
+		refusedJWT(t, a, header+"."+encode(payload)+".", "malformed, or its algorithm")
+		refusedJWT(t, a, header+"."+encode(payload)+".AAAA", "malformed, or its algorithm")
+	}
+	der, err := x509.MarshalPKIXPublicKey(private.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range [][]byte{der, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), private.N.Bytes()} {
+		forged := jose.JSONWebKey{Key: secret, KeyID: "1", Algorithm: string(jose.HS256)}
+		refusedJWT(t, a, sign(t, forged, i.claims()), "malformed, or its algorithm")
+	}
+
+	good := sign(t, key, i.claims())
+	header, rest, _ := strings.Cut(good, ".")
+	body, signature, _ := strings.Cut(rest, ".")
+	changed, err := json.Marshal(i.claims("repository", "acme/secret-app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusedJWT(t, a, header+"."+encode(changed)+"."+signature, "its signature is wrong")
+	refusedJWT(t, a, header+"."+body+"."+encode(make([]byte, 256)), "its signature is wrong")
+	refusedJWT(t, a, header+"."+body+".", "its signature is wrong")
+	// A key that comes with the token is not the issuer's.
+	own := newKey(t, "1")
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: own}, (&jose.SignerOptions{EmbedJWK: true}).WithHeader("jku", "https://evil.test/keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := signed.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusedJWT(t, a, token, "its signature is wrong")
+
+	wantIdentity(t, a, "Bearer "+good, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+}
+
+// A key that the issuer has made since is fetched, without a restart.
+func TestOIDCRotatedKey(t *testing.T) {
+	old, fresh := newKey(t, "old"), newKey(t, "fresh")
+	i := newIssuer(t, old)
+	a := believer(t, i, nil)
+	wantIdentity(t, a, "Bearer "+sign(t, old, i.claims()), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+	token := sign(t, fresh, i.claims())
+	refusedJWT2(t, a, token)
+	i.setKeys(old, fresh)
+	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+	wantIdentity(t, a, "Bearer "+sign(t, old, i.claims("jti", "2")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+	if n := i.discoveries.Load(); n != 1 {
+		t.Errorf("%d discoveries", n)
+	}
+}
+
+func refusedJWT2(t testing.TB, a *access.Authenticator, token string) {
+	t.Helper()
+	wantRefused(t, a, "Bearer "+token, "its key is not known to the issuer")
+}
+
+// Anybody can make tokens with a key that is not known; the issuer is not asked
+// for each.
+func TestOIDCKeyStorm(t *testing.T) {
+	key := newKey(t, "1")
+	i := newIssuer(t, key)
+	a := believer(t, i, nil)
+	good := sign(t, key, i.claims())
+	var all sync.WaitGroup
+	for n := range 60 {
+		token := sign(t, newKey(t, fmt.Sprint("unknown", n)), i.claims())
+		all.Go(func() { refusedJWT2(t, a, token) })
+	}
+	all.Wait()
+	if d, f := i.discoveries.Load(), i.fetches.Load(); d != 1 || f == 0 || f > 4 {
+		t.Errorf("%d discoveries and %d fetches of keys", d, f)
+	}
+	wantIdentity(t, a, "Bearer "+good, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+}
+
+func TestOIDCIssuerIsDown(t *testing.T) {
+	key := newKey(t, "1")
+	i := newIssuer(t, key)
+	var log logBuffer
+	a := believer(t, i, &log)
+	token := sign(t, key, i.claims())
+	i.setAnswer(status(http.StatusInternalServerError))
+	for range 5 {
+		wantUnavailable(t, a, token, "500 Internal Server Error")
+	}
+	if n := i.discoveries.Load(); n != 1 {
+		t.Errorf("an issuer that is down was asked %d times in a moment", n)
+	}
+	if strings.Contains(log.String(), token) || strings.Count(log.String(), "cannot be discovered") != 1 {
+		t.Errorf("the log:\n%s", log.String())
+	}
+	i.setAnswer(nil)
+	time.Sleep(3100 * time.Millisecond)
+	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+
+	// What it said before is good while it is down again.
+	i.CloseClientConnections()
+	i.Close()
+	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+	wantIdentity(t, a, "Bearer "+sign(t, key, i.claims("jti", "2")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+	wantUnavailable(t, a, sign(t, newKey(t, "2"), i.claims()), i.URL)
+	if got := counts(t, a); got["oidc unavailable"] != 6 || got["oidc ok"] != 3 {
+		t.Errorf("counted %v", got)
+	}
+}
+
+// Answers of an issuer that are no reason to believe anything.
+func TestOIDCIssuerThatLies(t *testing.T) {
+	key := newKey(t, "1")
+	plain := httptest.NewServer(status(http.StatusOK))
+	defer plain.Close()
+	for _, tt := range []struct {
+		name, want string
+		answer     func(i *fakeIssuer) http.HandlerFunc
+	}{
+		{"another issuer", "issuer", func(*fakeIssuer) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				fmt.Fprint(w, `{"issuer":"https://evil.test","jwks_uri":"https://evil.test/keys"}`)
+			}
+		}},
+		{"no place for keys", "no jwks_uri", func(i *fakeIssuer) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, `{"issuer":%q}`, i.URL) }
+		}},
+		{"keys over http", "is not https", func(i *fakeIssuer) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":"http://192.0.2.1/keys"}`, i.URL)
+			}
+		}},
+		{"a redirect to http", "is not https", func(*fakeIssuer) http.HandlerFunc {
+			return func(w http.ResponseWriter, r *http.Request) {
+				http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+			}
+		}},
+		{"a page", "", func(*fakeIssuer) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }
+		}},
+		{"without end", "more than 1048576 bytes", func(*fakeIssuer) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				for range 3 << 10 {
+					_, _ = w.Write(make([]byte, 1<<10))
+				}
+			}
+		}},
+		{"no keys", "404 Not Found", func(i *fakeIssuer) http.HandlerFunc {
+			return func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/keys" {
+					http.NotFound(w, r)
+					return
+				}
+				fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":"%s/keys"}`, i.URL, i.URL)
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			i := newIssuer(t, key)
+			i.setAnswer(tt.answer(i))
+			wantUnavailable(t, believer(t, i, nil), sign(t, key, i.claims()), tt.want)
+		})
+	}
+}
+
+// Many requests share one discovery, and none of them waits longer than it wants.
+func TestOIDCIssuerIsSlow(t *testing.T) {
+	key := newKey(t, "1")
+	i := newIssuer(t, key)
+	i.wait = make(chan struct{})
+	a := believer(t, i, nil)
+	token := sign(t, key, i.claims())
+
+	impatient := request(t, "Bearer "+token)
+	ctx, cancel := contextWithCause(t)
+	impatient = impatient.WithContext(ctx)
+	var all sync.WaitGroup
+	all.Go(func() {
+		if _, err := a.Identify(impatient); !errors.Is(err, access.ErrUnavailable) || !strings.Contains(err.Error(), "left") {
+			t.Errorf("who left: %v", err)
+		}
+	})
+	for i.discoveries.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel(errors.New("left"))
+	for range 10 { // the discovery goes on for these
+		all.Go(func() { wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build") })
+	}
+	time.Sleep(50 * time.Millisecond)
+	close(i.wait)
+	all.Wait()
+	if d, f := i.discoveries.Load(), i.fetches.Load(); d != 1 || f != 1 {
+		t.Errorf("%d discoveries and %d fetches of keys", d, f)
+	}
+}
+
+// A token is remembered until it expires, and no longer.
+func TestOIDCTokenExpires(t *testing.T) {
+	key := newKey(t, "1")
+	i := newIssuer(t, key)
+	a := believer(t, i, nil)
+	token := sign(t, key, i.claims("exp", time.Now().Add(2*time.Second).Unix()))
+	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+	if n := access.Remembered(a); n != 1 {
+		t.Errorf("%d tokens are remembered", n)
+	}
+	time.Sleep(2100 * time.Millisecond)
+	refusedJWT(t, a, token, "expired")
+}
+
+// New rules count at once, for tokens that are remembered too.
+func TestOIDCRulesChange(t *testing.T) {
+	key := newKey(t, "1")
+	i := newIssuer(t, key)
+	file := write(t, "oidc.toml", rules(i.URL))
+	a := newAuthenticator(t, access.Config{OIDC: file, Client: i.Client()})
+	token := sign(t, key, i.claims())
+	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+	reload(t, a, file, strings.ReplaceAll(rules(i.URL), `"acme/*"`, `"other/*"`))
+	refusedJWT(t, a, token, "no rule matches")
+	reload(t, a, file, "")
+	refusedJWT(t, a, token, "no OIDC issuer is configured")
+}
+
+// Two issuers: each is believed for its own tokens only, though they share ids of
+// keys.
+func TestOIDCTwoIssuers(t *testing.T) {
+	keyA, keyB := newKey(t, "1"), newKey(t, "1")
+	issuerA, issuerB := newIssuer(t, keyA), newIssuer(t, keyB)
+	file := write(t, "oidc.toml", rules(issuerA.URL)+strings.ReplaceAll(rules(issuerB.URL), `"build"`, `"b"`))
+	a := newAuthenticator(t, access.Config{OIDC: file, Client: issuerA.Client()}) // both have the certificate of httptest
+	wantIdentity(t, a, "Bearer "+sign(t, keyA, issuerA.claims()), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+	wantIdentity(t, a, "Bearer "+sign(t, keyB, issuerB.claims()), "oidc", "repo:acme/app:ref:refs/heads/main", "b")
+	wantRefused(t, a, "Bearer "+sign(t, keyA, issuerB.claims()), "its signature is wrong")
+}
+
+// What is configured is what the file says, and rules that match everybody are
+// none, however they are written.
+func FuzzOIDCFile(f *testing.F) {
+	f.Add(rules("https://issuer.test"))
+	f.Add("")
+	f.Add("[[issuer]]\nurl = \"http://127.0.0.1:1\"\naudience = \"a\"\n[[issuer.rule]]\nclaims = { sub = \"[a-\" }")
+	f.Add("[[issuer]]\nurl = \"https://a.test\"\naudience = \"a\"\n[[issuer.rule]]\nclaims = { sub = \"[!x]*\" }")
+	f.Add("[issuer]\nurl = 1")
+	key := newKey(f, "1")
+	i := newIssuer(f, key)
+	strange := sign(f, key, map[string]any{"iss": "https://issuer.test", "sub": "x", "aud": "assay", "exp": 9999999999})
+	f.Fuzz(func(t *testing.T, text string) {
+		a, err := access.New(t.Context(), access.Config{OIDC: write(t, "oidc.toml", text), Client: &http.Client{Transport: offline{}}})
+		if err != nil {
+			return
+		}
+		if a.Configured() && (!strings.Contains(text, "claims") || !strings.Contains(text, "audience")) {
+			t.Errorf("configured by %q", text)
+		}
+		if id, err := a.Identify(request(t, "Bearer "+strange)); err == nil {
+			t.Errorf("%+v", id)
+		}
+	})
+	_ = maps.Keys[map[string]int]
+	var _ crypto.Hash
+	_ = i
+}
