@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 )
 
 // HashZip is hashZip.
@@ -27,4 +28,9 @@ func Hot(n, size int) int {
 		h.note(fmt.Sprint(i), &hotObject{content: make([]byte, size)})
 	}
 	return h.bytes
+}
+
+// NoteLeak notes a request of a client without credentials.
+func (s *Server) NoteLeak(client string) {
+	s.leaks.note(client, NoCredential, "corp.example/x", time.Now())
 }

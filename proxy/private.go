@@ -100,7 +100,6 @@ func (s *Server) pin(ctx context.Context, req Request, zip, mod string, origin v
 	return s.config.Log.Name(), ownLogError(err)
 }
 
-
 // proveDirect compares a public version with the checksum database.
 func (s *Server) proveDirect(ctx context.Context, req Request, zip, mod string, origin vcs.Origin) (proof string, err error) {
 	for kind, got := range map[Kind]string{Zip: zip, Mod: mod} {

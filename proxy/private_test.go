@@ -603,7 +603,6 @@ func (o *clientOps) WriteCache(string, []byte)        {}
 func (o *clientOps) Log(string)                       {}
 func (o *clientOps) SecurityError(msg string)         { panic(msg) }
 
-
 func policyOf(t *testing.T, private string) *policy.Policy {
 	t.Helper()
 	p, err := policy.New(private)

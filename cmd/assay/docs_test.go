@@ -310,13 +310,13 @@ func template(e ast.Expr) string {
 	return "…"
 }
 
-// The table of client settings has a row for each of the twelve combinations that
+// The table of client settings has a row for each of the thirteen combinations that
 // the script tries, with the same settings.
 func TestDocClients(t *testing.T) {
 	script := readDoc(t, "testdata/script/matrix.txtar")
 	clients := readDoc(t, docsDir+"clients.md")
 	proxies := map[string]string{"P": "Assay", "N": "Assay `,` another", "B": "Assay `\\|` another"}
-	for i := 1; i <= 12; i++ {
+	for i := 1; i <= 13; i++ {
 		step := regexp.MustCompile(fmt.Sprintf(`(?m)^# %d\. ([PNB]), (.*)$`, i)).FindStringSubmatch(script)
 		row := regexp.MustCompile(fmt.Sprintf(`(?m)^\| %d \| (.*?[^\\]) \| (.*?) \| (.*?) \|`, i)).FindStringSubmatch(clients)
 		switch {

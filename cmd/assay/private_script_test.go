@@ -15,7 +15,6 @@ import (
 	"io"
 	"io/fs"
 	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -114,7 +113,7 @@ func ownKeyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("OWNKEY", strings.TrimSpace(string(key)))
 }
 
-// certifyCmd writes a certificate for 127.0.0.1 that signs itself, and its key, and
+// certifyCmd writes a certificate for localhost that signs itself, and its key, and
 // makes the go command trust it.
 func certifyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
@@ -123,7 +122,7 @@ func certifyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "assay"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "assay"}, DNSNames: []string{"localhost"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
@@ -134,6 +133,27 @@ func certifyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600))
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: encoded}), 0o600))
 	ts.Setenv("SSL_CERT_FILE", ts.MkAbs(args[0]))
+}
+
+// revokeCmd revokes the tokens of a name, with the program, and waits until a server
+// has seen it.
+func revokeCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: revoke name")
+	}
+	data, err := os.ReadFile(filepath.Join(dataDir(ts), "tokens"))
+	ts.Check(err)
+	revoked := false
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[2] == args[0] {
+			ts.Check(ts.Exec("assay", "token", "revoke", fields[0], "--data", dataDir(ts)))
+			revoked = true
+		}
+	}
+	if !revoked {
+		ts.Fatalf("there is no token of %s", args[0])
+	}
+	time.Sleep(2 * time.Second) // a running server looks at the file every second
 }
 
 // hookCmd sends a push webhook as a code host does, and checks the status.

@@ -61,6 +61,7 @@ func TestScripts(t *testing.T) {
 			"ownkey":     ownKeyCmd,
 			"certify":    certifyCmd,
 			"hook":       hookCmd,
+			"revoke":     revokeCmd,
 		},
 	})
 }

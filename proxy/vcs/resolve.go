@@ -202,6 +202,9 @@ func networkError(err error) error {
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err // without the URL
 	}
+	if errors.Is(err, ErrUnavailable) {
+		return err
+	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 

@@ -1,0 +1,264 @@
+package proxy_test
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"iter"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// readers are the credentials of a server for which corp.example/lib is for team.
+type readers struct {
+	*hosts
+	store  *countingStore
+	right  []string // values of Authorization that may read it
+	wrong  map[string]string
+	tokens string
+}
+
+func startReaders(t *testing.T) *readers {
+	t.Helper()
+	r := &readers{}
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	hash := func(password string) string {
+		h, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(h)
+	}
+	r.tokens = filepath.Join(dir, "tokens")
+	token := func(tok access.Token) string {
+		secret, err := access.CreateToken(r.tokens, tok)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret
+	}
+	basic := func(user, password string) string {
+		return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+	}
+	right := token(access.Token{Name: "ci", Groups: []string{"team"}})
+	r.right = []string{basic("alice", "right horse"), "Bearer " + right, basic("whoever", right)}
+	revoked := token(access.Token{Name: "gone", Groups: []string{"team"}})
+	tokens, err := access.ListTokens(r.tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := access.RevokeToken(r.tokens, tokens[len(tokens)-1].ID); err != nil {
+		t.Fatal(err)
+	}
+	r.wrong = map[string]string{
+		"nobody":         "",
+		"wrong password": basic("alice", "wrong horse"),
+		"unknown user":   basic("nemo", "right horse"),
+		"wrong group":    basic("bob", "his horse"),
+		"wrong token":    "Bearer assay_" + strings.Repeat("a", 40),
+		"expired token":  "Bearer " + token(access.Token{Name: "old", Groups: []string{"team"}, Expires: time.Now().Add(time.Second)}),
+		"revoked token":  "Bearer " + revoked,
+		"other's token":  "Bearer " + token(access.Token{Name: "ops", Groups: []string{"ops"}}),
+		"a JWT":          "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.",
+		"no sense":       "Negotiate abc",
+	}
+	auth, err := access.New(t.Context(), access.Config{
+		Htpasswd: write("htpasswd", "alice:"+hash("right horse")+"\nbob:"+hash("his horse")+"\n"),
+		Groups:   write("groups", "team: alice\nops: bob\n"), Tokens: r.tokens,
+		Remote: func(q *http.Request) string { return q.Header.Get("X-Test-Client") }, // none is slowed by the others
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1100 * time.Millisecond) // one token has expired then
+	r.hosts = startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
+		c.Access, c.Unified = auth, true
+		r.store = &countingStore{Store: c.Store}
+		c.Store = r.store
+		if c.Policy, err = c.Policy.Restrict("corp.example/lib=team"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return r
+}
+
+// as gets a path with a credential, always with the same request id.
+func (r *readers) as(authorization, path string) answer {
+	r.t.Helper()
+	header := []string{"X-Test-Client", fmt.Sprintf("%p", &authorization)}
+	if authorization != "" {
+		header = append(header, "Authorization", authorization)
+	}
+	return r.get(path, header...)
+}
+
+// endpoints are all that can be asked about lib and the log, and the same of what
+// does not exist.
+func endpoints(module string) []string {
+	var all []string
+	for _, version := range []string{"v1.0.0", "v1.9.0"} {
+		for _, file := range []string{"info", "mod", "zip"} {
+			all = append(all, module+"/@v/"+version+"."+file)
+		}
+		all = append(all, "sumdb/log.corp.example/lookup/"+module+"@"+version, "sumdb/"+proxytest.Database+"/lookup/"+module+"@"+version)
+	}
+	all = append(all, module+"/@v/list", module+"/@latest", module+"/@v/main.info", module+"/@v/nosuch.info", module+"/v2/@v/v2.0.0.zip", "sumdb/log.corp.example/tile/8/data/000.p/1")
+	for _, path := range slices.Clone(all) {
+		all = append(all, "cached-only/"+path)
+	}
+	return all
+}
+
+// refusal is everything that a client gets, but for what depends on the path it
+// asked for.
+func (a answer) refusal(path string) string {
+	header := a.header.Clone()
+	header.Del("Date")
+	path = strings.TrimPrefix(path, "cached-only/")
+	return fmt.Sprint(a.status, header, strings.ReplaceAll(string(a.body), path, "PATH"), len(a.body)-len(path)-len(header.Get("Content-Length")))
+}
+
+// Whoever may not read a module gets one and the same answer, byte for byte,
+// whatever they ask for, whether it is there or not, stored or not, and whatever is
+// wrong with them. Nothing is looked for.
+func TestAccessMatrix(t *testing.T) {
+	r := startReaders(t)
+	r.code.Module("lib", lib)
+	check := func(when string) {
+		t.Helper()
+		r.code.Requests()
+		size, looked := r.log.Size(), r.store.looked.Load()
+		for who, authorization := range r.wrong {
+			seen := map[int]string{} // by length of the path, which the headers depend on
+			for _, module := range []string{"corp.example/lib", "corp.example/lib/nothing"} {
+				for _, path := range endpoints(module) {
+					a := r.as(authorization, path)
+					if a.status != http.StatusNotFound || a.header.Get("Cache-Control") != "no-store" {
+						t.Errorf("%s, %s: GET %s = %v %v", when, who, path, a, a.header)
+						continue
+					}
+					shown := strings.TrimPrefix(path, "cached-only/")
+					got := a.refusal(path)
+					if first, ok := seen[len(shown)]; ok && got != first {
+						t.Errorf("%s, %s: GET %s is another refusal:\n%s\n%s", when, who, path, got, first)
+					}
+					seen[len(shown)] = got
+				}
+			}
+		}
+		nobody := map[string]string{}
+		for who, authorization := range r.wrong {
+			for _, path := range endpoints("corp.example/lib") {
+				got := r.as(authorization, path).refusal(path)
+				if first, ok := nobody[path]; ok && got != first {
+					t.Errorf("%s: GET %s tells %s apart:\n%s\n%s", when, path, who, got, first)
+				}
+				nobody[path] = got
+			}
+		}
+		// So how long it takes cannot depend on what there is.
+		if asked := r.code.Requests(); len(asked) > 0 || r.log.Size() != size || r.store.looked.Load() != looked {
+			t.Errorf("%s: somebody who may not read made us ask %q, and look %d times into the store", when, asked, r.store.looked.Load()-looked)
+		}
+	}
+	check("miss")
+	for _, authorization := range r.right {
+		for _, path := range []string{"corp.example/lib/@v/list", "corp.example/lib/@latest", "corp.example/lib/@v/v1.0.0.info", "corp.example/lib/@v/v1.0.0.mod",
+			"corp.example/lib/@v/v1.0.0.zip", "corp.example/lib/@v/main.info", "sumdb/log.corp.example/lookup/corp.example/lib@v1.0.0", "sumdb/log.corp.example/tile/8/data/000.p/1"} {
+			if a := r.as(authorization, path); a.status != http.StatusOK || !strings.HasPrefix(a.header.Get("Cache-Control"), "private") {
+				t.Errorf("with a right: GET %s = %v %v", path, a, a.header)
+			}
+		}
+		if a := r.as(authorization, "corp.example/lib/@v/v1.9.0.info"); a.status != http.StatusNotFound {
+			t.Errorf("with a right, what is not there: %v", a)
+		}
+		if a := r.as(authorization, "sumdb/"+proxytest.Database+"/lookup/corp.example/lib@v1.0.0"); a.status != http.StatusForbidden || !strings.Contains(string(a.body), "GONOSUMDB") {
+			t.Errorf("with a right, at the public database: %v", a)
+		}
+	}
+	if r.store.looked.Load() == 0 {
+		t.Fatal("the store is not counted")
+	}
+	check("hit")
+
+	// What is public, or private without a rule, is for everybody, however wrong
+	// their credentials are.
+	r.code.Module("open", strings.ReplaceAll(lib, "corp.example/lib", "corp.example/open"))
+	for who, authorization := range r.wrong {
+		for _, path := range []string{"example.com/hello/@v/v1.0.0.zip", "corp.example/open/@v/list", "sumdb/log.corp.example/lookup/corp.example/open@v1.0.0", "sumdb/log.corp.example/latest"} {
+			if a := r.as(authorization, path); a.status != http.StatusOK {
+				t.Errorf("%s: GET %s = %v", who, path, a)
+			}
+		}
+	}
+}
+
+// countingStore counts what is looked for.
+type countingStore struct {
+	storage.Store
+	looked atomic.Int64
+}
+
+func (s *countingStore) Open(ctx context.Context, key string) (storage.Object, error) {
+	s.looked.Add(1)
+	return s.Store.Open(ctx, key)
+}
+
+func (s *countingStore) Stat(ctx context.Context, key string) (storage.Info, error) {
+	s.looked.Add(1)
+	return s.Store.Stat(ctx, key)
+}
+
+func (s *countingStore) Record(ctx context.Context, key string) ([]byte, error) {
+	s.looked.Add(1)
+	return s.Store.Record(ctx, key)
+}
+
+func (s *countingStore) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+	s.looked.Add(1)
+	return s.Store.List(ctx, prefix)
+}
+
+// The list of misconfigured clients names users, else addresses.
+func TestLeaks(t *testing.T) {
+	r := startReaders(t)
+	r.as("", "corp.example/lib/@v/list")
+	r.as("", "corp.example/lib/@latest")
+	r.as(r.wrong["wrong group"], "corp.example/lib/@v/list") // set up, and not allowed: no leak
+	r.as(r.right[0], "sumdb/"+proxytest.Database+"/lookup/corp.example/lib@v1.0.0")
+	var got []string
+	for _, leak := range r.server.Leaks() {
+		got = append(got, fmt.Sprint(leak.Client, " ", leak.Kind, " ", leak.Requests, " ", leak.Module))
+	}
+	want := []string{"alice public_database 1 corp.example/lib", "127.0.0.1 no_credential 2 corp.example/lib"}
+	if !slices.Equal(got, want) {
+		t.Errorf("leaks %q, want %q", got, want)
+	}
+	for i := range 1100 {
+		r.server.NoteLeak(fmt.Sprint("client", i))
+	}
+	if n := len(r.server.Leaks()); n != 1000 {
+		t.Errorf("%d rows are kept, want 1000", n)
+	}
+}
