@@ -1,0 +1,309 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/proxy/proxytest"
+)
+
+// tlsFiles are the files of a server with TLS.
+type tlsFiles struct{ dir, cert, key string }
+
+func newTLSFiles(t *testing.T) tlsFiles {
+	t.Helper()
+	dir := t.TempDir()
+	f := tlsFiles{dir, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
+	f.write(t)
+	return f
+}
+
+func (f tlsFiles) write(t *testing.T) {
+	t.Helper()
+	if err := writeCertificate(f.cert, f.key, "localhost"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// client returns a client that trusts what is in the file now, with a certificate
+// of its own if names are given.
+func (f tlsFiles) client(t *testing.T, pair ...string) *http.Client {
+	t.Helper()
+	data, err := os.ReadFile(f.cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &tls.Config{RootCAs: x509.NewCertPool()}
+	config.RootCAs.AppendCertsFromPEM(data)
+	if len(pair) == 2 {
+		cert, err := tls.LoadX509KeyPair(pair[0], pair[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Certificates = []tls.Certificate{cert}
+	}
+	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+}
+
+// ask sends a request with headers, in pairs.
+func ask(t *testing.T, client *http.Client, url string, header ...string) (*http.Response, string, error) {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp, string(body), err
+}
+
+// startFront starts a server of a small world.
+func startFront(t *testing.T, args ...string) *program {
+	t.Helper()
+	world := proxytest.New(t)
+	world.Add("-- example.com/hello@v1.0.0/go.mod --\nmodule example.com/hello\n")
+	return serveIn(t, append([]string{"--data", filepath.Join(t.TempDir(), "data"), "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB()}, args...)...)
+}
+
+const helloInfo = "/example.com/hello/@v/v1.0.0.info"
+
+// The server speaks HTTP/2 over TLS, and takes a renewed certificate without a
+// restart; one that cannot be used changes nothing.
+func TestTLS(t *testing.T) {
+	files := newTLSFiles(t)
+	p := startFront(t, "--tls-cert", files.cert, "--tls-key", files.key)
+	if !strings.HasPrefix(p.url, "https://localhost:") {
+		t.Fatalf("the URL is %s", p.url)
+	}
+	first := files.client(t)
+	resp, _, err := ask(t, first, p.url+helloInfo)
+	if err != nil || resp.StatusCode != http.StatusOK || resp.ProtoMajor != 2 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	plain := &http.Client{Timeout: 5 * time.Second}
+	if resp, _, err := ask(t, plain, "http"+strings.TrimPrefix(p.url, "https")+helloInfo); err == nil && resp.StatusCode == http.StatusOK {
+		t.Error("the server answers in the clear")
+	}
+
+	if err := os.WriteFile(files.cert, []byte("half a certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(certificateAge + 100*time.Millisecond)
+	first.CloseIdleConnections()
+	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
+		t.Errorf("while the file is bad: %v", err)
+	}
+	waitFor(t, func() bool { return strings.Contains(p.log.String(), "cannot be used; the ones before stay in force") })
+
+	files.write(t)
+	time.Sleep(certificateAge + 100*time.Millisecond)
+	if _, _, err := ask(t, files.client(t), p.url+helloInfo); err != nil {
+		t.Errorf("with the renewed certificate: %v", err)
+	}
+}
+
+func TestTLSFiles(t *testing.T) {
+	files := newTLSFiles(t)
+	other := newTLSFiles(t)
+	if runtime.GOOS != "windows" {
+		if err := os.Chmod(other.key, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		c    config
+		want string
+	}{
+		"no key":         {config{TLSCert: files.cert, TLSKey: filepath.Join(files.dir, "nosuch")}, "tls-key: stat"},
+		"other's key":    {config{TLSCert: other.cert, TLSKey: files.key}, "private key does not match"},
+		"no certificate": {config{TLSCert: files.key, TLSKey: files.key}, "tls-cert and tls-key"},
+		"no authority":   {config{TLSCert: files.cert, TLSKey: files.key, TLSClientCA: files.key}, "there is no certificate in"},
+		"open key":       {config{TLSCert: other.cert, TLSKey: other.key}, "chmod o-rwx"},
+	} {
+		if name == "open key" && runtime.GOOS == "windows" {
+			continue
+		}
+		if _, err := newCertificates(test.c, nil); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+}
+
+// A client certificate is a user, whose groups are in the groups file.
+func TestClientCertificate(t *testing.T) {
+	files, laptop, stranger := newTLSFiles(t), newTLSFiles(t), newTLSFiles(t)
+	if err := writeCertificate(laptop.cert, laptop.key, "laptop7.corp.example"); err != nil {
+		t.Fatal(err)
+	}
+	groups := filepath.Join(files.dir, "groups")
+	if err := os.WriteFile(groups, []byte("team: laptop7.corp.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startFront(t, "--tls-cert", files.cert, "--tls-key", files.key, "--tls-client-ca", laptop.cert, "--groups", groups, "--operators", "team")
+	if resp, _, err := ask(t, files.client(t, laptop.cert, laptop.key), p.url+"/-/leaks"); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("with its certificate: %v, %v", resp, err)
+	}
+	if resp, _, err := ask(t, files.client(t), p.url+"/-/leaks"); err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("without: %v, %v", resp, err)
+	}
+	if resp, _, err := ask(t, files.client(t), p.url+helloInfo); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("what is public, without: %v, %v", resp, err)
+	}
+	if resp, _, err := ask(t, files.client(t, stranger.cert, stranger.key), p.url+"/-/leaks"); err == nil && resp.StatusCode == http.StatusOK {
+		t.Error("a certificate that nobody we trust has signed is believed")
+	}
+}
+
+// With anonymous=false only what machines ask for is open.
+func TestNotAnonymous(t *testing.T) {
+	dir := t.TempDir()
+	hash, err := bcrypt.GenerateFromPassword([]byte("right"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	htpasswd := filepath.Join(dir, "htpasswd")
+	if err := os.WriteFile(htpasswd, []byte("alice:"+string(hash)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startFront(t, "--anonymous=false", "--htpasswd", htpasswd)
+	basic := func(password string) string {
+		return "Basic " + base64.StdEncoding.EncodeToString([]byte("alice:"+password))
+	}
+	for _, test := range []struct {
+		path, authorization string
+		status              int
+	}{
+		{helloInfo, "", 401}, {helloInfo, basic("wrong"), 401}, {helloInfo, basic("right"), 200},
+		{"/", "", 401}, {"/-/leaks", "", 401}, {"/nosuch", "", 401}, {"/sumdb/" + proxytest.Database + "/latest", "", 401},
+		{"/livez", "", 200}, {"/readyz", "", 200}, {"/metrics", "", 200},
+	} {
+		var header []string
+		if test.authorization != "" {
+			header = []string{"Authorization", test.authorization}
+		}
+		resp, body, err := ask(t, http.DefaultClient, p.url+test.path, header...)
+		if err != nil || resp.StatusCode != test.status {
+			t.Errorf("GET %s: %v, %v, want %d", test.path, resp, err, test.status)
+			continue
+		}
+		if test.status == 401 && (resp.Header.Get("WWW-Authenticate") == "" || !strings.Contains(body, "assay goauth")) {
+			t.Errorf("GET %s: %v %q", test.path, resp.Header, body)
+		}
+	}
+}
+
+// Only trusted proxies say who the client is.
+func TestTrustedProxies(t *testing.T) {
+	remote := func(p *program, forwarded string) string {
+		t.Helper()
+		if _, _, err := ask(t, http.DefaultClient, p.url+"/nosuch", "X-Forwarded-For", forwarded, "X-Request-Id", "the-one"); err != nil {
+			t.Fatal(err)
+		}
+		line := ""
+		waitFor(t, func() bool {
+			for l := range strings.Lines(p.log.String()) {
+				if strings.Contains(l, "request=the-one") {
+					line = l
+				}
+			}
+			return line != ""
+		})
+		_, after, _ := strings.Cut(line, "remote=")
+		return strings.TrimSpace(after)
+	}
+	if got := remote(startFront(t), "192.0.2.7"); got != "127.0.0.1" {
+		t.Errorf("without trusted proxies the client is %s", got)
+	}
+	if got := remote(startFront(t, "--trusted-proxies", "127.0.0.0/8,10.0.0.0/8"), "203.0.113.9, 192.0.2.7, 10.1.2.3"); got != "192.0.2.7" {
+		t.Errorf("behind two proxies the client is %s", got)
+	}
+	if got := remote(startFront(t, "--trusted-proxies", "10.0.0.0/8"), "192.0.2.7"); got != "127.0.0.1" {
+		t.Errorf("from an address that is not trusted the client is %s", got)
+	}
+}
+
+// The list of misconfigured clients is for this machine, and not for what a proxy on
+// it forwards, or for the groups that are named.
+func TestLeaksPage(t *testing.T) {
+	p := startFront(t, "--private", "corp.example", "--vcs", "off")
+	if _, _, err := ask(t, http.DefaultClient, p.url+"/sumdb/"+proxytest.Database+"/lookup/corp.example/x@v1.0.0"); err != nil {
+		t.Fatal(err)
+	}
+	if resp, body, err := ask(t, http.DefaultClient, p.url+"/-/leaks"); err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(body, "127.0.0.1  public_database  1") {
+		t.Errorf("%v %q %v", resp, body, err)
+	}
+	if resp, _, err := ask(t, http.DefaultClient, p.url+"/-/leaks", "X-Forwarded-For", "127.0.0.1"); err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("forwarded: %v %v", resp, err)
+	}
+	tokens := filepath.Join(t.TempDir(), "tokens")
+	secret, err := access.CreateToken(tokens, access.Token{Name: "op", Groups: []string{"ops"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = startFront(t, "--tokens", tokens, "--operators", "ops")
+	if resp, _, err := ask(t, http.DefaultClient, p.url+"/-/leaks"); err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("without a token: %v %v", resp, err)
+	}
+	if resp, _, err := ask(t, http.DefaultClient, p.url+"/-/leaks", "Authorization", "Bearer "+secret); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("with a token: %v %v", resp, err)
+	}
+}
+
+// Without go and git everything works but private modules, and who asks for one is
+// told; with none of them private nobody hears of it.
+func TestNoTools(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	p := startFront(t, "--private", "corp.example")
+	waitFor(t, func() bool {
+		return strings.Contains(p.log.String(), "private modules cannot be fetched") && strings.Contains(p.log.String(), "no go command in PATH")
+	})
+	if resp, body, err := ask(t, http.DefaultClient, p.url+"/corp.example/x/@v/list"); err != nil || resp.StatusCode != http.StatusBadGateway ||
+		!strings.Contains(body, "this proxy cannot fetch corp.example/x") || !strings.Contains(body, "no go command") {
+		t.Errorf("%v %q %v", resp, body, err)
+	}
+	if resp, _, err := ask(t, http.DefaultClient, p.url+helloInfo); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("what is public: %v, %v", resp, err)
+	}
+	if p := startFront(t); strings.Contains(p.log.String(), "go command") {
+		t.Errorf("without private modules the log says %s", p.log)
+	}
+}
+
+// Settings that let others read private modules are legal, and warned of.
+func TestAccessWarnings(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--listen", "0.0.0.0:0", "--private", "corp.example"}, "whoever reaches this address can read these private modules"},
+		{[]string{"--access", "corp.example=team"}, "nobody can read the modules in access"},
+		{[]string{"--listen", "0.0.0.0:0", "--access", "corp.example=team"}, "credentials travel in the clear"},
+	} {
+		p := startFront(t, append(test.args, "--vcs", "off")...)
+		waitFor(t, func() bool { return strings.Contains(p.log.String(), test.want) })
+	}
+	if p := startFront(t, "--private", "corp.example", "--vcs", "off"); strings.Contains(p.log.String(), "WARN") {
+		t.Errorf("on loopback the log says %s", p.log)
+	}
+}
