@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
 var updateDocs = flag.Bool("update", false, "rewrite the generated documents")
@@ -94,7 +96,7 @@ func TestDocMetrics(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.Data, c.Upstream, c.SumDB = t.TempDir(), world.URL("ok"), world.GOSUMDB()
+	c.Data, c.Upstream, c.SumDB, c.Private = t.TempDir(), world.URL("ok"), world.GOSUMDB(), "corp.example"
 	s := &server{config: c, log: newLogger(os.Stderr, c), self: viaName()}
 	listener, err := listen("127.0.0.1:0")
 	if err != nil {
@@ -107,7 +109,7 @@ func TestDocMetrics(t *testing.T) {
 	defer s.close()
 
 	collectors := slices.Concat(s.store.Metrics(), s.proxy.Metrics(), s.reloads.collectors(), s.upstream.Load().chain.Metrics(),
-		newObserver(s.log).collectors(), []prometheus.Collector{buildInfo()})
+		newObserver(s.log).collectors(), s.ownLog.Metrics(), s.access.Metrics(), s.vcs.Metrics(), []prometheus.Collector{buildInfo()})
 	for _, m := range s.mirrors {
 		collectors = append(collectors, m.Metrics()...)
 	}
@@ -308,6 +310,24 @@ func template(e ast.Expr) string {
 		}
 	}
 	return "…"
+}
+
+// The table of the keys of a credential is made of its tags.
+func TestDocCredentials(t *testing.T) {
+	const begin, end = "<!-- credentials:begin -->\n", "<!-- credentials:end -->"
+	text := readDoc(t, docsDir+"private.md")
+	before, rest, ok := strings.Cut(text, begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatal("docs/private.md has no place for the table")
+	}
+	var b strings.Builder
+	b.WriteString("\n| key | meaning |\n|---|---|\n")
+	for i := range reflect.TypeFor[vcs.Credential]().NumField() {
+		tag := reflect.TypeFor[vcs.Credential]().Field(i).Tag
+		fmt.Fprintf(&b, "| `%s` | %s |\n", tag.Get("toml"), tag.Get("doc"))
+	}
+	compareDoc(t, docsDir+"private.md", before+begin+b.String()+"\n"+end+after)
 }
 
 // The table of client settings has a row for each of the thirteen combinations that
