@@ -25,7 +25,7 @@ const modulePath = "github.com/assay-proxy/assay/"
 var arrows = map[string][]string{
 	"access":              {},
 	"cmd/assay":           {"access", "proxy", "proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
-	"cmd/bench":           {"storage"},
+	"cmd/bench":           {"access", "proxy/vcs/vcstest", "storage"},
 	"proxy":               {"access", "proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
 	"proxy/fetch":         {},
 	"proxy/policy":        {},

@@ -117,6 +117,10 @@ func (b *bench) measures() []measure {
 		{"peak RSS, 300 MB zip filled and served to 4 clients", "", "< 128 MB", b.fillMemory},
 		{"idle RSS, 1 million objects", "", "< 40 MB", b.millionMemory},
 		{"start until ready, 1 million objects", "", "< 1 s", b.millionStart},
+		{"time, second version of a repository with 200 MB of history", "the first version", "≤ 0.2", b.secondVersion},
+		{"time, second version of a repository with 200 MB of history", "Athens v0.18.0", "≤ 0.25", b.secondVersionAthens},
+		{"time, list of a private module, warm", "Athens v0.18.0", "≤ 0.05", b.privateList},
+		{"requests/s, hot private `.mod` with token and rule, one core", "a public one", "≥ 0.9", b.privateHit},
 		{"upstream GETs, 200 clients, one cold zip", "", "exactly 1", b.coalesced},
 	}
 }

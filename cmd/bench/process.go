@@ -135,9 +135,9 @@ func get(ctx context.Context, url string) (int64, error) {
 
 // wrk returns the requests per second that the server answers for 16 clients on
 // the other processor.
-func (b *bench) wrk(url string) (float64, error) {
-	out, err := exec.CommandContext(b.ctx, "taskset", "-c", "1", "wrk", "-t1", "-c16",
-		fmt.Sprintf("-d%ds", max(1, int(b.slice.Seconds()))), url).Output()
+func (b *bench) wrk(url string, args ...string) (float64, error) {
+	args = append([]string{"-c", "1", "wrk", "-t1", "-c16", fmt.Sprintf("-d%ds", max(1, int(b.slice.Seconds())))}, append(args, url)...)
+	out, err := exec.CommandContext(b.ctx, "taskset", args...).Output()
 	if err != nil {
 		return 0, fmt.Errorf("wrk: %w", err)
 	}

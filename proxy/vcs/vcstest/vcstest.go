@@ -25,7 +25,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -35,10 +34,20 @@ const (
 	GitHost  = "git.corp.example" // has repositories
 )
 
+// T is what a World needs of a testing.TB.
+type T interface {
+	Helper()
+	Error(args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Cleanup(func())
+	TempDir() string
+}
+
 // World is the hosts and what is on them. All methods may be called at the same
 // time.
 type World struct {
-	t      testing.TB
+	t      T
 	dir    string
 	server *httptest.Server
 	ca     []byte
@@ -54,7 +63,7 @@ type World struct {
 }
 
 // New starts the hosts. They end with the test.
-func New(t testing.TB) *World {
+func New(t T) *World {
 	t.Helper()
 	w := &World{t: t, dir: t.TempDir(), pages: map[string]string{}}
 	certificate := w.certificate()

@@ -1,0 +1,345 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+)
+
+// host is what vcstest needs of a test.
+type host struct {
+	dir   string
+	ended []func()
+}
+
+// failed is how a host says that it cannot go on.
+type failed struct{ error }
+
+func (h *host) Helper()                           {}
+func (h *host) Error(args ...any)                 { panic(failed{errors.New(fmt.Sprint(args...))}) }
+func (h *host) Fatal(args ...any)                 { panic(failed{errors.New(fmt.Sprint(args...))}) }
+func (h *host) Fatalf(format string, args ...any) { panic(failed{fmt.Errorf(format, args...)}) }
+func (h *host) Cleanup(f func())                  { h.ended = append(h.ended, f) }
+
+func (h *host) TempDir() string {
+	dir, err := os.MkdirTemp(h.dir, "host-")
+	if err != nil {
+		h.Fatal(err)
+	}
+	return dir
+}
+
+func (h *host) end() {
+	for _, f := range h.ended {
+		f()
+	}
+}
+
+// company is code hosts with one repository of 200 MB, and what a server needs to
+// reach them.
+type company struct {
+	*vcstest.World
+	host  *host
+	repo  *vcstest.Repo
+	tree  string   // work tree of the repository
+	env   []string // for a server
+	count int      // commits after the history
+}
+
+const (
+	privateModule  = "corp.example/big"
+	historyCommits = 20
+	historySize    = 10 << 20 // bytes that each of them replaces
+)
+
+// newCompany makes the hosts. The history is random bytes, which do not compress; what
+// is left of them at its end is a few small files, as of a repository that somebody
+// has cleaned up.
+func (b *bench) newCompany() (c *company, err error) {
+	c = &company{host: &host{dir: b.dir}}
+	defer func() {
+		if p := recover(); p != nil {
+			f, ok := p.(failed)
+			if !ok {
+				panic(p)
+			}
+			err = f
+		}
+	}()
+	if _, err := exec.LookPath("git"); err != nil {
+		return nil, err
+	}
+	c.World = vcstest.New(c.host)
+	c.repo = c.Module("big", "v1.0.0\n-- go.mod --\nmodule "+privateModule+"\n\ngo 1.20\n-- big.go --\npackage big\n")
+	c.tree = c.repo.Git("rev-parse", "--show-toplevel")
+	data := make([]byte, historySize)
+	for range historyCommits {
+		if _, err := rand.Read(data); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(c.tree, "data.bin"), data, 0o644); err != nil {
+			return nil, err
+		}
+		c.repo.Commit("")
+	}
+	if err := os.Remove(filepath.Join(c.tree, "data.bin")); err != nil {
+		return nil, err
+	}
+	c.repo.Commit("")
+	// What the go commands of both servers need to know of the hosts: git reads it from
+	// the home directory, the go command from the environment.
+	home, err := b.newDir()
+	if err != nil {
+		return nil, err
+	}
+	config := fmt.Sprintf("[http]\n\tsslCAInfo = %s\n", c.CAFile())
+	c.env = []string{"HOME=" + home, "HTTPS_PROXY=" + c.Proxy()}
+	return c, os.WriteFile(filepath.Join(home, ".gitconfig"), []byte(config), 0o644)
+}
+
+// commit makes a small commit and returns it.
+func (c *company) commit() string {
+	c.count++
+	return c.repo.Commit(fmt.Sprintf("-- version.go --\npackage big\n\nconst Version = %d\n", c.count))
+}
+
+// startOurs starts assay with empty directories.
+func (b *bench) startOurs(c *company, args ...string) (*process, error) {
+	data, err := b.newDir()
+	if err != nil {
+		return nil, err
+	}
+	args = append([]string{"serve", "--listen", "ADDRESS", "--data", data, "--upstream", "off", "--sumdb", "off", "--private", "corp.example",
+		"--ca-file", c.CAFile(), "--answer-timeout", "10m"}, args...)
+	return b.start("/readyz", false, append([]string(nil), c.env...), b.assay, args...)
+}
+
+// startTheirs starts Athens with empty directories, as it comes, but that it may
+// take as long as it likes.
+func (b *bench) startTheirs(c *company) (*process, error) {
+	if b.athens == "" {
+		return nil, errors.New("no Athens was given")
+	}
+	root, err := b.newDir()
+	if err != nil {
+		return nil, err
+	}
+	env := append([]string{
+		"ATHENS_STORAGE_TYPE=disk", "ATHENS_DISK_STORAGE_ROOT=" + root, "ATHENS_PORT=ADDRESS", "ATHENS_TIMEOUT=1200",
+		"ATHENS_GO_BINARY_ENV_VARS=GOPROXY=direct;GONOSUMDB=corp.example;GOTOOLCHAIN=local;GOFLAGS=-modcacherw;SSL_CERT_FILE=" + c.CAFile(),
+	}, c.env...)
+	return b.start("/healthz", false, env, b.athens)
+}
+
+// fetch gets the version that a commit is, info and zip, and returns the seconds.
+func (b *bench) fetch(p *process, commit string) (float64, error) {
+	begin := time.Now()
+	resp, err := http.Get(p.url + "/" + privateModule + "/@v/" + commit + ".info")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("%s: %s %.500s %w", commit, resp.Status, body, err)
+	}
+	var info struct{ Version string }
+	if err := json.Unmarshal(body, &info); err != nil {
+		return 0, err
+	}
+	if _, err := get(b.ctx, p.url+"/"+privateModule+"/@v/"+info.Version+".zip"); err != nil {
+		return 0, err
+	}
+	return time.Since(begin).Seconds(), nil
+}
+
+// withCompany makes the hosts for f.
+func (b *bench) withCompany(f func(c *company) (result, error)) (r result, err error) {
+	c, err := b.newCompany()
+	if c != nil {
+		defer c.host.end()
+	}
+	if err != nil {
+		return result{}, err
+	}
+	return f(c)
+}
+
+// cloneRounds is how often a repository of 200 MB is cloned by each side.
+const cloneRounds = 3
+
+// secondVersion compares the second version of a large repository with the first.
+func (b *bench) secondVersion() (result, error) {
+	return b.withCompany(func(c *company) (result, error) {
+		var r ratios
+		for range min(b.rounds, cloneRounds) {
+			p, err := b.startOurs(c)
+			if err != nil {
+				return result{}, err
+			}
+			first, err := b.fetch(p, c.commit())
+			var second float64
+			if err == nil {
+				second, err = b.fetch(p, c.commit())
+			}
+			p.stop()
+			if err != nil {
+				return result{}, err
+			}
+			r = append(r, second/first)
+		}
+		return r.atMost(0.2), nil
+	})
+}
+
+// secondVersionAthens compares the second version of a large repository with the
+// same at Athens.
+func (b *bench) secondVersionAthens() (result, error) {
+	return b.withCompany(func(c *company) (result, error) {
+		ours, err := b.startOurs(c)
+		if err != nil {
+			return result{}, err
+		}
+		defer ours.stop()
+		theirs, err := b.startTheirs(c)
+		if err != nil {
+			return result{}, err
+		}
+		defer theirs.stop()
+		first := c.commit()
+		for _, p := range []*process{ours, theirs} {
+			if _, err := b.fetch(p, first); err != nil {
+				return result{}, err
+			}
+		}
+		side := func(p *process) func() (float64, error) {
+			return func() (float64, error) { return b.fetch(p, c.commit()) }
+		}
+		r, err := pairs(min(b.rounds, cloneRounds), side(ours), side(theirs))
+		if err != nil {
+			return result{}, err
+		}
+		return r.atMost(0.25), nil
+	})
+}
+
+// privateList compares the time of a list of versions that was asked for before.
+func (b *bench) privateList() (result, error) {
+	return b.withCompany(func(c *company) (result, error) {
+		ours, err := b.startOurs(c)
+		if err != nil {
+			return result{}, err
+		}
+		defer ours.stop()
+		theirs, err := b.startTheirs(c)
+		if err != nil {
+			return result{}, err
+		}
+		defer theirs.stop()
+		side := func(p *process, times int) func() (float64, error) {
+			return func() (float64, error) {
+				begin := time.Now()
+				for range times {
+					if _, err := get(b.ctx, p.url+"/"+privateModule+"/@v/list"); err != nil {
+						return 0, err
+					}
+				}
+				return time.Since(begin).Seconds() / float64(times), nil
+			}
+		}
+		for _, p := range []*process{ours, theirs} { // warm
+			if _, err := side(p, 1)(); err != nil {
+				return result{}, err
+			}
+		}
+		r, err := pairs(b.rounds, side(ours, 1000), side(theirs, 3))
+		if err != nil {
+			return result{}, err
+		}
+		return result{fmt.Sprintf("%.4f", r.median()), r.median() <= 0.05}, nil
+	})
+}
+
+// privateHit compares the requests per second for a private go.mod that only some
+// may read, with a token, with those for a public one.
+func (b *bench) privateHit() (result, error) {
+	if _, err := exec.LookPath("wrk"); err != nil {
+		return result{}, err
+	}
+	return b.withCompany(func(c *company) (result, error) {
+		dir, err := b.newDir()
+		if err != nil {
+			return result{}, err
+		}
+		tokens := filepath.Join(dir, "tokens")
+		secret, err := access.CreateToken(tokens, access.Token{Name: "bench", Groups: []string{"team"}})
+		if err != nil {
+			return result{}, err
+		}
+		u, err := b.newUpstream()
+		if err != nil {
+			return result{}, err
+		}
+		defer u.stop()
+		path, err := u.add("bench.example/hot", 100_000)
+		if err != nil {
+			return result{}, err
+		}
+		data, err := b.newDir()
+		if err != nil {
+			return result{}, err
+		}
+		p, err := b.start("/readyz", true, append([]string(nil), c.env...), b.assay, "serve", "--listen", "ADDRESS", "--data", data,
+			"--upstream", u.url, "--sumdb", u.key, "--ca-file", c.CAFile(), "--access", "corp.example=team", "--tokens", tokens)
+		if err != nil {
+			return result{}, err
+		}
+		defer p.stop()
+		public, private := p.url+path+".mod", p.url+"/"+privateModule+"/@v/v1.0.0.mod"
+		header := "Authorization: Bearer " + secret
+		if _, err := get(b.ctx, public); err != nil {
+			return result{}, err
+		}
+		if err := b.getWith(private, header); err != nil {
+			return result{}, err
+		}
+		r, err := pairs(b.rounds,
+			func() (float64, error) { return b.wrk(private, "-H", header) },
+			func() (float64, error) { return b.wrk(public) })
+		if err != nil {
+			return result{}, err
+		}
+		return r.atLeast(0.9), nil
+	})
+}
+
+// getWith gets a URL with a header, which must be there.
+func (b *bench) getWith(url, header string) error {
+	req, err := http.NewRequestWithContext(b.ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	name, value, _ := strings.Cut(header, ": ")
+	req.Header.Set(name, value)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 500))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("GET %s: %s: %s", url, resp.Status, text)
+	}
+	return err
+}
