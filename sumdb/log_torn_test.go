@@ -1,0 +1,235 @@
+package sumdb_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// diskState is all files of a log and its guard, with their contents.
+type diskState map[string]string
+
+// saveState reads the files of a log.
+func saveState(t testing.TB, c sumdb.LogConfig) diskState {
+	t.Helper()
+	state := make(diskState)
+	for name, data := range listing(t, c.Dir) {
+		state[filepath.Join(c.Dir, name)] = data
+	}
+	if c.Guard != "" {
+		state[c.Guard] = string(readFile(t, c.Guard))
+	}
+	return state
+}
+
+// putState writes contents back into the same files, with the same inodes, and
+// removes the files that were not there.
+func putState(t testing.TB, c sumdb.LogConfig, state diskState) {
+	t.Helper()
+	for name := range listing(t, c.Dir) {
+		path := filepath.Join(c.Dir, name)
+		if _, ok := state[path]; !ok {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for path, data := range state {
+		writeFile(t, path, data)
+	}
+}
+
+func writeFile(t testing.TB, path, data string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newGuardedLog makes a log of size entries that has a guard outside, and closes it.
+func newGuardedLog(t testing.TB, size int64) sumdb.LogConfig {
+	t.Helper()
+	dir := t.TempDir()
+	c := sumdb.LogConfig{Dir: filepath.Join(dir, "log"), Name: logName, Guard: filepath.Join(dir, "guard")}
+	appendMore(t, c, size)
+	return c
+}
+
+// appendMore opens a log, pins filler modules until it has size entries, each under
+// a head of its own, and closes it. It returns the newest head.
+func appendMore(t testing.TB, c sumdb.LogConfig, size int64) (head []byte) {
+	t.Helper()
+	l, err := sumdb.OpenLog(t.Context(), c)
+	if err != nil {
+		t.Fatalf("OpenLog: %v", err)
+	}
+	for n := l.Size(); n < size; n++ {
+		pinOne(t, l, entry(n))
+	}
+	head = latest(t, l)
+	if err := l.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	return head
+}
+
+// with opens a log, and closes it after use.
+func with(t testing.TB, c sumdb.LogConfig, use func(*sumdb.Log)) {
+	t.Helper()
+	l, err := sumdb.OpenLog(t.Context(), c)
+	if err != nil {
+		t.Fatalf("OpenLog: %v", err)
+	}
+	defer l.Close()
+	use(l)
+}
+
+// signs checks that l takes entries, has size of them, finds them all, and
+// continues heads.
+func signs(t testing.TB, l *sumdb.Log, dir string, size int64, heads ...string) {
+	t.Helper()
+	if err := l.Refuses(); err != nil || l.Size() != size {
+		t.Fatalf("%d entries, want %d; %v", l.Size(), size, err)
+	}
+	finds(t, l, size)
+	shown := make(map[string]bool)
+	for _, head := range heads {
+		shown[head] = true
+	}
+	checkPrefixes(t, l, dir, shown)
+	if err := l.Check(t.Context()); err != nil {
+		t.Fatalf("Check: %v", err)
+	}
+}
+
+// finds checks that l answers the filler modules below size.
+func finds(t testing.TB, l *sumdb.Log, size int64) {
+	t.Helper()
+	for n := range size {
+		want := entry(n)
+		got, err := l.Find(want.Module)
+		if err != nil || got.ID != n || got.Zip != want.Zip || got.Mod != want.Mod || got.Origin != want.Origin {
+			t.Fatalf("Find(%v) = %+v, %v", want.Module, got, err)
+		}
+	}
+}
+
+// refuses checks that l signs nothing, shows that to a program and to a person, and
+// answers what is below size.
+func refuses(t testing.TB, l *sumdb.Log, size int64, why string) {
+	t.Helper()
+	err := l.Refuses()
+	if !errors.Is(err, sumdb.ErrFrozen) || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "adopt") {
+		t.Fatalf("Refuses = %v, want an ErrFrozen because %q", err, why)
+	}
+	before := l.Size()
+	if _, err := l.Pin(t.Context(), entry(1_000_000)); !errors.Is(err, sumdb.ErrFrozen) {
+		t.Fatalf("Pin: %v", err)
+	}
+	if l.Size() != before {
+		t.Fatalf("Size = %d, was %d", l.Size(), before)
+	}
+	finds(t, l, size)
+	for n := range size {
+		pinOne(t, l, entry(n)) // nothing new
+	}
+}
+
+// The file of entries ends anywhere, or in zeros. What is whole and was not signed
+// is kept, what is not whole is cut off, and what was signed must be there.
+func TestLogTorn(t *testing.T) {
+	c := newGuardedLog(t, 3)
+	before := saveState(t, c)
+	appendMore(t, c, 5)
+	after := saveState(t, c)
+	heads := headsOnDisk(t, c.Dir)
+	path := filepath.Join(c.Dir, "entries")
+	entries := after[path]
+	ends := []int{0}
+	for _, frame := range framesOnDisk(t, c.Dir) {
+		ends = append(ends, ends[len(ends)-1]+len(frame))
+	}
+	for cut := ends[2]; cut <= ends[5]; cut++ {
+		whole := 2
+		for whole < 5 && ends[whole+1] <= cut {
+			whole++
+		}
+		torn := entries[:cut]
+		if cut%2 == 1 && cut > ends[whole] {
+			torn += strings.Repeat("\x00", 100)
+		}
+		putState(t, c, before)
+		writeFile(t, path, torn)
+		with(t, c, func(l *sumdb.Log) {
+			if whole < 3 {
+				refuses(t, l, int64(whole), "has the tree of 3 entries, but there are only 2")
+				return
+			}
+			if got := string(readFile(t, path)); got != entries[:ends[whole]] {
+				t.Fatalf("cut at byte %d: %d bytes are left, want %d", cut, len(got), ends[whole])
+			}
+			// All heads but those beyond what is left were signed once.
+			signs(t, l, c.Dir, int64(whole), heads[:whole+1]...)
+		})
+		if whole < 3 && string(readFile(t, path)) != torn {
+			t.Fatalf("cut at byte %d: a log that refuses has changed its entries", cut)
+		}
+	}
+}
+
+// A crash comes between any two writes of an append, and in the middle of a head.
+func TestLogCrashBetweenWrites(t *testing.T) {
+	c := newGuardedLog(t, 3)
+	before := saveState(t, c)
+	appendMore(t, c, 4)
+	after := saveState(t, c)
+	heads := headsOnDisk(t, c.Dir)
+	state := func(name string) (path, old, new string) {
+		path = filepath.Join(c.Dir, name)
+		if name == "outer" {
+			path = c.Guard
+		}
+		return path, before[path], after[path]
+	}
+	check := func(step string) {
+		t.Helper()
+		t.Log("crash after", step)
+		files := saveState(t, c)
+		with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 4, heads...) })
+		for path, want := range after {
+			got := string(readFile(t, path))
+			if filepath.Base(path) == "heads" && len(headsOnDisk(t, c.Dir)) > len(heads) {
+				got = strings.TrimSuffix(got, heads[4]) // the same twice does no harm
+			}
+			if got != want {
+				t.Errorf("%s is not as it would have been without the crash", path)
+			}
+		}
+		putState(t, c, files)
+	}
+	putState(t, c, before)
+	for _, name := range []string{"entries", "guard", "outer", "heads", "head"} {
+		path, old, new := state(name)
+		if name == "heads" {
+			for cut := len(old) + 1; cut < len(new); cut += 9 {
+				writeFile(t, path, new[:cut])
+				check(fmt.Sprintf("%d bytes of %s", cut, name))
+			}
+		}
+		if name != "entries" && name != "heads" {
+			writeFile(t, path+".new", new[:len(new)/2])
+			check("half of " + name)
+			if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+		writeFile(t, path, new)
+		check(name)
+	}
+}
