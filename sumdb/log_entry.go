@@ -104,8 +104,8 @@ func (e LogEntry) check() error {
 	if len(record.Text) > maxRecord {
 		return fmt.Errorf("%w: entry of %s: a record of %d bytes, more than %d", ErrInvalid, e.Module, len(record.Text), maxRecord)
 	}
-	if year := e.Time.Year(); year < 1 || year > 9999 {
-		return fmt.Errorf("%w: entry of %s: in the year %d", ErrInvalid, e.Module, year)
+	if year := e.Time.Year(); year < 1 || year > 9999 || e.Time.IsZero() || e.Time.Location() != time.UTC {
+		return fmt.Errorf("%w: entry of %s: at %s, which is no time in UTC of the years 1 to 9999", ErrInvalid, e.Module, e.Time)
 	}
 	if len(e.Origin) > maxRecord || !printable(e.Origin) || strings.TrimSpace(e.Origin) != e.Origin {
 		return fmt.Errorf("%w: entry of %s: its origin is not one line of at most %d bytes", ErrInvalid, e.Module, maxRecord)
@@ -123,7 +123,7 @@ func printable(s string) bool {
 }
 
 func validDatabase(name string) bool {
-	return name != "" && printable(name) && !strings.ContainsFunc(name, unicode.IsSpace)
+	return name != "" && len(name) <= maxRecord && printable(name) && !strings.ContainsFunc(name, unicode.IsSpace)
 }
 
 // validNote says whether text has the form of a signed note: lines, the last of

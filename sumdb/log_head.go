@@ -60,12 +60,12 @@ func splitHeads(data []byte) (heads, damaged [][]byte, end int) {
 			end = at
 			continue
 		}
-		next := bytes.Index(data[at+1:], []byte("\n"+headStart))
+		next := bytes.Index(data[at+1:], []byte(headStart))
 		if next < 0 {
 			break
 		}
-		damaged = append(damaged, data[at:at+next+2])
-		at += next + 2
+		damaged = append(damaged, data[at:at+1+next])
+		at += 1 + next
 	}
 	return heads, damaged, end
 }
