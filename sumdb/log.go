@@ -101,7 +101,8 @@ func (v *logView) size() int64 {
 // OpenLog opens the log in c.Dir, or makes an empty one with a new key. One
 // process at a time can have it open, but for ReadOnly; the error is
 // storage.ErrInUse for the second. A log whose files are damaged or contradict
-// each other is opened and Refuses, unless nothing of it can be used.
+// each other is opened and Refuses, unless nothing of it can be used. To open a
+// log ReadOnly that is not there, or not made to the end, is fs.ErrNotExist.
 func OpenLog(ctx context.Context, c LogConfig) (*Log, error) {
 	l, err := newLog(c)
 	if err != nil {
@@ -145,11 +146,13 @@ func (l *Log) open(ctx context.Context) error {
 	if err := l.openFiles(d); err != nil {
 		return err
 	}
-	if l.config.ReadOnly {
-		l.showSigned(d)
-		return nil
+	if !l.config.ReadOnly {
+		return l.resume(d)
 	}
-	return l.resume(d)
+	if l.showSigned(d); l.view.Load().head == nil {
+		return fmt.Errorf("nothing is signed yet, the making of the log did not come to its end: %w", fs.ErrNotExist)
+	}
+	return nil
 }
 
 // reader reads the files of l.

@@ -85,7 +85,26 @@ func (r diskReader) read(ctx context.Context) (*disk, error) {
 		return nil, err
 	}
 	d.judge()
+	r.judgeHistory(d)
 	return d, r.settle(d)
+}
+
+// judgeHistory adds to the damage that heads are gone which must have been there:
+// each was in the history before it was the newest, and the empty log has one
+// before the first entry is guarded.
+func (r diskReader) judgeHistory(d *disk) {
+	end := make(map[string]int64) // by file: the largest tree, -1 if there is none
+	for _, name := range []string{"guard", "heads", "head"} {
+		end[name] = -1
+		for _, c := range d.claims {
+			if c.file == filepath.Join(r.dir, name) {
+				end[name] = max(end[name], c.tree.N)
+			}
+		}
+	}
+	if end["heads"] < end["head"] || end["heads"] < 0 && end["guard"] > 0 {
+		d.damaged("%s has lost heads: it ends before the newest one", filepath.Join(r.dir, "heads"))
+	}
 }
 
 // settle finds out whether all files say the same.

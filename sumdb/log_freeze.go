@@ -16,7 +16,8 @@ import (
 // Witness compares a signed head that somebody has seen with the log. A head that
 // our key signed and that the log does not contain, because it is larger or has
 // another root, freezes the log, also after a restart: the error is ErrFrozen. A
-// head that our key did not sign is ErrInvalid and changes nothing.
+// head that our key did not sign is ErrInvalid and changes nothing. To a log that is
+// open ReadOnly a larger head is ErrBeyond: others may have appended since.
 func (l *Log) Witness(head []byte) error {
 	seen, err := openLogHead(head, l.verifier)
 	if err != nil {
@@ -31,6 +32,9 @@ func (l *Log) Witness(head []byte) error {
 	defer l.giveTurn()
 	if l.tree.contains(seen.tree) {
 		return nil // it was signed meanwhile
+	}
+	if l.config.ReadOnly && seen.tree.N > l.tree.size() {
+		return fmt.Errorf("head of %d entries shown to the log %s: %w, which is tree %d since it was opened", seen.tree.N, l.Name(), ErrBeyond, l.tree.size())
 	}
 	return l.freeze(seen)
 }

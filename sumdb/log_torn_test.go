@@ -22,8 +22,8 @@ func saveState(t testing.TB, c sumdb.LogConfig) diskState {
 	for name, data := range listing(t, c.Dir) {
 		state[filepath.Join(c.Dir, name)] = data
 	}
-	if c.Guard != "" {
-		state[c.Guard] = string(readFile(t, c.Guard))
+	if data, err := os.ReadFile(c.Guard); err == nil {
+		state[c.Guard] = string(data)
 	}
 	return state
 }

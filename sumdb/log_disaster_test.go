@@ -1,0 +1,314 @@
+package sumdb_test
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/sumdbtest"
+)
+
+// copyTo makes to a copy of the directory from, in new files.
+func copyTo(t testing.TB, to, from string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rename(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stillAnswers checks that a log which refuses goes on to answer what it has.
+func stillAnswers(t *testing.T, l *sumdb.Log, size int64) {
+	t.Helper()
+	if tree := treeOf(t, l.Key(), latest(t, l)); tree.N != size {
+		t.Errorf("the newest head is of %d entries, want %d", tree.N, size)
+	}
+	for _, level := range []int{0, -1} {
+		if data, err := l.Tile(t.Context(), tlog.Tile{H: 8, L: level, N: 0, W: int(size)}); err != nil || len(data) == 0 {
+			t.Errorf("Tile of level %d: %v", level, err)
+		}
+	}
+	for n := range size {
+		e, err := l.Find(entry(n).Module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Reply(t.Context(), e.Record()); err != nil {
+			t.Errorf("Reply: %v", err)
+		}
+	}
+	goCommand(t, l, nil, sumdbtest.Filler(0), sumdbtest.Filler(size-1))
+}
+
+// adoptRefuses checks that head may not be adopted, and that to ask changes nothing.
+func adoptRefuses(t *testing.T, c sumdb.LogConfig, head []byte, want error) {
+	t.Helper()
+	before := saveState(t, sumdb.LogConfig{Dir: c.Dir})
+	if err := sumdb.AdoptLog(t.Context(), c, head); !errors.Is(err, want) {
+		t.Errorf("AdoptLog: %v, want %v", err, want)
+	}
+	for path, data := range saveState(t, sumdb.LogConfig{Dir: c.Dir}) {
+		if before[path] != data {
+			t.Errorf("a refused AdoptLog changed %s", path)
+		}
+	}
+}
+
+// An old copy that is put back signs nothing that contradicts what was signed, and
+// goes on when the newest copy is put back and adopted.
+func TestLogRestored(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		guard   bool // a guard is outside
+		inPlace bool // the contents are written into the same files
+		witness bool // nothing shows it before the newest head is seen
+		why     string
+	}{
+		{"by a copy", false, false, false, "is a copy"},
+		{"by a copy, guarded", true, false, false, "guard has the tree of 7 entries, but there are only 4"},
+		{"in place, guarded", true, true, false, "guard has the tree of 7 entries, but there are only 4"},
+		{"in place, witnessed", false, true, true, "a signed head of 7 entries was seen that is not of the 4 entries here"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if !test.guard && !test.inPlace && runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+				t.Skip("this system does not tell a file from its copy")
+			}
+			dir := t.TempDir()
+			c := sumdb.LogConfig{Dir: filepath.Join(dir, "log"), Name: logName}
+			if test.guard {
+				c.Guard = filepath.Join(dir, "guard")
+			}
+			old, away := filepath.Join(dir, "old"), filepath.Join(dir, "away")
+			appendMore(t, c, 4)
+			copyTo(t, old, c.Dir)
+			newest := appendMore(t, c, 7)
+			oldState, newState := saveState(t, sumdb.LogConfig{Dir: old}), saveState(t, sumdb.LogConfig{Dir: c.Dir})
+			heads := headsOnDisk(t, c.Dir)
+			if test.inPlace {
+				for path, data := range oldState {
+					writeFile(t, filepath.Join(c.Dir, filepath.Base(path)), data)
+				}
+			} else {
+				rename(t, c.Dir, away)
+				copyTo(t, c.Dir, old)
+			}
+			with(t, c, func(l *sumdb.Log) {
+				if test.witness {
+					if err := l.Witness(newest); !errors.Is(err, sumdb.ErrFrozen) {
+						t.Errorf("Witness of the newest head: %v", err)
+					}
+				}
+				refuses(t, l, 4, test.why)
+				stillAnswers(t, l, 4)
+			})
+			with(t, c, func(l *sumdb.Log) {
+				refuses(t, l, 4, "")
+				stillAnswers(t, l, 4)
+			})
+			adoptRefuses(t, c, newest, sumdb.ErrFrozen)
+			adoptRefuses(t, c, sumdbtest.NewLog(t, logName).Head(0), sumdb.ErrInvalid)
+			if test.witness {
+				adoptRefuses(t, c, nil, sumdb.ErrFrozen)
+			}
+			for path, data := range newState {
+				writeFile(t, path, data)
+			}
+			if err := sumdb.AdoptLog(t.Context(), c, newest); err != nil {
+				t.Fatalf("AdoptLog of the newest copy: %v", err)
+			}
+			with(t, c, func(l *sumdb.Log) {
+				signs(t, l, c.Dir, 7, heads...)
+				pinOne(t, l, entry(7))
+				signs(t, l, c.Dir, 8, heads...)
+				goCommand(t, l, newest, sumdbtest.Filler(7)) // a client that has seen the newest
+			})
+		})
+	}
+}
+
+// A log that moves to another disk is adopted there, and goes on.
+func TestLogMoved(t *testing.T) {
+	c := newGuardedLog(t, 5)
+	heads := headsOnDisk(t, c.Dir)
+	moved := sumdb.LogConfig{Dir: filepath.Join(t.TempDir(), "moved"), Guard: filepath.Join(t.TempDir(), "guard")}
+	copyTo(t, moved.Dir, c.Dir)
+	with(t, moved, func(l *sumdb.Log) { refuses(t, l, 5, "is gone, or was never there") })
+	if err := sumdb.AdoptLog(t.Context(), moved, []byte(heads[5])); err != nil {
+		t.Fatal(err)
+	}
+	appendMore(t, moved, 8)
+	with(t, moved, func(l *sumdb.Log) { signs(t, l, moved.Dir, 8, heads...) })
+	if err := sumdb.AdoptLog(t.Context(), sumdb.LogConfig{Dir: filepath.Join(t.TempDir(), "none")}, nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("adopt where no log is: %v", err)
+	}
+}
+
+// A file of the log is lost or wrong. It refuses with the reason, answers what it
+// has, changes nothing, and can be adopted only if that contradicts nothing.
+func TestLogDamagedFiles(t *testing.T) {
+	c := newGuardedLog(t, 5)
+	good, newest := saveState(t, c), headsOnDisk(t, c.Dir)[5]
+	other := newGuardedLog(t, 5)
+	head, heads := filepath.Join(c.Dir, "head"), filepath.Join(c.Dir, "heads")
+	inner, frozen := filepath.Join(c.Dir, "guard"), filepath.Join(c.Dir, "frozen")
+	foreign := string(readFile(t, filepath.Join(other.Dir, "guard")))
+	fork := strings.Replace(good[heads], "\n3\n", "\n4\n", 1)
+	for _, test := range []struct {
+		name, path, data string // no data: the file is removed
+		why              string
+		without, seen    error // what AdoptLog says without and with the newest head
+	}{
+		{"inner guard gone", inner, "", "guard is gone", nil, nil},
+		{"outer guard gone", c.Guard, "", "guard is gone", nil, nil},
+		{"inner guard foreign", inner, foreign, "is that of the log with the key", sumdb.ErrFrozen, sumdb.ErrFrozen},
+		{"outer guard foreign", c.Guard, foreign, "is that of the log with the key", sumdb.ErrFrozen, sumdb.ErrFrozen},
+		{"inner guard garbage", inner, "garbage", "not the text of a guard", nil, nil},
+		{"outer guard empty", c.Guard, "\n", "not the text of a guard", nil, nil},
+		{"guard of another tree", c.Guard, strings.Replace(good[c.Guard], "size 5", "size 4", 1), "has another tree of 4 entries", nil, nil},
+		{"head garbage", head, strings.Repeat("garbage\n", 50), "head: does not verify", sumdb.ErrFrozen, nil},
+		{"head of another log", head, string(readFile(t, filepath.Join(other.Dir, "head"))), "head: does not verify", sumdb.ErrFrozen, nil},
+		{"head with a wrong root", head, strings.Replace(good[head], "\n5\n", "\n4\n", 1), "head: does not verify", sumdb.ErrFrozen, nil},
+		{"heads gone", heads, "", "heads has lost heads", nil, nil},
+		{"heads garbage", heads, strings.Repeat("garbage\n", 50), "heads has lost heads", nil, nil},
+		{"heads short", heads, good[heads][:len(good[heads])-len(newest)], "heads has lost heads", nil, nil},
+		{"heads damaged within", heads, strings.Replace(good[heads], "database", "databise", 1), "1 parts of it are no head", sumdb.ErrFrozen, nil},
+		{"heads with a wrong signature", heads, strings.TrimSuffix(good[heads], newest) + strings.Replace(newest, "\n5\n", "\n6\n", 1), "does not verify", sumdb.ErrFrozen, nil},
+		{"frozen without a head", frozen, "by hand", "frozen says that a signed head was seen", nil, nil},
+		{"frozen by our own head", frozen, newest, "frozen says that a signed head was seen", nil, nil},
+		{"frozen by what is no head", frozen, fork, "frozen says", sumdb.ErrFrozen, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, ask := range []struct {
+				head []byte
+				want error
+			}{{nil, test.without}, {[]byte(newest), test.seen}} {
+				putState(t, c, good)
+				if test.data == "" {
+					os.Remove(test.path)
+				} else {
+					writeFile(t, test.path, test.data)
+				}
+				checkDamaged(t, c, test.why)
+				if ask.want != nil {
+					adoptRefuses(t, c, ask.head, ask.want)
+					continue
+				}
+				if err := sumdb.AdoptLog(t.Context(), c, ask.head); err != nil {
+					t.Fatalf("AdoptLog with the head %q: %v", ask.head, err)
+				}
+				with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 5, newest) })
+				appendMore(t, c, 6)
+				with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 6, newest) })
+			}
+		})
+	}
+}
+
+// checkDamaged opens a log of 5 entries that refuses because of why.
+func checkDamaged(t *testing.T, c sumdb.LogConfig, why string) {
+	t.Helper()
+	damaged := saveState(t, c)
+	for range 2 {
+		with(t, c, func(l *sumdb.Log) {
+			refuses(t, l, 5, why)
+			stillAnswers(t, l, 5)
+			if err := l.Check(t.Context()); !errors.Is(err, sumdb.ErrInvalid) || !strings.Contains(err.Error(), why) {
+				t.Errorf("Check: %v, want %q", err, why)
+			}
+		})
+	}
+	if !maps.Equal(saveState(t, c), damaged) {
+		t.Error("a log that refuses has changed its files")
+	}
+}
+
+// A head that is only gone, or follows from the others, is written again.
+func TestLogMends(t *testing.T) {
+	c := newGuardedLog(t, 3)
+	good := saveState(t, c)
+	for _, names := range [][]string{{"head"}, {"key.pub"}, {"lock"}, {"head", "key.pub"}} {
+		for _, name := range names {
+			os.Remove(filepath.Join(c.Dir, name))
+		}
+		with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 3, headsOnDisk(t, c.Dir)...) })
+		for _, name := range names {
+			path := filepath.Join(c.Dir, name)
+			if got := string(readFile(t, path)); got != good[path] {
+				t.Errorf("%s is %q, want %q", name, got, good[path])
+			}
+		}
+	}
+}
+
+// A log without its key, or with another one, is not opened, and no new key is made.
+func TestLogKeys(t *testing.T) {
+	c, other := newGuardedLog(t, 3), newGuardedLog(t, 3)
+	good := saveState(t, c)
+	otherKey, otherPublic := string(readFile(t, filepath.Join(other.Dir, "key"))), string(readFile(t, filepath.Join(other.Dir, "key.pub")))
+	key, public := filepath.Join(c.Dir, "key"), filepath.Join(c.Dir, "key.pub")
+	for _, test := range []struct {
+		name  string
+		files diskState // "" removes
+		want  string
+		is    error
+	}{
+		{"key gone", diskState{key: ""}, "but no key", sumdb.ErrFrozen},
+		{"all but the guard outside gone", diskState{key: "", public: "", filepath.Join(c.Dir, "entries"): "", filepath.Join(c.Dir, "heads"): "",
+			filepath.Join(c.Dir, "head"): "", filepath.Join(c.Dir, "guard"): ""}, "is that of another log, or of one that was here", sumdb.ErrFrozen},
+		{"all but the guards gone", diskState{key: "", public: "", filepath.Join(c.Dir, "entries"): "", filepath.Join(c.Dir, "heads"): "",
+			filepath.Join(c.Dir, "head"): ""}, "is the guard of a log that is gone", sumdb.ErrFrozen},
+		{"another public key", diskState{public: otherPublic}, "is not the public half of", sumdb.ErrFrozen},
+		{"another key", diskState{key: otherKey}, "is not the public half of", sumdb.ErrFrozen},
+		{"entries gone", diskState{filepath.Join(c.Dir, "entries"): ""}, "entries", fs.ErrNotExist},
+		{"no key in the file", diskState{key: "PRIVATE+KEY+tell+nobody\n"}, "is no signer key", nil},
+	} {
+		putState(t, c, good)
+		for path, data := range test.files {
+			if data != "" {
+				writeFile(t, path, data)
+			} else if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, err := sumdb.OpenLog(t.Context(), c)
+		if err == nil {
+			l.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), test.want) || test.is != nil && !errors.Is(err, test.is) || strings.Contains(err.Error(), "PRIVATE") {
+			t.Errorf("%s: OpenLog: %v, want %q", test.name, err, test.want)
+		}
+		if _, err := os.Stat(key); test.files[key] == "" && test.files[public] == "" && len(test.files) > 1 && err == nil {
+			t.Errorf("%s: a new key was made", test.name)
+		}
+		for path := range test.files {
+			if data, err := os.ReadFile(path); err == nil && string(data) != test.files[path] {
+				t.Errorf("%s: %s was written", test.name, path)
+			}
+		}
+	}
+	// Both halves of another key: the guards and the heads are not of it.
+	putState(t, c, good)
+	writeFile(t, key, otherKey)
+	writeFile(t, public, otherPublic)
+	with(t, c, func(l *sumdb.Log) {
+		if _, err := l.Latest(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+			t.Errorf("Latest with another key: %v", err)
+		}
+		refuses(t, l, 3, "is that of the log with the key")
+	})
+	adoptRefuses(t, c, nil, sumdb.ErrFrozen)
+}
