@@ -1,6 +1,7 @@
 package sumdb
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -267,8 +268,26 @@ func (l *Log) publish(again bool) error {
 	return nil
 }
 
-// writeHead adds head to the history and makes it the newest.
+// writeHead adds head to the history, if it is not its last one, and makes it the
+// newest.
 func (l *Log) writeHead(head logHead) error {
+	if !l.endsHistory(head) {
+		if err := l.writeHistory(head); err != nil {
+			return err
+		}
+	}
+	return replaceFile(l.path("head"), head.note, 0o600)
+}
+
+// endsHistory says whether head is the last of the history: an attempt to publish
+// it came that far.
+func (l *Log) endsHistory(head logHead) bool {
+	last := make([]byte, len(head.note))
+	_, err := l.heads.ReadAt(last, max(0, l.headsEnd-int64(len(last))))
+	return err == nil && bytes.Equal(last, head.note)
+}
+
+func (l *Log) writeHistory(head logHead) error {
 	_, err := l.heads.WriteAt(head.note, l.headsEnd)
 	if err == nil {
 		err = l.heads.Sync()
@@ -279,7 +298,7 @@ func (l *Log) writeHead(head logHead) error {
 		return errors.Join(err, l.heads.Truncate(l.headsEnd))
 	}
 	l.headsEnd += int64(len(head.note))
-	return replaceFile(l.path("head"), head.note, 0o600)
+	return nil
 }
 
 // oneLine is the text of an error that may be several.

@@ -1,6 +1,7 @@
 package sumdb_test
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/sumdb"
@@ -311,4 +313,75 @@ func TestLogKeys(t *testing.T) {
 		refuses(t, l, 3, "is that of the log with the key")
 	})
 	adoptRefuses(t, c, nil, sumdb.ErrFrozen)
+}
+
+// forgedHead is a head of size entries that the key in dir signed, over a root that
+// is none of the log.
+func forgedHead(t testing.TB, dir string, size int64) []byte {
+	t.Helper()
+	signer, err := note.NewSigner(strings.TrimSpace(string(readFile(t, filepath.Join(dir, "key")))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, err := note.Sign(&note.Note{Text: string(tlog.FormatTree(tlog.Tree{N: size, Hash: tlog.Hash{1}}))}, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return head
+}
+
+// Heads of the log, also old ones and those with more signatures, change nothing.
+// One that the key signed and the log does not contain freezes it for good.
+func TestLogWitness(t *testing.T) {
+	for _, size := range []int64{0, 4, 5, 9} {
+		c := newGuardedLog(t, 5)
+		heads := headsOnDisk(t, c.Dir)
+		good := saveState(t, c)
+		forged := forgedHead(t, c.Dir, size)
+		with(t, c, func(l *sumdb.Log) {
+			for _, head := range heads {
+				if err := l.Witness([]byte(head + "— other.example AAAAAAAA\n")); err != nil {
+					t.Errorf("Witness of our own head: %v", err)
+				}
+			}
+			for _, head := range [][]byte{nil, []byte("garbage"), sumdbtest.NewLog(t, logName).Head(0), forged[:len(forged)-1],
+				readFile(t, filepath.Join(newGuardedLog(t, 1).Dir, "head"))} {
+				if err := l.Witness(head); !errors.Is(err, sumdb.ErrInvalid) || errors.Is(err, sumdb.ErrFrozen) {
+					t.Errorf("Witness of %q: %v", head, err)
+				}
+			}
+			signs(t, l, c.Dir, 5, heads...)
+			if !maps.Equal(saveState(t, c), good) {
+				t.Error("heads that were shown have changed the files")
+			}
+			for range 2 {
+				if err := l.Witness(forged); !errors.Is(err, sumdb.ErrFrozen) {
+					t.Errorf("Witness of a forged head: %v", err)
+				}
+			}
+		})
+		checkDamaged(t, c, "frozen says that a signed head was seen which is not of this log")
+		if got := readFile(t, filepath.Join(c.Dir, "frozen")); !bytes.Equal(got, forged) {
+			t.Errorf("the evidence is %q, want %q", got, forged)
+		}
+		adoptRefuses(t, c, nil, sumdb.ErrFrozen)
+		adoptRefuses(t, c, []byte(heads[5]), sumdb.ErrFrozen)
+		adoptRefuses(t, c, forged, sumdb.ErrFrozen)
+	}
+}
+
+// A log that is open for reading only cannot tell a newer head from a wrong one.
+func TestLogWitnessReadOnly(t *testing.T) {
+	c := newGuardedLog(t, 3)
+	c.ReadOnly = true
+	reader := openLog(t, c)
+	c.ReadOnly = false
+	newest := appendMore(t, c, 5)
+	if err := reader.Witness(newest); !errors.Is(err, sumdb.ErrBeyond) || reader.Refuses() != nil {
+		t.Errorf("Witness of a newer head: %v, %v", err, reader.Refuses())
+	}
+	if err := reader.Witness(forgedHead(t, c.Dir, 3)); !errors.Is(err, sumdb.ErrFrozen) || !errors.Is(reader.Refuses(), sumdb.ErrFrozen) {
+		t.Errorf("Witness of a forged head: %v, %v", err, reader.Refuses())
+	}
+	appendMore(t, c, 6) // the log itself is not frozen by a reader
 }

@@ -1,0 +1,137 @@
+//go:build linux || darwin
+
+package sumdb_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// A disk that is full in the middle of an entry, at any byte: Pin says so, the log
+// is as it was, and goes on when there is room.
+func TestLogFullDisk(t *testing.T) {
+	if args := childArgs(); args != nil {
+		pinWithoutRoom(t, sumdb.LogConfig{Dir: args[0], Guard: args[1]})
+		return
+	}
+	c := newGuardedLog(t, 5)
+	heads := headsOnDisk(t, c.Dir)
+	// The limit is one of the process, so it is another process that has it.
+	if out, err := startChild(t, "TestLogFullDisk", c.Dir, c.Guard).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 9, heads...) })
+}
+
+func pinWithoutRoom(t *testing.T, c sumdb.LogConfig) {
+	signal.Ignore(syscall.SIGXFSZ)
+	l := openLog(t, c)
+	path := filepath.Join(c.Dir, "entries")
+	before := readFile(t, path)
+	for room := range uint64(200) {
+		limitFiles(t, uint64(len(before))+room)
+		pinFails(t, l, syscall.EFBIG)
+		if got := readFile(t, path); string(got) != string(before) {
+			t.Fatalf("with room for %d bytes: the file of entries has %d bytes, had %d", room, len(got), len(before))
+		}
+		if room%50 == 0 {
+			limitFiles(t, 1<<30)
+			signs(t, l, c.Dir, 5)
+		}
+	}
+	limitFiles(t, 1<<30)
+	for n := int64(5); n < 9; n++ {
+		pinOne(t, l, entry(n))
+	}
+	signs(t, l, c.Dir, 9)
+}
+
+// limitFiles makes every write of this process beyond size an error.
+func limitFiles(t *testing.T, size uint64) {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	limit.Cur = size
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pinFails checks that entry 5 cannot be pinned, by one or by many, that it is not
+// to be seen, and that the log of 5 entries answers and does not refuse.
+func pinFails(t *testing.T, l *sumdb.Log, want error) {
+	t.Helper()
+	var group sync.WaitGroup
+	for range 3 {
+		group.Go(func() {
+			if stored, err := l.Pin(t.Context(), entry(5)); err == nil || errors.Is(err, sumdb.ErrFrozen) || want != nil && !errors.Is(err, want) {
+				t.Errorf("Pin = %+v, %v, want %v", stored, err, want)
+			}
+		})
+	}
+	group.Wait()
+	if _, err := l.Find(entry(5).Module); err == nil {
+		t.Error("Find shows what is not signed")
+	}
+	if err := l.Refuses(); err != nil || l.Size() != 5 || treeOf(t, l.Key(), latest(t, l)).N != 5 {
+		t.Errorf("%d entries, %v", l.Size(), err)
+	}
+	finds(t, l, 5)
+}
+
+// The guards, the history or the head cannot be written: nothing is signed or shown,
+// and the next who pins, or the next start, makes up for it.
+func TestLogUnwritable(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		for _, blocked := range []string{"guard", "outer", "head"} {
+			t.Run(fmt.Sprintf("%s restart=%v", blocked, restart), func(t *testing.T) {
+				c := newGuardedLog(t, 5)
+				heads := headsOnDisk(t, c.Dir)
+				path := filepath.Join(c.Dir, blocked)
+				if blocked == "outer" {
+					path = c.Guard
+				}
+				l, err := sumdb.OpenLog(t.Context(), c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { l.Close() }()
+				// A folder is in the way of the new file.
+				if err := os.Mkdir(path+".new", 0o700); err != nil {
+					t.Fatal(err)
+				}
+				pinFails(t, l, nil)
+				if restart {
+					l.Close()
+					if l, err = sumdb.OpenLog(t.Context(), c); err != nil {
+						t.Fatal(err)
+					}
+					if blocked == "head" {
+						signs(t, l, c.Dir, 6, heads...) // it was signed: it is in the history
+					} else {
+						pinFails(t, l, nil)
+					}
+				}
+				if err := os.Remove(path + ".new"); err != nil {
+					t.Fatal(err)
+				}
+				pinOne(t, l, entry(5))
+				pinOne(t, l, entry(6))
+				signs(t, l, c.Dir, 7, heads...)
+				if n := len(headsOnDisk(t, c.Dir)); n != 8 {
+					t.Errorf("%d heads of 0 to 7 entries", n)
+				}
+			})
+		}
+	}
+}
