@@ -142,15 +142,22 @@ func TestLogRestored(t *testing.T) {
 	}
 }
 
-// A log that moves to another disk is adopted there, and goes on.
+// A log that moves to another disk is adopted there, and goes on. What was torn is
+// put aside.
 func TestLogMoved(t *testing.T) {
 	c := newGuardedLog(t, 5)
 	heads := headsOnDisk(t, c.Dir)
 	moved := sumdb.LogConfig{Dir: filepath.Join(t.TempDir(), "moved"), Guard: filepath.Join(t.TempDir(), "guard")}
 	copyTo(t, moved.Dir, c.Dir)
+	entries := filepath.Join(moved.Dir, "entries")
+	writeFile(t, entries, string(readFile(t, entries))+"entry torn")
 	with(t, moved, func(l *sumdb.Log) { refuses(t, l, 5, "is gone, or was never there") })
 	if err := sumdb.AdoptLog(t.Context(), moved, []byte(heads[5])); err != nil {
 		t.Fatal(err)
+	}
+	aside, err := filepath.Glob(filepath.Join(moved.Dir, "cut-*"))
+	if err != nil || len(aside) != 1 || string(readFile(t, aside[0])) != "entry torn" {
+		t.Errorf("put aside is %q, %v", aside, err)
 	}
 	appendMore(t, moved, 8)
 	with(t, moved, func(l *sumdb.Log) { signs(t, l, moved.Dir, 8, heads...) })
@@ -355,7 +362,7 @@ func TestLogWitness(t *testing.T) {
 				t.Error("heads that were shown have changed the files")
 			}
 			for range 2 {
-				if err := l.Witness(forged); !errors.Is(err, sumdb.ErrFrozen) {
+				if err := l.Witness(append(forged[:len(forged):len(forged)], "— other.example AAAAAAAA\n"...)); !errors.Is(err, sumdb.ErrFrozen) {
 					t.Errorf("Witness of a forged head: %v", err)
 				}
 			}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -15,36 +16,44 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// A disk that is full in the middle of an entry, at any byte: Pin says so, the log
-// is as it was, and goes on when there is room.
+// A disk that is full in the middle of an entry or of a head, at any byte: Pin says
+// so, the log is as it was, and goes on when there is room.
 func TestLogFullDisk(t *testing.T) {
 	if args := childArgs(); args != nil {
-		pinWithoutRoom(t, sumdb.LogConfig{Dir: args[0], Guard: args[1]})
+		pinWithoutRoom(t, sumdb.LogConfig{Dir: args[0], Guard: args[1]}, args[2])
 		return
 	}
-	c := newGuardedLog(t, 5)
-	heads := headsOnDisk(t, c.Dir)
-	// The limit is one of the process, so it is another process that has it.
-	if out, err := startChild(t, "TestLogFullDisk", c.Dir, c.Guard).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	for _, file := range []string{"entries", "heads"} {
+		name := logName
+		if file == "heads" {
+			name += strings.Repeat("/long", 50) // so that it is the longest file
+		}
+		c := newNamedLog(t, name, 5)
+		heads := headsOnDisk(t, c.Dir)
+		// The limit is one of the process, so it is another process that has it.
+		if out, err := startChild(t, "TestLogFullDisk", c.Dir, c.Guard, file).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", file, err, out)
+		}
+		with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 9, heads...) })
+		if n := len(headsOnDisk(t, c.Dir)); n != 10 {
+			t.Errorf("%d heads of 0 to 9 entries", n)
+		}
 	}
-	with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 9, heads...) })
 }
 
-func pinWithoutRoom(t *testing.T, c sumdb.LogConfig) {
+func pinWithoutRoom(t *testing.T, c sumdb.LogConfig, file string) {
 	signal.Ignore(syscall.SIGXFSZ)
 	l := openLog(t, c)
-	path := filepath.Join(c.Dir, "entries")
+	path := filepath.Join(c.Dir, file)
 	before := readFile(t, path)
-	for room := range uint64(200) {
+	if room := len(before) - len(readFile(t, filepath.Join(c.Dir, "entries"))); file == "heads" && room < 1000 {
+		t.Fatalf("%s is only %d bytes longer than entries", file, room)
+	}
+	for room := uint64(0); room < 200; room += 3 {
 		limitFiles(t, uint64(len(before))+room)
 		pinFails(t, l, syscall.EFBIG)
 		if got := readFile(t, path); string(got) != string(before) {
-			t.Fatalf("with room for %d bytes: the file of entries has %d bytes, had %d", room, len(got), len(before))
-		}
-		if room%50 == 0 {
-			limitFiles(t, 1<<30)
-			signs(t, l, c.Dir, 5)
+			t.Fatalf("with room for %d bytes: %s has %d bytes, had %d", room, file, len(got), len(before))
 		}
 	}
 	limitFiles(t, 1<<30)

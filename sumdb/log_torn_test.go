@@ -58,8 +58,13 @@ func writeFile(t testing.TB, path, data string) {
 // newGuardedLog makes a log of size entries that has a guard outside, and closes it.
 func newGuardedLog(t testing.TB, size int64) sumdb.LogConfig {
 	t.Helper()
+	return newNamedLog(t, logName, size)
+}
+
+func newNamedLog(t testing.TB, name string, size int64) sumdb.LogConfig {
+	t.Helper()
 	dir := t.TempDir()
-	c := sumdb.LogConfig{Dir: filepath.Join(dir, "log"), Name: logName, Guard: filepath.Join(dir, "guard")}
+	c := sumdb.LogConfig{Dir: filepath.Join(dir, "log"), Name: name, Guard: filepath.Join(dir, "guard")}
 	appendMore(t, c, size)
 	return c
 }
@@ -345,4 +350,21 @@ func TestLogHalfMade(t *testing.T) {
 		t.Error("a key that was gone is there again")
 	}
 	with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 2) })
+}
+
+// Files that are set back while a log is open are all right but for what is
+// answered.
+func TestLogCheckAnswers(t *testing.T) {
+	c := newGuardedLog(t, 3)
+	before := saveState(t, c)
+	appendMore(t, c, 5)
+	after := saveState(t, c)
+	with(t, c, func(l *sumdb.Log) {
+		putState(t, c, before)
+		if err := l.Check(t.Context()); !errors.Is(err, sumdb.ErrInvalid) || !strings.Contains(err.Error(), "the 3 entries on disk are not those that are answered") {
+			t.Errorf("Check: %v", err)
+		}
+		putState(t, c, after)
+		signs(t, l, c.Dir, 5)
+	})
 }
