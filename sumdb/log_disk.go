@@ -288,12 +288,17 @@ func (d *disk) judge() {
 	}
 }
 
-// lost says which signed head the entries do not contain, nil if none.
+// lost says which signed head or guard the entries do not bear out, nil if none.
 func (d *disk) lost() error {
 	for _, c := range d.claims {
-		if c.signed && !d.tree.contains(c.tree) {
+		if d.tree.contains(c.tree) {
+			continue
+		}
+		if c.signed {
 			return fmt.Errorf("%s has a signed head of %d entries that is not of the %d entries here", c.file, c.tree.N, d.tree.size())
 		}
+		return fmt.Errorf("the guard %s has a tree of %d entries that is not of the %d entries here "+
+			"(should you know that it was never signed, move that file away)", c.file, c.tree.N, d.tree.size())
 	}
 	return nil
 }

@@ -81,9 +81,10 @@ func (l *Log) keepEvidence(seen logHead) error {
 //
 // head is the newest signed head that any client or other machine has seen. A
 // client keeps its own in $GOPATH/pkg/sumdb/NAME/latest. The log must contain it,
-// and all signed heads that are found in c.Dir. Then the guards are written anew,
-// the freeze is lifted, and what follows the last whole entry is moved to a file
-// cut-TIME in c.Dir. Otherwise the log stays as it is, and the error is ErrFrozen;
+// all signed heads that are found in c.Dir, and the trees of the guards. Then the
+// guards are written anew, the freeze is lifted, and what follows the last whole
+// entry is moved to a file cut-TIME in c.Dir. Otherwise the log stays as it is, and
+// the error is ErrFrozen;
 // ErrInvalid if head is not one of this log; fs.ErrNotExist if there is no log.
 //
 // A nil head says that nobody has ever seen a head of the log but those in c.Dir.
@@ -138,7 +139,7 @@ func (l *Log) mayAdopt(d *disk, seen bool) error {
 		return fmt.Errorf("%w: the log %s stays as it is: %w; name another file, or put the right key back", ErrFrozen, l.Name(), d.foreign)
 	}
 	if err := d.lost(); err != nil {
-		return fmt.Errorf("%w: the log %s stays as it is: %w; to sign on would contradict that head. "+
+		return fmt.Errorf("%w: the log %s stays as it is: %w; to sign on would contradict it. "+
 			"Put back a copy of the log that has it, or begin a new log under a new name", ErrFrozen, l.Name(), err)
 	}
 	if d.unverified != nil && !seen {
