@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -266,4 +267,32 @@ func readFile(t testing.TB, path string) []byte {
 		t.Fatal(err)
 	}
 	return data
+}
+
+// Who reads the files while others append sees a whole log at every moment.
+func TestLogReadWhileAppended(t *testing.T) {
+	c := newGuardedLog(t, 1)
+	l := openLog(t, c)
+	var group sync.WaitGroup
+	for first := range int64(2) {
+		group.Go(func() {
+			for n := first; n < 120; n += 2 {
+				if _, err := l.Pin(context.Background(), entry(n)); err != nil {
+					t.Errorf("Pin(%d): %v", n, err)
+				}
+			}
+		})
+	}
+	c.ReadOnly = true
+	for l.Size() < 120 && !t.Failed() {
+		reader, err := sumdb.OpenLog(t.Context(), c)
+		if err != nil {
+			t.Errorf("OpenLog: %v", err)
+			break
+		}
+		if err := errors.Join(reader.Refuses(), reader.Check(t.Context()), l.Check(t.Context()), reader.Close()); err != nil {
+			t.Errorf("read while others append: %v", err)
+		}
+	}
+	group.Wait()
 }

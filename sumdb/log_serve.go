@@ -15,7 +15,8 @@ import (
 
 // Find returns the entry of mod. The error is fs.ErrNotExist if there is none,
 // ErrInvalid if the disk has changed it. A log that refuses finds also what no
-// head covers: its hashes were the first ones all the same.
+// head covers: its hashes were the first ones all the same. What it does not find
+// it may have lost.
 func (l *Log) Find(mod module.Version) (LogEntry, error) {
 	v := l.view.Load()
 	id, ok := l.find(mod)
