@@ -17,7 +17,8 @@ import (
 // our key signed and that the log does not contain, because it is larger or has
 // another root, freezes the log, also after a restart: the error is ErrFrozen. A
 // head that our key did not sign is ErrInvalid and changes nothing. To a log that is
-// open ReadOnly a larger head is ErrBeyond: others may have appended since.
+// open ReadOnly a larger head is ErrBeyond: others may have appended since, or the
+// log has lost entries.
 func (l *Log) Witness(head []byte) error {
 	seen, err := openLogHead(head, l.verifier)
 	if err != nil {
@@ -34,7 +35,8 @@ func (l *Log) Witness(head []byte) error {
 		return nil // it was signed meanwhile
 	}
 	if l.config.ReadOnly && seen.tree.N > l.tree.size() {
-		return fmt.Errorf("head of %d entries shown to the log %s: %w, which is tree %d since it was opened", seen.tree.N, l.Name(), ErrBeyond, l.tree.size())
+		return fmt.Errorf("head of %d entries shown to the log %s: %w, which was tree %d when it was opened for reading: "+
+			"if that is so when it is opened again, entries are lost", seen.tree.N, l.Name(), ErrBeyond, l.tree.size())
 	}
 	return l.freeze(seen)
 }
