@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -48,6 +49,7 @@ type credentials struct {
 	list  []Credential
 	netrc string
 	apps  []*gitHubApp // beside list, nil for the others
+	log   *slog.Logger
 }
 
 // auth is what one run authenticates with.
@@ -55,10 +57,18 @@ type auth struct {
 	header  string   // value of Authorization for https, "" for SSH
 	secrets []string // that must not be printed
 	ssh     *Credential
+	app     *gitHubApp // whose token it is
+}
+
+// refused notes that the host does not want it.
+func (a *auth) refused() {
+	if a != nil && a.app != nil {
+		a.app.drop(a.secrets[0])
+	}
 }
 
 func newCredentials(c Config, client *http.Client) (*credentials, error) {
-	all := &credentials{list: c.Credentials, netrc: c.Netrc}
+	all := &credentials{list: c.Credentials, netrc: c.Netrc, log: c.Logger}
 	if c.Netrc != "" {
 		if _, err := readNetrc(c.Netrc); err != nil {
 			return nil, fmt.Errorf("netrc: %w", err)
@@ -134,8 +144,7 @@ func (c *Credential) completeSSH() error {
 		}
 		*file = absolute
 	}
-	_, err := readSecret(c.SSHKey, 0o077) // ssh itself refuses anything else
-	return err
+	return c.checkSSHKey()
 }
 
 // token returns the secret of a token.
@@ -182,14 +191,32 @@ func (c *credentials) find(ctx context.Context, modulePath string, u *url.URL) (
 			continue
 		}
 		found, err := credential.auth(ctx, c.apps[i], u)
-		if err != nil || found != nil {
-			return found, err
+		if err != nil {
+			return nil, c.unusable(u, err)
+		}
+		if found != nil {
+			return found, nil
 		}
 	}
 	if c.netrc == "" {
 		return nil, nil
 	}
-	return netrcAuth(c.netrc, u)
+	found, err := netrcAuth(c.netrc, u)
+	if err != nil {
+		return nil, c.unusable(u, err)
+	}
+	return found, nil
+}
+
+// unusable returns what is told of a credential that cannot be had. That a file does
+// not exist is not that a module does not, and its name is for the log alone.
+func (c *credentials) unusable(u *url.URL, err error) error {
+	var host *hostError
+	if errors.As(err, &host) {
+		return err
+	}
+	c.log.Error("credential cannot be used", "host", u.Host, "err", err)
+	return &hostError{u.Host, fmt.Errorf("%w: it cannot be read; the log says why", ErrCredential)}
 }
 
 // isFor reports whether the credential may be shown to the host of u. A host without
@@ -210,17 +237,18 @@ func (c *Credential) auth(ctx context.Context, app *gitHubApp, u *url.URL) (*aut
 	if c.Netrc != "" {
 		return netrcAuth(c.Netrc, u)
 	}
-	var (
-		token string
-		err   error
-	)
 	if app != nil {
-		token, err = app.token(ctx)
-	} else {
-		token, err = c.token()
+		token, err := app.token(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found := basicAuth(c.User, token)
+		found.app = app
+		return found, nil
 	}
+	token, err := c.token()
 	if err != nil {
-		return nil, &hostError{u.Host, fmt.Errorf("%w: %w", ErrCredential, err)}
+		return nil, err
 	}
 	return basicAuth(c.User, token), nil
 }
@@ -234,7 +262,7 @@ func basicAuth(user, password string) *auth {
 func netrcAuth(name string, u *url.URL) (*auth, error) {
 	lines, err := readNetrc(name)
 	if err != nil {
-		return nil, &hostError{u.Host, fmt.Errorf("%w: %w", ErrCredential, err)}
+		return nil, err
 	}
 	for _, line := range lines {
 		if line.machine == u.Host || line.machine == u.Hostname() && (u.Port() == "" || u.Port() == "443") {

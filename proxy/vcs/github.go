@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"golang.org/x/sync/singleflight"
 )
 
 // gitHubApp fetches the installation tokens of a GitHub App
@@ -25,7 +26,9 @@ type gitHubApp struct {
 	credential *Credential
 	client     *http.Client
 
-	mu      sync.Mutex // held over the request: who comes meanwhile wants the same token
+	asking singleflight.Group // who comes meanwhile wants the same token
+
+	mu      sync.Mutex
 	current string
 	until   time.Time
 }
@@ -73,19 +76,69 @@ func (c *Credential) gitHubKey() (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// token returns a token that is good for some minutes at least.
+// token returns a token that is good for some minutes at least. However many want
+// one, the API is asked once, and each waits no longer than it likes.
 func (a *gitHubApp) token(ctx context.Context) (string, error) {
+	if token := a.valid(); token != "" {
+		return token, nil
+	}
+	ch := a.asking.DoChan("", func() (any, error) {
+		if token := a.valid(); token != "" { // another one has just brought it
+			return token, nil
+		}
+		token, until, err := a.fetch(context.WithoutCancel(ctx)) // pageTime is its limit
+		if err != nil {
+			return "", err
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.current, a.until = token, until
+		return token, nil
+	})
+	select {
+	case r := <-ch:
+		return r.Val.(string), r.Err
+	case <-ctx.Done():
+		return "", a.trouble(fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx)))
+	}
+}
+
+// valid returns the token there is, "" if it is about to expire.
+func (a *gitHubApp) valid() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.current != "" && time.Until(a.until) > renewBefore {
-		return a.current, nil
+	if time.Until(a.until) <= renewBefore {
+		return ""
 	}
-	token, until, err := a.fetch(ctx)
-	if err != nil {
-		return "", fmt.Errorf("token of GitHub App %d: %w", a.credential.GitHubApp, err)
+	return a.current
+}
+
+// drop makes the next run ask for another token than this one.
+func (a *gitHubApp) drop(token string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.current == token {
+		a.current = ""
 	}
-	a.current, a.until = token, until
-	return token, nil
+}
+
+// trouble returns an error of the API. Its host is not the one of the repository.
+func (a *gitHubApp) trouble(err error) error {
+	host := a.credential.GitHubAPI
+	if u, parseErr := url.Parse(host); parseErr == nil {
+		host = u.Host
+	}
+	return &hostError{host, fmt.Errorf("token of GitHub App %d: %w", a.credential.GitHubApp, err)}
+}
+
+// statusError says what a status of the API means. That there is no such
+// installation does not say that there is no such module.
+func (a *gitHubApp) statusError(status int) error {
+	err := statusError(status)
+	if err == nil || isAbsence(err) {
+		err = ErrCredential
+	}
+	return a.trouble(fmt.Errorf("%w: status %d", err, status))
 }
 
 func (a *gitHubApp) fetch(ctx context.Context) (token string, until time.Time, err error) {
@@ -103,7 +156,7 @@ func (a *gitHubApp) fetch(ctx context.Context) (token string, until time.Time, e
 	r.Header.Set("Accept", "application/vnd.github+json")
 	resp, err := a.client.Do(r)
 	if err != nil {
-		return "", until, networkError(err)
+		return "", until, a.trouble(networkError(err))
 	}
 	defer resp.Body.Close()
 	var answer struct {
@@ -111,10 +164,10 @@ func (a *gitHubApp) fetch(ctx context.Context) (token string, until time.Time, e
 		ExpiresAt time.Time `json:"expires_at"`
 	}
 	if resp.StatusCode != http.StatusCreated {
-		return "", until, fmt.Errorf("status %d", resp.StatusCode)
+		return "", until, a.statusError(resp.StatusCode)
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&answer); err != nil || answer.Token == "" {
-		return "", until, errors.New("the answer has no token")
+		return "", until, a.trouble(fmt.Errorf("%w: the answer has no token", ErrUnavailable))
 	}
 	return answer.Token, answer.ExpiresAt, nil
 }

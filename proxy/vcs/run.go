@@ -84,6 +84,9 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte) er
 	if err != nil {
 		s.found.forget(j.module) // perhaps it has moved
 		err = r.explain(ctx, err)
+		if errors.Is(err, ErrCredential) {
+			auth.refused()
+		}
 	}
 	s.metrics.evicted.Add(float64(s.repos.tidy(r.dir)))
 	s.metrics.cacheBytes.Set(float64(s.repos.size()))
@@ -224,7 +227,7 @@ func (s *Source) exec(ctx context.Context, program string, args, env []string, d
 		return out.Bytes(), &exited{exit.ExitCode(), errOut.String()}
 	}
 	if err != nil {
-		return out.Bytes(), fmt.Errorf("%w: %w", ErrTools, err)
+		return out.Bytes(), fmt.Errorf("%w: %v", ErrTools, err) // its absence is not the module's
 	}
 	return out.Bytes(), nil
 }

@@ -12,7 +12,24 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"golang.org/x/crypto/ssh"
 )
+
+// checkSSHKey returns an error if ssh could not use the key without asking somebody.
+func (c *Credential) checkSSHKey() error {
+	data, err := readSecret(c.SSHKey, 0o077) // ssh itself refuses anything else
+	if err != nil {
+		return err
+	}
+	var passphrase *ssh.PassphraseMissingError
+	if _, err := ssh.ParseRawPrivateKey(data); errors.As(err, &passphrase) {
+		return fmt.Errorf("%s has a passphrase, and there is nobody to type it; ssh-keygen -p takes it away", c.SSHKey)
+	} else if err != nil {
+		return fmt.Errorf("%s has no private key that can be used: %w", c.SSHKey, err)
+	}
+	return nil
+}
 
 // remote returns the URL that git will use: by SSH if that is what there is a key
 // for.

@@ -59,7 +59,7 @@ var (
 // or fs.ErrNotExist, or context.DeadlineExceeded.
 type Error struct {
 	Module string // path, with @ and what was asked for behind it
-	Host   string // of the repository, if it came to that
+	Host   string // that the trouble was with, if any: of the repository, of a page, of GitHub's API
 	Detail string // what is known, one line, without credentials and local paths
 	Err    error
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -29,16 +30,17 @@ package hello
 // source is a Source in a world.
 type source struct {
 	*vcs.Source
-	t   *testing.T
-	dir string
-	log *bytes.Buffer
+	t      *testing.T
+	dir    string
+	log    *bytes.Buffer
+	errors strings.Builder // texts of those that wantError saw
 }
 
 func newSource(t *testing.T, w *vcstest.World, change func(*vcs.Config)) *source {
 	t.Helper()
 	s := &source{t: t, dir: filepath.Join(t.TempDir(), "vcs"), log: new(bytes.Buffer)}
 	c := vcs.Config{Dir: s.dir, CAFile: w.CAFile(), Lookup: w.Lookup, Dial: w.Dial, Timeout: time.Minute,
-		Logger: slog.New(slog.NewTextHandler(s.log, nil))}
+		Logger: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if change != nil {
 		change(&c)
 	}
@@ -84,6 +86,12 @@ func (s *source) wantError(path, version string, want error) *vcs.Error {
 	if !errors.Is(err, want) || !errors.As(err, &told) {
 		s.t.Fatalf("%s@%s: %v, want %v", path, version, err, want)
 	}
+	// Whatever else it is, it is the one or the other: a caller that sees absence
+	// goes on to somebody else.
+	if want != fs.ErrNotExist && errors.Is(err, fs.ErrNotExist) {
+		s.t.Fatalf("%s@%s: %v counts as absence", path, version, err)
+	}
+	fmt.Fprintln(&s.errors, err)
 	return told
 }
 

@@ -52,20 +52,35 @@ type World struct {
 	server *httptest.Server
 	ca     []byte
 
-	mu       sync.Mutex
-	pages    map[string]string // go-import content by path
-	user     string            // that the git host wants, "" for nobody
-	password string
-	status   int // of the git host instead of anything else, 0 for none
-	requests []string
-	hang     chan struct{} // the git host waits for it, nil for no wait
-	dialed   []string
+	mu        sync.Mutex
+	pages     map[string]string       // go-import content by path
+	hosts     map[string]http.Handler // more of them, by name
+	gitLogin  login                   // that the git host wants
+	pageLogin login                   // that the page host wants
+	status    int                     // of the git host instead of anything else, 0 for none
+	requests  []string
+	sent      int64         // bytes, by the git host
+	hang      chan struct{} // the git host waits for it, nil for no wait
+	dialed    []string
+}
+
+// login is basic authentication; without a user nobody is asked for it.
+type login struct{ user, password string }
+
+// ask reports whether the request may go on, and answers it if not.
+func (l login) ask(rw http.ResponseWriter, r *http.Request) bool {
+	if user, password, _ := r.BasicAuth(); l.user == "" || user == l.user && password == l.password {
+		return true
+	}
+	rw.Header().Set("WWW-Authenticate", `Basic realm="corp"`)
+	http.Error(rw, "who are you?", http.StatusUnauthorized)
+	return false
 }
 
 // New starts the hosts. They end with the test.
 func New(t T) *World {
 	t.Helper()
-	w := &World{t: t, dir: t.TempDir(), pages: map[string]string{}}
+	w := &World{t: t, dir: t.TempDir(), pages: map[string]string{}, hosts: map[string]http.Handler{}}
 	certificate := w.certificate()
 	w.server = httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
 	w.server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
@@ -114,8 +129,10 @@ func (w *World) Lookup(_ context.Context, host string) ([]netip.Addr, error) {
 		addr, err := netip.ParseAddr(literal)
 		return []netip.Addr{addr}, err
 	}
-	switch host {
-	case PageHost, GitHost:
+	w.mu.Lock()
+	_, more := w.hosts[host]
+	w.mu.Unlock()
+	if more || host == PageHost || host == GitHost {
 		return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
 	}
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
@@ -181,11 +198,25 @@ func (w *World) Page(path, content string) {
 	w.pages[strings.Trim(path, "/")] = content
 }
 
+// Host adds a host below corp.example that h answers for.
+func (w *World) Host(name string, h http.Handler) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hosts[name] = h
+}
+
 // Password makes the git host want basic authentication; an empty user none.
 func (w *World) Password(user, password string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.user, w.password = user, password
+	w.gitLogin = login{user, password}
+}
+
+// PagePassword is Password for the page host.
+func (w *World) PagePassword(user, password string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pageLogin = login{user, password}
 }
 
 // Status makes the git host answer everything with a status; 0 ends it.
@@ -217,6 +248,27 @@ func (w *World) Requests() []string {
 	return requests
 }
 
+// Sent returns how many bytes the git host has sent in bodies so far.
+func (w *World) Sent() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sent
+}
+
+// counted is an answer of the git host.
+type counted struct {
+	http.ResponseWriter
+	w *World
+}
+
+func (c counted) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.w.sent += int64(n)
+	return n, err
+}
+
 func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	host, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
@@ -225,9 +277,16 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	w.requests = append(w.requests, r.Method+" "+host+r.URL.RequestURI())
 	page, isPage := w.pages[strings.Trim(r.URL.Path, "/")]
-	user, password, status, hang := w.user, w.password, w.status, w.hang
+	more, status, hang, git, pages := w.hosts[host], w.status, w.hang, w.gitLogin, w.pageLogin
 	w.mu.Unlock()
+	if more != nil {
+		more.ServeHTTP(rw, r)
+		return
+	}
 	if host == PageHost {
+		if !pages.ask(rw, r) {
+			return
+		}
 		if !isPage {
 			http.NotFound(rw, r)
 			return
@@ -246,12 +305,9 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 		http.Error(rw, "out of order", status)
 		return
 	}
-	if gotUser, gotPassword, _ := r.BasicAuth(); user != "" && (gotUser != user || gotPassword != password) {
-		rw.Header().Set("WWW-Authenticate", `Basic realm="git"`)
-		http.Error(rw, "who are you?", http.StatusUnauthorized)
-		return
+	if git.ask(rw, r) {
+		w.backend().ServeHTTP(counted{rw, w}, r)
 	}
-	w.backend().ServeHTTP(rw, r)
 }
 
 // backend is git's own CGI program (git-http-backend(1)).
