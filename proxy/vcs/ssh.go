@@ -47,14 +47,18 @@ func (r *goRun) remote() *url.URL {
 	return u
 }
 
+func portOfSSH(u *url.URL) string {
+	if port := u.Port(); port != "" {
+		return port
+	}
+	return "22"
+}
+
 // sshOptions returns the options of ssh for a run. The address is one that is
 // allowed and answers; the host's key is looked for under its name.
 func (s *Source) sshOptions(ctx context.Context, r *goRun) ([]string, error) {
 	u := r.remote()
-	port := u.Port()
-	if port == "" {
-		port = "22"
-	}
+	port := portOfSSH(u)
 	addr, err := s.reachable(ctx, u.Hostname(), port, r.job.reach)
 	if err != nil {
 		return nil, &hostError{u.Host, err}
@@ -92,20 +96,28 @@ func (s *Source) sshCommand(ctx context.Context, r *goRun) (string, error) {
 }
 
 // reachable returns an address of the host that is allowed and takes connections.
-func (s *Source) reachable(ctx context.Context, host, port string, reach Reach) (addr netip.Addr, err error) {
-	addrs, err := s.network.addresses(ctx, host, port, reach)
+func (s *Source) reachable(ctx context.Context, host, port string, reach Reach) (netip.Addr, error) {
+	conn, addr, err := s.dialSSH(ctx, host, port, reach)
 	if err != nil {
 		return addr, err
+	}
+	return addr, conn.Close()
+}
+
+// dialSSH connects with an address of the host that is allowed.
+func (s *Source) dialSSH(ctx context.Context, host, port string, reach Reach) (conn net.Conn, addr netip.Addr, err error) {
+	addrs, err := s.network.addresses(ctx, host, port, reach)
+	if err != nil {
+		return nil, addr, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, dialTime, context.DeadlineExceeded)
 	defer cancel()
 	for _, addr = range addrs {
-		var conn net.Conn
 		if conn, err = s.network.dial(ctx, "tcp", netip.AddrPortFrom(addr, portNumber(port)).String()); err == nil {
-			return addr, conn.Close()
+			return conn, addr, nil
 		}
 	}
-	return addr, networkError(err)
+	return nil, addr, networkError(err)
 }
 
 // probeSSH asks an SSH host for the repository. The status of ssh says whether it
@@ -139,7 +151,7 @@ func (s *Source) probeSSH(ctx context.Context, r *goRun) error {
 	case err == nil:
 		return fmt.Errorf("%s does not answer as a repository: %w", u.Host, fs.ErrNotExist)
 	case errors.As(err, &status) && status.code == 255:
-		return &hostError{u.Host, fmt.Errorf("%w by ssh: the key, or the host's own key, is not accepted", ErrCredential)}
+		return &hostError{u.Host, s.sshTrouble(ctx, r)}
 	case errors.As(err, &status):
 		return &hostError{u.Host, fmt.Errorf("the host has no such repository for us: %w", fs.ErrNotExist)}
 	}

@@ -6,10 +6,19 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
+	"io"
 	"io/fs"
+	"net"
+	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
 // encryptedKey returns the name of a private key with a passphrase.
@@ -30,4 +39,165 @@ func encryptedKey(t *testing.T) string {
 // no module.
 func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, fs.ErrNotExist)
+}
+
+// bySSH makes a Source fetch from host by SSH.
+func bySSH(host *vcstest.SSH) func(*vcs.Config) {
+	return func(c *vcs.Config) {
+		c.Hosts = []string{host.Addr}
+		c.Credentials = []vcs.Credential{{Pattern: "corp.example/*", Host: vcstest.GitHost, SSHKey: host.KeyFile, KnownHosts: host.KnownHosts, SSH: "git@" + host.Addr}}
+	}
+}
+
+// A page says https, and there is a key for its host: it goes by SSH, and by
+// nothing else.
+func TestSSH(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	s := newSource(t, w, bySSH(w.SSH()))
+	w.Password("nobody", "over https")
+	files := s.want("corp.example/hello", "v1.0.0")
+	if files.Origin.URL != r.URL() || files.Origin.Hash != r.Git("rev-parse", "v1.0.0") {
+		t.Errorf("origin %+v", files.Origin)
+	}
+	r.Commit("-- new.go --\npackage hello\n")
+	r.Tag("v1.1.0")
+	s.want("corp.example/hello", "v1.1.0")
+	if v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private); err != nil || len(v.Tagged) != 2 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	for _, request := range w.Requests() {
+		if strings.Contains(request, vcstest.GitHost) {
+			t.Errorf("over https: %s", request)
+		}
+	}
+	s.wantError("corp.example/hello", "v9.0.0", fs.ErrNotExist)
+	w.Page("gone", "corp.example/gone git https://git.corp.example/gone.git")
+	s.wantError("corp.example/gone", "v1.0.0", fs.ErrNotExist)
+}
+
+// A page may name SSH itself.
+func TestSSHPage(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	host := w.SSH()
+	w.Page("hello", "corp.example/hello git ssh://git@"+host.Addr+"/hello.git")
+	credential := vcs.Credential{Pattern: "corp.example", Host: host.Addr, SSHKey: host.KeyFile, KnownHosts: host.KnownHosts}
+	s := newSource(t, w, func(c *vcs.Config) { c.Hosts, c.Credentials = []string{host.Addr}, []vcs.Credential{credential} })
+	s.want("corp.example/hello", "v1.0.0")
+	s = newSource(t, w, func(c *vcs.Config) { c.Hosts = []string{host.Addr} })
+	if told := s.wantError("corp.example/hello", "v1.0.0", vcs.ErrCredential); !strings.Contains(told.Error(), "no ssh_key") {
+		t.Errorf("%v", told)
+	}
+	// That there is a key for it does not make this machine a host.
+	s = newSource(t, w, func(c *vcs.Config) { c.Credentials = []vcs.Credential{credential} })
+	s.wantError("corp.example/hello", "v1.0.0", vcs.ErrForbidden)
+}
+
+// Whatever is wrong between ssh and its host is told for what it is.
+func TestSSHTrouble(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	host := w.SSH()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name   string
+		change func(*vcstest.SSH)
+		want   error
+		text   string
+	}{
+		{"another key", func(h *vcstest.SSH) { h.KeyFile = h.OtherKey }, vcs.ErrCredential, "does not accept the key"},
+		{"unknown host", func(h *vcstest.SSH) {
+			h.KnownHosts = writeSecret(t, "known", knownhosts.Line([]string{"other.example"}, other.PublicKey())+"\n")
+		}, vcs.ErrCredential, "host's key is unknown"},
+		{"changed host key", func(h *vcstest.SSH) {
+			h.KnownHosts = writeSecret(t, "known", knownhosts.Line([]string{h.Addr}, other.PublicKey())+"\n")
+		}, vcs.ErrCredential, "not the one in known_hosts"},
+		{"no SSH", func(h *vcstest.SSH) { h.Addr = listen(t, func(conn net.Conn) { conn.Close() }) }, vcs.ErrUnavailable, "does not speak ssh"},
+		{"nobody there", func(h *vcstest.SSH) { h.Addr = "127.0.0.1:1" }, vcs.ErrUnavailable, "refused"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			changed := *host
+			test.change(&changed)
+			s := newSource(t, w, bySSH(&changed))
+			told := s.wantError("corp.example/hello", "v1.0.0", test.want)
+			if told.Host != changed.Addr || !strings.Contains(told.Error(), test.text) || strings.Contains(told.Error(), changed.KeyFile) {
+				t.Errorf("%v, host %q; want %q", told, told.Host, test.text)
+			}
+		})
+	}
+}
+
+// A key that is opened to others, or taken away, while we run is trouble with the
+// credential.
+func TestSSHKeyDisappears(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	host := w.SSH()
+	s := newSource(t, w, bySSH(host))
+	s.want("corp.example/hello", "v1.0.0")
+	r.Commit("-- new.go --\npackage hello\n")
+	r.Tag("v1.1.0")
+	for _, harm := range []func() error{
+		func() error { return os.Chmod(host.KeyFile, 0o644) },
+		func() error { return os.Remove(host.KeyFile) },
+	} {
+		if err := harm(); err != nil {
+			t.Fatal(err)
+		}
+		if told := s.wantError("corp.example/hello", "v1.1.0", vcs.ErrCredential); strings.Contains(told.Error(), host.KeyFile) {
+			t.Errorf("%v", told)
+		}
+		if !strings.Contains(s.log.String(), host.KeyFile) {
+			t.Errorf("the log does not name %s: %s", host.KeyFile, s.log)
+		}
+	}
+}
+
+// A host that takes the connection and says nothing costs the time for a command.
+func TestSSHHangs(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	host := w.SSH()
+	host.Addr = listen(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	s := newSource(t, w, func(c *vcs.Config) {
+		bySSH(host)(c)
+		c.Timeout = 2 * time.Second
+	})
+	begin := time.Now()
+	s.wantError("corp.example/hello", "v1.0.0", context.DeadlineExceeded)
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if left := running(t, s.dir); len(left) != 0 {
+		t.Errorf("still running: %v", left)
+	}
+}
+
+// listen serves each connection to this machine with f and returns the address.
+func listen(t *testing.T, f func(net.Conn)) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go f(conn)
+		}
+	}()
+	return listener.Addr().String()
 }

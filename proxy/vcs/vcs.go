@@ -35,8 +35,8 @@ import (
 // Errors that callers decide on. An unknown repository, module or version is
 // fs.ErrNotExist. What took too long is context.DeadlineExceeded.
 var (
-	// ErrCredential says that a host refused our credential, or wants one that
-	// there is none of.
+	// ErrCredential says that a host refused our credential, wants one that there
+	// is none of, or has not shown by its own key that it is the one we know.
 	ErrCredential = errors.New("credential refused")
 
 	// ErrUnavailable is trouble of a host that says nothing about the module.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
+	"io"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -111,7 +112,15 @@ func (w *World) serveSession(channel ssh.Channel, requests <-chan *ssh.Request) 
 			return
 		}
 		cmd := exec.Command("git", "upload-pack", filepath.Join(w.repos(), filepath.FromSlash(path)))
-		cmd.Stdin, cmd.Stdout = channel, channel
+		cmd.Stdout = channel
+		in, err := cmd.StdinPipe() // not waited for: the other side keeps it open
+		if err != nil {
+			return
+		}
+		go func() {
+			_, _ = io.Copy(in, channel)
+			_ = in.Close()
+		}()
 		code := uint32(0)
 		if err := cmd.Run(); err != nil {
 			code = 128
