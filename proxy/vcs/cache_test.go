@@ -1,12 +1,26 @@
 package vcs_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
 // process is a process that a Source has started.
@@ -42,4 +56,345 @@ func running(t *testing.T, dir string) (all []process) {
 		all = append(all, p)
 	}
 	return all
+}
+
+// copies returns how many copies of repositories there are.
+func (s *source) copies() int {
+	s.t.Helper()
+	entries, err := os.ReadDir(filepath.Join(s.dir, "repos"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// gauge returns the value of a metric without labels.
+func (s *source) gauge(name string) float64 {
+	s.t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(s.Metrics()...)
+	families, err := registry.Gather()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	i := slices.IndexFunc(families, func(f *dto.MetricFamily) bool { return f.GetName() == name })
+	if i < 0 {
+		s.t.Fatalf("no metric %s", name)
+	}
+	m := families[i].GetMetric()[0]
+	return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+}
+
+// waitFor waits until what is so.
+func waitFor(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !so(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
+// repositoriesAsked returns the repositories of requests to the git host.
+func repositoriesAsked(requests []string) map[string]int {
+	asked := map[string]int{}
+	for _, request := range requests {
+		if rest, ok := strings.CutPrefix(request, "GET "+vcstest.GitHost+"/"); ok {
+			name, _, _ := strings.Cut(rest, ".git/")
+			asked[name]++
+		}
+	}
+	return asked
+}
+
+// fetched returns the repositories of which more was asked, in one run for each, than
+// the list of references, which the go command always wants to see.
+func fetched(requests []string) (names []string) {
+	for name, n := range repositoriesAsked(requests) {
+		if n > 1 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// A version is what its tag meant when it was copied: the copy answers for it, for as
+// long as it is there. A new one sees where the tag is now.
+func TestMovedTag(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	before := r.Git("rev-parse", "v1.0.0")
+	s := newSource(t, w, nil)
+	s.want("corp.example/hello", "v1.0.0")
+	after := r.Commit("-- new.go --\npackage hello\n")
+	r.Tag("v1.0.0")
+	if files := s.want("corp.example/hello", "v1.0.0"); files.Origin.Hash != before {
+		t.Errorf("from a copy: %+v, want the commit %s", files.Origin, before)
+	}
+	if files := newSource(t, w, nil).want("corp.example/hello", "v1.0.0"); files.Origin.Hash != after {
+		t.Errorf("from a new copy: %+v, want the commit %s", files.Origin, after)
+	}
+}
+
+// A repository that is gone has no versions any more; what was copied of it can
+// still be had.
+func TestVanishedRepository(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	s := newSource(t, w, nil)
+	s.want("corp.example/hello", "v1.0.0")
+	r.Vanish()
+	s.want("corp.example/hello", "v1.0.0")
+	if v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if _, err := s.Query(t.Context(), "corp.example/hello", "main", vcs.Private); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+}
+
+// A major version can be a branch with another go.mod, on the same repository.
+func TestMajorBranch(t *testing.T) {
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	r.Commit("-- go.mod --\nmodule corp.example/hello/v2\n")
+	r.Tag("v2.1.0")
+	w.Page("hello/v2", "corp.example/hello git "+r.URL())
+	s := newSource(t, w, nil)
+	s.want("corp.example/hello/v2", "v2.1.0")
+	s.want("corp.example/hello", "v1.0.0")
+	for path, tagged := range map[string]string{"corp.example/hello/v2": "v2.1.0", "corp.example/hello": "v1.0.0"} {
+		if v, err := s.Versions(t.Context(), path, vcs.Private); err != nil || !slices.Equal(v.Tagged, []string{tagged}) || v.Latest.Version != tagged {
+			t.Errorf("%s: %+v, %v", path, v, err)
+		}
+	}
+	if n := s.copies(); n != 1 {
+		t.Errorf("%d copies of one repository", n)
+	}
+}
+
+// While a command hangs, no argument of its processes has a secret in it, and when
+// its time is over none of its group is left.
+func TestHangingProcesses(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	w.Password("ci", "s3cret")
+	w.Hang(true)
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Timeout = 3 * time.Second
+		c.Credentials = []vcs.Credential{forGit("ci", writeSecret(t, "token", "s3cret"))}
+	})
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := s.download("corp.example/hello", "v1.0.0")
+		done <- err
+	}()
+	var seen []process
+	waitFor(t, "git that asks the host", func() bool {
+		seen = append(seen, running(t, s.dir)...)
+		return slices.ContainsFunc(seen, func(p process) bool { return strings.Contains(p.args, "remote-https") })
+	})
+	groups := map[int]bool{}
+	for _, p := range seen {
+		groups[p.group] = true
+		if strings.Contains(p.args, "s3cret") || strings.Contains(p.args, "assay:") || strings.Contains(p.args, "Basic") {
+			t.Errorf("in the arguments of a process: %s", p.args)
+		}
+	}
+	if len(groups) != 1 || groups[os.Getpid()] {
+		t.Errorf("process groups %v, want one of their own: %+v", groups, seen)
+	}
+	if err := <-done; !isTimeout(err) {
+		t.Errorf("%v", err)
+	}
+	waitFor(t, "the end of all processes", func() bool { return len(running(t, s.dir)) == 0 })
+	s.keepsSecrets("s3cret")
+}
+
+// However many versions are asked for at once, there is one copy of the repository,
+// its page is asked once, and what the versions have in common is fetched once.
+func TestOneCopy(t *testing.T) {
+	const versions = 20
+	w := vcstest.New(t)
+	r := w.Module("hello")
+	big := make([]byte, 0, 1<<19) // hex of something that is not the same everywhere
+	for i := 0; len(big) < 1<<19; i++ {
+		big = fmt.Appendf(big, "%08x\n", uint32(i)*2654435761)
+	}
+	for i := range versions {
+		r.Commit(fmt.Sprintf("-- go.mod --\nmodule corp.example/hello\n-- n.txt --\n%d\n-- big.txt --\n%s", i, big))
+		r.Tag(fmt.Sprintf("v1.%d.0", i))
+	}
+	newSource(t, w, nil).want("corp.example/hello", "v1.0.0")
+	single := w.Sent()
+	w.Requests()
+	s := newSource(t, w, nil)
+	var wg sync.WaitGroup
+	for i := range versions {
+		wg.Go(func() {
+			version := fmt.Sprintf("v1.%d.0", i)
+			if files, _, err := s.download("corp.example/hello", version); err != nil || files.Origin.Ref != "refs/tags/"+version {
+				t.Errorf("%s: %+v, %v", version, files.Origin, err)
+			}
+		})
+	}
+	wg.Wait()
+	if sent := w.Sent() - single; sent > 2*single {
+		t.Errorf("%d bytes for %d versions, %d for one", sent, versions, single)
+	}
+	counts := map[string]int{}
+	for _, request := range w.Requests() {
+		counts[strings.TrimSuffix(request, "?service=git-upload-pack")]++
+	}
+	// A list of references and a fetch for each version, and one page.
+	want := map[string]int{"GET corp.example/hello?go-get=1": 1, "GET git.corp.example/hello.git/info/refs": 2 * versions, "POST git.corp.example/hello.git/git-upload-pack": 3 * versions}
+	for request, n := range counts {
+		if n > want[request] {
+			t.Errorf("%s: %d times, want %d", request, n, want[request])
+		}
+	}
+	if n := s.copies(); n != 1 {
+		t.Errorf("%d copies of one repository", n)
+	}
+}
+
+// No more commands run than there are places; the others wait, and get one.
+func TestJobs(t *testing.T) {
+	const jobs, modules = 2, 6
+	w := vcstest.New(t)
+	for i := range modules {
+		name := fmt.Sprintf("m%d", i)
+		w.Module(name, strings.ReplaceAll(hello, "/hello", "/"+name))
+	}
+	w.Hang(true)
+	s := newSource(t, w, func(c *vcs.Config) { c.Jobs = jobs })
+	var wg sync.WaitGroup
+	for i := range modules {
+		wg.Go(func() {
+			if _, _, err := s.download(fmt.Sprintf("corp.example/m%d", i), "v1.0.0"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	var requests []string
+	waitFor(t, "as many requests as places", func() bool {
+		requests = append(requests, w.Requests()...)
+		return len(repositoriesAsked(requests)) >= jobs
+	})
+	time.Sleep(300 * time.Millisecond) // for what must not come
+	requests = append(requests, w.Requests()...)
+	groups := map[int]bool{}
+	for _, p := range running(t, s.dir) {
+		groups[p.group] = true
+	}
+	if n := len(repositoriesAsked(requests)); n != jobs || len(groups) != jobs || s.gauge("assay_vcs_running") != jobs {
+		t.Errorf("%d repositories asked, %d process groups, %v running; want %d", n, len(groups), s.gauge("assay_vcs_running"), jobs)
+	}
+	w.Hang(false)
+	wg.Wait()
+	if n := s.gauge("assay_vcs_running"); n != 0 {
+		t.Errorf("%v running at the end", n)
+	}
+}
+
+// Who waits for a place, or for somebody else with the same repository, leaves when
+// he likes.
+func TestWaitingLeaves(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello, hello2)
+	w.Module("other", strings.ReplaceAll(hello, "/hello", "/other"))
+	s := newSource(t, w, func(c *vcs.Config) { c.Jobs = 1 })
+	err := s.Download(t.Context(), module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Private, func(vcs.Files) error {
+		for _, mod := range []module.Version{{Path: "corp.example/hello", Version: "v1.1.0"}, {Path: "corp.example/other", Version: "v1.0.0"}} {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			err := s.Download(ctx, mod, vcs.Private, func(vcs.Files) error { return nil })
+			cancel()
+			if !isTimeout(err) {
+				t.Errorf("%s: %v", mod, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// The one that was not used for longest goes first, and never one in use.
+func TestEvictionOrder(t *testing.T) {
+	w := vcstest.New(t)
+	for _, name := range []string{"a", "b", "c"} {
+		w.Module(name, strings.ReplaceAll(hello, "/hello", "/"+name))
+	}
+	s := newSource(t, w, nil)
+	s.want("corp.example/a", "v1.0.0")
+	one := int64(s.gauge("assay_vcs_cache_bytes"))
+
+	s = newSource(t, w, func(c *vcs.Config) { c.MaxBytes = one * 5 / 2 })
+	for _, name := range []string{"a", "b", "a", "c"} {
+		s.want("corp.example/"+name, "v1.0.0")
+		time.Sleep(20 * time.Millisecond) // so that one is older
+	}
+	w.Requests()
+	s.want("corp.example/c", "v1.0.0")
+	s.want("corp.example/a", "v1.0.0")
+	if names := fetched(w.Requests()); len(names) != 0 {
+		t.Errorf("fetched %v, which were used last", names)
+	}
+	s.want("corp.example/b", "v1.0.0")
+	if names := fetched(w.Requests()); !slices.Equal(names, []string{"b"}) {
+		t.Errorf("fetched %v, want b", names)
+	}
+	if size := int64(s.gauge("assay_vcs_cache_bytes")); size > one*5/2 || s.gauge("assay_vcs_evicted_total") != 2 {
+		t.Errorf("%d bytes after %v evictions", size, s.gauge("assay_vcs_evicted_total"))
+	}
+
+	s = newSource(t, w, func(c *vcs.Config) { c.MaxBytes = one * 3 / 2 })
+	err := s.Download(t.Context(), module.Version{Path: "corp.example/a", Version: "v1.0.0"}, vcs.Private, func(files vcs.Files) error {
+		s.want("corp.example/b", "v1.0.0")
+		s.want("corp.example/c", "v1.0.0")
+		_, err := os.Stat(files.Zip)
+		return err
+	})
+	if err != nil {
+		t.Errorf("in use: %v", err)
+	}
+	w.Requests()
+	s.want("corp.example/a", "v1.0.0")
+	if names := fetched(w.Requests()); len(names) != 0 {
+		t.Errorf("fetched %v, which was in use", names)
+	}
+}
+
+// The size that is bounded is counted anew at the start.
+func TestSizeAtStart(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	s := newSource(t, w, nil)
+	s.want("corp.example/hello", "v1.0.0")
+	size := s.gauge("assay_vcs_cache_bytes")
+	again, err := vcs.New(vcs.Config{Dir: s.dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if got := (&source{Source: again, t: t}).gauge("assay_vcs_cache_bytes"); got != size || size == 0 {
+		t.Errorf("%v bytes, %v before", got, size)
+	}
+}
+
+// That our own directory, or the go command, is gone says nothing about a module.
+func TestNothingHereIsNoAbsence(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello, hello2)
+	for _, part := range []string{"", "empty", "home", "repos"} {
+		s := newSource(t, w, nil)
+		s.want("corp.example/hello", "v1.0.0")
+		if err := os.RemoveAll(filepath.Join(s.dir, part)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.download("corp.example/hello", "v1.1.0"); errors.Is(err, fs.ErrNotExist) || err != nil && strings.Contains(err.Error(), s.dir) {
+			t.Errorf("without %q: %v", part, err)
+		}
+	}
 }

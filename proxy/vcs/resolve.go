@@ -55,7 +55,7 @@ func (s *Source) resolve(ctx context.Context, j job) (*repository, error) {
 	}
 	repo, err := staticRepository(j.module)
 	if repo == nil && err == nil {
-		repo, err = s.discover(ctx, j)
+		repo, err = s.discoverOnce(ctx, j)
 	}
 	if err != nil {
 		return nil, err
@@ -99,6 +99,16 @@ func staticRepository(modulePath string) (*repository, error) {
 		return &repository{root: m[1], system: m[2], url: u, static: true}, err
 	}
 	return nil, nil
+}
+
+// discoverOnce is discover for all who want to know the same at the same time.
+func (s *Source) discoverOnce(ctx context.Context, j job) (*repository, error) {
+	return shared(ctx, s, fmt.Sprint("page ", j.reach, " ", j.module), func(ctx context.Context) (*repository, error) {
+		if repo := s.found.get(j.module); repo != nil { // another one has just found it
+			return repo, nil
+		}
+		return s.discover(ctx, j)
+	})
 }
 
 // discover asks the host of the path. What a page says about paths above its own

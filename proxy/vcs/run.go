@@ -295,9 +295,6 @@ func decodeOne(out []byte, v any) error {
 func (s *Source) askVersion() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if err := s.prepareHome(); err != nil {
-		return "", err
-	}
 	env := append(s.baseEnvironment(), "GOENV=off", "GOTOOLCHAIN=local", "GOFLAGS=", "GOCACHE="+filepath.Join(s.home(), "gocache"))
 	out, err := s.exec(ctx, s.goCommand, []string{"env", "-json", "GOVERSION"}, env, s.emptyDir())
 	if err != nil {

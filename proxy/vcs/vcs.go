@@ -160,6 +160,12 @@ func New(c Config) (*Source, error) {
 	if s.tools = s.findTools(); s.tools != nil {
 		return s, nil
 	}
+	if err := s.prepareHome(); err != nil {
+		return nil, err
+	}
+	if s.goVersion, s.tools = s.askVersion(); s.tools != nil {
+		return s, nil
+	}
 	if s.door, err = openDoor(s.network); err != nil {
 		return nil, err
 	}
@@ -212,14 +218,13 @@ func (s *Source) findTools() error {
 	if s.goCommand, err = filepath.Abs(goCommand); err != nil {
 		return fmt.Errorf("%w: %w", ErrTools, err)
 	}
-	s.goVersion, err = s.askVersion()
-	return err
+	return nil
 }
 
 // prepareHome makes the directories that every run uses.
 func (s *Source) prepareHome() error {
-	// The go command counts its own use unless it is told not to, and is told
-	// nowhere but here.
+	// The go command counts its own use, in a process that leaves our group,
+	// unless it is told not to before it first runs, and nowhere but here.
 	telemetry := filepath.Join(s.home(), ".config", "go", "telemetry")
 	for _, dir := range []string{telemetry, s.emptyDir(), s.repos.dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -284,7 +289,7 @@ func (l listed) info() Info {
 // Versions lists the tagged versions of a module and its latest one. However many
 // ask at the same time, one command is run.
 func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (Versions, error) {
-	return shared(ctx, s, "versions "+modulePath, func(ctx context.Context) (Versions, error) {
+	v, err := shared(ctx, s, fmt.Sprint("versions ", reach, " ", modulePath), func(ctx context.Context) (Versions, error) {
 		l, err := s.list(ctx, modulePath, "latest", reach, "-versions", "-retracted")
 		if err != nil {
 			return Versions{}, err
@@ -295,14 +300,16 @@ func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (
 		}
 		return v, nil
 	})
+	return v, s.explain(ctx, job{what: modulePath + "@latest"}, nil, err)
 }
 
 // Query returns the version that a branch, a tag or a commit stands for.
 func (s *Source) Query(ctx context.Context, modulePath, query string, reach Reach) (Info, error) {
-	return shared(ctx, s, "query "+modulePath+"@"+query, func(ctx context.Context) (Info, error) {
+	info, err := shared(ctx, s, fmt.Sprint("query ", reach, " ", modulePath, "@", query), func(ctx context.Context) (Info, error) {
 		l, err := s.list(ctx, modulePath, query, reach)
 		return l.info(), err
 	})
+	return info, s.explain(ctx, job{what: modulePath + "@" + query}, nil, err)
 }
 
 // shared does f once for all who ask for key at the same time. It goes on, with
@@ -315,7 +322,7 @@ func shared[T any](ctx context.Context, s *Source, key string, f func(context.Co
 	})
 	select {
 	case <-ctx.Done():
-		return result, ctx.Err()
+		return result, context.Cause(ctx)
 	case r := <-ch:
 		return r.Val.(T), r.Err
 	}
@@ -355,7 +362,9 @@ const (
 	maxInfo = 1 << 20
 )
 
-// Download fetches a version and hands its files to use.
+// Download fetches a version and hands its files to use. Of a tag that moves, the
+// commit that it had when it was copied counts for as long as the copy is kept; it
+// is for the caller to hold versions fast.
 func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, use func(Files) error) error {
 	var got struct {
 		Path, Version, Error, Info, GoMod, Zip string
