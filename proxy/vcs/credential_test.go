@@ -3,7 +3,9 @@ package vcs_test
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -123,6 +125,7 @@ func TestHTTPSCredentials(t *testing.T) {
 // A credential that expires between two questions is trouble with the credential,
 // and when its file has a new one that is what is used.
 func TestCredentialExpires(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	w.Module("hello", hello, hello2)
 	w.Password("ci", "s3cret-old")
@@ -147,6 +150,7 @@ func TestCredentialExpires(t *testing.T) {
 // credential. That there is no such file must not look like there being no module,
 // and its name is nothing for whoever asked for one.
 func TestCredentialFileDisappears(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	w.Module("hello", hello, hello2)
 	w.Password("ci", "s3cret")
@@ -179,6 +183,7 @@ func TestCredentialFileDisappears(t *testing.T) {
 // The page that says where a repository is can want a credential too, and gets the
 // one that is for its host.
 func TestPageCredential(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	w.Module("hello", hello)
 	w.Password("ci", "s3cret-git")
@@ -195,8 +200,36 @@ func TestPageCredential(t *testing.T) {
 	s.keepsSecrets("s3cret-")
 }
 
+// A host that says our secrets aloud, in the words that git passes on, does not get
+// them into an error or a log line.
+func TestHostTellsSecret(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Page("hello", "corp.example/hello git https://echo.corp.example/hello.git")
+	credential := vcs.Credential{Pattern: "corp.example", Host: "echo.corp.example", User: "ci", TokenFile: writeSecret(t, "token", "s3cret")}
+	for _, status := range []int{200, 401, 403, 404, 500} {
+		said := 0
+		w.Host("echo.corp.example", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			said++
+			_, password, _ := r.BasicAuth()
+			rw.Header().Set("Content-Type", "text/plain")
+			rw.Header().Set("WWW-Authenticate", `Basic realm="`+password+`"`)
+			rw.WriteHeader(status)
+			fmt.Fprintf(rw, "your password is %s, your header %s\n", password, r.Header.Get("Authorization"))
+		}))
+		s := newSource(t, w, func(c *vcs.Config) { c.Credentials = []vcs.Credential{credential} })
+		_, _, err := s.download("corp.example/hello", "v1.0.0")
+		if err == nil || said == 0 {
+			t.Errorf("%d: %v, asked %d times", status, err, said)
+		}
+		fmt.Fprintln(&s.errors, err)
+		s.keepsSecrets("s3cret", "ci:s3cret")
+	}
+}
+
 // What cannot be a credential, or is one for everybody, is refused at the start.
 func TestBadCredentials(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	host := w.SSH()
 	key, _ := gitHubKey(t)

@@ -132,6 +132,7 @@ func newGitHub(t *testing.T, change func(*vcs.Config)) (*gitHub, *vcstest.World,
 
 // A token is used until it is about to expire, and then the next one, without a gap.
 func TestGitHubApp(t *testing.T) {
+	t.Parallel()
 	g, _, s := newGitHub(t, nil)
 	s.want("corp.example/hello", "v1.0.0")
 	s.want("corp.example/hello", "v1.1.0")
@@ -142,6 +143,7 @@ func TestGitHubApp(t *testing.T) {
 }
 
 func TestGitHubAppRenews(t *testing.T) {
+	t.Parallel()
 	g, _, s := newGitHub(t, nil)
 	g.set(5*time.Minute, 0) // less than what a fetch may need
 	s.want("corp.example/hello", "v1.0.0")
@@ -156,6 +158,7 @@ func TestGitHubAppRenews(t *testing.T) {
 
 // A token that the host refuses before its time is not used again.
 func TestGitHubAppRevoked(t *testing.T) {
+	t.Parallel()
 	g, w, s := newGitHub(t, nil)
 	s.want("corp.example/hello", "v1.0.0")
 	w.Password("x-access-token", "revoked")
@@ -169,6 +172,7 @@ func TestGitHubAppRevoked(t *testing.T) {
 // An API that gives no token says something about the credential, or is down; it
 // never says that there is no module.
 func TestGitHubAPIFails(t *testing.T) {
+	t.Parallel()
 	g, _, s := newGitHub(t, nil)
 	for status, want := range map[int]error{401: vcs.ErrCredential, 403: vcs.ErrCredential, 404: vcs.ErrCredential, 429: vcs.ErrUnavailable, 500: vcs.ErrUnavailable, 503: vcs.ErrUnavailable} {
 		g.set(time.Hour, status)
@@ -184,13 +188,14 @@ func TestGitHubAPIFails(t *testing.T) {
 // An API that hangs costs everybody who waits for it no more than the time for a
 // command.
 func TestGitHubAPIHangs(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	private, public := gitHubKey(t)
 	g := &gitHub{t: t, w: w, key: public, lives: time.Hour, wait: make(chan struct{})}
 	w.Host(apiHost, g)
 	w.Module("hello", hello)
 	s := newSource(t, w, func(c *vcs.Config) {
-		c.Timeout = time.Second
+		c.Timeout = 2 * time.Second
 		c.Credentials = []vcs.Credential{{Pattern: "corp.example", Host: vcstest.GitHost,
 			GitHubApp: 7, GitHubInstallation: 42, GitHubKey: writeSecret(t, "app.pem", private), GitHubAPI: "https://" + apiHost + "/api/v3"}}
 	})
@@ -204,11 +209,11 @@ func TestGitHubAPIHangs(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > 6*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	close(g.wait)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for _, _, err := s.download("corp.example/hello", "v1.0.0"); err != nil; _, _, err = s.download("corp.example/hello", "v1.0.0") {
 		if time.Now().After(deadline) {
 			t.Fatal(err)

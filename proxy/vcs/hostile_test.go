@@ -38,6 +38,7 @@ var hostileRepos = []string{
 }
 
 func TestHostileRepositories(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	s := newSource(t, w, nil)
 	for _, repo := range hostileRepos {
@@ -66,6 +67,7 @@ func TestHostileRepositories(t *testing.T) {
 
 // An intranet is for private modules only.
 func TestReach(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	lookup := func(ctx context.Context, host string) ([]netip.Addr, error) {
 		if host == vcstest.GitHost {
@@ -92,6 +94,7 @@ func TestReach(t *testing.T) {
 // Module paths and versions that come here have passed module.CheckPath; what that
 // lets through must not become anything but a name either.
 func TestHostileNames(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	s := newSource(t, w, nil)
 	for _, path := range []string{
@@ -118,6 +121,7 @@ func TestHostileNames(t *testing.T) {
 // Nobody speaks for the paths above his own, and no page leads into another's
 // repository under a name that is not his.
 func TestPagesThatDisagree(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	r := w.Module("hello", hello)
 	w.Page("evil/sub", "corp.example git "+r.URL())

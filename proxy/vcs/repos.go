@@ -42,7 +42,7 @@ func (r *repositories) take(ctx context.Context, repo *repository) (dir string, 
 	}
 	if err != nil {
 		unlock()
-		return "", nil, fmt.Errorf("directory of a repository: %w", err)
+		return "", nil, fmt.Errorf("directory of a repository: %v", err) // its absence is not the module's
 	}
 	return dir, unlock, nil
 }

@@ -105,7 +105,7 @@ type goRun struct {
 func (r *goRun) do(ctx context.Context, use func(out []byte) error) error {
 	for _, dir := range []string{r.traces(), r.temp()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("directory of a repository: %w", err)
+			return fmt.Errorf("directory of a repository: %v", err) // its absence is not the module's
 		}
 	}
 	env, done, err := r.environment(ctx)

@@ -96,6 +96,7 @@ func (s *source) wantError(path, version string, want error) *vcs.Error {
 }
 
 func TestHTTPS(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	r := w.Module("hello", hello)
 	s := newSource(t, w, nil)
@@ -113,6 +114,7 @@ func TestHTTPS(t *testing.T) {
 }
 
 func TestQueries(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	r := w.Module("hello", hello)
 	s := newSource(t, w, nil)
@@ -140,6 +142,7 @@ func TestQueries(t *testing.T) {
 }
 
 func TestMonorepo(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	r := w.Module("mono", `v1.0.0 sub/v0.3.0 v2.0.0-rc.1
 -- go.mod --
@@ -173,6 +176,7 @@ package mono
 }
 
 func TestNoTags(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	r := w.Module("hello")
 	commit := r.Commit("-- hello.go --\npackage hello\n") // and no go.mod
@@ -189,6 +193,7 @@ func TestNoTags(t *testing.T) {
 // What stays of a run is copies of repositories, and a second version is an
 // incremental fetch.
 func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	r := w.Module("hello", hello)
 	s := newSource(t, w, nil)
@@ -215,6 +220,7 @@ func TestNothingIsLeft(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	r := w.Module("hello", hello)
 	w.Module("declared", strings.ReplaceAll(hello, "corp.example/hello", "corp.example/elsewhere"))
@@ -287,6 +293,7 @@ func processes(t *testing.T) []string {
 }
 
 func TestTooLarge(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	w.Module("hello", hello)
 	s := newSource(t, w, func(c *vcs.Config) { c.MaxBytes = 1000 })
@@ -298,6 +305,7 @@ func TestTooLarge(t *testing.T) {
 }
 
 func TestEviction(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	for _, name := range []string{"a", "b", "c"} {
 		w.Module(name, strings.ReplaceAll(hello, "/hello", "/"+name))
@@ -338,6 +346,7 @@ func TestTools(t *testing.T) {
 
 // A module for a go command that there will be some day says so.
 func TestNewerGo(t *testing.T) {
+	t.Parallel()
 	w := vcstest.New(t)
 	w.Module("hello", strings.Replace(hello, "corp.example/hello\n", "corp.example/hello\ngo 1.999\n", 1))
 	s := newSource(t, w, nil)

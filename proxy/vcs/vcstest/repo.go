@@ -1,6 +1,7 @@
 package vcstest
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,7 +10,8 @@ import (
 	"golang.org/x/tools/txtar"
 )
 
-// Repo is a repository: a bare one that is served, and a work tree beside it.
+// Repo is a repository: a bare one that is served, and a work tree beside it. What is
+// done in the work tree can be seen by all at once.
 type Repo struct {
 	w    *World
 	name string // path on the git host, with .git
@@ -26,11 +28,23 @@ func (w *World) Repo(name string) *Repo {
 	}
 	w.git(w.dir, "init", "-q", "--bare", "-b", "main", r.Dir())
 	// As the large hosts have it.
-	w.git(r.Dir(), "config", "uploadpack.allowReachableSHA1InWant", "true")
-	w.git(r.Dir(), "config", "uploadpack.allowFilter", "true")
+	config := "[core]\n\trepositoryformatversion = 0\n\tbare = true\n[uploadpack]\n\tallowReachableSHA1InWant = true\n\tallowFilter = true\n"
+	w.write(filepath.Join(r.Dir(), "config"), []byte(config), 0o644)
 	w.git(r.tree, "init", "-q", "-b", "main")
-	w.git(r.tree, "remote", "add", "origin", r.Dir())
+	r.share("objects", "refs")
 	return r
+}
+
+// share makes the work tree use parts of the served repository, so that nothing has to
+// be pushed; its HEAD stays its own (as git's contrib/workdir has it).
+func (r *Repo) share(parts ...string) {
+	r.w.t.Helper()
+	for _, part := range parts {
+		own := filepath.Join(r.tree, ".git", part)
+		if err := errors.Join(os.RemoveAll(own), os.Symlink(filepath.Join(r.Dir(), part), own)); err != nil {
+			r.w.t.Fatal(err)
+		}
+	}
 }
 
 // Module is Repo with a page at https://corp.example/<name> and one tagged version
@@ -55,8 +69,8 @@ func (r *Repo) URL() string { return "https://" + GitHost + "/" + r.name }
 // Dir is the bare repository.
 func (r *Repo) Dir() string { return filepath.Join(r.w.repos(), filepath.FromSlash(r.name)) }
 
-// Commit writes the files of a txtar archive, commits and pushes them, and returns
-// the commit.
+// Commit writes the files of a txtar archive, commits them, and returns the
+// commit.
 func (r *Repo) Commit(archive string) string {
 	r.w.t.Helper()
 	for _, file := range txtar.Parse([]byte(archive)).Files {
@@ -64,22 +78,19 @@ func (r *Repo) Commit(archive string) string {
 	}
 	r.Git("add", "-A")
 	r.Git("commit", "-q", "--allow-empty", "-m", "change")
-	r.Git("push", "-q", "-f", "origin", "HEAD")
 	return r.Git("rev-parse", "HEAD")
 }
 
-// Tag tags the newest commit, or moves the tag there, and pushes it.
+// Tag tags the newest commit, or moves the tag there.
 func (r *Repo) Tag(tag string) {
 	r.w.t.Helper()
 	r.Git("tag", "-f", tag)
-	r.Git("push", "-q", "-f", "origin", "refs/tags/"+tag)
 }
 
-// Branch makes a branch at the newest commit, or moves to it, and pushes it.
+// Branch makes a branch at the newest commit, or moves to it.
 func (r *Repo) Branch(name string) {
 	r.w.t.Helper()
 	r.Git("checkout", "-q", "-B", name)
-	r.Git("push", "-q", "-f", "origin", name)
 }
 
 // Vanish removes the repository from its host.
@@ -101,6 +112,7 @@ func (w *World) git(dir string, args ...string) string {
 	cmd := exec.Command("git", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "HOME="+w.dir,
+		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=gc.auto", "GIT_CONFIG_VALUE_0=0",
 		"GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@corp.example", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@corp.example")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
