@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -208,9 +209,9 @@ func TestHostTellsSecret(t *testing.T) {
 	w.Page("hello", "corp.example/hello git https://echo.corp.example/hello.git")
 	credential := vcs.Credential{Pattern: "corp.example", Host: "echo.corp.example", User: "ci", TokenFile: writeSecret(t, "token", "s3cret")}
 	for _, status := range []int{200, 401, 403, 404, 500} {
-		said := 0
+		var said atomic.Int32
 		w.Host("echo.corp.example", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			said++
+			said.Add(1)
 			_, password, _ := r.BasicAuth()
 			rw.Header().Set("Content-Type", "text/plain")
 			rw.Header().Set("WWW-Authenticate", `Basic realm="`+password+`"`)
@@ -219,8 +220,8 @@ func TestHostTellsSecret(t *testing.T) {
 		}))
 		s := newSource(t, w, func(c *vcs.Config) { c.Credentials = []vcs.Credential{credential} })
 		_, _, err := s.download("corp.example/hello", "v1.0.0")
-		if err == nil || said == 0 {
-			t.Errorf("%d: %v, asked %d times", status, err, said)
+		if err == nil || said.Load() == 0 {
+			t.Errorf("%d: %v, asked %d times", status, err, said.Load())
 		}
 		fmt.Fprintln(&s.errors, err)
 		s.keepsSecrets("s3cret", "ci:s3cret")
