@@ -228,6 +228,35 @@ func TestHostTellsSecret(t *testing.T) {
 	}
 }
 
+// A repository that has moved to another host is not followed there, by git or by us,
+// with what is for the first one.
+func TestRedirectedRepository(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	w.Page("hello", "corp.example/hello git https://old.corp.example/hello.git")
+	w.Host("old.corp.example", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		http.Redirect(rw, r, "https://new.corp.example"+r.URL.RequestURI(), http.StatusFound)
+	}))
+	var came atomic.Int32
+	w.Host("new.corp.example", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		came.Add(1)
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("%s came with a credential", r.URL)
+		}
+	}))
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Credentials = []vcs.Credential{{Pattern: "corp.example", Host: "old.corp.example", TokenFile: writeSecret(t, "token", "s3cret")}}
+	})
+	if told := s.wantError("corp.example/hello", "v1.0.0", vcs.ErrForbidden); told.Host != "old.corp.example" || !strings.Contains(told.Error(), "new.corp.example") {
+		t.Errorf("%v", told)
+	}
+	if n := came.Load(); n != 1 {
+		t.Errorf("the other host was asked %d times, want once, by us", n)
+	}
+	s.keepsSecrets("s3cret")
+}
+
 // What cannot be a credential, or is one for everybody, is refused at the start.
 func TestBadCredentials(t *testing.T) {
 	t.Parallel()

@@ -122,6 +122,9 @@ func (r *goRun) probe(ctx context.Context) error {
 		return err
 	}
 	defer resp.Body.Close()
+	if to := resp.Request.URL.Host; to != u.Host {
+		return &hostError{u.Host, fmt.Errorf("%w: the repository redirects to %.100q; its page has to name that host", ErrForbidden, to)}
+	}
 	if err := statusError(resp.StatusCode); err != nil {
 		if r.auth == nil && errors.Is(err, ErrCredential) {
 			err = fmt.Errorf("%w: there is no credential for this host", err)

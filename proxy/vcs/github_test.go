@@ -90,7 +90,7 @@ func (g *gitHub) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // check verifies what the app says about itself.
 func (g *gitHub) check(r *http.Request) error {
 	text, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	signed, err := jose.ParseSigned(text, []jose.SignatureAlgorithm{jose.RS256})
+	signed, err := jose.ParseSignedCompact(text, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
 		return err
 	}
