@@ -7,9 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,41 +20,6 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
-
-// process is a process that a Source has started.
-type process struct {
-	pid, group int
-	args       string // joined by spaces
-}
-
-// running returns the processes that work for the Source with the directory dir,
-// whatever they have become.
-func running(t *testing.T, dir string) (all []process) {
-	t.Helper()
-	if runtime.GOOS != "linux" {
-		t.Skip("there is no /proc")
-	}
-	names, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range names {
-		environment, err := os.ReadFile(filepath.Join(name, "environ"))
-		if err != nil || !strings.Contains(string(environment), dir) {
-			continue
-		}
-		args, _ := os.ReadFile(filepath.Join(name, "cmdline"))
-		stat, _ := os.ReadFile(filepath.Join(name, "stat"))
-		p := process{args: strings.TrimSpace(strings.ReplaceAll(string(args), "\x00", " "))}
-		p.pid, _ = strconv.Atoi(filepath.Base(name))
-		// pid (name) state parent group
-		if fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])); len(fields) > 2 {
-			p.group, _ = strconv.Atoi(fields[2])
-		}
-		all = append(all, p)
-	}
-	return all
-}
 
 // copies returns how many copies of repositories there are.
 func (s *source) copies() int {
@@ -174,46 +137,6 @@ func TestMajorBranch(t *testing.T) {
 	if n := s.copies(); n != 1 {
 		t.Errorf("%d copies of one repository", n)
 	}
-}
-
-// While a command hangs, no argument of its processes has a secret in it, and they
-// are one group of which none is left when its time is over.
-func TestHangingProcesses(t *testing.T) {
-	t.Parallel()
-	w := vcstest.New(t)
-	w.Module("hello", hello)
-	w.Password("ci", "s3cret")
-	w.Hang(true)
-	s := newSource(t, w, func(c *vcs.Config) {
-		c.Credentials = []vcs.Credential{forGit("ci", writeSecret(t, "token", "s3cret"))}
-	})
-	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
-	done := make(chan error, 1)
-	go func() {
-		done <- s.Download(ctx, module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Private, func(vcs.Files) error { return nil })
-	}()
-	var seen []process
-	waitFor(t, "git that asks the host", func() bool {
-		seen = append(seen, running(t, s.dir)...)
-		return slices.ContainsFunc(seen, func(p process) bool { return strings.Contains(p.args, "remote-https") })
-	})
-	groups := map[int]bool{}
-	for _, p := range seen {
-		groups[p.group] = true
-		if strings.Contains(p.args, "s3cret") || strings.Contains(p.args, "assay:") || strings.Contains(p.args, "Basic") {
-			t.Errorf("in the arguments of a process: %s", p.args)
-		}
-	}
-	if len(groups) != 1 || groups[os.Getpid()] {
-		t.Errorf("process groups %v, want one of their own: %+v", groups, seen)
-	}
-	cancel(context.DeadlineExceeded)
-	if err := <-done; !isTimeout(err) {
-		t.Errorf("%v", err)
-	}
-	waitFor(t, "the end of all processes", func() bool { return len(running(t, s.dir)) == 0 })
-	s.keepsSecrets("s3cret")
 }
 
 // However many versions are asked for at once, there is one copy of the repository,
@@ -391,6 +314,30 @@ func TestSizeAtStart(t *testing.T) {
 	defer again.Close()
 	if got := (&source{Source: again, t: t}).gauge("assay_vcs_cache_bytes"); got != size || size == 0 {
 		t.Errorf("%v bytes, %v before", got, size)
+	}
+}
+
+// A directory may be given as it stands to where we are, not to where commands run.
+func TestRelativeDir(t *testing.T) {
+	t.Chdir(t.TempDir())
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	host := w.SSH()
+	for _, change := range []func(*vcs.Config){
+		func(c *vcs.Config) { c.Dir = "vcs" },
+		func(c *vcs.Config) {
+			bySSH(host)(c)
+			c.Dir = "a directory's name"
+		},
+	} {
+		dir := ""
+		newSource(t, w, func(c *vcs.Config) {
+			change(c)
+			dir = c.Dir
+		}).want("corp.example/hello", "v1.0.0")
+		if entries, err := os.ReadDir(filepath.Join(dir, "empty")); err != nil || len(entries) != 0 {
+			t.Errorf("where commands run there is %v, %v", entries, err)
+		}
 	}
 }
 

@@ -116,15 +116,20 @@ func (d *door) connect(w http.ResponseWriter, r *http.Request, p pass) {
 	if _, err := io.WriteString(in, "HTTP/1.1 200 OK\r\n\r\n"); err != nil {
 		return
 	}
-	done := make(chan struct{}, 2)
-	pipe := func(to net.Conn, from io.Reader) {
-		_, _ = io.Copy(to, from) // how it ends, the other side sees
-		_ = closeWrite(to)
-		done <- struct{}{}
-	}
-	go pipe(out, buffered)
-	go pipe(in, out)
-	<-done
+	join(in, buffered, out)
+}
+
+// join passes bytes between git, whose first ones may be in buffered, and its host. When
+// git is gone nobody waits for the host, which may never end the connection.
+func join(git net.Conn, buffered io.Reader, host net.Conn) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(host, buffered) // how it ends, the other side sees
+		_ = host.Close()
+	}()
+	_, _ = io.Copy(git, host)
+	_ = closeWrite(git)
 	<-done
 }
 

@@ -226,11 +226,7 @@ const maxDetail = 300
 // clean returns text in one line, without directories of ours and without what
 // opens our door.
 func (r *goRun) clean(text string) string {
-	dir, err := filepath.Abs(r.source.config.Dir)
-	if err != nil {
-		dir = r.source.config.Dir
-	}
-	text = strings.ReplaceAll(text, dir, "$DIR")
+	text = strings.ReplaceAll(text, r.source.config.Dir, "$DIR")
 	text = strings.ReplaceAll(text, r.source.door.listener.Addr().String(), "$DOOR")
 	if r.auth != nil {
 		for _, secret := range r.auth.secrets {

@@ -34,10 +34,8 @@ func (r *repositories) take(ctx context.Context, repo *repository) (dir string, 
 	if err != nil {
 		return "", nil, err
 	}
-	if dir, err = filepath.Abs(filepath.Join(r.dir, name)); err == nil {
-		err = os.MkdirAll(filepath.Join(dir, cachePart), 0o700)
-	}
-	if err == nil {
+	dir = filepath.Join(r.dir, name)
+	if err = os.MkdirAll(filepath.Join(dir, cachePart), 0o700); err == nil {
 		err = clear(dir) // a killed process may have left something
 	}
 	if err != nil {

@@ -6,13 +6,11 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
-	"io"
 	"io/fs"
 	"net"
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -163,27 +161,6 @@ func TestSSHKeyDisappears(t *testing.T) {
 		if !strings.Contains(s.log.String(), host.KeyFile) {
 			t.Errorf("the log does not name %s: %s", host.KeyFile, s.log)
 		}
-	}
-}
-
-// A host that takes the connection and says nothing costs the time for a command.
-func TestSSHHangs(t *testing.T) {
-	t.Parallel()
-	w := vcstest.New(t)
-	w.Module("hello", hello)
-	host := w.SSH()
-	host.Addr = listen(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
-	s := newSource(t, w, func(c *vcs.Config) {
-		bySSH(host)(c)
-		c.Timeout = 2 * time.Second
-	})
-	begin := time.Now()
-	s.wantError("corp.example/hello", "v1.0.0", context.DeadlineExceeded)
-	if took := time.Since(begin); took > 8*time.Second {
-		t.Errorf("it took %v", took)
-	}
-	if left := running(t, s.dir); len(left) != 0 {
-		t.Errorf("still running: %v", left)
 	}
 }
 

@@ -90,7 +90,7 @@ const (
 // Config says how a Source works. Dir is needed; the zero value of everything else
 // is its default.
 type Config struct {
-	Dir string // for repositories and what the go command keeps; made if needed
+	Dir string // for repositories and what the go command keeps, of one Source alone; made if needed
 
 	// Systems are the version control systems that may be used, as the go
 	// command calls them in GOVCS. Default git, the only one that credentials
@@ -144,9 +144,12 @@ type Source struct {
 // not in the error, which is about files that cannot be used.
 func New(c Config) (*Source, error) {
 	c = c.withDefaults()
+	var err error
+	if c.Dir, err = filepath.Abs(c.Dir); err != nil { // commands run elsewhere
+		return nil, fmt.Errorf("directory for version control: %w", err)
+	}
 	s := &Source{config: c, log: c.Logger, metrics: newMetrics(), jobs: make(chan struct{}, c.Jobs)}
 	s.repos.limit, s.repos.dir = c.MaxBytes, filepath.Join(c.Dir, "repos")
-	var err error
 	if s.network, err = newNetwork(c); err != nil {
 		return nil, err
 	}

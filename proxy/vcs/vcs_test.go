@@ -2,7 +2,6 @@ package vcs_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -255,41 +254,6 @@ func TestErrors(t *testing.T) {
 	s.want("corp.example/hello", "v1.0.0")
 	r.Vanish()
 	s.wantError("corp.example/hello", "v1.0.1", fs.ErrNotExist)
-}
-
-// A host that keeps us waiting costs the time for a command, and nothing runs on.
-func TestHang(t *testing.T) {
-	w := vcstest.New(t)
-	w.Module("hello", hello)
-	w.Hang(true)
-	s := newSource(t, w, func(c *vcs.Config) { c.Timeout = 2 * time.Second })
-	begin := time.Now()
-	s.wantError("corp.example/hello", "v1.0.0", context.DeadlineExceeded)
-	if took := time.Since(begin); took > 8*time.Second {
-		t.Errorf("it took %v", took)
-	}
-	for _, name := range processes(t) {
-		if strings.Contains(name, s.dir) {
-			t.Errorf("still running: %s", name)
-		}
-	}
-	// Others are not held up.
-	w.Hang(false)
-	s.want("corp.example/hello", "v1.0.0")
-}
-
-// processes returns the environments of what runs on this machine, as far as it can
-// be read.
-func processes(t *testing.T) []string {
-	t.Helper()
-	var all []string
-	names, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, name := range names {
-		if data, err := os.ReadFile(name); err == nil && !strings.HasPrefix(name, "/proc/"+"self") {
-			all = append(all, string(data))
-		}
-	}
-	return all
 }
 
 func TestTooLarge(t *testing.T) {

@@ -1,0 +1,182 @@
+package vcs_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+)
+
+// A host that keeps us waiting costs the time for a command, and nothing runs on.
+func TestHang(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	w.Hang(true)
+	s := newSource(t, w, func(c *vcs.Config) { c.Timeout = 2 * time.Second })
+	begin := time.Now()
+	s.wantError("corp.example/hello", "v1.0.0", context.DeadlineExceeded)
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if left := running(t, s.dir); len(left) != 0 {
+		t.Errorf("still running: %+v", left)
+	}
+	// Others are not held up.
+	w.Hang(false)
+	s.want("corp.example/hello", "v1.0.0")
+}
+
+// A host that takes a connection and never ends it does not keep ours open when git
+// is gone.
+func TestHangingConnections(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	silent := listen(t, func(conn net.Conn) { <-t.Context().Done(); conn.Close() })
+	var open atomic.Int32
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Timeout = 2 * time.Second
+		c.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			if host == vcstest.GitHost {
+				return []netip.Addr{netip.MustParseAddr("192.0.2.2")}, nil
+			}
+			return w.Lookup(ctx, host)
+		}
+		c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address != "192.0.2.2:443" {
+				return w.Dial(ctx, network, address)
+			}
+			conn, err := new(net.Dialer).DialContext(ctx, network, silent)
+			if err != nil {
+				return nil, err
+			}
+			open.Add(1)
+			return &tracked{TCPConn: conn.(*net.TCPConn), closed: sync.OnceFunc(func() { open.Add(-1) })}, nil
+		}
+	})
+	s.wantError("corp.example/hello", "v1.0.0", context.DeadlineExceeded)
+	waitFor(t, "the end of all connections", func() bool { return open.Load() == 0 })
+}
+
+// tracked is a connection that says when it is closed.
+type tracked struct {
+	*net.TCPConn
+	closed func()
+}
+
+func (c *tracked) Close() error {
+	c.closed()
+	return c.TCPConn.Close()
+}
+
+// process is a process that a Source has started.
+type process struct {
+	pid, group int
+	args       string // joined by spaces
+}
+
+// running returns the processes that work for the Source with the directory dir,
+// whatever they have become.
+func running(t *testing.T, dir string) (all []process) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no /proc")
+	}
+	names, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		environment, err := os.ReadFile(filepath.Join(name, "environ"))
+		if err != nil || !strings.Contains(string(environment), dir) {
+			continue
+		}
+		args, _ := os.ReadFile(filepath.Join(name, "cmdline"))
+		stat, _ := os.ReadFile(filepath.Join(name, "stat"))
+		p := process{args: strings.TrimSpace(strings.ReplaceAll(string(args), "\x00", " "))}
+		p.pid, _ = strconv.Atoi(filepath.Base(name))
+		// pid (name) state parent group
+		if fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])); len(fields) > 2 {
+			p.group, _ = strconv.Atoi(fields[2])
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// A host that takes the connection and says nothing costs the time for a command.
+func TestSSHHangs(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	host := w.SSH()
+	host.Addr = listen(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	s := newSource(t, w, func(c *vcs.Config) {
+		bySSH(host)(c)
+		c.Timeout = 2 * time.Second
+	})
+	begin := time.Now()
+	s.wantError("corp.example/hello", "v1.0.0", context.DeadlineExceeded)
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if left := running(t, s.dir); len(left) != 0 {
+		t.Errorf("still running: %v", left)
+	}
+}
+
+// While a command hangs, no argument of its processes has a secret in it, and they
+// are one group of which none is left when its time is over.
+func TestHangingProcesses(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	w.Password("ci", "s3cret")
+	w.Hang(true)
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Credentials = []vcs.Credential{forGit("ci", writeSecret(t, "token", "s3cret"))}
+	})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Download(ctx, module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Private, func(vcs.Files) error { return nil })
+	}()
+	var seen []process
+	waitFor(t, "git that asks the host", func() bool {
+		seen = append(seen, running(t, s.dir)...)
+		return slices.ContainsFunc(seen, func(p process) bool { return strings.Contains(p.args, "remote-https") })
+	})
+	groups := map[int]bool{}
+	for _, p := range seen {
+		groups[p.group] = true
+		if strings.Contains(p.args, "s3cret") || strings.Contains(p.args, "assay:") || strings.Contains(p.args, "Basic") {
+			t.Errorf("in the arguments of a process: %s", p.args)
+		}
+	}
+	if len(groups) != 1 || groups[os.Getpid()] {
+		t.Errorf("process groups %v, want one of their own: %+v", groups, seen)
+	}
+	cancel(context.DeadlineExceeded)
+	if err := <-done; !isTimeout(err) {
+		t.Errorf("%v", err)
+	}
+	waitFor(t, "the end of all processes", func() bool { return len(running(t, s.dir)) == 0 })
+	s.keepsSecrets("s3cret")
+}
