@@ -74,6 +74,35 @@ func TestHangingConnections(t *testing.T) {
 	waitFor(t, "the end of all connections", func() bool { return open.Load() == 0 })
 }
 
+// An address that says nothing costs little when another one answers.
+func TestSilentAddress(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	var silent atomic.Int32
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			addrs, err := w.Lookup(ctx, host)
+			return append([]netip.Addr{netip.MustParseAddr("2001:db8::1")}, addrs...), err
+		}
+		c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address != "[2001:db8::1]:443" {
+				return w.Dial(ctx, network, address)
+			}
+			silent.Add(1)
+			defer silent.Add(-1)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	})
+	begin := time.Now()
+	s.want("corp.example/hello", "v1.0.0")
+	if took := time.Since(begin); took > 7*time.Second { // less than one try may take
+		t.Errorf("it took %v", took)
+	}
+	waitFor(t, "the end of all tries", func() bool { return silent.Load() == 0 })
+}
+
 // tracked is a connection that says when it is closed.
 type tracked struct {
 	*net.TCPConn

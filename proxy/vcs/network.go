@@ -132,13 +132,56 @@ func (n *network) connect(ctx context.Context, address string, reach Reach) (net
 	if through != nil {
 		return n.tunnel(ctx, through, address)
 	}
-	for _, addr := range addrs {
-		var conn net.Conn
-		if conn, err = n.dial(ctx, "tcp", netip.AddrPortFrom(addr, portNumber(port)).String()); err == nil {
-			return conn, nil
+	conn, _, err := n.dialAny(ctx, addrs, port)
+	return conn, err
+}
+
+const (
+	maxAddrs  = 8                      // of a host, that are tried
+	dialAfter = 250 * time.Millisecond // the one before (RFC 8305, section 5)
+)
+
+// dialAny connects with the first of some addresses that answers. An address that
+// says nothing, as one of IPv6 often does, does not use up the time of the others.
+func (n *network) dialAny(ctx context.Context, addrs []netip.Addr, port string) (net.Conn, netip.Addr, error) {
+	type dialed struct {
+		conn net.Conn
+		addr netip.Addr
+		err  error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	addrs = addrs[:min(maxAddrs, len(addrs))]
+	results := make(chan dialed, len(addrs))
+	for i, addr := range addrs {
+		go func() {
+			select {
+			case <-time.After(time.Duration(i) * dialAfter):
+				conn, err := n.dial(ctx, "tcp", netip.AddrPortFrom(addr, portNumber(port)).String())
+				results <- dialed{conn, addr, err}
+			case <-ctx.Done():
+				results <- dialed{err: context.Cause(ctx)}
+			}
+		}()
+	}
+	first := dialed{err: fmt.Errorf("%w: no address", ErrUnavailable)}
+	for i := range addrs {
+		r := <-results
+		if r.err == nil {
+			go func() { // who comes too late
+				for range len(addrs) - i - 1 {
+					if late := <-results; late.err == nil {
+						_ = late.conn.Close()
+					}
+				}
+			}()
+			return r.conn, r.addr, nil
+		}
+		if i == 0 {
+			first = r
 		}
 	}
-	return nil, err
+	return nil, first.addr, first.err
 }
 
 // way returns the proxy of the environment through which TLS goes to the host, or

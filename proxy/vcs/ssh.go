@@ -112,12 +112,10 @@ func (s *Source) dialSSH(ctx context.Context, host, port string, reach Reach) (c
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, dialTime, context.DeadlineExceeded)
 	defer cancel()
-	for _, addr = range addrs {
-		if conn, err = s.network.dial(ctx, "tcp", netip.AddrPortFrom(addr, portNumber(port)).String()); err == nil {
-			return conn, addr, nil
-		}
+	if conn, addr, err = s.network.dialAny(ctx, addrs, port); err != nil {
+		err = networkError(err)
 	}
-	return nil, addr, networkError(err)
+	return conn, addr, err
 }
 
 // probeSSH asks an SSH host for the repository. The status of ssh says whether it
