@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -146,11 +147,7 @@ func TestOneCopy(t *testing.T) {
 	const versions = 20
 	w := vcstest.New(t)
 	r := w.Module("hello")
-	big := make([]byte, 0, 1<<19) // hex of something that is not the same everywhere
-	for i := 0; len(big) < 1<<19; i++ {
-		big = fmt.Appendf(big, "%08x\n", uint32(i)*2654435761)
-	}
-	r.Commit("-- go.mod --\nmodule corp.example/hello\n-- big.txt --\n" + string(big))
+	r.Commit("-- go.mod --\nmodule corp.example/hello\n-- large.txt --\n" + noise(1<<18))
 	for i := range versions {
 		r.Git("commit", "-q", "--allow-empty", "-m", "change")
 		r.Git("tag", fmt.Sprintf("v1.%d.0", i))
@@ -253,11 +250,13 @@ func TestWaitingLeaves(t *testing.T) {
 }
 
 // The one that was not used for longest goes first, and never one in use.
-func TestEvictionOrder(t *testing.T) {
+func TestEviction(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
-	for _, name := range []string{"a", "b", "c"} {
-		w.Module(name, strings.ReplaceAll(hello, "/hello", "/"+name))
+	// What is in the copy and not in the zip: beside it, all that a run needs is small.
+	large := "-- sub/go.mod --\nmodule corp.example/sub\n-- sub/large.txt --\n" + noise(1<<18)
+	for _, name := range []string{"a", "b", "c", "d"} {
+		w.Module(name, strings.ReplaceAll(hello, "/hello", "/"+name)+large)
 	}
 	s := newSource(t, w, nil)
 	s.want("corp.example/a", "v1.0.0")
@@ -278,25 +277,39 @@ func TestEvictionOrder(t *testing.T) {
 	if names := fetched(w.Requests()); !slices.Equal(names, []string{"b"}) {
 		t.Errorf("fetched %v, want b", names)
 	}
-	if size := int64(s.gauge("assay_vcs_cache_bytes")); size > one*5/2 || s.gauge("assay_vcs_evicted_total") != 2 {
-		t.Errorf("%d bytes after %v evictions", size, s.gauge("assay_vcs_evicted_total"))
+	if size := int64(s.gauge("assay_vcs_cache_bytes")); size > one*5/2 || s.copies() != 2 || s.gauge("assay_vcs_evicted_total") != 2 {
+		t.Errorf("%d bytes in %d copies after %v evictions", size, s.copies(), s.gauge("assay_vcs_evicted_total"))
 	}
 
-	s = newSource(t, w, func(c *vcs.Config) { c.MaxBytes = one * 3 / 2 })
+	s = newSource(t, w, func(c *vcs.Config) { c.MaxBytes = one * 5 / 2 })
 	err := s.Download(t.Context(), module.Version{Path: "corp.example/a", Version: "v1.0.0"}, vcs.Private, func(files vcs.Files) error {
-		s.want("corp.example/b", "v1.0.0")
-		s.want("corp.example/c", "v1.0.0")
+		for _, name := range []string{"b", "c", "d"} {
+			s.want("corp.example/"+name, "v1.0.0")
+		}
 		_, err := os.Stat(files.Zip)
 		return err
 	})
-	if err != nil {
-		t.Errorf("in use: %v", err)
+	if err != nil || s.gauge("assay_vcs_evicted_total") == 0 {
+		t.Errorf("in use: %v, %v evictions", err, s.gauge("assay_vcs_evicted_total"))
 	}
 	w.Requests()
 	s.want("corp.example/a", "v1.0.0")
 	if names := fetched(w.Requests()); len(names) != 0 {
 		t.Errorf("fetched %v, which was in use", names)
 	}
+}
+
+// noise is text of n bytes that does not compress well.
+func noise(n int) string {
+	r := rand.New(rand.NewPCG(1, 2))
+	text := make([]byte, n)
+	for i := range text {
+		text[i] = byte(' ' + r.IntN('~'-' '))
+		if i%80 == 79 {
+			text[i] = '\n'
+		}
+	}
+	return strings.ReplaceAll(string(text), "\n-- ", "\n++ ")
 }
 
 // The size that is bounded is counted anew at the start.
