@@ -354,6 +354,21 @@ func TestRelativeDir(t *testing.T) {
 	}
 }
 
+// What goes wrong with the files of a module that is there is no absence either.
+func TestErrorOfUse(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	s := newSource(t, w, nil)
+	for _, want := range []error{fs.ErrNotExist, fs.ErrPermission} {
+		err := s.Download(t.Context(), module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Private, func(vcs.Files) error { return want })
+		var told *vcs.Error
+		if !errors.As(err, &told) || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), want.Error()) {
+			t.Errorf("%v becomes %v", want, err)
+		}
+	}
+}
+
 // That our own directory, or the go command, is gone says nothing about a module.
 func TestNothingHereIsNoAbsence(t *testing.T) {
 	t.Parallel()

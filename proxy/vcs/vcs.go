@@ -367,7 +367,8 @@ const (
 
 // Download fetches a version and hands its files to use. Of a tag that moves, the
 // commit that it had when it was copied counts for as long as the copy is kept; it
-// is for the caller to hold versions fast.
+// is for the caller to hold versions fast. An error of use comes back in the Error,
+// but not as absence.
 func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, use func(Files) error) error {
 	var got struct {
 		Path, Version, Error, Info, GoMod, Zip string
@@ -395,7 +396,10 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 		if files.Mod, err = readFile(got.GoMod, maxMod); err != nil {
 			return err
 		}
-		return use(files)
+		if err = use(files); isAbsence(err) {
+			err = fmt.Errorf("use of the files: %v", err) // they are here, so the module is
+		}
+		return err
 	})
 }
 
