@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"os"
 	"os/exec"
@@ -97,6 +98,7 @@ func (b *bench) newCompany() (c *company, err error) {
 		return nil, err
 	}
 	c.repo.Commit("")
+	c.repo.Git("repack", "-adq") // as a host has it
 	// What the go commands of both servers need to know of the hosts: git reads it from
 	// the home directory, the go command from the environment.
 	home, err := b.newDir()
@@ -197,6 +199,7 @@ func (b *bench) secondVersion() (result, error) {
 			if err != nil {
 				return result{}, err
 			}
+			log.Printf("first %.2f s, second %.2f s", first, second)
 			r = append(r, second/first)
 		}
 		return r.atMost(0.2), nil

@@ -120,7 +120,13 @@ func (r *goRun) do(ctx context.Context, use func(out []byte) error) error {
 	if len(bytes.TrimSpace(out)) == 0 || ctx.Err() != nil || errors.Is(err, ErrTooLarge) {
 		return err
 	}
-	return use(out) // with -json the output says what went wrong
+	if err := use(out); err != nil { // with -json the output says what went wrong
+		return err
+	}
+	if r.repo.system == "git" {
+		keepCommit(r.dir, out)
+	}
+	return nil
 }
 
 func (r *goRun) traces() string { return filepath.Join(r.dir, "traces") }
