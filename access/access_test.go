@@ -311,6 +311,7 @@ func TestFilesThatAreNone(t *testing.T) {
 // A new version of any file is in force after a second, a broken one is not, and
 // is logged once.
 func TestFilesChange(t *testing.T) {
+	t.Parallel() // it sleeps
 	dir := t.TempDir()
 	htpasswd := write(t, filepath.Join(dir, "htpasswd"), entry(t, "alice", "one", 4))
 	groups := write(t, filepath.Join(dir, "groups"), "dev: alice bob\nops: bob\ndev: carol\n")

@@ -162,13 +162,13 @@ func (p *passwords) check(ctx context.Context, h *htpasswd, address, user, passw
 		return nil
 	}
 	right, err := p.compare(ctx, h, user, password)
+	if right { // before the next has its turn
+		p.remember(user, verified{mac, h.users[user], time.Now().Add(rememberPassword)})
+	}
 	leave(err == nil && !right)
 	switch {
-	case err != nil:
+	case err != nil || right:
 		return err
-	case right:
-		p.remember(user, verified{mac, h.users[user], time.Now().Add(rememberPassword)})
-		return nil
 	case h.users[user] == "":
 		return refused("unknown user") // whose name may be a password in the wrong place
 	default:

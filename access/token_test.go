@@ -210,6 +210,7 @@ func TestTokenFileEditedByHand(t *testing.T) {
 }
 
 func TestTokenExpires(t *testing.T) {
+	t.Parallel() // it sleeps
 	file := filepath.Join(t.TempDir(), "tokens")
 	// The file has whole seconds, so this one has between one and two.
 	secret := create(t, file, access.Token{Name: "ci", Expires: time.Now().Add(2 * time.Second)})
@@ -226,6 +227,7 @@ func TestTokenExpires(t *testing.T) {
 // The file is seen again when it changes, when another takes its place, and when
 // it goes; it need not be there at first.
 func TestTokenFileIsReplaced(t *testing.T) {
+	t.Parallel() // it sleeps
 	dir := t.TempDir()
 	file := filepath.Join(dir, "tokens")
 	a := newAuthenticator(t, access.Config{Tokens: file})
