@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -89,7 +90,7 @@ func (t issuerTable) check() error {
 		return errors.New("there is no [[issuer.rule]]; nobody or everybody would get in")
 	}
 	for i, r := range t.Rules {
-		if err := r.check(); err != nil {
+		if err := cmp.Or(r.check(), r.checkOwner(t.URL)); err != nil {
 			return fmt.Errorf("rule %d: %w", i+1, err)
 		}
 	}

@@ -1,7 +1,6 @@
 package access_test
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,7 +17,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -326,273 +324,6 @@ func TestOIDCAlgorithms(t *testing.T) {
 	wantIdentity(t, a, "Bearer "+good, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 }
 
-// A key that the issuer has made since is fetched, without a restart.
-func TestOIDCRotatedKey(t *testing.T) {
-	old, fresh := newKey(t, "old"), newKey(t, "fresh")
-	i := newIssuer(t, old)
-	a := believer(t, i, nil)
-	wantIdentity(t, a, "Bearer "+sign(t, old, i.claims()), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-	token := sign(t, fresh, i.claims())
-	refusedKey(t, a, token)
-	i.setKeys(old, fresh)
-	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-	wantIdentity(t, a, "Bearer "+sign(t, old, i.claims("jti", "2")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-	if n := i.discoveries.Load(); n != 1 {
-		t.Errorf("%d discoveries", n)
-	}
-}
-
-// refusedKey checks that a token is refused because of its key.
-func refusedKey(t testing.TB, a *access.Authenticator, token string) {
-	t.Helper()
-	wantRefused(t, a, "Bearer "+token, "its key is not known to the issuer")
-}
-
-// Anybody can make tokens with a key that is not known; the issuer is not asked
-// for each.
-func TestOIDCKeyStorm(t *testing.T) {
-	key := newKey(t, "1")
-	i := newIssuer(t, key)
-	a := believer(t, i, nil)
-	good := sign(t, key, i.claims())
-	var all sync.WaitGroup
-	for n := range 60 {
-		token := sign(t, newKey(t, fmt.Sprint("unknown", n)), i.claims())
-		all.Go(func() { refusedKey(t, a, token) })
-	}
-	all.Wait()
-	if d, f := i.discoveries.Load(), i.fetches.Load(); d != 1 || f == 0 || f > 4 {
-		t.Errorf("%d discoveries and %d fetches of keys", d, f)
-	}
-	wantIdentity(t, a, "Bearer "+good, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-}
-
-func TestOIDCIssuerIsDown(t *testing.T) {
-	t.Parallel() // it sleeps
-	key := newKey(t, "1")
-	i := newIssuer(t, key)
-	var log logBuffer
-	a := believer(t, i, &log)
-	token := sign(t, key, i.claims())
-	i.setAnswer(status(http.StatusInternalServerError))
-	for range 5 {
-		wantUnavailable(t, a, token, "500 Internal Server Error")
-	}
-	if n := i.discoveries.Load(); n != 1 {
-		t.Errorf("an issuer that is down was asked %d times in a moment", n)
-	}
-	if strings.Contains(log.String(), token) || strings.Count(log.String(), "cannot be discovered") != 1 {
-		t.Errorf("the log:\n%s", log.String())
-	}
-	i.setAnswer(nil)
-	time.Sleep(3100 * time.Millisecond)
-	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-
-	// What it said before is good while it is down again.
-	i.CloseClientConnections()
-	i.Close()
-	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-	wantIdentity(t, a, "Bearer "+sign(t, key, i.claims("jti", "2")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-	wantUnavailable(t, a, sign(t, newKey(t, "2"), i.claims()), i.URL)
-	if got := counts(t, a); got["oidc unavailable"] != 6 || got["oidc ok"] != 3 {
-		t.Errorf("counted %v", got)
-	}
-}
-
-// Answers of an issuer that are no reason to believe anything.
-func TestOIDCIssuerThatLies(t *testing.T) {
-	key := newKey(t, "1")
-	plain := httptest.NewServer(status(http.StatusOK))
-	defer plain.Close()
-	for _, tt := range []struct {
-		name, want string
-		answer     func(i *fakeIssuer) http.HandlerFunc
-	}{
-		{"another issuer", "issuer", func(*fakeIssuer) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) {
-				fmt.Fprint(w, `{"issuer":"https://evil.test","jwks_uri":"https://evil.test/keys"}`)
-			}
-		}},
-		{"no place for keys", "no jwks_uri", func(i *fakeIssuer) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, `{"issuer":%q}`, i.URL) }
-		}},
-		{"keys over http", "is not https", func(i *fakeIssuer) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) {
-				fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":"http://192.0.2.1/keys"}`, i.URL)
-			}
-		}},
-		{"a redirect to http", "is not https", func(*fakeIssuer) http.HandlerFunc {
-			return func(w http.ResponseWriter, r *http.Request) {
-				http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
-			}
-		}},
-		{"a page", "", func(*fakeIssuer) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }
-		}},
-		{"without end", "more than 1048576 bytes", func(*fakeIssuer) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) {
-				for range 3 << 10 {
-					_, _ = w.Write(make([]byte, 1<<10))
-				}
-			}
-		}},
-		{"no keys", "404 Not Found", func(i *fakeIssuer) http.HandlerFunc {
-			return func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path == "/keys" {
-					http.NotFound(w, r)
-					return
-				}
-				fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":"%s/keys"}`, i.URL, i.URL)
-			}
-		}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			i := newIssuer(t, key)
-			i.setAnswer(tt.answer(i))
-			wantUnavailable(t, believer(t, i, nil), sign(t, key, i.claims()), tt.want)
-		})
-	}
-}
-
-// Many requests share one discovery, and none of them waits longer than it wants.
-func TestOIDCIssuerIsSlow(t *testing.T) {
-	key := newKey(t, "1")
-	i := newIssuer(t, key)
-	i.wait = make(chan struct{})
-	a := believer(t, i, nil)
-	token := sign(t, key, i.claims())
-
-	impatient := request(t, "Bearer "+token)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	impatient = impatient.WithContext(ctx)
-	var all sync.WaitGroup
-	all.Go(func() {
-		if _, err := a.Identify(impatient); !errors.Is(err, access.ErrUnavailable) || !strings.Contains(err.Error(), "left") {
-			t.Errorf("who left: %v", err)
-		}
-	})
-	for i.discoveries.Load() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	cancel(errors.New("left"))
-	for range 10 { // the discovery goes on for these
-		all.Go(func() { wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build") })
-	}
-	time.Sleep(50 * time.Millisecond)
-	close(i.wait)
-	all.Wait()
-	if d, f := i.discoveries.Load(), i.fetches.Load(); d != 1 || f != 1 {
-		t.Errorf("%d discoveries and %d fetches of keys", d, f)
-	}
-}
-
-// A token is remembered until it expires, and no longer.
-func TestOIDCTokenExpires(t *testing.T) {
-	t.Parallel() // it sleeps
-	key := newKey(t, "1")
-	i := newIssuer(t, key)
-	a := believer(t, i, nil)
-	token := sign(t, key, i.claims("exp", time.Now().Add(2*time.Second).Unix()))
-	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-	if n := access.Remembered(a); n != 1 {
-		t.Errorf("%d tokens are remembered", n)
-	}
-	time.Sleep(2100 * time.Millisecond)
-	refusedJWT(t, a, token, "expired")
-}
-
-// inBubble is a client that reaches an issuer without a network, so that hours
-// pass in no time.
-type inBubble struct{ http.Handler }
-
-func (b inBubble) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
-	b.ServeHTTP(w, r)
-	return w.Result(), nil
-}
-
-// bubble runs a test with an issuer in a bubble.
-func bubble(t *testing.T, test func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey)) {
-	t.Helper()
-	key := newKey(t, "1")
-	i := &fakeIssuer{Server: &httptest.Server{URL: "https://issuer.test"}}
-	i.setKeys(key)
-	file := write(t, "oidc.toml", rules(i.URL))
-	synctest.Test(t, func(t *testing.T) {
-		test(t, newAuthenticator(t, access.Config{OIDC: file, Client: &http.Client{Transport: inBubble{i}}}), i, key)
-	})
-}
-
-// After a storm the keys are fetched again within 15 seconds.
-func TestOIDCKeyStormEnds(t *testing.T) {
-	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
-		for n := range 10 {
-			refusedKey(t, a, sign(t, newKey(t, fmt.Sprint("unknown", n)), i.claims()))
-		}
-		if n := i.fetches.Load(); n != 4 {
-			t.Errorf("%d fetches of keys, want 4", n)
-		}
-		fresh := newKey(t, "fresh")
-		i.setKeys(key, fresh)
-		token := sign(t, fresh, i.claims("exp", time.Now().Add(time.Hour).Unix()))
-		refusedKey(t, a, token)
-		time.Sleep(15 * time.Second)
-		wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-		if n := i.fetches.Load(); n != 5 {
-			t.Errorf("%d fetches of keys, want 5", n)
-		}
-	})
-}
-
-// A key that the issuer has withdrawn is forgotten after an hour. While the new
-// discovery goes on, or fails, the old keys do.
-func TestOIDCWithdrawnKey(t *testing.T) {
-	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
-		day := time.Now().Add(24 * time.Hour).Unix()
-		ask := func(id string) string { return sign(t, key, i.claims("exp", day, "jti", id)) }
-		wantIdentity(t, a, "Bearer "+ask("1"), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-		i.setKeys(newKey(t, "2"))
-		time.Sleep(59 * time.Minute)
-		wantIdentity(t, a, "Bearer "+ask("2"), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-		if n := i.discoveries.Load(); n != 1 {
-			t.Errorf("%d discoveries in the first hour", n)
-		}
-		time.Sleep(time.Minute)
-		i.setAnswer(status(http.StatusBadGateway))
-		wantIdentity(t, a, "Bearer "+ask("3"), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-		synctest.Wait()
-		wantIdentity(t, a, "Bearer "+ask("4"), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-		if n := i.discoveries.Load(); n != 2 {
-			t.Errorf("%d discoveries, want 2", n)
-		}
-		i.setAnswer(nil)
-		time.Sleep(3 * time.Second)
-		wantIdentity(t, a, "Bearer "+ask("5"), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-		synctest.Wait() // for the discovery
-		refusedKey(t, a, ask("6"))
-	})
-}
-
-// The tokens that are remembered are bounded.
-func TestOIDCRemembersSome(t *testing.T) {
-	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
-		first := sign(t, key, i.claims("jti", "first"))
-		for n := range 4096 + 100 {
-			_, _ = a.Identify(request(t, "Bearer "+sign(t, key, i.claims("jti", n))))
-		}
-		if n := access.Remembered(a); n != 4096 {
-			t.Errorf("%d tokens are remembered, want 4096", n)
-		}
-		time.Sleep(2 * time.Minute) // they all expire
-		i.setAnswer(nil)
-		wantRefused(t, a, "Bearer "+first, "expired")
-		wantIdentity(t, a, "Bearer "+sign(t, key, i.claims()), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-		if n := access.Remembered(a); n != 1 {
-			t.Errorf("%d tokens are remembered after all others have expired", n)
-		}
-	})
-}
-
 // New rules count at once, for tokens that are remembered too.
 func TestOIDCRulesChange(t *testing.T) {
 	key := newKey(t, "1")
@@ -605,6 +336,45 @@ func TestOIDCRulesChange(t *testing.T) {
 	refusedJWT(t, a, token, "no rule matches")
 	reload(t, a, file, "")
 	refusedJWT(t, a, token, "no OIDC issuer is configured")
+}
+
+// At an issuer that strangers use too, a rule must say whose tokens it means.
+func TestOIDCSharedIssuers(t *testing.T) {
+	github, gitlab := "https://token.actions.githubusercontent.com", "https://gitlab.com"
+	for _, tt := range []struct {
+		url, claims string
+		ok          bool
+	}{
+		{github, `ref = "refs/heads/main"`, false},
+		{github, `repository = "acme/app"`, true},
+		{github, `repository = "acme/*", ref = "refs/heads/main"`, true},
+		{github, `repository = "acme*/app"`, false},
+		{github, `repository = "*/app"`, false},
+		{github, `repository = "[a]cme/app"`, false},
+		{github, `repository = "/*x"`, false},
+		{github, `repository_owner = "acme"`, true},
+		{github, `repository_owner = "acm?"`, false},
+		{github, `repository_owner = "acm?", repository_id = "1"`, true},
+		{github, `sub = "repo:acme/*:ref:refs/heads/main"`, true},
+		{github, `sub = "repo:*/app:ref:refs/heads/main"`, false},
+		{github, `sub = "environment:production"`, false},
+		{github, `sub = "job_workflow_ref:acme/*"`, false},
+		{github, `job_workflow_ref = "acme/ci/.github/workflows/build.yml@refs/heads/main"`, false},
+		{github + "/", `actor = "alice"`, false},
+		{github + "/acme", `actor = "alice"`, true}, // an enterprise's own issuer
+		{gitlab, `ref_protected = "true"`, false},
+		{gitlab, `ref_protected = "true", project_path = "acme/*/*"`, true},
+		{gitlab, `namespace_path = "acme"`, true},
+		{gitlab, `namespace_path = "acme*"`, false},
+		{gitlab, `sub = "project_path:acme/app:ref_type:branch:ref:main"`, true},
+		{"https://gitlab.corp.example", `ref_protected = "true"`, true},
+	} {
+		file := write(t, "oidc.toml", fmt.Sprintf("[[issuer]]\nurl = %q\naudience = \"a\"\n[[issuer.rule]]\nclaims = { %s }\n", tt.url, tt.claims))
+		_, err := access.New(t.Context(), access.Config{OIDC: file})
+		if (err == nil) != tt.ok || err != nil && !strings.Contains(err.Error(), "rule 1: everybody can have tokens of this issuer") {
+			t.Errorf("%s with %s: %v", tt.url, tt.claims, err)
+		}
+	}
 }
 
 // Two issuers: each is believed for its own tokens only, though they share ids of

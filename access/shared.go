@@ -1,0 +1,70 @@
+package access
+
+import (
+	"fmt"
+	"strings"
+)
+
+// ownerClaim is a claim that says whose a token of a shared issuer is.
+type ownerClaim struct {
+	name string
+	// path says that the owner is the first element of a path, which stands behind
+	// prefix. Otherwise the owner is the whole value.
+	path   bool
+	prefix string
+}
+
+// ownerClaims returns the claims that say whose a token is, of issuers at which
+// strangers have accounts. nil = we know of none, as for an issuer of one's own.
+//
+// GitHub's job_workflow_ref is not among them: it says whose a reusable workflow
+// is, and strangers can use those that are public.
+func ownerClaims(url string) []ownerClaim {
+	switch strings.TrimSuffix(url, "/") {
+	case "https://token.actions.githubusercontent.com":
+		return []ownerClaim{
+			{name: "repository", path: true}, {name: "repository_id"}, {name: "repository_owner"}, {name: "repository_owner_id"},
+			{name: "enterprise"}, {name: "enterprise_id"}, {name: "sub", path: true, prefix: "repo:"},
+		}
+	case "https://gitlab.com":
+		return []ownerClaim{
+			{name: "project_path", path: true}, {name: "project_id"}, {name: "namespace_path", path: true}, {name: "namespace_id"},
+			{name: "sub", path: true, prefix: "project_path:"},
+		}
+	}
+	return nil
+}
+
+// checkOwner refuses a rule for a shared issuer that matches tokens of strangers:
+// on GitHub, { ref = "refs/heads/main" } is everybody's main branch.
+func (r rule) checkOwner(url string) error {
+	owners := ownerClaims(url)
+	if owners == nil {
+		return nil
+	}
+	var names []string
+	for _, c := range owners {
+		if pattern, ok := r.Claims[c.name]; ok && c.fixed(pattern) {
+			return nil
+		}
+		names = append(names, c.name)
+	}
+	return fmt.Errorf("everybody can have tokens of this issuer, and no claim says whose are meant; "+
+		"give one of %s with a value in which * and ? come after the owner's name", strings.Join(names, ", "))
+}
+
+// fixed reports whether all values that match the pattern have the same owner.
+func (c ownerClaim) fixed(pattern string) bool {
+	i := strings.IndexAny(pattern, `*?[\`)
+	if !c.path {
+		return i < 0
+	}
+	rest, ok := strings.CutPrefix(pattern, c.prefix)
+	if !ok {
+		return false
+	}
+	if i < 0 {
+		return true
+	}
+	return strings.Index(rest, "/") > 0 && strings.Index(pattern, "/") < i
+}
