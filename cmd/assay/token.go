@@ -28,8 +28,7 @@ hashes, never the tokens. A running server sees a change within a second or two.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	addFlags(cmd.PersistentFlags(), "data")
-	cmd.PersistentFlags().Var(&flagText{kind: "FILE"}, "tokens", `Token file; without it, "tokens" in the data directory. (ASSAY_TOKENS)`)
+	addFlags(cmd.PersistentFlags(), "data", "tokens")
 	cmd.AddCommand(newTokenCreateCommand(), newTokenListCommand(), newTokenRevokeCommand())
 	return cmd
 }
@@ -104,14 +103,7 @@ func tokenFile(flags *pflag.FlagSet, getenv func(string) string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	values, fileName, err := readConfigFile(flags, getenv)
-	if err != nil {
-		return "", err
-	}
-	name, _ := choose(setting{Name: "tokens", Env: "ASSAY_TOKENS"}, flags, getenv, values, fileName)
-	if name == "" {
-		name = filepath.Join(c.Data, "tokens")
-	}
+	name := c.tokenFile()
 	dir := filepath.Dir(name)
 	switch info, err := os.Stat(dir); {
 	case errors.Is(err, fs.ErrNotExist):
