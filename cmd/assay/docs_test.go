@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
 
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -357,14 +358,17 @@ func TestDocClients(t *testing.T) {
 // Flags, variables and commands that documents and packaging use are some that
 // there are.
 func TestDocFlags(t *testing.T) {
-	known := map[string]bool{"--config": true, "--repair": true, "--help": true, "ASSAY_CONFIG": true}
+	known := map[string]bool{"--config": true, "--repair": true, "--help": true, "ASSAY_CONFIG": true, "ASSAY_TOKEN": true}
 	for _, s := range settings() {
 		known["--"+s.Name], known[s.Env] = true, true
 	}
 	for _, command := range newCommand().Commands() {
 		known["assay "+command.Name()] = true
+		for _, c := range append(command.Commands(), command) {
+			c.LocalFlags().VisitAll(func(f *pflag.Flag) { known["--"+f.Name] = true })
+		}
 	}
-	line := regexp.MustCompile(`assay["', ]+(?:serve|verify|config|health)["', ]*[^\n]*`)
+	line := regexp.MustCompile(`assay["', ]+(?:serve|verify|config|health|token|goauth)["', ]*[^\n]*`)
 	flags := regexp.MustCompile(`--[a-z][a-z-]*`)
 	variables := regexp.MustCompile(`\bASSAY_[A-Z][A-Z_]*`)
 	// In code: an indented line, or between backticks; or as a container has it.
