@@ -50,6 +50,8 @@ func TestScripts(t *testing.T) {
 			"get":        getCmd,
 			"asked":      askedCmd,
 			"guarded":    guardedCmd,
+			"issuer":     issuerCmd,
+			"netrc":      netrcCmd,
 			"tokens":     tokensCmd,
 			"forget":     forgetCmd,
 			"fresh":      freshCmd,
