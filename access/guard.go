@@ -2,8 +2,10 @@ package access
 
 import (
 	"context"
+	"crypto/sha256"
 	"math"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -14,7 +16,9 @@ const (
 	// mistypes is never slowed, a program has 14 400 guesses a day.
 	guesses     = 10
 	guessWindow = time.Minute
-	// maxAddresses bounds the table, at about 10 MB.
+	// wrongKept is how many wrong passwords of an address are told from new ones.
+	wrongKept = 4
+	// maxAddresses bounds the table, at about 20 MB.
 	maxAddresses = 1 << 16
 	// evictAmong is how many rows of a full table are compared for the one to
 	// drop. To choose the best of all would make each new address expensive.
@@ -48,8 +52,13 @@ func (b *bucket) add(now time.Time, max float64, window time.Duration) {
 	*b = bucket{b.levelAt(now, max, window) + 1, now}
 }
 
+// attempt stands for a user, a password and the hash it was compared with.
+type attempt [sha256.Size]byte
+
 // guard slows down who tries passwords. From one address they are tried one after
-// the other, so that a thousand at once are still ten guesses.
+// the other, so that a thousand at once are still ten guesses. The same one again
+// is no guess: a go command with an old password sends it twice for each file, and
+// must not slow down all who share its address.
 type guard struct {
 	mu   sync.Mutex // guards rows and what is in them
 	rows map[string]*row
@@ -59,33 +68,55 @@ type row struct {
 	turn   chan struct{} // holds one element while a password of this address is tried
 	users  int           // who are in enter or before leave; such a row is not dropped
 	failed bucket
+	wrong  []attempt // the last ones
+}
+
+// knows reports whether the same was wrong from the same address before.
+func (g *guard) knows(address string, a attempt) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := g.rows[addressKey(address)]
+	return r != nil && slices.Contains(r.wrong, a)
 }
 
 // enter waits until a password from the address may be tried. The caller then
 // calls leave, and says whether it was wrong. The error is a *SlowedError, or
 // wraps ErrUnavailable if ctx ended.
-func (g *guard) enter(ctx context.Context, address string) (leave func(wrong bool), err error) {
+func (g *guard) enter(ctx context.Context, address string, a attempt) (leave func(wrong bool), err error) {
 	key := addressKey(address)
 	r := g.hold(key)
 	if err := g.slowed(r); err != nil {
-		g.release(key, r, false)
+		g.release(key, r)
 		return nil, err
 	}
 	select {
 	case r.turn <- struct{}{}:
 	case <-ctx.Done():
-		g.release(key, r, false)
+		g.release(key, r)
 		return nil, unavailable("the request ended before its password was tried: %w", context.Cause(ctx))
 	}
 	if err := g.slowed(r); err != nil { // by those who had their turn before
 		<-r.turn
-		g.release(key, r, false)
+		g.release(key, r)
 		return nil, err
 	}
 	return func(wrong bool) {
-		g.release(key, r, wrong) // before the next has its turn
-		<-r.turn
+		if wrong {
+			g.fail(r, a)
+		}
+		g.release(key, r)
+		<-r.turn // all is noted before the next has its turn
 	}, nil
+}
+
+func (g *guard) fail(r *row, a attempt) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.failed.add(time.Now(), guesses, guessWindow)
+	if len(r.wrong) == wrongKept {
+		r.wrong = slices.Delete(r.wrong, 0, 1)
+	}
+	r.wrong = append(r.wrong, a)
 }
 
 func (g *guard) slowed(r *row) error {
@@ -113,15 +144,11 @@ func (g *guard) hold(key string) *row {
 	return r
 }
 
-func (g *guard) release(key string, r *row, wrong bool) {
+func (g *guard) release(key string, r *row) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := time.Now()
-	if wrong {
-		r.failed.add(now, guesses, guessWindow)
-	}
 	r.users--
-	if r.users == 0 && r.failed.levelAt(now, guesses, guessWindow) == 0 {
+	if r.users == 0 && r.failed.levelAt(time.Now(), guesses, guessWindow) == 0 {
 		delete(g.rows, key)
 	}
 }

@@ -1,6 +1,7 @@
 package access_test
 
 import (
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -35,6 +36,9 @@ func wantSlowed(t testing.TB, a *access.Authenticator, address, authorization st
 	}
 }
 
+// guess returns a header with a password that nobody has tried.
+func guess() string { return basic("alice", rand.Text()) }
+
 // wantTried checks that a password is looked at, and is wrong.
 func wantTried(t testing.TB, a *access.Authenticator, address, authorization string) {
 	t.Helper()
@@ -57,21 +61,21 @@ func TestBruteForce(t *testing.T) {
 			wantTried(t, a, "192.0.2.1:1", basic([]string{"alice", "bob"}[i%2], fmt.Sprint(i)))
 		}
 		work.Store(0)
-		wantSlowed(t, a, "192.0.2.1:2", basic("alice", "wrong"), 6*time.Second)
+		wantSlowed(t, a, "192.0.2.1:2", guess(), 6*time.Second)
 		wantSlowed(t, a, "192.0.2.1:3", basic("alice", "right"), 6*time.Second) // or it could be told
 		wantSlowed(t, a, "192.0.2.1:3", basic("nobody", "x"), 6*time.Second)
 		if n := work.Load(); n != 0 {
 			t.Errorf("%d rounds for passwords that are not looked at", n)
 		}
-		wantTried(t, a, "192.0.2.2:1", basic("alice", "wrong")) // another address
+		wantTried(t, a, "192.0.2.2:1", guess()) // another address
 
 		// One more every six seconds; a right one costs none.
 		time.Sleep(6 * time.Second)
 		if id, err := from(t, a, "192.0.2.1:4", basic("alice", "right")); err != nil || id.Name != "alice" {
 			t.Errorf("after six seconds: %v, %v", id, err)
 		}
-		wantTried(t, a, "192.0.2.1:5", basic("alice", "wrong"))
-		wantSlowed(t, a, "192.0.2.1:6", basic("alice", "wrong"), 6*time.Second)
+		wantTried(t, a, "192.0.2.1:5", guess())
+		wantSlowed(t, a, "192.0.2.1:6", guess(), 6*time.Second)
 		// The right one is remembered, and who knows it is not locked out by others.
 		if _, err := from(t, a, "192.0.2.1:7", basic("alice", "right")); err != nil {
 			t.Errorf("the password that is remembered: %v", err)
@@ -79,9 +83,9 @@ func TestBruteForce(t *testing.T) {
 
 		time.Sleep(time.Minute)
 		for range 10 {
-			wantTried(t, a, "192.0.2.1:8", basic("alice", "wrong"))
+			wantTried(t, a, "192.0.2.1:8", guess())
 		}
-		wantSlowed(t, a, "192.0.2.1:9", basic("alice", "wrong"), 6*time.Second)
+		wantSlowed(t, a, "192.0.2.1:9", guess(), 6*time.Second)
 		if got := counts(t, a); got["basic slowed"] != 5 || got["basic refused"] != 22 || got["basic ok"] != 2 {
 			t.Errorf("counted %v", got)
 		}
@@ -116,12 +120,12 @@ func TestAddresses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bruteForce(t, func(t *testing.T, a *access.Authenticator) {
 				for range 10 {
-					wantTried(t, a, tt.first, basic("alice", "wrong"))
+					wantTried(t, a, tt.first, guess())
 				}
 				if tt.same {
-					wantSlowed(t, a, tt.second, basic("alice", "wrong"), 6*time.Second)
+					wantSlowed(t, a, tt.second, guess(), 6*time.Second)
 				} else {
-					wantTried(t, a, tt.second, basic("alice", "wrong"))
+					wantTried(t, a, tt.second, guess())
 				}
 			})
 		})
@@ -134,7 +138,7 @@ func TestRemoteIsConfigured(t *testing.T) {
 	a := newAuthenticator(t, access.Config{Htpasswd: htpasswd, Remote: remote})
 	access.NoWork(a)
 	ask := func(client string) error {
-		r := request(t, basic("alice", "wrong"))
+		r := request(t, guess())
 		r.Header.Set("X-Client", client)
 		_, err := a.Identify(r)
 		return err
@@ -171,6 +175,49 @@ func TestBruteForceAtOnce(t *testing.T) {
 	})
 }
 
+// A go command with an old password sends it twice for each file. That is no
+// guessing, and costs the others at its address nothing; a new password does.
+func TestTheSameWrongPassword(t *testing.T) {
+	file := write(t, "htpasswd", entry(t, "alice", "right", 4)+entry(t, "bob", "bobs", 4))
+	a := newAuthenticator(t, access.Config{Htpasswd: file})
+	work := access.CountWork(a)
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			wantTried(t, a, "192.0.2.1:1", basic("alice", "old"))
+			wantTried(t, a, "192.0.2.1:1", basic("nobody", "old"))
+		})
+	}
+	all.Wait()
+	if n := work.Load(); n != 2<<4 {
+		t.Errorf("%d hashes, want 2", n>>4)
+	}
+	wantRefused(t, a, basic("alice", "old"), "wrong password for alice")
+	wantRefused(t, a, basic("nobody", "old"), "unknown user")
+	if _, err := from(t, a, "192.0.2.1:2", basic("bob", "bobs")); err != nil {
+		t.Errorf("a neighbour: %v", err)
+	}
+	wantTried(t, a, "192.0.2.2:1", basic("alice", "old")) // which says nothing of another address
+	if n := work.Load(); n != 4<<4 {
+		t.Errorf("%d hashes, want 4", n>>4)
+	}
+	// When it has become the right one, it is.
+	reload(t, a, file, entry(t, "alice", "old", 4)+entry(t, "nobody", "old", 4))
+	wantIdentity(t, a, basic("alice", "old"), "basic", "alice", "")
+	wantIdentity(t, a, basic("nobody", "old"), "basic", "nobody", "")
+}
+
+// Only the last few are known, and to go through more of them is guessing.
+func TestManyWrongPasswords(t *testing.T) {
+	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
+		for i := range 10 {
+			wantTried(t, a, "192.0.2.1:1", basic("alice", fmt.Sprint(i%5)))
+		}
+		wantSlowed(t, a, "192.0.2.1:1", basic("alice", "0"), 6*time.Second)
+		wantTried(t, a, "192.0.2.1:1", basic("alice", "4"))
+	})
+}
+
 // Tokens cannot be guessed, so who sends wrong ones is not slowed, nor is who
 // sends good ones from an address that is.
 func TestTokensAreNotSlowed(t *testing.T) {
@@ -179,9 +226,9 @@ func TestTokensAreNotSlowed(t *testing.T) {
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", entry(t, "alice", "right", 4)), Tokens: tokens})
 	access.NoWork(a)
 	for range 11 {
-		_, _ = a.Identify(request(t, basic("alice", "wrong")))
+		_, _ = a.Identify(request(t, guess()))
 	}
-	if _, err := a.Identify(request(t, basic("alice", "wrong"))); !errors.Is(err, access.ErrSlowed) {
+	if _, err := a.Identify(request(t, guess())); !errors.Is(err, access.ErrSlowed) {
 		t.Fatal(err)
 	}
 	wantIdentity(t, a, "Bearer "+secret, "token", "ci", "")
@@ -197,16 +244,15 @@ func TestAddressesAreBounded(t *testing.T) {
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
 		access.NoWork(a)
 		for range 10 {
-			wantTried(t, a, "192.0.2.1:1", basic("alice", "wrong"))
+			wantTried(t, a, "192.0.2.1:1", guess())
 		}
-		header := basic("alice", "wrong")
 		for i := range 1<<16 + 5000 {
-			_, _ = from(t, a, fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255), header)
+			_, _ = from(t, a, fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255), guess())
 		}
 		if n := access.Addresses(a); n != 1<<16 {
 			t.Errorf("%d addresses are known, want %d", n, 1<<16)
 		}
-		wantSlowed(t, a, "192.0.2.1:1", header, 6*time.Second)
+		wantSlowed(t, a, "192.0.2.1:1", guess(), 6*time.Second)
 	})
 }
 
@@ -216,7 +262,7 @@ func TestAddressesAreForgotten(t *testing.T) {
 		if _, err := from(t, a, "192.0.2.1:1", basic("alice", "right")); err != nil || access.Addresses(a) != 0 {
 			t.Errorf("%v, %d addresses after a right password", err, access.Addresses(a))
 		}
-		wantTried(t, a, "192.0.2.1:1", basic("alice", "wrong"))
+		wantTried(t, a, "192.0.2.1:1", guess())
 		if n := access.Addresses(a); n != 1 {
 			t.Errorf("%d addresses after a wrong password", n)
 		}

@@ -149,31 +149,44 @@ func (a *Authenticator) identifyPassword(r *http.Request, user, password string)
 
 // check returns nil if the password is that of the user.
 func (p *passwords) check(ctx context.Context, h *htpasswd, address, user, password string) error {
-	mac := p.mac(user, password)
-	if p.remembered(h, user, mac) {
-		return nil
+	mac, attempt := p.mac(user, password), attempt(p.mac(user, password, h.users[user]))
+	judged := func() (done bool, err error) {
+		switch {
+		case p.remembered(h, user, mac):
+			return true, nil
+		case p.guard.knows(address, attempt):
+			return true, h.wrong(user)
+		}
+		return false, nil
 	}
-	leave, err := p.guard.enter(ctx, address)
+	if done, err := judged(); done {
+		return err
+	}
+	leave, err := p.guard.enter(ctx, address, attempt)
 	if err != nil {
 		return err
 	}
-	if p.remembered(h, user, mac) { // by one who had the turn before, often the same client
+	if done, err := judged(); done { // by one who had the turn before, often the same client
 		leave(false)
-		return nil
+		return err
 	}
 	right, err := p.compare(ctx, h, user, password)
 	if right { // before the next has its turn
 		p.remember(user, verified{mac, h.users[user], time.Now().Add(rememberPassword)})
 	}
 	leave(err == nil && !right)
-	switch {
-	case err != nil || right:
+	if err != nil || right {
 		return err
-	case h.users[user] == "":
-		return refused("unknown user") // whose name may be a password in the wrong place
-	default:
-		return refused("wrong password for %s", user)
 	}
+	return h.wrong(user)
+}
+
+// wrong returns the error for a wrong password.
+func (h *htpasswd) wrong(user string) error {
+	if h.users[user] == "" {
+		return refused("unknown user") // whose name may be a password in the wrong place
+	}
+	return refused("wrong password for %s", user)
 }
 
 // compare hashes the password. It does the same work for a user there is not, and
@@ -207,11 +220,11 @@ func nobody(cost int) []byte {
 	return fmt.Appendf(nil, "$2a$%02d$%s", cost, strings.Repeat(".", 53))
 }
 
-// mac stands for a user and a password in memory. The key is of this process, so
-// that it cannot be looked for in lists of hashes.
-func (p *passwords) mac(user, password string) [sha256.Size]byte {
+// mac stands for a user, a password and more in memory. The key is of this
+// process, so that it cannot be looked for in lists of hashes.
+func (p *passwords) mac(parts ...string) [sha256.Size]byte {
 	h := hmac.New(sha256.New, p.key)
-	h.Write([]byte(user + "\x00" + password)) // neither contains a NUL
+	h.Write([]byte(strings.Join(parts, "\x00"))) // none contains a NUL
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
