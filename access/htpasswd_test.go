@@ -78,6 +78,7 @@ func TestRefusalsCostTheSame(t *testing.T) {
 		}
 	}
 	empty := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", "")})
+	access.NoWork(empty)
 	work = access.CountWork(empty)
 	wantRefused(t, empty, basic("anybody", "x"), "unknown user")
 	if n := work.Load(); n != 1<<10 {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -210,18 +211,20 @@ func TestTokenFileEditedByHand(t *testing.T) {
 }
 
 func TestTokenExpires(t *testing.T) {
-	t.Parallel() // it sleeps
 	file := filepath.Join(t.TempDir(), "tokens")
-	// The file has whole seconds, so this one has between one and two.
-	secret := create(t, file, access.Token{Name: "ci", Expires: time.Now().Add(2 * time.Second)})
-	a := newAuthenticator(t, access.Config{Tokens: file})
-	wantIdentity(t, a, "Bearer "+secret, "token", "ci", "")
-	token := list(t, file)[0]
-	time.Sleep(time.Until(token.Expires))
-	wantRefused(t, a, "Bearer "+secret, "token "+token.ID+" of ci expired on "+token.Expires.Format(time.RFC3339))
-	if !token.ExpiredAt(token.Expires) || token.ExpiredAt(token.Expires.Add(-1)) || (access.Token{}).ExpiredAt(time.Now()) {
-		t.Error("ExpiredAt is not exact")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		expires := time.Now().Add(time.Hour)
+		secret := create(t, file, access.Token{Name: "ci", Expires: expires})
+		a := newAuthenticator(t, access.Config{Tokens: file})
+		time.Sleep(time.Hour - time.Nanosecond)
+		wantIdentity(t, a, "Bearer "+secret, "token", "ci", "")
+		token := list(t, file)[0]
+		time.Sleep(time.Nanosecond)
+		wantRefused(t, a, "Bearer "+secret, "token "+token.ID+" of ci expired on "+expires.UTC().Format(time.RFC3339))
+		if !token.ExpiredAt(expires) || token.ExpiredAt(expires.Add(-1)) || (access.Token{}).ExpiredAt(expires) {
+			t.Error("ExpiredAt is not exact")
+		}
+	})
 }
 
 // The file is seen again when it changes, when another takes its place, and when
