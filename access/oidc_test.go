@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -374,6 +375,22 @@ func TestOIDCSharedIssuers(t *testing.T) {
 		if (err == nil) != tt.ok || err != nil && !strings.Contains(err.Error(), "rule 1: everybody can have tokens of this issuer") {
 			t.Errorf("%s with %s: %v", tt.url, tt.claims, err)
 		}
+	}
+}
+
+// The file in the manual is one that the server takes.
+func TestOIDCFileOfTheManual(t *testing.T) {
+	manual, err := os.ReadFile("../docs/access.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(manual), "\n    [[issuer]]\n")
+	example, _, ok := strings.Cut(rest, "\n- ")
+	if !ok || strings.Count(example, "[[issuer.rule]]") != 3 {
+		t.Fatalf("the example:\n%s", example)
+	}
+	if !newAuthenticator(t, access.Config{OIDC: write(t, "oidc.toml", "[[issuer]]\n"+example)}).Configured() {
+		t.Error("it configures nothing")
 	}
 }
 
