@@ -19,18 +19,20 @@ import (
 
 // A key that the issuer has made since is fetched, without a restart.
 func TestOIDCRotatedKey(t *testing.T) {
-	old, fresh := newKey(t, "old"), newKey(t, "fresh")
-	i := newIssuer(t, old)
-	a := believer(t, i, nil)
-	wantIdentity(t, a, "Bearer "+sign(t, old, i.claims()), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-	token := sign(t, fresh, i.claims())
-	refusedKey(t, a, token)
-	i.setKeys(old, fresh)
-	wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-	wantIdentity(t, a, "Bearer "+sign(t, old, i.claims("jti", "2")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-	if n := i.discoveries.Load(); n != 1 {
-		t.Errorf("%d discoveries", n)
-	}
+	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, old jose.JSONWebKey) {
+		fresh := newKey(t, "fresh")
+		wantIdentity(t, a, "Bearer "+sign(t, old, i.claims()), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+		token := sign(t, fresh, i.claims())
+		synctest.Wait() // or the next may share the fetch of the one before
+		refusedKey(t, a, token)
+		synctest.Wait()
+		i.setKeys(old, fresh)
+		wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+		wantIdentity(t, a, "Bearer "+sign(t, old, i.claims("jti", "2")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+		if d, f := i.discoveries.Load(), i.fetches.Load(); d != 1 || f != 3 {
+			t.Errorf("%d discoveries and %d fetches of keys, want 1 and 3", d, f)
+		}
+	})
 }
 
 // refusedKey checks that a token is refused because of its key.
@@ -87,6 +89,7 @@ func TestOIDCIssuerIsDown(t *testing.T) {
 		i.setAnswer(status(http.StatusBadGateway))
 		wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 		wantIdentity(t, a, "Bearer "+sign(t, key, i.claims("jti", "2")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+		synctest.Wait() // or the next may share the fetch of the one before
 		wantUnavailable(t, a, sign(t, newKey(t, "2"), i.claims()), i.URL)
 		if got := counts(t, a); got["oidc unavailable"] != 7 || got["oidc ok"] != 3 {
 			t.Errorf("counted %v", got)
