@@ -113,6 +113,7 @@ func (r *goRun) do(ctx context.Context, use func(out []byte) error) error {
 		return err
 	}
 	defer done()
+	r.fetchAhead(ctx, env)
 	out, err := r.source.exec(ctx, r.source.goCommand, r.job.args, env, r.dir)
 	if len(bytes.TrimSpace(out)) == 0 && err == nil {
 		err = &reported{"no output"}
@@ -120,13 +121,7 @@ func (r *goRun) do(ctx context.Context, use func(out []byte) error) error {
 	if len(bytes.TrimSpace(out)) == 0 || ctx.Err() != nil || errors.Is(err, ErrTooLarge) {
 		return err
 	}
-	if err := use(out); err != nil { // with -json the output says what went wrong
-		return err
-	}
-	if r.repo.system == "git" {
-		keepCommit(r.dir, out)
-	}
-	return nil
+	return use(out) // with -json the output says what went wrong
 }
 
 func (r *goRun) traces() string { return filepath.Join(r.dir, "traces") }

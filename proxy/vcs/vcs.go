@@ -132,6 +132,7 @@ type Source struct {
 	tools       error // why nothing can be fetched, nil if something can
 
 	goCommand, goVersion string
+	git                  string // program, "" if it is not among the systems
 	roots                string // file with the certificate authorities for git, if not its own
 
 	jobs  chan struct{}
@@ -214,8 +215,12 @@ func (s *Source) findTools() error {
 		return fmt.Errorf("%w: there is no go command in PATH", ErrTools)
 	}
 	for _, system := range s.config.Systems {
-		if _, err := exec.LookPath(system); err != nil {
+		program, err := exec.LookPath(system)
+		if err != nil {
 			return fmt.Errorf("%w: there is no %s in PATH", ErrTools, system)
+		}
+		if system == "git" {
+			s.git = program
 		}
 	}
 	if s.goCommand, err = filepath.Abs(goCommand); err != nil {

@@ -1,0 +1,58 @@
+package vcs
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// aheadFor is how long a copy that was brought up to date counts as such for a
+// download, which mostly follows a question about the same version.
+const aheadFor = 5 * time.Second
+
+// fetchAhead brings copies that have the whole history of their repository up to
+// date, before the go command looks at them. Else it would fetch the tip of a branch
+// without its history; that cuts the history off in the copy, and when the go command
+// needs it after all, git gets all of it again, 200 MB of them for a changed line.
+//
+// A copy without history, as releases need it, stays without. That it fails is no
+// error: then the go command fails too, and says why.
+func (r *goRun) fetchAhead(ctx context.Context, env []string) {
+	entries, err := os.ReadDir(filepath.Join(r.dir, filepath.FromSlash(cachePart)))
+	if r.repo.system != "git" || err != nil {
+		return
+	}
+	for _, entry := range entries {
+		copied := filepath.Join(r.dir, filepath.FromSlash(cachePart), entry.Name())
+		if !hasHistory(copied) || r.job.args[0] == "mod" && fetchedSince(copied, time.Now().Add(-aheadFor)) {
+			continue
+		}
+		// A tag that has moved stays what it was, as it does for the go command.
+		args := []string{"--git-dir=" + copied, "fetch", "-q", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"}
+		_, err := r.source.exec(ctx, r.source.git, args, append(env, "GIT_TRACE2_EVENT=0"), r.dir)
+		if err != nil {
+			r.source.log.Debug("repository not fetched ahead", "host", r.repo.url.Host, "err", r.clean(err.Error()))
+		}
+	}
+}
+
+// hasHistory reports whether dir is a git repository to which everything was fetched
+// once, and from which nothing was cut off since. Only then it has branches.
+func hasHistory(dir string) bool {
+	if _, err := os.Stat(filepath.Join(dir, "shallow")); err == nil {
+		return false
+	}
+	if branches, err := os.ReadDir(filepath.Join(dir, "refs", "heads")); err == nil && len(branches) > 0 {
+		return true
+	}
+	packed, err := os.ReadFile(filepath.Join(dir, "packed-refs"))
+	return err == nil && bytes.Contains(packed, []byte(" refs/heads/"))
+}
+
+// fetchedSince reports whether git has fetched into dir after t.
+func fetchedSince(dir string, t time.Time) bool {
+	info, err := os.Stat(filepath.Join(dir, "FETCH_HEAD"))
+	return err == nil && info.ModTime().After(t)
+}
