@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/mod/module"
 )
 
 // ErrRefused is what each error is about a credential that is wrong, expired,
@@ -168,6 +169,16 @@ type Identity struct {
 	Name   string
 	Groups []string // in no order; shared, so it must not be written to
 	Kind   string   // how they proved it: basic, token, oidc, certificate; "" = not at all
+
+	// Scope is a list of patterns in the syntax of GOPRIVATE, outside of which
+	// the groups mean nothing; "" = none.
+	Scope string
+}
+
+// Covers reports whether the groups mean anything for the module with the decoded
+// path.
+func (i Identity) Covers(modulePath string) bool {
+	return i.Scope == "" || module.MatchPrefixPatterns(i.Scope, modulePath)
 }
 
 // Anonymous reports whether the request came without a credential.

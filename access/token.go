@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ type Token struct {
 	ID      string // how to name it; CreateToken makes it
 	Name    string // whose requests it is for: no white space, at most 255 bytes
 	Groups  []string
+	Scope   []string  // patterns in the syntax of GOPRIVATE; none = whatever its groups may read
 	Created time.Time // CreateToken sets it; zero = not known
 	Expires time.Time // zero = never
 	Revoked bool
@@ -65,7 +67,7 @@ func (a *Authenticator) identifyToken(secret string) (Identity, error) {
 	case t.ExpiredAt(time.Now()):
 		return Identity{}, refused("token %s of %s expired on %s", t.ID, t.Name, t.Expires.Format(time.RFC3339))
 	}
-	return Identity{Name: t.Name, Groups: t.Groups, Kind: kindToken}, nil
+	return Identity{Name: t.Name, Groups: t.Groups, Kind: kindToken, Scope: strings.Join(t.Scope, ",")}, nil
 }
 
 // Matches reports whether secret is the secret of the token.
@@ -115,11 +117,11 @@ func parseTokenList(data []byte) ([]Token, error) {
 }
 
 // parseToken reads a line of the file: id, sha256, name, groups, created,
-// expires, revoked.
+// expires, revoked, and if it has one the scope.
 func parseToken(line string) (Token, error) {
 	fields := strings.Fields(line)
-	if len(fields) != 7 {
-		return Token{}, fmt.Errorf("there are %d fields; want 7: id, sha256 of the token, name, groups, created, expires, revoked", len(fields))
+	if len(fields) != 7 && len(fields) != 8 {
+		return Token{}, fmt.Errorf("there are %d fields; want 7 or 8: id, sha256 of the token, name, groups, created, expires, revoked, scope", len(fields))
 	}
 	t := Token{ID: fields[0], Name: fields[2]}
 	if !goodName(t.ID) || !goodName(t.Name) {
@@ -140,10 +142,28 @@ func parseToken(line string) (Token, error) {
 		return Token{}, fmt.Errorf("token %s: expires: %w", t.ID, err)
 	}
 	if fields[6] != none && fields[6] != revoked {
-		return Token{}, fmt.Errorf("token %s: the last field is neither %s nor %s", t.ID, none, revoked)
+		return Token{}, fmt.Errorf("token %s: revoked is neither %s nor %s", t.ID, none, revoked)
 	}
 	t.Revoked = fields[6] == revoked
+	if len(fields) == 8 && fields[7] != none {
+		t.Scope = strings.Split(fields[7], ",")
+		err = checkScope(t.Scope)
+	}
+	if err != nil {
+		return Token{}, fmt.Errorf("token %s: %w", t.ID, err)
+	}
 	return t, nil
+}
+
+// checkScope refuses patterns that would match nothing: what a token may read less
+// of than somebody meant is found out, what it may read more of is not.
+func checkScope(patterns []string) error {
+	for _, pattern := range patterns {
+		if _, err := path.Match(pattern, ""); err != nil || !goodName(pattern) || strings.Contains(pattern, ",") {
+			return fmt.Errorf("%q in the scope is no pattern like corp.example/team", pattern)
+		}
+	}
+	return nil
 }
 
 func parseGroupList(text string) ([]string, error) {
@@ -177,7 +197,11 @@ func (t Token) line() string {
 	if t.Revoked {
 		mark = revoked
 	}
-	return strings.Join([]string{t.ID, hex.EncodeToString(t.sum[:]), t.Name, groups, formatTime(t.Created), formatTime(t.Expires), mark}, "\t")
+	fields := []string{t.ID, hex.EncodeToString(t.sum[:]), t.Name, groups, formatTime(t.Created), formatTime(t.Expires), mark}
+	if len(t.Scope) > 0 {
+		fields = append(fields, strings.Join(t.Scope, ","))
+	}
+	return strings.Join(fields, "\t")
 }
 
 func formatTime(t time.Time) string {

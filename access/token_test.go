@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -210,6 +211,45 @@ func TestTokenFileEditedByHand(t *testing.T) {
 	}
 }
 
+// A scope takes away, and survives a change of the file.
+func TestTokenScope(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	secret := create(t, file, access.Token{Name: "narrow", Groups: []string{"g"}, Scope: []string{"corp.example/lib", "*.team.example"}})
+	create(t, file, access.Token{Name: "wide"})
+	if all := list(t, file); strings.Join(all[0].Scope, ",") != "corp.example/lib,*.team.example" || all[1].Scope != nil {
+		t.Errorf("the list: %+v", all)
+	}
+	a, err := access.New(t.Context(), access.Config{Tokens: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Authorization", "Bearer "+secret)
+	id, err := a.Identify(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, covered := range map[string]bool{"corp.example/lib": true, "corp.example/lib/v2": true, "a.team.example/x": true, "corp.example/library": false, "other.example": false} {
+		if id.Covers(path) != covered {
+			t.Errorf("%s: covered %v, want %v", path, id.Covers(path), covered)
+		}
+	}
+	if !(access.Identity{}).Covers("corp.example/lib") {
+		t.Error("without a scope nothing is covered")
+	}
+	if err := access.RevokeToken(file, list(t, file)[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if all := list(t, file); len(all[0].Scope) != 2 || !all[0].Revoked {
+		t.Errorf("after it was revoked: %+v", all[0])
+	}
+	for _, scope := range [][]string{{""}, {"a b"}, {"[x"}, {"a,b"}} {
+		if _, err := access.CreateToken(file, access.Token{Name: "x", Scope: scope}); err == nil {
+			t.Errorf("scope %q: no error", scope)
+		}
+	}
+}
+
 func TestTokenExpires(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")
 	synctest.Test(t, func(t *testing.T) {
@@ -308,7 +348,7 @@ func TestCreateTokensAtOnce(t *testing.T) {
 
 func FuzzTokenFile(f *testing.F) {
 	hash := strings.Repeat("0", 63)
-	for _, seed := range []string{"", "# c\n", "a " + hash + "1 n g,h 2026-01-01T00:00:00Z - -\n", "a\t" + hash + "1\tn\t-\t-\t-\trevoked",
+	for _, seed := range []string{"", "# c\n", "a " + hash + "1 n g - - - x.example,y/*\n", "a " + hash + "1 n g,h 2026-01-01T00:00:00Z - -\n", "a\t" + hash + "1\tn\t-\t-\t-\trevoked",
 		"a " + hash + "1 n - - - -\na " + hash + "2 n - - - -\n", "a " + hash + "1 n - - - -\r\nb " + hash + "2 n - - - -\r\n", "a b c d e f g", "# # n - - - -"} {
 		f.Add(seed)
 	}

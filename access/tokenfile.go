@@ -13,12 +13,12 @@ import (
 
 // tokenHeader begins a new token file.
 const tokenHeader = `# Tokens of assay, one per line. The tokens themselves are nowhere: this has their hashes.
-# id, SHA-256 of the token, name, groups (a,b), created, expires, revoked; - is none.
+# id, SHA-256 of the token, name, groups (a,b), created, expires, revoked, scope if it has one; - is none.
 `
 
 // CreateToken adds a token to a file, which it makes if there is none (mode
 // 0600), and returns its secret. That is in no file, so this is the only time
-// that anybody sees it. Name, Groups and Expires of t are used.
+// that anybody sees it. Name, Groups, Scope and Expires of t are used.
 //
 // The file is replaced as a whole and synced, under a lock in a file beside it
 // (the name and ".lock"): several at once, with RevokeToken too, lose nothing,
@@ -62,6 +62,9 @@ func (t Token) check(now time.Time) error {
 		if !goodGroup(group) {
 			return fmt.Errorf("the group %q of a token must have no white space, comma or unprintable characters, and 1 to %d bytes", group, maxName)
 		}
+	}
+	if err := checkScope(t.Scope); err != nil {
+		return err
 	}
 	if t.ExpiredAt(now) {
 		return fmt.Errorf("the token would have expired on %s already", t.Expires.Format(time.RFC3339))

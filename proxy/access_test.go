@@ -80,6 +80,7 @@ func startReaders(t *testing.T) *readers {
 		"expired token":  "Bearer " + token(access.Token{Name: "old", Groups: []string{"team"}, Expires: time.Now().Add(time.Second)}),
 		"revoked token":  "Bearer " + revoked,
 		"other's token":  "Bearer " + token(access.Token{Name: "ops", Groups: []string{"ops"}}),
+		"out of scope":   "Bearer " + token(access.Token{Name: "narrow", Groups: []string{"team"}, Scope: []string{"corp.example/other"}}),
 		"a JWT":          "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.",
 		"no sense":       "Negotiate abc",
 	}

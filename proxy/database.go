@@ -189,8 +189,11 @@ func answerTime(ctx context.Context, err error) error {
 
 // serveTile answers with a tile that hashes up to our head.
 func (s *Server) serveTile(a *answer, db database, req Request) error {
-	if s.own(req.Database) && req.Tile.L < 0 && !s.settings.Load().policy.AllowedAll(inGroup(s.identify(a.r))) {
-		return hidden(a.path) // the names of all private modules are in it
+	if s.own(req.Database) && req.Tile.L < 0 {
+		id := s.identify(a.r)
+		if !s.settings.Load().policy.AllowedAll(inGroup(id)) || id.Scope != "" {
+			return hidden(a.path) // the names of all private modules are in it
+		}
 	}
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()

@@ -18,7 +18,7 @@ func (s *Server) admitReader(a *answer, req Request, p *policy.Policy) error {
 		return nil
 	}
 	id := s.identify(a.r)
-	if p.Allowed(req.Module, inGroup(id)) {
+	if id.Covers(req.Module) && p.Allowed(req.Module, inGroup(id)) {
 		return nil
 	}
 	s.noteUnread(a.r, id, req.Module)

@@ -34,7 +34,7 @@ hashes, never the tokens. A running server sees a change within a second or two.
 }
 
 func newTokenCreateCommand() *cobra.Command {
-	groups, expires := &flagText{kind: "GROUPS"}, &flagText{"90d", "WHEN"}
+	groups, scope, expires := &flagText{kind: "GROUPS"}, &flagText{kind: "PATTERNS"}, &flagText{"90d", "WHEN"}
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a token and print it, once",
@@ -53,6 +53,9 @@ say goes to standard error.
 			if groups.text != "" {
 				t.Groups = strings.Split(groups.text, ",")
 			}
+			if scope.text != "" {
+				t.Scope = strings.Split(scope.text, ",")
+			}
 			if t.Expires, err = parseExpiry(expires.text, time.Now()); err != nil {
 				return err
 			}
@@ -60,6 +63,7 @@ say goes to standard error.
 		},
 	}
 	cmd.Flags().Var(groups, "groups", "Groups that its bearer is in, separated by commas without spaces.")
+	cmd.Flags().Var(scope, "scope", "Modules that it is good for, of those that its groups may read, in the syntax of GOPRIVATE. Without it, all of them.")
 	cmd.Flags().Var(expires, "expires", "A number of days (90d), the last day that it is valid, in UTC (2027-01-31), or never.")
 	return cmd
 }
@@ -158,7 +162,8 @@ func createToken(file string, t access.Token, out, errOut io.Writer) error {
 		return fmt.Errorf("the token is not in %s any more; somebody else has replaced the file", file)
 	}
 	made := all[i]
-	fmt.Fprintf(errOut, "token %s of %s in %s, groups %s, expires %s\n", made.ID, made.Name, file, orDash(strings.Join(made.Groups, ",")), expiry(made))
+	fmt.Fprintf(errOut, "token %s of %s in %s, groups %s, scope %s, expires %s\n", made.ID, made.Name, file,
+		orDash(strings.Join(made.Groups, ",")), orDash(strings.Join(made.Scope, ",")), expiry(made))
 	fmt.Fprintln(errOut, "The token is on standard output, this one time only: the file has its hash.")
 	return nil
 }
@@ -174,9 +179,9 @@ func listTokens(file string, now time.Time, out, errOut io.Writer) error {
 		return err
 	}
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tNAME\tGROUPS\tCREATED\tEXPIRES\tSTATE")
+	fmt.Fprintln(w, "ID\tNAME\tGROUPS\tSCOPE\tCREATED\tEXPIRES\tSTATE")
 	for _, t := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Name, orDash(strings.Join(t.Groups, ",")), orDash(moment(t.Created)), expiry(t), state(t, now))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Name, orDash(strings.Join(t.Groups, ",")), orDash(strings.Join(t.Scope, ",")), orDash(moment(t.Created)), expiry(t), state(t, now))
 	}
 	return w.Flush()
 }
