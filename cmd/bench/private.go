@@ -31,6 +31,7 @@ func (h *host) Helper()                           {}
 func (h *host) Error(args ...any)                 { panic(failed{errors.New(fmt.Sprint(args...))}) }
 func (h *host) Fatal(args ...any)                 { panic(failed{errors.New(fmt.Sprint(args...))}) }
 func (h *host) Fatalf(format string, args ...any) { panic(failed{fmt.Errorf(format, args...)}) }
+func (h *host) Skip(args ...any)                  { h.Fatal(args...) }
 func (h *host) Cleanup(f func())                  { h.ended = append(h.ended, f) }
 
 func (h *host) TempDir() string {

@@ -26,6 +26,9 @@ type SSH struct {
 // SSH starts the repositories' SSH host, which ends with the test.
 func (w *World) SSH() *SSH {
 	w.t.Helper()
+	if _, err := exec.LookPath("ssh"); err != nil {
+		w.t.Skip("there is no ssh")
+	}
 	s := &SSH{KeyFile: filepath.Join(w.dir, "ssh", "key"), OtherKey: filepath.Join(w.dir, "ssh", "other"), KnownHosts: filepath.Join(w.dir, "ssh", "known_hosts")}
 	accepted := w.sshKey(s.KeyFile)
 	w.sshKey(s.OtherKey)

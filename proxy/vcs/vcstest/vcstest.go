@@ -40,6 +40,7 @@ type T interface {
 	Error(args ...any)
 	Fatal(args ...any)
 	Fatalf(format string, args ...any)
+	Skip(args ...any)
 	Cleanup(func())
 	TempDir() string
 }
@@ -77,9 +78,15 @@ func (l login) ask(rw http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// New starts the hosts. They end with the test.
+// New starts the hosts. They end with the test, which is skipped where there is no
+// git or no go command.
 func New(t T) *World {
 	t.Helper()
+	for _, program := range []string{"git", "go"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip("there is no ", program)
+		}
+	}
 	w := &World{t: t, dir: t.TempDir(), pages: map[string]string{}, hosts: map[string]http.Handler{}}
 	certificate := w.certificate()
 	w.server = httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
