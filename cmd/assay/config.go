@@ -415,6 +415,12 @@ func (c config) checkPrivate() error {
 	return nil
 }
 
+// redacted reports whether text leaves something out.
+func (c config) redacted(s setting) bool {
+	text, ok := reflect.ValueOf(c).Field(s.field).Interface().(string)
+	return ok && text != c.text(s)
+}
+
 // text returns the value of a setting as text, without credentials.
 func (c config) text(s setting) string {
 	value := reflect.ValueOf(c).Field(s.field).Interface()

@@ -42,6 +42,9 @@ func printConfig(w io.Writer, c config, from origins) error {
 		for line := range strings.Lines(wrap(s.Help, 90)) {
 			fmt.Fprintf(&b, "# %s", line)
 		}
+		if c.redacted(s) {
+			b.WriteString("\n# Its credentials are left out here: put them in again before you use this as a file.")
+		}
 		fmt.Fprintf(&b, "\n# From: %s\n%s = %s\n", from[s.Name], s.TOML(), tomlValue(s, c.text(s)))
 	}
 	_, err := io.WriteString(w, b.String())

@@ -43,7 +43,12 @@ A setting comes from its flag, else from its ASSAY_ variable, else from the file
 else from the go command's own variable named behind it, else it is the default. Of
 GOPROXY only what stands before direct counts. SIGHUP reads them again; SIGTERM and
 interrupt finish the transfers that are under way and stop, a second one stops at once.`,
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("serve takes flags only, and there is %q; the address is --listen, for instance --listen :3000", args[0])
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			load := func() (config, origins, error) { return loadConfig(cmd.Flags(), os.Getenv) }
 			return serve(cmd.Context(), load, cmd.OutOrStdout(), cmd.ErrOrStderr())
