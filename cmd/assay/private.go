@@ -70,11 +70,18 @@ func (c config) vcsCredentials() ([]vcs.Credential, error) {
 	return file.Credential, nil
 }
 
-// openLog opens our own log, or makes it.
-func (s *server) openLog(ctx context.Context) (err error) {
+// openLog opens our own log, or makes it. One that refuses is no more than a remark
+// as long as nothing needs it: somebody has copied a data directory.
+func (s *server) openLog(ctx context.Context, p *policy.Policy) (err error) {
 	c := s.config.logConfig()
-	c.Logger = s.log.Logger
+	needed := s.config.Unified || p.Patterns() != ""
+	if needed {
+		c.Logger = s.log.Logger
+	}
 	s.ownLog, err = sumdb.OpenLog(ctx, c)
+	if err == nil && !needed && s.ownLog.Refuses() != nil {
+		s.log.Info("our own log would take no private modules; there are none", "why", s.ownLog.Refuses())
+	}
 	return err
 }
 
@@ -97,6 +104,9 @@ func (s *server) openVCS(c config, direct bool) (*vcs.Source, error) {
 	}
 	if s.vcs != nil || c.VCS == "off" || p.Patterns() == "" && !direct {
 		return s.vcs, nil
+	}
+	if refuses := s.ownLog.Refuses(); refuses != nil && s.registry != nil { // at a reload; else it was said
+		s.log.Error("private modules that are new cannot be pinned", "err", refuses)
 	}
 	credentials, err := c.vcsCredentials()
 	if err != nil {

@@ -155,7 +155,7 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 	if s.mirrors, err = s.openMirrors(ctx); err != nil {
 		return err
 	}
-	if err := s.openLog(ctx); err != nil {
+	if err := s.openLog(ctx, private); err != nil {
 		return err
 	}
 	source, err := s.openVCS(c, up.chain.Direct())
