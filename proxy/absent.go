@@ -11,7 +11,14 @@ import (
 // object does not exist: over https the go command asks twice.
 type absent struct {
 	mu   sync.Mutex
-	keys map[string]absence
+	keys map[absentKey]absence
+}
+
+// absentKey is a key as the public or as the private object that it names: they come
+// from different places.
+type absentKey struct {
+	key     string
+	private bool
 }
 
 type absence struct {
@@ -49,20 +56,20 @@ func (a *absent) note(key string, err error, private bool) {
 		}
 	}
 	if a.keys == nil || len(a.keys) >= maxAbsent {
-		a.keys = map[string]absence{}
+		a.keys = map[absentKey]absence{}
 	}
 	long := absentFor
 	if private {
 		long = absentPrivateFor
 	}
-	a.keys[key] = absence{err, now.Add(long)}
+	a.keys[absentKey{key, private}] = absence{err, now.Add(long)}
 }
 
 // find returns the error that was remembered for key, nil if there is none.
-func (a *absent) find(key string) error {
+func (a *absent) find(key string, private bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	absence, ok := a.keys[key]
+	absence, ok := a.keys[absentKey{key, private}]
 	if !ok || time.Now().After(absence.until) {
 		return nil
 	}

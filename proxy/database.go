@@ -161,12 +161,15 @@ func (s *Server) lookup(a *answer, db *sumdb.Mirror, req Request) (sumdb.Record,
 		return record, resultAbsent, errNotHeld
 	}
 	key := req.Path()
-	if err := s.absent.find(key); err != nil {
+	if err := s.absent.find(key, false); err != nil {
 		a.result = resultNegative
 		return record, resultNegative, err
 	}
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
+	if _, err := s.still(req.Module, false); err != nil {
+		return record, resultMiss, err
+	}
 	record, err = db.Lookup(ctx, req.version())
 	s.absent.note(key, err, false)
 	return record, resultMiss, answerTime(ctx, err)

@@ -54,6 +54,13 @@ var (
 		what: "busy: too many objects are being fetched at the moment",
 		next: "try again in a few seconds; what is stored is served meanwhile",
 	}
+	// errReloaded says that a request was decided on by settings that are no
+	// longer in force.
+	errReloaded = &failure{
+		status: http.StatusServiceUnavailable, retryAfter: time.Second, noStore: true,
+		what: "the settings of this proxy have changed while this was being fetched",
+		next: "try again",
+	}
 	errNotHeld = &failure{
 		status: http.StatusNotFound,
 		what:   "not found: temporarily unavailable",
@@ -280,6 +287,7 @@ func (s *Server) writeError(a *answer, err error) {
 	}
 	req, _ := ParsePath(strings.TrimPrefix(strings.TrimPrefix(a.r.URL.Path, "/"), "cached-only/"))
 	f := explain(req, err)
+	f.noStore = f.noStore || a.private // a push is enough, and nobody else is to have it
 	if f.status >= 500 && f.status != http.StatusLoopDetected || f.status == http.StatusForbidden {
 		s.log.LogAttrs(a.r.Context(), levelOf(err), "request refused", requestAttrs(a, err)...)
 	}

@@ -70,24 +70,31 @@ type fills struct {
 	small, zips, private chan struct{} // a place for each that may run
 
 	mu     sync.Mutex
-	active map[string]*fill
+	active map[fillKey]*fill
+}
+
+// fillKey tells fills apart. When a module becomes private, or public, what runs for
+// it is nothing to join any more.
+type fillKey struct {
+	key     string
+	private bool
 }
 
 func newFills(small, zips int) fills {
 	return fills{small: make(chan struct{}, small), zips: make(chan struct{}, zips),
-		private: make(chan struct{}, privatePlaces), active: map[string]*fill{}}
+		private: make(chan struct{}, privatePlaces), active: map[fillKey]*fill{}}
 }
 
 // join returns the fill for req, which it starts if there is none, and reports
 // whether there was one.
 func (s *Server) join(req Request, private bool) (f *fill, joined bool) {
-	key := req.Path()
+	key := fillKey{req.Path(), private}
 	s.fills.mu.Lock()
 	defer s.fills.mu.Unlock()
 	if f, ok := s.fills.active[key]; ok {
 		return f, true
 	}
-	f = &fill{req: req, key: key, private: private, started: make(chan struct{}), done: make(chan struct{})}
+	f = &fill{req: req, key: key.key, private: private, started: make(chan struct{}), done: make(chan struct{})}
 	s.fills.active[key] = f
 	s.running.Add(1)
 	go s.run(f)
@@ -111,7 +118,7 @@ func (s *Server) run(f *fill) {
 	s.suspects.note(f.key, f.err)
 
 	s.fills.mu.Lock()
-	delete(s.fills.active, f.key)
+	delete(s.fills.active, fillKey{f.key, f.private})
 	s.fills.mu.Unlock()
 	close(f.done)
 	if f.spool != nil {
@@ -194,7 +201,11 @@ func (s *Server) fillFrom(ctx context.Context, f *fill) error {
 // fillInfo fetches an .info. The checksum database does not cover it, so what
 // can be checked is that it is the .info of the version that was asked for.
 func (s *Server) fillInfo(ctx context.Context, f *fill) error {
-	data, source, err := s.settings.Load().upstream.ReadAll(ctx, f.key, infoLimit)
+	settings, err := s.still(f.req.Module, false)
+	if err != nil {
+		return err
+	}
+	data, source, err := settings.upstream.ReadAll(ctx, f.key, infoLimit)
 	if err != nil {
 		return err
 	}
@@ -205,7 +216,7 @@ func (s *Server) fillInfo(ctx context.Context, f *fill) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
 	}
-	return s.create(ctx, storage.Info{Key: f.key, Size: int64(len(data)), Hash: fmt.Sprintf("sha256:%x", sha256.Sum256(data))}, bytes.NewReader(data))
+	return s.create(ctx, f.req, false, storage.Info{Size: int64(len(data)), Hash: fmt.Sprintf("sha256:%x", sha256.Sum256(data))}, bytes.NewReader(data))
 }
 
 // parseInfo returns the version that an .info describes.
@@ -227,8 +238,12 @@ func parseInfo(data []byte) (version string, err error) {
 func (s *Server) fillMod(ctx context.Context, f *fill) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	settings, err := s.still(f.req.Module, false)
+	if err != nil {
+		return err
+	}
 	record := s.wantedSoon(ctx, f.req)
-	data, source, err := s.settings.Load().upstream.ReadAll(ctx, f.key, modLimit)
+	data, source, err := settings.upstream.ReadAll(ctx, f.key, modLimit)
 	if err != nil {
 		return err
 	}
@@ -246,7 +261,7 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 	if want == "" && modfile.ModulePath(data) == "" {
 		return fmt.Errorf("%w: %s: no module line in a go.mod", errGarbage, source)
 	}
-	return s.create(ctx, storage.Info{Key: f.key, Size: int64(len(data)), Hash: got, Proof: s.proofName(want)}, bytes.NewReader(data))
+	return s.create(ctx, f.req, false, storage.Info{Size: int64(len(data)), Hash: got, Proof: s.proofName(want)}, bytes.NewReader(data))
 }
 
 // wantedSoon begins to look for the hash that the object must have, and returns
@@ -281,6 +296,10 @@ func hashMod(data []byte) (string, error) {
 // fillZip fetches a zip into a spool, and its record at the same time. As soon
 // as its size and the hash it must have are known, clients can follow the spool.
 func (s *Server) fillZip(ctx context.Context, f *fill) error {
+	settings, err := s.still(f.req.Module, false)
+	if err != nil {
+		return err
+	}
 	spool, err := newSpool(s.config.Spool)
 	if err != nil {
 		return err
@@ -289,7 +308,7 @@ func (s *Server) fillZip(ctx context.Context, f *fill) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	record := s.wantedSoon(ctx, f.req)
-	object, err := s.settings.Load().upstream.Fetch(ctx, f.key, zipLimit)
+	object, err := settings.upstream.Fetch(ctx, f.key, zipLimit)
 	if err != nil {
 		return err
 	}
@@ -342,7 +361,7 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 		return err
 	}
 	size, _ := f.spool.readable()
-	return s.create(ctx, storage.Info{Key: f.key, Size: size, Hash: got, Proof: s.proofName(want)}, io.NewSectionReader(f.spool.file, 0, size))
+	return s.create(ctx, f.req, false, storage.Info{Size: size, Hash: got, Proof: s.proofName(want)}, io.NewSectionReader(f.spool.file, 0, size))
 }
 
 // wanted returns the hash that the checksum database has for the object, "" if
@@ -351,6 +370,9 @@ func (s *Server) wanted(ctx context.Context, req Request) (string, error) {
 	db := s.database()
 	if db == nil {
 		return "", nil
+	}
+	if _, err := s.still(req.Module, false); err != nil {
+		return "", err
 	}
 	record, err := db.Lookup(ctx, req.version())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -414,7 +436,11 @@ func (s *Server) compare(req Request, source, got, want string) error {
 // create stores what was proved. If somebody else was faster, theirs is as good.
 // What is there from before, when a private module was public or the other way
 // round, goes.
-func (s *Server) create(ctx context.Context, info storage.Info, data io.ReadSeeker) error {
+func (s *Server) create(ctx context.Context, req Request, private bool, info storage.Info, data io.ReadSeeker) error {
+	if _, err := s.still(req.Module, private); err != nil {
+		return err
+	}
+	info.Key = req.Path()
 	err := s.store.Create(ctx, info, data)
 	if !errors.Is(err, fs.ErrExist) {
 		return err

@@ -11,9 +11,11 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// hot keeps small objects that were asked for, with their paths taken apart: it
-// halves what a hit costs. Nothing in it is ever out of date, because an object
-// never changes and is proved when it comes here.
+// hot keeps small public objects that were asked for, with their paths taken apart:
+// it halves what a hit costs. Nothing in it is ever out of date, because an object
+// never changes and is proved when it comes here. Private ones are not in it: it is
+// asked before anything is decided, and how long that takes must not tell a stranger
+// what is stored.
 type hot struct {
 	mu      sync.RWMutex
 	objects map[string]*hotObject // by path

@@ -25,7 +25,7 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 	m := new(mutableAnswer)
 	switch req.Kind {
 	case Info:
-		held, err := s.mutable(ctx, req.Path())
+		held, err := s.mutable(ctx, recordKey(req, a.private))
 		if err != nil {
 			return err
 		}

@@ -49,20 +49,20 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	if !s.reachable(a) {
 		return s.serveLocal(a, req)
 	}
-	ctx, key := a.r.Context(), req.Path()
+	ctx, key := a.r.Context(), recordKey(req, a.private)
 	held, err := s.mutable(ctx, key)
 	if err != nil {
 		return err
 	}
 	age, fresh := held.age(), s.config.Fresh
-	if a.private && held != nil && s.pushedSince(req.Module, held.fetched) {
+	if a.private && held != nil && !held.fetched.After(s.lastPush(req.Module)) {
 		fresh = 0
 	}
 	if age < fresh {
 		a.result = resultHit
 		return s.writeMutable(a, req, held)
 	}
-	if err := s.absent.find(key); err != nil {
+	if err := s.absent.find(key, a.private); err != nil {
 		a.result = resultNegative
 		return err
 	}
@@ -129,8 +129,12 @@ type refreshResult struct {
 func (s *Server) refresh(req Request, private bool) <-chan refreshResult {
 	out := make(chan refreshResult, 1)
 	s.running.Add(1)
+	key := recordKey(req, private)
+	if private { // who comes after a push must not have what was asked before it
+		key = fmt.Sprint(key, " ", s.lastPush(req.Module).UnixNano())
+	}
 	first := false // singleflight's own Shared is true for the first one too
-	ch := s.refreshing.DoChan(req.Path(), func() (m any, err error) {
+	ch := s.refreshing.DoChan(key, func() (m any, err error) {
 		first = true
 		limit := smallFillTime
 		if private {
@@ -167,7 +171,7 @@ func (s *Server) fetchMutable(ctx context.Context, req Request, private bool) (*
 	}
 	m, err := ask(ctx, req)
 	if err != nil {
-		s.absent.note(req.Path(), err, private)
+		s.absent.note(recordKey(req, private), err, private)
 	}
 	return m, err
 }
@@ -175,8 +179,12 @@ func (s *Server) fetchMutable(ctx context.Context, req Request, private bool) (*
 // askUpstream gets an answer from the upstream, or where that says direct from the
 // module's repository.
 func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, error) {
+	settings, err := s.still(req.Module, false)
+	if err != nil {
+		return nil, err
+	}
 	begin := time.Now()
-	data, source, err := s.settings.Load().upstream.ReadAll(ctx, req.Path(), listLimit)
+	data, source, err := settings.upstream.ReadAll(ctx, req.Path(), listLimit)
 	if errors.Is(err, fetch.ErrDirect) {
 		return s.askVCS(ctx, req, vcs.Public)
 	}
@@ -194,7 +202,7 @@ func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", errGarbage, source, err)
 	}
-	return s.keepMutable(ctx, req, begin, data), nil
+	return s.keepMutable(ctx, req, false, begin, data), nil
 }
 
 // askRepository gets an answer from the repository of a private module.
@@ -205,7 +213,12 @@ func (s *Server) askRepository(ctx context.Context, req Request) (*mutableAnswer
 // askVCS gets an answer from version control. What is asked for the list says the
 // latest version too, and both are kept.
 func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mutableAnswer, error) {
-	source := s.settings.Load().vcs
+	private := reach == vcs.Private
+	settings, err := s.still(req.Module, private)
+	if err != nil {
+		return nil, err
+	}
+	source := settings.vcs
 	if source == nil {
 		return nil, errNoVCS
 	}
@@ -215,46 +228,56 @@ func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mut
 		if err != nil {
 			return nil, err
 		}
-		return s.keepInfo(ctx, req, begin, info)
+		return s.keepInfo(ctx, req, private, begin, info)
 	}
 	versions, err := source.Versions(ctx, req.Module, reach)
 	if err != nil {
 		return nil, err
 	}
-	list := s.keepMutable(ctx, Request{Kind: List, Module: req.Module}, begin, formatList(versions.Tagged))
-	latest, err := s.keepInfo(ctx, Request{Kind: Latest, Module: req.Module}, begin, versions.Latest)
+	list := s.keepMutable(ctx, Request{Kind: List, Module: req.Module}, private, begin, formatList(versions.Tagged))
+	latest, err := s.keepInfo(ctx, Request{Kind: Latest, Module: req.Module}, private, begin, versions.Latest)
 	if req.Kind == List {
 		return list, nil
 	}
 	return latest, err
 }
 
-func (s *Server) keepInfo(ctx context.Context, req Request, begin time.Time, info vcs.Info) (*mutableAnswer, error) {
+func (s *Server) keepInfo(ctx context.Context, req Request, private bool, begin time.Time, info vcs.Info) (*mutableAnswer, error) {
 	data, err := json.Marshal(info)
 	if err != nil {
 		return nil, err
 	}
-	return s.keepMutable(ctx, req, begin, data), nil
+	return s.keepMutable(ctx, req, private, begin, data), nil
+}
+
+// recordKey returns the key of an answer that may change. What an upstream said of a
+// module is kept apart from what its repository said when it was private: neither is
+// ever given for the other. No module path begins with an element without a dot.
+func recordKey(req Request, private bool) string {
+	if private {
+		return "private/" + req.Path()
+	}
+	return req.Path()
 }
 
 // keepMutable keeps an answer. It is as old as the question.
-func (s *Server) keepMutable(ctx context.Context, req Request, begin time.Time, data []byte) *mutableAnswer {
-	m := &mutableAnswer{begin, data}
-	if err := s.store.SetRecord(ctx, req.Path(), m.encode()); err != nil {
+func (s *Server) keepMutable(ctx context.Context, req Request, private bool, begin time.Time, data []byte) *mutableAnswer {
+	m, key := &mutableAnswer{begin, data}, recordKey(req, private)
+	if err := s.store.SetRecord(ctx, key, m.encode()); err != nil {
 		// The answer is good all the same; the next one asks again.
-		s.log.Warn("answer not kept", "key", req.Path(), "err", err)
+		s.log.Warn("answer not kept", "key", key, "err", err)
 	}
 	return m
 }
 
-// pushedSince reports whether the repository of a module is said to have changed
-// after t.
-func (s *Server) pushedSince(modulePath string, t time.Time) bool {
+// lastPush returns when the repository of a module was last said to have changed, the
+// zero time if never.
+func (s *Server) lastPush(modulePath string) time.Time {
 	repo := ""
 	if source := s.settings.Load().vcs; source != nil {
 		repo = source.Repository(modulePath)
 	}
-	return s.pushes.since(repo, t)
+	return s.pushes.of(repo)
 }
 
 // cleanList returns the tagged versions of an upstream's list, sorted. The

@@ -51,7 +51,7 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 	if a.heldOnly {
 		return sumdb.Record{}, resultAbsent, errNotHeld
 	}
-	if err := s.absent.find(a.path); err != nil {
+	if err := s.absent.find(a.path, a.private); err != nil {
 		a.result = resultNegative
 		return sumdb.Record{}, resultNegative, err
 	}
@@ -85,6 +85,9 @@ func (s *Server) pinPrivate(ctx context.Context, req Request) (sumdb.Record, err
 // proved, with where it came from.
 func (s *Server) pinPublic(ctx context.Context, req Request) (sumdb.Record, error) {
 	db := s.database()
+	if _, err := s.still(req.Module, false); err != nil {
+		return sumdb.Record{}, err
+	}
 	record, err := db.Lookup(ctx, req.version())
 	if err != nil {
 		return sumdb.Record{}, err

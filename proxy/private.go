@@ -27,12 +27,16 @@ const privatePlaces = 256
 // fillVersion fetches a version from version control, all three files of it at
 // once: that is how the go command gives them. Fills of the other files share it.
 func (s *Server) fillVersion(ctx context.Context, req Request, reach vcs.Reach) error {
-	source := s.settings.Load().vcs
+	settings, err := s.still(req.Module, reach == vcs.Private)
+	if err != nil {
+		return err
+	}
+	source := settings.vcs
 	if source == nil {
 		return errNoVCS
 	}
 	s.running.Add(1) // by a fill, which is counted too
-	done := s.versions.DoChan(req.version().String(), func() (any, error) {
+	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach), func() (any, error) {
 		ctx, cancel := context.WithTimeout(s.ctx, zipFillTime)
 		defer cancel()
 		return nil, guard(func() error {
@@ -135,8 +139,8 @@ func (s *Server) createVersion(ctx context.Context, req Request, reach vcs.Reach
 		if file.kind == Info && reach == vcs.Public {
 			proof = "" // the checksum database does not cover it
 		}
-		key := Request{Kind: file.kind, Module: req.Module, Version: req.Version}.Path()
-		if err := s.create(ctx, storage.Info{Key: key, Size: file.size, Hash: file.hash, Proof: proof}, file.data); err != nil {
+		of := Request{Kind: file.kind, Module: req.Module, Version: req.Version}
+		if err := s.create(ctx, of, reach == vcs.Private, storage.Info{Size: file.size, Hash: file.hash, Proof: proof}, file.data); err != nil {
 			return err
 		}
 	}

@@ -193,6 +193,18 @@ func (s *Server) database() *sumdb.Mirror {
 	return s.config.Databases[0]
 }
 
+// still returns the settings in force, or errReloaded if they have made a module
+// private, or public, since it was asked for as what it was before. It comes right
+// before a name is sent anywhere, and before anything is stored: what runs when the
+// settings change, or waits for its turn, has been decided on by the old ones.
+func (s *Server) still(modulePath string, private bool) (*settings, error) {
+	now := s.settings.Load()
+	if _, is := now.policy.Private(modulePath); is != private {
+		return nil, errReloaded
+	}
+	return now, nil
+}
+
 // isolated reports whether there is no upstream at all.
 func (s *Server) isolated() bool { return s.settings.Load().upstream.Offline() }
 
@@ -239,7 +251,9 @@ func (s *Server) serve(a *answer) error {
 		if err := s.admit(a, o.req); err != nil {
 			return err
 		}
-		return s.serveHit(a, o.req, o.open())
+		if !a.private { // as it may be since a moment ago
+			return s.serveHit(a, o.req, o.open())
+		}
 	}
 	req, err := ParsePath(path)
 	if err != nil {

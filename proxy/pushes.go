@@ -44,16 +44,16 @@ func (p *pushes) note(urls []string, now time.Time) {
 	}
 }
 
-// since reports whether repo has changed after t. Of a module whose repository is
-// not known, "", any may be it.
-func (p *pushes) since(repo string, t time.Time) bool {
+// of returns when repo has changed last, the zero time if never. Of a module whose
+// repository is not known, "", any may be it.
+func (p *pushes) of(repo string) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	last := p.last
-	if repo != "" {
-		if last = p.repo[repo]; last.Before(p.all) {
-			last = p.all
-		}
+	if repo == "" {
+		return p.last
 	}
-	return !last.IsZero() && !t.After(last)
+	if last := p.repo[repo]; last.After(p.all) {
+		return last
+	}
+	return p.all
 }

@@ -22,7 +22,7 @@ const progressTime = time.Minute
 // by filling it.
 func (s *Server) serveImmutable(a *answer, req Request) error {
 	object, err := s.open(a.r.Context(), req, a.path, a.private)
-	if err == nil && object.Info().Size <= hotSize {
+	if err == nil && !a.private && object.Info().Size <= hotSize {
 		object, err = s.keep(a.r.Context(), a.path, req, object)
 	}
 	if err == nil {
@@ -34,7 +34,7 @@ func (s *Server) serveImmutable(a *answer, req Request) error {
 	if !s.reachable(a) {
 		return s.notHeld(a, req)
 	}
-	if err := s.absent.find(a.path); err != nil {
+	if err := s.absent.find(a.path, a.private); err != nil {
 		a.result = resultNegative
 		return err
 	}
@@ -138,6 +138,9 @@ func (s *Server) serveFill(a *answer, req Request) error {
 	}
 	object, err := s.open(a.r.Context(), req, a.path, a.private)
 	if errors.Is(err, fs.ErrNotExist) { // not an absence: an upstream has it
+		if _, err := s.still(req.Module, a.private); err != nil {
+			return err
+		}
 		return fmt.Errorf("%s is stored and cannot be read", f.key)
 	}
 	if err != nil {

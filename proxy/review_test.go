@@ -1,0 +1,311 @@
+package proxy_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// evil is what somebody has published under the name of a private module.
+const evil = `
+-- corp.example/lib@v1.0.0/go.mod --
+module corp.example/lib
+-- corp.example/lib@v1.0.0/evil.go --
+package evil
+-- corp.example/lib@v1.9.0/go.mod --
+module corp.example/lib
+-- corp.example/lib@v1.9.0/evil.go --
+package evil
+`
+
+// gate is an upstream that lets paths with a text in them wait.
+type gate struct {
+	url, text string
+	came      chan string
+	open      chan struct{}
+	once      sync.Once
+}
+
+func newGate(t *testing.T, world *proxytest.World, text string) *gate {
+	g := &gate{text: text, came: make(chan string, 100), open: make(chan struct{})}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, g.text) {
+			g.came <- r.URL.Path
+			<-g.open
+		}
+		world.ServeHTTP(w, r)
+	}))
+	g.url = server.URL + "/ok"
+	t.Cleanup(func() {
+		g.release()
+		server.Close()
+	})
+	return g
+}
+
+func (g *gate) release() { g.once.Do(func() { close(g.open) }) }
+
+// chainOf returns a chain that ends with the test.
+func chainOf(t *testing.T, list string) *fetch.Chain {
+	t.Helper()
+	chain, err := fetch.New(fetch.Config{List: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(chain.Close)
+	return chain
+}
+
+// wantUnnamed checks that no upstream has heard of a private module.
+func (h *hosts) wantUnnamed() {
+	h.t.Helper()
+	for _, path := range h.world.Paths() {
+		if strings.Contains(path, "corp.example") {
+			h.t.Errorf("the upstream was asked for %s", path)
+		}
+	}
+}
+
+// What an upstream said of a name while it was public is never said of the private
+// module, however fresh it is, nor when its repository cannot be asked; and the other
+// way round.
+func TestReloadRecords(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	h.world.Add(evil)
+	h.code.Module("lib", lib)
+	public, private := noPolicy(t), policyOf(t, "corp.example")
+	paths := []string{"corp.example/lib/@v/list", "corp.example/lib/@latest"}
+	h.server.Reload(h.chain, public, h.vcs)
+	for _, path := range paths {
+		if got := h.ok(path); !strings.Contains(got, "v1.9.0") {
+			t.Fatalf("GET %s of the public module = %s", path, got)
+		}
+	}
+	h.server.Reload(h.chain, private, h.vcs)
+	h.code.Status(http.StatusServiceUnavailable)
+	for _, path := range paths {
+		h.wantStatus(path, http.StatusBadGateway)
+	}
+	h.code.Status(0)
+	for _, path := range paths {
+		if got := h.ok(path); strings.Contains(got, "v1.9.0") || !strings.Contains(got, "v1.0.0") {
+			t.Errorf("GET %s of the private module = %s", path, got)
+		}
+	}
+	h.server.Reload(h.chain, public, h.vcs)
+	for _, path := range paths {
+		if got := h.ok(path); !strings.Contains(got, "v1.9.0") {
+			t.Errorf("GET %s of the public module = %s", path, got)
+		}
+	}
+	h.server.Reload(h.chain, private, nil)
+	h.wantStatus("corp.example/lib/@v/main.info", http.StatusNotFound, "private here")
+}
+
+// A request for a private module does not join what runs for the public one of the
+// same name, and what comes of that later changes nothing.
+func TestReloadJoinsNothing(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.world.Add(evil)
+	h.code.Module("lib", lib)
+	g := newGate(t, h.world, "/ok/corp.example/lib/")
+	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
+	paths := []string{"corp.example/lib/@v/list", "corp.example/lib/@latest", "corp.example/lib/@v/v1.0.0.info", "corp.example/lib/@v/v1.0.0.mod", "corp.example/lib/@v/v1.0.0.zip"}
+	var before sync.WaitGroup
+	for _, path := range paths {
+		before.Go(func() { h.get(path) })
+	}
+	for range paths {
+		<-g.came
+	}
+	h.server.Reload(chainOf(t, g.url), policyOf(t, "corp.example"), h.vcs)
+	check := func() {
+		t.Helper()
+		for _, path := range paths {
+			if got := h.ok(path); strings.Contains(got, "v1.9.0") || strings.Contains(got, "evil") || strings.HasSuffix(path, ".info") && !strings.Contains(got, "Origin") {
+				t.Errorf("GET %s of the private module = %q", path, got)
+			}
+		}
+		for _, path := range paths[2:] {
+			if info, err := h.store.Stat(t.Context(), path); err != nil || info.Proof != "log.corp.example" {
+				t.Errorf("the store has %+v, %v at %s", info, err, path)
+			}
+		}
+	}
+	check()
+	g.release()
+	before.Wait()
+	check()
+}
+
+// A name that has become private while a request for it waited for a place is not
+// sent any more.
+func TestReloadQueue(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fills, c.ZipFills = 1, 1 })
+	g := newGate(t, h.world, "/ok/example.com/")
+	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
+	var running, waiting sync.WaitGroup
+	for _, file := range []string{"mod", "zip"} {
+		running.Go(func() { h.get("example.com/hello/@v/v1.0.0." + file) })
+		<-g.came
+	}
+	for _, file := range []string{"@v/list", "@latest", "@v/main.info", "@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip"} {
+		waiting.Go(func() {
+			if a := h.get("corp.example/lib/" + file); a.status != http.StatusServiceUnavailable || a.header.Get("Cache-Control") != "no-store" {
+				t.Errorf("GET %s = %v %v", file, a, a.header)
+			}
+		})
+	}
+	time.Sleep(300 * time.Millisecond)
+	h.server.Reload(chainOf(t, g.url), policyOf(t, "corp.example"), h.vcs)
+	g.release()
+	running.Wait()
+	waiting.Wait()
+	h.wantUnnamed()
+}
+
+// The same while a repository is fetched for a public module: what it has is not
+// looked up at the public database any more, and a private request does not join.
+func TestReloadDirect(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	direct := h.world.URL("404") + ",direct"
+	h.server.Reload(chainOf(t, direct), noPolicy(t), h.vcs)
+	h.code.Hang(true)
+	h.code.Requests()
+	var before, after sync.WaitGroup
+	before.Go(func() { h.get("corp.example/lib/@v/v1.0.0.info") })
+	waitUntil(t, func() bool { return len(h.code.Requests()) > 0 })
+	h.world.ResetCounts()
+	h.server.Reload(chainOf(t, direct), policyOf(t, "corp.example"), h.vcs)
+	after.Go(func() {
+		if a := h.get("corp.example/lib/@v/v1.0.0.info"); a.status != http.StatusOK {
+			t.Errorf("the private module: %v", a)
+		}
+	})
+	time.Sleep(300 * time.Millisecond)
+	h.code.Hang(false)
+	before.Wait()
+	after.Wait()
+	h.wantUnnamed()
+}
+
+func waitUntil(t *testing.T, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not come to pass")
+		}
+	}
+}
+
+// slowStore is a store in which one thing waits.
+type slowStore struct {
+	storage.Store
+	mu      sync.Mutex
+	opened  chan struct{} // when an object was opened, if not nil
+	written chan struct{} // before a record is written, if not nil
+	came    chan string
+}
+
+func (s *slowStore) set(opened, written chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened, s.written = opened, written
+}
+
+func (s *slowStore) wait(what string, which func() chan struct{}) {
+	s.mu.Lock()
+	wait := which()
+	s.mu.Unlock()
+	if wait != nil {
+		s.came <- what
+		<-wait
+	}
+}
+
+func (s *slowStore) Open(ctx context.Context, key string) (storage.Object, error) {
+	object, err := s.Store.Open(ctx, key)
+	s.wait(key, func() chan struct{} { return s.opened })
+	return object, err
+}
+
+func (s *slowStore) SetRecord(ctx context.Context, name string, value []byte) error {
+	s.wait(name, func() chan struct{} { return s.written })
+	return s.Store.SetRecord(ctx, name, value)
+}
+
+// What a request from before has read is not in memory for those who come after.
+func TestReloadHot(t *testing.T) {
+	store := &slowStore{came: make(chan string, 100)}
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Store = c.Store, store })
+	h.world.Add(evil)
+	h.code.Module("lib", lib)
+	path := "corp.example/lib/@v/v1.0.0.info"
+	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	h.ok(path)
+	h.server.Reload(h.chain, noPolicy(t), h.vcs) // it is not in memory now
+	wait := make(chan struct{})
+	store.set(wait, nil)
+	var before sync.WaitGroup
+	before.Go(func() { h.get(path) })
+	<-store.came
+	h.server.Reload(h.chain, policyOf(t, "corp.example"), h.vcs)
+	store.set(nil, nil)
+	close(wait)
+	before.Wait()
+	if got := h.ok(path); !strings.Contains(got, "Origin") {
+		t.Errorf("the private module's info is that of the public one: %s", got)
+	}
+}
+
+// A push is not missed by who comes after it while the answer of before is still on
+// its way.
+func TestPushDuringRefresh(t *testing.T) {
+	store := &slowStore{came: make(chan string, 100)}
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
+		c.Fresh = time.Hour
+		store.Store, c.Store = c.Store, store
+	})
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list") // the repository is known
+	h.server.Pushed(repo.URL())
+	wait := make(chan struct{})
+	store.set(nil, wait)
+	var clients sync.WaitGroup
+	clients.Go(func() { h.get("corp.example/lib/@v/list") })
+	<-store.came // it was asked, and had one tag
+	repo.Commit("-- new.go --\npackage lib\n")
+	repo.Tag("v1.1.0")
+	h.server.Pushed(repo.URL())
+	clients.Go(func() {
+		if a := h.get("corp.example/lib/@v/list"); string(a.body) != "v1.0.0\nv1.1.0\n" {
+			t.Errorf("list after the push: %v", a)
+		}
+	})
+	time.Sleep(300 * time.Millisecond)
+	store.set(nil, nil)
+	close(wait)
+	clients.Wait()
+}
+
+// No cache in between keeps that a private module is not there.
+func TestPrivateAbsenceIsNotKept(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	for _, path := range []string{"corp.example/lib/@v/v1.0.0.zip", "corp.example/lib/@v/list", "corp.example/lib/@v/main.info"} {
+		if a := h.wantStatus("cached-only/"+path, http.StatusNotFound); a.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("GET %s: Cache-Control is %q", path, a.header.Get("Cache-Control"))
+		}
+	}
+}
