@@ -12,10 +12,16 @@ import (
 	"strings"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
 // maxHook is the largest body of a webhook that is read: what GitHub sends at most.
 const maxHook = 25 << 20
+
+// maxHooks is how many webhooks are read at the same time. Until its body is there
+// nobody knows whether one is from a code host, and all of them are in memory.
+const maxHooks = 8
 
 // hook is what we read of a webhook, of whatever code host: where the repository
 // is, under each name that one of them has for it.
@@ -49,15 +55,27 @@ func (h hook) urls() []string {
 // serveHook is told by a code host that a repository has changed. Nothing that it
 // says is believed but that: what is there is asked anew.
 func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
+	kind := chi.URLParam(r, "kind")
+	verify, ok := verifier(kind, s.hookSecret, r.Header)
+	if !ok {
+		s.refuseHook(w, r, kind)
+		return
+	}
+	select {
+	case s.hooks <- struct{}{}:
+		defer func() { <-s.hooks }()
+	default:
+		w.Header().Set("Retry-After", "5")
+		writeText(w, http.StatusServiceUnavailable, "busy: too many webhooks at the moment; send it again\n")
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxHook))
 	if err != nil {
 		writeText(w, http.StatusBadRequest, "the body did not arrive, or is too large\n")
 		return
 	}
-	kind := chi.URLParam(r, "kind")
-	if !signed(kind, s.hookSecret, r.Header, body) {
-		s.log.Warn("webhook refused: its secret is not ours", "kind", kind, "client", s.remote(r))
-		writeText(w, http.StatusForbidden, "refused: the secret of this hook is not the one in hook-secret-file\n")
+	if !verify(body) {
+		s.refuseHook(w, r, kind)
 		return
 	}
 	var h hook
@@ -66,8 +84,13 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.proxy.Pushed(h.urls()...)
-	s.log.Info("repository changed", "kind", kind, "repository", h.urls()[0])
+	s.log.Info("repository changed", "kind", kind, "repository", vcs.CanonicalRepository(h.urls()[0])) // which has no password
 	writeText(w, http.StatusOK, "ok\n")
+}
+
+func (s *server) refuseHook(w http.ResponseWriter, r *http.Request, kind string) {
+	s.log.Warn("webhook refused: its secret is not ours", "kind", kind, "client", s.remote(r))
+	writeText(w, http.StatusForbidden, "refused: the secret of this hook is not the one in hook-secret-file\n")
 }
 
 // hookJSON returns the JSON of a body: GitHub can be told to send a form.
@@ -82,27 +105,35 @@ func hookJSON(r *http.Request, body []byte) []byte {
 	return []byte(form.Get("payload"))
 }
 
-// signed reports whether a webhook knows the secret. GitHub and Gitea sign the
+// verifier returns what says whether the body of a webhook is from one who knows the
+// secret, and false if the header shows that it cannot be. GitHub and Gitea sign the
 // body with it, GitLab sends it along.
-func signed(kind, secret string, header http.Header, body []byte) bool {
+func verifier(kind, secret string, header http.Header) (verify func(body []byte) bool, ok bool) {
 	switch kind {
 	case "github":
 		sum, ok := strings.CutPrefix(header.Get("X-Hub-Signature-256"), "sha256=")
-		return ok && hmacIs(sum, secret, body)
+		if !ok {
+			return nil, false
+		}
+		return hmacVerifier(sum, secret)
 	case "gitea":
-		return hmacIs(header.Get("X-Gitea-Signature"), secret, body)
+		return hmacVerifier(header.Get("X-Gitea-Signature"), secret)
 	case "gitlab":
-		return subtle.ConstantTimeCompare([]byte(header.Get("X-Gitlab-Token")), []byte(secret)) == 1
+		if subtle.ConstantTimeCompare([]byte(header.Get("X-Gitlab-Token")), []byte(secret)) == 1 {
+			return func([]byte) bool { return true }, true
+		}
 	}
-	return false
+	return nil, false
 }
 
-func hmacIs(text, secret string, body []byte) bool {
+func hmacVerifier(text, secret string) (verify func(body []byte) bool, ok bool) {
 	sum, err := hex.DecodeString(text)
-	if err != nil {
-		return false
+	if err != nil || len(sum) != sha256.Size {
+		return nil, false
 	}
-	h := hmac.New(sha256.New, []byte(secret))
-	h.Write(body)
-	return hmac.Equal(sum, h.Sum(nil))
+	return func(body []byte) bool {
+		h := hmac.New(sha256.New, []byte(secret))
+		h.Write(body)
+		return hmac.Equal(sum, h.Sum(nil))
+	}, true
 }

@@ -64,11 +64,22 @@ func (s *server) routes() http.Handler {
 		writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Tell the go command:\n\n    go env -w GOPROXY="+s.scheme()+"://"+r.Host+"\n")
 	})
 	if s.hookSecret != "" {
-		r.Post("/-/hooks/{kind:github|gitlab|gitea}", s.serveHook)
+		r.Post("/-/hooks/{kind:(github|gitlab|gitea)}", s.serveHook)
 	}
 	r.Get("/-/leaks", s.serveLeaks)
+	r.MethodNotAllowed(wrongMethod)
 	r.NotFound(s.proxy.ServeHTTP) // not "/*", which would copy the path for a variable that nobody asks for
 	return r
+}
+
+// wrongMethod answers for the fixed paths.
+func wrongMethod(w http.ResponseWriter, r *http.Request) {
+	allow := "GET"
+	if strings.HasPrefix(r.URL.Path, "/-/hooks/") {
+		allow = "POST"
+	}
+	w.Header().Set("Allow", allow)
+	writeText(w, http.StatusMethodNotAllowed, "method not allowed: "+r.Method+"\nuse "+allow+"\n")
 }
 
 // authenticated lets only those through who have said who they are, but for what

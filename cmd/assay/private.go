@@ -147,8 +147,7 @@ func (s *server) remote(r *http.Request) string {
 // warnOfAccess warns of settings that are legal and rarely meant.
 func (s *server) warnOfAccess(p *policy.Policy) {
 	c := s.config
-	host, _, _ := net.SplitHostPort(c.Listen) // checked before
-	local := host == "localhost" || net.ParseIP(host).IsLoopback()
+	local := loopback(c.Listen)
 	if open := p.Open(); len(open) > 0 && !local && c.Anonymous {
 		s.log.Warn("whoever reaches this address can read these private modules; the setting access says who may", "listen", c.Listen, "patterns", strings.Join(open, ","))
 	}
@@ -169,13 +168,24 @@ func (s *server) operator(r *http.Request) bool {
 		id, err := s.access.Identify(r)
 		return err == nil && slices.ContainsFunc(groups, id.In)
 	}
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via"} {
-		if r.Header.Get(name) != "" {
+	proxies := []string{"Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip"}
+	for name := range r.Header {
+		if strings.HasPrefix(name, "X-Forwarded") || slices.Contains(proxies, name) {
 			return false // a proxy here speaks for somebody elsewhere
 		}
 	}
-	ip := net.ParseIP(s.remote(r))
-	return ip != nil && ip.IsLoopback()
+	// Some proxies say nothing but the name that they were called by. A page that a
+	// browser on this machine shows has to give its own name too.
+	return loopback(r.Host) && loopback(s.remote(r))
+}
+
+// loopback reports whether a host, or host:port, is this machine.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		host = strings.Trim(address, "[]")
+	}
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 // hookSecret reads the secret of the webhooks.

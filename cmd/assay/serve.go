@@ -72,7 +72,8 @@ type server struct {
 	tls      *certificates // nil: plain http
 	proxy    *proxy.Server
 
-	hookSecret string // "" if there are no webhooks
+	hookSecret string        // "" if there are no webhooks
+	hooks      chan struct{} // a place for each that is read
 
 	registry *prometheus.Registry
 	self     string // our Via name
@@ -186,6 +187,7 @@ func (s *server) openFront(ctx context.Context) (err error) {
 	if s.hookSecret, err = s.config.hookSecret(); err != nil {
 		return err
 	}
+	s.hooks = make(chan struct{}, maxHooks)
 	return s.openAccess(ctx)
 }
 
@@ -372,11 +374,11 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 	if err != nil {
 		return current, err
 	}
-	for _, m := range s.mirrors {
-		m.SetFetch(up.databases[m.Name()])
-	}
 	old := s.upstream.Swap(up)
 	s.proxy.Reload(up.chain, private, source)
+	for _, m := range s.mirrors { // after the patterns: what has become private must not go there
+		m.SetFetch(up.databases[m.Name()])
+	}
 	s.log.configure(next)
 	old.chain.Close()
 	s.log.Info("settings reloaded", "changed", changed)
