@@ -309,3 +309,22 @@ func TestPrivateAbsenceIsNotKept(t *testing.T) {
 		}
 	}
 }
+
+// A code host that does not tell upper case from lower case, or takes .git for
+// nothing, has other names for a module than the one in the rule.
+func TestAccessOtherNames(t *testing.T) {
+	r := startReaders(t)
+	r.code.Module("lib", lib)
+	r.code.Page("Lib", "corp.example/Lib git https://git.corp.example/lib")
+	r.code.Page("lib.git", "corp.example/lib.git git https://git.corp.example/lib")
+	for _, name := range []string{"corp.example/!lib", "corp.example/lib.git", "corp.example/!l!i!b.git"} {
+		for _, path := range endpoints(name) {
+			if a := r.as("", path); a.status != http.StatusNotFound || !strings.Contains(string(a.body), "if it is private, check") {
+				t.Errorf("GET %s = %v", path, a)
+			}
+		}
+	}
+	if asked := r.code.Requests(); len(asked) > 0 {
+		t.Errorf("somebody who may not read made us ask %q", asked)
+	}
+}

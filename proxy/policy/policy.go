@@ -32,7 +32,31 @@ type Policy struct {
 // rule says which groups may read what a pattern matches.
 type rule struct {
 	pattern string
+	plain   string // pattern
 	groups  []string
+}
+
+// covers reports whether the rule is about the module: the pattern matches its path,
+// or what is left of both when the differences are gone that code hosts do not see.
+// The client chooses the path, so without that github.com/Corp/lib or
+// github.com/corp/lib.git would be a way around a rule for github.com/corp/lib.
+func (r rule) covers(modulePath string) bool {
+	return modulePath != toolchain &&
+		(module.MatchPrefixPatterns(r.pattern, modulePath) || module.MatchPrefixPatterns(r.plain, plain(modulePath)))
+}
+
+// plain returns a module path, or a pattern, in lower case and without the names of
+// version control systems that the go command allows at the end of a repository.
+func plain(modulePath string) string {
+	elements := strings.Split(strings.ToLower(modulePath), "/")
+	for i, element := range elements[1:] {
+		system := path.Ext(element)
+		name := strings.TrimSuffix(element, system)
+		if slices.Contains([]string{".bzr", ".fossil", ".git", ".hg", ".svn"}, system) && !strings.ContainsAny(name, `*?[]\`) {
+			elements[i+1] = name
+		}
+	}
+	return strings.Join(elements, "/")
 }
 
 // Authenticated is the group of everybody who has proved who they are.
@@ -100,7 +124,8 @@ func inPattern(r rune) bool {
 
 // Restrict returns p with rules added, which are separated by commas:
 // pattern=group|group. The pattern is one in the syntax of GOPRIVATE; what it
-// matches is private too. Of a module that several rules match, each of them must
+// matches is private too, with upper case for lower case and the other way round, and
+// with .git at the end of an element: to many code hosts that is the same. Of a module that several rules match, each of them must
 // name a group of the reader, so that a rule can take away and never give.
 func (p *Policy) Restrict(rules string) (*Policy, error) {
 	next := &Policy{append([]string(nil), p.private...), append([]rule(nil), p.rules...)}
@@ -134,7 +159,7 @@ func parseRule(text string) (rule, error) {
 			return rule{}, fmt.Errorf("%q is no name of a group; %s is everybody who has authenticated", group, Authenticated)
 		}
 	}
-	return rule{pattern, groups}, nil
+	return rule{pattern, plain(pattern), groups}, nil
 }
 
 // Restricted reports whether some rule is about the module with the decoded path.
@@ -146,7 +171,7 @@ func (p *Policy) Restricted(modulePath string) bool {
 // says whether the reader is in a group; it is not asked if there is no rule.
 func (p *Policy) Allowed(modulePath string, in func(group string) bool) bool {
 	for _, r := range p.rules {
-		if modulePath != toolchain && module.MatchPrefixPatterns(r.pattern, modulePath) && !slices.ContainsFunc(r.groups, in) {
+		if r.covers(modulePath) && !slices.ContainsFunc(r.groups, in) {
 			return false
 		}
 	}
@@ -178,6 +203,11 @@ func (p *Policy) Private(modulePath string) (pattern string, private bool) {
 	for _, pattern := range p.private {
 		if module.MatchPrefixPatterns(pattern, modulePath) {
 			return pattern, true
+		}
+	}
+	for _, r := range p.rules {
+		if r.covers(modulePath) {
+			return r.pattern, true
 		}
 	}
 	return "", false

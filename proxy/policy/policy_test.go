@@ -172,3 +172,27 @@ func TestRestrict(t *testing.T) {
 		}
 	}
 }
+
+// A rule is about a repository, whatever other names code hosts have for it. Such a
+// name is private too; one that is near is not.
+func TestRestrictOtherNames(t *testing.T) {
+	p, err := policy.New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err = p.Restrict("github.com/corp/secret=team,git.corp.example/Team/x.git=team,corp.example/*.git=team,corp.example/[A-M]*=team"); err != nil {
+		t.Fatal(err)
+	}
+	for modulePath, want := range map[string]bool{
+		"github.com/corp/secret": true, "github.com/Corp/SECRET": true, "github.com/corp/secret.git": true, "github.com/corp/Secret.Git/v2": true,
+		"github.com/corp/secret.hg/sub": true, "git.corp.example/team/x": true, "git.corp.example/Team/x.git": true, "git.corp.example/Team/X/sub": true,
+		"corp.example/any.git": true, "corp.example/Lib": true, "corp.example/lib": true,
+		"github.com/corp": false, "github.com/corp/secrets": false, "github.com/corp/secretgit": false, "github.com/corp/open.git": false,
+		"corp.example/open": false, "github.git/corp/secret": false, "golang.org/toolchain": false,
+	} {
+		_, private := p.Private(modulePath)
+		if got := p.Restricted(modulePath); got != want || private != want {
+			t.Errorf("%s: restricted %v, private %v, want %v", modulePath, got, private, want)
+		}
+	}
+}
