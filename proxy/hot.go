@@ -11,11 +11,13 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// hot keeps small public objects that were asked for, with their paths taken apart:
-// it halves what a hit costs. Nothing in it is ever out of date, because an object
-// never changes and is proved when it comes here. Private ones are not in it: it is
-// asked before anything is decided, and how long that takes must not tell a stranger
-// what is stored.
+// hot keeps small objects that were asked for, with their paths taken apart: it
+// halves what a hit costs. Nothing in it is ever out of date, because an object
+// never changes and is proved when it comes here.
+//
+// There is one for public objects, which is asked before the path is taken apart,
+// and one for private ones, which is asked when the client may have them: how long
+// that takes must not tell a stranger what is stored.
 type hot struct {
 	mu      sync.RWMutex
 	objects map[string]*hotObject // by path
@@ -75,8 +77,16 @@ func (o *hotObject) open() storage.Object {
 	return &hotReader{Reader: *bytes.NewReader(o.content), info: o.info}
 }
 
+// hotFor returns the one for private objects, or for public ones.
+func (s *Server) hotFor(private bool) *hot {
+	if private {
+		return &s.hotPrivate
+	}
+	return &s.hot
+}
+
 // keep reads a small object out of the store into memory, and closes it.
-func (s *Server) keep(ctx context.Context, path string, req Request, object storage.Object) (storage.Object, error) {
+func (s *Server) keep(ctx context.Context, path string, req Request, private bool, object storage.Object) (storage.Object, error) {
 	defer object.Close()
 	o := &hotObject{req: req, info: object.Info()}
 	o.content = make([]byte, o.info.Size)
@@ -88,7 +98,7 @@ func (s *Server) keep(ctx context.Context, path string, req Request, object stor
 	if err != nil {
 		return nil, err
 	}
-	s.hot.note(path, o)
+	s.hotFor(private).note(path, o)
 	return o.open(), nil
 }
 

@@ -104,7 +104,8 @@ type Server struct {
 	refreshing singleflight.Group // of mutable answers, by key
 	versions   singleflight.Group // being fetched from version control
 	absent     absent
-	hot        hot
+	hot        hot // public
+	hotPrivate hot
 	suspects   suspects
 	checked    checked
 	pushes     pushes
@@ -167,6 +168,7 @@ func (s *Server) Reload(upstream *fetch.Chain, policy *policy.Policy, vcs *vcs.S
 	s.settings.Store(&settings{upstream, policy, vcs})
 	s.absent.clear()
 	s.hot.clear()
+	s.hotPrivate.clear()
 }
 
 // Close waits for what is being fetched, at most until ctx ends; then it aborts
