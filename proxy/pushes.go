@@ -23,6 +23,9 @@ const maxPushes = 10000
 // next request for a list, a latest version or a branch of its modules asks the
 // repository, whatever is kept.
 func (s *Server) Pushed(urls ...string) {
+	if source := s.settings.Load().vcs; source != nil {
+		source.Anew()
+	}
 	s.pushes.note(urls, time.Now())
 	s.absent.clear()
 }

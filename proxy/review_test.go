@@ -328,3 +328,29 @@ func TestAccessOtherNames(t *testing.T) {
 		t.Errorf("somebody who may not read made us ask %q", asked)
 	}
 }
+
+// The same while the repository is still being asked.
+func TestPushDuringRun(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list")
+	h.code.Requests()
+	h.server.Pushed(repo.URL())
+	h.ok("corp.example/lib/@v/list")
+	once := len(h.code.Requests())
+	h.server.Pushed(repo.URL())
+	h.code.Hang(true)
+	var clients sync.WaitGroup
+	clients.Go(func() { h.get("corp.example/lib/@v/list") })
+	asked := 0
+	waitUntil(t, func() bool { asked += len(h.code.Requests()); return asked > 0 })
+	h.server.Pushed(repo.URL())
+	clients.Go(func() { h.get("corp.example/lib/@latest") })
+	clients.Go(func() { h.get("corp.example/lib/@v/list") })
+	time.Sleep(300 * time.Millisecond)
+	h.code.Hang(false)
+	clients.Wait()
+	if asked += len(h.code.Requests()); asked != 2*once {
+		t.Errorf("the host had %d requests, want %d: one run from before the push and one for all that came after it", asked, 2*once)
+	}
+}

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -139,6 +140,7 @@ type Source struct {
 	repos repositories
 	found foundRepos
 	asked singleflight.Group // of what several ask at the same time
+	since atomic.Uint64      // counts calls of Anew
 }
 
 // New makes a Source. Whether the go command and git are there shows in Tools,
@@ -320,10 +322,14 @@ func (s *Source) Query(ctx context.Context, modulePath, query string, reach Reac
 	return info, s.explain(ctx, job{what: modulePath + "@" + query}, nil, err)
 }
 
+// Anew says that some repository has changed: who asks from now on does not share the
+// answer to a question that is being asked already.
+func (s *Source) Anew() { s.since.Add(1) }
+
 // shared does f once for all who ask for key at the same time. It goes on, with
 // the deadline of a command, when the one who asked first has left.
 func shared[T any](ctx context.Context, s *Source, key string, f func(context.Context) (T, error)) (result T, err error) {
-	ch := s.asked.DoChan(key, func() (any, error) {
+	ch := s.asked.DoChan(fmt.Sprint(s.since.Load(), " ", key), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Timeout)
 		defer cancel()
 		return f(ctx)
