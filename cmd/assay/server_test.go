@@ -268,8 +268,14 @@ func assay(program string, args ...string) *exec.Cmd {
 // startProcess starts assay serve as a process.
 func startProcess(t *testing.T, program string, args ...string) (url string, cmd *exec.Cmd) {
 	t.Helper()
+	return startProcessIn(t, []string{}, program, args...)
+}
+
+// startProcessIn is startProcess with an environment.
+func startProcessIn(t *testing.T, env []string, program string, args ...string) (url string, cmd *exec.Cmd) {
+	t.Helper()
 	cmd = assay(program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false"}, args...)...)
-	cmd.Env = []string{}
+	cmd.Env = env
 	var stderr syncBuilder
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -91,7 +92,7 @@ func New(t T) *World {
 	certificate := w.certificate()
 	w.server = httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
 	w.server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
-	w.server.Config.ErrorLog = nil
+	w.server.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may be killed
 	w.server.StartTLS()
 	t.Cleanup(func() {
 		w.Hang(false)

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/module"
+	modsumdb "golang.org/x/mod/sumdb"
+	"golang.org/x/mod/sumdb/dirhash"
+
+	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+)
+
+// privateServer is a server of private and public modules that is killed again and
+// again, and what clients of it have.
+type privateServer struct {
+	t       *testing.T
+	program string
+	data    string
+	args    []string
+	env     []string
+	code    *vcstest.World
+
+	name, key string // of its own log
+	versions  []module.Version
+
+	mu    sync.Mutex
+	url   string
+	whole map[string][]byte // what a client has complete, by path
+}
+
+// newPrivateServer makes a world of private repositories with several versions each,
+// and public modules.
+func newPrivateServer(t *testing.T) *privateServer {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"go", "git"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skip(err)
+		}
+	}
+	p := &privateServer{t: t, program: program, data: filepath.Join(t.TempDir(), "data"), code: vcstest.New(t), whole: map[string][]byte{}}
+	world := proxytest.New(t)
+	for i := range 3 {
+		path := fmt.Sprintf("m%d", i)
+		repo := p.code.Module(path)
+		for j := range 12 {
+			m := module.Version{Path: vcstest.PageHost + "/" + path, Version: fmt.Sprintf("v1.0.%d", j)}
+			repo.Commit(fmt.Sprintf("-- go.mod --\nmodule %s\n-- m.go --\npackage m\n\nconst Version = %q\n", m.Path, m.Version))
+			repo.Tag(m.Version)
+			p.versions = append(p.versions, m)
+		}
+	}
+	for i := range 12 {
+		m := module.Version{Path: fmt.Sprintf("example.com/p%d", i), Version: "v1.0.0"}
+		world.Add(fmt.Sprintf("-- %s/go.mod --\nmodule %s\n", m, m.Path))
+		p.versions = append(p.versions, m)
+	}
+	p.args = []string{"--data", p.data, "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB(), "--private", vcstest.PageHost,
+		"--unified", "--ca-file", p.code.CAFile(), "--log-level", "warn"}
+	p.env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "HTTPS_PROXY=" + p.code.Proxy()}
+	return p
+}
+
+// start starts the server and returns its process.
+func (p *privateServer) start(more ...string) *exec.Cmd {
+	p.t.Helper()
+	url, cmd := startProcessIn(p.t, p.env, p.program, slices.Concat(p.args, more)...)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.url = url
+	if p.key == "" {
+		key, err := os.ReadFile(filepath.Join(p.data, "log", "key.pub"))
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		p.key = strings.TrimSpace(string(key))
+		p.name, _, _ = strings.Cut(p.key, "+")
+	}
+	return cmd
+}
+
+// killStarting kills a server some time after its process was made.
+func (p *privateServer) killStarting(after time.Duration) {
+	p.t.Helper()
+	cmd := assay(p.program, append([]string{"serve", "--listen", "127.0.0.1:0"}, p.args...)...)
+	cmd.Env = p.env
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	time.Sleep(after)
+	kill(p.t, cmd)
+}
+
+// get gets a path. What came whole must be what came before.
+func (p *privateServer) get(path string) (body []byte, status int, err error) {
+	p.mu.Lock()
+	url := p.url
+	p.mu.Unlock()
+	client := http.Client{Timeout: 15 * time.Second}
+	resp, err := client.Get(url + "/" + path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK || strings.HasPrefix(path, "sumdb/") {
+		return body, resp.StatusCode, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if before, ok := p.whole[path]; ok && !bytes.Equal(before, body) {
+		p.t.Errorf("%s has changed:\n%q\n%q", path, before, body)
+	}
+	p.whole[path] = body
+	return body, resp.StatusCode, nil
+}
+
+// logClient is the part of a go command that verifies, with its memory, which
+// outlives the processes.
+type logClient struct {
+	*privateServer
+	mu     sync.Mutex
+	config map[string][]byte
+	broken error
+}
+
+func (c *logClient) ReadConfig(file string) ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if file == "key" {
+		return []byte(c.key), nil
+	}
+	return c.config[file], nil
+}
+
+func (c *logClient) WriteConfig(file string, old, new []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !bytes.Equal(c.config[file], old) {
+		return modsumdb.ErrWriteConflict
+	}
+	c.config[file] = new
+	return nil
+}
+
+func (c *logClient) ReadRemote(path string) ([]byte, error) {
+	body, status, err := c.get("sumdb/" + c.name + path)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%s: %d %s", path, status, body)
+	}
+	return body, err
+}
+
+func (c *logClient) ReadCache(string) ([]byte, error) { return nil, fs.ErrNotExist }
+func (c *logClient) WriteCache(string, []byte)        {}
+func (c *logClient) Log(string)                       {}
+
+func (c *logClient) SecurityError(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.broken = errors.Join(c.broken, errors.New(text))
+}
+
+// latest returns the newest head that the client has accepted.
+func (c *logClient) latest() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.config[c.name+"/latest"]
+}
+
+// use fetches versions in an order of its own, and verifies them, until the server
+// is gone.
+func (c *logClient) use(random *rand.Rand) {
+	client := modsumdb.NewClient(c)
+	for _, i := range random.Perm(len(c.versions)) {
+		m := c.versions[i]
+		hashes := map[string]string{}
+		for _, kind := range []string{"info", "zip", "mod"}[random.IntN(3):] {
+			body, status, err := c.get(m.Path + "/@v/" + m.Version + "." + kind)
+			if err != nil {
+				return
+			}
+			if status != http.StatusOK {
+				c.t.Errorf("%s.%s: %d %s", m, kind, status, body)
+				return
+			}
+			hashes[kind] = hashOf(c.t, kind, body)
+		}
+		lines, err := client.Lookup(m.Path, m.Version)
+		if err != nil {
+			if errors.Is(err, modsumdb.ErrSecurity) {
+				c.t.Errorf("%s: %v", m, err)
+			}
+			return
+		}
+		if zip := hashes["zip"]; zip != "" && !slices.Contains(lines, m.Path+" "+m.Version+" "+zip) {
+			c.t.Errorf("%s is %s, the log says %q", m, zip, lines)
+		}
+	}
+}
+
+// hashOf returns the hash of a zip or a go.mod.
+func hashOf(t *testing.T, kind string, body []byte) string {
+	var hash string
+	var err error
+	switch kind {
+	case "zip":
+		file := filepath.Join(t.TempDir(), "zip")
+		if err = os.WriteFile(file, body, 0o600); err == nil {
+			hash, err = dirhash.HashZip(file, dirhash.Hash1)
+		}
+	case "mod":
+		hash, err = dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil })
+	}
+	if err != nil {
+		t.Errorf("%s: %v", kind, err)
+	}
+	return hash
+}
+
+// goCommand runs the real go command, whose GOPATH is never cleared. It may fail,
+// because the server is killed meanwhile, but never with a SECURITY ERROR.
+func (p *privateServer) goCommand(gopath string, versions ...module.Version) error {
+	args := []string{"mod", "download"}
+	for _, m := range versions {
+		args = append(args, m.String())
+	}
+	cmd := exec.Command("go", args...)
+	cmd.Dir = gopath
+	p.mu.Lock()
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + gopath, "GOPATH=" + gopath, "GOENV=off", "GOTOOLCHAIN=local", "GOFLAGS=-modcacherw",
+		"GOPROXY=" + p.url, "GOSUMDB=" + p.key, "GOVCS=*:off", "SYSTEMROOT=" + os.Getenv("SYSTEMROOT")}
+	p.mu.Unlock()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("go mod download: %w\n%s", err, out)
+	}
+	if bytes.Contains(out, []byte("SECURITY ERROR")) || bytes.Contains(out, []byte("mismatch")) {
+		p.t.Error(err)
+	}
+	return err
+}
+
+// checkLog checks the log against a head that a client has seen.
+func (p *privateServer) checkLog(head []byte) {
+	p.t.Helper()
+	args := []string{"log", "check", "--data", p.data}
+	if len(head) > 0 {
+		file := filepath.Join(p.t.TempDir(), "head")
+		if err := os.WriteFile(file, head, 0o600); err != nil {
+			p.t.Fatal(err)
+		}
+		args = append(args, "--head", file)
+	}
+	if out, err := assay(p.program, args...).CombinedOutput(); err != nil {
+		p.t.Errorf("log check: %v\n%s\nhead: %s", err, out, head)
+	}
+}
+
+// Killed again and again while clients fetch private and public versions, the
+// server contradicts no head that anybody has seen, loses nothing that anybody has,
+// and serves nothing that is not whole.
+func TestKilledPrivate(t *testing.T) {
+	p := newPrivateServer(t)
+	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
+	gopath := t.TempDir()
+	var clients []*logClient
+	for range 3 {
+		clients = append(clients, &logClient{privateServer: p, config: map[string][]byte{}})
+	}
+	for round := range 12 {
+		if round%3 == 1 {
+			p.killStarting(time.Duration(random.IntN(50)) * time.Millisecond)
+		}
+		cmd := p.start()
+		var wg sync.WaitGroup
+		for _, c := range clients {
+			random := rand.New(rand.NewPCG(random.Uint64(), 1))
+			wg.Go(func() { c.use(random) })
+		}
+		some := p.versions[random.IntN(len(p.versions)):]
+		wg.Go(func() { _ = p.goCommand(gopath, some[:min(3, len(some))]...) })
+		time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
+		kill(t, cmd)
+		wg.Wait()
+		for _, c := range clients {
+			p.checkLog(c.latest())
+			if c.broken != nil {
+				t.Fatal(c.broken)
+			}
+		}
+	}
+	t.Logf("%d files are complete somewhere", len(p.whole))
+	p.checkWhole(gopath)
+}
+
+// checkWhole checks what is left after the kills: with nobody to ask, everything
+// that a client has is there, and what is there is what the log says; with somebody
+// to ask, all is well.
+func (p *privateServer) checkWhole(gopath string) {
+	t := p.t
+	cmd := p.start("--upstream", "off", "--vcs", "off")
+	for path := range maps.Clone(p.whole) {
+		if body, status, err := p.get(path); err != nil || status != http.StatusOK {
+			t.Errorf("%s is lost: %d %s %v", path, status, body, err)
+		}
+	}
+	kill(t, cmd)
+	cmd = p.start()
+	client := &logClient{privateServer: p, config: map[string][]byte{}}
+	client.use(rand.New(rand.NewPCG(1, 1)))
+	if err := p.goCommand(gopath, p.versions...); err != nil {
+		t.Error(err)
+	}
+	kill(t, cmd)
+	latest, err := os.ReadFile(filepath.Join(gopath, "pkg", "sumdb", p.name, "latest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.checkLog(latest)
+	if out, err := assay(p.program, "verify", "--data", p.data).CombinedOutput(); err != nil {
+		t.Errorf("verify: %v\n%s", err, out)
+	}
+}
