@@ -31,6 +31,9 @@ func (s *Server) serveSumDB(a *answer, req Request) error {
 	if m := s.mirror(req.Database); m != nil {
 		return s.serveDatabase(a, m, req)
 	}
+	if log := s.config.Log; log != nil && log.Name() == req.Database {
+		return errNotUnified // a 404 would send the client, with the names it asks for, to the host of that name
+	}
 	return s.unknownDatabase(req)
 }
 

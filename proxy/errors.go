@@ -68,6 +68,12 @@ var (
 		err:    fs.ErrNotExist,
 	}
 
+	errNotUnified = &failure{
+		status: http.StatusForbidden, noStore: true,
+		what: "the own log of this proxy is not served as a checksum database",
+		next: "start the proxy with --unified, or set GOSUMDB to another database and GONOSUMDB to the private patterns",
+	}
+
 	// errAnswer says that a client has waited long enough; what it waits for
 	// goes on.
 	errAnswer = errors.New("not finished in time")

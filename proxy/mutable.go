@@ -222,18 +222,20 @@ func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mut
 	if source == nil {
 		return nil, errNoVCS
 	}
-	begin := time.Now()
+	begin, private := time.Now(), reach == vcs.Private
 	if req.Kind == Info {
 		info, err := source.Query(ctx, req.Module, req.Version, reach)
 		if err != nil {
 			return nil, err
 		}
+		s.noteMoved(req.Module, info, reach)
 		return s.keepInfo(ctx, req, private, begin, info)
 	}
 	versions, err := source.Versions(ctx, req.Module, reach)
 	if err != nil {
 		return nil, err
 	}
+	s.noteMoved(req.Module, versions.Latest, reach)
 	list := s.keepMutable(ctx, Request{Kind: List, Module: req.Module}, private, begin, formatList(versions.Tagged))
 	latest, err := s.keepInfo(ctx, Request{Kind: Latest, Module: req.Module}, private, begin, versions.Latest)
 	if req.Kind == List {

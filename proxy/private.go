@@ -9,8 +9,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -243,6 +246,21 @@ func (s *Server) hashStored(ctx context.Context, kind Kind, object storage.Objec
 		return "not a zip file (" + oneLine(err.Error()) + ")", nil
 	}
 	return hash, err
+}
+
+// noteMoved warns if the tag of a private version is at another commit than when the
+// version was pinned. Nobody is refused for it: whether the content is another one
+// shows when it is fetched, and what is stored stays.
+func (s *Server) noteMoved(modulePath string, now vcs.Info, reach vcs.Reach) {
+	if reach != vcs.Private || now.Origin == nil || now.Origin.Hash == "" {
+		return
+	}
+	entry, err := s.config.Log.Find(module.Version{Path: modulePath, Version: now.Version})
+	if err != nil || entry.Origin == "" || strings.HasSuffix(entry.Origin, " "+now.Origin.Hash) {
+		return
+	}
+	s.log.Warn("the tag of a private version has moved; what was seen first is served", "module", modulePath, "version", now.Version,
+		"first", entry.Origin, "now", now.Origin.String())
 }
 
 // noteChanged makes known that a private version is not what it was.

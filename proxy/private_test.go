@@ -525,10 +525,13 @@ func TestUnified(t *testing.T) {
 	}
 }
 
-// Without Unified our log is nobody's business.
+// Without Unified our log is nobody's business, and a client that has its key is not
+// sent elsewhere.
 func TestNotUnified(t *testing.T) {
 	h := startPrivate(t, nil)
-	h.wantStatus("sumdb/log.corp.example/supported", http.StatusNotFound, "not served here")
+	h.wantStatus("sumdb/log.corp.example/supported", http.StatusForbidden, "--unified")
+	h.wantStatus("sumdb/log.corp.example/lookup/corp.example/lib@v1.0.0", http.StatusForbidden, "--unified")
+	h.wantStatus("sumdb/other.example/supported", http.StatusNotFound, "not served here")
 }
 
 // A log that refuses takes nothing new and gives what it has.

@@ -145,8 +145,7 @@ func (s *server) remote(r *http.Request) string {
 }
 
 // warnOfAccess warns of settings that are legal and rarely meant.
-func (s *server) warnOfAccess(p *policy.Policy) {
-	c := s.config
+func (s *server) warnOfAccess(c config, p *policy.Policy) {
 	local := loopback(c.Listen)
 	if open := p.Open(); len(open) > 0 && !local && c.Anonymous {
 		s.log.Warn("whoever reaches this address can read these private modules; the setting access says who may", "listen", c.Listen, "patterns", strings.Join(open, ","))

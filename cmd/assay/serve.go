@@ -307,7 +307,7 @@ func (s *server) logStart(from origins) {
 		if p.Everything() {
 			s.log.Warn("every module is private: nothing but toolchains is fetched from an upstream", "private", p.Patterns())
 		}
-		s.warnOfAccess(p)
+		s.warnOfAccess(c, p)
 	}
 }
 
@@ -382,6 +382,7 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 	s.log.configure(next)
 	old.chain.Close()
 	s.log.Info("settings reloaded", "changed", changed)
+	s.warnOfAccess(next, private)
 	if len(restart) > 0 {
 		s.log.Warn("these settings have changed too, and need a restart", "settings", restart)
 	}

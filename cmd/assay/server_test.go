@@ -276,6 +276,12 @@ func startProcessIn(t *testing.T, env []string, program string, args ...string) 
 	t.Helper()
 	cmd = assay(program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false"}, args...)...)
 	cmd.Env = env
+	return startCommand(t, cmd), cmd
+}
+
+// startCommand starts a command that becomes assay serve, and returns its URL.
+func startCommand(t *testing.T, cmd *exec.Cmd) (url string) {
+	t.Helper()
 	var stderr syncBuilder
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
@@ -289,7 +295,7 @@ func startProcessIn(t *testing.T, env []string, program string, args ...string) 
 	if _, err := fmt.Fscanf(stdout, "Assay serves %s\n", &url); err != nil {
 		t.Fatalf("%v\n%s", err, stderr.String())
 	}
-	return url, cmd
+	return url
 }
 
 func kill(t *testing.T, cmd *exec.Cmd) {
