@@ -54,11 +54,8 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	if err != nil {
 		return err
 	}
-	age, fresh := held.age(), s.config.Fresh
-	if a.private && held != nil && !held.fetched.After(s.lastPush(req.Module)) {
-		fresh = 0
-	}
-	if age < fresh {
+	age := held.age()
+	if age < s.config.Fresh && !(a.private && held.before(s.lastPush(req.Module))) {
 		a.result = resultHit
 		return s.writeMutable(a, req, held)
 	}
@@ -102,6 +99,13 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 		return nil
 	}
 	return err
+}
+
+// before reports whether the answer is from before a push; the zero time is none. If
+// the answer is from a time that is yet to come, the clock was set back, and nobody
+// knows.
+func (m *mutableAnswer) before(push time.Time) bool {
+	return !push.IsZero() && (!m.fetched.After(push) || m.fetched.After(time.Now()))
 }
 
 // age returns how old the answer is; for ever if there is none, or if the clock

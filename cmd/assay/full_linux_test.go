@@ -74,19 +74,18 @@ func TestFullDiskPrivate(t *testing.T) {
 	// store it ends.
 	file := filepath.Join(disk, "other")
 	full := 0
-	for i, room := range []int64{0, 4 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 192 << 10, 256 << 10, 320 << 10, 384 << 10, 448 << 10, 512 << 10, 768 << 10, 0} {
-		fillDisk(t, file, room)
+	for i, room := range []int64{0, 4, 16, 64, 96, 112, 128, 144, 160, 176, 192, 224, 256, 0} { // KiB
+		fillDisk(t, file, room<<10)
 		m := wanted[i]
 		if i%4 == 3 {
 			m = wanted[len(wanted)-1-i/4] // a public one
 		}
 		for _, path := range []string{m.Path + "/@v/" + m.Version + ".zip", "sumdb/" + p.name + "/lookup/" + m.String()} {
 			body, status, err := p.get(path)
-			t.Logf("%d %s: %d %s", room, path, status, body)
 			if status == http.StatusServiceUnavailable && strings.Contains(string(body), "disk is full") {
 				full++
 			} else if err != nil || status != http.StatusOK {
-				t.Errorf("%s with room for %d bytes: %d %s %v", path, room, status, body, err)
+				t.Errorf("%s with room for %d KiB: %d %s %v", path, room, status, body, err)
 			}
 		}
 	}
