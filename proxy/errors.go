@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -207,7 +208,8 @@ func explain(req Request, err error) failure {
 			f.why = oneLine(upstream.Source + ": " + upstream.Detail)
 		} else if repo != nil {
 			f.noStore = true // a push is enough
-			f.why = oneLine(repo.Host + ": " + repo.Detail)
+			detail := cmp.Or(repo.Detail, strings.TrimSuffix(repo.Err.Error(), ": "+fs.ErrNotExist.Error()))
+			f.why = oneLine(strings.TrimPrefix(repo.Host+": "+detail, ": "))
 		} else if req.Database != "" {
 			// The mirror says how old it is.
 			f.why = oneLine(strings.TrimSuffix(err.Error(), ": "+fs.ErrNotExist.Error()))

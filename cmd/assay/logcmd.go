@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -160,7 +161,11 @@ ERROR. When the log cannot be continued, begin a new one under a new name.`,
 				return err
 			}
 		}
-		if err := sumdb.AdoptLog(cmd.Context(), c.logConfig(), seen); err != nil {
+		err = sumdb.AdoptLog(cmd.Context(), c.logConfig(), seen)
+		if errors.Is(err, storage.ErrInUse) {
+			return fmt.Errorf("a server has the log in %s open; stop it first", c.logConfig().Dir)
+		}
+		if err != nil {
 			return err
 		}
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "the log signs again from the next start on")

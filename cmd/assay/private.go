@@ -105,8 +105,8 @@ func (s *server) openVCS(c config, direct bool) (*vcs.Source, error) {
 	if s.vcs != nil || c.VCS == "off" || p.Patterns() == "" && !direct {
 		return s.vcs, nil
 	}
-	if refuses := s.ownLog.Refuses(); refuses != nil && s.registry != nil { // at a reload; else it was said
-		s.log.Error("private modules that are new cannot be pinned", "err", refuses)
+	if s.ownLog != nil && s.ownLog.Refuses() != nil { // at a reload; at the start it is not open yet
+		s.log.Error("private modules that are new cannot be pinned", "err", s.ownLog.Refuses())
 	}
 	credentials, err := c.vcsCredentials()
 	if err != nil {

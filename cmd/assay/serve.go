@@ -156,11 +156,11 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 	if s.mirrors, err = s.openMirrors(ctx); err != nil {
 		return err
 	}
-	if err := s.openLog(ctx, private); err != nil {
-		return err
-	}
 	source, err := s.openVCS(c, up.chain.Direct())
 	if err != nil {
+		return err
+	}
+	if err := s.openLog(ctx, private); err != nil { // last, because its name is made for ever
 		return err
 	}
 	s.proxy, err = proxy.New(proxy.Config{
