@@ -77,7 +77,7 @@ func TestClock(t *testing.T) {
 	}
 	for i, by := range []time.Duration{48 * time.Hour, 2 * time.Minute, -30 * 24 * time.Hour} {
 		kill(t, cmd)
-		p.shift(by, "private:"+private, public)
+		p.shift(by, "private/"+private, public)
 		version := fmt.Sprintf("v1.%d.0", i+1)
 		tag(version)
 		cmd = p.start()
@@ -88,7 +88,7 @@ func TestClock(t *testing.T) {
 
 		// The host is down.
 		kill(t, cmd)
-		p.shift(by, "private:"+private, public)
+		p.shift(by, "private/"+private, public)
 		p.code.Status(http.StatusServiceUnavailable)
 		cmd = p.start("--upstream", "http://127.0.0.1:1")
 		if list := p.list(private); !strings.Contains(list, "v1.0.0") {
@@ -99,7 +99,7 @@ func TestClock(t *testing.T) {
 
 	// What is less off counts as current, until a webhook comes.
 	kill(t, cmd)
-	p.shift(50*time.Second, "private:"+private)
+	p.shift(50*time.Second, "private/"+private)
 	tag("v1.9.0")
 	cmd = p.start()
 	if list := p.list(private); strings.Contains(list, "v1.9.0") {
