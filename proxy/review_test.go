@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -352,5 +353,72 @@ func TestPushDuringRun(t *testing.T) {
 	clients.Wait()
 	if asked += len(h.code.Requests()); asked != 2*once {
 		t.Errorf("the host had %d requests, want %d: one run from before the push and one for all that came after it", asked, 2*once)
+	}
+}
+
+// A page of a private module that sends us elsewhere, to be logged in for instance,
+// does not make us say there where we come from.
+func TestPrivateReferer(t *testing.T) {
+	h := startPrivate(t, nil)
+	said := make(chan string, 100)
+	h.code.Host("corp.example", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "https://login.corp.example/", http.StatusFound)
+	}))
+	h.code.Host("login.corp.example", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		said <- r.Header.Get("Referer")
+	}))
+	h.wantStatus("corp.example/secret/@v/list", http.StatusNotFound)
+	close(said)
+	if got, ok := <-said; !ok || got != "" {
+		t.Errorf("the host that we were sent to has heard %q, %v", got, ok)
+	}
+}
+
+// However a path is spelled, and however it is asked for, a module that some may read
+// cannot be told from one that is not there.
+func TestAccessSpellings(t *testing.T) {
+	r := startReaders(t)
+	r.code.Module("lib", lib)
+	for _, file := range []string{"@v/list", "@latest", "@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip", "@v/main.info"} {
+		for range 2 { // the second one is in memory
+			if a := r.as(r.right[0], "corp.example/lib/"+file); a.status != http.StatusOK {
+				t.Fatal(a)
+			}
+		}
+	}
+	etag := r.as(r.right[0], "corp.example/lib/@v/v1.0.0.mod").header.Get("Etag")
+	var requests [][]string
+	for _, header := range [][]string{nil, {"Range", "bytes=0-3"}, {"If-None-Match", etag}, {"If-None-Match", "*"}, {"If-Match", etag}, {"If-Range", etag},
+		{"If-Modified-Since", "Sat, 21 Nov 2026 00:00:00 GMT"}, {"Disable-Module-Fetch", "true"}, {"Accept-Encoding", "gzip"}} {
+		for _, method := range []string{"GET", "HEAD", "POST", "OPTIONS", "DELETE"} {
+			requests = append(requests, append([]string{method}, header...))
+		}
+	}
+	for _, path := range []string{
+		"corp.example/NAME/@v/v1.0.0.mod", "corp.example/NAME/@v/v1.0.0.zip", "corp.example/NAME/@v/v1.0.0.info", "corp.example/NAME/@latest", "corp.example/NAME/@v/list",
+		"corp.example/NAME/@v/v1.0.0.mod/", "/corp.example/NAME/@v/v1.0.0.mod", "corp.example//NAME/@v/v1.0.0.mod", "corp.example/NAME//@v/v1.0.0.mod", "corp.example/NAME/@v//v1.0.0.mod",
+		"corp.example%2FNAME/@v/v1.0.0.mod", "corp.example/NAME/%40v/v1.0.0.mod", "%63orp.example/NAME/@v/v1.0.0.mod", "corp.example/NAME/@v/v1%2e0.0.mod", "corp.example/NAME%2F@v%2Fv1.0.0.mod",
+		"corp.example%252FNAME/@v/v1.0.0.mod", "corp.example/./NAME/@v/v1.0.0.mod", "corp.example/x/../NAME/@v/v1.0.0.mod", "corp.example/NAME/@v/v1.0.0.MOD", "corp.example/NAME/@v/v1.0.mod",
+		"corp.example/NAME/@v/v1.info", "corp.example/NAME/@v/v1.0.0+incompatible.info", "corp.example/NAME/@v/!main.info", "corp.example/NAME/@v/", "corp.example/NAME/", "corp.example/NAME",
+		"cached-only/corp.example/NAME/@v/v1.0.0.mod", "cached-only//corp.example/NAME/@v/v1.0.0.mod", "cached-only/cached-only/corp.example/NAME/@v/v1.0.0.mod", "mod/corp.example/NAME/@v/v1.0.0.mod",
+		"corp.example/NAME/@v/v1.0.0.mod?x=y", "corp.example/NAME/@v/v1.0.0.ziphash", "corp.example/NAME/v2/@v/list", "corp.example/NAME/sub/@latest",
+		"sumdb/log.corp.example/lookup/corp.example/NAME@v1.0.0", "sumdb/log.corp.example/lookup/corp.example/NAME@v1.0.0/", "sumdb//log.corp.example/lookup/corp.example/NAME@v1.0.0",
+		"sumdb/log.corp.example/lookup/corp.example%2FNAME%40v1.0.0", "sumdb/" + proxytest.Database + "/lookup/corp.example/NAME@v1.0.0", "sumdb/nosuch.example/lookup/corp.example/NAME@v1.0.0",
+	} {
+		for _, request := range requests {
+			ask := func(name string) string {
+				header := append([]string{"Authorization", r.wrong["wrong group"], "X-Test-Client", path}, request[1:]...)
+				a := r.do(request[0], strings.ReplaceAll(path, "NAME", name), header...)
+				if a.err != nil || a.status < 400 {
+					t.Errorf("%q %s of %s: %v", request, path, name, a)
+				}
+				a.header.Del("Date")
+				a.header.Del("Content-Length") // the name is in it
+				return strings.ReplaceAll(fmt.Sprint(a.status, a.header, string(a.body)), name, "NAME")
+			}
+			if there, not := ask("lib"), ask("lib/nothing"); there != not {
+				t.Errorf("%q %s is told apart:\n%s\n%s", request, path, there, not)
+			}
+		}
 	}
 }

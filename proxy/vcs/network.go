@@ -109,6 +109,7 @@ func (n *network) client() *http.Client {
 			if r.URL.Scheme != "https" || len(via) >= 10 {
 				return fmt.Errorf("%w: redirected to where it must not go", ErrForbidden)
 			}
+			r.Header.Del("Referer") // the name of a private module is in it
 			if r.URL.Host != via[0].URL.Host {
 				r.Header.Del("Authorization") // net/http sends it to subdomains
 			}
