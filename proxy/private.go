@@ -177,7 +177,7 @@ func (c *checked) note(key string) {
 }
 
 // checkPinned checks a stored object of a private module: our log must have its
-// hash, and once in the life of this process its content must have it too, for
+// hash (of an .info, it must be well-formed), and once in the life of this process its content must have it too, for
 // who can write to the disk can write both the content and its hash. The object is
 // then at its beginning. The error is fs.ErrNotExist if it is from the time when the
 // module was public, or the log does not know it.
@@ -186,8 +186,15 @@ func (s *Server) checkPinned(ctx context.Context, req Request, key string, objec
 	if info.Proof != s.config.Log.Name() {
 		return fs.ErrNotExist
 	}
-	if req.Kind == Info || s.checked.has(key) {
+	if s.checked.has(key) {
 		return nil
+	}
+	if req.Kind == Info {
+		err := checkInfo(req, object)
+		if err == nil {
+			s.checked.note(key)
+		}
+		return err
 	}
 	entry, err := s.config.Log.Find(req.version())
 	if err != nil {
@@ -215,6 +222,26 @@ func (s *Server) checkPinned(ctx context.Context, req Request, key string, objec
 		return changed
 	}
 	s.checked.note(key)
+	return nil
+}
+
+// checkInfo checks what can be checked of an .info, which the log does not have: that
+// it is the one that was stored, and of the version that was asked for. If not, it is
+// storage.ErrDamaged.
+func checkInfo(req Request, object storage.Object) error {
+	data, err := io.ReadAll(object)
+	if err != nil {
+		return err
+	}
+	if _, err := object.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if fmt.Sprintf("sha256:%x", sha256.Sum256(data)) != object.Info().Hash {
+		return fmt.Errorf("%w: its hash is another", storage.ErrDamaged)
+	}
+	if version, err := parseInfo(data); err != nil || version != req.Version {
+		return fmt.Errorf("%w: it is the info of version %q", storage.ErrDamaged, version)
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -420,5 +421,29 @@ func TestAccessSpellings(t *testing.T) {
 				t.Errorf("%q %s is told apart:\n%s\n%s", request, path, there, not)
 			}
 		}
+	}
+}
+
+// Our log has no hash of an info. One on the disk that is of another version is not
+// served all the same.
+func TestPrivateTamperedInfo(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	key := "corp.example/lib/@v/v1.0.0.info"
+	good := h.ok(key)
+	h.stop()
+	store, err := storage.Open(filepath.Join(h.dir, "data"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := store.Stat(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replaceStored(t, store, info, `{"Version":"v1.9.9","Time":"2020-01-01T00:00:00Z"}`)
+	store.Close()
+	again := openPrivate(t, h.world, h.code, h.dir, nil)
+	if got := again.ok(key); got != good {
+		t.Errorf("the info is %s", got)
 	}
 }
