@@ -176,12 +176,13 @@ func (c *checked) note(key string) {
 	c.keys[key] = struct{}{}
 }
 
-// checkPinned checks a stored object of a private module: our log must have its
-// hash (of an .info, it must be well-formed), and once in the life of this process its content must have it too, for
-// who can write to the disk can write both the content and its hash. The object is
-// then at its beginning. The error is fs.ErrNotExist if it is from the time when the
-// module was public, or the log does not know it.
-func (s *Server) checkPinned(ctx context.Context, req Request, key string, object storage.Object) error {
+// checkPinned checks a stored object of a private module, once in the life of this
+// process: our log must have its hash, and its content must have it too, for who can
+// write to the disk can write both the content and its hash. The log does not have an
+// .info, see checkInfo. The object is then at its beginning. The error is
+// fs.ErrNotExist if it is from the time when the module was public, or the log does not
+// know it.
+func (s *Server) checkPinned(req Request, key string, object storage.Object) error {
 	info := object.Info()
 	if info.Proof != s.config.Log.Name() {
 		return fs.ErrNotExist
@@ -196,6 +197,22 @@ func (s *Server) checkPinned(ctx context.Context, req Request, key string, objec
 		}
 		return err
 	}
+	// Once for all who ask at the same time: a zip is copied for it.
+	_, err, _ := s.checking.Do(key, func() (any, error) {
+		if s.checked.has(key) {
+			return nil, nil
+		}
+		err := s.compareWithLog(s.ctx, req, object)
+		if err == nil {
+			s.checked.note(key)
+		}
+		return nil, err
+	})
+	return err
+}
+
+// compareWithLog returns a *sumdb.ConflictError if an object is not what the log says.
+func (s *Server) compareWithLog(ctx context.Context, req Request, object storage.Object) error {
 	entry, err := s.config.Log.Find(req.version())
 	if err != nil {
 		return err
@@ -204,7 +221,7 @@ func (s *Server) checkPinned(ctx context.Context, req Request, key string, objec
 	if req.Kind == Mod {
 		want = entry.Mod
 	}
-	got := info.Hash
+	got := object.Info().Hash
 	if got == want {
 		if got, err = s.hashStored(ctx, req.Kind, object); err != nil {
 			return err
@@ -221,7 +238,6 @@ func (s *Server) checkPinned(ctx context.Context, req Request, key string, objec
 		s.noteChanged(changed)
 		return changed
 	}
-	s.checked.note(key)
 	return nil
 }
 

@@ -103,6 +103,7 @@ type Server struct {
 	fills      fills
 	refreshing singleflight.Group // of mutable answers, by key
 	versions   singleflight.Group // being fetched from version control
+	checking   singleflight.Group // of stored private objects, by key
 	absent     absent
 	hot        hot // public
 	hotPrivate hot

@@ -3,11 +3,13 @@ package proxy_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -445,5 +447,53 @@ func TestPrivateTamperedInfo(t *testing.T) {
 	again := openPrivate(t, h.world, h.code, h.dir, nil)
 	if got := again.ok(key); got != good {
 		t.Errorf("the info is %s", got)
+	}
+}
+
+// countedStore counts what is read whole, which takes a while.
+type countedStore struct {
+	storage.Store
+	read atomic.Int32
+}
+
+type countedObject struct {
+	storage.Object
+	s *countedStore
+}
+
+func (s *countedStore) Open(ctx context.Context, key string) (storage.Object, error) {
+	object, err := s.Store.Open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return countedObject{object, s}, nil
+}
+
+func (o countedObject) WriteTo(w io.Writer) (int64, error) {
+	o.s.read.Add(1)
+	time.Sleep(200 * time.Millisecond)
+	return o.Object.WriteTo(w)
+}
+
+// After a restart everybody asks for the same zip. It is compared with the log once,
+// not once for each with a copy on the disk for each.
+func TestPrivateCheckedOnce(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/v1.0.0.zip")
+	h.stop()
+	store := &countedStore{}
+	again := openPrivate(t, h.world, h.code, h.dir, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Store = c.Store, store })
+	var clients sync.WaitGroup
+	for range 20 {
+		clients.Go(func() {
+			if a := again.do(http.MethodHead, "corp.example/lib/@v/v1.0.0.zip"); a.status != http.StatusOK {
+				t.Error(a)
+			}
+		})
+	}
+	clients.Wait()
+	if n := store.read.Load(); n != 1 {
+		t.Errorf("the zip was read %d times, want once", n)
 	}
 }

@@ -63,7 +63,7 @@ func (s *Server) open(ctx context.Context, req Request, key string, private bool
 		return nil, err
 	}
 	if private {
-		if err := s.checkPinned(ctx, req, key, object); err != nil {
+		if err := s.checkPinned(req, key, object); err != nil {
 			_ = object.Close() // nothing was written
 			if errors.Is(err, storage.ErrDamaged) {
 				s.drop(ctx, key, err)
