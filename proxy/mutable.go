@@ -226,7 +226,7 @@ func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mut
 	if source == nil {
 		return nil, errNoVCS
 	}
-	begin, private := time.Now(), reach == vcs.Private
+	begin := time.Now()
 	if req.Kind == Info {
 		info, err := source.Query(ctx, req.Module, req.Version, reach)
 		if err != nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/policy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -65,6 +66,7 @@ type server struct {
 	log      *logger
 	store    *storage.DB
 	upstream atomic.Pointer[upstream]
+	private  atomic.Pointer[policy.Policy] // in force
 	mirrors  []*sumdb.Mirror
 	ownLog   *sumdb.Log
 	vcs      *vcs.Source // nil if no module needs it
@@ -142,6 +144,7 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 	if err != nil {
 		return err
 	}
+	s.private.Store(private)
 	if err := s.openFront(ctx); err != nil {
 		return err
 	}
@@ -374,6 +377,7 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 	if err != nil {
 		return current, err
 	}
+	s.private.Store(private)
 	old := s.upstream.Swap(up)
 	s.proxy.Reload(up.chain, private, source)
 	for _, m := range s.mirrors { // after the patterns: what has become private must not go there

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -44,6 +45,7 @@ func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, 
 		UserAgent: "assay/" + version() + " (+https://github.com/assay-proxy/assay)",
 		Via:       "1.1 " + s.self,
 		Self:      []string{addr.String(), c.Listen},
+		Permit:    s.permit,
 		Logger:    s.log.Logger,
 	})
 	if err != nil {
@@ -67,6 +69,23 @@ func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, 
 		}
 	}
 	return up, nil
+}
+
+// permit refuses to send the name of a module that is private now. The proxy has
+// decided that before, but what runs for long may have been decided on by the settings
+// of before a reload.
+func (s *server) permit(path string) error {
+	if strings.HasPrefix(path, "lookup/") { // at the database itself
+		path = "sumdb/-/" + path
+	}
+	req, err := proxy.ParsePath(path)
+	if err != nil {
+		return nil // it names no module
+	}
+	if pattern, private := s.private.Load().Private(req.Module); private {
+		return fmt.Errorf("it has become private (pattern %s), try again", pattern)
+	}
+	return nil
 }
 
 // databases returns the checksum databases of c; the first one verifies.

@@ -43,6 +43,13 @@ type Config struct {
 	// host stands for every address of this machine.
 	Self []string
 
+	// Permit is asked right before each request to an upstream, also before
+	// another attempt and before the next entry of the list, with its path: one
+	// of the GOPROXY protocol, or one below the root of a checksum database that
+	// is asked directly. An error of it is in that of the fetch, and ends it. The
+	// default is to permit all.
+	Permit func(path string) error
+
 	// Logger gets retries at debug level and changes of circuit breakers at
 	// warning level. The default is to discard them.
 	Logger *slog.Logger
@@ -109,6 +116,7 @@ type client struct {
 	budget    Budget
 	attempts  int
 	header    http.Header // of each request
+	permit    func(path string) error
 	metrics   *metrics
 	log       *slog.Logger
 }
@@ -155,7 +163,10 @@ func newClient(c Config, transport *http.Transport) *client {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &client{transport, c.Budget, c.Retries, header, newMetrics(), c.Logger}
+	if c.Permit == nil {
+		c.Permit = func(string) error { return nil }
+	}
+	return &client{transport, c.Budget, c.Retries, header, c.Permit, newMetrics(), c.Logger}
 }
 
 // origin returns what stands behind an entry.

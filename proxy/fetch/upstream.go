@@ -130,6 +130,11 @@ const (
 // ctx bounds the body too. A body that is declared longer than limit is a failure.
 func (u *upstream) open(ctx context.Context, path string, limit int64, deadline time.Time, ranges http.Header) (*stream, *failure) {
 	begin := time.Now()
+	if err := u.client.permit(path); err != nil {
+		f := u.fail(path, outcomeCanceled, fmt.Errorf("%w: %w", ErrUnavailable, err)).final()
+		f.blame = false
+		return nil, f
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(time.Until(deadline), func() { cancel(errSlow) })
 	s, f := u.send(ctx, cancel, path, limit, ranges)

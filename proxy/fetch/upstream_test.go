@@ -377,3 +377,32 @@ func TestBreakerRatio(t *testing.T) {
 		}
 	})
 }
+
+// What is no longer permitted is not asked for again, there or elsewhere, and that is
+// no absence.
+func TestPermit(t *testing.T) {
+	for _, separator := range []string{",", "|"} {
+		synctest.Test(t, func(t *testing.T) {
+			var asked []string
+			permitted := true
+			n := newNetwork(t)
+			n.serve("one", func(w http.ResponseWriter, r *http.Request) {
+				asked = append(asked, r.URL.Path)
+				permitted = false
+				http.Error(w, "", http.StatusServiceUnavailable)
+			})
+			n.serve("two", func(_ http.ResponseWriter, r *http.Request) { t.Errorf("two was asked for %s", r.URL.Path) })
+			errSecret := errors.New("a secret")
+			c := n.chain(fetch.Config{List: "http://one" + separator + "http://two", Permit: func(path string) error {
+				if path == "a.example/@v/list" && !permitted {
+					return errSecret
+				}
+				return nil
+			}})
+			_, err := read(t, c, "a.example/@v/list")
+			if !errors.Is(err, errSecret) || errors.Is(err, fs.ErrNotExist) || len(asked) != 1 {
+				t.Errorf("%v after %q", err, asked)
+			}
+		})
+	}
+}
