@@ -38,11 +38,15 @@ const (
 	// maxAbsent bounds the memory that somebody who asks for nonsense can
 	// take, at some hundred bytes each.
 	maxAbsent = 20000
+
+	// maxAbsentKey is the longest key that is remembered. Nothing that exists
+	// has one that is nearly as long, and a client can ask for 30 kB.
+	maxAbsentKey = 1000
 )
 
 // note remembers err if it is an absence; nil is none.
 func (a *absent) note(key string, err error, private bool) {
-	if !errors.Is(err, fs.ErrNotExist) {
+	if !errors.Is(err, fs.ErrNotExist) || len(key) > maxAbsentKey {
 		return
 	}
 	a.mu.Lock()

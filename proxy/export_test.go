@@ -34,3 +34,13 @@ func Hot(n, size int) int {
 func (s *Server) NoteLeak(client string) {
 	s.leaks.note(client, NoCredential, "corp.example/x", time.Now())
 }
+
+// Absences returns n remembered absences, with keys of size bytes.
+func Absences(n, size int) any {
+	a := new(absent)
+	for i := range n {
+		key := fmt.Sprintf("%0*d", size, i)
+		a.note(key, fmt.Errorf("%s: %w", key, os.ErrNotExist), false)
+	}
+	return a
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,7 +36,7 @@ type Leak struct {
 	Kind        LeakKind
 	Requests    int64
 	First, Last time.Time
-	Module      string // that it asked for last
+	Module      string // that it asked for last, 200 bytes of it at most
 }
 
 // leaks are the clients that were seen. They are in memory only.
@@ -68,7 +69,7 @@ func (l *leaks) note(client string, kind LeakKind, module string, now time.Time)
 		l.rows[key] = row
 	}
 	row.Requests++
-	row.Last, row.Module = now, module
+	row.Last, row.Module = now, strings.Clone(clip(module, 200))
 }
 
 func (l *leaks) evict() {

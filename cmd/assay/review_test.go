@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -186,5 +187,26 @@ func TestMethods(t *testing.T) {
 		if resp.StatusCode < 400 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") || len(bytes.TrimSpace(body)) == 0 {
 			t.Errorf("%s %s: %d %v %q", test.method, test.path, resp.StatusCode, resp.Header, body)
 		}
+	}
+}
+
+// Who can change the file with the authorities can be anybody.
+func TestClientAuthoritiesOpen(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("files have no such modes")
+	}
+	files, ca := newTLSFiles(t), newTLSFiles(t)
+	c := config{TLSCert: files.cert, TLSKey: files.key, TLSClientCA: ca.cert}
+	if err := os.Chmod(ca.cert, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newCertificates(c, nil); err != nil {
+		t.Errorf("a file that others can read: %v", err)
+	}
+	if err := os.Chmod(ca.cert, 0o646); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newCertificates(c, nil); err == nil || !strings.Contains(err.Error(), "tls-client-ca: others can change") || !strings.Contains(err.Error(), "chmod o-w") {
+		t.Errorf("a file that others can change: %v", err)
 	}
 }

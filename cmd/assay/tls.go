@@ -97,6 +97,12 @@ func (c *certificates) load() (*tls.Config, error) {
 	if c.clientCA == "" {
 		return config, nil
 	}
+	if info, err = os.Stat(c.clientCA); err != nil {
+		return nil, fmt.Errorf("tls-client-ca: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o002 != 0 && os.PathSeparator == '/' {
+		return nil, fmt.Errorf("tls-client-ca: others can change %s (mode %04o), and be anybody; run: chmod o-w %s", c.clientCA, mode, c.clientCA)
+	}
 	data, err := os.ReadFile(c.clientCA)
 	if err != nil {
 		return nil, fmt.Errorf("tls-client-ca: %w", err)
