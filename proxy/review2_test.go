@@ -3,11 +3,14 @@ package proxy_test
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
 // Names can have 30 kB. What is remembered of those who ask for such does not add up.
@@ -38,4 +41,23 @@ func TestLongAbsences(t *testing.T) {
 		t.Errorf("5000 absences take %d MB", grown>>20)
 	}
 	runtime.KeepAlive(keep)
+}
+
+// What only the credential of this proxy can read is not shown to everybody because
+// its name was not said to be private.
+func TestDirectCredential(t *testing.T) {
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	if err := os.WriteFile(netrc, []byte("machine git.corp.example login ci password secret-of-git\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := startPrivate(t, func(_ *proxy.Config, v *vcs.Config) { v.Netrc = netrc })
+	h.code.Module("lib", lib)
+	h.code.Password("ci", "secret-of-git")
+	h.ok("corp.example/lib/@v/list")
+	h.server.Reload(chainOf(t, h.world.URL("404")+",direct"), policyOf(t, "corp.example/other"), h.vcs)
+	for _, path := range []string{"@v/list", "@latest", "@v/main.info", "@v/v1.0.0.info"} {
+		if a := h.get("corp.example/lib/" + path); a.status < 400 {
+			t.Errorf("GET %s = %v", path, a)
+		}
+	}
 }

@@ -183,11 +183,15 @@ func readSecret(name string, bad fs.FileMode) ([]byte, error) {
 }
 
 // find returns what to authenticate with for a module at the host of u, nil if
-// there is nothing.
-func (c *credentials) find(ctx context.Context, modulePath string, u *url.URL) (*auth, error) {
+// there is nothing. For a public module there never is: what only we can read would be
+// shown to everybody who asks for it by a name that is not said to be private.
+func (c *credentials) find(ctx context.Context, j job, u *url.URL) (*auth, error) {
+	if j.reach == Public {
+		return nil, nil
+	}
 	for i := range c.list {
 		credential := &c.list[i]
-		if !module.MatchPrefixPatterns(credential.Pattern, modulePath) || !credential.isFor(u) {
+		if !module.MatchPrefixPatterns(credential.Pattern, j.module) || !credential.isFor(u) {
 			continue
 		}
 		found, err := credential.auth(ctx, c.apps[i], u)

@@ -172,7 +172,7 @@ func (s *Source) ask(ctx context.Context, j job, u *url.URL) (*http.Response, er
 	if err != nil {
 		return nil, fmt.Errorf("%w: %.200q is no URL", ErrForbidden, u.Redacted())
 	}
-	auth, err := s.credentials.find(ctx, j.module, u)
+	auth, err := s.credentials.find(ctx, j, u)
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte) er
 	if err != nil {
 		return s.explain(ctx, j, nil, err)
 	}
-	auth, err := s.credentials.find(ctx, j.module, repo.url)
+	auth, err := s.credentials.find(ctx, j, repo.url)
 	if err != nil {
 		return s.explain(ctx, j, repo, err)
 	}

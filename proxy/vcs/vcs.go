@@ -110,6 +110,7 @@ type Config struct {
 	CAFile string
 
 	// Credentials are asked in order, then Netrc, a file in the format of curl.
+	// Public modules are fetched without.
 	Credentials []Credential
 	Netrc       string
 
