@@ -79,7 +79,7 @@ func (s *server) permit(path string) error {
 		path = "sumdb/-/" + path
 	}
 	req, err := proxy.ParsePath(path)
-	if err != nil {
+	if err != nil || req.Module == "" {
 		return nil // it names no module
 	}
 	if pattern, private := s.private.Load().Private(req.Module); private {
