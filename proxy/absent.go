@@ -10,8 +10,9 @@ import (
 // absent remembers for a moment, and only in memory, that an upstream said an
 // object does not exist: over https the go command asks twice.
 type absent struct {
-	mu   sync.Mutex
-	keys map[absentKey]absence
+	mu      sync.Mutex
+	keys    map[absentKey]absence
+	cleared time.Time
 }
 
 // absentKey is a key as the public or as the private object that it names: they come
@@ -44,13 +45,17 @@ const (
 	maxAbsentKey = 1000
 )
 
-// note remembers err if it is an absence; nil is none.
-func (a *absent) note(key string, err error, private bool) {
+// note remembers err if it is an absence; nil is none. What was asked before
+// everything was forgotten is not remembered: that may be why.
+func (a *absent) note(key string, err error, private bool, asked time.Time) {
 	if !errors.Is(err, fs.ErrNotExist) || len(key) > maxAbsentKey {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if asked.Before(a.cleared) {
+		return
+	}
 	now := time.Now()
 	if len(a.keys) >= maxAbsent {
 		for key, absence := range a.keys {
@@ -84,5 +89,5 @@ func (a *absent) find(key string, private bool) error {
 func (a *absent) clear() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.keys = nil
+	a.keys, a.cleared = nil, time.Now()
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -173,8 +174,9 @@ func (s *Server) lookup(a *answer, db *sumdb.Mirror, req Request) (sumdb.Record,
 	if _, err := s.still(req.Module, false); err != nil {
 		return record, resultMiss, err
 	}
+	begin := time.Now()
 	record, err = db.Lookup(ctx, req.version())
-	s.absent.note(key, err, false)
+	s.absent.note(key, err, false, begin)
 	return record, resultMiss, answerTime(ctx, err)
 }
 

@@ -40,7 +40,7 @@ func Absences(n, size int) any {
 	a := new(absent)
 	for i := range n {
 		key := fmt.Sprintf("%0*d", size, i)
-		a.note(key, fmt.Errorf("%s: %w", key, os.ErrNotExist), false)
+		a.note(key, fmt.Errorf("%s: %w", key, os.ErrNotExist), false, time.Now())
 	}
 	return a
 }

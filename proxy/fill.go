@@ -51,6 +51,7 @@ type fill struct {
 	req     Request
 	key     string
 	private bool
+	begun   time.Time
 
 	// started is closed when the fields below it are set and the object can
 	// be streamed; it may never be. done is closed when the fill has ended,
@@ -94,7 +95,7 @@ func (s *Server) join(req Request, private bool) (f *fill, joined bool) {
 	if f, ok := s.fills.active[key]; ok {
 		return f, true
 	}
-	f = &fill{req: req, key: key.key, private: private, started: make(chan struct{}), done: make(chan struct{})}
+	f = &fill{req: req, key: key.key, private: private, begun: time.Now(), started: make(chan struct{}), done: make(chan struct{})}
 	s.fills.active[key] = f
 	s.running.Add(1)
 	go s.run(f)

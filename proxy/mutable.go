@@ -173,9 +173,10 @@ func (s *Server) fetchMutable(ctx context.Context, req Request, private bool) (*
 	case <-ctx.Done():
 		return nil, errBusy
 	}
+	begin := time.Now()
 	m, err := ask(ctx, req)
 	if err != nil {
-		s.absent.note(recordKey(req, private), err, private)
+		s.absent.note(recordKey(req, private), err, private, begin)
 	}
 	return m, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -61,8 +62,9 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 	if a.private {
 		pin = s.pinPrivate
 	}
+	begin := time.Now()
 	record, err := pin(ctx, req)
-	s.absent.note(a.path, err, a.private)
+	s.absent.note(a.path, err, a.private, begin)
 	return record, resultMiss, answerTime(ctx, err)
 }
 

@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -59,5 +61,29 @@ func TestDirectCredential(t *testing.T) {
 		if a := h.get("corp.example/lib/" + path); a.status < 400 {
 			t.Errorf("GET %s = %v", path, a)
 		}
+	}
+}
+
+// What was found to be absent before a push is not remembered after it.
+func TestPushDuringAbsence(t *testing.T) {
+	h := startPrivate(t, nil)
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list")
+	paths := []string{"corp.example/lib/@v/v1.1.0.info", "corp.example/lib/@v/dev.info"}
+	h.code.Requests()
+	h.code.Hang(true)
+	var clients sync.WaitGroup
+	for _, path := range paths {
+		clients.Go(func() { h.get(path) })
+	}
+	waitUntil(t, func() bool { return len(h.code.Requests()) > 0 })
+	time.Sleep(100 * time.Millisecond)
+	h.server.Pushed(repo.URL())
+	h.code.Hang(false)
+	clients.Wait()
+	repo.Tag("v1.1.0")
+	repo.Git("branch", "dev")
+	for _, path := range paths {
+		h.ok(path)
 	}
 }

@@ -136,7 +136,7 @@ func (s *Server) serveFill(a *answer, req Request) error {
 		return errAnswer
 	}
 	if f.err != nil {
-		s.absent.note(f.key, f.err, a.private)
+		s.absent.note(f.key, f.err, a.private, f.begun)
 		return f.err
 	}
 	object, err := s.open(a.r.Context(), req, a.path, a.private)
