@@ -108,6 +108,7 @@ func setupScript(env *testscript.Env) error {
 		"GOTOOLCHAIN": "local",
 		"GOPROXY":     "off",
 		"GOVCS":       "*:off",
+		"GORACE":      strings.TrimPrefix(quickExit, "GORACE="),
 		"HTTP_PROXY":  "", "HTTPS_PROXY": "", "http_proxy": "", "https_proxy": "",
 	} {
 		env.Setenv(name, value)
@@ -211,7 +212,7 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 // environment returns what a server started by a script sees: not the client's
 // settings, but what the script says with env SERVER_NAME=value.
 func environment(ts *testscript.TestScript) []string {
-	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR"), "SYSTEMROOT=" + ts.Getenv("SYSTEMROOT")}
+	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR"), quickExit, "SYSTEMROOT=" + ts.Getenv("SYSTEMROOT")}
 	for _, name := range []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "ASSAY_UPSTREAM", "ASSAY_CONFIG", "ASSAY_LOG_FORMAT",
 		"HTTPS_PROXY", "GIT_TOKEN"} {
 		if value := ts.Getenv("SERVER_" + name); value != "" {

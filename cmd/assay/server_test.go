@@ -258,10 +258,15 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// quickExit is for processes of this program: where races are looked for, each would
+// wait a second at its end.
+const quickExit = "GORACE=atexit_sleep_ms=0"
+
 // assay returns a command that runs this test's binary as the program.
 func assay(program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
 	cmd.Args[0] = "assay" // see testscript.Main
+	cmd.Env = append(os.Environ(), quickExit)
 	return cmd
 }
 
