@@ -3,11 +3,13 @@ package vcs
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -30,19 +32,19 @@ const cachePart = "cache/vcs"
 // take returns the directory of a repository, clean, for one run at a time.
 func (r *repositories) take(ctx context.Context, repo *repository) (dir string, release func(), err error) {
 	name := fmt.Sprintf("%x", sha256.Sum256([]byte(repo.system+" "+repo.url.String())))[:40]
-	unlock, err := r.locks.lock(ctx, name)
+	release, err = r.locks.lock(ctx, name)
 	if err != nil {
 		return "", nil, err
 	}
 	dir = filepath.Join(r.dir, name)
 	if err = os.MkdirAll(filepath.Join(dir, cachePart), 0o700); err == nil {
-		err = clear(dir) // a killed process may have left something
+		err = errors.Join(clear(dir), unlock(dir)) // a killed process may have left something
 	}
 	if err != nil {
-		unlock()
+		release()
 		return "", nil, fmt.Errorf("directory of a repository: %v", err) // its absence is not the module's
 	}
-	return dir, unlock, nil
+	return dir, release, nil
 }
 
 // clear removes all but the copies of repositories.
@@ -62,6 +64,26 @@ func clear(dir string) error {
 		}
 	}
 	return nil
+}
+
+// unlock removes the locks, and the halves of transfers, that a git left in the copies
+// which was killed in the middle. Every later one would refuse to work there.
+func unlock(dir string) error {
+	copies := filepath.Join(dir, cachePart)
+	return filepath.WalkDir(copies, func(name string, d fs.DirEntry, err error) error {
+		above := filepath.Dir(name)
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && filepath.Base(above) == "objects" && len(d.Name()) == 2:
+			return filepath.SkipDir // objects, very many of them
+		case d.IsDir() || above == copies: // the go command's own locks end with it
+			return nil
+		case filepath.Ext(name) == ".lock", filepath.Base(above) == "pack" && strings.HasPrefix(d.Name(), "tmp_"):
+			return os.Remove(name)
+		}
+		return nil
+	})
 }
 
 // tidy ends the use of dir: it removes what is not kept, notes when it was used,
