@@ -93,6 +93,7 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return err // an upstream that answers is right
 	case age < s.config.Stale:
+		s.log.Warn("an old answer is served, because there is no new one", "path", req.Path(), "age", age.Round(time.Second), "err", err)
 		a.result = resultStale
 		return s.writeMutable(a, req, held)
 	case s.serveLocal(a, req) == nil:

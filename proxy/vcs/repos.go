@@ -73,6 +73,8 @@ func unlock(dir string) error {
 	return filepath.WalkDir(copies, func(name string, d fs.DirEntry, err error) error {
 		above := filepath.Dir(name)
 		switch {
+		case errors.Is(err, fs.ErrNotExist): // a git of a killed process is just ending
+			return nil
 		case err != nil:
 			return err
 		case d.IsDir() && filepath.Base(above) == "objects" && len(d.Name()) == 2:
@@ -80,7 +82,9 @@ func unlock(dir string) error {
 		case d.IsDir() || above == copies: // the go command's own locks end with it
 			return nil
 		case filepath.Ext(name) == ".lock", filepath.Base(above) == "pack" && strings.HasPrefix(d.Name(), "tmp_"):
-			return os.Remove(name)
+			if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		return nil
 	})
