@@ -44,8 +44,8 @@ func TestPrivateConfusionUnderWay(t *testing.T) {
 		t.Error("the public module is served as the private one")
 	}
 	h.world.OpenGate()
-	if a := <-public; a.status != 200 || a.err != nil || len(a.body) < 1<<20 {
-		t.Errorf("who asked before: %v", a)
+	if a := <-public; a.err == nil { // its last part is held back for good
+		t.Errorf("who asked before has all of it: %d, %d bytes", a.status, len(a.body))
 	}
 	if again := h.ok(key); again != private {
 		t.Error("the private module has changed")
