@@ -52,6 +52,10 @@ func (c config) vcsCredentials() ([]vcs.Credential, error) {
 	if c.Credentials == "" {
 		return nil, nil
 	}
+	// It names secrets and says to whom they are shown.
+	if info, err := os.Stat(c.Credentials); err == nil && info.Mode().Perm()&0o002 != 0 && os.PathSeparator == '/' {
+		return nil, fmt.Errorf("credentials: everybody on this machine can change %s (mode %04o); run: chmod o-w %s", c.Credentials, info.Mode().Perm(), c.Credentials)
+	}
 	var file struct {
 		Credential []vcs.Credential `toml:"credential"`
 	}
