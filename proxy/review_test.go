@@ -170,7 +170,7 @@ func TestReloadQueue(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(time.Second)
 	h.server.Reload(chainOf(t, g.url), policyOf(t, "corp.example"), h.vcs)
 	g.release()
 	running.Wait()
