@@ -208,6 +208,12 @@ func TestAccessMatrix(t *testing.T) {
 	r.code.Module("open", strings.ReplaceAll(lib, "corp.example/lib", "corp.example/open"))
 	for who, authorization := range r.wrong {
 		for _, path := range []string{"example.com/hello/@v/v1.0.0.zip", "corp.example/open/@v/list", "sumdb/log.corp.example/lookup/corp.example/open@v1.0.0", "sumdb/log.corp.example/latest"} {
+			if who == "out of scope" && strings.Contains(path, "open") {
+				if a := r.as(authorization, path); a.status != http.StatusNotFound || a.header.Get("Cache-Control") != "no-store" {
+					t.Errorf("%s: GET %s = %v", who, path, a)
+				}
+				continue
+			}
 			if a := r.as(authorization, path); a.status != http.StatusOK {
 				t.Errorf("%s: GET %s = %v", who, path, a)
 			}
@@ -261,5 +267,73 @@ func TestLeaks(t *testing.T) {
 	}
 	if n := len(r.server.Leaks()); n != 1000 {
 		t.Errorf("%d rows are kept, want 1000", n)
+	}
+}
+
+// A code host that does not tell upper case from lower case, or takes .git for
+// nothing, has other names for a module than the one in the rule.
+func TestAccessOtherNames(t *testing.T) {
+	r := startReaders(t)
+	r.code.Module("lib", lib)
+	r.code.Page("Lib", "corp.example/Lib git https://git.corp.example/lib")
+	r.code.Page("lib.git", "corp.example/lib.git git https://git.corp.example/lib")
+	for _, name := range []string{"corp.example/!lib", "corp.example/lib.git", "corp.example/!l!i!b.git"} {
+		for _, path := range endpoints(name) {
+			if a := r.as("", path); a.status != http.StatusNotFound || !strings.Contains(string(a.body), "if it is private, check") {
+				t.Errorf("GET %s = %v", path, a)
+			}
+		}
+	}
+	if asked := r.code.Requests(); len(asked) > 0 {
+		t.Errorf("somebody who may not read made us ask %q", asked)
+	}
+}
+
+// However a path is spelled, and however it is asked for, a module that some may read
+// cannot be told from one that is not there.
+func TestAccessSpellings(t *testing.T) {
+	r := startReaders(t)
+	r.code.Module("lib", lib)
+	for _, file := range []string{"@v/list", "@latest", "@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip", "@v/main.info"} {
+		for range 2 { // the second one is in memory
+			if a := r.as(r.right[0], "corp.example/lib/"+file); a.status != http.StatusOK {
+				t.Fatal(a)
+			}
+		}
+	}
+	etag := r.as(r.right[0], "corp.example/lib/@v/v1.0.0.mod").header.Get("Etag")
+	var requests [][]string
+	for _, header := range [][]string{nil, {"Range", "bytes=0-3"}, {"If-None-Match", etag}, {"If-None-Match", "*"}, {"If-Match", etag}, {"If-Range", etag},
+		{"If-Modified-Since", "Sat, 21 Nov 2026 00:00:00 GMT"}, {"Disable-Module-Fetch", "true"}, {"Accept-Encoding", "gzip"}} {
+		for _, method := range []string{"GET", "HEAD", "POST", "OPTIONS", "DELETE"} {
+			requests = append(requests, append([]string{method}, header...))
+		}
+	}
+	for _, path := range []string{
+		"corp.example/NAME/@v/v1.0.0.mod", "corp.example/NAME/@v/v1.0.0.zip", "corp.example/NAME/@v/v1.0.0.info", "corp.example/NAME/@latest", "corp.example/NAME/@v/list",
+		"corp.example/NAME/@v/v1.0.0.mod/", "/corp.example/NAME/@v/v1.0.0.mod", "corp.example//NAME/@v/v1.0.0.mod", "corp.example/NAME//@v/v1.0.0.mod", "corp.example/NAME/@v//v1.0.0.mod",
+		"corp.example%2FNAME/@v/v1.0.0.mod", "corp.example/NAME/%40v/v1.0.0.mod", "%63orp.example/NAME/@v/v1.0.0.mod", "corp.example/NAME/@v/v1%2e0.0.mod", "corp.example/NAME%2F@v%2Fv1.0.0.mod",
+		"corp.example%252FNAME/@v/v1.0.0.mod", "corp.example/./NAME/@v/v1.0.0.mod", "corp.example/x/../NAME/@v/v1.0.0.mod", "corp.example/NAME/@v/v1.0.0.MOD", "corp.example/NAME/@v/v1.0.mod",
+		"corp.example/NAME/@v/v1.info", "corp.example/NAME/@v/v1.0.0+incompatible.info", "corp.example/NAME/@v/!main.info", "corp.example/NAME/@v/", "corp.example/NAME/", "corp.example/NAME",
+		"cached-only/corp.example/NAME/@v/v1.0.0.mod", "cached-only//corp.example/NAME/@v/v1.0.0.mod", "cached-only/cached-only/corp.example/NAME/@v/v1.0.0.mod", "mod/corp.example/NAME/@v/v1.0.0.mod",
+		"corp.example/NAME/@v/v1.0.0.mod?x=y", "corp.example/NAME/@v/v1.0.0.ziphash", "corp.example/NAME/v2/@v/list", "corp.example/NAME/sub/@latest",
+		"sumdb/log.corp.example/lookup/corp.example/NAME@v1.0.0", "sumdb/log.corp.example/lookup/corp.example/NAME@v1.0.0/", "sumdb//log.corp.example/lookup/corp.example/NAME@v1.0.0",
+		"sumdb/log.corp.example/lookup/corp.example%2FNAME%40v1.0.0", "sumdb/" + proxytest.Database + "/lookup/corp.example/NAME@v1.0.0", "sumdb/nosuch.example/lookup/corp.example/NAME@v1.0.0",
+	} {
+		for _, request := range requests {
+			ask := func(name string) string {
+				header := append([]string{"Authorization", r.wrong["wrong group"], "X-Test-Client", path}, request[1:]...)
+				a := r.do(request[0], strings.ReplaceAll(path, "NAME", name), header...)
+				if a.err != nil || a.status < 400 {
+					t.Errorf("%q %s of %s: %v", request, path, name, a)
+				}
+				a.header.Del("Date")
+				a.header.Del("Content-Length") // the name is in it
+				return strings.ReplaceAll(fmt.Sprint(a.status, a.header, string(a.body)), name, "NAME")
+			}
+			if there, not := ask("lib"), ask("lib/nothing"); there != not {
+				t.Errorf("%q %s is told apart:\n%s\n%s", request, path, there, not)
+			}
+		}
 	}
 }

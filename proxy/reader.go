@@ -14,8 +14,8 @@ import (
 // not let the client read it. The error is the same whatever there is and whatever
 // was wrong: it comes before anything is looked for.
 func (s *Server) admitReader(a *answer, req Request, p *policy.Policy) error {
-	if !p.Restricted(req.Module) {
-		return nil
+	if !p.Restricted(req.Module) && a.r.Header["Authorization"] == nil {
+		return nil // else a token may be good for other modules only
 	}
 	id := s.identify(a.r)
 	if id.Covers(req.Module) && p.Allowed(req.Module, inGroup(id)) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -305,5 +306,120 @@ func TestAccessWarnings(t *testing.T) {
 	}
 	if p := startFront(t, "--private", "corp.example", "--vcs", "off"); strings.Contains(p.log.String(), "WARN") {
 		t.Errorf("on loopback the log says %s", p.log)
+	}
+}
+
+// A page that some other site shows in a browser on this machine, or a proxy on it
+// that says nothing of itself but the name it was called by, is nobody who runs the
+// server.
+func TestLeaksPageHost(t *testing.T) {
+	p := startFront(t)
+	for host, want := range map[string]int{
+		p.addr(): 200, "localhost": 200, "localhost:3000": 200, "[::1]:3000": 200, "127.0.0.1": 200,
+		"evil.example": 404, "evil.example:3000": 404, "localhost.evil.example": 404, "192.0.2.1": 404,
+	} {
+		r, err := http.NewRequest(http.MethodGet, p.url+"/-/leaks", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("as %s: %d, want %d", host, resp.StatusCode, want)
+		}
+	}
+	for _, header := range []string{"X-Forwarded-Host", "X-Forwarded-Proto", "True-Client-Ip", "Cf-Connecting-Ip"} {
+		if resp, _, err := ask(t, http.DefaultClient, p.url+"/-/leaks", header, "x"); err != nil || resp.StatusCode != http.StatusNotFound {
+			t.Errorf("with %s: %v %v", header, resp, err)
+		}
+	}
+}
+
+// A certificate whose authority was taken away is nobody's, also for a client that
+// takes up the session of before.
+func TestClientCertificateWithdrawn(t *testing.T) {
+	files, laptop, other := newTLSFiles(t), newTLSFiles(t), newTLSFiles(t)
+	if err := writeCertificate(laptop.cert, laptop.key, "laptop7.corp.example"); err != nil {
+		t.Fatal(err)
+	}
+	groups, ca := filepath.Join(files.dir, "groups"), filepath.Join(files.dir, "ca.pem")
+	if err := os.WriteFile(groups, []byte("team: laptop7.corp.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	copyFile := func(from string) {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(ca, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copyFile(laptop.cert)
+	p := startFront(t, "--tls-cert", files.cert, "--tls-key", files.key, "--tls-client-ca", ca, "--groups", groups, "--operators", "team")
+	client := files.client(t, laptop.cert, laptop.key)
+	client.Transport.(*http.Transport).TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(10)
+	page := func() (*http.Response, error) {
+		t.Helper()
+		client.CloseIdleConnections()
+		resp, _, err := ask(t, client, p.url+"/-/leaks")
+		return resp, err
+	}
+	for range 2 {
+		if resp, err := page(); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%v %v", resp, err)
+		}
+	}
+	copyFile(other.cert)
+	time.Sleep(certificateAge + 100*time.Millisecond)
+	if resp, err := page(); err == nil && resp.StatusCode == http.StatusOK {
+		t.Error("the certificate is still believed; session resumed:", resp.TLS.DidResume)
+	}
+}
+
+// Whatever is asked, an error says something, in plain text.
+func TestMethods(t *testing.T) {
+	p, _ := startHooks(t)
+	for _, test := range []struct{ method, path string }{
+		{"POST", "/"}, {"DELETE", "/livez"}, {"POST", "/-/leaks"}, {"POST", "/metrics"}, {"GET", "/-/hooks/github"}, {"PUT", helloInfo},
+	} {
+		r, err := http.NewRequest(test.method, p.url+test.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode < 400 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") || len(bytes.TrimSpace(body)) == 0 {
+			t.Errorf("%s %s: %d %v %q", test.method, test.path, resp.StatusCode, resp.Header, body)
+		}
+	}
+}
+
+// Who can change the file with the authorities can be anybody.
+func TestClientAuthoritiesOpen(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("files have no such modes")
+	}
+	files, ca := newTLSFiles(t), newTLSFiles(t)
+	c := config{TLSCert: files.cert, TLSKey: files.key, TLSClientCA: ca.cert}
+	if err := os.Chmod(ca.cert, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newCertificates(c, nil); err != nil {
+		t.Errorf("a file that others can read: %v", err)
+	}
+	if err := os.Chmod(ca.cert, 0o646); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newCertificates(c, nil); err == nil || !strings.Contains(err.Error(), "tls-client-ca: others can change") || !strings.Contains(err.Error(), "chmod o-w") {
+		t.Errorf("a file that others can change: %v", err)
 	}
 }

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// startHooks starts a server with webhooks, whose secret it returns too.
+func startHooks(t *testing.T) (*program, string) {
+	t.Helper()
+	secret := "0123456789abcdef-secret"
+	file := filepath.Join(t.TempDir(), "hook")
+	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return startFront(t, "--hook-secret-file", file), secret
+}
+
+// hookBegins sends the header of a webhook with a body that does not come, and
+// returns the status line that comes within a moment, "" if none does.
+func hookBegins(t *testing.T, p *program, path string, headers ...string) (status string, conn net.Conn) {
+	t.Helper()
+	conn, err := net.Dial("tcp", p.addr())
+	if err != nil {
+		t.Error(err)
+		return "", nil
+	}
+	t.Cleanup(func() { conn.Close() })
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n", path, maxHook, strings.Join(append(headers, ""), "\r\n"))
+	_ = conn.SetReadDeadline(time.Now().Add(bodyTime * 3 / 5)) // the server waits longer for the body
+	line := make([]byte, 12)
+	n, _ := io.ReadFull(conn, line) // nothing, or the whole of it
+	return string(line[:n]), conn
+}
+
+// Nothing is read of what cannot be a webhook of ours.
+func TestHookUnread(t *testing.T) {
+	p, secret := startHooks(t)
+	sum := strings.Repeat("ab", 32)
+	for _, test := range []struct{ path, header, want string }{
+		{"/-/hooks/github", "X: y", "HTTP/1.1 403"},
+		{"/-/hooks/github", "X-Hub-Signature-256: sha256=ab", "HTTP/1.1 403"},
+		{"/-/hooks/gitea", "X-Gitea-Signature: zz", "HTTP/1.1 403"},
+		{"/-/hooks/gitlab", "X-Gitlab-Token: " + secret + "x", "HTTP/1.1 403"},
+		{"/-/hooks/githubx", "X-Hub-Signature-256: sha256=" + sum, "HTTP/1.1 405"},
+		{"/-/hooks/xgitlabx", "X-Gitlab-Token: " + secret, "HTTP/1.1 405"},
+		{"/-/hooks/agitea", "X-Gitea-Signature: " + sum, "HTTP/1.1 405"},
+	} {
+		if got, _ := hookBegins(t, p, test.path, test.header); got != test.want {
+			t.Errorf("%s with %q: %q before its body, want %s", test.path, test.header, got, test.want)
+		}
+	}
+}
+
+// What many webhooks that are not proved yet can make us keep in memory is bounded.
+func TestHookCrowd(t *testing.T) {
+	p, _ := startHooks(t)
+	signature := "X-Hub-Signature-256: sha256=" + strings.Repeat("ab", 32)
+	var refused atomic.Int32
+	var hooks sync.WaitGroup
+	for range maxHooks + 3 {
+		hooks.Go(func() {
+			if status, _ := hookBegins(t, p, "/-/hooks/github", signature); status == "HTTP/1.1 503" {
+				refused.Add(1)
+			}
+		})
+	}
+	hooks.Wait()
+	if n := refused.Load(); n != 3 {
+		t.Errorf("%d webhooks are refused beside %d that are read, want 3", n, maxHooks)
+	}
+}
+
+// The addresses of repositories that a webhook has may have a password in them.
+func TestHookSecrets(t *testing.T) {
+	p, secret := startHooks(t)
+	body := `{"repository": {"clone_url": "https://user:hunter2@git.corp.example/lib.git"}}`
+	r, err := http.NewRequest(http.MethodPost, p.url+"/-/hooks/gitlab", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("X-Gitlab-Token", secret)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%v %v", resp, err)
+	}
+	resp.Body.Close()
+	waitFor(t, func() bool { return strings.Contains(p.log.String(), "git.corp.example/lib") })
+	if strings.Contains(p.log.String(), "hunter2") {
+		t.Errorf("the log has the password: %s", p.log)
+	}
+}

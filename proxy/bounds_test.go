@@ -1,0 +1,41 @@
+package proxy_test
+
+import (
+	"fmt"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/proxy"
+)
+
+// Names can have 30 kB. What is remembered of those who ask for such does not add up.
+func TestLongNames(t *testing.T) {
+	r := startReaders(t)
+	long := strings.Repeat("/abcdefghi", 2500)
+	for i := range 3 {
+		if a := r.as("", fmt.Sprint("corp.example/lib", long, i, "/@v/list")); a.status != http.StatusNotFound {
+			t.Fatal(a)
+		}
+	}
+	for _, leak := range r.server.Leaks() {
+		if len(leak.Module) > 300 {
+			t.Errorf("a leak has a name of %d bytes", len(leak.Module))
+		}
+	}
+}
+
+// Many absences of long names are no more than those of short ones.
+func TestLongAbsences(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	keep := proxy.Absences(5000, 20000)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 20<<20 {
+		t.Errorf("5000 absences take %d MB", grown>>20)
+	}
+	runtime.KeepAlive(keep)
+}

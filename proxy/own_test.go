@@ -1,0 +1,150 @@
+package proxy_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/mod/module"
+	modsumdb "golang.org/x/mod/sumdb"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/proxy/vcs"
+)
+
+// Our own log is a checksum database with which the client of the go command is
+// content, for what is private and for what is public.
+func TestUnified(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Unified = true })
+	h.code.Module("lib", lib)
+	ops := &clientOps{url: h.url, key: h.log.Key(), config: map[string][]byte{}}
+	client := modsumdb.NewClient(ops)
+	for _, m := range []module.Version{
+		{Path: "corp.example/lib", Version: "v1.0.0"}, {Path: "example.com/hello", Version: "v1.0.0"}, {Path: "example.com/Upper", Version: "v1.0.0-RC.1"},
+		{Path: "golang.org/toolchain", Version: "v0.0.1-go1.99.0.linux-amd64"}, {Path: "example.com/hello", Version: "v1.1.0"},
+	} {
+		lines, err := client.Lookup(m.Path, m.Version)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", m, err, h.logs)
+		}
+		if len(lines) != 1 || !strings.HasPrefix(lines[0], m.Path+" "+m.Version+" h1:") {
+			t.Errorf("%s: %q", m, lines)
+		}
+		if strings.HasPrefix(m.Path, "corp.") {
+			continue
+		}
+		public, err := h.mirror.Lookup(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entry, err := h.log.Find(m)
+		if err != nil || entry.Public == nil || entry.Public.Name != proxytest.Database || entry.Public.ID != public.ID || len(entry.Public.Head) == 0 ||
+			!bytes.Equal(entry.Record().Text, public.Text) {
+			t.Errorf("%s: the log has %+v, %v", m, entry, err)
+		}
+	}
+	if h.log.Size() != 5 {
+		t.Errorf("the log has %d entries", h.log.Size())
+	}
+	h.wantStatus("sumdb/log.corp.example/lookup/example.com/hello@v1.9.0", http.StatusNotFound)
+	h.wantStatus("sumdb/log.corp.example/lookup/corp.example/lib@v1.9.0", http.StatusNotFound)
+	h.wantStatus("cached-only/sumdb/log.corp.example/lookup/corp.example/lib@v1.9.0", http.StatusNotFound)
+	h.ok("cached-only/sumdb/log.corp.example/lookup/corp.example/lib@v1.0.0")
+	if data := h.ok("sumdb/log.corp.example/tile/8/data/000.p/5"); !strings.Contains(data, "corp.example/lib v1.0.0 h1:") {
+		t.Errorf("data tile %q", data)
+	}
+	// The public database is served beside it, and knows nothing private.
+	h.ok("sumdb/" + proxytest.Database + "/lookup/example.com/hello@v1.0.0")
+	h.wantStatus("sumdb/"+proxytest.Database+"/lookup/corp.example/lib@v1.0.0", http.StatusForbidden, "GONOSUMDB")
+	leaks := h.server.Leaks()
+	if len(leaks) != 1 || leaks[0].Kind != proxy.PublicDatabase || leaks[0].Module != "corp.example/lib" || leaks[0].Client != "127.0.0.1" || leaks[0].Requests != 1 {
+		t.Errorf("leaks: %+v", leaks)
+	}
+}
+
+// Without Unified our log is nobody's business, and a client that has its key is not
+// sent elsewhere.
+func TestNotUnified(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.wantStatus("sumdb/log.corp.example/supported", http.StatusForbidden, "--unified")
+	h.wantStatus("sumdb/log.corp.example/lookup/corp.example/lib@v1.0.0", http.StatusForbidden, "--unified")
+	h.wantStatus("sumdb/other.example/supported", http.StatusNotFound, "not served here")
+}
+
+// A log that refuses takes nothing new and gives what it has.
+func TestPrivateFrozen(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib, strings.Replace(lib, "v1.0.0", "v1.1.0", 1))
+	h.ok("corp.example/lib/@v/v1.0.0.zip")
+	h.stop()
+	copyBack(t, filepath.Join(h.dir, "log"))
+	again := openPrivate(t, h.world, h.code, h.dir, nil)
+	again.ok("corp.example/lib/@v/v1.0.0.zip")
+	again.wantStatus("corp.example/lib/@v/v1.1.0.zip", http.StatusServiceUnavailable, "own log takes no new versions", "assay log check")
+}
+
+// copyBack replaces a directory by a copy of it, as somebody does who restores it.
+func copyBack(t *testing.T, dir string) {
+	t.Helper()
+	other := dir + ".backup"
+	if err := os.CopyFS(other, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(other, dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// clientOps is the go command's side of a checksum database.
+type clientOps struct {
+	url, key string
+	mu       sync.Mutex
+	config   map[string][]byte
+}
+
+func (o *clientOps) ReadRemote(path string) ([]byte, error) {
+	name, _, _ := strings.Cut(o.key, "+")
+	resp, err := http.Get(o.url + "/sumdb/" + name + path)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s %q %w", path, resp.Status, b.String(), err)
+	}
+	return b.Bytes(), nil
+}
+
+func (o *clientOps) ReadConfig(file string) ([]byte, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if file == "key" {
+		return []byte(o.key), nil
+	}
+	return o.config[file], nil
+}
+
+func (o *clientOps) WriteConfig(file string, old, new []byte) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !bytes.Equal(o.config[file], old) {
+		return modsumdb.ErrWriteConflict
+	}
+	o.config[file] = new
+	return nil
+}
+
+func (o *clientOps) ReadCache(string) ([]byte, error) { return nil, os.ErrNotExist }
+func (o *clientOps) WriteCache(string, []byte)        {}
+func (o *clientOps) Log(string)                       {}
+func (o *clientOps) SecurityError(msg string)         { panic(msg) }

@@ -1,0 +1,218 @@
+package proxy_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/sumdb/dirhash"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// The tag moves after the version was pinned, and the store is lost: what comes
+// then is refused, whoever is right.
+func TestPrivateMovedTag(t *testing.T) {
+	h := startPrivate(t, nil)
+	repo := h.code.Module("lib", lib)
+	first := strings.TrimSpace(repo.Git("rev-parse", "HEAD"))
+	h.ok("corp.example/lib/@v/v1.0.0.zip")
+	h.stop()
+	second := repo.Commit("-- lib.go --\npackage lib // evil\n")
+	repo.Tag("v1.0.0")
+	for _, dir := range []string{"data", "vcs"} {
+		if err := os.RemoveAll(filepath.Join(h.dir, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := openPrivate(t, h.world, h.code, h.dir, nil)
+	for _, file := range []string{"zip", "mod", "info"} {
+		a := again.wantStatus("corp.example/lib/@v/v1.0.0."+file, http.StatusForbidden, "changed: the zip of corp.example/lib@v1.0.0 is not what it was", first, second, "first h1:", "now   h1:")
+		if a.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("Cache-Control of a refusal is %q", a.header.Get("Cache-Control"))
+		}
+	}
+	evidence, err := filepath.Glob(filepath.Join(h.dir, "evidence", "changed-*"))
+	if err != nil || len(evidence) != 1 {
+		t.Errorf("evidence: %v, %v", evidence, err)
+	}
+	if again.log.Size() != 1 || again.log.Check(t.Context()) != nil {
+		t.Error("the log has changed")
+	}
+}
+
+// A tag that moves while everything is there changes nothing for anybody.
+func TestPrivateMovedTagHeld(t *testing.T) {
+	h := startPrivate(t, nil)
+	repo := h.code.Module("lib", lib)
+	first := h.ok("corp.example/lib/@v/v1.0.0.zip")
+	repo.Commit("-- lib.go --\npackage lib // evil\n")
+	repo.Tag("v1.0.0")
+	h.server.Pushed(repo.URL())
+	if again := h.ok("corp.example/lib/@v/v1.0.0.zip"); again != first {
+		t.Error("the stored content has changed")
+	}
+}
+
+// Who can write to the disk can write a zip and its hash. The log has another one.
+func TestPrivateTamperedDisk(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	key := "corp.example/lib/@v/v1.0.0.zip"
+	content := h.ok(key)
+	h.ok("corp.example/lib/@v/v1.0.0.mod")
+	h.stop()
+	for name, test := range map[string]struct {
+		key  string
+		info func(*storage.Info)
+		data string
+	}{
+		"content and hash": {key, func(i *storage.Info) { i.Hash = "h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" }, content},
+		"content alone":    {key, nil, content[:len(content)-30]},
+		"a go.mod":         {"corp.example/lib/@v/v1.0.0.mod", nil, "module corp.example/lib\n\nrequire evil.example v1.0.0\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, err := storage.Open(filepath.Join(h.dir, "data"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := store.Stat(t.Context(), test.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			good := info
+			if test.info != nil {
+				test.info(&info)
+			}
+			replaceStored(t, store, info, test.data)
+			store.Close()
+			again := openPrivate(t, h.world, h.code, h.dir, nil)
+			again.wantStatus(test.key, http.StatusForbidden, "changed: the", "the disk of this proxy")
+			again.wantStatus(test.key, http.StatusForbidden, "changed: the")
+			again.stop()
+			if store, err = storage.Open(filepath.Join(h.dir, "data"), nil); err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			if still, err := store.Stat(t.Context(), test.key); err != nil || still.Hash != info.Hash {
+				t.Errorf("what was found is not kept: %+v, %v", still, err)
+			}
+			original := content
+			if strings.HasSuffix(test.key, ".mod") {
+				original = "module corp.example/lib\n"
+			}
+			replaceStored(t, store, good, original)
+		})
+	}
+}
+
+// hashesOf returns the h1 hashes of a zip and a go.mod, as the go command has them.
+func hashesOf(t *testing.T, content, mod []byte) (zipHash, modHash string) {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "x.zip")
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	zipHash, err := dirhash.HashZip(name, dirhash.Hash1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modHash, err = dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(mod)), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return zipHash, modHash
+}
+
+func replaceStored(t *testing.T, store *storage.DB, info storage.Info, data string) {
+	t.Helper()
+	if err := store.Delete(t.Context(), info.Key); err != nil {
+		t.Fatal(err)
+	}
+	info.Size = int64(len(data))
+	if err := store.Create(t.Context(), info, strings.NewReader(data)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Our log has no hash of an info. One on the disk that is of another version is not
+// served all the same.
+func TestPrivateTamperedInfo(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	key := "corp.example/lib/@v/v1.0.0.info"
+	good := h.ok(key)
+	h.stop()
+	store, err := storage.Open(filepath.Join(h.dir, "data"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := store.Stat(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replaceStored(t, store, info, `{"Version":"v1.9.9","Time":"2020-01-01T00:00:00Z"}`)
+	store.Close()
+	again := openPrivate(t, h.world, h.code, h.dir, nil)
+	if got := again.ok(key); got != good {
+		t.Errorf("the info is %s", got)
+	}
+}
+
+// countedStore counts what is read whole, which takes a while.
+type countedStore struct {
+	storage.Store
+	read atomic.Int32
+}
+
+type countedObject struct {
+	storage.Object
+	s *countedStore
+}
+
+func (s *countedStore) Open(ctx context.Context, key string) (storage.Object, error) {
+	object, err := s.Store.Open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return countedObject{object, s}, nil
+}
+
+func (o countedObject) WriteTo(w io.Writer) (int64, error) {
+	o.s.read.Add(1)
+	time.Sleep(200 * time.Millisecond)
+	return o.Object.WriteTo(w)
+}
+
+// After a restart everybody asks for the same zip. It is compared with the log once,
+// not once for each with a copy on the disk for each.
+func TestPrivateCheckedOnce(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/v1.0.0.zip")
+	h.stop()
+	store := &countedStore{}
+	again := openPrivate(t, h.world, h.code, h.dir, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Store = c.Store, store })
+	var clients sync.WaitGroup
+	for range 20 {
+		clients.Go(func() {
+			if a := again.do(http.MethodHead, "corp.example/lib/@v/v1.0.0.zip"); a.status != http.StatusOK {
+				t.Error(a)
+			}
+		})
+	}
+	clients.Wait()
+	if n := store.read.Load(); n != 1 {
+		t.Errorf("the zip was read %d times, want once", n)
+	}
+}

@@ -1,0 +1,147 @@
+package proxy_test
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/vcs"
+)
+
+// A push is not missed by who comes after it while the answer of before is still on
+// its way.
+func TestPushDuringRefresh(t *testing.T) {
+	store := &slowStore{came: make(chan string, 100)}
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
+		c.Fresh = time.Hour
+		store.Store, c.Store = c.Store, store
+	})
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list") // the repository is known
+	h.server.Pushed(repo.URL())
+	wait := make(chan struct{})
+	store.set(nil, wait)
+	var clients sync.WaitGroup
+	clients.Go(func() { h.get("corp.example/lib/@v/list") })
+	<-store.came // it was asked, and had one tag
+	repo.Commit("-- new.go --\npackage lib\n")
+	repo.Tag("v1.1.0")
+	h.server.Pushed(repo.URL())
+	clients.Go(func() {
+		if a := h.get("corp.example/lib/@v/list"); string(a.body) != "v1.0.0\nv1.1.0\n" {
+			t.Errorf("list after the push: %v", a)
+		}
+	})
+	time.Sleep(300 * time.Millisecond)
+	store.set(nil, nil)
+	close(wait)
+	clients.Wait()
+}
+
+// The same while the repository is still being asked.
+func TestPushDuringRun(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list")
+	h.code.Requests()
+	h.server.Pushed(repo.URL())
+	h.ok("corp.example/lib/@v/list")
+	once := len(h.code.Requests())
+	h.server.Pushed(repo.URL())
+	h.code.Hang(true)
+	var clients sync.WaitGroup
+	clients.Go(func() { h.get("corp.example/lib/@v/list") })
+	asked := 0
+	waitUntil(t, func() bool { asked += len(h.code.Requests()); return asked > 0 })
+	h.server.Pushed(repo.URL())
+	clients.Go(func() { h.get("corp.example/lib/@latest") })
+	clients.Go(func() { h.get("corp.example/lib/@v/list") })
+	time.Sleep(300 * time.Millisecond)
+	h.code.Hang(false)
+	clients.Wait()
+	if asked += len(h.code.Requests()); asked != 2*once {
+		t.Errorf("the host had %d requests, want %d: one run from before the push and one for all that came after it", asked, 2*once)
+	}
+}
+
+// What was found to be absent before a push is not remembered after it.
+func TestPushDuringAbsence(t *testing.T) {
+	h := startPrivate(t, nil)
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list")
+	paths := []string{"corp.example/lib/@v/v1.1.0.info", "corp.example/lib/@v/dev.info"}
+	h.code.Requests()
+	h.code.Hang(true)
+	var clients sync.WaitGroup
+	for _, path := range paths {
+		clients.Go(func() { h.get(path) })
+	}
+	waitUntil(t, func() bool { return len(h.code.Requests()) > 0 })
+	time.Sleep(100 * time.Millisecond)
+	h.server.Pushed(repo.URL())
+	h.code.Hang(false)
+	clients.Wait()
+	repo.Tag("v1.1.0")
+	repo.Git("branch", "dev")
+	for _, path := range paths {
+		h.ok(path)
+	}
+}
+
+// A tag shows within Fresh, at once when its commit is asked for, and at once after
+// its repository has said so.
+func TestPrivateNewTags(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list")
+	h.ok("corp.example/lib/@latest")
+	h.wantStatus("corp.example/lib/@v/v1.1.0.info", http.StatusNotFound)
+	commit := repo.Commit("-- new.go --\npackage lib\n")
+	repo.Tag("v1.1.0")
+	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\n" {
+		t.Errorf("list = %q, which is not yet an hour old", got)
+	}
+	if got := h.ok("corp.example/lib/@v/" + commit + ".info"); !strings.Contains(got, `"v1.1.0"`) {
+		t.Errorf("the commit is %s", got)
+	}
+	h.server.Pushed("https://other.example/x")
+	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\n" {
+		t.Errorf("list after another repository's push = %q", got)
+	}
+	h.server.Pushed("git@git.corp.example:lib.git")
+	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\nv1.1.0\n" {
+		t.Errorf("list after the push = %q", got)
+	}
+	if got := h.ok("corp.example/lib/@latest"); !strings.Contains(got, `"v1.1.0"`) {
+		t.Errorf("latest after the push = %q", got)
+	}
+	h.ok("corp.example/lib/@v/v1.1.0.info") // its absence is forgotten too
+
+	h.code.Requests()
+	h.ok("corp.example/lib/@v/list")
+	h.ok("corp.example/lib/@latest")
+	if asked := h.code.Requests(); len(asked) != 0 {
+		t.Errorf("fresh answers asked for %q", asked)
+	}
+}
+
+// An answer that is older than Fresh is never given without asking, other than for
+// a public module.
+func TestPrivateFreshness(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Millisecond })
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list")
+	repo.Commit("-- new.go --\npackage lib\n")
+	repo.Tag("v1.1.0")
+	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\nv1.1.0\n" {
+		t.Errorf("list = %q", got)
+	}
+	h.code.Status(http.StatusServiceUnavailable)
+	a := h.get("corp.example/lib/@v/list")
+	if a.status != http.StatusOK || a.header.Get("Cache-Status") != "assay; hit; detail=stale" || a.header.Get("Cache-Control") != "private, no-cache" {
+		t.Errorf("while the host is down: %v %v", a, a.header)
+	}
+}

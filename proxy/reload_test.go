@@ -1,0 +1,381 @@
+package proxy_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/tools/txtar"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// evil is what somebody has published under the name of a private module.
+const evil = `
+-- corp.example/lib@v1.0.0/go.mod --
+module corp.example/lib
+-- corp.example/lib@v1.0.0/evil.go --
+package evil
+-- corp.example/lib@v1.9.0/go.mod --
+module corp.example/lib
+-- corp.example/lib@v1.9.0/evil.go --
+package evil
+`
+
+// gate is an upstream that lets paths with a text in them wait.
+type gate struct {
+	url, text string
+	came      chan string
+	open      chan struct{}
+	once      sync.Once
+}
+
+func newGate(t *testing.T, world *proxytest.World, text string) *gate {
+	g := &gate{text: text, came: make(chan string, 100), open: make(chan struct{})}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, g.text) {
+			g.came <- r.URL.Path
+			<-g.open
+		}
+		world.ServeHTTP(w, r)
+	}))
+	g.url = server.URL + "/ok"
+	t.Cleanup(func() {
+		g.release()
+		server.Close()
+	})
+	return g
+}
+
+func (g *gate) release() { g.once.Do(func() { close(g.open) }) }
+
+// chainOf returns a chain that ends with the test.
+func chainOf(t *testing.T, list string) *fetch.Chain {
+	t.Helper()
+	chain, err := fetch.New(fetch.Config{List: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(chain.Close)
+	return chain
+}
+
+// wantUnnamed checks that no upstream has heard of a private module.
+func (h *hosts) wantUnnamed() {
+	h.t.Helper()
+	for _, path := range h.world.Paths() {
+		if strings.Contains(path, "corp.example") {
+			h.t.Errorf("the upstream was asked for %s", path)
+		}
+	}
+}
+
+// What an upstream said of a name while it was public is never said of the private
+// module, however fresh it is, nor when its repository cannot be asked; and the other
+// way round.
+func TestReloadRecords(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	h.world.Add(evil)
+	h.code.Module("lib", lib)
+	public, private := noPolicy(t), policyOf(t, "corp.example")
+	paths := []string{"corp.example/lib/@v/list", "corp.example/lib/@latest"}
+	h.server.Reload(h.chain, public, h.vcs)
+	for _, path := range paths {
+		if got := h.ok(path); !strings.Contains(got, "v1.9.0") {
+			t.Fatalf("GET %s of the public module = %s", path, got)
+		}
+	}
+	h.server.Reload(h.chain, private, h.vcs)
+	h.code.Status(http.StatusServiceUnavailable)
+	for _, path := range paths {
+		h.wantStatus(path, http.StatusBadGateway)
+	}
+	h.code.Status(0)
+	for _, path := range paths {
+		if got := h.ok(path); strings.Contains(got, "v1.9.0") || !strings.Contains(got, "v1.0.0") {
+			t.Errorf("GET %s of the private module = %s", path, got)
+		}
+	}
+	h.server.Reload(h.chain, public, h.vcs)
+	for _, path := range paths {
+		if got := h.ok(path); !strings.Contains(got, "v1.9.0") {
+			t.Errorf("GET %s of the public module = %s", path, got)
+		}
+	}
+	h.server.Reload(h.chain, private, nil)
+	h.wantStatus("corp.example/lib/@v/main.info", http.StatusNotFound, "private here")
+}
+
+// A request for a private module does not join what runs for the public one of the
+// same name, and what comes of that later changes nothing.
+func TestReloadJoinsNothing(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.world.Add(evil)
+	h.code.Module("lib", lib)
+	g := newGate(t, h.world, "/ok/corp.example/lib/")
+	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
+	paths := []string{"corp.example/lib/@v/list", "corp.example/lib/@latest", "corp.example/lib/@v/v1.0.0.info", "corp.example/lib/@v/v1.0.0.mod", "corp.example/lib/@v/v1.0.0.zip"}
+	var before sync.WaitGroup
+	for _, path := range paths {
+		before.Go(func() { h.get(path) })
+	}
+	for range paths {
+		<-g.came
+	}
+	h.server.Reload(chainOf(t, g.url), policyOf(t, "corp.example"), h.vcs)
+	check := func() {
+		t.Helper()
+		for _, path := range paths {
+			if got := h.ok(path); strings.Contains(got, "v1.9.0") || strings.Contains(got, "evil") || strings.HasSuffix(path, ".info") && !strings.Contains(got, "Origin") {
+				t.Errorf("GET %s of the private module = %q", path, got)
+			}
+		}
+		for _, path := range paths[2:] {
+			if info, err := h.store.Stat(t.Context(), path); err != nil || info.Proof != "log.corp.example" {
+				t.Errorf("the store has %+v, %v at %s", info, err, path)
+			}
+		}
+	}
+	check()
+	g.release()
+	before.Wait()
+	check()
+}
+
+// A name that has become private while a request for it waited for a place is not
+// sent any more.
+func TestReloadQueue(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fills, c.ZipFills = 1, 1 })
+	g := newGate(t, h.world, "/ok/example.com/")
+	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
+	var running, waiting sync.WaitGroup
+	for _, file := range []string{"mod", "zip"} {
+		running.Go(func() { h.get("example.com/hello/@v/v1.0.0." + file) })
+		<-g.came
+	}
+	for _, file := range []string{"@v/list", "@latest", "@v/main.info", "@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip"} {
+		waiting.Go(func() {
+			if a := h.get("corp.example/lib/" + file); a.status != http.StatusServiceUnavailable || a.header.Get("Cache-Control") != "no-store" {
+				t.Errorf("GET %s = %v %v", file, a, a.header)
+			}
+		})
+	}
+	time.Sleep(time.Second)
+	h.server.Reload(chainOf(t, g.url), policyOf(t, "corp.example"), h.vcs)
+	g.release()
+	running.Wait()
+	waiting.Wait()
+	h.wantUnnamed()
+}
+
+// The same while a repository is fetched for a public module: what it has is not
+// looked up at the public database any more, and a private request does not join.
+func TestReloadDirect(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	direct := h.world.URL("404") + ",direct"
+	h.server.Reload(chainOf(t, direct), noPolicy(t), h.vcs)
+	h.code.Hang(true)
+	h.code.Requests()
+	var before, after sync.WaitGroup
+	before.Go(func() { h.get("corp.example/lib/@v/v1.0.0.info") })
+	waitUntil(t, func() bool { return len(h.code.Requests()) > 0 })
+	h.world.ResetCounts()
+	h.server.Reload(chainOf(t, direct), policyOf(t, "corp.example"), h.vcs)
+	after.Go(func() {
+		if a := h.get("corp.example/lib/@v/v1.0.0.info"); a.status != http.StatusOK {
+			t.Errorf("the private module: %v", a)
+		}
+	})
+	time.Sleep(300 * time.Millisecond)
+	h.code.Hang(false)
+	before.Wait()
+	after.Wait()
+	h.wantUnnamed()
+}
+
+func waitUntil(t *testing.T, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not come to pass")
+		}
+	}
+}
+
+// slowStore is a store in which one thing waits.
+type slowStore struct {
+	storage.Store
+	mu      sync.Mutex
+	opened  chan struct{} // when an object was opened, if not nil
+	written chan struct{} // before a record is written, if not nil
+	came    chan string
+}
+
+func (s *slowStore) set(opened, written chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened, s.written = opened, written
+}
+
+func (s *slowStore) wait(what string, which func() chan struct{}) {
+	s.mu.Lock()
+	wait := which()
+	s.mu.Unlock()
+	if wait != nil {
+		s.came <- what
+		<-wait
+	}
+}
+
+func (s *slowStore) Open(ctx context.Context, key string) (storage.Object, error) {
+	object, err := s.Store.Open(ctx, key)
+	s.wait(key, func() chan struct{} { return s.opened })
+	return object, err
+}
+
+func (s *slowStore) SetRecord(ctx context.Context, name string, value []byte) error {
+	s.wait(name, func() chan struct{} { return s.written })
+	return s.Store.SetRecord(ctx, name, value)
+}
+
+// What a request from before has read is not in memory for those who come after.
+func TestReloadHot(t *testing.T) {
+	store := &slowStore{came: make(chan string, 100)}
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Store = c.Store, store })
+	h.world.Add(evil)
+	h.code.Module("lib", lib)
+	path := "corp.example/lib/@v/v1.0.0.info"
+	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	h.ok(path)
+	h.server.Reload(h.chain, noPolicy(t), h.vcs) // it is not in memory now
+	wait := make(chan struct{})
+	store.set(wait, nil)
+	var before sync.WaitGroup
+	before.Go(func() { h.get(path) })
+	<-store.came
+	h.server.Reload(h.chain, policyOf(t, "corp.example"), h.vcs)
+	store.set(nil, nil)
+	close(wait)
+	before.Wait()
+	if got := h.ok(path); !strings.Contains(got, "Origin") {
+		t.Errorf("the private module's info is that of the public one: %s", got)
+	}
+}
+
+// What is private is fetched from its repository even if something public of the
+// same name is stored, and the other way round nothing private gets out as public.
+func TestPrivateConfusion(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	mod := module.Version{Path: "corp.example/lib", Version: "v1.0.0"}
+	h.world.Add("-- corp.example/lib@v1.0.0/go.mod --\nmodule corp.example/lib\n-- corp.example/lib@v1.0.0/evil.go --\npackage evil\n")
+	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	public := h.ok("corp.example/lib/@v/v1.0.0.zip") // it was forgotten that it is private
+	h.ok("corp.example/lib/@v/v1.0.0.mod")
+	h.ok("corp.example/lib/@v/v1.0.0.info")
+
+	h.server.Reload(h.chain, policyOf(t, "corp.example"), h.vcs)
+	private := h.ok("corp.example/lib/@v/v1.0.0.zip")
+	if private == public || strings.Contains(private, "evil") {
+		t.Error("the public module is served as the private one")
+	}
+	h.ok("corp.example/lib/@v/v1.0.0.mod")
+	if !strings.Contains(h.ok("corp.example/lib/@v/v1.0.0.info"), "Origin") {
+		t.Error("the info is that of the public module")
+	}
+	if _, err := h.log.Find(mod); err != nil {
+		t.Error(err)
+	}
+	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	if got := h.ok("corp.example/lib/@v/v1.0.0.zip"); got != public {
+		t.Error("the private module is served as the public one")
+	}
+}
+
+// A fill that is under way when the module becomes private is not what those get who
+// ask for the private one.
+func TestPrivateConfusionUnderWay(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	large := make([]byte, 1<<20)
+	rand.NewChaCha8(sha256.Sum256(nil)).Read(large)
+	h.world.AddModule(module.Version{Path: "corp.example/lib", Version: "v1.0.0"}, []txtar.File{{Name: "evil", Data: large}})
+	chain, err := fetch.New(fetch.Config{List: h.world.URL("gated")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer chain.Close()
+	const key = "corp.example/lib/@v/v1.0.0.zip"
+	h.server.Reload(chain, noPolicy(t), h.vcs)
+	public := make(chan answer)
+	go func() { public <- h.get(key) }()
+	for h.world.Count(key) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+
+	h.server.Reload(chain, policyOf(t, "corp.example"), h.vcs)
+	private := h.ok(key)
+	if len(private) > 10<<10 {
+		t.Error("the public module is served as the private one")
+	}
+	h.world.OpenGate()
+	if a := <-public; a.err == nil { // its last part is held back for good
+		t.Errorf("who asked before has all of it: %d, %d bytes", a.status, len(a.body))
+	}
+	if again := h.ok(key); again != private {
+		t.Error("the private module has changed")
+	}
+}
+
+// storeWithHook calls a function when an object is opened.
+type storeWithHook struct {
+	storage.Store
+	opened func()
+}
+
+func (s *storeWithHook) Open(ctx context.Context, key string) (storage.Object, error) {
+	object, err := s.Store.Open(ctx, key)
+	if s.opened != nil {
+		s.opened()
+	}
+	return object, err
+}
+
+// What comes into memory while the module becomes private is not, either.
+func TestPrivateConfusionInMemory(t *testing.T) {
+	var store *storeWithHook
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
+		store = &storeWithHook{Store: c.Store}
+		c.Store = store
+	})
+	h.code.Module("lib", lib)
+	h.world.Add("-- corp.example/lib@v1.0.0/go.mod --\nmodule corp.example/lib\n\n// evil\n")
+	const key = "corp.example/lib/@v/v1.0.0.mod"
+	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	h.ok(key)
+	store.opened = func() {
+		store.opened = nil
+		h.server.Reload(h.chain, policyOf(t, "corp.example"), h.vcs)
+	}
+	h.ok(key)
+	if store.opened != nil {
+		t.Fatal("nothing was opened")
+	}
+	for range 2 {
+		if got := h.ok(key); strings.Contains(got, "evil") {
+			t.Error("the public module is served as the private one")
+		}
+	}
+}
