@@ -9,6 +9,7 @@ package policy
 
 import (
 	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -36,13 +37,22 @@ type rule struct {
 	groups  []string
 }
 
-// covers reports whether the rule is about the module: the pattern matches its path,
-// or what is left of both when the differences are gone that code hosts do not see.
-// The client chooses the path, so without that github.com/Corp/lib or
+// covering yields the rules that are about a module: those whose pattern matches its
+// path, or what is left of both when the differences are gone that code hosts do not
+// see. The client chooses the path, so without that github.com/Corp/lib or
 // github.com/corp/lib.git would be a way around a rule for github.com/corp/lib.
-func (r rule) covers(modulePath string) bool {
-	return modulePath != toolchain &&
-		(module.MatchPrefixPatterns(r.pattern, modulePath) || module.MatchPrefixPatterns(r.plain, plain(modulePath)))
+func (p *Policy) covering(modulePath string) iter.Seq[rule] {
+	return func(yield func(rule) bool) {
+		if len(p.rules) == 0 || modulePath == toolchain {
+			return
+		}
+		same := plain(modulePath)
+		for _, r := range p.rules {
+			if (module.MatchPrefixPatterns(r.pattern, modulePath) || module.MatchPrefixPatterns(r.plain, same)) && !yield(r) {
+				return
+			}
+		}
+	}
 }
 
 // plain returns a module path, or a pattern, in lower case and without the names of
@@ -125,8 +135,9 @@ func inPattern(r rune) bool {
 // Restrict returns p with rules added, which are separated by commas:
 // pattern=group|group. The pattern is one in the syntax of GOPRIVATE; what it
 // matches is private too, with upper case for lower case and the other way round, and
-// with .git at the end of an element: to many code hosts that is the same. Of a module that several rules match, each of them must
-// name a group of the reader, so that a rule can take away and never give.
+// with .git at the end of an element: to many code hosts that is the same. Of a module
+// that several rules match, each of them must name a group of the reader, so that a
+// rule can take away and never give.
 func (p *Policy) Restrict(rules string) (*Policy, error) {
 	next := &Policy{append([]string(nil), p.private...), append([]rule(nil), p.rules...)}
 	for text := range strings.SplitSeq(rules, ",") {
@@ -170,8 +181,8 @@ func (p *Policy) Restricted(modulePath string) bool {
 // Allowed reports whether a reader may have the module with the decoded path. in
 // says whether the reader is in a group; it is not asked if there is no rule.
 func (p *Policy) Allowed(modulePath string, in func(group string) bool) bool {
-	for _, r := range p.rules {
-		if r.covers(modulePath) && !slices.ContainsFunc(r.groups, in) {
+	for r := range p.covering(modulePath) {
+		if !slices.ContainsFunc(r.groups, in) {
 			return false
 		}
 	}
@@ -205,10 +216,8 @@ func (p *Policy) Private(modulePath string) (pattern string, private bool) {
 			return pattern, true
 		}
 	}
-	for _, r := range p.rules {
-		if r.covers(modulePath) {
-			return r.pattern, true
-		}
+	for r := range p.covering(modulePath) {
+		return r.pattern, true
 	}
 	return "", false
 }
