@@ -109,13 +109,16 @@ func (s *Server) pin(ctx context.Context, req Request, zip, mod string, origin v
 
 // proveDirect compares a public version with the checksum database.
 func (s *Server) proveDirect(ctx context.Context, req Request, zip, mod string, origin vcs.Origin) (proof string, err error) {
-	for kind, got := range map[Kind]string{Zip: zip, Mod: mod} {
-		of := Request{Kind: kind, Module: req.Module, Version: req.Version}
+	for _, file := range []struct {
+		kind Kind
+		hash string
+	}{{Zip, zip}, {Mod, mod}} {
+		of := Request{Kind: file.kind, Module: req.Module, Version: req.Version}
 		want, err := s.wanted(ctx, of)
 		if err != nil {
 			return "", err
 		}
-		if err := s.compare(of, origin.URL, got, want); err != nil {
+		if err := s.compare(of, origin.URL, file.hash, want); err != nil {
 			return "", err
 		}
 		proof = s.proofName(want)

@@ -24,30 +24,31 @@ The first start of serve makes the key. Keep a copy of the log's directory; what
 must not be is set back: see docs/operations.md.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
-			if err != nil {
+			return withLog(cmd, func(log *sumdb.Log) error {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), log.Key())
 				return err
-			}
-			log, err := openLogToRead(cmd, c)
-			if err != nil {
-				return err
-			}
-			defer log.Close()
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), log.Key())
-			return err
+			})
 		},
 	}
 	addFlags(cmd.Flags(), "data")
 	return cmd
 }
 
-// openLogToRead opens our own log, also while a server has it.
-func openLogToRead(cmd *cobra.Command, c config) (*sumdb.Log, error) {
+// withLog opens our own log for f, to read it, also while a server has it.
+func withLog(cmd *cobra.Command, f func(log *sumdb.Log) error) error {
+	c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+	if err != nil {
+		return err
+	}
 	config := c.logConfig()
 	config.ReadOnly = true
 	log, err := sumdb.OpenLog(cmd.Context(), config)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no log in %s yet; assay serve makes it at its first start", config.Dir)
+		return fmt.Errorf("there is no log in %s yet; assay serve makes it at its first start", config.Dir)
 	}
-	return log, err
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	return f(log)
 }

@@ -24,23 +24,16 @@ of that module and of those below it, with where and when each came from; the pa
 "all" stands for everything. The server may be running.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
-			if err != nil {
-				return err
-			}
-			log, err := openLogToRead(cmd, c)
-			if err != nil {
-				return err
-			}
-			defer log.Close()
-			if len(args) == 0 {
-				return showLog(cmd, log)
-			}
-			path := args[0]
-			if path == "all" {
-				path = ""
-			}
-			return showEntries(cmd.OutOrStdout(), log, path)
+			return withLog(cmd, func(log *sumdb.Log) error {
+				if len(args) == 0 {
+					return showLog(cmd, log)
+				}
+				path := args[0]
+				if path == "all" {
+					path = ""
+				}
+				return showEntries(cmd.OutOrStdout(), log, path)
+			})
 		},
 	}
 	addFlags(cmd.Flags(), "data", "log-guard")
@@ -99,32 +92,29 @@ newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 	}
 	head := cmd.Flags().String("head", "", "File with a signed head that the log must contain.")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, _, err := loadConfig(cmd.Flags(), os.Getenv)
-		if err != nil {
-			return err
-		}
-		log, err := openLogToRead(cmd, c)
-		if err != nil {
-			return err
-		}
-		defer log.Close()
-		if err := log.Check(cmd.Context()); err != nil {
-			return err
-		}
-		if *head != "" {
-			data, err := os.ReadFile(*head)
-			if err != nil {
-				return err
-			}
-			if err := log.Witness(data); err != nil {
-				return err
-			}
-		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries, nothing wrong\n", log.Name(), log.Size())
-		return err
+		return withLog(cmd, func(log *sumdb.Log) error { return checkLog(cmd, log, *head) })
 	}
 	addFlags(cmd.Flags(), "data", "log-guard")
 	return cmd
+}
+
+// checkLog compares everything, and the head in the file called head, if it has a
+// name.
+func checkLog(cmd *cobra.Command, log *sumdb.Log, head string) error {
+	if err := log.Check(cmd.Context()); err != nil {
+		return err
+	}
+	if head != "" {
+		seen, err := os.ReadFile(head)
+		if err != nil {
+			return err
+		}
+		if err := log.Witness(seen); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries, nothing wrong\n", log.Name(), log.Size())
+	return err
 }
 
 func newLogAdoptCommand() *cobra.Command {

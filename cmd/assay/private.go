@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -52,9 +54,9 @@ func (c config) vcsCredentials() ([]vcs.Credential, error) {
 	if c.Credentials == "" {
 		return nil, nil
 	}
-	// It names secrets and says to whom they are shown.
-	if info, err := os.Stat(c.Credentials); err == nil && info.Mode().Perm()&0o002 != 0 && os.PathSeparator == '/' {
-		return nil, fmt.Errorf("credentials: everybody on this machine can change %s (mode %04o); run: chmod o-w %s", c.Credentials, info.Mode().Perm(), c.Credentials)
+	// It says to whom secrets are shown.
+	if err := checkMode(c.Credentials, othersWrite); err != nil {
+		return nil, fmt.Errorf("credentials: %w", err)
 	}
 	var file struct {
 		Credential []vcs.Credential `toml:"credential"`
@@ -196,12 +198,8 @@ func (c config) hookSecret() (string, error) {
 	if c.HookSecret == "" {
 		return "", nil
 	}
-	info, err := os.Stat(c.HookSecret)
-	if err != nil {
+	if err := checkMode(c.HookSecret, othersAny); err != nil {
 		return "", fmt.Errorf("hook-secret-file: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 && os.PathSeparator == '/' {
-		return "", fmt.Errorf("hook-secret-file: others can read %s (mode %04o); run: chmod o-rwx %s", c.HookSecret, mode, c.HookSecret)
 	}
 	data, err := os.ReadFile(c.HookSecret)
 	if err != nil {
@@ -212,4 +210,27 @@ func (c config) hookSecret() (string, error) {
 		return "", fmt.Errorf("hook-secret-file: the secret in %s has %d characters; it needs 16 at least, for instance what this prints: openssl rand -hex 20", c.HookSecret, len(secret))
 	}
 	return secret, nil
+}
+
+// What others may not be allowed to do with a file: anything with a secret, write to
+// one that says whom to trust.
+const (
+	othersAny   fs.FileMode = 0o007
+	othersWrite fs.FileMode = 0o002
+)
+
+// checkMode refuses a file with which others on this machine can do what is forbidden.
+func checkMode(name string, forbidden fs.FileMode) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	mode := info.Mode().Perm()
+	switch {
+	case runtime.GOOS == "windows" || mode&forbidden == 0:
+		return nil
+	case forbidden == othersWrite:
+		return fmt.Errorf("others can change %s (mode %04o); run: chmod o-w %s", name, mode, name)
+	}
+	return fmt.Errorf("others can read or change %s (mode %04o); run: chmod o-rwx %s", name, mode, name)
 }

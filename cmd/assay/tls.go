@@ -82,12 +82,8 @@ func (c *certificates) stat() string {
 }
 
 func (c *certificates) load() (*tls.Config, error) {
-	info, err := os.Stat(c.key)
-	if err != nil {
+	if err := checkMode(c.key, othersAny); err != nil {
 		return nil, fmt.Errorf("tls-key: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 && os.PathSeparator == '/' {
-		return nil, fmt.Errorf("tls-key: others can read %s (mode %04o); run: chmod o-rwx %s", c.key, mode, c.key)
 	}
 	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
 	if err != nil {
@@ -97,11 +93,8 @@ func (c *certificates) load() (*tls.Config, error) {
 	if c.clientCA == "" {
 		return config, nil
 	}
-	if info, err = os.Stat(c.clientCA); err != nil {
+	if err := checkMode(c.clientCA, othersWrite); err != nil { // who can, can be anybody
 		return nil, fmt.Errorf("tls-client-ca: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o002 != 0 && os.PathSeparator == '/' {
-		return nil, fmt.Errorf("tls-client-ca: others can change %s (mode %04o), and be anybody; run: chmod o-w %s", c.clientCA, mode, c.clientCA)
 	}
 	data, err := os.ReadFile(c.clientCA)
 	if err != nil {

@@ -179,6 +179,23 @@ func (b *bench) withCompany(f func(c *company) (result, error)) (r result, err e
 	return f(c)
 }
 
+// withBoth starts assay and Athens beside the hosts for f.
+func (b *bench) withBoth(f func(c *company, ours, theirs *process) (result, error)) (result, error) {
+	return b.withCompany(func(c *company) (result, error) {
+		ours, err := b.startOurs(c)
+		if err != nil {
+			return result{}, err
+		}
+		defer ours.stop()
+		theirs, err := b.startTheirs(c)
+		if err != nil {
+			return result{}, err
+		}
+		defer theirs.stop()
+		return f(c, ours, theirs)
+	})
+}
+
 // cloneRounds is how often a repository of 200 MB is cloned by each side.
 const cloneRounds = 3
 
@@ -210,17 +227,7 @@ func (b *bench) secondVersion() (result, error) {
 // secondVersionAthens compares the second version of a large repository with the
 // same at Athens.
 func (b *bench) secondVersionAthens() (result, error) {
-	return b.withCompany(func(c *company) (result, error) {
-		ours, err := b.startOurs(c)
-		if err != nil {
-			return result{}, err
-		}
-		defer ours.stop()
-		theirs, err := b.startTheirs(c)
-		if err != nil {
-			return result{}, err
-		}
-		defer theirs.stop()
+	return b.withBoth(func(c *company, ours, theirs *process) (result, error) {
 		first := c.commit()
 		for _, p := range []*process{ours, theirs} {
 			if _, err := b.fetch(p, first); err != nil {
@@ -240,17 +247,7 @@ func (b *bench) secondVersionAthens() (result, error) {
 
 // privateList compares the time of a list of versions that was asked for before.
 func (b *bench) privateList() (result, error) {
-	return b.withCompany(func(c *company) (result, error) {
-		ours, err := b.startOurs(c)
-		if err != nil {
-			return result{}, err
-		}
-		defer ours.stop()
-		theirs, err := b.startTheirs(c)
-		if err != nil {
-			return result{}, err
-		}
-		defer theirs.stop()
+	return b.withBoth(func(c *company, ours, theirs *process) (result, error) {
 		side := func(p *process, times int) func() (float64, error) {
 			return func() (float64, error) {
 				begin := time.Now()

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,15 +102,26 @@ func TestHostileNames(t *testing.T) {
 		"127.0.0.1/x", "10.0.0.1/x", "169.254.169.254/latest", "1.2/x", "foo.localhost/x", "localhost/x", "nodot/x", "0x7f.1/x", "corp.example",
 		"github.com", "github.com/one", "github.com/-x/y", "github.com/a/--upload-pack=x", "git.corp.example/x.git/-x", "git.corp.example/-x.git", "corp.example/x.svn",
 		"git.corp.example/--upload-pack=x.git",
+		// What ParsePath of the proxy never lets through.
+		"", "-x", "--upload-pack=touch pwned", "ext::sh -c touch% pwned", "file:///etc/passwd", "https://corp.example/hello", "corp.example/hello -x", "corp.example/hello\n-x",
+		"corp.example/hello@v1.0.0", "corp.example/../hello", "corp.example/hello\x00", "сorp.example/hello", "corp.example/hеllo", "corp.example/\u202ehello", "corp。example/hello",
 	} {
 		if _, _, err := s.download(path, "v1.0.0"); err == nil {
-			t.Errorf("%s: no error", path)
+			t.Errorf("%q: no error", path)
 		}
 	}
 	w.Module("hello", hello)
+	for _, version := range []string{"", "-x", "--json", "v1.0.0 -x", "v1.0.0\n-x", "v1.0.0@v1.0.0", "v1", "v1.0.0/../x", "v１.0.0", "latest", "v1.0.0\x00"} {
+		if _, _, err := s.download("corp.example/hello", version); err == nil {
+			t.Errorf("%q is a version", version)
+		}
+	}
+	if dialed := w.Dialed(); slices.ContainsFunc(dialed, func(address string) bool { return address != "192.0.2.1:443" }) {
+		t.Errorf("sockets to %q", dialed)
+	}
 	for _, query := range []string{"-x", "--upload-pack=touch", "-exec=touch", "-toolexec=touch", "@x", "a b", "x\ny", "$(touch)", "HEAD:x", "refs/heads/main", "../x", "~1", "^0", ":/x", "\u202e"} {
 		_, err := s.Query(t.Context(), "corp.example/hello", query, vcs.Private)
-		if err == nil && query != "-exec=touch" {
+		if err == nil {
 			t.Errorf("%q is a version", query)
 		}
 	}
