@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
@@ -208,9 +207,7 @@ func actionsToken(ctx context.Context, audience string, getenv func(string) stri
 
 // encrypted reports whether nobody on the way can read what goes to a URL.
 func encrypted(u *url.URL) bool {
-	ip, err := netip.ParseAddr(u.Hostname())
-	loopback := u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
-	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && loopback)
+	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()))
 }
 
 // requestToken sends one request for a token.
