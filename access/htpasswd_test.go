@@ -183,12 +183,12 @@ func FuzzHtpasswd(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		a, err := access.New(t.Context(), access.Config{Htpasswd: write(t, "htpasswd", text)})
+		file := write(t, "htpasswd", text)
+		a, err := access.New(t.Context(), access.Config{Htpasswd: file})
 		if err != nil {
-			for line := range strings.Lines(text) {
-				if _, secret, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && len(secret) >= 20 && strings.Contains(err.Error(), secret) {
-					t.Errorf("the error has a hash: %v", err)
-				}
+			write(t, file, otherHashes(text))
+			if _, other := access.New(t.Context(), access.Config{Htpasswd: file}); other == nil || other.Error() != err.Error() {
+				t.Errorf("the error depends on a hash: %v; with other hashes it is: %v", err, other)
 			}
 			return
 		}
@@ -196,6 +196,25 @@ func FuzzHtpasswd(f *testing.F) {
 		wantRefused(t, a, basic("alice", "x"), "")
 		wantRefused(t, a, basic("", ""), "unknown user")
 	})
+}
+
+// otherHashes returns the file with the letters of each hash in the other case,
+// but for its version and cost. What was like bcrypt still is, what was not is not.
+func otherHashes(file string) string {
+	other := []byte(file)
+	start := 0
+	for line := range strings.Lines(file) {
+		if user, hash, ok := strings.Cut(line, ":"); ok {
+			first := start + len(user) + 1 + min(len(hash), len("$2a$04$"))
+			for i := first; i < start+len(line); i++ {
+				if c := other[i] | 0x20; 'a' <= c && c <= 'z' {
+					other[i] ^= 0x20
+				}
+			}
+		}
+		start += len(line)
+	}
+	return string(other)
 }
 
 // Whatever can be read gives good names to good names.

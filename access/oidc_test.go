@@ -421,7 +421,7 @@ func FuzzOIDCFile(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if a.Configured() && (!strings.Contains(text, "claims") || !strings.Contains(text, "audience")) {
+		if a.Configured() && !strings.Contains(text, `\`) && (!strings.Contains(text, "claims") || !strings.Contains(text, "audience")) {
 			t.Errorf("configured by %q", text)
 		}
 		if id, err := a.Identify(request(t, "Bearer "+strange)); err == nil {
