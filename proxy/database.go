@@ -151,7 +151,7 @@ func (s *Server) refusePrivate(a *answer, req Request) error {
 		status: http.StatusForbidden, noStore: true,
 		what: req.Module + " is private here (pattern " + pattern + ")",
 		why:  "its name is never sent to a checksum database; tell your go command not to ask",
-		next: "Run: " + policy.ClientSetting("GONOSUMDB", pattern),
+		next: policy.ClientAdvice("GONOSUMDB", pattern, req.Module),
 	}
 }
 

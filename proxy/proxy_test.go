@@ -237,9 +237,9 @@ func TestPrivate(t *testing.T) {
 	o.private = "corp.example/*,github.com/MyCorp,example.com/Upper"
 	f := start(t, world, world.URL("ok"), o)
 	for _, path := range []string{
-		"corp.example/secret/@v/list", "corp.example/secret/@latest", "corp.example/secret/@v/v1.0.0.info", "corp.example/secret/@v/v1.0.0.mod",
+		"corp.example/secret/@v/list", "corp.example/!secret/@v/list", "corp.example/secret.git/@v/v1.0.0.zip", "corp.example/secret/@latest", "corp.example/secret/@v/v1.0.0.info", "corp.example/secret/@v/v1.0.0.mod",
 		"corp.example/secret/@v/v1.0.0.zip", "corp.example/secret/@v/main.info", "corp.example/secret/sub/v2/@v/v2.0.0.zip",
-		"github.com/!my!corp/x/@v/list", "github.com/%21my%21corp/x/@v/list", "github.com/%21my!corp/%78/@v/v1.0.0.mod", "%63orp.example/secret/@v/list",
+		"github.com/!my!corp/x/@v/list", "github.com/mycorp/x/@v/v1.0.0.mod", "github.com/!m!y!c!o!r!p.git/x/@latest", "github.com/%21my%21corp/x/@v/list", "github.com/%21my!corp/%78/@v/v1.0.0.mod", "%63orp.example/secret/@v/list",
 		"example.com/!upper/@v/v1.0.0-!r!c.1.mod", "cached-only/corp.example/secret/@v/list", "cached-only/corp.example/secret/@v/v1.0.0.zip",
 	} {
 		a := f.wantStatus(path, http.StatusNotFound, "is private here", "is off here")
@@ -249,6 +249,9 @@ func TestPrivate(t *testing.T) {
 	}
 	for _, path := range []string{"corp.example/secret@v1.0.0", "github.com/!my!corp/x@v1.0.0", "github.com/%21my%21corp/x@v1.0.0", "github.com/!my!corp@v1.0.0", "example.com/%21upper@v1.0.0-!r!c.1"} {
 		f.wantStatus("sumdb/sum.test.example/lookup/"+path, http.StatusForbidden, "is private here", "go env -w GONOSUMDB=")
+	}
+	for _, path := range []string{"github.com/mycorp/x@v1.0.0", "github.com/!my!corp.git/x@v1.0.0", "example.com/upper@v1.0.0"} {
+		f.wantStatus("sumdb/sum.test.example/lookup/"+path, http.StatusForbidden, "is private here", "require it by its own name")
 	}
 	f.wantStatus("sumdb/sum.test.example/lookup/corp.example/secret@v1.0.0", http.StatusForbidden, "Run: go env -w GONOSUMDB=corp.example\n")
 	for _, path := range world.Paths() {

@@ -64,7 +64,7 @@ func notFetched(req Request, pattern string) error {
 		status: http.StatusNotFound, noStore: true,
 		what: "not found: " + req.Module + " is private here (pattern " + pattern + ")",
 		why:  "fetching private modules is off here (--vcs off), and their names are never sent to an upstream",
-		next: "let the go command fetch it: " + policy.ClientSetting("GOPRIVATE", pattern),
+		next: policy.ClientAdvice("GOPRIVATE", pattern, req.Module),
 	}
 }
 

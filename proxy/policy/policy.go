@@ -26,29 +26,50 @@ const toolchain = "golang.org/toolchain"
 // A Policy answers for one set of patterns. The zero value has none: every
 // module is public.
 type Policy struct {
-	private []string
+	private []pattern
 	rules   []rule
 }
 
-// rule says which groups may read what a pattern matches.
+// rule says which groups may read what a pattern covers.
 type rule struct {
-	pattern string
-	plain   string // pattern
-	groups  []string
+	pattern
+	groups []string
 }
 
-// covering yields the rules that are about a module: those whose pattern matches its
-// path, or what is left of both when the differences are gone that code hosts do not
-// see. The client chooses the path, so without that github.com/Corp/lib or
-// github.com/corp/lib.git would be a way around a rule for github.com/corp/lib.
+// pattern is one in the syntax of GOPRIVATE. It covers what matches it, and what
+// would if the differences were gone that code hosts do not see. The client chooses
+// the path: without that, the name github.com/Corp/lib would be sent to a public
+// mirror although github.com/corp is private, and github.com/corp/lib.git would be a
+// way around a rule for github.com/corp/lib.
+type pattern struct {
+	text  string
+	plain string // of text
+}
+
+func newPattern(text string) (pattern, error) {
+	return pattern{text, plain(text)}, checkPattern(text)
+}
+
+// matches reports whether the go command would say that the pattern matches.
+func (p pattern) matches(modulePath string) bool {
+	return module.MatchPrefixPatterns(p.text, modulePath)
+}
+
+// matchesOther reports whether it matches another spelling of a module path, which is
+// given as it is and plain.
+func (p pattern) matchesOther(modulePath, plainPath string) bool {
+	return (p.plain != p.text || plainPath != modulePath) && module.MatchPrefixPatterns(p.plain, plainPath)
+}
+
+// covering yields the rules that are about a module.
 func (p *Policy) covering(modulePath string) iter.Seq[rule] {
 	return func(yield func(rule) bool) {
 		if len(p.rules) == 0 || modulePath == toolchain {
 			return
 		}
-		same := plain(modulePath)
+		plainPath := plain(modulePath)
 		for _, r := range p.rules {
-			if (module.MatchPrefixPatterns(r.pattern, modulePath) || module.MatchPrefixPatterns(r.plain, same)) && !yield(r) {
+			if (r.matches(modulePath) || r.matchesOther(modulePath, plainPath)) && !yield(r) {
 				return
 			}
 		}
@@ -58,15 +79,20 @@ func (p *Policy) covering(modulePath string) iter.Seq[rule] {
 // plain returns a module path, or a pattern, in lower case and without the names of
 // version control systems that the go command allows at the end of a repository.
 func plain(modulePath string) string {
-	elements := strings.Split(strings.ToLower(modulePath), "/")
-	for i, element := range elements[1:] {
+	lower := strings.ToLower(modulePath)
+	host, rest, _ := strings.Cut(lower, "/")
+	if !strings.Contains(rest, ".") { // as nearly always
+		return lower
+	}
+	elements := strings.Split(rest, "/")
+	for i, element := range elements {
 		system := path.Ext(element)
 		name := strings.TrimSuffix(element, system)
 		if slices.Contains([]string{".bzr", ".fossil", ".git", ".hg", ".svn"}, system) && !strings.ContainsAny(name, `*?[]\`) {
-			elements[i+1] = name
+			elements[i] = name
 		}
 	}
-	return strings.Join(elements, "/")
+	return host + "/" + strings.Join(elements, "/")
 }
 
 // Authenticated is the group of everybody who has proved who they are.
@@ -80,14 +106,15 @@ const Authenticated = "*"
 func New(lists ...string) (*Policy, error) {
 	p := new(Policy)
 	for _, list := range lists {
-		for pattern := range strings.SplitSeq(list, ",") {
-			if pattern == "" {
+		for text := range strings.SplitSeq(list, ",") {
+			if text == "" {
 				continue // a comma too many hides nothing
 			}
-			if err := checkPattern(pattern); err != nil {
-				return nil, fmt.Errorf("private pattern %q in %q: %w", pattern, list, err)
+			private, err := newPattern(text)
+			if err != nil {
+				return nil, fmt.Errorf("private pattern %q in %q: %w", text, list, err)
 			}
-			p.private = append(p.private, pattern)
+			p.private = append(p.private, private)
 		}
 	}
 	return p, nil
@@ -133,13 +160,11 @@ func inPattern(r rune) bool {
 }
 
 // Restrict returns p with rules added, which are separated by commas:
-// pattern=group|group. The pattern is one in the syntax of GOPRIVATE; what it
-// matches is private too, with upper case for lower case and the other way round, and
-// with .git at the end of an element: to many code hosts that is the same. Of a module
-// that several rules match, each of them must name a group of the reader, so that a
-// rule can take away and never give.
+// pattern=group|group. The pattern is like one given to New; what it covers is private
+// too. Of a module that several rules are about, each of them must name a group of the
+// reader, so that a rule can take away and never give.
 func (p *Policy) Restrict(rules string) (*Policy, error) {
-	next := &Policy{append([]string(nil), p.private...), append([]rule(nil), p.rules...)}
+	next := &Policy{slices.Clone(p.private), slices.Clone(p.rules)}
 	for text := range strings.SplitSeq(rules, ",") {
 		if text == "" {
 			continue
@@ -157,11 +182,12 @@ func (p *Policy) Restrict(rules string) (*Policy, error) {
 }
 
 func parseRule(text string) (rule, error) {
-	pattern, names, found := strings.Cut(text, "=")
-	if !found || pattern == "" {
+	name, names, found := strings.Cut(text, "=")
+	if !found || name == "" {
 		return rule{}, fmt.Errorf("it must be pattern=group|group")
 	}
-	if err := checkPattern(pattern); err != nil {
+	restricted, err := newPattern(name)
+	if err != nil {
 		return rule{}, err
 	}
 	groups := strings.Split(names, "|")
@@ -170,7 +196,7 @@ func parseRule(text string) (rule, error) {
 			return rule{}, fmt.Errorf("%q is no name of a group; %s is everybody who has authenticated", group, Authenticated)
 		}
 	}
-	return rule{pattern, plain(pattern), groups}, nil
+	return rule{restricted, groups}, nil
 }
 
 // Restricted reports whether some rule is about the module with the decoded path.
@@ -197,29 +223,42 @@ func (p *Policy) AllowedAll(in func(group string) bool) bool {
 // Open returns the private patterns that no rule is about, word for word: what
 // they match can be read by whoever reaches the proxy, unless another rule matches.
 func (p *Policy) Open() []string {
-	return slices.DeleteFunc(slices.Clone(p.private), func(pattern string) bool {
-		return slices.ContainsFunc(p.rules, func(r rule) bool { return r.pattern == pattern })
-	})
+	var open []string
+	for _, private := range p.private {
+		if !slices.ContainsFunc(p.rules, func(r rule) bool { return r.text == private.text }) {
+			open = append(open, private.text)
+		}
+	}
+	return open
 }
 
 // Patterns returns the patterns as one list.
-func (p *Policy) Patterns() string { return strings.Join(p.private, ",") }
+func (p *Policy) Patterns() string {
+	var texts []string
+	for _, private := range p.private {
+		texts = append(texts, private.text)
+	}
+	return strings.Join(texts, ",")
+}
 
 // Private reports whether the module with the decoded path is private, and the
-// pattern that says so.
-func (p *Policy) Private(modulePath string) (pattern string, private bool) {
-	if modulePath == toolchain {
+// pattern that says so. It is if the go command says so, and besides if it is another
+// spelling of what the go command says it of: in upper case for lower case or the
+// other way round, or with .git at the end of an element.
+func (p *Policy) Private(modulePath string) (covering string, private bool) {
+	if len(p.private) == 0 || modulePath == toolchain {
 		return "", false
 	}
+	plainPath := plain(modulePath)
 	for _, pattern := range p.private {
-		if module.MatchPrefixPatterns(pattern, modulePath) {
-			return pattern, true
+		if pattern.matches(modulePath) {
+			return pattern.text, true
+		}
+		if covering == "" && pattern.matchesOther(modulePath, plainPath) {
+			covering = pattern.text
 		}
 	}
-	for r := range p.covering(modulePath) {
-		return r.pattern, true
-	}
-	return "", false
+	return covering, covering != ""
 }
 
 // Everything reports whether some pattern makes every module private, which is
@@ -230,8 +269,12 @@ func (p *Policy) Everything() bool {
 	return all && too
 }
 
-// ClientSetting returns the command that makes a variable of the go command on a
-// developer's machine, GOPRIVATE or GONOSUMDB, cover what pattern covers.
-func ClientSetting(variable, pattern string) string {
-	return "go env -w " + variable + "=" + strings.TrimSuffix(strings.TrimSuffix(pattern, "/*"), "/")
+// ClientAdvice tells a developer what to do so that a variable of the go command on
+// their machine, GOPRIVATE or GONOSUMDB, covers a module that is private here because
+// of the pattern.
+func ClientAdvice(variable, pattern, modulePath string) string {
+	if !module.MatchPrefixPatterns(pattern, modulePath) {
+		return "If it is another spelling of a module that " + pattern + " matches, require it by its own name."
+	}
+	return "Run: go env -w " + variable + "=" + strings.TrimSuffix(strings.TrimSuffix(pattern, "/*"), "/")
 }

@@ -9,9 +9,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/policy"
 )
 
-// The rows are those of the go command's own matching: letters are
-// case-sensitive, a star does not cross a slash, a pattern covers what lies
-// below it.
+// The rows are those of the go command's own matching: a star does not cross a slash,
+// a pattern covers what lies below it.
 func TestPrivate(t *testing.T) {
 	for _, tt := range []struct {
 		patterns string
@@ -30,7 +29,6 @@ func TestPrivate(t *testing.T) {
 		{"corp.example/*", "corp.example", ""},
 		{"github.com/acme", "github.com/acme-other/x", ""},
 		{"github.com/MyCorp/*", "github.com/MyCorp/x", "github.com/MyCorp/*"},
-		{"github.com/MyCorp/*", "github.com/mycorp/x", ""},
 		{"github.com/mycorp/secret", "github.com/mycorp/secret", "github.com/mycorp/secret"},
 		{"github.com/mycorp/secret", "github.com/mycorp/secret/v2", "github.com/mycorp/secret"},
 		{"a.example,b.example", "b.example/x", "b.example"},
@@ -84,24 +82,27 @@ func TestEverything(t *testing.T) {
 	}
 }
 
-func TestClientSetting(t *testing.T) {
+func TestClientAdvice(t *testing.T) {
 	for pattern, want := range map[string]string{
-		"corp.example/*":   "go env -w GONOSUMDB=corp.example",
-		"corp.example/":    "go env -w GONOSUMDB=corp.example",
-		"*.corp.example":   "go env -w GONOSUMDB=*.corp.example",
-		"corp.example/a/b": "go env -w GONOSUMDB=corp.example/a/b",
+		"corp.example/*":   "Run: go env -w GONOSUMDB=corp.example",
+		"corp.example/":    "Run: go env -w GONOSUMDB=corp.example",
+		"*.example":        "Run: go env -w GONOSUMDB=*.example",
+		"corp.example/a/b": "Run: go env -w GONOSUMDB=corp.example/a/b",
+		"corp.example/A":   "If it is another spelling of a module that corp.example/A matches, require it by its own name.",
 	} {
-		if got := policy.ClientSetting("GONOSUMDB", pattern); got != want {
-			t.Errorf("ClientSetting(%q) = %q, want %q", pattern, got, want)
+		if got := policy.ClientAdvice("GONOSUMDB", pattern, "corp.example/a/b"); got != want {
+			t.Errorf("ClientAdvice(%q) = %q, want %q", pattern, got, want)
 		}
 	}
 }
 
-// The go command's own matching is the measure, except for what it would ignore.
+// The go command's own matching is the measure, except for what it would ignore and
+// for other spellings.
 func FuzzPrivate(f *testing.F) {
 	for _, seed := range [][2]string{
 		{"corp.example", "corp.example/a"}, {"*.corp.example,github.com/acme/*", "github.com/acme/x/v2"}, {"[a-c]*/x", "b.example/x"},
 		{"*", "golang.org/toolchain"}, {",,a.example", "a.example"}, {`a\b`, "ab"}, {"a.example/", "a.example"}, {"a//b", "a//b/c"}, {"?", "\xff/x"},
+		{"github.com/acme", "github.com/ACME/x"}, {"a.example/X", "a.example/x.git/v2"}, {"a/B,a/b", "a/b"},
 	} {
 		f.Add(seed[0], seed[1])
 	}
@@ -111,13 +112,38 @@ func FuzzPrivate(f *testing.F) {
 			return
 		}
 		pattern, private := p.Private(path)
-		if want := path != "golang.org/toolchain" && module.MatchPrefixPatterns(patterns, path); private != want {
-			t.Errorf("New(%q).Private(%q) = %t, the go command says %t", patterns, path, private, want)
+		theirs := path != "golang.org/toolchain" && module.MatchPrefixPatterns(patterns, path)
+		if theirs && (!private || !module.MatchPrefixPatterns(pattern, path)) {
+			t.Errorf("New(%q).Private(%q) = %q, %t, the go command says it is private", patterns, path, pattern, private)
 		}
-		if private && !module.MatchPrefixPatterns(pattern, path) {
-			t.Errorf("New(%q).Private(%q): the pattern is %q, which does not match", patterns, path, pattern)
+		if private && !theirs && path == strings.ToLower(path) && !strings.Contains(path, ".") && patterns == strings.ToLower(patterns) {
+			t.Errorf("New(%q).Private(%q) = %q, and there is no other spelling", patterns, path, pattern)
+		}
+		// Nobody gets around a pattern by the case of the letters.
+		for _, other := range []string{strings.ToLower(path), strings.ToUpper(path)} {
+			if _, is := p.Private(other); private && !strings.Contains(patterns, "[") && !is && path != "golang.org/toolchain" && other != "golang.org/toolchain" {
+				t.Errorf("New(%q).Private(%q) is true, of %q it is not", patterns, path, other)
+			}
 		}
 	})
+}
+
+// A name that a code host takes for a private one is never sent to anybody.
+func TestPrivateOtherSpellings(t *testing.T) {
+	p, err := policy.New("github.com/acme,corp.example/Team,corp.example/team,*.git.example/x.git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for modulePath, want := range map[string]string{
+		"github.com/acme/lib": "github.com/acme", "github.com/Acme/lib": "github.com/acme", "github.com/ACME.git": "github.com/acme", "github.com/acme.hg/v2": "github.com/acme",
+		"corp.example/team/x": "corp.example/team", "corp.example/Team/x": "corp.example/Team", "corp.example/TEAM/x": "corp.example/Team",
+		"a.git.example/X": "*.git.example/x.git", "a.git.example/x.git": "*.git.example/x.git",
+		"github.com/acme2": "", "github.com/acme.go": "", "github.com/acmegit": "", "golang.org/toolchain": "", "git.example/x": "",
+	} {
+		if got, private := p.Private(modulePath); got != want || private != (want != "") {
+			t.Errorf("Private(%s) = %q, %v, want %q", modulePath, got, private, want)
+		}
+	}
 }
 
 func TestRestrict(t *testing.T) {
