@@ -23,16 +23,17 @@ const modulePath = "github.com/assay-proxy/assay/"
 // arrows is the table of docs/design/README.md: what of ours each package may
 // import. Tests may import anything.
 var arrows = map[string][]string{
-	"access":              {},
+	"access":              {"defect"},
 	"cmd/assay":           {"access", "proxy", "proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
 	"cmd/bench":           {"access", "proxy/vcs/vcstest", "storage"},
-	"proxy":               {"access", "proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
+	"defect":              {},
+	"proxy":               {"access", "defect", "proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
 	"proxy/fetch":         {},
 	"proxy/policy":        {},
 	"proxy/proxytest":     {"sumdb/sumdbtest"},
-	"proxy/vcs":           {},
+	"proxy/vcs":           {"defect"},
 	"proxy/vcs/vcstest":   {},
-	"sumdb":               {"storage"},
+	"sumdb":               {"defect", "storage"},
 	"sumdb/sumdbtest":     {},
 	"storage":             {},
 	"storage/athens":      {"storage"},

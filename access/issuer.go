@@ -15,6 +15,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/assay-proxy/assay/defect"
 )
 
 const (
@@ -151,7 +153,11 @@ func (i *issuer) discovered() (keys oidc.KeySet, fresh bool, err error) {
 
 // discover asks the issuer where its keys are.
 func (i *issuer) discover(ctx context.Context) error {
-	keys, err := i.ask(ctx)
+	var keys oidc.KeySet
+	err := defect.Catch(func() (err error) { // nobody may be waiting for it
+		keys, err = i.ask(ctx)
+		return err
+	})
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err != nil {

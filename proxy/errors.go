@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -126,10 +127,13 @@ func explain(req Request, err error) failure {
 		changed   *sumdb.ConflictError
 		upstream  *fetch.Error
 		repo      *vcs.Error
+		panicked  *defect.Error
 	)
 	errors.As(err, &upstream)
 	errors.As(err, &repo)
 	switch {
+	case errors.As(err, &panicked): // wherever it passed
+		return internal
 	case errors.As(err, &known):
 		return *known
 	case errors.As(err, &malformed):
@@ -224,9 +228,12 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
 			what: "the proxy is shutting down", next: "try again in a few seconds"}
 	}
-	return failure{status: http.StatusInternalServerError, what: "internal error",
-		next: "ask who runs this proxy to look for the request id in its log"}
+	return internal
 }
+
+// internal is what a client is told of what only the log explains.
+var internal = failure{status: http.StatusInternalServerError, what: "internal error",
+	next: "ask who runs this proxy to look for the request id in its log"}
 
 // explainChanged says that a private version is not what it was. Both contents have
 // their line, with where they came from.
@@ -400,9 +407,10 @@ func levelOf(err error) slog.Level {
 	var (
 		mismatch *mismatchError
 		changed  *sumdb.ConflictError
+		panicked *defect.Error
 	)
 	switch {
-	case errors.As(err, &mismatch), errors.As(err, &changed), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), errors.Is(err, syscall.ENOSPC):
+	case errors.As(err, &panicked), errors.As(err, &mismatch), errors.As(err, &changed), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), errors.Is(err, syscall.ENOSPC):
 		return slog.LevelError
 	case errors.Is(err, errClient):
 		return slog.LevelInfo

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +19,7 @@ import (
 	modzip "golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -115,7 +115,7 @@ func (s *Server) run(f *fill) {
 	ctx, cancel := context.WithTimeout(s.ctx, limit)
 	defer cancel()
 
-	f.err = guard(func() error { return s.fillInPlace(ctx, f, places) })
+	f.err = s.guard(f.key, func() error { return s.fillInPlace(ctx, f, places) })
 	s.suspects.note(f.key, f.err)
 
 	s.fills.mu.Lock()
@@ -137,19 +137,20 @@ func (f *fill) ended() bool {
 	}
 }
 
-// errDefect is a panic in work that clients share.
-var errDefect = errors.New("a defect of this program, please report it")
+// errDefect is a panic in work that clients share, which is in the log.
+var errDefect = errors.New("a defect of this program")
 
-// guard returns what do returns, or errDefect if it panics. What is fetched is
-// read by goroutines that no server of requests watches over, and nobody's bytes
-// may end the program.
-func guard(do func() error) (err error) {
-	defer func() {
-		if panicked := recover(); panicked != nil {
-			err = fmt.Errorf("%w: %v\n%s", errDefect, panicked, debug.Stack())
-		}
-	}()
-	return do()
+// guard does work that clients share and returns its error. If it panics, here or in
+// what it waits for, the log gets the stack, whether anybody still waits or not, and
+// who waits gets errDefect.
+func (s *Server) guard(key string, do func() error) error {
+	err := defect.Catch(do)
+	var d *defect.Error
+	if !errors.As(err, &d) {
+		return err
+	}
+	s.log.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
+	return fmt.Errorf("%w: panic: %v", errDefect, d.Value)
 }
 
 // fillInPlace fills when one of places is free.
@@ -276,7 +277,7 @@ func (s *Server) wantedSoon(ctx context.Context, req Request) func() (string, er
 	)
 	s.running.Go(func() { // the fill is counted there too, so this is in time
 		defer close(done)
-		err = guard(func() (err error) {
+		err = s.guard(req.Path(), func() (err error) {
 			want, err = s.wanted(ctx, req)
 			return err
 		})
@@ -320,8 +321,10 @@ func (s *Server) fillZip(ctx context.Context, f *fill) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer context.AfterFunc(gctx, func() { object.Body.Close() })() // no record, no use for a zip
-		_, err := io.CopyBuffer(struct{ io.Writer }{spool}, struct{ io.Reader }{object.Body}, make([]byte, 128<<10))
-		return err
+		return defect.Catch(func() error {
+			_, err := io.CopyBuffer(struct{ io.Writer }{spool}, struct{ io.Reader }{object.Body}, make([]byte, 128<<10))
+			return err
+		})
 	})
 	g.Go(func() (err error) {
 		if want, err = record(); err != nil {
@@ -350,7 +353,8 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 	if err != nil {
 		// With a record at hand a zip that cannot be read is just not what
 		// the record says.
-		if errors.Is(err, errDefect) {
+		var d *defect.Error
+		if errors.As(err, &d) {
 			return err
 		}
 		if want == "" || ctx.Err() != nil {

@@ -68,6 +68,7 @@ type option struct {
 	database bool // false: sumdb off
 	config   func(*proxy.Config)
 	budget   fetch.Budget
+	permit   func(path string) error
 }
 
 // quick are budgets for upstreams that hang.
@@ -102,7 +103,7 @@ func (f *fixture) open(list string, o option) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.store.Close() })
-	if f.chain, err = fetch.New(fetch.Config{List: list, Budget: o.budget, Logger: log}); err != nil {
+	if f.chain, err = fetch.New(fetch.Config{List: list, Budget: o.budget, Permit: o.permit, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
 	private, err := policy.New(o.private)

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/assay-proxy/assay/defect"
 )
 
 // hashZip returns the h1 hash of a module zip, as x/mod/sumdb/dirhash.HashZip
@@ -39,7 +41,7 @@ func hashZip(ctx context.Context, file *os.File) (string, error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			return guard(func() (err error) {
+			return defect.Catch(func() (err error) {
 				sums[i], err = hashEntry(entry)
 				return err
 			})

@@ -147,7 +147,7 @@ func (s *Server) refresh(req Request, private bool) <-chan refreshResult {
 		}
 		ctx, cancel := context.WithTimeout(s.ctx, limit)
 		defer cancel()
-		err = guard(func() (err error) {
+		err = s.guard(req.Path(), func() (err error) {
 			m, err = s.fetchMutable(ctx, req, private)
 			return err
 		})

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/mod/module"
 
+	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -42,7 +43,7 @@ func (s *Server) fillVersion(ctx context.Context, req Request, reach vcs.Reach) 
 	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach), func() (any, error) {
 		ctx, cancel := context.WithTimeout(s.ctx, zipFillTime)
 		defer cancel()
-		return nil, guard(func() error {
+		return nil, s.guard(req.Path(), func() error {
 			return source.Download(ctx, req.version(), reach, func(files vcs.Files) error {
 				return s.keepVersion(ctx, req, reach, files)
 			})
@@ -288,7 +289,8 @@ func (s *Server) hashStored(ctx context.Context, kind Kind, object storage.Objec
 		return "", err
 	}
 	hash, err := hashZip(ctx, spool.file)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errDefect) {
+	var d *defect.Error
+	if err != nil && ctx.Err() == nil && !errors.As(err, &d) {
 		return "not a zip file (" + oneLine(err.Error()) + ")", nil
 	}
 	return hash, err

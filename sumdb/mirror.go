@@ -14,6 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -254,7 +255,7 @@ func (m *Mirror) share(ctx context.Context, key string, limit time.Duration, f f
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	done := m.flights.DoChan(key, func() (any, error) {
+	done := m.flights.DoChan(key, func() (result any, err error) {
 		if !m.begin() {
 			return nil, fmt.Errorf("mirror of %s is closed", m.name)
 		}
@@ -262,7 +263,11 @@ func (m *Mirror) share(ctx context.Context, key string, limit time.Duration, f f
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
 		defer context.AfterFunc(m.life, cancel)()
-		return f(ctx)
+		err = defect.Catch(func() (err error) {
+			result, err = f(ctx)
+			return err
+		})
+		return result, err
 	})
 	select {
 	case <-ctx.Done():

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/assay-proxy/assay/defect"
 )
 
 const (
@@ -141,9 +143,11 @@ func (r *reader) readTiles(tiles []tlog.Tile) ([][]byte, error) {
 	group, ctx := errgroup.WithContext(r.ctx)
 	group.SetLimit(parallelTiles)
 	for _, i := range missing {
-		group.Go(func() (err error) {
-			data[i], err = r.m.fetchTile(ctx, tiles[i])
-			return err
+		group.Go(func() error {
+			return defect.Catch(func() (err error) {
+				data[i], err = r.m.fetchTile(ctx, tiles[i])
+				return err
+			})
 		})
 	}
 	if err := group.Wait(); err != nil {

@@ -18,6 +18,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/assay-proxy/assay/defect"
 )
 
 // gitHubApp fetches the installation tokens of a GitHub App
@@ -86,7 +88,12 @@ func (a *gitHubApp) token(ctx context.Context) (string, error) {
 		if token := a.valid(); token != "" { // another one has just brought it
 			return token, nil
 		}
-		token, until, err := a.fetch(context.WithoutCancel(ctx)) // pageTime is its limit
+		var token string
+		var until time.Time
+		err := defect.Catch(func() (err error) {
+			token, until, err = a.fetch(context.WithoutCancel(ctx)) // pageTime is its limit
+			return err
+		})
 		if err != nil {
 			return "", err
 		}

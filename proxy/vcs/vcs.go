@@ -31,6 +31,8 @@ import (
 
 	"golang.org/x/mod/module"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/assay-proxy/assay/defect"
 )
 
 // Errors that callers decide on. An unknown repository, module or version is
@@ -333,7 +335,12 @@ func shared[T any](ctx context.Context, s *Source, key string, f func(context.Co
 	ch := s.asked.DoChan(fmt.Sprint(s.since.Load(), " ", key), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Timeout)
 		defer cancel()
-		return f(ctx)
+		var result T
+		err := defect.Catch(func() (err error) {
+			result, err = f(ctx)
+			return err
+		})
+		return result, err
 	})
 	select {
 	case <-ctx.Done():

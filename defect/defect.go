@@ -1,0 +1,32 @@
+// Package defect keeps a panic in a goroutine of our own from ending the program.
+//
+// A server of requests watches over its handlers; over what they start, and share,
+// nobody does. What comes from outside is read there, and nobody's bytes may end the
+// program.
+package defect
+
+import (
+	"fmt"
+	"runtime/debug"
+)
+
+// Error is a panic on its way to those who wait for the work.
+type Error struct {
+	Value any    // of the panic
+	Stack []byte // of the goroutine
+}
+
+// Error returns one line, and below it the stack: whoever logs it has both.
+func (e *Error) Error() string {
+	return fmt.Sprintf("a defect of this program, please report it: %v\n%s", e.Value, e.Stack)
+}
+
+// Catch returns what do returns, or an *Error if it panics.
+func Catch(do func() error) (err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			err = &Error{panicked, debug.Stack()}
+		}
+	}()
+	return do()
+}
