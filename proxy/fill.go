@@ -102,6 +102,26 @@ func (s *Server) join(req Request, private bool) (f *fill, joined bool) {
 	return f, false
 }
 
+// joinAnew is join for who waits at most until ctx ends. A private version that is
+// not there may have been pushed since the fill looked, by somebody here, who comes
+// because of it. So who joined looks once more; what is found then was begun after
+// they came.
+func (s *Server) joinAnew(ctx context.Context, req Request, private bool) (f *fill, joined bool) {
+	f, joined = s.join(req, private)
+	if !private || !joined {
+		return f, joined
+	}
+	select { // it is not streamed, nothing is missed
+	case <-f.done:
+	case <-ctx.Done():
+		return f, joined
+	}
+	if errors.Is(f.err, fs.ErrNotExist) {
+		return s.join(req, private)
+	}
+	return f, joined
+}
+
 // run does the whole of a fill, whoever is still waiting for it.
 func (s *Server) run(f *fill) {
 	defer s.running.Done()
@@ -184,7 +204,7 @@ func (s *Server) fillInPlace(ctx context.Context, f *fill, places chan struct{})
 // fillFrom fills from where the object is to come from.
 func (s *Server) fillFrom(ctx context.Context, f *fill) error {
 	if f.private {
-		return s.fillVersion(ctx, f.req, vcs.Private)
+		return s.fillVersion(ctx, f, vcs.Private)
 	}
 	fill := s.fillZip
 	switch f.req.Kind {
@@ -195,7 +215,7 @@ func (s *Server) fillFrom(ctx context.Context, f *fill) error {
 	}
 	err := fill(ctx, f)
 	if errors.Is(err, fetch.ErrDirect) {
-		return s.fillVersion(ctx, f.req, vcs.Public)
+		return s.fillVersion(ctx, f, vcs.Public)
 	}
 	return err
 }

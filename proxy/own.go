@@ -70,7 +70,7 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 
 // pinPrivate fetches a private version, which pins it.
 func (s *Server) pinPrivate(ctx context.Context, req Request) (sumdb.Record, error) {
-	f, _ := s.join(Request{Kind: Zip, Module: req.Module, Version: req.Version}, true)
+	f, _ := s.joinAnew(ctx, Request{Kind: Zip, Module: req.Module, Version: req.Version}, true)
 	select {
 	case <-f.done:
 	case <-ctx.Done():

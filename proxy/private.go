@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/mod/module"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -29,36 +30,48 @@ var errNoVCS = errors.New("fetching from version control is off")
 const privatePlaces = 256
 
 // fillVersion fetches a version from version control, all three files of it at
-// once: that is how the go command gives them. Fills of the other files share it.
-func (s *Server) fillVersion(ctx context.Context, req Request, reach vcs.Reach) error {
+// once: that is how the go command gives them. Fills of the other files share it. If
+// what f shares began before f and finds nothing, it looks once more, see joinAnew.
+func (s *Server) fillVersion(ctx context.Context, f *fill, reach vcs.Reach) error {
+	begun, err := s.shareVersion(ctx, f.req, reach)
+	if f.private && begun.Before(f.begun) && errors.Is(err, fs.ErrNotExist) {
+		_, err = s.shareVersion(ctx, f.req, reach)
+	}
+	return err
+}
+
+// shareVersion fetches a version, or waits for who has begun to, and returns when
+// that was.
+func (s *Server) shareVersion(ctx context.Context, req Request, reach vcs.Reach) (begun time.Time, err error) {
+	begun = time.Now()
 	settings, err := s.still(req.Module, reach == vcs.Private)
 	if err != nil {
-		return err
+		return begun, err
 	}
 	source := settings.vcs
 	if source == nil {
-		return errNoVCS
+		return begun, errNoVCS
 	}
 	s.running.Add(1) // by a fill, which is counted too
 	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach), func() (any, error) {
 		ctx, cancel := context.WithTimeout(s.ctx, zipFillTime)
 		defer cancel()
-		return nil, s.guard(req.Path(), func() error {
+		return time.Now(), s.guard(req.Path(), func() error {
 			return source.Download(ctx, req.version(), reach, func(files vcs.Files) error {
 				return s.keepVersion(ctx, req, reach, files)
 			})
 		})
 	})
-	ended := make(chan error, 1)
+	ended := make(chan singleflight.Result, 1)
 	go func() {
 		defer s.running.Done()
-		ended <- (<-done).Err
+		ended <- <-done
 	}()
 	select {
-	case err := <-ended:
-		return err
+	case r := <-ended:
+		return r.Val.(time.Time), r.Err
 	case <-ctx.Done():
-		return ctx.Err()
+		return begun, ctx.Err()
 	}
 }
 

@@ -1,6 +1,8 @@
 package proxy_test
 
 import (
+	"context"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -89,6 +91,49 @@ func TestPushDuringAbsence(t *testing.T) {
 	for _, path := range paths {
 		h.ok(path)
 	}
+}
+
+// A version that was pushed while an older question about it was under way, which
+// says that there is none, is there for who asks after the push.
+func TestPushDuringFill(t *testing.T) {
+	held := heldHandler{slog.DiscardHandler, make(chan struct{}, 100), make(chan struct{})}
+	h := startPrivate(t, func(c *proxy.Config, v *vcs.Config) { c.Unified, v.Logger = true, slog.New(held) })
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list")
+	var clients sync.WaitGroup
+	clients.Go(func() { h.get("corp.example/lib/@v/v1.1.0.info") })
+	clients.Go(func() { h.get("corp.example/lib/@v/v1.1.0.zip") })
+	<-held.came // the repository has said that it has no such tag
+	repo.Tag("v1.1.0")
+	h.server.Pushed(repo.URL())
+	for _, path := range []string{"corp.example/lib/@v/v1.1.0.info", "corp.example/lib/@v/v1.1.0.zip", // join the fill
+		"corp.example/lib/@v/v1.1.0.mod", // joins what is fetched for the fill
+		"sumdb/log.corp.example/lookup/corp.example/lib@v1.1.0"} {
+		clients.Go(func() {
+			if a := h.get(path); a.status != http.StatusOK {
+				t.Errorf("GET %s after the push = %v", path, a)
+			}
+		})
+	}
+	time.Sleep(300 * time.Millisecond)
+	close(held.open)
+	clients.Wait()
+}
+
+// heldHandler lets what the go command did not find wait.
+type heldHandler struct {
+	slog.Handler
+	came, open chan struct{}
+}
+
+func (heldHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h heldHandler) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "go command failed" {
+		h.came <- struct{}{}
+		<-h.open
+	}
+	return nil
 }
 
 // A tag shows within Fresh, at once when its commit is asked for, and at once after

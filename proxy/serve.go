@@ -106,13 +106,13 @@ func (s *Server) drop(ctx context.Context, key string, why error) {
 // serveFill waits for the fill of req and answers with what it made, or while it
 // is being made.
 func (s *Server) serveFill(a *answer, req Request) error {
-	f, joined := s.join(req, a.private)
+	ctx, cancel := context.WithTimeout(a.r.Context(), s.config.Answer)
+	defer cancel()
+	f, joined := s.joinAnew(ctx, req, a.private)
 	a.result = resultMiss
 	if joined {
 		a.result = resultCoalesced
 	}
-	ctx, cancel := context.WithTimeout(a.r.Context(), s.config.Answer)
-	defer cancel()
 	select {
 	case <-f.done:
 	case <-f.started:
