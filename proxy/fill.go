@@ -175,14 +175,8 @@ func (s *Server) guard(key string, do func() error) error {
 
 // fillInPlace fills when one of places is free.
 func (s *Server) fillInPlace(ctx context.Context, f *fill, places chan struct{}) error {
-	queue := time.NewTimer(s.config.Answer * 3 / 4) // so that who waits is told in time
-	defer queue.Stop()
-	select {
-	case places <- struct{}{}:
-	case <-queue.C:
-		return errBusy
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := s.take(ctx, places); err != nil {
+		return err
 	}
 	defer func() { <-places }()
 	s.metrics.fillsRunning.Inc()
@@ -199,6 +193,21 @@ func (s *Server) fillInPlace(ctx context.Context, f *fill, places chan struct{})
 	err := s.fillFrom(ctx, f)
 	s.metrics.observeFill(f.req.Kind, err, time.Since(begin))
 	return err
+}
+
+// take takes one of places, which is given back by receiving from it. The error is
+// errBusy if none is free in time for a client to be told.
+func (s *Server) take(ctx context.Context, places chan struct{}) error {
+	queue := time.NewTimer(s.config.Answer * 3 / 4)
+	defer queue.Stop()
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-queue.C:
+		return errBusy
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // fillFrom fills from where the object is to come from.

@@ -216,6 +216,20 @@ func TestBusy(t *testing.T) {
 	world.OpenGate()
 }
 
+// Who waits for a place for a list is told so too.
+func TestBusyLists(t *testing.T) {
+	world := newWorld(t)
+	g := newGate(t, world, "/ok/example.com/")
+	o := verified()
+	o.config = func(c *proxy.Config) { c.Fills, c.Answer = 1, 400*time.Millisecond }
+	f := start(t, world, g.url, o)
+	go f.get("example.com/hello/@v/v1.0.0.info")
+	<-g.came
+	for _, file := range []string{"@v/list", "@latest", "@v/main.info"} {
+		f.wantStatus("example.com/hello/"+file, http.StatusServiceUnavailable, "busy")
+	}
+}
+
 // Damage on the disk is never served: the object is fetched again.
 func TestDamage(t *testing.T) {
 	world := newWorld(t)

@@ -168,12 +168,10 @@ func (s *Server) fetchMutable(ctx context.Context, req Request, private bool) (*
 	if private {
 		ask, places = s.askRepository, s.fills.private
 	}
-	select {
-	case places <- struct{}{}:
-		defer func() { <-places }()
-	case <-ctx.Done():
-		return nil, errBusy
+	if err := s.take(ctx, places); err != nil {
+		return nil, err
 	}
+	defer func() { <-places }()
 	begin := time.Now()
 	m, err := ask(ctx, req)
 	if err != nil {
