@@ -278,7 +278,7 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 	if err != nil {
 		return err
 	}
-	want, err := record()
+	want, err := record(ctx)
 	if err != nil {
 		return err
 	}
@@ -296,9 +296,9 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 }
 
 // wantedSoon begins to look for the hash that the object must have, and returns
-// what waits for it. What the upstream says of the object comes first: if it has
+// what waits for it, at most until a context ends. What the upstream says of the object comes first: if it has
 // none, it does not matter that the database does not know it either.
-func (s *Server) wantedSoon(ctx context.Context, req Request) func() (string, error) {
+func (s *Server) wantedSoon(ctx context.Context, req Request) func(context.Context) (string, error) {
 	var (
 		want string
 		err  error
@@ -311,9 +311,13 @@ func (s *Server) wantedSoon(ctx context.Context, req Request) func() (string, er
 			return err
 		})
 	})
-	return func() (string, error) {
-		<-done
-		return want, err
+	return func(ctx context.Context) (string, error) {
+		select {
+		case <-done:
+			return want, err
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
 	}
 }
 
@@ -356,7 +360,7 @@ func (s *Server) fillZip(ctx context.Context, f *fill) error {
 		})
 	})
 	g.Go(func() (err error) {
-		if want, err = record(); err != nil {
+		if want, err = record(gctx); err != nil {
 			return err
 		}
 		if f.hash = want; want != "" && f.size > holdBack && !s.suspects.has(f.key) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -248,6 +249,32 @@ func TestZipThatDoesNotBegin(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	_ = f.server.Close(ctx) // it need not wait for the upstream
+}
+
+// A zip that cannot be had does not wait for its record.
+func TestBrokenZipDoesNotWait(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 2<<20)
+	var zips atomic.Int32
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.Contains(r.URL.Path, "/lookup/"):
+			<-r.Context().Done()
+		case strings.HasSuffix(r.URL.Path, ".zip") && zips.Add(1) > 1:
+			http.Error(w, "no", http.StatusNotImplemented)
+		case strings.HasSuffix(r.URL.Path, ".zip"):
+			http.Redirect(w, r, world.URL("reset-mid")+r.URL.Path, http.StatusFound)
+		default:
+			http.Redirect(w, r, world.URL("ok")+r.URL.Path, http.StatusFound)
+		}
+	}))
+	t.Cleanup(func() { upstream.CloseClientConnections(); upstream.Close() })
+	f := start(t, world, upstream.URL, verified())
+	begin := time.Now()
+	f.wantStatus(path, http.StatusBadGateway, "an upstream failed")
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
 }
 
 // Nobody waits longer than for an answer because the database hangs: not for an
