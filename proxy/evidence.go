@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,14 +29,26 @@ differs there too, tell the module's author and golang.org/issue.
 `, now.UTC().Format(time.RFC3339), m.Module, m.Version, m.File, m.Source, m.Got, m.Database, m.Want))
 }
 
-// keepEvidence writes a text about something of a kind. The same is written once,
-// so that a client that tries again and again cannot fill the disk. It returns the
-// file's name.
+// maxEvidence is how many files of a kind are kept. Who runs the proxy moves them away;
+// what is not kept is in the log.
+const maxEvidence = 1000
+
+// keepEvidence writes a text about something of a kind. The same is written once, and
+// no more than maxEvidence in all: neither a client that tries again and again nor an
+// upstream that sends something else each time can fill the disk. It returns the file's
+// name.
 func keepEvidence(dir, kind, about, text string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	name := filepath.Join(dir, fmt.Sprintf("%s-%s.txt", kind, evidenceName(about)))
+	sum := sha256.Sum256([]byte(about))
+	name := filepath.Join(dir, fmt.Sprintf("%s-%s-%x.txt", kind, evidenceName(about), sum[:6]))
+	if _, err := os.Lstat(name); err == nil {
+		return name, nil
+	}
+	if err := evidenceRoom(dir, kind); err != nil {
+		return "", err
+	}
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return name, nil
@@ -51,7 +64,26 @@ func keepEvidence(dir, kind, about, text string) (string, error) {
 	return name, nil
 }
 
-// evidenceName makes s a part of a file name.
+// evidenceRoom returns an error if there are maxEvidence files of a kind.
+func evidenceRoom(dir, kind string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	kept := 0
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), kind+"-") {
+			kept++
+		}
+	}
+	if kept >= maxEvidence {
+		return fmt.Errorf("%d files of its kind are kept already, move them away", kept)
+	}
+	return nil
+}
+
+// evidenceName makes s a part of a file name, which is not one of its own: several have
+// the same.
 func evidenceName(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {

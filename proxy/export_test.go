@@ -18,6 +18,9 @@ func ErrorText(what, why, next, requestID string) string {
 	return failure{what: what, why: why, next: next}.text(requestID)
 }
 
+// MaxEvidence is maxEvidence.
+const MaxEvidence = maxEvidence
+
 // HotBytes is hotBytes.
 const HotBytes = hotBytes
 

@@ -46,6 +46,42 @@ func TestMismatch(t *testing.T) {
 	}
 }
 
+// Evidence is kept of each mismatch, however alike their names are, and of no more than
+// a bounded number: a page that is another one each time must not fill the disk.
+func TestEvidence(t *testing.T) {
+	world := newWorld(t)
+	modules := []string{"example.com/a/b", "example.com/a_b", "example.com/" + strings.Repeat("x/", 90) + "a", "example.com/" + strings.Repeat("x/", 90) + "b"}
+	for _, path := range modules {
+		world.AddModule(module.Version{Path: path, Version: "v1.0.0"}, nil)
+	}
+	f := start(t, world, world.URL("html-modules"), verified())
+	for _, path := range modules {
+		f.wantStatus(path+"/@v/v1.0.0.zip", http.StatusForbidden, "checksum mismatch")
+	}
+	dir := filepath.Join(f.dir, "evidence")
+	kept := func() []string {
+		names, err := filepath.Glob(filepath.Join(dir, "mismatch-*.txt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	if names := kept(); len(names) != len(modules) {
+		t.Errorf("evidence %q, want %d files", names, len(modules))
+	}
+	for i := range proxy.MaxEvidence {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("mismatch-%d.txt", i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := len(kept())
+	f.wantStatus("example.com/hello/@v/v1.0.0.zip", http.StatusForbidden, "checksum mismatch")
+	if names := kept(); len(names) != before {
+		t.Errorf("%d files of evidence, want no more than the %d there were", len(names), before)
+	}
+	f.wantLogged(t, "evidence of a mismatch not kept")
+}
+
 // A zip reaches the client while it arrives, but for its last part.
 func TestStreams(t *testing.T) {
 	world := newWorld(t)
