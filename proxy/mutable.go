@@ -341,7 +341,7 @@ func (s *Server) writeMutable(a *answer, req Request, m *mutableAnswer) error {
 // writeBytes answers with body, whose hash is its ETag.
 func writeBytes(a *answer, body []byte) error {
 	a.Header()["Etag"] = []string{etag(body)}
-	http.ServeContent(a.ResponseWriter, a.r, "", time.Time{}, bytes.NewReader(body))
+	http.ServeContent(a.ResponseWriter, oneRange(a.r), "", time.Time{}, bytes.NewReader(body))
 	return nil
 }
 

@@ -255,7 +255,7 @@ func (s *Server) serveObject(a *answer, req Request, object storage.Object) erro
 	s.setImmutable(a, req, info.Hash)
 	watched := &watchedObject{Object: object}
 	if conditional(a.r.Header) || a.r.Method == http.MethodHead {
-		http.ServeContent(a.body(info.Size), a.r, "", time.Time{}, watched)
+		http.ServeContent(a.body(info.Size), oneRange(a.r), "", time.Time{}, watched)
 	} else {
 		a.Header()["Content-Length"] = []string{strconv.FormatInt(info.Size, 10)}
 		a.started = true
@@ -271,6 +271,18 @@ func (s *Server) serveObject(a *answer, req Request, object storage.Object) erro
 	}
 	a.started = true
 	return watched.err
+}
+
+// oneRange returns r, without its ranges if they are several, which HTTP allows:
+// http.ServeContent would make the parts in a goroutine that nobody watches over, and
+// that may still read from the object when the answer is over and it is closed.
+func oneRange(r *http.Request) *http.Request {
+	if !strings.Contains(r.Header.Get("Range"), ",") {
+		return r
+	}
+	whole := r.Clone(r.Context())
+	whole.Header.Del("Range")
+	return whole
 }
 
 // conditional reports whether a request wants more than the whole object.
