@@ -48,10 +48,9 @@ const (
 // fill is one object being fetched, proved and stored. Whoever wants the object
 // meanwhile waits for the same fill.
 type fill struct {
-	req     Request
-	key     string
-	private bool
-	begun   time.Time
+	fillKey
+	req   Request
+	begun time.Time
 
 	// started is closed when the fields below it are set and the object can
 	// be streamed; it may never be. done is closed when the fill has ended,
@@ -75,10 +74,12 @@ type fills struct {
 }
 
 // fillKey tells fills apart. When a module becomes private, or public, what runs for
-// it is nothing to join any more.
+// it is nothing to join any more; nor, after any other reload, what may still wait for
+// an upstream that is no longer to be asked.
 type fillKey struct {
-	key     string
-	private bool
+	key      string
+	private  bool
+	settings uint64 // the number of those when it was begun
 }
 
 func newFills(small, zips int) fills {
@@ -89,13 +90,13 @@ func newFills(small, zips int) fills {
 // join returns the fill for req, which it starts if there is none, and reports
 // whether there was one.
 func (s *Server) join(req Request, private bool) (f *fill, joined bool) {
-	key := fillKey{req.Path(), private}
+	key := fillKey{req.Path(), private, s.settings.Load().number}
 	s.fills.mu.Lock()
 	defer s.fills.mu.Unlock()
 	if f, ok := s.fills.active[key]; ok {
 		return f, true
 	}
-	f = &fill{req: req, key: key.key, private: private, begun: time.Now(), started: make(chan struct{}), done: make(chan struct{})}
+	f = &fill{fillKey: key, req: req, begun: time.Now(), started: make(chan struct{}), done: make(chan struct{})}
 	s.fills.active[key] = f
 	s.running.Add(1)
 	go s.run(f)
@@ -139,7 +140,7 @@ func (s *Server) run(f *fill) {
 	s.suspects.note(f.key, f.err)
 
 	s.fills.mu.Lock()
-	delete(s.fills.active, fillKey{f.key, f.private})
+	delete(s.fills.active, f.fillKey)
 	s.fills.mu.Unlock()
 	close(f.done)
 	if f.spool != nil {

@@ -134,7 +134,7 @@ type refreshResult struct {
 func (s *Server) refresh(req Request, private bool) <-chan refreshResult {
 	out := make(chan refreshResult, 1)
 	s.running.Add(1)
-	key := recordKey(req, private)
+	key := fmt.Sprint(recordKey(req, private), " ", s.settings.Load().number)
 	if private { // who comes after a push must not have what was asked before it
 		key = fmt.Sprint(key, " ", s.lastPush(req.Module).UnixNano())
 	}

@@ -53,7 +53,7 @@ func (s *Server) shareVersion(ctx context.Context, req Request, reach vcs.Reach)
 		return begun, errNoVCS
 	}
 	s.running.Add(1) // by a fill, which is counted too
-	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach), func() (any, error) {
+	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach, " ", settings.number), func() (any, error) {
 		ctx, cancel := context.WithTimeout(s.ctx, zipFillTime)
 		defer cancel()
 		return time.Now(), s.guard(req.Path(), func() error {

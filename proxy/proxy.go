@@ -99,6 +99,7 @@ type Server struct {
 	metrics *metrics
 
 	settings atomic.Pointer[settings]
+	reloads  atomic.Uint64
 
 	fills      fills
 	refreshing singleflight.Group // of mutable answers, by key
@@ -124,6 +125,7 @@ type settings struct {
 	upstream *fetch.Chain
 	policy   *policy.Policy
 	vcs      *vcs.Source // nil: none
+	number   uint64      // of the reload that brought them
 }
 
 // New makes a Server. It fails if its directories cannot be made.
@@ -163,10 +165,11 @@ func setDefault[T comparable](value *T, to T) {
 }
 
 // Reload makes the server use another upstream, another policy and another access
-// to version control from the next request on. It forgets what it believed to be
-// absent, and what it has in memory: a public module may be private now.
+// to version control from the next request on, which joins nothing that is under way.
+// It forgets what it believed to be absent, and what it has in memory: a public module
+// may be private now.
 func (s *Server) Reload(upstream *fetch.Chain, policy *policy.Policy, vcs *vcs.Source) {
-	s.settings.Store(&settings{upstream, policy, vcs})
+	s.settings.Store(&settings{upstream, policy, vcs, s.reloads.Add(1)})
 	s.absent.clear()
 	s.hot.clear()
 	s.hotPrivate.clear()

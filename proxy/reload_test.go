@@ -153,6 +153,27 @@ func TestReloadJoinsNothing(t *testing.T) {
 	check()
 }
 
+// Who comes after a reload does not wait for what the upstream of before has to say.
+func TestReloadUpstream(t *testing.T) {
+	world := newWorld(t)
+	g := newGate(t, world, "/ok/example.com/")
+	o := verified()
+	o.config = func(c *proxy.Config) { c.Answer = 5 * time.Second }
+	f := start(t, world, g.url, o)
+	var before sync.WaitGroup
+	paths := []string{"example.com/hello/@v/v1.0.0.info", "example.com/hello/@v/v1.0.0.mod", "example.com/hello/@v/v1.0.0.zip", "example.com/hello/@latest"}
+	for _, path := range paths {
+		before.Go(func() { f.get(path) })
+		<-g.came
+	}
+	f.server.Reload(chainOf(t, world.URL("ok")), noPolicy(t), nil)
+	for _, path := range paths {
+		f.want(path)
+	}
+	g.release()
+	before.Wait()
+}
+
 // A name that has become private while a request for it waited for a place is not
 // sent any more.
 func TestReloadQueue(t *testing.T) {
