@@ -239,6 +239,8 @@ func (t *transfer) acceptPart(s *stream) *failure {
 		return t.fail("the length of a part is not that of its range")
 	case t.size >= 0 && r.total >= 0 && r.total != t.size, t.size >= 0 && r.last >= t.size, !t.validator.same(validatorOf(s.resp.Header)):
 		return t.changed()
+	case t.size < 0 && r.total < 0:
+		return t.fail("a part, and not how long the whole is") // the end of it could be any
 	case t.size < 0 && r.total > t.limit:
 		return t.u.tooLarge(t.path, t.limit)
 	}

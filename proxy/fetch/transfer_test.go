@@ -197,6 +197,12 @@ func TestNoResume(t *testing.T) {
 			w.Header().Del("Content-Length")
 			_, _ = w.Write(data)
 		})}, 2},
+		{"a part of a whole that nobody knows", &flaky{piece: 1000, broken: 1, header: etag, edit: onRequest(2, func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", "500")
+			w.Header().Set("Content-Range", "bytes 1000-1499/*")
+			w.WriteHeader(206)
+			_, _ = w.Write(data[1000:1500])
+		})}, 2},
 		{"no size, no validator", &flaky{piece: 1000, broken: 1}, 1},
 		{"no size, weak validator", &flaky{piece: 1000, broken: 1, header: "W/" + etag, date: oldDate}, 1},
 		{"encoded on resume", &flaky{piece: 1000, broken: 1, sized: true, edit: set("Content-Encoding", "gzip")}, 2},
