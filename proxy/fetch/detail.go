@@ -21,14 +21,15 @@ var (
 	urlUser    = regexp.MustCompile(`://[^\s/?"'<>]*@`)
 )
 
-// detailOf returns what the body of an unwanted answer says, as one line.
+// detailOf returns what the body of an unwanted answer says. It is neither cut nor
+// cleaned: half a secret would not be recognised.
 func detailOf(resp *http.Response) string {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 8<<10)) // half of it is better than nothing
 	s := string(text)
 	if strings.Contains(resp.Header.Get("Content-Type"), "html") || strings.HasPrefix(strings.TrimSpace(s), "<") {
 		s = textOfHTML(s)
 	}
-	return printable(s)
+	return s
 }
 
 // textOfHTML returns the title of a page, or what is left of it without its tags.

@@ -160,6 +160,32 @@ func TestCredentials(t *testing.T) {
 	})
 }
 
+// An upstream that quotes what we sent, wherever in its words, tells nobody a secret.
+func TestEcho(t *testing.T) {
+	for _, test := range []struct{ list, body string }{
+		{"http://localhost/x?token=s3cr3t-value", "Cannot GET /x/list?token=s3cr3t-value"},
+		{"http://localhost/x?token=s3cr3t%2Dvalue", "the token s3cr3t-value has expired"},
+		{"http://localhost/x?s3cr3t-value", "Cannot GET /x/list?s3cr3t-value"},
+		{"http://s3cr3t-value@localhost/", "user s3cr3t-value has no access"},
+		{"http://s3cr3t-value:x-oauth-basic@localhost/", "user s3cr3t-value has no access"},
+		{"http://me:s3cr3t-value@localhost/", strings.Repeat("x", 190) + " s3cr3t-value is wrong"},
+		{"http://me:s3cr3t-value@localhost/", strings.Repeat("x", 185) + " s3cr3t-value is wrong"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			n.serve("localhost", func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(404)
+				_, _ = io.WriteString(w, test.body)
+			})
+			_, err := read(t, n.list(test.list), zipPath)
+			var e *fetch.Error
+			if !errors.As(err, &e) || e.Detail == "" || strings.Contains(e.Error(), "s3cr") {
+				t.Errorf("%s: %v", test.list, err)
+			}
+		})
+	}
+}
+
 // Every way a request can end in peace leaves its connection for the next one.
 func TestConnectionsAreReused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -32,18 +33,43 @@ type upstream struct {
 func newUpstream(base *url.URL, label string, c *client) *upstream {
 	bare := *base
 	bare.User = nil
-	u := &upstream{base: &bare, label: label, client: c, secrets: strings.NewReplacer()}
+	u := &upstream{base: &bare, label: label, client: c}
+	var token string
 	if base.User != nil {
 		password, _ := base.User.Password()
-		token := base64.StdEncoding.EncodeToString([]byte(base.User.Username() + ":" + password))
+		token = base64.StdEncoding.EncodeToString([]byte(base.User.Username() + ":" + password))
 		u.authorization = "Basic " + token
-		u.secrets = strings.NewReplacer(token, "xxxxx")
-		if len(password) > 3 { // a shorter one would garble innocent words
-			u.secrets = strings.NewReplacer(token, "xxxxx", password, "xxxxx", url.QueryEscape(password), "xxxxx")
-		}
 	}
+	u.secrets = maskOf(append(secretsOf(base), token))
 	u.breaker = newBreaker(u)
 	return u
+}
+
+// secretsOf returns what of base must not be told: its password, its user name where
+// that is a token, its query and the values in it.
+func secretsOf(base *url.URL) []string {
+	secrets := []string{base.RawQuery}
+	for key, values := range base.Query() {
+		for _, value := range values {
+			secrets = append(secrets, cmp.Or(value, key))
+		}
+	}
+	password, _ := base.User.Password()
+	if password == "" || password == "x-oauth-basic" {
+		return append(secrets, base.User.Username())
+	}
+	return append(secrets, password)
+}
+
+// maskOf returns what replaces secrets, however they are escaped.
+func maskOf(secrets []string) *strings.Replacer {
+	var pairs []string
+	for _, s := range secrets {
+		if len(s) > 3 { // a shorter one would garble innocent words
+			pairs = append(pairs, s, "xxxxx", url.QueryEscape(s), "xxxxx", url.PathEscape(s), "xxxxx")
+		}
+	}
+	return strings.NewReplacer(pairs...)
 }
 
 // String returns the URL without credentials and query.
