@@ -66,7 +66,7 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	refreshed := s.refresh(req, a.private)
 	wait := s.config.Answer
 	if age < s.config.Stale {
-		wait = patience
+		wait = min(wait, patience)
 	}
 	// A private module's next tag is somebody's here, who waits for it.
 	if age < min(revalidate, s.config.Stale) && !a.private {
@@ -90,15 +90,21 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 		return ctx.Err()
 	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return err // an upstream that answers is right
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errReloaded):
+		return err // an upstream that answers is right; what is held may be of another module now
 	case age < s.config.Stale:
 		s.log.Warn("an old answer is served, because there is no new one", "path", req.Path(), "age", age.Round(time.Second), "err", err)
 		a.result = resultStale
 		return s.writeMutable(a, req, held)
-	case s.serveLocal(a, req) == nil:
+	case errors.Is(err, vcs.ErrCredential), errors.Is(err, vcs.ErrForbidden):
+		return err // somebody must do something, and would not hear of it
+	}
+	a.result = resultStale
+	if s.serveLocal(a, req) == nil {
+		s.log.Warn("an answer is made from what is stored, because there is no other", "path", req.Path(), "err", err)
 		return nil
 	}
+	a.result = resultUnknown
 	return err
 }
 

@@ -3,11 +3,13 @@ package proxy_test
 import (
 	"bytes"
 	"encoding/json"
+	"net/http"
 	"testing"
 	"time"
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
 // A list is tagged versions only, sorted.
@@ -121,6 +123,40 @@ func TestListFromStore(t *testing.T) {
 	f.wantStatus("cached-only/example.com/none/@v/list", 404, "temporarily unavailable")
 	if n := world.Count("example.com/a/@v/v1.3.0.mod"); n != 0 {
 		t.Error("a request for what is held asked upstream")
+	}
+}
+
+// A list that is made from the store because of trouble is said to be old, and the log
+// says why; what is no trouble but a decision is told.
+func TestListFromStoreInTrouble(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, v *vcs.Config) { c.Answer, v.Timeout = 8*time.Second, 2*time.Second })
+	h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/v1.0.0.info")
+	const list = "corp.example/lib/@v/list"
+	h.code.Password("ci", "secret-of-git")
+	for range 2 {
+		h.wantStatus(list, http.StatusForbidden, "git.corp.example does not let this proxy read")
+	}
+	h.code.Password("", "")
+	h.code.Status(http.StatusServiceUnavailable)
+	if a := h.get(list); string(a.body) != "v1.0.0\n" || a.header.Get("Cache-Status") != "assay; hit; detail=stale" {
+		t.Errorf("while the host is down: %v %v", a, a.header)
+	}
+	h.wantLogged(t, "made from what is stored")
+}
+
+// A client waits for a refresh no longer than for any answer.
+func TestRefreshInTime(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Answer, c.Fresh = 300*time.Millisecond, time.Millisecond })
+	h.code.Module("lib", lib)
+	const list = "corp.example/lib/@v/list"
+	waitUntil(t, func() bool { return h.get(list).status == http.StatusOK })
+	h.code.Hang(true)
+	defer h.code.Hang(false)
+	begin := time.Now()
+	h.ok(list)
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
 

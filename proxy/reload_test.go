@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -172,6 +173,33 @@ func TestReloadUpstream(t *testing.T) {
 	}
 	g.release()
 	before.Wait()
+}
+
+// What an upstream had said of a module is not given when the module has become private
+// while it was asked again.
+func TestReloadStale(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh, c.Stale, c.Fills = time.Millisecond, time.Hour, 1 })
+	h.world.Add(evil)
+	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	h.ok("corp.example/lib/@v/v1.9.0.info")
+	h.ok("corp.example/lib/@v/list")
+	if err := h.store.SetRecord(t.Context(), "corp.example/lib/@v/list", fmt.Appendf(nil, "%d\nv1.9.0\n", time.Now().Add(-30*time.Minute).UnixMilli())); err != nil {
+		t.Fatal(err)
+	}
+	g := newGate(t, h.world, "/ok/example.com/")
+	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
+	var clients sync.WaitGroup
+	clients.Go(func() { h.get("example.com/hello/@v/v1.0.0.info") }) // has the only place
+	<-g.came
+	clients.Go(func() {
+		if a := h.get("corp.example/lib/@v/list"); a.status != http.StatusServiceUnavailable {
+			t.Errorf("GET list = %v", a)
+		}
+	})
+	time.Sleep(200 * time.Millisecond)
+	h.server.Reload(chainOf(t, g.url), policyOf(t, "corp.example"), h.vcs)
+	g.release()
+	clients.Wait()
 }
 
 // A name that has become private while a request for it waited for a place is not
