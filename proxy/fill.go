@@ -377,18 +377,12 @@ func (s *Server) fillZip(ctx context.Context, f *fill) error {
 
 // proveZip checks the zip in the spool of f, whole, and stores it.
 func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) error {
-	name := f.spool.file.Name()
-	if want == "" {
-		if _, err := modzip.CheckZip(f.req.version(), name); err != nil {
-			return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
-		}
-	}
 	got, err := hashZip(ctx, f.spool.file)
 	if err != nil {
 		// With a record at hand a zip that cannot be read is just not what
 		// the record says.
 		var d *defect.Error
-		if errors.As(err, &d) {
+		if errors.As(err, &d) || errors.Is(err, fetch.ErrTooLarge) {
 			return err
 		}
 		if want == "" || ctx.Err() != nil {
@@ -398,6 +392,11 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 	}
 	if err := s.compare(f.req, source, got, want); err != nil {
 		return err
+	}
+	if want == "" {
+		if _, err := modzip.CheckZip(f.req.version(), f.spool.file.Name()); err != nil {
+			return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
+		}
 	}
 	size, _ := f.spool.readable()
 	return s.create(ctx, f.req, false, storage.Info{Size: size, Hash: got, Proof: s.proofName(want)}, io.NewSectionReader(f.spool.file, 0, size))
@@ -517,7 +516,7 @@ func (s *suspects) note(key string, err error) {
 	var mismatch *mismatchError
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !errors.As(err, &mismatch) {
+	if !errors.As(err, &mismatch) && !errors.Is(err, fetch.ErrTooLarge) {
 		delete(s.keys, key)
 		return
 	}

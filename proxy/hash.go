@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
 // hashZip returns the h1 hash of a module zip, as x/mod/sumdb/dirhash.HashZip
@@ -26,10 +27,12 @@ func hashZip(ctx context.Context, file *os.File) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	archive, err := zip.NewReader(file, stat.Size())
+	directory := &directoryReader{file: file, left: directoryLimit}
+	archive, err := zip.NewReader(directory, stat.Size())
 	if err != nil {
 		return "", err
 	}
+	directory.read = true
 	if err := checkUnpacked(archive.File); err != nil {
 		return "", err
 	}
@@ -51,6 +54,27 @@ func hashZip(ctx context.Context, file *os.File) (string, error) {
 		return "", err
 	}
 	return hashLines(archive.File, sums), nil
+}
+
+// directoryLimit bounds the directory of a zip, of which each byte takes up to fifteen
+// in memory. The largest modules there are have a quarter of it.
+const directoryLimit = 64 << 20
+
+// directoryReader reads a zip, of which only so much is read before the directory has
+// been.
+type directoryReader struct {
+	file *os.File
+	left int
+	read bool
+}
+
+func (r *directoryReader) ReadAt(p []byte, at int64) (int, error) {
+	if !r.read {
+		if r.left -= len(p); r.left < 0 {
+			return 0, fmt.Errorf("%w: the directory of a zip, the limit is %d bytes", fetch.ErrTooLarge, directoryLimit)
+		}
+	}
+	return r.file.ReadAt(p, at)
 }
 
 // checkUnpacked refuses what would take for ever to hash, and names that h1 does

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,6 +84,37 @@ func TestHashZipBomb(t *testing.T) {
 	}
 	if got, err := proxy.HashZip(t.Context(), f); err == nil || !strings.Contains(err.Error(), "unpacks to more than") {
 		t.Errorf("HashZip = %q, %v", got, err)
+	}
+}
+
+// A zip whose directory would fill the memory is not read, whether there is a record to
+// compare it with or not.
+func TestHashZipDirectory(t *testing.T) {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	comment := strings.Repeat("x", 60_000)
+	for i := range 1200 {
+		w, err := z.CreateHeader(&zip.FileHeader{Name: fmt.Sprintf("example.com/hello@v1.0.0/%d", i), Comment: comment})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []option{verified(), {}} {
+		world := newWorld(t)
+		world.Set("example.com/hello/@v/v1.0.0.zip", b.Bytes())
+		f := start(t, world, world.URL("ok"), o)
+		a := f.get("example.com/hello/@v/v1.0.0.zip")
+		if a.err == nil && a.status == http.StatusOK {
+			t.Errorf("%d, %d bytes", a.status, len(a.body))
+		}
+		f.wantLogged(t, "the directory of a zip")
+		f.wantStatus("example.com/hello/@v/v1.0.0.zip", http.StatusBadGateway, "too large")
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -303,7 +304,7 @@ func (s *Server) hashStored(ctx context.Context, kind Kind, object storage.Objec
 	}
 	hash, err := hashZip(ctx, spool.file)
 	var d *defect.Error
-	if err != nil && ctx.Err() == nil && !errors.As(err, &d) {
+	if err != nil && ctx.Err() == nil && !errors.As(err, &d) && !errors.Is(err, fetch.ErrTooLarge) {
 		return "not a zip file (" + oneLine(err.Error()) + ")", nil
 	}
 	return hash, err
