@@ -128,10 +128,12 @@ func (h *head) tile(p place, w int) []byte {
 // there, but not shrink or change.
 func (m *Mirror) load(ctx context.Context) error {
 	record, err := m.store.Record(ctx, m.key("latest"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	var damage error
+	if errors.Is(err, storage.ErrDamaged) {
+		damage = err // the next head replaces it
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("stored tree head: %w", err)
 	}
-	var damage error
 	if err == nil {
 		h, err := m.decodeHead(record)
 		if err == nil {
@@ -342,13 +344,28 @@ func (m *Mirror) commit(ctx context.Context, ours, next *head) error {
 	if ours != nil {
 		old = ours.record
 	}
-	if err := m.store.SwapRecord(ctx, m.key("latest"), old, record); err != nil {
+	if err := m.swapRecord(ctx, old, record); err != nil {
 		return fmt.Errorf("store tree head %d of %s: %w", next.tree.N, m.name, err)
 	}
 	next.record = record
 	m.head.Store(next)
 	m.settle(context.WithoutCancel(ctx), next)
 	return nil
+}
+
+// swapRecord makes value the stored head if that is old, or if its bytes are
+// damaged: then it can be compared with nothing, and the history has what it was.
+func (m *Mirror) swapRecord(ctx context.Context, old, value []byte) error {
+	key := m.key("latest")
+	err := m.store.SwapRecord(ctx, key, old, value)
+	if !errors.Is(err, storage.ErrDamaged) {
+		return err
+	}
+	m.log.Error("stored tree head is damaged and is replaced", "err", err)
+	if err := m.store.DeleteRecord(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return m.store.SwapRecord(ctx, key, nil, value)
 }
 
 // settle does what follows from h being stored: h goes into the history, its

@@ -1,0 +1,78 @@
+package sumdb_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/sumdbtest"
+)
+
+// rot changes the bytes of the stored head on disk, and restarts the store.
+func (s *realStore) rot() {
+	s.t.Helper()
+	if err := s.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	path := filepath.Join(s.dir, "meta.db")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	rotten := bytes.ReplaceAll(data, []byte(`"tiles":{`), []byte(`"tiles":[`)) // only the head has tiles
+	if bytes.Equal(rotten, data) {
+		s.t.Fatal("there is no head in the store")
+	}
+	if err := os.WriteFile(path, rotten, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.open()
+	if _, err := s.Record(s.t.Context(), headRecord); !errors.Is(err, storage.ErrDamaged) {
+		s.t.Fatalf("the rotten head is read: %v", err)
+	}
+}
+
+// A head that the store finds damaged is one like any other: the history has it,
+// and the next one that is stored replaces it.
+func TestHeadRots(t *testing.T) {
+	log := newLog(t, 700)
+	shown := log
+	store, evidence := newStore(t), t.TempDir()
+	m := open(t, log, store, evidence, fetchFrom(&shown))
+	refresh(t, m)
+	lookup(t, m, sumdbtest.Filler(4))
+	for _, size := range []int64{700, 900} { // what upstream has then
+		m.Close()
+		store.rot()
+		log.Fill(size)
+		m = open(t, log, store, evidence, fetchFrom(&shown))
+		if m.Size() != 700 {
+			t.Fatalf("Size = %d, want 700 from the history", m.Size())
+		}
+		refresh(t, m)
+		m.Close()
+		store.reopen()
+		m = open(t, log, store, evidence, nil)
+		verify(t, m, log, log.Head(700), 4)
+		if m.Size() != size {
+			t.Fatalf("Size = %d after a restart, want %d", m.Size(), size)
+		}
+		m.SetFetch(fetchFrom(&shown))
+	}
+
+	for _, key := range store.keys() {
+		if strings.Contains(key, "/head/") {
+			store.set(key, nil)
+		}
+	}
+	m.Close()
+	store.rot()
+	if _, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: store}); !errors.Is(err, storage.ErrDamaged) {
+		t.Errorf("Open without a history: %v, want ErrDamaged", err)
+	}
+}
