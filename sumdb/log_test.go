@@ -307,7 +307,7 @@ func TestLogFind(t *testing.T) {
 	mirrored.Origin = ""
 	mirrored.Public = &sumdb.PublicProof{Name: "sum.golang.org", ID: 4711, Head: sumdbtest.NewLog(t, "sum.golang.org").Head(0)}
 	private := entry(2)
-	private.Origin = "https://user:secret@git.corp.example/x 1f3870be"
+	private.Origin = "https://user:an@secret@git.corp.example/x 1f3870be"
 	private.Time = time.Date(2026, 11, 20, 10, 15, 0, 123, time.FixedZone("", 3600))
 	first, second := pinOne(t, l, mirrored), pinOne(t, l, private)
 	if second.Origin != "https://git.corp.example/x 1f3870be" || !second.Time.Equal(private.Time) {

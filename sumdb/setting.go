@@ -17,8 +17,8 @@ const (
 	defaultKey  = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 )
 
-// userinfo is what no error may show of a URL.
-var userinfo = regexp.MustCompile(`//[^/@\s]*@`)
+// userinfo is what no error may show of a URL. A password may have an @ of its own.
+var userinfo = regexp.MustCompile(`//[^/\s]*@`)
 
 // Setting is a value of GOSUMDB, understood.
 type Setting struct {

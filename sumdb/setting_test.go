@@ -69,9 +69,11 @@ func TestParseGOSUMDBErrors(t *testing.T) {
 }
 
 func TestParseGOSUMDBHidesPasswords(t *testing.T) {
-	_, err := sumdb.ParseGOSUMDB("sum.golang.org ftp://user:secret@a.example")
-	if err == nil || strings.Contains(err.Error(), "secret") {
-		t.Errorf("error %v", err)
+	for _, base := range []string{"ftp://user:secret@a.example", "ftp://user:an@secret@a.example", "https://user:an@secret@a.example too many"} {
+		_, err := sumdb.ParseGOSUMDB("sum.golang.org " + base)
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("error %v", err)
+		}
 	}
 }
 
