@@ -45,12 +45,12 @@ func (m *Mirror) thawed() error {
 // files away, and freezes it by putting one there. Evidence that could not be
 // written is written now; as long as that fails, the mirror stays frozen.
 func (m *Mirror) Recheck() error {
+	m.mu.Lock() // also while we look: evidence may be written at this moment
+	defer m.mu.Unlock()
 	file, err := m.findEvidence()
 	if err != nil {
 		return fmt.Errorf("evidence about %s: %w", m.name, err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	switch {
 	case file != "":
 		if m.frozen == nil {

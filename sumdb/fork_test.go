@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/mod/module"
@@ -395,5 +396,33 @@ func TestConflict(t *testing.T) {
 				t.Errorf("record %d is held now, want the first, %d", record.ID, first)
 			}
 		})
+	}
+}
+
+// An operator who has the evidence looked for at the moment of the fork does not
+// thaw the mirror.
+func TestRecheckAtTheFork(t *testing.T) {
+	for round := range 50 {
+		log := newLog(t, 20)
+		shown := log
+		m := open(t, log, newMemory(t), t.TempDir(), fetchFrom(&shown))
+		refresh(t, m)
+		shown = forkOf(log, 10, 30)
+		ctx, cancel := context.WithCancel(t.Context())
+		var looking sync.WaitGroup
+		looking.Go(func() {
+			for ctx.Err() == nil {
+				if err := m.Recheck(); err != nil {
+					t.Errorf("Recheck: %v", err)
+				}
+			}
+		})
+		err := m.Refresh(t.Context())
+		cancel()
+		looking.Wait()
+		if _, frozen := m.Frozen(); !frozen || !errors.Is(err, sumdb.ErrFrozen) {
+			t.Fatalf("round %d: frozen is %t after a fork: %v", round, frozen, err)
+		}
+		m.Close()
 	}
 }
