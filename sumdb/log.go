@@ -101,8 +101,9 @@ func (v *logView) size() int64 {
 // OpenLog opens the log in c.Dir, or makes an empty one with a new key. One
 // process at a time can have it open, but for ReadOnly; the error is
 // storage.ErrInUse for the second. A log whose files are damaged or contradict
-// each other is opened and Refuses, unless nothing of it can be used. To open a
-// log ReadOnly that is not there, or not made to the end, is fs.ErrNotExist.
+// each other is opened and Refuses, unless nothing of it can be used: then the
+// error is ErrFrozen. To open a log ReadOnly that is not there, or not made to the
+// end, is fs.ErrNotExist.
 func OpenLog(ctx context.Context, c LogConfig) (*Log, error) {
 	l, err := newLog(c)
 	if err != nil {
@@ -308,6 +309,12 @@ type refusal struct {
 
 func (r *refusal) Error() string   { return r.text }
 func (r *refusal) Unwrap() []error { return []error{ErrFrozen, r.err} }
+
+// frozen is a refusal with the text of a fmt.Errorf.
+func frozen(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	return &refusal{err.Error(), err}
+}
 
 // refusal makes an ErrFrozen of why.
 func (l *Log) refusal(why error) error {

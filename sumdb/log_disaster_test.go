@@ -286,7 +286,7 @@ func TestLogKeys(t *testing.T) {
 			filepath.Join(c.Dir, "head"): ""}, "is the guard of a log that is gone", sumdb.ErrFrozen},
 		{"another public key", diskState{public: otherPublic}, "is not the public half of", sumdb.ErrFrozen},
 		{"another key", diskState{key: otherKey}, "is not the public half of", sumdb.ErrFrozen},
-		{"entries gone", diskState{filepath.Join(c.Dir, "entries"): ""}, "entries", fs.ErrNotExist},
+		{"entries gone", diskState{filepath.Join(c.Dir, "entries"): ""}, "all entries of the log are lost", sumdb.ErrFrozen},
 		{"no key in the file", diskState{key: "PRIVATE+KEY+tell+nobody\n"}, "is no signer key", nil},
 	} {
 		putState(t, c, good)
@@ -301,7 +301,7 @@ func TestLogKeys(t *testing.T) {
 		if err == nil {
 			l.Close()
 		}
-		if err == nil || !strings.Contains(err.Error(), test.want) || test.is != nil && !errors.Is(err, test.is) || strings.Contains(err.Error(), "PRIVATE") {
+		if err == nil || !strings.Contains(err.Error(), test.want) || test.is != nil && !errors.Is(err, test.is) || strings.Contains(err.Error(), "PRIVATE") || strings.Contains(err.Error(), "fork") {
 			t.Errorf("%s: OpenLog: %v, want %q", test.name, err, test.want)
 		}
 		if _, err := os.Stat(key); test.files[key] == "" && test.files[public] == "" && len(test.files) > 1 && err == nil {
@@ -311,6 +311,17 @@ func TestLogKeys(t *testing.T) {
 			if data, err := os.ReadFile(path); err == nil && string(data) != test.files[path] {
 				t.Errorf("%s: %s was written", test.name, path)
 			}
+		}
+	}
+	// Who only reads is not told that there never was a log.
+	for _, lost := range []string{"entries", "key.pub"} {
+		putState(t, c, good)
+		if err := os.Remove(filepath.Join(c.Dir, lost)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := sumdb.OpenLog(t.Context(), sumdb.LogConfig{Dir: c.Dir, ReadOnly: true})
+		if !errors.Is(err, sumdb.ErrFrozen) || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), lost) {
+			t.Errorf("%s gone: OpenLog to read: %v", lost, err)
 		}
 	}
 	// Both halves of another key: the guards and the heads are not of it.

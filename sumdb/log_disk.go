@@ -66,6 +66,11 @@ type diskReader struct {
 func (r diskReader) read(ctx context.Context) (*disk, error) {
 	d := &disk{tree: newLogTree(), index: make(map[logKey]int64)}
 	f, err := os.Open(filepath.Join(r.dir, "entries"))
+	if errors.Is(err, fs.ErrNotExist) {
+		// They were made before the key, so there is a log, which has lost them.
+		return nil, frozen("there is a key but no %s, all entries of the log are lost: put back a copy of them, then adopt it; "+
+			"if there is none, begin a new log under a new name in an empty directory", filepath.Join(r.dir, "entries"))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -138,14 +138,14 @@ func (l *Log) adopt(ctx context.Context, head []byte) error {
 // mayAdopt says why the entries in d must not be continued.
 func (l *Log) mayAdopt(d *disk, seen bool) error {
 	if d.foreign != nil {
-		return fmt.Errorf("%w: the log %s stays as it is: %w; name another file, or put the right key back", ErrFrozen, l.Name(), d.foreign)
+		return frozen("the log %s stays as it is: %w; name another file, or put the right key back", l.Name(), d.foreign)
 	}
 	if err := d.lost(); err != nil {
-		return fmt.Errorf("%w: the log %s stays as it is: %w; to sign on would contradict it. "+
-			"Put back a copy of the log that has it, or begin a new log under a new name", ErrFrozen, l.Name(), err)
+		return frozen("the log %s stays as it is: %w; to sign on would contradict it. "+
+			"Put back a copy of the log that has it, or begin a new log under a new name", l.Name(), err)
 	}
 	if d.unverified != nil && !seen {
-		return fmt.Errorf("%w: the log %s stays as it is: %w; with a head of the log that somebody has seen it can be adopted nevertheless", ErrFrozen, l.Name(), d.unverified)
+		return frozen("the log %s stays as it is: %w; with a head of the log that somebody has seen it can be adopted nevertheless", l.Name(), d.unverified)
 	}
 	return nil
 }

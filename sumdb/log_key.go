@@ -21,6 +21,9 @@ import (
 func (l *Log) openKey(mayMake bool) error {
 	if l.config.ReadOnly {
 		text, err := os.ReadFile(l.path("key.pub"))
+		if _, there := os.Stat(l.path("key")); errors.Is(err, fs.ErrNotExist) && there == nil {
+			return frozen("%s is gone; to open the log for more than reading writes it again", l.path("key.pub"))
+		}
 		if err != nil {
 			return err
 		}
@@ -110,8 +113,7 @@ func (l *Log) checkPublicKey() error {
 		return l.writePublicKey()
 	}
 	if err == nil && string(text) != l.key+"\n" {
-		return fmt.Errorf("%w: %s is not the public half of %s; put back the one that is wrong",
-			ErrFrozen, l.path("key.pub"), l.path("key"))
+		return frozen("%s is not the public half of %s; put back the one that is wrong", l.path("key.pub"), l.path("key"))
 	}
 	return err
 }
@@ -164,14 +166,14 @@ func (l *Log) checkVacant() error {
 	for _, name := range []string{"entries", "heads", "head", "frozen"} {
 		info, err := os.Stat(l.path(name))
 		if err == nil && info.Size() > 0 {
-			return fmt.Errorf("%w: there is %s but no key; a log cannot go on with a new key: put its key back, or begin a new log in an empty directory",
-				ErrFrozen, l.path(name))
+			return frozen("there is %s but no key; a log cannot go on with a new key: put its key back, or begin a new log in an empty directory",
+				l.path(name))
 		}
 	}
 	var unfinished guard // of a creation that was interrupted
 	if text, err := os.ReadFile(l.path("guard")); err == nil {
 		if unfinished, err = decodeGuard(text); err != nil || unfinished.tree.N > 0 {
-			return fmt.Errorf("%w: %s is the guard of a log that is gone", ErrFrozen, l.path("guard"))
+			return frozen("%s is the guard of a log that is gone: put its files back, or begin a new log in an empty directory", l.path("guard"))
 		}
 	}
 	if l.config.Guard == "" {
@@ -187,8 +189,8 @@ func (l *Log) checkVacant() error {
 	if g, err := decodeGuard(text); err == nil && g.tree.N == 0 && g.key == unfinished.key {
 		return nil
 	}
-	return fmt.Errorf("%w: the guard %s is that of another log, or of one that was here; "+
-		"bring that log back, or move the guard away if a new log, with a new key for all clients, is what you want", ErrFrozen, l.config.Guard)
+	return frozen("the guard %s is that of another log, or of one that was here; "+
+		"bring that log back, or move the guard away if a new log, with a new key for all clients, is what you want", l.config.Guard)
 }
 
 // writeGuards says in all guards that tree is about to be signed. entries is the
