@@ -229,6 +229,24 @@ func TestLogDamagedFiles(t *testing.T) {
 	}
 }
 
+// A guard that is there and cannot be read may have a tree that contradicts the
+// entries, so nobody adopts them over it.
+func TestLogGuardUnreadable(t *testing.T) {
+	c := newGuardedLog(t, 5)
+	newest, guard := headsOnDisk(t, c.Dir)[5], string(readFile(t, c.Guard))
+	if err := errors.Join(os.Remove(c.Guard), os.Mkdir(c.Guard, 0o700)); err != nil { // who is root can read any file
+		t.Fatal(err)
+	}
+	with(t, c, func(l *sumdb.Log) { refuses(t, l, 5, "the guard cannot be read") })
+	adoptRefuses(t, c, nil, sumdb.ErrFrozen)
+	adoptRefuses(t, c, []byte(newest), sumdb.ErrFrozen)
+	if err := os.Remove(c.Guard); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, c.Guard, guard)
+	with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 5, newest) })
+}
+
 // checkDamaged opens a log of 5 entries that refuses because of why.
 func checkDamaged(t *testing.T, c sumdb.LogConfig, why string) {
 	t.Helper()

@@ -45,6 +45,7 @@ type disk struct {
 	index   map[logKey]int64
 	tail    error // why the file of entries does not end with the last entry; nil if it does
 	foreign error // a guard is that of another log
+	unread  error // a guard is there and cannot be read
 	damage  []error
 
 	unverified error // something that should be a signed head and is none of our key
@@ -135,7 +136,8 @@ func (r diskReader) readGuard(d *disk, path string, file identity) {
 		return
 	}
 	if err != nil {
-		d.damaged("the guard cannot be read: %w", err)
+		d.unread = fmt.Errorf("the guard cannot be read: %w", err)
+		d.damage = append(d.damage, d.unread)
 		return
 	}
 	g, err := decodeGuard(text)

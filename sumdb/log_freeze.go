@@ -140,6 +140,9 @@ func (l *Log) mayAdopt(d *disk, seen bool) error {
 	if d.foreign != nil {
 		return frozen("the log %s stays as it is: %w; name another file, or put the right key back", l.Name(), d.foreign)
 	}
+	if d.unread != nil {
+		return frozen("the log %s stays as it is: %w; make it readable, since it may contradict what is here", l.Name(), d.unread)
+	}
 	if err := d.lost(); err != nil {
 		return frozen("the log %s stays as it is: %w; to sign on would contradict it. "+
 			"Put back a copy of the log that has it, or begin a new log under a new name", l.Name(), err)
