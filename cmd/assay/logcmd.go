@@ -72,7 +72,10 @@ func showEntries(w io.Writer, log *sumdb.Log, path string) error {
 	if err := out.Flush(); err != nil {
 		return err
 	}
-	if none {
+	switch {
+	case none && path == "":
+		return errors.New("the log has no entries yet")
+	case none:
 		return fmt.Errorf("no entry of %s or below it", path)
 	}
 	return nil
