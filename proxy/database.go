@@ -203,6 +203,8 @@ func (s *Server) serveTile(a *answer, db database, req Request) error {
 			return hidden(a.path) // the names of all private modules are in it
 		}
 	}
+	m, mirrored := db.(*sumdb.Mirror)
+	proved := !mirrored || m.Covers(req.Tile) // before, since the head may move meanwhile
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
 	tile, err := db.Tile(ctx, req.Tile)
@@ -210,7 +212,10 @@ func (s *Server) serveTile(a *answer, db database, req Request) error {
 		return answerTime(ctx, err)
 	}
 	age := "public, max-age=31536000, immutable"
-	if req.Tile.W < 1<<tileHeight {
+	switch {
+	case !proved:
+		age = "no-store" // it may be wrong, and the next one right
+	case req.Tile.W < 1<<tileHeight:
 		age = "public, max-age=86400" // it is part of a full one some day
 	}
 	a.Header()["Content-Type"] = contentTypes[SumDBTile]
