@@ -203,6 +203,7 @@ func (l *Log) resume(d *disk) error {
 	switch {
 	case err != nil && l.view.Load().head == nil:
 		return err
+	case l.Refuses() != nil: // it was said why
 	case err != nil:
 		l.log.Error("the log cannot be written, the next append tries again", "database", l.Name(), "size", l.Size(), "err", err)
 	default:
@@ -218,16 +219,28 @@ func (l *Log) showSigned(d *disk) {
 	l.view.Store(v)
 }
 
-// cutTails cuts off what was torn by a crash. No head and no guard covers it. What
-// is whole may never have been synced.
+// cutTails cuts off what was torn by a crash. No head and no guard covers it.
 func (l *Log) cutTails(d *disk) error {
 	if d.tail != nil {
 		l.log.Warn("a torn entry is cut off", "database", l.Name(), "size", l.tree.size(), "err", d.tail)
 	}
-	return errors.Join(
-		l.entries.Truncate(l.tree.end()), l.entries.Sync(),
-		l.heads.Truncate(l.headsEnd), l.heads.Sync(),
-		syncFolder(l.config.Dir))
+	if err := l.syncEntries(); err != nil {
+		return l.stop(err)
+	}
+	return errors.Join(l.heads.Truncate(l.headsEnd), l.heads.Sync(), syncFolder(l.config.Dir))
+}
+
+// syncEntries makes the entries that are whole durable, and nothing behind them.
+// Those that no head covers are written once more: if their sync failed, in the
+// process before us, the system thinks that there is nothing left to write.
+func (l *Log) syncEntries() error {
+	from := l.tree.offsets[l.view.Load().size()]
+	unsigned := make([]byte, l.tree.end()-from)
+	if _, err := l.entries.ReadAt(unsigned, from); err != nil {
+		return err
+	}
+	_, err := l.entries.WriteAt(unsigned, from)
+	return errors.Join(err, l.entries.Truncate(l.tree.end()), l.entries.Sync())
 }
 
 // errLogClosed says that the log was closed.
