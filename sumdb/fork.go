@@ -14,8 +14,8 @@ import (
 
 // freeze says why nothing new is accepted.
 type freeze struct {
-	file     string // empty if it could not be written
-	evidence string // kept until it could
+	file      string // where the evidence is
+	unwritten string // the evidence until it is there, whole
 }
 
 // stamp is what follows fork-NAME- in the name of a file of evidence. It tells
@@ -27,8 +27,11 @@ var stamp = regexp.MustCompile(`^[0-9]{8}T.*\.txt$`)
 func (m *Mirror) Frozen() (evidenceFile string, frozen bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.frozen == nil {
+	switch {
+	case m.frozen == nil:
 		return "", false
+	case m.frozen.unwritten != "":
+		return "", true
 	}
 	return m.frozen.file, true
 }
@@ -52,16 +55,16 @@ func (m *Mirror) Recheck() error {
 		return fmt.Errorf("evidence about %s: %w", m.name, err)
 	}
 	switch {
+	case m.frozen != nil && m.frozen.unwritten != "":
+		if err := m.writeEvidence(m.frozen.file, m.frozen.unwritten); err != nil {
+			return fmt.Errorf("evidence about %s: %w", m.name, err)
+		}
+		m.frozen.unwritten = ""
 	case file != "":
 		if m.frozen == nil {
 			m.log.Error("frozen: there is evidence of a fork", "file", file)
 		}
 		m.frozen = &freeze{file: file}
-	case m.frozen != nil && m.frozen.file == "":
-		m.frozen.file, err = m.writeEvidence("fork", m.frozen.evidence)
-		if err != nil {
-			return fmt.Errorf("evidence about %s: %w", m.name, err)
-		}
 	case m.frozen != nil:
 		m.log.Warn("thawed: the evidence is gone", "file", m.frozen.file)
 		m.frozen = nil
@@ -102,15 +105,15 @@ func (m *Mirror) freeze(ours, theirs *head, found comparison, from string) error
 	m.mu.Lock()
 	first := m.frozen == nil
 	if first {
-		m.frozen = &freeze{evidence: evidence}
-		file, err := m.writeEvidence("fork", evidence)
-		if err != nil {
+		m.frozen = &freeze{m.evidenceFile("fork"), evidence}
+		if err := m.writeEvidence(m.frozen.file, evidence); err != nil {
 			m.log.Error("evidence of the fork cannot be written", "err", err)
+		} else {
+			m.frozen.unwritten = ""
 		}
-		m.frozen.file = file
 	}
-	file := m.frozen.file
 	m.mu.Unlock()
+	file, _ := m.Frozen()
 	m.log.Error("the checksum database has forked: nothing new is accepted from it until an operator has looked",
 		"size", ours.tree.N, "other", theirs.tree.N, "source", from, "file", file, "evidence", evidence)
 	return fmt.Errorf("%s: %w: tree %d in %s is not of the log we know at size %d",
@@ -155,32 +158,25 @@ func indent(text []byte) string {
 	return "\t" + strings.Join(lines, "\t")
 }
 
-// writeEvidence writes text to a new file KIND-NAME-TIME.txt and returns its name.
-func (m *Mirror) writeEvidence(kind, text string) (string, error) {
-	if m.config.Evidence == "" {
-		return "", errors.New("no directory for evidence")
-	}
-	if err := os.MkdirAll(m.config.Evidence, 0o755); err != nil {
-		return "", err
-	}
+// evidenceFile is the name of a new file KIND-NAME-TIME.txt for evidence.
+func (m *Mirror) evidenceFile(kind string) string {
 	now := time.Now().UTC().Format("20060102T150405.000000000Z")
-	file := filepath.Join(m.config.Evidence, kind+"-"+m.fileName()+"-"+now+".txt")
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return "", err
-	}
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", err
-	}
-	return file, syncDir(m.config.Evidence)
+	return filepath.Join(m.config.Evidence, kind+"-"+m.fileName()+"-"+now+".txt")
 }
 
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// writeEvidence makes text the content of file, which is one of evidenceFile. What
+// an error leaves of it stays: after a restart it still freezes.
+func (m *Mirror) writeEvidence(file, text string) error {
+	if m.config.Evidence == "" {
+		return errors.New("no directory for evidence")
+	}
+	if err := makeFolder(m.config.Evidence, 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Sync(), f.Close(), syncFolder(m.config.Evidence))
 }

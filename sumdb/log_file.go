@@ -38,17 +38,22 @@ func replaceFile(path string, data []byte, mode os.FileMode) error {
 	return syncFolder(filepath.Dir(path))
 }
 
-// syncFolder is syncDir, but for Windows, where a directory cannot be synced.
+// syncFolder makes the names in dir durable. On Windows a directory cannot be
+// synced.
 func syncFolder(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
-	return syncDir(dir)
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
-// makeFolder makes dir for us alone, and its name durable.
-func makeFolder(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// makeFolder makes dir, and its name durable.
+func makeFolder(dir string, mode os.FileMode) error {
+	if err := os.MkdirAll(dir, mode); err != nil {
 		return err
 	}
 	return syncFolder(filepath.Dir(filepath.Clean(dir)))

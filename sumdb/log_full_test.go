@@ -144,3 +144,39 @@ func TestLogUnwritable(t *testing.T) {
 		}
 	}
 }
+
+// Evidence of a fork that a full disk cut short is no evidence: it is written again,
+// whole, when there is room.
+func TestEvidenceOnFullDisk(t *testing.T) {
+	if childArgs() == nil { // the limit is one of the process
+		if out, err := startChild(t, "TestEvidenceOnFullDisk", "child").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	signal.Ignore(syscall.SIGXFSZ)
+	log := newLog(t, 50)
+	shown := log
+	evidence := t.TempDir()
+	m := open(t, log, newMemory(t), evidence, fetchFrom(&shown))
+	refresh(t, m)
+	shown = forkOf(log, 10, 60)
+	limitFiles(t, 100)
+	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+		t.Errorf("Refresh = %v, want ErrFrozen", err)
+	}
+	if err := m.Recheck(); !errors.Is(err, syscall.EFBIG) {
+		t.Errorf("Recheck without room: %v", err)
+	}
+	if file, frozen := m.Frozen(); !frozen || file != "" {
+		t.Errorf("Frozen = %q, %v, want true without a file", file, frozen)
+	}
+	if _, frozen := open(t, log, newMemory(t), evidence, nil).Frozen(); !frozen {
+		t.Error("not frozen after a restart")
+	}
+	limitFiles(t, 1<<30)
+	if err := m.Recheck(); err != nil {
+		t.Errorf("Recheck with room: %v", err)
+	}
+	checkEvidence(t, log, shown, readEvidence(t, evidence), 50, 60)
+}

@@ -30,7 +30,7 @@ func (l *Log) openKey(mayMake bool) error {
 		return l.setKey(string(bytes.TrimSuffix(text, []byte("\n"))))
 	}
 	if mayMake {
-		if err := makeFolder(l.config.Dir); err != nil {
+		if err := makeFolder(l.config.Dir, 0o700); err != nil {
 			return err
 		}
 	}

@@ -217,7 +217,8 @@ func (m *Mirror) keep(ctx context.Context, path string, record Record, mod modul
 // refuseSecond keeps the evidence that the log has two contents of mod.
 func (m *Mirror) refuseSecond(first, second Record, mod module.Version) error {
 	h := m.head.Load()
-	file, err := m.writeEvidence("conflict", fmt.Sprintf(
+	file := m.evidenceFile("conflict")
+	err := m.writeEvidence(file, fmt.Sprintf(
 		"The checksum database %s has two different records of %s.\nSeen %s. Both are proved to be under this tree head:\n%s\n"+
 			"Record %d, which is held and stays:\n%s\nRecord %d, which is refused:\n%s\n"+
 			"What to do: one version must have one content for ever. Keep this file, find out which of\n"+
