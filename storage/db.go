@@ -55,6 +55,9 @@ func newDB(dir string, meta, blobs *file, o Options) (*DB, error) {
 	if err := matchFiles(meta, blobs); err != nil {
 		return nil, err
 	}
+	if err := blobs.join(); err != nil {
+		db.log.Warn("blobs.db has no note that it has a meta.db", "err", err) // a full disk is no reason not to read
+	}
 	last, err := blobs.lastBlob()
 	if err != nil {
 		return nil, err

@@ -51,6 +51,7 @@ var (
 	keyMagic     = []byte("magic")
 	keyVersion   = []byte("version")
 	keyPair      = []byte("pair")   // the same random value in both files
+	keyJoined    = []byte("joined") // blobs.db: there was a whole meta.db, so it is a loss if there is none
 	keyTotals    = []byte("totals") // meta.db: a totals value
 
 	bucketObjects = []byte("objects") // meta.db: key → object record
@@ -338,10 +339,30 @@ func (f *file) writeSchema(pair []byte, buckets ...[]byte) error {
 	})
 }
 
+// joined says whether blobs.db, which f is, has the note of join.
+func (f *file) joined() (joined bool, err error) {
+	err = f.view(func(tx *bolt.Tx) error {
+		schema := tx.Bucket(bucketSchema)
+		joined = schema != nil && schema.Get(keyJoined) != nil
+		return nil
+	})
+	return joined, err
+}
+
+// join notes in blobs.db that there is a whole meta.db.
+func (f *file) join() error {
+	if joined, err := f.joined(); err != nil || joined {
+		return err
+	}
+	return f.update(0, func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketSchema).Put(keyJoined, []byte("yes"))
+	})
+}
+
 // matchFiles checks that both files are of the same store, and makes them a
 // store if they are new. It is the one place that decides what a missing file
-// means: blobs.db becomes ours first, so a new meta.db beside an empty blobs.db
-// is an interrupted first start, and anything else a loss.
+// means: blobs.db becomes ours first, so a new meta.db beside a blobs.db that
+// never had one is an interrupted first start, and anything else a loss.
 func matchFiles(meta, blobs *file) error {
 	metaPair, err := meta.readSchema()
 	if err != nil {
@@ -362,7 +383,9 @@ func matchFiles(meta, blobs *file) error {
 		}
 	}
 	if metaPair == nil {
-		if n, err := blobs.lastBlob(); err != nil || n > 0 {
+		joined, err := blobs.joined()
+		last, err2 := blobs.lastBlob()
+		if err := errors.Join(err, err2); err != nil || joined || last > 0 {
 			return errors.Join(err, fmt.Errorf("%s: %w: its %s is missing or empty; put it back, or move %s away too to start with an empty store",
 				blobs.path, ErrDamaged, metaName, blobsName))
 		}

@@ -194,9 +194,31 @@ func TestOpenUnfinished(t *testing.T) {
 	if err := openDB(t, dir).Close(); err != nil {
 		t.Fatal(err)
 	}
-	remove(t, dir, "meta.db") // blobs.db is made first, and has nothing yet
+	remove(t, dir, "meta.db") // blobs.db is made first, and knows of no other yet
+	change(t, dir, "blobs.db", func(tx *bolt.Tx) error { return tx.Bucket([]byte("schema")).Delete([]byte("joined")) })
 	if err := openDB(t, dir).Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The loss of meta.db is noticed also when all that is stored was in it.
+func TestOpenWithoutSmallObjects(t *testing.T) {
+	for _, stored := range []bool{true, false} {
+		dir := t.TempDir()
+		db := openDB(t, dir)
+		if stored {
+			put(t, db, "a", []byte("b"))
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		remove(t, dir, "meta.db")
+		for range 2 { // a refusal leaves nothing behind that the next one takes for a store
+			if db, err := storage.Open(dir, nil); !errors.Is(err, storage.ErrDamaged) || !strings.Contains(err.Error(), "meta.db is missing") {
+				t.Errorf("Open without the meta.db of a small store: %v", err)
+				db.Close()
+			}
+		}
 	}
 }
 
