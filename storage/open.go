@@ -129,7 +129,7 @@ func open(dir string, o Options) (*DB, error) {
 }
 
 func makeDir(dir string) error {
-	err := os.MkdirAll(dir, 0o700)
+	err := makeDirs(filepath.Clean(dir))
 	switch {
 	case errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%w: name a directory, not a file", err)
@@ -137,6 +137,26 @@ func makeDir(dir string) error {
 		return fmt.Errorf("%w: make it writable for user %d, or name another directory", err, os.Getuid())
 	}
 	return err
+}
+
+// makeDirs is os.MkdirAll, and the names it makes are durable.
+func makeDirs(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return os.MkdirAll(dir, 0o700) // an error if it is a file
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := makeDirs(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := syncDir(parent); !errors.Is(err, fs.ErrPermission) { // we may write to it, and not read it
+		return err
+	}
+	return nil
 }
 
 // openFile opens one file of the store. If there is none, an empty one appears
