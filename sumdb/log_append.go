@@ -163,6 +163,9 @@ func (l *Log) commit(batch []*pin) {
 	fresh := l.sortOut(batch)
 	err := l.Refuses()
 	if err == nil {
+		err = l.checkAlone()
+	}
+	if err == nil {
 		err = l.write(fresh)
 	}
 	if err == nil {
@@ -231,16 +234,20 @@ func (l *Log) write(fresh []*pin) error {
 	return nil
 }
 
-// stop makes the log refuse until it is opened again.
+// stop makes the log refuse after an error of the disk.
 func (l *Log) stop(why error) error {
-	refuses := &refusal{fmt.Sprintf("the log %s signs nothing new after an error of the disk: %v; check the disk, then restart", l.Name(), why), why}
+	return l.refuse(&refusal{fmt.Sprintf("the log %s signs nothing new after an error of the disk: %v; check the disk, then restart", l.Name(), why), why})
+}
+
+// refuse makes the log refuse until it is opened again. It returns why.
+func (l *Log) refuse(why error) error {
 	l.mu.Lock()
 	if l.refuses == nil {
-		l.refuses = refuses
+		l.refuses = why
 	}
 	l.mu.Unlock()
 	l.log.Error("the log signs nothing new", "database", l.Name(), "size", l.Size(), "err", why)
-	return refuses
+	return why
 }
 
 // publish makes all that is on disk visible. The guards are first: should we never

@@ -1,7 +1,10 @@
 package sumdb
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -38,4 +41,53 @@ func decodeGuard(text []byte) (guard, error) {
 		return guard{}, fmt.Errorf("%w: not the text of a guard", ErrInvalid)
 	}
 	return g, nil
+}
+
+// checkAlone makes the log refuse if somebody else signs it, or replaced its files:
+// if a guard has a tree that we have not, or entries are written where nobody finds
+// them. A lock that does not hold, and a copy that somebody adopted while we run,
+// are found out so before they fork the log. The turn is ours.
+func (l *Log) checkAlone() error {
+	ours, err := l.entries.Stat()
+	if err != nil {
+		return err
+	}
+	file, err := os.Stat(l.path("entries"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err != nil || !os.SameFile(ours, file) {
+		return l.refuse(l.refusal(fmt.Errorf("%s is another file than when it was opened", l.path("entries"))))
+	}
+	for _, path := range []string{l.path("guard"), l.config.Guard} {
+		if path == "" {
+			continue
+		}
+		if err := l.checkGuard(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkGuard is checkAlone for the guard at path. One that is gone is written with
+// the next tree.
+func (l *Log) checkGuard(path string) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("guard: %w", diskError(err))
+	}
+	g, err := decodeGuard(text)
+	switch {
+	case err == nil && g.key != l.key:
+		err = fmt.Errorf("it is that of the log with the key %s", g.key)
+	case err == nil && !l.tree.contains(g.tree):
+		err = fmt.Errorf("it is of another process, with a tree of %d entries that is not of the %d entries here", g.tree.N, l.tree.size())
+	case err == nil:
+		return nil
+	}
+	return l.refuse(l.refusal(fmt.Errorf("the guard %s is not as it was left: %w", path, err)))
 }
