@@ -186,8 +186,8 @@ func (l *Log) checkVacant() error {
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
-	if g, err := decodeGuard(text); err == nil && g.tree.N == 0 && g.key == unfinished.key {
-		return nil
+	if g, err := decodeGuard(text); err == nil && g.tree.N == 0 && unfinished.key != "" {
+		return nil // of the same creation, or of one before it that was interrupted too
 	}
 	return frozen("the guard %s is that of another log, or of one that was here; "+
 		"bring that log back, or move the guard away if a new log, with a new key for all clients, is what you want", l.config.Guard)

@@ -350,6 +350,8 @@ func TestLogHalfMade(t *testing.T) {
 			t.Errorf("without %s: OpenLog: %v", name, err)
 		}
 	}
+	// It was interrupted once more, between the two guards.
+	writeFile(t, filepath.Join(c.Dir, "guard"), string(readFile(t, filepath.Join(newGuardedLog(t, 0).Dir, "guard"))))
 	c.ReadOnly = false
 	appendMore(t, c, 2)
 	if bytes.Equal(readFile(t, filepath.Join(c.Dir, "key.pub")), key) {
