@@ -155,11 +155,12 @@ func parseToken(line string) (Token, error) {
 	return t, nil
 }
 
-// checkScope refuses patterns that would match nothing: what a token may read less
-// of than somebody meant is found out, what it may read more of is not.
+// checkScope refuses patterns that would match nothing, and the file's word for no
+// scope: what a token may read less of than somebody meant is found out, what it may
+// read more of is not.
 func checkScope(patterns []string) error {
 	for _, pattern := range patterns {
-		if _, err := path.Match(pattern, ""); err != nil || !goodName(pattern) || strings.Contains(pattern, ",") {
+		if _, err := path.Match(pattern, ""); err != nil || !goodName(pattern) || pattern == none || strings.Contains(pattern, ",") {
 			return fmt.Errorf("%q in the scope is no pattern like corp.example/team", pattern)
 		}
 	}

@@ -145,6 +145,7 @@ func TestCreateTokenRefuses(t *testing.T) {
 		`the group ""`:     {Name: "a", Groups: []string{"b", ""}},
 		`the group "b,c"`:  {Name: "a", Groups: []string{"b,c"}},
 		`the group "-"`:    {Name: "a", Groups: []string{"-"}},
+		"the year 10000":   {Name: "a", Expires: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
 		"expired on 2001-": {Name: "a", Expires: time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)},
 	} {
 		if secret, err := access.CreateToken(file, token); err == nil || secret != "" || !strings.Contains(err.Error(), want) {
@@ -243,7 +244,7 @@ func TestTokenScope(t *testing.T) {
 	if all := list(t, file); len(all[0].Scope) != 2 || !all[0].Revoked {
 		t.Errorf("after it was revoked: %+v", all[0])
 	}
-	for _, scope := range [][]string{{""}, {"a b"}, {"[x"}, {"a,b"}} {
+	for _, scope := range [][]string{{""}, {"a b"}, {"[x"}, {"a,b"}, {"-"}} {
 		if _, err := access.CreateToken(file, access.Token{Name: "x", Scope: scope}); err == nil {
 			t.Errorf("scope %q: no error", scope)
 		}

@@ -53,7 +53,10 @@ say goes to standard error.
 			if groups.text != "" {
 				t.Groups = strings.Split(groups.text, ",")
 			}
-			if scope.text != "" {
+			if cmd.Flags().Changed("scope") {
+				if scope.text == "" { // of a variable that is not set, say; it would be a token for everything
+					return errors.New("--scope is empty; leave it out for a token without one")
+				}
 				t.Scope = strings.Split(scope.text, ",")
 			}
 			if t.Expires, err = parseExpiry(expires.text, time.Now()); err != nil {
