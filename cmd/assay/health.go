@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -41,39 +42,46 @@ five seconds that it is ready. It is the health check of a container without a s
 	return cmd
 }
 
-// address is where a server listens, and whether with TLS.
+// address is where a server listens, and whether with TLS, if that is known.
 type address struct {
-	listen string
-	tls    bool
+	listen  string
+	tls     bool
+	unknown bool // it may be either
 }
 
 // readAddress returns the address that serve would listen on. Unlike loadConfig it
 // looks at nothing else: a file that serve refused to reload must not have a server
-// that goes on with the old one taken for dead. The file is read only if neither
-// flag nor environment have the address.
+// that goes on with the old one taken for dead. An error of the file counts only if
+// neither flag nor environment have the address: a container has it from its image.
 func readAddress(flags *pflag.FlagSet, getenv func(string) string) (address, error) {
 	all := settings()
 	find := func(name string) setting {
 		return all[slices.IndexFunc(all, func(s setting) bool { return s.Name == name })]
 	}
 	listen, cert := find("listen"), find("tls-cert")
-	var (
-		file     map[string]string
-		fileName string
-		err      error
-	)
-	if !flags.Changed(listen.Name) && getenv(listen.Env) == "" {
-		if file, fileName, err = readConfigFile(flags, getenv); err != nil {
-			return address{}, err
-		}
+	file, fileName, err := readConfigFile(flags, getenv)
+	if err != nil && !flags.Changed(listen.Name) && getenv(listen.Env) == "" {
+		return address{}, err
 	}
 	addr, _ := choose(listen, flags, getenv, file, fileName)
 	name, _ := choose(cert, flags, getenv, file, fileName)
-	return address{addr, name != ""}, nil
+	return address{listen: addr, tls: name != "", unknown: err != nil && name == ""}, nil
 }
 
-// health asks the server at a.
+// health asks the server at a. One of which nobody knows whether it has TLS is asked
+// with it first: what has none does not understand that, and the other way round it
+// would answer.
 func health(ctx context.Context, a address, out io.Writer) error {
+	if a.unknown {
+		if err := askReady(ctx, address{listen: a.listen, tls: true}, out); !errors.As(err, new(tls.RecordHeaderError)) {
+			return err
+		}
+	}
+	return askReady(ctx, a, out)
+}
+
+// askReady sends one request to the server at a.
+func askReady(ctx context.Context, a address, out io.Writer) error {
 	url, err := a.healthURL()
 	if err != nil {
 		return err

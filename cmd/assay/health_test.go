@@ -55,7 +55,7 @@ func TestHealthTLS(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }))
 	defer server.Close()
 	var out strings.Builder
-	if err := health(t.Context(), address{strings.TrimPrefix(server.URL, "https://"), true}, &out); err != nil || out.String() != server.URL+"/readyz: ok\n" {
+	if err := health(t.Context(), address{listen: strings.TrimPrefix(server.URL, "https://"), tls: true}, &out); err != nil || out.String() != server.URL+"/readyz: ok\n" {
 		t.Errorf("%v, %q", err, out.String())
 	}
 }
@@ -102,6 +102,28 @@ func TestHealthCommand(t *testing.T) {
 				t.Errorf("%v, %q", err, out.String())
 			}
 		})
+	}
+}
+
+// The image has the address in its environment, and the file says that there is TLS,
+// or it cannot be read any more.
+func TestHealthAddressAndFile(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }))
+	defer server.Close()
+	file := filepath.Join(t.TempDir(), "assay.toml")
+	t.Setenv("ASSAY_LISTEN", strings.TrimPrefix(server.URL, "https://"))
+	t.Setenv("ASSAY_CONFIG", file)
+	for _, text := range []string{"tls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n", "no such setting = 1\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		cmd := newHealthCommand()
+		cmd.SetArgs(nil)
+		cmd.SetOut(&out)
+		if err := cmd.ExecuteContext(t.Context()); err != nil || out.String() != server.URL+"/readyz: ok\n" {
+			t.Errorf("%q: %v, %q", text, err, out.String())
+		}
 	}
 }
 
