@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/BurntSushi/toml"
 	"github.com/spf13/pflag"
@@ -406,6 +407,14 @@ func (c config) checkPrivate() error {
 	}
 	if c.Unified && c.SumDB == "off" {
 		return errors.New("unified needs a checksum database in sumdb: public modules are copied only after they were proved in it")
+	}
+	for name, text := range map[string]string{"vcs": c.VCS, "vcs-hosts": c.VCSHosts, "operators": c.Operators} {
+		if strings.ContainsFunc(text, unicode.IsSpace) || text != "" && len(list(text)) == 0 {
+			return fmt.Errorf("%s is %q; it must be names separated by commas without spaces, or else some of it would mean nothing", name, text)
+		}
+	}
+	if slices.Contains(list(c.Operators), "*") {
+		return fmt.Errorf("operators is %q; no group is called *: name the groups that may read /-/leaks", c.Operators)
 	}
 	for network := range strings.SplitSeq(c.TrustedProxies, ",") {
 		if _, err := netip.ParsePrefix(network); network != "" && err != nil {

@@ -67,12 +67,17 @@ func FuzzConfigFile(f *testing.F) {
 func TestConfigRefuses(t *testing.T) {
 	const key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 	for file, want := range map[string]string{
-		`listen = ""`:            "listen",
-		`listen = ":"`:           "listen",
-		`listen = "localhost"`:   "listen",
-		`data = ""`:              "data",
-		`mirror = "off"`:         "mirror",
-		`mirror = "` + key + `"`: "sum.golang.org is named twice",
+		`listen = ""`:                                 "listen",
+		`listen = ":"`:                                "listen",
+		`listen = "localhost"`:                        "listen",
+		`data = ""`:                                   "data",
+		`mirror = "off"`:                              "mirror",
+		`mirror = "` + key + `"`:                      "sum.golang.org is named twice",
+		`operators = "ops, sre"`:                      "operators",
+		`operators = ","`:                             "operators",
+		`operators = "*"`:                             "no group is called *",
+		`vcs = "git, hg"`:                             "vcs",
+		`vcs_hosts = "a.example\tb.example"`:          "vcs-hosts",
 		`mirror = "x https://user:hunter2@a.example"`: "mirror",
 	} {
 		c, err := load([]byte(file))
