@@ -1,10 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -397,8 +397,47 @@ func TestMethods(t *testing.T) {
 		}
 		body, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if resp.StatusCode < 400 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") || len(bytes.TrimSpace(body)) == 0 {
+		use := "GET or HEAD"
+		if test.method == http.MethodGet {
+			use = "POST"
+		}
+		want := "method not allowed: " + test.method + "\nuse " + use + "\nrequest id: " + resp.Header.Get("X-Request-Id") + "\n"
+		if resp.StatusCode != http.StatusMethodNotAllowed || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") || string(body) != want {
 			t.Errorf("%s %s: %d %v %q", test.method, test.path, resp.StatusCode, resp.Header, body)
+		}
+	}
+	for _, path := range []string{"/", "/livez", "/readyz", "/metrics", "/-/leaks"} {
+		if resp, err := http.Head(p.url + path); err != nil || resp.StatusCode != http.StatusOK {
+			t.Errorf("HEAD %s: %v %v", path, resp, err)
+		}
+	}
+}
+
+// To strangers the page of the leaks is a path like any other, however they ask.
+func TestLeaksPageIsNotThere(t *testing.T) {
+	p := startFront(t, "--operators", "ops")
+	for _, method := range []string{"GET", "HEAD", "OPTIONS", "POST", "TRACE", "BREW"} {
+		var answers []string
+		for _, path := range []string{"/-/leaks", "/-/other"} {
+			r, err := http.NewRequest(method, p.url+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("X-Request-Id", "the-same")
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Header.Del("Date")
+			answers = append(answers, strings.ReplaceAll(fmt.Sprint(resp.Status, resp.Header, string(body)), "leaks", "other"))
+		}
+		if answers[0] != answers[1] {
+			t.Errorf("%s:\n%s\n%s", method, answers[0], answers[1])
 		}
 	}
 }

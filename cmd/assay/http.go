@@ -55,18 +55,19 @@ func (s *server) routes() http.Handler {
 	if !s.config.Anonymous {
 		r.Use(s.authenticated)
 	}
+	metrics := promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelError)})
 	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // load balancers like to ask with HEAD
 		get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
 		get("/readyz", s.serveReady)
+		get("/metrics", metrics.ServeHTTP)
+		get("/", func(w http.ResponseWriter, r *http.Request) {
+			writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Tell the go command:\n\n    go env -w GOPROXY="+s.scheme()+"://"+r.Host+"\n")
+		})
 	}
-	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelError)}))
-	r.Get("/", func(w http.ResponseWriter, r *http.Request) {
-		writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Tell the go command:\n\n    go env -w GOPROXY="+s.scheme()+"://"+r.Host+"\n")
-	})
 	if s.hookSecret != "" {
 		r.Post("/-/hooks/{kind:(github|gitlab|gitea)}", s.serveHook)
 	}
-	r.Get("/-/leaks", s.serveLeaks)
+	r.HandleFunc("/-/leaks", s.serveLeaks)
 	r.MethodNotAllowed(wrongMethod)
 	r.NotFound(s.proxy.ServeHTTP) // not "/*", which would copy the path for a variable that nobody asks for
 	return r
@@ -74,13 +75,16 @@ func (s *server) routes() http.Handler {
 
 // wrongMethod answers for the fixed paths.
 func wrongMethod(w http.ResponseWriter, r *http.Request) {
-	allow := "GET"
+	allow, use := "GET, HEAD", "GET or HEAD"
 	if strings.HasPrefix(r.URL.Path, "/-/hooks/") {
-		allow = "POST"
+		allow, use = "POST", "POST"
 	}
 	w.Header().Set("Allow", allow)
-	writeText(w, http.StatusMethodNotAllowed, "method not allowed: "+r.Method+"\nuse "+allow+"\n")
+	writeText(w, http.StatusMethodNotAllowed, "method not allowed: "+r.Method+"\nuse "+use+"\nrequest id: "+w.Header().Get("X-Request-Id")+"\n")
 }
+
+// unauthorized is the first line for who must say who they are.
+const unauthorized = "unauthorized: this proxy wants to know who you are"
 
 // authenticated lets only those through who have said who they are, but for what
 // machines ask for.
@@ -96,7 +100,7 @@ func (s *server) authenticated(next http.Handler) http.Handler {
 				}
 				w.Header().Set("WWW-Authenticate", `Basic realm="Assay", charset="UTF-8"`)
 				w.Header().Set("Cache-Control", "no-store")
-				writeText(w, http.StatusUnauthorized, "unauthorized: this proxy wants to know who you are\n"+
+				writeText(w, http.StatusUnauthorized, unauthorized+"\n"+
 					"give the go command a token: go help goauth, assay goauth --help\nrequest id: "+w.Header().Get("X-Request-Id")+"\n")
 				return
 			}

@@ -15,6 +15,10 @@ func (s *server) serveLeaks(w http.ResponseWriter, r *http.Request) {
 		s.proxy.ServeHTTP(w, r)
 		return
 	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		wrongMethod(w, r)
+		return
+	}
 	var b strings.Builder
 	b.WriteString("Clients that asked for private names since the start, the latest first.\n" +
 		"public_database: a public checksum database; set GONOSUMDB there, or GOSUMDB to our own (assay key).\n" +
