@@ -52,11 +52,19 @@ type issuer struct {
 	flight singleflight.Group
 
 	mu       sync.Mutex // guards the rest
-	keys     oidc.KeySet
-	keysAt   time.Time // when keys were discovered
-	failure  error     // of the last discovery, nil if it was good
+	keys     *issuerKeys
+	failure  error // of the last discovery, nil if it was good
 	failedAt time.Time
 }
+
+// issuerKeys are the keys of an issuer, which go-oidc fetches as it needs them.
+type issuerKeys struct {
+	oidc.KeySet
+	at time.Time // of the discovery
+}
+
+// due returns when the issuer is to be discovered again.
+func (k *issuerKeys) due() time.Time { return k.at.Add(discoveryAge) }
 
 func newIssuer(table issuerTable, client *http.Client, log *slog.Logger) *issuer {
 	slowed := *client
@@ -64,7 +72,8 @@ func newIssuer(table issuerTable, client *http.Client, log *slog.Logger) *issuer
 	return &issuer{issuerTable: table, client: client, keysClient: &slowed, log: log}
 }
 
-// judge verifies a token. It returns who it is from and when it expires.
+// judge verifies a token. It returns who it is from, and until when that is good
+// without another look: not for longer than the keys, which may be withdrawn.
 func (i *issuer) judge(ctx context.Context, token string) (Identity, time.Time, error) {
 	keys, err := i.keySet(ctx)
 	if err != nil {
@@ -80,7 +89,11 @@ func (i *issuer) judge(ctx context.Context, token string) (Identity, time.Time, 
 		return Identity{}, time.Time{}, refused("token of issuer %s: %s", i.URL, watched.reason(err))
 	}
 	id, err := i.identity(verified)
-	return id, verified.Expiry, err
+	until := verified.Expiry
+	if keys.due().Before(until) {
+		until = keys.due()
+	}
+	return id, until, err
 }
 
 // identity returns what the first rule that matches says.
@@ -109,7 +122,7 @@ func (i *issuer) identity(token *oidc.IDToken) (Identity, error) {
 
 // keySet returns the issuer's keys after a discovery, which concurrent requests
 // share. While an old one is repeated, the keys of before are used.
-func (i *issuer) keySet(ctx context.Context) (oidc.KeySet, error) {
+func (i *issuer) keySet(ctx context.Context) (*issuerKeys, error) {
 	keys, fresh, err := i.discovered()
 	if fresh || err != nil {
 		return keys, err
@@ -141,14 +154,14 @@ func (i *issuer) keySet(ctx context.Context) (oidc.KeySet, error) {
 // discovered returns the keys that are known, if any, and whether nothing is to
 // be done about them now. It returns the error of a discovery that failed just
 // before.
-func (i *issuer) discovered() (keys oidc.KeySet, fresh bool, err error) {
+func (i *issuer) discovered() (keys *issuerKeys, fresh bool, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	failing := i.failure != nil && time.Since(i.failedAt) < discoveryFails
 	if failing && i.keys == nil {
 		return nil, false, i.failure
 	}
-	return i.keys, failing || i.keys != nil && time.Since(i.keysAt) < discoveryAge, nil
+	return i.keys, failing || i.keys != nil && time.Now().Before(i.keys.due()), nil
 }
 
 // discover asks the issuer where its keys are.
@@ -165,7 +178,7 @@ func (i *issuer) discover(ctx context.Context) error {
 		i.log.Warn("an OIDC issuer cannot be discovered", "issuer", i.URL, "err", err)
 		return i.failure
 	}
-	i.keys, i.keysAt, i.failure = keys, time.Now(), nil
+	i.keys, i.failure = &issuerKeys{keys, time.Now()}, nil
 	return nil
 }
 

@@ -258,7 +258,11 @@ func TestOIDCKeyStormEnds(t *testing.T) {
 func TestOIDCWithdrawnKey(t *testing.T) {
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
 		day := time.Now().Add(24 * time.Hour).Unix()
-		ask := func(id string) string { return sign(t, key, i.claims("exp", day, "jti", id)) }
+		tokens := map[string]string{}
+		ask := func(id string) string {
+			tokens[id] = sign(t, key, i.claims("exp", day, "jti", id))
+			return tokens[id]
+		}
 		wantIdentity(t, a, "Bearer "+ask("1"), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 		i.setKeys(newKey(t, "2"))
 		time.Sleep(59 * time.Minute)
@@ -279,6 +283,11 @@ func TestOIDCWithdrawnKey(t *testing.T) {
 		wantIdentity(t, a, "Bearer "+ask("5"), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 		synctest.Wait() // for the discovery
 		refusedKey(t, a, ask("6"))
+		for _, id := range []string{"1", "2", "3", "4", "5"} { // that a token was good before changes nothing
+			if id, err := a.Identify(request(t, "Bearer "+tokens[id])); err == nil {
+				t.Errorf("a token that was judged by a withdrawn key is good: %+v", id)
+			}
+		}
 	})
 }
 

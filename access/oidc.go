@@ -35,7 +35,7 @@ type issuers struct {
 // judgement is a token that was verified, by its hash.
 type judgement struct {
 	id    Identity
-	until time.Time // when the token expires
+	until time.Time // when the token expires, or its issuer's keys are to be looked at
 }
 
 // rule gives groups to tokens with certain claims.
@@ -201,7 +201,7 @@ func (i *issuers) remembered(sum [sha256.Size]byte) (Identity, bool) {
 	j, ok := i.judged[sum]
 	if ok && time.Now().After(j.until) {
 		delete(i.judged, sum)
-		return Identity{}, false // it will be judged, and refused with the reason
+		return Identity{}, false // it will be judged again
 	}
 	return j.id, ok
 }
