@@ -120,8 +120,10 @@ func (w *watched[T]) prepare() (commit func(), err error) {
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		if w.content.Load() == nil || v.sum != w.sum { // else what it has learned stays, an issuer's keys for instance
+			w.content.Store(&v.content)
+		}
 		w.seen, w.sum, w.failed = v.info, v.sum, ""
-		w.content.Store(&v.content)
 	}, nil
 }
 

@@ -310,3 +310,15 @@ func TestOIDCRemembersSome(t *testing.T) {
 		}
 	})
 }
+
+// A reload of files that are the same forgets no keys: the issuer may be down.
+func TestOIDCReloadKeepsKeys(t *testing.T) {
+	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
+		wantIdentity(t, a, "Bearer "+sign(t, key, i.claims("jti", "1")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+		i.setAnswer(status(http.StatusBadGateway))
+		if err := a.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantIdentity(t, a, "Bearer "+sign(t, key, i.claims("jti", "2")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
+	})
+}
