@@ -115,7 +115,16 @@ func TestTLS(t *testing.T) {
 	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
 		t.Errorf("while the file is bad: %v", err)
 	}
-	waitFor(t, func() bool { return strings.Contains(p.log.String(), "cannot be used; the ones before stay in force") })
+	const refused = "cannot be used; the ones before stay in force"
+	waitFor(t, func() bool { return strings.Contains(p.log.String(), refused) })
+	time.Sleep(certificateAge + 100*time.Millisecond)
+	first.CloseIdleConnections()
+	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
+		t.Errorf("while the file is bad: %v", err)
+	}
+	if n := strings.Count(p.log.String(), refused); n != 1 { // errors are written at once
+		t.Errorf("the log says %d times that the file is bad", n)
+	}
 
 	files.write(t)
 	time.Sleep(certificateAge + 100*time.Millisecond)

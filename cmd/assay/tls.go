@@ -21,6 +21,7 @@ type certificates struct {
 	config  *tls.Config
 	looked  time.Time
 	version string // of the files that config is from
+	failed  string // what was logged about newer ones
 }
 
 // certificateAge is how often the files are looked at.
@@ -58,14 +59,18 @@ func (c *certificates) current() *tls.Config {
 	c.looked = time.Now()
 	version := c.stat()
 	if version == c.version {
+		c.failed = ""
 		return c.config
 	}
 	config, err := c.load()
 	if err != nil {
-		c.log.Error("the TLS files have changed and cannot be used; the ones before stay in force", "err", err)
+		if err.Error() != c.failed {
+			c.failed = err.Error()
+			c.log.Error("the TLS files have changed and cannot be used; the ones before stay in force", "err", err)
+		}
 		return c.config
 	}
-	c.config, c.version = config, version
+	c.config, c.version, c.failed = config, version, ""
 	c.log.Info("TLS files read again, they have changed", "cert", c.cert)
 	return c.config
 }
