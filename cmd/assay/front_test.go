@@ -225,15 +225,18 @@ func TestNotAnonymous(t *testing.T) {
 
 // Only trusted proxies say who the client is.
 func TestTrustedProxies(t *testing.T) {
+	count := 0
 	remote := func(p *program, forwarded string) string {
 		t.Helper()
-		if _, _, err := ask(t, http.DefaultClient, p.url+"/nosuch", "X-Forwarded-For", forwarded, "X-Request-Id", "the-one"); err != nil {
+		count++
+		id := fmt.Sprint("the-", count)
+		if _, _, err := ask(t, http.DefaultClient, p.url+"/nosuch", "X-Forwarded-For", forwarded, "X-Request-Id", id); err != nil {
 			t.Fatal(err)
 		}
 		line := ""
 		waitFor(t, func() bool {
 			for l := range strings.Lines(p.log.String()) {
-				if strings.Contains(l, "request=the-one") {
+				if strings.Contains(l, "request="+id+" ") {
 					line = l
 				}
 			}
@@ -245,8 +248,20 @@ func TestTrustedProxies(t *testing.T) {
 	if got := remote(startFront(t), "192.0.2.7"); got != "127.0.0.1" {
 		t.Errorf("without trusted proxies the client is %s", got)
 	}
-	if got := remote(startFront(t, "--trusted-proxies", "127.0.0.0/8,10.0.0.0/8"), "203.0.113.9, 192.0.2.7, 10.1.2.3"); got != "192.0.2.7" {
-		t.Errorf("behind two proxies the client is %s", got)
+	behind := startFront(t, "--trusted-proxies", "127.0.0.0/8,10.0.0.0/8")
+	for forwarded, want := range map[string]string{
+		"203.0.113.9, 192.0.2.7, 10.1.2.3":                       "192.0.2.7",
+		"garbage, 192.0.2.7":                                     "192.0.2.7",
+		"192.0.2.7:4711, 10.1.2.3:80":                            "192.0.2.7", // as Azure's gateway writes it
+		"[2001:db8::7]:4711":                                     "2001:db8::7",
+		"2001:db8::7":                                            "2001:db8::7",
+		"192.0.2.7:4711:1, 10.1.2.3":                             "127.0.0.1",
+		strings.Repeat("10.1.2.3, ", 1000) + "10.1.2.3":          "127.0.0.1",
+		strings.Repeat("203.0.113.9,", 1000) + "::ffff:10.1.2.3": "203.0.113.9",
+	} {
+		if got := remote(behind, forwarded); got != want {
+			t.Errorf("forwarded for %.50s the client is %s, want %s", forwarded, got, want)
+		}
 	}
 	if got := remote(startFront(t, "--trusted-proxies", "10.0.0.0/8"), "192.0.2.7"); got != "127.0.0.1" {
 		t.Errorf("from an address that is not trusted the client is %s", got)

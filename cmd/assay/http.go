@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -48,7 +49,7 @@ func (s *server) routes() http.Handler {
 	observe := newObserver(s.log)
 	s.registry.MustRegister(observe.collectors()...)
 	if networks := list(s.config.TrustedProxies); len(networks) > 0 {
-		r.Use(middleware.ClientIPFromXFF(networks...))
+		r.Use(forwardedWithoutPorts, middleware.ClientIPFromXFF(networks...))
 	}
 	observe.remote = s.remote
 	r.Use(observe.middleware)
@@ -71,6 +72,24 @@ func (s *server) routes() http.Handler {
 	r.MethodNotAllowed(wrongMethod)
 	r.NotFound(s.proxy.ServeHTTP) // not "/*", which would copy the path for a variable that nobody asks for
 	return r
+}
+
+// forwardedWithoutPorts takes the ports off the addresses in X-Forwarded-For that
+// some proxies write there. Without that all their clients would be one.
+func forwardedWithoutPorts(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		lines := r.Header["X-Forwarded-For"]
+		for i, line := range lines {
+			entries := strings.Split(line, ",")
+			for j, entry := range entries {
+				if withPort, err := netip.ParseAddrPort(strings.TrimSpace(entry)); err == nil {
+					entries[j] = withPort.Addr().String()
+				}
+			}
+			lines[i] = strings.Join(entries, ",")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // wrongMethod answers for the fixed paths.
