@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,11 +27,38 @@ is wrong and exits with status 1.`,
 			if err := c.validate(); err != nil {
 				return err
 			}
+			for _, name := range c.strayVariables(os.Environ()) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "assay: the variable %s is no setting, and means nothing\n", name)
+			}
 			return printConfig(cmd.OutOrStdout(), c, from)
 		},
 	}
 	addFlags(cmd.Flags())
 	return cmd
+}
+
+// serviceVariable matches what Kubernetes sets for a service that is called like us.
+var serviceVariable = regexp.MustCompile(`_(PORT|SERVICE)(_|$)`)
+
+// strayVariables returns the names of variables that look like settings and are
+// none: a misspelt ASSAY_PRIVATE would let private names out.
+func (c config) strayVariables(environ []string) []string {
+	known := []string{"ASSAY_CONFIG", "ASSAY_TOKEN"}
+	for _, s := range settings() {
+		known = append(known, s.Env)
+	}
+	credentials, _ := c.vcsCredentials() // an error is told elsewhere
+	for _, credential := range credentials {
+		known = append(known, credential.TokenEnv)
+	}
+	var stray []string
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "ASSAY_") && value != "" && !slices.Contains(known, name) && !serviceVariable.MatchString(name) {
+			stray = append(stray, name)
+		}
+	}
+	return stray
 }
 
 // printConfig writes c as a configuration file.

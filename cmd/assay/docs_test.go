@@ -63,7 +63,7 @@ the go command that means the same, else it is the default. ` + "`assay config`"
 form of the file, with the origin of each.
 
 The file is [TOML](https://toml.io) and has the keys below. Name it with ` + "`--config`" + ` or ` + "`ASSAY_CONFIG`" + `. An unknown key
-is an error. SIGHUP reads everything again: what says *reload: yes* is then in force, the rest needs a restart. If
+is an error; an unknown variable that begins with ` + "`ASSAY_`" + ` is a warning in the log, and an empty one counts as none. SIGHUP reads everything again: what says *reload: yes* is then in force, the rest needs a restart. If
 anything is wrong, the settings stay as they were and the log says why.
 
 Durations are like ` + "`30s`, `5m`, `168h`" + `. Of GOPROXY in the environment only the part before ` + "`direct`" + ` counts: the

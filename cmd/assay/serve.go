@@ -303,6 +303,9 @@ func (s *server) logStart(from origins) {
 	c := s.config
 	s.log.Info("assay starts", "version", version(), "data", c.Data, "upstream", fetch.Redact(c.Upstream), "upstream_from", from["upstream"],
 		"sumdb", s.sumdbNames(), "sumdb_from", from["sumdb"], "private", c.Private, "private_from", from["private"])
+	for _, name := range c.strayVariables(os.Environ()) {
+		s.log.Warn("a variable is no setting, and means nothing", "variable", name)
+	}
 	if len(s.mirrors) == 0 {
 		s.log.Warn("NOTHING IS VERIFIED: the checksum database is off. Whatever an upstream sends is stored and served. Toolchains are refused.")
 	}
