@@ -290,7 +290,7 @@ func (s *Server) writeError(a *answer, err error) {
 	gone := a.r.Context().Err() != nil
 	if a.started {
 		if !gone {
-			s.log.LogAttrs(a.r.Context(), levelOf(err), "answer broken off", requestAttrs(a, err)...)
+			s.log.LogAttrs(a.r.Context(), levelOf(err), "answer broken off", s.requestAttrs(a, err)...)
 		}
 		s.metrics.count(a.kind, resultAborted)
 		panic(http.ErrAbortHandler)
@@ -304,7 +304,7 @@ func (s *Server) writeError(a *answer, err error) {
 	f := explain(req, err)
 	f.noStore = f.noStore || a.private // a push is enough, and nobody else is to have it
 	if f.status >= 500 && f.status != http.StatusLoopDetected || f.status == http.StatusForbidden {
-		s.log.LogAttrs(a.r.Context(), levelOf(err), "request refused", requestAttrs(a, err)...)
+		s.log.LogAttrs(a.r.Context(), levelOf(err), "request refused", s.requestAttrs(a, err)...)
 	}
 	if a.result == resultUnknown {
 		a.result = resultOf(f.status)
@@ -427,9 +427,9 @@ func levelOf(err error) slog.Level {
 	return slog.LevelError
 }
 
-func requestAttrs(a *answer, err error) []slog.Attr {
+func (s *Server) requestAttrs(a *answer, err error) []slog.Attr {
 	return []slog.Attr{
 		slog.String("request", a.Header().Get("X-Request-Id")), slog.String("path", a.r.URL.Path),
-		slog.String("remote", a.r.RemoteAddr), slog.Any("err", err),
+		slog.String("remote", s.config.Remote(a.r)), slog.Any("err", err),
 	}
 }

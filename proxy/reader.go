@@ -17,7 +17,7 @@ func (s *Server) admitReader(a *answer, req Request, p *policy.Policy) error {
 	if !p.Restricted(req.Module) && a.r.Header["Authorization"] == nil {
 		return nil // else a token may be good for other modules only
 	}
-	id := s.identify(a.r)
+	id := s.identify(a)
 	if id.Covers(req.Module) && p.Allowed(req.Module, inGroup(id)) {
 		return nil
 	}
@@ -32,17 +32,18 @@ func inGroup(id access.Identity) func(string) bool {
 	}
 }
 
-// identify returns who r is from. Whose credential is wrong, or cannot be judged,
+// identify returns who a request is from. Whose credential is wrong, or cannot be judged,
 // is nobody; why is for the log.
-func (s *Server) identify(r *http.Request) access.Identity {
+func (s *Server) identify(a *answer) access.Identity {
 	if s.config.Access == nil {
 		return access.Identity{}
 	}
-	id, err := s.config.Access.Identify(r)
+	id, err := s.config.Access.Identify(a.r)
+	request, client := a.Header().Get("X-Request-Id"), s.config.Remote(a.r)
 	if errors.Is(err, access.ErrUnavailable) {
-		s.log.Warn("a credential cannot be checked", "client", s.config.Remote(r), "err", err)
+		s.log.Warn("a credential cannot be checked", "request", request, "client", client, "err", err)
 	} else if err != nil {
-		s.log.Info("a credential is refused", "client", s.config.Remote(r), "err", err)
+		s.log.Info("a credential is refused", "request", request, "client", client, "err", err)
 	}
 	return id
 }

@@ -220,35 +220,44 @@ func TestNotAnonymous(t *testing.T) {
 		if test.status == 401 && (resp.Header.Get("WWW-Authenticate") == "" || !strings.Contains(body, "assay goauth")) {
 			t.Errorf("GET %s: %v %q", test.path, resp.Header, body)
 		}
+		if id := resp.Header.Get("X-Request-Id"); test.status == 401 && test.authorization != "" {
+			waitFor(t, func() bool { return strings.Contains(p.log.String(), `msg="a credential is refused" request=`+id+" ") })
+		}
 	}
 }
 
 // Only trusted proxies say who the client is.
 func TestTrustedProxies(t *testing.T) {
+	lookup := "/sumdb/" + proxytest.Database + "/lookup/corp.example/x@v1.0.0" // is refused, which has a line of its own
 	count := 0
 	remote := func(p *program, forwarded string) string {
 		t.Helper()
 		count++
 		id := fmt.Sprint("the-", count)
-		if _, _, err := ask(t, http.DefaultClient, p.url+"/nosuch", "X-Forwarded-For", forwarded, "X-Request-Id", id); err != nil {
+		if _, _, err := ask(t, http.DefaultClient, p.url+lookup, "X-Forwarded-For", forwarded, "X-Request-Id", id); err != nil {
 			t.Fatal(err)
 		}
-		line := ""
+		var remotes []string // of the line that says why, and of the access log
 		waitFor(t, func() bool {
-			for l := range strings.Lines(p.log.String()) {
-				if strings.Contains(l, "request="+id+" ") {
-					line = l
+			remotes = nil
+			for line := range strings.Lines(p.log.String()) {
+				if strings.Contains(line, "request="+id+" ") {
+					_, after, _ := strings.Cut(line, "remote=")
+					address, _, _ := strings.Cut(strings.TrimSpace(after), " ")
+					remotes = append(remotes, address)
 				}
 			}
-			return line != ""
+			return len(remotes) == 2
 		})
-		_, after, _ := strings.Cut(line, "remote=")
-		return strings.TrimSpace(after)
+		if remotes[0] != remotes[1] {
+			t.Errorf("forwarded for %.50s: the log has %q", forwarded, remotes)
+		}
+		return remotes[1]
 	}
-	if got := remote(startFront(t), "192.0.2.7"); got != "127.0.0.1" {
+	if got := remote(startFront(t, "--private", "corp.example", "--vcs", "off"), "192.0.2.7"); got != "127.0.0.1" {
 		t.Errorf("without trusted proxies the client is %s", got)
 	}
-	behind := startFront(t, "--trusted-proxies", "127.0.0.0/8,10.0.0.0/8")
+	behind := startFront(t, "--private", "corp.example", "--vcs", "off", "--trusted-proxies", "127.0.0.0/8,10.0.0.0/8")
 	for forwarded, want := range map[string]string{
 		"203.0.113.9, 192.0.2.7, 10.1.2.3":                       "192.0.2.7",
 		"garbage, 192.0.2.7":                                     "192.0.2.7",
@@ -263,7 +272,7 @@ func TestTrustedProxies(t *testing.T) {
 			t.Errorf("forwarded for %.50s the client is %s, want %s", forwarded, got, want)
 		}
 	}
-	if got := remote(startFront(t, "--trusted-proxies", "10.0.0.0/8"), "192.0.2.7"); got != "127.0.0.1" {
+	if got := remote(startFront(t, "--private", "corp.example", "--vcs", "off", "--trusted-proxies", "10.0.0.0/8"), "192.0.2.7"); got != "127.0.0.1" {
 		t.Errorf("from an address that is not trusted the client is %s", got)
 	}
 }

@@ -115,7 +115,7 @@ func (s *server) authenticated(next http.Handler) http.Handler {
 			id, err := s.access.Identify(r)
 			if err != nil || id.Anonymous() {
 				if err != nil {
-					s.log.Info("a credential is refused", "client", s.remote(r), "err", err)
+					s.log.Info("a credential is refused", "request", w.Header().Get("X-Request-Id"), "client", s.remote(r), "err", err)
 				}
 				w.Header().Set("WWW-Authenticate", `Basic realm="Assay", charset="UTF-8"`)
 				w.Header().Set("Cache-Control", "no-store")
