@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -368,6 +369,35 @@ func TestLeaksPageHost(t *testing.T) {
 	for _, header := range []string{"X-Forwarded-Host", "X-Forwarded-Proto", "True-Client-Ip", "Cf-Connecting-Ip"} {
 		if resp, _, err := ask(t, http.DefaultClient, p.url+"/-/leaks", header, "x"); err != nil || resp.StatusCode != http.StatusNotFound {
 			t.Errorf("with %s: %v %v", header, resp, err)
+		}
+	}
+}
+
+// A proxy on this machine that adds no header and calls us localhost is nginx as it
+// is out of the box, or one whose address is in trusted-proxies.
+func TestLeaksPageBehindASilentProxy(t *testing.T) {
+	get := func(p *program, version string) string {
+		t.Helper()
+		conn, err := net.Dial("tcp", p.addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET /-/leaks %s\r\nHost: localhost:3000\r\nConnection: close\r\n\r\n", version)
+		answer, err := io.ReadAll(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.SplitN(string(answer)+"  ", " ", 3)[1]
+	}
+	for _, test := range []struct{ networks, version, want string }{
+		{"", "HTTP/1.1", "200"},
+		{"", "HTTP/1.0", "404"},
+		{"192.0.2.1/32", "HTTP/1.1", "200"},
+		{"127.0.0.0/8", "HTTP/1.1", "404"},
+	} {
+		if got := get(startFront(t, "--trusted-proxies", test.networks), test.version); got != test.want {
+			t.Errorf("%+v: %s", test, got)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -179,9 +180,23 @@ func (s *server) operator(r *http.Request) bool {
 			return false // a proxy here speaks for somebody elsewhere
 		}
 	}
+	// nginx says nothing at all unless it is told to, and calls us by our own name; but
+	// it speaks HTTP/1.0 then. Who has named a proxy on this machine has one.
+	if !r.ProtoAtLeast(1, 1) || s.fromTrusted(r) {
+		return false
+	}
 	// Some proxies say nothing but the name that they were called by. A page that a
 	// browser on this machine shows has to give its own name too.
 	return loopback(r.Host) && loopback(s.remote(r))
+}
+
+// fromTrusted reports whether the connection is from one of the trusted proxies.
+func (s *server) fromTrusted(r *http.Request) bool {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && slices.ContainsFunc(list(s.config.TrustedProxies), func(network string) bool {
+		prefix, err := netip.ParsePrefix(network)
+		return err == nil && prefix.Contains(peer.Addr().Unmap().WithZone(""))
+	})
 }
 
 // loopback reports whether a host, or host:port, is this machine.
