@@ -42,11 +42,10 @@ five seconds that it is ready. It is the health check of a container without a s
 	return cmd
 }
 
-// address is where a server listens, and whether with TLS, if that is known.
+// address is where a server listens, and whether with TLS, as far as we know.
 type address struct {
-	listen  string
-	tls     bool
-	unknown bool // it may be either
+	listen string
+	tls    bool
 }
 
 // readAddress returns the address that serve would listen on. Unlike loadConfig it
@@ -65,49 +64,49 @@ func readAddress(flags *pflag.FlagSet, getenv func(string) string) (address, err
 	}
 	addr, _ := choose(listen, flags, getenv, file, fileName)
 	name, _ := choose(cert, flags, getenv, file, fileName)
-	return address{listen: addr, tls: name != "", unknown: err != nil && name == ""}, nil
+	return address{addr, name != ""}, nil
 }
 
-// health asks the server at a. One of which nobody knows whether it has TLS is asked
-// with it first: what has none does not understand that, and the other way round it
-// would answer.
+// health asks the server at a. If that turns out to have TLS against what we know, or
+// none, it is asked in that way: it may have got it from a flag, or go on with a file
+// of before.
 func health(ctx context.Context, a address, out io.Writer) error {
-	if a.unknown {
-		if err := askReady(ctx, address{listen: a.listen, tls: true}, out); !errors.As(err, new(tls.RecordHeaderError)) {
-			return err
-		}
+	status, err := askReady(ctx, a, out)
+	if status == http.StatusBadRequest && !a.tls || errors.As(err, new(tls.RecordHeaderError)) {
+		_, err = askReady(ctx, address{a.listen, !a.tls}, out)
 	}
-	return askReady(ctx, a, out)
+	return err
 }
 
-// askReady sends one request to the server at a.
-func askReady(ctx context.Context, a address, out io.Writer) error {
+// askReady sends one request to the server at a, and returns the status of the
+// answer, 0 if there is none.
+func askReady(ctx context.Context, a address, out io.Writer) (status int, err error) {
 	url, err := a.healthURL()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// Without the proxies of the environment: it is this machine. Its certificate
 	// has another name than localhost, and nothing is said that matters.
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return fmt.Errorf("no answer from %s: %w", url, err)
+		return 0, fmt.Errorf("no answer from %s: %w", url, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1000))
 	if err != nil {
-		return fmt.Errorf("no answer from %s: %w", url, err)
+		return 0, fmt.Errorf("no answer from %s: %w", url, err)
 	}
 	text := strings.TrimSpace(string(body))
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s is not ready: %d %s", url, resp.StatusCode, text)
+		return resp.StatusCode, fmt.Errorf("%s is not ready: %d %s", url, resp.StatusCode, text)
 	}
 	_, err = fmt.Fprintf(out, "%s: %s\n", url, text)
-	return err
+	return resp.StatusCode, err
 }
 
 // healthURL returns where to ask a server at a: on every interface means on this

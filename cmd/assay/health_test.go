@@ -23,7 +23,7 @@ func TestHealth(t *testing.T) {
 		writeText(w, status, "stopping\n")
 	}))
 	host := strings.TrimPrefix(server.URL, "http://")
-	at := address{listen: host}
+	at := address{host, false}
 	var out strings.Builder
 	if err := health(t.Context(), at, &out); err != nil || !strings.Contains(out.String(), "/readyz: stopping") {
 		t.Errorf("%v, %q", err, out.String())
@@ -55,7 +55,7 @@ func TestHealthTLS(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }))
 	defer server.Close()
 	var out strings.Builder
-	if err := health(t.Context(), address{listen: strings.TrimPrefix(server.URL, "https://"), tls: true}, &out); err != nil || out.String() != server.URL+"/readyz: ok\n" {
+	if err := health(t.Context(), address{strings.TrimPrefix(server.URL, "https://"), true}, &out); err != nil || out.String() != server.URL+"/readyz: ok\n" {
 		t.Errorf("%v, %q", err, out.String())
 	}
 }
@@ -105,24 +105,28 @@ func TestHealthCommand(t *testing.T) {
 	}
 }
 
-// The image has the address in its environment, and the file says that there is TLS,
-// or it cannot be read any more.
-func TestHealthAddressAndFile(t *testing.T) {
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }))
-	defer server.Close()
-	file := filepath.Join(t.TempDir(), "assay.toml")
-	t.Setenv("ASSAY_LISTEN", strings.TrimPrefix(server.URL, "https://"))
-	t.Setenv("ASSAY_CONFIG", file)
-	for _, text := range []string{"tls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n", "no such setting = 1\n"} {
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		var out strings.Builder
-		cmd := newHealthCommand()
-		cmd.SetArgs(nil)
-		cmd.SetOut(&out)
-		if err := cmd.ExecuteContext(t.Context()); err != nil || out.String() != server.URL+"/readyz: ok\n" {
-			t.Errorf("%q: %v, %q", text, err, out.String())
+// Whether the server has TLS is found out, whatever flags, environment and file say:
+// they may be those of the next start, and the address of the image alone.
+func TestHealthFindsTLS(t *testing.T) {
+	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
+	for _, start := range []func(http.Handler) *httptest.Server{httptest.NewServer, httptest.NewTLSServer} {
+		server := start(ok)
+		defer server.Close()
+		_, listen, _ := strings.Cut(server.URL, "://")
+		file := filepath.Join(t.TempDir(), "assay.toml")
+		t.Setenv("ASSAY_LISTEN", listen)
+		t.Setenv("ASSAY_CONFIG", file)
+		for _, text := range []string{"tls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n", "no such setting = 1\n", ""} {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			cmd := newHealthCommand()
+			cmd.SetArgs(nil)
+			cmd.SetOut(&out)
+			if err := cmd.ExecuteContext(t.Context()); err != nil || out.String() != server.URL+"/readyz: ok\n" {
+				t.Errorf("%s, %q: %v, %q", server.URL, text, err, out.String())
+			}
 		}
 	}
 }
