@@ -173,6 +173,23 @@ func TestEnvironment(t *testing.T) {
 	newSource(t, w, nil).want("corp.example/hello", "v1.0.0")
 }
 
+// Where a host does not answer over https, the go command would try ssh, which we
+// have told nothing: it would use the keys of the machine's user, and whatever address
+// the name has by then.
+func TestNoOtherProtocol(t *testing.T) {
+	w := vcstest.New(t)
+	bin, called := t.TempDir(), filepath.Join(t.TempDir(), "called")
+	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte("#!/bin/sh\necho \"$@\" >>'"+called+"'\nexit 255\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	s := newSource(t, w, nil)
+	s.wantError("git.corp.example/none.git", "v1.0.0", fs.ErrNotExist)
+	if arguments, err := os.ReadFile(called); err == nil {
+		t.Errorf("ssh was run: %s", arguments)
+	}
+}
+
 func FuzzCheckURL(f *testing.F) {
 	for _, repo := range hostileRepos {
 		f.Add(repo)

@@ -151,7 +151,7 @@ func (r *goRun) environment(ctx context.Context) (env []string, done func(), err
 		// has no certificate.
 		env = append(env, "GOINSECURE="+r.repo.root)
 	}
-	settings := gitSettings(forGit, s.roots)
+	settings := gitSettings(r.remote().Scheme, forGit, s.roots)
 	switch {
 	case r.remote().Scheme == "ssh":
 		command, err := s.sshCommand(ctx, r)
@@ -188,10 +188,12 @@ func (s *Source) baseEnvironment() []string {
 	return env
 }
 
-// gitSettings are git's whole configuration.
-func gitSettings(proxy, roots string) [][2]string {
+// gitSettings are git's whole configuration. It speaks the one protocol of the remote:
+// where https fails, the go command would try ssh, as the user of this machine and to
+// whatever address the name then has.
+func gitSettings(scheme, proxy, roots string) [][2]string {
 	settings := [][2]string{
-		{"protocol.allow", "never"}, {"protocol.https.allow", "always"}, {"protocol.ssh.allow", "always"},
+		{"protocol.allow", "never"}, {"protocol." + scheme + ".allow", "always"},
 		{"http.proxy", proxy}, {"http.proxyAuthMethod", "basic"}, {"http.followRedirects", "initial"},
 		{"http.lowSpeedLimit", "1"}, {"http.lowSpeedTime", "60"},
 		{"credential.helper", ""}, {"core.askPass", ""}, {"core.hooksPath", os.DevNull}, {"core.fsmonitor", "false"},
