@@ -97,7 +97,7 @@ func (r *goRun) meaning(ctx context.Context) error {
 func roomLeft(dir string) error {
 	f, err := os.CreateTemp(dir, "room")
 	if err != nil {
-		return fmt.Errorf("directory of a repository: %v", err) // its absence is not the module's
+		return ownTrouble("directory of a repository", err)
 	}
 	_, err = f.Write(make([]byte, 256<<10))
 	err = errors.Join(err, f.Close(), os.Remove(f.Name()))

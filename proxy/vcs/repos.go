@@ -42,7 +42,7 @@ func (r *repositories) take(ctx context.Context, repo *repository) (dir string, 
 	}
 	if err != nil {
 		release()
-		return "", nil, fmt.Errorf("directory of a repository: %v", err) // its absence is not the module's
+		return "", nil, ownTrouble("directory of a repository", err)
 	}
 	return dir, release, nil
 }
@@ -105,6 +105,7 @@ func (r *repositories) tidy(dir string) (evicted int) {
 	if r.size() <= r.limit {
 		return 0
 	}
+	r.forgetRemoved()
 	for _, old := range r.byAge() {
 		if r.size() <= r.limit {
 			break
@@ -140,6 +141,17 @@ func (r *repositories) forget(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sizes, name)
+}
+
+// forgetRemoved forgets the sizes of what somebody else has removed.
+func (r *repositories) forgetRemoved() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name := range r.sizes {
+		if _, err := os.Stat(filepath.Join(r.dir, name)); isAbsence(err) {
+			delete(r.sizes, name)
+		}
+	}
 }
 
 // byAge returns the names of the directories, the one that was not used for longest
@@ -199,4 +211,51 @@ func sizeOf(dir string) (total int64) {
 		return nil
 	})
 	return total
+}
+
+// keyedLock is a lock for each key that can be waited for with a context.
+type keyedLock struct {
+	mu   sync.Mutex
+	held map[string]chan struct{}
+}
+
+func (l *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
+	for {
+		l.mu.Lock()
+		busy, ok := l.held[key]
+		if !ok {
+			if l.held == nil {
+				l.held = map[string]chan struct{}{}
+			}
+			mine := make(chan struct{})
+			l.held[key] = mine
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				delete(l.held, key)
+				l.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// tryLock is lock for who does not wait.
+func (l *keyedLock) tryLock(key string) (unlock func(), ok bool) {
+	l.mu.Lock()
+	_, busy := l.held[key]
+	l.mu.Unlock()
+	if busy {
+		return nil, false
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	unlock, err := l.lock(ctx, key)
+	return unlock, err == nil
 }

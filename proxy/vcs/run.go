@@ -81,6 +81,9 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte) er
 	s.metrics.running.Inc()
 	defer s.metrics.running.Dec()
 	err = r.do(ctx, use)
+	if r.mend(ctx, err) {
+		err = r.do(ctx, use)
+	}
 	if err != nil {
 		s.found.forget(j.module) // perhaps it has moved
 		err = r.explain(ctx, err)
@@ -102,10 +105,15 @@ type goRun struct {
 	dir    string // GOMODCACHE
 }
 
+// do runs the command once; use may be called again when mend has made a second try
+// worth while.
 func (r *goRun) do(ctx context.Context, use func(out []byte) error) error {
+	if err := r.source.prepareHome(); err != nil { // somebody may have made room
+		return err
+	}
 	for _, dir := range []string{r.traces(), r.temp()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("directory of a repository: %v", err) // its absence is not the module's
+			return ownTrouble("directory of a repository", err)
 		}
 	}
 	env, done, err := r.environment(ctx)

@@ -139,6 +139,8 @@ type Source struct {
 	git                  string // program, "" if it is not among the systems
 	roots                string // file with the certificate authorities for git, if not its own
 
+	preparing sync.Mutex // of what prepareHome makes
+
 	jobs  chan struct{}
 	repos repositories
 	found foundRepos
@@ -234,17 +236,41 @@ func (s *Source) findTools() error {
 	return nil
 }
 
-// prepareHome makes the directories that every run uses.
+// prepareHome makes what every run uses, as far as it is not there: somebody who makes
+// room may have removed it.
 func (s *Source) prepareHome() error {
-	// The go command counts its own use, in a process that leaves our group,
-	// unless it is told not to before it first runs, and nowhere but here.
+	s.preparing.Lock()
+	defer s.preparing.Unlock()
 	telemetry := filepath.Join(s.home(), ".config", "go", "telemetry")
 	for _, dir := range []string{telemetry, s.emptyDir(), s.repos.dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("directory for version control: %w", err)
+			return ownTrouble("directory for version control", err)
 		}
 	}
-	return os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o600)
+	if _, err := os.Stat(s.roots); s.roots != "" && isAbsence(err) {
+		if _, err := s.network.writeRoots(s.config); err != nil {
+			return ownTrouble("directory for version control", err)
+		}
+	}
+	// The go command counts its own use, in a process that leaves our group,
+	// unless it is told not to before it first runs, and nowhere but here.
+	mode := filepath.Join(telemetry, "mode")
+	if data, err := os.ReadFile(mode); err == nil && string(data) == "off\n" {
+		return nil
+	}
+	return ownTrouble("directory for version control", os.WriteFile(mode, []byte("off\n"), 0o600))
+}
+
+// ownTrouble returns the error of a file of ours. That it does not exist is not that a
+// module does not.
+func ownTrouble(what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isAbsence(err):
+		return fmt.Errorf("%s: %v", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 func (s *Source) home() string { return filepath.Join(s.config.Dir, "home") }
@@ -356,6 +382,7 @@ func (s *Source) list(ctx context.Context, modulePath, query string, reach Reach
 	args := slices.Concat([]string{"list", "-m", "-e", "-json"}, flags, []string{"--", what})
 	var l listed
 	err := s.run(ctx, job{module: modulePath, what: what, reach: reach, args: args}, func(out []byte) error {
+		l = listed{}
 		if err := decodeOne(out, &l); err != nil {
 			return err
 		}
@@ -389,12 +416,12 @@ const (
 // is for the caller to hold versions fast. An error of use comes back in the Error,
 // but not as absence.
 func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, use func(Files) error) error {
-	var got struct {
-		Path, Version, Error, Info, GoMod, Zip string
-		Origin                                 *Origin
-	}
 	j := job{module: mod.Path, what: mod.String(), reach: reach, args: []string{"mod", "download", "-json", "--", mod.String()}}
 	return s.run(ctx, j, func(out []byte) error {
+		var got struct {
+			Path, Version, Error, Info, GoMod, Zip string
+			Origin                                 *Origin
+		}
 		if err := decodeOne(out, &got); err != nil {
 			return err
 		}
@@ -452,53 +479,6 @@ func (s *Source) Forget() { s.found.clear() }
 type reported struct{ text string }
 
 func (r *reported) Error() string { return r.text }
-
-// keyedLock is a lock for each key that can be waited for with a context.
-type keyedLock struct {
-	mu   sync.Mutex
-	held map[string]chan struct{}
-}
-
-func (l *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
-	for {
-		l.mu.Lock()
-		busy, ok := l.held[key]
-		if !ok {
-			if l.held == nil {
-				l.held = map[string]chan struct{}{}
-			}
-			mine := make(chan struct{})
-			l.held[key] = mine
-			l.mu.Unlock()
-			return func() {
-				l.mu.Lock()
-				delete(l.held, key)
-				l.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		l.mu.Unlock()
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-// tryLock is lock for who does not wait.
-func (l *keyedLock) tryLock(key string) (unlock func(), ok bool) {
-	l.mu.Lock()
-	_, busy := l.held[key]
-	l.mu.Unlock()
-	if busy {
-		return nil, false
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	unlock, err := l.lock(ctx, key)
-	return unlock, err == nil
-}
 
 // isAbsence reports whether err says that something does not exist.
 func isAbsence(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -1,0 +1,64 @@
+package vcs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// A power failure, a backup put back, or somebody who makes room can leave a copy that
+// git cannot read. What git and the go command then say sounds like an absence, or like
+// a host that breaks off, and would go on for ever. So after a failure the copy is looked
+// at, and if it is damaged it is made anew.
+
+// mend removes the copies of the repository and reports true if err may come from one
+// that is damaged. It costs some milliseconds after a failure, nothing else.
+func (r *goRun) mend(ctx context.Context, err error) bool {
+	var (
+		said   *reported
+		status *exited
+	)
+	if ctx.Err() != nil || r.repo.system != "git" || !errors.As(err, &said) && !errors.As(err, &status) {
+		return false
+	}
+	why := r.damage(ctx)
+	if why == "" || ctx.Err() != nil {
+		return false
+	}
+	r.source.log.Warn("the copy of a repository is damaged; it is made anew", "host", r.repo.url.Host, "module", r.job.what, "why", r.clean(why))
+	return os.RemoveAll(filepath.Join(r.dir, filepath.FromSlash(cachePart))) == nil && clear(r.dir) == nil
+}
+
+// damage returns what is wrong with the copies, "" if nothing is that can be seen
+// quickly: that they are repositories, know where they come from, and have the commits
+// of all their references.
+func (r *goRun) damage(ctx context.Context) string {
+	copies := filepath.Join(r.dir, filepath.FromSlash(cachePart))
+	entries, err := os.ReadDir(copies)
+	if err != nil {
+		return err.Error()
+	}
+	env := append(r.source.baseEnvironment(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull)
+	for _, entry := range entries {
+		name := filepath.Join(copies, entry.Name())
+		if !entry.IsDir() { // beside a copy stands what it is of
+			if info, err := entry.Info(); err == nil && info.Size() == 0 && filepath.Ext(name) == ".info" {
+				return "its name is empty"
+			}
+			continue
+		}
+		for _, args := range [][]string{{"config", "--get", "remote.origin.url"}, {"rev-list", "--quiet", "--no-walk", "--all"}} {
+			out, err := r.source.exec(ctx, r.source.git, append([]string{"--git-dir=" + name}, args...), env, r.dir)
+			if err != nil {
+				return strings.Join(args, " ") + ": " + err.Error()
+			}
+			if args[0] == "config" && string(bytes.TrimSpace(out)) != r.repo.url.String() {
+				return "it is of another repository"
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,118 @@
+package vcs_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+)
+
+// copyDir returns the git directory of the only copy.
+func (s *source) copyDir() string {
+	s.t.Helper()
+	names, err := filepath.Glob(filepath.Join(s.dir, "repos", "*", "cache", "vcs", "*", "HEAD"))
+	if err != nil || len(names) != 1 {
+		s.t.Fatalf("copies: %q, %v", names, err)
+	}
+	return filepath.Dir(names[0])
+}
+
+// truncate cuts all files below dir to a part of their size.
+func truncate(t *testing.T, dir string, part int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		return errors.Join(err, os.Chmod(name, 0o600), os.Truncate(name, info.Size()*part/100))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A copy that cannot be used any more says nothing about the repository: it is made
+// anew, and nobody notices but the log.
+func TestDamagedCopy(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(t *testing.T, dir string){
+		"halves":     func(t *testing.T, dir string) { truncate(t, filepath.Join(dir, "objects"), 50) },
+		"empty":      func(t *testing.T, dir string) { truncate(t, filepath.Join(dir, "objects"), 0) },
+		"references": func(t *testing.T, dir string) { truncate(t, filepath.Join(dir, "refs"), 0) },
+		"name":       func(t *testing.T, dir string) { truncate(t, dir+".info", 0) },
+		"no head":    func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "HEAD")) },
+		"no refs":    func(t *testing.T, dir string) { os.RemoveAll(filepath.Join(dir, "refs")) },
+		"no origin":  func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "config")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := vcstest.New(t)
+			r := w.Module("hello", hello)
+			s := newSource(t, w, nil)
+			s.want("corp.example/hello", "v1.0.0")
+			r.Commit("-- new.go --\npackage hello\n")
+			r.Tag("v1.1.0")
+			damage(t, s.copyDir())
+			s.want("corp.example/hello", "v1.1.0")
+			damage(t, s.copyDir())
+			if v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private); err != nil || len(v.Tagged) != 2 {
+				t.Errorf("%+v, %v", v, err)
+			}
+			damage(t, s.copyDir())
+			s.want("corp.example/hello", "v1.0.0")
+			s.wantError("corp.example/hello", "v9.0.0", fs.ErrNotExist)
+			if !strings.Contains(s.log.String(), "made anew") {
+				t.Error("the log says nothing")
+			}
+		})
+	}
+}
+
+// Somebody who makes room may remove all that is ours while it runs.
+func TestRemovedWhileRunning(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	s := newSource(t, w, nil)
+	s.want("corp.example/hello", "v1.0.0")
+	for _, part := range []string{"", "home", "empty", "repos", "roots.pem"} {
+		if err := os.RemoveAll(filepath.Join(s.dir, part)); err != nil {
+			t.Fatal(err)
+		}
+		r.Commit("-- new.go --\npackage hello // after " + part + "\n")
+		r.Tag("v1.1.0-after" + part[:min(len(part), 4)])
+		s.want("corp.example/hello", "v1.1.0-after"+part[:min(len(part), 4)])
+	}
+	if mode, err := os.ReadFile(filepath.Join(s.dir, "home", ".config", "go", "telemetry", "mode")); string(mode) != "off\n" {
+		t.Errorf("telemetry %q, %v", mode, err)
+	}
+}
+
+// What somebody else has removed takes no room any more.
+func TestRemovedTakesNoRoom(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	large := "-- sub/go.mod --\nmodule corp.example/sub\n-- sub/large.txt --\n" + noise(1<<18)
+	for _, name := range []string{"a", "b", "c"} {
+		w.Module(name, strings.ReplaceAll(hello, "/hello", "/"+name)+large)
+	}
+	s := newSource(t, w, nil)
+	s.want("corp.example/a", "v1.0.0")
+	one := int64(s.gauge("assay_vcs_cache_bytes"))
+	s = newSource(t, w, func(c *vcs.Config) { c.MaxBytes = one * 5 / 2 })
+	s.want("corp.example/a", "v1.0.0")
+	if err := os.RemoveAll(filepath.Join(s.dir, "repos")); err != nil {
+		t.Fatal(err)
+	}
+	s.want("corp.example/b", "v1.0.0")
+	s.want("corp.example/c", "v1.0.0")
+	if n := s.gauge("assay_vcs_evicted_total"); n != 0 || s.copies() != 2 {
+		t.Errorf("%v evictions, %d copies are left; there is room for two", n, s.copies())
+	}
+}
