@@ -29,8 +29,10 @@ func (r *goRun) fetchAhead(ctx context.Context, env []string) {
 		if !hasHistory(copied) || r.job.args[0] == "mod" && fetchedSince(copied, time.Now().Add(-aheadFor)) {
 			continue
 		}
-		// A tag that has moved stays what it was, as it does for the go command.
-		args := []string{"--git-dir=" + copied, "fetch", "-q", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"}
+		// A tag that has moved stays what it was, as it does for the go command. What
+		// was deleted goes: else a branch would be the version of a tag that is no
+		// more, and a/b could never come where a was.
+		args := []string{"--git-dir=" + copied, "fetch", "-q", "--prune", "--refmap=", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"}
 		_, err := r.source.exec(ctx, r.source.git, args, append(env, "GIT_TRACE2_EVENT=0"), r.dir)
 		if err != nil {
 			r.source.log.Debug("repository not fetched ahead", "host", r.repo.url.Host, "err", r.clean(err.Error()))

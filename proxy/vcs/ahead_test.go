@@ -2,8 +2,10 @@ package vcs_test
 
 import (
 	"crypto/rand"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -59,5 +61,40 @@ func TestHistoryOnce(t *testing.T) {
 	s.want("corp.example/hello", query(commit).Version)
 	if sent := w.Sent() - before; sent > 200<<10 {
 		t.Errorf("%d bytes came for a few lines", sent)
+	}
+}
+
+// A tag that was deleted before anybody asked for it is no version, and what it was is
+// not in the way of what comes instead.
+func TestDeletedReferences(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	s := newSource(t, w, nil)
+	query := func(query, want string) {
+		t.Helper()
+		if info, err := s.Query(t.Context(), "corp.example/hello", query, vcs.Private); err != nil || !strings.HasPrefix(info.Version, want) {
+			t.Errorf("%s is %q, %v; want %s", query, info.Version, err, want)
+		}
+	}
+	r.Branch("feature")
+	r.Commit("-- new.go --\npackage hello\n")
+	query("feature", "v1.0.1-0.") // with the history
+	r.Tag("v1.1.0")
+	r.Tag("sub")
+	query("feature", "v1.1.0")
+	r.Git("tag", "-d", "v1.1.0", "sub")
+	query("feature", "v1.0.1-0.")
+	s.wantError("corp.example/hello", "v1.1.0", fs.ErrNotExist)
+
+	r.Git("checkout", "-q", "main")
+	r.Git("branch", "-q", "-D", "feature")
+	r.Branch("feature/x")
+	r.Commit("-- other.go --\npackage hello\n")
+	r.Tag("sub/v1.0.0")
+	r.Tag("v1.1.0")
+	query(r.Git("rev-parse", "HEAD"), "v1.1.0")
+	if strings.Contains(s.log.String(), "not fetched ahead") {
+		t.Error(s.log)
 	}
 }
