@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -86,6 +87,22 @@ func newCredentials(c Config, client *http.Client) (*credentials, error) {
 		all.apps = append(all.apps, app)
 	}
 	return all, nil
+}
+
+// ports returns host:port of what the credentials name with a port.
+func (c *credentials) ports() (all []string) {
+	for _, credential := range c.list {
+		hosts := []string{credential.Host, credential.SSH[strings.LastIndexByte(credential.SSH, '@')+1:]}
+		if u, err := url.Parse(credential.GitHubAPI); err == nil {
+			hosts = append(hosts, u.Host)
+		}
+		for _, host := range hosts {
+			if u := (&url.URL{Host: host}); u.Port() != "" {
+				all = append(all, net.JoinHostPort(strings.ToLower(u.Hostname()), u.Port()))
+			}
+		}
+	}
+	return all
 }
 
 // complete checks a credential and fills in what follows from the rest.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -36,6 +37,9 @@ var hostileRepos = []string{
 	"https://[64:ff9b::7f00:1]/x.git", "https://[2002:7f00:1::]/x.git", "https://[::127.0.0.1]/x.git", "https://224.0.0.1/x.git", "https://255.255.255.255/x.git",
 	"https://127.0.0.1.bad.example/x.git", "https://169.254.169.254.bad.example/x.git", "ssh://git@127.0.0.1/x.git", "ssh://git@127.0.0.1.bad.example/x.git",
 	"git+ssh://git@169.254.169.254/x.git",
+	// Ports that may be anything else's.
+	"https://git.corp.example:8443/x.git", "https://git.corp.example:22/x.git", "ssh://git@git.corp.example:443/x.git", "ssh://git@git.corp.example:6379/x.git",
+	"https://git.corp.example:0/x.git", "https://git.corp.example:65979/x.git",
 }
 
 func TestHostileRepositories(t *testing.T) {
@@ -53,6 +57,9 @@ func TestHostileRepositories(t *testing.T) {
 			t.Errorf("a credential in an error: %v", err)
 		}
 	}
+	w.Page("x", "corp.example/x git https://git.corp.example/x.git")
+	w.Host("pages.corp.example", http.RedirectHandler("https://git.corp.example:8443/x?go-get=1", http.StatusFound))
+	s.wantError("pages.corp.example/x", "v1.0.0", vcs.ErrForbidden)
 	for _, address := range w.Dialed() {
 		if address != "192.0.2.1:443" {
 			t.Errorf("a socket to %s", address)
@@ -63,6 +70,38 @@ func TestHostileRepositories(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(s.dir, "empty", "pwned")); err == nil {
 		t.Error("something was run")
+	}
+}
+
+// A port other than the usual one is for hosts that an administrator has named with it.
+func TestPorts(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		return w.Dial(ctx, network, strings.Replace(address, "192.0.2.1:8443", "192.0.2.1:443", 1))
+	}
+	w.Page("hello", "corp.example/hello git "+strings.Replace(r.URL(), vcstest.GitHost, vcstest.GitHost+":8443", 1))
+	for _, change := range []func(*vcs.Config){
+		func(c *vcs.Config) {},
+		func(c *vcs.Config) { c.Hosts = []string{vcstest.GitHost + ":9443", vcstest.PageHost} },
+	} {
+		s := newSource(t, w, func(c *vcs.Config) { c.Dial = dial; change(c) })
+		told := s.wantError("corp.example/hello", "v1.0.0", vcs.ErrForbidden)
+		if !strings.Contains(told.Error(), "8443") || !strings.Contains(told.Error(), "--vcs-hosts") {
+			t.Errorf("%v", told)
+		}
+	}
+	token := writeSecret(t, "token", "secret")
+	for _, change := range []func(*vcs.Config){
+		func(c *vcs.Config) { c.Hosts = []string{"Git.corp.example"} },
+		func(c *vcs.Config) { c.Hosts = []string{vcstest.GitHost + ":8443"} },
+		func(c *vcs.Config) {
+			c.Credentials = []vcs.Credential{{Pattern: "corp.example", Host: "Git.corp.example:8443", TokenFile: token}}
+		},
+	} {
+		s := newSource(t, w, func(c *vcs.Config) { c.Dial = dial; change(c) })
+		s.want("corp.example/hello", "v1.0.0")
 	}
 }
 

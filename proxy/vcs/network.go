@@ -2,6 +2,7 @@ package vcs
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,7 +23,8 @@ import (
 type network struct {
 	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
-	hosts  []string // that may have any address
+	hosts  []string // that may have any address and any port
+	ports  []string // host:port that an administrator has named otherwise: the port may be used
 	roots  *x509.CertPool
 }
 
@@ -126,6 +128,9 @@ func (n *network) connect(ctx context.Context, address string, reach Reach) (net
 	if err != nil {
 		return nil, fmt.Errorf("%w: %.100q is no address", ErrForbidden, address)
 	}
+	if err := n.checkPort(host, port, "443"); err != nil {
+		return nil, err
+	}
 	through, addrs, err := n.way(ctx, host, port, reach)
 	if err != nil {
 		return nil, err
@@ -135,6 +140,15 @@ func (n *network) connect(ctx context.Context, address string, reach Reach) (net
 	}
 	conn, _, err := n.dialAny(ctx, addrs, port)
 	return conn, err
+}
+
+// checkPort refuses a port that is not the usual one, unless an administrator has
+// named it: on the others of a host there may be anything.
+func (n *network) checkPort(host, port, usual string) error {
+	if port == usual || n.trusted(host, port) || slices.Contains(n.ports, net.JoinHostPort(strings.ToLower(host), port)) {
+		return nil
+	}
+	return fmt.Errorf("%w: port %.20s of %s is not for version control; if it is, name %s in --vcs-hosts", ErrForbidden, port, host, net.JoinHostPort(host, port))
 }
 
 const (
@@ -202,18 +216,17 @@ func (n *network) way(ctx context.Context, host, port string, reach Reach) (thro
 
 // allows returns an error if the repository must not be reached, before anything is
 // run for it.
-func (n *network) allows(ctx context.Context, u *url.URL, reach Reach) (err error) {
-	port := u.Port()
-	switch {
-	case u.Scheme == "ssh" && port == "":
-		port = "22"
-	case port == "":
-		port = "443"
-	}
+func (n *network) allows(ctx context.Context, u *url.URL, reach Reach) error {
+	usual := "443"
 	if u.Scheme == "ssh" {
-		_, err = n.addresses(ctx, u.Hostname(), port, reach)
-	} else {
-		_, _, err = n.way(ctx, u.Hostname(), port, reach)
+		usual = "22"
+	}
+	host, port := u.Hostname(), cmp.Or(u.Port(), usual)
+	err := n.checkPort(host, port, usual)
+	if err == nil && u.Scheme == "ssh" {
+		_, err = n.addresses(ctx, host, port, reach)
+	} else if err == nil {
+		_, _, err = n.way(ctx, host, port, reach)
 	}
 	if err != nil {
 		return &hostError{u.Host, err}

@@ -104,7 +104,8 @@ type Config struct {
 	Timeout  time.Duration // for one of them; default 10 min
 	MaxBytes int64         // of all repositories; default 10 GiB
 
-	// Hosts, as host or host:port, may have any address.
+	// Hosts, as host or host:port, may have any address, on any port or on that one.
+	// Others are reached on port 443, by SSH on 22, and on those that Credentials name.
 	Hosts []string
 
 	// CAFile is a PEM file with certificate authorities that are trusted besides
@@ -168,6 +169,7 @@ func New(c Config) (*Source, error) {
 	if s.credentials, err = newCredentials(c, s.client); err != nil {
 		return nil, err
 	}
+	s.network.ports = s.credentials.ports()
 	if s.tools = s.findTools(); s.tools != nil {
 		return s, nil
 	}
