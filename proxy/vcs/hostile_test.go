@@ -33,7 +33,7 @@ var hostileRepos = []string{
 	"https://ɡit.corp.example/x.git", "https://git.corp.example/x\u202egit",
 	// Addresses: this machine, the wire, metadata, in every spelling.
 	"https://127.0.0.1/x.git", "https://[::1]/x.git", "https://0.0.0.0/x.git", "https://169.254.169.254/latest", "https://[fe80::1]/x.git",
-	"https://[fd00:ec2::254]/x.git", "https://100.100.100.200/x.git", "https://[::ffff:127.0.0.1]/x.git", "https://[::ffff:169.254.169.254]/x.git",
+	"https://[fd00:ec2::254]/x.git", "https://[fd20:ce::254]/x.git", "https://168.63.129.16/x.git", "https://100.100.100.200/x.git", "https://[::ffff:127.0.0.1]/x.git", "https://[::ffff:169.254.169.254]/x.git",
 	"https://[64:ff9b::7f00:1]/x.git", "https://[2002:7f00:1::]/x.git", "https://[::127.0.0.1]/x.git", "https://224.0.0.1/x.git", "https://255.255.255.255/x.git",
 	"https://127.0.0.1.bad.example/x.git", "https://169.254.169.254.bad.example/x.git", "ssh://git@127.0.0.1/x.git", "ssh://git@127.0.0.1.bad.example/x.git",
 	"git+ssh://git@169.254.169.254/x.git",

@@ -271,12 +271,12 @@ func (n *network) trusted(host, port string) bool {
 }
 
 // Addresses that are never a code host: shared address space, where some clouds
-// have their metadata, and the metadata of one over IPv6; ways to write IPv4 in
-// IPv6 that lead anywhere.
+// have their metadata, the metadata of others over IPv6, and of one at a public
+// address; ways to write IPv4 in IPv6 that lead anywhere.
 var neverAllowed = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("64:ff9b::/96"),
-	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("::/96"),
+	netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::/32"), netip.MustParsePrefix("168.63.129.16/32"),
+	netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("::/96"),
 }
 
 // allowed reports whether an address may be reached: never this machine nor what

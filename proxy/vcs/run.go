@@ -62,6 +62,7 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte) er
 	}
 	r := &goRun{source: s, job: j, repo: repo, auth: auth}
 	if err := s.network.allows(ctx, r.remote(), j.reach); err != nil {
+		s.found.forget(j.module) // perhaps its page gets better
 		return s.explain(ctx, j, repo, err)
 	}
 	// Commands for one repository would wait for each other's locks anyway, and
