@@ -315,6 +315,7 @@ type listed struct {
 	Versions      []string
 	Time          *time.Time
 	GoMod         string
+	Retracted     []string // why, of a version that its module has taken back
 	Origin        *Origin
 	Error         *struct{ Err string }
 }
@@ -336,6 +337,14 @@ func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (
 			return Versions{}, err
 		}
 		v := Versions{Tagged: l.Versions, Latest: l.info()}
+		if len(l.Retracted) > 0 { // what is taken back is the latest only if there is nothing else
+			latest, err := s.list(ctx, modulePath, "latest", reach)
+			if err == nil {
+				v.Latest = latest.info()
+			} else if !isAbsence(err) {
+				return Versions{}, err
+			}
+		}
 		if l.Origin != nil {
 			v.Origin = *l.Origin
 		}

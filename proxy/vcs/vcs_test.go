@@ -140,6 +140,28 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// What a module has taken back is in the list, for who has it already, and is not the
+// latest.
+func TestRetracted(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	r := w.Module("hello", hello, "v1.0.1\n-- go.mod --\nmodule corp.example/hello\nretract v1.0.1\n")
+	s := newSource(t, w, nil)
+	want := func(latest string, tagged ...string) {
+		t.Helper()
+		v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private)
+		if err != nil || !strings.HasPrefix(v.Latest.Version, latest) || !slices.Equal(v.Tagged, tagged) {
+			t.Errorf("%+v, %v; want %s of %s", v, err, latest, tagged)
+		}
+	}
+	want("v1.0.0", "v1.0.0", "v1.0.1")
+	r.Commit("-- go.mod --\nmodule corp.example/hello\nretract [v0.0.0, v1.9.9]\n")
+	r.Tag("v1.0.2")
+	want("v0.0.0-", "v1.0.0", "v1.0.1", "v1.0.2") // as with GOPROXY=direct
+	r.Commit("-- go.mod --\nmodule corp.example/hello/v2\n")
+	want("v1.0.2", "v1.0.0", "v1.0.1", "v1.0.2") // there is nothing else
+}
+
 func TestMonorepo(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
