@@ -247,7 +247,10 @@ func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mut
 	}
 	s.noteMoved(req.Module, versions.Latest, reach)
 	list := s.keepMutable(ctx, Request{Kind: List, Module: req.Module}, private, begin, formatList(versions.Tagged))
-	latest, err := s.keepInfo(ctx, Request{Kind: Latest, Module: req.Module}, private, begin, versions.Latest)
+	latest, err := (*mutableAnswer)(nil), versions.NoLatest
+	if err == nil {
+		latest, err = s.keepInfo(ctx, Request{Kind: Latest, Module: req.Module}, private, begin, versions.Latest)
+	}
 	if req.Kind == List {
 		return list, nil
 	}

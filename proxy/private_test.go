@@ -318,3 +318,15 @@ func policyOf(t *testing.T, private string) *policy.Policy {
 }
 
 func noPolicy(t *testing.T) *policy.Policy { return policyOf(t, "") }
+
+// A newest tag that is no version of its module leaves the list as it is.
+func TestPrivateBadNewest(t *testing.T) {
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib, "v1.1.0\n-- go.mod --\nmodule corp.example/lib/v3\n")
+	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\nv1.1.0\n" {
+		t.Errorf("list = %q", got)
+	}
+	h.wantStatus("corp.example/lib/@latest", http.StatusNotFound, "corp.example/lib/v3")
+	h.ok("corp.example/lib/@v/v1.0.0.info")
+	h.wantStatus("corp.example/lib/@v/v1.1.0.info", http.StatusNotFound, "corp.example/lib/v3")
+}

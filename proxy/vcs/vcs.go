@@ -283,9 +283,10 @@ func (s *Source) emptyDir() string { return filepath.Join(s.config.Dir, "empty")
 
 // Versions are what a repository says about a module as a whole.
 type Versions struct {
-	Tagged []string // versions, retracted ones included, in no particular order
-	Latest Info     // what the go command means by latest
-	Origin Origin
+	Tagged   []string // versions, retracted ones included, in no particular order
+	Latest   Info     // what the go command means by latest
+	NoLatest error    // why there is none, though there are Tagged ones: the newest is no version of the module
+	Origin   Origin
 }
 
 // Info is a version. Its JSON is that of an .info file.
@@ -333,10 +334,14 @@ func (l listed) info() Info {
 func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (Versions, error) {
 	v, err := shared(ctx, s, fmt.Sprint("versions ", reach, " ", modulePath), func(ctx context.Context) (Versions, error) {
 		l, err := s.list(ctx, modulePath, "latest", reach, "-versions", "-retracted")
-		if err != nil {
+		if err != nil && (!isAbsence(err) || len(l.Versions) == 0) {
 			return Versions{}, err
 		}
+		// One tag with a bad go.mod must not take the others away.
 		v := Versions{Tagged: l.Versions, Latest: l.info()}
+		if module.Check(modulePath, l.Version) != nil {
+			v.Latest, v.NoLatest = Info{}, err
+		}
 		if len(l.Retracted) > 0 { // what is taken back is the latest only if there is nothing else
 			latest, err := s.list(ctx, modulePath, "latest", reach)
 			if err == nil {

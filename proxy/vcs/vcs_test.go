@@ -140,6 +140,29 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// A newest tag whose go.mod is bad, or another module's, takes nothing away from the
+// versions before it.
+func TestBadNewest(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello, "v1.1.0\n-- go.mod --\nmodule corp.example/hello\nrequire (\n")
+	r := w.Module("other", strings.ReplaceAll(hello, "/hello", "/other"), "v1.1.0\n-- go.mod --\nmodule corp.example/other/v3\n")
+	s := newSource(t, w, nil)
+	both := []string{"v1.0.0", "v1.1.0"}
+	v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private)
+	if err != nil || !slices.Equal(v.Tagged, both) || v.Latest.Version != "v1.1.0" || v.NoLatest != nil {
+		t.Errorf("%+v, %v", v, err)
+	}
+	v, err = s.Versions(t.Context(), "corp.example/other", vcs.Private)
+	if err != nil || !slices.Equal(v.Tagged, both) || v.Latest.Version != "" || !errors.Is(v.NoLatest, fs.ErrNotExist) || v.Origin.URL != r.URL() {
+		t.Errorf("%+v, %v", v, err)
+	}
+	w.Status(503)
+	if v, err = s.Versions(t.Context(), "corp.example/other", vcs.Private); !errors.Is(err, vcs.ErrUnavailable) {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
 // What a module has taken back is in the list, for who has it already, and is not the
 // latest.
 func TestRetracted(t *testing.T) {
