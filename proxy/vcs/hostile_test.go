@@ -212,6 +212,38 @@ func TestEnvironment(t *testing.T) {
 	newSource(t, w, nil).want("corp.example/hello", "v1.0.0")
 }
 
+// A panic in work that callers share is an error of theirs, and not the end.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	defect := true
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			if defect {
+				panic("a defect")
+			}
+			return w.Lookup(ctx, host)
+		}
+	})
+	if _, err := s.Versions(t.Context(), "git.corp.example/hello.git", vcs.Private); err == nil || !strings.Contains(err.Error(), "a defect") || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	defect = false
+	s.want("corp.example/hello", "v1.0.0")
+}
+
+// The authorities of SSL_CERT_FILE are those of this program, so they are git's.
+func TestSystemRoots(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	t.Setenv("SSL_CERT_FILE", w.CAFile())
+	s := newSource(t, w, func(c *vcs.Config) { c.CAFile = "" })
+	if _, _, err := s.download("git.corp.example/hello.git", "v1.0.0"); err != nil {
+		t.Error(err)
+	}
+}
+
 // Where a host does not answer over https, the go command would try ssh, which we
 // have told nothing: it would use the keys of the machine's user, and whatever address
 // the name has by then.

@@ -60,8 +60,12 @@ func newNetwork(c Config) (*network, error) {
 }
 
 // writeRoots makes a file with the system's authorities and those of c.CAFile, for
-// git, which takes one file. It returns its name, "" if git's own will do.
+// git, which takes one file. It returns its name, "" if git's own will do. What
+// SSL_CERT_FILE is for this program it is for git too, which does not know it.
 func (n *network) writeRoots(c Config) (string, error) {
+	if name := os.Getenv("SSL_CERT_FILE"); c.CAFile == "" && name != "" {
+		return filepath.Abs(name)
+	}
 	if c.CAFile == "" {
 		return "", nil
 	}
