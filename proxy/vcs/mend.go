@@ -38,8 +38,8 @@ func (r *goRun) mend(ctx context.Context, err error) bool {
 func (r *goRun) damage(ctx context.Context) string {
 	copies := filepath.Join(r.dir, filepath.FromSlash(cachePart))
 	entries, err := os.ReadDir(copies)
-	if err != nil {
-		return err.Error()
+	if err != nil { // nothing is there to be damaged, or the disk is at fault
+		return ""
 	}
 	env := append(r.source.baseEnvironment(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull)
 	for _, entry := range entries {
@@ -52,8 +52,12 @@ func (r *goRun) damage(ctx context.Context) string {
 		}
 		for _, args := range [][]string{{"config", "--get", "remote.origin.url"}, {"rev-list", "--quiet", "--no-walk", "--all"}} {
 			out, err := r.source.exec(ctx, r.source.git, append([]string{"--git-dir=" + name}, args...), env, r.dir)
-			if err != nil {
-				return strings.Join(args, " ") + ": " + err.Error()
+			var status *exited
+			if errors.As(err, &status) {
+				return strings.Join(args, " ") + ": " + status.stderr
+			}
+			if err != nil { // it could not be run, or was killed
+				return ""
 			}
 			if args[0] == "config" && string(bytes.TrimSpace(out)) != r.repo.url.String() {
 				return "it is of another repository"

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -114,5 +115,29 @@ func TestRemovedTakesNoRoom(t *testing.T) {
 	s.want("corp.example/c", "v1.0.0")
 	if n := s.gauge("assay_vcs_evicted_total"); n != 0 || s.copies() != 2 {
 		t.Errorf("%v evictions, %d copies are left; there is room for two", n, s.copies())
+	}
+}
+
+// A copy that cannot be looked at is not damaged for that reason.
+func TestCopyNotLookedAt(t *testing.T) {
+	git, err := exec.LookPath("git")
+	if err != nil {
+		t.Skip("there is no git")
+	}
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	link := filepath.Join(t.TempDir(), "git")
+	if err := os.Symlink(git, link); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", filepath.Dir(link)+string(os.PathListSeparator)+os.Getenv("PATH"))
+	s := newSource(t, w, nil)
+	s.want("corp.example/hello", "v1.0.0")
+	if err := os.Remove(link); err != nil { // as while it is being updated
+		t.Fatal(err)
+	}
+	s.wantError("corp.example/hello", "v9.0.0", fs.ErrNotExist)
+	if strings.Contains(s.log.String(), "made anew") {
+		t.Error(s.log)
 	}
 }
