@@ -54,7 +54,7 @@ func (r *goRun) explain(ctx context.Context, err error) error {
 		status *exited
 	)
 	if errors.As(err, &status) {
-		said = &reported{status.stderr}
+		said = &reported{text: status.stderr}
 	}
 	if said == nil && !errors.As(err, &said) || ctx.Err() != nil {
 		return r.source.explain(ctx, r.job, r.repo, err)
@@ -203,21 +203,33 @@ func readTrace(name string) (p gitProcess, ok bool) {
 	return p, ok
 }
 
+// reported is an error that the go command reports. Its text is for people.
+type reported struct {
+	text   string
+	commit string // of the version, if it got as far as that
+}
+
+func (r *reported) Error() string { return r.text }
+
 // explainDownload returns what an error of go mod download means if the go.mod file
 // it got tells: that the module is for a newer go command.
-func (s *Source) explainDownload(text, goMod string) error {
+func (s *Source) explainDownload(text, goMod string, origin *Origin) error {
+	said := &reported{text: text}
+	if origin != nil {
+		said.commit = origin.Hash
+	}
 	data, err := readFile(goMod, maxMod)
 	if goMod == "" || err != nil {
-		return &reported{text}
+		return said
 	}
 	f, err := modfile.ParseLax("go.mod", data, nil)
 	if err != nil || f.Go == nil {
-		return &reported{text}
+		return said
 	}
 	if needs := "go" + f.Go.Version; version.Compare(needs, s.goVersion) > 0 {
 		return fmt.Errorf("%w: the module needs %s, and the go command here is %s; update it", ErrTools, needs, s.goVersion)
 	}
-	return &reported{text}
+	return said
 }
 
 // maxDetail is the length of what is passed on of a text.

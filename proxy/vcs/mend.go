@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -13,6 +14,8 @@ import (
 // git cannot read. What git and the go command then say sounds like an absence, or like
 // a host that breaks off, and would go on for ever. So after a failure the copy is looked
 // at, and if it is damaged it is made anew.
+
+var isHash = regexp.MustCompile(`^[0-9a-f]{40,64}$`)
 
 // mend removes the copies of the repository and reports true if err may come from one
 // that is damaged. It costs some milliseconds after a failure, nothing else.
@@ -24,7 +27,11 @@ func (r *goRun) mend(ctx context.Context, err error) bool {
 	if ctx.Err() != nil || r.repo.system != "git" || !errors.As(err, &said) && !errors.As(err, &status) {
 		return false
 	}
-	why := r.damage(ctx)
+	commit := ""
+	if said != nil {
+		commit = said.commit
+	}
+	why := r.damage(ctx, commit)
 	if why == "" || ctx.Err() != nil {
 		return false
 	}
@@ -34,8 +41,8 @@ func (r *goRun) mend(ctx context.Context, err error) bool {
 
 // damage returns what is wrong with the copies, "" if nothing is that can be seen
 // quickly: that they are repositories, know where they come from, and have the commits
-// of all their references.
-func (r *goRun) damage(ctx context.Context) string {
+// of all their references. Of a commit that could not be made a zip, they must have all.
+func (r *goRun) damage(ctx context.Context, commit string) string {
 	copies := filepath.Join(r.dir, filepath.FromSlash(cachePart))
 	entries, err := os.ReadDir(copies)
 	if err != nil { // nothing is there to be damaged, or the disk is at fault
@@ -50,7 +57,11 @@ func (r *goRun) damage(ctx context.Context) string {
 			}
 			continue
 		}
-		for _, args := range [][]string{{"config", "--get", "remote.origin.url"}, {"rev-list", "--quiet", "--no-walk", "--all"}} {
+		checks := [][]string{{"config", "--get", "remote.origin.url"}, {"rev-list", "--quiet", "--no-walk", "--all"}}
+		if isHash.MatchString(commit) {
+			checks = append(checks, []string{"archive", "--format=tar", "--output=" + os.DevNull, commit})
+		}
+		for _, args := range checks {
 			out, err := r.source.exec(ctx, r.source.git, append([]string{"--git-dir=" + name}, args...), env, r.dir)
 			var status *exited
 			if errors.As(err, &status) {

@@ -141,3 +141,31 @@ func TestCopyNotLookedAt(t *testing.T) {
 		t.Error(s.log)
 	}
 }
+
+// A file that is missing in the copy is missed when it is needed, and then it is
+// fetched. One that no module may have is not.
+func TestDamagedFile(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	r := w.Module("hello", hello, "v1.1.0\n-- sub/file.txt --\nsome text\n", "v1.2.0\n-- HELLO.go --\npackage hello\n")
+	s := newSource(t, w, nil)
+	s.want("corp.example/hello", "v1.1.0")
+	blob := r.Git("rev-parse", "v1.1.0:sub/file.txt")
+	truncateObject := func() {
+		t.Helper()
+		name := filepath.Join(s.copyDir(), "objects", blob[:2], blob[2:])
+		if err := errors.Join(os.Chmod(name, 0o600), os.Truncate(name, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	truncateObject()
+	s.want("corp.example/hello", "v1.1.0")
+	if !strings.Contains(s.log.String(), "made anew") {
+		t.Error("the log says nothing")
+	}
+	s.log.Reset()
+	s.wantError("corp.example/hello", "v1.2.0", fs.ErrNotExist)
+	if strings.Contains(s.log.String(), "made anew") {
+		t.Error(s.log)
+	}
+}

@@ -125,7 +125,7 @@ func (r *goRun) do(ctx context.Context, use func(out []byte) error) error {
 	r.fetchAhead(ctx, env)
 	out, err := r.source.exec(ctx, r.source.goCommand, r.job.args, env, r.dir)
 	if len(bytes.TrimSpace(out)) == 0 && err == nil {
-		err = &reported{"no output"}
+		err = &reported{text: "no output"}
 	}
 	if len(bytes.TrimSpace(out)) == 0 || ctx.Err() != nil || errors.Is(err, ErrTooLarge) {
 		return err

@@ -403,10 +403,10 @@ func (s *Source) list(ctx context.Context, modulePath, query string, reach Reach
 			return err
 		}
 		if l.Error != nil {
-			return &reported{l.Error.Err}
+			return &reported{text: l.Error.Err}
 		}
 		if l.Path != modulePath || l.Version == "" {
-			return &reported{"no version"}
+			return &reported{text: "no version"}
 		}
 		return module.Check(l.Path, l.Version)
 	})
@@ -442,10 +442,10 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 			return err
 		}
 		if got.Error != "" {
-			return s.explainDownload(got.Error, got.GoMod)
+			return s.explainDownload(got.Error, got.GoMod, got.Origin)
 		}
 		if got.Path != mod.Path || got.Version != mod.Version || got.Zip == "" {
-			return &reported{"no zip of that version"}
+			return &reported{text: "no zip of that version"}
 		}
 		files := Files{Zip: got.Zip}
 		if got.Origin != nil {
@@ -490,11 +490,6 @@ func (s *Source) Repository(modulePath string) string {
 
 // Forget makes the next fetch look for repositories anew.
 func (s *Source) Forget() { s.found.clear() }
-
-// reported is an error that the go command reports. Its text is for people.
-type reported struct{ text string }
-
-func (r *reported) Error() string { return r.text }
 
 // isAbsence reports whether err says that something does not exist.
 func isAbsence(err error) bool { return errors.Is(err, fs.ErrNotExist) }
