@@ -79,7 +79,12 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var h hook
-	if err := json.Unmarshal(hookJSON(r, body), &h); err != nil || len(h.urls()) == 0 {
+	err = json.Unmarshal(hookJSON(r, body), &h)
+	if err == nil && len(h.urls()) == 0 && r.Header.Get("X-GitHub-Event") == "ping" { // of an organisation
+		writeText(w, http.StatusOK, "ok\n")
+		return
+	}
+	if err != nil || len(h.urls()) == 0 {
 		writeText(w, http.StatusBadRequest, "no repository in it; send JSON, of the push and create events\n")
 		return
 	}

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -97,5 +100,30 @@ func TestHookSecrets(t *testing.T) {
 	waitFor(t, func() bool { return strings.Contains(p.log.String(), "git.corp.example/lib") })
 	if strings.Contains(p.log.String(), "hunter2") {
 		t.Errorf("the log has the password: %s", p.log)
+	}
+}
+
+// GitHub shows a webhook as broken if its first message is refused. That of an
+// organisation is about no repository.
+func TestHookPing(t *testing.T) {
+	p, secret := startHooks(t)
+	body := `{"zen": "Design for failure.", "organization": {"login": "acme"}}`
+	h := hmac.New(sha256.New, []byte(secret))
+	h.Write([]byte(body))
+	for event, want := range map[string]int{"ping": http.StatusOK, "push": http.StatusBadRequest} {
+		r, err := http.NewRequest(http.MethodPost, p.url+"/-/hooks/github", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(h.Sum(nil)))
+		r.Header.Set("X-GitHub-Event", event)
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: status %d, want %d", event, resp.StatusCode, want)
+		}
 	}
 }
