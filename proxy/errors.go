@@ -133,7 +133,7 @@ func explain(req Request, err error) failure {
 	errors.As(err, &repo)
 	switch {
 	case errors.As(err, &panicked): // wherever it passed
-		return internal
+		return internal()
 	case errors.As(err, &known):
 		return *known
 	case errors.As(err, &malformed):
@@ -228,12 +228,14 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
 			what: "the proxy is shutting down", next: "try again in a few seconds"}
 	}
-	return internal
+	return internal()
 }
 
 // internal is what a client is told of what only the log explains.
-var internal = failure{status: http.StatusInternalServerError, what: "internal error",
-	next: "ask who runs this proxy to look for the request id in its log"}
+func internal() failure {
+	return failure{status: http.StatusInternalServerError, what: "internal error",
+		next: "ask who runs this proxy to look for the request id in its log"}
+}
 
 // explainChanged says that a private version is not what it was. Both contents have
 // their line, with where they came from.
