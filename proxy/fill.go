@@ -298,8 +298,8 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 
 // wantedSoon begins to look for the hash that the object must have, and returns
 // what waits for it, at most until a context ends. What the upstream says of the object
-// comes first: if it has
-// none, it does not matter that the database does not know it either.
+// comes first: if it has none, it does not matter that the database does not know it
+// either.
 func (s *Server) wantedSoon(ctx context.Context, req Request) func(context.Context) (string, error) {
 	var (
 		want string
