@@ -94,6 +94,9 @@ var (
 	errGarbage = errors.New("upstream sent something else")
 )
 
+// isFull reports whether there is no room on a disk.
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
 // clientError makes err, of writing to a client, an errClient; nil stays nil.
 func clientError(err error) error {
 	if err == nil || errors.Is(err, errClient) {
@@ -219,7 +222,7 @@ func explain(req Request, err error) failure {
 			f.why = oneLine(strings.TrimSuffix(err.Error(), ": "+fs.ErrNotExist.Error()))
 		}
 		return f
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case isFull(err):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 30 * time.Second,
 			what: "the proxy's disk is full; it cannot store anything new",
 			why:  "what is stored already is served",
@@ -412,7 +415,7 @@ func levelOf(err error) slog.Level {
 		panicked *defect.Error
 	)
 	switch {
-	case errors.As(err, &panicked), errors.As(err, &mismatch), errors.As(err, &changed), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), errors.Is(err, syscall.ENOSPC):
+	case errors.As(err, &panicked), errors.As(err, &mismatch), errors.As(err, &changed), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), isFull(err):
 		return slog.LevelError
 	case errors.Is(err, errClient):
 		return slog.LevelInfo

@@ -503,8 +503,9 @@ func (s *Server) create(ctx context.Context, req Request, private bool, info sto
 	return nil
 }
 
-// suspects are keys whose content was refused a moment ago. What comes for them
-// is not streamed, so that the client gets the reason and no broken transfer.
+// suspects are keys whose content was refused, or could not be kept here, a moment ago.
+// What comes for them is not streamed until one has come through, so that the client
+// gets the reason and no broken transfer.
 type suspects struct {
 	mu   sync.Mutex
 	keys map[string]struct{}
@@ -517,9 +518,12 @@ func (s *suspects) note(key string, err error) {
 	var mismatch *mismatchError
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !errors.As(err, &mismatch) && !errors.Is(err, fetch.ErrTooLarge) {
+	switch {
+	case err == nil:
 		delete(s.keys, key)
 		return
+	case !errors.As(err, &mismatch) && !errors.Is(err, fetch.ErrTooLarge) && !errors.Is(err, errDefect) && !isFull(err):
+		return // it may be another thing the next time
 	}
 	if s.keys == nil || len(s.keys) >= maxSuspects {
 		s.keys = map[string]struct{}{}

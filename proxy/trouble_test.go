@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,6 +75,7 @@ type badStore struct {
 	storage.Store
 	damaged string // key that cannot be read, and not be deleted
 	panics  string // key whose creation is a defect
+	full    string // key for which there is no room
 }
 
 func (s *badStore) Open(ctx context.Context, key string) (storage.Object, error) {
@@ -92,6 +95,9 @@ func (s *badStore) Delete(ctx context.Context, key string) error {
 func (s *badStore) Create(ctx context.Context, info storage.Info, r io.Reader) error {
 	if info.Key == s.panics {
 		panic("a defect")
+	}
+	if info.Key == s.full {
+		return &fs.PathError{Op: "write", Path: "blobs.db", Err: syscall.ENOSPC}
 	}
 	return s.Store.Create(ctx, info, r)
 }
@@ -133,6 +139,27 @@ func TestFillPanics(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(f.dir, "spool", "*"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("left in the spool: %q, %v", left, err)
+	}
+}
+
+// What fails here, and not on its way, would fail again: who comes then gets the reason
+// and not another transfer that breaks off.
+func TestReasonAfterBrokenStream(t *testing.T) {
+	const zip = "example.com/big/@v/v1.0.0.zip"
+	for _, tt := range []struct {
+		store  *badStore
+		status int
+		text   string
+	}{
+		{&badStore{full: zip}, http.StatusServiceUnavailable, "disk is full"},
+		{&badStore{panics: zip}, http.StatusInternalServerError, "internal error"},
+	} {
+		f := startBad(t, tt.store)
+		if a := f.get(zip); a.err == nil {
+			t.Errorf("the first: %d, %d bytes, and no error", a.status, len(a.body))
+		}
+		f.wantStatus(zip, tt.status, tt.text)
+		f.wantStatus(zip, tt.status, tt.text)
 	}
 }
 
