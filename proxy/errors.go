@@ -105,6 +105,22 @@ func clientError(err error) error {
 	return fmt.Errorf("%w: %w", errClient, err)
 }
 
+// errDefect is a panic in work that clients share, which is in the log.
+var errDefect = errors.New("a defect of this program")
+
+// guard does work that clients share and returns its error. If it panics, here or in
+// what it waits for, the log gets the stack, whether anybody still waits or not, and
+// who waits gets errDefect.
+func (s *Server) guard(key string, do func() error) error {
+	err := defect.Catch(do)
+	var d *defect.Error
+	if !errors.As(err, &d) {
+		return err
+	}
+	s.log.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
+	return fmt.Errorf("%w: panic: %v", errDefect, d.Value)
+}
+
 // mismatchError is content that is not what the checksum database says.
 type mismatchError struct {
 	Module, Version string

@@ -158,22 +158,6 @@ func (f *fill) ended() bool {
 	}
 }
 
-// errDefect is a panic in work that clients share, which is in the log.
-var errDefect = errors.New("a defect of this program")
-
-// guard does work that clients share and returns its error. If it panics, here or in
-// what it waits for, the log gets the stack, whether anybody still waits or not, and
-// who waits gets errDefect.
-func (s *Server) guard(key string, do func() error) error {
-	err := defect.Catch(do)
-	var d *defect.Error
-	if !errors.As(err, &d) {
-		return err
-	}
-	s.log.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
-	return fmt.Errorf("%w: panic: %v", errDefect, d.Value)
-}
-
 // fillInPlace fills when one of places is free.
 func (s *Server) fillInPlace(ctx context.Context, f *fill, places chan struct{}) error {
 	if err := s.take(ctx, places); err != nil {
@@ -501,39 +485,4 @@ func (s *Server) create(ctx context.Context, req Request, private bool, info sto
 		return err
 	}
 	return nil
-}
-
-// suspects are keys whose content was refused, or could not be kept here, a moment ago.
-// What comes for them is not streamed until one has come through, so that the client
-// gets the reason and no broken transfer.
-type suspects struct {
-	mu   sync.Mutex
-	keys map[string]struct{}
-}
-
-// maxSuspects bounds the memory; who exceeds it loses some texts, no safety.
-const maxSuspects = 1000
-
-func (s *suspects) note(key string, err error) {
-	var mismatch *mismatchError
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case err == nil:
-		delete(s.keys, key)
-		return
-	case !errors.As(err, &mismatch) && !errors.Is(err, fetch.ErrTooLarge) && !errors.Is(err, errDefect) && !isFull(err):
-		return // it may be another thing the next time
-	}
-	if s.keys == nil || len(s.keys) >= maxSuspects {
-		s.keys = map[string]struct{}{}
-	}
-	s.keys[key] = struct{}{}
-}
-
-func (s *suspects) has(key string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.keys[key]
-	return ok
 }
