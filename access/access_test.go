@@ -227,6 +227,7 @@ func TestFilesThatNewRefuses(t *testing.T) {
 		{"group without a colon", "groups", "dev alice\n", "line 1: there is no colon"},
 		{"group with a blank", "groups", "dev ops: alice\n", "line 1: the name of the group"},
 		{"group with a comma", "groups", "dev,ops: alice\n", "line 1: the name of the group"},
+		{"members with commas", "groups", "dev: alice, bob\n", "line 1: the members of dev are separated by blanks"},
 		{"fields", "tokens", "a b c\n", "line 1: there are 3 fields"},
 		{"no toml", "oidc", "issuer", "oidc"},
 		{"unknown key", "oidc", "[[issuer]]\nurl = \"https://a.test\"\naudiences = \"a\"\n", `unknown key "issuer.audiences"`},

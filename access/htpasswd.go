@@ -86,6 +86,9 @@ func parseGroups(data []byte) (memberships, error) {
 			if !goodName(user) {
 				return fmt.Errorf("a member of %s has a name that is too long or unprintable", group)
 			}
+			if strings.Trim(user, ",") != user { // nobody is called so
+				return fmt.Errorf("the members of %s are separated by blanks, without commas", group)
+			}
 			if !slices.Contains(m[user], group) {
 				m[user] = append(m[user], group)
 			}
