@@ -303,6 +303,15 @@ func TestLeaksPage(t *testing.T) {
 	if resp, _, err := ask(t, http.DefaultClient, p.url+"/-/leaks", "Authorization", "Bearer "+secret); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("with a token: %v %v", resp, err)
 	}
+	// It has names of private modules that are outside of the scope.
+	scoped, err := access.CreateToken(tokens, access.Token{Name: "op", Groups: []string{"ops"}, Scope: []string{"corp.example/lib"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = startFront(t, "--tokens", tokens, "--operators", "ops")
+	if resp, _, err := ask(t, http.DefaultClient, p.url+"/-/leaks", "Authorization", "Bearer "+scoped); err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("with a token for some modules: %v %v", resp, err)
+	}
 }
 
 // Without go and git everything works but private modules, and who asks for one is

@@ -172,7 +172,7 @@ func (s *server) warnOfAccess(c config, p *policy.Policy) {
 func (s *server) operator(r *http.Request) bool {
 	if groups := list(s.config.Operators); len(groups) > 0 {
 		id, err := s.access.Identify(r)
-		return err == nil && slices.ContainsFunc(groups, id.In)
+		return err == nil && id.Scope == "" && slices.ContainsFunc(groups, id.In) // the page names any modules
 	}
 	proxies := []string{"Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip"}
 	for name := range r.Header {
