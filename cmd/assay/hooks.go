@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -22,6 +23,10 @@ const maxHook = 25 << 20
 // maxHooks is how many webhooks are read at the same time. Until its body is there
 // nobody knows whether one is from a code host, and all of them are in memory.
 const maxHooks = 8
+
+// smallHook is the largest body that all of them may have at the same time. Of larger
+// ones, which are rare, one is read at a time.
+const smallHook = 1 << 20
 
 // hook is what we read of a webhook, of whatever code host: where the repository
 // is, under each name that one of them has for it.
@@ -65,11 +70,14 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 	case s.hooks <- struct{}{}:
 		defer func() { <-s.hooks }()
 	default:
-		w.Header().Set("Retry-After", "5")
-		writeText(w, http.StatusServiceUnavailable, "busy: too many webhooks at the moment; send it again\n")
+		busyWithHooks(w)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxHook))
+	body, err := s.readHook(http.MaxBytesReader(w, r.Body, maxHook))
+	if errors.Is(err, errBusy) {
+		busyWithHooks(w)
+		return
+	}
 	if err != nil {
 		writeText(w, http.StatusBadRequest, "the body did not arrive, or is too large\n")
 		return
@@ -91,6 +99,30 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 	s.proxy.Pushed(h.urls()...)
 	s.log.Info("repository changed", "kind", kind, "repository", vcs.CanonicalRepository(h.urls()[0])) // which has no password
 	writeText(w, http.StatusOK, "ok\n")
+}
+
+// errBusy says that another large webhook is being read.
+var errBusy = errors.New("busy")
+
+// readHook returns the body of a webhook.
+func (s *server) readHook(r io.Reader) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r, smallHook+1))
+	if err != nil || len(body) <= smallHook {
+		return body, err
+	}
+	select {
+	case s.largeHook <- struct{}{}:
+		defer func() { <-s.largeHook }()
+	default:
+		return nil, errBusy
+	}
+	rest, err := io.ReadAll(r)
+	return append(body, rest...), err
+}
+
+func busyWithHooks(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "5")
+	writeText(w, http.StatusServiceUnavailable, "busy: too many webhooks at the moment; send it again\n")
 }
 
 func (s *server) refuseHook(w http.ResponseWriter, r *http.Request, kind string) {

@@ -76,6 +76,7 @@ type server struct {
 
 	hookSecret string        // "" if there are no webhooks
 	hooks      chan struct{} // a place for each that is read
+	largeHook  chan struct{} // a place for the one that is large
 
 	registry *prometheus.Registry
 	self     string // our Via name
@@ -190,7 +191,7 @@ func (s *server) openFront(ctx context.Context) (err error) {
 	if s.hookSecret, err = s.config.hookSecret(); err != nil {
 		return err
 	}
-	s.hooks = make(chan struct{}, maxHooks)
+	s.hooks, s.largeHook = make(chan struct{}, maxHooks), make(chan struct{}, 1)
 	return s.openAccess(ctx)
 }
 
