@@ -70,8 +70,8 @@ func (r *goRun) damage(ctx context.Context, commit string) string {
 			if err != nil { // it could not be run, or was killed
 				return ""
 			}
-			if args[0] == "config" && string(bytes.TrimSpace(out)) != r.repo.url.String() {
-				return "it is of another repository"
+			if args[0] == "config" && len(bytes.TrimSpace(out)) == 0 {
+				return "it does not know its origin"
 			}
 		}
 	}

@@ -171,6 +171,10 @@ func (r *goRun) environment(ctx context.Context) (env []string, done func(), err
 		env = append(env, "GIT_SSH_COMMAND="+command, "GIT_SSH_VARIANT=ssh")
 		if remote := r.remote().String(); remote != r.repo.url.String() {
 			settings = append(settings, [2]string{"url." + remote + ".insteadOf", r.repo.url.String()})
+			if short, ok := strings.CutSuffix(r.repo.url.String(), "."+r.repo.system); ok && r.repo.static {
+				// Of a path with .git in it the go command makes a URL without.
+				settings = append(settings, [2]string{"url." + remote + ".insteadOf", short})
+			}
 		}
 	case r.auth != nil && r.auth.header != "":
 		settings = append(settings, [2]string{"http." + r.repo.url.Scheme + "://" + r.repo.url.Host + "/.extraHeader", "Authorization: " + r.auth.header})

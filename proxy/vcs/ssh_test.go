@@ -75,6 +75,24 @@ func TestSSH(t *testing.T) {
 	s.wantError("corp.example/gone", "v1.0.0", fs.ErrNotExist)
 }
 
+// A path that says where its repository is has no page, and goes by SSH all the same.
+func TestSSHQualifiedPath(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", strings.ReplaceAll(hello, "corp.example/hello", "git.corp.example/hello.git"))
+	host := w.SSH()
+	s := newSource(t, w, func(c *vcs.Config) {
+		bySSH(host)(c)
+		c.Credentials[0].Pattern = vcstest.GitHost
+	})
+	w.Password("nobody", "over https")
+	s.want("git.corp.example/hello.git", "v1.0.0")
+	s.wantError("git.corp.example/hello.git", "v9.0.0", fs.ErrNotExist)
+	if strings.Contains(s.log.String(), "made anew") {
+		t.Error(s.log)
+	}
+}
+
 // A page may name SSH itself.
 func TestSSHPage(t *testing.T) {
 	t.Parallel()

@@ -140,6 +140,20 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// A path may say itself where its repository is.
+func TestQualifiedPath(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", strings.ReplaceAll(hello, "corp.example/hello", "git.corp.example/hello.git"))
+	s := newSource(t, w, nil)
+	s.want("git.corp.example/hello.git", "v1.0.0")
+	s.wantError("git.corp.example/hello.git", "v9.0.0", fs.ErrNotExist)
+	s.wantError("git.corp.example/hello.git/sub", "v1.0.0", fs.ErrNotExist)
+	if n := s.copies(); n != 1 || strings.Contains(s.log.String(), "made anew") {
+		t.Errorf("%d copies\n%s", n, s.log)
+	}
+}
+
 // A newest tag whose go.mod is bad, or another module's, takes nothing away from the
 // versions before it.
 func TestBadNewest(t *testing.T) {
