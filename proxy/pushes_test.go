@@ -69,6 +69,41 @@ func TestPushDuringRun(t *testing.T) {
 	}
 }
 
+// However many pushes come while the repository is being asked, it is asked once more.
+func TestPushFlood(t *testing.T) {
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/list")
+	h.code.Requests()
+	h.server.Pushed(repo.URL())
+	h.ok("corp.example/lib/@v/list")
+	once := len(h.code.Requests())
+	h.server.Pushed(repo.URL())
+	h.code.Hang(true)
+	var clients sync.WaitGroup
+	clients.Go(func() { h.get("corp.example/lib/@v/list") })
+	asked := 0
+	waitUntil(t, func() bool { asked += len(h.code.Requests()); return asked > 0 })
+	for range 10 {
+		h.server.Pushed(repo.URL())
+		clients.Go(func() { h.get("corp.example/lib/@v/list") })
+		time.Sleep(20 * time.Millisecond)
+	}
+	repo.Tag("v1.1.0")
+	h.server.Pushed(repo.URL())
+	clients.Go(func() {
+		if a := h.get("corp.example/lib/@v/list"); string(a.body) != "v1.0.0\nv1.1.0\n" {
+			t.Errorf("list after the last push: %v", a)
+		}
+	})
+	time.Sleep(100 * time.Millisecond)
+	h.code.Hang(false)
+	clients.Wait()
+	if asked += len(h.code.Requests()); asked > 2*once+3 { // a new tag is fetched, too
+		t.Errorf("the host had %d requests, want %d or a few more", asked, 2*once)
+	}
+}
+
 // What was found to be absent before a push is not remembered after it.
 func TestPushDuringAbsence(t *testing.T) {
 	h := startPrivate(t, nil)

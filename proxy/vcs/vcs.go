@@ -26,13 +26,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/module"
-	"golang.org/x/sync/singleflight"
-
-	"github.com/assay-proxy/assay/defect"
 )
 
 // Errors that callers decide on. An unknown repository, module or version is
@@ -145,8 +141,7 @@ type Source struct {
 	jobs  chan struct{}
 	repos repositories
 	found foundRepos
-	asked singleflight.Group // of what several ask at the same time
-	since atomic.Uint64      // counts calls of Anew
+	asked shares // of what several ask at the same time
 }
 
 // New makes a Source. Whether the go command and git are there shows in Tools,
@@ -365,31 +360,6 @@ func (s *Source) Query(ctx context.Context, modulePath, query string, reach Reac
 		return l.info(), err
 	})
 	return info, s.explain(ctx, job{what: modulePath + "@" + query}, nil, err)
-}
-
-// Anew says that some repository has changed: who asks from now on does not share the
-// answer to a question that is being asked already.
-func (s *Source) Anew() { s.since.Add(1) }
-
-// shared does f once for all who ask for key at the same time. It goes on, with
-// the deadline of a command, when the one who asked first has left.
-func shared[T any](ctx context.Context, s *Source, key string, f func(context.Context) (T, error)) (result T, err error) {
-	ch := s.asked.DoChan(fmt.Sprint(s.since.Load(), " ", key), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Timeout)
-		defer cancel()
-		var result T
-		err := defect.Catch(func() (err error) {
-			result, err = f(ctx)
-			return err
-		})
-		return result, err
-	})
-	select {
-	case <-ctx.Done():
-		return result, context.Cause(ctx)
-	case r := <-ch:
-		return r.Val.(T), r.Err
-	}
 }
 
 // list runs go list -m for one module.
