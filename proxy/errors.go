@@ -179,6 +179,12 @@ func explain(req Request, err error) failure {
 			what: "this proxy's own log takes no new versions: it may be an old copy, or damaged",
 			why:  "what it has is served; this needs a person",
 			next: "ask who runs this proxy to run: assay log check"}
+	case errors.Is(err, errOwnLog) && errors.Is(err, sumdb.ErrBeyond):
+		// What the client has seen proves what is lost, and decides how to go on.
+		return failure{status: http.StatusServiceUnavailable, noStore: true,
+			what: "this proxy's own log ends before what was asked for: it may be an old copy, or damaged",
+			why:  "keep $(go env GOPATH)/pkg/sumdb/" + req.Database + "/latest: it is the newest that you have seen of it",
+			next: "ask who runs this proxy to run, with that file: assay log check --head"}
 	case errors.Is(err, sumdb.ErrFrozen):
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "the checksum database shows two histories; nothing new is accepted",

@@ -30,9 +30,9 @@ func (l ownLog) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	return tile, ownLogError(err)
 }
 
-// ownLogError makes an ErrFrozen one of our own log.
+// ownLogError makes an ErrFrozen or ErrBeyond one of our own log.
 func ownLogError(err error) error {
-	if errors.Is(err, sumdb.ErrFrozen) {
+	if errors.Is(err, sumdb.ErrFrozen) || errors.Is(err, sumdb.ErrBeyond) {
 		return fmt.Errorf("%w: %w", errOwnLog, err)
 	}
 	return err

@@ -104,6 +104,46 @@ func copyBack(t *testing.T, dir string) {
 	}
 }
 
+// A client that has seen more of our log than there is keeps what proves it, and
+// is told whom to show it.
+func TestUnifiedLostEntries(t *testing.T) {
+	unified := func(c *proxy.Config, _ *vcs.Config) { c.Unified = true }
+	h := startPrivate(t, unified)
+	ops := &clientOps{url: h.url, key: h.log.Key(), config: map[string][]byte{}}
+	look := func(version string) error {
+		_, err := modsumdb.NewClient(ops).Lookup("example.com/hello", version)
+		return err
+	}
+	if err := look("v1.0.0"); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(h.dir, "log")
+	old := map[string][]byte{}
+	for _, name := range []string{"entries", "guard", "head", "heads"} {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		old[name] = data
+	}
+	if err := look("v1.1.0"); err != nil {
+		t.Fatal(err)
+	}
+	h.stop()
+	for name, data := range old { // into the same files, which shows nothing
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := openPrivate(t, h.world, h.code, h.dir, unified)
+	ops.url = again.url
+	err := look("v1.0.0")
+	if err == nil || !strings.Contains(err.Error(), "503") || !strings.Contains(err.Error(), "keep $(go env GOPATH)/pkg/sumdb/log.corp.example/latest") || strings.Contains(err.Error(), "remove") {
+		t.Errorf("a client that has seen more: %v", err)
+	}
+	checkText(t, again.get("sumdb/log.corp.example/tile/8/0/000.p/2"))
+}
+
 // clientOps is the go command's side of a checksum database.
 type clientOps struct {
 	url, key string
