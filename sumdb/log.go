@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -235,11 +236,7 @@ func (l *Log) cutTails(d *disk) error {
 // process before us, the system thinks that there is nothing left to write.
 func (l *Log) syncEntries() error {
 	from := l.tree.offsets[l.view.Load().size()]
-	unsigned := make([]byte, l.tree.end()-from)
-	if _, err := l.entries.ReadAt(unsigned, from); err != nil {
-		return err
-	}
-	_, err := l.entries.WriteAt(unsigned, from)
+	_, err := io.Copy(io.NewOffsetWriter(l.entries, from), io.NewSectionReader(l.entries, from, l.tree.end()-from))
 	return errors.Join(err, l.entries.Truncate(l.tree.end()), l.entries.Sync())
 }
 
