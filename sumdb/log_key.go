@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"unicode"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -134,6 +135,9 @@ func (l *Log) makeLog() error {
 		random := make([]byte, 4)
 		rand.Read(random)
 		name = "assay-" + hex.EncodeToString(random)
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return r == '+' || unicode.IsSpace(r) }) {
+		return fmt.Errorf("name %q of a new log is not host[/path] without + and spaces", name) // which separate the parts of a key
 	}
 	secret, _, err := note.GenerateKey(rand.Reader, name)
 	if err != nil {

@@ -283,9 +283,9 @@ func TestLogName(t *testing.T) {
 	if _, err := sumdb.OpenLog(t.Context(), c); err == nil || !strings.Contains(err.Error(), "a new name is a new log") {
 		t.Errorf("opened with another name: %v", err)
 	}
-	for _, name := range []string{"with space", "plus+plus", "slash.example/", "https://x.example"} {
+	for _, name := range []string{"with space", "plus+plus", "slash.example/", "https://x.example", "x.example/../y", "./x.example", ".."} {
 		dir := filepath.Join(t.TempDir(), "log")
-		if _, err := sumdb.OpenLog(t.Context(), sumdb.LogConfig{Dir: dir, Name: name}); err == nil || !strings.Contains(err.Error(), name) {
+		if _, err := sumdb.OpenLog(t.Context(), sumdb.LogConfig{Dir: dir, Name: name}); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "is not host[/path]") {
 			t.Errorf("name %q: %v", name, err)
 		}
 		if _, err := os.Stat(filepath.Join(dir, "key")); err == nil {

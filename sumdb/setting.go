@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path"
 	"regexp"
 	"strings"
 
@@ -104,7 +105,7 @@ func newVerifier(key string) (note.Verifier, error) {
 	}
 	name := verifier.Name()
 	u, err := url.Parse("https://" + name)
-	if err != nil || u.Host == "" || u.RawPath != "" || strings.HasSuffix(name, "/") || strings.Contains(name, "//") ||
+	if err != nil || u.Host == "" || u.RawPath != "" || path.Clean("/"+name) != "/"+name ||
 		*u != (url.URL{Scheme: "https", Host: u.Host, Path: u.Path}) {
 		return nil, fmt.Errorf("database name %q is not host[/path]", name)
 	}

@@ -51,9 +51,13 @@ func TestParseGOSUMDBErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dots, err := note.NewEd25519VerifierKey("sum.corp.example/../x", make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
 	key := sumdbtest.NewLog(t, "sum.corp.example").Key()
 	for _, value := range []string{
-		" ", "on", "OFF", "off https://sum.golang.org", "sum.corp.example", slash, query, key + "x", strings.Replace(key, "+", "", 1),
+		dots, " ", "on", "OFF", "off https://sum.golang.org", "sum.corp.example", slash, query, key + "x", strings.Replace(key, "+", "", 1),
 		key + " https://a.example https://b.example", key + " ftp://a.example", key + " a.example", key + " https://", key + " ://", key + " file://x",
 		"sum.golang.google.cn https://sum.golang.google.cn",
 	} {

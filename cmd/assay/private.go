@@ -85,11 +85,28 @@ func (s *server) openLog(ctx context.Context, p *policy.Policy) (err error) {
 	if needed {
 		c.Logger = s.log.Logger
 	}
+	if err := s.checkLogName(c.Name); err != nil {
+		return err
+	}
 	s.ownLog, err = sumdb.OpenLog(ctx, c)
 	if err == nil && !needed && s.ownLog.Refuses() != nil {
 		s.log.Info("our own log would take no private modules; there are none", "why", s.ownLog.Refuses())
 	}
+	if err == nil && s.config.Unified {
+		err = s.checkLogName(s.ownLog.Name())
+	}
 	return err
+}
+
+// checkLogName refuses a name for our own log that a database has which is mirrored
+// here: clients of that would find our log in its place.
+func (s *server) checkLogName(name string) error {
+	for _, m := range s.mirrors {
+		if m.Name() == name {
+			return fmt.Errorf("our own log must not have the name %s, which is that of a checksum database that is mirrored here; give it one of your own with --log-name", name)
+		}
+	}
+	return nil
 }
 
 // openAccess reads the files that say who is who.
