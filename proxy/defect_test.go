@@ -105,6 +105,9 @@ func TestPanicWithoutClient(t *testing.T) {
 	close(gone)
 	f.wantLogged(t, "a defect", "startDefect")
 	f.want("example.com/hello/@v/v1.1.0.info")
+	if n := f.metric(t, "assay_fill_panics_total"); n != 1 {
+		t.Errorf("%v panics are counted", n)
+	}
 }
 
 // The same for private modules, whose repositories are asked.

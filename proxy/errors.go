@@ -117,6 +117,7 @@ func (s *Server) guard(key string, do func() error) error {
 	if !errors.As(err, &d) {
 		return err
 	}
+	s.metrics.panics.Inc()
 	s.log.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
 	return fmt.Errorf("%w: panic: %v", errDefect, d.Value)
 }

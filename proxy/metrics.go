@@ -48,6 +48,7 @@ type metrics struct {
 	counters     [numberOfKinds + 1][numberOfResults]prometheus.Counter // of requests, so that a hit needs no look-up
 	fills        *prometheus.HistogramVec
 	fillsRunning prometheus.Gauge
+	panics       prometheus.Counter
 	mismatches   prometheus.Counter
 	dropped      prometheus.Counter
 	changed      prometheus.Counter
@@ -69,6 +70,10 @@ func newMetrics() *metrics {
 		fillsRunning: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "assay_fills_running",
 			Help: "Objects being fetched, proved and stored now.",
+		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_fill_panics_total",
+			Help: "Fetches of objects, lists and queries that ended in a defect of this program. Please report it.",
 		}),
 		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_checksum_mismatches_total",
@@ -103,7 +108,7 @@ func newMetrics() *metrics {
 // Metrics returns the server's collectors.
 func (s *Server) Metrics() []prometheus.Collector {
 	m := s.metrics
-	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.mismatches, m.dropped, m.changed, m.leakRequests}
+	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.panics, m.mismatches, m.dropped, m.changed, m.leakRequests}
 }
 
 func (m *metrics) count(kind Kind, r result) {

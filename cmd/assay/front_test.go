@@ -195,7 +195,7 @@ func TestNotAnonymous(t *testing.T) {
 	if err := os.WriteFile(htpasswd, []byte("alice:"+string(hash)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := startFront(t, "--anonymous=false", "--htpasswd", htpasswd)
+	p := startFront(t, "--anonymous=false", "--htpasswd", htpasswd, "--access", "corp.example=dev")
 	basic := func(password string) string {
 		return "Basic " + base64.StdEncoding.EncodeToString([]byte("alice:"+password))
 	}
@@ -222,6 +222,13 @@ func TestNotAnonymous(t *testing.T) {
 		if id := resp.Header.Get("X-Request-Id"); test.status == 401 && test.authorization != "" {
 			waitFor(t, func() bool { return strings.Contains(p.log.String(), `msg="a credential is refused" request=`+id+" ") })
 		}
+	}
+	// Each request is counted once, also one that asks who it is from a second time.
+	if resp, _, err := ask(t, http.DefaultClient, p.url+"/corp.example/x/@v/v1.0.0.info", "Authorization", basic("right")); err != nil || resp.StatusCode == 401 {
+		t.Fatal(resp, err)
+	}
+	if _, body, err := ask(t, http.DefaultClient, p.url+"/metrics"); err != nil || !strings.Contains(body, `assay_access_requests_total{kind="basic",result="ok"} 2`) {
+		t.Errorf("%v\n%s", err, body)
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/assay-proxy/assay/access"
 )
 
 // Time-outs of the server. There is none for a whole request: a zip may take as
@@ -123,6 +125,7 @@ func (s *server) authenticated(next http.Handler) http.Handler {
 					"give the go command a token: go help goauth, assay goauth --help\nrequest id: "+w.Header().Get("X-Request-Id")+"\n")
 				return
 			}
+			r = access.WithIdentity(r, id)
 		}
 		next.ServeHTTP(w, r)
 	})
