@@ -18,7 +18,8 @@ import (
 var isHash = regexp.MustCompile(`^[0-9a-f]{40,64}$`)
 
 // mend removes the copies of the repository and reports true if err may come from one
-// that is damaged. It costs some milliseconds after a failure, nothing else.
+// that is damaged. It costs some milliseconds after a failure; after that of a zip, as
+// long as git takes to read all of the commit.
 func (r *goRun) mend(ctx context.Context, err error) bool {
 	var (
 		said   *reported
@@ -41,7 +42,8 @@ func (r *goRun) mend(ctx context.Context, err error) bool {
 
 // damage returns what is wrong with the copies, "" if nothing is that can be seen
 // quickly: that they are repositories, know where they come from, and have the commits
-// of all their references. Of a commit that could not be made a zip, they must have all.
+// of all their references. Of a commit that could not be made a zip, who has it must
+// have all.
 func (r *goRun) damage(ctx context.Context, commit string) string {
 	copies := filepath.Join(r.dir, filepath.FromSlash(cachePart))
 	entries, err := os.ReadDir(copies)
@@ -59,11 +61,14 @@ func (r *goRun) damage(ctx context.Context, commit string) string {
 		}
 		checks := [][]string{{"config", "--get", "remote.origin.url"}, {"rev-list", "--quiet", "--no-walk", "--all"}}
 		if isHash.MatchString(commit) {
-			checks = append(checks, []string{"archive", "--format=tar", "--output=" + os.DevNull, commit})
+			checks = append(checks, []string{"cat-file", "-e", commit}, []string{"archive", "--format=tar", "--output=" + os.DevNull, commit})
 		}
 		for _, args := range checks {
 			out, err := r.source.exec(ctx, r.source.git, append([]string{"--git-dir=" + name}, args...), env, r.dir)
 			var status *exited
+			if errors.As(err, &status) && args[0] == "cat-file" {
+				break // another copy beside it has the commit: the repository goes by two names
+			}
 			if errors.As(err, &status) {
 				return strings.Join(args, " ") + ": " + status.stderr
 			}

@@ -169,3 +169,21 @@ func TestDamagedFile(t *testing.T) {
 		t.Error(s.log)
 	}
 }
+
+// A path that says where its repository is and a page that names the same one have two
+// copies in one place. That the one has no such commit is no damage.
+func TestTwoCopies(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	r := w.Module("hello", hello)
+	s := newSource(t, w, nil)
+	if _, _, err := s.download("git.corp.example/hello.git", "v1.0.0"); err != nil {
+		t.Fatal(err)
+	}
+	r.Commit("-- HELLO.go --\npackage hello\n")
+	r.Tag("v1.2.0")
+	s.wantError("corp.example/hello", "v1.2.0", fs.ErrNotExist)
+	if n := s.copies(); n != 1 || strings.Contains(s.log.String(), "made anew") {
+		t.Errorf("%d places for copies\n%s", n, s.log)
+	}
+}

@@ -1,11 +1,12 @@
 // Package vcs fetches modules from version control, by running the go command.
 //
-// Nothing else in this program runs a program. The go command, and git and ssh which
-// it runs and now and then we (see fetchAhead and probeSSH), see an environment that is made here, find their repositories where
-// this package has looked for them first, and reach the network, but for ssh,
-// only through a door on the loopback interface that opens to one host. So a page
-// that says where a repository is cannot lead them anywhere an administrator would
-// not go, and no credential stands on a command line, in a URL or in a file.
+// Nothing else in this program runs a program. The go command, and git and ssh which it
+// runs and now and then we (see fetchAhead, damage and probeSSH), see an environment that
+// is made here, find their repositories where this package has looked for them first,
+// and reach the network, but for ssh, only through a door on the loopback interface that
+// opens to one host. So a page that says where a repository is cannot lead them anywhere
+// an administrator would not go, and no credential stands on a command line, in a URL or
+// in a file.
 //
 // Repositories are kept, so that a second version is an incremental fetch;
 // extracted trees are not.
