@@ -81,14 +81,15 @@ func (p *Policy) covering(modulePath string) iter.Seq[rule] {
 func plain(modulePath string) string {
 	lower := strings.ToLower(modulePath)
 	host, rest, _ := strings.Cut(lower, "/")
-	if !strings.Contains(rest, ".") { // as nearly always
-		return lower
+	systems := []string{".bzr", ".fossil", ".git", ".hg", ".svn"}
+	if !slices.ContainsFunc(systems, func(system string) bool { return strings.Contains(rest, system) }) {
+		return lower // as nearly always
 	}
 	elements := strings.Split(rest, "/")
 	for i, element := range elements {
 		system := path.Ext(element)
 		name := strings.TrimSuffix(element, system)
-		if slices.Contains([]string{".bzr", ".fossil", ".git", ".hg", ".svn"}, system) && !strings.ContainsAny(name, `*?[]\`) {
+		if slices.Contains(systems, system) && !strings.ContainsAny(name, `*?[]\`) {
 			elements[i] = name
 		}
 	}

@@ -146,6 +146,19 @@ func TestPrivateOtherSpellings(t *testing.T) {
 	}
 }
 
+// It is asked of each request, of which most are for modules without other spellings.
+func TestPrivateAllocates(t *testing.T) {
+	p, err := policy.New("corp.example,github.com/acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, modulePath := range []string{"github.com/rs/zerolog", "gopkg.in/yaml.v3", "github.com/nats-io/nats.go"} {
+		if n := testing.AllocsPerRun(100, func() { p.Private(modulePath) }); n != 0 {
+			t.Errorf("Private(%s) allocates %v times", modulePath, n)
+		}
+	}
+}
+
 func TestRestrict(t *testing.T) {
 	base, err := policy.New("corp.example,open.example")
 	if err != nil {
