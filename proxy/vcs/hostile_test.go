@@ -309,3 +309,20 @@ func FuzzNetrc(f *testing.F) {
 		}
 	})
 }
+
+// An SSL_CERT_FILE that is not there is nothing to this program, so it is nothing to git,
+// which could not reach any host with it.
+func TestNoSystemRoots(t *testing.T) {
+	w := vcstest.New(t)
+	bin, seen := t.TempDir(), filepath.Join(t.TempDir(), "seen")
+	if err := os.WriteFile(filepath.Join(bin, "git"), []byte("#!/bin/sh\nenv >>'"+seen+"'\nexit 128\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	t.Setenv("SSL_CERT_FILE", filepath.Join(t.TempDir(), "none.pem"))
+	s := newSource(t, w, func(c *vcs.Config) { c.CAFile = "" })
+	s.wantError("git.corp.example/hello.git", "v1.0.0", vcs.ErrUnavailable)
+	if env, err := os.ReadFile(seen); !strings.Contains(string(env), "http.lowSpeedLimit") || strings.Contains(string(env), "none.pem") {
+		t.Errorf("git had %s, %v", env, err)
+	}
+}

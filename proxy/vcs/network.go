@@ -61,9 +61,11 @@ func newNetwork(c Config) (*network, error) {
 
 // writeRoots makes a file with the system's authorities and those of c.CAFile, for
 // git, which takes one file. It returns its name, "" if git's own will do. What
-// SSL_CERT_FILE is for this program it is for git too, which does not know it.
+// SSL_CERT_FILE is for this program it is for git too, which does not know it; a file
+// that is not there is nothing to this program, and the end to git.
 func (n *network) writeRoots(c Config) (string, error) {
-	if name := os.Getenv("SSL_CERT_FILE"); c.CAFile == "" && name != "" {
+	name := os.Getenv("SSL_CERT_FILE")
+	if _, err := os.Stat(name); c.CAFile == "" && err == nil {
 		return filepath.Abs(name)
 	}
 	if c.CAFile == "" {
@@ -85,8 +87,7 @@ func (n *network) writeRoots(c Config) (string, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return "", fmt.Errorf("directory for version control: %w", err)
 	}
-	name, err := filepath.Abs(filepath.Join(c.Dir, "roots.pem"))
-	if err != nil {
+	if name, err = filepath.Abs(filepath.Join(c.Dir, "roots.pem")); err != nil {
 		return "", err
 	}
 	return name, os.WriteFile(name, pem, 0o600)
