@@ -257,13 +257,20 @@ func TestBusyLists(t *testing.T) {
 	world := newWorld(t)
 	g := newGate(t, world, "/ok/example.com/")
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Fills, c.Answer = 1, 400*time.Millisecond }
+	o.config = func(c *proxy.Config) { c.Fills, c.Answer = 1, 1200*time.Millisecond }
 	f := start(t, world, g.url, o)
-	go f.get("example.com/hello/@v/v1.0.0.info")
+	defer g.release() // else Close waits for it
+	var clients sync.WaitGroup
+	clients.Go(func() { f.get("example.com/hello/@v/v1.0.0.info") })
 	<-g.came
 	for _, file := range []string{"@v/list", "@latest", "@v/main.info"} {
-		f.wantStatus("example.com/hello/"+file, http.StatusServiceUnavailable, "busy")
+		clients.Go(func() {
+			if a := f.get("example.com/hello/" + file); a.status != http.StatusServiceUnavailable || !bytes.Contains(a.body, []byte("busy")) {
+				t.Errorf("GET %s = %v", file, a)
+			}
+		})
 	}
+	clients.Wait()
 }
 
 // Damage on the disk is never served: the object is fetched again.

@@ -129,7 +129,7 @@ func TestListFromStore(t *testing.T) {
 // A list that is made from the store because of trouble is said to be old, and the log
 // says why; what is no trouble but a decision is told.
 func TestListFromStoreInTrouble(t *testing.T) {
-	h := startPrivate(t, func(c *proxy.Config, v *vcs.Config) { c.Answer, v.Timeout = 8*time.Second, 2*time.Second })
+	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/v1.0.0.info")
 	const list = "corp.example/lib/@v/list"
