@@ -50,34 +50,45 @@ func (r *goRun) damage(ctx context.Context, commit string) string {
 	if err != nil { // nothing is there to be damaged, or the disk is at fault
 		return ""
 	}
-	env := append(r.source.baseEnvironment(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull)
 	for _, entry := range entries {
-		name := filepath.Join(copies, entry.Name())
-		if !entry.IsDir() { // beside a copy stands what it is of
-			if info, err := entry.Info(); err == nil && info.Size() == 0 && filepath.Ext(name) == ".info" {
-				return "its name is empty"
-			}
+		if !entry.IsDir() {
 			continue
 		}
-		checks := [][]string{{"config", "--get", "remote.origin.url"}, {"rev-list", "--quiet", "--no-walk", "--all"}}
-		if isHash.MatchString(commit) {
-			checks = append(checks, []string{"cat-file", "-e", commit}, []string{"archive", "--format=tar", "--output=" + os.DevNull, commit})
+		if why := r.damageOf(ctx, filepath.Join(copies, entry.Name()), commit); why != "" {
+			return why
 		}
-		for _, args := range checks {
-			out, err := r.source.exec(ctx, r.source.git, append([]string{"--git-dir=" + name}, args...), env, r.dir)
-			var status *exited
-			if errors.As(err, &status) && args[0] == "cat-file" {
-				break // another copy beside it has the commit: the repository goes by two names
-			}
-			if errors.As(err, &status) {
-				return strings.Join(args, " ") + ": " + status.stderr
-			}
-			if err != nil { // it could not be run, or was killed
-				return ""
-			}
-			if args[0] == "config" && len(bytes.TrimSpace(out)) == 0 {
-				return "it does not know its origin"
-			}
+	}
+	return ""
+}
+
+// damageOf is damage of one copy, a git directory.
+func (r *goRun) damageOf(ctx context.Context, name, commit string) string {
+	env := append(r.source.baseEnvironment(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull)
+	checks := [][]string{{"config", "--get", "remote.origin.url"}, {"rev-list", "--quiet", "--no-walk", "--all"}}
+	if isHash.MatchString(commit) {
+		checks = append(checks, []string{"cat-file", "-e", commit}, []string{"archive", "--format=tar", "--output=" + os.DevNull, commit})
+	}
+	for _, args := range checks {
+		out, err := r.source.exec(ctx, r.source.git, append([]string{"--git-dir=" + name}, args...), env, r.dir)
+		var status *exited
+		switch exit := errors.As(err, &status); {
+		case exit && args[0] == "cat-file":
+			return "" // the repository goes by two names, and the copy of the other has the commit
+		case exit:
+			return strings.Join(args, " ") + ": " + status.stderr
+		case err != nil: // it could not be run, or was killed
+			return ""
+		}
+		if args[0] != "config" {
+			continue
+		}
+		origin := bytes.TrimSpace(out)
+		if len(origin) == 0 {
+			return "it does not know its origin"
+		}
+		// Beside a copy stands what it is of. If that is wrong, the go command refuses it.
+		if of, err := os.ReadFile(name + ".info"); err == nil && !bytes.HasSuffix(bytes.TrimSpace(of), origin) {
+			return "what stands beside it is not its origin"
 		}
 	}
 	return ""

@@ -46,10 +46,14 @@ func TestDamagedCopy(t *testing.T) {
 		"halves":     func(t *testing.T, dir string) { truncate(t, filepath.Join(dir, "objects"), 50) },
 		"empty":      func(t *testing.T, dir string) { truncate(t, filepath.Join(dir, "objects"), 0) },
 		"references": func(t *testing.T, dir string) { truncate(t, filepath.Join(dir, "refs"), 0) },
-		"name":       func(t *testing.T, dir string) { truncate(t, dir+".info", 0) },
-		"no head":    func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "HEAD")) },
-		"no refs":    func(t *testing.T, dir string) { os.RemoveAll(filepath.Join(dir, "refs")) },
-		"no origin":  func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "config")) },
+		"name": func(t *testing.T, dir string) { // as a power failure leaves it on some file systems
+			if err := os.WriteFile(dir+".info", make([]byte, 40), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"no head":   func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "HEAD")) },
+		"no refs":   func(t *testing.T, dir string) { os.RemoveAll(filepath.Join(dir, "refs")) },
+		"no origin": func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "config")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
