@@ -90,7 +90,7 @@ func TestHealthCommand(t *testing.T) {
 			var out strings.Builder
 			cmd := newHealthCommand()
 			cmd.SilenceUsage, cmd.SilenceErrors = true, true
-			cmd.SetArgs(test.args)
+			cmd.SetArgs(append([]string{}, test.args...)) // nil would be those of the test
 			cmd.SetOut(&out)
 			err := cmd.ExecuteContext(t.Context())
 			switch {
@@ -122,7 +122,7 @@ func TestHealthFindsTLS(t *testing.T) {
 			}
 			var out strings.Builder
 			cmd := newHealthCommand()
-			cmd.SetArgs(nil)
+			cmd.SetArgs([]string{})
 			cmd.SetOut(&out)
 			if err := cmd.ExecuteContext(t.Context()); err != nil || out.String() != server.URL+"/readyz: ok\n" {
 				t.Errorf("%s, %q: %v, %q", server.URL, text, err, out.String())
