@@ -193,8 +193,9 @@ func (l *Log) openFiles(d *disk) (err error) {
 }
 
 // resume does what a crash may have left to do: what is torn is cut off, what is
-// whole and not signed yet is signed. If that cannot be done now, a full disk for
-// instance, the next Pin does it; until then there is the head we have.
+// whole and not signed yet is signed. If it cannot be signed now, a full disk for
+// instance, the next Pin does it; until then there is the head we have. If it cannot
+// even be made durable, the log refuses.
 func (l *Log) resume(d *disk) error {
 	l.showSigned(d)
 	err := l.cutTails(d)
@@ -220,7 +221,8 @@ func (l *Log) showSigned(d *disk) {
 	l.view.Store(v)
 }
 
-// cutTails cuts off what was torn by a crash. No head and no guard covers it.
+// cutTails cuts off what was torn by a crash. No head and no guard covers it. If
+// the entries before it cannot be made durable, the log refuses.
 func (l *Log) cutTails(d *disk) error {
 	if d.tail != nil {
 		l.log.Warn("a torn entry is cut off", "database", l.Name(), "size", l.tree.size(), "err", d.tail)
