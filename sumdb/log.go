@@ -73,6 +73,7 @@ type Log struct {
 	// What follows belongs to who has the turn.
 	tree     logTree // all entries that are on disk, also those not signed yet
 	headsEnd int64   // of the file of heads
+	clean    bool    // what a crash may have left behind them is gone
 
 	// view is what can be seen. It is replaced as a whole.
 	view atomic.Pointer[logView]
@@ -193,12 +194,14 @@ func (l *Log) openFiles(d *disk) (err error) {
 }
 
 // resume does what a crash may have left to do: what is torn is cut off, what is
-// whole and not signed yet is signed. If it cannot be signed now, a full disk for
-// instance, the next Pin does it; until then there is the head we have. If it cannot
-// even be made durable, the log refuses.
+// whole and not signed yet is signed. If that cannot be done now, a full disk for
+// instance, the next Pin does it; until then there is the head we have.
 func (l *Log) resume(d *disk) error {
 	l.showSigned(d)
-	err := l.cutTails(d)
+	if d.tail != nil {
+		l.log.Warn("a torn entry is cut off", "database", l.Name(), "size", l.tree.size(), "err", d.tail)
+	}
+	err := l.cutTails()
 	if err == nil {
 		err = l.publish(!d.settled)
 	}
@@ -221,25 +224,34 @@ func (l *Log) showSigned(d *disk) {
 	l.view.Store(v)
 }
 
-// cutTails cuts off what was torn by a crash. No head and no guard covers it. If
-// the entries before it cannot be made durable, the log refuses.
-func (l *Log) cutTails(d *disk) error {
-	if d.tail != nil {
-		l.log.Warn("a torn entry is cut off", "database", l.Name(), "size", l.tree.size(), "err", d.tail)
+// cutTails cuts off what was torn by a crash, once. No head and no guard covers it.
+// The turn is ours.
+func (l *Log) cutTails() error {
+	if l.clean {
+		return nil
 	}
-	if err := l.syncEntries(); err != nil {
-		return l.stop(err)
+	err := l.syncEntries()
+	if err == nil {
+		err = errors.Join(l.heads.Truncate(l.headsEnd), l.heads.Sync(), syncFolder(l.config.Dir))
 	}
-	return errors.Join(l.heads.Truncate(l.headsEnd), l.heads.Sync(), syncFolder(l.config.Dir))
+	l.clean = err == nil
+	return err
 }
 
 // syncEntries makes the entries that are whole durable, and nothing behind them.
 // Those that no head covers are written once more: if their sync failed, in the
-// process before us, the system thinks that there is nothing left to write.
+// process before us, the system thinks that there is nothing left to write. If there
+// is no room for that, it can be tried again.
 func (l *Log) syncEntries() error {
 	from := l.tree.offsets[l.view.Load().size()]
 	_, err := io.Copy(io.NewOffsetWriter(l.entries, from), io.NewSectionReader(l.entries, from, l.tree.end()-from))
-	return errors.Join(err, l.entries.Truncate(l.tree.end()), l.entries.Sync())
+	if err = errors.Join(err, l.entries.Truncate(l.tree.end())); err != nil {
+		return diskError(err)
+	}
+	if err := l.entries.Sync(); err != nil {
+		return l.stop(err)
+	}
+	return nil
 }
 
 // errLogClosed says that the log was closed.

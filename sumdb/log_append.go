@@ -166,6 +166,9 @@ func (l *Log) commit(batch []*pin) {
 		err = l.checkAlone()
 	}
 	if err == nil {
+		err = l.cutTails()
+	}
+	if err == nil {
 		err = l.write(fresh)
 	}
 	if err == nil {

@@ -169,7 +169,7 @@ func (l *Log) begin(d *disk) error {
 	if err := l.rewriteHeads(heads); err != nil {
 		return err
 	}
-	if err := l.cutTails(d); err != nil {
+	if err := l.cutTails(); err != nil {
 		return err
 	}
 	if err := l.publish(true); err != nil {

@@ -63,6 +63,39 @@ func pinWithoutRoom(t *testing.T, c sumdb.LogConfig, file string) {
 	signs(t, l, c.Dir, 9)
 }
 
+// A disk without room for what a start writes again, the entries that are whole and
+// not signed: Pin says so, and goes on when there is room.
+func TestLogStartOnFullDisk(t *testing.T) {
+	if childArgs() == nil { // the limit is one of the process
+		if out, err := startChild(t, "TestLogStartOnFullDisk", "child").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	signal.Ignore(syscall.SIGXFSZ)
+	c := newGuardedLog(t, 5)
+	heads := headsOnDisk(t, c.Dir)
+	signed := len(readFile(t, filepath.Join(c.Dir, "entries")))
+	block := filepath.Join(c.Dir, "guard.new")
+	if err := os.Mkdir(block, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	with(t, c, func(l *sumdb.Log) { pinFails(t, l, nil) })
+	if err := os.Remove(block); err != nil {
+		t.Fatal(err)
+	}
+	if whole := len(readFile(t, filepath.Join(c.Dir, "entries"))); whole <= signed {
+		t.Fatalf("%d bytes of entries, %d are signed", whole, signed)
+	}
+	limitFiles(t, uint64(signed))
+	l := openLog(t, c)
+	pinFails(t, l, syscall.EFBIG)
+	limitFiles(t, 1<<30)
+	pinOne(t, l, entry(5))
+	pinOne(t, l, entry(6))
+	signs(t, l, c.Dir, 7, heads...)
+}
+
 // limitFiles makes every write of this process beyond size an error.
 func limitFiles(t *testing.T, size uint64) {
 	t.Helper()
