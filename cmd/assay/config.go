@@ -408,7 +408,8 @@ func (c config) checkPrivate() error {
 	if c.Unified && c.SumDB == "off" {
 		return errors.New("unified needs a checksum database in sumdb: public modules are copied only after they were proved in it")
 	}
-	for name, text := range map[string]string{"vcs": c.VCS, "vcs-hosts": c.VCSHosts, "operators": c.Operators} {
+	for _, names := range [][2]string{{"vcs", c.VCS}, {"vcs-hosts", c.VCSHosts}, {"operators", c.Operators}} {
+		name, text := names[0], names[1]
 		if strings.ContainsFunc(text, unicode.IsSpace) || text != "" && len(list(text)) == 0 {
 			return fmt.Errorf("%s is %q; it must be names separated by commas without spaces, or else some of it would mean nothing", name, text)
 		}
