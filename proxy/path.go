@@ -171,10 +171,15 @@ func checkDatabase(name string) error {
 }
 
 // canonical reports whether the version is the one spelling of a version that
-// the module can have. Only such a version names something that never changes.
+// the module can have. Only such a version names something that never changes. It is
+// module.Check without the path, which was checked when it was unescaped: that would be
+// the dearest part of a private hit.
 func (r Request) canonical() bool {
-	return module.CanonicalVersion(r.Version) == r.Version && semver.IsValid(r.Version) &&
-		module.Check(r.Module, r.Version) == nil
+	if module.CanonicalVersion(r.Version) != r.Version || !semver.IsValid(r.Version) {
+		return false
+	}
+	_, major, ok := module.SplitPathVersion(r.Module)
+	return ok && module.CheckPathMajor(r.Version, major) == nil
 }
 
 // immutable reports whether the request can have but one answer, for ever.

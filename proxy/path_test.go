@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/proxy"
@@ -93,6 +94,11 @@ func FuzzParsePath(f *testing.F) {
 		}
 		if back := r.Path(); back != path {
 			t.Fatalf("ParsePath(%q) = %+v, whose Path is %q", path, r, back)
+		}
+		if r.Kind == proxy.Mod || r.Kind == proxy.Zip || r.Kind == proxy.SumDBLookup {
+			if err := module.Check(r.Module, r.Version); err != nil || module.CanonicalVersion(r.Version) != r.Version {
+				t.Fatalf("ParsePath(%q) = %+v: %v", path, r, err)
+			}
 		}
 		for element := range strings.SplitSeq(path, "/") {
 			if element == "" || element == "." || element == ".." {

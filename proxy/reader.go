@@ -14,8 +14,8 @@ import (
 // not let the client read it. The error is the same whatever there is and whatever
 // was wrong: it comes before anything is looked for.
 func (s *Server) admitReader(a *answer, req Request, p *policy.Policy) error {
-	if !p.Restricted(req.Module) && a.r.Header["Authorization"] == nil {
-		return nil // else a token may be good for other modules only
+	if a.r.Header["Authorization"] == nil && !p.Restricted(req.Module) {
+		return nil // with one, it may be a token that is good for other modules only
 	}
 	id := s.identify(a)
 	if id.Covers(req.Module) && p.Allowed(req.Module, inGroup(id)) {
@@ -39,10 +39,13 @@ func (s *Server) identify(a *answer) access.Identity {
 		return access.Identity{}
 	}
 	id, err := s.config.Access.Identify(a.r)
+	if err == nil {
+		return id
+	}
 	request, client := a.Header().Get("X-Request-Id"), s.config.Remote(a.r)
 	if errors.Is(err, access.ErrUnavailable) {
 		s.log.Warn("a credential cannot be checked", "request", request, "client", client, "err", err)
-	} else if err != nil {
+	} else {
 		s.log.Info("a credential is refused", "request", request, "client", client, "err", err)
 	}
 	return id
