@@ -5,7 +5,9 @@ import (
 	"encoding/base64"
 	"fmt"
 	"iter"
+	"math"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -286,6 +288,40 @@ func TestAccessOtherNames(t *testing.T) {
 	}
 	if asked := r.code.Requests(); len(asked) > 0 {
 		t.Errorf("somebody who may not read made us ask %q", asked)
+	}
+}
+
+// To refuse what is in memory costs what it costs to refuse what is not here: a
+// stranger cannot tell them apart by the time either.
+func TestRefusalCosts(t *testing.T) {
+	r := startReaders(t)
+	r.code.Module("lib", lib)
+	const here, missing = "corp.example/lib/@v/v1.0.0.mod", "corp.example/lib/@v/v1.9.0.mod"
+	for range 2 { // the second one brings it into memory
+		if a := r.as(r.right[0], here); a.status != http.StatusOK {
+			t.Fatal(a)
+		}
+	}
+	for who, authorization := range r.wrong {
+		if !strings.HasPrefix(authorization, "Bearer") && authorization != "" {
+			continue // passwords are slow in another way
+		}
+		cost := func(path string) float64 {
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/"+path, nil)
+			if authorization != "" {
+				req.Header.Set("Authorization", authorization)
+			}
+			return testing.AllocsPerRun(100, func() {
+				w := httptest.NewRecorder()
+				if r.server.ServeHTTP(w, req); w.Code != http.StatusNotFound {
+					t.Errorf("%s: %d", who, w.Code)
+				}
+			})
+		}
+		// To take a path apart is five. The race detector makes it one more or less at random.
+		if a, b := cost(here), cost(missing); math.Abs(a-b) > 2 {
+			t.Errorf("%s: %v allocations for what is here, %v for what is not", who, a, b)
+		}
 	}
 }
 

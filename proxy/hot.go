@@ -15,9 +15,8 @@ import (
 // halves what a hit costs. Nothing in it is ever out of date, because an object
 // never changes and is proved when it comes here.
 //
-// There is one for public objects, which is asked before the path is taken apart,
-// and one for private ones, which is asked when the client may have them: how long
-// that takes must not tell a stranger what is stored.
+// There is one for public objects and one for private ones: which of them a module is
+// may change. Both are asked before the path is taken apart.
 type hot struct {
 	mu      sync.RWMutex
 	objects map[string]*hotObject // by path
@@ -70,6 +69,27 @@ func (h *hot) clear() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.objects, h.bytes = nil, 0
+}
+
+// serveHot answers with an object in memory, if there is one, and reports whether it
+// did.
+func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
+	for _, private := range [...]bool{false, true} {
+		o := s.hotFor(private).find(path)
+		if o == nil {
+			continue
+		}
+		a.kind, a.path = o.req.Kind, path
+		if err := s.admit(a, o.req); err != nil {
+			// A refusal must take as long as that of what is not here.
+			_, _ = ParsePath(path)
+			return false, err
+		}
+		if a.private == private { // it may be the other one since a moment ago
+			return true, s.serveHit(a, o.req, o.open())
+		}
+	}
+	return false, nil
 }
 
 // open returns the object for one reader.

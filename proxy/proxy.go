@@ -252,14 +252,8 @@ func (s *Server) serve(a *answer) error {
 	if a.r.Header.Get("Disable-Module-Fetch") == "true" {
 		a.heldOnly = true
 	}
-	if o := s.hot.find(path); o != nil {
-		a.kind, a.path = o.req.Kind, path
-		if err := s.admit(a, o.req); err != nil {
-			return err
-		}
-		if !a.private { // as it may be since a moment ago
-			return s.serveHit(a, o.req, o.open())
-		}
+	if served, err := s.serveHot(a, path); served || err != nil {
+		return err
 	}
 	req, err := ParsePath(path)
 	if err != nil {

@@ -21,9 +21,6 @@ const progressTime = time.Minute
 // serveImmutable answers with an object that never changes: from the store, or
 // by filling it.
 func (s *Server) serveImmutable(a *answer, req Request) error {
-	if o := s.hotFor(a.private).find(a.path); o != nil {
-		return s.serveHit(a, req, o.open())
-	}
 	object, err := s.open(a.r.Context(), req, a.path, a.private)
 	if err == nil && object.Info().Size <= hotSize {
 		object, err = s.keep(a.r.Context(), a.path, req, a.private, object)
