@@ -11,6 +11,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
 // A push is not missed by who comes after it while the answer of before is still on
@@ -43,21 +44,29 @@ func TestPushDuringRefresh(t *testing.T) {
 	clients.Wait()
 }
 
-// The same while the repository is still being asked.
-func TestPushDuringRun(t *testing.T) {
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
-	repo := h.code.Module("lib", lib)
+// startHangingRun starts a server with a client that waits for the list of
+// corp.example/lib, whose host hangs. It returns how many requests the host has for a
+// run, and how many it has had for this one.
+func startHangingRun(t *testing.T, clients *sync.WaitGroup) (h *hosts, repo *vcstest.Repo, once, asked int) {
+	t.Helper()
+	h = startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	repo = h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list")
 	h.code.Requests()
 	h.server.Pushed(repo.URL())
 	h.ok("corp.example/lib/@v/list")
-	once := len(h.code.Requests())
+	once = len(h.code.Requests())
 	h.server.Pushed(repo.URL())
 	h.code.Hang(true)
-	var clients sync.WaitGroup
 	clients.Go(func() { h.get("corp.example/lib/@v/list") })
-	asked := 0
 	waitUntil(t, func() bool { asked += len(h.code.Requests()); return asked > 0 })
+	return h, repo, once, asked
+}
+
+// The same while the repository is still being asked.
+func TestPushDuringRun(t *testing.T) {
+	var clients sync.WaitGroup
+	h, repo, once, asked := startHangingRun(t, &clients)
 	h.server.Pushed(repo.URL())
 	clients.Go(func() { h.get("corp.example/lib/@latest") })
 	clients.Go(func() { h.get("corp.example/lib/@v/list") })
@@ -71,19 +80,8 @@ func TestPushDuringRun(t *testing.T) {
 
 // However many pushes come while the repository is being asked, it is asked once more.
 func TestPushFlood(t *testing.T) {
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
-	repo := h.code.Module("lib", lib)
-	h.ok("corp.example/lib/@v/list")
-	h.code.Requests()
-	h.server.Pushed(repo.URL())
-	h.ok("corp.example/lib/@v/list")
-	once := len(h.code.Requests())
-	h.server.Pushed(repo.URL())
-	h.code.Hang(true)
 	var clients sync.WaitGroup
-	clients.Go(func() { h.get("corp.example/lib/@v/list") })
-	asked := 0
-	waitUntil(t, func() bool { asked += len(h.code.Requests()); return asked > 0 })
+	h, repo, once, asked := startHangingRun(t, &clients)
 	for range 10 {
 		h.server.Pushed(repo.URL())
 		clients.Go(func() { h.get("corp.example/lib/@v/list") })
