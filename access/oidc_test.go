@@ -14,12 +14,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/BurntSushi/toml"
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/assay-proxy/assay/access"
@@ -421,11 +423,48 @@ func FuzzOIDCFile(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if a.Configured() && !strings.Contains(text, `\`) && (!strings.Contains(text, "claims") || !strings.Contains(text, "audience")) {
-			t.Errorf("configured by %q", text)
+		var file map[string]any
+		if _, err := toml.Decode(text, &file); err != nil {
+			t.Fatal(err)
+		}
+		for _, issuer := range tables(file, "issuer") {
+			rules := tables(issuer, "rule")
+			if len(values(issuer, "audience")) == 0 || len(rules) == 0 || slices.ContainsFunc(rules, func(rule map[string]any) bool { return len(values(rule, "claims")) == 0 }) {
+				t.Errorf("an issuer without audience, rules or claims in %q", text)
+			}
+		}
+		if a.Configured() != (len(tables(file, "issuer")) > 0) {
+			t.Errorf("Configured() = %v by %q", a.Configured(), text)
 		}
 		if id, err := a.Identify(request(t, "Bearer "+strange)); err == nil {
 			t.Errorf("%+v", id)
 		}
 	})
+}
+
+// values returns the values of a key, whose letters may be in any case in a file for Go.
+func values(table map[string]any, key string) (all []any) {
+	for name, value := range table {
+		if strings.EqualFold(name, key) {
+			all = append(all, value)
+		}
+	}
+	return all
+}
+
+// tables returns the tables of an array, however it is written.
+func tables(table map[string]any, key string) (all []map[string]any) {
+	for _, value := range values(table, key) {
+		switch list := value.(type) {
+		case []map[string]any:
+			all = append(all, list...)
+		case []any:
+			for _, element := range list {
+				if t, ok := element.(map[string]any); ok {
+					all = append(all, t)
+				}
+			}
+		}
+	}
+	return all
 }
