@@ -42,12 +42,22 @@ type rule struct {
 // mirror although github.com/corp is private, and github.com/corp/lib.git would be a
 // way around a rule for github.com/corp/lib.
 type pattern struct {
-	text  string
-	plain string // of text
+	text, lower, plain string
 }
 
 func newPattern(text string) (pattern, error) {
-	return pattern{text, plain(text)}, checkPattern(text)
+	lower := strings.ToLower(text)
+	return pattern{text, lower, plain(lower)}, checkPattern(text)
+}
+
+// spellings are a module path as it is, in lower case, and plain.
+type spellings struct {
+	path, lower, plain string
+}
+
+func spell(modulePath string) spellings {
+	lower := strings.ToLower(modulePath)
+	return spellings{modulePath, lower, plain(lower)}
 }
 
 // matches reports whether the go command would say that the pattern matches.
@@ -55,10 +65,10 @@ func (p pattern) matches(modulePath string) bool {
 	return module.MatchPrefixPatterns(p.text, modulePath)
 }
 
-// matchesOther reports whether it matches another spelling of a module path, which is
-// given as it is and plain.
-func (p pattern) matchesOther(modulePath, plainPath string) bool {
-	return (p.plain != p.text || plainPath != modulePath) && module.MatchPrefixPatterns(p.plain, plainPath)
+// matchesOther reports whether it matches another spelling of a module path.
+func (p pattern) matchesOther(s spellings) bool {
+	return (p.lower != p.text || s.lower != s.path) && module.MatchPrefixPatterns(p.lower, s.lower) ||
+		(p.plain != p.lower || s.plain != s.lower) && module.MatchPrefixPatterns(p.plain, s.plain)
 }
 
 // covering yields the rules that are about a module.
@@ -67,19 +77,18 @@ func (p *Policy) covering(modulePath string) iter.Seq[rule] {
 		if len(p.rules) == 0 || modulePath == toolchain {
 			return
 		}
-		plainPath := plain(modulePath)
+		spelled := spell(modulePath)
 		for _, r := range p.rules {
-			if (r.matches(modulePath) || r.matchesOther(modulePath, plainPath)) && !yield(r) {
+			if (r.matches(modulePath) || r.matchesOther(spelled)) && !yield(r) {
 				return
 			}
 		}
 	}
 }
 
-// plain returns a module path, or a pattern, in lower case and without the names of
+// plain returns a module path, or a pattern, in lower case without the names of
 // version control systems that the go command allows at the end of a repository.
-func plain(modulePath string) string {
-	lower := strings.ToLower(modulePath)
+func plain(lower string) string {
 	host, rest, _ := strings.Cut(lower, "/")
 	systems := []string{".bzr", ".fossil", ".git", ".hg", ".svn"}
 	if !slices.ContainsFunc(systems, func(system string) bool { return strings.Contains(rest, system) }) {
@@ -250,12 +259,12 @@ func (p *Policy) Private(modulePath string) (covering string, private bool) {
 	if len(p.private) == 0 || modulePath == toolchain {
 		return "", false
 	}
-	plainPath := plain(modulePath)
+	spelled := spell(modulePath)
 	for _, pattern := range p.private {
 		if pattern.matches(modulePath) {
 			return pattern.text, true
 		}
-		if covering == "" && pattern.matchesOther(modulePath, plainPath) {
+		if covering == "" && pattern.matchesOther(spelled) {
 			covering = pattern.text
 		}
 	}
