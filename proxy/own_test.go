@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/mod/module"
@@ -16,6 +15,7 @@ import (
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
 // Our own log is a checksum database with which the client of the go command is
@@ -23,7 +23,7 @@ import (
 func TestUnified(t *testing.T) {
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Unified = true })
 	h.code.Module("lib", lib)
-	ops := &clientOps{url: h.url, key: h.log.Key(), config: map[string][]byte{}}
+	ops := newClient(h)
 	client := modsumdb.NewClient(ops)
 	for _, m := range []module.Version{
 		{Path: "corp.example/lib", Version: "v1.0.0"}, {Path: "example.com/hello", Version: "v1.0.0"}, {Path: "example.com/Upper", Version: "v1.0.0-RC.1"},
@@ -51,6 +51,9 @@ func TestUnified(t *testing.T) {
 	}
 	if h.log.Size() != 5 {
 		t.Errorf("the log has %d entries", h.log.Size())
+	}
+	if err := ops.Broken(); err != nil {
+		t.Error(err)
 	}
 	h.wantStatus("sumdb/log.corp.example/lookup/example.com/hello@v1.9.0", http.StatusNotFound)
 	h.wantStatus("sumdb/log.corp.example/lookup/corp.example/lib@v1.9.0", http.StatusNotFound)
@@ -109,7 +112,7 @@ func copyBack(t *testing.T, dir string) {
 func TestUnifiedLostEntries(t *testing.T) {
 	unified := func(c *proxy.Config, _ *vcs.Config) { c.Unified = true }
 	h := startPrivate(t, unified)
-	ops := &clientOps{url: h.url, key: h.log.Key(), config: map[string][]byte{}}
+	ops := newClient(h)
 	look := func(version string) error {
 		_, err := modsumdb.NewClient(ops).Lookup("example.com/hello", version)
 		return err
@@ -136,24 +139,25 @@ func TestUnifiedLostEntries(t *testing.T) {
 		}
 	}
 	again := openPrivate(t, h.world, h.code, h.dir, unified)
-	ops.url = again.url
+	ops.Remote = again.askOwn
 	err := look("v1.0.0")
 	if err == nil || !strings.Contains(err.Error(), "503") || !strings.Contains(err.Error(), "keep $(go env GOPATH)/pkg/sumdb/log.corp.example/latest") || strings.Contains(err.Error(), "remove") {
 		t.Errorf("a client that has seen more: %v", err)
 	}
 	checkText(t, again.get("sumdb/log.corp.example/tile/8/0/000.p/2"))
+	if err := ops.Broken(); err != nil {
+		t.Error(err)
+	}
 }
 
-// clientOps is the go command's side of a checksum database.
-type clientOps struct {
-	url, key string
-	mu       sync.Mutex
-	config   map[string][]byte
+// newClient returns the go command's side of the own log of h.
+func newClient(h *hosts) *sumdbtest.Client {
+	return &sumdbtest.Client{Key: h.log.Key, Remote: h.askOwn}
 }
 
-func (o *clientOps) ReadRemote(path string) ([]byte, error) {
-	name, _, _ := strings.Cut(o.key, "+")
-	resp, err := http.Get(o.url + "/sumdb/" + name + path)
+// askOwn asks for something of the own log.
+func (h *hosts) askOwn(path string) ([]byte, error) {
+	resp, err := http.Get(h.url + "/sumdb/" + h.log.Name() + path)
 	if err != nil {
 		return nil, err
 	}
@@ -164,27 +168,3 @@ func (o *clientOps) ReadRemote(path string) ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
-
-func (o *clientOps) ReadConfig(file string) ([]byte, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if file == "key" {
-		return []byte(o.key), nil
-	}
-	return o.config[file], nil
-}
-
-func (o *clientOps) WriteConfig(file string, old, new []byte) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !bytes.Equal(o.config[file], old) {
-		return modsumdb.ErrWriteConflict
-	}
-	o.config[file] = new
-	return nil
-}
-
-func (o *clientOps) ReadCache(string) ([]byte, error) { return nil, os.ErrNotExist }
-func (o *clientOps) WriteCache(string, []byte)        {}
-func (o *clientOps) Log(string)                       {}
-func (o *clientOps) SecurityError(msg string)         { panic(msg) }

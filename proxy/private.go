@@ -55,9 +55,10 @@ func (s *Server) shareVersion(ctx context.Context, req Request, reach vcs.Reach)
 	}
 	s.running.Add(1) // by a fill, which is counted too
 	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach, " ", settings.number), func() (any, error) {
+		begun := time.Now()
 		ctx, cancel := context.WithTimeout(s.ctx, zipFillTime)
 		defer cancel()
-		return time.Now(), s.guard(req.Path(), func() error {
+		return begun, s.guard(req.Path(), func() error {
 			return source.Download(ctx, req.version(), reach, func(files vcs.Files) error {
 				return s.keepVersion(ctx, req, reach, files)
 			})

@@ -2,11 +2,9 @@ package sumdb_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
-	"sync"
 	"testing"
 
 	modsumdb "golang.org/x/mod/sumdb"
@@ -16,67 +14,11 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// client is what a go command keeps and asks for: the outside of an x/mod
-// sumdb.Client.
-type client struct {
-	key    string
-	remote func(path string) ([]byte, error)
-
-	mu       sync.Mutex // guards what follows
-	latest   []byte
-	cache    map[string][]byte
-	security string
-}
-
-func (c *client) ReadRemote(path string) ([]byte, error) { return c.remote(path) }
-
-func (c *client) ReadConfig(file string) ([]byte, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if file == "key" {
-		return []byte(c.key), nil
-	}
-	return c.latest, nil
-}
-
-func (c *client) WriteConfig(file string, old, new []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !bytes.Equal(c.latest, old) {
-		return modsumdb.ErrWriteConflict
-	}
-	c.latest = new
-	return nil
-}
-
-func (c *client) ReadCache(file string) ([]byte, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if data, ok := c.cache[file]; ok {
-		return data, nil
-	}
-	return nil, errors.New("not cached")
-}
-
-func (c *client) WriteCache(file string, data []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cache[file] = data
-}
-
-func (c *client) Log(string) {}
-
-func (c *client) SecurityError(msg string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.security = msg
-}
-
 // verify looks mods of log up in m as a go command does that last saw latest,
 // which may be empty.
 func verify(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, latest []byte, ids ...int64) {
 	t.Helper()
-	ops := &client{key: log.Key(), latest: latest, cache: make(map[string][]byte), remote: func(path string) ([]byte, error) {
+	ops := &sumdbtest.Client{Key: log.Key, Seen: latest, Cached: true, Remote: func(path string) ([]byte, error) {
 		return answers(t.Context(), m, strings.TrimPrefix(path, "/"))
 	}}
 	c := modsumdb.NewClient(ops)
@@ -88,8 +30,8 @@ func verify(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, latest []byte, id
 			t.Fatalf("a client with the head %.30q looks up record %d at size %d: %q, %v", latest, id, m.Size(), lines, err)
 		}
 	}
-	if ops.security != "" {
-		t.Fatalf("security error: %s", ops.security)
+	if err := ops.Broken(); err != nil {
+		t.Fatalf("security error: %v", err)
 	}
 }
 

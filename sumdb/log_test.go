@@ -141,7 +141,7 @@ func serve(ctx context.Context, l *sumdb.Log, path string) ([]byte, error) {
 // looks all mods up and returns the head that it has seen then.
 func goCommand(t testing.TB, l *sumdb.Log, seen []byte, mods ...module.Version) []byte {
 	t.Helper()
-	ops := &client{key: l.Key(), latest: seen, cache: make(map[string][]byte), remote: func(path string) ([]byte, error) {
+	ops := &sumdbtest.Client{Key: l.Key, Seen: seen, Cached: true, Remote: func(path string) ([]byte, error) {
 		return serve(t.Context(), l, strings.TrimPrefix(path, "/"))
 	}}
 	c := modsumdb.NewClient(ops)
@@ -150,14 +150,14 @@ func goCommand(t testing.TB, l *sumdb.Log, seen []byte, mods ...module.Version) 
 			lines, err := c.Lookup(mod.Path, mod.Version+suffix)
 			want := fmt.Sprintf("%s %s%s %s", mod.Path, mod.Version, suffix, sumdbtest.Hash(mod.Path+suffix))
 			if err != nil || len(lines) != 1 || lines[0] != want {
-				t.Fatalf("a client looks %s up at size %d: %q, %v, want %q; %s", mod, l.Size(), lines, err, want, ops.security)
+				t.Fatalf("a client looks %s up at size %d: %q, %v, want %q; %v", mod, l.Size(), lines, err, want, ops.Broken())
 			}
 		}
 	}
-	if ops.security != "" {
-		t.Fatalf("security error: %s", ops.security)
+	if err := ops.Broken(); err != nil {
+		t.Fatalf("security error: %v", err)
 	}
-	return ops.latest
+	return ops.Seen
 }
 
 // The go command's client accepts the log at all sizes at which something

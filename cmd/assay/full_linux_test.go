@@ -61,7 +61,7 @@ func TestFullDiskPrivate(t *testing.T) {
 	p := newPrivateServer(t)
 	p.args = append(p.args, "--fresh", "1ms")
 	disk := p.onSmallDisk()
-	client := &logClient{privateServer: p, config: map[string][]byte{}}
+	client := newLogClient(p)
 	stored, wanted := p.versions[:3], p.versions[3:]
 	for _, m := range stored {
 		for _, kind := range []string{"info", "mod", "zip"} {
@@ -104,13 +104,13 @@ func TestFullDiskPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	client.use(rand.New(rand.NewPCG(1, 2)))
-	if client.broken != nil {
-		t.Error(client.broken)
+	if client.Broken() != nil {
+		t.Error(client.Broken())
 	}
-	if len(client.latest()) == 0 {
+	if len(client.Seen) == 0 {
 		t.Error("the client has verified nothing")
 	}
-	p.checkLog(client.latest())
+	p.checkLog(client.Seen)
 }
 
 // fillDisk makes a file that takes all the room there is, but for some bytes.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
 // privateServer is a server of private and public modules that is killed again and
@@ -138,59 +138,23 @@ func (p *privateServer) get(path string) (body []byte, status int, err error) {
 // outlives the processes.
 type logClient struct {
 	*privateServer
-	mu     sync.Mutex
-	config map[string][]byte
-	broken error
+	sumdbtest.Client
 }
 
-func (c *logClient) ReadConfig(file string) ([]byte, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if file == "key" {
-		return []byte(c.key), nil
-	}
-	return c.config[file], nil
-}
-
-func (c *logClient) WriteConfig(file string, old, new []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !bytes.Equal(c.config[file], old) {
-		return modsumdb.ErrWriteConflict
-	}
-	c.config[file] = new
-	return nil
-}
-
-func (c *logClient) ReadRemote(path string) ([]byte, error) {
-	body, status, err := c.get("sumdb/" + c.name + path)
-	if err == nil && status != http.StatusOK {
-		err = fmt.Errorf("%s: %d %s", path, status, body)
-	}
-	return body, err
-}
-
-func (c *logClient) ReadCache(string) ([]byte, error) { return nil, fs.ErrNotExist }
-func (c *logClient) WriteCache(string, []byte)        {}
-func (c *logClient) Log(string)                       {}
-
-func (c *logClient) SecurityError(text string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.broken = errors.Join(c.broken, errors.New(text))
-}
-
-// latest returns the newest head that the client has accepted.
-func (c *logClient) latest() []byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.config[c.name+"/latest"]
+func newLogClient(p *privateServer) *logClient {
+	return &logClient{p, sumdbtest.Client{Key: func() string { return p.key }, Remote: func(path string) ([]byte, error) {
+		body, status, err := p.get("sumdb/" + p.name + path)
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("%s: %d %s", path, status, body)
+		}
+		return body, err
+	}}}
 }
 
 // use fetches versions in an order of its own, and verifies them, until the server
 // is gone.
 func (c *logClient) use(random *rand.Rand) {
-	client := modsumdb.NewClient(c)
+	client := modsumdb.NewClient(&c.Client)
 	for _, i := range random.Perm(len(c.versions)) {
 		m := c.versions[i]
 		hashes := map[string]string{}
@@ -285,7 +249,7 @@ func TestKilledPrivate(t *testing.T) {
 	gopath := t.TempDir()
 	var clients []*logClient
 	for range 3 {
-		clients = append(clients, &logClient{privateServer: p, config: map[string][]byte{}})
+		clients = append(clients, newLogClient(p))
 	}
 	for round := range 12 {
 		if round%3 == 1 {
@@ -302,15 +266,15 @@ func TestKilledPrivate(t *testing.T) {
 		time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
 		kill(t, cmd)
 		wg.Wait()
-		p.checkLog(clients[round%len(clients)].latest())
+		p.checkLog(clients[round%len(clients)].Seen)
 		for _, c := range clients {
-			if c.broken != nil {
-				t.Fatal(c.broken)
+			if c.Broken() != nil {
+				t.Fatal(c.Broken())
 			}
 		}
 	}
 	for _, c := range clients {
-		p.checkLog(c.latest())
+		p.checkLog(c.Seen)
 	}
 	t.Logf("%d files are complete somewhere", len(p.whole))
 	p.checkWhole(gopath)
@@ -332,7 +296,7 @@ func (p *privateServer) checkWhole(gopath string) {
 	if err := p.goCommand(gopath, p.versions...); err != nil {
 		t.Error(err)
 	}
-	client := &logClient{privateServer: p, config: map[string][]byte{}}
+	client := newLogClient(p)
 	client.use(rand.New(rand.NewPCG(1, 1)))
 	kill(t, cmd)
 	latest, err := os.ReadFile(filepath.Join(gopath, "pkg", "sumdb", p.name, "latest"))
