@@ -100,7 +100,21 @@ func parsePath(path string) (Request, error) {
 	if r.Kind != Info && !r.canonical() {
 		return r, fmt.Errorf("%q is not a canonical version of %s", r.Version, r.Module)
 	}
-	return r, nil
+	return r, checkQuery(r)
+}
+
+// checkQuery refuses the words that the go command keeps for queries of its own. It
+// answers them from the list and from @latest, and never sends them to a proxy; an
+// upstream or a repository would take them for the name of a branch, or for a query of
+// its own, whose answer changes.
+func checkQuery(r Request) error {
+	switch r.Version {
+	case "latest":
+		return fmt.Errorf("latest is a query, not a version or a branch; the path of the latest version is %s/@latest", r.escaped())
+	case "upgrade", "patch", "none":
+		return fmt.Errorf("%s is a query that the go command answers from %s/@v/list, not a version or a branch", r.Version, r.escaped())
+	}
+	return nil
 }
 
 func parseModule(r Request, escaped string) (Request, error) {

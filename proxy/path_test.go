@@ -63,6 +63,7 @@ func TestParsePathRefuses(t *testing.T) {
 		"example.com//a/@v/list", "example.com/a%2fb/@v/list", "example.com/%21a/@v/list", "example/@v/list", "-x.example/a/@v/list",
 		"example.com/-a/@latest/@v/list", "example.com/a\x00/@v/list", "example.com/a\n/@v/list", "example.com/a/@v/\x00.info", "exämple.com/a/@v/list",
 		"example.com/a/@v/list?x", "example.com/a/@v/..info", "example.com/a@v1.0.0/@v/list",
+		"example.com/a/@v/latest.info", "example.com/a/@v/upgrade.info", "example.com/a/@v/patch.info", "example.com/a/@v/none.info", // queries
 		"sumdb", "sumdb/", "sumdb//supported", "sumdb/supported", "sumdb/a/../b/supported", "sumdb/a+b/supported", "sumdb/a b/latest",
 		"sumdb/x/lookup/", "sumdb/x/lookup/example.com/a", "sumdb/x/lookup/example.com/a@", "sumdb/x/lookup/@v1.0.0", "sumdb/x/lookup/example.com/a@master",
 		"sumdb/x/lookup/example.com/A@v1.0.0", "sumdb/x/lookup/example.com/a@v1.0.0/go.mod", "sumdb/x/lookup/example.com/a@v1.0.0@v1.0.0",

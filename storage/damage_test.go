@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -84,12 +85,14 @@ func readDamaged(t *testing.T, dir string, objects map[string][]byte, what strin
 	t.Helper()
 	db, err := storage.Open(dir, nil)
 	if err != nil {
+		checkText(t, what, err)
 		return 1, 0
 	}
 	defer db.Close()
 	for key, content := range objects {
 		o, err := db.Open(t.Context(), key)
 		if err != nil {
+			checkText(t, what, err)
 			if !errors.Is(err, storage.ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s: open: %v", what, err)
 			}
@@ -102,6 +105,7 @@ func readDamaged(t *testing.T, dir string, objects map[string][]byte, what strin
 			t.Errorf("%s: %s has other bytes", what, key)
 		}
 		if err != nil {
+			checkText(t, what, err)
 			if !errors.Is(err, storage.ErrDamaged) {
 				t.Errorf("%s: read: %v", what, err)
 			}
@@ -118,6 +122,17 @@ func readDamaged(t *testing.T, dir string, objects map[string][]byte, what strin
 		t.Errorf("%s: the record is %q", what, value)
 	}
 	return 0, found
+}
+
+// checkText fails if an error has words of the Go runtime, which tell its reader
+// nothing.
+func checkText(t *testing.T, what string, err error) {
+	t.Helper()
+	for _, words := range []string{"runtime error", "invalid memory address", "nil pointer", "fault address", "out of range"} {
+		if strings.Contains(err.Error(), words) {
+			t.Errorf("%s: the error has words of the Go runtime: %v", what, err)
+		}
+	}
 }
 
 // An object that is open stays as it was while everything around it is created

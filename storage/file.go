@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -188,12 +189,21 @@ func (f *file) commitError(err error) error {
 // damaged turns a panic of bbolt into an error. If bbolt did not let go of its
 // locks, the file is of no use for the rest of the process.
 func (f *file) damaged(panicked any, released bool) error {
-	err := fmt.Errorf("%s: %v: %w", f.path, panicked, ErrDamaged)
+	err := fmt.Errorf("%s: %s: %w", f.path, panicText(panicked), ErrDamaged)
 	if !released {
 		err = fmt.Errorf("%w; restore the store from a backup, or move it away and start with an empty one", err)
 		f.stuck.Store(&err)
 	}
 	return err
+}
+
+// panicText says what a panic of bbolt means. Its own words are kept; those of the Go
+// runtime are about the memory of this program, which is not what the reader can mend.
+func panicText(panicked any) string {
+	if _, ok := panicked.(runtime.Error); ok {
+		return "a page of the file cannot be read, or refers to one that is not there"
+	}
+	return fmt.Sprint(panicked)
 }
 
 // explain translates the errors of bbolt that a caller of this package decides

@@ -27,6 +27,10 @@ const (
 	blobsName = "blobs.db"
 )
 
+// unfinished follows the name of a file that is not complete yet, with a random text
+// for the star.
+const unfinished = ".*.new"
+
 const (
 	// magic is the value that tells our bbolt files from those of others.
 	magic = "assay storage"
@@ -125,7 +129,25 @@ func open(dir string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, meta.close(), blobs.close())
 	}
+	db.removeUnfinished()
 	return db, nil
+}
+
+// removeUnfinished removes the files that createFile left behind when its process was
+// killed. It runs while we hold both files: another process that makes such a file now
+// has lost the race for the store, and finds ours in place of its own.
+func (db *DB) removeUnfinished() {
+	entries, err := os.ReadDir(db.dir)
+	for _, e := range entries {
+		for _, name := range []string{metaName, blobsName} {
+			if left, _ := filepath.Match(name+unfinished, e.Name()); left {
+				err = errors.Join(err, os.Remove(filepath.Join(db.dir, e.Name())))
+			}
+		}
+	}
+	if err != nil {
+		db.log.Warn("files that an interrupted start has left cannot be removed", "err", err)
+	}
 }
 
 func makeDir(dir string) error {
@@ -181,7 +203,7 @@ func openFile(path string, pageSize int, o Options) (*file, error) {
 // first write is the only one of its writes that a power failure can leave
 // half done.
 func createFile(path string, pageSize int) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.new")
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+unfinished)
 	if err != nil {
 		return err
 	}
@@ -201,6 +223,9 @@ func createFile(path string, pageSize int) error {
 	if err := os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) {
 		return nil
 	} else if err != nil {
+		if _, err := os.Stat(path); err == nil {
+			return nil // the process that was faster has removed ours, see removeUnfinished
+		}
 		if err := os.Rename(tmp.Name(), path); err != nil {
 			return err
 		}
@@ -270,7 +295,7 @@ func mapFile(path string, pageSize int, timeout time.Duration) (f *file, err err
 	defer func() {
 		if r := recover(); r != nil {
 			f.raw.Close() // the lock goes with it
-			err = fmt.Errorf("%v: %w", r, ErrDamaged)
+			err = fmt.Errorf("%s: %w", panicText(r), ErrDamaged)
 		}
 	}()
 	for _, options.InitialMmapSize = range initialMaps() {

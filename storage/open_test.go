@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -173,6 +175,45 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// What a start that was killed has left behind is removed by the next one that has the
+// store to itself, and by no other.
+func TestOpenRemovesUnfinished(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a[1]*")
+	db := openDB(t, dir)
+	left := []string{"meta.db.123.new", "blobs.db.4711.new"}
+	kept := []string{"meta.db.new", "other.1.new", "meta.db.1.new.old", "backup-meta.db.1.new"}
+	for _, name := range slices.Concat(left, kept) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := storage.Open(dir, &storage.Options{LockTimeout: time.Millisecond}); !errors.Is(err, storage.ErrInUse) {
+		t.Fatalf("a second open: %v, want ErrInUse", err)
+	}
+	exists := func(name string) bool { _, err := os.Lstat(filepath.Join(dir, name)); return err == nil }
+	for _, name := range left {
+		if !exists(name) {
+			t.Errorf("%s was removed by a process that does not have the store", name)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := openDB(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range left {
+		if exists(name) {
+			t.Errorf("%s is still there", name)
+		}
+	}
+	for _, name := range kept {
+		if !exists(name) {
+			t.Errorf("%s is not ours, and was removed", name)
+		}
+	}
 }
 
 // An interrupted first start, and files that somebody made for us, are no loss.

@@ -40,10 +40,12 @@ Start it, and tell the go command to use it:
     go env -w GOPROXY=http://localhost:3000
 
 Every setting: assay serve --help. What is in force: assay config.`,
+		Version:       versionLine(),
 		SilenceUsage:  true,
 		SilenceErrors: true, // run prints them, once
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
+	cmd.SetVersionTemplate("{{.Version}}")
 	// Long lines of help are easier to read when somebody breaks them.
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 100"))
 	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newHealthCommand(), newKeyCommand(), newLogCommand(),
