@@ -34,9 +34,18 @@ type upstream struct {
 // newUpstream makes the chain that c describes. addr is where we listen, which an
 // upstream must not be.
 func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, error) {
+	databases, err := c.databases()
+	if err != nil {
+		return nil, err
+	}
+	database := "" // that upstreams are asked for to see whether they live
+	if len(databases) > 0 {
+		database = databases[0].Name
+	}
 	chain, err := fetch.New(fetch.Config{
-		List:   c.Upstream,
-		CAFile: c.CAFile,
+		List:     c.Upstream,
+		CAFile:   c.CAFile,
+		Database: database,
 		Budget: fetch.Budget{
 			Connect: c.ConnectTimeout, TLS: c.ConnectTimeout, FirstByte: c.HeaderTimeout, IdleBody: c.IdleTimeout,
 			Answer: c.AnswerTimeout * 9 / 10, // so that who waits can be told what went wrong
@@ -57,10 +66,6 @@ func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, 
 	}
 	if chain.Direct() && c.VCS == "off" {
 		return nil, errDirectOff
-	}
-	databases, err := c.databases()
-	if err != nil {
-		return nil, err
 	}
 	up := &upstream{chain, map[string]sumdb.FetchFunc{}}
 	for _, db := range databases {

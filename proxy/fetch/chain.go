@@ -24,6 +24,11 @@ type Config struct {
 	// besides the system's.
 	CAFile string
 
+	// Database is the name of the checksum database that the upstreams may serve.
+	// They are asked for it to see whether they live; if it is empty, or they fail
+	// for it, for their root.
+	Database string
+
 	// Budget bounds each phase of a fetch.
 	Budget Budget
 
@@ -107,18 +112,28 @@ type entry struct {
 type origin interface {
 	fetch(ctx context.Context, path string, limit int64, deadline time.Time) (*Object, error)
 	readAll(ctx context.Context, path string, limit int64, deadline time.Time) ([]byte, error)
+	unreachable(ctx context.Context) bool
 	String() string
 }
 
 // client is what the upstreams of a chain share.
 type client struct {
 	transport *http.Transport
+	fresh     *http.Transport // makes a connection for each request, and leaves the time for its headers to the context
+	database  string          // see Config.Database
 	budget    Budget
 	attempts  int
 	header    http.Header // of each request
 	permit    func(path string) error
 	metrics   *metrics
 	log       *slog.Logger
+
+	life context.Context // of work that outlives the request which caused it
+	end  context.CancelFunc
+
+	mu      sync.Mutex // guards closed, and Add of running
+	closed  bool
+	running sync.WaitGroup
 }
 
 // New makes a chain. It does not connect to anything, and asks the resolver only
@@ -166,7 +181,37 @@ func newClient(c Config, transport *http.Transport) *client {
 	if c.Permit == nil {
 		c.Permit = func(string) error { return nil }
 	}
-	return &client{transport, c.Budget, c.Retries, header, c.Permit, newMetrics(), c.Logger}
+	fresh := transport.Clone()
+	fresh.DisableKeepAlives, fresh.ResponseHeaderTimeout = true, 0
+	cl := &client{
+		transport: transport, fresh: fresh, database: c.Database, budget: c.Budget, attempts: c.Retries,
+		header: header, permit: c.Permit, metrics: newMetrics(), log: c.Logger,
+	}
+	cl.life, cl.end = context.WithCancel(context.Background())
+	return cl
+}
+
+// background does work in the scope of the chain, and reports whether it does: not any
+// more once the chain is closed.
+func (c *client) background(work func(context.Context)) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.running.Go(func() { work(c.life) })
+	return true
+}
+
+// close ends the work in the background, waits for it, and closes idle connections.
+func (c *client) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.end()
+	c.running.Wait()
+	c.transport.CloseIdleConnections()
+	c.fresh.CloseIdleConnections() // ends dials that nothing waits for
 }
 
 // origin returns what stands behind an entry.
@@ -212,8 +257,8 @@ func (c *Chain) String() string { return c.text }
 // Metrics returns the collectors of this chain, the same ones each time.
 func (c *Chain) Metrics() []prometheus.Collector { return c.client.metrics.collectors() }
 
-// Close closes idle connections. Bodies that are being read go on.
-func (c *Chain) Close() { c.client.transport.CloseIdleConnections() }
+// Close ends probes and closes idle connections. Bodies that are being read go on.
+func (c *Chain) Close() { c.client.close() }
 
 // Fetch implements Source. The separators of the list apply until the headers of
 // an answer are there; a transfer that breaks later is resumed at the upstream it

@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"net"
+	"net/http"
 )
 
 // Parsers of what upstreams send, for their tables and fuzz targets.
@@ -24,6 +25,8 @@ func FormatList(entries []Entry) string { return formatList(entries) }
 
 // SetDial makes c use a network of the test.
 func (c *Chain) SetDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
-	c.client.transport.DialContext = dial
-	c.client.transport.Proxy = nil
+	for _, t := range []*http.Transport{c.client.transport, c.client.fresh} {
+		t.DialContext = dial
+		t.Proxy = nil
+	}
 }

@@ -22,13 +22,14 @@ import (
 type network struct {
 	t testing.TB
 
-	mu    sync.Mutex // guards hosts and dials
-	hosts map[string]func(net.Conn)
-	dials map[string]int
+	mu      sync.Mutex // guards what follows
+	hosts   map[string]func(net.Conn)
+	dials   map[string]int
+	refused map[string]error // what a dial comes to
 }
 
 func newNetwork(t testing.TB) *network {
-	return &network{t: t, hosts: map[string]func(net.Conn){}, dials: map[string]int{}}
+	return &network{t: t, hosts: map[string]func(net.Conn){}, dials: map[string]int{}, refused: map[string]error{}}
 }
 
 // dial connects to a host of the network; others refuse the connection.
@@ -36,7 +37,11 @@ func (n *network) dial(ctx context.Context, _, address string) (net.Conn, error)
 	n.mu.Lock()
 	n.dials[address]++
 	accept, ok := n.hosts[address]
+	refused := n.refused[address]
 	n.mu.Unlock()
+	if refused != nil {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: refused}
+	}
 	if !ok {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	}
@@ -53,6 +58,13 @@ func (n *network) host(address string, accept func(net.Conn)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.hosts[address] = accept
+}
+
+// refuse makes dials of a host fail with err.
+func (n *network) refuse(address string, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.refused[address] = err
 }
 
 // serve puts an HTTP server at host, port 80. A handler that is still busy when the

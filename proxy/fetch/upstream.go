@@ -28,6 +28,7 @@ type upstream struct {
 	secrets       *strings.Replacer
 	client        *client
 	breaker       *gobreaker.TwoStepCircuitBreaker[struct{}]
+	probe         *probe
 }
 
 func newUpstream(base *url.URL, label string, c *client) *upstream {
@@ -42,6 +43,7 @@ func newUpstream(base *url.URL, label string, c *client) *upstream {
 	}
 	u.secrets = maskOf(append(secretsOf(base), token))
 	u.breaker = newBreaker(u)
+	u.probe = newProbe(u, c.database)
 	return u
 }
 

@@ -1,0 +1,277 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// probeTime bounds a probe. It is longer than FirstByte: an upstream that takes 9 s
+	// for every answer lives.
+	probeTime = 15 * time.Second
+
+	// probeFresh is how long the verdict of a probe counts as how the upstream is now.
+	probeFresh = 3 * time.Second
+
+	// probeStale is how long the last verdict is good enough while the next probe is
+	// under way for longer than probeGrace: an upstream that hangs keeps a probe for
+	// probeTime, and its callers need not wait for the same again.
+	probeStale = time.Minute
+	probeGrace = time.Second
+
+	// lifeFresh is how old an answer to a client's request may be to speak for an
+	// upstream that says 500 to its probe.
+	lifeFresh = 10 * time.Second
+)
+
+// verdict is what a probe has found.
+type verdict int
+
+const (
+	unknown verdict = iota // never asked, or we could not ask
+	alive
+	dead
+)
+
+// probe asks one upstream whether it lives, with a request that no client has chosen: for
+// the name of the checksum database, else for its root. Any answer below 500 is life.
+// There is at most one request at a time, and one verdict for all who want it.
+type probe struct {
+	u     *upstream
+	paths []string // asked in this order until one is answered well
+
+	mu      sync.Mutex    // guards what follows
+	running chan struct{} // closed when the probe under way has ended; nil: none
+	began   time.Time     // when that one, or the last one, began
+	ended   time.Time     // when the last one ended
+	last    verdict       // of it
+	status  int           // that it came to, 0 for none
+	normal  int           // a status of 500 or 501 that the probe has when clients are answered; 0: none
+	lived   time.Time     // when a client's request was last answered below 500
+}
+
+func newProbe(u *upstream, database string) *probe {
+	p := &probe{u: u}
+	if database != "" {
+		p.paths = append(p.paths, "sumdb/"+database+"/supported")
+	}
+	p.paths = append(p.paths, "")
+	return p
+}
+
+// begin makes sure that there is a verdict of the last age, or a probe under way. It
+// returns what is closed when that one has ended, nil if the verdict is there.
+func (p *probe) begin(age time.Duration) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.running != nil:
+		return p.running
+	case p.last != unknown && time.Since(p.ended) < age:
+		return nil
+	}
+	running := make(chan struct{})
+	if !p.u.client.background(func(ctx context.Context) { p.run(ctx, running) }) {
+		return nil
+	}
+	p.running, p.began = running, time.Now()
+	return running
+}
+
+// run asks the upstream, and keeps the verdict.
+func (p *probe) run(ctx context.Context, running chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	found, status := p.ask(ctx)
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	found = p.judge(found, status)
+	if found != unknown {
+		p.last, p.ended, p.status = found, time.Now(), status
+	}
+	p.running = nil
+	close(running)
+}
+
+// ask sends a request for each path until one is answered below 500. The status is that
+// of the last answer.
+func (p *probe) ask(ctx context.Context) (found verdict, status int) {
+	for _, path := range p.paths {
+		code, err := p.send(ctx, path)
+		switch {
+		case err == nil && code < http.StatusInternalServerError:
+			return alive, code
+		case err == nil:
+			found, status = dead, code
+		case isOurs(err), errors.Is(context.Cause(ctx), context.Canceled):
+			return unknown, 0
+		default:
+			found, status = dead, 0
+		}
+	}
+	return found, status
+}
+
+// judge returns what the answers to clients make of a verdict. There are upstreams that
+// say 500 to whatever they do not have, and so to every probe; that they answer clients
+// is the better proof of life. The statuses of a gateway whose upstream is gone (502, 503,
+// 504) are never taken for that. The caller holds p.mu.
+func (p *probe) judge(found verdict, status int) verdict {
+	if found != dead {
+		return found
+	}
+	if p.lived.After(p.began) {
+		found = alive // in the meantime
+	}
+	if status != http.StatusInternalServerError && status != http.StatusNotImplemented {
+		return found
+	}
+	if time.Since(p.lived) < lifeFresh && !p.lived.IsZero() {
+		p.normal = status
+	}
+	if status == p.normal {
+		return alive
+	}
+	return found
+}
+
+// send asks for path over a connection of its own: one that is there may be dead.
+func (p *probe) send(ctx context.Context, path string) (status int, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.u.url(path).String(), nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Header = p.u.client.header.Clone()
+	if p.u.authorization != "" {
+		req.Header.Set("Authorization", p.u.authorization)
+	}
+	resp, err := p.u.client.fresh.RoundTrip(req)
+	if err != nil {
+		return 0, err
+	}
+	_ = resp.Body.Close() // the status says it
+	return resp.StatusCode, nil
+}
+
+// noteLife notes that a client's request was answered below 500.
+func (p *probe) noteLife() {
+	p.mu.Lock()
+	p.lived = time.Now()
+	strange := p.last == dead && p.status != 0
+	p.mu.Unlock()
+	if strange { // the probe says one thing and the clients another: find out
+		p.begin(probeFresh)
+	}
+}
+
+// now returns whether the upstream lives now. It waits for a probe if there is no new
+// verdict, until ctx ends at most; that is unknown then.
+func (p *probe) now(ctx context.Context) verdict {
+	running := p.begin(probeFresh)
+	if running == nil {
+		return p.verdict()
+	}
+	grace := time.NewTicker(probeGrace)
+	defer grace.Stop()
+	for !p.stillDead() {
+		select {
+		case <-running:
+			return p.verdict()
+		case <-grace.C:
+		case <-ctx.Done():
+			return unknown
+		}
+	}
+	return dead
+}
+
+// verdict returns that of the last probe, if it has just ended.
+func (p *probe) verdict() verdict {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.ended) > probeFresh {
+		return unknown
+	}
+	return p.last
+}
+
+// stillDead reports whether the last probe failed a moment ago, and the one that is under
+// way, for a while, was not answered either.
+func (p *probe) stillDead() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last == dead && time.Since(p.ended) < probeStale && time.Since(p.began) >= probeGrace
+}
+
+// isOurs reports whether err, of connecting, says something about this machine, and
+// nothing about the upstream.
+func isOurs(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// Unreachable reports whether every upstream of the list that could answer fails its
+// neutral probe now: it does not connect, does not answer within 15 s, or answers 500 or
+// above, for what no client has chosen. What stands behind off cannot answer. It is false
+// if the list has direct in it, if it is only off, and whenever it is not known: ctx has
+// ended, or this machine could not ask. A circuit breaker does not matter here.
+//
+// A verdict is shared by all callers for 3 s. A call takes 15 s at most.
+func (c *Chain) Unreachable(ctx context.Context) bool {
+	origins := c.reached()
+	if len(origins) == 0 {
+		return false
+	}
+	found := make(chan bool, len(origins))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, o := range origins {
+		go func() { found <- o.unreachable(ctx) }()
+	}
+	for range origins {
+		if !<-found {
+			return false
+		}
+	}
+	return true
+}
+
+// reached returns what a walk through the list may come to, nothing if that is direct.
+func (c *Chain) reached() []origin {
+	var origins []origin
+	for _, e := range c.entries {
+		switch {
+		case e.direct:
+			return nil
+		case e.origin == nil:
+			return origins
+		}
+		origins = append(origins, e.origin)
+	}
+	return origins
+}
+
+func (u *upstream) unreachable(ctx context.Context) bool { return u.probe.now(ctx) == dead }
+
+// unreachable reports whether the root of the tree cannot be opened.
+func (d *directory) unreachable(ctx context.Context) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	root, err := os.OpenRoot(d.root)
+	if err != nil {
+		return !isOurs(err)
+	}
+	_ = root.Close() // nothing was written
+	return false
+}
