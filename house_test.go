@@ -24,11 +24,12 @@ const modulePath = "github.com/assay-proxy/assay/"
 // import. Tests may import anything.
 var arrows = map[string][]string{
 	"access":              {"defect"},
-	"cmd/assay":           {"access", "proxy", "proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
+	"cmd/assay":           {"access", "proxy", "proxy/fetch", "proxy/modzip", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
 	"cmd/bench":           {"access", "proxy/vcs/vcstest", "storage"},
 	"defect":              {},
-	"proxy":               {"access", "defect", "proxy/fetch", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
+	"proxy":               {"access", "defect", "proxy/fetch", "proxy/modzip", "proxy/policy", "proxy/vcs", "storage", "sumdb"},
 	"proxy/fetch":         {},
+	"proxy/modzip":        {},
 	"proxy/policy":        {},
 	"proxy/proxytest":     {"sumdb/sumdbtest"},
 	"proxy/vcs":           {"defect"},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -164,6 +165,11 @@ func explain(req Request, err error) failure {
 			what: fmt.Sprintf("checksum mismatch: %s of %s@%s", mismatch.File, mismatch.Module, mismatch.Version),
 			why:  fmt.Sprintf("%s has %s\n%s says %s", mismatch.Source, mismatch.Got, mismatch.Database, mismatch.Want),
 			next: "do not use it; ask who runs this proxy, the evidence is kept"}
+	case errors.Is(err, modzip.ErrShape):
+		return failure{status: http.StatusForbidden, noStore: true,
+			what: fmt.Sprintf("unproved bytes: the zip of %s@%s has bytes that its hash does not cover", req.Module, req.Version),
+			why:  oneLine(err.Error()),
+			next: "do not use the zip of that upstream; contact this proxy's administrator"}
 	case errors.As(err, &changed):
 		return explainChanged(changed)
 	case repo != nil && !errors.Is(err, fs.ErrNotExist):
@@ -445,7 +451,7 @@ func levelOf(err error) slog.Level {
 	case errors.Is(err, fetch.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, sumdb.ErrInvalid),
 		errors.Is(err, vcs.ErrUnavailable), errors.Is(err, vcs.ErrCredential), errors.Is(err, vcs.ErrForbidden),
 		errors.Is(err, vcs.ErrTools), errors.Is(err, vcs.ErrTooLarge),
-		errors.Is(err, errUnlisted), errors.Is(err, errGarbage), errors.Is(err, errAnswer), errors.Is(err, fetch.ErrTooLarge):
+		errors.Is(err, modzip.ErrShape), errors.Is(err, errUnlisted), errors.Is(err, errGarbage), errors.Is(err, errAnswer), errors.Is(err, fetch.ErrTooLarge):
 		return slog.LevelWarn
 	}
 	var known *failure

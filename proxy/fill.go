@@ -16,7 +16,7 @@ import (
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/dirhash"
-	modzip "golang.org/x/mod/zip"
+	xmodzip "golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-proxy/assay/defect"
@@ -29,8 +29,8 @@ import (
 const (
 	// The limits of the go command (cmd/go/internal/modfetch/codehost,
 	// x/mod/zip). It has none for info; one is a hundred times shorter.
-	zipLimit  = modzip.MaxZipFile
-	modLimit  = modzip.MaxGoMod
+	zipLimit  = xmodzip.MaxZipFile
+	modLimit  = xmodzip.MaxGoMod
 	infoLimit = 1 << 20
 
 	// holdBack is how much of a zip waits for its proof: the end, where the
@@ -379,11 +379,15 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 		return err
 	}
 	if want == "" {
-		if _, err := modzip.CheckZip(f.req.version(), f.spool.file.Name()); err != nil {
+		if _, err := xmodzip.CheckZip(f.req.version(), f.spool.file.Name()); err != nil {
 			return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
 		}
 	}
 	size, _ := f.spool.readable()
+	if err := checkShape(f.spool.file); err != nil {
+		s.log.Error("zip refused: it has bytes that its hash does not cover", "module", f.req.Module, "version", f.req.Version, "source", source, "err", err)
+		return fmt.Errorf("%s: %w", source, err)
+	}
 	return s.create(ctx, f.req, false, storage.Info{Size: size, Hash: got, Proof: s.proofName(want)}, io.NewSectionReader(f.spool.file, 0, size))
 }
 

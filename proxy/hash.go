@@ -17,6 +17,8 @@ import (
 
 	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/storage"
 )
 
 // hashZip returns the h1 hash of a module zip, as x/mod/sumdb/dirhash.HashZip
@@ -54,6 +56,15 @@ func hashZip(ctx context.Context, file *os.File) (string, error) {
 		return "", err
 	}
 	return hashLines(archive.File, sums), nil
+}
+
+// checkShape returns an error if the zip has bytes that its h1 hash does not cover.
+func checkShape(file *os.File) error {
+	stat, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	return modzip.CheckShape(file, stat.Size())
 }
 
 // directoryLimit bounds the directory of a zip, of which each byte takes up to fifteen
@@ -118,4 +129,25 @@ func hashLines(files []*zip.File, sums []string) string {
 		fmt.Fprintf(h, "%x  %s\n", sums[i], files[i].Name)
 	}
 	return "h1:" + base64.StdEncoding.EncodeToString(h.Sum(nil))
+}
+
+// CheckStored returns an error if a stored object is a zip with bytes that no hash
+// covers, which earlier versions kept. Any other object is not looked at. The error
+// is modzip.ErrShape, or of reading the object.
+func CheckStored(object storage.Object) error {
+	info := object.Info()
+	if req, err := ParsePath(info.Key); err != nil || req.Kind != Zip {
+		return nil
+	}
+	return modzip.CheckShape(objectReader{object}, info.Size)
+}
+
+// objectReader reads a stored object from anywhere.
+type objectReader struct{ object storage.Object }
+
+func (r objectReader) ReadAt(p []byte, at int64) (int, error) {
+	if _, err := r.object.Seek(at, io.SeekStart); err != nil {
+		return 0, err
+	}
+	return io.ReadFull(r.object, p)
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"io/fs"
@@ -27,6 +28,8 @@ type hot struct {
 type hotObject struct {
 	req     Request
 	info    storage.Info
+	sum     [sha256.Size]byte // of the content
+	etag    []string          // the header with it
 	content []byte
 }
 
@@ -94,7 +97,7 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 
 // open returns the object for one reader.
 func (o *hotObject) open() storage.Object {
-	return &hotReader{Reader: *bytes.NewReader(o.content), info: o.info}
+	return &hotReader{Reader: *bytes.NewReader(o.content), hotObject: o}
 }
 
 // hotFor returns the one for private objects, or for public ones.
@@ -108,7 +111,8 @@ func (s *Server) hotFor(private bool) *hot {
 // keep reads a small object out of the store into memory, and closes it.
 func (s *Server) keep(ctx context.Context, path string, req Request, private bool, object storage.Object) (storage.Object, error) {
 	defer object.Close()
-	o := &hotObject{req: req, info: object.Info()}
+	sum := object.SHA256()
+	o := &hotObject{req: req, info: object.Info(), sum: sum, etag: []string{etag(sum)}}
 	o.content = make([]byte, o.info.Size)
 	_, err := io.ReadFull(object, o.content)
 	if errors.Is(err, storage.ErrDamaged) {
@@ -125,8 +129,9 @@ func (s *Server) keep(ctx context.Context, path string, req Request, private boo
 // hotReader is an open hotObject.
 type hotReader struct {
 	bytes.Reader
-	info storage.Info
+	*hotObject
 }
 
-func (r *hotReader) Info() storage.Info { return r.info }
-func (r *hotReader) Close() error       { return nil }
+func (r *hotReader) Info() storage.Info        { return r.info }
+func (r *hotReader) SHA256() [sha256.Size]byte { return r.sum }
+func (r *hotReader) Close() error              { return nil }

@@ -3,8 +3,8 @@ package proxy
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -147,7 +147,5 @@ func (s *Server) readStored(ctx context.Context, req Request, private bool) ([]b
 	return data, err
 }
 
-// etag returns a strong entity tag for body.
-func etag(body []byte) string {
-	return fmt.Sprintf(`"sha256:%x"`, sha256.Sum256(body))
-}
+// etag returns the strong entity tag of a body with the SHA-256 sum.
+func etag(sum [sha256.Size]byte) string { return `"sha256:` + hex.EncodeToString(sum[:]) + `"` }

@@ -92,6 +92,9 @@ func (s *Server) keepVersion(ctx context.Context, req Request, reach vcs.Reach, 
 	}
 	defer content.Close()
 	zip, err := hashZip(ctx, content)
+	if err == nil {
+		err = checkShape(content) // before it is pinned
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errGarbage, files.Origin.URL, err)
 	}

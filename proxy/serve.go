@@ -154,11 +154,7 @@ func (s *Server) serveFill(a *answer, req Request) error {
 // if it fails, the answer breaks off. A Range is not looked at, which HTTP
 // allows (RFC 9110, section 14.2).
 func (s *Server) stream(a *answer, f *fill) error {
-	s.setImmutable(a, f.req, f.hash)
-	if matches(a.r.Header.Values("If-None-Match"), `"`+f.hash+`"`) {
-		a.WriteHeader(http.StatusNotModified) // the hash is proved, whatever arrives here
-		return nil
-	}
+	s.setImmutable(a, f.req, nil) // the hash of all bytes is not known yet
 	a.Header().Set("Content-Length", strconv.FormatInt(f.size, 10))
 	a.started = true
 	a.WriteHeader(http.StatusOK)
@@ -194,21 +190,10 @@ func (s *Server) stream(a *answer, f *fill) error {
 	return err
 }
 
-// matches reports whether etag is among the tags of an If-None-Match, which are
-// compared weakly (RFC 9110, section 13.1.2). Our tags have no comma.
-func matches(fields []string, etag string) bool {
-	for _, field := range fields {
-		for tag := range strings.SplitSeq(field, ",") {
-			if strings.TrimPrefix(strings.TrimSpace(tag), "W/") == etag {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// setImmutable sets the headers of an object that never changes.
-func (s *Server) setImmutable(a *answer, req Request, hash string) {
+// setImmutable sets the headers of an object that never changes. A strong entity tag
+// must differ where the bytes do (RFC 9110, section 8.8.1), so it is their SHA-256 and
+// not the h1 hash: honest zips of one h1 may be compressed differently.
+func (s *Server) setImmutable(a *answer, req Request, etag []string) {
 	h := a.Header()
 	h["Content-Type"] = contentTypes[req.Kind]
 	h["Cache-Control"] = immutable
@@ -217,8 +202,8 @@ func (s *Server) setImmutable(a *answer, req Request, hash string) {
 	}
 	h["Accept-Ranges"] = acceptRanges
 	h["Cache-Status"] = cacheStatus[a.result]
-	if hash != "" {
-		h["Etag"] = []string{`"` + hash + `"`}
+	if etag != nil {
+		h["Etag"] = etag
 	}
 }
 
@@ -249,7 +234,11 @@ var (
 // serveObject answers with a stored object.
 func (s *Server) serveObject(a *answer, req Request, object storage.Object) error {
 	info := object.Info()
-	s.setImmutable(a, req, info.Hash)
+	if hot, ok := object.(*hotReader); ok {
+		s.setImmutable(a, req, hot.etag)
+	} else {
+		s.setImmutable(a, req, []string{etag(object.SHA256())})
+	}
 	watched := &watchedObject{Object: object}
 	if conditional(a.r.Header) || a.r.Method == http.MethodHead {
 		http.ServeContent(a.body(info.Size), oneRange(a.r), "", time.Time{}, watched)

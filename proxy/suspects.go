@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/modzip"
 )
 
 // suspects are keys whose content was refused, or could not be kept here, a moment ago.
@@ -26,7 +27,7 @@ func (s *suspects) note(key string, err error) {
 	case err == nil:
 		delete(s.keys, key)
 		return
-	case !errors.As(err, &mismatch) && !errors.Is(err, fetch.ErrTooLarge) && !errors.Is(err, errDefect) && !isFull(err):
+	case !errors.As(err, &mismatch) && !errors.Is(err, modzip.ErrShape) && !errors.Is(err, fetch.ErrTooLarge) && !errors.Is(err, errDefect) && !isFull(err):
 		return // it may be another thing the next time
 	}
 	if s.keys == nil || len(s.keys) >= maxSuspects {

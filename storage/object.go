@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ func (db *DB) Open(ctx context.Context, key string) (Object, error) {
 		return nil, fmt.Errorf("open %.200q: %w", key, err)
 	}
 	if r.blob == nil {
-		return &inlineObject{db: db, info: r.info, content: *bytes.NewReader(r.content)}, nil
+		return &inlineObject{db: db, info: r.info, bytes: r.content, content: *bytes.NewReader(r.content)}, nil
 	}
 	return &blobObject{db: db, info: r.info, blob: *r.blob}, nil
 }
@@ -105,11 +106,14 @@ func errClosed(key string) error {
 type inlineObject struct {
 	db      *DB
 	info    Info
+	bytes   []byte
 	content bytes.Reader
 	closed  bool
 }
 
 func (o *inlineObject) Info() Info { return o.info }
+
+func (o *inlineObject) SHA256() [sha256.Size]byte { return sha256.Sum256(o.bytes) }
 
 func (o *inlineObject) check() error {
 	if o.closed || o.db.closed.Load() {
@@ -174,6 +178,8 @@ type blobObject struct {
 }
 
 func (o *blobObject) Info() Info { return o.info }
+
+func (o *blobObject) SHA256() [sha256.Size]byte { return o.blob.hash }
 
 func (o *blobObject) Read(b []byte) (int, error) {
 	if o.offset >= o.info.Size {

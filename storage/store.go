@@ -14,6 +14,7 @@ package storage
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"iter"
@@ -68,6 +69,10 @@ type Object interface {
 	io.WriterTo // from the current position to the end, in writes as large as is cheap
 
 	Info() Info
+
+	// SHA256 is the hash of the whole content, as it was stored. It costs a pass
+	// over the content only where that is small and in memory.
+	SHA256() [sha256.Size]byte
 }
 
 // Store is the contract that every engine keeps; storagetest checks it.

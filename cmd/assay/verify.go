@@ -8,10 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -21,10 +24,11 @@ func newVerifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Read everything that is stored and report what is damaged",
 		Long: `Verify reads every stored byte and checks it, and prints a line for each thing that
-is damaged. It exits with status 1 if anything is, or stays, damaged.
+is damaged, zips among it that have bytes which no hash covers. It exits with status 1
+if anything is, or stays, damaged.
 
-With --repair it drops what is damaged, so that it is fetched and proved again when
-somebody asks for it. The server must be stopped; damage it meets while running it
+With --repair it drops what is damaged, so that it is fetched and proved again when a
+client asks for it. The server must be stopped; damage it meets while running it
 repairs in the same way.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -79,6 +83,9 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 	if err != nil {
 		return err
 	}
+	if err := verifyShapes(ctx, db, repair, &v, out); err != nil {
+		return err
+	}
 	fmt.Fprintf(out, "verified %d objects (%.1f MB) and %d records: %d damaged, %d repaired\n",
 		v.Objects, megabytes(v), v.Records, v.Damaged, v.Repaired)
 	switch {
@@ -88,6 +95,43 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 		return errors.New("the store is damaged; assay verify --repair drops what is, so that it is fetched again")
 	}
 	return errors.New("not everything could be repaired; restore the store from a backup, or move it away and start with an empty one")
+}
+
+// verifyShapes looks for stored zips with bytes that no hash covers, drops them with
+// repair, and counts them in v.
+func verifyShapes(ctx context.Context, db *storage.DB, repair bool, v *storage.Verified, out io.Writer) error {
+	for info, err := range db.List(ctx, "") {
+		if err != nil {
+			return err
+		}
+		if !strings.HasSuffix(info.Key, ".zip") {
+			continue
+		}
+		wrong := checkShape(ctx, db, info.Key)
+		if !errors.Is(wrong, modzip.ErrShape) {
+			continue // anything else that is wrong has been reported
+		}
+		v.Damaged++
+		outcome := "damaged"
+		if repair {
+			if err := db.Delete(ctx, info.Key); err != nil {
+				return err
+			}
+			v.Repaired++
+			outcome = "repaired"
+		}
+		fmt.Fprintf(out, "%s: %s: %v\n", outcome, info.Key, wrong)
+	}
+	return ctx.Err()
+}
+
+func checkShape(ctx context.Context, db *storage.DB, key string) error {
+	object, err := db.Open(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer object.Close()
+	return proxy.CheckStored(object)
 }
 
 func megabytes(v storage.Verified) float64 { return float64(v.Bytes) / 1e6 }

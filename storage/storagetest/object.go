@@ -3,6 +3,7 @@ package storagetest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ func objectTests() []contract {
 		{"fails after the store is closed", objectStoreClosed},
 		{"absence is fs.ErrNotExist", objectAbsent},
 		{"a cancelled context is the error", objectCancelled},
+		{"SHA256 is the hash of the whole content", objectSHA256},
 	}
 }
 
@@ -46,6 +48,23 @@ func objectReader(t *testing.T, s storage.Store) {
 		}
 		if n, err := o.Read(make([]byte, 10)); n != 0 || err != io.EOF {
 			t.Errorf("Read beyond the end = %d, %v, want 0, EOF", n, err)
+		}
+	}
+}
+
+// The hash does not depend on what was read, and two objects of one content share it.
+func objectSHA256(t *testing.T, s storage.Store) {
+	for i, size := range []int{0, 1000, 33 << 10, 600 << 10} {
+		content := Content(uint64(i), size)
+		for _, key := range []string{fmt.Sprint("first", size), fmt.Sprint("second", size)} {
+			create(t, s, key, content)
+			o := mustOpen(t, s, key)
+			if _, err := io.ReadFull(o, make([]byte, size/2)); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := o.SHA256(), sha256.Sum256(content); got != want {
+				t.Errorf("SHA256 of %d bytes = %x, want %x", size, got, want)
+			}
 		}
 	}
 }
