@@ -1,0 +1,316 @@
+// Package places bounds how much work runs at the same time, and shares the bound
+// fairly among the clients that the work is for.
+//
+// A claim names its client, module and host. While places are free a claim gets one at
+// once. One client holds at most three quarters of the places, so that the next client
+// finds one. A freed place goes to the waiting claim whose client holds the fewest
+// places, then whose module does, then whose host does (max-min fairness); of equals
+// the oldest claim is first. While claims wait, and only then, work yields its place if
+// no client waits for it any more, or if it makes no progress worth the name.
+//
+// The package knows nothing of what the work is: it moves counters and cancels contexts.
+package places
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Bounds that are not settings.
+const (
+	// A client may have this many claims waiting for each place there is, and
+	// minQueue if that is more: a fleet of build machines behind one address asks for
+	// hundreds of objects at once, and the go command does not repeat a refusal.
+	queuePerPlace = 8
+	minQueue      = 256
+
+	// clientsInQueue is how many clients with full queues fit into the whole queue.
+	clientsInQueue = 4
+
+	// Work that moves fewer than crawl bytes per second yields to every claim, below
+	// slow to claims of clients that hold fewer places. A link of 500 kB/s that is
+	// shared by sixteen transfers is not slow.
+	crawl = 4 << 10
+	slow  = 32 << 10
+
+	// review is how often waiting claims look for work that should yield.
+	review = time.Second
+)
+
+// Errors of claims. All of them pass: the same claim may succeed a little later.
+var (
+	// ErrClientFull says that the client has as many claims waiting as it may have.
+	ErrClientFull = errors.New("the client has too many claims waiting")
+
+	// ErrFull says that too many claims of all clients are waiting.
+	ErrFull = errors.New("too many claims are waiting")
+
+	// ErrLate says that no place became free in time.
+	ErrLate = errors.New("no place became free in time")
+
+	// ErrYielded is the cause of the context of work that must give up its place.
+	ErrYielded = errors.New("gave its place to others")
+
+	// ErrLeft says that a waiting claim was dropped because its clients have left.
+	ErrLeft = errors.New("no client waits any more")
+)
+
+// Config says how many places there are and how work in them is judged.
+type Config struct {
+	// N is the number of places; at least 1.
+	N int
+
+	// Patience is how long work that has reported no progress yet keeps its place
+	// while claims wait. 0: for as long as a client waits for it.
+	Patience time.Duration
+
+	// Window is the time over which the rate of reported progress is taken. Work
+	// is not judged before. Default 3 s.
+	Window time.Duration
+}
+
+// Places are a number of places. Its methods may be called at the same time.
+type Places struct {
+	config Config
+	share  int // of the places, for one client
+	queue  int // claims of one client that may wait
+
+	mu      sync.Mutex // guards what follows, and the claims
+	running map[*Claim]struct{}
+	waiting []*Claim       // oldest first
+	held    map[holder]int // places in use, by holder
+	queued  map[string]int // claims waiting, by the client that came first
+	timer   *time.Timer    // of the next review; nil while no claim waits
+	stats   Stats
+}
+
+// holder is what places are counted for.
+type holder struct{ kind, name string }
+
+// For says what a claim is for.
+type For struct {
+	Client string // who asks
+	Module string
+	Host   string // where the module lives
+}
+
+// Stats are counts of one set of places.
+type Stats struct {
+	Running, Waiting int // now
+
+	// Claims refused since the start, by reason; see the errors of the same names.
+	ClientFull, Full, Late uint64
+
+	// Work that had to yield since the start: because its clients had left, and
+	// because it was slow.
+	Abandoned, Slow uint64
+}
+
+// New makes places, all of them free.
+func New(c Config) *Places {
+	c.N = max(c.N, 1)
+	if c.Window <= 0 {
+		c.Window = 3 * time.Second
+	}
+	return &Places{
+		config: c, share: c.N - c.N/4, queue: max(queuePerPlace*c.N, minQueue),
+		running: map[*Claim]struct{}{}, held: map[holder]int{}, queued: map[string]int{},
+	}
+}
+
+// Claim asks for a place. The claim has one at once, or waits; Take tells. Release must
+// follow. The error is ErrClientFull or ErrFull.
+func (p *Places) Claim(who For) (*Claim, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := &Claim{places: p, who: who, ready: make(chan struct{}), clients: map[string]int{who.Client: 1}}
+	if p.admit(c) {
+		return c, nil
+	}
+	if err := p.enqueue(c); err != nil {
+		return nil, err
+	}
+	p.makeRoom(c)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(review, p.review)
+	}
+	return c, nil
+}
+
+// Stats returns the counts.
+func (p *Places) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	stats := p.stats
+	stats.Running, stats.Waiting = len(p.running), len(p.waiting)
+	return stats
+}
+
+// admit gives c a place if one is free and one of its clients may have it.
+func (p *Places) admit(c *Claim) bool {
+	client, ok := p.neediest(c)
+	if !ok || len(p.running) >= p.config.N {
+		return false
+	}
+	c.state, c.client, c.since = running, client, time.Now()
+	p.running[c] = struct{}{}
+	p.count(c, 1)
+	close(c.ready)
+	return true
+}
+
+// count adds n to the places that are held for what c is for.
+func (p *Places) count(c *Claim, n int) {
+	for _, h := range []holder{{"client", c.client}, {"module", c.who.Module}, {"host", c.who.Host}} {
+		if p.held[h] += n; p.held[h] == 0 {
+			delete(p.held, h)
+		}
+	}
+}
+
+// neediest returns the client of c that holds the fewest places, and whether it may
+// hold one more.
+func (p *Places) neediest(c *Claim) (client string, ok bool) {
+	least := p.share
+	for name := range c.clients {
+		if n := p.held[holder{"client", name}]; n < least {
+			client, least, ok = name, n, true
+		}
+	}
+	return client, ok
+}
+
+// enqueue lets c wait, if need be in the place of the newest claim of the client with
+// the most claims.
+func (p *Places) enqueue(c *Claim) error {
+	mine := p.queued[c.who.Client]
+	if mine >= p.queue {
+		p.stats.ClientFull++
+		return ErrClientFull
+	}
+	if len(p.waiting) >= clientsInQueue*p.queue {
+		longest := c
+		for _, other := range slices.Backward(p.waiting) {
+			if p.queued[other.who.Client] > max(mine+1, p.queued[longest.who.Client]) {
+				longest = other
+			}
+		}
+		p.stats.Full++
+		if longest == c {
+			return ErrFull
+		}
+		p.drop(longest, ErrFull)
+	}
+	p.waiting = append(p.waiting, c)
+	p.queued[c.who.Client]++
+	return nil
+}
+
+// drop ends a claim that waits.
+func (p *Places) drop(c *Claim, why error) {
+	p.dequeue(c)
+	c.state, c.err = ended, why
+	close(c.ready)
+}
+
+func (p *Places) dequeue(c *Claim) {
+	at := slices.Index(p.waiting, c)
+	p.waiting = slices.Delete(p.waiting, at, at+1)
+	if p.queued[c.who.Client]--; p.queued[c.who.Client] == 0 {
+		delete(p.queued, c.who.Client)
+	}
+}
+
+// dispatch gives free places to waiting claims.
+func (p *Places) dispatch() {
+	for len(p.running) < p.config.N {
+		var (
+			best  *Claim
+			least [3]int
+		)
+		for _, c := range p.waiting {
+			client, ok := p.neediest(c)
+			if !ok {
+				continue
+			}
+			holds := [3]int{p.held[holder{"client", client}], p.held[holder{"module", c.who.Module}], p.held[holder{"host", c.who.Host}]}
+			if best == nil || slices.Compare(holds[:], least[:]) < 0 {
+				best, least = c, holds
+			}
+		}
+		if best == nil {
+			return
+		}
+		p.dequeue(best)
+		p.admit(best)
+	}
+}
+
+// review looks for work that should yield, for as long as claims wait: what runs can
+// become slow, or lose its clients, at any time.
+func (p *Places) review() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.timer = nil
+	if len(p.waiting) == 0 {
+		return
+	}
+	p.timer = time.AfterFunc(review, p.review)
+	yielding := 0
+	for c := range p.running {
+		if c.yielding {
+			yielding++
+		}
+	}
+	for _, c := range p.waiting[min(yielding, len(p.waiting)):] {
+		if !p.makeRoom(c) && p.idle() {
+			return
+		}
+	}
+}
+
+// idle reports whether no work could yield to any claim.
+func (p *Places) idle() bool {
+	now := time.Now()
+	for c := range p.running {
+		if c.judge(now).class != keep {
+			return false
+		}
+	}
+	return true
+}
+
+// makeRoom makes the work that deserves it most yield to c, and reports whether there
+// was any.
+func (p *Places) makeRoom(c *Claim) bool {
+	var (
+		victim *Claim
+		worst  verdict
+		now    = time.Now()
+	)
+	client, below := p.neediest(c)
+	for v := range p.running {
+		if !below && c.clients[v.client] == 0 {
+			continue // c's clients have their share: the place of another does not help
+		}
+		judged := v.judge(now)
+		if judged.class == sluggish && (!below || p.held[holder{"client", v.client}] <= p.held[holder{"client", client}]) {
+			continue
+		}
+		if judged.class != keep && (victim == nil || judged.before(worst)) {
+			victim, worst = v, judged
+		}
+	}
+	if victim == nil {
+		return false
+	}
+	if worst.class == abandoned {
+		p.stats.Abandoned++
+	} else {
+		p.stats.Slow++
+	}
+	victim.giveUp()
+	return true
+}
