@@ -11,9 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
-	"golang.org/x/mod/semver"
 
 	"github.com/assay-proxy/assay/storage"
 )
@@ -50,7 +48,13 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 		if len(versions) == 0 {
 			return s.notHeld(a, req)
 		}
-		if m.body, err = s.readStored(ctx, Request{Kind: Info, Module: req.Module, Version: s.newest(ctx, req.Module, versions, a.private)}, a.private); err != nil {
+		latest, err := newest(req.Module, versions, func(version string) ([]byte, error) {
+			return s.readStored(ctx, Request{Kind: Mod, Module: req.Module, Version: version}, a.private)
+		})
+		if err != nil {
+			return err
+		}
+		if m.body, err = s.readStored(ctx, Request{Kind: Info, Module: req.Module, Version: latest}, a.private); err != nil {
 			return err
 		}
 	}
@@ -90,46 +94,6 @@ func (s *Server) heldVersions(ctx context.Context, modulePath string, private bo
 		}
 	}
 	return versions, nil
-}
-
-// newest returns what the go command means by latest: the highest release, else
-// the highest prerelease, else the newest pseudo-version. A +incompatible version
-// counts only if the newest compatible one has no go.mod of its own
-// (go.dev/ref/mod#non-module-compat).
-func (s *Server) newest(ctx context.Context, modulePath string, versions []string, private bool) string {
-	compatible := slices.DeleteFunc(slices.Clone(versions), func(v string) bool { return semver.Build(v) == "+incompatible" })
-	if len(compatible) > 0 && len(compatible) < len(versions) {
-		best := highest(compatible)
-		if mod, err := s.readStored(ctx, Request{Kind: Mod, Module: modulePath, Version: best}, private); err == nil && !madeUp(modulePath, mod) {
-			return best
-		}
-	}
-	return highest(versions)
-}
-
-func highest(versions []string) string {
-	return slices.MaxFunc(versions, func(a, b string) int {
-		if ca, cb := class(a), class(b); ca != cb {
-			return ca - cb
-		}
-		return semver.Compare(a, b)
-	})
-}
-
-func class(version string) int {
-	switch {
-	case module.IsPseudoVersion(version):
-		return 0
-	case semver.Prerelease(version) != "":
-		return 1
-	default:
-		return 2
-	}
-}
-
-// madeUp reports whether mod is the go.mod that stands for none.
-func madeUp(modulePath string, mod []byte) bool {
-	return string(mod) == "module "+modfile.AutoQuote(modulePath)+"\n"
 }
 
 // readStored returns the content of a stored object that is small.

@@ -195,7 +195,13 @@ func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, 
 		return nil, err
 	}
 	begin := time.Now()
-	data, source, err := settings.upstream.ReadAll(ctx, req.Path(), listLimit)
+	data, source, err := settings.upstream.ReadWith(ctx, req.Path(), func(read fetch.Reader, source string) ([]byte, error) {
+		data, err := read(req.Path(), listLimit)
+		if req.Kind == Latest && errors.Is(err, fs.ErrNotExist) {
+			return latestOfList(req.Module, read, source, err)
+		}
+		return data, err
+	})
 	if errors.Is(err, fetch.ErrDirect) {
 		return s.askVCS(ctx, req, vcs.Public)
 	}

@@ -350,8 +350,12 @@ func cleanCmd(ts *testscript.TestScript, neg bool, args []string) {
 
 // setWorldCmd makes the content of a file the world's answer at a path.
 func setWorldCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg && len(args) == 1 {
+		ts.Value(worldKey{}).(*proxytest.World).Set(args[0], nil)
+		return
+	}
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: setworld path file")
+		ts.Fatalf("usage: setworld path file, or: ! setworld path")
 	}
 	ts.Value(worldKey{}).(*proxytest.World).Set(args[0], []byte(ts.ReadFile(args[1])))
 }

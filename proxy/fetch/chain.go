@@ -280,6 +280,21 @@ func (c *Chain) ReadAll(ctx context.Context, path string, limit int64) (data []b
 	})
 }
 
+// Reader reads one small object from one upstream, whole. The errors are those of
+// Source.Fetch.
+type Reader func(path string, limit int64) ([]byte, error)
+
+// ReadWith is ReadAll for an answer that is made from several objects of one upstream:
+// answer is called for the entries of the list in order, as its separators say, with
+// what reads from that entry and with the entry's name without credentials. All its
+// reads share Budget.Answer. path names what is asked for in errors, and is what an
+// entry that is direct or off does not have.
+func (c *Chain) ReadWith(ctx context.Context, path string, answer func(read Reader, source string) ([]byte, error)) (data []byte, source string, err error) {
+	return walk(ctx, c, path, func(o origin, deadline time.Time) ([]byte, error) {
+		return answer(func(path string, limit int64) ([]byte, error) { return o.readAll(ctx, path, limit, deadline) }, o.String())
+	})
+}
+
 // walk tries the entries in order until one succeeds, one fails in a way that
 // ends the list, or ctx is done. It returns the best error: one that is not about
 // absence says more.

@@ -26,6 +26,8 @@ var faults = map[string]Fault{
 	"hang-zip":    files(".zip", hang),
 	"reset":       always(reset),
 
+	"list-503": files("/@v/list", status(http.StatusServiceUnavailable)),
+
 	// Transfers that break.
 	"reset-mid":      files(".zip", once(breakOff(true))),
 	"reset-mid-each": files(".zip", breakOff(true)),
