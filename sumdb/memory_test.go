@@ -3,6 +3,7 @@ package sumdb_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
@@ -30,11 +31,13 @@ func newMemory(testing.TB) *memory {
 
 type memoryObject struct {
 	*bytes.Reader
+	data []byte
 	info storage.Info
 }
 
-func (o memoryObject) Close() error       { return nil }
-func (o memoryObject) Info() storage.Info { return o.info }
+func (o memoryObject) Close() error              { return nil }
+func (o memoryObject) Info() storage.Info        { return o.info }
+func (o memoryObject) SHA256() [sha256.Size]byte { return sha256.Sum256(o.data) }
 
 func (s *memory) Create(ctx context.Context, info storage.Info, r io.Reader) error {
 	data, err := io.ReadAll(r)
@@ -60,7 +63,7 @@ func (s *memory) Open(ctx context.Context, key string) (storage.Object, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", key, fs.ErrNotExist)
 	}
-	return memoryObject{bytes.NewReader(data), storage.Info{Key: key, Size: int64(len(data))}}, ctx.Err()
+	return memoryObject{bytes.NewReader(data), data, storage.Info{Key: key, Size: int64(len(data))}}, ctx.Err()
 }
 
 func (s *memory) Stat(ctx context.Context, key string) (storage.Info, error) {
