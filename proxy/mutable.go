@@ -94,7 +94,7 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errReloaded):
 		return err // an upstream that answers is right; what is held may be of another module now
 	case age < s.config.Stale:
-		s.log.Warn("an old answer is served, because there is no new one", "path", req.Path(), "age", age.Round(time.Second), "err", err)
+		s.log.Warn("an old answer is served, because there is no new one", "path", req.Path(), "age_s", age.Round(time.Second).Seconds(), "err", err)
 		a.result = resultStale
 		return s.writeMutable(a, req, held)
 	case errors.Is(err, vcs.ErrCredential), errors.Is(err, vcs.ErrForbidden):

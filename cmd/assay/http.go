@@ -291,13 +291,17 @@ func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, e
 	record := slog.NewRecord(end, slog.LevelInfo, "request", 0)
 	record.AddAttrs(
 		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
-		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Duration("dur", end.Sub(begin)),
+		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Float64("dur_ms", milliseconds(end.Sub(begin))),
 		slog.String("cache", cache), slog.String("remote", o.remote(r)))
 	if aborted {
 		record.AddAttrs(slog.Bool("aborted", true))
 	}
-	_ = o.log.Handler().Handle(r.Context(), record) // a log that cannot be written must not stop an answer
+	_ = o.log.requests.Handle(r.Context(), record) // never fails, see logQueue.writer
 }
+
+// milliseconds is how the log has a duration: with three decimals, and its unit in the
+// name of the field.
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // code returns the counter for a status, found without a look-up by label.
 func (o *observer) code(status int) prometheus.Counter {

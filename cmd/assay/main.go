@@ -21,7 +21,9 @@ func run() int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second signal does what signals do
 	if err := newCommand().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "assay:", err)
+		queue := newLogQueue(os.Stderr, nil) // which may be a pipe that is not read
+		fmt.Fprintln(queue.writer(rankWarning), "assay:", err)
+		queue.Close()
 		return 1
 	}
 	return 0

@@ -90,8 +90,12 @@ func serve(ctx context.Context, load func() (config, origins, error), out, errOu
 	if err != nil {
 		return err
 	}
+	// A reader of standard output or error that ends is no reason to end, too. It is not
+	// ignored, because the commands that are run would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	s := &server{load: load, config: c, log: newLogger(errOut, c), self: viaName()}
 	defer s.log.Close()
+	slog.SetDefault(s.log.Logger)     // net/http's own words about an upstream go to package log
 	hangup := make(chan os.Signal, 1) // from here on, so that one which comes early does not end the program
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -105,9 +109,20 @@ func serve(ctx context.Context, load func() (config, origins, error), out, errOu
 	}
 	defer s.close()
 	s.logStart(from)
-	url := s.scheme() + "://" + clientAddr(listener.Addr())
-	fmt.Fprintf(out, "Assay serves %s\nTell the go command: go env -w GOPROXY=%s\n", url, url)
+	defer s.announce(out, s.scheme()+"://"+clientAddr(listener.Addr()))()
 	return s.run(ctx, listener, hangup)
+}
+
+// announce says where we serve: to the reader of a log that is JSON, there, else to the
+// person at standard output. What it returns ends the announcement.
+func (s *server) announce(out io.Writer, url string) (end func()) {
+	if s.config.LogFormat == "json" {
+		s.log.Info("serving", "url", url)
+		return func() {}
+	}
+	queue := newLogQueue(out, nil) // standard output may be a full pipe as well
+	fmt.Fprintf(queue.writer(rankWarning), "Assay serves %s\nTell the go command: go env -w GOPROXY=%s\n", url, url)
+	return queue.Close
 }
 
 func listen(addr string) (net.Listener, error) {
@@ -217,6 +232,7 @@ func (s *server) register() {
 	}
 	s.registry.MustRegister(s.ownLog.Metrics()...)
 	s.registry.MustRegister(s.access.Metrics()...)
+	s.registry.MustRegister(s.log.out.dropped)
 	if s.vcs != nil {
 		s.registry.MustRegister(s.vcs.Metrics()...)
 	}
@@ -284,7 +300,7 @@ func (s *server) run(ctx context.Context, listener net.Listener, hangup <-chan o
 // shutdown lets what is under way finish, within the time for it.
 func (s *server) shutdown(httpServer *http.Server) error {
 	s.ready.Store(false)
-	s.log.Info("stopping", "timeout", s.config.ShutdownTimeout)
+	s.log.Info("stopping", "timeout_s", s.config.ShutdownTimeout.Seconds())
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.ShutdownTimeout)
 	defer cancel()
 	err := httpServer.Shutdown(ctx)
@@ -395,42 +411,4 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 		s.log.Warn("these settings have changed too, and need a restart", "settings", restart)
 	}
 	return next, nil
-}
-
-// logger is a slog.Logger whose settings can change, on a buffered writer.
-type logger struct {
-	*slog.Logger
-	level  slog.LevelVar
-	access atomic.Bool
-	out    *logWriter
-}
-
-func newLogger(w io.Writer, c config) *logger {
-	l := &logger{out: newLogWriter(w)}
-	options := &slog.HandlerOptions{Level: &l.level}
-	var handler slog.Handler = slog.NewTextHandler(l.out, options)
-	if c.LogFormat == "json" {
-		handler = slog.NewJSONHandler(l.out, options)
-	}
-	l.Logger = slog.New(promptHandler{handler, l.out})
-	l.configure(c)
-	return l
-}
-
-// configure puts the settings of c into force that can change.
-func (l *logger) configure(c config) {
-	level, _ := logLevel(c.LogLevel) // checked with the configuration
-	l.level.Set(level)
-	l.access.Store(c.AccessLog)
-}
-
-// Close writes what is buffered.
-func (l *logger) Close() { l.out.Close() }
-
-func logLevel(name string) (slog.Level, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(name)); err != nil {
-		return 0, fmt.Errorf("log-level is %q; it must be debug, info, warn or error", name)
-	}
-	return level, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -12,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -52,14 +55,28 @@ func serveIn(t *testing.T, args ...string) *program {
 		in.CloseWithError(fmt.Errorf("serve ended: %w", err))
 		p.done <- err
 	}()
-	var url string
-	if _, err := fmt.Fscanf(out, "Assay serves %s\n", &url); err != nil {
+	t.Cleanup(p.end)
+	if slices.Contains(args, "json") { // the announcement is a line of the log
+		go io.Copy(io.Discard, out)
+		waitFor(t, func() bool { p.url = announced(p.log.String()); return p.url != "" })
+		return p
+	}
+	if _, err := fmt.Fscanf(out, "Assay serves %s\n", &p.url); err != nil {
 		t.Fatalf("%v\n%s", err, p.log)
 	}
 	go io.Copy(io.Discard, out)
-	p.url = url
-	t.Cleanup(p.end)
 	return p
+}
+
+// announced returns the URL in the announcement of a log that is JSON, or "".
+func announced(log string) string {
+	for line := range strings.Lines(log) {
+		var record struct{ Msg, URL string }
+		if json.Unmarshal([]byte(line), &record) == nil && record.Msg == "serving" {
+			return record.URL
+		}
+	}
+	return ""
 }
 
 // end stops the program and waits for it.
@@ -348,6 +365,14 @@ func TestAccessLog(t *testing.T) {
 	}
 	if strings.Contains(log, "hunter2") {
 		t.Errorf("the query is in the log:\n%s", log)
+	}
+	for line := range strings.Lines(log) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("a line of the log is not JSON: %s", line)
+		}
+	}
+	if ms := regexp.MustCompile(`"dur_ms":(\d+(\.\d{1,3})?)[,}]`).FindAllString(log, -1); len(ms) != 4 {
+		t.Errorf("%d of 4 access lines have their time in milliseconds:\n%s", len(ms), log)
 	}
 	if n := strings.Count(log, `"msg":"request"`); n != 4 {
 		t.Errorf("%d access lines for 4 requests:\n%s", n, log)

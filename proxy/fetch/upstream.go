@@ -174,7 +174,7 @@ func (u *upstream) open(ctx context.Context, path string, limit int64, deadline 
 	if f != nil {
 		cancel(nil)
 		outcome = f.outcome
-		u.client.log.Debug("upstream request failed", "source", u.label, "path", path, "dur", time.Since(begin), "err", f.Error)
+		u.client.log.Debug("upstream request failed", "source", u.label, "path", path, "dur_ms", float64(time.Since(begin).Microseconds())/1000, "err", f.Error)
 	} else if ranges != nil {
 		outcome = outcomeResumed
 	}

@@ -1,0 +1,316 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// piped is assay serve whose standard output and error are the ends of one pipe, which
+// is read only when the test says so.
+type piped struct {
+	t      *testing.T
+	url    string
+	cmd    *exec.Cmd
+	reader *os.File
+	ended  chan error
+}
+
+// pipedServe starts it. before is called with the pipe before.
+func pipedServe(t *testing.T, before func(writer *os.File), args ...string) *piped {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before(writer)
+	addr := freeAddr(t)
+	p := &piped{t: t, url: "http://" + addr, reader: reader, ended: make(chan error, 1)}
+	p.cmd = assay(program, append([]string{"serve", "--listen", addr, "--data", t.TempDir(), "--sumdb", "off"}, args...)...)
+	p.cmd.Stdout, p.cmd.Stderr = writer, writer
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	go func() { p.ended <- p.cmd.Wait() }()
+	t.Cleanup(func() { _ = p.cmd.Process.Kill(); reader.Close() })
+	waitFor(t, func() bool {
+		resp, err := http.Get(p.url + "/livez")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err == nil
+	})
+	return p
+}
+
+// freeAddr returns an address on which nothing listens.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// fillPipe fills a pipe, of 64 KiB mostly, so that the next write blocks.
+func fillPipe(t *testing.T) func(writer *os.File) {
+	return func(writer *os.File) {
+		t.Helper()
+		if err := writer.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		line := bytes.Repeat([]byte("x"), 1023)
+		for err := error(nil); err == nil; {
+			_, err = writer.Write(append(line, '\n'))
+		}
+		if err := writer.SetWriteDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func empty(*os.File) {}
+
+// ask sends n requests whose access lines are long, and one which is refused.
+func (p *piped) ask(n int) {
+	p.t.Helper()
+	for i := range n {
+		if status, _ := fetchText(p.t, p.url+"/"+strings.Repeat("a", 8000)); status != http.StatusNotFound {
+			p.t.Fatalf("request %d: %d", i, status)
+		}
+	}
+	if status, body := fetchText(p.t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != http.StatusBadGateway {
+		p.t.Errorf("status %d %s", status, body)
+	}
+}
+
+// wantEnd sends the signal and waits for the end of the process.
+func (p *piped) wantEnd(signal os.Signal, status int) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(signal); err != nil {
+		p.t.Fatal(err)
+	}
+	select {
+	case <-p.ended:
+		if got := p.cmd.ProcessState.ExitCode(); got != status {
+			p.t.Errorf("exit status %d (%v), want %d", got, p.cmd.ProcessState, status)
+		}
+	case <-time.After(time.Minute):
+		p.t.Fatal("it does not end")
+	}
+}
+
+// A log that is not read stops neither the start nor an answer nor the end. What there
+// is no room for is counted and said when the log is read again: requests go first,
+// and no warning is missing.
+func TestLogPipeNotRead(t *testing.T) {
+	t.Parallel()
+	p := pipedServe(t, fillPipe(t), "--upstream", "http://127.0.0.1:1", "--attempts", "1")
+	const rounds, each = 10, 20
+	for range rounds {
+		p.ask(each) // 8 KB each
+	}
+	if status, body := fetchText(t, p.url+"/livez"); status != http.StatusOK {
+		t.Errorf("livez: %d %s", status, body)
+	}
+	_, metrics := fetchText(t, p.url+"/metrics")
+	dropped := regexp.MustCompile(`assay_logging_dropped_lines_total\{kind="(\w+)"\} (\d+)`).FindAllStringSubmatch(metrics, -1)
+	if len(dropped) != 3 || dropped[0][1] != "info" || dropped[0][2] != "0" || dropped[1][1] != "request" || dropped[1][2] == "0" || dropped[2][2] != "0" {
+		t.Errorf("dropped are %q, want requests alone", dropped)
+	}
+
+	var log syncBuilder
+	read := make(chan error, 1)
+	go func() { _, err := io.Copy(&log, p.reader); read <- err }()
+	waitFor(t, func() bool { return strings.Contains(log.String(), "log lines were dropped") })
+	p.wantEnd(syscall.SIGTERM, 0)
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	text := log.String()
+	for _, want := range []string{"Assay serves http://localhost:", "assay starts", "msg=stopped"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the log lacks %q", want)
+		}
+	}
+	said := 0
+	for _, report := range regexp.MustCompile(`requests=(\d+) infos=0 warnings=0`).FindAllStringSubmatch(text, -1) {
+		n, _ := strconv.Atoi(report[1])
+		said += n
+	}
+	if written := strings.Count(text, "path=/aaa"); said < rounds || said+written < rounds*each || written == 0 {
+		t.Errorf("of %d requests %d are in the log, and %d are said to be missing", rounds*each, written, said)
+	}
+	if n := strings.Count(text, "request refused"); n != rounds {
+		t.Errorf("the log has %d of %d refused requests", n, rounds)
+	}
+	// The announcement, on the same pipe, may be in the middle of a large write.
+	text = regexp.MustCompile(`Assay serves .*\nTell the go command: .*\n`).ReplaceAllString(text, "")
+	for line := range strings.Lines(text) {
+		if !regexp.MustCompile(`^(x*time=.*|x+)\n$`).MatchString(line) {
+			t.Errorf("a line is not whole: %.200q", line)
+		}
+	}
+}
+
+// With a log that is never read the program ends all the same, and soon.
+func TestLogPipeNotReadAtEnd(t *testing.T) {
+	t.Parallel()
+	p := pipedServe(t, fillPipe(t), "--upstream", "http://127.0.0.1:1", "--attempts", "1")
+	p.ask(5)
+	p.wantEnd(syscall.SIGTERM, 0)
+}
+
+// So does a start that is refused.
+func TestLogPipeNotReadAtRefusal(t *testing.T) {
+	t.Parallel()
+	p := pipedServe(t, fillPipe(t), "--upstream", "off")
+	second := assay(p.cmd.Path, "serve", "--listen", strings.TrimPrefix(p.url, "http://"), "--data", t.TempDir())
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	fillPipe(t)(writer)
+	second.Stderr = writer
+	if err := second.Start(); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- second.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		_ = second.Process.Kill()
+		t.Error("it does not end")
+	}
+	p.wantEnd(syscall.SIGTERM, 0)
+}
+
+// The reader of the log may end: the program does not.
+func TestLogPipeClosed(t *testing.T) {
+	t.Parallel()
+	p := pipedServe(t, empty, "--upstream", "http://127.0.0.1:1", "--attempts", "1")
+	if err := p.reader.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		p.ask(2)
+		time.Sleep(logDelay) // so that each is written
+	}
+	_, metrics := fetchText(t, p.url+"/metrics")
+	if !regexp.MustCompile(`assay_logging_dropped_lines_total\{kind="warning"\} [1-9]`).MatchString(metrics) {
+		t.Error("the lines that could not be written are not counted")
+	}
+	p.wantEnd(syscall.SIGTERM, 0)
+}
+
+// What was said before a crash comes out, and so does what the runtime says of it.
+func TestLogPipeCrash(t *testing.T) {
+	t.Parallel()
+	p := pipedServe(t, empty, "--upstream", "http://127.0.0.1:1", "--attempts", "1")
+	var log syncBuilder
+	read := make(chan error, 1)
+	go func() { _, err := io.Copy(&log, p.reader); read <- err }()
+	p.ask(1)
+	p.wantEnd(syscall.SIGQUIT, 2)
+	<-read
+	text := log.String()
+	refused, crash := strings.Index(text, "request refused"), strings.Index(text, "SIGQUIT: quit")
+	if refused < 0 || crash < refused || !strings.Contains(text[crash:], "goroutine ") {
+		t.Errorf("the log is %s", text)
+	}
+	// A fatal error of our own is the last line.
+	out, err := assay(p.cmd.Path, "serve", "--listen", "127.0.0.1:0", "--data", os.DevNull+"/x").CombinedOutput()
+	if err == nil || !bytes.HasPrefix(lastLine(out), []byte("assay: ")) {
+		t.Errorf("%v, %s", err, out)
+	}
+}
+
+func lastLine(text []byte) []byte {
+	text = bytes.TrimSpace(text)
+	return text[bytes.LastIndexByte(text, '\n')+1:]
+}
+
+// Whatever is logged at the same time, by whomever, while the log comes and goes: each
+// line is written whole and once, or counted.
+func TestLogQueueCounts(t *testing.T) {
+	t.Parallel()
+	out := &flakyWriter{}
+	reported := make(chan [numberOfRanks]uint64, 1000)
+	q := newLogQueue(out, func(lost [numberOfRanks]uint64) { reported <- lost })
+	const writers, lines = 8, 2000
+	done := make(chan struct{})
+	for i := range writers {
+		go func() {
+			w := q.writer(rank(i % int(numberOfRanks)))
+			for j := range lines {
+				fmt.Fprintf(w, "%d-%d %s.\n", i, j, strings.Repeat("x", j%500))
+			}
+			done <- struct{}{}
+		}()
+	}
+	for range writers {
+		<-done
+	}
+	q.Close()
+	<-q.ended
+	seen := map[string]bool{}
+	for line := range strings.Lines(out.b.String()) {
+		if name, _, whole := strings.Cut(line, " "); whole && strings.HasSuffix(line, ".\n") {
+			if seen[name] {
+				t.Errorf("line %s is there twice", name)
+			}
+			seen[name] = true
+		}
+	}
+	lost := uint64(0)
+	for _, n := range q.lost { // run has ended
+		lost += n
+	}
+	for len(reported) > 0 {
+		for _, n := range <-reported {
+			lost += n
+		}
+	}
+	if got := uint64(len(seen)) + lost; got != writers*lines {
+		t.Errorf("%d lines are written and %d counted as lost, of %d", len(seen), lost, writers*lines)
+	}
+	if lost == 0 || len(seen) == 0 {
+		t.Errorf("%d lines are written, %d lost: the test shows nothing", len(seen), lost)
+	}
+}
+
+// flakyWriter writes every third time a part only.
+type flakyWriter struct {
+	b bytes.Buffer
+	n int
+}
+
+func (w *flakyWriter) Write(text []byte) (int, error) {
+	if w.n++; w.n%3 == 0 {
+		w.b.Write(text[:len(text)/2])
+		return len(text) / 2, syscall.ENOSPC
+	}
+	return w.b.Write(text)
+}
