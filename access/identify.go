@@ -35,26 +35,43 @@ const (
 // An Authorization header goes before a client certificate: it is what the
 // client chose for this request, and if it is wrong, the client should know.
 //
-// It counts the request, and so it looks once at one: of what WithIdentity made, it
-// returns what is known.
+// It counts the request, and so it looks once at one that Remember made; later it
+// returns what it returned then.
 func (a *Authenticator) Identify(r *http.Request) (Identity, error) {
-	if id, ok := r.Context().Value(identified{}).(Identity); ok {
-		return id, nil
+	memory, _ := r.Context().Value(memoryKey{}).(*Memory)
+	if memory != nil && memory.Asked {
+		return memory.Identity, memory.Err
 	}
 	id, kind, err := a.identify(r)
 	a.metrics.count(kind, err)
 	if err != nil {
-		return Identity{}, err
+		id = Identity{}
 	}
-	return id, nil
+	if memory != nil {
+		*memory = Memory{Asked: true, Identity: id, Err: err}
+	}
+	return id, err
 }
 
-// identified is the key of an Identity in the context of a request.
-type identified struct{}
+// A Memory is what Identify has found out about one request. It belongs to the
+// goroutine that answers the request.
+type Memory struct {
+	Asked    bool // whether Identify was called at all
+	Identity Identity
+	Err      error
+}
 
-// WithIdentity returns r for those who ask again who it is from.
-func WithIdentity(r *http.Request, id Identity) *http.Request {
-	return r.WithContext(context.WithValue(r.Context(), identified{}, id))
+type memoryKey struct{}
+
+// Remember returns r with a Memory, for the caller to read when the request is
+// answered. A request without any credential is anonymous: it is returned as it is,
+// with nil.
+func Remember(r *http.Request) (*http.Request, *Memory) {
+	if len(r.Header["Authorization"]) == 0 && (r.TLS == nil || len(r.TLS.VerifiedChains) == 0) {
+		return r, nil
+	}
+	memory := &Memory{}
+	return r.WithContext(context.WithValue(r.Context(), memoryKey{}, memory)), memory
 }
 
 func (a *Authenticator) identify(r *http.Request) (id Identity, kind string, err error) {

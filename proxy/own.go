@@ -30,9 +30,23 @@ func (l ownLog) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	return tile, ownLogError(err)
 }
 
+// ownFrozen is an ErrFrozen of our own log. Its text is short, because each request
+// that is refused for it has a line in the log; why it is so was logged once, when the
+// log was opened or frozen, with all that an operator has to do.
+type ownFrozen struct{ err error }
+
+func (e *ownFrozen) Error() string {
+	return errOwnLog.Error() + ": it signs nothing new; why is in an earlier line, and in the output of assay log"
+}
+
+func (e *ownFrozen) Unwrap() []error { return []error{errOwnLog, e.err} }
+
 // ownLogError makes an ErrFrozen or ErrBeyond one of our own log.
 func ownLogError(err error) error {
-	if errors.Is(err, sumdb.ErrFrozen) || errors.Is(err, sumdb.ErrBeyond) {
+	if errors.Is(err, sumdb.ErrFrozen) {
+		return &ownFrozen{err}
+	}
+	if errors.Is(err, sumdb.ErrBeyond) {
 		return fmt.Errorf("%w: %w", errOwnLog, err)
 	}
 	return err

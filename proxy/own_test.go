@@ -89,7 +89,25 @@ func TestPrivateFrozen(t *testing.T) {
 	copyBack(t, filepath.Join(h.dir, "log"))
 	again := openPrivate(t, h.world, h.code, h.dir, nil)
 	again.ok("corp.example/lib/@v/v1.0.0.zip")
-	again.wantStatus("corp.example/lib/@v/v1.1.0.zip", http.StatusServiceUnavailable, "own log takes no new versions", "assay log check")
+	for range 3 {
+		again.wantStatus("corp.example/lib/@v/v1.1.0.zip", http.StatusServiceUnavailable, "own log takes no new versions", "assay log check")
+	}
+	if n := strings.Count(again.logs.String(), "find the newest signed head"); n != 1 {
+		t.Errorf("the log has the whole reason %d times", n)
+	}
+	// The log has the reason whole, once, and a short line for each request.
+	refused := 0
+	for line := range strings.Lines(again.logs.String()) {
+		if strings.Contains(line, "request refused") {
+			refused++
+			if len(line) > 400 || !strings.Contains(line, "signs nothing new") {
+				t.Errorf("a line of %d bytes for a request: %s", len(line), line)
+			}
+		}
+	}
+	if refused != 3 {
+		t.Errorf("%d lines for 3 requests", refused)
+	}
 }
 
 // copyBack replaces a directory by a copy of it, as somebody does who restores it.

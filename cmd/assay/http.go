@@ -125,7 +125,6 @@ func (s *server) authenticated(next http.Handler) http.Handler {
 					"give the go command a token: go help goauth, assay goauth --help\nrequest id: "+w.Header().Get("X-Request-Id")+"\n")
 				return
 			}
-			r = access.WithIdentity(r, id)
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -203,6 +202,7 @@ type observed struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+	client *access.Memory // nil if there is no credential
 }
 
 func (w *observed) WriteHeader(status int) {
@@ -232,6 +232,7 @@ func (o *observer) middleware(next http.Handler) http.Handler {
 		out := o.pool.Get().(*observed)
 		*out = observed{ResponseWriter: w}
 		o.running.Inc()
+		r, out.client = access.Remember(r)
 		defer func() {
 			o.running.Dec()
 			o.end(r, out, id, begin, recover())
@@ -273,7 +274,7 @@ func (o *observer) end(r *http.Request, out *observed, id string, begin time.Tim
 	if o.log.access.Load() && o.log.Enabled(r.Context(), slog.LevelInfo) {
 		o.logAccess(r, out, id, begin, end, aborted)
 	}
-	out.ResponseWriter = nil
+	*out = observed{}
 	o.pool.Put(out)
 	if aborted {
 		panic(http.ErrAbortHandler)
@@ -293,10 +294,25 @@ func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, e
 		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
 		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Float64("dur_ms", milliseconds(end.Sub(begin))),
 		slog.String("cache", cache), slog.String("remote", o.remote(r)))
+	if client := out.client; client != nil && client.Asked {
+		record.AddAttrs(clientAttrs(client)...)
+	}
 	if aborted {
 		record.AddAttrs(slog.Bool("aborted", true))
 	}
 	_ = o.log.requests.Handle(r.Context(), record) // never fails, see logQueue.writer
+}
+
+// clientAttrs says who a request is from, if that was asked. A name that was not proved
+// is not in the log.
+func clientAttrs(client *access.Memory) []slog.Attr {
+	switch {
+	case errors.Is(client.Err, access.ErrUnavailable):
+		return []slog.Attr{slog.String("credential", "unchecked")}
+	case client.Err != nil:
+		return []slog.Attr{slog.String("credential", "refused")}
+	}
+	return []slog.Attr{slog.String("user", client.Identity.Name), slog.String("credential", client.Identity.Kind)}
 }
 
 // milliseconds is how the log has a duration: with three decimals, and its unit in the
