@@ -103,7 +103,7 @@ func (f *fixture) open(list string, o option) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.store.Close() })
-	if f.chain, err = fetch.New(fetch.Config{List: list, Budget: o.budget, Permit: o.permit, Logger: log}); err != nil {
+	if f.chain, err = fetch.New(fetch.Config{List: list, Budget: o.budget, Permit: o.permit, RedirectHosts: []string{"127.0.0.1"}, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
 	private, err := policy.New(o.private)

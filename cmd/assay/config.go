@@ -64,6 +64,7 @@ type config struct {
 	TrustedProxies string `name:"trusted-proxies" default:"" help:"Networks (CIDR) of the reverse proxies in front of this server, separated by commas. From them X-Forwarded-For says who the client is; from others it is ignored."`
 
 	CAFile         string        `name:"ca-file" default:"" reload:"yes" help:"PEM file with certificate authorities to trust for upstreams, besides the system's. Proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used."`
+	RedirectHosts  string        `name:"redirect-hosts" default:"" reload:"yes" help:"Hosts, or host:port, separated by commas, that upstreams may redirect to whatever their address is: object storage inside, for instance. Without it redirects are followed to public addresses, and from an upstream inside to another one in upstream."`
 	ConnectTimeout time.Duration `name:"connect-timeout" default:"5s" reload:"yes" help:"Time to connect to an upstream, and as much again for its TLS handshake."`
 	HeaderTimeout  time.Duration `name:"header-timeout" default:"8s" reload:"yes" help:"Time for an upstream to begin its answer, for each attempt."`
 	IdleTimeout    time.Duration `name:"idle-timeout" default:"10s" reload:"yes" help:"Time without a byte from an upstream after which a transfer is taken for broken and resumed."`
@@ -164,7 +165,7 @@ func placeholder(s setting) string {
 		return "RULES"
 	case "operators":
 		return "GROUPS"
-	case "vcs-hosts":
+	case "vcs-hosts", "redirect-hosts":
 		return "HOSTS"
 	case "trusted-proxies":
 		return "NETWORKS"
@@ -408,10 +409,15 @@ func (c config) checkPrivate() error {
 	if c.Unified && c.SumDB == "off" {
 		return errors.New("unified needs a checksum database in sumdb: public modules are copied only after they were proved in it")
 	}
-	for _, names := range [][2]string{{"vcs", c.VCS}, {"vcs-hosts", c.VCSHosts}, {"operators", c.Operators}} {
+	for _, names := range [][2]string{{"vcs", c.VCS}, {"vcs-hosts", c.VCSHosts}, {"redirect-hosts", c.RedirectHosts}, {"operators", c.Operators}} {
 		name, text := names[0], names[1]
 		if strings.ContainsFunc(text, unicode.IsSpace) || text != "" && len(list(text)) == 0 {
 			return fmt.Errorf("%s is %q; it must be names separated by commas without spaces, or else some of it would mean nothing", name, text)
+		}
+	}
+	for _, host := range list(c.RedirectHosts) {
+		if !isHost(host) {
+			return fmt.Errorf("redirect-hosts: %q is neither a host nor host:port", host)
 		}
 	}
 	if slices.Contains(list(c.Operators), "*") {
@@ -423,6 +429,23 @@ func (c config) checkPrivate() error {
 		}
 	}
 	return nil
+}
+
+// isHost reports whether text is a host, a name or an address, or host:port.
+func isHost(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		host, port = text, "443"
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return host != "" && !strings.ContainsFunc(host, func(r rune) bool {
+		return r != '-' && r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
 }
 
 // redacted reports whether text leaves something out.

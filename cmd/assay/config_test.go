@@ -78,6 +78,10 @@ func TestConfigRefuses(t *testing.T) {
 		`operators = "*"`:                             "no group is called *",
 		`vcs = "git, hg"`:                             "vcs",
 		`vcs_hosts = "a.example\tb.example"`:          "vcs-hosts",
+		`redirect_hosts = "https://cdn.example"`:      "redirect-hosts",
+		`redirect_hosts = "cdn.example/"`:             "redirect-hosts",
+		`redirect_hosts = "cdn.example:x"`:            "redirect-hosts",
+		`redirect_hosts = "*.example"`:                "redirect-hosts",
 		`mirror = "x https://user:hunter2@a.example"`: "mirror",
 	} {
 		c, err := load([]byte(file))

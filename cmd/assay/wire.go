@@ -54,8 +54,11 @@ func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, 
 		UserAgent: "assay/" + version() + " (+https://github.com/assay-proxy/assay)",
 		Via:       "1.1 " + s.self,
 		Self:      []string{addr.String(), c.Listen},
-		Permit:    s.permit,
-		Logger:    s.log.Logger,
+
+		RedirectHosts: list(c.RedirectHosts),
+
+		Permit: s.permit,
+		Logger: s.log.Logger,
 	})
 	if err != nil {
 		err = fmt.Errorf("upstream (from %s): %w", from["upstream"], err)

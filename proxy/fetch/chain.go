@@ -48,6 +48,11 @@ type Config struct {
 	// host stands for every address of this machine.
 	Self []string
 
+	// RedirectHosts are hosts, or host:port, to which upstreams may redirect
+	// whatever the address is. Other redirects are followed to public addresses;
+	// besides, an upstream inside may redirect to another one of the list.
+	RedirectHosts []string
+
 	// Permit is asked right before each request to an upstream, also before
 	// another attempt and before the next entry of the list, with its path: one
 	// of the GOPROXY protocol, or one below the root of a checksum database that
@@ -118,15 +123,15 @@ type origin interface {
 
 // client is what the upstreams of a chain share.
 type client struct {
-	transport *http.Transport
-	fresh     *http.Transport // makes a connection for each request, and leaves the time for its headers to the context
-	database  string          // see Config.Database
-	budget    Budget
-	attempts  int
-	header    http.Header // of each request
-	permit    func(path string) error
-	metrics   *metrics
-	log       *slog.Logger
+	transports transports
+	trusted    trustedHosts
+	database   string // see Config.Database
+	budget     Budget
+	attempts   int
+	header     http.Header // of each request
+	permit     func(path string) error
+	metrics    *metrics
+	log        *slog.Logger
 
 	life context.Context // of work that outlives the request which caused it
 	end  context.CancelFunc
@@ -148,13 +153,13 @@ func New(c Config) (*Chain, error) {
 		return nil, err
 	}
 	c.Budget = c.Budget.withDefaults()
-	transport, err := newTransport(c)
+	transports, err := newTransports(c)
 	if err != nil {
 		return nil, err
 	}
 	chain := &Chain{
 		text:   formatList(entries),
-		client: newClient(c, transport),
+		client: newClient(c, transports, trust(entries, c.RedirectHosts)),
 		hosts:  map[string]*upstream{},
 		names:  map[string]bool{},
 	}
@@ -164,7 +169,7 @@ func New(c Config) (*Chain, error) {
 	return chain, nil
 }
 
-func newClient(c Config, transport *http.Transport) *client {
+func newClient(c Config, transports transports, trusted trustedHosts) *client {
 	header := http.Header{"User-Agent": {"assay"}, "Accept-Encoding": {"identity"}}
 	if c.UserAgent != "" {
 		header.Set("User-Agent", c.UserAgent)
@@ -181,10 +186,8 @@ func newClient(c Config, transport *http.Transport) *client {
 	if c.Permit == nil {
 		c.Permit = func(string) error { return nil }
 	}
-	fresh := transport.Clone()
-	fresh.DisableKeepAlives, fresh.ResponseHeaderTimeout = true, 0
 	cl := &client{
-		transport: transport, fresh: fresh, database: c.Database, budget: c.Budget, attempts: c.Retries,
+		transports: transports, trusted: trusted, database: c.Database, budget: c.Budget, attempts: c.Retries,
 		header: header, permit: c.Permit, metrics: newMetrics(), log: c.Logger,
 	}
 	cl.life, cl.end = context.WithCancel(context.Background())
@@ -210,8 +213,7 @@ func (c *client) close() {
 	c.mu.Unlock()
 	c.end()
 	c.running.Wait()
-	c.transport.CloseIdleConnections()
-	c.fresh.CloseIdleConnections() // ends dials that nothing waits for
+	c.transports.closeIdle()
 }
 
 // origin returns what stands behind an entry.

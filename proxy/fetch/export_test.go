@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 )
 
 // Parsers of what upstreams send, for their tables and fuzz targets.
@@ -25,8 +26,20 @@ func FormatList(entries []Entry) string { return formatList(entries) }
 
 // SetDial makes c use a network of the test.
 func (c *Chain) SetDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
-	for _, t := range []*http.Transport{c.client.transport, c.client.fresh} {
-		t.DialContext = dial
-		t.Proxy = nil
+	t := c.client.transports
+	for _, transport := range []*http.Transport{t.named, t.other, t.fresh} {
+		transport.DialContext = dial
+		transport.Proxy = nil
 	}
+}
+
+// SetNamedDial makes c use dial for hosts that an administrator has named, and its own
+// dialer for others.
+func (c *Chain) SetNamedDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
+	c.client.transports.named.DialContext = dial
+}
+
+// SetProxy makes c use a proxy as if the environment said so.
+func (c *Chain) SetProxy(proxy func(*http.Request) (*url.URL, error)) {
+	c.client.transports.named.Proxy = proxy
 }

@@ -151,7 +151,7 @@ func (p *probe) send(ctx context.Context, path string) (status int, err error) {
 	if p.u.authorization != "" {
 		req.Header.Set("Authorization", p.u.authorization)
 	}
-	resp, err := p.u.client.fresh.RoundTrip(req)
+	resp, err := p.u.client.transports.fresh.RoundTrip(req)
 	if err != nil {
 		return 0, err
 	}

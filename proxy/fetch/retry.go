@@ -82,7 +82,7 @@ func retry[T any](ctx context.Context, u *upstream, path string, deadline time.T
 // attempt would only try the next of them.
 func (u *upstream) distrust(f *failure) {
 	if f.outcome == outcomeTimeout {
-		u.client.transport.CloseIdleConnections()
+		u.client.transports.closeIdle()
 	}
 }
 

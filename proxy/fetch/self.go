@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/egress"
 )
 
 // lookupBudget bounds the look-ups of a start. A resolver that is slow must not
@@ -72,12 +74,7 @@ func ownAddresses(ctx context.Context, host string) map[netip.Addr]bool {
 		}
 		return own
 	}
-	interfaces, _ := net.InterfaceAddrs() // without them there are still the loopback addresses
-	for _, a := range interfaces {
-		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-			own[prefix.Addr().Unmap().WithZone("")] = true
-		}
-	}
+	own, _ = egress.Machine() // without them there are still the loopback addresses
 	return own
 }
 

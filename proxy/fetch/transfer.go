@@ -32,17 +32,18 @@ const (
 type stream struct {
 	ctx    context.Context // of the request, which ends with the body, as net/http has it
 	cancel context.CancelCauseFunc
-	resp   *http.Response
+	u      *upstream
+	resp   answer
 	idle   *time.Timer
 	budget time.Duration
 	count  func(n int)
 }
 
-func newStream(ctx context.Context, cancel context.CancelCauseFunc, resp *http.Response, u *upstream) *stream {
+func newStream(ctx context.Context, cancel context.CancelCauseFunc, resp answer, u *upstream) *stream {
 	idle := time.AfterFunc(u.client.budget.IdleBody, func() { cancel(errIdle) })
 	idle.Stop()
 	bytes := u.client.metrics.bytes.WithLabelValues(u.label)
-	return &stream{ctx, cancel, resp, idle, u.client.budget.IdleBody, func(n int) { bytes.Add(float64(n)) }}
+	return &stream{ctx, cancel, u, resp, idle, u.client.budget.IdleBody, func(n int) { bytes.Add(float64(n)) }}
 }
 
 func (s *stream) size() int64 { return s.resp.ContentLength }
@@ -54,6 +55,9 @@ func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.resp.Body.Read(p)
 	s.idle.Stop()
 	s.count(n)
+	if err != nil && err != io.EOF && s.resp.away {
+		err = s.u.away(s.ctx, s.resp.Request.URL.Host, err)
+	}
 	return n, err
 }
 

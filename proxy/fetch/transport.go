@@ -1,10 +1,8 @@
 package fetch
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,29 +13,32 @@ import (
 	"time"
 )
 
-// maxRedirects is what the go command follows.
-const maxRedirects = 10
-
-// errRedirect says that an upstream redirects to where we do not follow.
-var errRedirect = errors.New("redirect not followed")
-
-// newTransport makes the one transport of a chain.
-func newTransport(c Config) (*http.Transport, error) {
+// newTransports makes the transports of a chain.
+func newTransports(c Config) (transports, error) {
 	roots, err := readRoots(c.CAFile)
 	if err != nil {
-		return nil, err
+		return transports{}, err
 	}
-	dialer := &net.Dialer{Timeout: c.Budget.Connect, KeepAlive: 15 * time.Second}
+	dialer := net.Dialer{Timeout: c.Budget.Connect, KeepAlive: 15 * time.Second}
+	named := newTransport(c.Budget, roots, &dialer)
+	named.Proxy = http.ProxyFromEnvironment
+	guarded := dialer
+	guarded.Control = publicOnly
+	fresh := named.Clone()
+	fresh.DisableKeepAlives, fresh.ResponseHeaderTimeout = true, 0
+	return transports{named, newTransport(c.Budget, roots, &guarded), fresh}, nil
+}
+
+func newTransport(b Budget, roots *x509.CertPool, dialer *net.Dialer) *http.Transport {
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           dialer.DialContext,
 		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:   c.Budget.TLS,
-		ResponseHeaderTimeout: c.Budget.FirstByte,
+		TLSHandshakeTimeout:   b.TLS,
+		ResponseHeaderTimeout: b.FirstByte,
 		ForceAttemptHTTP2:     true,
 		// A connection that died in silence would swallow a request and its
 		// retries too, for HTTP/2 puts them all on the same one.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: c.Budget.FirstByte / 2, PingTimeout: c.Budget.FirstByte / 4},
+		HTTP2: &http.HTTP2Config{SendPingTimeout: b.FirstByte / 2, PingTimeout: b.FirstByte / 4},
 		// A fleet of clients starts many fills of one upstream at once.
 		MaxIdleConns:           256,
 		MaxIdleConnsPerHost:    64,
@@ -46,7 +47,7 @@ func newTransport(c Config) (*http.Transport, error) {
 		// Transparent decompression hides the length of the body, without
 		// which nothing can be resumed, and zips do not shrink.
 		DisableCompression: true,
-	}, nil
+	}
 }
 
 // readRoots returns the system's roots and those in file. It is nil, which means
@@ -67,65 +68,6 @@ func readRoots(file string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("certificate authorities: no PEM certificate in %s", file)
 	}
 	return roots, nil
-}
-
-// roundTrip sends a GET for target and follows redirects. The http.Client is not
-// used: it sends credentials on to subdomains and other ports, a Referer to
-// everybody, and quotes URLs in its errors.
-func (u *upstream) roundTrip(ctx context.Context, target *url.URL, header http.Header) (*http.Response, error) {
-	for hops := 0; ; hops++ {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
-		if err != nil {
-			return nil, fmt.Errorf("%w: not a URL", errRedirect)
-		}
-		req.Header = header.Clone()
-		if u.authorization != "" && target.Scheme == u.base.Scheme && target.Host == u.base.Host {
-			req.Header.Set("Authorization", u.authorization)
-		}
-		resp, err := u.client.transport.RoundTrip(req)
-		if err != nil {
-			return nil, err
-		}
-		next, err := location(resp)
-		if err == nil && next == nil {
-			return resp, nil
-		}
-		discard(resp)
-		switch {
-		case err != nil:
-			return nil, err
-		case hops == maxRedirects:
-			return nil, fmt.Errorf("%w: more than %d of them", errRedirect, maxRedirects)
-		}
-		target = next
-	}
-}
-
-// location returns where resp redirects to, nil if it does not.
-func location(resp *http.Response) (*url.URL, error) {
-	switch resp.StatusCode {
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
-		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-	default:
-		return nil, nil
-	}
-	value := resp.Header.Get("Location")
-	if value == "" {
-		return nil, nil // a 3xx like any other that is not a 200
-	}
-	from := resp.Request.URL
-	next, err := from.Parse(value)
-	if err != nil {
-		return nil, fmt.Errorf("%w: its Location is not a URL", errRedirect)
-	}
-	switch {
-	case next.Host == "" || next.Scheme != "https" && next.Scheme != "http":
-		return nil, fmt.Errorf("%w: to the scheme %q", errRedirect, printable(next.Scheme))
-	case from.Scheme == "https" && next.Scheme == "http":
-		return nil, fmt.Errorf("%w: from https to http, host %s", errRedirect, printable(next.Host))
-	}
-	next.User, next.Fragment, next.RawFragment = nil, "", ""
-	return next, nil
 }
 
 // maxDiscard is what is read only to use a connection again; more than that takes

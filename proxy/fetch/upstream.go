@@ -117,7 +117,10 @@ var (
 // broken returns what err, an error of the transport, means. ctx is that of the
 // request, whose cause tells our own impatience from the caller's.
 func (u *upstream) broken(ctx context.Context, path string, err error) *failure {
-	var network net.Error
+	var (
+		network net.Error
+		away    *awayError
+	)
 	cause := context.Cause(ctx)
 	switch {
 	case cause == errSlow, cause == errIdle:
@@ -126,7 +129,7 @@ func (u *upstream) broken(ctx context.Context, path string, err error) *failure 
 		f := u.fail(path, outcomeCanceled, cause).final()
 		f.blame = false
 		return f
-	case errors.As(err, &network) && network.Timeout():
+	case !errors.As(err, &away) && errors.As(err, &network) && network.Timeout():
 		return u.timeout(path, u.clean(err.Error()))
 	}
 	f := u.fail(path, outcomeUnavailable, fmt.Errorf("%w: %s", ErrUnavailable, u.clean(err.Error())))
@@ -197,7 +200,7 @@ func (u *upstream) send(ctx context.Context, cancel context.CancelCauseFunc, pat
 	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || ranges == nil) {
 		return nil, u.refused(resp, cancel, path)
 	}
-	if err := unusable(resp); err != nil {
+	if err := unusable(resp.Response); err != nil {
 		_ = resp.Body.Close()
 		return nil, u.fail(path, outcomeUnavailable, fmt.Errorf("%w: %w", ErrUnavailable, err)).final()
 	}
@@ -224,11 +227,15 @@ func unusable(resp *http.Response) error {
 // detailBudget bounds the wait for the words of an answer whose status is known.
 const detailBudget = 2 * time.Second
 
-// refused returns what a status means, and closes resp.
-func (u *upstream) refused(resp *http.Response, cancel context.CancelCauseFunc, path string) *failure {
+// refused returns what a status means, and closes resp. What another host than the
+// upstream says, by a redirect, is not passed on: it may be meant for us alone.
+func (u *upstream) refused(resp answer, cancel context.CancelCauseFunc, path string) *failure {
 	timer := time.AfterFunc(detailBudget, func() { cancel(errSlow) })
-	detail := u.clean(detailOf(resp))
-	discard(resp)
+	detail := ""
+	if !resp.away {
+		detail = u.clean(detailOf(resp.Response))
+	}
+	discard(resp.Response)
 	timer.Stop()
 
 	f := u.fail(path, outcomeUnavailable, ErrUnavailable)

@@ -44,6 +44,7 @@ func (s *Source) explain(ctx context.Context, j job, repo *repository, err error
 	if cause := context.Cause(ctx); cause != nil {
 		e.Err = cause
 	}
+	s.logUnreachable(e.Module, e.Host, e.Err)
 	return e
 }
 

@@ -55,12 +55,12 @@ func TestHangingConnections(t *testing.T) {
 		c.Timeout = 2 * time.Second
 		c.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			if host == vcstest.GitHost {
-				return []netip.Addr{netip.MustParseAddr("192.0.2.2")}, nil
+				return []netip.Addr{netip.MustParseAddr("198.51.100.2")}, nil
 			}
 			return w.Lookup(ctx, host)
 		}
 		c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if address != "192.0.2.2:443" {
+			if address != "198.51.100.2:443" {
 				return w.Dial(ctx, network, address)
 			}
 			conn, err := new(net.Dialer).DialContext(ctx, network, silent)

@@ -11,10 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/mod/module"
 
+	"github.com/assay-proxy/assay/internal/egress"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
@@ -49,8 +51,8 @@ func TestHostileRepositories(t *testing.T) {
 	for _, repo := range hostileRepos {
 		w.Page("x", "corp.example/x git "+repo)
 		_, _, err := s.download("corp.example/x", "v1.0.0")
-		// A name that does not resolve, and a tag that is none, are no harm.
-		if !errors.Is(err, vcs.ErrForbidden) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, vcs.ErrUnavailable) {
+		// A name that does not resolve, a tag that is none, and SSH without a key are no harm.
+		if !errors.Is(err, vcs.ErrForbidden) && !errors.Is(err, vcs.ErrCredential) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, vcs.ErrUnavailable) {
 			t.Errorf("%s: %v, want it refused", repo, err)
 		}
 		if strings.Contains(err.Error(), "password@") {
@@ -128,6 +130,67 @@ func TestReach(t *testing.T) {
 	err := s.Download(t.Context(), module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Public, func(vcs.Files) error { return nil })
 	if err == nil {
 		t.Error("a public module from an intranet")
+	}
+}
+
+// A page cannot find out what is around this machine: the client gets one text for an
+// address that is refused, among them each of this machine, and for one that would have
+// refused or reset the connection.
+func TestNoScan(t *testing.T) {
+	t.Parallel()
+	own, err := egress.Machine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := vcstest.New(t)
+	resets := listen(t, func(conn net.Conn) {
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		conn.Close()
+	})
+	var dialed []string
+	var mu sync.Mutex
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			mu.Lock()
+			dialed = append(dialed, address)
+			mu.Unlock()
+			switch address {
+			case "10.0.0.7:443":
+				address = resets
+			case "10.0.0.8:443":
+				address = "127.0.0.1:1"
+			}
+			return w.Dial(ctx, network, address)
+		}
+	})
+	hosts := []string{"10.0.0.7", "10.0.0.8", "10.0.0.9", "10.0.0.7.bad.example", "127.0.0.1", "[::1]", "169.254.169.254", "127.0.0.1.bad.example", "none.corp.example"}
+	for addr := range own {
+		if addr.Is4() && !addr.IsLoopback() {
+			hosts = append(hosts, addr.String(), addr.String()+".bad.example")
+		}
+	}
+	texts := map[string]string{}
+	for _, host := range hosts {
+		s.log.Reset()
+		w.Page("x", "corp.example/x git https://"+host+"/x.git")
+		told := s.wantError("corp.example/x", "v1.0.0", vcs.ErrUnavailable)
+		if errors.Is(told, context.DeadlineExceeded) || told.Host != host {
+			t.Errorf("%s: %v", host, told)
+		}
+		texts[told.Err.Error()+told.Detail] = host
+		if !strings.Contains(s.log.String(), "no connection with a version control host") {
+			t.Errorf("%s: the log does not say why: %s", host, s.log)
+		}
+	}
+	if len(texts) != 1 {
+		t.Errorf("the texts differ: %q", texts)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, address := range dialed {
+		if addr := netip.MustParseAddrPort(address).Addr(); own[addr] {
+			t.Errorf("a socket to %s, which is this machine", addr)
+		}
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/egress"
 )
 
 // network reaches hosts, as far as that is allowed.
@@ -140,11 +142,16 @@ func (n *network) connect(ctx context.Context, address string, reach Reach) (net
 	if err != nil {
 		return nil, err
 	}
+	var conn net.Conn
 	if through != nil {
-		return n.tunnel(ctx, through, address)
+		conn, err = n.tunnel(ctx, through, address)
+	} else {
+		conn, _, err = n.dialAny(ctx, addrs, port)
 	}
-	conn, _, err := n.dialAny(ctx, addrs, port)
-	return conn, err
+	if err != nil {
+		return nil, &unreachableError{err}
+	}
+	return conn, nil
 }
 
 // checkPort refuses a port that is not the usual one, unless an administrator has
@@ -184,7 +191,7 @@ func (n *network) dialAny(ctx context.Context, addrs []netip.Addr, port string) 
 			}
 		}()
 	}
-	first := dialed{err: fmt.Errorf("%w: no address", ErrUnavailable)}
+	first := dialed{err: errors.New("no address")}
 	for i := range addrs {
 		r := <-results
 		if r.err == nil {
@@ -210,13 +217,16 @@ func (n *network) dialAny(ctx context.Context, addrs []netip.Addr, port string) 
 func (n *network) way(ctx context.Context, host, port string, reach Reach) (through *url.URL, addrs []netip.Addr, err error) {
 	through, err = http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: net.JoinHostPort(host, port)}})
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: HTTPS_PROXY: %w", ErrUnavailable, err)
+		return nil, nil, &unreachableError{fmt.Errorf("HTTPS_PROXY: %w", err)}
 	}
-	if _, err := netip.ParseAddr(host); through != nil && err != nil {
-		return through, nil, nil
+	if through == nil {
+		addrs, err = n.addresses(ctx, host, port, reach)
+		return nil, addrs, err
 	}
-	addrs, err = n.addresses(ctx, host, port, reach)
-	return through, addrs, err
+	if !n.trusted(host, port) && !egress.AllowedName(host, reach) {
+		return nil, nil, &unreachableError{fmt.Errorf("%s is not for version control; if it is, name the host in --vcs-hosts", host)}
+	}
+	return through, nil, nil
 }
 
 // allows returns an error if the repository must not be reached, before anything is
@@ -250,51 +260,49 @@ func (n *network) addresses(ctx context.Context, host, port string, reach Reach)
 	if addr, err := netip.ParseAddr(host); err == nil {
 		addrs = append(addrs, addr)
 	} else if addrs, err = n.lookup(ctx, host); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, &unreachableError{err}
 	}
 	if n.trusted(host, port) {
 		return addrs, nil
 	}
-	good := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !allowed(a, reach) })
+	good, err := egress.Allowed(addrs, reach)
+	if err != nil {
+		return nil, &unreachableError{err}
+	}
 	if len(good) == 0 && len(addrs) > 0 {
-		return nil, refusedAddress(host, addrs[0])
+		return nil, &unreachableError{fmt.Errorf("%s has the address %s, which is not for version control; if it is, name the host in --vcs-hosts", host, addrs[0])}
 	}
 	if len(good) == 0 {
-		return nil, fmt.Errorf("%w: %s has no address", ErrUnavailable, host)
+		return nil, &unreachableError{fmt.Errorf("%s has no address", host)}
 	}
 	return good, nil
 }
 
-func refusedAddress(host string, addr netip.Addr) error {
-	return fmt.Errorf("%w: %s has the address %s, which is not for version control; if it is, name the host in --vcs-hosts", ErrForbidden, host, addr)
+// unreachableError says that there is no connection with a host. Its text, which clients
+// read, is the same whether we refused the address, or the host would have refused or
+// reset the connection, or there is none: else a page that says where repositories are
+// could be used to find out which addresses and names there are around this machine.
+// The log has the rest.
+type unreachableError struct{ err error }
+
+func (e *unreachableError) Error() string {
+	return ErrUnavailable.Error() + ": no connection, or none that is allowed; the log of this proxy says why"
+}
+
+func (e *unreachableError) Unwrap() error { return ErrUnavailable }
+
+// logUnreachable logs what err keeps from clients, if anything.
+func (s *Source) logUnreachable(what, host string, err error) {
+	var unreachable *unreachableError
+	if errors.As(err, &unreachable) {
+		s.log.Warn("no connection with a version control host", "module", what, "host", host, "err", unreachable.err)
+	}
 }
 
 // trusted reports whether an administrator has named the host.
 func (n *network) trusted(host, port string) bool {
 	host = strings.ToLower(host)
 	return slices.Contains(n.hosts, host) || slices.Contains(n.hosts, net.JoinHostPort(host, port))
-}
-
-// Addresses that are never a code host: shared address space, where some clouds
-// have their metadata, the metadata of others over IPv6, and of one at a public
-// address; ways to write IPv4 in IPv6 that lead anywhere.
-var neverAllowed = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::/32"), netip.MustParsePrefix("168.63.129.16/32"),
-	netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("::/96"),
-}
-
-// allowed reports whether an address may be reached: never this machine nor what
-// hangs on the same wire, an intranet only for what is private.
-func allowed(addr netip.Addr, reach Reach) bool {
-	addr = addr.Unmap().WithZone("")
-	switch {
-	case addr.IsLoopback(), addr.IsUnspecified(), addr.IsLinkLocalUnicast(), addr.IsMulticast(), addr.IsInterfaceLocalMulticast():
-		return false
-	case slices.ContainsFunc(neverAllowed, func(p netip.Prefix) bool { return p.Contains(addr) }):
-		return false
-	}
-	return reach == Private || !addr.IsPrivate()
 }
 
 // tunnel asks a proxy for a connection to address (RFC 9110, section 9.3.6).

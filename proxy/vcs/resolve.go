@@ -2,6 +2,7 @@ package vcs
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -201,21 +202,23 @@ func statusError(status int) error {
 
 // networkError makes an error of net/http one of ours.
 func networkError(err error) error {
-	var timeout net.Error
-	switch {
-	case errors.Is(err, ErrForbidden):
-		return err
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Errorf("%w: %w", ErrUnavailable, context.DeadlineExceeded)
-	}
-	var wrapped *url.Error
+	var (
+		wrapped     *url.Error
+		timeout     net.Error
+		certificate *tls.CertificateVerificationError
+	)
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err // without the URL
 	}
-	if errors.Is(err, ErrUnavailable) {
+	switch {
+	case errors.Is(err, ErrForbidden), errors.Is(err, ErrUnavailable):
 		return err
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Errorf("%w: %w", ErrUnavailable, context.DeadlineExceeded)
+	case errors.As(err, &certificate):
+		return fmt.Errorf("its certificate is not accepted: %w", &unreachableError{err})
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	return &unreachableError{err}
 }
 
 // hostError is an error at a host.

@@ -61,6 +61,10 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte) er
 		return s.explain(ctx, j, repo, err)
 	}
 	r := &goRun{source: s, job: j, repo: repo, auth: auth}
+	if r.keyless() {
+		s.found.forget(j.module)
+		return s.explain(ctx, j, repo, fmt.Errorf("%w: there is no ssh_key for this host", ErrCredential))
+	}
 	if err := s.network.allows(ctx, r.remote(), j.reach); err != nil {
 		s.found.forget(j.module) // perhaps its page gets better
 		return s.explain(ctx, j, repo, err)

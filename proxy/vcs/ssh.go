@@ -31,6 +31,12 @@ func (c *Credential) checkSSHKey() error {
 	return nil
 }
 
+// keyless reports whether the repository is reached by SSH and there is no key for its
+// host. Such a host is not even connected with: a page may name any.
+func (r *goRun) keyless() bool {
+	return r.remote().Scheme == "ssh" && (r.auth == nil || r.auth.ssh == nil)
+}
+
 // remote returns the URL that git will use: by SSH if that is what there is a key
 // for.
 func (r *goRun) remote() *url.URL {
@@ -73,9 +79,6 @@ func (s *Source) sshOptions(ctx context.Context, r *goRun) ([]string, error) {
 		"-o", "IdentityAgent=none", "-o", "IdentitiesOnly=yes", "-o", "PreferredAuthentications=publickey", "-o", "LogLevel=ERROR",
 		"-o", "HostName=" + addr.String(), "-o", "HostKeyAlias=" + alias, "-o", "GlobalKnownHostsFile=" + os.DevNull,
 	}
-	if r.auth == nil || r.auth.ssh == nil {
-		return append(options, "-o", "IdentityFile=none", "-o", "UserKnownHostsFile="+os.DevNull), nil
-	}
 	return append(options, "-i", r.auth.ssh.SSHKey, "-o", "UserKnownHostsFile="+sshQuote(r.auth.ssh.KnownHosts)), nil
 }
 
@@ -113,7 +116,7 @@ func (s *Source) dialSSH(ctx context.Context, host, port string, reach Reach) (c
 	ctx, cancel := context.WithTimeoutCause(ctx, dialTime, context.DeadlineExceeded)
 	defer cancel()
 	if conn, addr, err = s.network.dialAny(ctx, addrs, port); err != nil {
-		err = networkError(err)
+		err = &unreachableError{err}
 	}
 	return conn, addr, err
 }

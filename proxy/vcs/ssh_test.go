@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -109,7 +110,25 @@ func TestSSHPage(t *testing.T) {
 	}
 	// That there is a key for it does not make this machine a host.
 	s = newSource(t, w, func(c *vcs.Config) { c.Credentials = []vcs.Credential{credential} })
-	s.wantError("corp.example/hello", "v1.0.0", vcs.ErrForbidden)
+	s.wantError("corp.example/hello", "v1.0.0", vcs.ErrUnavailable)
+	if !strings.Contains(s.log.String(), "--vcs-hosts") {
+		t.Errorf("the log does not say why: %s", s.log)
+	}
+}
+
+// A host that there is no key for is not connected with: which ports are open is not for
+// a page to find out.
+func TestSSHWithoutKey(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	s := newSource(t, w, nil)
+	for _, host := range []string{"10.1.2.3.bad.example", "127.0.0.1", "none.corp.example", vcstest.GitHost} {
+		w.Page("x", "corp.example/x git ssh://git@"+host+"/x.git")
+		s.wantError("corp.example/x", "v1.0.0", vcs.ErrCredential)
+	}
+	if dialed := w.Dialed(); slices.ContainsFunc(dialed, func(address string) bool { return address != "192.0.2.1:443" }) {
+		t.Errorf("sockets to %q", dialed)
+	}
 }
 
 // Whatever is wrong between ssh and its host is told for what it is.
@@ -140,7 +159,7 @@ func TestSSHTrouble(t *testing.T) {
 			h.KnownHosts = writeSecret(t, "known", knownhosts.Line([]string{h.Addr}, other.PublicKey())+"\n")
 		}, vcs.ErrCredential, "not the one in known_hosts"},
 		{"no SSH", func(h *vcstest.SSH) { h.Addr = listen(t, func(conn net.Conn) { conn.Close() }) }, vcs.ErrUnavailable, "does not speak ssh"},
-		{"nobody there", func(h *vcstest.SSH) { h.Addr = "127.0.0.1:1" }, vcs.ErrUnavailable, "refused"},
+		{"nobody there", func(h *vcstest.SSH) { h.Addr = "127.0.0.1:1" }, vcs.ErrUnavailable, "no connection"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

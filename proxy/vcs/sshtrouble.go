@@ -18,9 +18,6 @@ import (
 
 // sshTrouble returns why ssh came to no agreement with the host.
 func (s *Source) sshTrouble(ctx context.Context, r *goRun) error {
-	if r.auth == nil || r.auth.ssh == nil {
-		return fmt.Errorf("%w: there is no ssh_key for this host", ErrCredential)
-	}
 	signer, err := r.auth.ssh.signer()
 	if err != nil {
 		s.log.Error("credential cannot be used", "host", r.remote().Host, "err", err)

@@ -30,6 +30,8 @@ import (
 	"time"
 
 	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/internal/egress"
 )
 
 // Errors that callers decide on. An unknown repository, module or version is
@@ -80,11 +82,11 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // Reach says how far a fetch may reach.
-type Reach uint8
+type Reach = egress.Reach
 
 const (
-	Public  Reach = iota // the internet: no address that is private to a network
-	Private              // the intranet too: all but this machine and link-local addresses
+	Public  = egress.Public   // the internet: no address that is private to a network
+	Private = egress.Intranet // the intranet too: all but this machine and link-local addresses
 )
 
 // Config says how a Source works. Dir is needed; the zero value of everything else
