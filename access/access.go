@@ -117,30 +117,34 @@ func New(ctx context.Context, c Config) (*Authenticator, error) {
 	client := issuerClient(c.Client)
 	a.oidc = &watched[*issuers]{name: c.OIDC, what: "OIDC file", forbidden: othersWrite, log: a.log,
 		parse: func(data []byte) (*issuers, error) { return parseIssuers(data, client, a.log) }}
-	if err := a.Reload(ctx); err != nil {
+	commit, err := a.Prepare(ctx)
+	if err != nil {
 		return nil, err
 	}
+	commit()
 	return a, nil
 }
 
-// Reload reads the files again, also those that look unchanged. On an error
-// everything stays as it was.
-func (a *Authenticator) Reload(ctx context.Context) error {
+// Prepare reads and checks the files again, also those that look unchanged. What they
+// say is in force once commit is called; until then, and on an error, everything stays
+// as it was.
+func (a *Authenticator) Prepare(ctx context.Context) (commit func(), err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, err
 	}
 	var commits []func()
 	for _, prepare := range []func() (func(), error){a.htpasswd.prepare, a.groups.prepare, a.tokens.prepare, a.oidc.prepare} {
 		commit, err := prepare()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		commits = append(commits, commit)
 	}
-	for _, commit := range commits {
-		commit()
-	}
-	return nil
+	return func() {
+		for _, commit := range commits {
+			commit()
+		}
+	}, nil
 }
 
 // Configured reports whether anybody can authenticate at all: there is a user, a

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"sync/atomic"
 
 	"golang.org/x/crypto/bcrypt"
@@ -39,4 +40,13 @@ func Remembered(a *Authenticator) int {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	return len(all.judged)
+}
+
+// Reload puts the files into force as they are now, or changes nothing.
+func (a *Authenticator) Reload(ctx context.Context) error {
+	commit, err := a.Prepare(ctx)
+	if err == nil {
+		commit()
+	}
+	return err
 }

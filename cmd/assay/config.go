@@ -79,6 +79,7 @@ type config struct {
 	LogFormat       string        `name:"log-format" default:"text" help:"Form of the log: text or json."`
 	LogLevel        string        `name:"log-level" default:"info" reload:"yes" help:"Least level that is logged: debug, info, warn or error."`
 	AccessLog       bool          `name:"access-log" default:"true" reload:"yes" help:"Log a line for each request, at level info."`
+	ShutdownDelay   time.Duration `name:"shutdown-delay" default:"0s" zero:"yes" help:"How long the server goes on after the signal to stop while /readyz says 503, so that load balancers send no more requests. A second signal ends it at once."`
 	ShutdownTimeout time.Duration `name:"shutdown-timeout" default:"30s" help:"How long transfers may go on after the signal to stop."`
 }
 
@@ -88,6 +89,7 @@ type setting struct {
 	Env                 string   // its variable
 	GoEnv               []string // the go command's variables that mean the same
 	Reload              bool     // SIGHUP is enough
+	Zero                bool     // 0 means none
 	field               int
 	kind                reflect.Type
 }
@@ -103,7 +105,7 @@ func settings() []setting {
 		tag := t.Field(i).Tag
 		s := setting{
 			Name: tag.Get("name"), Default: tag.Get("default"), Help: tag.Get("help"),
-			Reload: tag.Get("reload") == "yes", field: i, kind: t.Field(i).Type,
+			Reload: tag.Get("reload") == "yes", Zero: tag.Get("zero") == "yes", field: i, kind: t.Field(i).Type,
 		}
 		if s.Name == "upstream" {
 			s.Default = defaultUpstream
@@ -374,7 +376,7 @@ func (c config) check() error {
 	for _, s := range settings() {
 		switch value := v.Field(s.field).Interface().(type) {
 		case time.Duration:
-			if value <= 0 {
+			if value < 0 || value == 0 && !s.Zero {
 				return fmt.Errorf("%s is %v; it must be more than nothing", s.Name, value)
 			}
 		case int:

@@ -77,6 +77,16 @@ func (c config) vcsCredentials() ([]vcs.Credential, error) {
 	return file.Credential, nil
 }
 
+// checkCredentials reads all files with credentials for code hosts that can be read
+// without asking a host.
+func (c config) checkCredentials() error {
+	credentials, err := c.vcsCredentials()
+	if err != nil {
+		return err
+	}
+	return vcs.CheckCredentials(credentials, c.Netrc)
+}
+
 // openLog opens our own log, or makes it. One that refuses is no more than a remark
 // as long as nothing needs it: somebody has copied a data directory.
 func (s *server) openLog(ctx context.Context, p *policy.Policy) (err error) {
@@ -111,12 +121,16 @@ func (s *server) checkLogName(name string) error {
 
 // openAccess reads the files that say who is who.
 func (s *server) openAccess(ctx context.Context) (err error) {
-	c := s.config
-	s.access, err = access.New(ctx, access.Config{
+	s.access, err = access.New(ctx, s.accessConfig(s.config))
+	return err
+}
+
+// accessConfig is what c says about who is who.
+func (s *server) accessConfig(c config) access.Config {
+	return access.Config{
 		Htpasswd: c.Htpasswd, Groups: c.Groups, Tokens: c.tokenFile(), OIDC: c.OIDC, Certificates: c.TLSClientCA != "",
 		Remote: s.remote, Logger: s.log.Logger,
-	})
-	return err
+	}
 }
 
 // openVCS makes the source of private modules, if there are any and it is not

@@ -300,7 +300,8 @@ func (s *server) run(ctx context.Context, listener net.Listener, hangup <-chan o
 // shutdown lets what is under way finish, within the time for it.
 func (s *server) shutdown(httpServer *http.Server) error {
 	s.ready.Store(false)
-	s.log.Info("stopping", "timeout_s", s.config.ShutdownTimeout.Seconds())
+	s.log.Info("stopping", "delay_s", s.config.ShutdownDelay.Seconds(), "timeout_s", s.config.ShutdownTimeout.Seconds())
+	time.Sleep(s.config.ShutdownDelay) // a second signal ends the program, see run
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.ShutdownTimeout)
 	defer cancel()
 	err := httpServer.Shutdown(ctx)
@@ -377,38 +378,82 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 	if err != nil {
 		return current, err
 	}
-	if _, err := c.databases(); err != nil {
-		return current, err // else the restart that it needs would fail
-	}
 	changed, restart := current.difference(c)
-	next := current.reloaded(c) // what needs a restart stays as it was
-	private, err := next.policy()
+	next := current.reloaded(c)               // what needs a restart stays as it was
+	if err := s.checkRestart(c); err != nil { // else the restart that it needs would fail
+		return current, err
+	}
+	commit, err := s.prepare(next, from, addr)
 	if err != nil {
 		return current, err
 	}
-	if err := s.access.Reload(context.Background()); err != nil {
-		return current, err
-	}
-	up, err := s.newUpstream(next, from, addr)
-	if err != nil {
-		return current, err
-	}
-	source, err := s.openVCS(next, up.chain.Direct())
-	if err != nil {
-		return current, err
-	}
-	s.private.Store(private)
-	old := s.upstream.Swap(up)
-	s.proxy.Reload(up.chain, private, source)
-	for _, m := range s.mirrors { // after the patterns: what has become private must not go there
-		m.SetFetch(up.databases[m.Name()])
-	}
-	s.log.configure(next)
-	old.chain.Close()
+	commit()
 	s.log.Info("settings reloaded", "changed", changed)
-	s.warnOfAccess(next, private)
+	s.warnOfAccess(next, s.private.Load())
 	if len(restart) > 0 {
 		s.log.Warn("these settings have changed too, and need a restart", "settings", restart)
 	}
 	return next, nil
+}
+
+// checkRestart checks all settings of c as a start with them would, together with the
+// files that they name.
+func (s *server) checkRestart(c config) error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	if err := c.checkCredentials(); err != nil {
+		return err
+	}
+	if _, err := c.hookSecret(); err != nil {
+		return err
+	}
+	if c.TLSCert != "" {
+		if _, err := newCertificates(c, s.log.Logger); err != nil {
+			return err
+		}
+	}
+	_, err := access.New(context.Background(), s.accessConfig(c))
+	return err
+}
+
+// prepare reads and builds all that is needed to go on with the settings of c. Nothing
+// of it is in force before commit, which cannot fail.
+func (s *server) prepare(c config, from origins, addr net.Addr) (commit func(), err error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	private, err := c.policy()
+	if err != nil {
+		return nil, err
+	}
+	commitAccess, err := s.access.Prepare(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	commitTLS, err := s.tls.prepare()
+	if err != nil {
+		return nil, err
+	}
+	up, err := s.newUpstream(c, from, addr)
+	if err != nil {
+		return nil, err
+	}
+	source, err := s.openVCS(c, up.chain.Direct()) // last: what it opens stays open
+	if err != nil {
+		up.chain.Close()
+		return nil, err
+	}
+	return func() {
+		commitAccess()
+		commitTLS()
+		s.private.Store(private)
+		old := s.upstream.Swap(up)
+		s.proxy.Reload(up.chain, private, source)
+		for _, m := range s.mirrors { // after the patterns: what has become private must not go there
+			m.SetFetch(up.databases[m.Name()])
+		}
+		s.log.configure(c)
+		old.chain.Close()
+	}, nil
 }

@@ -52,3 +52,58 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 		t.Error("the transfer has ended as if it were whole")
 	}
 }
+
+// For shutdown-delay after the signal everything is answered, and /readyz says that it
+// ends; a second signal does not wait for it.
+func TestShutdownDelay(t *testing.T) {
+	t.Parallel()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, signals := range []int{1, 2} {
+		delay := "1s"
+		if signals == 2 {
+			delay = "1h"
+		}
+		url, cmd := startProcess(t, program, "--data", t.TempDir(), "--upstream", "off", "--sumdb", "off", "--shutdown-delay", delay)
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // so that the listener is needed
+		saw := false
+		waitFor(t, func() bool {
+			resp, err := client.Get(url + "/readyz")
+			if err != nil {
+				return true // too late on a very slow machine, see below
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			saw = saw || err == nil && resp.StatusCode == http.StatusServiceUnavailable && string(body) == "stopping\n"
+			return saw
+		})
+		if !saw {
+			t.Errorf("%d signals: /readyz has never said that it is stopping", signals)
+		}
+		if signals == 2 {
+			if resp, err := client.Get(url + "/livez"); err != nil || resp.StatusCode != http.StatusOK {
+				t.Errorf("livez: %v", err)
+			} else {
+				resp.Body.Close()
+			}
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case err := <-ended:
+			if (err != nil) != (signals == 2) {
+				t.Errorf("%d signals: %v", signals, err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%d signals: it does not end", signals)
+		}
+	}
+}

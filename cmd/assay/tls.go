@@ -75,6 +75,24 @@ func (c *certificates) current() *tls.Config {
 	return c.config
 }
 
+// prepare reads the files again. What they say is in force once commit is called. For
+// no certificates at all that is nothing.
+func (c *certificates) prepare() (commit func(), err error) {
+	if c == nil {
+		return func() {}, nil
+	}
+	version := c.stat()
+	config, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.config, c.version, c.failed = config, version, ""
+	}, nil
+}
+
 // stat returns a text that is another one when a file has changed.
 func (c *certificates) stat() string {
 	text := ""

@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/module"
@@ -87,6 +88,13 @@ func newCredentials(c Config, client *http.Client) (*credentials, error) {
 		all.apps = append(all.apps, app)
 	}
 	return all, nil
+}
+
+// CheckCredentials returns the error that New would return for these credentials, a file
+// that cannot be read for instance. It changes nothing.
+func CheckCredentials(list []Credential, netrc string) error {
+	_, err := newCredentials(Config{Credentials: slices.Clone(list), Netrc: netrc}, nil)
+	return err
 }
 
 // ports returns host:port of what the credentials name with a port.
