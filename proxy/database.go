@@ -41,15 +41,46 @@ func (s *Server) serveSumDB(a *answer, req Request) error {
 func (s *Server) serveDatabase(a *answer, db database, req Request) error {
 	switch req.Kind {
 	case SumDBSupported:
-		// A promise that the client holds us to for the life of its process;
-		// it costs no I/O and does not depend on how the upstream is.
-		return writeSumDB(a, "public, max-age=3600", nil)
+		return s.serveSupported(a, db)
 	case SumDBLatest:
 		return s.serveHead(a, db)
 	case SumDBLookup:
 		return s.serveLookup(a, db, req)
 	default:
 		return s.serveTile(a, db, req)
+	}
+}
+
+// serveSupported promises to answer for a database, which the client holds us to for
+// the life of its process: it asks nothing else afterwards. With a head that is held this
+// needs no I/O, and does not depend on how the upstream is. A mirror that has none, and
+// does not get one in time, answers nothing, so it must not promise; a client with another
+// proxy behind | goes on to that. It is never a 404, after which the client would send
+// the names it asks for to the host of the database.
+func (s *Server) serveSupported(a *answer, db database) error {
+	m, mirrored := db.(*sumdb.Mirror)
+	if !mirrored || m.HasHead() {
+		return writeSumDB(a, "public, max-age=3600", nil)
+	}
+	err := errors.New("the request asks not to fetch one")
+	if !a.heldOnly {
+		ctx, cancel := s.patient(a.r.Context())
+		defer cancel()
+		_, err = m.Latest(ctx)
+		err = answerTime(ctx, err)
+	}
+	switch {
+	case err == nil:
+		return writeSumDB(a, "public, max-age=3600", nil)
+	case errors.Is(err, sumdb.ErrFrozen): // has a text that says more
+		return err
+	}
+	return &failure{
+		status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
+		what: "no verified tree head of " + db.Name() + " is held here, and none could be had",
+		why:  oneLine(err.Error()),
+		next: "try again; if it stays, ask who runs this proxy whether it reaches that database",
+		err:  err,
 	}
 }
 

@@ -173,6 +173,9 @@ func (m *Mirror) Size() int64 {
 	return 0
 }
 
+// HasHead reports whether there is a head, without which nothing can be answered.
+func (m *Mirror) HasHead() bool { return m.head.Load() != nil }
+
 // Latest returns our newest signed head, and asks upstream for a first one if
 // there is none. The error is fs.ErrNotExist if there is neither head nor
 // upstream. It may be a few minutes old: Run is what keeps it new.
