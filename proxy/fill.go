@@ -3,7 +3,6 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -214,25 +213,14 @@ func (s *Server) fillFrom(ctx context.Context, f *fill) error {
 	return err
 }
 
-// fillInfo fetches an .info. The checksum database does not cover it, so what
-// can be checked is that it is the .info of the version that was asked for.
+// fillInfo fetches an .info.
 func (s *Server) fillInfo(ctx context.Context, f *fill) error {
-	settings, err := s.still(f.req.Module, false)
+	data, source, err := s.fetchInfo(ctx, f.req, "")
 	if err != nil {
 		return err
 	}
-	data, source, err := settings.upstream.ReadAll(ctx, f.key, infoLimit)
-	if err != nil {
-		return err
-	}
-	version, err := parseInfo(data)
-	if err == nil && version != f.req.Version {
-		err = fmt.Errorf("it is the info of version %q", version)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
-	}
-	return s.create(ctx, f.req, false, storage.Info{Size: int64(len(data)), Hash: fmt.Sprintf("sha256:%x", sha256.Sum256(data))}, bytes.NewReader(data))
+	s.infos.note(f.key, source, time.Time{})
+	return s.create(ctx, f.req, false, infoOf(f.req, data), bytes.NewReader(data))
 }
 
 // parseInfo returns the version that an .info describes.
@@ -277,7 +265,12 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 	if want == "" && modfile.ModulePath(data) == "" {
 		return fmt.Errorf("%w: %s: no module line in a go.mod", errGarbage, source)
 	}
-	return s.create(ctx, f.req, false, storage.Info{Size: int64(len(data)), Hash: got, Proof: s.proofName(want)}, bytes.NewReader(data))
+	info := storage.Info{Size: int64(len(data)), Hash: got, Proof: s.proofName(want)}
+	if err := s.create(ctx, f.req, false, info, bytes.NewReader(data)); err != nil {
+		return err
+	}
+	s.recheckProved(ctx, f.req, source)
+	return nil
 }
 
 // wantedSoon begins to look for the hash that the object must have, and returns
@@ -388,7 +381,12 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 		s.log.Error("zip refused: it has bytes that its hash does not cover", "module", f.req.Module, "version", f.req.Version, "source", source, "err", err)
 		return fmt.Errorf("%s: %w", source, err)
 	}
-	return s.create(ctx, f.req, false, storage.Info{Size: size, Hash: got, Proof: s.proofName(want)}, io.NewSectionReader(f.spool.file, 0, size))
+	info := storage.Info{Size: size, Hash: got, Proof: s.proofName(want)}
+	if err := s.create(ctx, f.req, false, info, io.NewSectionReader(f.spool.file, 0, size)); err != nil {
+		return err
+	}
+	s.recheckProved(ctx, f.req, source)
+	return nil
 }
 
 // wanted returns the hash that the checksum database has for the object, "" if
@@ -476,17 +474,11 @@ func (s *Server) create(ctx context.Context, req Request, private bool, info sto
 	if err == nil && held.Proof == info.Proof {
 		return nil
 	}
-	if err == nil {
-		err = s.store.Delete(ctx, info.Key)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrDamaged) {
 		return err
 	}
 	if _, err := data.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if err := s.store.Create(ctx, info, data); !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
+	return s.store.Replace(ctx, info, data)
 }

@@ -67,6 +67,16 @@ func (h *hot) note(path string, o *hotObject) {
 	}
 }
 
+// forget forgets the object at path, which has been replaced.
+func (h *hot) forget(path string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if o := h.objects[path]; o != nil {
+		delete(h.objects, path)
+		h.bytes -= len(o.content) + hotOverhead
+	}
+}
+
 // clear forgets everything.
 func (h *hot) clear() {
 	h.mu.Lock()

@@ -52,8 +52,10 @@ type metrics struct {
 	mismatches   prometheus.Counter
 	dropped      prometheus.Counter
 	changed      prometheus.Counter
-	leakRequests *prometheus.CounterVec
-	leaks        [numberOfLeakKinds]prometheus.Counter
+
+	infosReplaced prometheus.Counter
+	leakRequests  *prometheus.CounterVec
+	leaks         [numberOfLeakKinds]prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -87,6 +89,10 @@ func newMetrics() *metrics {
 			Name: "assay_private_changed_total",
 			Help: "Private versions that are not what they were when they were first seen, in their repository or on disk. Every one needs a person to look at it.",
 		}),
+		infosReplaced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_infos_replaced_total",
+			Help: "Stored .info files that an upstream answered otherwise when it was asked again, and that were replaced.",
+		}),
 		leakRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_leak_requests_total",
 			Help: "Requests that show a client which is not set up for private modules: public_database (it asked a public checksum database for a private name), no_credential (it asked for what only some may read). /-/leaks lists the clients.",
@@ -108,7 +114,7 @@ func newMetrics() *metrics {
 // Metrics returns the server's collectors.
 func (s *Server) Metrics() []prometheus.Collector {
 	m := s.metrics
-	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.panics, m.mismatches, m.dropped, m.changed, m.leakRequests}
+	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.panics, m.mismatches, m.dropped, m.changed, m.infosReplaced, m.leakRequests}
 }
 
 func (m *metrics) count(kind Kind, r result) {

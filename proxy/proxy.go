@@ -111,6 +111,7 @@ type Server struct {
 	suspects   suspects
 	checked    checked
 	pushes     pushes
+	infos      *infos
 	leaks      leaks
 
 	// ctx is the scope of work that is shared by clients. It ends when Close
@@ -150,7 +151,11 @@ func New(c Config) (*Server, error) {
 	if err := clearSpool(c.Spool); err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, store: c.Store, log: c.Logger, metrics: newMetrics()}
+	infos, err := newInfos(context.Background(), c.Store)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{config: c, infos: infos, store: c.Store, log: c.Logger, metrics: newMetrics()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.fills = newFills(c.Fills, c.ZipFills)
 	s.Reload(c.Upstream, c.Policy, c.VCS)

@@ -45,6 +45,7 @@ func (s *Server) serveImmutable(a *answer, req Request) error {
 func (s *Server) serveHit(a *answer, req Request, object storage.Object) error {
 	defer object.Close()
 	a.result = resultHit
+	s.recheckOld(a, req, object.Info().Time)
 	return s.serveObject(a, req, object)
 }
 

@@ -20,13 +20,51 @@ const inlineMax = 32 << 10
 // Create implements Store. It needs at most some 16 MiB of memory, whatever the
 // size of the object.
 func (db *DB) Create(ctx context.Context, info Info, r io.Reader) error {
-	if err := db.create(ctx, info, r); err != nil {
+	free := func(tx *bolt.Tx) error { _, err := expectFree(tx, info.Key); return err }
+	err := checkInfo(info)
+	if err == nil {
+		err = db.meta.view(free) // before r is read
+	}
+	if err == nil {
+		err = db.create(ctx, info, r, expectFree)
+	}
+	if err != nil {
 		return fmt.Errorf("create %.200q: %w", info.Key, err)
 	}
 	return nil
 }
 
-func (db *DB) create(ctx context.Context, info Info, r io.Reader) error {
+// Replace implements Store.
+func (db *DB) Replace(ctx context.Context, info Info, r io.Reader) error {
+	if err := db.create(ctx, info, r, vacate); err != nil {
+		return fmt.Errorf("replace %.200q: %w", info.Key, err)
+	}
+	return nil
+}
+
+// claim makes sure, in the transaction that stores an object, that its key is free. It
+// returns the blobs that no object has any more.
+type claim func(tx *bolt.Tx, key string) (orphans []uint64, err error)
+
+// expectFree is the claim of Create: it fails with fs.ErrExist if the key is taken.
+func expectFree(tx *bolt.Tx, key string) ([]uint64, error) {
+	if tx.Bucket(bucketObjects).Get([]byte(key)) != nil {
+		return nil, fs.ErrExist
+	}
+	return nil, nil
+}
+
+// vacate is the claim of Replace: the object at the key goes.
+func vacate(tx *bolt.Tx, key string) ([]uint64, error) {
+	orphans, err := deleteObject(tx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return orphans, err
+}
+
+// create stores an object under a key that claim makes free.
+func (db *DB) create(ctx context.Context, info Info, r io.Reader, claim claim) error {
 	if err := checkInfo(info); err != nil {
 		return err
 	}
@@ -36,25 +74,13 @@ func (db *DB) create(ctx context.Context, info Info, r io.Reader) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := db.meta.view(func(tx *bolt.Tx) error { return expectFree(tx, info.Key) })
-	if err != nil {
-		return err
-	}
 	if info.Size <= inlineMax {
-		return db.createInline(ctx, info, r)
+		return db.createInline(ctx, info, r, claim)
 	}
-	return db.createBlob(ctx, info, r)
+	return db.createBlob(ctx, info, r, claim)
 }
 
-// expectFree checks that no object has the key.
-func expectFree(tx *bolt.Tx, key string) error {
-	if tx.Bucket(bucketObjects).Get([]byte(key)) != nil {
-		return fs.ErrExist
-	}
-	return nil
-}
-
-func (db *DB) createInline(ctx context.Context, info Info, r io.Reader) error {
+func (db *DB) createInline(ctx context.Context, info Info, r io.Reader, claim claim) error {
 	content := make([]byte, info.Size)
 	if err := readFull(r, content); err != nil {
 		return err
@@ -63,16 +89,19 @@ func (db *DB) createInline(ctx context.Context, info Info, r io.Reader) error {
 		return err
 	}
 	value := (&record{info: info, content: content}).encode()
-	err := db.meta.update(len(value), func(tx *bolt.Tx) error {
-		if err := expectFree(tx, info.Key); err != nil {
+	var orphans []uint64
+	err := db.meta.update(len(value), func(tx *bolt.Tx) (err error) {
+		if orphans, err = claim(tx, info.Key); err != nil {
 			return err
 		}
 		return putObject(tx, info, value)
 	})
-	if err == nil {
-		db.metrics.createdInline.Inc()
+	if err != nil {
+		return err
 	}
-	return err
+	db.metrics.createdInline.Inc()
+	db.reap(orphans)
+	return nil
 }
 
 func putObject(tx *bolt.Tx, info Info, value []byte) error {
@@ -92,7 +121,7 @@ func putObject(tx *bolt.Tx, info Info, value []byte) error {
 // it. Which blob the object shares, if another has the same content, is decided
 // in the last step, in one transaction with the references that a deletion
 // looks at.
-func (db *DB) createBlob(ctx context.Context, info Info, r io.Reader) error {
+func (db *DB) createBlob(ctx context.Context, info Info, r io.Reader, claim claim) error {
 	var id uint64
 	err := db.meta.update(0, func(tx *bolt.Tx) (err error) {
 		id, err = putIntent(tx)
@@ -119,9 +148,10 @@ func (db *DB) createBlob(ctx context.Context, info Info, r io.Reader) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err = db.meta.update(len(own)*8, func(tx *bolt.Tx) error {
+	var orphans []uint64
+	err = db.meta.update(len(own)*8, func(tx *bolt.Tx) (err error) {
 		adopted = false
-		if err := expectFree(tx, info.Key); err != nil {
+		if orphans, err = claim(tx, info.Key); err != nil {
 			return err
 		}
 		blob := &blobRef{id: id, hash: hash, extents: own}
@@ -144,6 +174,7 @@ func (db *DB) createBlob(ctx context.Context, info Info, r io.Reader) error {
 		return err
 	}
 	db.metrics.createdBlob.Inc()
+	db.reap(orphans)
 	return nil
 }
 

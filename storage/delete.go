@@ -38,10 +38,15 @@ func (db *DB) drop(key string) error {
 		return err
 	}
 	db.metrics.deleted.Inc()
+	db.reap(orphans)
+	return nil
+}
+
+// reap has blobs freed that no object has any more.
+func (db *DB) reap(orphans []uint64) {
 	for _, id := range orphans {
 		db.reaper.add(id)
 	}
-	return nil
 }
 
 // deleteObject deletes the record and its reference, and returns the blobs that

@@ -90,6 +90,11 @@ type Store interface {
 	// trailing slash.
 	Create(ctx context.Context, info Info, r io.Reader) error
 
+	// Replace is Create for a key that may be taken: the new object takes the place
+	// of the old one at one moment. Every Open gets the one or the other, and an
+	// Object of the old one stays readable until its Close.
+	Replace(ctx context.Context, info Info, r io.Reader) error
+
 	// Open opens the object at key. The error is fs.ErrNotExist if there is
 	// none, and ErrDamaged if it is known to be damaged already.
 	Open(ctx context.Context, key string) (Object, error)

@@ -56,6 +56,11 @@ func (s *memory) Create(ctx context.Context, info storage.Info, r io.Reader) err
 	return ctx.Err()
 }
 
+func (s *memory) Replace(ctx context.Context, info storage.Info, r io.Reader) error {
+	_ = s.Delete(ctx, info.Key) // there may be none
+	return s.Create(ctx, info, r)
+}
+
 func (s *memory) Open(ctx context.Context, key string) (storage.Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -28,7 +28,8 @@ is damaged, zips among it that have bytes which no hash covers. It exits with st
 if anything is, or stays, damaged.
 
 With --repair it drops what is damaged, so that it is fetched and proved again when a
-client asks for it. The server must be stopped; damage it meets while running it
+client asks for it. Whether an .info is right cannot be checked: with --repair each is
+asked for again when it is used, and replaced if the upstream says something else. The server must be stopped; damage it meets while running it
 repairs in the same way.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -82,6 +83,11 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 	})
 	if err != nil {
 		return err
+	}
+	if repair { // nothing proves an .info, so each is asked for again
+		if err := proxy.RecheckInfos(ctx, db); err != nil {
+			return err
+		}
 	}
 	if err := verifyShapes(ctx, db, repair, &v, out); err != nil {
 		return err

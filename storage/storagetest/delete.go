@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,93 @@ func deleteTests() []contract {
 		{"the key can be created again with other content", deleteThenCreate},
 		{"content that two keys share survives the deletion of one", deleteShared},
 		{"the same content can be created again", deleteThenSameContent},
+	}
+}
+
+func replaceTests() []contract {
+	return []contract{
+		{"the new object takes the place of the old one", replaceTakesPlace},
+		{"a free key is taken as by Create", replaceFree},
+		{"every Open beside it gets the old or the new object", replaceAtOnce},
+		{"what fails leaves the old object", replaceFails},
+	}
+}
+
+func replace(t testing.TB, s storage.Store, key string, content []byte) {
+	t.Helper()
+	info := storage.Info{Key: key, Size: int64(len(content))}
+	if err := s.Replace(t.Context(), info, onlyReader{bytes.NewReader(content)}); err != nil {
+		t.Errorf("Replace(%q) by %d bytes: %v", key, len(content), err)
+	}
+}
+
+// Small and large objects take the place of each other and of themselves, also where
+// another key has the content too.
+func replaceTakesPlace(t *testing.T, s storage.Store) {
+	for _, from := range smallAndLarge {
+		for _, to := range smallAndLarge {
+			key := fmt.Sprint("key", from, "-", to)
+			before, after := Content(1, from), Content(2, to)
+			create(t, s, key, before)
+			create(t, s, key+"/neighbour", before)
+			open := mustOpen(t, s, key)
+			replace(t, s, key, after)
+			expectContent(t, s, key, after)
+			if got, err := io.ReadAll(onlyReader{open}); err != nil {
+				t.Errorf("an object that was open: %v", err)
+			} else {
+				expectBytes(t, "an object that was open", got, before)
+			}
+			replace(t, s, key, after)
+			expectContent(t, s, key, after)
+			replace(t, s, key, before)
+			expectContent(t, s, key, before)
+			expectContent(t, s, key+"/neighbour", before)
+			mustDelete(t, s, key)
+			expectAbsent(t, s, key)
+		}
+	}
+}
+
+func replaceFree(t *testing.T, s storage.Store) {
+	for _, size := range smallAndLarge {
+		replace(t, s, fmt.Sprint("key", size), Content(1, size))
+		expectContent(t, s, fmt.Sprint("key", size), Content(1, size))
+	}
+}
+
+func replaceAtOnce(t *testing.T, s storage.Store) {
+	contents := [][]byte{Content(1, smallAndLarge[0]), Content(2, smallAndLarge[len(smallAndLarge)-1])}
+	create(t, s, "key", contents[0])
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 20 {
+			replace(t, s, "key", contents[i%2])
+		}
+	}()
+	for reading := true; reading; {
+		select {
+		case <-done:
+			reading = false
+		default:
+		}
+		got, err := read(t.Context(), s, "key")
+		if err != nil || !bytes.Equal(got, contents[0]) && !bytes.Equal(got, contents[1]) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+	}
+}
+
+func replaceFails(t *testing.T, s storage.Store) {
+	for _, size := range smallAndLarge {
+		key, content := fmt.Sprint("key", size), Content(1, size)
+		create(t, s, key, content)
+		err := s.Replace(t.Context(), storage.Info{Key: key, Size: int64(size) + 1}, bytes.NewReader(Content(2, size)))
+		if err == nil {
+			t.Errorf("a reader of %d bytes for %d", size, size+1)
+		}
+		expectContent(t, s, key, content)
 	}
 }
 

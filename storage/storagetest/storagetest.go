@@ -27,6 +27,7 @@ func Test(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"Create", createTests()},
 		{"Object", objectTests()},
 		{"Delete", deleteTests()},
+		{"Replace", replaceTests()},
 		{"List", listTests()},
 		{"Record", recordTests()},
 		{"Concurrency", concurrencyTests()},
