@@ -70,6 +70,11 @@ type config struct {
 	IdleTimeout    time.Duration `name:"idle-timeout" default:"10s" reload:"yes" help:"Time without a byte from an upstream after which a transfer is taken for broken and resumed."`
 	Attempts       int           `name:"attempts" default:"3" reload:"yes" help:"How often an upstream is asked for one object before the next one is."`
 
+	BreakerShare   int           `name:"breaker-share" default:"50" reload:"yes" help:"Percent of the last fetches from an upstream, over several clients and modules, that must get no answer for it to be left alone although it answers a probe. An upstream that does not answer the probe is left alone in any case."`
+	BreakerWindow  int           `name:"breaker-window" default:"100" reload:"yes" help:"How many fetches from an upstream breaker-share is of: the last ones."`
+	BreakerMinimum int           `name:"breaker-minimum" default:"20" reload:"yes" help:"Of how many different modules those fetches without an answer must be, at least."`
+	BreakerOpen    time.Duration `name:"breaker-open" default:"5s" reload:"yes" help:"How long an upstream that does not answer is left alone before it is probed again. No client's request is used for that."`
+
 	AnswerTimeout time.Duration `name:"answer-timeout" default:"28s" help:"Time after which a client that waits is told so. What it waits for goes on."`
 	Fresh         time.Duration `name:"fresh" default:"1m" help:"How long a list, a latest version or the commit of a branch counts as current."`
 	Stale         time.Duration `name:"stale" default:"168h" help:"How long a list, a latest version or the commit of a branch is still given when no upstream can be asked."`
@@ -396,6 +401,12 @@ func (c config) check() error {
 	}
 	if _, err := logLevel(c.LogLevel); err != nil {
 		return err
+	}
+	if c.BreakerShare > 100 {
+		return fmt.Errorf("breaker-share is %d; it is percent", c.BreakerShare)
+	}
+	if c.BreakerWindow < c.BreakerMinimum {
+		return fmt.Errorf("breaker-window is %d and breaker-minimum %d; so few fetches are never of so many modules", c.BreakerWindow, c.BreakerMinimum)
 	}
 	return c.checkPrivate()
 }

@@ -50,6 +50,9 @@ func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, 
 			Connect: c.ConnectTimeout, TLS: c.ConnectTimeout, FirstByte: c.HeaderTimeout, IdleBody: c.IdleTimeout,
 			Answer: c.AnswerTimeout * 9 / 10, // so that who waits can be told what went wrong
 		},
+		Breaker: fetch.Breaker{
+			Share: c.BreakerShare, Window: c.BreakerWindow, Minimum: c.BreakerMinimum, Open: c.BreakerOpen,
+		},
 		Retries:   c.Attempts,
 		UserAgent: "assay/" + version() + " (+https://github.com/assay-proxy/assay)",
 		Via:       "1.1 " + s.self,

@@ -32,6 +32,9 @@ type Config struct {
 	// Budget bounds each phase of a fetch.
 	Budget Budget
 
+	// Breaker says when an upstream is not asked any more.
+	Breaker Breaker
+
 	// Retries is how often an upstream is asked for one object before it
 	// counts as unavailable, the first time included. The default is 3.
 	Retries int
@@ -127,6 +130,7 @@ type client struct {
 	trusted    trustedHosts
 	database   string // see Config.Database
 	budget     Budget
+	breaker    Breaker
 	attempts   int
 	header     http.Header // of each request
 	permit     func(path string) error
@@ -187,7 +191,7 @@ func newClient(c Config, transports transports, trusted trustedHosts) *client {
 		c.Permit = func(string) error { return nil }
 	}
 	cl := &client{
-		transports: transports, trusted: trusted, database: c.Database, budget: c.Budget, attempts: c.Retries,
+		transports: transports, trusted: trusted, database: c.Database, budget: c.Budget, breaker: c.Breaker.withDefaults(), attempts: c.Retries,
 		header: header, permit: c.Permit, metrics: newMetrics(), log: c.Logger,
 	}
 	cl.life, cl.end = context.WithCancel(context.Background())

@@ -90,6 +90,7 @@ func TestSeparators(t *testing.T) {
 				}
 				wantIs(t, err, test.err...)
 				wantIsNot(t, err, test.not...)
+				c = n.list(test.list) // one that remembers nothing
 				all, source, err2 := c.ReadAll(t.Context(), "example.com/b/@v/list", 100)
 				if string(all) != test.want || err2 == nil != (test.err == nil) {
 					t.Errorf("ReadAll: %q, %v, want %q", all, err2, test.want)

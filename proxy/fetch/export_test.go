@@ -43,3 +43,11 @@ func (c *Chain) SetNamedDial(dial func(ctx context.Context, network, address str
 func (c *Chain) SetProxy(proxy func(*http.Request) (*url.URL, error)) {
 	c.client.transports.named.Proxy = proxy
 }
+
+// Remembered returns how many failed paths c remembers.
+func (c *Chain) Remembered() (n int) {
+	for _, u := range c.hosts {
+		n += len(u.failures.byPath)
+	}
+	return n
+}

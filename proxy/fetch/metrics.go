@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/sony/gobreaker/v2"
 )
 
 // Outcomes of one request to an upstream, the values of the label outcome.
@@ -20,6 +19,7 @@ const (
 	outcomeTooLarge    = "too_large"    // the declared size is over the limit
 	outcomeCanceled    = "canceled"     // who asked did not wait
 	outcomeOpen        = "breaker_open" // not sent: the circuit breaker is open
+	outcomeRemembered  = "remembered"   // not sent: it failed a moment ago
 )
 
 // metrics are the collectors of a chain. The label upstream is an entry of the
@@ -58,7 +58,7 @@ func newMetrics() *metrics {
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2, 4, 8, 16},
 		}, upstream),
 		breakers: &breakerCollector{desc: prometheus.NewDesc("assay_upstream_breaker_state",
-			"State of an upstream's circuit breaker: 0 closed, 1 half open, 2 open.", upstream, nil)},
+			"State of an upstream's circuit breaker: 0 closed, 1 half open (a probe is due or under way), 2 open.", upstream, nil)},
 	}
 }
 
@@ -82,10 +82,10 @@ type breakerCollector struct {
 	desc *prometheus.Desc
 
 	mu       sync.Mutex // guards breakers
-	breakers []*gobreaker.TwoStepCircuitBreaker[struct{}]
+	breakers []*breaker
 }
 
-func (c *breakerCollector) add(b *gobreaker.TwoStepCircuitBreaker[struct{}]) {
+func (c *breakerCollector) add(b *breaker) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.breakers = append(c.breakers, b)
@@ -99,6 +99,6 @@ func (c *breakerCollector) Collect(ch chan<- prometheus.Metric) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, b := range c.breakers {
-		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(b.State()), b.Name())
+		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(b.state()), b.u.label)
 	}
 }

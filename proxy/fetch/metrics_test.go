@@ -17,6 +17,7 @@ func TestMetrics(t *testing.T) {
 		n := newNetwork(t)
 		n.serve("localhost", func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
+			case "/":
 			case "/ok":
 				time.Sleep(time.Second)
 				text("good")(w, r)

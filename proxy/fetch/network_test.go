@@ -169,6 +169,15 @@ func abort(w http.ResponseWriter) {
 	panic(http.ErrAbortHandler)
 }
 
+// lives makes an upstream answer its neutral probe, and everything else with next.
+func lives(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/" && r.URL.Path != supported {
+			next(w, r)
+		}
+	}
+}
+
 // hang answers nothing until the client leaves.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 

@@ -90,12 +90,15 @@ func (p *probe) run(ctx context.Context, running chan struct{}) {
 	found, status := p.ask(ctx)
 
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	found = p.judge(found, status)
 	if found != unknown {
 		p.last, p.ended, p.status = found, time.Now(), status
 	}
+	p.mu.Unlock()
+	p.u.breaker.probed(found, status)
+	p.mu.Lock()
 	p.running = nil
+	p.mu.Unlock()
 	close(running)
 }
 
@@ -129,7 +132,7 @@ func (p *probe) judge(found verdict, status int) verdict {
 	if p.lived.After(p.began) {
 		found = alive // in the meantime
 	}
-	if status != http.StatusInternalServerError && status != http.StatusNotImplemented {
+	if !isHabit(status) {
 		return found
 	}
 	if time.Since(p.lived) < lifeFresh && !p.lived.IsZero() {
@@ -139,6 +142,11 @@ func (p *probe) judge(found verdict, status int) verdict {
 		return alive
 	}
 	return found
+}
+
+// isHabit reports whether status may be what an upstream says to whatever it does not have.
+func isHabit(status int) bool {
+	return status == http.StatusInternalServerError || status == http.StatusNotImplemented
 }
 
 // send asks for path over a connection of its own: one that is there may be dead.
@@ -207,6 +215,13 @@ func (p *probe) stillDead() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.last == dead && time.Since(p.ended) < probeStale && time.Since(p.began) >= probeGrace
+}
+
+// grace returns how long a request waits at most for the probe that is under way.
+func (p *probe) grace() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return probeGrace - time.Since(p.began)
 }
 
 // isOurs reports whether err, of connecting, says something about this machine, and

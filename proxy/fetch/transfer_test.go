@@ -113,7 +113,7 @@ func TestResume(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n, server := newNetwork(t), test.server
 				server.data = data
-				n.serve("host", server.ServeHTTP)
+				n.serve("host", lives(server.ServeHTTP))
 				c := n.list("http://host")
 				got, err := read(t, c, zipPath)
 				wantData(t, got, err, data)
@@ -219,7 +219,7 @@ func TestNoResume(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n, server := newNetwork(t), test.server
 				server.data = data
-				n.serve("host", server.ServeHTTP)
+				n.serve("host", lives(server.ServeHTTP))
 				got, err := read(t, n.list("http://host"), zipPath)
 				wantIs(t, err, fetch.ErrUnavailable)
 				wantIsNot(t, err, fs.ErrNotExist)
@@ -318,7 +318,7 @@ func TestSlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, data := newNetwork(t), noise(100_000)
 		server := &flaky{data: data, sized: true}
-		n.serve("host", server.ServeHTTP)
+		n.serve("host", lives(server.ServeHTTP))
 		object, err := n.list("http://host").Fetch(t.Context(), zipPath, 1<<20)
 		if err != nil {
 			t.Fatal(err)
@@ -342,7 +342,7 @@ func TestBodyEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
 		server := &flaky{data: noise(5000), piece: 1000, broken: -1, stall: true, sized: true}
-		n.serve("host", server.ServeHTTP)
+		n.serve("host", lives(server.ServeHTTP))
 		c := n.list("http://host")
 
 		ctx, cancel := context.WithCancel(t.Context())

@@ -129,7 +129,7 @@ func TestCredentials(t *testing.T) {
 			case r.URL.Path == "/moved":
 				_, _ = io.WriteString(w, "good")
 			default:
-				w.WriteHeader(500)
+				w.WriteHeader(503)
 				_, _ = fmt.Fprintf(w, "debug: %v %s", r.Header, pass)
 			}
 		})
@@ -145,6 +145,7 @@ func TestCredentials(t *testing.T) {
 			if errors.As(err, &e) {
 				said = append(said, e.Source, e.Detail, e.Error(), fmt.Sprintf("%+v", *e))
 			}
+			synctest.Wait() // for the probe
 		}
 		said = append(said, c.String(), log.String())
 		for _, s := range said {

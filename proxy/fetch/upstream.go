@@ -16,8 +16,6 @@ import (
 	"net/url"
 	"strings"
 	"time"
-
-	"github.com/sony/gobreaker/v2"
 )
 
 // upstream is one proxy, or one checksum database, over HTTP.
@@ -27,7 +25,8 @@ type upstream struct {
 	authorization string   // the value of the header, "" for none
 	secrets       *strings.Replacer
 	client        *client
-	breaker       *gobreaker.TwoStepCircuitBreaker[struct{}]
+	breaker       *breaker
+	failures      failures
 	probe         *probe
 }
 
@@ -90,7 +89,8 @@ type failure struct {
 	*Error
 	outcome string // for the metrics
 	retry   bool   // another attempt may do better
-	blame   bool   // the upstream is not well; its circuit breaker should know
+	blame   bool   // the upstream may not be well, and is asked whether it is
+	lost    bool   // there was no answer: connection, TLS or time-out
 }
 
 // fail returns a failure that says nothing about the object and may pass.
@@ -133,6 +133,7 @@ func (u *upstream) broken(ctx context.Context, path string, err error) *failure 
 		return u.timeout(path, u.clean(err.Error()))
 	}
 	f := u.fail(path, outcomeUnavailable, fmt.Errorf("%w: %s", ErrUnavailable, u.clean(err.Error())))
+	f.lost, f.blame = !errors.Is(err, errRedirect), !isOurs(err)
 	var (
 		certificate *tls.CertificateVerificationError
 		authority   x509.UnknownAuthorityError
@@ -144,7 +145,9 @@ func (u *upstream) broken(ctx context.Context, path string, err error) *failure 
 }
 
 func (u *upstream) timeout(path, what string) *failure {
-	return u.fail(path, outcomeTimeout, fmt.Errorf("%w: %w: %s", ErrUnavailable, context.DeadlineExceeded, what))
+	f := u.fail(path, outcomeTimeout, fmt.Errorf("%w: %w: %s", ErrUnavailable, context.DeadlineExceeded, what))
+	f.lost = true
+	return f
 }
 
 // clean returns text as one printable line without our credentials.
@@ -183,8 +186,12 @@ func (u *upstream) open(ctx context.Context, path string, limit int64, deadline 
 	}
 	u.client.metrics.count(u.label, outcome, begin)
 	if f != nil {
+		if 0 < f.Status && f.Status < http.StatusInternalServerError {
+			u.probe.noteLife()
+		}
 		return nil, f
 	}
+	u.probe.noteLife()
 	return s, nil
 }
 

@@ -1,7 +1,6 @@
 package fetch_test
 
 import (
-	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -54,7 +53,7 @@ func TestStatuses(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var requests counter
 			n := newNetwork(t)
-			n.serve("host", sequence(&requests, status(test.status)))
+			n.serve("host", lives(sequence(&requests, status(test.status))))
 			c := n.list("http://host")
 			_, err := read(t, c, test.path)
 			var e *fetch.Error
@@ -203,177 +202,6 @@ func TestRequest(t *testing.T) {
 			if v := got.Header.Get(name); v != want {
 				t.Errorf("%s: %q, want %q", name, v, want)
 			}
-		}
-	})
-}
-
-func TestBreaker(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var well bool
-		var requests counter
-		n := newNetwork(t)
-		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
-			requests.next()
-			if !well {
-				status(503)(w, r)
-			}
-		})
-		n.serve("good", text("good"))
-		c := n.list("http://host")
-		for range 5 {
-			_, err := read(t, c, zipPath)
-			wantIs(t, err, fetch.ErrUnavailable)
-		}
-		before := requests.total()
-		begin := time.Now()
-		_, err := read(t, c, zipPath)
-		wantIs(t, err, fetch.ErrUnavailable)
-		if requests.total() != before || time.Since(begin) != 0 {
-			t.Errorf("an open breaker let a request through, after %v", time.Since(begin))
-		}
-		if s := metric(t, c, "assay_upstream_breaker_state", "upstream=http://host"); s != 2 {
-			t.Errorf("state is %v, want 2", s)
-		}
-		if k := metric(t, c, "assay_upstream_requests_total", "outcome=breaker_open"); k != 1 {
-			t.Errorf("breaker_open counted %v times", k)
-		}
-		well = true // nothing sticks
-		time.Sleep(5*time.Second + 1)
-		if s := metric(t, c, "assay_upstream_breaker_state"); s != 1 {
-			t.Errorf("state is %v, want 1", s)
-		}
-		if _, err := read(t, c, zipPath); err != nil {
-			t.Errorf("the upstream is well: %v", err)
-		}
-		if s := metric(t, c, "assay_upstream_breaker_state"); s != 0 {
-			t.Errorf("state is %v, want 0", s)
-		}
-	})
-}
-
-// While one request goes to see, the others are not sent, and go on to the next
-// entry if they may.
-func TestBreakerHalfOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var requests counter
-		n := newNetwork(t)
-		n.serve("host", sequence(&requests, status(501), status(501), status(501), status(501), status(501), hang))
-		n.serve("good", text("good"))
-		c := n.list("http://host|http://good")
-		for range 5 {
-			data, err := read(t, c, zipPath)
-			wantData(t, data, err, []byte("good"))
-		}
-		time.Sleep(5*time.Second + 1)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() {
-			_, err := c.Fetch(ctx, zipPath, 10)
-			done <- err
-		}()
-		synctest.Wait()
-		before := requests.total()
-		data, err := read(t, c, zipPath)
-		wantData(t, data, err, []byte("good"))
-		if requests.total() != before {
-			t.Error("a second request went to see")
-		}
-		// Whoever went to see leaves: that is no verdict, the next one goes.
-		cancel()
-		wantIs(t, <-done, context.Canceled)
-		if _, err := read(t, c, zipPath); err != nil {
-			t.Error(err)
-		}
-		if requests.total() == before {
-			t.Error("after a cancelled probe nobody went to see")
-		}
-	})
-}
-
-// What says nothing bad about the upstream leaves its breaker closed.
-func TestBreakerStaysClosed(t *testing.T) {
-	for name, handler := range map[string]http.HandlerFunc{"404": status(404), "403": status(403), "too large": text(strings.Repeat("x", 1000))} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				n := newNetwork(t)
-				n.serve("host", handler)
-				c := n.list("http://host")
-				for range 40 {
-					_, _ = c.Fetch(t.Context(), zipPath, 10)
-				}
-				if s := metric(t, c, "assay_upstream_breaker_state"); s != 0 {
-					t.Errorf("state is %v", s)
-				}
-			})
-		})
-	}
-	t.Run("impatient callers", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			n := newNetwork(t)
-			n.serve("host", hang)
-			c := n.list("http://host")
-			for range 10 {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				_, err := c.Fetch(ctx, zipPath, 10)
-				wantIs(t, err, context.DeadlineExceeded)
-				cancel()
-				ctx, cancel = context.WithCancel(t.Context())
-				time.AfterFunc(time.Second, cancel)
-				_, err = c.Fetch(ctx, zipPath, 10)
-				wantIs(t, err, context.Canceled)
-			}
-			if s := metric(t, c, "assay_upstream_breaker_state"); s != 0 {
-				t.Errorf("state is %v", s)
-			}
-		})
-	})
-}
-
-// A connection that breaks under many streams is one passing failure of each.
-func TestBreakerSurvivesBlip(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork(t)
-		begin := time.Now()
-		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
-			if time.Since(begin) < 50*time.Millisecond {
-				panic(http.ErrAbortHandler)
-			}
-		})
-		c := n.list("http://host")
-		results := make(chan error)
-		for range 100 {
-			go func() {
-				_, _, err := c.ReadAll(t.Context(), zipPath, 10)
-				results <- err
-			}()
-		}
-		for range 100 {
-			if err := <-results; err != nil {
-				t.Errorf("a caller saw it: %v", err)
-			}
-		}
-	})
-}
-
-// Half of what fails is enough when there is enough of it.
-func TestBreakerRatio(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var requests counter
-		n := newNetwork(t)
-		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
-			if requests.next()%2 == 0 {
-				status(501)(w, r)
-			}
-		})
-		c := n.list("http://host")
-		for i := range 20 {
-			if s := metric(t, c, "assay_upstream_breaker_state"); s != 0 {
-				t.Fatalf("state is %v after %d requests", s, i)
-			}
-			_, _ = read(t, c, zipPath)
-		}
-		if s := metric(t, c, "assay_upstream_breaker_state"); s != 2 {
-			t.Errorf("state is %v after 10 failures among 20 requests", s)
 		}
 	})
 }
