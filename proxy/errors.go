@@ -98,6 +98,11 @@ var (
 // isFull reports whether there is no room on a disk.
 func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
+// isExhausted reports whether this process, or this machine, has no file descriptor left.
+func isExhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
 // clientError makes err, of writing to a client, an errClient; nil stays nil.
 func clientError(err error) error {
 	if err == nil || errors.Is(err, errClient) {
@@ -172,6 +177,11 @@ func explain(req Request, err error) failure {
 			next: "do not use the zip of that upstream; contact this proxy's administrator"}
 	case errors.As(err, &changed):
 		return explainChanged(changed)
+	case isExhausted(err): // wherever one was needed
+		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
+			what: "busy: the proxy has no file descriptor left for this",
+			why:  "what is stored already is served",
+			next: "try again in a few seconds; who runs this proxy can allow it more: ulimit -n, LimitNOFILE"}
 	case repo != nil && !errors.Is(err, fs.ErrNotExist):
 		if f, ok := explainVCS(repo); ok {
 			return f

@@ -103,14 +103,15 @@ func TestDocMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	s.door = newDoor(listener, noLimit, s.log.Logger)
+	defer s.door.Close()
 	if err := s.open(t.Context(), origins{}, listener.Addr()); err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()
 
 	collectors := slices.Concat(s.store.Metrics(), s.proxy.Metrics(), s.reloads.collectors(), s.upstream.Load().chain.Metrics(),
-		newObserver(s.log).collectors(), s.ownLog.Metrics(), s.access.Metrics(), s.vcs.Metrics(), []prometheus.Collector{buildInfo(), s.log.out.dropped})
+		newObserver(s.log).collectors(), s.ownLog.Metrics(), s.access.Metrics(), s.vcs.Metrics(), []prometheus.Collector{buildInfo(), s.log.out.dropped, s.door.refused})
 	for _, m := range s.mirrors {
 		collectors = append(collectors, m.Metrics()...)
 	}
@@ -209,7 +210,7 @@ func TestDocErrors(t *testing.T) {
 	if len(answers) < 20 {
 		t.Fatalf("found only %d answers in the code", len(answers))
 	}
-	answers["401 "+unauthorized] = true
+	answers["401 "+unauthorized], answers["503 "+crowded] = true, true
 	documented := map[string]bool{}
 	status := ""
 	for section := range strings.SplitSeq(readDoc(t, docsDir+"errors.md"), "\n#") {

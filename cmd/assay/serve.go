@@ -64,6 +64,7 @@ type server struct {
 	load     func() (config, origins, error)
 	config   config // as it was at the start; reloadOn knows what is in force
 	log      *logger
+	door     *door
 	store    *storage.DB
 	upstream atomic.Pointer[upstream]
 	private  atomic.Pointer[policy.Policy] // in force
@@ -103,14 +104,15 @@ func serve(ctx context.Context, load func() (config, origins, error), out, errOu
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
+	s.door = newDoor(listener, descriptorLimit(), s.log.Logger)
+	defer s.door.Close()
 	if err := s.open(ctx, from, listener.Addr()); err != nil {
 		return err
 	}
 	defer s.close()
 	s.logStart(from)
 	defer s.announce(out, s.scheme()+"://"+clientAddr(listener.Addr()))()
-	return s.run(ctx, listener, hangup)
+	return s.run(ctx, s.door, hangup)
 }
 
 // announce says where we serve: to the reader of a log that is JSON, there, else to the
@@ -233,6 +235,7 @@ func (s *server) register() {
 	s.registry.MustRegister(s.ownLog.Metrics()...)
 	s.registry.MustRegister(s.access.Metrics()...)
 	s.registry.MustRegister(s.log.out.dropped)
+	s.registry.MustRegister(s.door.refused)
 	if s.vcs != nil {
 		s.registry.MustRegister(s.vcs.Metrics()...)
 	}
@@ -268,6 +271,7 @@ func (s *server) run(ctx context.Context, listener net.Listener, hangup <-chan o
 	background, stop := context.WithCancel(context.Background())
 	var followers sync.WaitGroup
 	defer followers.Wait()
+	defer s.door.Close()
 	defer stop()
 	for _, m := range s.mirrors {
 		followers.Go(func() {
@@ -278,6 +282,11 @@ func (s *server) run(ctx context.Context, listener net.Listener, hangup <-chan o
 	}
 	followers.Go(func() { s.reloadOn(background, hangup, listener.Addr()) })
 
+	followers.Go(func() {
+		if err := s.serveRefusals(s.door); !errors.Is(err, net.ErrClosed) {
+			s.log.Error("telling clients that there is no room ended", "err", err)
+		}
+	})
 	httpServer := s.newHTTPServer()
 	failed := make(chan error, 1)
 	go func() {
@@ -320,7 +329,7 @@ func (s *server) shutdown(httpServer *http.Server) error {
 func (s *server) logStart(from origins) {
 	c := s.config
 	s.log.Info("assay starts", "version", version(), "data", c.Data, "upstream", fetch.Redact(c.Upstream), "upstream_from", from["upstream"],
-		"sumdb", s.sumdbNames(), "sumdb_from", from["sumdb"], "private", c.Private, "private_from", from["private"])
+		"sumdb", s.sumdbNames(), "sumdb_from", from["sumdb"], "private", c.Private, "private_from", from["private"], "descriptors", descriptorText())
 	for _, name := range c.strayVariables(os.Environ()) {
 		s.log.Warn("a variable is no setting, and means nothing", "variable", name)
 	}

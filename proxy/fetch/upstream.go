@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -129,6 +130,10 @@ func (u *upstream) broken(ctx context.Context, path string, err error) *failure 
 		f := u.fail(path, outcomeCanceled, cause).final()
 		f.blame = false
 		return f
+	case isExhausted(err):
+		f := u.fail(path, outcomeUnavailable, fmt.Errorf("%w: %w", ErrUnavailable, syscall.EMFILE))
+		f.blame = false
+		return f
 	case !errors.As(err, &away) && errors.As(err, &network) && network.Timeout():
 		return u.timeout(path, u.clean(err.Error()))
 	}
@@ -142,6 +147,16 @@ func (u *upstream) broken(ctx context.Context, path string, err error) *failure 
 		return f.final()
 	}
 	return f
+}
+
+// isExhausted reports whether err is that this process, or this machine, has no file
+// descriptor left. The resolver has it in its text only.
+func isExhausted(err error) bool {
+	var dns *net.DNSError
+	if errors.As(err, &dns) && (strings.Contains(dns.Err, syscall.EMFILE.Error()) || strings.Contains(dns.Err, syscall.ENFILE.Error())) {
+		return true
+	}
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 func (u *upstream) timeout(path, what string) *failure {

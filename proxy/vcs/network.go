@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/egress"
@@ -289,7 +290,23 @@ func (e *unreachableError) Error() string {
 	return ErrUnavailable.Error() + ": no connection, or none that is allowed; the log of this proxy says why"
 }
 
-func (e *unreachableError) Unwrap() error { return ErrUnavailable }
+// Unwrap tells want of file descriptors, which says nothing about any host.
+func (e *unreachableError) Unwrap() []error {
+	if isExhausted(e.err) {
+		return []error{ErrUnavailable, syscall.EMFILE}
+	}
+	return []error{ErrUnavailable}
+}
+
+// isExhausted reports whether err is that this process, or this machine, has no file
+// descriptor left. The resolver has it in its text only.
+func isExhausted(err error) bool {
+	var dns *net.DNSError
+	if errors.As(err, &dns) && (strings.Contains(dns.Err, syscall.EMFILE.Error()) || strings.Contains(dns.Err, syscall.ENFILE.Error())) {
+		return true
+	}
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
 
 // logUnreachable logs what err keeps from clients, if anything.
 func (s *Source) logUnreachable(what, host string, err error) {

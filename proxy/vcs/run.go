@@ -246,6 +246,9 @@ func (s *Source) exec(ctx context.Context, program string, args, env []string, d
 	if errors.As(err, &exit) && exit.Exited() {
 		return out.Bytes(), &exited{exit.ExitCode(), errOut.String()}
 	}
+	if isExhausted(err) {
+		return out.Bytes(), err // no fault of the program
+	}
 	if err != nil {
 		return out.Bytes(), fmt.Errorf("%w: %v", ErrTools, err) // its absence is not the module's
 	}

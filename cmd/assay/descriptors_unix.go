@@ -1,0 +1,16 @@
+//go:build unix
+
+package main
+
+import "syscall"
+
+// descriptorLimit returns how many descriptors this process may have. Package os has
+// raised the soft limit to the hard one before main begins; commands that are run get
+// the soft one of before.
+func descriptorLimit() int64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || uint64(limit.Cur) > noLimit {
+		return noLimit
+	}
+	return int64(limit.Cur)
+}
