@@ -56,6 +56,7 @@ type credentials struct {
 
 // auth is what one run authenticates with.
 type auth struct {
+	id      string   // of the credential; the same when its secret is renewed
 	header  string   // value of Authorization for https, "" for SSH
 	secrets []string // that must not be printed
 	ssh     *Credential
@@ -95,6 +96,33 @@ func newCredentials(c Config, client *http.Client) (*credentials, error) {
 func CheckCredentials(list []Credential, netrc string) error {
 	_, err := newCredentials(Config{Credentials: slices.Clone(list), Netrc: netrc}, nil)
 	return err
+}
+
+// CredentialHosts returns, for each credential, the host that it is for and the pattern of
+// the modules that it is used for, "*" for those of a netrc.
+func (s *Source) CredentialHosts() map[string][]string {
+	all := map[string][]string{}
+	add := func(host, pattern string) {
+		host = (&url.URL{Host: strings.ToLower(host)}).Hostname()
+		all[host] = append(all[host], pattern)
+	}
+	netrc := func(name, pattern string) {
+		lines, _ := readNetrc(name) // why it cannot be read is said when it is needed
+		for _, line := range lines {
+			add(line.machine, pattern)
+		}
+	}
+	for _, c := range s.credentials.list {
+		if c.Netrc != "" {
+			netrc(c.Netrc, c.Pattern)
+		} else {
+			add(c.Host, c.Pattern)
+		}
+	}
+	if s.credentials.netrc != "" {
+		netrc(s.credentials.netrc, "*")
+	}
+	return all
 }
 
 // ports returns host:port of what the credentials name with a port.
@@ -216,7 +244,7 @@ func (c *credentials) find(ctx context.Context, j job, u *url.URL) (*auth, error
 	}
 	for i := range c.list {
 		credential := &c.list[i]
-		if !module.MatchPrefixPatterns(credential.Pattern, j.module) || !credential.isFor(u) {
+		if !credential.matches(j, u) {
 			continue
 		}
 		found, err := credential.auth(ctx, c.apps[i], u)
@@ -224,6 +252,7 @@ func (c *credentials) find(ctx context.Context, j job, u *url.URL) (*auth, error
 			return nil, c.unusable(u, err)
 		}
 		if found != nil {
+			found.id = credential.id(found)
 			return found, nil
 		}
 	}
@@ -235,6 +264,36 @@ func (c *credentials) find(ctx context.Context, j job, u *url.URL) (*auth, error
 		return nil, c.unusable(u, err)
 	}
 	return found, nil
+}
+
+// has reports whether find would return something, without asking anyone for a token.
+// A netrc that cannot be read counts as one that has something.
+func (c *credentials) has(j job, u *url.URL) bool {
+	if j.reach == Public {
+		return false
+	}
+	inNetrc := func(name string) bool {
+		found, err := netrcAuth(name, u)
+		return found != nil || err != nil
+	}
+	for i := range c.list {
+		credential := &c.list[i]
+		if credential.matches(j, u) && (credential.Netrc == "" || inNetrc(credential.Netrc)) {
+			return true
+		}
+	}
+	return c.netrc != "" && inNetrc(c.netrc)
+}
+
+// matches reports whether the credential is for the module of j at the host of u.
+func (c *Credential) matches(j job, u *url.URL) bool {
+	return module.MatchPrefixPatterns(c.Pattern, j.module) && c.isFor(u)
+}
+
+// id returns what tells a credential from all others, without its secret: for a netrc
+// found is the login in it.
+func (c *Credential) id(found *auth) string {
+	return fmt.Sprintf("%q %q %q %q %q %q %d %d", c.Host, found.id, c.User, c.TokenFile, c.TokenEnv, c.SSHKey+" "+c.SSH, c.GitHubApp, c.GitHubInstallation)
 }
 
 // unusable returns what is told of a credential that cannot be had. That a file does
@@ -295,7 +354,9 @@ func netrcAuth(name string, u *url.URL) (*auth, error) {
 	}
 	for _, line := range lines {
 		if line.machine == u.Host || line.machine == u.Hostname() && (u.Port() == "" || u.Port() == "443") {
-			return basicAuth(line.login, line.password), nil
+			found := basicAuth(line.login, line.password)
+			found.id = fmt.Sprintf("netrc %q %q %q", name, line.machine, line.login)
+			return found, nil
 		}
 	}
 	return nil, nil

@@ -29,9 +29,21 @@ type repositories struct {
 // cachePart is what stays in a GOMODCACHE: copies of repositories.
 const cachePart = "cache/vcs"
 
-// take returns the directory of a repository, clean, for one run at a time.
-func (r *repositories) take(ctx context.Context, repo *repository) (dir string, release func(), err error) {
-	name := fmt.Sprintf("%x", sha256.Sum256([]byte(repo.system+" "+repo.url.String())))[:40]
+// copyName returns the name of the directory with the copy of a repository. The go
+// command answers from a copy without asking the host, so a copy serves only those who
+// reach as far, and with the same credential, as the fetches that made it.
+func copyName(repo *repository, reach Reach, auth *auth) string {
+	id := ""
+	if auth != nil {
+		id = auth.id
+	}
+	key := fmt.Sprintf("%d %q %q %q", reach, repo.system, repo.url, id)
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(key)))[:40]
+}
+
+// take returns the directory called name, clean, for one run at a time. Directories
+// with the names of older versions are never taken; they are the first to be evicted.
+func (r *repositories) take(ctx context.Context, name string) (dir string, release func(), err error) {
 	release, err = r.locks.lock(ctx, name)
 	if err != nil {
 		return "", nil, err

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -48,7 +49,7 @@ const (
 // resolve returns the repository of a module, as the go command would find it, and
 // refuses what must not be reached.
 func (s *Source) resolve(ctx context.Context, j job) (*repository, error) {
-	if repo := s.found.get(j.module); repo != nil {
+	if repo := s.found.get(j.module, j.reach); repo != nil {
 		return repo, nil
 	}
 	if err := checkHost(j.module); err != nil {
@@ -64,7 +65,7 @@ func (s *Source) resolve(ctx context.Context, j job) (*repository, error) {
 	if !slices.Contains(s.config.Systems, repo.system) {
 		return nil, fmt.Errorf("%w: %.40q is not one of the version control systems that are configured", ErrForbidden, repo.system)
 	}
-	s.found.put(j.module, repo)
+	s.found.put(j, repo)
 	return repo, nil
 }
 
@@ -105,7 +106,7 @@ func staticRepository(modulePath string) (*repository, error) {
 // discoverOnce is discover for all who want to know the same at the same time.
 func (s *Source) discoverOnce(ctx context.Context, j job) (*repository, error) {
 	return shared(ctx, s, fmt.Sprint("page ", j.reach, " ", j.module), func(ctx context.Context) (*repository, error) {
-		if repo := s.found.get(j.module); repo != nil { // another one has just found it
+		if repo := s.found.get(j.module, j.reach); repo != nil { // another one has just found it
 			return repo, nil
 		}
 		return s.discover(ctx, j)
@@ -259,7 +260,7 @@ func checkURL(text string) (*url.URL, error) {
 		return nil, fmt.Errorf("%w: the host of a repository is not %.60q", ErrForbidden, u.Host)
 	case strings.Trim(port, "0123456789") != "" || strings.HasSuffix(u.Host, ":"):
 		return nil, fmt.Errorf("%w: the port of a repository is not %.20q", ErrForbidden, port)
-	case !repoPath.MatchString(u.Path) || strings.Contains(u.Path, "/../") || strings.HasSuffix(u.Path, "/.."):
+	case !repoPath.MatchString(u.Path) || strings.Contains(u.Path+"/", "/../") || strings.Contains(u.Path+"/", "/./"):
 		return nil, fmt.Errorf("%w: the path of a repository is not %.100q", ErrForbidden, u.Path)
 	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || u.Opaque != "":
 		return nil, fmt.Errorf("%w: the URL of a repository has no query", ErrForbidden)
@@ -268,8 +269,9 @@ func checkURL(text string) (*url.URL, error) {
 }
 
 // CanonicalRepository returns what is the same in all URLs of a repository:
-// host/path in lower case, without port, user, scheme and a .git at the end. It
-// returns "" for what is no URL, or names no repository.
+// host/path in lower case, without port, user, scheme and a .git at the end, whether
+// the path begins in the home directory of an SSH user or not. It returns "" for what is
+// no URL, or names no repository.
 func CanonicalRepository(text string) string {
 	if !strings.Contains(text, "://") { // git@host:path
 		if user, rest, ok := strings.Cut(text, "@"); ok && !strings.ContainsAny(user, "/:") {
@@ -280,13 +282,22 @@ func CanonicalRepository(text string) string {
 	if err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") == "" {
 		return ""
 	}
-	return strings.ToLower(u.Hostname() + "/" + strings.TrimSuffix(strings.Trim(u.Path, "/"), ".git"))
+	repo := strings.TrimPrefix(path.Clean("/"+u.Path), "/")
+	repo = strings.TrimRight(strings.TrimSuffix(strings.ToLower(repo), ".git"), "/")
+	return strings.ToLower(u.Hostname()) + "/" + strings.TrimPrefix(repo, "~/")
 }
 
 // foundRepos remembers where modules are.
 type foundRepos struct {
 	mu    sync.Mutex
-	repos map[string]foundRepo // by module path
+	repos map[foundKey]foundRepo
+}
+
+// foundKey is a module and how far a fetch of it may reach: a page that only an
+// intranet has says nothing about a public module.
+type foundKey struct {
+	module string
+	reach  Reach
 }
 
 type foundRepo struct {
@@ -294,29 +305,29 @@ type foundRepo struct {
 	until time.Time
 }
 
-func (f *foundRepos) get(modulePath string) *repository {
+func (f *foundRepos) get(modulePath string, reach Reach) *repository {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	found, ok := f.repos[modulePath]
+	found, ok := f.repos[foundKey{modulePath, reach}]
 	if !ok || time.Now().After(found.until) {
 		return nil
 	}
 	return found.repo
 }
 
-func (f *foundRepos) put(modulePath string, repo *repository) {
+func (f *foundRepos) put(j job, repo *repository) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.repos == nil || len(f.repos) >= maxFound {
-		f.repos = map[string]foundRepo{}
+		f.repos = map[foundKey]foundRepo{}
 	}
-	f.repos[modulePath] = foundRepo{repo, time.Now().Add(foundFor)}
+	f.repos[foundKey{j.module, j.reach}] = foundRepo{repo, time.Now().Add(foundFor)}
 }
 
-func (f *foundRepos) forget(modulePath string) {
+func (f *foundRepos) forget(j job) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.repos, modulePath)
+	delete(f.repos, foundKey{j.module, j.reach})
 }
 
 func (f *foundRepos) clear() {

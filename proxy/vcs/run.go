@@ -38,7 +38,7 @@ var errOutput = errors.New("too much output")
 
 // run runs the go command for j, and use on what it printed while the files it has
 // made are there.
-func (s *Source) run(ctx context.Context, j job, use func(out []byte) error) error {
+func (s *Source) run(ctx context.Context, j job, use func(out []byte, place Place) error) error {
 	if s.tools != nil {
 		return &Error{Module: j.what, Err: s.tools}
 	}
@@ -50,29 +50,41 @@ func (s *Source) run(ctx context.Context, j job, use func(out []byte) error) err
 	return err
 }
 
-// runResolved finds the repository and waits for its turn.
-func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte) error) error {
+// runResolved finds the repository and waits for its turn. What it says of a failure
+// says too where the module is.
+func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte, place Place) error) error {
 	repo, err := s.resolve(ctx, j)
 	if err != nil {
 		return s.explain(ctx, j, nil, err)
 	}
+	place := s.placeOf(j, repo)
+	err = s.runAt(ctx, j, repo, func(out []byte) error { return use(out, place) })
+	var told *Error
+	if errors.As(err, &told) {
+		told.Place = place
+	}
+	return err
+}
+
+// runAt is runResolved of a module that is in repo.
+func (s *Source) runAt(ctx context.Context, j job, repo *repository, use func(out []byte) error) error {
 	auth, err := s.credentials.find(ctx, j, repo.url)
 	if err != nil {
 		return s.explain(ctx, j, repo, err)
 	}
 	r := &goRun{source: s, job: j, repo: repo, auth: auth}
 	if r.keyless() {
-		s.found.forget(j.module)
+		s.found.forget(j)
 		return s.explain(ctx, j, repo, fmt.Errorf("%w: there is no ssh_key for this host", ErrCredential))
 	}
 	if err := s.network.allows(ctx, r.remote(), j.reach); err != nil {
-		s.found.forget(j.module) // perhaps its page gets better
+		s.found.forget(j) // perhaps its page gets better
 		return s.explain(ctx, j, repo, err)
 	}
 	// Commands for one repository would wait for each other's locks anyway, and
 	// take places meanwhile.
 	var unlock func()
-	r.dir, unlock, err = s.repos.take(ctx, repo)
+	r.dir, unlock, err = s.repos.take(ctx, copyName(repo, j.reach, auth))
 	if err != nil {
 		return s.explain(ctx, j, repo, err)
 	}
@@ -90,7 +102,7 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte) er
 		err = r.do(ctx, use)
 	}
 	if err != nil {
-		s.found.forget(j.module) // perhaps it has moved
+		s.found.forget(j) // perhaps it has moved
 		err = r.explain(ctx, err)
 		if errors.Is(err, ErrCredential) {
 			auth.refused()

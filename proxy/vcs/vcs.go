@@ -63,6 +63,7 @@ type Error struct {
 	Module string // path, with @ and what was asked for behind it
 	Host   string // that the trouble was with, if any: of the repository, of a page, of GitHub's API
 	Detail string // what is known, one line, without credentials and local paths
+	Place  Place  // of the module, as far as it was found
 	Err    error
 }
 
@@ -285,6 +286,7 @@ type Versions struct {
 	Latest   Info     // what the go command means by latest
 	NoLatest error    // why there is none, though there are Tagged ones: the newest is no version of the module
 	Origin   Origin
+	Place    Place
 }
 
 // Info is a version. Its JSON is that of an .info file.
@@ -292,6 +294,7 @@ type Info struct {
 	Version string
 	Time    time.Time
 	Origin  *Origin `json:",omitempty"`
+	Place   Place   `json:"-"`
 }
 
 // Origin is where a version comes from (cmd/go/internal/modfetch/codehost.Origin).
@@ -308,7 +311,7 @@ func (o Origin) String() string {
 	return strings.Join(slices.DeleteFunc([]string{o.URL, o.Ref, o.Hash}, func(s string) bool { return s == "" }), " ")
 }
 
-// listed is what go list -m -json prints of a module.
+// listed is what go list -m -json prints of a module, and where that was found.
 type listed struct {
 	Path, Version string
 	Versions      []string
@@ -317,10 +320,12 @@ type listed struct {
 	Retracted     []string // why, of a version that its module has taken back
 	Origin        *Origin
 	Error         *struct{ Err string }
+
+	place Place
 }
 
 func (l listed) info() Info {
-	info := Info{Version: l.Version, Origin: l.Origin}
+	info := Info{Version: l.Version, Origin: l.Origin, Place: l.place}
 	if l.Time != nil {
 		info.Time = *l.Time
 	}
@@ -336,7 +341,7 @@ func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (
 			return Versions{}, err
 		}
 		// One tag with a bad go.mod must not take the others away.
-		v := Versions{Tagged: l.Versions, Latest: l.info()}
+		v := Versions{Tagged: l.Versions, Latest: l.info(), Place: l.place}
 		if module.Check(modulePath, l.Version) != nil {
 			v.Latest, v.NoLatest = Info{}, err
 		}
@@ -370,10 +375,14 @@ func (s *Source) list(ctx context.Context, modulePath, query string, reach Reach
 	what := modulePath + "@" + query
 	args := slices.Concat([]string{"list", "-m", "-e", "-json"}, flags, []string{"--", what})
 	var l listed
-	err := s.run(ctx, job{module: modulePath, what: what, reach: reach, args: args}, func(out []byte) error {
+	err := s.run(ctx, job{module: modulePath, what: what, reach: reach, args: args}, func(out []byte, place Place) error {
 		l = listed{}
 		if err := decodeOne(out, &l); err != nil {
 			return err
+		}
+		l.place = place
+		if goMod, err := readFile(l.GoMod, maxMod); l.GoMod != "" && err == nil {
+			l.place.Declared = declared(goMod)
 		}
 		if l.Error != nil {
 			return &reported{text: l.Error.Err}
@@ -392,6 +401,7 @@ type Files struct {
 	Info, Mod []byte
 	Zip       string // name of a file
 	Origin    Origin
+	Place     Place
 }
 
 // limits of what is read whole, the go command's own.
@@ -406,7 +416,7 @@ const (
 // but not as absence.
 func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, use func(Files) error) error {
 	j := job{module: mod.Path, what: mod.String(), reach: reach, args: []string{"mod", "download", "-json", "--", mod.String()}}
-	return s.run(ctx, j, func(out []byte) error {
+	return s.run(ctx, j, func(out []byte, place Place) error {
 		var got struct {
 			Path, Version, Error, Info, GoMod, Zip string
 			Origin                                 *Origin
@@ -420,7 +430,7 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 		if got.Path != mod.Path || got.Version != mod.Version || got.Zip == "" {
 			return &reported{text: "no zip of that version"}
 		}
-		files := Files{Zip: got.Zip}
+		files := Files{Zip: got.Zip, Place: place}
 		if got.Origin != nil {
 			files.Origin = *got.Origin
 		}
@@ -431,6 +441,7 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 		if files.Mod, err = readFile(got.GoMod, maxMod); err != nil {
 			return err
 		}
+		files.Place.Declared = declared(files.Mod)
 		if err = use(files); isAbsence(err) {
 			err = fmt.Errorf("use of the files: %v", err) // they are here, so the module is
 		}
@@ -454,11 +465,12 @@ func readFile(name string, limit int64) ([]byte, error) {
 // nothing is: as host/path, in lower case, without a .git at its end, which is the
 // same for https and ssh.
 func (s *Source) Repository(modulePath string) string {
-	repo := s.found.get(modulePath)
-	if repo == nil {
-		return ""
+	for _, reach := range []Reach{Private, Public} {
+		if repo := s.found.get(modulePath, reach); repo != nil {
+			return CanonicalRepository(repo.url.String())
+		}
 	}
-	return CanonicalRepository(repo.url.String())
+	return ""
 }
 
 // Forget makes the next fetch look for repositories anew.

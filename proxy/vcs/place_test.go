@@ -1,0 +1,116 @@
+package vcs_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+)
+
+// pageAt makes a host answer each path with a go-import tag for the repository at url.
+func pageAt(w *vcstest.World, host, url string) {
+	w.Host(host, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(rw, `<meta name="go-import" content="%s git %s">`, host+r.URL.Path, url)
+	}))
+}
+
+// The copy of a repository that was fetched with a credential answers neither a module
+// that the credential is not for, nor a public one.
+func TestCopyHasReachAndCredential(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	repo := w.Module("hello", hello)
+	w.Password("ci", "secret-of-git")
+	pageAt(w, "evil.corp.example", repo.URL())
+	token := filepath.Join(t.TempDir(), "token")
+	write := func(text string) {
+		if err := os.WriteFile(token, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("secret-of-git")
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Credentials = []vcs.Credential{{Pattern: "corp.example", Host: vcstest.GitHost, User: "ci", TokenFile: token}}
+	})
+	s.want("corp.example/hello", "v1.0.0")
+	for _, reach := range []vcs.Reach{vcs.Private, vcs.Public} {
+		for _, path := range []string{"evil.corp.example/x", "git.corp.example/hello.git"} {
+			err := s.Download(t.Context(), module.Version{Path: path, Version: "v1.0.0"}, reach, func(vcs.Files) error { return nil })
+			if err == nil {
+				t.Errorf("%s, reach %d: served from the copy of another", path, reach)
+			}
+			if _, err := s.Query(t.Context(), path, repo.Git("rev-parse", "HEAD"), reach); err == nil {
+				t.Errorf("%s, reach %d: a commit is found in the copy of another", path, reach)
+			}
+		}
+	}
+	if err := s.Download(t.Context(), module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Public, func(vcs.Files) error { return nil }); err == nil {
+		t.Error("the same path, public: served from the private copy")
+	}
+	// A credential whose secret is renewed keeps its copy.
+	write("another-secret")
+	w.Password("ci", "another-secret")
+	sent := w.Sent()
+	s.want("corp.example/hello", "v1.0.0")
+	if w.Sent() > sent+2000 { // the references, at most
+		t.Errorf("%d bytes came with a renewed secret: the repository was copied again", w.Sent()-sent)
+	}
+}
+
+// Locate asks no repository, shows no credential to a page where it must not, and says
+// whether one would be shown.
+func TestLocate(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	repo := w.Module("hello", hello)
+	pageAt(w, "evil.corp.example", repo.URL())
+	w.PagePassword("ci", "secret-of-page")
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	if err := os.WriteFile(netrc, []byte("machine git.corp.example login ci password secret-of-git\nmachine corp.example login ci password secret-of-page\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newSource(t, w, func(c *vcs.Config) { c.Netrc = netrc })
+	for _, test := range []struct {
+		path  string
+		reach vcs.Reach
+		open  bool
+		want  vcs.Place
+	}{
+		{"git.corp.example/hello.git", vcs.Private, true, vcs.Place{Repository: "git.corp.example/hello", Credential: true}},
+		{"git.corp.example/none.git/sub", vcs.Private, true, vcs.Place{Repository: "git.corp.example/none", Credential: true}},
+		{"git.corp.example/hello.git", vcs.Public, true, vcs.Place{Repository: "git.corp.example/hello"}},
+		{"evil.corp.example/x", vcs.Private, true, vcs.Place{Repository: "git.corp.example/hello", Credential: true}},
+		{"corp.example/hello", vcs.Private, true, vcs.Place{Credential: true}},
+		{"corp.example/hello", vcs.Private, false, vcs.Place{Repository: "git.corp.example/hello", Credential: true}},
+		{"github.com/corp/lib/sub", vcs.Private, true, vcs.Place{Repository: "github.com/corp/lib"}},
+	} {
+		if got, err := s.Locate(t.Context(), test.path, test.reach, test.open); got != test.want || err != nil {
+			t.Errorf("Locate(%q, %d, %v) = %+v, %v, want %+v", test.path, test.reach, test.open, got, err, test.want)
+		}
+	}
+	for _, request := range w.Requests() {
+		if request != "GET evil.corp.example/x?go-get=1" && request != "GET corp.example/hello?go-get=1" {
+			t.Errorf("Locate asked %s", request)
+		}
+	}
+}
+
+// All spellings of a repository that hosts do not tell apart are one.
+func TestCanonicalRepositorySpellings(t *testing.T) {
+	t.Parallel()
+	for _, url := range []string{
+		"https://git.corp.example/team/pay", "https://git.corp.example/team/pay.git", "https://git.corp.example/team/pay.git/", "https://GIT.corp.example/Team/Pay.GIT",
+		"https://git.corp.example:8443/team/pay.git", "ssh://git@git.corp.example/team/pay.git", "ssh://git@git.corp.example:2222/~/team/pay", "git@git.corp.example:team/pay.git",
+		"https://git.corp.example//team//pay.git", "https://git.corp.example/./team/x/../pay", "https://git.corp.example/team/%70ay", "https://git.corp.example/team/pay/.git",
+	} {
+		if got := vcs.CanonicalRepository(url); got != "git.corp.example/team/pay" {
+			t.Errorf("CanonicalRepository(%q) = %q", url, got)
+		}
+	}
+}
