@@ -1,0 +1,341 @@
+// Package bindings remembers which repositories modules were read from, under which
+// module paths, and whether a credential was needed. With it an access rule about a
+// module path protects the repository behind it, under every other path.
+//
+// The facts are records of the store, so that they are saved, restored and replaced
+// together with the objects that they are about. All of them are in memory too: to look
+// one up takes no I/O.
+package bindings
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// ErrLost says that facts which were stored cannot be read. To go on without them would
+// show to everyone what a rule protects.
+var ErrLost = errors.New("what this proxy knew about the repositories of its modules is lost; put the whole data directory back from a backup, or move its meta.db and blobs.db away and start with an empty store")
+
+// How says how a repository was read under a module path.
+type How uint8
+
+const (
+	// Unknown: by a version of this program that did not note it.
+	Unknown How = iota
+	// Open: without a credential.
+	Open
+	// Credential: with one. It outweighs the others.
+	Credential
+	// Declared: not at all, but a go.mod file in the repository declares the path.
+	Declared
+)
+
+// Fact is that a repository was read.
+type Fact struct {
+	Repository string // as vcs.CanonicalRepository returns it
+	Module     string // path
+	Public     bool   // the module was not private
+	How        How
+}
+
+// Table is all facts. Its methods may be called at the same time.
+type Table struct {
+	store storage.Store
+
+	writing sync.Mutex // held over I/O
+
+	mu      sync.RWMutex
+	facts   map[string][]Fact // by repository
+	modules map[moduleKey][]Fact
+	index   index
+}
+
+type moduleKey struct {
+	path   string
+	public bool
+}
+
+// index is the record that says what must be in the others. It is written after them,
+// so they may have more than it says, and never less.
+type index struct {
+	Log    int64       // entries of our own log that the facts cover
+	Counts map[int]int // facts of each shard that has some
+}
+
+const (
+	// shards is how many records the facts are in, chosen by repository: one that is
+	// changed is written whole, and a record has at most 16 MiB.
+	shards = 64
+
+	// maxDeclared is how many paths declared by the go.mod files of a repository are
+	// kept: those who can write to it choose them.
+	maxDeclared = 100
+
+	indexName = "bindings/index"
+)
+
+func shardName(n int) string { return fmt.Sprintf("bindings/%02x", n) }
+
+func shardOf(repository string) int {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(repository)) // never fails
+	return int(h.Sum32() % shards)
+}
+
+// Load reads the table from the store. The error is ErrLost if some of it is missing or
+// damaged. A store without a table has an empty one, whose Log is 0.
+func Load(ctx context.Context, store storage.Store) (*Table, error) {
+	t := &Table{store: store, facts: map[string][]Fact{}, modules: map[moduleKey][]Fact{}, index: index{Counts: map[int]int{}}}
+	data, err := read(ctx, store, indexName)
+	if err != nil {
+		return nil, err
+	}
+	if data != nil {
+		if err := json.Unmarshal(data, &t.index); err != nil || t.index.Counts == nil {
+			return nil, fmt.Errorf("record %s: %w (%v)", indexName, ErrLost, err)
+		}
+	}
+	for n := range shards {
+		if err := t.loadShard(ctx, n); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+func (t *Table) loadShard(ctx context.Context, n int) error {
+	data, err := read(ctx, t.store, shardName(n))
+	if err != nil {
+		return err
+	}
+	facts, err := decode(data)
+	if err == nil && len(facts) < t.index.Counts[n] {
+		err = fmt.Errorf("it has %d facts of %d", len(facts), t.index.Counts[n])
+	}
+	if err != nil {
+		return fmt.Errorf("record %s: %w (%v)", shardName(n), ErrLost, err)
+	}
+	for _, f := range facts {
+		if shardOf(f.Repository) != n {
+			return fmt.Errorf("record %s: %w (it is another one)", shardName(n), ErrLost)
+		}
+		t.add(f)
+	}
+	return nil
+}
+
+// read returns a record, nil if there is none.
+func read(ctx context.Context, store storage.Store, name string) ([]byte, error) {
+	data, err := store.Record(ctx, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case errors.Is(err, storage.ErrDamaged):
+		return nil, fmt.Errorf("record %s: %w (%v)", name, ErrLost, err)
+	case err != nil:
+		return nil, fmt.Errorf("record %s: %w", name, err)
+	}
+	return data, nil
+}
+
+// Log returns how many entries of our own log the facts cover.
+func (t *Table) Log() int64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.index.Log
+}
+
+// Learn notes facts that our own log shows, whose size is log now: after an older
+// version of the program, a crash, or with a store that is older than the log, the table
+// does not have them.
+func (t *Table) Learn(ctx context.Context, facts iter.Seq2[Fact, error], log int64) error {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	dirty := map[int]bool{}
+	for f, err := range facts {
+		if err != nil {
+			return err
+		}
+		if t.adds(f) {
+			t.add(f)
+			dirty[shardOf(f.Repository)] = true
+		}
+	}
+	if len(dirty) == 0 && log == t.Log() {
+		return nil
+	}
+	for n := range dirty {
+		if err := t.writeShard(ctx, n, nil); err != nil {
+			return err
+		}
+	}
+	return t.writeIndex(ctx, log)
+}
+
+// Note notes a fact. It is durable, and can be seen, when Note returns nil. To note what
+// is known costs no I/O.
+func (t *Table) Note(ctx context.Context, f Fact) error {
+	if !t.adds(f) {
+		return nil
+	}
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	if !t.adds(f) {
+		return nil
+	}
+	if err := t.writeShard(ctx, shardOf(f.Repository), &f); err != nil {
+		return err
+	}
+	t.add(f)
+	return t.writeIndex(ctx, t.Log())
+}
+
+// writeShard writes a shard, with one more fact unless that is nil.
+func (t *Table) writeShard(ctx context.Context, n int, more *Fact) error {
+	var all []Fact
+	t.mu.RLock()
+	for repository, facts := range t.facts {
+		if shardOf(repository) == n {
+			all = append(all, facts...)
+		}
+	}
+	t.mu.RUnlock()
+	if more != nil {
+		all = merge(all, *more)
+	}
+	if err := t.store.SetRecord(ctx, shardName(n), encode(all)); err != nil {
+		return fmt.Errorf("note the repository of a module: %w", err)
+	}
+	return nil
+}
+
+func (t *Table) writeIndex(ctx context.Context, log int64) error {
+	next := index{Log: log, Counts: map[int]int{}}
+	t.mu.RLock()
+	for repository, facts := range t.facts {
+		next.Counts[shardOf(repository)] += len(facts)
+	}
+	t.mu.RUnlock()
+	data, err := json.Marshal(next)
+	if err == nil {
+		err = t.store.SetRecord(ctx, indexName, data)
+	}
+	if err != nil {
+		return fmt.Errorf("note the repository of a module: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.index = next
+	return nil
+}
+
+// adds reports whether f says something that the table does not.
+func (t *Table) adds(f Fact) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	facts := t.facts[f.Repository]
+	if i := slices.IndexFunc(facts, f.same); i >= 0 {
+		return facts[i].How != Credential && f.How != Unknown && facts[i].How != f.How
+	}
+	return f.How != Declared || len(facts) < maxDeclared
+}
+
+// same reports whether two facts are about the same module in the same repository.
+func (f Fact) same(other Fact) bool {
+	f.How, other.How = f.How/Declared, other.How/Declared // a path that is only declared is another fact
+	return f == other
+}
+
+// merge returns facts with one more, which replaces the one that is about the same.
+func merge(facts []Fact, f Fact) []Fact {
+	if i := slices.IndexFunc(facts, f.same); i >= 0 {
+		facts = slices.Clone(facts) // it is shared with readers
+		facts[i] = f
+		return facts
+	}
+	return append(slices.Clip(facts), f)
+}
+
+func (t *Table) add(f Fact) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.facts[f.Repository] = merge(t.facts[f.Repository], f)
+	if f.How != Declared {
+		key := moduleKey{f.Module, f.Public}
+		t.modules[key] = merge(t.modules[key], f)
+	}
+}
+
+// Of returns what is known about a module, private or public. Only reading is allowed.
+func (t *Table) Of(modulePath string, public bool) []Fact {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.modules[moduleKey{modulePath, public}]
+}
+
+// At returns what is known about a repository, the declared paths included. It grows
+// whenever a path is added. Only reading is allowed.
+func (t *Table) At(repository string) []Fact {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.facts[repository]
+}
+
+// Private yields the private modules that something is known about.
+func (t *Table) Private() iter.Seq[string] {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var all []string
+	for key := range t.modules {
+		if !key.public {
+			all = append(all, key.path)
+		}
+	}
+	return slices.Values(all)
+}
+
+// A shard is lines of four fields, the last two in quotes as Go has them:
+//
+//	private|public open|credential|unknown|declared "repository" "module"
+
+var words = []string{Unknown: "unknown", Open: "open", Credential: "credential", Declared: "declared"}
+
+func encode(facts []Fact) []byte {
+	var b strings.Builder
+	for _, f := range facts {
+		reach := "private"
+		if f.Public {
+			reach = "public"
+		}
+		fmt.Fprintf(&b, "%s %s %q %q\n", reach, words[f.How], f.Repository, f.Module)
+	}
+	return []byte(b.String())
+}
+
+func decode(data []byte) ([]Fact, error) {
+	var facts []Fact
+	for line := range strings.Lines(string(data)) {
+		var reach, how string
+		var f Fact
+		if _, err := fmt.Sscanf(line, "%s %s %q %q\n", &reach, &how, &f.Repository, &f.Module); err != nil {
+			return nil, fmt.Errorf("%.100q is no fact: %w", line, err)
+		}
+		word := slices.Index(words, how)
+		if f.Public = reach == "public"; word < 0 || !f.Public && reach != "private" {
+			return nil, fmt.Errorf("%.100q is no fact", line)
+		}
+		f.How = How(word)
+		facts = append(facts, f)
+	}
+	return facts, nil
+}

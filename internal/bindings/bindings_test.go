@@ -1,0 +1,146 @@
+package bindings_test
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/internal/bindings"
+	"github.com/assay-proxy/assay/storage"
+)
+
+func open(t *testing.T, dir string) (*storage.DB, *bindings.Table) {
+	t.Helper()
+	store, err := storage.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	table, err := bindings.Load(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store, table
+}
+
+var pay = bindings.Fact{Repository: "git.corp.example/pay", Module: "go.corp.example/pay", How: bindings.Credential}
+
+func facts(all ...bindings.Fact) iter.Seq2[bindings.Fact, error] {
+	return func(yield func(bindings.Fact, error) bool) {
+		for _, f := range all {
+			if !yield(f, nil) {
+				return
+			}
+		}
+	}
+}
+
+// What is noted is there after a restart, and a stronger fact is not lost to a weaker.
+func TestNote(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store, table := open(t, dir)
+	old := bindings.Fact{Repository: "git.corp.example/old", Module: "old.example/x y\n\t\"", Public: true}
+	for _, f := range []bindings.Fact{pay, {Repository: pay.Repository, Module: pay.Module, How: bindings.Open}, {Repository: pay.Repository, Module: "x.example/d", How: bindings.Declared}} {
+		if err := table.Note(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := table.Learn(t.Context(), facts(old, bindings.Fact{Repository: pay.Repository, Module: pay.Module}), 7); err != nil {
+		t.Fatal(err)
+	}
+	check := func(table *bindings.Table) {
+		t.Helper()
+		if got := table.Of(pay.Module, false); !slices.Equal(got, []bindings.Fact{pay}) {
+			t.Errorf("Of = %v", got)
+		}
+		if got := table.At(pay.Repository); len(got) != 2 {
+			t.Errorf("At = %v", got)
+		}
+		if got := table.Of(old.Module, true); !slices.Equal(got, []bindings.Fact{old}) || len(table.Of(old.Module, false)) > 0 {
+			t.Errorf("Of = %v", got)
+		}
+		if len(table.Of("x.example/d", false)) > 0 {
+			t.Error("a repository speaks for a module that it only declares")
+		}
+		if table.Log() != 7 {
+			t.Errorf("Log = %d", table.Log())
+		}
+	}
+	check(table)
+	store.Close()
+	_, table = open(t, dir)
+	check(table)
+	opened := bindings.Fact{Repository: old.Repository, Module: old.Module, Public: true, How: bindings.Open}
+	if err := table.Note(t.Context(), opened); err != nil || !slices.Equal(table.Of(old.Module, true), []bindings.Fact{opened}) {
+		t.Errorf("after it was read without a credential: %v, %v", table.Of(old.Module, true), err)
+	}
+}
+
+// Those who can write to a repository choose what its go.mod files declare, but not how
+// much is kept of it.
+func TestDeclaredIsBounded(t *testing.T) {
+	t.Parallel()
+	_, table := open(t, t.TempDir())
+	for i := range 150 {
+		if err := table.Note(t.Context(), bindings.Fact{Repository: "a.example/x", Module: fmt.Sprintf("m.example/%d", i), How: bindings.Declared}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(table.At("a.example/x")); n != 100 {
+		t.Errorf("%d declared paths are kept", n)
+	}
+}
+
+// A table of which something is missing, damaged or strange is not used.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	names := []string{"bindings/index"}
+	for i := range 64 {
+		names = append(names, fmt.Sprintf("bindings/%02x", i))
+	}
+	for how, change := range map[string]func(store *storage.DB, name string, value []byte) error{
+		"missing":   func(store *storage.DB, name string, _ []byte) error { return store.DeleteRecord(t.Context(), name) },
+		"shortened": func(store *storage.DB, name string, v []byte) error { return store.SetRecord(t.Context(), name, v[:len(v)/2]) },
+		"emptied":   func(store *storage.DB, name string, _ []byte) error { return store.SetRecord(t.Context(), name, nil) },
+		"changed": func(store *storage.DB, name string, v []byte) error {
+			return store.SetRecord(t.Context(), name, []byte(strings.Replace(string(v), "credential", "creditable", 1)+"x"))
+		},
+	} {
+		store, table := open(t, t.TempDir())
+		if err := table.Note(t.Context(), pay); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			value, err := store.Record(t.Context(), name)
+			if err != nil {
+				continue
+			}
+			if how == "missing" && name == names[0] {
+				continue // the shards are all there; the log is read again
+			}
+			if err := change(store, name, value); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := bindings.Load(t.Context(), store); !errors.Is(err, bindings.ErrLost) || !strings.Contains(err.Error(), "backup") {
+				t.Errorf("%s %s: %v", name, how, err)
+			}
+			if err := store.SetRecord(t.Context(), name, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Facts that cannot be made durable are not facts.
+func TestNoteFails(t *testing.T) {
+	t.Parallel()
+	store, table := open(t, t.TempDir())
+	store.Close()
+	if err := table.Note(t.Context(), pay); err == nil || len(table.At(pay.Repository)) > 0 {
+		t.Errorf("Note on a closed store: %v, %v", err, table.At(pay.Repository))
+	}
+}
