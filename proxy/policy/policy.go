@@ -105,8 +105,14 @@ func plain(lower string) string {
 	return host + "/" + strings.Join(elements, "/")
 }
 
-// Authenticated is the group of everybody who has proved who they are.
-const Authenticated = "*"
+const (
+	// Authenticated is the group of all who have proved who they are.
+	Authenticated = "*"
+
+	// Anyone is the group of all clients. A rule with it takes nothing away: it
+	// says that what it covers is meant to be read by every client.
+	Anyone = "anyone"
+)
 
 // New returns the policy for lists of private patterns, each in the syntax of
 // GOPRIVATE. What the go command would ignore in silence is an error here,
@@ -193,7 +199,10 @@ func (p *Policy) Restrict(rules string) (*Policy, error) {
 
 func parseRule(text string) (rule, error) {
 	name, names, found := strings.Cut(text, "=")
-	if !found || name == "" {
+	if !found {
+		return rule{}, fmt.Errorf("it must be pattern=group|group; a comma ends a rule, so if %[1]q is one more group of the rule before it, write |%[1]s there", text)
+	}
+	if name == "" {
 		return rule{}, fmt.Errorf("it must be pattern=group|group")
 	}
 	restricted, err := newPattern(name)
@@ -203,7 +212,7 @@ func parseRule(text string) (rule, error) {
 	groups := strings.Split(names, "|")
 	for _, group := range groups {
 		if group == "" || strings.ContainsFunc(group, func(r rune) bool { return r <= ' ' || r == 0x7f || unicode.IsSpace(r) }) {
-			return rule{}, fmt.Errorf("%q is no name of a group; %s is everybody who has authenticated", group, Authenticated)
+			return rule{}, fmt.Errorf("%q is no name of a group; %s is all who have authenticated, %s is every client", group, Authenticated, Anyone)
 		}
 	}
 	return rule{restricted, groups}, nil
@@ -217,17 +226,91 @@ func (p *Policy) Restricted(modulePath string) bool {
 // Allowed reports whether a reader may have the module with the decoded path. in
 // says whether the reader is in a group; it is not asked if there is no rule.
 func (p *Policy) Allowed(modulePath string, in func(group string) bool) bool {
+	_, allowed := p.Read(modulePath, in)
+	return allowed
+}
+
+// Read reports whether some rule covers the module with the decoded path, and whether
+// a reader satisfies all that do, as Allowed does.
+func (p *Policy) Read(modulePath string, in func(group string) bool) (covered, allowed bool) {
 	for r := range p.covering(modulePath) {
-		if !slices.ContainsFunc(r.groups, in) {
-			return false
+		if covered = true; !r.allows(in) {
+			return true, false
 		}
 	}
-	return true
+	return covered, true
+}
+
+// allows reports whether the rule lets a reader in.
+func (r rule) allows(in func(group string) bool) bool {
+	return slices.Contains(r.groups, Anyone) || slices.ContainsFunc(r.groups, in)
 }
 
 // AllowedAll reports whether a reader may have whatever there is.
 func (p *Policy) AllowedAll(in func(group string) bool) bool {
-	return !slices.ContainsFunc(p.rules, func(r rule) bool { return !slices.ContainsFunc(r.groups, in) })
+	return Rules(p.rules).Allowed(in)
+}
+
+// Ruled reports whether there is any rule.
+func (p *Policy) Ruled() bool { return len(p.rules) > 0 }
+
+// Rules are some of the rules of a Policy.
+type Rules []rule
+
+// Rules returns the rules that cover one of the decoded module paths, or several.
+func (p *Policy) Rules(modulePaths iter.Seq[string]) Rules {
+	found := make([]bool, len(p.rules))
+	for modulePath := range modulePaths {
+		spelled := spell(modulePath)
+		for i, r := range p.rules {
+			found[i] = found[i] || modulePath != toolchain && (r.matches(modulePath) || r.matchesOther(spelled))
+		}
+	}
+	var all Rules
+	for i, r := range p.rules {
+		if found[i] {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// Allowed reports whether a reader satisfies all the rules.
+func (rs Rules) Allowed(in func(group string) bool) bool {
+	return !slices.ContainsFunc(rs, func(r rule) bool { return !r.allows(in) })
+}
+
+// Around returns, by pattern of a rule, the patterns of other rules whose readers can
+// get around it: by a path that they may read, and that leads to the same repository. It is
+// so as long as nothing was read through the path of the first. hosts are those that
+// credentials are for. A rule on one of them protects the repository by its name, and one
+// elsewhere is left out if another has the same groups on one of them. usable says whether
+// a credential is used for some module that a pattern covers.
+func (p *Policy) Around(hosts []string, usable func(pattern string) bool) map[string][]string {
+	onHost := func(r rule) bool {
+		host, _, _ := strings.Cut(r.lower, "/")
+		return slices.ContainsFunc(hosts, func(h string) bool { ok, err := path.Match(host, h); return ok && err == nil })
+	}
+	around := map[string][]string{}
+	for _, r := range p.rules {
+		named := slices.ContainsFunc(p.rules, func(o rule) bool { return onHost(o) && o.subsetOf(r) })
+		if slices.Contains(r.groups, Anyone) || named || !usable(r.text) {
+			continue
+		}
+		for _, other := range p.rules {
+			if !other.subsetOf(r) && usable(other.text) {
+				around[r.text] = append(around[r.text], other.text)
+			}
+		}
+	}
+	return around
+}
+
+// subsetOf reports whether each reader of r satisfies the other rule.
+func (r rule) subsetOf(other rule) bool {
+	return !slices.ContainsFunc(r.groups, func(group string) bool {
+		return !slices.Contains(other.groups, group) && !slices.Contains(other.groups, Anyone)
+	})
 }
 
 // Open returns the private patterns that no rule is about, word for word: what
@@ -240,6 +323,12 @@ func (p *Policy) Open() []string {
 		}
 	}
 	return open
+}
+
+// Overlap reports whether some module can match both patterns, as far as their text says
+// so without a wildcard.
+func Overlap(a, b string) bool {
+	return module.MatchPrefixPatterns(a, b) || module.MatchPrefixPatterns(b, a)
 }
 
 // Patterns returns the patterns as one list.
