@@ -175,7 +175,7 @@ func (s *Server) refusePrivate(a *answer, req Request) error {
 	}
 	s.log.Warn("private module asked for at the checksum database", "module", req.Module, "pattern", pattern, "client", s.config.Remote(a.r))
 	s.noteLeak(a.r, s.identify(a), PublicDatabase, req.Module)
-	if err := s.admitReader(a, req, settings.policy); err != nil {
+	if err := s.admitByPath(a, req, settings.policy); err != nil {
 		return err
 	}
 	return &failure{
@@ -229,8 +229,8 @@ func answerTime(ctx context.Context, err error) error {
 // serveTile answers with a tile that hashes up to our head.
 func (s *Server) serveTile(a *answer, db database, req Request) error {
 	if s.own(req.Database) && req.Tile.L < 0 {
-		id := s.identify(a)
-		if !s.settings.Load().policy.AllowedAll(inGroup(id)) || id.Scope != "" {
+		id, settings := s.identify(a), s.settings.Load()
+		if !settings.policy.AllowedAll(inGroup(id)) || id.Scope != "" || s.closed(settings) {
 			return hidden(a.path) // the names of all private modules are in it
 		}
 	}

@@ -345,6 +345,7 @@ func (s *Server) writeError(a *answer, err error) {
 		return
 	}
 	req, _ := ParsePath(strings.TrimPrefix(strings.TrimPrefix(a.r.URL.Path, "/"), "cached-only/"))
+	err = s.veil(a, req, err)
 	f := explain(req, err)
 	f.noStore = f.noStore || a.private // a push is enough, and nobody else is to have it
 	if f.status >= 500 && f.status != http.StatusLoopDetected || f.status == http.StatusForbidden {

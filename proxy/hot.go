@@ -98,7 +98,7 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 			_, _ = ParsePath(path)
 			return false, err
 		}
-		if a.private == private { // it may be the other one since a moment ago
+		if a.private == private && !a.unsure { // it may be the other one since a moment ago
 			return true, s.serveHit(a, o.req, o.open())
 		}
 	}

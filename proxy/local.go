@@ -19,6 +19,9 @@ import (
 // serveLocal answers a list or a latest version from the versions that are
 // stored, and a query from what it answered last.
 func (s *Server) serveLocal(a *answer, req Request) error {
+	if a.unsure { // what is held may be from where the client may not read
+		return s.notHeld(a, req)
+	}
 	ctx := a.r.Context()
 	m := new(mutableAnswer)
 	switch req.Kind {

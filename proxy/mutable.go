@@ -47,6 +47,11 @@ type mutableAnswer struct {
 // behind the client's back; or old if no upstream can be asked; or made from
 // what is stored.
 func (s *Server) serveMutable(a *answer, req Request) error {
+	if a.unsure {
+		if err := s.ascertainInTime(a, req); err != nil {
+			return err
+		}
+	}
 	if !s.reachable(a) {
 		return s.serveLocal(a, req)
 	}
@@ -54,6 +59,9 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	held, err := s.mutable(ctx, key)
 	if err != nil {
 		return err
+	}
+	if a.unsure { // what is held may be from where the client may not read
+		held = nil
 	}
 	age := held.age()
 	if age < s.config.Fresh && !(a.private && held.before(s.lastPush(req.Module))) {
@@ -64,34 +72,25 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 		a.result = resultNegative
 		return err
 	}
-	refreshed := s.refresh(req, a.private)
 	wait := s.config.Answer
 	if age < s.config.Stale {
 		wait = min(wait, patience)
 	}
-	// A private module's next tag is somebody's here, who waits for it.
+	// A private module's next tag is pushed by a user of this proxy, who waits for it.
 	if age < min(revalidate, s.config.Stale) && !a.private {
+		s.refresh(req, false)
 		a.result = resultStale
 		return s.writeMutable(a, req, held)
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	err = errAnswer
-	select {
-	case r := <-refreshed:
-		if err = r.Err; err == nil {
-			a.result = resultMiss
-			if r.Shared {
-				a.result = resultCoalesced
-			}
-			return s.writeMutable(a, req, r.Val.(*mutableAnswer))
-		}
-	case <-timer.C:
-	case <-ctx.Done():
+	m, err := s.renew(a, req, wait)
+	if err == nil {
+		return s.writeMutable(a, req, m)
+	}
+	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errReloaded):
+	switch err = s.veil(a, req, err); {
+	case errors.Is(err, errHidden), errors.Is(err, fs.ErrNotExist), errors.Is(err, errReloaded):
 		return err // an upstream that answers is right; what is held may be of another module now
 	case age < s.config.Stale:
 		s.log.Warn("an old answer is served, because there is no new one", "path", req.Path(), "age_s", age.Round(time.Second).Seconds(), "err", err)
@@ -107,6 +106,28 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	}
 	a.result = resultUnknown
 	return err
+}
+
+// renew returns a new answer, for which the client waits no longer than wait.
+func (s *Server) renew(a *answer, req Request, wait time.Duration) (*mutableAnswer, error) {
+	ctx, cancel := context.WithTimeoutCause(a.r.Context(), wait, errAnswer)
+	defer cancel()
+	if err := s.ascertain(ctx, a, req); err != nil {
+		return nil, err
+	}
+	select {
+	case r := <-s.refresh(req, a.private):
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		a.result = resultMiss
+		if r.Shared {
+			a.result = resultCoalesced
+		}
+		return r.Val.(*mutableAnswer), s.admit(a, req) // where it is, is known only now
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // before reports whether the answer is from before a push; the zero time is none. If
@@ -239,9 +260,17 @@ func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mut
 	if source == nil {
 		return nil, errNoVCS
 	}
+	if !private {
+		if err := s.mayGoDirect(ctx, settings, req.Module); err != nil {
+			return nil, err
+		}
+	}
 	begin := time.Now()
 	if req.Kind == Info {
 		info, err := source.Query(ctx, req.Module, req.Version, reach)
+		if err == nil {
+			err = s.noteRead(ctx, req.Module, reach, info.Place)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -249,6 +278,9 @@ func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mut
 		return s.keepInfo(ctx, req, private, begin, info)
 	}
 	versions, err := source.Versions(ctx, req.Module, reach)
+	if err == nil {
+		err = s.noteRead(ctx, req.Module, reach, versions.Place)
+	}
 	if err != nil {
 		return nil, err
 	}

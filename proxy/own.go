@@ -59,6 +59,13 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 	if err := s.admit(a, req); err != nil {
 		return sumdb.Record{}, resultAbsent, err
 	}
+	ctx, cancel := s.patient(a.r.Context())
+	defer cancel()
+	if a.unsure {
+		if err := s.ascertain(ctx, a, req); err != nil {
+			return sumdb.Record{}, resultAbsent, err
+		}
+	}
 	entry, err := s.config.Log.Find(req.version())
 	if !errors.Is(err, fs.ErrNotExist) {
 		return entry.Record(), resultHit, err
@@ -66,12 +73,13 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 	if a.heldOnly {
 		return sumdb.Record{}, resultAbsent, errNotHeld
 	}
+	if err := s.ascertain(ctx, a, req); err != nil {
+		return sumdb.Record{}, resultAbsent, err
+	}
 	if err := s.absent.find(a.path, a.private); err != nil {
 		a.result = resultNegative
 		return sumdb.Record{}, resultNegative, err
 	}
-	ctx, cancel := s.patient(a.r.Context())
-	defer cancel()
 	pin := s.pinPublic
 	if a.private {
 		pin = s.pinPrivate
@@ -79,6 +87,9 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 	begin := time.Now()
 	record, err := pin(ctx, req)
 	s.absent.note(a.path, err, a.private, begin)
+	if err == nil {
+		err = s.admit(a, req) // where it is, is known only now
+	}
 	return record, resultMiss, answerTime(ctx, err)
 }
 

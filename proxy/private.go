@@ -53,6 +53,11 @@ func (s *Server) shareVersion(ctx context.Context, req Request, reach vcs.Reach)
 	if source == nil {
 		return begun, errNoVCS
 	}
+	if reach == vcs.Public {
+		if err := s.mayGoDirect(ctx, settings, req.Module); err != nil {
+			return begun, err
+		}
+	}
 	s.running.Add(1) // by a fill, which is counted too
 	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach, " ", settings.number), func() (any, error) {
 		begun := time.Now()
@@ -108,6 +113,9 @@ func (s *Server) keepVersion(ctx context.Context, req Request, reach vcs.Reach, 
 	}
 	proof, err := prove(ctx, req, zip, mod, files.Origin)
 	if err != nil {
+		return err
+	}
+	if err := s.noteRead(ctx, req.Module, reach, files.Place); err != nil {
 		return err
 	}
 	return s.createVersion(ctx, req, reach, proof, zip, mod, files.Info, files.Mod, content)

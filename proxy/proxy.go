@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/policy"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -113,6 +114,7 @@ type Server struct {
 	pushes     pushes
 	infos      *infos
 	leaks      leaks
+	bindings   *bindings.Table
 
 	// ctx is the scope of work that is shared by clients. It ends when Close
 	// has waited long enough for running.
@@ -127,9 +129,12 @@ type settings struct {
 	policy   *policy.Policy
 	vcs      *vcs.Source // nil: none
 	number   uint64      // of the reload that brought them
+
+	protections protections
 }
 
-// New makes a Server. It fails if its directories cannot be made.
+// New makes a Server. It fails if its directories cannot be made, and with
+// bindings.ErrLost if it cannot tell any more what its access rules protect.
 func New(c Config) (*Server, error) {
 	if c.Store == nil || c.Upstream == nil || c.Policy == nil {
 		return nil, errors.New("proxy: Store, Upstream and Policy are needed")
@@ -157,6 +162,10 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{config: c, infos: infos, store: c.Store, log: c.Logger, metrics: newMetrics()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.loadBindings(s.ctx); err != nil {
+		s.cancel()
+		return nil, err
+	}
 	s.fills = newFills(c.Fills, c.ZipFills)
 	s.Reload(c.Upstream, c.Policy, c.VCS)
 	return s, nil
@@ -174,7 +183,7 @@ func setDefault[T comparable](value *T, to T) {
 // It forgets what it believed to be absent, and what it has in memory: a public module
 // may be private now.
 func (s *Server) Reload(upstream *fetch.Chain, policy *policy.Policy, vcs *vcs.Source) {
-	s.settings.Store(&settings{upstream, policy, vcs, s.reloads.Add(1)})
+	s.settings.Store(&settings{upstream: upstream, policy: policy, vcs: vcs, number: s.reloads.Add(1)})
 	s.absent.clear()
 	s.hot.clear()
 	s.hotPrivate.clear()
@@ -239,7 +248,11 @@ type answer struct {
 	result   result
 	heldOnly bool // the client wants nothing to be fetched for it
 	private  bool // what was asked for is private
+	unsure   bool // where that is, and so who may have it, is not known yet
+	located  bool // it is known for this request, and the client may have it
 	started  bool // the status is sent, an error can only break off
+
+	identity *access.Identity // of the client, once it was asked for
 }
 
 func (s *Server) serve(a *answer) error {
@@ -286,13 +299,16 @@ func (s *Server) admit(a *answer, req Request) error {
 	settings := s.settings.Load()
 	if pattern, private := settings.policy.Private(req.Module); private {
 		a.private = true
-		if err := s.admitReader(a, req, settings.policy); err != nil {
+		if err := s.admitReader(a, req, settings); err != nil {
 			return err
 		}
 		if s.config.Log == nil {
 			return notFetched(req, pattern)
 		}
 		return nil
+	}
+	if s.judge(settings, req.Module, false, noGroup) == refused {
+		return s.refuse(a, req)
 	}
 	if req.Module == toolchain && s.database() == nil && req.Kind != List && req.Kind != Latest {
 		return &failure{

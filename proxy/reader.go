@@ -10,19 +10,40 @@ import (
 	"github.com/assay-proxy/assay/proxy/policy"
 )
 
-// admitReader returns an error if the policy has a rule about the module that does
-// not let the client read it. The error is the same whatever there is and whatever
-// was wrong: it comes before anything is looked for.
-func (s *Server) admitReader(a *answer, req Request, p *policy.Policy) error {
-	if a.r.Header["Authorization"] == nil && !p.Restricted(req.Module) {
-		return nil // with one, it may be a token that is good for other modules only
+// admitReader returns an error if the client may not read a private module. The error
+// is the same whatever there is and whatever was wrong: it comes before anything is
+// looked for. It notes in a if where the module is has to be found out first.
+func (s *Server) admitReader(a *answer, req Request, st *settings) error {
+	in, v := noGroup, s.judge(st, req.Module, true, noGroup)
+	// With a credential, it may be a token that is good for other modules only.
+	if v == refused || a.r.Header["Authorization"] != nil {
+		id := s.identify(a)
+		if !id.Covers(req.Module) {
+			return s.refuse(a, req)
+		}
+		in = inGroup(id)
+		v = s.judge(st, req.Module, true, in)
 	}
-	id := s.identify(a)
-	if id.Covers(req.Module) && p.Allowed(req.Module, inGroup(id)) {
+	if v == refused {
+		if covered, mayRead := st.policy.Read(req.Module, in); mayRead { // it is its repository that is protected
+			s.pretend(a, st, req, covered)
+		}
+		return s.refuse(a, req)
+	}
+	a.unsure = v == unsure
+	return nil
+}
+
+// admitByPath is admitReader for an answer that does not depend on what the module is: it
+// looks at the rules about its path alone.
+func (s *Server) admitByPath(a *answer, req Request, p *policy.Policy) error {
+	if a.r.Header["Authorization"] == nil && !p.Restricted(req.Module) {
 		return nil
 	}
-	s.noteUnread(a.r, id, req.Module)
-	return hidden(a.path)
+	if id := s.identify(a); !id.Covers(req.Module) || !p.Allowed(req.Module, inGroup(id)) {
+		return s.refuse(a, req)
+	}
+	return nil
 }
 
 // inGroup returns what a policy asks about a reader.
@@ -32,9 +53,17 @@ func inGroup(id access.Identity) func(string) bool {
 	}
 }
 
-// identify returns who a request is from. Whose credential is wrong, or cannot be judged,
-// is nobody; why is for the log.
+// identify returns who a request is from. A client whose credential is wrong, or cannot
+// be judged, is anonymous; why is for the log.
 func (s *Server) identify(a *answer) access.Identity {
+	if a.identity == nil {
+		id := s.identifyOnce(a)
+		a.identity = &id
+	}
+	return *a.identity
+}
+
+func (s *Server) identifyOnce(a *answer) access.Identity {
 	if s.config.Access == nil {
 		return access.Identity{}
 	}
@@ -58,6 +87,7 @@ func hidden(path string) error {
 		status: http.StatusNotFound, noStore: true,
 		what: "not found: " + clip(path, 200),
 		next: "if it is private, check the credentials that the go command sends: go help goauth",
+		err:  errHidden,
 	}
 }
 

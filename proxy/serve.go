@@ -21,6 +21,11 @@ const progressTime = time.Minute
 // serveImmutable answers with an object that never changes: from the store, or
 // by filling it.
 func (s *Server) serveImmutable(a *answer, req Request) error {
+	if a.unsure {
+		if err := s.ascertainInTime(a, req); err != nil {
+			return err
+		}
+	}
 	object, err := s.open(a.r.Context(), req, a.path, a.private)
 	if err == nil && object.Info().Size <= hotSize {
 		object, err = s.keep(a.r.Context(), a.path, req, a.private, object)
@@ -33,6 +38,9 @@ func (s *Server) serveImmutable(a *answer, req Request) error {
 	}
 	if !s.reachable(a) {
 		return s.notHeld(a, req)
+	}
+	if err := s.ascertainInTime(a, req); err != nil {
+		return err
 	}
 	if err := s.absent.find(a.path, a.private); err != nil {
 		a.result = resultNegative
@@ -136,6 +144,9 @@ func (s *Server) serveFill(a *answer, req Request) error {
 	if f.err != nil {
 		s.absent.note(f.key, f.err, a.private, f.begun)
 		return f.err
+	}
+	if err := s.admit(a, req); err != nil { // where it is, is known only now
+		return err
 	}
 	object, err := s.open(a.r.Context(), req, a.path, a.private)
 	if errors.Is(err, fs.ErrNotExist) { // not an absence: an upstream has it

@@ -50,7 +50,7 @@ type config struct {
 	LogGuard string `name:"log-guard" default:"" help:"File on another disk that has the newest tree of the log, by which a disk that was set back as a whole is noticed. See docs/operations.md."`
 	Unified  bool   `name:"unified" default:"false" help:"Serve our own log as a checksum database that covers public modules too, copied after they were proved. Clients then set GOSUMDB to what assay key prints, and need no GONOSUMDB."`
 
-	Access    string `name:"access" default:"" reload:"yes" help:"Who may read private modules: pattern=group|group, separated by commas. The patterns count as private too. The group * is everybody who has authenticated. If several match a module, each must be satisfied. To everybody else the module does not exist."`
+	Access    string `name:"access" default:"" reload:"yes" help:"Who may read private modules: pattern=group|group, separated by commas. The patterns count as private too. The group * is all who have authenticated, anyone is every client. If several match a module, or another module of its repository, each must be satisfied. To all other clients the module does not exist. What is read with a credential and has no rule is served to no client. See docs/access.md."`
 	Anonymous bool   `name:"anonymous" default:"true" help:"Serve public modules, and private ones without a rule in access, to clients that have not authenticated."`
 	Htpasswd  string `name:"htpasswd" default:"" help:"File with users and bcrypt hashes of their passwords, as htpasswd -B writes it. Read again when it changes."`
 	Groups    string `name:"groups" default:"" help:"File with the groups of those users and of client certificates, in the format of Apache's AuthGroupFile. Read again when it changes."`

@@ -309,7 +309,7 @@ func TestAccessWarnings(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"--listen", "0.0.0.0:0", "--private", "corp.example"}, "whoever reaches this address can read these private modules"},
+		{[]string{"--listen", "0.0.0.0:0", "--private", "corp.example"}, "each client that reaches this address can read these private modules"},
 		{[]string{"--access", "corp.example=team"}, "nobody can read the modules in access"},
 		{[]string{"--listen", "0.0.0.0:0", "--access", "corp.example=team"}, "credentials travel in the clear"},
 	} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -184,9 +185,12 @@ func (s *server) remote(r *http.Request) string {
 
 // warnOfAccess warns of settings that are legal and rarely meant.
 func (s *server) warnOfAccess(c config, p *policy.Policy) {
-	local := loopback(c.Listen)
-	if open := p.Open(); len(open) > 0 && !local && c.Anonymous {
-		s.log.Warn("whoever reaches this address can read these private modules; the setting access says who may", "listen", c.Listen, "patterns", strings.Join(open, ","))
+	local, open := loopback(c.Listen), p.Open()
+	if c.Access != "" {
+		open = s.warnOfCredentials(p)
+	}
+	if len(open) > 0 && !local && c.Anonymous {
+		s.log.Warn("each client that reaches this address can read these private modules; the setting access says who may", "listen", c.Listen, "patterns", strings.Join(open, ","))
 	}
 	if c.Access != "" {
 		if !s.access.Configured() {
@@ -196,6 +200,39 @@ func (s *server) warnOfAccess(c config, p *policy.Policy) {
 			s.log.Warn("credentials travel in the clear: give the server a certificate (tls-cert, tls-key), or put a proxy in front of it that has one; the go command sends none over http", "listen", c.Listen)
 		}
 	}
+}
+
+// warnOfCredentials warns where credentials for code hosts and the rules about who may
+// read do not fit together. It returns the private patterns that have no rule, and for
+// which no credential is used: what they match is open.
+func (s *server) warnOfCredentials(p *policy.Policy) (open []string) {
+	if s.vcs == nil {
+		return nil // and nothing is fetched
+	}
+	hosts := s.vcs.CredentialHosts()
+	usable := func(pattern string) bool {
+		for _, used := range hosts {
+			if slices.ContainsFunc(used, func(u string) bool { return u == "*" || policy.Overlap(u, pattern) }) {
+				return true
+			}
+		}
+		return false
+	}
+	for rule, others := range p.Around(slices.Collect(maps.Keys(hosts)), usable) {
+		s.log.Warn("until a repository was read through the path of this rule, readers of the other rules can read it through their paths; write the rule for the repository's own path too", "rule", rule, "others", strings.Join(others, ","))
+	}
+	var closed []string
+	for _, pattern := range p.Open() {
+		if usable(pattern) {
+			closed = append(closed, pattern)
+		} else {
+			open = append(open, pattern)
+		}
+	}
+	if len(closed) > 0 {
+		s.log.Warn("what is read with a credential and has no rule is served to no client; a rule says who may read it, for instance path=anyone", "patterns", strings.Join(closed, ","))
+	}
+	return open
 }
 
 // operator reports whether a request may read what is for those who run the

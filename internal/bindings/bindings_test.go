@@ -103,9 +103,11 @@ func TestLost(t *testing.T) {
 		names = append(names, fmt.Sprintf("bindings/%02x", i))
 	}
 	for how, change := range map[string]func(store *storage.DB, name string, value []byte) error{
-		"missing":   func(store *storage.DB, name string, _ []byte) error { return store.DeleteRecord(t.Context(), name) },
-		"shortened": func(store *storage.DB, name string, v []byte) error { return store.SetRecord(t.Context(), name, v[:len(v)/2]) },
-		"emptied":   func(store *storage.DB, name string, _ []byte) error { return store.SetRecord(t.Context(), name, nil) },
+		"missing": func(store *storage.DB, name string, _ []byte) error { return store.DeleteRecord(t.Context(), name) },
+		"shortened": func(store *storage.DB, name string, v []byte) error {
+			return store.SetRecord(t.Context(), name, v[:len(v)/2])
+		},
+		"emptied": func(store *storage.DB, name string, _ []byte) error { return store.SetRecord(t.Context(), name, nil) },
 		"changed": func(store *storage.DB, name string, v []byte) error {
 			return store.SetRecord(t.Context(), name, []byte(strings.Replace(string(v), "credential", "creditable", 1)+"x"))
 		},

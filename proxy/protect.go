@@ -1,0 +1,333 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/bindings"
+	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// An access rule names module paths, and what it is to protect is in a repository, which
+// can have other paths: the one that says where it is, that of any page which names it,
+// an old one. So of everything that is read from a repository it is noted under which
+// path and with or without a credential (bindings), and a reader must satisfy the rules
+// about each path under which the repository is known, not only about the one that was
+// asked for. What is read with a credential, and is covered by no rule, is given to no
+// client as soon as there is any rule.
+
+// errProtected says that a public name leads to a repository that a rule protects.
+var errProtected = errors.New("the repository is protected by a rule about private modules")
+
+// errHidden is in the answer for what the client may not read.
+var errHidden = errors.New("the client may not read it")
+
+// verdict says whether a reader may have a module.
+type verdict uint8
+
+const (
+	allowed verdict = iota
+	unsure          // where the module is has to be found out first
+	refused
+)
+
+func noGroup(string) bool    { return false }
+func everyGroup(string) bool { return true }
+
+// judge decides whether a reader who is in some groups may have a module. It does no I/O:
+// what is held can be served or refused by it.
+func (s *Server) judge(st *settings, modulePath string, private bool, in func(string) bool) verdict {
+	if !st.policy.Ruled() {
+		return allowed
+	}
+	facts := s.bindings.Of(modulePath, !private)
+	if !private {
+		for _, f := range facts {
+			if !s.protection(st, f.Repository).Allowed(noGroup) {
+				return refused // members of the groups have another name for it
+			}
+		}
+		return allowed
+	}
+	covered, mayRead := st.policy.Read(modulePath, in)
+	if !mayRead {
+		return refused
+	}
+	result := allowed
+	if len(facts) == 0 {
+		result = unsure
+	}
+	for _, f := range facts {
+		result = max(result, s.judgeFact(st, covered, f, in))
+	}
+	return result
+}
+
+// judgeFact decides about a repository in which a module is. covered says that there is a
+// rule about the path of the module.
+func (s *Server) judgeFact(st *settings, covered bool, f bindings.Fact, in func(string) bool) verdict {
+	rules := s.protection(st, f.Repository)
+	switch {
+	case !rules.Allowed(in):
+		return refused
+	case covered || len(rules) > 0 || f.How == bindings.Open:
+		return allowed
+	case f.How == bindings.Unknown:
+		return unsure
+	}
+	return refused
+}
+
+// protections are the rules about repositories, as far as they were asked for, under one
+// set of settings.
+type protections struct {
+	mu    sync.RWMutex
+	repos map[string]protection
+}
+
+type protection struct {
+	facts int // of the repository, when the rules were looked for
+	rules policy.Rules
+}
+
+// protection returns the rules about a repository: about its own path, and about each
+// path under which it is known.
+func (s *Server) protection(st *settings, repository string) policy.Rules {
+	if repository == "" {
+		return nil // it is not known
+	}
+	facts := s.bindings.At(repository)
+	p := &st.protections
+	p.mu.RLock()
+	known, ok := p.repos[repository]
+	p.mu.RUnlock()
+	if ok && known.facts == len(facts) {
+		return known.rules
+	}
+	rules := st.policy.Rules(pathsOf(repository, facts))
+	if len(facts) == 0 {
+		return rules // a client can ask for many that are not known
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.repos == nil {
+		p.repos = map[string]protection{}
+	}
+	p.repos[repository] = protection{len(facts), rules}
+	return rules
+}
+
+func pathsOf(repository string, facts []bindings.Fact) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if !yield(repository) {
+			return
+		}
+		for _, f := range facts {
+			if !yield(f.Module) {
+				return
+			}
+		}
+	}
+}
+
+// ascertain finds out where a private module is, before anything is fetched for it or, if
+// it is not known, served, and returns an error if the client may not have what is there.
+// The repository itself is not asked, so the error does not depend on what it has.
+func (s *Server) ascertain(ctx context.Context, a *answer, req Request) error {
+	st := s.settings.Load()
+	if !a.private || a.located || !st.policy.Ruled() {
+		return nil
+	}
+	facts := s.bindings.Of(req.Module, false)
+	covered, _ := st.policy.Read(req.Module, everyGroup)
+	if a.heldOnly || st.vcs == nil {
+		if a.unsure && (a.heldOnly || !covered) { // else the answer would tell whether it was fetched for others
+			return s.refuse(a, req)
+		}
+		return nil
+	}
+	place, err := s.locate(ctx, st, req.Module, !covered && len(facts) == 0)
+	if err != nil {
+		return err
+	}
+	if !s.mayHave(a, st, req, place) {
+		return s.refuse(a, req)
+	}
+	a.located = true
+	if a.unsure && len(facts) > 0 {
+		return s.learn(ctx, a, st, req)
+	}
+	return nil
+}
+
+// pretend does the work of ascertain for a module that is known to be in a repository that
+// the client may not read. Else the time of the refusal would tell that it is known.
+func (s *Server) pretend(a *answer, st *settings, req Request, covered bool) {
+	if a.heldOnly || st.vcs == nil {
+		return
+	}
+	ctx, cancel := s.patient(a.r.Context())
+	defer cancel()
+	if place, err := s.locate(ctx, st, req.Module, !covered); err == nil {
+		s.mayHave(a, st, req, place)
+	}
+}
+
+// ascertainInTime is ascertain for a client that waits for it.
+func (s *Server) ascertainInTime(a *answer, req Request) error {
+	ctx, cancel := s.patient(a.r.Context())
+	defer cancel()
+	return s.ascertain(ctx, a, req)
+}
+
+// locate is vcs.Source.Locate in one of the places for private modules.
+func (s *Server) locate(ctx context.Context, st *settings, modulePath string, open bool) (vcs.Place, error) {
+	key := "locate " + modulePath // no path of the protocol has a blank in it
+	if err := s.absent.find(key, true); err != nil {
+		return vcs.Place{}, err
+	}
+	if err := s.take(ctx, s.fills.private); err != nil {
+		return vcs.Place{}, err
+	}
+	defer func() { <-s.fills.private }()
+	begin := time.Now()
+	place, err := st.vcs.Locate(ctx, modulePath, vcs.Private, open)
+	s.absent.note(key, err, true, begin)
+	return place, answerTime(ctx, err)
+}
+
+// learn asks the repository of a private module that no rule covers, and of which is held
+// what an older version of this program has fetched, perhaps with a credential that is
+// not configured any more. If it answers without one, what is held is open.
+func (s *Server) learn(ctx context.Context, a *answer, st *settings, req Request) error {
+	versions, err := st.vcs.Versions(ctx, req.Module, vcs.Private)
+	if err != nil {
+		return answerTime(ctx, err)
+	}
+	if err := s.noteRead(ctx, req.Module, vcs.Private, versions.Place); err != nil {
+		return err
+	}
+	if err := s.admit(a, req); err != nil {
+		return err
+	}
+	if a.unsure { // it is held from another repository than the one that has it now
+		return s.refuse(a, req)
+	}
+	return nil
+}
+
+// mayHave reports whether the client may have what is at a place.
+func (s *Server) mayHave(a *answer, st *settings, req Request, place vcs.Place) bool {
+	covered, _ := st.policy.Read(req.Module, everyGroup)
+	f := bindings.Fact{Repository: place.Repository, Module: req.Module, How: howRead(place)}
+	if s.judgeFact(st, covered, f, noGroup) == allowed {
+		return true
+	}
+	return s.judgeFact(st, covered, f, inGroup(s.identify(a))) == allowed
+}
+
+func howRead(place vcs.Place) bindings.How {
+	if place.Credential {
+		return bindings.Credential
+	}
+	return bindings.Open
+}
+
+// refuse is the answer for a client that may not have the module, which is noted.
+func (s *Server) refuse(a *answer, req Request) error {
+	s.noteUnread(a.r, s.identify(a), req.Module)
+	return hidden(a.path)
+}
+
+// veil returns err, or hidden if it is about a repository that the client may not read:
+// also that it does not have something is not for everyone.
+func (s *Server) veil(a *answer, req Request, err error) error {
+	var repo *vcs.Error
+	st := s.settings.Load()
+	switch {
+	case errors.Is(err, errHidden):
+		return err
+	case errors.Is(err, errProtected):
+		return s.refuse(a, req)
+	case a.private && st.policy.Ruled() && errors.As(err, &repo) && repo.Place != vcs.Place{} && !s.mayHave(a, st, req, repo.Place):
+		return s.refuse(a, req)
+	}
+	return err
+}
+
+// mayGoDirect returns errProtected if a public name leads to a repository that a rule
+// protects, before the repository is asked for anything.
+func (s *Server) mayGoDirect(ctx context.Context, st *settings, modulePath string) error {
+	if !st.policy.Ruled() {
+		return nil
+	}
+	place, err := st.vcs.Locate(ctx, modulePath, vcs.Public, true)
+	if err == nil && !s.protection(st, place.Repository).Allowed(noGroup) {
+		return fmt.Errorf("%s: %w", modulePath, errProtected)
+	}
+	return err
+}
+
+// noteRead notes that a module was read, before anything of it is stored or served.
+func (s *Server) noteRead(ctx context.Context, modulePath string, reach vcs.Reach, place vcs.Place) error {
+	facts := []bindings.Fact{{Repository: place.Repository, Module: modulePath, Public: reach == vcs.Public, How: howRead(place)}}
+	if place.Declared != "" && place.Declared != modulePath {
+		facts = append(facts, bindings.Fact{Repository: place.Repository, Module: place.Declared, How: bindings.Declared})
+	}
+	st := s.settings.Load()
+	known, before := len(s.bindings.At(place.Repository)), s.protection(st, place.Repository)
+	for _, f := range facts {
+		if err := s.bindings.Note(context.WithoutCancel(ctx), f); err != nil {
+			return err
+		}
+	}
+	if now := s.protection(st, place.Repository); known > 0 && len(now) > len(before) {
+		s.log.Warn("one more rule protects a repository: readers of each of its modules must satisfy it now", "repository", place.Repository, "module", modulePath, "declared", place.Declared)
+	}
+	return nil
+}
+
+// closed reports whether there is a private module that no client may read.
+func (s *Server) closed(st *settings) bool {
+	for modulePath := range s.bindings.Private() {
+		if s.judge(st, modulePath, true, everyGroup) != allowed {
+			return true
+		}
+	}
+	return false
+}
+
+// loadBindings reads what is known about repositories, and adds what only our own log
+// knows.
+func (s *Server) loadBindings(ctx context.Context) (err error) {
+	if s.bindings, err = bindings.Load(ctx, s.store); err != nil {
+		return err
+	}
+	log := s.config.Log
+	if log == nil || log.Size() == s.bindings.Log() {
+		return nil
+	}
+	return s.bindings.Learn(ctx, factsOf(log), log.Size())
+}
+
+// factsOf yields what our own log shows: each version has where it came from.
+func factsOf(log *sumdb.Log) iter.Seq2[bindings.Fact, error] {
+	return func(yield func(bindings.Fact, error) bool) {
+		for e, err := range log.Entries("") {
+			if e.Public != nil {
+				continue
+			}
+			url, _, _ := strings.Cut(e.Origin, " ") // as vcs.Origin.String has it
+			if !yield(bindings.Fact{Repository: vcs.CanonicalRepository(url), Module: e.Module.Path}, err) {
+				return
+			}
+		}
+	}
+}

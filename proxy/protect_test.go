@@ -1,0 +1,491 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/internal/bindings"
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+	"github.com/assay-proxy/assay/storage"
+)
+
+const (
+	payPath  = "go.corp.example/pay"      // the vanity path, which has a rule
+	payRepo  = "git.corp.example/pay.git" // the repository's own path
+	evilPath = "evil.corp.example/x"      // a page of somebody else that names the repository
+)
+
+// guarded is a server that reads all repositories of a company with its netrc. The rules
+// are about vanity paths.
+type guarded struct {
+	*hosts
+	store    *countingStore
+	repo     *vcstest.Repo
+	old      string // a commit from before there was a go.mod
+	pay, dev string // values of Authorization
+	auth     *access.Authenticator
+	netrc    string
+}
+
+// startGuarded starts it with rules, on the payment repository: two versions, a commit
+// from before its go.mod, and a module in a subdirectory.
+func startGuarded(t *testing.T, rules string) *guarded {
+	t.Helper()
+	g := &guarded{netrc: filepath.Join(t.TempDir(), "netrc")}
+	if err := os.WriteFile(g.netrc, []byte("machine git.corp.example login ci password secret-of-git\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tokens := filepath.Join(t.TempDir(), "tokens")
+	for _, group := range []string{"pay", "dev"} {
+		secret, err := access.CreateToken(tokens, access.Token{Name: group, Groups: []string{group}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if group == "pay" {
+			g.pay = "Bearer " + secret
+		} else {
+			g.dev = "Bearer " + secret
+		}
+	}
+	var err error
+	if g.auth, err = access.New(t.Context(), access.Config{Tokens: tokens}); err != nil {
+		t.Fatal(err)
+	}
+	code := vcstest.New(t)
+	g.repo = code.Repo("pay")
+	g.old = g.repo.Commit("-- pay.go --\npackage pay // before modules\n")
+	g.repo.Commit("-- go.mod --\nmodule " + payPath + "\n-- pay.go --\npackage pay\n-- sub/go.mod --\nmodule " + payPath + "/sub\n-- sub/sub.go --\npackage sub\n")
+	for _, tag := range []string{"v1.0.0", "sub/v1.0.0"} {
+		g.repo.Tag(tag)
+	}
+	code.Password("ci", "secret-of-git")
+	for _, host := range []string{"go.corp.example", "evil.corp.example", "old.corp.example"} {
+		pageFor(code, host, g.repo.URL())
+	}
+	g.hosts = openPrivate(t, newWorld(t), code, t.TempDir(), g.change(t, rules))
+	return g
+}
+
+// pageFor makes a host name the repository at url for its one module.
+func pageFor(code *vcstest.World, host, url string) {
+	code.Host(host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		root := host + "/" + strings.Split(r.URL.Path, "/")[1]
+		fmt.Fprintf(w, `<meta name="go-import" content="%s git %s">`, root, url)
+	}))
+}
+
+func (g *guarded) change(t *testing.T, rules string) func(*proxy.Config, *vcs.Config) {
+	return func(c *proxy.Config, v *vcs.Config) {
+		v.Netrc = g.netrc
+		c.Access, c.Unified = g.auth, true
+		g.store = &countingStore{Store: c.Store}
+		c.Store = g.store
+		c.Policy = ruled(t, rules)
+	}
+}
+
+// ruled is the policy of a company with these rules.
+func ruled(t *testing.T, rules string) *policy.Policy {
+	t.Helper()
+	p, err := policyOf(t, "corp.example,*.corp.example").Restrict(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// restart stops the server, changes its store, and starts it again with other rules.
+func (g *guarded) restart(rules string, meanwhile func(*storage.DB)) {
+	g.t.Helper()
+	g.stop()
+	if meanwhile != nil {
+		store, err := storage.Open(filepath.Join(g.dir, "data"), nil)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		meanwhile(store)
+		store.Close()
+	}
+	g.hosts = openPrivate(g.t, g.world, g.code, g.dir, g.change(g.t, rules))
+}
+
+// everything is all that can be asked about a module of the repository.
+func (g *guarded) everything(modulePath string) []string {
+	all := []string{modulePath + "/@v/list", modulePath + "/@latest", modulePath + "/@v/main.info", modulePath + "/@v/" + g.old[:12] + ".info"}
+	for _, version := range []string{"v1.0.0", "v1.7.0"} {
+		for _, file := range []string{"info", "mod", "zip"} {
+			all = append(all, modulePath+"/@v/"+version+"."+file)
+		}
+		all = append(all, "sumdb/log.corp.example/lookup/"+modulePath+"@"+version)
+	}
+	for _, path := range all[:len(all):len(all)] {
+		all = append(all, "cached-only/"+path)
+	}
+	return all
+}
+
+// wantHidden checks that a client gets, for all of these modules, the refusal of a module
+// that a rule is about and that is not there, and that nothing was looked for.
+func (g *guarded) wantHidden(who string, modulePaths ...string) {
+	g.t.Helper()
+	g.code.Requests()
+	size, looked := g.log.Size(), g.store.looked.Load()
+	for _, modulePath := range modulePaths {
+		nothing := payPath + "/" + strings.Repeat("n", max(0, len(modulePath)-len(payPath)-1))
+		for _, path := range g.everything(modulePath) {
+			header := []string{}
+			if who != "" {
+				header = []string{"Authorization", who}
+			}
+			got := g.get(path, header...)
+			want := g.get(strings.Replace(path, modulePath, nothing, 1))
+			if len(nothing) == len(modulePath) && nothing != payPath+"/" && got.refusal(path) != want.refusal(strings.Replace(path, modulePath, nothing, 1)) ||
+				got.status != http.StatusNotFound || !strings.Contains(string(got.body), "if it is private, check") || got.header.Get("Cache-Control") != "no-store" {
+				g.t.Fatalf("GET %s = %v %v, want the refusal\n%v", path, got, got.header, want)
+			}
+		}
+	}
+	for _, request := range g.code.Requests() {
+		if strings.Contains(request, vcstest.GitHost) {
+			g.t.Errorf("a client that may not read made us ask %s", request)
+		}
+	}
+	if g.log.Size() != size || g.store.looked.Load() != looked {
+		g.t.Errorf("a client that may not read made us pin %d versions and look %d times", g.log.Size()-size, g.store.looked.Load()-looked)
+	}
+}
+
+// A rule about a vanity path protects the repository, before anything was read from it
+// and after, under its own path, under that of another page and under an old one.
+func TestRuleProtectsRepository(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay")
+	others := []string{payPath, payPath + "/sub", payRepo, payRepo + "/sub", "git.corp.example/!pay.git", evilPath, evilPath + "/sub", "old.corp.example/pay", "git.corp.example/none.git"}
+	g.wantHidden("", others...)
+	g.wantHidden(g.dev, others...)
+	g.wantHidden(g.pay, payRepo, evilPath) // no rule covers them yet
+	for _, path := range []string{"/@v/list", "/@latest", "/@v/v1.0.0.info", "/@v/v1.0.0.mod", "/@v/v1.0.0.zip", "/@v/v1.0.0.mod", "/sub/@v/v1.0.0.zip", "/@v/main.info", "/@v/" + g.old[:12] + ".info"} {
+		g.ok(payPath+path, "Authorization", g.pay)
+	}
+	g.ok("sumdb/log.corp.example/lookup/"+payPath+"@v1.0.0", "Authorization", g.pay)
+	g.wantHidden("", others...)
+	g.wantHidden(g.dev, others...)
+
+	// Those who satisfy the rule may use the other paths; all others still may not.
+	for _, path := range []string{payRepo, payRepo + "/sub", evilPath, "old.corp.example/pay"} {
+		for range 2 { // the second time from memory
+			g.ok(path+"/@v/v1.0.0.mod", "Authorization", g.pay)
+		}
+		g.ok(path+"/@v/v1.0.0.zip", "Authorization", g.pay)
+		g.ok(path+"/@v/list", "Authorization", g.pay)
+	}
+	g.wantHidden("", others...)
+	g.wantHidden(g.dev, others...)
+	for _, leak := range g.server.Leaks() {
+		if leak.Kind != proxy.NoCredential || leak.Client != "127.0.0.1" {
+			t.Errorf("leak %+v", leak)
+		}
+	}
+	if a := g.get("sumdb/log.corp.example/tile/8/data/000.p/1", "Authorization", g.dev); a.status != http.StatusNotFound {
+		t.Errorf("the names in the log: %v", a)
+	}
+	g.ok("sumdb/log.corp.example/tile/8/data/000.p/1", "Authorization", g.pay)
+
+	// Kept on disk, together with the objects.
+	g.restart(payPath+"=pay", nil)
+	g.wantHidden("", others...)
+	g.wantHidden(g.dev, others...)
+	g.ok(payRepo+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	// Another rule about the same path counts at once, and one that is gone leaves what
+	// was read with a credential to no client.
+	g.server.Reload(g.chain, ruled(t, payPath+"=dev"), g.vcs)
+	g.wantHidden(g.pay, payRepo, evilPath)
+	g.ok(payRepo+"/@v/v1.0.0.zip", "Authorization", g.dev)
+	g.server.Reload(g.chain, ruled(t, "corp.example/other=dev"), g.vcs)
+	for _, path := range g.everything(payRepo) {
+		if a := g.get(path, "Authorization", g.dev); a.status != http.StatusNotFound || !strings.Contains(string(a.body), "if it is private, check") {
+			t.Errorf("without the rule: GET %s = %v", path, a)
+		}
+	}
+}
+
+// To refuse what is known to be in a protected repository costs what it costs to refuse
+// what is not known.
+func TestRuleRefusalCosts(t *testing.T) {
+	g := startGuarded(t, payPath+"=pay")
+	g.ok(payPath+"/@v/v1.0.0.mod", "Authorization", g.pay)
+	cost := func(modulePath string) float64 {
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/"+modulePath+"/@v/v1.0.0.mod", nil)
+		return testing.AllocsPerRun(20, func() {
+			w := httptest.NewRecorder()
+			if g.server.ServeHTTP(w, req); w.Code != http.StatusNotFound {
+				t.Errorf("%s: %d", modulePath, w.Code)
+			}
+		})
+	}
+	g.ok(payRepo+"/@v/v1.0.0.mod", "Authorization", g.pay)
+	if a, b := cost(payRepo), cost("git.corp.example/nil.git"); math.Abs(a-b) > 8 {
+		t.Errorf("%v allocations to refuse what is known, %v for what is not", a, b)
+	}
+}
+
+// However a page spells the URL of a repository, it is that repository.
+func TestRuleSpellings(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay,*.corp.example=pay|dev")
+	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	for i, url := range []string{
+		"https://git.corp.example/pay.git", "https://git.corp.example/pay", "https://git.corp.example/pay.git/", "https://GIT.corp.example/Pay.Git", "https://git.corp.example:443/pay.git",
+		"ssh://git@git.corp.example/pay.git", "ssh://git@git.corp.example/~/pay", "https://git.corp.example/p%61y.git", "git+ssh://git.corp.example/pay",
+	} {
+		host := fmt.Sprintf("evil%d.corp.example", i)
+		pageFor(g.code, host, url)
+		g.wantHidden(g.dev, host+"/x")
+	}
+	for i, url := range []string{"https://git.corp.example/./pay.git", "https://git.corp.example/x/../pay.git"} {
+		host := fmt.Sprintf("dots%d.corp.example", i)
+		pageFor(g.code, host, url)
+		if a := g.get(host+"/x/@v/v1.0.0.zip", "Authorization", g.dev); a.status != http.StatusForbidden {
+			t.Errorf("%s: %v", url, a)
+		}
+	}
+}
+
+// Where a weaker rule covers another path that is asked first, what the go.mod file
+// declares is enough to refuse; of a commit without one, the first client that has the
+// right to the vanity path closes the other, also for what is stored.
+func TestRuleAfterWeaker(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay,git.corp.example=pay|dev,evil.corp.example=dev")
+	a := g.get(evilPath+"/@v/"+g.old[:12]+".info", "Authorization", g.dev)
+	if a.status != http.StatusOK {
+		t.Fatalf("what the administrator has allowed: %v", a)
+	}
+	for _, file := range []string{"@v/v1.0.0.zip", "@v/v1.0.0.info", "@latest", "@v/list"} {
+		if a := g.get(evilPath+"/"+file, "Authorization", g.dev); a.status != http.StatusNotFound {
+			t.Errorf("its go.mod declares %s, and dev has %s: %v", payPath, file, a)
+		}
+	}
+	g.wantHidden(g.dev, evilPath, payRepo)
+	g.wantHidden("", evilPath, payRepo)
+
+	g = startGuarded(t, "go.corp.example/money=pay,git.corp.example=pay|dev")
+	g.ok(payRepo+"/@v/"+g.old[:12]+".info", "Authorization", g.dev)
+	g.ok(payRepo+"/@v/v1.0.0.zip", "Authorization", g.dev)
+	g.ok("go.corp.example/money/@v/"+g.old[:12]+".info", "Authorization", g.pay)
+	g.wantHidden(g.dev, payRepo)
+	g.ok(payRepo+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	if !strings.Contains(g.logs.String(), "one more rule protects a repository") {
+		t.Error("the log does not say why dev may not read it any more")
+	}
+}
+
+// anyone is the explicit opposite.
+func TestRuleAnyone(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, "git.corp.example/pay=anyone,corp.example/other=dev")
+	g.ok(payRepo + "/@v/v1.0.0.zip")
+	g.ok(payRepo + "/@v/list")
+	g.ok(evilPath + "/@v/v1.0.0.zip") // it is the same repository
+	g.ok("sumdb/log.corp.example/lookup/" + payRepo + "@v1.0.0")
+	g.server.Reload(g.chain, ruled(t, "git.corp.example/pay=anyone,"+payPath+"=pay"), g.vcs)
+	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	g.wantHidden("", payRepo, evilPath) // anyone takes nothing away, and the other rule does
+}
+
+// A module that is read without a credential and has no rule stays open, whatever rules
+// there are for others, until its repository is known under a path that has one.
+func TestRuleLeavesOpen(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay")
+	g.code.Password("", "")
+	if err := os.WriteFile(g.netrc, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	repo := g.code.Module("lib", "v1.0.0\n-- lib.go --\npackage lib\n")
+	const path = "git.corp.example/lib.git"
+	for range 2 {
+		g.ok(path + "/@v/v1.0.0.zip")
+	}
+	g.ok(path + "/@v/list")
+	g.wantStatus(path+"/@v/v1.7.0.zip", http.StatusNotFound, "git.corp.example")
+	g.ok("cached-only/" + path + "/@v/v1.0.0.zip")
+	pageFor(g.code, "go.corp.example", repo.URL())
+	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	g.wantHidden("", path)
+	g.ok(path+"/@v/v1.0.0.zip", "Authorization", g.pay)
+}
+
+// What was stored before there was a rule is hidden from the moment of the reload, and
+// after a restart; also if an older version of the program has stored it, which noted
+// nothing but what is in the log.
+func TestRuleForStored(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, "")
+	paths := []string{payPath, payRepo, evilPath}
+	for _, path := range paths {
+		for range 2 {
+			g.ok(path + "/@v/v1.0.0.mod")
+		}
+		g.ok(path + "/@v/v1.0.0.zip")
+		g.ok(path + "/@v/list")
+	}
+	g.server.Reload(g.chain, ruled(t, payPath+"=pay"), g.vcs)
+	g.wantHidden("", paths...)
+	g.wantHidden(g.dev, paths...)
+	for _, path := range paths {
+		g.ok(path+"/@v/v1.0.0.mod", "Authorization", g.pay)
+	}
+	forget := func(store *storage.DB) {
+		for i := range 64 {
+			_ = store.DeleteRecord(t.Context(), fmt.Sprintf("bindings/%02x", i))
+		}
+		if err := store.DeleteRecord(t.Context(), "bindings/index"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.restart(payPath+"=pay", forget)
+	g.wantHidden("", paths...)
+	g.wantHidden(g.dev, paths...)
+	g.ok(evilPath+"/@v/v1.0.0.mod", "Authorization", g.pay)
+
+	// No rule says who may read it, and whether a credential was used is not known.
+	g.restart("corp.example/other=dev", forget)
+	if err := os.Remove(g.netrc); err != nil { // so it must be assumed that there was one
+		t.Fatal(err)
+	}
+	for _, path := range g.everything(payRepo) {
+		if a := g.get(path); a.status != http.StatusNotFound {
+			t.Errorf("GET %s = %v", path, a)
+		}
+	}
+	// What now answers without a credential is open, and what is held of it too.
+	g.code.Password("", "")
+	if err := os.WriteFile(g.netrc, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range g.everything(payRepo)[:len(g.everything(payRepo))/2] {
+		if a := g.get(path); a.status != http.StatusOK && !strings.Contains(path, "v1.7.0") {
+			t.Errorf("GET %s = %v", path, a)
+		}
+	}
+}
+
+// A public name with direct gets nothing of a repository that a rule protects, whatever
+// was stored under it before, not even the .info of a commit.
+func TestRuleDirect(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay")
+	pageFor(g.code, "public.corp.example", g.repo.URL())
+	direct := chainOf(t, g.world.URL("404")+",direct")
+	private, err := policyOf(t, "go.corp.example").Restrict(payPath + "=pay")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.server.Reload(direct, private, g.vcs)
+	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	g.code.Requests()
+	for _, who := range []string{"", g.pay} {
+		for _, path := range g.everything("public.corp.example/x") {
+			if strings.Contains(path, "sumdb/") || strings.HasPrefix(path, "cached-only/") {
+				continue // the repository plays no part in it
+			}
+			if a := g.get(path, "Authorization", who); a.status != http.StatusNotFound || !strings.Contains(string(a.body), "if it is private, check") {
+				t.Errorf("GET %s = %v", path, a)
+			}
+		}
+	}
+	for _, request := range g.code.Requests() {
+		if strings.Contains(request, vcstest.GitHost) {
+			t.Errorf("a public name made us ask %s", request)
+		}
+	}
+
+	// The host does not ask for a credential, and nothing protects the repository yet.
+	g.code.Password("", "")
+	other := g.code.Repo("other")
+	other.Commit("-- go.mod --\nmodule public.corp.example/y\n")
+	pageFor(g.code, "public.corp.example", other.URL())
+	for _, path := range []string{"@v/list", "@latest", "@v/main.info"} {
+		g.ok("public.corp.example/y/" + path)
+	}
+	if private, err = private.Restrict("git.corp.example/other=pay"); err != nil {
+		t.Fatal(err)
+	}
+	g.server.Reload(direct, private, g.vcs)
+	for _, path := range []string{"@v/list", "@latest", "@v/main.info"} {
+		if a := g.get("public.corp.example/y/" + path); a.status != http.StatusNotFound || !strings.Contains(string(a.body), "if it is private, check") {
+			t.Errorf("GET %s after the rule came: %v", path, a)
+		}
+	}
+}
+
+// The example of docs/access.md, row by row.
+func TestRuleExample(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, "go.corp.example=dev|pay,go.corp.example/pay=pay,git.corp.example/finance=pay")
+	repos := map[string]*vcstest.Repo{}
+	for name, repo := range map[string]string{"pay": "finance/pay", "lib": "team/lib"} {
+		repos[name] = g.code.Repo(repo)
+		repos[name].Commit("-- go.mod --\nmodule go.corp.example/" + name + "\n")
+		repos[name].Tag("v1.0.0")
+	}
+	g.code.Host("go.corp.example", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := strings.TrimPrefix(r.URL.Path, "/")
+		if repo := repos[name]; repo != nil {
+			fmt.Fprintf(w, `<meta name="go-import" content="go.corp.example/%s git %s">`, name, repo.URL())
+		}
+	}))
+	pageFor(g.code, "evil.corp.example", repos["pay"].URL())
+	for _, row := range []struct {
+		who, path string
+		status    int
+	}{
+		{g.dev, "git.corp.example/finance/pay.git", 404}, {"", "git.corp.example/finance/pay.git", 404}, {"", "evil.corp.example/x", 404},
+		{g.pay, "git.corp.example/team/lib.git", 404},
+		{g.pay, "go.corp.example/pay", 200}, {g.dev, "go.corp.example/lib", 200}, {g.dev, "go.corp.example/pay", 404}, {"", "go.corp.example/pay", 404},
+		{g.dev, "git.corp.example/finance/pay.git", 404}, {"", "evil.corp.example/x", 404}, {g.pay, "evil.corp.example/x", 200},
+		{g.pay, "git.corp.example/team/lib.git", 200}, {"", "git.corp.example/team/lib.git", 404},
+	} {
+		if a := g.get(row.path+"/@v/v1.0.0.mod", "Authorization", row.who); a.status != row.status {
+			t.Errorf("%.20s: GET %s = %v, want %d", row.who, row.path, a, row.status)
+		}
+	}
+}
+
+// A server that cannot tell what its rules protect does not start, and says what to do.
+func TestBindingsLost(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay")
+	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	store := &lossyStore{Store: g.store}
+	_, err := proxy.New(proxy.Config{Store: store, Upstream: g.chain, Policy: ruled(t, ""), Log: g.log,
+		Spool: t.TempDir(), Evidence: t.TempDir()})
+	if !errors.Is(err, bindings.ErrLost) || !strings.Contains(err.Error(), "backup") {
+		t.Errorf("New = %v", err)
+	}
+}
+
+// lossyStore has lost the facts about repositories, and not what says that there were
+// some.
+type lossyStore struct{ storage.Store }
+
+func (s *lossyStore) Record(ctx context.Context, name string) ([]byte, error) {
+	if strings.HasPrefix(name, "bindings/") && name != "bindings/index" {
+		return nil, fs.ErrNotExist
+	}
+	return s.Store.Record(ctx, name)
+}
