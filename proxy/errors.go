@@ -303,8 +303,8 @@ func explainVCS(e *vcs.Error) (failure, bool) {
 			next: "ask who runs this proxy to give it access: --credentials or --netrc"}, true
 	case errors.Is(e, vcs.ErrForbidden):
 		return failure{status: http.StatusForbidden, noStore: true,
-			what: "not allowed: " + what, why: oneLine(e.Err.Error()),
-			next: "ask who runs this proxy; --vcs-hosts allows more hosts"}, true
+			what: "not allowed: " + what, why: oneLine(strings.Replace(e.Err.Error(), vcs.ErrForbidden.Error()+": ", "", 1)),
+			next: "ask the owner of its page, or the administrator of this proxy"}, true
 	case errors.Is(e, vcs.ErrTools):
 		return failure{status: http.StatusBadGateway, noStore: true,
 			what: "this proxy cannot fetch " + what, why: oneLine(e.Err.Error()),

@@ -332,3 +332,17 @@ func TestPrivateBadNewest(t *testing.T) {
 	h.ok("corp.example/lib/@v/v1.0.0.info")
 	h.wantStatus("corp.example/lib/@v/v1.1.0.info", http.StatusNotFound, "corp.example/lib/v3")
 }
+
+// What is refused is said once, and --vcs-hosts only where it would help.
+func TestPrivateNotAllowed(t *testing.T) {
+	t.Parallel()
+	h := startPrivate(t, nil)
+	h.code.Page("file", "corp.example/file git file:///etc")
+	h.code.Page("port", "corp.example/port git https://git.corp.example:8443/x")
+	for path, hosts := range map[string]bool{"corp.example/file": false, "corp.example/port": true} {
+		a := h.wantStatus(path+"/@v/list", http.StatusForbidden, "not allowed: "+path)
+		if text := string(a.body); strings.Count(text, "not allowed") != 1 || strings.Contains(text, "--vcs-hosts") != hosts {
+			t.Errorf("%s: %q", path, text)
+		}
+	}
+}

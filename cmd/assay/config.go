@@ -428,9 +428,11 @@ func (c config) checkPrivate() error {
 			return fmt.Errorf("%s is %q; it must be names separated by commas without spaces, or else some of it would mean nothing", name, text)
 		}
 	}
-	for _, host := range list(c.RedirectHosts) {
-		if !isHost(host) {
-			return fmt.Errorf("redirect-hosts: %q is neither a host nor host:port", host)
+	for _, names := range [][2]string{{"vcs-hosts", c.VCSHosts}, {"redirect-hosts", c.RedirectHosts}} {
+		for _, host := range list(names[1]) {
+			if !isHost(host) {
+				return fmt.Errorf("%s: %q is neither a host nor host:port; it would mean nothing", names[0], host)
+			}
 		}
 	}
 	if slices.Contains(list(c.Operators), "*") {

@@ -163,6 +163,9 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 		return err
 	}
 	s.private.Store(private)
+	if err := c.checkCredentials(); err != nil { // also where nothing needs them yet: a reload may
+		return err
+	}
 	if err := s.openFront(ctx); err != nil {
 		return err
 	}
