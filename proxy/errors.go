@@ -236,6 +236,14 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusServiceUnavailable, retryAfter: max(upstream.RetryAfter, 5*time.Second),
 			what: "an upstream limits our requests: " + upstream.Source, why: oneLine(upstream.Detail),
 			next: "try again later"}
+	case upstream != nil && errors.Is(upstream, fetch.ErrRefused):
+		return failure{status: http.StatusForbidden, noStore: true,
+			what: "an upstream refuses " + oneLine(upstream.Path), why: cmp.Or(upstream.Words, upstream.Source+" gives no reason"),
+			next: "it is for the administrator of that upstream to allow it"}
+	case upstream != nil && (upstream.Status == http.StatusUnauthorized || upstream.Status == http.StatusProxyAuthRequired):
+		return failure{status: http.StatusBadGateway,
+			what: "an upstream does not accept the credentials of this proxy: " + upstream.Source, why: oneLine(upstream.Detail),
+			next: "ask the administrator of this proxy to correct them in --upstream"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return failure{status: http.StatusGatewayTimeout, retryAfter: 5 * time.Second,
 			what: "timeout: an upstream did not answer for " + req.Path(), why: oneLine(err.Error()),
@@ -466,7 +474,7 @@ func levelOf(err error) slog.Level {
 		return slog.LevelWarn
 	}
 	var known *failure
-	if errors.As(err, &known) {
+	if errors.As(err, &known) || errors.Is(err, fetch.ErrRefused) {
 		return slog.LevelInfo // a rule
 	}
 	return slog.LevelError

@@ -96,8 +96,8 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 		s.log.Warn("an old answer is served, because there is no new one", "path", req.Path(), "age_s", age.Round(time.Second).Seconds(), "err", err)
 		a.result = resultStale
 		return s.writeMutable(a, req, held)
-	case errors.Is(err, vcs.ErrCredential), errors.Is(err, vcs.ErrForbidden):
-		return err // somebody must do something, and would not hear of it
+	case errors.Is(err, vcs.ErrCredential), errors.Is(err, vcs.ErrForbidden), errors.Is(err, fetch.ErrRefused):
+		return err // an answer from the store would hide what an administrator must see to
 	}
 	a.result = resultStale
 	if s.serveLocal(a, req) == nil {

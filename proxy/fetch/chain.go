@@ -328,12 +328,21 @@ func walk[T any](ctx context.Context, c *Chain, path string, try func(o origin, 
 	return result, "", err
 }
 
-// better returns the error that says more.
+// better returns the error that says more, the next one if both say as much: trouble
+// may pass, and then there may be something; a refusal stands against absence.
 func better(best, next error) error {
-	if best == nil || !errors.Is(next, fs.ErrNotExist) {
-		return next
+	rank := func(err error) int {
+		switch {
+		case err == nil:
+			return 0
+		case errors.Is(err, fs.ErrNotExist):
+			return 1
+		case errors.Is(err, ErrRefused):
+			return 2
+		}
+		return 3
 	}
-	if !errors.Is(best, fs.ErrNotExist) {
+	if rank(best) > rank(next) {
 		return best
 	}
 	return next

@@ -80,7 +80,7 @@ func (d *database) readAll(ctx context.Context, path string, limit int64) ([]byt
 		return nil, err
 	}
 	data, err := w.origin.readAll(ctx, w.prefix+path, limit, deadline)
-	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrTooLarge) || ctx.Err() != nil {
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrRefused) || errors.Is(err, ErrTooLarge) || ctx.Err() != nil {
 		return data, err
 	}
 	d.forget(w)

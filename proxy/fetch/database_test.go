@@ -44,7 +44,7 @@ func TestSumDB(t *testing.T) {
 		{"http://sick|http://yes", true, "yes", nil, ""},
 		{"http://denied|http://yes", true, "yes", nil, ""},
 		{"http://sick,http://yes", true, "", fetch.ErrUnavailable, ""},
-		{"http://denied,http://yes", true, "", fetch.ErrUnavailable, ""},
+		{"http://denied,http://yes", true, "", fetch.ErrRefused, ""},
 		{"http://empty,http://yes", true, "", fetch.ErrUnavailable, ""},
 		// As the go command: trouble before | does not lead to the database.
 		{"http://sick|http://no", true, "", fetch.ErrUnavailable, ""},

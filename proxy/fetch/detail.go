@@ -1,6 +1,8 @@
 package fetch
 
 import (
+	"bytes"
+	"encoding/json"
 	"html"
 	"io"
 	"net/http"
@@ -12,6 +14,13 @@ import (
 // maxDetail is how many bytes of an upstream's words are passed on; the go command
 // shows 648 of all of ours.
 const maxDetail = 200
+
+// Bounds on the words of a refusal.
+const (
+	maxLines = 3
+	maxWords = 300 // bytes
+	minWords = 8   // less of a line says nothing
+)
 
 var (
 	htmlTitle  = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title>`)
@@ -26,8 +35,12 @@ var (
 func detailOf(resp *http.Response) string {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 8<<10)) // half of it is better than nothing
 	s := string(text)
-	if strings.Contains(resp.Header.Get("Content-Type"), "html") || strings.HasPrefix(strings.TrimSpace(s), "<") {
-		s = textOfHTML(s)
+	var compact bytes.Buffer
+	switch {
+	case strings.Contains(resp.Header.Get("Content-Type"), "html") || strings.HasPrefix(strings.TrimSpace(s), "<"):
+		return textOfHTML(s)
+	case strings.HasPrefix(strings.TrimSpace(s), "{") && json.Compact(&compact, text) == nil:
+		return compact.String() // its first lines alone have no words in them
 	}
 	return s
 }
@@ -40,9 +53,12 @@ func textOfHTML(s string) string {
 	return html.UnescapeString(htmlTag.ReplaceAllString(htmlHidden.ReplaceAllString(s, " "), " "))
 }
 
-// printable returns s as one line of printable text of at most maxDetail bytes,
-// without the credentials and queries of URLs in it: a signed URL is a credential.
-func printable(s string) string {
+// printable returns s as one line of printable text of at most maxDetail bytes.
+func printable(s string) string { return clip(onePrintableLine(s), maxDetail) }
+
+// onePrintableLine returns s as one line of printable text, without the credentials and
+// queries of URLs in it: a signed URL is a credential.
+func onePrintableLine(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsSpace(r):
@@ -54,11 +70,15 @@ func printable(s string) string {
 	}, strings.ToValidUTF8(s, ""))
 	s = urlUser.ReplaceAllString(s, "://")
 	s = urlQuery.ReplaceAllString(s, "$1")
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) <= maxDetail {
+	return strings.Join(strings.Fields(s), " ")
+}
+
+// clip returns s cut to at most limit bytes, between runes.
+func clip(s string, limit int) string {
+	if len(s) <= limit {
 		return s
 	}
-	n := maxDetail - len("...")
+	n := limit - len("...")
 	for n > 0 && s[n]&0xc0 == 0x80 {
 		n--
 	}

@@ -22,8 +22,13 @@ import (
 // the end of a list that says off) is fs.ErrNotExist. A phase that took too long
 // is context.DeadlineExceeded.
 var (
+	// ErrRefused says that an upstream does not give us this object, and
+	// means it: 403, 451. That is neither absence nor trouble: firewalls and
+	// products that curate modules say it by design.
+	ErrRefused = errors.New("refused by the upstream")
+
 	// ErrUnavailable is any trouble of an upstream that says nothing about
-	// the object: no connection, 403, 429, 5xx, a broken transfer, an open
+	// the object: no connection, 401, 407, 429, 5xx, a broken transfer, an open
 	// circuit breaker.
 	ErrUnavailable = errors.New("upstream unavailable")
 
@@ -42,6 +47,7 @@ type Error struct {
 	Path       string        // what was asked
 	Status     int           // HTTP status, 0 if there was none
 	Detail     string        // what the upstream said, one line of printable text, at most 200 bytes
+	Words      string        // of ErrRefused, what the upstream said: at most three lines and 300 bytes, with its host before each line
 	RetryAfter time.Duration // how long the upstream asked us to wait, 0 if it did not
 	Err        error
 }

@@ -25,7 +25,7 @@ func retry[T any](ctx context.Context, u *upstream, path string, deadline time.T
 			return result, nil
 		}
 		pause := max(pauses.NextBackOff(), f.RetryAfter)
-		if !f.retry || n == u.client.attempts || !time.Now().Add(pause).Before(deadline) {
+		if !f.retry || f.once && n > 1 || n == u.client.attempts || !time.Now().Add(pause).Before(deadline) {
 			if f.tells(hurried) {
 				u.note(ctx, path, f)
 			}

@@ -90,6 +90,7 @@ type failure struct {
 	*Error
 	outcome string // for the metrics
 	retry   bool   // another attempt may do better
+	once    bool   // but not more than one
 	blame   bool   // the upstream may not be well, and is asked whether it is
 	lost    bool   // there was no answer: connection, TLS or time-out
 }
@@ -167,6 +168,24 @@ func (u *upstream) timeout(path, what string) *failure {
 
 // clean returns text as one printable line without our credentials.
 func (u *upstream) clean(text string) string { return printable(u.secrets.Replace(text)) }
+
+// words returns the first lines of text that have words in them, without our
+// credentials, each with the host before it: so none can pass for one of ours.
+func (u *upstream) words(text string) string {
+	var lines []string
+	room := maxWords
+	for line := range strings.Lines(u.secrets.Replace(text)) {
+		line = clip(u.secrets.Replace(onePrintableLine(line)), room)
+		if line == "" {
+			continue
+		}
+		lines = append(lines, u.base.Host+": "+line)
+		if room -= len(line); len(lines) == maxLines || room < minWords {
+			break
+		}
+	}
+	return strings.Join(lines, "\n")
+}
 
 // Request headers of the second and later requests of a transfer.
 const (
@@ -253,15 +272,15 @@ const detailBudget = 2 * time.Second
 // upstream says, by a redirect, is not passed on: it may be meant for us alone.
 func (u *upstream) refused(resp answer, cancel context.CancelCauseFunc, path string) *failure {
 	timer := time.AfterFunc(detailBudget, func() { cancel(errSlow) })
-	detail := ""
+	text := ""
 	if !resp.away {
-		detail = u.clean(detailOf(resp.Response))
+		text = detailOf(resp.Response)
 	}
 	discard(resp.Response)
 	timer.Stop()
 
 	f := u.fail(path, outcomeUnavailable, ErrUnavailable)
-	f.Status, f.Detail = resp.StatusCode, detail
+	f.Status, f.Detail = resp.StatusCode, u.clean(text)
 	switch status := resp.StatusCode; {
 	case status == http.StatusNotFound, status == http.StatusGone:
 		f.Err, f.outcome, f.retry, f.blame = fs.ErrNotExist, outcomeNotFound, false, false
@@ -269,11 +288,14 @@ func (u *upstream) refused(resp answer, cancel context.CancelCauseFunc, path str
 		f.outcome = outcomeLimited
 		f.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	case status == http.StatusRequestTimeout:
-	case status == http.StatusForbidden:
+	case status == http.StatusForbidden, status == http.StatusUnavailableForLegalReasons:
 		// The public mirror has passing ones for what it has
 		// (tsouza/cerberus#2432). But others mean it: this one file shall
 		// not be had. That says nothing about the rest.
-		f.outcome, f.retry, f.blame = outcomeRefused, isVersioned(path), false
+		f.outcome, f.retry, f.once, f.blame = outcomeRefused, isVersioned(path), true, false
+		if !resp.away { // else it is mostly a signed URL that has expired
+			f.Err, f.Words = ErrRefused, u.words(text)
+		}
 	case status == http.StatusNotImplemented, status == http.StatusLoopDetected, status == http.StatusHTTPVersionNotSupported:
 		f.retry = false
 	case status >= 500:

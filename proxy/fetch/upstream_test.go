@@ -32,13 +32,14 @@ func TestStatuses(t *testing.T) {
 		{410, zipPath, fs.ErrNotExist, 1},
 		{400, zipPath, fetch.ErrUnavailable, 1},
 		{401, zipPath, fetch.ErrUnavailable, 1},
-		{403, zipPath, fetch.ErrUnavailable, 3},
-		{403, "example.com/a/@v/v1.0.0.mod", fetch.ErrUnavailable, 3},
-		{403, list, fetch.ErrUnavailable, 1},
-		{403, "example.com/a/@latest", fetch.ErrUnavailable, 1},
+		{403, zipPath, fetch.ErrRefused, 2},
+		{403, "example.com/a/@v/v1.0.0.mod", fetch.ErrRefused, 2},
+		{403, list, fetch.ErrRefused, 1},
+		{403, "example.com/a/@latest", fetch.ErrRefused, 1},
+		{407, zipPath, fetch.ErrUnavailable, 1},
 		{408, list, fetch.ErrUnavailable, 3},
 		{429, list, fetch.ErrUnavailable, 3},
-		{451, list, fetch.ErrUnavailable, 1},
+		{451, list, fetch.ErrRefused, 1},
 		{500, list, fetch.ErrUnavailable, 3},
 		{501, list, fetch.ErrUnavailable, 1},
 		{502, list, fetch.ErrUnavailable, 3},
@@ -166,6 +167,56 @@ func TestDetail(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What an upstream says when it refuses is for clients to read, in its own words: as many
+// as fit, and none that could pass for ours, or that are secret.
+func TestWords(t *testing.T) {
+	for _, test := range []struct{ contentType, body, want string }{
+		{"text/plain", "forbidden by policy 7\n", "localhost: forbidden by policy 7"},
+		{"text/plain", "one\n\n \t\r\ntwo\r\nthree\nfour\n", "localhost: one\nlocalhost: two\nlocalhost: three"},
+		{"text/plain", "\x1b[31mred\x00\xff\u202eder\n\x07\nmore", "localhost: [31mredder\nlocalhost: more"},
+		{"text/plain", strings.Repeat("ä", 200) + "\nmore", "localhost: " + strings.Repeat("ä", 148) + "..."},
+		{"text/plain", strings.Repeat("a", 280) + "\n" + strings.Repeat("b", 280) + "\nc", "localhost: " + strings.Repeat("a", 280) + "\nlocalhost: " + strings.Repeat("b", 17) + "..."},
+		{"text/plain", "user me and s3cr3t-value are wrong, see http://me:s3cr3t-value@localhost/?token=h1dden-value", "localhost: user me and xxxxx are wrong, see http://localhost/"},
+		{"text/plain", "s3cr\x003t-value", "localhost: xxxxx"},
+		{"text/plain", strings.Repeat("x", 295) + " s3cr3t-value", "localhost: " + strings.Repeat("x", 295) + " x..."},
+		{"text/html", "<html><head><title>Blocked\nhere</title></head><body>x</body></html>", "localhost: Blocked\nlocalhost: here"},
+		{"application/json", "{\n  \"errors\": [ {\n    \"status\": 403,\n    \"message\": \"blocked by curation\"\n  } ]\n}", `localhost: {"errors":[{"status":403,"message":"blocked by curation"}]}`},
+		{"text/plain", "", ""},
+		{"application/octet-stream", strings.Repeat("\x01\x02\n", 3000), ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			n.serve("localhost", func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", test.contentType)
+				w.WriteHeader(403)
+				_, _ = io.WriteString(w, test.body)
+			})
+			_, err := read(t, n.list("http://me:s3cr3t-value@localhost/?token=h1dden-value"), zipPath)
+			wantIs(t, err, fetch.ErrRefused)
+			var e *fetch.Error
+			if !errors.As(err, &e) || e.Words != test.want {
+				t.Errorf("Words of %.50q are %q, want %q", test.body, e.Words, test.want)
+			}
+		})
+	}
+}
+
+// What another host says by a redirect is no refusal of the upstream: mostly a signed URL
+// has expired.
+func TestWordsAfterRedirect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.serve("host", redirect("http://cdn/x", 302))
+		n.serve("cdn", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "the secret of the cdn", 403) })
+		_, err := read(t, n.list("http://host"), zipPath)
+		wantIs(t, err, fetch.ErrUnavailable)
+		wantIsNot(t, err, fetch.ErrRefused)
+		if strings.Contains(err.Error(), "secret") {
+			t.Errorf("%v", err)
+		}
+	})
 }
 
 // The status of a 404 is known before its text, which may never come.

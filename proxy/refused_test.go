@@ -1,0 +1,125 @@
+package proxy_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy"
+)
+
+// refusing is an upstream that passes requests on to another one, but answers those for
+// some paths with a status and words.
+type refusing struct {
+	*httptest.Server
+
+	mu     sync.Mutex
+	status map[string]int // by a part of the path
+	times  map[string]int // how often that is said, 0 for always
+}
+
+func newRefusing(t *testing.T, upstream string) *refusing {
+	r := &refusing{status: map[string]int{}, times: map[string]int{}}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if status := r.find(req.URL.Path); status != 0 {
+			http.Error(w, "blocked by rule 7\nask security@corp.example\nticket 12\nrequest id: forged", status)
+			return
+		}
+		http.Redirect(w, req, upstream+req.URL.Path, http.StatusFound)
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *refusing) find(path string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for part, status := range r.status {
+		if !strings.Contains(path, part) {
+			continue
+		}
+		if r.times[part]--; r.times[part] == 0 {
+			delete(r.status, part)
+		}
+		return status
+	}
+	return 0
+}
+
+// refuse makes r say status for paths with part in it, so many times, 0 for ever.
+func (r *refusing) refuse(part string, status, times int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status[part], r.times[part] = status, times
+}
+
+// An upstream's refusal is told as what it is, with its words. A program repeats a 502,
+// and an absence would send the client elsewhere.
+func TestUpstreamRefuses(t *testing.T) {
+	world := newWorld(t)
+	up := newRefusing(t, world.URL("ok"))
+	f := start(t, world, up.URL, verified())
+	host := strings.TrimPrefix(up.URL, "http://")
+	words := "\n" + host + ": blocked by rule 7\n" + host + ": ask security@corp.example\n" + host + ": ticket 12\nit is for the administrator"
+	for _, path := range []string{"@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip", "@v/list", "@latest", "@v/main.info"} {
+		up.refuse(path, http.StatusForbidden, 0)
+		a := f.wantStatus("example.com/hello/"+path, http.StatusForbidden, "an upstream refuses example.com/hello/"+path, words)
+		if strings.Contains(string(a.body), "forged") || a.header.Get("Cache-Control") != "no-store" || a.header.Get("Retry-After") != "" {
+			t.Errorf("%v %v", a, a.header)
+		}
+		up.refuse(path, http.StatusForbidden, 1)
+		if strings.Contains(path, "v1.0.0") { // one that passes is not seen
+			f.want("example.com/hello/" + path)
+		}
+	}
+	// What is stored is served, whatever the upstream says now.
+	up.refuse("example.com", http.StatusForbidden, 0)
+	f.want("example.com/hello/@v/v1.0.0.zip")
+}
+
+// Credentials that an upstream does not accept are trouble of the administrator, and no
+// verdict on the module.
+func TestUpstreamCredentials(t *testing.T) {
+	world := newWorld(t)
+	up := newRefusing(t, world.URL("ok"))
+	f := start(t, world, up.URL, verified())
+	for _, status := range []int{http.StatusUnauthorized, http.StatusProxyAuthRequired} {
+		up.refuse("/@v/list", status, 0)
+		f.wantStatus("example.com/hello/@v/list", http.StatusBadGateway, "does not accept the credentials of this proxy: "+up.URL)
+	}
+}
+
+// A checksum database that is refused is no absence either.
+func TestDatabaseRefuses(t *testing.T) {
+	for _, part := range []string{"/supported", "/lookup/"} {
+		world := newWorld(t)
+		up := newRefusing(t, world.URL("ok"))
+		f := start(t, world, up.URL, verified())
+		up.refuse(part, http.StatusForbidden, 0)
+		f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusForbidden, "an upstream refuses ", part, "blocked by rule 7")
+		f.wantStatus("sumdb/sum.test.example/lookup/example.com/hello@v1.0.0", http.StatusForbidden, "blocked by rule 7")
+	}
+}
+
+// A list that is held is given while it may be, as in any trouble; after that the refusal
+// is told.
+func TestRefusedList(t *testing.T) {
+	world := newWorld(t)
+	up := newRefusing(t, world.URL("ok"))
+	o := verified()
+	o.config = func(c *proxy.Config) { c.Fresh, c.Stale = 100*time.Millisecond, 2*time.Second }
+	f := start(t, world, up.URL, o)
+	const path = "example.com/hello/@v/list"
+	held := f.want(path)
+	f.want("example.com/hello/@v/v1.0.0.zip")
+	up.refuse("/@v/list", http.StatusForbidden, 0)
+	time.Sleep(150 * time.Millisecond)
+	if a := f.get(path); string(a.body) != string(held.body) {
+		t.Errorf("%v", a)
+	}
+	time.Sleep(2 * time.Second)
+	f.wantStatus(path, http.StatusForbidden, "blocked by rule 7")
+}
