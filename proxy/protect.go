@@ -278,6 +278,9 @@ func (s *Server) mayGoDirect(ctx context.Context, st *settings, modulePath strin
 // noteRead notes that a module was read, before anything of it is stored or served.
 func (s *Server) noteRead(ctx context.Context, modulePath string, reach vcs.Reach, place vcs.Place) error {
 	facts := []bindings.Fact{{Repository: place.Repository, Module: modulePath, Public: reach == vcs.Public, How: howRead(place)}}
+	if place.Redirected != "" && place.Redirected != place.Repository {
+		facts = append(facts, bindings.Fact{Repository: place.Redirected, Module: modulePath, Public: reach == vcs.Public, How: howRead(place)})
+	}
 	if place.Declared != "" && place.Declared != modulePath {
 		facts = append(facts, bindings.Fact{Repository: place.Repository, Module: place.Declared, How: bindings.Declared})
 	}
@@ -314,14 +317,31 @@ func (s *Server) loadBindings(ctx context.Context) (err error) {
 	if log == nil || log.Size() == s.bindings.Log() {
 		return nil
 	}
-	return s.bindings.Learn(ctx, factsOf(log), log.Size())
+	known := s.bindings.Log()
+	if log.Size() < known {
+		known = 0 // it is another log, or an older one
+	}
+	return s.bindings.Learn(ctx, factsOf(log, known), log.Size())
 }
 
-// factsOf yields what our own log shows: each version has where it came from.
-func factsOf(log *sumdb.Log) iter.Seq2[bindings.Fact, error] {
+// saveBindings notes that there are facts for all that is in our own log, so that the
+// next start need not read it.
+func (s *Server) saveBindings(ctx context.Context) {
+	log := s.config.Log
+	if log == nil {
+		return
+	}
+	if err := s.bindings.Learn(ctx, func(func(bindings.Fact, error) bool) {}, log.Size()); err != nil {
+		s.log.Warn("the next start reads all of our own log", "err", err)
+	}
+}
+
+// factsOf yields what our own log shows from its entry known on: each version has where
+// it came from.
+func factsOf(log *sumdb.Log, known int64) iter.Seq2[bindings.Fact, error] {
 	return func(yield func(bindings.Fact, error) bool) {
 		for e, err := range log.Entries("") {
-			if e.Public != nil {
+			if err == nil && (e.Public != nil || e.ID < known) {
 				continue
 			}
 			url, _, _ := strings.Cut(e.Origin, " ") // as vcs.Origin.String has it

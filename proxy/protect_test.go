@@ -25,7 +25,7 @@ import (
 const (
 	payPath  = "go.corp.example/pay"      // the vanity path, which has a rule
 	payRepo  = "git.corp.example/pay.git" // the repository's own path
-	evilPath = "evil.corp.example/x"      // a page of somebody else that names the repository
+	evilPath = "evil.corp.example/x"      // a page of another team that names the repository
 )
 
 // guarded is a server that reads all repositories of a company with its netrc. The rules
@@ -291,6 +291,23 @@ func TestRuleAfterWeaker(t *testing.T) {
 	if !strings.Contains(g.logs.String(), "one more rule protects a repository") {
 		t.Error("the log does not say why dev may not read it any more")
 	}
+}
+
+// A repository that was renamed on its host is found under the old name too, and is the
+// same one, also where its commits declare nothing.
+func TestRuleRenamed(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, "go.corp.example/money=pay,git.corp.example=pay|dev")
+	g.code.Rename("old-pay", "pay")
+	g.ok("go.corp.example/money/@v/"+g.old[:12]+".info", "Authorization", g.pay)
+	const oldRepo = "git.corp.example/old-pay.git"
+	for _, path := range []string{"/@v/" + g.old[:12] + ".info", "/@v/list", "/@v/v1.0.0.zip", "/@v/v1.0.0.zip"} {
+		if a := g.get(oldRepo+path, "Authorization", g.dev); a.status != http.StatusNotFound || !strings.Contains(string(a.body), "if it is private, check") {
+			t.Errorf("under its old name: GET %s = %v", path, a)
+		}
+	}
+	g.wantHidden(g.dev, oldRepo)
+	g.ok(oldRepo+"/@v/v1.0.0.zip", "Authorization", g.pay)
 }
 
 // anyone is the explicit opposite.

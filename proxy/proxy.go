@@ -197,10 +197,12 @@ func (s *Server) Close(ctx context.Context) error {
 	defer s.cancel()
 	select {
 	case <-idle:
+		s.saveBindings(context.WithoutCancel(ctx))
 		return nil
 	case <-ctx.Done():
 		s.cancel()
 		<-idle
+		s.saveBindings(context.WithoutCancel(ctx))
 		return ctx.Err()
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"go/version"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -173,22 +174,8 @@ type gitProcess struct {
 // false for one that another git process has started, or that is not about the
 // network.
 func readTrace(name string) (p gitProcess, ok bool) {
-	f, err := os.Open(name)
-	if err != nil {
-		return p, false
-	}
-	defer f.Close()
 	p.code = -1
-	scanner := bufio.NewScanner(io.LimitReader(f, 4<<20))
-	scanner.Buffer(nil, 1<<20)
-	for scanner.Scan() {
-		var event struct {
-			Event, Sid, Time, Name string
-			Code                   int
-		}
-		if json.Unmarshal(scanner.Bytes(), &event) != nil {
-			continue
-		}
+	for event := range traceEvents(name) {
 		if strings.Contains(event.Sid, "/") {
 			return p, false
 		}
@@ -202,6 +189,31 @@ func readTrace(name string) (p gitProcess, ok bool) {
 		}
 	}
 	return p, ok
+}
+
+// traceEvent is what we read of an event of git's trace.
+type traceEvent struct {
+	Event, Sid, Time, Name, Msg, Fmt string
+	Code                             int
+}
+
+// traceEvents yields the events in the trace of one process.
+func traceEvents(name string) iter.Seq[traceEvent] {
+	return func(yield func(traceEvent) bool) {
+		f, err := os.Open(name)
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		scanner := bufio.NewScanner(io.LimitReader(f, 4<<20))
+		scanner.Buffer(nil, 1<<20)
+		for scanner.Scan() {
+			var event traceEvent
+			if json.Unmarshal(scanner.Bytes(), &event) == nil && !yield(event) {
+				return
+			}
+		}
+	}
 }
 
 // reported is an error that the go command reports. Its text is for people.

@@ -3,6 +3,7 @@ package vcs
 import (
 	"context"
 	"net/url"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/mod/modfile"
@@ -18,6 +19,10 @@ type Place struct {
 	// Credential says that a credential is shown to the host of the repository, or
 	// to that of the page which names it.
 	Credential bool
+
+	// Redirected is the repository to which the host has redirected git, "" if to none:
+	// one that was renamed is found under its old name too.
+	Redirected string
 
 	// Declared is the module path in the go.mod file that was read, "" if there was
 	// none.
@@ -44,6 +49,21 @@ func (s *Source) Locate(ctx context.Context, modulePath string, reach Reach, ope
 func (s *Source) placeOf(j job, repo *repository) Place {
 	credential := s.credentials.has(j, repo.url) || !repo.static && s.pageCredential(j)
 	return Place{Repository: CanonicalRepository(repo.url.String()), Credential: credential}
+}
+
+// redirected returns the repository to which git was redirected in the run with these
+// traces, "" if to none. git warns of it, and the trace has the warning with its format,
+// which is not translated.
+func redirected(traces string) string {
+	names, _ := filepath.Glob(filepath.Join(traces, "*"))
+	for _, name := range names {
+		for event := range traceEvents(name) {
+			if target, ok := strings.CutPrefix(event.Msg, "redirecting to "); ok && event.Event == "error" && event.Fmt == "redirecting to %s" {
+				return CanonicalRepository(target)
+			}
+		}
+	}
+	return ""
 }
 
 // pageCredential reports whether there is a credential for the host of the page of a

@@ -63,6 +63,30 @@ func TestCopyHasReachAndCredential(t *testing.T) {
 	}
 }
 
+// What is read under the old name of a repository says the new one.
+func TestRedirected(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	w.Rename("old", "hello")
+	w.Page("hello", "corp.example/hello git https://git.corp.example/old.git")
+	s := newSource(t, w, nil)
+	want := vcs.Place{Repository: "git.corp.example/old", Redirected: "git.corp.example/hello", Declared: "corp.example/hello"}
+	for range 2 { // the second time from the copy
+		if files := s.want("corp.example/hello", "v1.0.0"); files.Place != want {
+			t.Errorf("place %+v", files.Place)
+		}
+		v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private)
+		if err != nil || v.Place != want {
+			t.Errorf("place %+v, %v", v.Place, err)
+		}
+		info, err := s.Query(t.Context(), "corp.example/hello", "main", vcs.Private)
+		if err != nil || info.Place != want {
+			t.Errorf("place %+v, %v", info.Place, err)
+		}
+	}
+}
+
 // Locate asks no repository, shows no credential to a page where it must not, and says
 // whether one would be shown.
 func TestLocate(t *testing.T) {

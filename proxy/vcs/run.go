@@ -58,7 +58,20 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte, pl
 		return s.explain(ctx, j, nil, err)
 	}
 	place := s.placeOf(j, repo)
-	err = s.runAt(ctx, j, repo, func(out []byte) error { return use(out, place) })
+	auth, err := s.credentials.find(ctx, j, repo.url)
+	if err != nil {
+		return at(place, s.explain(ctx, j, repo, err))
+	}
+	place.Credential = place.Credential || auth != nil // its file may have changed just now
+	err = s.runAt(ctx, &goRun{source: s, job: j, repo: repo, auth: auth}, func(out []byte, redirected string) error {
+		place.Redirected = redirected
+		return use(out, place)
+	})
+	return at(place, err)
+}
+
+// at says in err, from explain, where the module is.
+func at(place Place, err error) error {
 	var told *Error
 	if errors.As(err, &told) {
 		told.Place = place
@@ -66,13 +79,9 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte, pl
 	return err
 }
 
-// runAt is runResolved of a module that is in repo.
-func (s *Source) runAt(ctx context.Context, j job, repo *repository, use func(out []byte) error) error {
-	auth, err := s.credentials.find(ctx, j, repo.url)
-	if err != nil {
-		return s.explain(ctx, j, repo, err)
-	}
-	r := &goRun{source: s, job: j, repo: repo, auth: auth}
+// runAt is runResolved of a run whose repository is known.
+func (s *Source) runAt(ctx context.Context, r *goRun, use func(out []byte, redirected string) error) (err error) {
+	j, repo, auth := r.job, r.repo, r.auth
 	if r.keyless() {
 		s.found.forget(j)
 		return s.explain(ctx, j, repo, fmt.Errorf("%w: there is no ssh_key for this host", ErrCredential))
@@ -124,7 +133,7 @@ type goRun struct {
 
 // do runs the command once; use may be called again when mend has made a second try
 // worth while.
-func (r *goRun) do(ctx context.Context, use func(out []byte) error) error {
+func (r *goRun) do(ctx context.Context, use func(out []byte, redirected string) error) error {
 	if err := r.source.prepareHome(); err != nil { // somebody may have made room
 		return err
 	}
@@ -146,7 +155,7 @@ func (r *goRun) do(ctx context.Context, use func(out []byte) error) error {
 	if len(bytes.TrimSpace(out)) == 0 || ctx.Err() != nil || errors.Is(err, ErrTooLarge) {
 		return err
 	}
-	return use(out) // with -json the output says what went wrong
+	return use(out, redirected(r.traces())) // with -json the output says what went wrong
 }
 
 func (r *goRun) traces() string { return filepath.Join(r.dir, "traces") }

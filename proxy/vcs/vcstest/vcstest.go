@@ -15,6 +15,7 @@ import (
 	"html"
 	"io"
 	"log"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -64,6 +65,7 @@ type World struct {
 	sent      int64         // bytes, by the git host
 	hang      chan struct{} // the git host waits for it, nil for no wait
 	dialed    []string
+	renamed   map[string]string // repositories on the git host, new names by old ones
 }
 
 // login is basic authentication; without a user nobody is asked for it.
@@ -213,6 +215,16 @@ func (w *World) Host(name string, h http.Handler) {
 	w.hosts[name] = h
 }
 
+// Rename makes the git host redirect, as the large ones do, from the old name of a repository to its new one.
+func (w *World) Rename(from, to string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.renamed == nil {
+		w.renamed = map[string]string{}
+	}
+	w.renamed[from] = to
+}
+
 // Password makes the git host want basic authentication; an empty user none.
 func (w *World) Password(user, password string) {
 	w.mu.Lock()
@@ -286,6 +298,7 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	w.requests = append(w.requests, r.Method+" "+host+r.URL.RequestURI())
 	page, isPage := w.pages[strings.Trim(r.URL.Path, "/")]
 	more, status, hang, git, pages := w.hosts[host], w.status, w.hang, w.gitLogin, w.pageLogin
+	renamed := maps.Clone(w.renamed)
 	w.mu.Unlock()
 	if more != nil {
 		more.ServeHTTP(rw, r)
@@ -313,9 +326,15 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 		http.Error(rw, "out of order", status)
 		return
 	}
-	if git.ask(rw, r) {
-		w.backend().ServeHTTP(counted{rw, w}, r)
+	if !git.ask(rw, r) {
+		return
 	}
+	name, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if to := renamed[strings.TrimSuffix(name, ".git")]; to != "" {
+		http.Redirect(rw, r, "/"+to+".git/"+rest+"?"+r.URL.RawQuery, http.StatusMovedPermanently)
+		return
+	}
+	w.backend().ServeHTTP(counted{rw, w}, r)
 }
 
 // backend is git's own CGI program (git-http-backend(1)).
