@@ -38,11 +38,11 @@ const (
 
 	// maxAbsent bounds the memory that somebody who asks for nonsense can
 	// take, at some hundred bytes each.
-	maxAbsent = 20000
+	maxAbsent = 10000
 
 	// maxAbsentKey is the longest key that is remembered. Nothing that exists
 	// has one that is nearly as long, and a client can ask for 30 kB.
-	maxAbsentKey = 1000
+	maxAbsentKey = 400
 )
 
 // note remembers err if it is an absence; nil is none. What was asked before

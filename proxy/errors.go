@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -220,6 +221,10 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusNotFound,
 			what: "not found: " + oneLine(err.Error()),
 			next: "update this mirror, or remove $(go env GOPATH)/pkg/sumdb/" + req.Database + "/latest"}
+	case errors.Is(err, memory.ErrFull):
+		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
+			what: "busy: this proxy has no memory left for " + req.Path(), why: oneLine(err.Error()),
+			next: "try again in a few seconds; if it stays, ask who runs this proxy to raise --memory-budget"}
 	case errors.Is(err, fetch.ErrTooLarge):
 		return failure{status: http.StatusBadGateway,
 			what: "too large: " + req.Path(), why: oneLine(err.Error()),

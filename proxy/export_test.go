@@ -1,14 +1,10 @@
 package proxy
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"time"
 )
-
-// HashZip is hashZip.
-func HashZip(ctx context.Context, file *os.File) (string, error) { return hashZip(ctx, file) }
 
 // CleanList is cleanList.
 func CleanList(modulePath string, data []byte) ([]byte, error) { return cleanList(modulePath, data) }
@@ -21,12 +17,10 @@ func ErrorText(what, why, next, requestID string) string {
 // MaxEvidence is maxEvidence.
 const MaxEvidence = maxEvidence
 
-// HotBytes is hotBytes.
-const HotBytes = hotBytes
-
-// Hot notes n objects of so many bytes each and returns how many bytes are kept.
-func Hot(n, size int) int {
-	var h hot
+// Hot notes n objects of so many bytes each and returns how many bytes are kept, when
+// limit may be.
+func Hot(n, size, limit int) int {
+	h := hot{limit: limit}
 	for i := range n {
 		h.note(fmt.Sprint(i), &hotObject{content: make([]byte, size)})
 	}

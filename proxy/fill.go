@@ -14,12 +14,12 @@ import (
 
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
-	"golang.org/x/mod/sumdb/dirhash"
 	xmodzip "golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -215,7 +215,9 @@ func (s *Server) fillFrom(ctx context.Context, f *fill) error {
 
 // fillInfo fetches an .info.
 func (s *Server) fillInfo(ctx context.Context, f *fill) error {
-	data, source, err := s.fetchInfo(ctx, f.req, "")
+	held := s.config.Memory.Fetches.Hold()
+	defer held.Free()
+	data, source, err := s.fetchInfo(held.Context(ctx), f.req, "")
 	if err != nil {
 		return err
 	}
@@ -247,7 +249,9 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 		return err
 	}
 	record := s.wantedSoon(ctx, f.req)
-	data, source, err := settings.upstream.ReadAll(ctx, f.key, modLimit)
+	held := s.config.Memory.Fetches.Hold() // before anything else is: who waits for it has nothing
+	defer held.Free()
+	data, source, err := settings.upstream.ReadAll(held.Context(ctx), f.key, modLimit)
 	if err != nil {
 		return err
 	}
@@ -255,7 +259,7 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 	if err != nil {
 		return err
 	}
-	got, err := hashMod(data)
+	got, err := hashMod(bytes.NewReader(data))
 	if err != nil {
 		return err
 	}
@@ -298,13 +302,6 @@ func (s *Server) wantedSoon(ctx context.Context, req Request) func(context.Conte
 			return "", ctx.Err()
 		}
 	}
-}
-
-// hashMod returns the h1 hash of a go.mod, as go.sum has it.
-func hashMod(data []byte) (string, error) {
-	return dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(data)), nil
-	})
 }
 
 // fillZip fetches a zip into a spool, and its record at the same time. As soon
@@ -353,26 +350,27 @@ func (s *Server) fillZip(ctx context.Context, f *fill) error {
 	return s.proveZip(ctx, f, object.Source, want)
 }
 
+// notZip stands for the hash of what has none.
+func notZip(err error) string { return oneLine(err.Error()) }
+
 // proveZip checks the zip in the spool of f, whole, and stores it.
 func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) error {
-	got, err := hashZip(ctx, f.spool.file)
-	if err != nil {
+	got, err := s.hashZip(ctx, f.spool.file)
+	switch {
+	case errors.Is(err, modzip.ErrFormat) && want != "":
 		// With a record at hand a zip that cannot be read is just not what
 		// the record says.
-		var d *defect.Error
-		if errors.As(err, &d) || errors.Is(err, fetch.ErrTooLarge) {
-			return err
-		}
-		if want == "" || ctx.Err() != nil {
-			return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
-		}
-		got = "not a zip file (" + oneLine(err.Error()) + ")"
+		got = notZip(err)
+	case errors.Is(err, modzip.ErrFormat):
+		return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
+	case err != nil:
+		return err
 	}
 	if err := s.compare(f.req, source, got, want); err != nil {
 		return err
 	}
 	if want == "" {
-		if _, err := xmodzip.CheckZip(f.req.version(), f.spool.file.Name()); err != nil {
+		if err := s.checkZip(ctx, f.req.version(), f.spool.file); err != nil {
 			return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
 		}
 	}

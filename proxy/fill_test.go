@@ -338,7 +338,8 @@ func TestHot(t *testing.T) {
 }
 
 func TestHotIsBounded(t *testing.T) {
-	if kept := proxy.Hot(5000, 8<<10); kept == 0 || kept > proxy.HotBytes {
+	const limit = 8 << 20
+	if kept := proxy.Hot(5000, 8<<10, limit); kept == 0 || kept > limit {
 		t.Errorf("%d bytes are kept", kept)
 	}
 }

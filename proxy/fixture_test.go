@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -67,6 +68,8 @@ type option struct {
 	private  string
 	database bool // false: sumdb off
 	config   func(*proxy.Config)
+	storage  func(*storage.Options)
+	conn     func(net.Conn) // of each client
 	budget   fetch.Budget
 	permit   func(path string) error
 }
@@ -99,7 +102,11 @@ func (f *fixture) open(list string, o option) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(f.logs, nil))
 	var err error
-	if f.store, err = storage.Open(filepath.Join(f.dir, "data"), &storage.Options{Logger: log}); err != nil {
+	options := &storage.Options{Logger: log}
+	if o.storage != nil {
+		o.storage(options)
+	}
+	if f.store, err = storage.Open(filepath.Join(f.dir, "data"), options); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.store.Close() })
@@ -131,7 +138,11 @@ func (f *fixture) open(list string, o option) {
 	if f.server, err = proxy.New(c); err != nil {
 		t.Fatal(err)
 	}
-	httpServer := httptest.NewServer(f.server)
+	httpServer := httptest.NewUnstartedServer(f.server)
+	if o.conn != nil {
+		httpServer.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { o.conn(c); return ctx }
+	}
+	httpServer.Start()
 	f.url = httpServer.URL
 	t.Cleanup(func() {
 		httpServer.CloseClientConnections()

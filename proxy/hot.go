@@ -22,6 +22,7 @@ type hot struct {
 	mu      sync.RWMutex
 	objects map[string]*hotObject // by path
 	bytes   int
+	limit   int // of bytes
 }
 
 // hotObject is an object in memory. It is shared, nobody changes it.
@@ -37,13 +38,12 @@ const (
 	// hotSize is the largest object kept: nearly every go.mod is smaller.
 	hotSize = 8 << 10
 
-	// hotBytes bounds all of it. It holds a few thousand go.mod files, more
-	// than any build asks for.
-	hotBytes = 8 << 20
-
-	// hotOverhead is what an object takes besides its content, about.
+	// hotOverhead is what an object takes besides its content and its path, about.
 	hotOverhead = 512
 )
+
+// size is how many bytes o takes at path, where the path is a key and in o.
+func (o *hotObject) size(path string) int { return len(o.content) + 3*len(path) + hotOverhead }
 
 // find returns the object at path, or nil.
 func (h *hot) find(path string) *hotObject {
@@ -55,10 +55,10 @@ func (h *hot) find(path string) *hotObject {
 // note keeps an object. When there is no more room all the others go: they are
 // still in the store, and the page cache.
 func (h *hot) note(path string, o *hotObject) {
-	size := len(o.content) + hotOverhead
+	size := o.size(path)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.objects == nil || h.bytes+size > hotBytes {
+	if h.objects == nil || h.bytes+size > h.limit {
 		h.objects, h.bytes = map[string]*hotObject{}, 0
 	}
 	if h.objects[path] == nil {
@@ -73,7 +73,7 @@ func (h *hot) forget(path string) {
 	defer h.mu.Unlock()
 	if o := h.objects[path]; o != nil {
 		delete(h.objects, path)
-		h.bytes -= len(o.content) + hotOverhead
+		h.bytes -= o.size(path)
 	}
 }
 

@@ -26,7 +26,7 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 	m := new(mutableAnswer)
 	switch req.Kind {
 	case Info:
-		held, err := s.mutable(ctx, recordKey(req, a.private))
+		held, err := s.mutable(a, recordKey(req, a.private))
 		if err != nil {
 			return err
 		}
@@ -107,7 +107,7 @@ func (s *Server) readStored(ctx context.Context, req Request, private bool) ([]b
 		return nil, err
 	}
 	defer object.Close()
-	data, err := io.ReadAll(io.LimitReader(object, modLimit))
+	data, err := io.ReadAll(io.LimitReader(object, infoLimit)) // of a go.mod, enough to see what it is
 	if errors.Is(err, storage.ErrDamaged) {
 		s.drop(ctx, key, err)
 	}

@@ -25,6 +25,10 @@ const (
 	// listLimit holds a list of 100,000 pseudo-versions.
 	listLimit = 4 << 20
 
+	// listCopies is how often a list is in memory while it is cleaned and kept: as
+	// it came, as versions, sorted, encoded, and in two pages of the store.
+	listCopies = 8
+
 	// revalidate is how old an answer may be to be given while it is being
 	// refreshed. An older one is worth waiting for, so that somebody who
 	// comes back after lunch sees the tag of this morning.
@@ -56,7 +60,7 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 		return s.serveLocal(a, req)
 	}
 	ctx, key := a.r.Context(), recordKey(req, a.private)
-	held, err := s.mutable(ctx, key)
+	held, err := s.mutable(a, key)
 	if err != nil {
 		return err
 	}
@@ -215,8 +219,10 @@ func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, 
 	if err != nil {
 		return nil, err
 	}
+	held := s.config.Memory.Fetches.Hold()
+	defer held.Free()
 	begin := time.Now()
-	data, source, err := settings.upstream.ReadWith(ctx, req.Path(), func(read fetch.Reader, source string) ([]byte, error) {
+	data, source, err := settings.upstream.ReadWith(held.Context(ctx), req.Path(), func(read fetch.Reader, source string) ([]byte, error) {
 		data, err := read(req.Path(), listLimit)
 		if req.Kind == Latest && errors.Is(err, fs.ErrNotExist) {
 			return latestOfList(req.Module, read, source, err)
@@ -227,6 +233,10 @@ func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, 
 		return s.askVCS(ctx, req, vcs.Public)
 	}
 	if err != nil {
+		return nil, err
+	}
+	// To take it apart and to keep it takes as much again, several times.
+	if err := held.Try(listCopies * int64(len(data))); err != nil {
 		return nil, err
 	}
 	if req.Kind == List {
@@ -388,14 +398,18 @@ func (s *Server) writeMutable(a *answer, req Request, m *mutableAnswer) error {
 
 // writeBytes answers with body, whose hash is its ETag.
 func writeBytes(a *answer, body []byte) error {
+	if err := a.keep(len(body)); err != nil {
+		return err
+	}
 	a.Header()["Etag"] = []string{etag(sha256.Sum256(body))}
 	http.ServeContent(a.ResponseWriter, oneRange(a.r), "", time.Time{}, bytes.NewReader(body))
 	return nil
 }
 
-// mutable returns the answer that is kept under key, nil if there is none.
-func (s *Server) mutable(ctx context.Context, key string) (*mutableAnswer, error) {
-	data, err := s.store.Record(ctx, key)
+// mutable returns the answer that is kept under key, nil if there is none. Until the
+// request of a is over it counts as held.
+func (s *Server) mutable(a *answer, key string) (*mutableAnswer, error) {
+	data, err := s.readRecord(a, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -427,4 +441,15 @@ func decodeMutable(data []byte) (*mutableAnswer, error) {
 		return nil, err
 	}
 	return &mutableAnswer{time.UnixMilli(fetched), body}, nil
+}
+
+// readRecord returns a record of the store.
+func (s *Server) readRecord(a *answer, key string) ([]byte, error) {
+	s.reading <- struct{}{}
+	defer func() { <-s.reading }()
+	data, err := s.store.Record(a.r.Context(), key)
+	if err == nil {
+		err = a.keep(len(data))
+	}
+	return data, err
 }

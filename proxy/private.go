@@ -16,8 +16,7 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/sync/singleflight"
 
-	"github.com/assay-proxy/assay/defect"
-	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -96,14 +95,17 @@ func (s *Server) keepVersion(ctx context.Context, req Request, reach vcs.Reach, 
 		return fmt.Errorf("what the go command has made: %v", err) // its absence is not the module's
 	}
 	defer content.Close()
-	zip, err := hashZip(ctx, content)
+	zip, err := s.hashZip(ctx, content)
 	if err == nil {
 		err = checkShape(content) // before it is pinned
 	}
-	if err != nil {
+	if errors.Is(err, modzip.ErrFormat) || errors.Is(err, modzip.ErrShape) {
 		return fmt.Errorf("%w: %s: %w", errGarbage, files.Origin.URL, err)
 	}
-	mod, err := hashMod(files.Mod)
+	if err != nil {
+		return err
+	}
+	mod, err := hashMod(bytes.NewReader(files.Mod))
 	if err != nil {
 		return err
 	}
@@ -184,16 +186,25 @@ func (s *Server) createVersion(ctx context.Context, req Request, reach vcs.Reach
 // with the log.
 type checked struct {
 	mu   sync.Mutex
-	keys map[string]struct{}
+	keys map[checkedKey]struct{}
 }
 
-// maxChecked bounds the memory; what is beyond it is compared again.
+// checkedKey stands for a key, however long that is, in 16 bytes that nobody can find
+// another key for.
+type checkedKey [16]byte
+
+func checkedKeyOf(key string) checkedKey {
+	sum := sha256.Sum256([]byte(key))
+	return checkedKey(sum[:16])
+}
+
+// maxChecked bounds the memory to some 4 MiB; what is beyond it is compared again.
 const maxChecked = 100000
 
 func (c *checked) has(key string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, ok := c.keys[key]
+	_, ok := c.keys[checkedKeyOf(key)]
 	return ok
 }
 
@@ -201,9 +212,9 @@ func (c *checked) note(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.keys == nil || len(c.keys) >= maxChecked {
-		c.keys = map[string]struct{}{}
+		c.keys = map[checkedKey]struct{}{}
 	}
-	c.keys[key] = struct{}{}
+	c.keys[checkedKeyOf(key)] = struct{}{}
 }
 
 // checkPinned checks a stored object of a private module, once in the life of this
@@ -294,14 +305,11 @@ func checkInfo(req Request, object storage.Object) error {
 // hashStored returns the hash of what is really stored.
 func (s *Server) hashStored(ctx context.Context, kind Kind, object storage.Object) (string, error) {
 	if kind == Mod {
-		data, err := io.ReadAll(object)
-		if err != nil {
-			return "", err
+		hash, err := hashMod(object)
+		if err == nil {
+			_, err = object.Seek(0, io.SeekStart)
 		}
-		if _, err := object.Seek(0, io.SeekStart); err != nil {
-			return "", err
-		}
-		return hashMod(data)
+		return hash, err
 	}
 	spool, err := newSpool(s.config.Spool)
 	if err != nil {
@@ -314,10 +322,9 @@ func (s *Server) hashStored(ctx context.Context, kind Kind, object storage.Objec
 	if _, err := object.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
-	hash, err := hashZip(ctx, spool.file)
-	var d *defect.Error
-	if err != nil && ctx.Err() == nil && !errors.As(err, &d) && !errors.Is(err, fetch.ErrTooLarge) {
-		return "not a zip file (" + oneLine(err.Error()) + ")", nil
+	hash, err := s.hashZip(ctx, spool.file)
+	if errors.Is(err, modzip.ErrFormat) {
+		return notZip(err), nil
 	}
 	return hash, err
 }

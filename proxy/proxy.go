@@ -26,6 +26,7 @@ import (
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/bindings"
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/policy"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -85,6 +86,9 @@ type Config struct {
 	// at the same time. Default 64 and 16. Hits never wait for them.
 	Fills, ZipFills int
 
+	// Memory bounds what is held in memory.
+	Memory Memory
+
 	// Via is our name in Via headers; a request that carries it has come
 	// round in a circle.
 	Via string
@@ -109,6 +113,7 @@ type Server struct {
 	absent     absent
 	hot        hot // public
 	hotPrivate hot
+	reading    chan struct{} // a place for each kept answer that is being read
 	suspects   suspects
 	checked    checked
 	pushes     pushes
@@ -153,6 +158,7 @@ func New(c Config) (*Server, error) {
 	setDefault(&c.Stale, 7*24*time.Hour)
 	setDefault(&c.Fills, 64)
 	setDefault(&c.ZipFills, 16)
+	setDefault(&c.Memory.Hot, 16<<20)
 	if err := clearSpool(c.Spool); err != nil {
 		return nil, err
 	}
@@ -167,6 +173,8 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.fills = newFills(c.Fills, c.ZipFills)
+	s.hot.limit, s.hotPrivate.limit = int(c.Memory.Hot/2), int(c.Memory.Hot/2)
+	s.reading = make(chan struct{}, parallelReads)
 	s.Reload(c.Upstream, c.Policy, c.VCS)
 	return s, nil
 }
@@ -233,7 +241,8 @@ func (s *Server) isolated() bool { return s.settings.Load().upstream.Offline() }
 // ServeHTTP answers one request. It panics with http.ErrAbortHandler when the
 // client must notice that its answer broke off.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w, r: r, kind: numberOfKinds}
+	a := &answer{ResponseWriter: w, r: r, kind: numberOfKinds, held: s.config.Memory.Answers.Hold()}
+	defer a.held.Free()
 	if err := s.serve(a); err != nil {
 		s.writeError(a, err)
 	}
@@ -255,6 +264,7 @@ type answer struct {
 	started  bool // the status is sent, an error can only break off
 
 	identity *access.Identity // of the client, once it was asked for
+	held     memory.Hold      // what is in memory until the client has it
 }
 
 func (s *Server) serve(a *answer) error {

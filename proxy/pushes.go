@@ -17,7 +17,10 @@ type pushes struct {
 }
 
 // maxPushes bounds the memory. Who exceeds it makes everything be asked again.
-const maxPushes = 10000
+const maxPushes = 4000
+
+// maxPushed is the longest name of a repository that is remembered.
+const maxPushed = 500
 
 // Pushed says that a repository has changed, which goes by any of these URLs. The
 // next request for a list, a latest version or a branch of its modules asks the
@@ -41,7 +44,7 @@ func (p *pushes) note(urls []string, now time.Time) {
 		p.repo = map[string]time.Time{}
 	}
 	for _, url := range urls {
-		if repo := vcs.CanonicalRepository(url); repo != "" {
+		if repo := vcs.CanonicalRepository(url); repo != "" && len(repo) <= maxPushed {
 			p.repo[repo] = now
 		}
 	}

@@ -173,7 +173,9 @@ func (s *Server) recheck(req Request, source string) {
 
 // recheckInfo is one question. It sets source to the upstream that has answered.
 func (s *Server) recheckInfo(ctx context.Context, req Request, source *string) error {
-	data, from, err := s.fetchInfo(ctx, req, *source)
+	memory := s.config.Memory.Fetches.Hold()
+	defer memory.Free()
+	data, from, err := s.fetchInfo(memory.Context(ctx), req, *source)
 	if err != nil {
 		return err
 	}

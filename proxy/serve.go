@@ -162,18 +162,24 @@ func (s *Server) serveFill(a *answer, req Request) error {
 	return s.serveObject(a, req, object)
 }
 
+// streamBuffer is what each client has while it follows a spool.
+const streamBuffer = 16 << 10
+
 // stream answers with a zip while it arrives. The last part waits for the proof:
 // if it fails, the answer breaks off. A Range is not looked at, which HTTP
 // allows (RFC 9110, section 14.2).
 func (s *Server) stream(a *answer, f *fill) error {
 	s.setImmutable(a, f.req, nil) // the hash of all bytes is not known yet
+	if err := a.keep(streamBuffer); err != nil {
+		return err
+	}
 	a.Header().Set("Content-Length", strconv.FormatInt(f.size, 10))
 	a.started = true
 	a.WriteHeader(http.StatusOK)
 	var (
 		ctx    = a.r.Context()
 		out    = newPatientWriter(a.ResponseWriter)
-		buffer = make([]byte, 64<<10)
+		buffer = make([]byte, streamBuffer)
 		sent   int64
 	)
 	for public := f.size - holdBack; sent < public; {

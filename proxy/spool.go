@@ -44,10 +44,19 @@ func clearSpool(dir string) error {
 	return nil
 }
 
-// newSpool returns an empty spool with one user. Its directory is made again if
-// somebody has removed it. The error is never fs.ErrNotExist, which would be said
-// of the module.
+// newSpool returns an empty spool with one user.
 func newSpool(dir string) (*spool, error) {
+	file, err := createSpool(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &spool{file: file, more: make(chan struct{}), users: 1}, nil
+}
+
+// createSpool makes an empty file in the directory of spools, which is made again if
+// another program has removed it. The error is never fs.ErrNotExist, which would be
+// said of the module.
+func createSpool(dir string) (*os.File, error) {
 	file, err := os.CreateTemp(dir, spoolPattern)
 	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(dir, 0o700) == nil {
 		file, err = os.CreateTemp(dir, spoolPattern)
@@ -58,7 +67,7 @@ func newSpool(dir string) (*spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
-	return &spool{file: file, more: make(chan struct{}), users: 1}, nil
+	return file, nil
 }
 
 // Write appends p. Only one goroutine writes.

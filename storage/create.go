@@ -17,8 +17,12 @@ import (
 // a value again with it, is higher than that of the two commits.
 const inlineMax = 32 << 10
 
-// Create implements Store. It needs at most some 16 MiB of memory, whatever the
-// size of the object.
+// WriterMemory is how many bytes Create takes for a large object, at most: a segment,
+// and the pages that bbolt makes of it when it is committed.
+const WriterMemory = 2 * (segmentChunks + 1) * bufferSize
+
+// Create implements Store. The memory for an object of more than 32 KiB is taken from
+// Options.Writers; Create waits for it until ctx ends.
 func (db *DB) Create(ctx context.Context, info Info, r io.Reader) error {
 	free := func(tx *bolt.Tx) error { _, err := expectFree(tx, info.Key); return err }
 	err := checkInfo(info)
@@ -77,6 +81,12 @@ func (db *DB) create(ctx context.Context, info Info, r io.Reader, claim claim) e
 	if info.Size <= inlineMax {
 		return db.createInline(ctx, info, r, claim)
 	}
+	// Who has it waits for the disk alone, so it is given back.
+	need := min(WriterMemory, 2*int64(chunkCount(info.Size))*bufferSize)
+	if err := db.writers.Take(ctx, need); err != nil {
+		return err
+	}
+	defer db.writers.Give(need)
 	return db.createBlob(ctx, info, r, claim)
 }
 

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // DB is the embedded engine: a Store in two files of one directory, meta.db for
@@ -30,6 +32,8 @@ type DB struct {
 	closed  atomic.Bool
 
 	buffers sync.Pool // of *[]byte with room for a chunk and its checksum
+	chunks  chunks    // that readers are at
+	writers *memory.Budget
 
 	// vanish orders the look-up of a blob and the deletion of its bytes: who
 	// holds it for reading has time to find the record and to be counted in
@@ -48,6 +52,7 @@ var _ Store = (*DB)(nil)
 // newDB makes a DB of two open files. It closes neither if it fails.
 func newDB(dir string, meta, blobs *file, o Options) (*DB, error) {
 	db := &DB{dir: dir, log: o.Logger, meta: meta, blobs: blobs, readers: map[uint64]int{}}
+	db.chunks, db.writers = newChunks(o.Readers), o.Writers
 	db.metrics = newMetrics(db)
 	meta.commits = db.metrics.commitSeconds.WithLabelValues("meta")
 	blobs.commits = db.metrics.commitSeconds.WithLabelValues("blobs")
@@ -157,7 +162,7 @@ func (db *DB) buffer() []byte {
 	if b, ok := db.buffers.Get().(*[]byte); ok {
 		return *b
 	}
-	return make([]byte, sumSize+chunkSize)
+	return make([]byte, bufferSize)
 }
 
 // putBuffers gives buffers back. None of them may be used afterwards.

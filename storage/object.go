@@ -11,6 +11,8 @@ import (
 	"io/fs"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // Open implements Store.
@@ -19,10 +21,28 @@ func (db *DB) Open(ctx context.Context, key string) (Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %.200q: %w", key, err)
 	}
-	if r.blob == nil {
-		return &inlineObject{db: db, info: r.info, bytes: r.content, content: *bytes.NewReader(r.content)}, nil
+	held := db.chunks.budget.Hold()
+	if err := held.Try(openSize(r)); err != nil {
+		if r.blob != nil {
+			db.removeReader(r.blob.id)
+		}
+		return nil, fmt.Errorf("open %.200q: %w", key, err)
 	}
-	return &blobObject{db: db, info: r.info, blob: *r.blob}, nil
+	if r.blob == nil {
+		return &inlineObject{db: db, info: r.info, bytes: r.content, content: *bytes.NewReader(r.content), held: held}, nil
+	}
+	return &blobObject{db: db, info: r.info, blob: *r.blob, held: held}, nil
+}
+
+// openSize returns how many bytes an open object keeps besides its chunk.
+func openSize(r *record) int64 {
+	switch {
+	case r.blob != nil:
+		return pieceSize + 8*int64(len(r.blob.extents))
+	case len(r.content) > smallContent:
+		return int64(len(r.content))
+	}
+	return 0
 }
 
 // Stat implements Store.
@@ -108,6 +128,7 @@ type inlineObject struct {
 	info    Info
 	bytes   []byte
 	content bytes.Reader
+	held    memory.Hold
 	closed  bool
 }
 
@@ -148,6 +169,7 @@ func (o *inlineObject) Close() error {
 		return errClosed(o.info.Key)
 	}
 	o.closed = true
+	o.held.Free()
 	return nil
 }
 
@@ -166,12 +188,14 @@ type blobObject struct {
 	db     *DB
 	info   Info
 	blob   blobRef
+	held   memory.Hold
 	offset int64
 	closed bool
 
-	buffer    []byte // from the pool, once it is needed
-	chunk     []byte // the checked chunk in buffer, or nil
-	chunkNum  int    // its number
+	chunk     *chunk // that it is at, shared with other readers; or nil
+	piece     []byte // of a chunk, if there was no memory for that; else nil
+	pieceFrom int64  // where it begins
+	next      int    // number after the chunk that was read last
 	relocated bool   // the extents are from locate
 	window    int    // chunks to read ahead
 	advised   int    // number after the last chunk the kernel was told to read ahead
@@ -238,37 +262,65 @@ func (o *blobObject) Close() error {
 		return errClosed(o.info.Key)
 	}
 	o.closed = true
-	if o.buffer != nil {
-		o.db.putBuffers([][]byte{o.buffer})
-		o.buffer, o.chunk = nil, nil
-	}
+	o.leaveChunk()
+	o.piece = nil
+	o.held.Free()
 	o.db.removeReader(o.blob.id)
 	return nil
 }
 
 // load returns the checked bytes from the current position to the end of the
-// chunk it is in.
+// chunk it is in, or of a piece of it.
 func (o *blobObject) load() ([]byte, error) {
 	if o.closed || o.db.closed.Load() {
 		return nil, errClosed(o.info.Key)
 	}
-	chunk := int(o.offset / chunkSize)
-	if o.chunk == nil || o.chunkNum != chunk {
-		if o.buffer == nil {
-			o.buffer = o.db.buffer()
-		}
-		sequential := chunk == 0 || o.chunk != nil && o.chunkNum == chunk-1
-		o.chunk = nil
-		if sequential {
-			o.readAhead(chunk)
-		}
-		data, err := o.read(chunk)
-		if err != nil {
-			return nil, fmt.Errorf("read %.200q: %w", o.info.Key, err)
-		}
-		o.chunk, o.chunkNum = data, chunk
+	number := int(o.offset / chunkSize)
+	begin := int64(number) * chunkSize
+	switch {
+	case o.chunk != nil && o.chunk.id.chunk == number:
+		return o.chunk.data[o.offset-begin:], nil
+	case o.pieceFrom <= o.offset && o.offset < o.pieceFrom+int64(len(o.piece)):
+		return o.piece[o.offset-o.pieceFrom:], nil
 	}
-	return o.chunk[o.offset-int64(chunk)*chunkSize:], nil
+	o.leaveChunk()
+	if number == 0 || number == o.next {
+		o.readAhead(number)
+	}
+	data, err := o.loadChunk(number, o.offset-begin)
+	if err != nil {
+		return nil, fmt.Errorf("read %.200q: %w", o.info.Key, err)
+	}
+	o.next = number + 1
+	return data, nil
+}
+
+// loadChunk returns the bytes of a chunk from offset on.
+func (o *blobObject) loadChunk(number int, offset int64) (data []byte, err error) {
+	read := func(buffer []byte) ([]byte, error) { return o.read(number, buffer) }
+	o.chunk, err = o.db.acquire(chunkID{o.blob.id, number}, read)
+	if err != nil {
+		return nil, err
+	}
+	if o.chunk != nil {
+		return o.chunk.data[offset:], nil
+	}
+	if o.piece == nil {
+		o.piece = make([]byte, 0, pieceSize)
+	}
+	if data, err = o.db.copyPiece(o.piece[:pieceSize], offset, read); err != nil {
+		data = nil
+	}
+	o.piece, o.pieceFrom = o.piece[:len(data)], o.offset
+	return data, err
+}
+
+// leaveChunk gives the chunk back that the reader is at.
+func (o *blobObject) leaveChunk() {
+	if o.chunk != nil {
+		o.db.release(o.chunk)
+		o.chunk = nil
+	}
 }
 
 // readAhead tells the kernel which chunks are next when the object is read from
@@ -296,10 +348,10 @@ func (o *blobObject) readAhead(chunk int) {
 	}
 }
 
-// read reads a chunk into the buffer. If it is not where the record says, it
-// looks for the chunks once.
-func (o *blobObject) read(chunk int) ([]byte, error) {
-	data, err := o.readAt(chunk)
+// read reads a chunk into buffer, and returns the part of it that has the content. If
+// it is not where the record says, it looks for the chunks once.
+func (o *blobObject) read(chunk int, buffer []byte) ([]byte, error) {
+	data, err := o.readAt(chunk, buffer)
 	if !errors.Is(err, ErrDamaged) {
 		return data, err
 	}
@@ -307,7 +359,7 @@ func (o *blobObject) read(chunk int) ([]byte, error) {
 		o.relocated = true
 		if found, lerr := locate(o.db.blobs, o.blob.id, o.info.Size); lerr == nil && found[chunk] != o.blob.extents[chunk] {
 			o.blob.extents = found
-			data, err = o.readAt(chunk)
+			data, err = o.readAt(chunk, buffer)
 		}
 	}
 	if errors.Is(err, ErrDamaged) {
@@ -316,8 +368,8 @@ func (o *blobObject) read(chunk int) ([]byte, error) {
 	return data, err
 }
 
-func (o *blobObject) readAt(chunk int) ([]byte, error) {
-	value := o.buffer[:sumSize+chunkLen(o.info.Size, chunk)]
+func (o *blobObject) readAt(chunk int, buffer []byte) ([]byte, error) {
+	value := buffer[:sumSize+chunkLen(o.info.Size, chunk)]
 	_, err := o.db.reader.ReadAt(value, o.blob.extents[chunk])
 	switch {
 	case err == io.EOF:

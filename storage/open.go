@@ -19,6 +19,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // Names of the two files in the directory of a store.
@@ -76,6 +78,16 @@ type Options struct {
 	// LockTimeout is how long Open waits for another process to let go of the
 	// store. Zero means one second.
 	LockTimeout time.Duration
+
+	// Readers is what open objects take their memory from: each some 16 KiB while
+	// it is open, and all that are at the same chunk of the same content 256 KiB
+	// together. If half of it is used for chunks, objects are read in smaller
+	// pieces; if it is used up, DB.Open returns memory.ErrFull. Nil is no bound.
+	Readers *memory.Budget
+
+	// Writers is what Create takes WriterMemory from for each large object, and
+	// waits for it. Nil is no bound.
+	Writers *memory.Budget
 
 	// Existing has Open return fs.ErrNotExist instead of making an empty store.
 	Existing bool

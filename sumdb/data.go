@@ -14,6 +14,10 @@ import (
 // about 200 bytes.
 const dataLimit = 1 << 20
 
+// dataMemory is what a data tile takes while it is fetched: as it came, while it grows,
+// and its records.
+const dataMemory = 3 * dataLimit
+
 // parseData splits a data tile into w records. Each record ends in a blank line,
 // that of the last one may be missing: x/mod's server writes it, others do not
 // (golang/go#69348). The error is ErrInvalid.
@@ -105,6 +109,10 @@ func (m *Mirror) heldData(ctx context.Context, full tlog.Tile, w int) ([]byte, e
 // fetchData gets the records of a data tile from upstream, unverified.
 func (m *Mirror) fetchData(ctx context.Context, t tlog.Tile) ([][]byte, error) {
 	shared, err := m.share(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
+		if err := m.config.Memory.Take(ctx, dataMemory); err != nil {
+			return nil, err
+		}
+		defer m.config.Memory.Give(dataMemory)
 		records, err := m.fetchRecords(ctx, t)
 		if full := (tlog.Tile{H: t.H, L: t.L, N: t.N, W: 1 << tileHeight}); err != nil && t != full && ctx.Err() == nil {
 			if records, err := m.fetchRecords(ctx, full); err == nil {

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // LogConfig says where a log is. Dir is needed; the zero value of everything
@@ -39,6 +41,11 @@ type LogConfig struct {
 	// log stays what it was at that moment.
 	ReadOnly bool
 
+	// Memory is taken for the index, and never given back. What is on disk is taken
+	// whether it is there or not; without room for more the log appends nothing, and
+	// Pin returns memory.ErrFull. Nil is no bound.
+	Memory *memory.Budget
+
 	Logger *slog.Logger // default: discard
 }
 
@@ -52,7 +59,7 @@ type LogConfig struct {
 // show that it may have signed something else before: it refuses. Then it
 // goes on to answer what it has; see Refuses and AdoptLog.
 //
-// In memory an entry takes about 120 bytes (two hashes, an offset, an index
+// In memory an entry takes about 120 bytes (entryMemory) (two hashes, an offset, an index
 // entry), 100,000 of them about 12 MB; their text is read from the file.
 type Log struct {
 	config   LogConfig
@@ -182,6 +189,7 @@ func (l *Log) openRefusing(ctx context.Context) error {
 // openFiles opens the files that stay open, and takes over what was read of them.
 func (l *Log) openFiles(d *disk) (err error) {
 	l.tree, l.index, l.headsEnd = d.tree, d.index, d.headsSize
+	l.config.Memory.Must(l.tree.size() * entryMemory)
 	if l.config.ReadOnly || l.refuses != nil {
 		l.entries, err = os.Open(l.path("entries"))
 		return err

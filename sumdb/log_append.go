@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // pin is an entry that somebody waits for.
@@ -33,6 +35,9 @@ func (p *pin) finish(err error) {
 	p.err = err
 	close(p.done)
 }
+
+// entryMemory is what an entry takes in memory: two hashes, an offset, an index entry.
+const entryMemory = 120
 
 // Pin appends e as the first content of its version. It is on disk and under a
 // signed head when Pin returns; those who pin at the same time share the writes.
@@ -66,6 +71,10 @@ func (l *Log) pin(ctx context.Context, e LogEntry) (LogEntry, string, error) {
 	if l.config.ReadOnly {
 		return LogEntry{}, "", fmt.Errorf("append %s: the log %s is open for reading only: %w", e.Module, l.Name(), errors.ErrUnsupported)
 	}
+	if !l.config.Memory.Try(entryMemory) {
+		return LogEntry{}, "", fmt.Errorf("append %s: the index of the log %s with its %d entries: %w", e.Module, l.Name(), l.Size(), memory.ErrFull)
+	}
+	l.config.Memory.Give(entryMemory) // it is taken when the entry is there
 	p := &pin{entry: e, done: make(chan struct{})}
 	if err := l.enqueue(p); err != nil {
 		return LogEntry{}, "", err
@@ -233,6 +242,7 @@ func (l *Log) write(fresh []*pin) error {
 		}
 		start = ends[i]
 		l.index[keyOf(p.entry.Module)] = p.entry.ID
+		l.config.Memory.Must(entryMemory)
 	}
 	return nil
 }

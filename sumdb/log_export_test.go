@@ -1,5 +1,8 @@
 package sumdb
 
+// EntryMemory is entryMemory.
+const EntryMemory = entryMemory
+
 // What the fuzz targets read and write of the files of a log.
 
 func (e LogEntry) Normal() (LogEntry, error) { return e.normal() }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -48,6 +49,10 @@ type Config struct {
 	// frozen. Without a directory the evidence is only logged, and the freeze
 	// ends with the process.
 	Evidence string
+
+	// Memory is taken for each lookup, and each data tile, while it is fetched and
+	// proved, and waited for as long as that may take. Nil is no bound.
+	Memory *memory.Budget
 
 	Refresh time.Duration // how often Run asks for latest; default 10 min
 	Logger  *slog.Logger  // default: discard

@@ -153,8 +153,16 @@ func (m *Mirror) notHeld(mod module.Version) error {
 		mod, m.name, h.tree.N, h.time.UTC().Format(time.DateOnly), fs.ErrNotExist)
 }
 
+// lookupMemory is what a lookup takes: the answer of upstream, while it grows, and the
+// tiles of its proof.
+const lookupMemory = 2*textLimit + 8*fullTile
+
 // fetchRecord gets the record of mod from upstream, proves it and stores it.
 func (m *Mirror) fetchRecord(ctx context.Context, path string, mod module.Version) (Record, error) {
+	if err := m.config.Memory.Take(ctx, lookupMemory); err != nil {
+		return Record{}, err
+	}
+	defer m.config.Memory.Give(lookupMemory)
 	msg, err := m.fetch(ctx, path, textLimit)
 	if err != nil {
 		return Record{}, fmt.Errorf("lookup of %s in %s: %w", mod, m.name, err)

@@ -22,14 +22,15 @@ const crowded = "busy: too many connections are open at the moment"
 
 // door is a listener that leaves descriptors to the rest of the program: to fetch, to
 // write and to run commands takes some, and clients choose how many connections they
-// open. A connection beyond most, or one for which there is no descriptor but the spare
-// one, is told so with a 503 and closed.
+// open. A connection beyond most, one for which there is no descriptor but the spare
+// one, and one for which there is no memory, is told so with a 503 and closed.
 type door struct {
 	net.Listener
 	most    int64 // connections at the same time
 	refuses int64 // connections that are being told so at the same time; others are just closed
 	log     *slog.Logger
 	refused prometheus.Counter
+	room    *room // nil: without bound
 
 	open, refusing atomic.Int64
 	toRefuse       chan net.Conn // refusals accepts them
@@ -105,6 +106,8 @@ func (d *door) Accept() (net.Conn, error) {
 			d.refuse(counted, "too many connections are open")
 		case short:
 			d.refuse(counted, "no file descriptor is left for a connection")
+		case !d.room.enter(counted):
+			d.refuse(counted, "no memory is left for a connection")
 		default:
 			return counted, nil
 		}
@@ -153,6 +156,7 @@ type doorConn struct {
 	net.Conn
 	door  *door
 	count *atomic.Int64
+	idle  atomic.Int64 // since when, in nanoseconds of Unix time; 0 while it has a request
 	close sync.Once
 }
 
@@ -160,6 +164,7 @@ func (c *doorConn) Close() error {
 	err := c.Conn.Close()
 	c.close.Do(func() {
 		c.count.Add(-1)
+		c.door.room.leave(c)
 		c.door.takeSpare()
 	})
 	return err
@@ -189,7 +194,7 @@ func (s *server) serveRefusals(d *door) error {
 			w.Header().Set("Retry-After", "5")
 			writeText(w, http.StatusServiceUnavailable, crowded+"\n"+
 				"try again in a few seconds\n"+
-				"who runs this proxy can allow it more file descriptors: ulimit -n, LimitNOFILE\n")
+				"who runs this proxy can allow it more file descriptors (ulimit -n, LimitNOFILE) or memory (--memory-budget)\n")
 		}),
 	}
 	server.SetKeepAlivesEnabled(false)

@@ -81,6 +81,8 @@ type config struct {
 	Fills         int           `name:"fills" default:"64" help:"Objects other than zips that are fetched at the same time, at most. What is stored never waits for them."`
 	ZipFills      int           `name:"zip-fills" default:"16" help:"Zips that are fetched at the same time, at most."`
 
+	MemoryBudget int `name:"memory-budget" default:"256" help:"Memory, in MiB, for all that clients and upstreams choose the size of: objects on their way, connections, indexes. What does not fit waits, or gets 503. The process takes some 20 MiB besides, and a quarter for what is not collected yet."`
+
 	LogFormat       string        `name:"log-format" default:"text" help:"Form of the log: text or json."`
 	LogLevel        string        `name:"log-level" default:"info" reload:"yes" help:"Least level that is logged: debug, info, warn or error."`
 	AccessLog       bool          `name:"access-log" default:"true" reload:"yes" help:"Log a line for each request, at level info."`
@@ -389,6 +391,9 @@ func (c config) check() error {
 				return fmt.Errorf("%s is %d; it must be at least 1", s.Name, value)
 			}
 		}
+	}
+	if c.MemoryBudget < leastMemory {
+		return fmt.Errorf("memory-budget is %d MiB; it must be at least %d", c.MemoryBudget, leastMemory)
 	}
 	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
 		return fmt.Errorf("listen is %q; it must be host:port, or :port for every interface", c.Listen)

@@ -111,7 +111,7 @@ func TestDocMetrics(t *testing.T) {
 	defer s.close()
 
 	collectors := slices.Concat(s.store.Metrics(), s.proxy.Metrics(), s.reloads.collectors(), s.upstream.Load().chain.Metrics(),
-		newObserver(s.log).collectors(), s.ownLog.Metrics(), s.access.Metrics(), s.vcs.Metrics(), []prometheus.Collector{buildInfo(), s.log.out.dropped, s.door.refused})
+		newObserver(s.log).collectors(), s.ownLog.Metrics(), s.access.Metrics(), s.vcs.Metrics(), []prometheus.Collector{buildInfo(), s.log.out.dropped, s.door.refused, newMemoryCollector(s.memory)})
 	for _, m := range s.mirrors {
 		collectors = append(collectors, m.Metrics()...)
 	}

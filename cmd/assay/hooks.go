@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
@@ -73,8 +75,10 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 		busyWithHooks(w)
 		return
 	}
-	body, err := s.readHook(http.MaxBytesReader(w, r.Body, maxHook))
-	if errors.Is(err, errBusy) {
+	held := s.memory.fetches.Hold()
+	defer held.Free()
+	body, err := s.readHook(r, http.MaxBytesReader(w, r.Body, maxHook), &held)
+	if errors.Is(err, errBusy) || errors.Is(err, memory.ErrFull) {
 		busyWithHooks(w)
 		return
 	}
@@ -86,8 +90,13 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 		s.refuseHook(w, r, kind)
 		return
 	}
+	text, err := hookJSON(r, body, &held)
+	if err != nil {
+		busyWithHooks(w)
+		return
+	}
 	var h hook
-	err = json.Unmarshal(hookJSON(r, body), &h)
+	err = json.Unmarshal(text, &h)
 	if err == nil && len(h.urls()) == 0 && r.Header.Get("X-GitHub-Event") == "ping" { // of an organisation
 		writeText(w, http.StatusOK, "ok\n")
 		return
@@ -104,9 +113,9 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 // errBusy says that another large webhook is being read.
 var errBusy = errors.New("busy")
 
-// readHook returns the body of a webhook.
-func (s *server) readHook(r io.Reader) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(r, smallHook+1))
+// readHook reads the body of a webhook into memory of held.
+func (s *server) readHook(r *http.Request, in io.Reader, held *memory.Hold) ([]byte, error) {
+	body, err := held.Read(r.Context(), in, min(r.ContentLength, smallHook), smallHook)
 	if err != nil || len(body) <= smallHook {
 		return body, err
 	}
@@ -116,8 +125,7 @@ func (s *server) readHook(r io.Reader) ([]byte, error) {
 	default:
 		return nil, errBusy
 	}
-	rest, err := io.ReadAll(r)
-	return append(body, rest...), err
+	return held.Read(r.Context(), io.MultiReader(bytes.NewReader(body), in), r.ContentLength, maxHook)
 }
 
 func busyWithHooks(w http.ResponseWriter) {
@@ -130,16 +138,20 @@ func (s *server) refuseHook(w http.ResponseWriter, r *http.Request, kind string)
 	writeText(w, http.StatusForbidden, "refused: the secret of this hook is not the one in hook-secret-file\n")
 }
 
-// hookJSON returns the JSON of a body: GitHub can be told to send a form.
-func hookJSON(r *http.Request, body []byte) []byte {
+// hookJSON returns the JSON of a body: GitHub can be told to send a form. To take that
+// apart takes as much memory again, several times; the error is memory.ErrFull.
+func hookJSON(r *http.Request, body []byte, held *memory.Hold) ([]byte, error) {
 	if !strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
-		return body
+		return body, nil
+	}
+	if err := held.Try(4 * int64(len(body))); err != nil {
+		return nil, err
 	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil {
-		return nil
+		return nil, nil // which is no JSON either
 	}
-	return []byte(form.Get("payload"))
+	return []byte(form.Get("payload")), nil
 }
 
 // verifier returns what says whether the body of a webhook is from one who knows the

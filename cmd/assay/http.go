@@ -30,8 +30,12 @@ const (
 	bodyTime   = 5 * time.Second  // to send a body that nobody reads
 	idleTime   = 2 * time.Minute  // between two requests of a connection
 	writeSlack = 60 * time.Second // to take an answer, once it is there
-	headerSize = 32 << 10         // of a request; the go command sends some hundred bytes
+	headerSize = 16 << 10         // of a request; the go command sends some hundred bytes, a token some thousand
 )
+
+// http2Memory bounds the part of a connection's requests that we have not read: we
+// read none but webhooks. Each request has memory of its own, see boundStreams.
+const http2Memory = 128 << 10
 
 // newHTTPServer makes the server for all we serve.
 func (s *server) newHTTPServer() *http.Server {
@@ -41,6 +45,8 @@ func (s *server) newHTTPServer() *http.Server {
 		WriteTimeout:      s.config.AnswerTimeout + writeSlack,
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    headerSize,
+		HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerConnection: http2Memory, MaxReceiveBufferPerStream: http2Memory},
+		ConnState:         noteState,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
@@ -55,6 +61,9 @@ func (s *server) routes() http.Handler {
 	}
 	observe.remote = s.remote
 	r.Use(observe.middleware)
+	if s.tls != nil { // there is no HTTP/2 without
+		r.Use(boundStreams(s.memory.connections))
+	}
 	if !s.config.Anonymous {
 		r.Use(s.authenticated)
 	}

@@ -99,6 +99,7 @@ func (s *server) openLog(ctx context.Context, p *policy.Policy) (err error) {
 	if err := s.checkLogName(c.Name); err != nil {
 		return err
 	}
+	c.Memory = s.memory.log
 	s.ownLog, err = sumdb.OpenLog(ctx, c)
 	if err == nil && !needed && s.ownLog.Refuses() != nil {
 		s.log.Info("our own log would take no private modules; there are none", "why", s.ownLog.Refuses())
@@ -153,7 +154,7 @@ func (s *server) openVCS(c config, direct bool) (*vcs.Source, error) {
 	}
 	source, err := vcs.New(vcs.Config{
 		Dir: filepath.Join(c.Data, "vcs"), Systems: list(c.VCS), Jobs: c.VCSJobs, Timeout: c.VCSTimeout, MaxBytes: int64(c.VCSCache) << 20,
-		Hosts: list(c.VCSHosts), CAFile: c.CAFile, Credentials: credentials, Netrc: c.Netrc, Logger: s.log.Logger,
+		Hosts: list(c.VCSHosts), CAFile: c.CAFile, Credentials: credentials, Netrc: c.Netrc, Logger: s.log.Logger, Memory: s.memory.fetches,
 	})
 	if err != nil {
 		return nil, err

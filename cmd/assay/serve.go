@@ -75,6 +75,7 @@ type server struct {
 	tls      *certificates // nil: plain http
 	proxy    *proxy.Server
 
+	memory     shares
 	hookSecret string        // "" if there are no webhooks
 	hooks      chan struct{} // a place for each that is read
 	largeHook  chan struct{} // a place for the one that is large
@@ -110,6 +111,8 @@ func serve(ctx context.Context, load func() (config, origins, error), out, errOu
 		return err
 	}
 	defer s.close()
+	s.door.room = s.newRoom()
+	s.limitMemory(containerMemory("/")) // when all that is always there is there
 	s.logStart(from)
 	defer s.announce(out, s.scheme()+"://"+clientAddr(listener.Addr()))()
 	return s.run(ctx, s.door, hangup)
@@ -158,6 +161,7 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 		}
 	}()
 	c := s.config
+	s.memory = divide(c.MemoryBudget)
 	private, err := c.policy()
 	if err != nil {
 		return err
@@ -174,7 +178,7 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 		return err
 	}
 	s.upstream.Store(up)
-	if s.store, err = storage.Open(c.Data, &storage.Options{Logger: s.log.Logger}); err != nil {
+	if s.store, err = storage.Open(c.Data, &storage.Options{Logger: s.log.Logger, Readers: s.memory.answers, Writers: s.memory.store}); err != nil {
 		return err
 	}
 	if s.mirrors, err = s.openMirrors(ctx); err != nil {
@@ -193,6 +197,7 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 		Spool: filepath.Join(c.Data, "spool"), Evidence: filepath.Join(c.Data, "evidence"),
 		Answer: c.AnswerTimeout, Fresh: c.Fresh, Stale: c.Stale, Fills: c.Fills, ZipFills: c.ZipFills,
 		Via: s.self, Logger: s.log.Logger,
+		Memory: proxy.Memory{Hot: s.memory.hot, Proofs: s.memory.proofs, Fetches: s.memory.fetches, Answers: s.memory.answers},
 	})
 	if err != nil {
 		return err
@@ -231,7 +236,7 @@ func (s *server) register() {
 	s.registry.MustRegister(s.store.Metrics()...)
 	s.registry.MustRegister(s.proxy.Metrics()...)
 	s.registry.MustRegister(s.reloads.collectors()...)
-	s.registry.MustRegister(&upstreamCollector{&s.upstream})
+	s.registry.MustRegister(&upstreamCollector{&s.upstream}, newMemoryCollector(s.memory))
 	for _, m := range s.mirrors {
 		s.registry.MustRegister(m.Metrics()...)
 	}

@@ -141,6 +141,7 @@ func (s *server) openMirrors(ctx context.Context) ([]*sumdb.Mirror, error) {
 			Store:    s.store,
 			Fetch:    s.upstream.Load().databases[db.Name],
 			Evidence: filepath.Join(s.config.Data, "evidence"),
+			Memory:   s.memory.proofs,
 			Logger:   s.log.Logger,
 		})
 		if err != nil {

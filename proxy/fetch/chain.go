@@ -278,8 +278,9 @@ func (c *Chain) Fetch(ctx context.Context, path string, limit int64) (*Object, e
 
 // ReadAll returns a small object whole, and the upstream it comes from. It has
 // Budget.Answer for all of it. A body that does not arrive is a failure like any
-// other: the upstream is asked again, then the separators of the list apply. The
-// errors are those of Source.Fetch.
+// other: the upstream is asked again, then the separators of the list apply. It is
+// read into the memory.Hold of ctx. The errors are those of Source.Fetch, and
+// memory.ErrFull.
 func (c *Chain) ReadAll(ctx context.Context, path string, limit int64) (data []byte, source string, err error) {
 	return walk(ctx, c, path, func(o origin, deadline time.Time) ([]byte, error) {
 		return o.readAll(ctx, path, limit, deadline)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // directory is a file:// entry: a tree of files in the layout of the protocol.
@@ -57,7 +59,11 @@ func (d *directory) readAll(ctx context.Context, path string, limit int64, deadl
 		return nil, err
 	}
 	defer object.Body.Close()
-	return io.ReadAll(object.Body)
+	data, err := memory.HoldOf(ctx).Read(ctx, object.Body, object.Size, limit)
+	if errors.Is(err, memory.ErrFull) {
+		err = d.failed(path, err)
+	}
+	return data, err
 }
 
 // open opens the regular file at path. The root is opened anew each time, so that

@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
 	"net"
@@ -17,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // upstream is one proxy, or one checksum database, over HTTP.
@@ -323,6 +324,14 @@ func (u *upstream) tooLarge(path string, limit int64) *failure {
 	return f
 }
 
+// noMemory returns the failure of an object for which we have no memory: it says
+// nothing about the upstream, and is not waited for again.
+func (u *upstream) noMemory(path string, err error) *failure {
+	f := u.fail(path, outcomeCanceled, err).final()
+	f.blame = false
+	return f
+}
+
 func (u *upstream) fetch(ctx context.Context, path string, limit int64, deadline time.Time) (*Object, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	object, err := retry(ctx, u, path, deadline, func(deadline time.Time) (*Object, *failure) {
@@ -350,8 +359,10 @@ func (u *upstream) readAll(ctx context.Context, path string, limit int64, deadli
 		}
 		defer s.close()
 		limit := min(limit, math.MaxInt64-1)
-		data, err := io.ReadAll(io.LimitReader(s, limit+1))
+		data, err := memory.HoldOf(ctx).Read(ctx, s, s.size(), limit)
 		switch {
+		case errors.Is(err, memory.ErrFull):
+			return nil, u.noMemory(path, err)
 		case int64(len(data)) > limit:
 			return nil, u.tooLarge(path, limit)
 		case err != nil:

@@ -1,11 +1,16 @@
-// Package modzip checks that the zip file of a module is what Go's zip writer makes.
+// Package modzip hashes and checks the zip file of a module in a bounded amount of
+// memory.
+//
+// archive/zip makes an object of some 700 bytes of each entry, so that a zip of 70 MB
+// whose entries are empty takes 900 MB. Here the directory is read in a stream, and
+// what must be sorted is sorted in pieces, in a scratch file. However large a zip is,
+// Memory is what it takes. Zip.Hash gives the hash of golang.org/x/mod/sumdb/dirhash,
+// Zip.Check makes the checks of golang.org/x/mod/zip.
 //
 // The h1 hash of a zip covers the names and the contents of its files, and nothing
 // else of the archive. A zip with text behind its end, between its files or in its
 // comments has the hash of the honest one. CheckShape refuses such bytes, so that
-// what is stored and served as proved has no room for what no hash covers. It is not
-// the place of the rules about names and sizes of a module's files, which
-// golang.org/x/mod/zip has.
+// what is stored and served as proved has no room for what no hash covers.
 //
 // The format is that of PKWARE's APPNOTE.TXT, sections 4.3 and 4.4.
 package modzip

@@ -224,6 +224,9 @@ type reported struct {
 
 func (r *reported) Error() string { return r.text }
 
+// maxParsed is the largest go.mod that is taken apart, which takes ten times its size.
+const maxParsed = 1 << 20
+
 // explainDownload returns what an error of go mod download means if the go.mod file
 // it got tells: that the module is for a newer go command.
 func (s *Source) explainDownload(text, goMod string, origin *Origin) error {
@@ -231,7 +234,7 @@ func (s *Source) explainDownload(text, goMod string, origin *Origin) error {
 	if origin != nil {
 		said.commit = origin.Hash
 	}
-	data, err := readFile(goMod, maxMod)
+	data, err := readFile(context.Background(), goMod, maxParsed)
 	if goMod == "" || err != nil {
 		return said
 	}

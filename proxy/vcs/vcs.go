@@ -32,6 +32,7 @@ import (
 	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/internal/egress"
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // Errors that callers decide on. An unknown repository, module or version is
@@ -116,6 +117,10 @@ type Config struct {
 	// Public modules are fetched without.
 	Credentials []Credential
 	Netrc       string
+
+	// Memory is what the go.mod files of Download are read into; it waits for that.
+	// Nil is no bound.
+	Memory *memory.Budget
 
 	// Lookup and Dial replace the resolver and the dialer.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -381,7 +386,13 @@ func (s *Source) list(ctx context.Context, modulePath, query string, reach Reach
 			return err
 		}
 		l.place = place
-		if goMod, err := readFile(l.GoMod, maxMod); l.GoMod != "" && err == nil {
+		held := s.config.Memory.Hold()
+		defer held.Free()
+		goMod, err := readFile(held.Context(ctx), l.GoMod, maxMod)
+		if errors.Is(err, memory.ErrFull) {
+			return err
+		}
+		if l.GoMod != "" && err == nil {
 			l.place.Declared = declared(goMod)
 		}
 		if l.Error != nil {
@@ -434,11 +445,13 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 		if got.Origin != nil {
 			files.Origin = *got.Origin
 		}
+		held := s.config.Memory.Hold()
+		defer held.Free()
 		var err error
-		if files.Info, err = readFile(got.Info, maxInfo); err != nil {
+		if files.Mod, err = readFile(held.Context(ctx), got.GoMod, maxMod); err != nil {
 			return err
 		}
-		if files.Mod, err = readFile(got.GoMod, maxMod); err != nil {
+		if files.Info, err = readFile(ctx, got.Info, maxInfo); err != nil {
 			return err
 		}
 		files.Place.Declared = declared(files.Mod)
@@ -449,16 +462,22 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 	})
 }
 
-// readFile reads a file of at most limit bytes that the go command has made.
-func readFile(name string, limit int64) ([]byte, error) {
-	info, err := os.Stat(name)
+// readFile reads a file of at most limit bytes that the go command has made, into the
+// memory.Hold of ctx.
+func readFile(ctx context.Context, name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("what the go command has made: %v", err) // its absence is not the module's
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
 	}
 	if info.Size() > limit {
 		return nil, fmt.Errorf("%w: %s has %d bytes", ErrTooLarge, filepath.Base(name), info.Size())
 	}
-	return os.ReadFile(name)
+	return memory.HoldOf(ctx).Read(ctx, f, info.Size(), limit)
 }
 
 // Repository returns the repository of a module as far as it is known, "" if

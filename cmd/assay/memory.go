@@ -1,0 +1,119 @@
+package main
+
+import (
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/internal/memory"
+)
+
+// leastMemory is the least memory-budget, in MiB: with it each share has room for the
+// largest single thing that is ever taken from it.
+const leastMemory = 96
+
+// shares is the memory budget, divided by what it is for. A use cannot take what
+// another one needs: clients that do not read keep nobody from fetching, and what is
+// fetched keeps nobody from connecting.
+type shares struct {
+	hot     int64 // of objects that are asked for often
+	indexes int64 // of what the proxy remembers of objects
+
+	log         *memory.Budget // the index of our own log
+	store       *memory.Budget // large objects while they are written
+	proofs      *memory.Budget // zips while they are hashed, lookups while they are proved
+	fetches     *memory.Budget // what is fetched, while it is not stored yet; webhooks
+	answers     *memory.Budget // what is read from the store, while clients take it
+	connections *memory.Budget // clients
+}
+
+// divide divides so many MiB. In a budget of 256 a unit is 8 MiB.
+func divide(mebibytes int) shares {
+	total := int64(mebibytes) << 20
+	unit, all := total/32, memory.New(total)
+	s := shares{hot: 2 * unit, indexes: 2 * unit}
+	all.Must(s.hot + s.indexes)
+	s.log = all.Part(2 * unit)
+	s.store = all.Part(3 * unit)
+	s.proofs = all.Part(4 * unit)
+	s.fetches = all.Part(6 * unit)
+	s.answers = all.Part(7 * unit)
+	s.connections = all.Part(6 * unit)
+	return s
+}
+
+// named returns the shares that are counted, by the names that they have in metrics.
+func (s shares) named() map[string]*memory.Budget {
+	return map[string]*memory.Budget{
+		"log": s.log, "store": s.store, "proofs": s.proofs, "fetches": s.fetches, "answers": s.answers, "connections": s.connections,
+	}
+}
+
+// limitMemory tells Go's collector how much memory the program has: the budget, what it
+// has taken at its start, and a quarter for what is not collected yet; or nine tenths of
+// what the container has, if that is less. GOMEMLIMIT in the environment counts instead.
+func (s *server) limitMemory(container int64) {
+	if text := os.Getenv("GOMEMLIMIT"); text != "" {
+		s.log.Info("memory limit", "budget_mib", s.config.MemoryBudget, "limit", text, "from", "environment GOMEMLIMIT")
+		return
+	}
+	debug.FreeOSMemory()
+	budget, base := int64(s.config.MemoryBudget)<<20, memoryTaken()
+	limit, from := (budget+base)/4*5, "memory-budget"
+	if most := container / 10 * 9; most > 0 && most < limit {
+		limit, from = most, "cgroup"
+	}
+	debug.SetMemoryLimit(limit)
+	s.log.Info("memory limit", "budget_mib", s.config.MemoryBudget, "base_mib", base>>20, "limit_mib", limit>>20, "from", from)
+	if limit < budget+base {
+		s.log.Warn("the container has less memory than memory-budget asks for: lower the one, or raise the other",
+			"container_mib", container>>20, "needed_mib", (budget+base)/4*5*10/9>>20)
+	}
+}
+
+// memoryTaken returns how many bytes Go has from the operating system, as its memory
+// limit counts them.
+func memoryTaken() int64 {
+	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(samples)
+	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
+}
+
+// memoryCollector tells how the shares are used, and how much memory the process has
+// that is its own: not the pages of files, which the kernel takes back when it likes.
+type memoryCollector struct {
+	shares                           shares
+	budget, used, refused, anonymous *prometheus.Desc
+}
+
+func newMemoryCollector(s shares) *memoryCollector {
+	labels := []string{"share"}
+	return &memoryCollector{
+		shares: s,
+		budget: prometheus.NewDesc("assay_memory_budget_bytes", "Bytes of memory that there are, by what they are for.", labels, nil),
+		used:   prometheus.NewDesc("assay_memory_used_bytes", "Bytes of that which are taken now.", labels, nil),
+		refused: prometheus.NewDesc("assay_memory_refused_total",
+			"How often memory was not given, or not in time. Clients are then told 503, or get a zip in smaller pieces.", labels, nil),
+		anonymous: prometheus.NewDesc("assay_process_anonymous_bytes",
+			"Resident memory without the pages of files: what the process really takes. Linux only.", nil, nil),
+	}
+}
+
+func (c *memoryCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.budget, c.used, c.refused, c.anonymous} {
+		ch <- d
+	}
+}
+
+func (c *memoryCollector) Collect(ch chan<- prometheus.Metric) {
+	for name, b := range c.shares.named() {
+		ch <- prometheus.MustNewConstMetric(c.budget, prometheus.GaugeValue, float64(b.Size()), name)
+		ch <- prometheus.MustNewConstMetric(c.used, prometheus.GaugeValue, float64(b.Used()), name)
+		ch <- prometheus.MustNewConstMetric(c.refused, prometheus.CounterValue, float64(b.Refused()), name)
+	}
+	if bytes, ok := anonymousMemory(); ok {
+		ch <- prometheus.MustNewConstMetric(c.anonymous, prometheus.GaugeValue, float64(bytes))
+	}
+}

@@ -1,0 +1,205 @@
+package memory_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/memory"
+)
+
+// What does not fit waits, in the order in which it came, and is refused when its
+// time is over.
+func TestTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := memory.New(100)
+		if !b.Try(60) {
+			t.Fatal("60 of 100 are refused")
+		}
+		var order []int64
+		for _, n := range []int64{70, 40} { // 40 would fit at once, but 70 came first
+			go func() {
+				if err := b.Take(t.Context(), n); err != nil {
+					t.Error(err)
+				}
+				order = append(order, n)
+				b.Give(n)
+			}()
+			synctest.Wait()
+		}
+		if len(order) != 0 || b.Try(1) {
+			t.Errorf("%v overtook who waits", order)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := b.Take(ctx, 90); !errors.Is(err, memory.ErrFull) {
+			t.Errorf("after its time: %v", err)
+		}
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		if err := b.Take(gone, 90); !errors.Is(err, context.Canceled) {
+			t.Errorf("after its client has left: %v", err)
+		}
+		b.Give(60)
+		synctest.Wait()
+		if len(order) != 2 || order[0] != 70 {
+			t.Errorf("served %v", order)
+		}
+		if b.Used() != 0 {
+			t.Errorf("%d bytes are lost", b.Used())
+		}
+	})
+}
+
+// What can never be had is refused at once, and so is a queue without end.
+func TestRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := memory.New(100)
+		if err := b.Take(t.Context(), 101); !errors.Is(err, memory.ErrFull) {
+			t.Errorf("101 of 100: %v", err)
+		}
+		b.Try(100)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer synctest.Wait()
+		defer cancel()
+		for range 64 {
+			go b.Take(ctx, 1)
+		}
+		synctest.Wait()
+		if err := b.Take(ctx, 1); !errors.Is(err, memory.ErrFull) {
+			t.Errorf("the 65th who waits: %v", err)
+		}
+	})
+}
+
+// Two that each hold a half and want more do not wait for each other.
+func TestHold(t *testing.T) {
+	b := memory.New(100)
+	first, second := b.Hold(), b.Hold()
+	if err := errors.Join(first.Grow(t.Context(), 50), second.Grow(t.Context(), 50)); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Grow(t.Context(), 60); !errors.Is(err, memory.ErrFull) {
+		t.Errorf("more than there is: %v", err)
+	}
+	second.Free()
+	if err := first.Grow(t.Context(), 60); err != nil || b.Used() != 60 {
+		t.Errorf("after the other is done: %v, %d used", err, b.Used())
+	}
+	first.Free()
+	first.Free()
+	second.Free()
+	if b.Used() != 0 {
+		t.Errorf("%d bytes are lost", b.Used())
+	}
+}
+
+// A part takes nothing from another part.
+func TestPart(t *testing.T) {
+	b := memory.New(100)
+	one, two := b.Part(60), b.Part(40)
+	one.Try(60)
+	if one.Try(1) || !two.Try(40) || b.Try(1) {
+		t.Error("the parts are not kept apart")
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("more parts than there are bytes")
+		}
+	}()
+	b.Part(1)
+}
+
+// Without a budget there is no end.
+func TestUnbounded(t *testing.T) {
+	var b *memory.Budget
+	part := b.Part(1 << 40)
+	h := part.Hold()
+	if err := errors.Join(h.Grow(t.Context(), 1<<50), b.Take(t.Context(), 1<<50)); err != nil || !b.Try(1<<60) {
+		t.Errorf("refused: %v", err)
+	}
+	h.Free()
+	b.Must(1)
+	b.Give(1)
+	if b.Used() != 0 || b.Size() != 0 || b.Refused() != 0 {
+		t.Error("it counts")
+	}
+}
+
+// What is read is all there, whatever was said of its size; the buffer is taken before
+// it is made, and never larger than the limit asks for.
+func TestRead(t *testing.T) {
+	t.Parallel()
+	content := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
+	for _, limit := range []int64{0, 1, 8 << 10, int64(len(content)) - 1, int64(len(content)), 1 << 20} {
+		for _, said := range []int64{-1, 0, 10, int64(len(content))} {
+			b := memory.New(256 << 10)
+			h := b.Hold()
+			data, err := h.Read(t.Context(), iotest.OneByteReader(bytes.NewReader(content)), said, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := min(int64(len(content)), limit+1); int64(len(data)) != want || !bytes.HasPrefix(content, data) {
+				t.Errorf("said %d, limit %d: %d bytes, want %d", said, limit, len(data), want)
+			}
+			if used := b.Used(); used < int64(len(data)) || used > 2*limit+2 {
+				t.Errorf("said %d, limit %d: %d bytes are counted", said, limit, used)
+			}
+			h.Free()
+		}
+	}
+	b := memory.New(20 << 10)
+	h := b.Hold()
+	defer h.Free()
+	if data, err := h.Read(t.Context(), bytes.NewReader(content), -1, 1<<20); !errors.Is(err, memory.ErrFull) || cap(data) > 20<<10 {
+		t.Errorf("more than the budget: %d bytes, %v", cap(data), err)
+	}
+	broken := errors.New("broken")
+	if _, err := h.Read(t.Context(), iotest.ErrReader(broken), 10, 10); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+}
+
+// However many take, give and leave at the same time, no more is given than there is,
+// all of it comes back, and nobody is forgotten.
+func TestConcurrent(t *testing.T) {
+	t.Parallel()
+	b := memory.New(1000)
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(i), 1))
+			for range 2000 {
+				n := random.Int64N(400) + 1
+				if random.IntN(2) == 0 {
+					if b.Try(n) {
+						b.Give(n)
+					}
+					continue
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(random.IntN(50))*time.Microsecond)
+				if random.IntN(4) == 0 {
+					cancel()
+					ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
+				}
+				if b.Take(ctx, n) == nil {
+					if used := b.Used(); used > 1000 {
+						t.Errorf("%d of 1000 are used", used)
+					}
+					b.Give(n)
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	if b.Used() != 0 || !b.Try(1000) {
+		t.Errorf("%d bytes are lost", b.Used())
+	}
+}

@@ -1,0 +1,41 @@
+package proxy
+
+import (
+	"github.com/assay-proxy/assay/internal/memory"
+)
+
+// Memory bounds what a Server holds in memory, by what it is for. What does not fit
+// waits, or gets 503. A nil budget is no bound.
+type Memory struct {
+	// Hot is how many bytes the small objects that are asked for again have.
+	// Default 16 MiB.
+	Hot int64
+
+	// Proofs is to hash and check zips, some 7 MiB each. Who has a part of it waits
+	// for the disk alone.
+	Proofs *memory.Budget
+
+	// Fetches is for what is fetched, but zips, until it is stored. Who has a part of
+	// it waits for Proofs, for the upstream and the store.
+	Fetches *memory.Budget
+
+	// Answers is for what clients have not taken yet.
+	Answers *memory.Budget
+}
+
+// smallAnswer is how much an answer may keep in memory without being counted: as much
+// as goes with a connection anyway.
+const smallAnswer = hotSize
+
+// parallelReads is how many kept answers are read at the same time. How large one is
+// shows when it has been read.
+const parallelReads = 8
+
+// keep counts n more bytes that are held until the client has taken the answer. The
+// error is memory.ErrFull.
+func (a *answer) keep(n int) error {
+	if n <= smallAnswer {
+		return nil
+	}
+	return a.held.Try(a.held.Bytes() + int64(n))
+}

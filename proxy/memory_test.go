@@ -1,0 +1,230 @@
+package proxy_test
+
+import (
+	"archive/zip"
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// withMemory is an option with budgets.
+func withMemory(m proxy.Memory) option {
+	return option{config: func(c *proxy.Config) { c.Memory = m }, storage: func(o *storage.Options) {
+		o.Readers, o.Writers = m.Answers, memory.New(storage.WriterMemory)
+	}, conn: func(c net.Conn) {
+		_ = c.(*net.TCPConn).SetWriteBuffer(64 << 10) // else the kernel takes megabytes of what a client does not read
+	}}
+}
+
+// peak returns how many more bytes than before the objects of the program had at most
+// while do ran.
+func peak(do func()) int64 {
+	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	read := func() int64 { metrics.Read(sample); return int64(sample[0].Value.Uint64()) }
+	defer debug.SetGCPercent(debug.SetGCPercent(10))
+	debug.FreeOSMemory()
+	before, most := read(), int64(0)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			most = max(most, read()-before)
+			select {
+			case <-stop:
+				return
+			case <-time.After(500 * time.Microsecond):
+			}
+		}
+	}()
+	do()
+	close(stop)
+	<-stopped
+	return most
+}
+
+// all asks for all paths at the same time, and returns how often there was which status.
+func (f *fixture) all(paths []string) map[int]int {
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	statuses := map[int]int{}
+	for _, path := range paths {
+		all.Go(func() {
+			resp, err := http.Get(f.url + "/" + path)
+			if err != nil {
+				f.t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			_, _ = io.Copy(io.Discard, resp.Body) // one that is too small is no matter here
+			if resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") == "" {
+				f.t.Errorf("%s: 503 without Retry-After", path)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[resp.StatusCode]++
+		})
+	}
+	all.Wait()
+	return statuses
+}
+
+// Large go.mod files that are asked for at the same time take turns in the memory that
+// there is for them, or get 503.
+func TestLargeModsTogether(t *testing.T) {
+	world := newWorld(t)
+	mod := append([]byte("module example.com/large\n"), bytes.Repeat([]byte("// 0123456789ab\n"), 1<<20/16)...)
+	var paths []string
+	for i := range 30 {
+		paths = append(paths, fmt.Sprintf("example.com/large/@v/v1.0.%d.mod", i))
+		world.Set(paths[i], mod)
+	}
+	fetches := memory.New(3 << 20)
+	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Fetches: fetches}))
+	var statuses map[int]int
+	grown := peak(func() { statuses = f.all(paths) })
+	if statuses[200] == 0 || statuses[200]+statuses[503] != len(paths) {
+		t.Errorf("statuses %v", statuses)
+	}
+	if limit := int64(3<<20 + storage.WriterMemory + 8<<20); grown > limit { // 60 MB without a bound
+		t.Errorf("%d MB, want at most %d", grown>>20, limit>>20)
+	}
+	if fetches.Used() != 0 {
+		t.Errorf("%d bytes are lost", fetches.Used())
+	}
+}
+
+// zipOfMany returns the zip of example.com/many@v1.0.0, as Go writes it, with so many
+// empty files.
+func zipOfMany(t *testing.T, files int) []byte {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for i := range files {
+		if _, err := z.Create(fmt.Sprintf("example.com/many@v1.0.0/internal/package%d/file%d.go", i%1000, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// Three zips with 40,000 files each, at the same time, take the memory to hash one of
+// them, not an object for each file.
+func TestZipsOfManyFiles(t *testing.T) {
+	world := newWorld(t)
+	data := zipOfMany(t, 40_000)
+	var paths []string
+	for _, name := range []string{"many", "mane", "mani"} { // whose zips have the same length
+		paths = append(paths, "example.com/"+name+"/@v/v1.0.0.zip")
+		world.Set("example.com/"+name+"/@v/v1.0.0.zip", bytes.ReplaceAll(data, []byte("example.com/many@"), []byte("example.com/"+name+"@")))
+	}
+	proofs := memory.New(modzip.Memory)
+	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Proofs: proofs}))
+	var statuses map[int]int
+	grown := peak(func() { statuses = f.all(paths) })
+	if statuses[200] != len(paths) {
+		t.Errorf("statuses %v", statuses)
+	}
+	if limit := int64(modzip.Memory + storage.WriterMemory + 8<<20); grown > limit { // 90 MB with archive/zip
+		t.Errorf("%d MB, want at most %d", grown>>20, limit>>20)
+	}
+	if proofs.Used() != 0 {
+		t.Errorf("%d bytes are lost", proofs.Used())
+	}
+}
+
+// stall sends a request and reads no more of the answer than its first line.
+func (f *fixture) stall(path string) (status string) {
+	f.t.Helper()
+	u, err := url.Parse(f.url)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", u.Host)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { conn.Close() })
+	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10) // else the kernel takes much of it
+	fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+	line, err := bufio.NewReaderSize(conn, 16).ReadString('\n')
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return strings.TrimSpace(strings.TrimPrefix(line, "HTTP/1.1 "))
+}
+
+// taken returns how many bytes there are in objects and stacks.
+func taken() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+// Clients that stop reading one zip share its chunks: each has some ten KiB, not 280.
+func TestStoppedClients(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 12<<20)
+	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Answers: memory.New(64 << 20)}))
+	f.want(path)
+	const clients = 150
+	before := taken()
+	for range clients {
+		if status := f.stall(path); status != "200 OK" {
+			t.Fatal(status)
+		}
+	}
+	if each := (taken() - before) / clients; each > 100<<10 {
+		t.Errorf("a client that has stopped takes %d KiB", each>>10)
+	}
+}
+
+// Clients that stop reading a large list have the memory that there is for answers;
+// others are refused, and served again when it is free.
+func TestStoppedListReaders(t *testing.T) {
+	world := newWorld(t)
+	var list bytes.Buffer
+	for i := range 100_000 {
+		fmt.Fprintf(&list, "v1.0.%d-alpha.beta\n", i)
+	}
+	world.Set("example.com/hello/@v/list", list.Bytes())
+	answers := memory.New(16 << 20)
+	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Answers: answers}))
+	f.want("example.com/hello/@v/list")
+	var served, refused atomic.Int64
+	for range 12 { // 23 MB of lists
+		switch status := f.stall("example.com/hello/@v/list"); status {
+		case "200 OK":
+			served.Add(1)
+		case "503 Service Unavailable":
+			refused.Add(1)
+		default:
+			t.Error(status)
+		}
+	}
+	if served.Load() == 0 || refused.Load() == 0 || answers.Used() > answers.Size() {
+		t.Errorf("%d served, %d refused, %d bytes of %d", served.Load(), refused.Load(), answers.Used(), answers.Size())
+	}
+	if a := f.get("example.com/hello/@v/list"); a.status != http.StatusServiceUnavailable || !strings.Contains(string(a.body), "no memory left") {
+		t.Errorf("another one gets %d", a.status)
+	}
+}

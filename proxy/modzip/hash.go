@@ -1,0 +1,269 @@
+package modzip
+
+import (
+	"bufio"
+	"bytes"
+	"compress/flate"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/mod/zip"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/assay-proxy/assay/defect"
+)
+
+// Memory is how many bytes Hash and Check take at most: an arena, which is copied when
+// it grows, or the buffers of a merge; and what each of the readers that work at the
+// same time has to unpack with.
+const Memory = 2*arenaSize + maxReaders*(128<<10)
+
+// maxReaders bounds how many entries of one zip are unpacked at the same time.
+const maxReaders = 8
+
+// Methods of compression. Go's zip writer has no others.
+const (
+	stored   = 0
+	deflated = 8
+)
+
+// Hash returns the h1 hash of the zip, as x/mod/sumdb/dirhash.HashZip does, with the
+// work of unpacking spread over the processors. scratch makes an empty file for a
+// directory that is too large to be sorted in memory; Hash removes it.
+//
+// The error is ErrFormat for what is no zip, or has names that h1 does not cover;
+// ErrTooLarge for what would unpack to more than a module may have; else that of a
+// file or of ctx.
+func (z *Zip) Hash(ctx context.Context, scratch func() (*os.File, error)) (string, error) {
+	b := batch{zip: z, sorter: sorter{scratch: scratch, beside: contentSize}}
+	defer b.sorter.done()
+	var total uint64
+	err := z.Entries(func(e Entry) error {
+		if strings.Contains(e.Name, "\n") {
+			return fmt.Errorf("%w: a file name in it has a newline", ErrFormat)
+		}
+		if total += e.Size; e.Size > zip.MaxZipFile || total > zip.MaxZipFile {
+			return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrTooLarge, zip.MaxZipFile)
+		}
+		return b.add(ctx, e)
+	})
+	if err == nil {
+		err = b.hash(ctx)
+	}
+	if err != nil {
+		return "", err
+	}
+	return hashLines(&b.sorter)
+}
+
+// batch is the entries that are hashed, and sorted, at the same time.
+type batch struct {
+	zip     *Zip
+	sorter  sorter
+	entries []content
+}
+
+// content is what is needed of an entry to read its content.
+type content struct {
+	packed     uint64
+	size       uint32 // at most zip.MaxZipFile
+	crc        uint32
+	header     int64
+	method     uint16
+	descriptor bool
+	folder     bool
+}
+
+// contentSize is the size of a content.
+const contentSize = 32
+
+// add adds an entry. If there is no room for it, those that are there are hashed and
+// leave the memory first.
+func (b *batch) add(ctx context.Context, e Entry) error {
+	if !b.sorter.fits(len(e.Name) + sha256.Size) {
+		if err := b.hash(ctx); err != nil {
+			return err
+		}
+		if err := b.sorter.spill(); err != nil {
+			return err
+		}
+	}
+	b.entries = append(b.entries, content{e.Packed, uint32(e.Size), e.CRC32, e.Header, e.Method, e.Flags&hasDescriptor != 0, strings.HasSuffix(e.Name, "/")})
+	var none [sha256.Size]byte
+	return b.sorter.add(e.Name, none[:])
+}
+
+// hash puts the SHA-256 of each entry of the batch into its place.
+func (b *batch) hash(ctx context.Context) error {
+	var next atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(runtime.GOMAXPROCS(0), maxReaders, len(b.entries)) {
+		g.Go(func() error {
+			return defect.Catch(func() error {
+				r := newReader(b.zip)
+				for i := int(next.Add(1)) - 1; i < len(b.entries); i = int(next.Add(1)) - 1 {
+					if err := ctx.Err(); err != nil {
+						return err
+					}
+					if err := r.sum(b.entries[i], b.sorter.rows[i].valueIn(b.sorter.arena)); err != nil {
+						return fmt.Errorf("%.200q: %w", b.sorter.rows[i].keyIn(b.sorter.arena), err)
+					}
+				}
+				return nil
+			})
+		})
+	}
+	err := g.Wait()
+	b.entries = b.entries[:0]
+	return err
+}
+
+// hashLines is dirhash.Hash1 over sums already known. Of entries with the same name
+// it takes the last one as often as there are any, as HashZip does.
+func hashLines(s *sorter) (string, error) {
+	var (
+		h    = sha256.New()
+		last struct {
+			name, sum []byte
+			times     int
+		}
+	)
+	flush := func() {
+		for ; last.times > 0; last.times-- {
+			fmt.Fprintf(h, "%x  %s\n", last.sum, last.name)
+		}
+	}
+	err := s.each(func(name, sum []byte) error {
+		if !bytes.Equal(name, last.name) {
+			flush()
+			last.name = append(last.name[:0], name...)
+		}
+		last.sum = append(last.sum[:0], sum...)
+		last.times++
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	flush()
+	return "h1:" + base64.StdEncoding.EncodeToString(h.Sum(nil)), nil
+}
+
+// reader reads the content of entries, one after the other.
+type reader struct {
+	zip    *Zip
+	packed bufio.Reader
+	flate  io.ReadCloser // a flate.Resetter
+	crc    hash.Hash32
+	sha    hash.Hash
+	buffer []byte
+}
+
+func newReader(z *Zip) *reader {
+	r := &reader{zip: z, crc: crc32.NewIEEE(), sha: sha256.New(), buffer: make([]byte, 32<<10)}
+	r.packed = *bufio.NewReaderSize(nil, 16<<10)
+	r.flate = flate.NewReader(&r.packed)
+	return r
+}
+
+// sum puts the SHA-256 of the content of c into sum. Its length and its CRC-32 are
+// those that the directory has.
+func (r *reader) sum(c content, sum []byte) error {
+	body, err := r.body(c)
+	if err != nil {
+		return err
+	}
+	r.crc.Reset()
+	r.sha.Reset()
+	n, err := r.copy(c, body)
+	switch {
+	case err == io.ErrUnexpectedEOF, err == nil && n != int64(c.size):
+		return fmt.Errorf("%w: its content is not as long as the directory says", ErrFormat)
+	case err != nil:
+		return err
+	}
+	if err := r.check(c, body); err != nil {
+		return err
+	}
+	r.sha.Sum(sum[:0])
+	return nil
+}
+
+// body returns where the content of c begins, after its local header.
+func (r *reader) body(c content) (int64, error) {
+	var local [fileLen]byte
+	if _, err := r.zip.r.ReadAt(local[:], c.header); err != nil && err != io.EOF {
+		return 0, err
+	}
+	if binary.LittleEndian.Uint32(local[:]) != fileSignature {
+		return 0, fmt.Errorf("%w: its local header is missing", ErrFormat)
+	}
+	return c.header + fileLen + int64(binary.LittleEndian.Uint16(local[26:])) + int64(binary.LittleEndian.Uint16(local[28:])), nil
+}
+
+// copy unpacks the content of c at body into the two hashes, at most one byte more
+// than the directory says.
+func (r *reader) copy(c content, body int64) (int64, error) {
+	if c.folder {
+		return 0, nil // as archive/zip has it, whatever is there
+	}
+	packed := io.NewSectionReader(r.zip.r, body, int64(c.packed))
+	var in io.Reader = packed
+	switch c.method {
+	case stored:
+	case deflated:
+		r.packed.Reset(packed)
+		if err := r.flate.(flate.Resetter).Reset(&r.packed, nil); err != nil {
+			return 0, err
+		}
+		in = r.flate
+	default:
+		return 0, fmt.Errorf("%w: compressed with method %d", ErrFormat, c.method)
+	}
+	out := io.MultiWriter(r.crc, r.sha)
+	n, err := io.CopyBuffer(out, struct{ io.Reader }{io.LimitReader(in, int64(c.size)+1)}, r.buffer)
+	var corrupt flate.CorruptInputError
+	if errors.As(err, &corrupt) {
+		err = fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return n, err
+}
+
+// check compares the CRC-32 of what was unpacked, and that in the data descriptor
+// behind it, with that of the directory. A directory may leave it out where there is
+// no descriptor.
+func (r *reader) check(c content, body int64) error {
+	if c.folder || !c.descriptor && c.crc == 0 {
+		return nil
+	}
+	if c.descriptor {
+		var d [8]byte
+		if _, err := r.zip.r.ReadAt(d[:], body+int64(c.packed)); err == io.EOF {
+			return fmt.Errorf("%w: its data descriptor is missing", ErrFormat)
+		} else if err != nil {
+			return err
+		}
+		at := 0
+		if binary.LittleEndian.Uint32(d[:]) == descriptorSignature {
+			at = 4 // it is optional
+		}
+		if binary.LittleEndian.Uint32(d[at:]) != c.crc {
+			return fmt.Errorf("%w: its data descriptor contradicts the directory", ErrFormat)
+		}
+	}
+	if r.crc.Sum32() != c.crc {
+		return fmt.Errorf("%w: wrong CRC-32", ErrFormat)
+	}
+	return nil
+}
