@@ -2,6 +2,7 @@ package main
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -11,6 +12,37 @@ var (
 	imageEntry  = regexp.MustCompile(`(?m)^ENTRYPOINT (\["[^"]+")\]$`)
 	imageHealth = regexp.MustCompile(`(?m)^HEALTHCHECK .* CMD (\["[^"]+"), "health"\]$`)
 )
+
+// limits are the memory limits of the unit and of the compose file.
+var limits = map[string]*regexp.Regexp{
+	"../../deploy/assay.service": regexp.MustCompile(`(?m)^MemoryMax=(\d+)G$`),
+	"../../docker-compose.yml":   regexp.MustCompile(`(?m)^    mem_limit: (\d+)m$`),
+}
+
+// What the unit and the compose file give is enough for the default budget, 32 MiB
+// besides and a quarter of both, with a tenth to spare.
+func TestMemoryLimits(t *testing.T) {
+	budget := 0
+	for _, s := range settings() {
+		if s.Name == "memory-budget" {
+			budget, _ = strconv.Atoi(s.Default)
+		}
+	}
+	for name, limit := range limits {
+		found := limit.FindStringSubmatch(readDoc(t, name))
+		if found == nil {
+			t.Errorf("%s has no limit", name)
+			continue
+		}
+		mebibytes, _ := strconv.Atoi(found[1])
+		if strings.HasSuffix(name, ".service") {
+			mebibytes <<= 10
+		}
+		if budget == 0 || mebibytes*9/10 < (budget+32)*5/4 {
+			t.Errorf("%s gives %d MiB for a budget of %d", name, mebibytes, budget)
+		}
+	}
+}
 
 // Each image asks the program that it runs for its health, and the compose file
 // leaves that to the image: the program has another name in each. The image with
