@@ -132,6 +132,7 @@ func counts(t testing.TB, a *access.Authenticator) map[string]float64 {
 }
 
 func TestNothingConfigured(t *testing.T) {
+	t.Parallel()
 	a := newAuthenticator(t, access.Config{})
 	if a.Configured() {
 		t.Error("configured")
@@ -145,6 +146,7 @@ func TestNothingConfigured(t *testing.T) {
 }
 
 func TestConfigured(t *testing.T) {
+	t.Parallel()
 	empty := write(t, "empty", "# nothing\n")
 	tokens := filepath.Join(t.TempDir(), "tokens")
 	oidc := write(t, "oidc.toml", "[[issuer]]\nurl = \"https://issuer.test\"\naudience = \"a\"\n[[issuer.rule]]\nclaims = { sub = \"x\" }\ngroups = [\"g\"]\n")
@@ -165,6 +167,7 @@ func TestConfigured(t *testing.T) {
 }
 
 func TestMalformedHeaders(t *testing.T) {
+	t.Parallel()
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", entry(t, "alice", "secret", 4))})
 	secretBytes := "c2VjcmV0LXBhc3N3b3Jk" // of secret-password
 	for header, want := range map[string]string{
@@ -208,6 +211,7 @@ func TestMalformedHeaders(t *testing.T) {
 }
 
 func TestFilesThatNewRefuses(t *testing.T) {
+	t.Parallel()
 	hash := strings.TrimSpace(strings.TrimPrefix(entry(t, "", "x", 4), ":"))
 	rule := "[[issuer.rule]]\nclaims = { sub = \"x\" }\n"
 	issuer := "[[issuer]]\nurl = \"https://issuer.test\"\naudience = \"a\"\n"
@@ -274,6 +278,7 @@ func config(kind, file string) access.Config {
 }
 
 func TestFilesOpenToOthers(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("modes mean nothing here")
 	}
@@ -297,6 +302,7 @@ func TestFilesOpenToOthers(t *testing.T) {
 }
 
 func TestFilesThatAreNone(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"htpasswd", "groups", "oidc"} {
 		if _, err := access.New(t.Context(), config(kind, filepath.Join(t.TempDir(), "absent"))); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s that is absent: %v", kind, err)
@@ -353,6 +359,7 @@ func TestFilesChange(t *testing.T) {
 }
 
 func TestReload(t *testing.T) {
+	t.Parallel()
 	htpasswd := write(t, "htpasswd", entry(t, "alice", "one", 4))
 	groups := write(t, "groups", "dev: alice\n")
 	a := newAuthenticator(t, access.Config{Htpasswd: htpasswd, Groups: groups})
@@ -374,6 +381,7 @@ func TestReload(t *testing.T) {
 }
 
 func TestConcurrency(t *testing.T) {
+	t.Parallel()
 	htpasswd := write(t, "htpasswd", entry(t, "alice", "one", 4)+entry(t, "bob", "two", 4))
 	tokens := filepath.Join(t.TempDir(), "tokens")
 	secret, err := access.CreateToken(tokens, access.Token{Name: "ci"})
@@ -407,6 +415,7 @@ func TestConcurrency(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", entry(t, "alice", "one", 4))})
 	for _, header := range []string{"", basic("alice", "one"), basic("alice", "two"), "Digest x", "Bearer assay_x", "Bearer a.b.c"} {
 		a.Identify(request(t, header))

@@ -111,6 +111,7 @@ func call(t testing.TB, s *httptest.Server, certificate *tls.Certificate, author
 }
 
 func TestCertificates(t *testing.T) {
+	t.Parallel()
 	clients := newAuthority(t)
 	later := time.Now().Add(time.Hour)
 	config := access.Config{Certificates: true, Groups: write(t, "groups", "build: ci.corp.example alice\nops: alice\n"),
@@ -163,6 +164,7 @@ func TestCertificates(t *testing.T) {
 
 // What crypto/tls has not verified, or nobody wants, is no credential.
 func TestCertificatesThatDoNotCount(t *testing.T) {
+	t.Parallel()
 	clients := newAuthority(t)
 	certificate := clients.issue(t, time.Now().Add(time.Hour), "alice")
 	for name, tt := range map[string]struct {
@@ -184,6 +186,7 @@ func TestCertificatesThatDoNotCount(t *testing.T) {
 
 // A connection can live longer than the certificate that it was made with.
 func TestCertificateExpiresWhileConnected(t *testing.T) {
+	t.Parallel()
 	clients := newAuthority(t)
 	certificate := clients.issue(t, time.Now().Add(-time.Second), "alice")
 	leaf, err := x509.ParseCertificate(certificate.Certificate[0])

@@ -55,6 +55,7 @@ func bruteForce(t *testing.T, test func(t *testing.T, a *access.Authenticator)) 
 }
 
 func TestBruteForce(t *testing.T) {
+	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
 		work := access.CountWork(a)
 		for i := range 10 {
@@ -93,6 +94,7 @@ func TestBruteForce(t *testing.T) {
 }
 
 func TestSlowedError(t *testing.T) {
+	t.Parallel()
 	err := &access.SlowedError{Wait: 5900 * time.Millisecond}
 	if want := "access refused: too many wrong passwords from this address, wait 6s"; err.Error() != want {
 		t.Errorf("%q, want %q", err, want)
@@ -102,6 +104,7 @@ func TestSlowedError(t *testing.T) {
 // What counts as one address: a customer has 2^64 of IPv6, and an IPv4 address
 // has a second form in it.
 func TestAddresses(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, first, second string
 		same                bool
@@ -133,6 +136,7 @@ func TestAddresses(t *testing.T) {
 }
 
 func TestRemoteIsConfigured(t *testing.T) {
+	t.Parallel()
 	htpasswd := write(t, "htpasswd", entry(t, "alice", "right", 4))
 	remote := func(r *http.Request) string { return r.Header.Get("X-Client") }
 	a := newAuthenticator(t, access.Config{Htpasswd: htpasswd, Remote: remote})
@@ -158,6 +162,7 @@ func TestRemoteIsConfigured(t *testing.T) {
 
 // Fifty guesses at once are ten.
 func TestBruteForceAtOnce(t *testing.T) {
+	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
 		work := access.CountWork(a)
 		var all sync.WaitGroup
@@ -178,6 +183,7 @@ func TestBruteForceAtOnce(t *testing.T) {
 // A go command with an old password sends it twice for each file. That is no
 // guessing, and costs the others at its address nothing; a new password does.
 func TestTheSameWrongPassword(t *testing.T) {
+	t.Parallel()
 	file := write(t, "htpasswd", entry(t, "alice", "right", 4)+entry(t, "bob", "bobs", 4))
 	a := newAuthenticator(t, access.Config{Htpasswd: file})
 	work := access.CountWork(a)
@@ -209,6 +215,7 @@ func TestTheSameWrongPassword(t *testing.T) {
 
 // Only the last few are known, and to go through more of them is guessing.
 func TestManyWrongPasswords(t *testing.T) {
+	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
 		for i := range 10 {
 			wantTried(t, a, "192.0.2.1:1", basic("alice", fmt.Sprint(i%5)))
@@ -221,6 +228,7 @@ func TestManyWrongPasswords(t *testing.T) {
 // Tokens cannot be guessed, so who sends wrong ones is not slowed, nor is who
 // sends good ones from an address that is.
 func TestTokensAreNotSlowed(t *testing.T) {
+	t.Parallel()
 	tokens := write(t, "tokens", "")
 	secret := create(t, tokens, access.Token{Name: "ci"})
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", entry(t, "alice", "right", 4)), Tokens: tokens})
@@ -241,6 +249,7 @@ func TestTokensAreNotSlowed(t *testing.T) {
 // A flood of addresses does not fill the memory, and does not make the table
 // forget who is guessing.
 func TestAddressesAreBounded(t *testing.T) {
+	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
 		access.NoWork(a)
 		for range 10 {
@@ -259,6 +268,7 @@ func TestAddressesAreBounded(t *testing.T) {
 
 // An address that has nothing to its charge is not in the table.
 func TestAddressesAreForgotten(t *testing.T) {
+	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
 		if _, err := from(t, a, "192.0.2.1:1", basic("alice", "right")); err != nil || access.Addresses(a) != 0 {
 			t.Errorf("%v, %d addresses after a right password", err, access.Addresses(a))

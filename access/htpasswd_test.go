@@ -23,6 +23,7 @@ func reload(t testing.TB, a *access.Authenticator, file, text string) {
 }
 
 func TestPasswords(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("ä", 36) // 72 bytes, all that bcrypt looks at
 	text := entry(t, "alice", "correct horse", 4) +
 		strings.Replace(entry(t, "bob", "pass:word", 4), "$2a$", "$2y$", 1) +
@@ -46,6 +47,7 @@ func TestPasswords(t *testing.T) {
 }
 
 func TestGroups(t *testing.T) {
+	t.Parallel()
 	groups := write(t, "groups", "# who\n dev : alice bob\nops:bob\ndev:\tcarol bob\nempty:\n")
 	htpasswd := write(t, "htpasswd", entry(t, "alice", "a", 4)+entry(t, "bob", "b", 4)+entry(t, "carol", "c", 4)+entry(t, "dave", "d", 4))
 	a := newAuthenticator(t, access.Config{Htpasswd: htpasswd, Groups: groups})
@@ -68,6 +70,7 @@ func TestGroups(t *testing.T) {
 // Whether there is a user, and whose hash is cheap, cannot be told from the work:
 // a refusal always costs as much as the dearest hash.
 func TestRefusalsCostTheSame(t *testing.T) {
+	t.Parallel()
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", entry(t, "cheap", "x", 4)+entry(t, "dear", "x", 7))})
 	work := access.CountWork(a)
 	for _, user := range []string{"cheap", "dear", "nobody", ""} {
@@ -88,6 +91,7 @@ func TestRefusalsCostTheSame(t *testing.T) {
 
 // A right password is hashed once in five minutes.
 func TestPasswordIsRemembered(t *testing.T) {
+	t.Parallel()
 	htpasswd := write(t, "htpasswd", entry(t, "alice", "one", 4)+entry(t, "bob", "two", 4))
 	synctest.Test(t, func(t *testing.T) {
 		a := newAuthenticator(t, access.Config{Htpasswd: htpasswd})
@@ -115,6 +119,7 @@ func TestPasswordIsRemembered(t *testing.T) {
 }
 
 func TestPasswordIsForgotten(t *testing.T) {
+	t.Parallel()
 	alice := entry(t, "alice", "one", 4)
 	file := write(t, "htpasswd", alice)
 	a := newAuthenticator(t, access.Config{Htpasswd: file})
@@ -136,6 +141,7 @@ func TestPasswordIsForgotten(t *testing.T) {
 
 // A client that opens forty connections at once costs one hash.
 func TestPasswordOfManyAtOnce(t *testing.T) {
+	t.Parallel()
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", entry(t, "alice", "one", 6))})
 	work := access.CountWork(a)
 	var all sync.WaitGroup
@@ -149,6 +155,7 @@ func TestPasswordOfManyAtOnce(t *testing.T) {
 }
 
 func TestPasswordOfARequestThatEnded(t *testing.T) {
+	t.Parallel()
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", entry(t, "alice", "secret one", 4))})
 	work := access.CountWork(a)
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -166,6 +173,7 @@ func TestPasswordOfARequestThatEnded(t *testing.T) {
 
 // The dearest hash that is accepted is; to compute it would take seconds.
 func TestCostLimits(t *testing.T) {
+	t.Parallel()
 	hash := entry(t, "alice", "one", 4)
 	for cost, ok := range map[int]bool{3: false, 4: true, 16: true, 17: false, 31: false} {
 		text := strings.Replace(hash, "$04$", fmt.Sprintf("$%02d$", cost), 1)

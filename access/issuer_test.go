@@ -19,6 +19,7 @@ import (
 
 // A key that the issuer has made since is fetched, without a restart.
 func TestOIDCRotatedKey(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, old jose.JSONWebKey) {
 		fresh := newKey(t, "fresh")
 		wantIdentity(t, a, "Bearer "+sign(t, old, i.claims()), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
@@ -44,6 +45,7 @@ func refusedKey(t testing.TB, a *access.Authenticator, token string) {
 // Anybody can make tokens with a key that is not known; the issuer is not asked
 // for each.
 func TestOIDCKeyStorm(t *testing.T) {
+	t.Parallel()
 	key := newKey(t, "1")
 	i := newIssuer(t, key)
 	a := believer(t, i, nil)
@@ -61,6 +63,7 @@ func TestOIDCKeyStorm(t *testing.T) {
 }
 
 func TestOIDCIssuerIsDown(t *testing.T) {
+	t.Parallel()
 	key := newKey(t, "1")
 	i := &fakeIssuer{Server: &httptest.Server{URL: "https://issuer.test"}}
 	i.setKeys(key)
@@ -99,6 +102,7 @@ func TestOIDCIssuerIsDown(t *testing.T) {
 
 // An issuer that cannot be reached at all.
 func TestOIDCIssuerIsGone(t *testing.T) {
+	t.Parallel()
 	key := newKey(t, "1")
 	i := newIssuer(t, key)
 	a := believer(t, i, nil)
@@ -108,6 +112,7 @@ func TestOIDCIssuerIsGone(t *testing.T) {
 
 // Answers of an issuer that are no reason to believe anything.
 func TestOIDCIssuerThatLies(t *testing.T) {
+	t.Parallel()
 	key := newKey(t, "1")
 	plain := httptest.NewServer(status(http.StatusOK))
 	defer plain.Close()
@@ -163,6 +168,7 @@ func TestOIDCIssuerThatLies(t *testing.T) {
 
 // Many requests share one discovery, and none of them waits longer than it wants.
 func TestOIDCIssuerIsSlow(t *testing.T) {
+	t.Parallel()
 	key := newKey(t, "1")
 	i := newIssuer(t, key)
 	i.wait = make(chan struct{})
@@ -195,6 +201,7 @@ func TestOIDCIssuerIsSlow(t *testing.T) {
 
 // A token is remembered until it expires, and no longer.
 func TestOIDCTokenExpires(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
 		token := sign(t, key, i.claims())
 		wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
@@ -232,6 +239,7 @@ func bubble(t *testing.T, test func(t *testing.T, a *access.Authenticator, i *fa
 
 // After a storm the keys are fetched again within 15 seconds.
 func TestOIDCKeyStormEnds(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
 		for n := range 10 {
 			refusedKey(t, a, sign(t, newKey(t, fmt.Sprint("unknown", n)), i.claims()))
@@ -256,6 +264,7 @@ func TestOIDCKeyStormEnds(t *testing.T) {
 // A key that the issuer has withdrawn is forgotten after an hour. While the new
 // discovery goes on, or fails, the old keys do.
 func TestOIDCWithdrawnKey(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
 		day := time.Now().Add(24 * time.Hour).Unix()
 		tokens := map[string]string{}
@@ -293,6 +302,7 @@ func TestOIDCWithdrawnKey(t *testing.T) {
 
 // The tokens that are remembered are bounded.
 func TestOIDCRemembersSome(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
 		first := sign(t, key, i.claims("jti", "first"))
 		for n := range 4096 + 100 {
@@ -313,6 +323,7 @@ func TestOIDCRemembersSome(t *testing.T) {
 
 // A reload of files that are the same forgets no keys: the issuer may be down.
 func TestOIDCReloadKeepsKeys(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
 		wantIdentity(t, a, "Bearer "+sign(t, key, i.claims("jti", "1")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 		i.setAnswer(status(http.StatusBadGateway))

@@ -184,6 +184,7 @@ func wantUnavailable(t testing.TB, a *access.Authenticator, token, text string) 
 }
 
 func TestOIDC(t *testing.T) {
+	t.Parallel()
 	key := newKey(t, "1")
 	i := newIssuer(t, key)
 	a := believer(t, i, nil)
@@ -217,6 +218,7 @@ func TestOIDC(t *testing.T) {
 
 // What is refused, and that no text says more of the token than its issuer signed.
 func TestOIDCRefuses(t *testing.T) {
+	t.Parallel()
 	key, stranger := newKey(t, "1"), newKey(t, "1")
 	unknown := newKey(t, "2")
 	i, other := newIssuer(t, key), newIssuer(t, key)
@@ -272,6 +274,7 @@ func refusedJWT(t testing.TB, a *access.Authenticator, token, want string) {
 
 // Tokens that choose an algorithm for which the public key is no secret.
 func TestOIDCAlgorithms(t *testing.T) {
+	t.Parallel()
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -329,6 +332,7 @@ func TestOIDCAlgorithms(t *testing.T) {
 
 // New rules count at once, for tokens that are remembered too.
 func TestOIDCRulesChange(t *testing.T) {
+	t.Parallel()
 	key := newKey(t, "1")
 	i := newIssuer(t, key)
 	file := write(t, "oidc.toml", rules(i.URL))
@@ -343,6 +347,7 @@ func TestOIDCRulesChange(t *testing.T) {
 
 // At an issuer that strangers use too, a rule must say whose tokens it means.
 func TestOIDCSharedIssuers(t *testing.T) {
+	t.Parallel()
 	github, gitlab := "https://token.actions.githubusercontent.com", "https://gitlab.com"
 	for _, tt := range []struct {
 		url, claims string
@@ -382,6 +387,7 @@ func TestOIDCSharedIssuers(t *testing.T) {
 
 // The file in the manual is one that the server takes.
 func TestOIDCFileOfTheManual(t *testing.T) {
+	t.Parallel()
 	manual, err := os.ReadFile("../docs/access.md")
 	if err != nil {
 		t.Fatal(err)
@@ -399,6 +405,7 @@ func TestOIDCFileOfTheManual(t *testing.T) {
 // Two issuers: each is believed for its own tokens only, though they share ids of
 // keys.
 func TestOIDCTwoIssuers(t *testing.T) {
+	t.Parallel()
 	keyA, keyB := newKey(t, "1"), newKey(t, "1")
 	issuerA, issuerB := newIssuer(t, keyA), newIssuer(t, keyB)
 	file := write(t, "oidc.toml", rules(issuerA.URL)+strings.ReplaceAll(rules(issuerB.URL), `"build"`, `"b"`))

@@ -41,6 +41,7 @@ func list(t testing.TB, file string) []access.Token {
 }
 
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
 	if _, err := access.ListTokens(file); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), file) {
 		t.Errorf("list no file: %v", err)
@@ -82,6 +83,7 @@ func TestTokens(t *testing.T) {
 
 // No secret is in the file, and only its owner can read it.
 func TestTokenFile(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
 	secret := create(t, file, access.Token{Name: "ci"})
 	data, err := os.ReadFile(file)
@@ -123,6 +125,7 @@ func TestTokenFile(t *testing.T) {
 }
 
 func TestTokenFileThatIsALink(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file, link := filepath.Join(dir, "real"), filepath.Join(dir, "link")
 	create(t, file, access.Token{Name: "one"})
@@ -136,6 +139,7 @@ func TestTokenFileThatIsALink(t *testing.T) {
 }
 
 func TestCreateTokenRefuses(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
 	for want, token := range map[string]access.Token{
 		`the name ""`:      {},
@@ -165,6 +169,7 @@ func TestCreateTokenRefuses(t *testing.T) {
 }
 
 func TestRevokeToken(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
 	one := create(t, file, access.Token{Name: "one"})
 	two := create(t, file, access.Token{Name: "two"})
@@ -192,6 +197,7 @@ func TestRevokeToken(t *testing.T) {
 
 // What people have written into the file stays.
 func TestTokenFileEditedByHand(t *testing.T) {
+	t.Parallel()
 	hash := strings.Repeat("0", 63)
 	text := "# ours\n\n  a " + hash + "1  ann  x,y  -  - -\n# a " + hash + "1 ann - - - -\nb " + hash + "2 bob - 2026-01-01T00:00:00+01:00 - -"
 	file := write(t, "tokens", text)
@@ -214,6 +220,7 @@ func TestTokenFileEditedByHand(t *testing.T) {
 
 // A scope takes away, and survives a change of the file.
 func TestTokenScope(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
 	secret := create(t, file, access.Token{Name: "narrow", Groups: []string{"g"}, Scope: []string{"corp.example/lib", "*.team.example"}})
 	create(t, file, access.Token{Name: "wide"})
@@ -252,6 +259,7 @@ func TestTokenScope(t *testing.T) {
 }
 
 func TestTokenExpires(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
 	synctest.Test(t, func(t *testing.T) {
 		expires := time.Now().Add(time.Hour)
@@ -310,6 +318,7 @@ func wantLater(t testing.TB, a *access.Authenticator, secret, name string, accep
 
 // Nobody's token is lost, whoever writes at the same time.
 func TestCreateTokensAtOnce(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
 	first := create(t, file, access.Token{Name: "first"})
 	id := list(t, file)[0].ID

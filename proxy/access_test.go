@@ -146,6 +146,7 @@ func (a answer) refusal(path string) string {
 // whatever they ask for, whether it is there or not, stored or not, and whatever is
 // wrong with them. Nothing is looked for.
 func TestAccessMatrix(t *testing.T) {
+	t.Parallel()
 	r := startReaders(t)
 	r.code.Module("lib", lib)
 	check := func(when string) {
@@ -251,6 +252,7 @@ func (s *countingStore) List(ctx context.Context, prefix string) iter.Seq2[stora
 
 // The list of misconfigured clients names users, else addresses.
 func TestLeaks(t *testing.T) {
+	t.Parallel()
 	r := startReaders(t)
 	r.as("", "corp.example/lib/@v/list")
 	r.as("", "corp.example/lib/@latest")
@@ -275,6 +277,7 @@ func TestLeaks(t *testing.T) {
 // A code host that does not tell upper case from lower case, or takes .git for
 // nothing, has other names for a module than the one in the rule.
 func TestAccessOtherNames(t *testing.T) {
+	t.Parallel()
 	r := startReaders(t)
 	r.code.Module("lib", lib)
 	r.code.Page("Lib", "corp.example/Lib git https://git.corp.example/lib")
@@ -328,6 +331,7 @@ func TestRefusalCosts(t *testing.T) {
 // However a path is spelled, and however it is asked for, a module that some may read
 // cannot be told from one that is not there.
 func TestAccessSpellings(t *testing.T) {
+	t.Parallel()
 	r := startReaders(t)
 	r.code.Module("lib", lib)
 	for _, file := range []string{"@v/list", "@latest", "@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip", "@v/main.info"} {

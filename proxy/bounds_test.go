@@ -12,6 +12,7 @@ import (
 
 // Names can have 30 kB. What is remembered of those who ask for such does not add up.
 func TestLongNames(t *testing.T) {
+	t.Parallel()
 	r := startReaders(t)
 	long := strings.Repeat("/abcdefghi", 2500)
 	for i := range 3 {

@@ -25,6 +25,7 @@ func startDefect(t *testing.T, fault string, permit func(path string)) *fixture 
 // A panic in what runs for several clients, or for none, costs those who wait a 500:
 // the program lives on, and the log has the stack.
 func TestSharedWorkPanics(t *testing.T) {
+	t.Parallel()
 	for name, part := range map[string]string{
 		"example.com/hello/@v/v1.0.0.info":                       "v1.0.0.info",
 		"example.com/hello/@v/v1.0.0.mod":                        "v1.0.0.mod",
@@ -61,6 +62,7 @@ func (f *fixture) wantLogged(t *testing.T, texts ...string) {
 // The goroutine that receives a zip is watched over too: there it panics in the
 // middle.
 func TestReceiverPanics(t *testing.T) {
+	t.Parallel()
 	zips := 0
 	f := startDefect(t, "reset-mid", func(path string) {
 		if strings.HasSuffix(path, ".zip") {
@@ -78,6 +80,7 @@ func TestReceiverPanics(t *testing.T) {
 
 // Nobody waits any more when it happens.
 func TestPanicWithoutClient(t *testing.T) {
+	t.Parallel()
 	begun, gone := make(chan struct{}), make(chan struct{})
 	f := startDefect(t, "ok", func(path string) {
 		if strings.HasSuffix(path, "/hello/@v/v1.0.0.info") {
@@ -112,6 +115,7 @@ func TestPanicWithoutClient(t *testing.T) {
 
 // The same for private modules, whose repositories are asked.
 func TestPrivateWorkPanics(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, func(_ *proxy.Config, v *vcs.Config) { v.Logger = slog.New(brokenHandler{slog.DiscardHandler}) })
 	h.code.Module("lib", lib)
 	for _, path := range []string{"corp.example/lib/@v/v1.9.0.zip", "corp.example/lib/@v/main2.info"} {

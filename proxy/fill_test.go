@@ -21,6 +21,7 @@ import (
 
 // A mismatch is kept as evidence, logged and counted; nothing of it is stored.
 func TestMismatch(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("tampered-mod"), verified())
 	f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusForbidden, "example.com/hello@v1.0.0", world.URL("tampered-mod"))
@@ -49,6 +50,7 @@ func TestMismatch(t *testing.T) {
 // Evidence is kept of each mismatch, however alike their names are, and of no more than
 // a bounded number: a page that is another one each time must not fill the disk.
 func TestEvidence(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	modules := []string{"example.com/a/b", "example.com/a_b", "example.com/" + strings.Repeat("x/", 90) + "a", "example.com/" + strings.Repeat("x/", 90) + "b"}
 	for _, path := range modules {
@@ -84,6 +86,7 @@ func TestEvidence(t *testing.T) {
 
 // A zip reaches the client while it arrives, but for its last part.
 func TestStreams(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 4<<20)
 	f := start(t, world, world.URL("gated"), verified())
@@ -128,6 +131,7 @@ func TestStreams(t *testing.T) {
 // Of a large zip that is not what the database says, every waiting client gets a
 // broken transfer without the last part, and who comes then gets the reason.
 func TestTamperedStream(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 2<<20)
 	f := start(t, world, world.URL("tampered-zip"), verified())
@@ -149,6 +153,7 @@ func TestTamperedStream(t *testing.T) {
 
 // However many ask, and whenever they leave, an object is fetched once.
 func TestOneFill(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 1<<20)
 	f := start(t, world, world.URL("slow"), verified())
@@ -179,6 +184,7 @@ func TestOneFill(t *testing.T) {
 
 // A client that leaves does not stop what it asked for.
 func TestFillOutlivesClient(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 1<<20)
 	f := start(t, world, world.URL("slow"), verified())
@@ -203,6 +209,7 @@ func TestFillOutlivesClient(t *testing.T) {
 
 // A go.mod never waits for a zip, and never asks for one.
 func TestModAlone(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	o := verified()
 	o.budget = quick
@@ -216,6 +223,7 @@ func TestModAlone(t *testing.T) {
 
 // While zips fill every place, a hit and a go.mod are answered at once.
 func TestHitsDoNotWait(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	o := verified()
 	o.config = func(c *proxy.Config) { c.ZipFills = 2 }
@@ -238,6 +246,7 @@ func TestHitsDoNotWait(t *testing.T) {
 
 // When the places are taken for too long, clients are told so, not kept.
 func TestBusy(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	o := verified()
 	o.config = func(c *proxy.Config) { c.ZipFills, c.Answer = 1, 400*time.Millisecond }
@@ -254,6 +263,7 @@ func TestBusy(t *testing.T) {
 
 // Who waits for a place for a list is told so too.
 func TestBusyLists(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	g := newGate(t, world, "/ok/example.com/")
 	o := verified()
@@ -275,6 +285,7 @@ func TestBusyLists(t *testing.T) {
 
 // Damage on the disk is never served: the object is fetched again.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 1<<20)
 	f := start(t, world, world.URL("ok"), verified())
@@ -300,6 +311,7 @@ func TestDamage(t *testing.T) {
 
 // What is in memory is the same answer, and the same rules hold for it.
 func TestHot(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	for _, path := range []string{"example.com/hello/@v/v1.0.0.mod", "example.com/hello/@v/v1.0.0.info", "example.com/!upper/@v/v1.0.0-!r!c.1.mod"} {
@@ -338,6 +350,7 @@ func TestHot(t *testing.T) {
 }
 
 func TestHotIsBounded(t *testing.T) {
+	t.Parallel()
 	const limit = 8 << 20
 	if kept := proxy.Hot(5000, 8<<10, limit); kept == 0 || kept > limit {
 		t.Errorf("%d bytes are kept", kept)
@@ -346,6 +359,7 @@ func TestHotIsBounded(t *testing.T) {
 
 // A client that reads slowly, or not at all, delays nobody else.
 func TestSlowClient(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 32<<20)
 	f := start(t, world, world.URL("ok"), verified())
@@ -374,6 +388,7 @@ func TestSlowClient(t *testing.T) {
 
 // A store that fails to keep something is an error, not a success.
 func TestStoreFails(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	f.want("example.com/hello/@v/v1.0.0.info")

@@ -33,10 +33,6 @@ const (
 	// refreshed. An older one is worth waiting for, so that somebody who
 	// comes back after lunch sees the tag of this morning.
 	revalidate = 10 * time.Minute
-
-	// patience is how long a client waits for a refresh when there is a
-	// stale answer to give.
-	patience = 5 * time.Second
 )
 
 // mutableAnswer is a list, a latest version or what a branch points to, as an
@@ -78,7 +74,7 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	}
 	wait := s.config.Answer
 	if age < s.config.Stale {
-		wait = min(wait, patience)
+		wait = min(wait, s.config.Patience)
 	}
 	// A private module's next tag is pushed by a user of this proxy, who waits for it.
 	if age < min(revalidate, s.config.Stale) && !a.private {

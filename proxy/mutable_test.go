@@ -14,6 +14,7 @@ import (
 
 // A list is tagged versions only, sorted.
 func TestList(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	for name, tt := range map[string]struct{ upstream, want string }{
 		"unsorted, CRLF, times": {"v1.10.0\r\nv1.9.0 2020-01-01T00:00:00Z\r\nv1.2.0\r\n", "v1.2.0\nv1.9.0\nv1.10.0\n"},
@@ -43,6 +44,7 @@ func TestList(t *testing.T) {
 // A list is asked for once in its time, refreshed behind the client's back, and
 // given stale when the upstream is down.
 func TestListFreshness(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	const path = "example.com/hello/@v/list"
 	o := verified()
@@ -81,6 +83,7 @@ func TestListFreshness(t *testing.T) {
 // With the upstream down and no list kept, what is held makes one; latest is
 // what the go command means by it.
 func TestListFromStore(t *testing.T) {
+	t.Parallel()
 	world := proxytest.New(t)
 	world.Add(holdings)
 	f := start(t, world, world.URL("ok"), verified())
@@ -129,6 +132,7 @@ func TestListFromStore(t *testing.T) {
 // A list that is made from the store because of trouble is said to be old, and the log
 // says why; what is no trouble but a decision is told.
 func TestListFromStoreInTrouble(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/v1.0.0.info")
@@ -147,6 +151,7 @@ func TestListFromStoreInTrouble(t *testing.T) {
 
 // A client waits for a refresh no longer than for any answer.
 func TestRefreshInTime(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Answer, c.Fresh = 300*time.Millisecond, time.Millisecond })
 	h.code.Module("lib", lib)
 	const list = "corp.example/lib/@v/list"
@@ -162,6 +167,7 @@ func TestRefreshInTime(t *testing.T) {
 
 // Absence is remembered for a moment, trouble is not.
 func TestNegative(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	for _, path := range []string{"example.com/none/@v/list", "example.com/none/@latest", "example.com/none/@v/v1.0.0.mod", "example.com/none/@v/v1.0.0.info", "sumdb/sum.test.example/lookup/example.com/nothing@v1.0.0"} {
@@ -175,6 +181,7 @@ func TestNegative(t *testing.T) {
 
 // A branch is asked for again after its time; what it names is passed on.
 func TestQueries(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	world.Set("example.com/hello/@v/main.info", []byte(`{"Version":"v1.1.0","Time":"2020-01-02T03:04:05Z","Origin":{"Ref":"refs/heads/main"}}`))
 	world.Set("example.com/hello/@v/v2.0.0.info", []byte(`{"Version":"v2.0.0+incompatible","Time":"2020-01-02T03:04:05Z"}`))

@@ -21,6 +21,7 @@ import (
 // Our own log is a checksum database with which the client of the go command is
 // content, for what is private and for what is public.
 func TestUnified(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Unified = true })
 	h.code.Module("lib", lib)
 	ops := newClient(h)
@@ -74,6 +75,7 @@ func TestUnified(t *testing.T) {
 // Without Unified our log is nobody's business, and a client that has its key is not
 // sent elsewhere.
 func TestNotUnified(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.wantStatus("sumdb/log.corp.example/supported", http.StatusForbidden, "--unified")
 	h.wantStatus("sumdb/log.corp.example/lookup/corp.example/lib@v1.0.0", http.StatusForbidden, "--unified")
@@ -82,6 +84,7 @@ func TestNotUnified(t *testing.T) {
 
 // A log that refuses takes nothing new and gives what it has.
 func TestPrivateFrozen(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib, strings.Replace(lib, "v1.0.0", "v1.1.0", 1))
 	h.ok("corp.example/lib/@v/v1.0.0.zip")
@@ -128,6 +131,7 @@ func copyBack(t *testing.T, dir string) {
 // A client that has seen more of our log than there is keeps what proves it, and
 // is told whom to show it.
 func TestUnifiedLostEntries(t *testing.T) {
+	t.Parallel()
 	unified := func(c *proxy.Config, _ *vcs.Config) { c.Unified = true }
 	h := startPrivate(t, unified)
 	ops := newClient(h)

@@ -11,6 +11,7 @@ import (
 )
 
 func TestParsePath(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		path string
 		want proxy.Request
@@ -46,6 +47,7 @@ func TestParsePath(t *testing.T) {
 }
 
 func TestParsePathRefuses(t *testing.T) {
+	t.Parallel()
 	for _, path := range []string{
 		"", "/", "example.com/a", "example.com/a/", "/example.com/a/@v/list", "example.com/a/@v/", "example.com/a/@v/list/",
 		"example.com/a/@v/v1.0.0", "example.com/a/@v/v1.0.0.tar", "example.com/a/@v/.info", "example.com/a/@v/.mod",

@@ -23,6 +23,7 @@ import (
 // The tag moves after the version was pinned, and the store is lost: what comes
 // then is refused, whoever is right.
 func TestPrivateMovedTag(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	repo := h.code.Module("lib", lib)
 	first := strings.TrimSpace(repo.Git("rev-parse", "HEAD"))
@@ -53,6 +54,7 @@ func TestPrivateMovedTag(t *testing.T) {
 
 // A tag that moves while everything is there changes nothing for anybody.
 func TestPrivateMovedTagHeld(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	repo := h.code.Module("lib", lib)
 	first := h.ok("corp.example/lib/@v/v1.0.0.zip")
@@ -66,6 +68,7 @@ func TestPrivateMovedTagHeld(t *testing.T) {
 
 // Who can write to the disk can write a zip and its hash. The log has another one.
 func TestPrivateTamperedDisk(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	key := "corp.example/lib/@v/v1.0.0.zip"
@@ -148,6 +151,7 @@ func replaceStored(t *testing.T, store *storage.DB, info storage.Info, data stri
 // Our log has no hash of an info. One on the disk that is of another version is not
 // served all the same.
 func TestPrivateTamperedInfo(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	key := "corp.example/lib/@v/v1.0.0.info"
@@ -197,6 +201,7 @@ func (o countedObject) WriteTo(w io.Writer) (int64, error) {
 // After a restart everybody asks for the same zip. It is compared with the log once,
 // not once for each with a copy on the disk for each.
 func TestPrivateCheckedOnce(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/v1.0.0.zip")

@@ -54,6 +54,7 @@ func openPrivate(t *testing.T, world *proxytest.World, code *vcstest.World, dir 
 	o.private = "corp.example"
 	o.config = func(c *proxy.Config) {
 		v := vcs.Config{Dir: filepath.Join(dir, "vcs"), CAFile: code.CAFile(), Lookup: code.Lookup, Dial: code.Dial, Timeout: time.Minute, Logger: c.Logger}
+		c.Answer, c.Patience = 2*time.Minute, time.Minute // git takes long on a busy machine
 		if change != nil {
 			change(c, &v)
 		}
@@ -95,6 +96,7 @@ func (h *hosts) ok(path string, header ...string) string {
 // A private module comes whole from its repository, once, and nobody outside hears
 // its name.
 func TestPrivateFetch(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	repo := h.code.Module("lib", lib, strings.Replace(lib, "v1.0.0", "v1.1.0", 1))
 	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\nv1.1.0\n" {
@@ -152,6 +154,7 @@ func TestPrivateFetch(t *testing.T) {
 
 // Every error of a repository has its own status.
 func TestPrivateErrors(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, func(_ *proxy.Config, v *vcs.Config) { v.Timeout = 3 * time.Second })
 	h.code.Module("lib", lib)
 	h.wantStatus("corp.example/lib/@v/v1.9.0.zip", http.StatusNotFound, "not found: corp.example/lib/@v/v1.9.0.zip")
@@ -177,6 +180,7 @@ func TestPrivateErrors(t *testing.T) {
 // Twenty clients that ask for everything of a version cause one fetch, and those
 // who ask for what is stored do not wait for it.
 func TestPrivateCoalesces(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	h.want("example.com/hello/@v/v1.0.0.zip")
@@ -212,6 +216,7 @@ func TestPrivateCoalesces(t *testing.T) {
 
 // direct gets public modules from their repositories, and proves them as always.
 func TestDirect(t *testing.T) {
+	t.Parallel()
 	world, code := newWorld(t), vcstest.New(t)
 	h := openPrivate(t, world, code, t.TempDir(), nil)
 	repo := code.Module("lib", lib) // public here
@@ -264,6 +269,7 @@ func TestDirect(t *testing.T) {
 
 // No cache in between keeps that a private module is not there.
 func TestPrivateAbsenceIsNotKept(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	for _, path := range []string{"corp.example/lib/@v/v1.0.0.zip", "corp.example/lib/@v/list", "corp.example/lib/@v/main.info"} {
@@ -276,6 +282,7 @@ func TestPrivateAbsenceIsNotKept(t *testing.T) {
 // A page of a private module that sends us elsewhere, to be logged in for instance,
 // does not make us say there where we come from.
 func TestPrivateReferer(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	said := make(chan string, 100)
 	h.code.Host("corp.example", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -294,6 +301,7 @@ func TestPrivateReferer(t *testing.T) {
 // What only the credential of this proxy can read is not shown to everybody because
 // its name was not said to be private.
 func TestDirectCredential(t *testing.T) {
+	t.Parallel()
 	netrc := filepath.Join(t.TempDir(), "netrc")
 	if err := os.WriteFile(netrc, []byte("machine git.corp.example login ci password secret-of-git\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -323,6 +331,7 @@ func noPolicy(t *testing.T) *policy.Policy { return policyOf(t, "") }
 
 // A newest tag that is no version of its module leaves the list as it is.
 func TestPrivateBadNewest(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib, "v1.1.0\n-- go.mod --\nmodule corp.example/lib/v3\n")
 	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\nv1.1.0\n" {

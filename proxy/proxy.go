@@ -82,6 +82,10 @@ type Config struct {
 	// asked. Default 7 days.
 	Stale time.Duration
 
+	// Patience is how long a client waits for a new answer when there is such an
+	// old one to give. Default 5 s.
+	Patience time.Duration
+
 	// Fills and ZipFills are how many objects, and how many zips, are fetched
 	// at the same time. Default 64 and 16. Hits never wait for them.
 	Fills, ZipFills int
@@ -156,6 +160,7 @@ func New(c Config) (*Server, error) {
 	setDefault(&c.Answer, 28*time.Second)
 	setDefault(&c.Fresh, time.Minute)
 	setDefault(&c.Stale, 7*24*time.Hour)
+	setDefault(&c.Patience, 5*time.Second)
 	setDefault(&c.Fills, 64)
 	setDefault(&c.ZipFills, 16)
 	setDefault(&c.Memory.Hot, 16<<20)

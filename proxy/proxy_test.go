@@ -22,6 +22,7 @@ import (
 
 // Every file of the protocol, as the go command asks for it.
 func TestProtocol(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	for _, path := range []string{
@@ -66,6 +67,7 @@ func TestProtocol(t *testing.T) {
 
 // Percent-escapes, also of the exclamation mark, name the same object.
 func TestSpellings(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	want := f.want("example.com/!upper/@v/v1.0.0-!r!c.1.mod")
@@ -84,6 +86,7 @@ func TestSpellings(t *testing.T) {
 }
 
 func TestMalformedPathsStayHere(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	for _, path := range []string{
@@ -102,6 +105,7 @@ func TestMalformedPathsStayHere(t *testing.T) {
 
 // Origin and whatever else is in an info goes through as it came.
 func TestInfoVerbatim(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	const path = "example.com/hello/@v/v1.0.0.info"
 	world.Set(path, []byte(`{ "Version":"v1.0.0", "Time":"2020-01-02T03:04:05Z", "Origin":{"VCS":"git","URL":"https://example.com/hello","Hash":"abc","Ref":"refs/tags/v1.0.0"}, "More":1 }`))
@@ -156,8 +160,9 @@ func TestStatuses(t *testing.T) {
 			o := verified()
 			o.budget = quick
 			f := start(t, world, world.URL(tt.fault), o)
-			for range 2 {
-				f.wantStatus(tt.path, tt.status, tt.text)
+			f.wantStatus(tt.path, tt.status, tt.text)
+			if a := f.get(tt.path); a.status != tt.status {
+				t.Errorf("the second answer is %v, want %d", a, tt.status)
 			}
 			if _, err := f.store.Stat(t.Context(), tt.path); err == nil {
 				t.Errorf("%s is in the store", tt.path)
@@ -234,6 +239,7 @@ func big(world interface {
 
 // A private name, in any spelling, reaches no upstream.
 func TestPrivate(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	o := verified()
 	o.private = "corp.example/*,github.com/MyCorp,example.com/Upper"
@@ -267,6 +273,7 @@ func TestPrivate(t *testing.T) {
 
 // No pattern covers toolchains, and without a database there are none.
 func TestToolchain(t *testing.T) {
+	t.Parallel()
 	const path = "golang.org/toolchain/@v/v0.0.1-go1.99.0.linux-amd64.zip"
 	for _, private := range []string{"*", "golang.org/*", "golang.org/toolchain"} {
 		world := newWorld(t)
@@ -288,6 +295,7 @@ func TestToolchain(t *testing.T) {
 
 // What was stored without a proof is not served as if it had one.
 func TestDatabaseSwitchedOn(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("tampered-mod"), option{})
 	const bad, good = "example.com/hello/@v/v1.0.0.mod", "example.com/hello/@v/v1.0.0.zip"
@@ -308,6 +316,7 @@ func TestDatabaseSwitchedOn(t *testing.T) {
 // Everything once served is served again by a new process without an upstream,
 // with the upstream dead or switched off.
 func TestRestartWithoutUpstream(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	paths := []string{
@@ -384,6 +393,7 @@ func flip(t *testing.T, dir string, text []byte) {
 
 // A request that has been here before is not sent round again.
 func TestLoop(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	o := verified()
 	o.config = func(c *proxy.Config) { c.Via = "assay-me" }
@@ -398,6 +408,7 @@ func TestLoop(t *testing.T) {
 
 // Another policy and another upstream hold from the next request on.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("404"), verified())
 	f.wantStatus("example.com/hello/@v/v1.0.0.info", 404)

@@ -17,6 +17,7 @@ import (
 // A push is not missed by who comes after it while the answer of before is still on
 // its way.
 func TestPushDuringRefresh(t *testing.T) {
+	t.Parallel()
 	store := &slowStore{came: make(chan string, 100)}
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
 		c.Fresh = time.Hour
@@ -65,6 +66,7 @@ func startHangingRun(t *testing.T, clients *sync.WaitGroup) (h *hosts, repo *vcs
 
 // The same while the repository is still being asked.
 func TestPushDuringRun(t *testing.T) {
+	t.Parallel()
 	var clients sync.WaitGroup
 	h, repo, once, asked := startHangingRun(t, &clients)
 	h.server.Pushed(repo.URL())
@@ -80,6 +82,7 @@ func TestPushDuringRun(t *testing.T) {
 
 // However many pushes come while the repository is being asked, it is asked once more.
 func TestPushFlood(t *testing.T) {
+	t.Parallel()
 	var clients sync.WaitGroup
 	h, repo, once, asked := startHangingRun(t, &clients)
 	for range 10 {
@@ -104,6 +107,7 @@ func TestPushFlood(t *testing.T) {
 
 // What was found to be absent before a push is not remembered after it.
 func TestPushDuringAbsence(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	repo := h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list")
@@ -129,6 +133,7 @@ func TestPushDuringAbsence(t *testing.T) {
 // A version that was pushed while an older question about it was under way, which
 // says that there is none, is there for who asks after the push.
 func TestPushDuringFill(t *testing.T) {
+	t.Parallel()
 	held := heldHandler{slog.DiscardHandler, make(chan struct{}, 100), make(chan struct{})}
 	h := startPrivate(t, func(c *proxy.Config, v *vcs.Config) { c.Unified, v.Logger = true, slog.New(held) })
 	repo := h.code.Module("lib", lib)
@@ -172,6 +177,7 @@ func (h heldHandler) Handle(_ context.Context, r slog.Record) error {
 // A tag shows within Fresh, at once when its commit is asked for, and at once after
 // its repository has said so.
 func TestPrivateNewTags(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
 	repo := h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list")
@@ -209,6 +215,7 @@ func TestPrivateNewTags(t *testing.T) {
 // An answer that is older than Fresh is never given without asking, other than for
 // a public module.
 func TestPrivateFreshness(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Millisecond })
 	repo := h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list")

@@ -17,6 +17,7 @@ import (
 // Several parts of an object in one answer are not made: the answer is the whole,
 // which HTTP allows (RFC 9110, section 14.2).
 func TestSeveralRanges(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 1<<20)
 	f := start(t, world, world.URL("ok"), verified())
@@ -32,6 +33,7 @@ func TestSeveralRanges(t *testing.T) {
 
 // When an answer is over nobody reads from the object any more, however it ended.
 func TestNoReaderIsLeft(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 1<<20)
 	reading := &readingStore{}

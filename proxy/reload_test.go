@@ -86,6 +86,7 @@ func (h *hosts) wantUnnamed() {
 // module, however fresh it is, nor when its repository cannot be asked; and the other
 // way round.
 func TestReloadRecords(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
 	h.world.Add(evil)
 	h.code.Module("lib", lib)
@@ -121,6 +122,7 @@ func TestReloadRecords(t *testing.T) {
 // A request for a private module does not join what runs for the public one of the
 // same name, and what comes of that later changes nothing.
 func TestReloadJoinsNothing(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.world.Add(evil)
 	h.code.Module("lib", lib)
@@ -156,6 +158,7 @@ func TestReloadJoinsNothing(t *testing.T) {
 
 // Who comes after a reload does not wait for what the upstream of before has to say.
 func TestReloadUpstream(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	g := newGate(t, world, "/ok/example.com/")
 	o := verified()
@@ -178,6 +181,7 @@ func TestReloadUpstream(t *testing.T) {
 // What an upstream had said of a module is not given when the module has become private
 // while it was asked again.
 func TestReloadStale(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh, c.Stale, c.Fills = time.Millisecond, time.Hour, 1 })
 	h.world.Add(evil)
 	h.server.Reload(h.chain, noPolicy(t), h.vcs)
@@ -205,6 +209,7 @@ func TestReloadStale(t *testing.T) {
 // A name that has become private while a request for it waited for a place is not
 // sent any more.
 func TestReloadQueue(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fills, c.ZipFills = 1, 1 })
 	g := newGate(t, h.world, "/ok/example.com/")
 	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
@@ -231,6 +236,7 @@ func TestReloadQueue(t *testing.T) {
 // The same while a repository is fetched for a public module: what it has is not
 // looked up at the public database any more, and a private request does not join.
 func TestReloadDirect(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	direct := h.world.URL("404") + ",direct"
@@ -301,6 +307,7 @@ func (s *slowStore) SetRecord(ctx context.Context, name string, value []byte) er
 
 // What a request from before has read is not in memory for those who come after.
 func TestReloadHot(t *testing.T) {
+	t.Parallel()
 	store := &slowStore{came: make(chan string, 100)}
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Store = c.Store, store })
 	h.world.Add(evil)
@@ -326,6 +333,7 @@ func TestReloadHot(t *testing.T) {
 // What is private is fetched from its repository even if something public of the
 // same name is stored, and the other way round nothing private gets out as public.
 func TestPrivateConfusion(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	mod := module.Version{Path: "corp.example/lib", Version: "v1.0.0"}
@@ -356,6 +364,7 @@ func TestPrivateConfusion(t *testing.T) {
 // A fill that is under way when the module becomes private is not what those get who
 // ask for the private one.
 func TestPrivateConfusionUnderWay(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	large := make([]byte, 1<<20)
@@ -404,6 +413,7 @@ func (s *storeWithHook) Open(ctx context.Context, key string) (storage.Object, e
 
 // What comes into memory while the module becomes private is not, either.
 func TestPrivateConfusionInMemory(t *testing.T) {
+	t.Parallel()
 	var store *storeWithHook
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
 		store = &storeWithHook{Store: c.Store}

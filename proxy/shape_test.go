@@ -49,6 +49,7 @@ func TestHiddenBytes(t *testing.T) {
 
 // What an older version has stored with such bytes is found.
 func TestStoredShape(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	path := big(world, 1<<20)

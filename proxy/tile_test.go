@@ -10,6 +10,7 @@ import (
 // What is relayed is not proved, so nobody between us and the client may keep it
 // as what is.
 func TestRelayedTileIsNotKept(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	world.Log.Fill(300)
 	f := start(t, world, world.URL("ok"), verified())

@@ -28,6 +28,7 @@ import (
 
 // A spool directory that somebody has removed is no absence of a module.
 func TestSpoolGone(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	spool := filepath.Join(f.dir, "spool")
@@ -50,6 +51,7 @@ func TestSpoolGone(t *testing.T) {
 
 // What a killed process left in the spool goes, whatever the directory's name.
 func TestSpoolIsCleared(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	dir := filepath.Join(t.TempDir(), "a[b")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -115,6 +117,7 @@ func startBad(t *testing.T, bad *badStore) *fixture {
 
 // An object that is damaged and cannot be dropped is our trouble, not an absence.
 func TestDamageThatStays(t *testing.T) {
+	t.Parallel()
 	const path = "example.com/hello/@v/v1.0.0.mod"
 	f := startBad(t, &badStore{damaged: path})
 	if err := f.store.Create(t.Context(), storage.Info{Key: path, Size: 1, Hash: "x"}, strings.NewReader("x")); err != nil {
@@ -126,6 +129,7 @@ func TestDamageThatStays(t *testing.T) {
 
 // A defect in a fill costs those who wait for it their answer, and nobody else.
 func TestFillPanics(t *testing.T) {
+	t.Parallel()
 	const mod, zip = "example.com/hello/@v/v1.0.0.mod", "example.com/big/@v/v1.0.0.zip"
 	f := startBad(t, &badStore{panics: mod})
 	for range 2 {
@@ -147,6 +151,7 @@ func TestFillPanics(t *testing.T) {
 // What fails here, and not on its way, would fail again: who comes then gets the reason
 // and not another transfer that breaks off.
 func TestReasonAfterBrokenStream(t *testing.T) {
+	t.Parallel()
 	const zip = "example.com/big/@v/v1.0.0.zip"
 	for _, tt := range []struct {
 		store  *badStore
@@ -168,6 +173,7 @@ func TestReasonAfterBrokenStream(t *testing.T) {
 // A client that leaves in the middle of an answer, or does not read it, is no
 // error of ours.
 func TestClientLeaves(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 32<<20)
 	f := start(t, world, world.URL("ok"), verified())
@@ -199,6 +205,7 @@ type stuckWriter struct{ *httptest.ResponseRecorder }
 func (stuckWriter) Write([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
 
 func TestStuckClientIsNoError(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 1<<20)
 	f := start(t, world, world.URL("ok"), verified())
@@ -221,6 +228,7 @@ func TestStuckClientIsNoError(t *testing.T) {
 
 // A large answer may take as long as it moves, a part of an object too.
 func TestSlowRange(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 32<<20)
 	f := start(t, world, world.URL("ok"), verified())
@@ -251,6 +259,7 @@ func TestSlowRange(t *testing.T) {
 // An upstream that announces a zip and sends nothing of it costs a client no more
 // than the time for an answer, and the client gets a status and a text.
 func TestZipThatDoesNotBegin(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 2<<20)
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -282,6 +291,7 @@ func TestZipThatDoesNotBegin(t *testing.T) {
 
 // A zip that cannot be had does not wait for its record.
 func TestBrokenZipDoesNotWait(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 2<<20)
 	var zips atomic.Int32
@@ -309,6 +319,7 @@ func TestBrokenZipDoesNotWait(t *testing.T) {
 // Nobody waits longer than for an answer because the database hangs: not for an
 // object that was stored without a proof, nor for the head of the log.
 func TestDatabaseHangs(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), option{})
 	const path = "example.com/hello/@v/v1.0.0.mod"
@@ -328,6 +339,7 @@ func TestDatabaseHangs(t *testing.T) {
 
 // Who asks for what is stored makes us ask nobody.
 func TestCachedOnlyAsksNobody(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	for _, path := range []string{
@@ -344,6 +356,7 @@ func TestCachedOnlyAsksNobody(t *testing.T) {
 // While a zip is on its way the hash of its bytes is not known: there is no entity tag,
 // and a client that has one of before gets the zip. Afterwards the tag holds.
 func TestConditionalWhileStreaming(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 2<<20)
 	f := start(t, world, world.URL("gated"), verified())
@@ -375,6 +388,7 @@ func TestConditionalWhileStreaming(t *testing.T) {
 
 // The next step is in the text, however long the names before it are.
 func TestLongNamesKeepTheNextStep(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), option{database: true, private: "corp.example"})
 	name := "corp.example/" + strings.Repeat("very-long/", 80) + "x"
@@ -384,6 +398,7 @@ func TestLongNamesKeepTheNextStep(t *testing.T) {
 
 // An answer is never older than Stale.
 func TestStale(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	const path = "example.com/hello/@v/list"
 	o := verified()
@@ -399,6 +414,7 @@ func TestStale(t *testing.T) {
 
 // Of those who ask for a list at the same time one has missed.
 func TestOneMissOfMany(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	m := module.Version{Path: "example.com/many", Version: "v1.0.0"}
 	world.AddModule(m, []txtar.File{{Name: "go.mod", Data: []byte("module example.com/many\n")}})

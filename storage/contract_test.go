@@ -20,5 +20,6 @@ func openDB(t testing.TB, dir string) *storage.DB {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	storagetest.Test(t, func(t *testing.T) storage.Store { return openDB(t, t.TempDir()) })
 }

@@ -73,6 +73,7 @@ func churnStore(dir string) error {
 // Whatever moment a process is killed at: what was acknowledged is there, byte
 // for byte, nothing else is, and nothing is left over.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	rounds := 12
 	if testing.Short() {
 		rounds = 3

@@ -21,6 +21,7 @@ import (
 // Whatever byte changes on disk: what is read is what was stored, or an error.
 // Nothing hangs and nothing panics.
 func TestDamagedBytes(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	db := openDB(t, dir)
 	objects := map[string][]byte{}
@@ -138,6 +139,7 @@ func checkText(t *testing.T, what string, err error) {
 // An object that is open stays as it was while everything around it is created
 // and deleted, and keeps no more room than its own.
 func TestLeakedReader(t *testing.T) {
+	t.Parallel()
 	db := openDB(t, t.TempDir())
 	want := storagetest.Content(1, 3<<20)
 	put(t, db, "leaked", want)
@@ -175,6 +177,7 @@ func TestLeakedReader(t *testing.T) {
 // The extents in the records are only a hint: after somebody has compacted the
 // file all of them are wrong, and all objects are there.
 func TestCompactedFile(t *testing.T) {
+	t.Parallel()
 	dir := verifyStore(t)
 	path := filepath.Join(dir, "blobs.db")
 	from, err := bolt.Open(path, 0o600, nil)

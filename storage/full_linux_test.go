@@ -45,8 +45,14 @@ func smallDisk(dir string, size int) error {
 	return nil
 }
 
-func TestFullDisk(t *testing.T)     { inOwnMounts(t, "full") }
-func TestReadOnlyDisk(t *testing.T) { inOwnMounts(t, "readonly") }
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	inOwnMounts(t, "full")
+}
+func TestReadOnlyDisk(t *testing.T) {
+	t.Parallel()
+	inOwnMounts(t, "readonly")
+}
 
 // fullDisk fills a disk, with a store on it and something else.
 func fullDisk(dir string) error {

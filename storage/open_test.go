@@ -67,6 +67,7 @@ func holdStore(dir string) error {
 }
 
 func TestOpenHeldByAnotherProcess(t *testing.T) {
+	t.Parallel()
 	dir := verifyStore(t)
 	cmd := helperCommand(t, "hold", dir)
 	in, err := cmd.StdinPipe()
@@ -99,6 +100,7 @@ func TestOpenHeldByAnotherProcess(t *testing.T) {
 
 // What Open refuses, it leaves as it was.
 func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
 	write := func(name, content string) func(t *testing.T, dir string) {
 		return func(t *testing.T, dir string) {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
@@ -180,6 +182,7 @@ func TestOpenRefuses(t *testing.T) {
 // What a start that was killed has left behind is removed by the next one that has the
 // store to itself, and by no other.
 func TestOpenRemovesUnfinished(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "a[1]*")
 	db := openDB(t, dir)
 	left := []string{"meta.db.123.new", "blobs.db.4711.new"}
@@ -218,6 +221,7 @@ func TestOpenRemovesUnfinished(t *testing.T) {
 
 // An interrupted first start, and files that somebody made for us, are no loss.
 func TestOpenUnfinished(t *testing.T) {
+	t.Parallel()
 	for _, names := range [][]string{{"blobs.db"}, {"meta.db"}, {"meta.db", "blobs.db"}} {
 		dir := t.TempDir()
 		for _, name := range names {
@@ -244,6 +248,7 @@ func TestOpenUnfinished(t *testing.T) {
 
 // The loss of meta.db is noticed also when all that is stored was in it.
 func TestOpenWithoutSmallObjects(t *testing.T) {
+	t.Parallel()
 	for _, stored := range []bool{true, false} {
 		dir := t.TempDir()
 		db := openDB(t, dir)
@@ -265,6 +270,7 @@ func TestOpenWithoutSmallObjects(t *testing.T) {
 
 // One damaged meta page of two is for bbolt to repair.
 func TestOpenOneMetaPage(t *testing.T) {
+	t.Parallel()
 	for page := range 2 {
 		dir := verifyStore(t)
 		patch(t, dir, "meta.db", func(file []byte) { file[page*4096+24] ^= 1 })

@@ -41,6 +41,7 @@ func FuzzRecord(f *testing.F) {
 }
 
 func TestRecordBytes(t *testing.T) {
+	t.Parallel()
 	const key = "a.example/@v/v1.0.0.mod"
 	for name, whole := range map[string][]byte{
 		"inline": storage.EncodeInline(storage.Info{Key: key, Size: 30, Hash: "h1:abc", Proof: "sum.example", Time: time.Unix(1, 0)}, bytes.Repeat([]byte("abc"), 10)),

@@ -101,6 +101,7 @@ func overwrite(t *testing.T, dir, name string, content []byte) {
 }
 
 func TestVerifySound(t *testing.T) {
+	t.Parallel()
 	db := openDB(t, verifyStore(t))
 	v, found := verify(t, db, false)
 	want := storage.Verified{Objects: 5, Records: 1, Bytes: 100 + 5000 + 700_000 + 6<<20}
@@ -110,6 +111,7 @@ func TestVerifySound(t *testing.T) {
 }
 
 func TestVerifyFinds(t *testing.T) {
+	t.Parallel()
 	ref := func(tx *bolt.Tx, key string) (k, v []byte) {
 		c := tx.Bucket([]byte("refs")).Cursor()
 		for k, v = c.First(); k != nil && string(k[8:]) != key; k, v = c.Next() {
@@ -281,6 +283,7 @@ func waitNoOrphans(t *testing.T, db *storage.DB) {
 // An intent to delete what an object has, as a commit leaves behind whose last
 // fsync fails, is forgotten and the object stays.
 func TestWrongIntent(t *testing.T) {
+	t.Parallel()
 	dir := verifyStore(t)
 	change(t, dir, "meta.db", func(tx *bolt.Tx) error {
 		return tx.Bucket([]byte("refs")).ForEach(func(k, _ []byte) error {
@@ -301,6 +304,7 @@ func TestWrongIntent(t *testing.T) {
 
 // A page that is no page stops the walk, and nothing is then taken for unused.
 func TestVerifyBrokenPage(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	db := openDB(t, dir)
 	for i := range 300 {
@@ -347,6 +351,7 @@ func TestVerifyBrokenPage(t *testing.T) {
 // Verify runs beside creations and deletions, and takes none of them for
 // damage.
 func TestVerifyBesideWrites(t *testing.T) {
+	t.Parallel()
 	db := openDB(t, t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 4)
@@ -378,6 +383,7 @@ func TestVerifyBesideWrites(t *testing.T) {
 }
 
 func TestVerifyStops(t *testing.T) {
+	t.Parallel()
 	db := openDB(t, verifyStore(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -387,6 +393,7 @@ func TestVerifyStops(t *testing.T) {
 }
 
 func TestOpenExisting(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if _, err := storage.Open(dir, &storage.Options{Existing: true}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an empty directory: %v, want ErrNotExist", err)

@@ -143,6 +143,7 @@ func TestThirdLevelStaysAnswerable(t *testing.T) {
 
 // A client that is ahead of us, and one of a log that nobody has grown.
 func TestClientAhead(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 500)
 	log.ShowLatest(300)
 	log.ShowLookup(300)

@@ -43,6 +43,7 @@ var forks = []struct {
 }
 
 func TestFork(t *testing.T) {
+	t.Parallel()
 	for _, tt := range forks {
 		for _, way := range []string{"latest", "lookup"} {
 			t.Run(tt.name+" by "+way, func(t *testing.T) {
@@ -219,6 +220,7 @@ func thaw(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, evidence string, sh
 
 // What is under our head but not held is new, too.
 func TestFrozenFetchesNothing(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 700)
 	shown := log
 	m := open(t, log, newStore(t), t.TempDir(), fetchFrom(&shown))
@@ -241,6 +243,7 @@ func TestFrozenFetchesNothing(t *testing.T) {
 // A fork whose tiles nobody shows cannot be proved to be one, and freezes
 // nothing; nor does anything that is not signed.
 func TestOnlyTheKeyFreezes(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	other := sumdbtest.NewLog(t, "other.example")
 	other.Fill(300)
@@ -287,6 +290,7 @@ func TestOnlyTheKeyFreezes(t *testing.T) {
 
 // Evidence that cannot be written freezes all the same, until it can.
 func TestEvidenceCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 50)
 	shown := log
 	inTheWay := filepath.Join(t.TempDir(), "evidence")
@@ -331,6 +335,7 @@ func TestEvidenceCannotBeWritten(t *testing.T) {
 
 // Files about other databases, or of other kinds, freeze nothing.
 func TestEvidenceOfOthers(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 10)
 	evidence := t.TempDir()
 	for _, name := range []string{
@@ -359,6 +364,7 @@ func TestEvidenceOfOthers(t *testing.T) {
 
 // Two contents of one version in one log.
 func TestConflict(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 100)
 	mod := module.Version{Path: "example.com/moved", Version: "v1.0.0"}
 	first := log.Add(mod, sumdbtest.Hash("first"), sumdbtest.Hash("mod"))
@@ -402,6 +408,7 @@ func TestConflict(t *testing.T) {
 // An operator who has the evidence looked for at the moment of the fork does not
 // thaw the mirror.
 func TestRecheckAtTheFork(t *testing.T) {
+	t.Parallel()
 	for round := range 50 {
 		log := newLog(t, 20)
 		shown := log

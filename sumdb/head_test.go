@@ -26,6 +26,7 @@ const headRecord = "sumdb/" + testName + "/latest"
 // A mirror that is opened again has its head, asks nobody, and still knows a
 // log that was rolled back.
 func TestReopen(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 700)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
@@ -57,6 +58,7 @@ func TestReopen(t *testing.T) {
 
 // A head that is damaged or gone is taken from the history, never trusted anew.
 func TestHeadIsDamaged(t *testing.T) {
+	t.Parallel()
 	for name, damage := range map[string]func(s *realStore){
 		"gone":        func(s *realStore) { s.setHead(nil) },
 		"empty":       func(s *realStore) { s.setHead([]byte{}) },
@@ -121,6 +123,7 @@ func wrongTiles(record []byte) []byte {
 }
 
 func TestOpenErrors(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 20)
 	store := newStore(t)
 	refresh(t, open(t, log, store, "", log.Fetch))
@@ -168,6 +171,7 @@ func (failing) Record(context.Context, string) ([]byte, error) {
 
 // Two mirrors on one store move one head.
 func TestTwoMirrors(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 10)
 	store, evidence := newStore(t), t.TempDir()
 	shown := log
@@ -207,6 +211,7 @@ func TestTwoMirrors(t *testing.T) {
 // A mirror that lags is shown a fork that continues what it knows, but not what
 // the other mirror on the store knows: nothing of the fork may be stored.
 func TestForkOfTheOneThatLags(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	shown := log
 	store, evidence := newStore(t), t.TempDir()
@@ -229,6 +234,7 @@ func TestForkOfTheOneThatLags(t *testing.T) {
 
 // Another mirror stored a head, and stopped before its tiles were objects.
 func TestTilesOfTheOneThatStopped(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	store := newStore(t)
 	a, b := open(t, log, store, "", log.Fetch), open(t, log, store, "", log.Fetch)
@@ -259,6 +265,7 @@ func TestTilesOfTheOneThatStopped(t *testing.T) {
 
 // A store that another mirror moved to a fork freezes us, and is not overwritten.
 func TestStoreIsOfAFork(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int64{295, 300, 350} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			log := newLog(t, 300)
@@ -288,6 +295,7 @@ func TestStoreIsOfAFork(t *testing.T) {
 // A store that went back to an older head of the same log, or lost it, is moved
 // forward again.
 func TestStoreWentBack(t *testing.T) {
+	t.Parallel()
 	for _, lost := range []bool{false, true} {
 		log := newLog(t, 300)
 		store := newStore(t)
@@ -312,6 +320,7 @@ func TestStoreWentBack(t *testing.T) {
 // Whatever write fails, and whether or not we start again after it: nothing
 // wrong is stored, nothing that was answered is lost, and the next try succeeds.
 func TestStoreFails(t *testing.T) {
+	t.Parallel()
 	for _, restart := range []bool{false, true} {
 		for at := range 12 {
 			t.Run(fmt.Sprint(at, restart), func(t *testing.T) {
@@ -355,6 +364,7 @@ func TestStoreFails(t *testing.T) {
 
 // A crash right after the head was stored: the next start does the rest.
 func TestCrashAfterHead(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
@@ -383,6 +393,7 @@ func TestCrashAfterHead(t *testing.T) {
 // A head that upstream's caches showed us once, older than ours, is one that
 // clients have, too.
 func TestOlderHeadsStayAnswerable(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 2000)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
@@ -412,6 +423,7 @@ func TestOlderHeadsStayAnswerable(t *testing.T) {
 
 // Objects that are damaged, or wrong, are replaced by what is proved.
 func TestStoredObjectsAreDamaged(t *testing.T) {
+	t.Parallel()
 	for name, damage := range map[string]func(s *realStore, key string){
 		"known to be damaged": func(s *realStore, key string) {
 			once := false
@@ -445,6 +457,7 @@ func TestStoredObjectsAreDamaged(t *testing.T) {
 
 // The head is followed until the context ends, through trouble.
 func TestRun(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := newLog(t, 10)
 		var down atomic.Bool
@@ -484,6 +497,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestRunWithoutUpstream(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 10)
 	m := open(t, log, newStore(t), "", nil)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -499,6 +513,7 @@ func TestRunWithoutUpstream(t *testing.T) {
 // Upstream that hangs: who waits leaves when they like, the work ends by itself,
 // and readers are not held up.
 func TestUpstreamHangs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := newLog(t, 300)
 		var hang atomic.Value
@@ -560,6 +575,7 @@ func TestUpstreamHangs(t *testing.T) {
 
 // Lookups while the head moves and while it does not: no request is made twice.
 func TestRequestsAreFew(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 5000)
 	m := open(t, log, newStore(t), "", log.Fetch)
 	var group sync.WaitGroup
@@ -580,6 +596,7 @@ func TestRequestsAreFew(t *testing.T) {
 
 // A new log has no records, and a head all the same.
 func TestEmptyLog(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 0)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)

@@ -40,6 +40,7 @@ func (s *realStore) rot() {
 // A head that the store finds damaged is one like any other: the history has it,
 // and the next one that is stored replaces it.
 func TestHeadRots(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 700)
 	shown := log
 	store, evidence := newStore(t), t.TempDir()

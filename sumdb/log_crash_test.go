@@ -55,6 +55,7 @@ type shown struct {
 // A process that is killed while it appends has lost nothing that it said, and
 // its heads are those of one log.
 func TestLogKill(t *testing.T) {
+	t.Parallel()
 	if args := childArgs(); args != nil {
 		pinForEver(t, args)
 		return
@@ -271,6 +272,7 @@ func readFile(t testing.TB, path string) []byte {
 
 // Who reads the files while others append sees a whole log at every moment.
 func TestLogReadWhileAppended(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 1)
 	l := openLog(t, c)
 	var group sync.WaitGroup

@@ -73,6 +73,7 @@ func adoptRefuses(t *testing.T, c sumdb.LogConfig, head []byte, want error) {
 // An old copy that is put back signs nothing that contradicts what was signed, and
 // goes on when the newest copy is put back and adopted.
 func TestLogRestored(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		guard   bool // a guard is outside
@@ -147,6 +148,7 @@ func TestLogRestored(t *testing.T) {
 // A log that moves to another disk is adopted there, and goes on. What was torn is
 // put aside.
 func TestLogMoved(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 5)
 	heads := headsOnDisk(t, c.Dir)
 	moved := sumdb.LogConfig{Dir: filepath.Join(t.TempDir(), "moved"), Guard: filepath.Join(t.TempDir(), "guard")}
@@ -171,6 +173,7 @@ func TestLogMoved(t *testing.T) {
 // A file of the log is lost or wrong. It refuses with the reason, answers what it
 // has, changes nothing, and can be adopted only if that contradicts nothing.
 func TestLogDamagedFiles(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 5)
 	good, newest := saveState(t, c), headsOnDisk(t, c.Dir)[5]
 	other := newGuardedLog(t, 5)
@@ -232,6 +235,7 @@ func TestLogDamagedFiles(t *testing.T) {
 // A guard that is there and cannot be read may have a tree that contradicts the
 // entries, so nobody adopts them over it.
 func TestLogGuardUnreadable(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 5)
 	newest, guard := headsOnDisk(t, c.Dir)[5], string(readFile(t, c.Guard))
 	if err := errors.Join(os.Remove(c.Guard), os.Mkdir(c.Guard, 0o700)); err != nil { // who is root can read any file
@@ -267,6 +271,7 @@ func checkDamaged(t *testing.T, c sumdb.LogConfig, why string) {
 
 // What follows from the other files is written again, a torn head is cut off.
 func TestLogMends(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 3)
 	good := saveState(t, c)
 	heads := filepath.Join(c.Dir, "heads")
@@ -287,6 +292,7 @@ func TestLogMends(t *testing.T) {
 
 // A log without its key, or with another one, is not opened, and no new key is made.
 func TestLogKeys(t *testing.T) {
+	t.Parallel()
 	c, other := newGuardedLog(t, 3), newGuardedLog(t, 3)
 	good := saveState(t, c)
 	otherKey, otherPublic := string(readFile(t, filepath.Join(other.Dir, "key"))), string(readFile(t, filepath.Join(other.Dir, "key.pub")))
@@ -373,6 +379,7 @@ func forgedHead(t testing.TB, dir string, size int64) []byte {
 // Heads of the log, also old ones and those with more signatures, change nothing.
 // One that the key signed and the log does not contain freezes it for good.
 func TestLogWitness(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int64{0, 4, 5, 9} {
 		c := newGuardedLog(t, 5)
 		heads := headsOnDisk(t, c.Dir)
@@ -412,6 +419,7 @@ func TestLogWitness(t *testing.T) {
 
 // A log that is open for reading only cannot tell a newer head from a wrong one.
 func TestLogWitnessReadOnly(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 3)
 	c.ReadOnly = true
 	reader := openLog(t, c)

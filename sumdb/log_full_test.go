@@ -19,6 +19,7 @@ import (
 // A disk that is full in the middle of an entry or of a head, at any byte: Pin says
 // so, the log is as it was, and goes on when there is room.
 func TestLogFullDisk(t *testing.T) {
+	t.Parallel()
 	if args := childArgs(); args != nil {
 		pinWithoutRoom(t, sumdb.LogConfig{Dir: args[0], Guard: args[1]}, args[2])
 		return
@@ -66,6 +67,7 @@ func pinWithoutRoom(t *testing.T, c sumdb.LogConfig, file string) {
 // A disk without room for what a start writes again, the entries that are whole and
 // not signed: Pin says so, and goes on when there is room.
 func TestLogStartOnFullDisk(t *testing.T) {
+	t.Parallel()
 	if childArgs() == nil { // the limit is one of the process
 		if out, err := startChild(t, "TestLogStartOnFullDisk", "child").CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
@@ -134,6 +136,7 @@ func pinFails(t *testing.T, l *sumdb.Log, want error) {
 // The guards, the history or the head cannot be written: nothing is signed or shown,
 // and the next who pins, or the next start, makes up for it.
 func TestLogUnwritable(t *testing.T) {
+	t.Parallel()
 	for _, restart := range []bool{false, true} {
 		for _, blocked := range []string{"guard", "outer", "head"} {
 			t.Run(fmt.Sprintf("%s restart=%v", blocked, restart), func(t *testing.T) {
@@ -181,6 +184,7 @@ func TestLogUnwritable(t *testing.T) {
 // Evidence of a fork that a full disk cut short is no evidence: it is written again,
 // whole, when there is room.
 func TestEvidenceOnFullDisk(t *testing.T) {
+	t.Parallel()
 	if childArgs() == nil { // the limit is one of the process
 		if out, err := startChild(t, "TestEvidenceOnFullDisk", "child").CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)

@@ -14,6 +14,7 @@ import (
 // Two that sign one log, though the lock should not let them, do not fork it: the
 // second that wants to append finds what the first has signed.
 func TestLogTwoSigners(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a file that is open stays where it is")
 	}
@@ -58,6 +59,7 @@ func TestLogTwoSigners(t *testing.T) {
 // Who puts back a copy while the log is open does not make it append to files that
 // nobody finds any more.
 func TestLogReplacedWhileOpen(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a file that is open stays where it is")
 	}

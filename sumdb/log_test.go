@@ -163,6 +163,7 @@ func goCommand(t testing.TB, l *sumdb.Log, seen []byte, mods ...module.Version) 
 // The go command's client accepts the log at all sizes at which something
 // changes, as a newcomer and as one who has seen each head before.
 func TestLogClient(t *testing.T) {
+	t.Parallel()
 	l, c := newOwnLog(t)
 	sizes := []int64{1, 2, 3, 7, 8, 255, 256, 257, 511, 512, 1000}
 	if !testing.Short() {
@@ -197,6 +198,7 @@ func TestLogClient(t *testing.T) {
 
 // What the log answers is what x/mod computes from the same records.
 func TestLogFormats(t *testing.T) {
+	t.Parallel()
 	l, _ := newOwnLog(t)
 	twin := sumdbtest.NewLog(t, "twin.example")
 	for n := range int64(600) {
@@ -252,6 +254,7 @@ func TestLogFormats(t *testing.T) {
 }
 
 func TestLogEmpty(t *testing.T) {
+	t.Parallel()
 	l, c := newOwnLog(t)
 	empty := treeOf(t, l.Key(), latest(t, l))
 	if root, _ := tlog.TreeHash(0, nil); empty != (tlog.Tree{N: 0, Hash: root}) {
@@ -271,6 +274,7 @@ func TestLogEmpty(t *testing.T) {
 }
 
 func TestLogName(t *testing.T) {
+	t.Parallel()
 	l := openLog(t, sumdb.LogConfig{Dir: t.TempDir()})
 	if ok, _ := filepath.Match("assay-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]", l.Name()); !ok {
 		t.Errorf("made up the name %q", l.Name())
@@ -302,6 +306,7 @@ func l2dir(t *testing.T) string {
 }
 
 func TestLogFind(t *testing.T) {
+	t.Parallel()
 	l, c := newOwnLog(t)
 	mirrored := entry(1)
 	mirrored.Origin = ""
@@ -333,6 +338,7 @@ func TestLogFind(t *testing.T) {
 }
 
 func TestLogEntries(t *testing.T) {
+	t.Parallel()
 	l, _ := newOwnLog(t)
 	for _, path := range []string{"corp.example/a", "corp.example/ab", "corp.example/a/b", "other.example/a", "corp.example/a/v2"} {
 		version := "v1.0.0"
@@ -368,6 +374,7 @@ func TestLogEntries(t *testing.T) {
 }
 
 func TestLogConflict(t *testing.T) {
+	t.Parallel()
 	l, c := newOwnLog(t)
 	first := pinOne(t, l, entry(1))
 	moved := entry(1)
@@ -403,6 +410,7 @@ func TestLogConflict(t *testing.T) {
 
 // Of those who pin one version at the same time one wins, and all hear the same.
 func TestLogConcurrent(t *testing.T) {
+	t.Parallel()
 	l, _ := newOwnLog(t)
 	var group sync.WaitGroup
 	var mu sync.Mutex
@@ -451,6 +459,7 @@ func TestLogConcurrent(t *testing.T) {
 
 // Who waits while another one writes shares the next write.
 func TestLogGroups(t *testing.T) {
+	t.Parallel()
 	l, c := newOwnLog(t)
 	fill(t, l, 500)
 	heads, err := os.ReadFile(filepath.Join(c.Dir, "heads"))
@@ -463,6 +472,7 @@ func TestLogGroups(t *testing.T) {
 }
 
 func TestLogCanceled(t *testing.T) {
+	t.Parallel()
 	l, _ := newOwnLog(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -479,6 +489,7 @@ func TestLogCanceled(t *testing.T) {
 }
 
 func TestLogInUse(t *testing.T) {
+	t.Parallel()
 	l, c := newOwnLog(t)
 	if _, err := sumdb.OpenLog(t.Context(), c); !errors.Is(err, storage.ErrInUse) || !strings.Contains(err.Error(), c.Dir) {
 		t.Errorf("opened twice: %v", err)
@@ -492,6 +503,7 @@ func TestLogInUse(t *testing.T) {
 }
 
 func TestLogReadOnly(t *testing.T) {
+	t.Parallel()
 	l, c := newOwnLog(t)
 	fill(t, l, 300)
 	c.ReadOnly = true
@@ -540,6 +552,7 @@ func listing(t testing.TB, dir string) map[string]string {
 }
 
 func TestLogMetrics(t *testing.T) {
+	t.Parallel()
 	l, _ := newOwnLog(t)
 	pinOne(t, l, entry(0))
 	pinOne(t, l, entry(0))
@@ -573,6 +586,7 @@ assay_log_frozen 0
 }
 
 func TestLogFileModes(t *testing.T) {
+	t.Parallel()
 	_, c := newOwnLog(t)
 	for path, want := range map[string]fs.FileMode{"": 0o700, "key": 0o600, "entries": 0o600, "key.pub": 0o644} {
 		info, err := os.Stat(filepath.Join(c.Dir, path))

@@ -152,6 +152,7 @@ func refuses(t testing.TB, l *sumdb.Log, size int64, why string) {
 // The file of entries ends anywhere, or in zeros. What is whole and was not signed
 // is kept, what is not whole is cut off, and what was signed must be there.
 func TestLogTorn(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 3)
 	before := saveState(t, c)
 	appendMore(t, c, 5)
@@ -196,6 +197,7 @@ func TestLogTorn(t *testing.T) {
 
 // A crash comes between any two writes of an append, and in the middle of a head.
 func TestLogCrashBetweenWrites(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 3)
 	before := saveState(t, c)
 	appendMore(t, c, 4)
@@ -244,6 +246,7 @@ func TestLogCrashBetweenWrites(t *testing.T) {
 // Any byte of an entry changes on disk: it is not answered, nor is anything that
 // has it, and all else is.
 func TestLogFlippedByte(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 5)
 	good := saveState(t, c)
 	path := filepath.Join(c.Dir, "entries")
@@ -335,6 +338,7 @@ func isDamaged(t *testing.T, l *sumdb.Log, id int64) {
 
 // A log that is not made to the end is made by the next who may.
 func TestLogHalfMade(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 0)
 	key := readFile(t, filepath.Join(c.Dir, "key.pub"))
 	for _, name := range []string{"head", "heads", "key"} {
@@ -363,6 +367,7 @@ func TestLogHalfMade(t *testing.T) {
 // Files that are set back while a log is open are all right but for what is
 // answered.
 func TestLogCheckAnswers(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 3)
 	before := saveState(t, c)
 	appendMore(t, c, 5)

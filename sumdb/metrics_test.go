@@ -42,6 +42,7 @@ func counter(t testing.TB, m *sumdb.Mirror, name, result string) float64 {
 // The metrics of two databases go into one registry, and nothing but the name of
 // the database and closed sets are their labels.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	other := sumdbtest.NewLog(t, "sum.other.example")
 	registry := prometheus.NewPedanticRegistry()

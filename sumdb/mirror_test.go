@@ -20,6 +20,7 @@ import (
 )
 
 func TestLookup(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
@@ -58,6 +59,7 @@ func TestLookup(t *testing.T) {
 // Odd names are names like others: uppercase, toolchains, pre-module versions;
 // and so is a database with a path.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	log := sumdbtest.NewLog(t, "sum.corp.example/go/2")
 	shown := log
 	store, evidence := newStore(t), t.TempDir()
@@ -93,6 +95,7 @@ func TestNames(t *testing.T) {
 
 // A reply carries our newest head, whichever came with the record.
 func TestReplyHasOurHead(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 40)
 	m := open(t, log, newStore(t), "", log.Fetch)
 	record := lookup(t, m, sumdbtest.Filler(3))
@@ -113,6 +116,7 @@ func TestReplyHasOurHead(t *testing.T) {
 
 // Signatures of others and text around the record never get through.
 func TestNothingUnverifiedIsKept(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 20)
 	mod := sumdbtest.Filler(5)
 	log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
@@ -141,6 +145,7 @@ func TestNothingUnverifiedIsKept(t *testing.T) {
 // However many ask for one module at once, upstream is asked once; who leaves
 // early leaves alone.
 func TestLookupIsShared(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 30)
 	mod := sumdbtest.Filler(9)
 	asked, answer := make(chan struct{}), make(chan struct{})
@@ -182,6 +187,7 @@ func TestLookupIsShared(t *testing.T) {
 
 // Many lookups of different modules with different heads, at the same time.
 func TestLookupsAtOnce(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 10)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
@@ -204,6 +210,7 @@ func TestLookupsAtOnce(t *testing.T) {
 }
 
 func TestUnknownModule(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 20)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
@@ -250,6 +257,7 @@ func TestUnknownModule(t *testing.T) {
 
 // Every width of every tile under the head, hash and data, is that of the log.
 func TestTile(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int64{1, 2, 17, 255, 256, 257, 513, 600} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			log := newLog(t, size)
@@ -285,6 +293,7 @@ func eachTile(size int64, step int, f func(tlog.Tile)) {
 
 // One full tile is one request, whatever the widths that are asked for.
 func TestTileRequests(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 600)
 	m := open(t, log, newStore(t), "", log.Fetch)
 	refresh(t, m)
@@ -307,6 +316,7 @@ func TestTileRequests(t *testing.T) {
 
 // Upstreams need not keep the narrow forms of a tile that was completed.
 func TestNarrowTilesAreGone(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 1000)
 	log.ShowLatest(300)
 	log.ShowLookup(300)
@@ -330,6 +340,7 @@ func TestNarrowTilesAreGone(t *testing.T) {
 }
 
 func TestImpossibleTiles(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 20)
 	m := open(t, log, newStore(t), "", log.Fetch)
 	refresh(t, m)
@@ -348,6 +359,7 @@ func TestImpossibleTiles(t *testing.T) {
 }
 
 func TestBeyond(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
@@ -429,6 +441,7 @@ func TestBeyond(t *testing.T) {
 
 // A tile that no client can have heard of costs upstream nothing.
 func TestFarBeyond(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	m := open(t, log, newStore(t), "", log.Fetch)
 	refresh(t, m)
@@ -447,6 +460,7 @@ func TestFarBeyond(t *testing.T) {
 
 // An upstream that does not tell its latest may still have the tile.
 func TestBeyondWithoutLatest(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := newLog(t, 300)
 		m := open(t, log, newMemory(t), "", log.Fetch)
@@ -488,6 +502,7 @@ func TestBeyondWithoutLatest(t *testing.T) {
 
 // A mirror that is asked for more than it has gets a newer head by itself.
 func TestBeyondAdvances(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	m := open(t, log, newStore(t), "", log.Fetch)
 	lookup(t, m, sumdbtest.Filler(1))

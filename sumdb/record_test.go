@@ -25,6 +25,7 @@ func checkInvalid(t *testing.T, err error) {
 // Everything that is not the record of exactly the module that was asked for,
 // in the tree at exactly its id, is refused, and the next answer is judged anew.
 func TestRecordTrouble(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	mod := sumdbtest.Filler(100)
 	other := sumdbtest.Filler(101)
@@ -106,6 +107,7 @@ func TestRecordTrouble(t *testing.T) {
 
 // Upstream's trouble is not remembered, and is never absence.
 func TestUpstreamTrouble(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	trouble := errors.New("503 service unavailable")
 	for _, what := range []string{"lookup/", "latest", "tile/8/0/", "tile/8/1/", "tile/"} {
@@ -150,6 +152,7 @@ func TestUpstreamTrouble(t *testing.T) {
 }
 
 func TestHashes(t *testing.T) {
+	t.Parallel()
 	mod := module.Version{Path: "example.com/m", Version: "v1.0.0"}
 	zip, gomod := sumdbtest.Hash("zip"), sumdbtest.Hash("mod")
 	record := sumdb.Record{ID: 3, Text: sumdbtest.Text(mod, zip, gomod)}

@@ -16,6 +16,7 @@ import (
 const publicKey = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 
 func TestParseGOSUMDB(t *testing.T) {
+	t.Parallel()
 	key := sumdbtest.NewLog(t, "sum.corp.example/2").Key()
 	public := sumdb.Setting{Name: "sum.golang.org", Key: publicKey, URL: "https://sum.golang.org"}
 	elsewhere := public
@@ -43,6 +44,7 @@ func TestParseGOSUMDB(t *testing.T) {
 }
 
 func TestParseGOSUMDBErrors(t *testing.T) {
+	t.Parallel()
 	slash, err := note.NewEd25519VerifierKey("sum.corp.example/", make([]byte, 32))
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +75,7 @@ func TestParseGOSUMDBErrors(t *testing.T) {
 }
 
 func TestParseGOSUMDBHidesPasswords(t *testing.T) {
+	t.Parallel()
 	for _, base := range []string{"ftp://user:secret@a.example", "ftp://user:an@secret@a.example", "https://user:an@secret@a.example too many"} {
 		_, err := sumdb.ParseGOSUMDB("sum.golang.org " + base)
 		if err == nil || strings.Contains(err.Error(), "secret") {

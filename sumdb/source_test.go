@@ -11,6 +11,7 @@ import (
 
 // An upstream can be taken away and given back while the mirror runs.
 func TestSetFetch(t *testing.T) {
+	t.Parallel()
 	log := sumdbtest.NewLog(t, "sum.test.example")
 	log.Fill(10)
 	m, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: newMemory(t)})

@@ -138,6 +138,7 @@ func trueTile(t *testing.T, log *sumdbtest.Log, tile tlog.Tile) []byte {
 
 // What is no tile at all is refused, and asked for again next time.
 func TestTileTrouble(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 600)
 	tile := tlog.Tile{H: 8, L: 0, N: 0, W: 256}
 	for name, answer := range map[string]string{
@@ -181,6 +182,7 @@ func TestTileTrouble(t *testing.T) {
 
 // Data tiles: every record wrong in turn, and the forms of a data tile.
 func TestDataTileTrouble(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	store := newMemory(t)
 	m := open(t, log, store, "", log.Fetch)

@@ -56,6 +56,7 @@ func (p *privateServer) list(path string) string {
 // A clock that is set, in either direction, makes nobody believe for ever in what was
 // current once, nor lose it when its host is down.
 func TestClock(t *testing.T) {
+	t.Parallel()
 	p := newPrivateServer(t)
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("0123456789abcdef"), 0o600); err != nil {

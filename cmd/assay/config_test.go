@@ -65,6 +65,7 @@ func FuzzConfigFile(f *testing.F) {
 // What could not work, or not as it is meant, is refused with a text that says so
 // and has no secrets in it.
 func TestConfigRefuses(t *testing.T) {
+	t.Parallel()
 	const key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 	for file, want := range map[string]string{
 		`listen = ""`:                                 "listen",
@@ -101,6 +102,7 @@ func TestConfigRefuses(t *testing.T) {
 
 // No secret is printed, wherever a URL can stand.
 func TestConfigPrintsNoSecrets(t *testing.T) {
+	t.Parallel()
 	const key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 	c, err := load([]byte(`
 upstream = "https://user:hunter2@a.example"

@@ -48,6 +48,7 @@ func TestMemoryLimits(t *testing.T) {
 // leaves that to the image: the program has another name in each. The image with
 // git has ssh, which does not run for a user without a name.
 func TestImages(t *testing.T) {
+	t.Parallel()
 	stages := strings.Split(readDoc(t, "../../deploy/Dockerfile"), "\nFROM ")
 	images := 0
 	for _, stage := range stages {

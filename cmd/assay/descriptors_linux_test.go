@@ -139,6 +139,7 @@ func TestTooManyConnections(t *testing.T) {
 // Without a descriptor, wherever one is needed, new things are refused with a text that
 // says so, what is stored is served, and when there are some everything is.
 func TestNoDescriptors(t *testing.T) {
+	t.Parallel()
 	p := newPrivateServer(t)
 	cmd := p.start()
 	fds := filepath.Join("/proc", fmt.Sprint(cmd.Process.Pid), "fd")

@@ -53,6 +53,7 @@ func compareDoc(t *testing.T, name, want string) {
 }
 
 func TestDocConfiguration(t *testing.T) {
+	t.Parallel()
 	var b strings.Builder
 	b.WriteString(`# Configuration
 
@@ -90,6 +91,7 @@ client still has the rest. GOPRIVATE, GONOPROXY and GONOSUMDB are joined.
 var metricDescription = regexp.MustCompile(`fqName: "([^"]*)", help: ("(?:[^"\\]|\\.)*"),.*? constLabels: \{(.*?)\}, variableLabels: \{(.*?)\}`)
 
 func TestDocMetrics(t *testing.T) {
+	t.Parallel()
 	world := proxytest.New(t)
 	c := config{}
 	for _, s := range settings() {
@@ -206,6 +208,7 @@ func gather(t *testing.T, registry *prometheus.Registry) map[string]string {
 // What the proxy can answer is in the catalogue, under its status and with
 // something to do, and nothing else is.
 func TestDocErrors(t *testing.T) {
+	t.Parallel()
 	answers := proxyAnswers(t)
 	if len(answers) < 20 {
 		t.Fatalf("found only %d answers in the code", len(answers))
@@ -317,6 +320,7 @@ func template(e ast.Expr) string {
 
 // The table of the keys of a credential is made of its tags.
 func TestDocCredentials(t *testing.T) {
+	t.Parallel()
 	const begin, end = "<!-- credentials:begin -->\n", "<!-- credentials:end -->"
 	text := readDoc(t, docsDir+"private.md")
 	before, rest, ok := strings.Cut(text, begin)
@@ -336,6 +340,7 @@ func TestDocCredentials(t *testing.T) {
 // The table of client settings has a row for each of the thirteen combinations that
 // the script tries, with the same settings.
 func TestDocClients(t *testing.T) {
+	t.Parallel()
 	script := readDoc(t, "testdata/script/matrix.txtar")
 	clients := readDoc(t, docsDir+"clients.md")
 	proxies := map[string]string{"P": "Assay", "N": "Assay `,` another", "B": "Assay `\\|` another"}
@@ -360,6 +365,7 @@ func TestDocClients(t *testing.T) {
 // Flags, variables and commands that documents and packaging use are some that
 // there are.
 func TestDocFlags(t *testing.T) {
+	t.Parallel()
 	known := map[string]bool{"--config": true, "--repair": true, "--help": true, "ASSAY_CONFIG": true, "ASSAY_TOKEN": true}
 	for _, s := range settings() {
 		known["--"+s.Name], known[s.Env] = true, true
@@ -405,6 +411,7 @@ func TestDocFlags(t *testing.T) {
 
 // What README and CONTRIBUTING tell people to run is there.
 func TestDocPrograms(t *testing.T) {
+	t.Parallel()
 	programs := regexp.MustCompile(`(?:\./cmd/[a-z]+|\.ci/[a-z]+)\b`)
 	for _, name := range []string{"README.md", "CONTRIBUTING.md", "docs/tutorial.md", "docs/operations.md"} {
 		text := readDoc(t, "../../"+name)
@@ -433,6 +440,7 @@ var (
 
 // Links inside of the tree lead somewhere.
 func TestDocLinks(t *testing.T) {
+	t.Parallel()
 	eachDocument(t, func(name, text string) {
 		if !strings.HasSuffix(name, ".md") {
 			return

@@ -91,6 +91,7 @@ const helloInfo = "/example.com/hello/@v/v1.0.0.info"
 // The server speaks HTTP/2 over TLS, and takes a renewed certificate without a
 // restart; one that cannot be used changes nothing.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	files := newTLSFiles(t)
 	p := startFront(t, "--tls-cert", files.cert, "--tls-key", files.key)
 	if !strings.HasPrefix(p.url, "https://localhost:") {
@@ -133,6 +134,7 @@ func TestTLS(t *testing.T) {
 }
 
 func TestTLSFiles(t *testing.T) {
+	t.Parallel()
 	files := newTLSFiles(t)
 	other := newTLSFiles(t)
 	if runtime.GOOS != "windows" {
@@ -161,6 +163,7 @@ func TestTLSFiles(t *testing.T) {
 
 // A client certificate is a user, whose groups are in the groups file.
 func TestClientCertificate(t *testing.T) {
+	t.Parallel()
 	files, laptop, stranger := newTLSFiles(t), newTLSFiles(t), newTLSFiles(t)
 	if err := writeCertificate(laptop.cert, laptop.key, "laptop7.corp.example"); err != nil {
 		t.Fatal(err)
@@ -186,6 +189,7 @@ func TestClientCertificate(t *testing.T) {
 
 // With anonymous=false only what machines ask for is open.
 func TestNotAnonymous(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	hash, err := bcrypt.GenerateFromPassword([]byte("right"), bcrypt.MinCost)
 	if err != nil {
@@ -234,6 +238,7 @@ func TestNotAnonymous(t *testing.T) {
 
 // Only trusted proxies say who the client is.
 func TestTrustedProxies(t *testing.T) {
+	t.Parallel()
 	lookup := "/sumdb/" + proxytest.Database + "/lookup/corp.example/x@v1.0.0" // is refused, which has a line of its own
 	count := 0
 	remote := func(p *program, forwarded string) string {
@@ -305,6 +310,7 @@ func TestNoTools(t *testing.T) {
 
 // Settings that let others read private modules are legal, and warned of.
 func TestAccessWarnings(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		args []string
 		want string
@@ -324,6 +330,7 @@ func TestAccessWarnings(t *testing.T) {
 // A certificate whose authority was taken away is nobody's, also for a client that
 // takes up the session of before.
 func TestClientCertificateWithdrawn(t *testing.T) {
+	t.Parallel()
 	files, laptop, other := newTLSFiles(t), newTLSFiles(t), newTLSFiles(t)
 	if err := writeCertificate(laptop.cert, laptop.key, "laptop7.corp.example"); err != nil {
 		t.Fatal(err)
@@ -365,6 +372,7 @@ func TestClientCertificateWithdrawn(t *testing.T) {
 
 // Whatever is asked, an error says something, in plain text.
 func TestMethods(t *testing.T) {
+	t.Parallel()
 	p, _ := startHooks(t)
 	for _, test := range []struct{ method, path string }{
 		{"POST", "/"}, {"DELETE", "/livez"}, {"POST", "/-/leaks"}, {"POST", "/metrics"}, {"GET", "/-/hooks/github"}, {"PUT", helloInfo},
@@ -397,6 +405,7 @@ func TestMethods(t *testing.T) {
 
 // Who can change the file with the authorities can be anybody.
 func TestClientAuthoritiesOpen(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("files have no such modes")
 	}

@@ -58,6 +58,7 @@ func (p *privateServer) onSmallDisk() (disk string) {
 // On a full disk what is new is refused with a text that says so, private and public;
 // what is stored is served, and when there is room everything is.
 func TestFullDiskPrivate(t *testing.T) {
+	t.Parallel()
 	p := newPrivateServer(t)
 	p.args = append(p.args, "--fresh", "1ms")
 	disk := p.onSmallDisk()

@@ -176,6 +176,7 @@ func environ(values map[string]string) func(string) string {
 }
 
 func TestGoAuthURLs(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ url, failed, want string }{
 		{"https://proxy.test", "", "https://proxy.test"},
 		{"https://proxy.test/", "https://proxy.test/a/@v/list", "https://proxy.test"},
@@ -207,6 +208,7 @@ func TestGoAuthURLs(t *testing.T) {
 }
 
 func TestGoAuthRefuses(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("secret", maxToken)
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(long), 0o600); err != nil {
@@ -252,6 +254,7 @@ func TestGoAuthRefuses(t *testing.T) {
 // An issuer that does not behave gets no second request, at no other place, and
 // nothing of its answer is in an error.
 func TestGoAuthIssuers(t *testing.T) {
+	t.Parallel()
 	var elsewhere, asked int
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere++ }))
 	defer other.Close()
@@ -286,6 +289,7 @@ func TestGoAuthIssuers(t *testing.T) {
 }
 
 func TestGoAuthAnswers(t *testing.T) {
+	t.Parallel()
 	for answer, want := range map[string]bool{
 		"HTTP/1.1 401 Unauthorized\n\n": true, "HTTP/2.0 403 Forbidden\nA: b\n\n": true, "HTTP/1.1 404 Not Found\n\n": true,
 		"": true, "HTTP/1.1 many\n": true, "HTTP/1.1 429 Too Many Requests\n\n": false, "HTTP/1.1 410 Gone\n\n": false,

@@ -15,6 +15,7 @@ import (
 )
 
 func TestHealth(t *testing.T) {
+	t.Parallel()
 	status := http.StatusOK
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/readyz" {
@@ -39,6 +40,7 @@ func TestHealth(t *testing.T) {
 }
 
 func TestHealthURL(t *testing.T) {
+	t.Parallel()
 	for listen, want := range map[string]string{
 		"localhost:3000": "http://localhost:3000/readyz", ":3000": "http://localhost:3000/readyz", "0.0.0.0:80": "http://localhost:80/readyz",
 		"[::]:3000": "http://localhost:3000/readyz", "[fe80::1]:3000": "http://[fe80::1]:3000/readyz", "192.0.2.1:3000": "http://192.0.2.1:3000/readyz",
@@ -52,6 +54,7 @@ func TestHealthURL(t *testing.T) {
 
 // A server with TLS is asked with TLS, whatever its certificate is called.
 func TestHealthTLS(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }))
 	defer server.Close()
 	var out strings.Builder
@@ -133,6 +136,7 @@ func TestHealthFindsTLS(t *testing.T) {
 
 // A server that takes the connection and says nothing is not ready.
 func TestHealthHangs(t *testing.T) {
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

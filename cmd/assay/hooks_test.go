@@ -47,6 +47,7 @@ func hookBegins(t *testing.T, p *program, path string, headers ...string) (statu
 
 // Nothing is read of what cannot be a webhook of ours.
 func TestHookUnread(t *testing.T) {
+	t.Parallel()
 	p, secret := startHooks(t)
 	sum := strings.Repeat("ab", 32)
 	for _, test := range []struct{ path, header, want string }{
@@ -66,6 +67,7 @@ func TestHookUnread(t *testing.T) {
 
 // What many webhooks that are not proved yet can make us keep in memory is bounded.
 func TestHookCrowd(t *testing.T) {
+	t.Parallel()
 	p, _ := startHooks(t)
 	signature := "X-Hub-Signature-256: sha256=" + strings.Repeat("ab", 32)
 	var refused atomic.Int32
@@ -85,6 +87,7 @@ func TestHookCrowd(t *testing.T) {
 
 // Only one large one is in memory at a time; small ones, as nearly all are, go on.
 func TestHookLarge(t *testing.T) {
+	t.Parallel()
 	p, secret := startHooks(t)
 	answers := make(chan string, 2)
 	for range 2 {
@@ -117,6 +120,7 @@ func TestHookLarge(t *testing.T) {
 
 // The addresses of repositories that a webhook has may have a password in them.
 func TestHookSecrets(t *testing.T) {
+	t.Parallel()
 	p, secret := startHooks(t)
 	body := `{"repository": {"clone_url": "https://user:hunter2@git.corp.example/lib.git"}}`
 	r, err := http.NewRequest(http.MethodPost, p.url+"/-/hooks/gitlab", strings.NewReader(body))
@@ -138,6 +142,7 @@ func TestHookSecrets(t *testing.T) {
 // GitHub shows a webhook as broken if its first message is refused. That of an
 // organisation is about no repository.
 func TestHookPing(t *testing.T) {
+	t.Parallel()
 	p, secret := startHooks(t)
 	body := `{"zen": "Design for failure.", "organization": {"login": "acme"}}`
 	h := hmac.New(sha256.New, []byte(secret))

@@ -244,6 +244,7 @@ func (p *privateServer) checkLog(head []byte) {
 // server contradicts no head that anybody has seen, loses nothing that anybody has,
 // and serves nothing that is not whole.
 func TestKilledPrivate(t *testing.T) {
+	t.Parallel()
 	p := newPrivateServer(t)
 	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
 	gopath := t.TempDir()

@@ -16,6 +16,7 @@ import (
 // The list of misconfigured clients is for this machine, and not for what a proxy on
 // it forwards, or for the groups that are named.
 func TestLeaksPage(t *testing.T) {
+	t.Parallel()
 	p := startFront(t, "--private", "corp.example", "--vcs", "off")
 	if _, _, err := ask(t, http.DefaultClient, p.url+"/sumdb/"+proxytest.Database+"/lookup/corp.example/x@v1.0.0"); err != nil {
 		t.Fatal(err)
@@ -53,6 +54,7 @@ func TestLeaksPage(t *testing.T) {
 // that says nothing of itself but the name it was called by, is nobody who runs the
 // server.
 func TestLeaksPageHost(t *testing.T) {
+	t.Parallel()
 	p := startFront(t)
 	for host, want := range map[string]int{
 		p.addr(): 200, "localhost": 200, "localhost:3000": 200, "[::1]:3000": 200, "127.0.0.1": 200,
@@ -82,6 +84,7 @@ func TestLeaksPageHost(t *testing.T) {
 // A proxy on this machine that adds no header and calls us localhost is nginx as it
 // is out of the box, or one whose address is in trusted-proxies.
 func TestLeaksPageBehindASilentProxy(t *testing.T) {
+	t.Parallel()
 	get := func(p *program, version string) string {
 		t.Helper()
 		conn, err := net.Dial("tcp", p.addr())
@@ -110,6 +113,7 @@ func TestLeaksPageBehindASilentProxy(t *testing.T) {
 
 // To strangers the page of the leaks is a path like any other, however they ask.
 func TestLeaksPageIsNotThere(t *testing.T) {
+	t.Parallel()
 	p := startFront(t, "--operators", "ops")
 	for _, method := range []string{"GET", "HEAD", "OPTIONS", "POST", "TRACE", "BREW"} {
 		var answers []string

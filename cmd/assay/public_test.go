@@ -64,6 +64,7 @@ const toolchainModule = "golang.org/toolchain@v0.0.1-go1.22.2.linux-amd64"
 //
 //	go test -tags public -run Public ./cmd/assay
 func TestPublic(t *testing.T) {
+	t.Parallel()
 	client := http.Client{Timeout: 10 * time.Second}
 	resp, err := client.Get(defaultUpstream + "/rsc.io/quote/@v/v1.5.2.info")
 	if err != nil {

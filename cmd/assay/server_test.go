@@ -98,6 +98,7 @@ func (p *program) addr() string { return strings.TrimPrefix(p.url, "http://") }
 // A header of 100 MB is refused after a few kilobytes, a header or body that
 // drips in costs its own connection and nothing else.
 func TestHostileClients(t *testing.T) {
+	t.Parallel()
 	p := serveIn(t, "--data", t.TempDir(), "--upstream", "off", "--sumdb", "off")
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -192,6 +193,7 @@ func bigModules(world *proxytest.World, n, size int) []string {
 
 // A signal to stop lets transfers finish.
 func TestShutdownFinishesTransfers(t *testing.T) {
+	t.Parallel()
 	world := proxytest.New(t)
 	path := bigModules(world, 1, 2<<20)[0]
 	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("slow"), "--sumdb", world.GOSUMDB())
@@ -214,6 +216,7 @@ func TestShutdownFinishesTransfers(t *testing.T) {
 // Killed again and again in the middle of fills, the program loses nothing that
 // a client holds complete, and never serves anything else than the truth.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -331,6 +334,7 @@ func kill(t *testing.T, cmd *exec.Cmd) {
 // A request has an id, the client's if it is plain; a line in the log; and none
 // of its query there.
 func TestAccessLog(t *testing.T) {
+	t.Parallel()
 	p := serveIn(t, "--data", t.TempDir(), "--upstream", "off", "--sumdb", "off", "--log-format", "json")
 	get := func(path, id string) http.Header {
 		r, err := http.NewRequest(http.MethodGet, p.url+path, nil)
@@ -381,6 +385,7 @@ func TestAccessLog(t *testing.T) {
 
 // readyz is about us, not about the upstream; metrics have what was asked.
 func TestOperations(t *testing.T) {
+	t.Parallel()
 	world := proxytest.New(t)
 	world.Add("-- example.com/a@v1.0.0/go.mod --\nmodule example.com/a\n")
 	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("ok")+"|"+world.URL("503"), "--sumdb", world.GOSUMDB())

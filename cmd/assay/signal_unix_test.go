@@ -23,6 +23,7 @@ func hangup(t *testing.T) {
 
 // The second signal to stop does not wait for anybody.
 func TestSecondSignalStopsAtOnce(t *testing.T) {
+	t.Parallel()
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

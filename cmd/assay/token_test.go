@@ -12,6 +12,7 @@ import (
 )
 
 func TestParseExpiry(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 11, 20, 23, 30, 0, 0, time.FixedZone("", -3600))
 	for text, want := range map[string]string{
 		"never": "0001-01-01T00:00:00Z", "1d": "2026-11-22T00:30:00Z", "90d": "2027-02-19T00:30:00Z", "36500d": "2126-10-28T00:30:00Z",
@@ -35,6 +36,7 @@ func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("broken pi
 
 // The secret is in one place. If that place is gone, the command says so.
 func TestCreateTokenPrints(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
 	var out, errOut bytes.Buffer
 	if err := createToken(file, access.Token{Name: "ci", Groups: []string{"build"}}, &out, &errOut); err != nil {

@@ -13,6 +13,7 @@ import (
 // A zip with bytes that no hash covers, stored by an earlier version, is reported, and
 // dropped with --repair. Other objects stay.
 func TestVerifyShapes(t *testing.T) {
+	t.Parallel()
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
 	if _, err := z.Create("m@v1.0.0/go.mod"); err != nil {
