@@ -256,7 +256,7 @@ func (s *Source) exec(ctx context.Context, program string, args, env []string, d
 	cmd.WaitDelay = 5 * time.Second // for pipes that a child keeps open
 	ownGroup(cmd)
 	watched := s.watch(ctx, dir, cancel)
-	err := cmd.Run()
+	err := s.children.run(cmd)
 	endGroup(cmd)
 	cancel(nil)
 	<-watched

@@ -145,6 +145,8 @@ type Source struct {
 	git                  string // program, "" if it is not among the systems
 	roots                string // file with the certificate authorities for git, if not its own
 
+	children *children
+
 	preparing sync.Mutex // of what prepareHome makes
 
 	jobs  chan struct{}
@@ -162,6 +164,7 @@ func New(c Config) (*Source, error) {
 		return nil, fmt.Errorf("directory for version control: %w", err)
 	}
 	s := &Source{config: c, log: c.Logger, metrics: newMetrics(), jobs: make(chan struct{}, c.Jobs)}
+	s.children = newChildren()
 	s.repos.limit, s.repos.dir = c.MaxBytes, filepath.Join(c.Dir, "repos")
 	if s.network, err = newNetwork(c); err != nil {
 		return nil, err
@@ -186,6 +189,7 @@ func New(c Config) (*Source, error) {
 	if s.door, err = openDoor(s.network); err != nil {
 		return nil, err
 	}
+	s.children.reapOrphans()
 	s.repos.measure()
 	s.metrics.cacheBytes.Set(float64(s.repos.size()))
 	return s, nil
@@ -218,6 +222,7 @@ func (s *Source) Close() error {
 	if s.door == nil {
 		return nil
 	}
+	s.children.close()
 	return s.door.close()
 }
 

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// process is a line of the table of processes.
+type process struct {
+	parent int
+	name   string
+	dead   bool // a zombie
+}
+
+// processes reads the table.
+func processes(t *testing.T) map[int]process {
+	t.Helper()
+	all := map[int]process{}
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		open, end := bytes.IndexByte(data, '('), bytes.LastIndexByte(data, ')')
+		fields := strings.Fields(string(data[end+1:]))
+		pid, err1 := strconv.Atoi(strings.TrimSpace(string(data[:open])))
+		parent, err2 := strconv.Atoi(fields[1])
+		if err1 != nil || err2 != nil {
+			t.Fatalf("%s: %q", file, data)
+		}
+		all[pid] = process{parent, string(data[open+1 : end]), fields[0] == "Z"}
+	}
+	return all
+}
+
+// As process 1, which the program is in a container, it asks for the status of what a
+// killed fetch has left, and of nothing that os/exec waits for: fetches go on as ever.
+func TestReapsAsInit(t *testing.T) {
+	p := newPrivateServer(t)
+	cmd := assay(p.program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false", "--vcs-timeout", "2s"}, p.args...)...)
+	cmd.Env = p.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWPID | syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}},
+	}
+	probe := assay(p.program, "version")
+	probe.SysProcAttr = cmd.SysProcAttr
+	if out, err := probe.CombinedOutput(); err != nil {
+		t.Skipf("no namespace of processes can be made here: %v %s", err, out)
+	}
+	p.url = startCommand(t, cmd)
+	fetch := func(i int, want int) {
+		t.Helper()
+		m := p.versions[i]
+		if body, status, err := p.get(m.Path + "/@v/" + m.Version + ".zip"); err != nil || status != want {
+			t.Errorf("%s: %d %s %v, want %d", m, status, body, err, want)
+		}
+	}
+	fetch(0, http.StatusOK)
+
+	// Two repositories hang, so two fetches are killed with what they have started.
+	p.code.Hang(true)
+	var clients sync.WaitGroup
+	for _, i := range []int{1, 9} {
+		clients.Go(func() { fetch(i, http.StatusGatewayTimeout) })
+	}
+	orphans := 0
+	for begin := time.Now(); time.Since(begin) < 10*time.Second && orphans < 2; time.Sleep(20 * time.Millisecond) {
+		all, running := processes(t), 0
+		for _, process := range all {
+			if parent := all[process.parent]; parent.parent == cmd.Process.Pid && !process.dead {
+				running++ // the child of a child
+			}
+		}
+		orphans = max(orphans, running)
+	}
+	clients.Wait()
+	if orphans == 0 {
+		t.Error("what was killed had no children, so the test shows nothing")
+	}
+	waitFor(t, func() bool {
+		for _, process := range processes(t) {
+			if process.dead && process.parent == cmd.Process.Pid {
+				return false
+			}
+		}
+		return true
+	})
+
+	// The status of the commands themselves is not lost.
+	p.code.Hang(false)
+	for i := range 4 {
+		clients.Go(func() { fetch(i*6+2, http.StatusOK) })
+	}
+	clients.Wait()
+	if body, status, err := p.get("corp.example/m0/@v/v1.99.0.zip"); err != nil || status != http.StatusNotFound {
+		t.Errorf("a version that is not there: %d %s %v", status, body, err)
+	}
+
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error("at the end: ", err)
+	}
+}
