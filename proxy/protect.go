@@ -158,6 +158,7 @@ func (s *Server) ascertain(ctx context.Context, a *answer, req Request) error {
 		return err
 	}
 	if !s.mayHave(a, st, req, place) {
+		s.sayWhy(a, req, covered)
 		return s.refuse(a, req)
 	}
 	a.located = true
@@ -238,6 +239,14 @@ func howRead(place vcs.Place) bindings.How {
 		return bindings.Credential
 	}
 	return bindings.Open
+}
+
+// sayWhy notes in the log why a client may not read a module that the rules about its own
+// path let it read: the answer does not say it, and the rules do not show it.
+func (s *Server) sayWhy(a *answer, req Request, covered bool) {
+	if covered {
+		s.log.Info("refused by a rule about another path of its repository", "request", a.Header().Get("X-Request-Id"), "module", req.Module)
+	}
 }
 
 // refuse is the answer for a client that may not have the module, which is noted.

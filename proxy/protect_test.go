@@ -11,7 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/bindings"
@@ -32,7 +36,7 @@ const (
 // are about vanity paths.
 type guarded struct {
 	*hosts
-	store    *countingStore
+	store    *fullStore
 	repo     *vcstest.Repo
 	old      string // a commit from before there was a go.mod
 	pay, dev string // values of Authorization
@@ -91,7 +95,7 @@ func (g *guarded) change(t *testing.T, rules string) func(*proxy.Config, *vcs.Co
 	return func(c *proxy.Config, v *vcs.Config) {
 		v.Netrc = g.netrc
 		c.Access, c.Unified = g.auth, true
-		g.store = &countingStore{Store: c.Store}
+		g.store = &fullStore{countingStore: countingStore{Store: c.Store}}
 		c.Store = g.store
 		c.Policy = ruled(t, rules)
 	}
@@ -401,6 +405,101 @@ func TestRuleForStored(t *testing.T) {
 	}
 }
 
+// A store that is older than the log, from a backup, knows what the log knows.
+func TestRuleAfterRestore(t *testing.T) {
+	t.Parallel()
+	const rules = "go.corp.example/money=pay,git.corp.example=pay|dev,evil.corp.example=pay|dev"
+	g := startGuarded(t, rules)
+	g.ok(evilPath+"/@v/list", "Authorization", g.dev)
+	g.stop()
+	backup, data := t.TempDir(), filepath.Join(g.dir, "data")
+	if err := os.CopyFS(backup, os.DirFS(data)); err != nil {
+		t.Fatal(err)
+	}
+	g.hosts = openPrivate(t, g.world, g.code, g.dir, g.change(t, rules))
+	version := strings.Split(g.ok("go.corp.example/money/@v/"+g.old[:12]+".info", "Authorization", g.pay), `"`)[3]
+	g.ok("go.corp.example/money/@v/"+version+".zip", "Authorization", g.pay)
+	g.wantHidden(g.dev, payRepo, evilPath)
+	g.stop()
+	if err := errors.Join(os.RemoveAll(data), os.CopyFS(data, os.DirFS(backup))); err != nil {
+		t.Fatal(err)
+	}
+	g.hosts = openPrivate(t, g.world, g.code, g.dir, g.change(t, rules))
+	g.wantHidden(g.dev, payRepo, evilPath)
+}
+
+// A page that a rule is about, and that names the repository of others first, closes it
+// to them. The log says why, and to take the rule away opens it again.
+func TestRuleOfAnotherPage(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, "go.corp.example/money=pay,evil.corp.example=dev")
+	old := "/@v/" + g.old[:12] + ".info"
+	g.ok(evilPath+old, "Authorization", g.dev)
+	const text = "refused by a rule about another path of its repository"
+	if a := g.get("go.corp.example/money"+old, "Authorization", g.pay); a.status != http.StatusNotFound || !strings.Contains(g.logs.String(), text) {
+		t.Errorf("%v\n%s", a, g.logs)
+	}
+	g.server.Reload(g.chain, ruled(t, "go.corp.example/money=pay"), g.vcs)
+	g.ok("go.corp.example/money"+old, "Authorization", g.pay)
+	g.wantHidden(g.dev, evilPath)
+}
+
+// What cannot be noted, because the disk is full for instance, is not served, and not
+// stored either.
+func TestRuleNotNoted(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay")
+	g.store.full.Store(true)
+	for _, file := range []string{"@v/v1.0.0.zip", "@v/list", "@v/main.info"} {
+		if a := g.get(payPath+"/"+file, "Authorization", g.pay); a.status != http.StatusServiceUnavailable || !strings.Contains(string(a.body), "disk is full") {
+			t.Errorf("GET %s = %v", file, a)
+		}
+	}
+	g.wantHidden("", payRepo, evilPath)
+	g.store.full.Store(false)
+	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	g.wantHidden("", payRepo, evilPath)
+}
+
+// A page that says something else each time, with a server that looks each time, gets
+// nothing of a protected repository out, neither content nor what it has.
+func TestRuleChangingPage(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay,evil.corp.example=dev")
+	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	other := g.code.Module("other", "v0.1.0\n-- go.mod --\nmodule evil.corp.example/x\n")
+	var asked atomic.Int64
+	g.code.Host("evil.corp.example", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		url := other.URL()
+		if asked.Add(1)%2 == 0 {
+			url = g.repo.URL()
+		}
+		fmt.Fprintf(w, `<meta name="go-import" content="%s git %s">`, evilPath, url)
+	}))
+	done := make(chan struct{})
+	var forgetting sync.WaitGroup
+	forgetting.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Millisecond):
+				g.vcs.Forget()
+			}
+		}
+	})
+	for i := range 8 {
+		for _, file := range []string{"@v/v1.0.0.mod", fmt.Sprintf("@v/v1.7.%d.mod", i), "@v/sub.info"} {
+			a := g.get(evilPath+"/"+file, "Authorization", g.dev)
+			if a.status != http.StatusNotFound || strings.Contains(string(a.body), "pay") {
+				t.Errorf("GET %s = %v", file, a)
+			}
+		}
+	}
+	close(done)
+	forgetting.Wait()
+}
+
 // A public name with direct gets nothing of a repository that a rule protects, whatever
 // was stored under it before, not even the .info of a commit.
 func TestRuleDirect(t *testing.T) {
@@ -494,6 +593,19 @@ func TestBindingsLost(t *testing.T) {
 	if !errors.Is(err, bindings.ErrLost) || !strings.Contains(err.Error(), "backup") {
 		t.Errorf("New = %v", err)
 	}
+}
+
+// fullStore can take nothing about repositories any more.
+type fullStore struct {
+	countingStore
+	full atomic.Bool
+}
+
+func (s *fullStore) SetRecord(ctx context.Context, name string, value []byte) error {
+	if s.full.Load() && strings.HasPrefix(name, "bindings/") {
+		return syscall.ENOSPC
+	}
+	return s.countingStore.SetRecord(ctx, name, value)
 }
 
 // lossyStore has lost the facts about repositories, and not what says that there were

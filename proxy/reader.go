@@ -27,6 +27,7 @@ func (s *Server) admitReader(a *answer, req Request, st *settings) error {
 	if v == refused {
 		if covered, mayRead := st.policy.Read(req.Module, in); mayRead { // it is its repository that is protected
 			s.pretend(a, st, req, covered)
+			s.sayWhy(a, req, covered)
 		}
 		return s.refuse(a, req)
 	}

@@ -51,7 +51,7 @@ type config struct {
 	Unified  bool   `name:"unified" default:"false" help:"Serve our own log as a checksum database that covers public modules too, copied after they were proved. Clients then set GOSUMDB to what assay key prints, and need no GONOSUMDB."`
 
 	Access    string `name:"access" default:"" reload:"yes" help:"Who may read private modules: pattern=group|group, separated by commas. The patterns count as private too. The group * is all who have authenticated, anyone is every client. If several match a module, or another module of its repository, each must be satisfied. To all other clients the module does not exist. What is read with a credential and has no rule is served to no client. See docs/access.md."`
-	Anonymous bool   `name:"anonymous" default:"true" help:"Serve public modules, and private ones without a rule in access, to clients that have not authenticated."`
+	Anonymous bool   `name:"anonymous" default:"true" help:"Serve public modules, and private ones without a rule in access that are read without a credential, to clients that have not authenticated."`
 	Htpasswd  string `name:"htpasswd" default:"" help:"File with users and bcrypt hashes of their passwords, as htpasswd -B writes it. Read again when it changes."`
 	Groups    string `name:"groups" default:"" help:"File with the groups of those users and of client certificates, in the format of Apache's AuthGroupFile. Read again when it changes."`
 	Tokens    string `name:"tokens" default:"" help:"File with the tokens that assay token makes. Default: tokens in the data directory."`
