@@ -173,6 +173,18 @@ func TestNoDescriptors(t *testing.T) {
 			t.Fatal(err)
 		}
 		setLimit(limitFor(t, open, room))
+		if room == 0 { // not even for a connection
+			client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{}}
+			resp, err := client.Get(p.url + "/livez")
+			if err != nil {
+				t.Fatalf("a new connection: %v", err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusServiceUnavailable || !strings.HasPrefix(string(body), crowded) || err != nil {
+				t.Errorf("a new connection: %d %s %v", resp.StatusCode, body, err)
+			}
+		}
 		for _, path := range stored {
 			body, status, err := p.get(path)
 			switch {

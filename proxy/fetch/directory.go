@@ -107,8 +107,12 @@ func absentOr(err error) error {
 }
 
 // unavailable returns an error that is ErrUnavailable and nothing else: whatever
-// err matches says nothing about the object.
+// err matches says nothing about the object. Only want of file descriptors, which is
+// ours, shows.
 func unavailable(err error) error {
+	if isExhausted(err) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, syscall.EMFILE)
+	}
 	return fmt.Errorf("%w: %s", ErrUnavailable, printable(err.Error()))
 }
 

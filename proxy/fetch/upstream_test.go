@@ -4,8 +4,11 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -284,4 +287,23 @@ func TestPermit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Want of file descriptors shows through, whatever was to be opened: it is ours, and
+// passes.
+func TestExhausted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, err := range []error{
+			os.NewSyscallError("socket", syscall.EMFILE), os.NewSyscallError("socket", syscall.ENFILE),
+			&net.DNSError{Err: "dial udp 192.0.2.1:53: socket: " + syscall.EMFILE.Error(), Name: "good"},
+		} {
+			n := newNetwork(t)
+			n.serve("good", text("good"))
+			n.refuse("good:80", err)
+			_, got := read(t, n.list("http://good"), "x")
+			if !errors.Is(got, syscall.EMFILE) || !errors.Is(got, fetch.ErrUnavailable) {
+				t.Errorf("%v becomes %v, want EMFILE", err, got)
+			}
+		}
+	})
 }

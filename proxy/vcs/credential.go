@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/mod/module"
 )
@@ -304,6 +305,9 @@ func (c *credentials) unusable(u *url.URL, err error) error {
 		return err
 	}
 	c.log.Error("credential cannot be used", "host", u.Host, "err", err)
+	if isExhausted(err) {
+		return &hostError{u.Host, fmt.Errorf("%w: a credential: %w", ErrUnavailable, syscall.EMFILE)}
+	}
 	return &hostError{u.Host, fmt.Errorf("%w: it cannot be read; the log says why", ErrCredential)}
 }
 
