@@ -14,6 +14,7 @@ type children struct {
 	mu    sync.Mutex // held while a command is started, so that no child is unknown
 	known map[int]struct{}
 	ended chan struct{} // closed by close
+	once  sync.Once     // of close
 }
 
 func newChildren() *children {
@@ -39,5 +40,5 @@ func (c *children) run(cmd *exec.Cmd) error {
 	return cmd.Wait()
 }
 
-// close ends reaping.
-func (c *children) close() { close(c.ended) }
+// close ends reaping. It may be called again.
+func (c *children) close() { c.once.Do(func() { close(c.ended) }) }

@@ -138,3 +138,14 @@ func TestCanonicalRepositorySpellings(t *testing.T) {
 		}
 	}
 }
+
+// A Source that is closed may be closed again.
+func TestCloseTwice(t *testing.T) {
+	t.Parallel()
+	s := newSource(t, vcstest.New(t), nil)
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
