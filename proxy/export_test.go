@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // CleanList is cleanList.
@@ -41,3 +44,31 @@ func Absences(n, size int) any {
 	}
 	return a
 }
+
+// KeepAbsences keeps n absences of a client in a store, and returns when they are written.
+func KeepAbsences(store storage.Store, client string, n int) {
+	a := newAbsences(store, slog.New(slog.DiscardHandler), time.Hour)
+	for i := range n {
+		if len(a.noted) == maxNotedAbsences { // as if a moment had passed
+			a.close()
+			a.closed, a.closing = false, make(chan struct{})
+		}
+		a.note(client, absenceKey{"https://upstream.example", fmt.Sprintf("example.com/%s/m%d/@v/list", client, i)}, time.Now())
+	}
+	a.close()
+}
+
+// EncodeAbsences returns the record of n absences with keys of size bytes.
+func EncodeAbsences(n, size int) []byte {
+	kept := map[absenceKey]time.Time{}
+	for i := range n {
+		kept[absenceKey{"0123456789abcdef", fmt.Sprintf("%0*d", size, i)}] = time.Now()
+	}
+	return encodeAbsences(kept)
+}
+
+// MaxClientAbsences and MaxAbsenceRecord are those constants.
+const (
+	MaxClientAbsences = maxClientAbsences
+	MaxAbsenceRecord  = maxAbsenceRecord
+)

@@ -115,6 +115,7 @@ type Server struct {
 	versions   singleflight.Group // being fetched from version control
 	checking   singleflight.Group // of stored private objects, by key
 	absent     absent
+	absences   *absences
 	hot        hot // public
 	hotPrivate hot
 	reading    chan struct{} // a place for each kept answer that is being read
@@ -172,6 +173,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{config: c, infos: infos, store: c.Store, log: c.Logger, metrics: newMetrics()}
+	s.absences = newAbsences(c.Store, c.Logger, c.Stale)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.loadBindings(s.ctx); err != nil {
 		s.cancel()
@@ -206,7 +208,7 @@ func (s *Server) Reload(upstream *fetch.Chain, policy *policy.Policy, vcs *vcs.S
 // what is left and waits for that. The store is not closed.
 func (s *Server) Close(ctx context.Context) error {
 	idle := make(chan struct{})
-	go func() { s.running.Wait(); close(idle) }()
+	go func() { s.running.Wait(); s.absences.close(); close(idle) }()
 	defer s.cancel()
 	select {
 	case <-idle:
@@ -295,20 +297,23 @@ func (s *Server) serve(a *answer) error {
 		return err
 	}
 	a.kind, a.path = req.Kind, path
-	switch {
-	case req.Database != "":
+	if req.Database != "" {
 		return s.serveSumDB(a, req)
-	case req.immutable():
-		if err := s.admit(a, req); err != nil {
-			return err
-		}
-		return s.serveImmutable(a, req)
-	default:
-		if err := s.admit(a, req); err != nil {
-			return err
-		}
-		return s.serveMutable(a, req)
 	}
+	return s.serveModule(a, req)
+}
+
+// serveModule answers for a module, if the client may have it.
+func (s *Server) serveModule(a *answer, req Request) error {
+	asked, begin := s.settings.Load(), time.Now()
+	if err := s.admit(a, req); err != nil {
+		return err
+	}
+	serve := s.serveMutable
+	if req.immutable() {
+		serve = s.serveImmutable
+	}
+	return s.bridge(a, req, asked, begin, serve(a, req))
 }
 
 // admit returns an error if the client may not have the module here.

@@ -77,7 +77,7 @@ type config struct {
 
 	AnswerTimeout time.Duration `name:"answer-timeout" default:"28s" help:"Time after which a client that waits is told so. What it waits for goes on."`
 	Fresh         time.Duration `name:"fresh" default:"1m" help:"How long a list, a latest version or the commit of a branch counts as current."`
-	Stale         time.Duration `name:"stale" default:"168h" help:"How long a list, a latest version or the commit of a branch is still given when no upstream can be asked."`
+	Stale         time.Duration `name:"stale" default:"168h" help:"How long a list, a latest version, the commit of a branch, or that there is no such module, is still given when no upstream can be asked."`
 	Fills         int           `name:"fills" default:"64" help:"Objects other than zips that are fetched at the same time, at most. What is stored never waits for them."`
 	ZipFills      int           `name:"zip-fills" default:"16" help:"Zips that are fetched at the same time, at most."`
 

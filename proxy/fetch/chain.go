@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -101,6 +102,7 @@ func (b Budget) withDefaults() Budget {
 type Chain struct {
 	entries []entry
 	text    string // the list, without credentials
+	setting string // see Setting
 	client  *client
 
 	mu    sync.Mutex           // guards hosts and names
@@ -162,10 +164,11 @@ func New(c Config) (*Chain, error) {
 		return nil, err
 	}
 	chain := &Chain{
-		text:   formatList(entries),
-		client: newClient(c, transports, trust(entries, c.RedirectHosts)),
-		hosts:  map[string]*upstream{},
-		names:  map[string]bool{},
+		text:    formatList(entries),
+		setting: settingOf(entries),
+		client:  newClient(c, transports, trust(entries, c.RedirectHosts)),
+		hosts:   map[string]*upstream{},
+		names:   map[string]bool{},
 	}
 	for _, e := range entries {
 		chain.entries = append(chain.entries, entry{chain.origin(e), e.Direct, e.AnyError})
@@ -259,6 +262,21 @@ func (c *Chain) Direct() bool { return c.entries[len(c.entries)-1].direct }
 
 // String returns the list without credentials.
 func (c *Chain) String() string { return c.text }
+
+// Setting returns a text that differs from that of any other list, and is the same in
+// every process. It has no credentials or queries, but 16 bits of a checksum of them:
+// enough that others are noticed, too little to guess them by.
+func (c *Chain) Setting() string { return c.setting }
+
+func settingOf(entries []Entry) string {
+	secrets := sha256.New()
+	for _, e := range entries {
+		if e.URL != nil && (e.URL.User != nil || e.URL.RawQuery != "") {
+			fmt.Fprintf(secrets, "%s\n", e.URL)
+		}
+	}
+	return fmt.Sprintf("%s %x", formatList(entries), secrets.Sum(nil)[:2])
+}
 
 // Metrics returns the collectors of this chain, the same ones each time.
 func (c *Chain) Metrics() []prometheus.Collector { return c.client.metrics.collectors() }

@@ -236,3 +236,27 @@ func TestOfflineAndString(t *testing.T) {
 		}
 	}
 }
+
+// A setting is the same in every process, differs with everything in the list, and has no
+// secret in it.
+func TestSetting(t *testing.T) {
+	seen := map[string]string{}
+	for _, list := range []string{
+		"https://a.example", "https://a.example,https://b.example", "https://a.example|https://b.example", "https://b.example,https://a.example",
+		"https://a.example,direct", "off", "https://user:secret@a.example", "https://user:secret2@a.example", "https://secret@a.example",
+		"https://a.example?token=secret", "https://a.example,https://user:secret@b.example",
+	} {
+		c := newChain(t, fetch.Config{List: list})
+		setting := c.Setting()
+		if again := newChain(t, fetch.Config{List: list}).Setting(); again != setting {
+			t.Errorf("%s: %q, then %q", list, setting, again)
+		}
+		if other, taken := seen[setting]; taken {
+			t.Errorf("%s and %s are both %q", list, other, setting)
+		}
+		if strings.Contains(setting, "secret") || strings.Contains(setting, "user") {
+			t.Errorf("%q has a secret", setting)
+		}
+		seen[setting] = list
+	}
+}
