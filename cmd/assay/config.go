@@ -66,7 +66,7 @@ type config struct {
 	CAFile         string        `name:"ca-file" default:"" reload:"yes" help:"PEM file with certificate authorities to trust for upstreams, besides the system's. Proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used."`
 	RedirectHosts  string        `name:"redirect-hosts" default:"" reload:"yes" help:"Hosts, or host:port, separated by commas, that upstreams may redirect to whatever their address is: object storage inside, for instance. Without it redirects are followed to public addresses, and from an upstream inside to another one in upstream."`
 	ConnectTimeout time.Duration `name:"connect-timeout" default:"5s" reload:"yes" help:"Time to connect to an upstream, and as much again for its TLS handshake."`
-	HeaderTimeout  time.Duration `name:"header-timeout" default:"8s" reload:"yes" help:"Time for an upstream to begin its answer, for each attempt."`
+	HeaderTimeout  time.Duration `name:"header-timeout" default:"8s" reload:"yes" help:"Time for an upstream to begin its answer, for each attempt. An upstream that lives and is slower is asked once more with more time, and the client told to come again."`
 	IdleTimeout    time.Duration `name:"idle-timeout" default:"10s" reload:"yes" help:"Time without a byte from an upstream after which a transfer is taken for broken and resumed."`
 	Attempts       int           `name:"attempts" default:"3" reload:"yes" help:"How often an upstream is asked for one object before the next one is."`
 

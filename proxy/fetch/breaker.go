@@ -227,27 +227,6 @@ func moduleOf(path string) string {
 	return module
 }
 
-// caller is what a context says of who asks.
-type caller struct {
-	client string
-}
-
-type callerKey struct{}
-
-// WithClient says in the returned context for whom is fetched: the name of a user, or the
-// address of a client. It decides how far a failed fetch speaks against an upstream, and
-// is sent nowhere.
-func WithClient(ctx context.Context, client string) context.Context {
-	c := callerOf(ctx)
-	c.client = client
-	return context.WithValue(ctx, callerKey{}, c)
-}
-
-func callerOf(ctx context.Context) caller {
-	c, _ := ctx.Value(callerKey{}).(caller)
-	return c
-}
-
 // refuse returns why path is not asked for now, nil if it may be: the breaker is open, or
 // it failed a moment ago.
 func (u *upstream) refuse(ctx context.Context, path string) error {
@@ -257,7 +236,7 @@ func (u *upstream) refuse(ctx context.Context, path string) error {
 		f.RetryAfter = wait
 		return f.Error
 	}
-	if err := u.failures.find(path); err != nil {
+	if err := u.failures.find(path); err != nil && !callerOf(ctx).last {
 		u.client.metrics.count(u.label, outcomeRemembered, time.Now())
 		return err
 	}

@@ -138,6 +138,7 @@ type client struct {
 	permit     func(path string) error
 	metrics    *metrics
 	log        *slog.Logger
+	patients   patients
 
 	life context.Context // of work that outlives the request which caused it
 	end  context.CancelFunc
@@ -288,7 +289,7 @@ func (c *Chain) Close() { c.client.close() }
 // an answer are there; a transfer that breaks later is resumed at the upstream it
 // came from. The error is ErrDirect where the list has come to direct.
 func (c *Chain) Fetch(ctx context.Context, path string, limit int64) (*Object, error) {
-	object, _, err := walk(ctx, c, path, func(o origin, deadline time.Time) (*Object, error) {
+	object, _, err := ask(ctx, c, path, func(ctx context.Context, o origin, deadline time.Time) (*Object, error) {
 		return o.fetch(ctx, path, limit, deadline)
 	})
 	return object, err
@@ -300,7 +301,7 @@ func (c *Chain) Fetch(ctx context.Context, path string, limit int64) (*Object, e
 // read into the memory.Hold of ctx. The errors are those of Source.Fetch, and
 // memory.ErrFull.
 func (c *Chain) ReadAll(ctx context.Context, path string, limit int64) (data []byte, source string, err error) {
-	return walk(ctx, c, path, func(o origin, deadline time.Time) ([]byte, error) {
+	return ask(ctx, c, path, func(ctx context.Context, o origin, deadline time.Time) ([]byte, error) {
 		return o.readAll(ctx, path, limit, deadline)
 	})
 }
@@ -315,19 +316,34 @@ type Reader func(path string, limit int64) ([]byte, error)
 // reads share Budget.Answer. path names what is asked for in errors, and is what an
 // entry that is direct or off does not have.
 func (c *Chain) ReadWith(ctx context.Context, path string, answer func(read Reader, source string) ([]byte, error)) (data []byte, source string, err error) {
-	return walk(ctx, c, path, func(o origin, deadline time.Time) ([]byte, error) {
+	return ask(ctx, c, path, func(ctx context.Context, o origin, deadline time.Time) ([]byte, error) {
 		return answer(func(path string, limit int64) ([]byte, error) { return o.readAll(ctx, path, limit, deadline) }, o.String())
 	})
+}
+
+// ask walks through the list, for a patient caller twice.
+func ask[T any](ctx context.Context, c *Chain, path string, try func(ctx context.Context, o origin, deadline time.Time) (T, error)) (result T, from string, err error) {
+	if !fs.ValidPath(path) || path == "." {
+		return result, "", &Error{Source: c.text, Path: path, Err: fmt.Errorf("%w: it is not a path", fs.ErrNotExist)}
+	}
+	late := false
+	result, from, err = walk(ctx, c, path, c.client.deadline(ctx), func(ctx context.Context, o origin, deadline time.Time) (T, error) {
+		result, err := try(ctx, o, deadline)
+		late = late || isLate(err)
+		return result, err
+	})
+	if next, deadline, ok := lastAttempt(ctx, late && err != nil); ok {
+		if again, source, failed := walk(next, c, path, deadline, try); !untried(failed) {
+			return again, source, failed
+		}
+	}
+	return result, from, err
 }
 
 // walk tries the entries in order until one succeeds, one fails in a way that
 // ends the list, or ctx is done. It returns the best error: one that is not about
 // absence says more.
-func walk[T any](ctx context.Context, c *Chain, path string, try func(o origin, deadline time.Time) (T, error)) (result T, from string, err error) {
-	if !fs.ValidPath(path) || path == "." {
-		return result, "", &Error{Source: c.text, Path: path, Err: fmt.Errorf("%w: it is not a path", fs.ErrNotExist)}
-	}
-	deadline := c.client.deadline(ctx)
+func walk[T any](ctx context.Context, c *Chain, path string, deadline time.Time, try func(ctx context.Context, o origin, deadline time.Time) (T, error)) (result T, from string, err error) {
 	for i, e := range c.entries {
 		if e.direct {
 			return result, "", &Error{Source: "direct", Path: path, Err: ErrDirect}
@@ -335,7 +351,7 @@ func walk[T any](ctx context.Context, c *Chain, path string, try func(o origin, 
 		if e.origin == nil {
 			return result, "", better(err, &Error{Source: "off", Path: path, Err: fmt.Errorf("%w: disabled by off", fs.ErrNotExist)})
 		}
-		result, failed := try(e.origin, c.share(i, deadline))
+		result, failed := try(ctx, e.origin, c.share(i, deadline))
 		if failed == nil {
 			return result, e.origin.String(), nil
 		}

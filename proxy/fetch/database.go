@@ -74,7 +74,17 @@ func (d *database) readAll(ctx context.Context, path string, limit int64) ([]byt
 	if !fs.ValidPath(path) || path == "." {
 		return nil, &Error{Source: d.name, Path: path, Err: fmt.Errorf("%w: it is not a path", fs.ErrNotExist)}
 	}
-	deadline := d.chain.client.deadline(ctx)
+	data, err := d.read(ctx, path, limit, d.chain.client.deadline(ctx))
+	if next, deadline, ok := lastAttempt(ctx, isLate(err)); ok {
+		if again, failed := d.read(next, path, limit, deadline); !untried(failed) {
+			return again, failed
+		}
+	}
+	return data, err
+}
+
+// read asks where the database is, and reads path there.
+func (d *database) read(ctx context.Context, path string, limit int64, deadline time.Time) ([]byte, error) {
 	w, err := d.way(ctx, deadline)
 	if err != nil {
 		return nil, err

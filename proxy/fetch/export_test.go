@@ -27,7 +27,7 @@ func FormatList(entries []Entry) string { return formatList(entries) }
 // SetDial makes c use a network of the test.
 func (c *Chain) SetDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
 	t := c.client.transports
-	for _, transport := range []*http.Transport{t.named, t.other, t.fresh} {
+	for _, transport := range []*http.Transport{t.named, t.other, t.fresh, t.freshOther} {
 		transport.DialContext = dial
 		transport.Proxy = nil
 	}
@@ -37,6 +37,7 @@ func (c *Chain) SetDial(dial func(ctx context.Context, network, address string) 
 // dialer for others.
 func (c *Chain) SetNamedDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
 	c.client.transports.named.DialContext = dial
+	c.client.transports.fresh.DialContext = dial
 }
 
 // SetProxy makes c use a proxy as if the environment said so.

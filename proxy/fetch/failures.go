@@ -86,7 +86,7 @@ func (s *failures) find(path string) error {
 		return nil
 	}
 	err := *f.err
-	err.RetryAfter = max(err.RetryAfter, left)
+	err.RetryAfter, err.remembered = max(err.RetryAfter, left), true
 	return &err
 }
 

@@ -50,6 +50,9 @@ type Error struct {
 	Words      string        // of ErrRefused, what the upstream said: at most three lines and 300 bytes, with its host before each line
 	RetryAfter time.Duration // how long the upstream asked us to wait, 0 if it did not
 	Err        error
+
+	late       bool // time ran out, of the upstream or of a host that it redirects to
+	remembered bool // it is that of an earlier fetch
 }
 
 // Object is what a Source has opened.

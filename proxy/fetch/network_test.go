@@ -7,10 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,9 +47,13 @@ func (n *network) dial(ctx context.Context, _, address string) (net.Conn, error)
 	if !ok {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	}
-	if accept == nil { // a black hole
-		<-ctx.Done()
-		return nil, ctx.Err()
+	if accept == nil { // a black hole, and a dialer that gives up as ours does
+		select {
+		case <-time.After(5 * time.Second):
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	client, server := net.Pipe()
 	accept(server)

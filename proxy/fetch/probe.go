@@ -53,6 +53,7 @@ type probe struct {
 	status  int           // that it came to, 0 for none
 	normal  int           // a status of 500 or 501 that the probe has when clients are answered; 0: none
 	lived   time.Time     // when a client's request was last answered below 500
+	slow    time.Time     // until when the upstream counts as slow
 }
 
 func newProbe(u *upstream, database string) *probe {
@@ -93,6 +94,9 @@ func (p *probe) run(ctx context.Context, running chan struct{}) {
 	found = p.judge(found, status)
 	if found != unknown {
 		p.last, p.ended, p.status = found, time.Now(), status
+	}
+	if found == alive && p.isLong(time.Since(p.began)) {
+		p.slow = time.Now().Add(slowFor)
 	}
 	p.mu.Unlock()
 	p.u.breaker.probed(found, status)
@@ -167,10 +171,24 @@ func (p *probe) send(ctx context.Context, path string) (status int, err error) {
 	return resp.StatusCode, nil
 }
 
-// noteLife notes that a client's request was answered below 500.
-func (p *probe) noteLife() {
+// isLong reports whether an upstream that took so long to answer is a slow one.
+func (p *probe) isLong(took time.Duration) bool { return took > p.u.client.budget.FirstByte*3/4 }
+
+// isSlow reports whether the upstream is well but slow, so that attempts are not to be cut
+// at Budget.FirstByte. It is the probe that says so, and not what a client asked for.
+func (p *probe) isSlow() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.slow)
+}
+
+// noteLife notes that a client's request was answered below 500, after a time.
+func (p *probe) noteLife(took time.Duration) {
 	p.mu.Lock()
 	p.lived = time.Now()
+	if p.lived.Before(p.slow) && p.isLong(took) {
+		p.slow = p.lived.Add(slowFor)
+	}
 	strange := p.last == dead && p.status != 0
 	p.mu.Unlock()
 	if strange { // the probe says one thing and the clients another: find out
@@ -178,19 +196,22 @@ func (p *probe) noteLife() {
 	}
 }
 
-// now returns whether the upstream lives now. It waits for a probe if there is no new
-// verdict, until ctx ends at most; that is unknown then.
-func (p *probe) now(ctx context.Context) verdict {
-	running := p.begin(probeFresh)
+// now returns whether the upstream lives now. It waits for a probe if there is no verdict
+// of the last age, until ctx ends at most; that is unknown then.
+func (p *probe) now(ctx context.Context, age time.Duration) verdict {
+	if p.verdict(age) == alive {
+		return alive
+	}
+	running := p.begin(age)
 	if running == nil {
-		return p.verdict()
+		return p.verdict(age)
 	}
 	grace := time.NewTicker(probeGrace)
 	defer grace.Stop()
 	for !p.stillDead() {
 		select {
 		case <-running:
-			return p.verdict()
+			return p.verdict(age)
 		case <-grace.C:
 		case <-ctx.Done():
 			return unknown
@@ -199,11 +220,11 @@ func (p *probe) now(ctx context.Context) verdict {
 	return dead
 }
 
-// verdict returns that of the last probe, if it has just ended.
-func (p *probe) verdict() verdict {
+// verdict returns that of the last probe, if it has ended within age.
+func (p *probe) verdict(age time.Duration) verdict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if time.Since(p.ended) > probeFresh {
+	if time.Since(p.ended) > age {
 		return unknown
 	}
 	return p.last
@@ -276,7 +297,7 @@ func (c *Chain) reached() []origin {
 	return origins
 }
 
-func (u *upstream) unreachable(ctx context.Context) bool { return u.probe.now(ctx) == dead }
+func (u *upstream) unreachable(ctx context.Context) bool { return u.probe.now(ctx, probeFresh) == dead }
 
 // unreachable reports whether the root of the tree cannot be opened.
 func (d *directory) unreachable(ctx context.Context) bool {

@@ -93,7 +93,8 @@ func (u *upstream) hop(ctx context.Context, target *url.URL, header http.Header,
 	if u.authorization != "" && !away && target.Scheme == u.base.Scheme && target.Host == u.base.Host {
 		req.Header.Set("Authorization", u.authorization)
 	}
-	transport, through, err := u.client.transports.to(req, !away || u.client.trusted.redirect(target, inside))
+	patient := callerOf(ctx).last || u.probe.isSlow()
+	transport, through, err := u.client.transports.to(req, !away || u.client.trusted.redirect(target, inside), patient)
 	if err != nil {
 		return nil, false, err
 	}
@@ -117,12 +118,15 @@ func isInside(addr net.Addr) bool {
 type transports struct {
 	named *http.Transport // to what an administrator has named
 	other *http.Transport // to what an upstream has named: public addresses only, no proxy
-	fresh *http.Transport // like named; makes a connection for each request, and leaves the time for its headers to the context
+
+	// The same for patient requests: they make a connection each, and leave the time
+	// for the headers to the context.
+	fresh, freshOther *http.Transport
 }
 
 // closeIdle closes idle connections, and ends dials that nothing waits for.
 func (t transports) closeIdle() {
-	for _, transport := range []*http.Transport{t.named, t.other, t.fresh} {
+	for _, transport := range []*http.Transport{t.named, t.other, t.fresh, t.freshOther} {
 		transport.CloseIdleConnections()
 	}
 }
@@ -133,7 +137,10 @@ func (t transports) closeIdle() {
 //
 // A proxy finds the address of a name itself, and is where an intranet decides what may
 // be reached.
-func (t transports) to(req *http.Request, named bool) (_ *http.Transport, through *url.URL, err error) {
+func (t transports) to(req *http.Request, named, patient bool) (_ *http.Transport, through *url.URL, err error) {
+	if patient {
+		t.named, t.other = t.fresh, t.freshOther
+	}
 	if t.named.Proxy != nil {
 		if through, err = t.named.Proxy(req); err != nil {
 			return nil, nil, fmt.Errorf("proxy of the environment: %w", err)

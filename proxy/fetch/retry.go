@@ -15,17 +15,22 @@ func retry[T any](ctx context.Context, u *upstream, path string, deadline time.T
 	if err := u.refuse(ctx, path); err != nil {
 		return result, err
 	}
+	attempts, leave, err := u.attempts(ctx, path)
+	if err != nil {
+		return result, err
+	}
+	defer leave()
 	due, ok := ctx.Deadline()
 	hurried := ok && time.Until(due) < u.client.budget.FirstByte
 	pauses := newPauses()
 	for n := 1; ; n++ {
-		result, f := try(attemptDeadline(deadline, n == u.client.attempts))
+		result, f := try(attemptDeadline(deadline, n == attempts || u.probe.isSlow()))
 		if f == nil {
 			u.note(ctx, path, nil)
 			return result, nil
 		}
 		pause := max(pauses.NextBackOff(), f.RetryAfter)
-		if !f.retry || f.once && n > 1 || n == u.client.attempts || !time.Now().Add(pause).Before(deadline) {
+		if !f.retry || f.once && n > 1 || n == attempts || !time.Now().Add(pause).Before(deadline) {
 			if f.tells(hurried) {
 				u.note(ctx, path, f)
 			}
@@ -57,11 +62,11 @@ func (f *failure) tells(hurried bool) bool {
 	return f.outcome != outcomeCanceled && (f.outcome != outcomeTimeout || !hurried)
 }
 
-// attemptDeadline returns the deadline of one attempt. Unless it is the last one
-// it leaves a third of the time for others: something that hangs once is more
+// attemptDeadline returns the deadline of one attempt. Unless it is the last one, or the
+// upstream is known to be slow, it leaves a third of the time for others: something that hangs once is more
 // often a lost request than a slow answer.
-func attemptDeadline(deadline time.Time, last bool) time.Time {
-	if last {
+func attemptDeadline(deadline time.Time, whole bool) time.Time {
+	if whole {
 		return deadline
 	}
 	now := time.Now()

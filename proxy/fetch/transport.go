@@ -29,9 +29,15 @@ func newTransports(c Config) (transports, error) {
 	named.Proxy = http.ProxyFromEnvironment
 	guarded := dialer
 	guarded.Control = publicOnly
-	fresh := named.Clone()
-	fresh.DisableKeepAlives, fresh.ResponseHeaderTimeout = true, 0
-	return transports{named, newTransport(c.Budget, roots, &guarded), fresh}, nil
+	other := newTransport(c.Budget, roots, &guarded)
+	return transports{named, other, patient(named), patient(other)}, nil
+}
+
+// patient returns t for patient requests.
+func patient(t *http.Transport) *http.Transport {
+	t = t.Clone()
+	t.DisableKeepAlives, t.ResponseHeaderTimeout = true, 0
+	return t
 }
 
 func newTransport(b Budget, roots *x509.CertPool, dialer *net.Dialer) *http.Transport {

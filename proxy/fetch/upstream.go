@@ -141,6 +141,7 @@ func (u *upstream) broken(ctx context.Context, path string, err error) *failure 
 	}
 	f := u.fail(path, outcomeUnavailable, fmt.Errorf("%w: %s", ErrUnavailable, u.clean(err.Error())))
 	f.lost, f.blame = !errors.Is(err, errRedirect), !isOurs(err)
+	f.late = errors.As(err, &network) && network.Timeout()
 	var (
 		certificate *tls.CertificateVerificationError
 		authority   x509.UnknownAuthorityError
@@ -163,7 +164,7 @@ func isExhausted(err error) bool {
 
 func (u *upstream) timeout(path, what string) *failure {
 	f := u.fail(path, outcomeTimeout, fmt.Errorf("%w: %w: %s", ErrUnavailable, context.DeadlineExceeded, what))
-	f.lost = true
+	f.lost, f.late = true, true
 	return f
 }
 
@@ -222,11 +223,11 @@ func (u *upstream) open(ctx context.Context, path string, limit int64, deadline 
 	u.client.metrics.count(u.label, outcome, begin)
 	if f != nil {
 		if 0 < f.Status && f.Status < http.StatusInternalServerError {
-			u.probe.noteLife()
+			u.probe.noteLife(time.Since(begin))
 		}
 		return nil, f
 	}
-	u.probe.noteLife()
+	u.probe.noteLife(time.Since(begin))
 	return s, nil
 }
 
