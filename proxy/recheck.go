@@ -91,6 +91,9 @@ func (i *infos) note(key, source string, next time.Time) {
 
 // keep is called with mu held.
 func (i *infos) keep(key string, state infoState) {
+	if len(key) > maxAbsentKey {
+		return // nothing that exists has one that is nearly as long
+	}
 	if len(i.known) >= maxInfos {
 		clear(i.known)
 	}

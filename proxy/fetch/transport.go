@@ -54,7 +54,7 @@ func newTransport(b Budget, roots *x509.CertPool, dialer *net.Dialer) *http.Tran
 		MaxIdleConns:           256,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: 256 << 10,
+		MaxResponseHeaderBytes: 64 << 10,
 		// Transparent decompression hides the length of the body, without
 		// which nothing can be resumed, and zips do not shrink.
 		DisableCompression: true,

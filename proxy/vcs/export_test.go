@@ -1,6 +1,12 @@
 package vcs
 
-import "strings"
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/internal/memory"
+)
 
 var CheckURL = checkURL
 
@@ -18,3 +24,22 @@ func ParseNetrc(text string) (all [][3]string) {
 	}
 	return all
 }
+
+// Output is what a command that prints so many bytes leaves in memory of a budget of
+// size bytes, and why it is ended, nil if it is not.
+func Output(t testing.TB, size, printed int64) (kept int, ended error) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	budget := memory.New(size)
+	held := budget.Hold()
+	defer held.Free()
+	out := &limited{limit: maxOutput, over: cancel, held: &held}
+	for range printed >> 10 {
+		if _, err := out.Write(make([]byte, 1<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out.Cap(), context.Cause(ctx)
+}
+
+// MaxOutput is maxOutput.
+const MaxOutput = maxOutput

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // job is one go command about one module.
@@ -25,8 +27,13 @@ type job struct {
 }
 
 const (
-	maxOutput = 16 << 20 // of a command
+	maxOutput = 4 << 20 // of a command: a list of 100,000 versions
 	maxStderr = 64 << 10
+
+	// More output than smallOutput is taken from Config.Memory, outputCopies times:
+	// its buffer, which is copied when it grows, and what is made of it.
+	smallOutput  = 64 << 10
+	outputCopies = 4
 
 	// watchEvery is how often the size of a repository that is being fetched is
 	// looked at.
@@ -44,6 +51,9 @@ func (s *Source) run(ctx context.Context, j job, use func(out []byte, place Plac
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, context.DeadlineExceeded)
 	defer cancel()
+	held := s.config.Memory.Hold()
+	defer held.Free()
+	ctx = held.Context(ctx)
 	begin := time.Now()
 	err := s.runResolved(ctx, j, use)
 	s.metrics.observe(j.args[0], err, time.Since(begin))
@@ -251,7 +261,7 @@ func (s *Source) exec(ctx context.Context, program string, args, env []string, d
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	cmd := exec.CommandContext(ctx, program, args...)
-	out, errOut := &limited{limit: maxOutput, over: func() { cancel(errOutput) }}, &limited{limit: maxStderr}
+	out, errOut := &limited{limit: maxOutput, over: cancel, held: memory.HoldOf(ctx)}, &limited{limit: maxStderr}
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = env, s.emptyDir(), out, errOut
 	cmd.WaitDelay = 5 * time.Second // for pipes that a child keeps open
 	ownGroup(cmd)
@@ -310,14 +320,21 @@ func (s *Source) watch(ctx context.Context, dir string, cancel context.CancelCau
 type limited struct {
 	bytes.Buffer
 	limit int
-	over  func()
+	over  context.CancelCauseFunc // is told errOutput or memory.ErrFull; nil: what is over is dropped in silence
+	held  *memory.Hold            // with over
 }
 
 func (l *limited) Write(p []byte) (int, error) {
 	room := max(0, l.limit-l.Len())
+	if need := l.Len() + min(room, len(p)); l.over != nil && need > smallOutput {
+		if err := l.held.Try(outputCopies * int64(need)); err != nil {
+			l.over(err)
+			return len(p), nil
+		}
+	}
 	l.Buffer.Write(p[:min(room, len(p))])
 	if len(p) > room && l.over != nil {
-		l.over()
+		l.over(errOutput)
 	}
 	return len(p), nil
 }

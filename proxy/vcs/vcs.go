@@ -118,8 +118,8 @@ type Config struct {
 	Credentials []Credential
 	Netrc       string
 
-	// Memory is what the go.mod files of Download are read into; it waits for that.
-	// Nil is no bound.
+	// Memory is what go.mod files are read into, and what the go command prints if that
+	// is much. Nil is no bound.
 	Memory *memory.Budget
 
 	// Lookup and Dial replace the resolver and the dialer.
@@ -393,6 +393,9 @@ func (s *Source) list(ctx context.Context, modulePath, query string, reach Reach
 		l.place = place
 		held := s.config.Memory.Hold()
 		defer held.Free()
+		if err := held.Try(1); err != nil { // who has the output already does not wait for more
+			return err
+		}
 		goMod, err := readFile(held.Context(ctx), l.GoMod, maxMod)
 		if errors.Is(err, memory.ErrFull) {
 			return err
