@@ -500,6 +500,39 @@ func TestRuleChangingPage(t *testing.T) {
 	forgetting.Wait()
 }
 
+// What a protected repository does not have is not told either, where a page begins to
+// name it while a request waits.
+func TestRuleVeilsErrors(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay,evil.corp.example=dev")
+	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	pageFor(g.code, "evil.corp.example", g.code.Module("other", "v0.1.0\n-- go.mod --\nmodule evil.corp.example/x\n").URL())
+	g.code.Hang(true)
+	g.code.Requests()
+	var answers [2]answer
+	var clients sync.WaitGroup
+	for i := range answers {
+		clients.Go(func() { answers[i] = g.get(evilPath+"/@v/v1.7.0.zip", "Authorization", g.dev) })
+	}
+	waitUntil(t, func() bool { return strings.Contains(strings.Join(g.code.Requests(), " "), vcstest.GitHost) })
+	time.Sleep(300 * time.Millisecond) // both wait now
+	pageFor(g.code, "evil.corp.example", g.repo.URL())
+	g.code.Hang(false)
+	clients.Wait()
+	hidden := 0
+	for _, a := range answers {
+		if a.status != http.StatusNotFound {
+			t.Errorf("%v", a)
+		}
+		if strings.Contains(string(a.body), "if it is private, check") {
+			hidden++
+		}
+	}
+	if hidden != 1 { // the one that looked once more
+		t.Errorf("%d answers are the refusal, want 1: %v", hidden, answers)
+	}
+}
+
 // A public name with direct gets nothing of a repository that a rule protects, whatever
 // was stored under it before, not even the .info of a commit.
 func TestRuleDirect(t *testing.T) {
