@@ -49,7 +49,7 @@ func processes(t *testing.T) map[int]process {
 // killed fetch has left, and of nothing that os/exec waits for: fetches go on as ever.
 func TestReapsAsInit(t *testing.T) {
 	p := newPrivateServer(t)
-	cmd := assay(p.program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false", "--vcs-timeout", "2s"}, p.args...)...)
+	cmd := assay(p.program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false", "--vcs-timeout", "4s"}, p.args...)...)
 	cmd.Env = p.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWPID | syscall.CLONE_NEWUSER,
@@ -62,20 +62,33 @@ func TestReapsAsInit(t *testing.T) {
 		t.Skipf("no namespace of processes can be made here: %v %s", err, out)
 	}
 	p.url = startCommand(t, cmd)
-	fetch := func(i int, want int) {
+	// On a machine that is busy an honest fetch may need more than the time for it, and
+	// goes on where it was.
+	fetch := func(path string, want int) {
 		t.Helper()
-		m := p.versions[i]
-		if body, status, err := p.get(m.Path + "/@v/" + m.Version + ".zip"); err != nil || status != want {
-			t.Errorf("%s: %d %s %v, want %d", m, status, body, err, want)
+		var (
+			body   []byte
+			status int
+			err    error
+		)
+		for begin := time.Now(); time.Since(begin) < time.Minute; {
+			body, status, err = p.get(path)
+			if err == nil && (status == want || status != http.StatusGatewayTimeout) {
+				break
+			}
+		}
+		if err != nil || status != want {
+			t.Errorf("%s: %d %s %v, want %d", path, status, body, err, want)
 		}
 	}
-	fetch(0, http.StatusOK)
+	zip := func(i int) string { return p.versions[i].Path + "/@v/" + p.versions[i].Version + ".zip" }
+	fetch(zip(0), http.StatusOK)
 
 	// Two repositories hang, so two fetches are killed with what they have started.
 	p.code.Hang(true)
 	var clients sync.WaitGroup
 	for _, i := range []int{1, 9} {
-		clients.Go(func() { fetch(i, http.StatusGatewayTimeout) })
+		clients.Go(func() { fetch(zip(i), http.StatusGatewayTimeout) })
 	}
 	orphans := 0
 	for begin := time.Now(); time.Since(begin) < 10*time.Second && orphans < 2; time.Sleep(20 * time.Millisecond) {
@@ -103,12 +116,10 @@ func TestReapsAsInit(t *testing.T) {
 	// The status of the commands themselves is not lost.
 	p.code.Hang(false)
 	for i := range 4 {
-		clients.Go(func() { fetch(i*6+2, http.StatusOK) })
+		clients.Go(func() { fetch(zip(i*6+2), http.StatusOK) })
 	}
 	clients.Wait()
-	if body, status, err := p.get("corp.example/m0/@v/v1.99.0.zip"); err != nil || status != http.StatusNotFound {
-		t.Errorf("a version that is not there: %d %s %v", status, body, err)
-	}
+	fetch("corp.example/m0/@v/v1.99.0.zip", http.StatusNotFound)
 
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

@@ -192,7 +192,7 @@ func (b *breaker) trip(why string) {
 func (b *breaker) close(why string) {
 	b.open, b.shared, b.last, b.next = false, false, nil, 0
 	b.u.failures.clear()
-	b.u.client.log.Warn("circuit breaker of an upstream closed", "source", b.u.label, "why", why, "open_seconds", time.Since(b.opened).Seconds())
+	b.u.client.log.Warn("circuit breaker of an upstream closed", "source", b.u.label, "why", why, "open_s", time.Since(b.opened).Seconds())
 }
 
 // watch probes the upstream until the breaker closes, whether anything is asked for or
