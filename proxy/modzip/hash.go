@@ -43,6 +43,8 @@ const (
 // directory that is too large to be sorted in memory; Hash removes it.
 //
 // The error is ErrFormat for what is no zip, or has names that h1 does not cover;
+// ErrShape for bytes that belong to a file and not to its content, which only unpacking
+// shows and HashZip does not look for;
 // ErrTooLarge for what would unpack to more than a module may have; else that of a
 // file or of ctx.
 func (z *Zip) Hash(ctx context.Context, scratch func() (*os.File, error)) (string, error) {
@@ -195,6 +197,11 @@ func (r *reader) sum(c content, sum []byte) error {
 	}
 	if err := r.check(c, body); err != nil {
 		return err
+	}
+	if c.method == deflated && !c.folder {
+		if _, more := r.packed.ReadByte(); more == nil {
+			return shapeError("bytes behind the end of the compressed content")
+		}
 	}
 	r.sha.Sum(sum[:0])
 	return nil

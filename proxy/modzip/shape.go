@@ -185,6 +185,8 @@ func readEntry(r *bufio.Reader) (entry, error) {
 		return entry{}, shapeError("entry %.100q has a comment", e.name)
 	case le.Uint32(b[34:]) != 0:
 		return entry{}, shapeError("entry %.100q has a disk number or internal attributes", e.name)
+	case bytes.HasSuffix(e.name, []byte("/")) && le.Uint32(e.sums[4:]) != 0:
+		return entry{}, shapeError("folder %.100q has content", e.name)
 	case le.Uint32(e.sums[4:]) == 0xffffffff || le.Uint32(e.sums[8:]) == 0xffffffff:
 		return entry{}, shapeError("entry %.100q has 4 GiB or more", e.name)
 	}

@@ -188,6 +188,57 @@ func TestHidden(t *testing.T) {
 	}
 }
 
+// Bytes behind compressed content are inside of an entry: Hash finds them.
+func TestHiddenBehindContent(t *testing.T) {
+	t.Parallel()
+	plain := makeZip(t, "", honest...)
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for _, f := range honest {
+		content := []byte(f.content)
+		if f.header.Method == zip.Deflate {
+			content = []byte(deflated(t, f.content) + "hidden")
+		}
+		h := zip.FileHeader{Name: f.header.Name, Method: f.header.Method, CRC32: crc32.ChecksumIEEE([]byte(f.content)),
+			UncompressedSize64: uint64(len(f.content)), CompressedSize64: uint64(len(content))}
+		w, err := z.CreateRaw(&h)
+		if err == nil {
+			_, err = w.Write(content)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sameHash(t, plain, b.Bytes())
+	if got, err := hashOf(t, plain); err != nil {
+		t.Errorf("Hash of the honest zip = %s, %v", got, err)
+	}
+	if got, err := hashOf(t, b.Bytes()); !errors.Is(err, modzip.ErrShape) {
+		t.Errorf("Hash = %s, %v, want ErrShape", got, err)
+	}
+}
+
+func hashOf(t *testing.T, b []byte) (string, error) {
+	z, err := modzip.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z.Hash(t.Context(), func() (*os.File, error) { return os.CreateTemp(t.TempDir(), "") })
+}
+
+// A folder's content is not hashed, so it has none.
+func TestFolderWithContent(t *testing.T) {
+	t.Parallel()
+	b := makeZip(t, "", honest[0], file{header: zip.FileHeader{Name: "m@v1/dirX"}, content: "hidden", raw: true})
+	b = bytes.ReplaceAll(b, []byte("dirX"), []byte("dir/"))
+	if err := check(b); !errors.Is(err, modzip.ErrShape) {
+		t.Errorf("CheckShape = %v, want ErrShape", err)
+	}
+}
+
 // sameHash fails the test if the h1 hashes differ: then what was hidden does not count.
 func sameHash(t *testing.T, a, b []byte) {
 	t.Helper()
