@@ -4,12 +4,14 @@
 package assay_test
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -159,5 +161,52 @@ func TestVersions(t *testing.T) {
 	}
 	if len(f.Replace) > 0 {
 		t.Error("go.mod has replace directives, so go install would not work")
+	}
+}
+
+// Every test that docs/design/threats.md names exists.
+func TestThreats(t *testing.T) {
+	page, err := os.ReadFile("docs/design/threats.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]bool{}
+	err = fs.WalkDir(os.DirFS("."), ".", func(p string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(p, "_test.go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.FromSlash(p), nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, d := range f.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok {
+				tests[f.Name.Name] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for line := range strings.Lines(string(page)) {
+		cells := strings.Split(strings.TrimSpace(line), "|")
+		if len(cells) != 5 || strings.HasPrefix(cells[1], "-") || strings.HasSuffix(strings.TrimSpace(cells[1]), " can") {
+			continue
+		}
+		rows++
+		named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(cells[3], -1)
+		if len(named) == 0 {
+			t.Errorf("no test in the row %q", line)
+		}
+		for _, name := range named {
+			if !tests[name[1]] {
+				t.Errorf("%s, which the page names, does not exist", name[1])
+			}
+		}
+	}
+	if rows < 30 {
+		t.Errorf("%d rows in the page, which is not what it was", rows)
 	}
 }
