@@ -16,8 +16,8 @@ import (
 )
 
 // hashZip returns the h1 hash of a module zip, as x/mod/sumdb/dirhash.HashZip does. It
-// waits for the memory that it takes until ctx ends; who has that waits for the disk
-// alone. The error is modzip.ErrFormat if the file is none.
+// waits for the memory that it takes until ctx ends; a holder of it waits for the
+// disk alone. The error is modzip.ErrFormat if the file is none.
 func (s *Server) hashZip(ctx context.Context, file *os.File) (hash string, err error) {
 	err = s.withZip(ctx, file, func(z *modzip.Zip) error {
 		hash, err = z.Hash(ctx, s.scratch)

@@ -11,12 +11,12 @@ type Memory struct {
 	// Default 16 MiB.
 	Hot int64
 
-	// Proofs is to hash and check zips, some 7 MiB each. Who has a part of it waits
-	// for the disk alone.
+	// Proofs is to hash and check zips, some 7 MiB each. A holder waits for the
+	// disk alone.
 	Proofs *memory.Budget
 
-	// Fetches is for what is fetched, but zips, until it is stored. Who has a part of
-	// it waits for Proofs, for the upstream and the store.
+	// Fetches is for what is fetched, but zips, until it is stored. A holder
+	// waits for Proofs, for the upstream and the store.
 	Fetches *memory.Budget
 
 	// Answers is for what clients have not taken yet.

@@ -26,7 +26,7 @@ const (
 // chunks are the chunks that readers have in memory. Readers of one blob that are at
 // the same chunk share it: a thousand clients that stop reading one zip keep as many
 // chunks as it has, at most. And all of them together keep no more than half of the
-// readers' budget; who finds it used up reads by the piece.
+// readers' budget; a reader that finds it used up reads by the piece.
 type chunks struct {
 	budget *memory.Budget
 	spare  chan struct{} // a place for each chunk that is read for a piece
@@ -114,7 +114,7 @@ func (db *DB) release(c *chunk) {
 // copyPiece copies what fits into piece of what a chunk has from offset on, and
 // returns that. It holds the chunk no longer.
 func (db *DB) copyPiece(piece []byte, offset int64, read func(buffer []byte) ([]byte, error)) ([]byte, error) {
-	db.chunks.spare <- struct{}{} // whoever has one waits for the disk alone
+	db.chunks.spare <- struct{}{} // a reader that has a place waits for the disk alone
 	defer func() { <-db.chunks.spare }()
 	buffer := db.buffer()
 	defer db.putBuffers([][]byte{buffer})

@@ -81,7 +81,7 @@ func (db *DB) create(ctx context.Context, info Info, r io.Reader, claim claim) e
 	if info.Size <= inlineMax {
 		return db.createInline(ctx, info, r, claim)
 	}
-	// Who has it waits for the disk alone, so it is given back.
+	// A writer that has it waits for the disk alone, so it is given back.
 	need := min(WriterMemory, 2*int64(chunkCount(info.Size))*bufferSize)
 	if err := db.writers.Take(ctx, need); err != nil {
 		return err

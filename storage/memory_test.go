@@ -103,7 +103,7 @@ func TestReadersBudget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := clients % 32 * (256 << 10) // chunks that nobody else is at
+		at := clients % 32 * (256 << 10) // chunks that no other client is at
 		stopped.Add(1)
 		client := &stopping{stopped: stopped.Done, resume: resume, compare: content[at:]}
 		done.Go(func() {
@@ -164,7 +164,7 @@ func TestSharedChunks(t *testing.T) {
 }
 
 // Large objects that are created at the same time take turns, when there is memory for
-// one; and who waits leaves with its context.
+// one; and a caller that waits leaves with its context.
 func TestWritersBudget(t *testing.T) {
 	t.Parallel()
 	writers := memory.New(storage.WriterMemory)

@@ -12,11 +12,15 @@ import (
 
 // leastMemory is the least memory-budget, in MiB: with it each share has room for the
 // largest single thing that is ever taken from it.
-const leastMemory = 96
+const leastMemory = 112
+
+// indexMemory is what the proxy remembers of objects at most: absences, what was compared
+// with the log, pushes. Its bounds do not depend on the budget.
+const indexMemory = 16 << 20
 
 // shares is the memory budget, divided by what it is for. A use cannot take what
-// another one needs: clients that do not read keep nobody from fetching, and what is
-// fetched keeps nobody from connecting.
+// another one needs: clients that do not read keep no client from fetching, and what
+// is fetched keeps none from connecting.
 type shares struct {
 	hot     int64 // of objects that are asked for often
 	indexes int64 // of what the proxy remembers of objects
@@ -32,8 +36,8 @@ type shares struct {
 // divide divides so many MiB. In a budget of 256 a unit is 8 MiB.
 func divide(mebibytes int) shares {
 	total := int64(mebibytes) << 20
-	unit, all := total/32, memory.New(total)
-	s := shares{hot: 2 * unit, indexes: 2 * unit}
+	unit, all := (total-indexMemory)/30, memory.New(total)
+	s := shares{hot: 2 * unit, indexes: indexMemory}
 	all.Must(s.hot + s.indexes)
 	s.log = all.Part(2 * unit)
 	s.store = all.Part(3 * unit)

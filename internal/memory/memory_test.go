@@ -34,7 +34,7 @@ func TestTake(t *testing.T) {
 			synctest.Wait()
 		}
 		if len(order) != 0 || b.Try(1) {
-			t.Errorf("%v overtook who waits", order)
+			t.Errorf("%v overtook a caller that waits", order)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -73,7 +73,7 @@ func TestRefused(t *testing.T) {
 		}
 		synctest.Wait()
 		if err := b.Take(ctx, 1); !errors.Is(err, memory.ErrFull) {
-			t.Errorf("the 65th who waits: %v", err)
+			t.Errorf("the 65th caller that waits: %v", err)
 		}
 	})
 }
@@ -167,7 +167,7 @@ func TestRead(t *testing.T) {
 }
 
 // However many take, give and leave at the same time, no more is given than there is,
-// all of it comes back, and nobody is forgotten.
+// all of it comes back, and no caller is forgotten.
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	b := memory.New(1000)

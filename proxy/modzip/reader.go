@@ -23,7 +23,7 @@ const directoryLimit = 64 << 20
 // zip64Extra is the extra field with what does not fit into 32 bits.
 const zip64Extra = 1
 
-// Zip is a zip file in r, of size bytes, as archive/zip reads it, whoever wrote it. Its
+// Zip is a zip file in r, of size bytes, as archive/zip reads it. Its
 // directory is not in memory: it is read in a stream, as often as it is needed. Its
 // methods may be called at the same time.
 //

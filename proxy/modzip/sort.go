@@ -51,7 +51,7 @@ func (r row) valueIn(arena []byte) []byte {
 const rowSize = 12
 
 // fits reports whether a key and a value of so many bytes together fit into memory
-// beside what is there. There is always room for one.
+// beside the rows that it has. There is always room for one.
 func (s *sorter) fits(n int) bool {
 	return len(s.rows) == 0 || len(s.arena)+n+(len(s.rows)+1)*(rowSize+s.beside) <= arenaSize
 }
@@ -185,7 +185,7 @@ func (r *run) next() (bool, error) {
 	r.split = int(binary.LittleEndian.Uint32(lengths[:]))
 	n := r.split + int(binary.LittleEndian.Uint32(lengths[4:]))
 	if n > maxRow {
-		return false, errors.New("scratch file: somebody else has changed it")
+		return false, errors.New("scratch file: another program has changed it")
 	}
 	r.data = slices.Grow(r.data[:0], n)[:n]
 	if _, err := io.ReadFull(r.in, r.data); err != nil {
