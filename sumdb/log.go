@@ -13,8 +13,10 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/storage"
 )
 
 // LogConfig says where a log is. Dir is needed; the zero value of everything
@@ -35,6 +37,15 @@ type LogConfig struct {
 	// disk that is set back as a whole goes unnoticed until somebody shows a
 	// newer head to Witness.
 	Guard string
+
+	// Store is the store that has the versions which the log pins. It remembers the
+	// tree that was signed last, so that a log which is put back beside a store that
+	// stays is noticed. The default is none. A Log uses it until Close.
+	Store storage.Store
+
+	// Adopt is the command with which the operator has AdoptLog called, as the texts
+	// of refusals say it. The default is "assay log adopt".
+	Adopt string
 
 	// ReadOnly opens the log without its lock and without its secret key, also
 	// while another process has it open. Nothing is signed or written, and the
@@ -82,6 +93,8 @@ type Log struct {
 	headsEnd int64   // of the file of heads
 	clean    bool    // what a crash may have left behind them is gone
 
+	guarded tlog.Tree // what all guards had when they were last written or read
+
 	// view is what can be seen. It is replaced as a whole.
 	view atomic.Pointer[logView]
 
@@ -128,6 +141,9 @@ func newLog(c LogConfig) (*Log, error) {
 	if c.Dir == "" {
 		return nil, errors.New("no directory")
 	}
+	if c.Adopt == "" {
+		c.Adopt = "assay log adopt"
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -143,7 +159,7 @@ func newLog(c LogConfig) (*Log, error) {
 
 // open does what OpenLog does, but leaves files open if it fails.
 func (l *Log) open(ctx context.Context) error {
-	if err := l.openKey(true); err != nil {
+	if err := l.openKey(ctx, true); err != nil {
 		return err
 	}
 	d, err := l.reader(false).read(ctx)
@@ -167,7 +183,7 @@ func (l *Log) open(ctx context.Context) error {
 
 // reader reads the files of l.
 func (l *Log) reader(all bool) diskReader {
-	return diskReader{l.config.Dir, l.config.Guard, l.key, l.verifier, all}
+	return diskReader{l.config.Dir, l.config.Guard, l.config.Store, l.key, l.verifier, all}
 }
 
 // openRefusing opens a log that must not sign. Nothing on disk is changed. All
@@ -177,11 +193,11 @@ func (l *Log) openRefusing(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.refuses = l.refusal(errors.Join(d.damage...))
+	l.refuses = l.refusal(errors.Join(d.damage...), d)
 	if err := l.openFiles(d); err != nil {
 		return err
 	}
-	l.view.Store(&logView{l.tree, l.tree.size(), d.newest()})
+	l.view.Store(&logView{l.tree, l.tree.size(), d.newestHead()})
 	l.log.Error("the log signs nothing new", "database", l.Name(), "size", l.Size(), "entries", l.tree.size(), "err", l.refuses)
 	return nil
 }
@@ -206,6 +222,13 @@ func (l *Log) openFiles(d *disk) (err error) {
 // instance, the next Pin does it; until then there is the head we have.
 func (l *Log) resume(d *disk) error {
 	l.showSigned(d)
+	if d.settled {
+		l.guarded = l.view.Load().head.tree
+	}
+	if d.touched {
+		l.log.Info("the file of entries was changed by something else than this program; chown, chmod and a backup by links do so, "+
+			"and so does a copy that was put back with all its guards", "database", l.Name(), "size", l.tree.size())
+	}
 	if d.tail != nil {
 		l.log.Warn("a torn entry is cut off", "database", l.Name(), "size", l.tree.size(), "err", d.tail)
 	}
@@ -227,7 +250,7 @@ func (l *Log) resume(d *disk) error {
 
 // showSigned makes visible what the newest head covers.
 func (l *Log) showSigned(d *disk) {
-	v := &logView{tree: l.tree, head: d.newest()}
+	v := &logView{tree: l.tree, head: d.newestHead()}
 	v.visible = v.size()
 	l.view.Store(v)
 }
@@ -253,13 +276,26 @@ func (l *Log) cutTails() error {
 func (l *Log) syncEntries() error {
 	from := l.tree.offsets[l.view.Load().size()]
 	_, err := io.Copy(io.NewOffsetWriter(l.entries, from), io.NewSectionReader(l.entries, from, l.tree.end()-from))
-	if err = errors.Join(err, l.entries.Truncate(l.tree.end())); err != nil {
+	if err == nil {
+		err = l.cutEntries()
+	}
+	if err != nil {
 		return diskError(err)
 	}
 	if err := l.entries.Sync(); err != nil {
 		return l.stop(err)
 	}
 	return nil
+}
+
+// cutEntries cuts off what follows the last whole entry. A file that has its length is
+// left alone: the guard says when it was changed.
+func (l *Log) cutEntries() error {
+	info, err := l.entries.Stat()
+	if err != nil || info.Size() == l.tree.end() {
+		return err
+	}
+	return l.entries.Truncate(l.tree.end())
 }
 
 // errLogClosed says that the log was closed.
@@ -348,9 +384,16 @@ func frozen(format string, args ...any) error {
 	return &refusal{err.Error(), err}
 }
 
-// refusal makes an ErrFrozen of why.
-func (l *Log) refusal(why error) error {
+// refusal makes an ErrFrozen of why. d is what was read of the files, nil if they were
+// not read: it says whether the operator alone can tell that nothing is lost.
+func (l *Log) refusal(why error, d *disk) error {
+	var restored string
+	if d != nil && l.mayAdopt(d, false) == nil {
+		restored = fmt.Sprintf("if this is the newest backup, put back after the loss of a machine, and no client has seen a newer head, "+
+			"stop the server, run this, and start it again: %s --no-client-has-seen-more; otherwise ", l.config.Adopt)
+	}
 	return &refusal{fmt.Sprintf("the log %s signs nothing new, because it may have signed something else before: %s; "+
-		"find the newest signed head that anybody has seen (clients keep theirs in $GOPATH/pkg/sumdb/%s/latest) and a copy of the log that has it, "+
-		"then adopt that head; if there is no such copy, begin a new log under a new name", l.Name(), oneLine(why), l.Name()), why}
+		"%sfind the newest signed head that a client has seen (in $GOPATH/pkg/sumdb/%s/latest) and a copy of the log that contains it, "+
+		"stop the server and run: %s --head FILE; if there is no such copy, begin a new log under a new name",
+		l.Name(), oneLine(why), restored, l.Name(), l.config.Adopt), why}
 }

@@ -277,6 +277,10 @@ func (l *Log) publish(again bool) error {
 	if err := l.writeGuards(tree, l.entries); err != nil {
 		return fmt.Errorf("guard: %w", diskError(err))
 	}
+	// A backup may have been put back while this was written.
+	if err := l.refuseUnlessAlone(l.checkEnds()); err != nil {
+		return err
+	}
 	head, err := signHead(tree, l.signer)
 	if err != nil {
 		return err

@@ -74,43 +74,44 @@ func adoptRefuses(t *testing.T, c sumdb.LogConfig, head []byte, want error) {
 // goes on when the newest copy is put back and adopted.
 func TestLogRestored(t *testing.T) {
 	t.Parallel()
+	const guardOutside, storeStays, witness = 1, 2, 3 // what else there is to show it
 	for _, test := range []struct {
 		name    string
-		guard   bool // a guard is outside
-		inPlace bool // the contents are written into the same files
-		witness bool // nothing shows it before the newest head is seen
+		restore func(t testing.TB, c sumdb.LogConfig, old diskState)
+		also    int
+		knows   bool // who adopts cannot say that no client has seen more
 		why     string
 	}{
-		{"by a copy", false, false, false, "is a copy"},
-		{"by a copy, guarded", true, false, false, "guard has the tree of 7 entries, but there are only 4"},
-		{"in place, guarded", true, true, false, "guard has the tree of 7 entries, but there are only 4"},
-		{"in place, witnessed", false, true, true, "a signed head of 7 entries was seen that is not of the 4 entries here"},
+		{"new files", putCopy, 0, false, "is a copy: the guard beside it was written for another file"},
+		{"new files, guarded", putCopy, guardOutside, true, "guard has the tree of 7 entries, but there are only 4"},
+		{"new files beside the store", putCopy, storeStays, true, "the store has the tree of 7 entries, but there are only 4"},
+		{"into the same files", putOver, 0, true, "guard-7 has the tree of 7 entries, but there are only 4"},
+		{"into the same files, the newer ones removed", putInPlace, 0, false, "is a copy: the guard beside it is not in the file in which it was written"},
+		{"a disk, guarded", putState, guardOutside, true, "guard has the tree of 7 entries, but there are only 4"},
+		{"a disk beside the store", putState, storeStays, true, "the store has the tree of 7 entries, but there are only 4"},
+		{"a disk, witnessed", putState, witness, true, "a signed head of 7 entries was seen that is not of the 4 entries here"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if !test.guard && !test.inPlace && runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+			t.Parallel()
+			if test.also == 0 && !test.knows && runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
 				t.Skip("this system does not tell a file from its copy")
 			}
 			dir := t.TempDir()
 			c := sumdb.LogConfig{Dir: filepath.Join(dir, "log"), Name: logName}
-			if test.guard {
+			switch test.also {
+			case guardOutside:
 				c.Guard = filepath.Join(dir, "guard")
+			case storeStays:
+				c.Store = newMemory(t)
 			}
-			old, away := filepath.Join(dir, "old"), filepath.Join(dir, "away")
 			appendMore(t, c, 4)
-			copyTo(t, old, c.Dir)
+			oldState := saveState(t, sumdb.LogConfig{Dir: c.Dir})
 			newest := appendMore(t, c, 7)
-			oldState, newState := saveState(t, sumdb.LogConfig{Dir: old}), saveState(t, sumdb.LogConfig{Dir: c.Dir})
+			newState := saveState(t, sumdb.LogConfig{Dir: c.Dir})
 			heads := headsOnDisk(t, c.Dir)
-			if test.inPlace {
-				for path, data := range oldState {
-					writeFile(t, filepath.Join(c.Dir, filepath.Base(path)), data)
-				}
-			} else {
-				rename(t, c.Dir, away)
-				copyTo(t, c.Dir, old)
-			}
+			test.restore(t, c, oldState)
 			with(t, c, func(l *sumdb.Log) {
-				if test.witness {
+				if test.also == witness {
 					if err := l.Witness(newest); !errors.Is(err, sumdb.ErrFrozen) {
 						t.Errorf("Witness of the newest head: %v", err)
 					}
@@ -124,14 +125,12 @@ func TestLogRestored(t *testing.T) {
 			})
 			adoptRefuses(t, c, newest, sumdb.ErrFrozen)
 			adoptRefuses(t, c, sumdbtest.NewLog(t, logName).Head(0), sumdb.ErrInvalid)
-			if test.witness || test.guard {
-				// Who asks need not know the newest head.
+			if test.knows {
+				// The operator need not know the newest head.
 				adoptRefuses(t, c, nil, sumdb.ErrFrozen)
 				adoptRefuses(t, c, []byte(heads[4]), sumdb.ErrFrozen)
 			}
-			for path, data := range newState {
-				writeFile(t, path, data)
-			}
+			putOver(t, c, newState)
 			if err := sumdb.AdoptLog(t.Context(), c, newest); err != nil {
 				t.Fatalf("AdoptLog of the newest copy: %v", err)
 			}
@@ -143,6 +142,36 @@ func TestLogRestored(t *testing.T) {
 			})
 		})
 	}
+}
+
+// putOver is cp -a BACKUP/. LOG/: the contents go into the files of the same names, what
+// is only in the log stays.
+func putOver(t testing.TB, _ sumdb.LogConfig, old diskState) {
+	for path, data := range old {
+		writeFile(t, path, data)
+	}
+}
+
+// putInPlace is rsync --inplace --delete: as putOver, but what the backup does not have
+// is removed.
+func putInPlace(t testing.TB, c sumdb.LogConfig, old diskState) {
+	for name := range listing(t, c.Dir) {
+		if _, ok := old[filepath.Join(c.Dir, name)]; !ok {
+			if err := os.Remove(filepath.Join(c.Dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	putOver(t, c, old)
+}
+
+// putCopy puts a backup where the log was: all files are new.
+func putCopy(t testing.TB, c sumdb.LogConfig, old diskState) {
+	rename(t, c.Dir, c.Dir+".away")
+	if err := os.Mkdir(c.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	putOver(t, c, old)
 }
 
 // A log that moves to another disk is adopted there, and goes on. What was torn is
@@ -178,15 +207,18 @@ func TestLogDamagedFiles(t *testing.T) {
 	good, newest := saveState(t, c), headsOnDisk(t, c.Dir)[5]
 	other := newGuardedLog(t, 5)
 	head, heads := filepath.Join(c.Dir, "head"), filepath.Join(c.Dir, "heads")
-	inner, frozen := filepath.Join(c.Dir, "guard"), filepath.Join(c.Dir, "frozen")
-	foreign := string(readFile(t, filepath.Join(other.Dir, "guard")))
+	inner, frozen := filepath.Join(c.Dir, "guard-5"), filepath.Join(c.Dir, "frozen")
+	foreign := string(readFile(t, filepath.Join(other.Dir, "guard-5")))
 	fork := strings.Replace(good[heads], "\n3\n", "\n4\n", 1)
 	for _, test := range []struct {
 		name, path, data string // no data: the file is removed
 		why              string
 		without, seen    error // what AdoptLog says without and with the newest head
 	}{
-		{"inner guard gone", inner, "", "guard is gone", nil, nil},
+		{"inner guard gone", inner, "", "guard-SIZE is gone", nil, nil},
+		{"inner guard renamed", filepath.Join(c.Dir, "guard-6"), good[inner], "the text of the guard is about 5 entries", sumdb.ErrFrozen, sumdb.ErrFrozen},
+		{"older guard garbage", filepath.Join(c.Dir, "guard-4"), "garbage", "not the text of a guard", nil, nil},
+		{"old guard foreign", filepath.Join(c.Dir, "guard"), foreign, "is that of the log with the key", sumdb.ErrFrozen, sumdb.ErrFrozen},
 		{"outer guard gone", c.Guard, "", "guard is gone", nil, nil},
 		{"inner guard foreign", inner, foreign, "is that of the log with the key", sumdb.ErrFrozen, sumdb.ErrFrozen},
 		{"outer guard foreign", c.Guard, foreign, "is that of the log with the key", sumdb.ErrFrozen, sumdb.ErrFrozen},
@@ -305,7 +337,7 @@ func TestLogKeys(t *testing.T) {
 	}{
 		{"key gone", diskState{key: ""}, "but no key", sumdb.ErrFrozen},
 		{"all but the guard outside gone", diskState{key: "", public: "", filepath.Join(c.Dir, "entries"): "", filepath.Join(c.Dir, "heads"): "",
-			filepath.Join(c.Dir, "head"): "", filepath.Join(c.Dir, "guard"): ""}, "is that of another log, or of one that was here", sumdb.ErrFrozen},
+			filepath.Join(c.Dir, "head"): "", filepath.Join(c.Dir, "guard-3"): ""}, "is that of another log, or of one that was here", sumdb.ErrFrozen},
 		{"all but the guards gone", diskState{key: "", public: "", filepath.Join(c.Dir, "entries"): "", filepath.Join(c.Dir, "heads"): "",
 			filepath.Join(c.Dir, "head"): ""}, "is the guard of a log that is gone", sumdb.ErrFrozen},
 		{"another public key", diskState{public: otherPublic}, "is not the public half of", sumdb.ErrFrozen},

@@ -13,10 +13,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // logKey is a module version in the index: a part of a SHA-256 that nobody finds
@@ -48,6 +51,14 @@ type disk struct {
 	unread  error // a guard is there and cannot be read
 	damage  []error
 
+	newest  *mark     // the guard in the directory that has the largest tree
+	marks   int       // guards there
+	misname int64     // the largest size in the name of a guard whose text says something else
+	touched bool      // entries changed after that guard was written
+	pinned  []pinned  // versions in the store, if nothing there says how large the log was
+	missing error     // some of them are not in the log
+	began   time.Time // of the first entry
+
 	unverified error // something that should be a signed head and is none of our key
 
 	headsSize int64 // of the file of heads, up to the end of the last whole one
@@ -56,7 +67,8 @@ type disk struct {
 
 // diskReader reads the files of a log.
 type diskReader struct {
-	dir, guard string // guard may be ""
+	dir, guard string        // guard may be ""
+	store      storage.Store // may be nil
 	key        string
 	verifier   note.Verifier
 	all        bool // verify all heads, not the newest ones only
@@ -80,17 +92,22 @@ func (r diskReader) read(ctx context.Context) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.readGuard(d, filepath.Join(r.dir, "guard"), file)
+	if err := r.readMarks(d, file); err != nil {
+		return nil, err
+	}
 	if r.guard != "" {
-		r.readGuard(d, r.guard, identity{})
+		r.readGuard(d, r.guard)
 	}
-	if err := r.readSigned(ctx, d); err != nil {
+	err = errors.Join(r.readSigned(ctx, d), r.readStore(ctx, d))
+	if err == nil {
+		err = r.readEntries(ctx, d, f)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err := r.readEntries(ctx, d, f); err != nil {
-		return nil, err
-	}
+	d.touched = d.touched && d.tail == nil && d.newest.size == d.tree.size() // else it was our own append
 	d.judge()
+	d.judgePinned()
 	r.judgeHistory(d)
 	return d, r.settle(d)
 }
@@ -100,7 +117,7 @@ func (r diskReader) read(ctx context.Context) (*disk, error) {
 // before the first entry is guarded.
 func (r diskReader) judgeHistory(d *disk) {
 	end := make(map[string]int64) // by file: the largest tree, -1 if there is none
-	for _, name := range []string{"guard", "heads", "head"} {
+	for _, name := range []string{"heads", "head"} {
 		end[name] = -1
 		for _, c := range d.claims {
 			if c.file == filepath.Join(r.dir, name) {
@@ -108,7 +125,7 @@ func (r diskReader) judgeHistory(d *disk) {
 			}
 		}
 	}
-	if end["heads"] < end["head"] || end["heads"] < 0 && end["guard"] > 0 {
+	if end["heads"] < end["head"] || end["heads"] < 0 && d.newest != nil && d.newest.size > 0 {
 		d.damaged("%s has lost heads: it ends before the newest one", filepath.Join(r.dir, "heads"))
 	}
 }
@@ -123,37 +140,68 @@ func (r diskReader) settle(d *disk) error {
 		}
 	}
 	d.settled = files[filepath.Join(r.dir, "head")] && files[filepath.Join(r.dir, "heads")] &&
-		files[filepath.Join(r.dir, "guard")] && (r.guard == "" || files[filepath.Clean(r.guard)])
+		d.marks == 1 && d.newest.guard.inside && files[d.newest.path] && !d.touched &&
+		(r.guard == "" || files[filepath.Clean(r.guard)]) && (r.store == nil || files[storeFile])
 	return err
 }
 
-// readGuard adds what the guard at path says. file is the file of entries, if the
-// guard is to be about that one.
-func (r diskReader) readGuard(d *disk, path string, file identity) {
+// readMarks adds what the guards in the directory say. entries is the file of entries.
+// Only the newest guard must be in its own file and beside its own entries: an older one
+// may be left from a crash, or come from a backup that holds nothing else which is older.
+func (r diskReader) readMarks(d *disk, entries identity) error {
+	marks, err := readMarks(r.dir)
+	if err != nil {
+		return err
+	}
+	if d.marks = len(marks); d.marks == 0 {
+		d.damaged("the guard %s is gone, or was never there", filepath.Join(r.dir, guardPrefix+"SIZE"))
+		return nil
+	}
+	for _, m := range marks {
+		if errors.Is(m.err, ErrInvalid) {
+			d.misname = max(d.misname, m.size)
+		}
+		r.addGuard(d, m.path, m.guard, m.err)
+	}
+	d.newest = &marks[len(marks)-1]
+	if d.newest.err != nil {
+		return nil
+	}
+	if why := d.newest.copied(entries); why != "" {
+		d.damaged("%s is a copy: %s", filepath.Join(r.dir, "entries"), why)
+	}
+	d.touched = d.newest.touched(entries)
+	return nil
+}
+
+// readGuard adds what the guard outside, at path, says.
+func (r diskReader) readGuard(d *disk, path string) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		d.damaged("the guard %s is gone, or was never there", path)
 		return
 	}
-	if err != nil {
+	var g guard
+	if err == nil {
+		g, err = decodeGuard(text)
+	}
+	r.addGuard(d, path, g, err)
+}
+
+// addGuard adds g, which was found at path, or err instead.
+func (r diskReader) addGuard(d *disk, path string, g guard, err error) {
+	switch {
+	case errors.Is(err, ErrInvalid):
+		d.damaged("%s: %w", path, err)
+	case err != nil:
 		d.unread = fmt.Errorf("the guard cannot be read: %w", err)
 		d.damage = append(d.damage, d.unread)
-		return
-	}
-	g, err := decodeGuard(text)
-	if err != nil {
-		d.damaged("%s: %w", path, err)
-		return
-	}
-	if g.key != r.key {
+	case g.key != r.key:
 		d.foreign = fmt.Errorf("the guard %s is that of the log with the key %s", path, g.key)
 		d.damage = append(d.damage, d.foreign)
-		return
+	default:
+		d.claims = append(d.claims, claim{file: path, tree: g.tree})
 	}
-	if g.file.differs(file) {
-		d.damaged("%s is a copy: the guard beside it was written for another file", filepath.Join(r.dir, "entries"))
-	}
-	d.claims = append(d.claims, claim{file: path, tree: g.tree})
 }
 
 func (d *disk) damaged(format string, args ...any) {
@@ -266,6 +314,9 @@ func (d *disk) addEntry(text []byte) error {
 		return err
 	}
 	d.index[key] = e.ID
+	if e.ID == 0 {
+		d.began = e.Time
+	}
 	return nil
 }
 
@@ -295,8 +346,15 @@ func (d *disk) judge() {
 	}
 }
 
-// lost says which signed head or guard the entries do not bear out, nil if none.
+// lost says which trace of the log the entries do not bear out, nil if none: a signed
+// head, a guard, a version in the store.
 func (d *disk) lost() error {
+	if d.misname > d.tree.size() {
+		return fmt.Errorf("a guard with %d in its name was beside them, which is more than the %d entries here", d.misname, d.tree.size())
+	}
+	if d.missing != nil {
+		return d.missing
+	}
 	for _, c := range d.claims {
 		if d.tree.contains(c.tree) {
 			continue
@@ -304,15 +362,18 @@ func (d *disk) lost() error {
 		if c.signed {
 			return fmt.Errorf("%s has a signed head of %d entries that is not of the %d entries here", c.file, c.tree.N, d.tree.size())
 		}
+		if c.file == storeFile {
+			return fmt.Errorf("the store remembers a tree of %d entries that is not of the %d entries here", c.tree.N, d.tree.size())
+		}
 		return fmt.Errorf("the guard %s has a tree of %d entries that is not of the %d entries here "+
 			"(should you know that it was never signed, move that file away)", c.file, c.tree.N, d.tree.size())
 	}
 	return nil
 }
 
-// newest is the largest signed head that the entries contain, nil if there is
+// newestHead is the largest signed head that the entries contain, nil if there is
 // none.
-func (d *disk) newest() *logHead {
+func (d *disk) newestHead() *logHead {
 	var newest *logHead
 	for _, c := range d.claims {
 		if c.signed && d.tree.contains(c.tree) && (newest == nil || c.tree.N > newest.tree.N) {

@@ -21,9 +21,24 @@ func RecodeGuard(text []byte) ([]byte, error) {
 	return g.encode(), err
 }
 
-// EncodeGuard is the text of a guard.
+// EncodeGuard is the text of a guard without what only a guard in the directory says.
 func EncodeGuard(key string, size int64, root [32]byte, inode uint64, born int64) []byte {
-	g := guard{key: key, file: identity{inode, born}}
+	g := guard{key: key, file: identity{inode: inode, born: born}}
 	g.tree.N, g.tree.Hash = size, root
 	return g.encode()
+}
+
+// EncodeMark is the text of a guard in the directory of the log.
+func EncodeMark(key string, size int64, inode uint64, times ...int64) []byte {
+	g := guard{key: key, inside: true, file: identity{inode, times[0], times[1]}, self: identity{inode: inode + 1, born: times[2]}}
+	g.tree.N = size
+	return g.encode()
+}
+
+// OldGuard is the text of the guard, called guard, that the first version of this
+// program wrote beside the file of entries, with what the guard at path says.
+func OldGuard(path string) (text []byte, size int64, err error) {
+	m := readMark(path, -1)
+	m.guard.inside = false
+	return m.guard.encode(), m.size, m.err
 }

@@ -9,9 +9,14 @@ import (
 )
 
 // identity tells a file from a copy of it. Zero is what the system cannot tell.
+// Times are nanoseconds of Unix time.
 type identity struct {
 	inode uint64
-	born  int64 // nanoseconds of Unix time
+	born  int64
+
+	// changed is when its content, owner, mode or links changed. It is no part of
+	// what the file is.
+	changed int64
 }
 
 // differs says whether a and b are certainly two files.
@@ -23,12 +28,20 @@ func (a identity) differs(b identity) bool {
 // replaceFile makes data the content of the file at path, durably: whenever the
 // machine stops, the file has its old or its new content. Its directory exists.
 func replaceFile(path string, data []byte, mode os.FileMode) error {
-	temporary := path + ".new" // one writer at a time: the log is locked
+	return replaceFileWith(path, mode, func(*os.File) ([]byte, error) { return data, nil })
+}
+
+// replaceFileWith is replaceFile for a content that says something of its own file.
+func replaceFileWith(path string, mode os.FileMode, content func(*os.File) ([]byte, error)) error {
+	temporary := path + newSuffix // one writer at a time: the log is locked
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	data, err := content(f)
+	if err == nil {
+		_, err = f.Write(data)
+	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(temporary))
 	}

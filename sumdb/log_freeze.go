@@ -45,7 +45,7 @@ func (l *Log) Witness(head []byte) error {
 // is ours.
 func (l *Log) freeze(seen logHead) error {
 	why := fmt.Errorf("a signed head of %d entries was seen that is not of the %d entries here", seen.tree.N, l.tree.size())
-	refuses := l.refusal(why)
+	refuses := l.refusal(why, nil)
 	l.mu.Lock()
 	first := l.refuses == nil
 	if first {
@@ -112,7 +112,7 @@ func (l *Log) adopt(ctx context.Context, head []byte) error {
 	if _, err := os.Stat(l.config.Dir); err != nil {
 		return err
 	}
-	if err := l.openKey(false); err != nil {
+	if err := l.openKey(ctx, false); err != nil {
 		return err
 	}
 	d, err := l.reader(true).read(ctx)

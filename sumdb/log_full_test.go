@@ -78,7 +78,7 @@ func TestLogStartOnFullDisk(t *testing.T) {
 	c := newGuardedLog(t, 5)
 	heads := headsOnDisk(t, c.Dir)
 	signed := len(readFile(t, filepath.Join(c.Dir, "entries")))
-	block := filepath.Join(c.Dir, "guard.new")
+	block := filepath.Join(c.Dir, "guard-6.new")
 	if err := os.Mkdir(block, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func pinFails(t *testing.T, l *sumdb.Log, want error) {
 func TestLogUnwritable(t *testing.T) {
 	t.Parallel()
 	for _, restart := range []bool{false, true} {
-		for _, blocked := range []string{"guard", "outer", "head"} {
+		for _, blocked := range []string{"guard-6", "outer", "head"} {
 			t.Run(fmt.Sprintf("%s restart=%v", blocked, restart), func(t *testing.T) {
 				c := newGuardedLog(t, 5)
 				heads := headsOnDisk(t, c.Dir)

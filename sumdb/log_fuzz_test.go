@@ -166,6 +166,7 @@ func FuzzLogGuard(f *testing.F) {
 	f.Add(guard)
 	f.Add(guard[:len(guard)-1])
 	f.Add(append(guard, '\n'))
+	f.Add(sumdb.EncodeMark("sum.corp.example+0123abcd+AAAA", 17, 4711, 1_763_000_000_000_000_000, 0, -1))
 	f.Add(sumdb.EncodeGuard("", 0, [32]byte{}, 0, 0))
 	f.Add(sumdb.EncodeGuard("two words", -1, [32]byte{}, 1<<63, -1))
 	f.Add(bytes.ReplaceAll(guard, []byte("\n"), []byte("\r\n")))

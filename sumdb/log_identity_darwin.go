@@ -6,7 +6,7 @@ import (
 )
 
 // identify returns what tells f from a copy of it: its inode number and its time
-// of birth.
+// of birth; and when it was changed.
 func identify(f *os.File) (identity, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -16,5 +16,5 @@ func identify(f *os.File) (identity, error) {
 	if !ok {
 		return identity{}, nil
 	}
-	return identity{inode: stat.Ino, born: stat.Birthtimespec.Nano()}, nil
+	return identity{stat.Ino, stat.Birthtimespec.Nano(), stat.Ctimespec.Nano()}, nil
 }

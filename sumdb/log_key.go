@@ -2,6 +2,7 @@ package sumdb
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
@@ -14,12 +15,11 @@ import (
 	"unicode"
 
 	"golang.org/x/mod/sumdb/note"
-	"golang.org/x/mod/sumdb/tlog"
 )
 
 // openKey locks the log and reads its key. If there is no log, it makes one, if
 // it may. The error is fs.ErrNotExist if there is none and there must be.
-func (l *Log) openKey(mayMake bool) error {
+func (l *Log) openKey(ctx context.Context, mayMake bool) error {
 	if l.config.ReadOnly {
 		text, err := os.ReadFile(l.path("key.pub"))
 		if _, there := os.Stat(l.path("key")); errors.Is(err, fs.ErrNotExist) && there == nil {
@@ -41,7 +41,7 @@ func (l *Log) openKey(mayMake bool) error {
 	secret, err := os.ReadFile(l.path("key"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && mayMake:
-		return l.makeLog()
+		return l.makeLog(ctx)
 	case err != nil:
 		return err
 	}
@@ -126,8 +126,8 @@ func (l *Log) writePublicKey() error {
 // makeLog makes an empty log with a new key. The key comes last: as long as it is
 // not there nothing can be signed, and all else is made anew. So a key without a
 // guard is a key that was put beside an empty log, which must refuse.
-func (l *Log) makeLog() error {
-	if err := l.checkVacant(); err != nil {
+func (l *Log) makeLog(ctx context.Context) error {
+	if err := l.checkVacant(ctx); err != nil {
 		return err
 	}
 	name := l.config.Name
@@ -166,7 +166,7 @@ func (l *Log) makeLog() error {
 
 // checkVacant says whether there is something where a new log shall be. What the
 // creation of a log leaves behind when it is interrupted is nothing.
-func (l *Log) checkVacant() error {
+func (l *Log) checkVacant(ctx context.Context) error {
 	for _, name := range []string{"entries", "heads", "head", "frozen"} {
 		info, err := os.Stat(l.path(name))
 		if err == nil && info.Size() > 0 {
@@ -174,14 +174,17 @@ func (l *Log) checkVacant() error {
 				l.path(name))
 		}
 	}
-	var unfinished guard // of a creation that was interrupted
-	if text, err := os.ReadFile(l.path("guard")); err == nil {
-		if unfinished, err = decodeGuard(text); err != nil || unfinished.tree.N > 0 {
-			return frozen("%s is the guard of a log that is gone: put its files back, or begin a new log in an empty directory", l.path("guard"))
+	marks, err := readMarks(l.config.Dir)
+	if err != nil {
+		return err
+	}
+	for _, m := range marks {
+		if m.err != nil || m.size > 0 {
+			return frozen("%s is the guard of a log that is gone: put its files back, or begin a new log in an empty directory", m.path)
 		}
 	}
-	if l.config.Guard == "" {
-		return nil
+	if err := l.checkStoreVacant(ctx); err != nil || l.config.Guard == "" {
+		return err
 	}
 	text, err := os.ReadFile(l.config.Guard)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -190,23 +193,9 @@ func (l *Log) checkVacant() error {
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
-	if g, err := decodeGuard(text); err == nil && g.tree.N == 0 && unfinished.key != "" {
+	if g, err := decodeGuard(text); err == nil && g.tree.N == 0 && len(marks) > 0 {
 		return nil // of the same creation, or of one before it that was interrupted too
 	}
 	return frozen("the guard %s is that of another log, or of one that was here; "+
 		"bring that log back, or move the guard away if a new log, with a new key for all clients, is what you want", l.config.Guard)
-}
-
-// writeGuards says in all guards that tree is about to be signed. entries is the
-// file that has it.
-func (l *Log) writeGuards(tree tlog.Tree, entries *os.File) error {
-	file, err := identify(entries)
-	if err != nil {
-		return err
-	}
-	inner, outer := guard{l.key, tree, file}, guard{l.key, tree, identity{}}
-	if err := replaceFile(l.path("guard"), inner.encode(), 0o600); err != nil || l.config.Guard == "" {
-		return err
-	}
-	return replaceFile(l.config.Guard, outer.encode(), 0o600)
 }

@@ -2,16 +2,21 @@ package sumdb_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -28,7 +33,29 @@ func saveState(t testing.TB, c sumdb.LogConfig) diskState {
 	if data, err := os.ReadFile(c.Guard); err == nil {
 		state[c.Guard] = string(data)
 	}
+	for path, data := range state {
+		keepFile(t, path, data)
+	}
 	return state
+}
+
+// keepFile keeps a link to a guard in a log, so that putState can bring back the file
+// itself: a crash is no copy.
+func keepFile(t testing.TB, path, data string) {
+	t.Helper()
+	if kept, ok := keptAs(path, data); ok {
+		err := errors.Join(os.MkdirAll(filepath.Dir(kept), 0o700), os.Link(path, kept))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// keptAs is where keepFile keeps a guard with a text, which has the number of its file
+// in it.
+func keptAs(path, data string) (kept string, ok bool) {
+	sum := sha256.Sum256([]byte(data))
+	return filepath.Join(filepath.Dir(path)+".kept", hex.EncodeToString(sum[:8])), strings.HasPrefix(filepath.Base(path), "guard-")
 }
 
 // putState writes contents back into the same files, with the same inodes, and
@@ -44,8 +71,22 @@ func putState(t testing.TB, c sumdb.LogConfig, state diskState) {
 		}
 	}
 	for path, data := range state {
-		writeFile(t, path, data)
+		putFile(t, path, data)
 	}
+}
+
+// putFile writes what saveState has found at path.
+func putFile(t testing.TB, path, data string) {
+	t.Helper()
+	if kept, ok := keptAs(path, data); ok {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if err := os.Link(kept, path); err == nil {
+			return
+		}
+	}
+	writeFile(t, path, data)
 }
 
 func writeFile(t testing.TB, path, data string) {
@@ -195,51 +236,84 @@ func TestLogTorn(t *testing.T) {
 	}
 }
 
-// A crash comes between any two writes of an append, and in the middle of a head.
+// A crash comes between any two writes of an append, and in the middle of one. Nothing
+// of it looks like a copy.
 func TestLogCrashBetweenWrites(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 3)
-	before := saveState(t, c)
+	store := newMemory(t)
+	c.Store = store
+	appendMore(t, c, 3) // into the store
+	before, storeBefore := saveState(t, c), storeRecord(t, store)
 	appendMore(t, c, 4)
-	after := saveState(t, c)
+	after, storeAfter := saveState(t, c), storeRecord(t, store)
 	heads := headsOnDisk(t, c.Dir)
-	state := func(name string) (path, old, new string) {
-		path = filepath.Join(c.Dir, name)
-		if name == "outer" {
-			path = c.Guard
-		}
-		return path, before[path], after[path]
-	}
 	check := func(step string) {
 		t.Helper()
 		t.Log("crash after", step)
 		files := saveState(t, c)
 		with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 4, heads...) })
 		for path, want := range after {
-			if got := string(readFile(t, path)); got != want {
+			if got := string(readFile(t, path)); got != want && !strings.HasPrefix(filepath.Base(path), "guard-") {
 				t.Errorf("%s is not as it would have been without the crash", path)
 			}
 		}
+		if names := listing(t, c.Dir); len(names) != len(after)-1 {
+			t.Errorf("%d files in the directory, want %d: %v", len(names), len(after)-1, slices.Sorted(maps.Keys(names)))
+		}
+		with(t, c, func(l *sumdb.Log) { signs(t, l, c.Dir, 4, heads...) })
 		putState(t, c, files)
 	}
 	putState(t, c, before)
-	for _, name := range []string{"entries", "guard", "outer", "heads", "head"} {
-		path, old, new := state(name)
-		if name == "heads" {
+	setRecord(t, store, storeBefore)
+	for _, name := range []string{"entries", "guard-4", "guard-3", "outer", "store", "heads", "head"} {
+		path := filepath.Join(c.Dir, name)
+		if name == "outer" {
+			path = c.Guard
+		}
+		old, new := before[path], after[path]
+		switch name {
+		case "store":
+			setRecord(t, store, storeAfter)
+			check(name)
+			continue
+		case "guard-3":
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			check("removal of " + name)
+			continue
+		case "heads":
 			for cut := len(old) + 1; cut < len(new); cut += 9 {
 				writeFile(t, path, new[:cut])
 				check(fmt.Sprintf("%d bytes of %s", cut, name))
 			}
-		}
-		if name != "entries" && name != "heads" {
+		case "guard-4", "outer", "head":
 			writeFile(t, path+".new", new[:len(new)/2])
 			check("half of " + name)
 			if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				t.Fatal(err)
 			}
 		}
-		writeFile(t, path, new)
+		putFile(t, path, new)
 		check(name)
+	}
+}
+
+// storeRecord is what a store remembers of a log.
+func storeRecord(t testing.TB, store storage.Store) []byte {
+	t.Helper()
+	text, err := store.Record(t.Context(), "log/guard")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func setRecord(t testing.TB, store storage.Store, text []byte) {
+	t.Helper()
+	if err := store.SetRecord(t.Context(), "log/guard", text); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -355,7 +429,7 @@ func TestLogHalfMade(t *testing.T) {
 		}
 	}
 	// It was interrupted once more, between the two guards.
-	writeFile(t, filepath.Join(c.Dir, "guard"), string(readFile(t, filepath.Join(newGuardedLog(t, 0).Dir, "guard"))))
+	writeFile(t, filepath.Join(c.Dir, "guard-0"), string(readFile(t, filepath.Join(newGuardedLog(t, 0).Dir, "guard-0"))))
 	c.ReadOnly = false
 	appendMore(t, c, 2)
 	if bytes.Equal(readFile(t, filepath.Join(c.Dir, "key.pub")), key) {

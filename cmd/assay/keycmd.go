@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -24,7 +26,11 @@ The first start of serve makes the key. Keep a copy of the log's directory; what
 must not be is set back: see docs/operations.md.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withLog(cmd, func(log *sumdb.Log) error {
+			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+			if err != nil {
+				return err
+			}
+			return c.withLog(cmd.Context(), nil, func(log *sumdb.Log) error {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), log.Key())
 				return err
 			})
@@ -34,15 +40,12 @@ must not be is set back: see docs/operations.md.`,
 	return cmd
 }
 
-// withLog opens our own log for f, to read it, also while a server has it.
-func withLog(cmd *cobra.Command, f func(log *sumdb.Log) error) error {
-	c, _, err := loadConfig(cmd.Flags(), os.Getenv)
-	if err != nil {
-		return err
-	}
+// withLog opens our own log for f, to read it, also while a server has it. store is the
+// store beside it; nil leaves out what it remembers of the log.
+func (c config) withLog(ctx context.Context, store storage.Store, f func(log *sumdb.Log) error) error {
 	config := c.logConfig()
-	config.ReadOnly = true
-	log, err := sumdb.OpenLog(cmd.Context(), config)
+	config.ReadOnly, config.Store = true, store
+	log, err := sumdb.OpenLog(ctx, config)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no log in %s yet; assay serve makes it at its first start", config.Dir)
 	}

@@ -24,7 +24,11 @@ of that module and of those below it, with where and when each came from; the pa
 "all" stands for everything. The server may be running.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withLog(cmd, func(log *sumdb.Log) error {
+			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+			if err != nil {
+				return err
+			}
+			return c.withLog(cmd.Context(), nil, func(log *sumdb.Log) error {
 				if len(args) == 0 {
 					return showLog(cmd, log)
 				}
@@ -86,8 +90,9 @@ func newLogCheckCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Compare everything that the log has on disk",
 		Long: `Check reads the log again and compares each entry with its checksum and the tree,
-each head that was ever signed with the key and the tree, and the guards. It prints
-what is wrong and exits with status 1 if anything is. The server may be running.
+each head that was ever signed with the key and the tree, the guards, and, while no
+server has it, what the store remembers. It prints what is wrong and exits with status
+1 if anything is. The server may be running.
 
 With --head it also compares a signed head that somebody has seen: a client keeps its
 newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
@@ -95,7 +100,17 @@ newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 	}
 	head := cmd.Flags().String("head", "", "File with a signed head that the log must contain.")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return withLog(cmd, func(log *sumdb.Log) error { return checkLog(cmd, log, *head) })
+		c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+		if err != nil {
+			return err
+		}
+		check := func(store storage.Store) error {
+			return c.withLog(cmd.Context(), store, func(log *sumdb.Log) error { return checkLog(cmd, log, *head) })
+		}
+		if err = c.withLogStore(check); errors.Is(err, storage.ErrInUse) {
+			return check(nil) // the server has compared it at its start
+		}
+		return err
 	}
 	addFlags(cmd.Flags(), "data", "log-guard")
 	return cmd
@@ -122,27 +137,34 @@ func checkLog(cmd *cobra.Command, log *sumdb.Log, head string) error {
 
 func newLogAdoptCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "adopt --head FILE",
+		Use:   "adopt --head FILE | --no-client-has-seen-more",
 		Short: "Make a log sign again that was moved or put back from a copy",
 		Long: `Adopt is for a log that refuses to sign because its files were copied, moved, or put
 back from a backup. A client that has seen a head stops for ever at one that does not
-continue it, so the log must contain everything that was ever shown.
+continue it, so the log must contain everything that was ever shown. The server must
+be stopped.
 
-FILE has the newest signed head that any client has seen: collect
+If a machine died, this is its newest backup, and no client has seen a head that is
+newer than the backup, say so with --no-client-has-seen-more. If that is wrong, every
+client that has seen more stops with a SECURITY ERROR.
+
+Otherwise name a FILE with the newest signed head that any client has seen: collect
 $GOPATH/pkg/sumdb/NAME/latest from developers' and CI machines, and take the one with
-the largest number in its second line. If the log contains it, and all heads in its
-own directory, it signs again; else nothing changes. The server must be stopped.
+the largest number in its second line.
 
-If nobody has ever seen a head but those in the directory, say --nobody-has-seen-more
-instead. If that is wrong, every client that has seen more stops with a SECURITY
-ERROR. When the log cannot be continued, begin a new one under a new name.`,
+In both cases the log signs again only if it contains that head, all heads in its own
+directory, the trees of its guards, and what the store remembers of it; else nothing
+changes. When the log cannot be continued, begin a new one under a new name.`,
 		Args: cobra.NoArgs,
 	}
-	head := cmd.Flags().String("head", "", "File with the newest signed head that anybody has seen.")
-	nobody := cmd.Flags().Bool("nobody-has-seen-more", false, "There is no such head: nobody has seen more than what is in the directory.")
+	head := cmd.Flags().String("head", "", "File with the newest signed head that any client has seen.")
+	var complete bool
+	cmd.Flags().BoolVar(&complete, "no-client-has-seen-more", false, "No client has seen a head that is newer than those in the directory.")
+	cmd.Flags().BoolVar(&complete, "nobody-has-seen-more", false, "The old name of --no-client-has-seen-more.")
+	_ = cmd.Flags().MarkHidden("nobody-has-seen-more") // the flag exists
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if (*head == "") == !*nobody {
-			return errors.New("say either --head FILE or --nobody-has-seen-more")
+		if (*head == "") == !complete {
+			return errors.New("say either --head FILE or --no-client-has-seen-more")
 		}
 		c, _, err := loadConfig(cmd.Flags(), os.Getenv)
 		if err != nil {
@@ -154,7 +176,11 @@ ERROR. When the log cannot be continued, begin a new one under a new name.`,
 				return err
 			}
 		}
-		err = sumdb.AdoptLog(cmd.Context(), c.logConfig(), seen)
+		err = c.withLogStore(func(store storage.Store) error {
+			config := c.logConfig()
+			config.Store = store
+			return sumdb.AdoptLog(cmd.Context(), config, seen)
+		})
 		if errors.Is(err, storage.ErrInUse) {
 			return fmt.Errorf("a server has the log in %s open; stop it first", c.logConfig().Dir)
 		}

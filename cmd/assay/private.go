@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/go-chi/chi/v5/middleware"
@@ -21,6 +22,7 @@ import (
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/proxy/policy"
 	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -40,7 +42,37 @@ func list(text string) []string {
 
 // logConfig says where our own log is.
 func (c config) logConfig() sumdb.LogConfig {
-	return sumdb.LogConfig{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard}
+	return sumdb.LogConfig{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard, Adopt: c.adoptCommand()}
+}
+
+// adoptCommand is assay log adopt with the settings that it needs.
+func (c config) adoptCommand() string {
+	command := "assay log adopt --data " + shellWord(c.Data)
+	if c.LogGuard != "" {
+		command += " --log-guard " + shellWord(c.LogGuard)
+	}
+	return command
+}
+
+// shellWord is text as one word of a shell command that a person is to copy.
+func shellWord(text string) string {
+	if strings.ContainsAny(text, " \t\"'\\$`&|;<>()*?#~") {
+		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	}
+	return text
+}
+
+// withLogStore calls f with the store beside our own log, nil if there is none. The
+// error is storage.ErrInUse while a server has it.
+func (c config) withLogStore(f func(storage.Store) error) error {
+	db, err := storage.Open(c.Data, &storage.Options{Existing: true, LockTimeout: time.Millisecond})
+	if errors.Is(err, fs.ErrNotExist) {
+		return f(nil)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(db), db.Close())
 }
 
 // tokenFile is where the tokens are.
@@ -92,6 +124,7 @@ func (c config) checkCredentials() error {
 // as long as nothing needs it: somebody has copied a data directory.
 func (s *server) openLog(ctx context.Context, p *policy.Policy) (err error) {
 	c := s.config.logConfig()
+	c.Store = s.store
 	needed := s.config.Unified || p.Patterns() != ""
 	if needed {
 		c.Logger = s.log.Logger
