@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	modsumdb "golang.org/x/mod/sumdb"
+
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
@@ -75,5 +77,58 @@ func TestHeadRots(t *testing.T) {
 	store.rot()
 	if _, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: store}); !errors.Is(err, storage.ErrDamaged) {
 		t.Errorf("Open without a history: %v, want ErrDamaged", err)
+	}
+}
+
+// A store that is put back from a backup has an older head. Clients that have seen a
+// newer one go on, since the mirror asks the database for it. A fork that began after
+// the backup is not told here any more, but by these clients.
+func TestMirrorSetBack(t *testing.T) {
+	log := newLog(t, 300)
+	store := newStore(t)
+	m := open(t, log, store, "", log.Fetch)
+	refresh(t, m)
+	lookup(t, m, sumdbtest.Filler(7))
+	m.Close()
+	backup := make(map[string]string)
+	reopen := func(files map[string]string) {
+		t.Helper()
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"meta.db", "blobs.db"} {
+			path := filepath.Join(store.dir, name)
+			if data, ok := files[name]; ok {
+				writeFile(t, path, data) // into the same files
+			} else {
+				files[name] = string(readFile(t, path))
+			}
+		}
+		store.open()
+	}
+	reopen(backup)
+	log.Fill(900)
+	m = open(t, log, store, "", log.Fetch)
+	refresh(t, m)
+	verify(t, m, log, nil, 7, 800)
+	m.Close()
+
+	reopen(backup)
+	m = open(t, log, store, "", log.Fetch)
+	if m.Size() != 300 {
+		t.Fatalf("the backup has a head of %d records", m.Size())
+	}
+	verify(t, m, log, log.Head(900), 7, 800)
+	m.Close()
+
+	reopen(backup)
+	m = open(t, log, store, "", forkOf(log, 400, 1000).Fetch)
+	refresh(t, m)
+	client := &sumdbtest.Client{Key: log.Key, Seen: log.Head(900), Remote: func(path string) ([]byte, error) {
+		return answers(t.Context(), m, strings.TrimPrefix(path, "/"))
+	}}
+	mod := sumdbtest.Filler(7)
+	if _, err := modsumdb.NewClient(client).Lookup(mod.Path, mod.Version); err == nil || !strings.Contains(err.Error(), "inconsistent") {
+		t.Errorf("a client that has seen the other history looks up: %v", err)
 	}
 }

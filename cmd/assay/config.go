@@ -47,7 +47,7 @@ type config struct {
 	HookSecret  string        `name:"hook-secret-file" default:"" help:"File with the secret of the webhooks at /-/hooks/github, /-/hooks/gitlab and /-/hooks/gitea. Without it there are none."`
 
 	LogName  string `name:"log-name" default:"" help:"Name of our own log, host[/path], given when it is made: it is in each of its signatures. Default: assay- and 8 digits. assay key prints it."`
-	LogGuard string `name:"log-guard" default:"" help:"File on another disk that has the newest tree of the log, by which a disk that was set back as a whole is noticed. See docs/operations.md."`
+	LogGuard string `name:"log-guard" default:"" help:"File on another disk or machine that has the newest tree of the log. Only with it is a disk or a snapshot noticed that was set back as a whole. See docs/operations.md."`
 	Unified  bool   `name:"unified" default:"false" help:"Serve our own log as a checksum database that covers public modules too, copied after they were proved. Clients then set GOSUMDB to what assay key prints, and need no GONOSUMDB."`
 
 	Access    string `name:"access" default:"" reload:"yes" help:"Who may read private modules: pattern=group|group, separated by commas. The patterns count as private too. The group * is all who have authenticated, anyone is every client. If several match a module, or another module of its repository, each must be satisfied. To all other clients the module does not exist. What is read with a credential and has no rule is served to no client. See docs/access.md."`
