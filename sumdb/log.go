@@ -34,8 +34,8 @@ type LogConfig struct {
 
 	// Guard is a file outside Dir, best on another disk or machine, which has
 	// the tree that was signed last. Its directory must be there. Without it a
-	// disk that is set back as a whole goes unnoticed until somebody shows a
-	// newer head to Witness.
+	// disk that is set back as a whole goes unnoticed until a client's newer
+	// head is shown to Witness.
 	Guard string
 
 	// Store is the store that has the versions which the log pins. It remembers the
