@@ -78,18 +78,18 @@ func (l *Log) keepEvidence(seen logHead) error {
 
 // AdoptLog makes a log that refuses sign again, when its operator has made sure
 // that it continues everything that was ever shown: after a copy of it was put
-// back, it was moved to another disk, or a guard was lost or is new. Nobody may
+// back, it was moved to another disk, or a guard was lost or is new. No process may
 // have the log open.
 //
 // head is the newest signed head that any client or other machine has seen. A
 // client keeps its own in $GOPATH/pkg/sumdb/NAME/latest. The log must contain it,
-// all signed heads that are found in c.Dir, and the trees of the guards. Then the
-// guards are written anew, the freeze is lifted, and what follows the last whole
+// all signed heads that are found in c.Dir, the trees of the guards, and what c.Store
+// remembers of the log. Then the guards are written anew, the freeze is lifted, and what follows the last whole
 // entry is moved to a file cut-TIME in c.Dir. Otherwise the log stays as it is, and
 // the error is ErrFrozen;
 // ErrInvalid if head is not one of this log; fs.ErrNotExist if there is no log.
 //
-// A nil head says that nobody has ever seen a head of the log but those in c.Dir.
+// A nil head says that no client has ever seen a head of the log but those in c.Dir.
 // If that is wrong, the log signs what contradicts the head that was seen, and
 // every client that has it stops for ever with a SECURITY ERROR. So ask
 // the operator twice.
@@ -148,7 +148,7 @@ func (l *Log) mayAdopt(d *disk, seen bool) error {
 			"Put back a copy of the log that has it, or begin a new log under a new name", l.Name(), err)
 	}
 	if d.unverified != nil && !seen {
-		return frozen("the log %s stays as it is: %w; with a head of the log that somebody has seen it can be adopted nevertheless", l.Name(), d.unverified)
+		return frozen("the log %s stays as it is: %w; with a head of the log that a client has seen it can be adopted nevertheless", l.Name(), d.unverified)
 	}
 	return nil
 }
