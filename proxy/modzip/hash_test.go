@@ -133,10 +133,10 @@ func FuzzHash(f *testing.F) {
 // Each byte that is not as it was is noticed, or changes nothing for x/mod either.
 func TestHashTampered(t *testing.T) {
 	t.Parallel()
-	data := randomZip(t, rand.New(rand.NewPCG(5, 6)), 4)
+	data := randomZip(t, rand.New(rand.NewPCG(5, 6)), 3)
 	name := filepath.Join(t.TempDir(), "x.zip")
 	for at := range data {
-		for _, bit := range []byte{1, 0x80, 0xff} {
+		for _, bit := range []byte{1, 0x80} {
 			changed := bytes.Clone(data)
 			changed[at] ^= bit
 			got, err := hash(t, changed)
@@ -225,7 +225,7 @@ func peak(do func()) int64 {
 	return most
 }
 
-// A zip of 17 MB with 300,000 empty entries would take 230 MB as archive/zip reads it.
+// A zip of 13 MB with 120,000 empty entries would take 90 MB as archive/zip reads it.
 // Its directory is sorted outside of the memory, and the hash is the same.
 func TestManyEntries(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "x.zip"))
@@ -233,7 +233,7 @@ func TestManyEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	const entries = 300_000
+	const entries = 120_000
 	writeZip(t, f, entries, "example.com/m@v1.0.0/")
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
