@@ -5,10 +5,13 @@ import (
 	"io/fs"
 	"sync"
 	"time"
+
+	"github.com/assay-proxy/assay/sumdb"
 )
 
 // absent remembers for a moment, and only in memory, that an upstream said an
-// object does not exist: over https the go command asks twice.
+// object does not exist: over https the go command asks twice. It remembers failures of
+// checksum databases too.
 type absent struct {
 	mu      sync.Mutex
 	keys    map[absentKey]absence
@@ -36,6 +39,10 @@ const (
 	// somebody's here, who wants to see it.
 	absentPrivateFor = 5 * time.Second
 
+	// failedFor is how long a failure is remembered, no longer than an upstream may
+	// take to be used again after it was in trouble.
+	failedFor = 5 * time.Second
+
 	// maxAbsent bounds the memory that somebody who asks for nonsense can
 	// take, at some hundred bytes each.
 	maxAbsent = 10000
@@ -48,7 +55,27 @@ const (
 // note remembers err if it is an absence; nil is none. What was asked before
 // everything was forgotten is not remembered: that may be why.
 func (a *absent) note(key string, err error, private bool, asked time.Time) {
-	if !errors.Is(err, fs.ErrNotExist) || len(key) > maxAbsentKey {
+	long := absentFor
+	if private {
+		long = absentPrivateFor
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		a.keep(absentKey{key, private}, err, long, asked)
+	}
+}
+
+// noteFailure remembers an error, of something public, that is no absence and that is not
+// decided here.
+func (a *absent) noteFailure(key string, err error, asked time.Time) {
+	var rule *failure
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, sumdb.ErrFrozen) && !errors.As(err, &rule) {
+		a.keep(absentKey{key: key}, err, failedFor, asked)
+	}
+}
+
+// keep remembers an error for so long.
+func (a *absent) keep(key absentKey, err error, long time.Duration, asked time.Time) {
+	if len(key.key) > maxAbsentKey {
 		return
 	}
 	a.mu.Lock()
@@ -58,20 +85,16 @@ func (a *absent) note(key string, err error, private bool, asked time.Time) {
 	}
 	now := time.Now()
 	if len(a.keys) >= maxAbsent {
-		for key, absence := range a.keys {
+		for old, absence := range a.keys {
 			if now.After(absence.until) {
-				delete(a.keys, key)
+				delete(a.keys, old)
 			}
 		}
 	}
 	if a.keys == nil || len(a.keys) >= maxAbsent {
 		a.keys = map[absentKey]absence{}
 	}
-	long := absentFor
-	if private {
-		long = absentPrivateFor
-	}
-	a.keys[absentKey{key, private}] = absence{err, now.Add(long)}
+	a.keys[key] = absence{err, now.Add(long)}
 }
 
 // find returns the error that was remembered for key, nil if there is none.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/policy"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -21,6 +22,25 @@ type database interface {
 	Latest(ctx context.Context) ([]byte, error)
 	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)
 	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
+}
+
+// How much is fetched from checksum databases at the same time for clients that ask them
+// through this proxy. What a fill asks for is in the fill's own place.
+const (
+	lookupPlaces = 32
+	filePlaces   = 32 // for tiles and first heads
+	beyondPlaces = 4  // for tiles beyond the newest head
+
+	// lookupTime bounds a flight. What is fetched has shorter budgets of its own.
+	lookupTime = 150 * time.Second
+)
+
+// databasePlaces are the places for what clients ask checksum databases.
+type databasePlaces struct{ lookups, files, beyond *places.Places }
+
+func newDatabasePlaces() databasePlaces {
+	of := func(n int) *places.Places { return places.New(places.Config{N: n, Patience: silence}) }
+	return databasePlaces{of(lookupPlaces), of(filePlaces), of(beyondPlaces)}
 }
 
 // serveSumDB answers for a checksum database, always with what this proxy has
@@ -66,7 +86,7 @@ func (s *Server) serveSupported(a *answer, db database) error {
 	if !a.heldOnly {
 		ctx, cancel := s.patient(a.r.Context())
 		defer cancel()
-		_, err = m.Latest(ctx)
+		_, err = s.firstHead(ctx, a, m)
 		err = answerTime(ctx, err)
 	}
 	switch {
@@ -86,16 +106,26 @@ func (s *Server) serveSupported(a *answer, db database) error {
 
 // serveHead answers with our newest head. Only the first one is ever waited for.
 func (s *Server) serveHead(a *answer, db database) error {
-	if m, ok := db.(*sumdb.Mirror); ok && a.heldOnly && m.Size() == 0 {
-		return errNotHeld
+	latest := db.Latest
+	if m, ok := db.(*sumdb.Mirror); ok && !m.HasHead() {
+		if a.heldOnly {
+			return errNotHeld
+		}
+		latest = func(ctx context.Context) ([]byte, error) { return s.firstHead(ctx, a, m) }
 	}
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
-	note, err := db.Latest(ctx)
+	note, err := latest(ctx)
 	if err != nil {
 		return answerTime(ctx, err)
 	}
 	return writeSumDB(a, "public, max-age=60", note)
+}
+
+// firstHead fetches the first head of a mirror.
+func (s *Server) firstHead(ctx context.Context, a *answer, m *sumdb.Mirror) ([]byte, error) {
+	key := Request{Kind: SumDBLatest, Database: m.Name()}.Path()
+	return s.shareFile(ctx, s.client(a), work[[]byte]{key: key, places: s.databases.files, do: m.Latest})
 }
 
 // own reports whether the database called name is our own log, and is served.
@@ -195,20 +225,69 @@ func (s *Server) lookup(a *answer, db *sumdb.Mirror, req Request) (sumdb.Record,
 	if a.heldOnly {
 		return record, resultAbsent, errNotHeld
 	}
-	key := req.Path()
-	if err := s.absent.find(key, false); err != nil {
+	if err := s.absent.find(req.Path(), false); errors.Is(err, fs.ErrNotExist) {
 		a.result = resultNegative
 		return record, resultNegative, err
 	}
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
-	if _, err := s.still(req.Module, false); err != nil {
-		return record, resultMiss, err
-	}
-	begin := time.Now()
-	record, err = db.Lookup(ctx, req.version())
-	s.absent.note(key, err, false, begin)
+	record, err = s.lookupIn(ctx, s.client(a), db, req)
 	return record, resultMiss, answerTime(ctx, err)
+}
+
+// lookupIn fetches the proved record of req from db, in a place and once for all clients
+// that ask.
+func (s *Server) lookupIn(ctx context.Context, client string, db *sumdb.Mirror, req Request) (sumdb.Record, error) {
+	key := Request{Kind: SumDBLookup, Database: db.Name(), Module: req.Module, Version: req.Version}.Path()
+	return s.shareLookup(ctx, client, req, work[sumdb.Record]{key: key, do: func(ctx context.Context) (sumdb.Record, error) {
+		if _, err := s.still(req.Module, false); err != nil {
+			return sumdb.Record{}, err
+		}
+		return db.Lookup(ctx, req.version())
+	}})
+}
+
+// shareLookup shares a lookup, whose key and do w has. What is remembered to be absent,
+// or has failed a moment ago, is not asked for again.
+func (s *Server) shareLookup(ctx context.Context, client string, req Request, w work[sumdb.Record]) (sumdb.Record, error) {
+	if err := s.absent.find(w.key, false); err != nil {
+		return sumdb.Record{}, err
+	}
+	w.places, w.limit, w.do = s.databases.lookups, lookupTime, remember(&s.absent, w.key, w.do)
+	f, _, err := share(s, &s.lookups, claimOf(client, req), w)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	defer f.claim.Leave(client)
+	return f.wait(ctx)
+}
+
+// shareFile shares the work of fetching a tile or a head, whose key, places and do w has.
+func (s *Server) shareFile(ctx context.Context, client string, w work[[]byte]) ([]byte, error) {
+	if err := s.absent.find(w.key, false); err != nil {
+		return nil, err
+	}
+	w.limit, w.do = lookupTime, remember(&s.absent, w.key, w.do)
+	f, _, err := share(s, &s.files, places.For{Client: client}, w)
+	if err != nil {
+		return nil, err
+	}
+	defer f.claim.Leave(client)
+	return f.wait(ctx)
+}
+
+// remember makes do remember for a moment that its object is absent, or that it has
+// failed: clients that ask again at once would make it hang or fail again.
+func remember[T any](a *absent, key string, do func(context.Context) (T, error)) func(context.Context) (T, error) {
+	return func(ctx context.Context) (T, error) {
+		begin := time.Now()
+		value, err := do(ctx)
+		if ctx.Err() == nil { // else it says nothing about the object
+			a.note(key, err, false, begin)
+			a.noteFailure(key, err, begin)
+		}
+		return value, err
+	}
 }
 
 // patient returns a context for what the client of the request with ctx waits
@@ -238,7 +317,11 @@ func (s *Server) serveTile(a *answer, db database, req Request) error {
 	proved := !mirrored || m.Covers(req.Tile) // before, since the head may move meanwhile
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
-	tile, err := db.Tile(ctx, req.Tile)
+	find := db.Tile
+	if mirrored {
+		find = func(ctx context.Context, t tlog.Tile) ([]byte, error) { return s.tile(ctx, a, m, req) }
+	}
+	tile, err := find(ctx, req.Tile)
 	if err != nil {
 		return answerTime(ctx, err)
 	}
@@ -254,6 +337,38 @@ func (s *Server) serveTile(a *answer, db database, req Request) error {
 		age = "private" + strings.TrimPrefix(age, "public")
 	}
 	return writeSumDB(a, age, tile)
+}
+
+// tile returns a tile of a mirror: one that is held, or one that is fetched in a place.
+func (s *Server) tile(ctx context.Context, a *answer, m *sumdb.Mirror, req Request) ([]byte, error) {
+	tile, err := m.HeldTile(ctx, req.Tile)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return tile, err
+	}
+	if a.heldOnly {
+		return nil, errNotHeld
+	}
+	client := s.client(a)
+	w := work[[]byte]{key: req.Path(), places: s.databases.files,
+		do: func(ctx context.Context) ([]byte, error) { return m.Tile(ctx, req.Tile) }}
+	if m.HasHead() && !m.Covers(req.Tile) {
+		w.places = s.databases.beyond
+		w.do = func(ctx context.Context) ([]byte, error) { return s.tileBeyond(ctx, client, m, req.Tile) }
+	}
+	return s.shareFile(ctx, client, w)
+}
+
+// tileBeyond fetches a tile beyond our newest head for a client, unless that asks for
+// tiles that do not exist.
+func (s *Server) tileBeyond(ctx context.Context, client string, m *sumdb.Mirror, t tlog.Tile) ([]byte, error) {
+	if s.strays.many(client) {
+		return nil, errStrays
+	}
+	tile, err := m.Tile(ctx, t)
+	if errors.Is(err, sumdb.ErrBeyond) {
+		s.strays.note(client)
+	}
+	return tile, err
 }
 
 func writeSumDB(a *answer, cacheControl string, body []byte) error {

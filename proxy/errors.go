@@ -58,6 +58,23 @@ var (
 		what: "busy: too many objects are being fetched at the moment",
 		next: "try again in a few seconds; what is stored is served meanwhile",
 	}
+	errClientBusy = &failure{
+		status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
+		what: "busy: this user or address has too many requests for objects that are not stored here",
+		why:  "a proxy fetches a bounded number of objects at the same time, and clients share it fairly",
+		next: "try again in a few seconds, with fewer requests at the same time",
+	}
+	errYielded = &failure{
+		status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
+		what: "busy: this object came slowly, and its place was needed for others",
+		next: "try again in a few seconds; if it stays, check the upstream or choose another with --upstream",
+	}
+	errStrays = &failure{
+		status: http.StatusServiceUnavailable, retryAfter: strayTime, noStore: true,
+		what: "this user or address has asked for many tiles beyond the end of the checksum database",
+		why:  "tiles that this mirror holds, or can prove, are served",
+		next: "try again in a minute; if it stays, remove the file latest below $(go env GOPATH)/pkg/sumdb",
+	}
 	// errReloaded says that a request was decided on by settings that are no
 	// longer in force.
 	errReloaded = &failure{

@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -72,3 +74,23 @@ const (
 	MaxClientAbsences = maxClientAbsences
 	MaxAbsenceRecord  = maxAbsenceRecord
 )
+
+// Hasten makes the server judge by other times what must yield its place. It comes before
+// the first request.
+func (s *Server) Hasten(silence, window time.Duration) {
+	of := func(n int) *places.Places {
+		return places.New(places.Config{N: n, Patience: silence, Window: window})
+	}
+	s.fills.small, s.fills.zips = of(s.config.Fills), of(s.config.ZipFills)
+	s.databases = databasePlaces{of(lookupPlaces), of(filePlaces), of(beyondPlaces)}
+	s.metrics = newMetrics(s.allPlaces())
+}
+
+// ClientKey is clientKey of an anonymous client, or of the user if that is not "".
+func ClientKey(user, remote string) string {
+	id := access.Identity{Name: user}
+	if user != "" {
+		id.Kind = "basic"
+	}
+	return clientKey(id, remote)
+}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -42,6 +43,10 @@ const (
 	// is a zip of 500 MiB at half a megabyte per second.
 	smallFillTime = 3 * time.Minute
 	zipFillTime   = 20 * time.Minute
+
+	// silence is how long a fill without a byte keeps its place while others wait: the
+	// first answer of a mirror for a version that it has not got takes seconds.
+	silence = 10 * time.Second
 )
 
 // fill is one object being fetched, proved and stored. Whoever wants the object
@@ -50,6 +55,7 @@ type fill struct {
 	fillKey
 	req   Request
 	begun time.Time
+	claim *places.Claim
 
 	// started is closed when the fields below it are set and the object can
 	// be streamed; it may never be. done is closed when the fill has ended,
@@ -66,7 +72,7 @@ type fill struct {
 
 // fills are the fills under way.
 type fills struct {
-	small, zips, private chan struct{} // a place for each that may run
+	small, zips, private *places.Places
 
 	mu     sync.Mutex
 	active map[fillKey]*fill
@@ -82,64 +88,85 @@ type fillKey struct {
 }
 
 func newFills(small, zips int) fills {
-	return fills{small: make(chan struct{}, small), zips: make(chan struct{}, zips),
-		private: make(chan struct{}, privatePlaces), active: map[fillKey]*fill{}}
+	return fills{
+		small:   places.New(places.Config{N: small, Patience: silence}),
+		zips:    places.New(places.Config{N: zips, Patience: silence}),
+		private: places.New(places.Config{N: privatePlaces}), // a clone may take minutes, and tells no progress
+		active:  map[fillKey]*fill{},
+	}
+}
+
+// placesFor returns the places of which a fill of req takes one.
+func (f *fills) placesFor(req Request, private bool) *places.Places {
+	switch {
+	case private:
+		return f.private
+	case req.Kind == Zip:
+		return f.zips
+	}
+	return f.small
 }
 
 // join returns the fill for req, which it starts if there is none, and reports
-// whether there was one.
-func (s *Server) join(req Request, private bool) (f *fill, joined bool) {
+// whether there was one. The client counts as waiting until f.claim.Leave. The error is
+// errBusy or errClientBusy.
+func (s *Server) join(req Request, private bool, client string) (f *fill, joined bool, err error) {
 	key := fillKey{req.Path(), private, s.settings.Load().number}
 	s.fills.mu.Lock()
 	defer s.fills.mu.Unlock()
-	if f, ok := s.fills.active[key]; ok {
-		return f, true
+	if f, ok := s.fills.active[key]; ok && f.claim.Join(client) {
+		return f, true, nil
 	}
-	f = &fill{fillKey: key, req: req, begun: time.Now(), started: make(chan struct{}), done: make(chan struct{})}
+	claim, err := s.fills.placesFor(req, private).Claim(claimOf(client, req))
+	if err != nil {
+		return nil, false, busy(err)
+	}
+	f = &fill{fillKey: key, req: req, claim: claim, begun: time.Now(), started: make(chan struct{}), done: make(chan struct{})}
 	s.fills.active[key] = f
 	s.running.Add(1)
 	go s.run(f)
-	return f, false
+	return f, false, nil
 }
 
-// joinAnew is join for who waits at most until ctx ends. A private version that is
-// not there may have been pushed since the fill looked, by somebody here, who comes
-// because of it. So who joined looks once more; what is found then was begun after
-// they came.
-func (s *Server) joinAnew(ctx context.Context, req Request, private bool) (f *fill, joined bool) {
-	f, joined = s.join(req, private)
+// joinAnew is join for a client that waits at most until ctx ends. If a private fill that
+// was joined ends "not found" it fills once more: the version may have been pushed
+// since that fill looked, and the client come because of it.
+func (s *Server) joinAnew(ctx context.Context, req Request, private bool, client string) (f *fill, joined bool, err error) {
+	f, joined, err = s.join(req, private, client)
 	if !private || !joined {
-		return f, joined
+		return f, joined, err
 	}
 	select { // it is not streamed, nothing is missed
 	case <-f.done:
 	case <-ctx.Done():
-		return f, joined
+		return f, joined, nil
 	}
 	if errors.Is(f.err, fs.ErrNotExist) {
-		return s.join(req, private)
+		f.claim.Leave(client)
+		return s.join(req, private, client)
 	}
-	return f, joined
+	return f, joined, nil
 }
 
 // run does the whole of a fill, whoever is still waiting for it.
 func (s *Server) run(f *fill) {
 	defer s.running.Done()
-	limit, places := smallFillTime, s.fills.small
-	switch {
-	case f.private:
-		limit, places = zipFillTime, s.fills.private
-	case f.req.Kind == Zip:
-		limit, places = zipFillTime, s.fills.zips
+	limit := smallFillTime
+	if f.private || f.req.Kind == Zip {
+		limit = zipFillTime
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, limit)
 	defer cancel()
 
-	f.err = s.guard(f.key, func() error { return s.fillInPlace(ctx, f, places) })
+	f.err = s.guard(f.key, func() error {
+		return s.inPlace(ctx, f.claim, func(ctx context.Context) error { return s.fillInPlace(ctx, f) })
+	})
 	s.suspects.note(f.key, f.err)
 
 	s.fills.mu.Lock()
-	delete(s.fills.active, f.fillKey)
+	if s.fills.active[f.fillKey] == f { // else another one began when this one had to yield
+		delete(s.fills.active, f.fillKey)
+	}
 	s.fills.mu.Unlock()
 	close(f.done)
 	if f.spool != nil {
@@ -157,18 +184,14 @@ func (f *fill) ended() bool {
 	}
 }
 
-// fillInPlace fills when one of places is free.
-func (s *Server) fillInPlace(ctx context.Context, f *fill, places chan struct{}) error {
-	if err := s.take(ctx, places); err != nil {
-		return err
-	}
-	defer func() { <-places }()
+// fillInPlace fills, unless that has been done already.
+func (s *Server) fillInPlace(ctx context.Context, f *fill) error {
 	s.metrics.fillsRunning.Inc()
 	defer s.metrics.fillsRunning.Dec()
 
 	// Another fill may have ended between the client's look into the store
 	// and now.
-	if object, err := s.open(ctx, f.req, f.key, f.private); err == nil {
+	if object, err := s.open(ctx, nil, f.req, f.key, f.private); err == nil {
 		return object.Close()
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -177,21 +200,6 @@ func (s *Server) fillInPlace(ctx context.Context, f *fill, places chan struct{})
 	err := s.fillFrom(ctx, f)
 	s.metrics.observeFill(f.req.Kind, err, time.Since(begin))
 	return err
-}
-
-// take takes one of places, which is given back by receiving from it. The error is
-// errBusy if none is free in time for a client to be told.
-func (s *Server) take(ctx context.Context, places chan struct{}) error {
-	queue := time.NewTimer(s.config.Answer * 3 / 4)
-	defer queue.Stop()
-	select {
-	case places <- struct{}{}:
-		return nil
-	case <-queue.C:
-		return errBusy
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // fillFrom fills from where the object is to come from.
@@ -398,6 +406,13 @@ func (s *Server) wanted(ctx context.Context, req Request) (string, error) {
 		return "", err
 	}
 	record, err := db.Lookup(ctx, req.version())
+	return s.hashIn(record, err, req)
+}
+
+// hashIn returns the hash that a record has for the object, or what the error of its
+// lookup means.
+func (s *Server) hashIn(record sumdb.Record, err error, req Request) (string, error) {
+	db := s.database()
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("%w: %s: %s", errUnlisted, db.Name(), err) // an absence there is none here
 	}
@@ -405,14 +420,6 @@ func (s *Server) wanted(ctx context.Context, req Request) (string, error) {
 		return "", fmt.Errorf("%s: %w", db.Name(), err)
 	}
 	return recordHash(record, req)
-}
-
-// wantedInTime is wanted for a client that waits for it.
-func (s *Server) wantedInTime(ctx context.Context, req Request) (string, error) {
-	ctx, cancel := s.patient(ctx)
-	defer cancel()
-	want, err := s.wanted(ctx, req)
-	return want, answerTime(ctx, err)
 }
 
 func recordHash(record sumdb.Record, req Request) (string, error) {

@@ -102,7 +102,7 @@ func (s *Server) heldVersions(ctx context.Context, modulePath string, private bo
 // readStored returns the content of a stored object that is small.
 func (s *Server) readStored(ctx context.Context, req Request, private bool) ([]byte, error) {
 	key := req.Path()
-	object, err := s.open(ctx, req, key, private)
+	object, err := s.open(ctx, nil, req, key, private)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/internal/places"
 )
 
 // result says how a request was answered.
@@ -56,9 +58,10 @@ type metrics struct {
 	infosReplaced prometheus.Counter
 	leakRequests  *prometheus.CounterVec
 	leaks         [numberOfLeakKinds]prometheus.Counter
+	places        placesCollector
 }
 
-func newMetrics() *metrics {
+func newMetrics(all map[string]*places.Places) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_cache_requests_total",
@@ -98,6 +101,7 @@ func newMetrics() *metrics {
 			Help: "Requests that show a client which is not set up for private modules: public_database (it asked a public checksum database for a private name), no_credential (it asked for what only some may read). /-/leaks lists the clients.",
 		}, []string{"kind"}),
 	}
+	m.places = newPlacesCollector(all)
 	for kind := range m.leaks {
 		m.leaks[kind] = m.leakRequests.WithLabelValues(LeakKind(kind).String())
 	}
@@ -114,7 +118,7 @@ func newMetrics() *metrics {
 // Metrics returns the server's collectors.
 func (s *Server) Metrics() []prometheus.Collector {
 	m := s.metrics
-	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.panics, m.mismatches, m.dropped, m.changed, m.infosReplaced, m.leakRequests}
+	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.panics, m.mismatches, m.dropped, m.changed, m.infosReplaced, m.leakRequests, m.places}
 }
 
 func (m *metrics) count(kind Kind, r result) {
@@ -133,4 +137,52 @@ func (m *metrics) observeFill(kind Kind, err error, took time.Duration) {
 		outcome = "error"
 	}
 	m.fills.WithLabelValues(kind.String(), outcome).Observe(took.Seconds())
+}
+
+// placesCollector tells how full the places are.
+type placesCollector struct {
+	all                                map[string]*places.Places
+	running, waiting, refused, yielded *prometheus.Desc
+}
+
+func newPlacesCollector(all map[string]*places.Places) placesCollector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, append([]string{"places"}, labels...), nil)
+	}
+	return placesCollector{all,
+		desc("assay_places_running", "Places in use: objects, zips, private (objects), lookups and files (tiles, heads) of checksum databases, beyond (tiles beyond the newest head)."),
+		desc("assay_places_waiting", "Objects that wait for a place."),
+		desc("assay_places_refused_total", "Requests for a place that were refused, by reason: client (this client has too many waiting), full (all clients have), late (none became free in time).", "reason"),
+		desc("assay_places_yielded_total", "Work that was stopped because others needed its place, by reason: abandoned (no client waited for it), slow.", "reason"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c placesCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.running, c.waiting, c.refused, c.yielded} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c placesCollector) Collect(out chan<- prometheus.Metric) {
+	for name, p := range c.all {
+		stats := p.Stats()
+		out <- prometheus.MustNewConstMetric(c.running, prometheus.GaugeValue, float64(stats.Running), name)
+		out <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(stats.Waiting), name)
+		for reason, n := range map[string]uint64{"client": stats.ClientFull, "full": stats.Full, "late": stats.Late} {
+			out <- prometheus.MustNewConstMetric(c.refused, prometheus.CounterValue, float64(n), name, reason)
+		}
+		for reason, n := range map[string]uint64{"abandoned": stats.Abandoned, "slow": stats.Slow} {
+			out <- prometheus.MustNewConstMetric(c.yielded, prometheus.CounterValue, float64(n), name, reason)
+		}
+	}
+}
+
+// allPlaces returns the places by the names that the metrics have for them.
+func (s *Server) allPlaces() map[string]*places.Places {
+	return map[string]*places.Places{
+		"objects": s.fills.small, "zips": s.fills.zips, "private": s.fills.private,
+		"lookups": s.databases.lookups, "files": s.databases.files, "beyond": s.databases.beyond,
+	}
 }

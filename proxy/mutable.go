@@ -78,7 +78,9 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	}
 	// A private module's next tag is pushed by a user of this proxy, who waits for it.
 	if age < min(revalidate, s.config.Stale) && !a.private {
-		s.refresh(req, false)
+		if f, _, err := s.refresh(a, req); err == nil { // else there is too much to do for that now
+			f.claim.Leave(s.client(a))
+		}
 		a.result = resultStale
 		return s.writeMutable(a, req, held)
 	}
@@ -115,19 +117,20 @@ func (s *Server) renew(a *answer, req Request, wait time.Duration) (*mutableAnsw
 	if err := s.ascertain(ctx, a, req); err != nil {
 		return nil, err
 	}
-	select {
-	case r := <-s.refresh(req, a.private):
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		a.result = resultMiss
-		if r.Shared {
-			a.result = resultCoalesced
-		}
-		return r.Val.(*mutableAnswer), s.admit(a, req) // where it is, is known only now
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	f, joined, err := s.refresh(a, req)
+	if err != nil {
+		return nil, err
 	}
+	defer f.claim.Leave(s.client(a))
+	m, err := f.wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.result = resultMiss
+	if joined {
+		a.result = resultCoalesced
+	}
+	return m, s.admit(a, req) // where it is, is known only now
 }
 
 // before reports whether the answer is from before a push; the zero time is none. If
@@ -150,56 +153,28 @@ func (m *mutableAnswer) age() time.Duration {
 	return age
 }
 
-// refreshResult is what comes of a refresh.
-type refreshResult struct {
-	Val    any
-	Err    error
-	Shared bool // somebody else has asked first
-}
-
 // refresh asks the upstream, once for all who ask at the same time. It goes on
 // when they have left.
-func (s *Server) refresh(req Request, private bool) <-chan refreshResult {
-	out := make(chan refreshResult, 1)
-	s.running.Add(1)
+func (s *Server) refresh(a *answer, req Request) (f *flight[*mutableAnswer], joined bool, err error) {
+	private, limit, of := a.private, smallFillTime, s.fills.small
 	key := fmt.Sprint(recordKey(req, private), " ", s.settings.Load().number)
-	if private { // who comes after a push must not have what was asked before it
+	if private {
+		// A client that comes after a push must not have what was asked before it, and
+		// a repository may have to be cloned first.
 		key = fmt.Sprint(key, " ", s.lastPush(req.Module).UnixNano())
+		limit, of = zipFillTime, s.fills.private
 	}
-	first := false // singleflight's own Shared is true for the first one too
-	ch := s.refreshing.DoChan(key, func() (m any, err error) {
-		first = true
-		limit := smallFillTime
-		if private {
-			limit = zipFillTime // a repository may have to be cloned first
-		}
-		ctx, cancel := context.WithTimeout(s.ctx, limit)
-		defer cancel()
-		err = s.guard(req.Path(), func() (err error) {
-			m, err = s.fetchMutable(ctx, req, private)
-			return err
-		})
-		return m, err
-	})
-	go func() {
-		defer s.running.Done()
-		r := <-ch
-		out <- refreshResult{r.Val, r.Err, !first}
-	}()
-	return out
+	return share(s, &s.refreshing, claimOf(s.client(a), req), work[*mutableAnswer]{key, of, limit,
+		func(ctx context.Context) (*mutableAnswer, error) { return s.fetchMutable(ctx, req, private) }})
 }
 
 // fetchMutable asks where the answer is to come from, checks what it says and keeps
 // it.
 func (s *Server) fetchMutable(ctx context.Context, req Request, private bool) (*mutableAnswer, error) {
-	ask, places := s.askUpstream, s.fills.small
+	ask := s.askUpstream
 	if private {
-		ask, places = s.askRepository, s.fills.private
+		ask = s.askRepository
 	}
-	if err := s.take(ctx, places); err != nil {
-		return nil, err
-	}
-	defer func() { <-places }()
 	begin := time.Now()
 	m, err := ask(ctx, req)
 	if err != nil {

@@ -80,12 +80,12 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 		a.result = resultNegative
 		return sumdb.Record{}, resultNegative, err
 	}
-	pin := s.pinPublic
+	pin := s.sharePublic
 	if a.private {
 		pin = s.pinPrivate
 	}
 	begin := time.Now()
-	record, err := pin(ctx, req)
+	record, err := pin(ctx, s.client(a), req)
 	s.absent.note(a.path, err, a.private, begin)
 	if err == nil {
 		err = s.admit(a, req) // where it is, is known only now
@@ -94,8 +94,12 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 }
 
 // pinPrivate fetches a private version, which pins it.
-func (s *Server) pinPrivate(ctx context.Context, req Request) (sumdb.Record, error) {
-	f, _ := s.joinAnew(ctx, Request{Kind: Zip, Module: req.Module, Version: req.Version}, true)
+func (s *Server) pinPrivate(ctx context.Context, client string, req Request) (sumdb.Record, error) {
+	f, _, err := s.joinAnew(ctx, Request{Kind: Zip, Module: req.Module, Version: req.Version}, true, client)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	defer f.claim.Leave(client)
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -106,6 +110,16 @@ func (s *Server) pinPrivate(ctx context.Context, req Request) (sumdb.Record, err
 	}
 	entry, err := s.config.Log.Find(req.version())
 	return entry.Record(), err
+}
+
+// sharePublic is pinPublic, in a place for lookups and once for all clients that ask, if
+// the record has to be fetched first.
+func (s *Server) sharePublic(ctx context.Context, client string, req Request) (sumdb.Record, error) {
+	if _, err := s.database().Held(ctx, req.version()); err == nil {
+		return s.pinPublic(ctx, req)
+	}
+	return s.shareLookup(ctx, client, req, work[sumdb.Record]{key: req.Path(),
+		do: func(ctx context.Context) (sumdb.Record, error) { return s.pinPublic(ctx, req) }})
 }
 
 // pinPublic copies the record of a public version into our log after it was

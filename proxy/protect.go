@@ -153,7 +153,7 @@ func (s *Server) ascertain(ctx context.Context, a *answer, req Request) error {
 		}
 		return nil
 	}
-	place, err := s.locate(ctx, st, req.Module, !covered && len(facts) == 0)
+	place, err := s.locate(ctx, a, st, req.Module, !covered && len(facts) == 0)
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func (s *Server) pretend(a *answer, st *settings, req Request, covered bool) {
 	}
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
-	if place, err := s.locate(ctx, st, req.Module, !covered); err == nil {
+	if place, err := s.locate(ctx, a, st, req.Module, !covered); err == nil {
 		s.mayHave(a, st, req, place)
 	}
 }
@@ -189,17 +189,20 @@ func (s *Server) ascertainInTime(a *answer, req Request) error {
 }
 
 // locate is vcs.Source.Locate in one of the places for private modules.
-func (s *Server) locate(ctx context.Context, st *settings, modulePath string, open bool) (vcs.Place, error) {
+func (s *Server) locate(ctx context.Context, a *answer, st *settings, modulePath string, open bool) (place vcs.Place, err error) {
 	key := "locate " + modulePath // no path of the protocol has a blank in it
 	if err := s.absent.find(key, true); err != nil {
 		return vcs.Place{}, err
 	}
-	if err := s.take(ctx, s.fills.private); err != nil {
-		return vcs.Place{}, err
+	claim, err := s.fills.private.Claim(claimOf(s.client(a), Request{Module: modulePath}))
+	if err != nil {
+		return vcs.Place{}, busy(err)
 	}
-	defer func() { <-s.fills.private }()
 	begin := time.Now()
-	place, err := st.vcs.Locate(ctx, modulePath, vcs.Private, open)
+	err = s.inPlace(ctx, claim, func(ctx context.Context) (err error) {
+		place, err = st.vcs.Locate(ctx, modulePath, vcs.Private, open)
+		return err
+	})
 	s.absent.note(key, err, true, begin)
 	return place, answerTime(ctx, err)
 }

@@ -111,7 +111,11 @@ type Server struct {
 	reloads  atomic.Uint64
 
 	fills      fills
-	refreshing singleflight.Group // of mutable answers, by key
+	refreshing flights[*mutableAnswer]
+	lookups    flights[sumdb.Record]
+	files      flights[[]byte] // of checksum databases
+	databases  databasePlaces
+	strays     strays
 	versions   singleflight.Group // being fetched from version control
 	checking   singleflight.Group // of stored private objects, by key
 	absent     absent
@@ -172,14 +176,14 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, infos: infos, store: c.Store, log: c.Logger, metrics: newMetrics()}
+	s := &Server{config: c, infos: infos, store: c.Store, log: c.Logger, fills: newFills(c.Fills, c.ZipFills), databases: newDatabasePlaces()}
+	s.metrics = newMetrics(s.allPlaces())
 	s.absences = newAbsences(c.Store, c.Logger, c.Stale)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.loadBindings(s.ctx); err != nil {
 		s.cancel()
 		return nil, err
 	}
-	s.fills = newFills(c.Fills, c.ZipFills)
 	s.hot.limit, s.hotPrivate.limit = int(c.Memory.Hot/2), int(c.Memory.Hot/2)
 	s.reading = make(chan struct{}, parallelReads)
 	s.Reload(c.Upstream, c.Policy, c.VCS)
@@ -272,6 +276,7 @@ type answer struct {
 
 	identity *access.Identity // of the client, once it was asked for
 	held     memory.Hold      // what is in memory until the client has it
+	client   string           // see Server.client; "" if nothing has needed it
 }
 
 func (s *Server) serve(a *answer) error {

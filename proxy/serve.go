@@ -26,7 +26,7 @@ func (s *Server) serveImmutable(a *answer, req Request) error {
 			return err
 		}
 	}
-	object, err := s.open(a.r.Context(), req, a.path, a.private)
+	object, err := s.open(a.r.Context(), a, req, a.path, a.private)
 	if err == nil && object.Info().Size <= hotSize {
 		object, err = s.keep(a.r.Context(), a.path, req, a.private, object)
 	}
@@ -58,8 +58,10 @@ func (s *Server) serveHit(a *answer, req Request, object storage.Object) error {
 }
 
 // open opens the stored object of req, whose key is its path. What is damaged, or
-// not proved by the database that is in force now, is dropped and counts as absent.
-func (s *Server) open(ctx context.Context, req Request, key string, private bool) (storage.Object, error) {
+// not proved by the database that is in force now, is dropped and counts as absent. With
+// a, the client of a counts for a lookup that this needs; without, a fill has its place
+// already.
+func (s *Server) open(ctx context.Context, a *answer, req Request, key string, private bool) (storage.Object, error) {
 	object, err := s.store.Open(ctx, key)
 	if errors.Is(err, storage.ErrDamaged) {
 		s.drop(ctx, key, err)
@@ -87,7 +89,7 @@ func (s *Server) open(ctx context.Context, req Request, key string, private bool
 	if req.Kind == Info || db == nil || object.Info().Proof == db.Name() {
 		return object, nil
 	}
-	want, err := s.wantedInTime(ctx, req)
+	want, err := s.wantedBy(ctx, a, req)
 	if err == nil && object.Info().Hash == want {
 		return object, nil
 	}
@@ -97,6 +99,22 @@ func (s *Server) open(ctx context.Context, req Request, key string, private bool
 	}
 	s.drop(ctx, key, fmt.Errorf("it is not what %s says", db.Name()))
 	return nil, fs.ErrNotExist
+}
+
+// wantedBy is wanted for the client of a, who waits for it; for a fill without a.
+func (s *Server) wantedBy(ctx context.Context, a *answer, req Request) (string, error) {
+	db := s.database()
+	if a == nil || db == nil {
+		return s.wanted(ctx, req)
+	}
+	ctx, cancel := s.patient(ctx)
+	defer cancel()
+	record, err := db.Held(ctx, req.version())
+	if errors.Is(err, fs.ErrNotExist) {
+		record, err = s.lookupIn(ctx, s.client(a), db, req)
+	}
+	want, err := s.hashIn(record, err, req)
+	return want, answerTime(ctx, err)
 }
 
 // drop removes a stored object that must not be served.
@@ -114,7 +132,11 @@ func (s *Server) drop(ctx context.Context, key string, why error) {
 func (s *Server) serveFill(a *answer, req Request) error {
 	ctx, cancel := context.WithTimeout(a.r.Context(), s.config.Answer)
 	defer cancel()
-	f, joined := s.joinAnew(ctx, req, a.private)
+	f, joined, err := s.joinAnew(ctx, req, a.private, s.client(a))
+	if err != nil {
+		return err
+	}
+	defer f.claim.Leave(s.client(a))
 	a.result = resultMiss
 	if joined {
 		a.result = resultCoalesced
@@ -148,7 +170,7 @@ func (s *Server) serveFill(a *answer, req Request) error {
 	if err := s.admit(a, req); err != nil { // where it is, is known only now
 		return err
 	}
-	object, err := s.open(a.r.Context(), req, a.path, a.private)
+	object, err := s.open(a.r.Context(), a, req, a.path, a.private)
 	if errors.Is(err, fs.ErrNotExist) { // not an absence: an upstream has it
 		if _, err := s.still(req.Module, a.private); err != nil {
 			return err

@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/internal/memory"
@@ -31,7 +30,7 @@ const (
 	// fileTime is the same for what upstream only has to read.
 	fileTime = 60 * time.Second
 
-	// refreshGrace is how long an answer of upstream to latest counts as new,
+	// refreshGrace is how long an answer of upstream to latest, or its failure, counts as new,
 	// so that a client that is ahead of us and asks for one tile after the
 	// other does not make us ask each time.
 	refreshGrace = time.Second
@@ -79,19 +78,19 @@ type Mirror struct {
 	// mutex because who waits for it must be able to leave with its context.
 	turn chan struct{}
 
-	flights singleflight.Group // of requests to upstream, by path
-
 	// life ends with Close, and with it what flights share. It is no
 	// caller's context: a flight outlives the caller who asked first.
 	life context.Context
 	end  context.CancelFunc
 
 	mu        sync.Mutex             // guards what follows, never held over I/O on the network
+	flights   map[string]*flight     // requests to upstream under way, by path
 	closed    bool                   // no flight may start any more
 	work      sync.WaitGroup         // flights under way; Add under mu
 	older     map[tlog.Tree]struct{} // smaller heads that are proved already
 	frozen    *freeze                // nil if not frozen
 	refreshed time.Time              // when upstream last answered to latest
+	asked     time.Time              // when it did, or failed to
 }
 
 // Open returns the mirror of the database with c.Key, with the head that
@@ -120,6 +119,7 @@ func Open(ctx context.Context, c Config) (*Mirror, error) {
 		log:      c.Logger.With("database", verifier.Name()),
 		turn:     make(chan struct{}, 1),
 		older:    make(map[tlog.Tree]struct{}),
+		flights:  make(map[string]*flight),
 	}
 	m.metrics = newMetrics(m)
 	m.SetFetch(c.Fetch)
@@ -218,6 +218,7 @@ func (m *Mirror) Refresh(ctx context.Context) error {
 		return err
 	}
 	_, err := m.share(ctx, "latest", fileTime, func(ctx context.Context) (any, error) {
+		defer m.noteAsked()
 		msg, err := m.fetch(ctx, "latest", textLimit)
 		if errors.Is(err, fs.ErrNotExist) {
 			// Not to be mistaken for the absence of a module or a tile.
@@ -235,6 +236,13 @@ func (m *Mirror) Refresh(ctx context.Context) error {
 		return nil, m.mend(ctx)
 	})
 	return err
+}
+
+// noteAsked notes that upstream has just been asked for its latest head.
+func (m *Mirror) noteAsked() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = time.Now()
 }
 
 // Run asks for the latest head at once and then every Config.Refresh, until ctx
@@ -256,44 +264,86 @@ func (m *Mirror) Run(ctx context.Context) error {
 	}
 }
 
+// flight is work that callers share.
+type flight struct {
+	done   chan struct{} // closed when it has ended, after value and err were set
+	value  any
+	err    error
+	cancel context.CancelFunc
+	shared int // callers that wait, guarded by Mirror.mu
+}
+
 // share does f once for all who ask for key at the same time. The work has a
-// deadline of its own and goes on when the one who asked first leaves; everyone
-// who waits leaves with their own context.
+// deadline of its own and goes on when the one who asked first leaves; it ends when
+// no caller waits any more. Callers leave with their own context.
 func (m *Mirror) share(ctx context.Context, key string, limit time.Duration, f func(context.Context) (any, error)) (any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	done := m.flights.DoChan(key, func() (result any, err error) {
-		if !m.begin() {
-			return nil, fmt.Errorf("mirror of %s is closed", m.name)
-		}
-		defer m.work.Done()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
-		defer cancel()
-		defer context.AfterFunc(m.life, cancel)()
-		err = defect.Catch(func() (err error) {
-			result, err = f(ctx)
-			return err
-		})
-		return result, err
-	})
+	shared, err := m.board(key, limit, f)
+	if err != nil {
+		return nil, err
+	}
 	select {
+	case <-shared.done:
+		return shared.value, shared.err
 	case <-ctx.Done():
+		m.leave(key, shared)
 		return nil, ctx.Err()
-	case result := <-done:
-		return result.Val, result.Err
 	}
 }
 
-// begin counts a flight, unless the mirror is closed.
-func (m *Mirror) begin() bool {
+// board returns the flight for key, with one caller more, and starts it if there is none.
+func (m *Mirror) board(key string, limit time.Duration, f func(context.Context) (any, error)) (*flight, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		return false
+		return nil, fmt.Errorf("mirror of %s is closed", m.name)
 	}
-	m.work.Add(1)
-	return true
+	shared := m.flights[key]
+	if shared == nil {
+		ctx, cancel := context.WithTimeout(m.life, limit)
+		shared = &flight{done: make(chan struct{}), cancel: cancel}
+		m.flights[key] = shared
+		m.work.Add(1)
+		go m.fly(ctx, key, shared, f)
+	}
+	shared.shared++
+	return shared, nil
+}
+
+// fly does the work of a flight.
+func (m *Mirror) fly(ctx context.Context, key string, shared *flight, f func(context.Context) (any, error)) {
+	defer m.work.Done()
+	defer shared.cancel()
+	shared.err = defect.Catch(func() (err error) {
+		shared.value, err = f(ctx)
+		return err
+	})
+	m.land(key, shared)
+	close(shared.done)
+}
+
+// land makes the next caller for key start a flight of its own.
+func (m *Mirror) land(key string, shared *flight) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.flights[key] == shared {
+		delete(m.flights, key)
+	}
+}
+
+// leave takes a caller away from a flight, which ends with the last one.
+func (m *Mirror) leave(key string, shared *flight) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if shared.shared--; shared.shared > 0 {
+		return
+	}
+	if m.flights[key] == shared {
+		delete(m.flights, key)
+	}
+	shared.cancel()
 }
 
 // takeTurn waits until nobody else moves the head. giveTurn must follow.

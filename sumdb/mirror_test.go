@@ -142,47 +142,65 @@ func TestNothingUnverifiedIsKept(t *testing.T) {
 	}
 }
 
-// However many ask for one module at once, upstream is asked once; who leaves
-// early leaves alone.
+// However many ask for one module at once, upstream is asked once. A caller that leaves
+// early leaves alone; with the last one the work ends.
 func TestLookupIsShared(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 30)
-	mod := sumdbtest.Filler(9)
-	asked, answer := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
-		if strings.HasPrefix(path, "lookup/") {
-			once.Do(func() { close(asked) })
-			<-answer
-		}
-		return data, err
-	})
-	m := open(t, log, newStore(t), "", log.Fetch)
-
-	first, leave := context.WithCancel(t.Context())
-	left := make(chan error)
-	go func() {
-		_, err := m.Lookup(first, mod)
-		left <- err
-	}()
-	<-asked
-	var group sync.WaitGroup
-	for range 50 {
-		group.Go(func() {
-			if _, err := m.Lookup(t.Context(), mod); err != nil {
-				t.Errorf("Lookup: %v", err)
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t, 30)
+		mod := sumdbtest.Filler(9)
+		answer := make(chan struct{})
+		ended := 0
+		m := open(t, log, newMemory(t), "", func(ctx context.Context, path string, limit int64) ([]byte, error) {
+			if strings.HasPrefix(path, "lookup/") {
+				select {
+				case <-answer:
+				case <-ctx.Done():
+					ended++
+					return nil, ctx.Err()
+				}
 			}
+			return log.Fetch(ctx, path, limit)
 		})
-	}
-	leave()
-	if err := <-left; !errors.Is(err, context.Canceled) {
-		t.Errorf("Lookup of who left = %v, want context.Canceled", err)
-	}
-	close(answer)
-	group.Wait()
-	if n := log.Requests("lookup/"); n != 1 {
-		t.Errorf("%d lookups upstream, want 1", n)
-	}
+		left := make(chan error, 2)
+		lookupUntil := func() context.CancelFunc {
+			ctx, leave := context.WithCancel(t.Context())
+			go func() {
+				_, err := m.Lookup(ctx, mod)
+				left <- err
+			}()
+			synctest.Wait()
+			return leave
+		}
+		first, second := lookupUntil(), lookupUntil()
+		first()
+		synctest.Wait()
+		if err := <-left; !errors.Is(err, context.Canceled) || ended != 0 {
+			t.Errorf("the caller that left got %v, want context.Canceled; %d requests ended", err, ended)
+		}
+		second()
+		synctest.Wait()
+		if err := <-left; !errors.Is(err, context.Canceled) || ended != 1 {
+			t.Errorf("the last caller got %v, want context.Canceled; %d requests ended, want 1", err, ended)
+		}
+
+		leave := lookupUntil()
+		var group sync.WaitGroup
+		for range 50 {
+			group.Go(func() {
+				if _, err := m.Lookup(t.Context(), mod); err != nil {
+					t.Errorf("Lookup: %v", err)
+				}
+			})
+		}
+		synctest.Wait()
+		leave()
+		close(answer)
+		group.Wait()
+		if n := log.Requests("lookup/"); n != 1 {
+			t.Errorf("%d lookups upstream, want 1", n)
+		}
+	})
 }
 
 // Many lookups of different modules with different heads, at the same time.
@@ -480,7 +498,11 @@ func TestBeyondWithoutLatest(t *testing.T) {
 			t.Errorf("%d requests for latest", log.Requests("latest"))
 		}
 
-		// While latest is new, it is not asked again for each tile.
+		// While latest is new, or has just failed, it is not asked again for each tile.
+		if _, err := m.Tile(t.Context(), tile); err != nil || log.Requests("latest") != 1 {
+			t.Errorf("%v, %d requests for latest, want 1", err, log.Requests("latest"))
+		}
+		time.Sleep(time.Second)
 		log.Tamper(nil)
 		log.ShowLatest(300)
 		for range 5 {

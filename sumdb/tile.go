@@ -25,6 +25,36 @@ func (m *Mirror) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	return data, err
 }
 
+// HeldTile is Tile without the upstream. The error is fs.ErrNotExist for a tile that is
+// not held.
+func (m *Mirror) HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	h := m.head.Load()
+	if h == nil || !known(t) || !h.covers(t) {
+		return nil, fmt.Errorf("%s of %s is not held: %w", t.Path(), m.name, fs.ErrNotExist)
+	}
+	data, err := m.heldFor(ctx, h, t)
+	if err == nil && data == nil {
+		err = fmt.Errorf("%s of %s is not held: %w", t.Path(), m.name, fs.ErrNotExist)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		m.metrics.tiles.WithLabelValues(resultOf("hit", err)).Inc()
+	}
+	return data, err
+}
+
+// heldFor returns t, which h covers, or nil if it is not held.
+func (m *Mirror) heldFor(ctx context.Context, h *head, t tlog.Tile) ([]byte, error) {
+	if t.L >= 0 {
+		data, _, err := m.heldTile(ctx, h, placeOf(t), t.W)
+		return data, err
+	}
+	full := t
+	if full.W = leaves(t).width(h.tree.N); full.W < 1<<tileHeight {
+		return nil, nil // only full data tiles are stored
+	}
+	return m.heldData(ctx, full, t.W)
+}
+
 func (m *Mirror) tile(ctx context.Context, t tlog.Tile) (data []byte, result string, err error) {
 	if !known(t) {
 		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", m.name, tileHeight, fs.ErrNotExist)
@@ -85,7 +115,7 @@ func (m *Mirror) reach(ctx context.Context, t tlog.Tile) (*head, error) {
 		return nil, m.beyond(t)
 	}
 	m.mu.Lock()
-	isNew := time.Since(m.refreshed) < refreshGrace
+	isNew := time.Since(m.asked) < refreshGrace
 	m.mu.Unlock()
 	if !isNew {
 		err := m.Refresh(ctx)

@@ -1,0 +1,44 @@
+package proxy
+
+import (
+	"cmp"
+	"net/netip"
+	"strings"
+
+	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/internal/places"
+)
+
+// client returns the key of the client of a request, by which places are shared: the
+// user if they have proved who they are, else their address. Only a miss needs it: it
+// may check a credential.
+func (s *Server) client(a *answer) string {
+	if a.client == "" {
+		a.client = clientKey(s.identify(a), s.config.Remote(a.r))
+	}
+	return a.client
+}
+
+// clientKey returns the key for an identity at an address. Of an IPv6 address it is the
+// /64 prefix: whoever has one address of it has all of them.
+func clientKey(id access.Identity, remote string) string {
+	if !id.Anonymous() {
+		return "user " + id.Kind + " " + id.Name
+	}
+	address, err := netip.ParseAddr(remote)
+	if err != nil {
+		return cmp.Or(clip(remote, 100), "unknown")
+	}
+	address = address.Unmap().WithZone("")
+	if address.Is4() {
+		return address.String()
+	}
+	prefix, _ := address.Prefix(64) // valid for every IPv6 address
+	return prefix.String()
+}
+
+// claimOf returns what a place for req is claimed for.
+func claimOf(client string, req Request) places.For {
+	host, _, _ := strings.Cut(req.Module, "/")
+	return places.For{Client: client, Module: req.Module, Host: host}
+}

@@ -1,0 +1,305 @@
+package proxy_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/tools/txtar"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/proxytest"
+)
+
+const lookups = "sumdb/" + proxytest.Database + "/lookup/"
+
+// hanging is a world in front of which some paths hang, or drip, until their client leaves
+// or the test ends.
+type hanging struct {
+	url       string
+	now, most atomic.Int32 // requests that hang
+	stop      chan struct{}
+	once      sync.Once
+}
+
+// hang makes the paths for which hangs is true hang; those that end in .zip get one byte
+// every tenth of a second of a long answer.
+func hang(t *testing.T, world *proxytest.World, hangs func(path string) bool) *hanging {
+	h := &hanging{stop: make(chan struct{})}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !hangs(r.URL.Path) {
+			world.ServeHTTP(w, r)
+			return
+		}
+		defer h.now.Add(-1)
+		for n := h.now.Add(1); ; {
+			if most := h.most.Load(); n <= most || h.most.CompareAndSwap(most, n) {
+				break
+			}
+		}
+		h.drip(w, r)
+	}))
+	h.url = server.URL + "/ok"
+	t.Cleanup(func() {
+		h.release()
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return h
+}
+
+// release ends what hangs, so that the server need not be waited for.
+func (h *hanging) release() { h.once.Do(func() { close(h.stop) }) }
+
+func (h *hanging) drip(w http.ResponseWriter, r *http.Request) {
+	zip := strings.HasSuffix(r.URL.Path, ".zip")
+	if zip {
+		w.Header().Set("Content-Length", "1000000")
+	}
+	for {
+		if zip {
+			_, _ = w.Write([]byte("P"))
+			_ = http.NewResponseController(w).Flush()
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-h.stop:
+			panic(http.ErrAbortHandler)
+		case <-r.Context().Done():
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+// byClient makes a header say what the address of a client is.
+func byClient(c *proxy.Config) {
+	c.Remote = func(r *http.Request) string { return r.Header.Get("X-Client") }
+}
+
+// ask asks the server without a connection.
+func (f *fixture) ask(r *http.Request, client, path string) *httptest.ResponseRecorder {
+	r = r.Clone(r.Context())
+	r.URL.Path = "/" + path
+	r.Header.Set("X-Client", client)
+	w := httptest.NewRecorder()
+	defer func() { _ = recover() }() // of an answer that broke off
+	f.server.ServeHTTP(w, r)
+	return w
+}
+
+// eventually waits until something is true.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for range 1000 {
+		if is() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("never: %s", what)
+}
+
+func hangingLookup(path string) bool { return strings.Contains(path, "/lookup/hang.example/") }
+
+// One client with 700 lookups that hang has a bounded part of what there is; another
+// client's miss, and a fill's lookup, are answered at once, and so is what is held.
+func TestHangingLookups(t *testing.T) {
+	world := newWorld(t)
+	h := hang(t, world, hangingLookup)
+	o := verified()
+	o.config = byClient
+	f := start(t, world, h.url, o)
+	defer h.release()
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	held := lookups + "example.com/hello@v1.0.0"
+	if w := f.ask(request, "192.0.2.9", held); w.Code != 200 {
+		t.Fatal(w.Body)
+	}
+	before := runtime.NumGoroutine()
+	var refused atomic.Int32
+	for i := range 700 {
+		go func() {
+			w := f.ask(request, "192.0.2.1", fmt.Sprintf("%shang.example/m%d@v1.0.0", lookups, i))
+			if w.Code == http.StatusServiceUnavailable && strings.Contains(w.Body.String(), "this user or address") && w.Header().Get("Retry-After") != "" {
+				refused.Add(1)
+			}
+		}()
+	}
+	const places, queue = 24, 256
+	eventually(t, "bounded", func() bool { return refused.Load() == 700-places-queue && h.now.Load() == places })
+	if n := runtime.NumGoroutine() - before; n > 2*(places+queue)+20*places {
+		t.Errorf("%d goroutines for %d lookups under way and %d that wait", n, places, queue)
+	}
+	begin := time.Now()
+	for _, path := range []string{lookups + "example.com/hello@v1.1.0", "example.com/old/@v/v1.5.0.zip", "example.com/hello/@v/list"} {
+		if w := f.ask(request, "192.0.2.2", path); w.Code != 200 {
+			t.Errorf("another client's %s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if w := f.ask(request, "192.0.2.1", held); w.Code != 200 {
+		t.Errorf("a record that is held: %d %s", w.Code, w.Body)
+	}
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("others were answered after %v", took)
+	}
+	if h.most.Load() > places {
+		t.Errorf("%d requests to the upstream at once, want %d at most", h.most.Load(), places)
+	}
+	if f.metric(t, "assay_places_refused_total") != 700-places-queue || f.metric(t, "assay_places_waiting") != queue {
+		t.Errorf("metrics: %v refused, %v waiting", f.metric(t, "assay_places_refused_total"), f.metric(t, "assay_places_waiting"))
+	}
+}
+
+// 700 clients with a lookup each that hangs take all places; one that asks for a module of
+// another host has its turn as soon as the oldest of them have had their time.
+func TestHangingLookupsOfMany(t *testing.T) {
+	world := newWorld(t)
+	h := hang(t, world, hangingLookup)
+	o := verified()
+	o.config = byClient
+	f := start(t, world, h.url, o)
+	defer h.release()
+	f.server.Hasten(time.Second, time.Second)
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	for i := range 700 {
+		go f.ask(request, fmt.Sprintf("192.0.%d.%d", i/250, i%250), fmt.Sprintf("%shang.example/m%d@v1.0.0", lookups, i))
+	}
+	eventually(t, "all places taken", func() bool { return h.now.Load() == 32 })
+	if w := f.ask(request, "198.51.100.1", lookups+"example.com/hello@v1.0.0"); w.Code != 200 {
+		t.Errorf("another client: %d %s", w.Code, w.Body)
+	}
+	if most := h.most.Load(); most > 2*32 { // the upstream hears a little later that its client has left
+		t.Errorf("%d requests to the upstream at once", most)
+	}
+}
+
+// However many clients ask for the same record that hangs, the upstream is asked once; what
+// has failed is not asked again at once.
+func TestLookupsAreShared(t *testing.T) {
+	world := newWorld(t)
+	var asked atomic.Int32
+	h := hang(t, world, func(path string) bool {
+		if hangingLookup(path) {
+			asked.Add(1)
+		}
+		return hangingLookup(path)
+	})
+	o := verified()
+	o.budget = quick
+	o.budget.FirstByte = time.Minute
+	o.config = byClient
+	f := start(t, world, h.url, o)
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	var wg sync.WaitGroup
+	for i := range 300 {
+		wg.Go(func() {
+			if w := f.ask(request, fmt.Sprint("192.0.2.", i), lookups+"hang.example/m@v1.0.0"); w.Code != http.StatusGatewayTimeout {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		})
+	}
+	wg.Wait()
+	n := asked.Load()
+	begin := time.Now()
+	if w := f.ask(request, "192.0.2.1", lookups+"hang.example/m@v1.0.0"); w.Code != http.StatusGatewayTimeout {
+		t.Errorf("again: %d %s", w.Code, w.Body)
+	}
+	if asked.Load() != n || n > 3 {
+		t.Errorf("the upstream was asked %d times by 300 clients, then %d times; took %v", n, asked.Load()-n, time.Since(begin))
+	}
+}
+
+// Tiles beyond the end that do not exist cost few requests, and others nothing.
+func TestTilesBeyond(t *testing.T) {
+	world := newWorld(t)
+	world.Log.Fill(300)
+	o := verified()
+	o.config = byClient
+	f := start(t, world, world.URL("ok"), o)
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	tiles := "sumdb/" + proxytest.Database + "/tile/8/"
+	world.Log.ShowLatest(300)
+	f.ask(request, "192.0.2.1", "sumdb/"+proxytest.Database+"/latest")
+	world.Log.Fill(900)
+	world.ResetCounts()
+	var (
+		wg   sync.WaitGroup
+		next atomic.Int32
+	)
+	for range 50 {
+		wg.Go(func() {
+			for n := next.Add(1); n <= 1000; n = next.Add(1) {
+				w := f.ask(request, "192.0.2.1", fmt.Sprintf("%s0/x001/%03d.p/7", tiles, n-1))
+				if w.Code != http.StatusNotFound && w.Code != http.StatusServiceUnavailable {
+					t.Errorf("%d %s", w.Code, w.Body)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := world.Count(tiles + "*"); n > 2*(16+4) || n == 0 {
+		t.Errorf("%d requests for 1000 tiles that do not exist", n)
+	}
+	if w := f.ask(request, "192.0.2.1", tiles+"0/000"); w.Code != 200 {
+		t.Errorf("a tile that is there, for the same client: %d %s", w.Code, w.Body)
+	}
+	if w := f.ask(request, "192.0.2.2", tiles+"0/002"); w.Code != 200 {
+		t.Errorf("a tile beyond our head that exists, for another client: %d %s", w.Code, w.Body)
+	}
+}
+
+// A cold job of 200 machines behind one address is not refused anything.
+func TestFleet(t *testing.T) {
+	world := newWorld(t)
+	var paths []string
+	for i := range 40 {
+		m := module.Version{Path: fmt.Sprintf("example.com/fleet%d", i), Version: "v1.0.0"}
+		world.AddModule(m, []txtar.File{{Name: "x", Data: bytes.Repeat([]byte("x"), 10<<10)}})
+		base := m.Path + "/@v/" + m.Version
+		paths = append(paths, base+".info", base+".mod", base+".zip", lookups+m.String())
+	}
+	f := start(t, world, world.URL("ok"), verified())
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	var wg sync.WaitGroup
+	for machine := range 200 {
+		wg.Go(func() {
+			for i := range 20 {
+				path := paths[(machine*7+i*13)%len(paths)]
+				if w := f.ask(request, "192.0.2.1", path); w.Code != 200 {
+					t.Errorf("%s: %d %s", path, w.Code, w.Body)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, path := range paths {
+		if n := world.Count(path); n > 1 {
+			t.Errorf("%s was fetched %d times", path, n)
+		}
+	}
+}
+
+func TestClientKey(t *testing.T) {
+	for _, test := range []struct{ user, remote, want string }{
+		{"", "192.0.2.7", "192.0.2.7"},
+		{"", "::ffff:192.0.2.7", "192.0.2.7"},
+		{"", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"},
+		{"", "2001:db8:1:2::1", "2001:db8:1:2::/64"},
+		{"", "fe80::1%eth0", "fe80::/64"},
+		{"", "no address", "no address"},
+		{"", "", "unknown"},
+		{"ci", "192.0.2.7", "user basic ci"},
+	} {
+		if got := proxy.ClientKey(test.user, test.remote); got != test.want {
+			t.Errorf("client of %q at %q is %q, want %q", test.user, test.remote, got, test.want)
+		}
+	}
+}
