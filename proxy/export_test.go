@@ -94,3 +94,23 @@ func ClientKey(user, remote string) string {
 	}
 	return clientKey(id, remote)
 }
+
+// Arrive lets a zip of size bytes come into a spool in dir, rate bytes a second, and returns
+// what was in it when it was whole or given up, and why.
+func Arrive(dir string, size int64, rate int) (got int64, err error) {
+	claim, err := places.New(places.Config{N: 1}).Claim(places.For{})
+	if err != nil {
+		return 0, err
+	}
+	spool, err := newSpool(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer spool.release()
+	a := newArrival(&fill{spool: spool, claim: claim, size: size})
+	for a.got < size && err == nil {
+		time.Sleep(time.Second)
+		_, err = a.Write(make([]byte, min(int64(rate), size-a.got)))
+	}
+	return a.got, err
+}

@@ -67,7 +67,8 @@ type fill struct {
 	hash  string // that the content must have
 	spool *spool // of a zip
 
-	err error
+	err    error
+	stored bool // what is in the spool is what is stored, byte for byte
 }
 
 // fills are the fills under way.
@@ -339,7 +340,8 @@ func (s *Server) fillZip(ctx context.Context, f *fill) error {
 	g.Go(func() error {
 		defer context.AfterFunc(gctx, func() { object.Body.Close() })() // no record, no use for a zip
 		return defect.Catch(func() error {
-			_, err := io.CopyBuffer(struct{ io.Writer }{spool}, struct{ io.Reader }{object.Body}, make([]byte, 128<<10))
+			_, err := io.CopyBuffer(newArrival(f), struct{ io.Reader }{object.Body}, make([]byte, 128<<10))
+			f.claim.Rest() // what is missing now is the record
 			return err
 		})
 	})
@@ -355,6 +357,7 @@ func (s *Server) fillZip(ctx context.Context, f *fill) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	f.claim.Firm()
 	return s.proveZip(ctx, f, object.Source, want)
 }
 
@@ -388,7 +391,7 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 		return fmt.Errorf("%s: %w", source, err)
 	}
 	info := storage.Info{Size: size, Hash: got, Proof: s.proofName(want)}
-	if err := s.create(ctx, f.req, false, info, io.NewSectionReader(f.spool.file, 0, size)); err != nil {
+	if f.stored, err = s.put(ctx, f.req, false, info, io.NewSectionReader(f.spool.file, 0, size)); err != nil {
 		return err
 	}
 	s.recheckProved(ctx, f.req, source)
@@ -467,23 +470,31 @@ func (s *Server) compare(req Request, source, got, want string) error {
 // What is there from before, when a private module was public or the other way
 // round, goes.
 func (s *Server) create(ctx context.Context, req Request, private bool, info storage.Info, data io.ReadSeeker) error {
+	_, err := s.put(ctx, req, private, info, data)
+	return err
+}
+
+// put is create, and reports whether it is data that is stored and not what another fill
+// has stored before.
+func (s *Server) put(ctx context.Context, req Request, private bool, info storage.Info, data io.ReadSeeker) (ours bool, err error) {
 	if _, err := s.still(req.Module, private); err != nil {
-		return err
+		return false, err
 	}
 	info.Key = req.Path()
-	err := s.store.Create(ctx, info, data)
+	err = s.store.Create(ctx, info, data)
 	if !errors.Is(err, fs.ErrExist) {
-		return err
+		return err == nil, err
 	}
 	held, err := s.store.Stat(ctx, info.Key)
 	if err == nil && held.Proof == info.Proof {
-		return nil
+		return false, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrDamaged) {
-		return err
+		return false, err
 	}
 	if _, err := data.Seek(0, io.SeekStart); err != nil {
-		return err
+		return false, err
 	}
-	return s.store.Replace(ctx, info, data)
+	err = s.store.Replace(ctx, info, data)
+	return err == nil, err
 }

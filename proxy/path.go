@@ -46,6 +46,11 @@ const (
 	maxTileLevel = 7 // of a tree of 2^63 records
 )
 
+// maxPath bounds a path, in bytes, so that each key that is made from it is one that the
+// store can have: the longest is that of the lookup of its module. No module has a path
+// that is nearly as long.
+const maxPath = 2048
+
 // ParsePath takes a path of the protocol apart
 // (go.dev/ref/mod#goproxy-protocol, go.dev/ref/mod#checksum-database). The path
 // is what remains of a URL's path after it was percent-decoded once, without
@@ -54,6 +59,9 @@ const (
 // It is the only place where malformed input is refused: what it returns is
 // valid, and Path gives exactly the path back.
 func ParsePath(path string) (Request, error) {
+	if len(path) > maxPath {
+		return Request{}, &pathError{path, fmt.Errorf("%d bytes are more than the %d that a path can have", len(path), maxPath)}
+	}
 	r, err := parsePath(path)
 	if err != nil {
 		return Request{}, &pathError{path, err}

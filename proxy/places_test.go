@@ -2,14 +2,19 @@ package proxy_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -38,6 +43,12 @@ func hang(t *testing.T, world *proxytest.World, hangs func(path string) bool) *h
 		if !hangs(r.URL.Path) {
 			world.ServeHTTP(w, r)
 			return
+		}
+		select {
+		case <-h.stop: // else what was cut off is asked for again and again
+			w.WriteHeader(http.StatusNotImplemented)
+			return
+		default:
 		}
 		defer h.now.Add(-1)
 		for n := h.now.Add(1); ; {
@@ -300,6 +311,122 @@ func TestClientKey(t *testing.T) {
 	} {
 		if got := proxy.ClientKey(test.user, test.remote); got != test.want {
 			t.Errorf("client of %q at %q is %q, want %q", test.user, test.remote, got, test.want)
+		}
+	}
+}
+
+// Sixteen zips that drip, of sixteen clients, hold no other client up, whether those
+// clients still wait or have left. While no place is short they go on.
+func TestDrippingZips(t *testing.T) {
+	for _, left := range []bool{false, true} {
+		t.Run(fmt.Sprint("left=", left), func(t *testing.T) {
+			world := newWorld(t)
+			h := hang(t, world, func(path string) bool {
+				return strings.Contains(path, "/hang.example/") && strings.HasSuffix(path, ".zip")
+			})
+			defer h.release()
+			f := start(t, world, h.url, option{config: byClient})
+			f.server.Hasten(2*time.Second, time.Second)
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			drip := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+			var clients sync.WaitGroup
+			for n := range 16 {
+				clients.Go(func() { f.ask(drip, fmt.Sprint("192.0.2.", n), fmt.Sprintf("hang.example/m%d/@v/v1.0.0.zip", n)) })
+			}
+			eventually(t, "sixteen zips drip", func() bool { return h.now.Load() == 16 })
+			if left {
+				leave()
+				clients.Wait()
+			}
+			time.Sleep(1500 * time.Millisecond)
+			if n := h.now.Load(); n != 16 {
+				t.Errorf("%d zips drip while no place is short, want 16", n)
+			}
+			begin, path := time.Now(), "example.com/hello/@v/v1.0.0.zip"
+			w := f.ask(httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil), "198.51.100.1", path)
+			if took := time.Since(begin); w.Code != 200 || !bytes.Equal(w.Body.Bytes(), world.File(path)) || took > 10*time.Second {
+				t.Errorf("another client's zip: %d %.200s after %v", w.Code, w.Body, took)
+			}
+			if n := f.metric(t, "assay_places_yielded_total"); n != 1 {
+				t.Errorf("%v zips had to yield, want 1", n)
+			}
+			leave()
+			clients.Wait()
+		})
+	}
+}
+
+// A zip that would not be whole in 20 minutes is given up after the first of them; one that
+// would be is not.
+func TestSlowZip(t *testing.T) {
+	for _, test := range []struct {
+		size  int64
+		rate  int
+		given bool
+	}{
+		{100 << 20, 1, true},
+		{100 << 20, 80_000, true},
+		{100 << 20, 100_000, false},
+		{1000, 1, false},
+	} {
+		t.Run(fmt.Sprintf("%d of %d", test.rate, test.size), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				got, err := proxy.Arrive(t.TempDir(), test.size, test.rate)
+				took := time.Since(begin)
+				if test.given && (err == nil || took > 62*time.Second) || !test.given && (err != nil || got != test.size) {
+					t.Errorf("%d bytes after %v: %v", got, took, err)
+				}
+			})
+		})
+	}
+}
+
+// A client that is slower than the fill gets the rest from the store: the spool does not
+// wait for it.
+func TestSlowClientLetsSpoolGo(t *testing.T) {
+	world := newWorld(t)
+	path := big(world, 32<<20)
+	f := start(t, world, world.URL("slow"), verified())
+	resp, err := http.Get(f.url + "/" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var got bytes.Buffer
+	spools := func() int {
+		entries, err := os.ReadDir(filepath.Join(f.dir, "spool"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	eventually(t, "the spool is gone before the client is done", func() bool {
+		if _, err := io.CopyN(&got, resp.Body, 64<<10); err != nil {
+			t.Fatalf("after %d bytes: %v", got.Len(), err)
+		}
+		return spools() == 0
+	})
+	if _, err := f.store.Stat(t.Context(), path); err != nil || got.Len() > 31<<20 {
+		t.Errorf("the spool was gone after %d bytes; in the store: %v", got.Len(), err)
+	}
+	if _, err := got.ReadFrom(resp.Body); err != nil || !bytes.Equal(got.Bytes(), world.File(path)) {
+		t.Errorf("the slow client got %d bytes, %v", got.Len(), err)
+	}
+}
+
+// A path that is too long for a key is malformed, wherever it is asked for.
+func TestTooLongPath(t *testing.T) {
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), verified())
+	for _, size := range []int{1900, 2100, 4000, 5000, 30000} {
+		name := "example.com" + strings.Repeat("/abcdefghi", size/10)
+		for _, path := range []string{name + "/@v/list", name + "/@latest", name + "/@v/v1.0.0.info", name + "/@v/v1.0.0.mod", name + "/@v/v1.0.0.zip",
+			name + "/@v/main.info", lookups + name + "@v1.0.0", "example.com/hello/@v/" + strings.Repeat("b", size) + ".info"} {
+			if a := f.get(path); a.status != http.StatusNotFound {
+				t.Errorf("%d bytes: %.20s...%s: %.300v", size, path, path[len(path)-12:], a)
+			}
 		}
 	}
 }

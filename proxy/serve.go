@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/assay-proxy/assay/storage"
@@ -17,6 +19,9 @@ import (
 // progressTime is how long a client may take for one write, a quarter of a
 // megabyte at most, before it is taken for gone.
 const progressTime = time.Minute
+
+// streamStep is how much of a zip is sent between two looks whether it is stored by now.
+const streamStep = 256 << 10
 
 // serveImmutable answers with an object that never changes: from the store, or
 // by filling it.
@@ -145,14 +150,15 @@ func (s *Server) serveFill(a *answer, req Request) error {
 	case <-f.done:
 	case <-f.started:
 		if a.r.Method == http.MethodGet && f.spool.acquire() {
-			defer f.spool.release()
+			release := sync.OnceFunc(f.spool.release)
+			defer release()
 			// With the first byte, not before: until then there can be a
 			// status and a text.
 			if _, err := f.spool.wait(ctx, 0, f.done); err != nil {
 				return errAnswer
 			}
 			if !f.ended() {
-				return s.stream(a, f)
+				return s.stream(a, f, release)
 			}
 		}
 		select {
@@ -189,8 +195,9 @@ const streamBuffer = 16 << 10
 
 // stream answers with a zip while it arrives. The last part waits for the proof:
 // if it fails, the answer breaks off. A Range is not looked at, which HTTP
-// allows (RFC 9110, section 14.2).
-func (s *Server) stream(a *answer, f *fill) error {
+// allows (RFC 9110, section 14.2). Once the fill has ended the rest comes from the store,
+// and the spool is released: a slow client must not hold on to disk space.
+func (s *Server) stream(a *answer, f *fill, release func()) error {
 	s.setImmutable(a, f.req, nil) // the hash of all bytes is not known yet
 	if err := a.keep(streamBuffer); err != nil {
 		return err
@@ -204,12 +211,12 @@ func (s *Server) stream(a *answer, f *fill) error {
 		buffer = make([]byte, streamBuffer)
 		sent   int64
 	)
-	for public := f.size - holdBack; sent < public; {
+	for public := f.size - holdBack; sent < public && !f.ended(); {
 		size, err := f.spool.wait(ctx, sent, f.done)
 		if err != nil {
 			return err
 		}
-		if size = min(size, public); size == sent { // ended early
+		if size = min(size, public, sent+streamStep); size == sent { // ended early
 			break
 		}
 		n, err := io.CopyBuffer(out, io.NewSectionReader(f.spool.file, sent, size-sent), buffer)
@@ -226,8 +233,44 @@ func (s *Server) stream(a *answer, f *fill) error {
 	if f.err != nil {
 		return f.err
 	}
+	if object, err := s.rest(ctx, a, f, sent); err == nil {
+		defer object.Close()
+		release()
+		return s.writeRest(a, object, out)
+	}
 	_, err := io.CopyBuffer(out, io.NewSectionReader(f.spool.file, sent, f.size-sent), buffer)
 	return err
+}
+
+// rest opens the stored object of a fill that has ended, behind the bytes that are sent
+// already. The error says that the spool must be used: not everything that has the same
+// h1 hash has the same bytes.
+func (s *Server) rest(ctx context.Context, a *answer, f *fill, sent int64) (storage.Object, error) {
+	if !f.stored {
+		return nil, fs.ErrNotExist
+	}
+	object, err := s.open(ctx, a, f.req, f.key, f.private)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = object.Seek(sent, io.SeekStart); err == nil && object.Info().Size == f.size {
+		return object, nil
+	}
+	_ = object.Close() // nothing was written
+	return nil, cmp.Or(err, fs.ErrNotExist)
+}
+
+// writeRest writes an object from where it stands.
+func (s *Server) writeRest(a *answer, object storage.Object, out io.Writer) error {
+	watched := &watchedObject{Object: object}
+	_, err := watched.WriteTo(out)
+	if watched.err == nil {
+		return clientError(err)
+	}
+	if errors.Is(watched.err, storage.ErrDamaged) {
+		s.drop(a.r.Context(), object.Info().Key, watched.err)
+	}
+	return watched.err
 }
 
 // setImmutable sets the headers of an object that never changes. A strong entity tag

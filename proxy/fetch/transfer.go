@@ -16,8 +16,10 @@ import (
 
 // Bounds on resuming.
 const (
-	// maxFruitless is how many attempts in a row may bring no byte.
+	// maxFruitless is how many attempts in a row may bring next to nothing, which is
+	// less than worthwhile bytes that are not the rest.
 	maxFruitless = 5
+	worthwhile   = 8 << 10
 
 	// maxResumes bounds what an upstream that sends a little each time can
 	// make of that.
@@ -81,7 +83,8 @@ type transfer struct {
 	size      int64      // of the whole object, -1 if not known
 	validator validator
 	got       int64                       // bytes delivered
-	fruitless int                         // attempts to resume since the last byte
+	fruitless int                         // attempts to resume since the last worthwhile one
+	resumedAt int64                       // got when the last one began
 	resumes   int                         // attempts to resume
 	pauses    *backoff.ExponentialBackOff // between them
 	last      *failure                    // why the stream broke
@@ -125,7 +128,7 @@ func (t *transfer) took(n int) int {
 		return 0
 	}
 	t.got += int64(n)
-	if t.fruitless > 0 {
+	if t.fruitless > 0 && t.got-t.resumedAt >= worthwhile {
 		t.fruitless = 0
 		t.pauses.Reset()
 	}
@@ -187,6 +190,7 @@ func (t *transfer) resume() {
 	}
 	t.fruitless++
 	t.resumes++
+	t.resumedAt = t.got
 	t.u.distrust(t.last)
 	pause := max(t.pauses.NextBackOff(), min(t.last.RetryAfter, maxResumePause))
 	if !sleep(t.ctx, pause) {

@@ -213,7 +213,8 @@ func TestNoResume(t *testing.T) {
 			}
 			return n > 1
 		}}, 6},
-		{"drop by drop", &flaky{piece: 1, broken: -1, sized: true}, 101},
+		{"drop by drop", &flaky{piece: 1, broken: -1, sized: true}, 6},
+		{"three bytes each", &flaky{piece: 3, broken: -1, sized: true}, 6},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -232,6 +233,19 @@ func TestNoResume(t *testing.T) {
 			})
 		})
 	}
+}
+
+// However much each attempt brings, there are not more than a hundred.
+func TestManyResumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, server := newNetwork(t), &flaky{piece: 8 << 10, broken: -1, sized: true, data: noise(1 << 20)}
+		n.serve("host", lives(server.ServeHTTP))
+		_, err := read(t, n.list("http://host"), zipPath)
+		wantIs(t, err, fetch.ErrUnavailable)
+		if server.requests.total() != 101 {
+			t.Errorf("%d requests, want 101", server.requests.total())
+		}
+	})
 }
 
 // An answer that lies about its length, seen on the wire.
