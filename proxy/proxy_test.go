@@ -128,7 +128,7 @@ func TestStatuses(t *testing.T) {
 		{"503", "example.com/hello/@v/v1.0.0.info", 502, "the upstream says 503"},
 		{"503", "example.com/hello/@v/list", 502, "an upstream failed"},
 		{"500", "example.com/hello/@latest", 502, "an upstream failed"},
-		{"403", "example.com/hello/@v/v1.0.0.zip", 502, "an upstream failed"},
+		{"403", "example.com/hello/@v/v1.0.0.zip", 403, "an upstream refuses"},
 		{"reset", "example.com/hello/@v/v1.0.0.mod", 502, "an upstream failed"},
 		{"429", "example.com/hello/@v/v1.0.0.mod", 503, "limits our requests"},
 		{"hang", "example.com/hello/@v/v1.0.0.mod", 504, "timeout"},
