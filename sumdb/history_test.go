@@ -84,6 +84,7 @@ func TestHeadRots(t *testing.T) {
 // newer one go on, since the mirror asks the database for it. A fork that began after
 // the backup is not told here any more, but by these clients.
 func TestMirrorSetBack(t *testing.T) {
+	t.Parallel()
 	log := newLog(t, 300)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)

@@ -21,6 +21,7 @@ import (
 
 // A log whose files got another owner, mode or link, or another path, is no copy.
 func TestLogTouched(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("no owners and links")
 	}
@@ -106,6 +107,7 @@ func (s *hookedStore) SetRecord(ctx context.Context, name string, value []byte) 
 // it comes in the middle of an append, before that is signed. Nothing is acknowledged
 // that is lost, and no start signs it.
 func TestLogRestoredWhileOpen(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		restore func(t testing.TB, c sumdb.LogConfig, old diskState)
@@ -183,6 +185,7 @@ func toOldGuard(t *testing.T, c sumdb.LogConfig, guard string) {
 // A directory that the first version of this program wrote is opened and upgraded,
 // wherever a crash interrupted that, and is as safe as a new one from then on.
 func TestLogUpgrade(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 5)
 	heads := headsOnDisk(t, c.Dir)
 	toOldGuard(t, c, "guard-5")
@@ -257,6 +260,7 @@ func storePinned(t *testing.T, store storage.Store, name string, mod module.Vers
 // A store of the first version of this program remembers no tree, but it has the
 // versions that were pinned: a log that lacks one of them was put back.
 func TestLogLacksStored(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 5)
 	c.Store = storeOf(t, logName, 5)
 	storePinned(t, c.Store, "sum.golang.org", module.Version{Path: "example.com/public", Version: "v1.0.0"})
@@ -288,6 +292,7 @@ func TestLogLacksStored(t *testing.T) {
 // What was stored before the first entry of a log was pinned in another one, of the
 // same name, that the first version of this program let begin.
 func TestLogLacksOlder(t *testing.T) {
+	t.Parallel()
 	store := storeOf(t, logName, 0)
 	info := storage.Info{Key: "example.com/old/@v/v1.0.0.zip", Size: 3, Proof: logName, Time: time.Now().Add(-time.Hour)}
 	if err := store.Create(t.Context(), info, strings.NewReader("zip")); err != nil {
@@ -301,6 +306,7 @@ func TestLogLacksOlder(t *testing.T) {
 // The store remembers a log that is gone: no other one begins under its name, nor
 // without a name. A store that was beside another log has nothing to say.
 func TestLogStoreRemembers(t *testing.T) {
+	t.Parallel()
 	c := sumdb.LogConfig{Dir: filepath.Join(t.TempDir(), "log"), Name: logName, Store: storeOf(t, "", 0)}
 	appendMore(t, c, 0)
 	rename(t, c.Dir, c.Dir+".0")
@@ -337,6 +343,7 @@ func TestLogStoreRemembers(t *testing.T) {
 // A store that cannot take what is about to be signed keeps it from being signed, as a
 // guard does; a store that is older than the log, or has a damaged record, does not.
 func TestLogStoreTrouble(t *testing.T) {
+	t.Parallel()
 	full := errors.New("no room")
 	memory := newMemory(t)
 	store := &hookedStore{memory, func() error { return nil }}
@@ -372,6 +379,7 @@ func pinFailsWith(t *testing.T, l *sumdb.Log, want error) {
 // A backup of a log that is open, made as docs/operations.md says, with entries copied
 // last, has all that its heads say, however many appends come between two files.
 func TestLogBackupWhileOpen(t *testing.T) {
+	t.Parallel()
 	c := newGuardedLog(t, 2)
 	backup := sumdb.LogConfig{Dir: filepath.Join(t.TempDir(), "log"), Adopt: "assay log adopt --data there"}
 	if err := os.Mkdir(backup.Dir, 0o700); err != nil {
