@@ -12,9 +12,12 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 	"unicode"
 
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // openKey locks the log and reads its key. If there is no log, it makes one, if
@@ -56,11 +59,25 @@ func (l *Log) takeLock() error {
 	if err != nil {
 		return err
 	}
-	if err := lockFile(f); err != nil {
+	if err := lockSoon(f); err != nil {
 		return errors.Join(fmt.Errorf("%s: %w; stop that process, or open the log read-only", f.Name(), err), f.Close())
 	}
 	l.lock = f
 	return nil
+}
+
+// lockWait is how long another holder of the lock may take to let go of it, as long as the
+// store waits for the same. A process that starts a command shares the lock with it
+// until the command runs, so the lock outlives its Close by that moment.
+const lockWait = time.Second
+
+// lockSoon is lockFile, tried for lockWait.
+func lockSoon(f *os.File) error {
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if err := lockFile(f); !errors.Is(err, storage.ErrInUse) || time.Since(begin) > lockWait {
+			return err
+		}
+	}
 }
 
 // setKey makes key the verifier key of the log.
