@@ -52,6 +52,47 @@ func TestPrivateMovedTag(t *testing.T) {
 	}
 }
 
+// A tag that moved and was put right again: the pin held, and is good again, without a
+// hand in the directory for version control.
+func TestPrivateMovedTagHeals(t *testing.T) {
+	h := startPrivate(t, nil)
+	repo := h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/v1.0.0.zip")
+	h.stop()
+	if err := os.RemoveAll(filepath.Join(h.dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	repo.Commit("-- lib.go --\npackage lib // other\n")
+	repo.Tag("v1.0.0")
+	again := openPrivate(t, h.world, h.code, h.dir, nil)
+	again.wantStatus("corp.example/lib/@v/v1.0.0.zip", http.StatusForbidden, "changed: the zip of corp.example/lib@v1.0.0")
+	repo.Git("tag", "-f", "v1.0.0", "HEAD~1")
+	for _, file := range []string{"zip", "mod", "info"} {
+		again.ok("corp.example/lib/@v/v1.0.0." + file)
+	}
+	if again.log.Size() != 1 {
+		t.Errorf("the log has %d entries, want the one", again.log.Size())
+	}
+}
+
+// A tag that moved before its version was asked for is pinned where it is then, although
+// the copy of the repository has it at its old commit.
+func TestPrivateMovedBeforePinned(t *testing.T) {
+	h := startPrivate(t, nil)
+	repo := h.code.Module("lib", lib)
+	if got := h.ok("corp.example/lib/@latest"); !strings.Contains(got, repo.Git("rev-parse", "HEAD")) {
+		t.Fatalf("@latest is %s", got)
+	}
+	now := repo.Commit("-- lib.go --\npackage lib // newer\n")
+	repo.Tag("v1.0.0")
+	if got := h.ok("corp.example/lib/@v/v1.0.0.info"); !strings.Contains(got, now) {
+		t.Errorf("the info is %s, want the commit %s", got, now)
+	}
+	if got := h.ok("corp.example/lib/@v/v1.0.0.zip"); h.log.Size() != 1 || got == "" {
+		t.Errorf("the log has %d entries", h.log.Size())
+	}
+}
+
 // A tag that moves while everything is there changes nothing for anybody.
 func TestPrivateMovedTagHeld(t *testing.T) {
 	t.Parallel()

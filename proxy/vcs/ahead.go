@@ -8,34 +8,36 @@ import (
 	"time"
 )
 
-// aheadFor is how long a copy that was brought up to date counts as such for a
+// aheadFor is how long the branches of a copy that was updated count as such for a
 // download, which mostly follows a question about the same version.
 const aheadFor = 5 * time.Second
 
-// fetchAhead brings copies that have the whole history of their repository up to
-// date, before the go command looks at them. Else it would fetch the tip of a branch
-// without its history; that cuts the history off in the copy, and when the go command
-// needs it after all, git gets all of it again, 200 MB of them for a changed line.
+// update brings the copies of the repository in line with its host, before the go command
+// looks at them.
 //
-// A copy without history, as releases need it, stays without. That it fails is no
-// error: then the go command fails too, and says why.
-func (r *goRun) fetchAhead(ctx context.Context, env []string) {
-	entries, err := os.ReadDir(filepath.Join(r.dir, filepath.FromSlash(cachePart)))
-	if r.repo.system != "git" || err != nil {
+// Copies that have the whole history get what is new here. Else the go command would
+// fetch the tip of a branch without its history; that cuts the history off in the copy,
+// and when the go command needs it after all, git gets all of it again, 200 MB of them
+// for a changed line. A copy without history, as releases need it, stays without, and
+// only follows the tags of the host.
+//
+// A failure is no error: then the go command fails too, and says why, or the copy has
+// what is asked for.
+func (r *goRun) update(ctx context.Context, env []string) {
+	if r.repo.system != "git" {
 		return
 	}
-	for _, entry := range entries {
-		copied := filepath.Join(r.dir, filepath.FromSlash(cachePart), entry.Name())
+	for _, copied := range r.copyDirs() {
 		if !hasHistory(copied) || r.job.args[0] == "mod" && fetchedSince(copied, time.Now().Add(-aheadFor)) {
+			r.followTags(ctx, copied, env)
 			continue
 		}
-		// A tag that has moved stays what it was, as it does for the go command. What
-		// was deleted goes: else a branch would be the version of a tag that is no
+		// What was deleted goes: else a branch would be the version of a tag that is no
 		// more, and a/b could never come where a was.
-		args := []string{"--git-dir=" + copied, "fetch", "-q", "--prune", "--refmap=", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"}
+		args := []string{"--git-dir=" + copied, "fetch", "-q", "--prune", "--refmap=", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
 		_, err := r.source.exec(ctx, r.source.git, args, append(env, "GIT_TRACE2_EVENT=0"), r.dir)
 		if err != nil {
-			r.source.log.Debug("repository not fetched ahead", "host", r.repo.url.Host, "err", r.clean(err.Error()))
+			r.source.log.Debug("copy of a repository not updated", "host", r.repo.url.Host, "err", r.clean(err.Error()))
 		}
 	}
 }

@@ -94,7 +94,7 @@ func TestDeletedReferences(t *testing.T) {
 	r.Tag("sub/v1.0.0")
 	r.Tag("v1.1.0")
 	query(r.Git("rev-parse", "HEAD"), "v1.1.0")
-	if strings.Contains(s.log.String(), "not fetched ahead") {
+	if strings.Contains(s.log.String(), "not updated") {
 		t.Error(s.log)
 	}
 }

@@ -157,7 +157,7 @@ func (r *goRun) do(ctx context.Context, use func(out []byte, redirected string) 
 		return err
 	}
 	defer done()
-	r.fetchAhead(ctx, env)
+	r.update(ctx, env)
 	out, err := r.source.exec(ctx, r.source.goCommand, r.job.args, env, r.dir)
 	if len(bytes.TrimSpace(out)) == 0 && err == nil {
 		err = &reported{text: "no output"}

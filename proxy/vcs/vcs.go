@@ -1,7 +1,7 @@
 // Package vcs fetches modules from version control, by running the go command.
 //
 // Nothing else in this program runs a program. The go command, and git and ssh which it
-// runs and now and then we (see fetchAhead, damage and probeSSH), see an environment that
+// runs and now and then we (see update, damage and probeSSH), see an environment that
 // is made here, find their repositories where this package has looked for them first,
 // and reach the network, but for ssh, only through a door on the loopback interface that
 // opens to one host. So a page that says where a repository is cannot lead them anywhere
@@ -429,9 +429,9 @@ const (
 	maxInfo = 1 << 20
 )
 
-// Download fetches a version and hands its files to use. Of a tag that moves, the
-// commit that it had when it was copied counts for as long as the copy is kept; it
-// is for the caller to hold versions fast. An error of use comes back in the Error,
+// Download fetches a version and hands its files to use. A version is the
+// commit that its tag has now, or had when the host last answered; it is for the caller
+// to hold versions fast. An error of use comes back in the Error,
 // but not as absence.
 func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, use func(Files) error) error {
 	j := job{module: mod.Path, what: mod.String(), reach: reach, args: []string{"mod", "download", "-json", "--", mod.String()}}
