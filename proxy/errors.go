@@ -335,6 +335,10 @@ func explainVCS(e *vcs.Error) (failure, bool) {
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: "not allowed: " + what, why: oneLine(strings.Replace(e.Err.Error(), vcs.ErrForbidden.Error()+": ", "", 1)),
 			next: "ask the owner of its page, or the administrator of this proxy"}, true
+	case errors.Is(e, vcs.ErrBusy):
+		return failure{status: http.StatusServiceUnavailable, noStore: true, retryAfter: 10 * time.Second,
+			what: "busy: too many fetches wait for " + e.Host,
+			next: "try again in a few seconds; if it stays, look at that host"}, true
 	case errors.Is(e, vcs.ErrTools):
 		return failure{status: http.StatusBadGateway, noStore: true,
 			what: "this proxy cannot fetch " + what, why: oneLine(e.Err.Error()),
@@ -491,7 +495,7 @@ func levelOf(err error) slog.Level {
 		return slog.LevelInfo
 	case errors.Is(err, fetch.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, sumdb.ErrInvalid),
 		errors.Is(err, vcs.ErrUnavailable), errors.Is(err, vcs.ErrCredential), errors.Is(err, vcs.ErrForbidden),
-		errors.Is(err, vcs.ErrTools), errors.Is(err, vcs.ErrTooLarge),
+		errors.Is(err, vcs.ErrBusy), errors.Is(err, vcs.ErrTools), errors.Is(err, vcs.ErrTooLarge),
 		errors.Is(err, modzip.ErrShape), errors.Is(err, errUnlisted), errors.Is(err, errGarbage), errors.Is(err, errAnswer), errors.Is(err, fetch.ErrTooLarge):
 		return slog.LevelWarn
 	}

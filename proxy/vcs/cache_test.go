@@ -175,7 +175,8 @@ func TestOneCopy(t *testing.T) {
 	}
 }
 
-// No more commands run than there are places; the others wait, and get one.
+// No more commands run at one host than it has places, half of all; the others wait, and
+// get one.
 func TestJobs(t *testing.T) {
 	t.Parallel()
 	const jobs, modules = 2, 6
@@ -185,7 +186,7 @@ func TestJobs(t *testing.T) {
 		w.Module(name, strings.ReplaceAll(hello, "/hello", "/"+name))
 	}
 	w.Hang(true)
-	s := newSource(t, w, func(c *vcs.Config) { c.Jobs = jobs })
+	s := newSource(t, w, func(c *vcs.Config) { c.Jobs = 2 * jobs })
 	var wg sync.WaitGroup
 	for i := range modules {
 		wg.Go(func() {

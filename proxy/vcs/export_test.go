@@ -10,6 +10,8 @@ import (
 
 var CheckURL = checkURL
 
+const MaxAtHost = maxAtHost
+
 func ParseGoImports(page string) (all [][4]string) {
 	imports, _ := parseGoImports(strings.NewReader(page))
 	for _, i := range imports {

@@ -105,6 +105,12 @@ func staticRepository(modulePath string) (*repository, error) {
 
 // discoverOnce is discover for all who want to know the same at the same time.
 func (s *Source) discoverOnce(ctx context.Context, j job) (*repository, error) {
+	host, _, _ := strings.Cut(j.module, "/")
+	leave, err := s.asking.enter(host)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	return shared(ctx, s, fmt.Sprint("page ", j.reach, " ", j.module), func(ctx context.Context) (*repository, error) {
 		if repo := s.found.get(j.module, j.reach); repo != nil { // another one has just found it
 			return repo, nil

@@ -68,6 +68,11 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte, pl
 		return s.explain(ctx, j, nil, err)
 	}
 	place := s.placeOf(j, repo)
+	leave, err := s.running.enter(repo.url.Hostname())
+	if err != nil {
+		return at(place, s.explain(ctx, j, repo, err))
+	}
+	defer leave()
 	auth, err := s.credentials.find(ctx, j, repo.url)
 	if err != nil {
 		return at(place, s.explain(ctx, j, repo, err))
@@ -103,28 +108,33 @@ func (s *Source) runAt(ctx context.Context, r *goRun, use func(out []byte, redir
 	// Commands for one repository would wait for each other's locks anyway, and
 	// take places meanwhile.
 	var unlock func()
-	r.dir, unlock, err = s.repos.take(ctx, copyName(repo, j.reach, auth))
+	r.dir, unlock, err = r.takeCopy(ctx, copyName(repo, j.reach, auth))
 	if err != nil {
 		return s.explain(ctx, j, repo, err)
 	}
 	defer unlock()
-	select {
-	case s.jobs <- struct{}{}:
-		defer func() { <-s.jobs }()
-	case <-ctx.Done():
-		return s.explain(ctx, j, repo, context.Cause(ctx))
+	release, err := r.takePlace(ctx)
+	if err != nil {
+		return s.explain(ctx, j, repo, err)
 	}
+	defer release()
+	return r.inPlace(ctx, use)
+}
+
+// inPlace runs the command, in the directory of the repository, and tidies up.
+func (r *goRun) inPlace(ctx context.Context, use func(out []byte, redirected string) error) error {
+	s := r.source
 	s.metrics.running.Inc()
 	defer s.metrics.running.Dec()
-	err = r.do(ctx, use)
+	err := r.do(ctx, use)
 	if r.mend(ctx, err) {
 		err = r.do(ctx, use)
 	}
 	if err != nil {
-		s.found.forget(j) // perhaps it has moved
+		s.found.forget(r.job) // perhaps it has moved
 		err = r.explain(ctx, err)
 		if errors.Is(err, ErrCredential) {
-			auth.refused()
+			r.auth.refused()
 		}
 	}
 	s.metrics.evicted.Add(float64(s.repos.tidy(r.dir)))

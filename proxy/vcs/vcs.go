@@ -101,7 +101,7 @@ type Config struct {
 	// are for.
 	Systems []string
 
-	Jobs     int           // go commands at the same time; default 4
+	Jobs     int           // downloads at the same time, and as many lists; default 4. For one host there are half as many
 	Timeout  time.Duration // for one of them; default 10 min
 	MaxBytes int64         // of all repositories; default 10 GiB
 
@@ -149,7 +149,9 @@ type Source struct {
 
 	preparing sync.Mutex // of what prepareHome makes
 
-	jobs  chan struct{}
+	asking, running  crowd // at the hosts of pages, and of repositories
+	downloads, lists places
+
 	repos repositories
 	found foundRepos
 	asked shares // of what several ask at the same time
@@ -163,7 +165,7 @@ func New(c Config) (*Source, error) {
 	if c.Dir, err = filepath.Abs(c.Dir); err != nil { // commands run elsewhere
 		return nil, fmt.Errorf("directory for version control: %w", err)
 	}
-	s := &Source{config: c, log: c.Logger, metrics: newMetrics(), jobs: make(chan struct{}, c.Jobs)}
+	s := &Source{config: c, log: c.Logger, metrics: newMetrics()}
 	s.children = newChildren()
 	s.repos.limit, s.repos.dir = c.MaxBytes, filepath.Join(c.Dir, "repos")
 	if s.network, err = newNetwork(c); err != nil {

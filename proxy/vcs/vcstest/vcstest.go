@@ -225,6 +225,9 @@ func (w *World) Rename(from, to string) {
 	w.renamed[from] = to
 }
 
+// Git answers for the repositories as the git host does, for more hosts that have them.
+func (w *World) Git() http.Handler { return w.backend() }
+
 // Password makes the git host want basic authentication; an empty user none.
 func (w *World) Password(user, password string) {
 	w.mu.Lock()

@@ -1,0 +1,173 @@
+package vcs
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A host that hangs keeps each of its commands for as long as one may take. So that it
+// does not take the places of all, the commands that run at the same time are bounded
+// for each host, too: for the one that a repository is on, and less tightly for the one
+// in the module path, whose page may name others. A page is read before, without a place.
+// Public modules leave a place to private ones. Lists have places of their own, besides
+// those of downloads, which may take minutes.
+
+// maxAtHost is how many runs may be under way at one host, waiting ones included. It is
+// below what the proxy lets wait for all repositories, or else those that wait for a host
+// that hangs would keep everything else from being asked for.
+const maxAtHost = 128
+
+// ErrBusy says that so many wait for a host already that one more would wait in vain.
+var ErrBusy = errors.New("too many wait for this host")
+
+// crowd counts the runs under way at each host.
+type crowd struct {
+	mu sync.Mutex
+	at map[string]int
+}
+
+// enter counts one more at host, until leave is called.
+func (c *crowd) enter(host string) (leave func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at[host] >= maxAtHost {
+		return nil, &hostError{host, ErrBusy}
+	}
+	if c.at == nil {
+		c.at = map[string]int{}
+	}
+	c.at[host]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.at[host]--; c.at[host] == 0 {
+			delete(c.at, host)
+		}
+	}, nil
+}
+
+// places bound what runs at the same time: in all, and for each part of a kind.
+type places struct {
+	mu      sync.Mutex // guards what follows
+	running map[string]int
+	waiting []*waiter // oldest first
+}
+
+// bound is how many may run under one name.
+type bound struct {
+	name  string
+	limit int
+}
+
+// waiter waits until there is room under each of its names.
+type waiter struct {
+	bounds []bound
+	ready  chan struct{} // closed when it has its places
+}
+
+// take waits until there is room under all names at once: a run that held one place and waited
+// for another would keep others from the one. They are given back by release.
+func (p *places) take(ctx context.Context, bounds []bound) (release func(), err error) {
+	w := &waiter{bounds, make(chan struct{})}
+	p.mu.Lock()
+	p.waiting = append(p.waiting, w)
+	p.dispatch()
+	p.mu.Unlock()
+	release = sync.OnceFunc(func() { p.release(w) })
+	select {
+	case <-w.ready:
+		return release, nil
+	case <-ctx.Done():
+		release()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// release gives back what w has, or takes it out of the queue.
+func (p *places) release(w *waiter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.Index(p.waiting, w); i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+		return
+	}
+	for _, s := range w.bounds {
+		if p.running[s.name]--; p.running[s.name] == 0 {
+			delete(p.running, s.name)
+		}
+	}
+	p.dispatch()
+}
+
+// dispatch gives places to those for whom there is room, the oldest first. The lock is
+// held.
+func (p *places) dispatch() {
+	if p.running == nil {
+		p.running = map[string]int{}
+	}
+	p.waiting = slices.DeleteFunc(p.waiting, func(w *waiter) bool {
+		for _, s := range w.bounds {
+			if p.running[s.name] >= s.limit {
+				return false
+			}
+		}
+		for _, s := range w.bounds {
+			p.running[s.name]++
+		}
+		close(w.ready)
+		return true
+	})
+}
+
+// bounds returns what a run counts for, with n places in all.
+func (r *goRun) bounds(n int) []bound {
+	page, _, _ := strings.Cut(r.job.module, "/")
+	atHost := max(1, n/2)
+	forPage := min(n, max(atHost+1, n*3/4))
+	bounds := []bound{
+		{"all", n},
+		{"repositories on " + r.remote().Hostname(), atHost},
+		{"modules of " + page, forPage},
+	}
+	if r.job.reach == Public {
+		bounds = append(bounds, bound{"public modules", max(1, n-1)})
+	}
+	return bounds
+}
+
+// isList reports whether the run is a list or a query.
+func (r *goRun) isList() bool { return r.job.args[0] == "list" }
+
+// listPatience is how long a list waits for the copy of its repository.
+const listPatience = 2 * time.Second
+
+// errCopyBusy says that the time is over.
+var errCopyBusy = errors.New("the copy is in use")
+
+// takeCopy waits for the copy called name. A list does not wait for a download, which may
+// take minutes: while the copy is in use for longer, lists have a second one.
+func (r *goRun) takeCopy(ctx context.Context, name string) (dir string, release func(), err error) {
+	repos := &r.source.repos
+	if !r.isList() {
+		return repos.take(ctx, name)
+	}
+	soon, cancel := context.WithTimeoutCause(ctx, listPatience, errCopyBusy)
+	defer cancel()
+	if dir, release, err = repos.take(soon, name); errors.Is(err, errCopyBusy) {
+		return repos.take(ctx, name+"-lists")
+	}
+	return dir, release, err
+}
+
+// takePlace waits for a place for the run.
+func (r *goRun) takePlace(ctx context.Context) (release func(), err error) {
+	p := &r.source.downloads
+	if r.isList() {
+		p = &r.source.lists
+	}
+	return p.take(ctx, r.bounds(r.source.config.Jobs))
+}

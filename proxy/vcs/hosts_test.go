@@ -1,0 +1,124 @@
+package vcs_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+)
+
+// twoHosts returns a world in which corp.example/hello is on a host that hangs, and
+// corp.example/well on another one.
+func twoHosts(t *testing.T) *vcstest.World {
+	w := vcstest.New(t)
+	const second = "git2.corp.example"
+	w.Module("hello", hello)
+	r := w.Module("well", strings.ReplaceAll(hello, "/hello", "/well"))
+	w.Host(second, w.Git())
+	w.Page("well", "corp.example/well git "+strings.Replace(r.URL(), vcstest.GitHost, second, 1))
+	w.Hang(true)
+	return w
+}
+
+// hold asks for a module on the host that hangs, so many times, and returns when as many
+// runs wait as can. Those end with the test.
+func (s *source) hold(w *vcstest.World, n int) {
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() { _, _, _ = s.download("corp.example/hello", "v1.0.0") }) // the test ends first
+	}
+	s.t.Cleanup(wg.Wait)
+	s.t.Cleanup(func() { w.Hang(false) })
+	waitFor(s.t, "a run at the host that hangs", func() bool { return s.gauge("assay_vcs_running") > 0 })
+}
+
+// A host that hangs does not keep other hosts from being asked, though the same page
+// names both.
+func TestHungHost(t *testing.T) {
+	t.Parallel()
+	w := twoHosts(t)
+	s := newSource(t, w, func(c *vcs.Config) { c.Jobs = 2 })
+	w.Module("hello2", strings.ReplaceAll(hello, "/hello", "/hello2"))
+	s.hold(w, 3)
+	go func() { _, _, _ = s.download("corp.example/hello2", "v1.0.0") }() // of another repository there
+	s.want("corp.example/well", "v1.0.0")
+	if _, err := s.Versions(t.Context(), "corp.example/well", vcs.Private); err != nil {
+		t.Error(err)
+	}
+}
+
+// A list does not wait for downloads, not even where there is one place.
+func TestListsDoNotWait(t *testing.T) {
+	t.Parallel()
+	w := twoHosts(t)
+	s := newSource(t, w, func(c *vcs.Config) { c.Jobs = 1 })
+	s.hold(w, 2)
+	if v, err := s.Versions(t.Context(), "corp.example/well", vcs.Private); err != nil || v.Latest.Version != "v1.0.0" {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
+// A list does not wait for a download from its own repository either.
+func TestListDuringDownload(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	const second = "git2.corp.example"
+	r := w.Module("hello", hello)
+	var slow atomic.Bool
+	slow.Store(true)
+	came, release := make(chan struct{}, 10), make(chan struct{})
+	w.Host(second, http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if slow.Load() {
+			came <- struct{}{}
+			<-release
+		}
+		w.Git().ServeHTTP(rw, req)
+	}))
+	w.Page("hello", "corp.example/hello git "+strings.Replace(r.URL(), vcstest.GitHost, second, 1))
+	s := newSource(t, w, nil)
+	downloaded := make(chan error, 1)
+	go func() {
+		_, _, err := s.download("corp.example/hello", "v1.0.0")
+		downloaded <- err
+	}()
+	<-came
+	slow.Store(false)
+	if v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private); err != nil || v.Latest.Version != "v1.0.0" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	select {
+	case err := <-downloaded:
+		t.Errorf("the download did not last: %v", err)
+	default:
+	}
+	close(release)
+	if err := <-downloaded; err != nil {
+		t.Error(err)
+	}
+}
+
+// However many want something of a host that hangs, so many that the proxy would ask for
+// nothing else do not wait.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	w := twoHosts(t)
+	s := newSource(t, w, func(c *vcs.Config) { c.Jobs = 2 })
+	s.hold(w, vcs.MaxAtHost)
+	waitFor(t, "a refusal", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := s.Download(ctx, module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Private, func(vcs.Files) error { return nil })
+		var told *vcs.Error
+		return errors.Is(err, vcs.ErrBusy) && errors.As(err, &told) && told.Host == vcstest.GitHost
+	})
+	s.want("corp.example/well", "v1.0.0")
+}
