@@ -295,8 +295,9 @@ func (u *upstream) refused(resp answer, cancel context.CancelCauseFunc, path str
 		// (tsouza/cerberus#2432). But others mean it: this one file shall
 		// not be had. That says nothing about the rest.
 		f.outcome, f.retry, f.once, f.blame = outcomeRefused, isVersioned(path), true, false
-		if !resp.away { // else it is mostly a signed URL that has expired
-			f.Err, f.Words = ErrRefused, u.words(text)
+		f.Err, f.Words = ErrRefused, u.words(text)
+		if resp.away {
+			f.Words = u.base.Host + ": it redirects to a host that refuses"
 		}
 	case status == http.StatusNotImplemented, status == http.StatusLoopDetected, status == http.StatusHTTPVersionNotSupported:
 		f.retry = false

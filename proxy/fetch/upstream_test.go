@@ -206,18 +206,17 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// What another host says by a redirect is no refusal of the upstream: mostly a signed URL
-// has expired.
+// A refusal by way of a redirect is one, but what that host says is not for clients.
 func TestWordsAfterRedirect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
 		n.serve("host", redirect("http://cdn/x", 302))
 		n.serve("cdn", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "the secret of the cdn", 403) })
 		_, err := read(t, n.list("http://host"), zipPath)
-		wantIs(t, err, fetch.ErrUnavailable)
-		wantIsNot(t, err, fetch.ErrRefused)
-		if strings.Contains(err.Error(), "secret") {
-			t.Errorf("%v", err)
+		wantIs(t, err, fetch.ErrRefused)
+		var e *fetch.Error
+		if !errors.As(err, &e) || e.Detail != "" || e.Words != "host: it redirects to a host that refuses" {
+			t.Errorf("%#v", err)
 		}
 	})
 }
