@@ -19,7 +19,7 @@ import (
 // maxAtHost is how many runs may be under way at one host, waiting ones included. It is
 // below what the proxy lets wait for all repositories, or else those that wait for a host
 // that hangs would keep everything else from being asked for.
-const maxAtHost = 128
+const maxAtHost = 192
 
 // ErrBusy says that so many wait for a host already that one more would wait in vain.
 var ErrBusy = errors.New("too many wait for this host")

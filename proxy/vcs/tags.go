@@ -2,23 +2,18 @@ package vcs
 
 import (
 	"context"
+	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/mod/module"
 )
 
-const (
-	// tagsTime bounds the question for the tags of a host. When it is over the copy
-	// answers, as it does for a host that is down.
-	tagsTime = 20 * time.Second
-
-	// tagsAtOnce is how many tags one git command removes.
-	tagsAtOnce = 500
-)
+// tagsAtOnce is how many tags one git command removes.
+const tagsAtOnce = 500
 
 // followTags removes those tags from a copy that its host has elsewhere, or has no more.
 // The go command takes a tag that is in the copy for what it is, without a look at the
@@ -29,45 +24,49 @@ const (
 // A host that does not answer, or says that there is no such repository, changes nothing.
 func (r *goRun) followTags(ctx context.Context, copied string, env []string) {
 	have, err := r.tags(ctx, env, "--git-dir="+copied, "for-each-ref", "--format=%(objectname) %(refname)", "refs/tags")
-	if err != nil || len(have) == 0 || !r.needsTags(have) {
+	if err != nil {
+		return // a damaged copy: the go command fails too, and it is made anew
+	}
+	list := []string{"--git-dir=" + copied, "ls-remote", "--tags", "--refs", "-q", "--end-of-options", "origin"}
+	if version, ok := r.release(); ok {
+		// For another tag than those in the copy the go command asks the host itself.
+		maps.DeleteFunc(have, func(tag, _ string) bool { return path.Base(tag) != version })
+		for tag := range have {
+			list = append(list, "refs/tags/"+tag)
+		}
+	}
+	if len(have) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, tagsTime, context.DeadlineExceeded)
-	defer cancel()
-	now, err := r.tags(ctx, env, "--git-dir="+copied, "ls-remote", "--tags", "--refs", "-q", "--end-of-options", "origin")
+	now, err := r.tags(ctx, env, list...)
 	if err != nil {
 		r.source.log.Debug("tags of a repository not compared", "host", r.repo.url.Host, "err", r.clean(err.Error()))
 		return
 	}
-	var moved []string
-	for tag, object := range have {
-		if now[tag] != object {
-			moved = append(moved, tag)
-		}
-	}
-	for some := range slices.Chunk(moved, tagsAtOnce) {
+	maps.DeleteFunc(have, func(tag, object string) bool { return now[tag] == object })
+	r.dropTags(ctx, copied, env, slices.Sorted(maps.Keys(have)))
+}
+
+// dropTags removes tags from a copy, or else the copy.
+func (r *goRun) dropTags(ctx context.Context, copied string, env []string, tags []string) {
+	for some := range slices.Chunk(tags, tagsAtOnce) {
 		args := append([]string{"--git-dir=" + copied, "tag", "-d", "--"}, some...)
-		if _, err := r.source.exec(ctx, r.source.git, args, append(env, "GIT_TRACE2_EVENT=0"), r.dir); err != nil {
-			r.source.log.Warn("tags that have moved cannot be removed from the copy of a repository", "host", r.repo.url.Host, "err", r.clean(err.Error()))
+		_, err := r.source.exec(ctx, r.source.git, args, append(env, "GIT_TRACE2_EVENT=0"), r.dir)
+		if err == nil || ctx.Err() != nil {
+			continue
 		}
+		r.source.log.Warn("tags that have moved cannot be removed from the copy of a repository; it is cloned anew", "host", r.repo.url.Host, "err", r.clean(err.Error()))
+		_ = os.RemoveAll(filepath.Join(r.dir, filepath.FromSlash(cachePart))) // what is left is damaged, and found to be
+		return
 	}
 }
 
-// needsTags reports whether what the go command will do depends on the tags of the copy,
-// which are these: everything does, but the download of a release whose tag is not among
-// them, for which it asks the host itself.
-func (r *goRun) needsTags(have map[string]string) bool {
-	_, version, _ := strings.Cut(r.job.what, "@")
-	if r.job.args[0] != "mod" || module.IsPseudoVersion(version) {
-		return true
-	}
-	version = strings.TrimSuffix(version, "+incompatible")
-	for tag := range have {
-		if path.Base(tag) == version { // of a module below the root it has a prefix
-			return true
-		}
-	}
-	return false
+// release returns the version, as a tag has it at its end, if the run is the download of
+// one that has a tag.
+func (r *goRun) release() (version string, ok bool) {
+	_, version, _ = strings.Cut(r.job.what, "@")
+	ok = !r.isList() && !module.IsPseudoVersion(version)
+	return strings.TrimSuffix(version, "+incompatible"), ok
 }
 
 // tags runs a git command that prints objects and references, one pair a line, and
