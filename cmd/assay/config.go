@@ -39,7 +39,7 @@ type config struct {
 
 	VCS         string        `name:"vcs" default:"git" help:"Version control systems that private modules, and those that upstream leaves to direct, are fetched with, separated by commas, as in GOVCS. They and the go command must be in PATH. off: nothing is fetched from repositories."`
 	VCSCache    int           `name:"vcs-cache" default:"10240" help:"Room for copies of repositories, in MiB. The one that was not used for longest goes first."`
-	VCSJobs     int           `name:"vcs-jobs" default:"4" help:"Go commands that download from repositories at the same time, at most; as many more may list their versions. One host gets half of them, so that one that hangs does not keep the others from being asked: with 1 there is no such half."`
+	VCSJobs     int           `name:"vcs-jobs" default:"4" help:"Go commands that download from repositories at the same time, at most; as many more may list their versions. One host gets half of them, so that one that hangs does not keep the others from being asked; with 1 it does."`
 	VCSTimeout  time.Duration `name:"vcs-timeout" default:"10m" help:"Time for one of them, after which it is killed with all it has started."`
 	VCSHosts    string        `name:"vcs-hosts" default:"" help:"Hosts, or host:port, separated by commas, that repositories may be on whatever their address is and on any port. Without it private modules come from port 443 (SSH: 22) of hosts that are neither this machine nor link-local, others from public addresses only."`
 	Netrc       string        `name:"netrc" default:"" help:"File in the format of curl's netrc with credentials for code hosts. Nobody else may be able to read it."`

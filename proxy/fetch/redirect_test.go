@@ -80,7 +80,7 @@ func lanAddresses(t *testing.T) (all []string) {
 	return all
 }
 
-// An upstream cannot make us read what is inside, nor find out what is there: the client
+// An upstream cannot make us read a service inside, nor explore the network: the client
 // gets the same text whether the address is refused, or would have refused or reset the
 // connection.
 func TestRedirectInside(t *testing.T) {

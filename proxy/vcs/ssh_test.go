@@ -159,7 +159,7 @@ func TestSSHTrouble(t *testing.T) {
 			h.KnownHosts = writeSecret(t, "known", knownhosts.Line([]string{h.Addr}, other.PublicKey())+"\n")
 		}, vcs.ErrCredential, "not the one in known_hosts"},
 		{"no SSH", func(h *vcstest.SSH) { h.Addr = listen(t, func(conn net.Conn) { conn.Close() }) }, vcs.ErrUnavailable, "does not speak ssh"},
-		{"nobody there", func(h *vcstest.SSH) { h.Addr = "127.0.0.1:1" }, vcs.ErrUnavailable, "no connection"},
+		{"closed port", func(h *vcstest.SSH) { h.Addr = "127.0.0.1:1" }, vcs.ErrUnavailable, "no connection"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
