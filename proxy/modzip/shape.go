@@ -47,6 +47,15 @@ const (
 	hasDescriptor = 1 << 3
 )
 
+// maxExtra bounds the extra fields of an entry. Those of all writers of zips, with times,
+// owners and marks, take less than half.
+const maxExtra = 128
+
+// maxPacked returns how many bytes a content of size bytes may take. What cannot be
+// compressed is put into blocks with five bytes each, of 65,535 bytes by Go and of some
+// thousand by others; and a writer that flushes adds empty ones.
+func maxPacked(size uint64) uint64 { return size + size/64 + 512 }
+
 // CheckShape returns an error that is ErrShape if the zip of size bytes in r has any
 // byte that neither its directory nor one of its entries accounts for: a prefix, gaps
 // or overlaps between entries, comments, bytes behind the end, or a local header that
@@ -56,11 +65,18 @@ const (
 //
 // Entries must stand in the order of the directory, as Go's writer puts them. An entry
 // of 4 GiB or more is refused; a module has none (golang.org/x/mod/zip, MaxZipFile).
-// What stays free are the modification times, the attributes and the extra fields of
-// entries, the same in both of an entry's headers, and how the contents are compressed.
+// What stays free are the modification times, the attributes and short extra fields of
+// entries, the same in both of an entry's headers, and how the contents are compressed,
+// but for their length.
+//
+// The directory is the one that archive/zip reads: a zip with another one for other
+// programs is refused.
 func CheckShape(r io.ReaderAt, size int64) error {
 	d, err := findDirectory(r, size)
 	if err != nil {
+		return err
+	}
+	if err := d.checkOnly(r, size); err != nil {
 		return err
 	}
 	entries := bufio.NewReaderSize(io.NewSectionReader(r, d.offset, d.size), 64<<10)
@@ -129,6 +145,20 @@ func findDirectory(r io.ReaderAt, size int64) (directory, error) {
 	return d, nil
 }
 
+// checkOnly returns an error if archive/zip, and so Open, finds another directory.
+func (d directory) checkOnly(r io.ReaderAt, size int64) error {
+	z, err := Open(r, size)
+	switch {
+	case errors.Is(err, ErrFormat):
+		return shapeError("%v", err)
+	case err != nil:
+		return readError(err)
+	case z.start != d.offset || z.end != d.offset+d.size || z.base != 0 || z.entries != d.entries:
+		return shapeError("it has two directories")
+	}
+	return nil
+}
+
 // findDirectory64 reads the records that Go's writer puts before the end record at
 // byte end if there are 65,535 entries or more. It returns where they begin.
 func findDirectory64(r io.ReaderAt, end int64) (directory, int64, error) {
@@ -187,6 +217,10 @@ func readEntry(r *bufio.Reader) (entry, error) {
 		return entry{}, shapeError("entry %.100q has a disk number or internal attributes", e.name)
 	case bytes.HasSuffix(e.name, []byte("/")) && le.Uint32(e.sums[4:]) != 0:
 		return entry{}, shapeError("folder %.100q has content", e.name)
+	case len(e.extra) > maxExtra:
+		return entry{}, shapeError("entry %.100q has extra fields of %d bytes", e.name, len(e.extra))
+	case uint64(le.Uint32(e.sums[4:])) > maxPacked(uint64(le.Uint32(e.sums[8:]))):
+		return entry{}, shapeError("entry %.100q takes %d bytes for a content of %d", e.name, le.Uint32(e.sums[4:]), le.Uint32(e.sums[8:]))
 	case le.Uint32(e.sums[4:]) == 0xffffffff || le.Uint32(e.sums[8:]) == 0xffffffff:
 		return entry{}, shapeError("entry %.100q has 4 GiB or more", e.name)
 	}

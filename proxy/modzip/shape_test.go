@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -229,6 +230,118 @@ func hashOf(t *testing.T, b []byte) (string, error) {
 	return z.Hash(t.Context(), func() (*os.File, error) { return os.CreateTemp(t.TempDir(), "") })
 }
 
+// twoDirectories returns a zip whose end record leads to a directory with the entry
+// "hidden", and in which archive/zip finds the directory of the honest files all the same:
+// it looks for a zip64 end record if the directory has 65,535 bytes.
+func twoDirectories(t testing.TB) []byte {
+	t.Helper()
+	le := binary.LittleEndian
+	const name = "hidden"
+	inner := int64(30 + len(name)) // where the content of the first entry begins
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	z.SetOffset(inner)
+	for _, f := range honest {
+		w, err := z.CreateHeader(&f.header)
+		if err == nil {
+			_, err = io.WriteString(w, f.content)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	last := b.Bytes()[b.Len()-end:]
+	at := inner + int64(b.Len()-end) // of the zip64 end record
+	end64 := le.AppendUint64(le.AppendUint32(nil, 0x06064b50), 44)
+	end64 = append(end64, 45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	for _, n := range []uint64{uint64(len(honest)), uint64(len(honest)), uint64(le.Uint32(last[12:])), uint64(le.Uint32(last[16:]))} {
+		end64 = le.AppendUint64(end64, n)
+	}
+	locator := le.AppendUint32(nil, 0x07064b50)
+	locator = le.AppendUint64(le.AppendUint32(locator, 0), uint64(at))
+	locator = le.AppendUint32(locator, 1)
+
+	content := string(b.Bytes()[:b.Len()-end]) + string(end64)
+	plain := makeZip(t, "", file{header: zip.FileHeader{Name: name}, content: content, raw: true})
+	dir := int(le.Uint32(plain[len(plain)-end+16:]))
+	// More entries fill the directory up. The locator is in the name of the last one.
+	const longest = 1 << 10
+	files := []file{{header: zip.FileHeader{Name: name}, content: content, raw: true}}
+	for left := 1<<16 - 1 - (len(plain) - end - dir); left > 0; {
+		n := min(left-46, longest)
+		if rest := left - 46 - n; rest > 0 && rest < 46+len(locator) {
+			n -= 46 + len(locator)
+		}
+		left -= 46 + n
+		filler := string(bytes.Repeat([]byte("x"), n))
+		if left == 0 {
+			filler = filler[:n-len(locator)] + string(locator)
+		}
+		files = append(files, file{header: zip.FileHeader{Name: filler}, raw: true})
+	}
+	return makeZip(t, "", files...)
+}
+
+// A zip in which other readers find other files, or which has a whole other zip in it, is
+// refused.
+func TestTwoDirectories(t *testing.T) {
+	t.Parallel()
+	b := twoDirectories(t)
+	sameHash(t, makeZip(t, "", honest...), b)
+	if got, err := hashOf(t, b); err != nil {
+		t.Errorf("Hash = %s, %v: this does not show what it should", got, err)
+	}
+	if err := check(b); !errors.Is(err, modzip.ErrShape) {
+		t.Errorf("CheckShape = %v, want ErrShape", err)
+	}
+}
+
+// Compressed content can be as long as one likes: blocks without content have room for
+// anything.
+func TestHiddenInBlocks(t *testing.T) {
+	t.Parallel()
+	stored := string([]byte{0, 0, 0, 0xff, 0xff}) // a block without content, with 5 bits that mean nothing
+	for name, test := range map[string]struct {
+		content, packed string
+		want            error
+	}{
+		"empty blocks":       {"", strings.Repeat(stored, 1000) + deflated(t, ""), modzip.ErrShape},
+		"beside content":     {strings.Repeat("x", 5000), strings.Repeat(stored, 2000) + deflated(t, strings.Repeat("x", 5000)), modzip.ErrShape},
+		"flushed by writers": {"x", stored + deflated(t, "x"), nil},
+	} {
+		var b bytes.Buffer
+		z := zip.NewWriter(&b)
+		w, err := z.CreateRaw(&zip.FileHeader{Name: "m@v1/x", Method: zip.Deflate, CRC32: crc32.ChecksumIEEE([]byte(test.content)),
+			UncompressedSize64: uint64(len(test.content)), CompressedSize64: uint64(len(test.packed))})
+		if err == nil {
+			_, err = io.WriteString(w, test.packed)
+		}
+		if err = errors.Join(err, z.Close()); err != nil {
+			t.Fatal(err)
+		}
+		sameHash(t, makeZip(t, "", file{header: deflate("m@v1/x"), content: test.content}), b.Bytes())
+		if err := check(b.Bytes()); !errors.Is(err, test.want) {
+			t.Errorf("%s: CheckShape = %v, want %v", name, err, test.want)
+		}
+	}
+}
+
+// Extra fields have times and owners, of some ten bytes each, and not a file.
+func TestLongExtra(t *testing.T) {
+	t.Parallel()
+	for size, want := range map[int]error{60: nil, 300: modzip.ErrShape, 1 << 15: modzip.ErrShape} {
+		long := honest[0]
+		long.header.Extra = binary.LittleEndian.AppendUint16([]byte{0xfe, 0xca}, uint16(size))
+		long.header.Extra = append(long.header.Extra, make([]byte, size)...)
+		if err := check(makeZip(t, "", long)); !errors.Is(err, want) {
+			t.Errorf("extra field of %d bytes: CheckShape = %v, want %v", size, err, want)
+		}
+	}
+}
+
 // A folder's content is not hashed, so it has none.
 func TestFolderWithContent(t *testing.T) {
 	t.Parallel()
@@ -276,6 +389,7 @@ func FuzzCheckShape(f *testing.F) {
 	f.Add(makeZip(f, "", honest[:1]...))
 	f.Add(append(makeZip(f, "", honest[:2]...), "hidden"...))
 	f.Add(insert(makeZip(f, "", honest...), 0, "hidden", 0))
+	f.Add(twoDirectories(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		err := check(b)
 		if err != nil {
