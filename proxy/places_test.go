@@ -385,12 +385,13 @@ func TestSlowZip(t *testing.T) {
 func TestSlowClientLetsSpoolGo(t *testing.T) {
 	world := newWorld(t)
 	path := big(world, 32<<20)
-	f := start(t, world, world.URL("slow"), verified())
+	f := start(t, world, world.URL("gated"), verified())
 	resp, err := http.Get(f.url + "/" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	world.OpenGate() // the client follows a fill that goes on
 	var got bytes.Buffer
 	spools := func() int {
 		entries, err := os.ReadDir(filepath.Join(f.dir, "spool"))
@@ -399,14 +400,18 @@ func TestSlowClientLetsSpoolGo(t *testing.T) {
 		}
 		return len(entries)
 	}
+	eventually(t, "stored", func() bool {
+		_, err := f.store.Stat(t.Context(), path)
+		return err == nil
+	})
 	eventually(t, "the spool is gone before the client is done", func() bool {
 		if _, err := io.CopyN(&got, resp.Body, 64<<10); err != nil {
 			t.Fatalf("after %d bytes: %v", got.Len(), err)
 		}
 		return spools() == 0
 	})
-	if _, err := f.store.Stat(t.Context(), path); err != nil || got.Len() > 31<<20 {
-		t.Errorf("the spool was gone after %d bytes; in the store: %v", got.Len(), err)
+	if got.Len() > 16<<20 { // the kernel holds some megabytes that the client has not read
+		t.Errorf("the spool was gone only after %d bytes", got.Len())
 	}
 	if _, err := got.ReadFrom(resp.Body); err != nil || !bytes.Equal(got.Bytes(), world.File(path)) {
 		t.Errorf("the slow client got %d bytes, %v", got.Len(), err)
