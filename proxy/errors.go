@@ -267,9 +267,13 @@ func explain(req Request, err error) failure {
 			what: "an upstream does not accept the credentials of this proxy: " + upstream.Source, why: oneLine(upstream.Detail),
 			next: "ask the administrator of this proxy to correct them in --upstream"}
 	case errors.Is(err, context.DeadlineExceeded):
-		return failure{status: http.StatusGatewayTimeout, retryAfter: 5 * time.Second,
+		f := failure{status: http.StatusGatewayTimeout, retryAfter: 5 * time.Second,
 			what: "timeout: an upstream did not answer for " + req.Path(), why: oneLine(err.Error()),
 			next: "try again; if it stays, check the upstream or choose another with --upstream"}
+		if upstream != nil {
+			f.retryAfter = max(f.retryAfter, upstream.RetryAfter)
+		}
+		return f
 	case errors.Is(err, fetch.ErrUnavailable):
 		f := failure{status: http.StatusBadGateway,
 			what: "an upstream failed for " + req.Path(), why: oneLine(err.Error()),

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
 // flights are pieces of work under way that clients share, at most one for each key.
@@ -94,6 +95,8 @@ func (s *Server) inPlace(ctx context.Context, claim *places.Claim, do func(conte
 	if err != nil {
 		return busy(err)
 	}
+	// Clients leave, and the work goes on: an upstream that is slow has time for it.
+	ctx = fetch.WithPatience(fetch.WithClient(ctx, claim.Client()))
 	err = do(ctx)
 	if err != nil && context.Cause(ctx) == places.ErrYielded {
 		return fmt.Errorf("%w: %v", errYielded, err)

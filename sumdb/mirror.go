@@ -280,7 +280,7 @@ func (m *Mirror) share(ctx context.Context, key string, limit time.Duration, f f
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	shared, err := m.board(key, limit, f)
+	shared, err := m.board(ctx, key, limit, f)
 	if err != nil {
 		return nil, err
 	}
@@ -293,8 +293,9 @@ func (m *Mirror) share(ctx context.Context, key string, limit time.Duration, f f
 	}
 }
 
-// board returns the flight for key, with one caller more, and starts it if there is none.
-func (m *Mirror) board(key string, limit time.Duration, f func(context.Context) (any, error)) (*flight, error) {
+// board returns the flight for key, with one caller more, and starts it if there is none:
+// with what the context of the first caller says, and not with its end.
+func (m *Mirror) board(ctx context.Context, key string, limit time.Duration, f func(context.Context) (any, error)) (*flight, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -302,8 +303,9 @@ func (m *Mirror) board(key string, limit time.Duration, f func(context.Context) 
 	}
 	shared := m.flights[key]
 	if shared == nil {
-		ctx, cancel := context.WithTimeout(m.life, limit)
-		shared = &flight{done: make(chan struct{}), cancel: cancel}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+		stop := context.AfterFunc(m.life, cancel)
+		shared = &flight{done: make(chan struct{}), cancel: func() { stop(); cancel() }}
 		m.flights[key] = shared
 		m.work.Add(1)
 		go m.fly(ctx, key, shared, f)

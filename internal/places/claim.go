@@ -97,6 +97,9 @@ func (c *Claim) Release() {
 	p.dispatch()
 }
 
+// Client returns the client that the claim was made for first.
+func (c *Claim) Client() string { return c.who.Client }
+
 // Join says that one more request of a client waits for the work. It reports false if
 // the work is about to give up its place, and the request should make a claim of its own.
 func (c *Claim) Join(client string) bool {

@@ -11,16 +11,17 @@ import (
 )
 
 const (
-	// probeTime bounds a probe. It is longer than FirstByte: an upstream that takes 9 s
-	// for every answer lives.
-	probeTime = 15 * time.Second
+	// probeTimes is how many times Budget.FirstByte a probe has: an upstream that takes 9 s
+	// for every answer lives, and who waits for one that hangs knows before Budget.Answer
+	// is over.
+	probeTimes = 2
 
 	// probeFresh is how long the verdict of a probe counts as how the upstream is now.
 	probeFresh = 3 * time.Second
 
 	// probeStale is how long the last verdict is good enough while the next probe is
-	// under way for longer than probeGrace: an upstream that hangs keeps a probe for
-	// probeTime, and its callers need not wait for the same again.
+	// under way for longer than probeGrace: an upstream that hangs keeps each probe for long,
+	// and callers need not wait for the same again.
 	probeStale = time.Minute
 	probeGrace = time.Second
 
@@ -86,7 +87,7 @@ func (p *probe) begin(age time.Duration) <-chan struct{} {
 
 // run asks the upstream, and keeps the verdict.
 func (p *probe) run(ctx context.Context, running chan struct{}) {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	ctx, cancel := context.WithTimeout(ctx, probeTimes*p.u.client.budget.FirstByte)
 	defer cancel()
 	found, status := p.ask(ctx)
 
@@ -257,12 +258,13 @@ func isOurs(err error) bool {
 }
 
 // Unreachable reports whether every upstream of the list that could answer fails its
-// neutral probe now: it does not connect, does not answer within 15 s, or answers 500 or
-// above, for what no client has chosen. What stands behind off cannot answer. It is false
-// if the list has direct in it, if it is only off, and whenever it is not known: ctx has
-// ended, or this machine could not ask. A circuit breaker does not matter here.
+// neutral probe now: it does not connect, does not answer within twice Budget.FirstByte,
+// or answers 500 or above, to what no client has chosen. What stands behind off cannot
+// answer. It is false if the list has direct in it, if it is only off, and whenever it is
+// not known: ctx has ended, or this machine could not ask. A circuit breaker does not
+// matter here.
 //
-// A verdict is shared by all callers for 3 s. A call takes 15 s at most.
+// A verdict is shared by all callers for 3 s. A call takes as long as a probe at most.
 func (c *Chain) Unreachable(ctx context.Context) bool {
 	origins := c.reached()
 	if len(origins) == 0 {
