@@ -218,6 +218,12 @@ func TestBreakerShare(t *testing.T) {
 		return all
 	}
 	always := func(int, int) bool { return lost }
+	crowd := spread(100, 100, 10, func(_, client int) bool { return client < 3 })
+	for i := range crowd { // four fifths of all are those of three clients
+		if i%2 == 0 {
+			crowd[i][0], crowd[i][2] = i%3, 1
+		}
+	}
 	for _, test := range []struct {
 		name    string
 		fetches [][3]int // client, module, lost
@@ -231,6 +237,7 @@ func TestBreakerShare(t *testing.T) {
 		{"every second of 40", spread(40, 40, 5, func(i, _ int) bool { return i%2 == 0 }), fetch.Breaker{}, 2},
 		{"a third", spread(200, 200, 5, func(i, _ int) bool { return i%3 == 0 }), fetch.Breaker{}, 0},
 		{"3 clients of 10, most fetches", spread(300, 300, 10, func(i, client int) bool { return client < 3 }), fetch.Breaker{}, 0},
+		{"3 clients of 10, who ask for the most", crowd, fetch.Breaker{}, 0},
 		{"fewer are enough", spread(6, 6, 3, always), fetch.Breaker{Minimum: 6}, 2},
 		{"a share of its own", spread(100, 100, 5, func(i, _ int) bool { return i%3 == 0 }), fetch.Breaker{Share: 30}, 2},
 		{"a window that is too short", spread(100, 100, 5, always), fetch.Breaker{Window: 19}, 0},
@@ -418,26 +425,61 @@ func TestRememberedFailure(t *testing.T) {
 	})
 }
 
-// What failed while the upstream was down is asked for as soon as it is back.
+// What failed before and while the upstream was down is asked for as soon as it is back.
 func TestRememberedFailureEndsWithOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var well atomic.Bool
+		var lives, well atomic.Bool
+		lives.Store(true)
 		n := newNetwork(t)
 		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
-			if !well.Load() {
+			if !well.Load() && (r.URL.Path != "/" || !lives.Load()) {
 				w.WriteHeader(http.StatusBadGateway)
 			}
 		})
 		c := n.list("http://host")
-		for range 5 {
+		for range 6 { // until it is remembered for a minute
 			_, err := read(t, c, zipPath)
 			wantIs(t, err, fetch.ErrUnavailable)
-			time.Sleep(7 * time.Second)
+			time.Sleep(time.Minute)
 		}
+		_, err := read(t, c, zipPath)
+		wantIs(t, err, fetch.ErrUnavailable)
+		lives.Store(false)
+		_, err = read(t, c, "example.com/b/@v/v1.0.0.zip")
+		wantIs(t, err, fetch.ErrUnavailable)
+		synctest.Wait()
+		wantState(t, c, 2)
 		well.Store(true)
 		time.Sleep(5 * time.Second)
 		if _, err := read(t, c, zipPath); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// An upstream that answers clients while its probe fails lives.
+func TestBreakerBelievesAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/":
+				time.Sleep(2 * time.Second)
+				w.WriteHeader(http.StatusServiceUnavailable)
+			case "/bad/@v/list":
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})
+		c := n.list("http://host")
+		for range 3 {
+			_, _, err := c.ReadAll(t.Context(), "bad/@v/list", 10)
+			wantIs(t, err, fetch.ErrUnavailable)
+			time.Sleep(time.Second)
+			if _, _, err := c.ReadAll(t.Context(), "good/@v/list", 10); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Minute)
+			wantState(t, c, 0)
 		}
 	})
 }

@@ -121,7 +121,9 @@ func TestPatienceEnds(t *testing.T) {
 		n.host("hole:80", nil)
 		n.serve("stuck", hang)
 		n.serve("host", lives(hang))
-		for _, list := range []string{"http://hole", "http://stuck", "http://nobody"} {
+		var asked counter
+		n.serve("dying", sequence(&asked, status(503), hang))
+		for _, list := range []string{"http://hole", "http://stuck", "http://nobody", "http://dying"} {
 			begin := time.Now()
 			_, _, err := n.list(list).ReadAll(patient(t, ""), zipPath, 100)
 			wantIs(t, err, fetch.ErrUnavailable)
