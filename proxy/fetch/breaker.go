@@ -233,6 +233,9 @@ func (u *upstream) refuse(ctx context.Context, path string) error {
 	if wait, err := u.breaker.allow(ctx); err != nil {
 		u.client.metrics.count(u.label, outcomeOpen, time.Now())
 		f := u.fail(path, outcomeOpen, fmt.Errorf("%w: %w", ErrUnavailable, err))
+		if u.probe.timedOut() {
+			f.Err = fmt.Errorf("%w: %w: %w", ErrUnavailable, context.DeadlineExceeded, err)
+		}
 		f.RetryAfter = wait
 		return f.Error
 	}

@@ -118,6 +118,13 @@ func TestBreakerHalfOpen(t *testing.T) {
 		if requests.total() != before {
 			t.Error("a client's request went to see")
 		}
+		_, err = read(t, n.list("http://host"), zipPath)
+		wantIs(t, err, context.DeadlineExceeded)
+		c = n.list("http://host")
+		_, err = read(t, c, zipPath)
+		wantIs(t, err, context.DeadlineExceeded)
+		_, err = read(t, c, zipPath) // refused, for the same reason
+		wantIs(t, err, fetch.ErrUnavailable, context.DeadlineExceeded)
 	})
 }
 

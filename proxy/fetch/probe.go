@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -52,6 +53,7 @@ type probe struct {
 	ended   time.Time     // when the last one ended
 	last    verdict       // of it
 	status  int           // that it came to, 0 for none
+	late    bool          // its time ran out
 	normal  int           // a status of 500 or 501 that the probe has when clients are answered; 0: none
 	lived   time.Time     // when a client's request was last answered below 500
 	slow    time.Time     // until when the upstream counts as slow
@@ -89,12 +91,12 @@ func (p *probe) begin(age time.Duration) <-chan struct{} {
 func (p *probe) run(ctx context.Context, running chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimes*p.u.client.budget.FirstByte)
 	defer cancel()
-	found, status := p.ask(ctx)
+	found, status, late := p.ask(ctx)
 
 	p.mu.Lock()
 	found = p.judge(found, status)
 	if found != unknown {
-		p.last, p.ended, p.status = found, time.Now(), status
+		p.last, p.ended, p.status, p.late = found, time.Now(), status, late
 	}
 	if found == alive && p.isLong(time.Since(p.began)) {
 		p.slow = time.Now().Add(slowFor)
@@ -108,22 +110,30 @@ func (p *probe) run(ctx context.Context, running chan struct{}) {
 }
 
 // ask sends a request for each path until one is answered below 500. The status is that
-// of the last answer.
-func (p *probe) ask(ctx context.Context) (found verdict, status int) {
+// of the last answer, if it is the last thing that happened; late says that time ran out.
+func (p *probe) ask(ctx context.Context) (found verdict, status int, late bool) {
 	for _, path := range p.paths {
 		code, err := p.send(ctx, path)
 		switch {
 		case err == nil && code < http.StatusInternalServerError:
-			return alive, code
+			return alive, code, false
 		case err == nil:
-			found, status = dead, code
+			found, status, late = dead, code, false
 		case isOurs(err), errors.Is(context.Cause(ctx), context.Canceled):
-			return unknown, 0
+			return unknown, 0, false
 		default:
-			found, status = dead, 0
+			var network net.Error
+			found, status, late = dead, 0, errors.As(err, &network) && network.Timeout()
 		}
 	}
-	return found, status
+	return found, status, late
+}
+
+// timedOut reports whether the last probe failed because its time ran out.
+func (p *probe) timedOut() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last == dead && p.late
 }
 
 // judge returns what the answers to clients make of a verdict. There are upstreams that
