@@ -266,21 +266,19 @@ func TestManyEntries(t *testing.T) {
 	}
 }
 
-// What would unpack to more than a module may have is not unpacked.
+// What would unpack to more than a module may have is not unpacked: the sizes that the
+// directory declares are enough to know, and no content has a byte more.
 func TestBomb(t *testing.T) {
+	t.Parallel()
 	f, err := os.Create(filepath.Join(t.TempDir(), "bomb.zip"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
 	z := zip.NewWriter(f)
-	zeros := make([]byte, 64<<20)
-	for i := range 9 { // 576 MiB in half a megabyte
-		w, err := z.Create(fmt.Sprintf("m@v1/%d", i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(zeros); err != nil {
+	for i := range 9 { // 576 MiB
+		h := &zip.FileHeader{Name: fmt.Sprintf("m@v1/%d", i), Method: zip.Deflate, UncompressedSize64: 64 << 20}
+		if _, err := z.CreateRaw(h); err != nil {
 			t.Fatal(err)
 		}
 	}
