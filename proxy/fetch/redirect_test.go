@@ -55,10 +55,11 @@ func (i *inner) port() string {
 // on returns a URL of the service at an address or a name.
 func (i *inner) on(host string) string { return "http://" + net.JoinHostPort(host, i.port()) + "/x" }
 
-// newUpstream starts an upstream that answers everything with a redirect to what to says.
+// newUpstream starts an upstream that answers all but probes, which are not waited for,
+// with a redirect to what to says.
 func newUpstream(t *testing.T, to func() string) string {
 	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(lives(func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, to(), http.StatusFound)
 	}))
 	t.Cleanup(server.Close)
