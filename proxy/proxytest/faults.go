@@ -16,6 +16,7 @@ var faults = map[string]Fault{
 	"503":         always(status(http.StatusServiceUnavailable)),
 	"503-once":    once(status(http.StatusServiceUnavailable)),
 	"500":         always(status(http.StatusInternalServerError)),
+	"500-absent":  notSumDB(absentIs500),
 	"403":         always(status(http.StatusForbidden)),
 	"429":         always(limited("120")),
 	"429-once":    once(limited("1")),
@@ -97,6 +98,11 @@ func status(code int) Fault {
 		http.Error(rw, "the upstream says "+strconv.Itoa(code), code)
 		return true
 	}
+}
+
+// absentIs500 says 500 for what the world does not have.
+func absentIs500(w *World, rw http.ResponseWriter, r *http.Request, path string, n int) bool {
+	return w.File(path) == nil && status(http.StatusInternalServerError)(w, rw, r, path, n)
 }
 
 func limited(seconds string) Fault {
