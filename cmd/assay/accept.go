@@ -102,7 +102,7 @@ func (d *door) Accept() (net.Conn, error) {
 		}
 		counted := &doorConn{Conn: conn, door: d, count: &d.open}
 		switch {
-		case d.open.Add(1) > d.most:
+		case d.open.Add(1) > d.most && !d.room.makeRoom(""):
 			d.refuse(counted, "too many connections are open")
 		case short:
 			d.refuse(counted, "no file descriptor is left for a connection")
@@ -157,7 +157,9 @@ type doorConn struct {
 	door  *door
 	count *atomic.Int64
 	idle  atomic.Int64 // since when, in nanoseconds of Unix time; 0 while it has a request
-	close sync.Once
+
+	client string // that it counts for, once it has entered the room
+	close  sync.Once
 }
 
 func (c *doorConn) Close() error {

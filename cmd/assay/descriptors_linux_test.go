@@ -89,12 +89,14 @@ func TestTooManyConnections(t *testing.T) {
 	}
 	for _, args := range [][]string{nil, {"--tls-cert", filepath.Join(dir, "cert"), "--tls-key", filepath.Join(dir, "key")}} {
 		cmd := limited(linked(t), "-n 120", append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false", "--data", t.TempDir(),
-			"--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB()}, args...)...)
+			"--upstream", world.URL("hang-zip"), "--sumdb", world.GOSUMDB()}, args...)...)
 		url := startCommand(t, cmd)
 		addr := strings.Replace(url[strings.Index(url, "//")+2:], "localhost", "127.0.0.1", 1)
-		transport := func() *http.Client {
-			return &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+		transport := func(ip string) *http.Transport {
+			return &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}).DialContext,
+				TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 		}
+		from := func(ip string) *http.Client { return &http.Client{Timeout: time.Minute, Transport: transport(ip)} }
 		get := func(client *http.Client, path string) (int, string) {
 			resp, err := client.Get(url + path)
 			if err != nil {
@@ -107,25 +109,39 @@ func TestTooManyConnections(t *testing.T) {
 			}
 			return resp.StatusCode, string(body)
 		}
-		early, late := transport(), transport()
+		early, late := from("127.0.0.2"), from("127.0.0.1")
 		if status, body := get(early, "/livez"); status != http.StatusOK {
 			t.Fatal(status, body)
 		}
-		var idle []net.Conn
-		for range 61 { // with early, two more than half of 120
-			conn, err := net.Dial("tcp", addr)
-			if err != nil {
-				t.Fatal(err)
+		var busy []net.Conn
+		hang := func(ip string, n int) {
+			for range n {
+				conn, err := transport(ip).DialContext(t.Context(), "tcp", addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if args != nil {
+					conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+				}
+				busy = append(busy, conn)
+				_, _ = io.WriteString(conn, "GET /example.com/a/@v/v1.0.0.zip HTTP/1.1\r\nHost: x\r\n\r\n") // it may be refused already
 			}
-			idle = append(idle, conn)
 		}
-		if status, body := get(late, "/livez"); status != http.StatusServiceUnavailable || !strings.Contains(body, "too many connections") {
-			t.Errorf("with too many connections: %d %s", status, body)
+		refused := func(ip string) bool {
+			hang(ip, 1) // instead of one that had to yield before its request was read
+			status, body := get(from(ip), "/livez")
+			return status == http.StatusServiceUnavailable && strings.Contains(body, "too many connections")
 		}
-		if status, body := get(early, "/example.com/a/@v/v1.0.0.mod"); status != http.StatusOK {
-			t.Errorf("a miss of a client that is connected: %d %s", status, body)
+		hang("127.0.0.1", 46) // one more than a client's part of half of 120
+		waitFor(t, func() bool { return refused("127.0.0.1") })
+		for _, client := range []*http.Client{early, from("127.0.0.2")} {
+			if status, body := get(client, "/example.com/a/@v/v1.0.0.mod"); status != http.StatusOK {
+				t.Errorf("a miss of another client: %d %s", status, body)
+			}
 		}
-		for _, conn := range idle {
+		hang("127.0.0.3", 20) // now all are in use
+		waitFor(t, func() bool { return refused("127.0.0.3") && refused("127.0.0.4") })
+		for _, conn := range busy {
 			conn.Close()
 		}
 		waitFor(t, func() bool { status, _ := get(late, "/livez"); return status == http.StatusOK })

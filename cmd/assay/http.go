@@ -62,7 +62,7 @@ func (s *server) routes() http.Handler {
 	observe.remote = s.remote
 	r.Use(observe.middleware)
 	if s.tls != nil { // there is no HTTP/2 without
-		r.Use(boundStreams(s.memory.connections))
+		r.Use(s.door.room.boundStreams(s.remote))
 	}
 	if !s.config.Anonymous {
 		r.Use(s.authenticated)

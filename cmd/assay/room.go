@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -18,26 +19,32 @@ const (
 	tlsConnectionMemory = 48 << 10
 )
 
-// room is the memory for connections. When none is left, the connection that was idle
-// for longest is closed for the sake of a new one.
+// room is the memory for connections, which their clients share. When none is left, or a
+// client has its part, an idle connection is closed for the sake of a new one.
 type room struct {
 	budget *memory.Budget
 	each   int64
+	most   int // connections of one client
 
-	mu   sync.Mutex
-	open map[*doorConn]struct{}
+	mu      sync.Mutex
+	open    map[*doorConn]struct{}
+	clients map[string]int // connections, and requests of HTTP/2, by client
 }
 
-func newRoom(budget *memory.Budget, each int64) *room {
-	return &room{budget: budget, each: each, open: map[*doorConn]struct{}{}}
+// newRoom makes the room for so many connections at most, or fewer if there is no more
+// memory. One client has three quarters of them: the next one finds a place.
+func newRoom(budget *memory.Budget, each, connections int64) *room {
+	n := min(budget.Size()/each, connections)
+	return &room{budget: budget, each: each, most: int(n - n/4), open: map[*doorConn]struct{}{}, clients: map[string]int{}}
 }
 
 // newRoom returns the room for connections to s.
 func (s *server) newRoom() *room {
+	each := int64(connectionMemory)
 	if s.tls != nil {
-		return newRoom(s.memory.connections, tlsConnectionMemory)
+		each = tlsConnectionMemory
 	}
-	return newRoom(s.memory.connections, connectionMemory)
+	return newRoom(s.memory.connections, each, s.door.most)
 }
 
 // enter takes the memory for a connection, and reports whether there was any.
@@ -45,33 +52,66 @@ func (r *room) enter(c *doorConn) bool {
 	if r == nil {
 		return true
 	}
-	for !r.budget.Try(r.each) {
-		idle := r.longestIdle()
-		if idle == nil {
+	c.client = neighbourhood(c.RemoteAddr().String())
+	for {
+		entered, of := r.tryEnter(c)
+		if entered {
+			return true
+		}
+		if !r.makeRoom(of) {
 			return false
 		}
-		_ = idle.Close() // it is given up; this gives its memory back
 	}
+}
+
+// tryEnter takes the memory for a connection if there is any. If not, room must be made
+// among the connections of the client that it returns, "" for all.
+func (r *room) tryEnter(c *doorConn) (entered bool, of string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.clients[c.client] >= r.most {
+		return false, c.client
+	}
+	if !r.budget.Try(r.each) {
+		return false, ""
+	}
 	r.open[c] = struct{}{}
+	r.clients[c.client]++
+	return true, ""
+}
+
+// makeRoom closes a connection that is idle, of one client unless that is "", and reports
+// whether there was any.
+func (r *room) makeRoom(of string) bool {
+	if r == nil {
+		return false
+	}
+	idle := r.longestIdle(of)
+	if idle == nil {
+		return false
+	}
+	_ = idle.Close() // it is given up; this gives its memory back
 	return true
 }
 
-// longestIdle returns the connection that was idle for longest, nil if all have a
-// request under way. If its client is just sending one, it notices that it must connect
-// again.
-func (r *room) longestIdle() *doorConn {
+// longestIdle returns the connection that was idle for longest, of the client that has the
+// most unless one is named; nil if all have a request under way. If its client is just
+// sending one, it notices that it must connect again.
+func (r *room) longestIdle(of string) *doorConn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var oldest *doorConn
-	least := int64(0)
+	var found *doorConn
+	var least int64
 	for c := range r.open {
-		if since := c.idle.Load(); since != 0 && (oldest == nil || since < least) {
-			oldest, least = c, since
+		since := c.idle.Load()
+		if since == 0 || of != "" && c.client != of {
+			continue
+		}
+		if more := r.clients[c.client]; found == nil || more > r.clients[found.client] || more == r.clients[found.client] && since < least {
+			found, least = c, since
 		}
 	}
-	return oldest
+	return found
 }
 
 // leave gives the memory of a connection back, if it has any.
@@ -82,10 +122,37 @@ func (r *room) leave(c *doorConn) {
 	r.mu.Lock()
 	_, entered := r.open[c]
 	delete(r.open, c)
+	if entered {
+		r.count(c.client, -1)
+	}
 	r.mu.Unlock()
 	if entered {
 		r.budget.Give(r.each)
 	}
+}
+
+// count adds n to what a client has. The caller holds r.mu.
+func (r *room) count(client string, n int) {
+	if r.clients[client] += n; r.clients[client] == 0 {
+		delete(r.clients, client)
+	}
+}
+
+// neighbourhood returns the client that a connection from an address, with or without a
+// port, counts for: of IPv6 the first 48 bits, which one site has.
+func neighbourhood(address string) string {
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		address = host
+	}
+	a, err := netip.ParseAddr(address)
+	if err != nil {
+		return address
+	}
+	if a = a.Unmap().WithZone(""); a.Is4() {
+		return a.String()
+	}
+	prefix, _ := a.Prefix(48) // valid for every IPv6 address
+	return prefix.String()
 }
 
 // noteState notes since when a connection is idle, for http.Server.ConnState. It takes
@@ -97,7 +164,7 @@ func noteState(conn net.Conn, state http.ConnState) {
 	c, ok := conn.(*doorConn)
 	switch {
 	case !ok:
-	case state == http.StateIdle:
+	case state == http.StateIdle, state == http.StateNew: // a request counts once its header is there
 		c.idle.Store(time.Now().UnixNano())
 	case state == http.StateActive:
 		c.idle.Store(0)
@@ -105,19 +172,38 @@ func noteState(conn net.Conn, state http.ConnState) {
 }
 
 // boundStreams takes memory for each request of a connection with HTTP/2, which has
-// many at the same time.
-func boundStreams(budget *memory.Budget) func(http.Handler) http.Handler {
+// many at the same time. They count for the client that remote returns.
+func (r *room) boundStreams(remote func(*http.Request) string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.ProtoMajor >= 2 {
-				if !budget.Try(connectionMemory) {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.ProtoMajor >= 2 {
+				client := neighbourhood(remote(req))
+				if !r.beginStream(client) {
 					w.Header().Set("Retry-After", "5")
 					writeText(w, http.StatusServiceUnavailable, crowded+"\ntry again in a few seconds\n")
 					return
 				}
-				defer budget.Give(connectionMemory)
+				defer r.endStream(client)
 			}
-			next.ServeHTTP(w, r)
+			next.ServeHTTP(w, req)
 		})
 	}
+}
+
+// beginStream takes the memory for a request of HTTP/2, and reports whether there was any.
+func (r *room) beginStream(client string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.clients[client] >= r.most || !r.budget.Try(connectionMemory) {
+		return false
+	}
+	r.clients[client]++
+	return true
+}
+
+func (r *room) endStream(client string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count(client, -1)
+	r.budget.Give(connectionMemory)
 }

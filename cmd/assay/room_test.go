@@ -7,16 +7,53 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-// startRoom starts a server that has memory for so many connections, and returns its
-// address. A request for /wait is answered whole when release is closed.
-func startRoom(t *testing.T, connections int64, release <-chan struct{}) (string, *memory.Budget) {
+// source is where connections come from.
+type source struct {
+	address  atomic.Pointer[string]
+	accepted atomic.Int64
+}
+
+func (s *source) set(address string) { s.address.Store(&address) }
+
+// sourced is a listener whose connections come from a source.
+type sourced struct {
+	net.Listener
+	from *source
+}
+
+func (l sourced) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	addr, err := netip.ParseAddr(*l.from.address.Load())
+	l.from.accepted.Add(1)
+	if err != nil {
+		return nil, err
+	}
+	return sourcedConn{conn, net.TCPAddrFromAddrPort(netip.AddrPortFrom(addr, 1000))}, nil
+}
+
+type sourcedConn struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (c sourcedConn) RemoteAddr() net.Addr { return c.addr }
+
+// startRoom starts a server that has memory for so many connections, which come from the
+// source from, and returns its own. A request for /wait is answered whole when release
+// is closed.
+func startRoom(t *testing.T, connections int64, release <-chan struct{}, from *source) (string, *memory.Budget) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -24,8 +61,8 @@ func startRoom(t *testing.T, connections int64, release <-chan struct{}) (string
 	}
 	budget := memory.New(connections * connectionMemory)
 	log := &logger{Logger: slog.New(slog.DiscardHandler)}
-	d := newDoor(listener, 1000, log.Logger)
-	d.room = newRoom(budget, connectionMemory)
+	d := newDoor(sourced{listener, from}, 1000, log.Logger)
+	d.room = newRoom(budget, connectionMemory, d.most)
 	s := &server{log: log}
 	go s.serveRefusals(d)
 	server := &http.Server{ConnState: noteState, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -66,7 +103,8 @@ func knock(t *testing.T, addr, path string) (conn net.Conn, status string) {
 func TestRoom(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	addr, budget := startRoom(t, 4, release)
+	var from source
+	addr, budget := startRoom(t, 4, release, &from)
 	want := func(path, want string) {
 		t.Helper()
 		// A connection is idle a moment after its answer.
@@ -83,12 +121,14 @@ func TestRoom(t *testing.T) {
 			t.Errorf("%d of %d bytes are used", budget.Used(), budget.Size())
 		}
 	}
+	from.set("10.0.0.1")
 	want("/wait", "200 OK")
 	want("/wait", "200 OK")
 	for range 8 { // two of them fit, idle, and give way one after the other
 		want("/", "200 OK")
 	}
 	want("/wait", "200 OK")
+	from.set("10.0.0.2")
 	want("/wait", "200 OK")
 	if _, status := knock(t, addr, "/"); status != "503 Service Unavailable" {
 		t.Errorf("a fifth beside four that are busy: %s", status)
@@ -100,7 +140,9 @@ func TestRoom(t *testing.T) {
 // All memory comes back when connections are closed.
 func TestRoomReturns(t *testing.T) {
 	t.Parallel()
-	addr, budget := startRoom(t, 20, nil)
+	var from source
+	from.set("10.0.0.1")
+	addr, budget := startRoom(t, 20, nil, &from)
 	for range 30 {
 		conn, _ := knock(t, addr, "/")
 		conn.Close()
@@ -109,5 +151,64 @@ func TestRoomReturns(t *testing.T) {
 		if time.Since(begin) > 30*time.Second {
 			t.Fatalf("%d bytes are lost", budget.Used())
 		}
+	}
+}
+
+// One client never has all connections: neither with requests that are not over, nor with
+// connections on which it says nothing, nor from many addresses of one site. The next
+// client is served at once.
+func TestRoomForOthers(t *testing.T) {
+	t.Parallel()
+	for _, send := range []string{"", "GET / HTTP/1.1\r\nHost: x\r\nA: ", "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"} {
+		t.Run(fmt.Sprintf("%.9q", send), func(t *testing.T) {
+			t.Parallel()
+			release := make(chan struct{})
+			defer close(release)
+			var from source
+			addr, budget := startRoom(t, 8, release, &from)
+			for i := range 20 {
+				from.set(fmt.Sprintf("2001:db8:0:%x::1", i))
+				conn, err := net.Dial("tcp", addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				_, _ = io.WriteString(conn, send) // it may be refused already
+				want := int64(min(i+1, 6)) * connectionMemory
+				for begin := time.Now(); from.accepted.Load() <= int64(i) || budget.Used() != want; time.Sleep(time.Millisecond) {
+					if time.Since(begin) > 30*time.Second {
+						t.Fatalf("with %d connections of one client %d bytes are used, want %d", i+1, budget.Used(), want)
+					}
+				}
+			}
+			from.set("2001:db8:1::1")
+			for range 5 {
+				if _, status := knock(t, addr, "/"); status != "200 OK" {
+					t.Errorf("the next client: %s", status)
+				}
+			}
+		})
+	}
+}
+
+// The requests of a connection with HTTP/2 count for its client, and give back what they took.
+func TestRoomForStreams(t *testing.T) {
+	t.Parallel()
+	budget := memory.New(8 * connectionMemory)
+	r := newRoom(budget, connectionMemory, 1000)
+	for i := range 8 {
+		if got, want := r.beginStream("mallory"), i < 6; got != want {
+			t.Errorf("request %d of one client: %v, want %v", i, got, want)
+		}
+	}
+	if !r.beginStream("alice") {
+		t.Error("another client is refused")
+	}
+	for range 6 {
+		r.endStream("mallory")
+	}
+	r.endStream("alice")
+	if budget.Used() != 0 || len(r.clients) != 0 {
+		t.Errorf("%d bytes are lost, %v", budget.Used(), r.clients)
 	}
 }
