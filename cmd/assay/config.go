@@ -376,6 +376,10 @@ func set(field reflect.Value, text string) error {
 	return nil
 }
 
+// mostNumber is the greatest value of a setting that is a number: more is a mistake, and so
+// many MiB, the largest unit of a setting, can still be calculated with as bytes.
+const mostNumber = 1 << 30
+
 // check refuses what would be dangerous or without effect. What the parts check
 // themselves (patterns, lists, keys) is not checked here.
 func (c config) check() error {
@@ -383,12 +387,18 @@ func (c config) check() error {
 	for _, s := range settings() {
 		switch value := v.Field(s.field).Interface().(type) {
 		case time.Duration:
-			if value < 0 || value == 0 && !s.Zero {
+			if value < 0 {
+				return fmt.Errorf("%s is %v; it must not be negative", s.Name, value)
+			}
+			if value == 0 && !s.Zero {
 				return fmt.Errorf("%s is %v; it must be more than nothing", s.Name, value)
 			}
 		case int:
 			if value <= 0 {
 				return fmt.Errorf("%s is %d; it must be at least 1", s.Name, value)
+			}
+			if value > mostNumber {
+				return fmt.Errorf("%s is %d; it must be at most %d", s.Name, value, mostNumber)
 			}
 		}
 	}
