@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -172,6 +173,57 @@ func TestLeakedReader(t *testing.T) {
 	}
 	leaked.Close()
 	waitNoOrphans(t, db)
+}
+
+// A backup that is copied over the files while they are in use is served, and not
+// written to: bbolt knows which pages of the other files are free, and would overwrite.
+func TestReplacedFile(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("a file that is mapped cannot be written over")
+	}
+	dir := t.TempDir()
+	db := openDB(t, dir)
+	put(t, db, "old", []byte("old"))
+	db.Close()
+	backup := map[string][]byte{}
+	for _, name := range []string{"meta.db", "blobs.db"} {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		backup[name] = data
+	}
+
+	db = openDB(t, dir)
+	for i := range 20 {
+		key := fmt.Sprint("new", i)
+		put(t, db, key, storagetest.Content(uint64(i), 300_000))
+		if err := db.SetRecord(t.Context(), key, []byte("new")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, data := range backup {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		if err := db.SetRecord(t.Context(), "next", []byte("next")); err == nil || !strings.Contains(err.Error(), "until a restart") {
+			t.Errorf("a record was written over a backup, or the error is %v", err)
+		}
+	}
+	if info, err := db.Stat(t.Context(), "old"); err != nil || info.Size != 3 {
+		t.Errorf("what the backup has is not served: %+v, %v", info, err)
+	}
+	db.Close()
+
+	db = openDB(t, dir)
+	v, err := db.Verify(t.Context(), storage.VerifyOptions{Damage: func(d storage.Damage) { t.Error(d) }})
+	if err != nil || v.Objects != 1 {
+		t.Errorf("the backup has %+v, %v", v, err)
+	}
+	put(t, db, "next", []byte("next"))
 }
 
 // The extents in the records are only a hint: after somebody has compacted the

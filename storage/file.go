@@ -35,14 +35,20 @@ type file struct {
 
 	// stuck is set once a panic left bbolt inside of its locks: any further
 	// use would block for ever. failed is set once the disk failed below a
-	// commit: any further change would build on what may not be on disk.
+	// commit, or another program changed the file: any further change would build
+	// on what may not be on disk.
 	stuck, failed atomic.Pointer[error]
 
 	queueMu sync.Mutex // guards queue
 	queue   []*change
 
-	commitMu sync.Mutex // held by the one who commits; guards the results in a change
+	commitMu sync.Mutex // held by the one who commits; guards the results in a change, and newest
+	newest   int        // the number that the newest commit has in the file; 0 if that is not known
 }
+
+// errReplaced is why nothing is written any more to a file that is not as this process
+// left it. bbolt remembers which pages are free, and would write over those of the backup.
+var errReplaced = errors.New("another program changed the file, as a backup does that is put back while the server runs; nothing new is stored until a restart")
 
 // change is one function that wants to be part of a commit.
 type change struct {
@@ -142,16 +148,28 @@ func (f *file) commit(fn func(*bolt.Tx) error) (err error) {
 		}
 	}()
 	start := time.Now()
-	applied := false
+	applied, number := false, 0
 	err = f.bolt.Update(func(t *bolt.Tx) error {
-		tx = t
+		tx, number = t, t.ID()
+		if f.newest != 0 && number != f.newest+1 {
+			return errReplaced
+		}
 		err := fn(t)
 		applied = err == nil
 		return err
 	})
 	if applied {
+		f.newest = number
+		if err != nil {
+			f.newest = 0 // it may have taken effect all the same
+		}
 		f.commits.Observe(time.Since(start).Seconds())
 		return f.commitError(err)
+	}
+	if err == errReplaced {
+		err = fmt.Errorf("write %s: %w", f.path, err)
+		f.failed.Store(&err)
+		return err
 	}
 	return f.explain(err)
 }
@@ -191,7 +209,7 @@ func (f *file) commitError(err error) error {
 func (f *file) damaged(panicked any, released bool) error {
 	err := fmt.Errorf("%s: %s: %w", f.path, panicText(panicked), ErrDamaged)
 	if !released {
-		err = fmt.Errorf("%w; restore the store from a backup, or move it away and start with an empty one", err)
+		err = fmt.Errorf("%w; put meta.db and blobs.db back from a backup, or move both away and start with an empty store", err)
 		f.stuck.Store(&err)
 	}
 	return err

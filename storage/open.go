@@ -320,7 +320,11 @@ func mapFile(path string, pageSize int, timeout time.Duration) (f *file, err err
 		return nil, err
 	}
 	f.pageSize = f.bolt.Info().PageSize
-	return f, nil
+	err = f.bolt.View(func(tx *bolt.Tx) error {
+		f.newest = tx.ID()
+		return nil
+	})
+	return f, err
 }
 
 // initialMaps are the sizes of the memory map to try. When bbolt has to map a
@@ -343,7 +347,7 @@ func explainOpen(path string, err error) error {
 	case errors.Is(err, ErrForeign), errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return fmt.Errorf("%s: %w; move the file away, or name another directory", path, ErrForeign)
 	case errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, ErrDamaged):
-		return fmt.Errorf("%s: %w (%v); restore the store from a backup, or move it away and start with an empty one", path, ErrDamaged, err)
+		return fmt.Errorf("%s: %w (%v); put meta.db and blobs.db back from a backup, or move both away and start with an empty store", path, ErrDamaged, err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("%w: make the directory and its files writable for user %d, or name another directory", err, os.Getuid())
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

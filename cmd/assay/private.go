@@ -226,9 +226,9 @@ func (s *server) warnOfAccess(c config, p *policy.Policy) {
 	if len(open) > 0 && !local && c.Anonymous {
 		s.log.Warn("each client that reaches this address can read these private modules; the setting access says who may", "listen", c.Listen, "patterns", strings.Join(open, ","))
 	}
-	if c.Access != "" {
+	if !p.AllowedAll(func(string) bool { return false }) { // a rule asks who the client is
 		if !s.access.Configured() {
-			s.log.Warn("nobody can read the modules in access: there is no user, token, issuer or client certificate yet; assay token create makes a token", "access", c.Access)
+			s.log.Warn("no client can read the modules in access: there is no user, token, issuer or client certificate yet; assay token create makes a token", "access", c.Access)
 		}
 		if c.TLSCert == "" && !local {
 			s.log.Warn("credentials travel in the clear: give the server a certificate (tls-cert, tls-key), or put a proxy in front of it that has one; the go command sends none over http", "listen", c.Listen)

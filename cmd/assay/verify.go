@@ -100,7 +100,7 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 	case !repair:
 		return errors.New("the store is damaged; assay verify --repair drops what is, so that it is fetched again")
 	}
-	return errors.New("not everything could be repaired; restore the store from a backup, or move it away and start with an empty one")
+	return errors.New("not everything could be repaired; put meta.db and blobs.db back from a backup, or move both away and start with an empty store, and leave log/ and tokens as they are")
 }
 
 // verifyShapes looks for stored zips with bytes that no hash covers, drops them with
