@@ -254,11 +254,14 @@ func TestRuleSpellings(t *testing.T) {
 	for i, url := range []string{
 		"https://git.corp.example/pay.git", "https://git.corp.example/pay", "https://git.corp.example/pay.git/", "https://GIT.corp.example/Pay.Git", "https://git.corp.example:443/pay.git",
 		"ssh://git@git.corp.example/pay.git", "ssh://git@git.corp.example/~/pay", "https://git.corp.example/p%61y.git", "git+ssh://git.corp.example/pay",
+		"https://git.corp.example/pay.git/.git", "https://git.corp.example/pay.git.git", "ssh://git@git.corp.example/~git/pay",
 	} {
 		host := fmt.Sprintf("evil%d.corp.example", i)
 		pageFor(g.code, host, url)
 		g.wantHidden(g.dev, host+"/x")
 	}
+	// Of pay.git.git the go command makes the URL of pay.git.
+	g.wantHidden(g.dev, "git.corp.example/pay.git.git", "git.corp.example/pay.git.git/sub", "git.corp.example/!pay.git.!git.git")
 	for i, url := range []string{"https://git.corp.example/./pay.git", "https://git.corp.example/x/../pay.git"} {
 		host := fmt.Sprintf("dots%d.corp.example", i)
 		pageFor(g.code, host, url)

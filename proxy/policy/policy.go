@@ -90,19 +90,30 @@ func (p *Policy) covering(modulePath string) iter.Seq[rule] {
 // version control systems that the go command allows at the end of a repository.
 func plain(lower string) string {
 	host, rest, _ := strings.Cut(lower, "/")
-	systems := []string{".bzr", ".fossil", ".git", ".hg", ".svn"}
-	if !slices.ContainsFunc(systems, func(system string) bool { return strings.Contains(rest, system) }) {
+	if !slices.ContainsFunc(systems(), func(system string) bool { return strings.Contains(rest, system) }) {
 		return lower // as nearly always
 	}
 	elements := strings.Split(rest, "/")
-	for i, element := range elements {
-		system := path.Ext(element)
-		name := strings.TrimSuffix(element, system)
-		if slices.Contains(systems, system) && !strings.ContainsAny(name, `*?[]\`) {
+	for i := range elements {
+		for { // of x.git.git the go command makes x.git, which hosts find as x
+			name, isOne := cutSystem(elements[i])
+			if !isOne || strings.ContainsAny(name, `*?[]\`) {
+				break
+			}
 			elements[i] = name
 		}
 	}
 	return host + "/" + strings.Join(elements, "/")
+}
+
+func systems() []string { return []string{".bzr", ".fossil", ".git", ".hg", ".svn"} }
+
+// cutSystem returns an element without the name of a version control system at its end,
+// if there is one and something before it.
+func cutSystem(element string) (name string, found bool) {
+	system := path.Ext(element)
+	name = strings.TrimSuffix(element, system)
+	return name, name != "" && slices.Contains(systems(), system)
 }
 
 const (

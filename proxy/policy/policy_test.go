@@ -223,7 +223,7 @@ func TestRestrictOtherNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for modulePath, want := range map[string]bool{
-		"github.com/corp/secret": true, "github.com/Corp/SECRET": true, "github.com/corp/secret.git": true, "github.com/corp/Secret.Git/v2": true,
+		"github.com/corp/secret": true, "github.com/Corp/SECRET": true, "github.com/corp/secret.git": true, "github.com/corp/secret.git.git": true, "github.com/corp/secret.git.Git/v2": true, "github.com/corp/Secret.Git/v2": true,
 		"github.com/corp/secret.hg/sub": true, "git.corp.example/team/x": true, "git.corp.example/Team/x.git": true, "git.corp.example/Team/X/sub": true,
 		"corp.example/any.git": true, "corp.example/any.GIT/v2": true, "corp.example/Lib": true, "corp.example/lib": true,
 		"github.com/corp": false, "github.com/corp/secrets": false, "github.com/corp/secretgit": false, "github.com/corp/open.git": false,

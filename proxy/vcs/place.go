@@ -48,7 +48,17 @@ func (s *Source) Locate(ctx context.Context, modulePath string, reach Reach, ope
 // placeOf returns the place of the module of j in repo.
 func (s *Source) placeOf(j job, repo *repository) Place {
 	credential := s.credentials.has(j, repo.url) || !repo.static && s.pageCredential(j)
-	return Place{Repository: CanonicalRepository(repo.url.String()), Credential: credential}
+	return Place{Repository: repo.canonical(), Credential: credential}
+}
+
+// canonical is CanonicalRepository of the URL that the go command makes: of a path that
+// ends with a system it is the one without.
+func (r *repository) canonical() string {
+	text := r.url.String()
+	if r.static {
+		text = strings.TrimSuffix(text, "."+r.system)
+	}
+	return CanonicalRepository(text)
 }
 
 // redirected returns the repository to which git was redirected in the run with these

@@ -132,9 +132,27 @@ func TestCanonicalRepositorySpellings(t *testing.T) {
 		"https://git.corp.example/team/pay", "https://git.corp.example/team/pay.git", "https://git.corp.example/team/pay.git/", "https://GIT.corp.example/Team/Pay.GIT",
 		"https://git.corp.example:8443/team/pay.git", "ssh://git@git.corp.example/team/pay.git", "ssh://git@git.corp.example:2222/~/team/pay", "git@git.corp.example:team/pay.git",
 		"https://git.corp.example//team//pay.git", "https://git.corp.example/./team/x/../pay", "https://git.corp.example/team/%70ay", "https://git.corp.example/team/pay/.git",
+		"https://git.corp.example/team/pay.git.git", "https://git.corp.example/team/pay.git/.git/", "ssh://Git@git.corp.example/~git/team/pay.git", "git@git.corp.example:~git/team/pay",
 	} {
 		if got := vcs.CanonicalRepository(url); got != "git.corp.example/team/pay" {
 			t.Errorf("CanonicalRepository(%q) = %q", url, got)
+		}
+	}
+}
+
+// The path of a module that ends with the name of a system has the repository without it,
+// as a page has that may name it too.
+func TestPlaceOfSystem(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	s, err := vcs.New(vcs.Config{Dir: t.TempDir(), Systems: []string{"git", "hg"}, Lookup: w.Lookup, Dial: w.Dial, CAFile: w.CAFile()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() }) // without hg nothing is fetched, but found
+	for _, path := range []string{"git.corp.example/pay.hg", "git.corp.example/pay.hg/sub", "git.corp.example/pay.git", "git.corp.example/pay.git.git/sub"} {
+		if got, err := s.Locate(t.Context(), path, vcs.Private, true); got.Repository != "git.corp.example/pay" || err != nil {
+			t.Errorf("Locate(%q) = %+v, %v", path, got, err)
 		}
 	}
 }

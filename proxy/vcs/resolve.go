@@ -275,9 +275,10 @@ func checkURL(text string) (*url.URL, error) {
 }
 
 // CanonicalRepository returns what is the same in all URLs of a repository:
-// host/path in lower case, without port, user, scheme and a .git at the end, whether
-// the path begins in the home directory of an SSH user or not. It returns "" for what is
-// no URL, or names no repository.
+// host/path in lower case, without port, user, scheme and any .git at the end, whether
+// the path begins in the home directory of an SSH user or not. git servers find X also as
+// X.git and X/.git, and the go command looks for X.git where a module path has X.git.git. It
+// returns "" for what is no URL, or names no repository.
 func CanonicalRepository(text string) string {
 	if !strings.Contains(text, "://") { // git@host:path
 		if user, rest, ok := strings.Cut(text, "@"); ok && !strings.ContainsAny(user, "/:") {
@@ -288,9 +289,15 @@ func CanonicalRepository(text string) string {
 	if err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") == "" {
 		return ""
 	}
-	repo := strings.TrimPrefix(path.Clean("/"+u.Path), "/")
-	repo = strings.TrimRight(strings.TrimSuffix(strings.ToLower(repo), ".git"), "/")
-	return strings.ToLower(u.Hostname()) + "/" + strings.TrimPrefix(repo, "~/")
+	repo := strings.ToLower(strings.TrimPrefix(path.Clean("/"+u.Path), "/"))
+	for more := true; more; {
+		repo, more = strings.CutSuffix(strings.TrimRight(repo, "/"), ".git")
+	}
+	repo = strings.TrimPrefix(repo, "~/")
+	if user := u.User.Username(); user != "" {
+		repo = strings.TrimPrefix(repo, "~"+strings.ToLower(user)+"/")
+	}
+	return strings.ToLower(u.Hostname()) + "/" + repo
 }
 
 // foundRepos remembers where modules are.

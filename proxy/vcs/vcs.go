@@ -496,7 +496,7 @@ func readFile(ctx context.Context, name string, limit int64) ([]byte, error) {
 func (s *Source) Repository(modulePath string) string {
 	for _, reach := range []Reach{Private, Public} {
 		if repo := s.found.get(modulePath, reach); repo != nil {
-			return CanonicalRepository(repo.url.String())
+			return repo.canonical()
 		}
 	}
 	return ""
