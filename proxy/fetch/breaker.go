@@ -43,7 +43,8 @@ const (
 	breakerClients = 3
 
 	// answeredOpen bounds how long the breaker stays open for an upstream that answers
-	// its probes with 500 or 501: it may say that to whatever it does not have.
+	// its probes with an error: it may say that to whatever it does not have, and a
+	// gateway to what it does not route. A few requests in a minute show it.
 	answeredOpen = time.Minute
 )
 
@@ -171,7 +172,8 @@ func (b *breaker) probed(found verdict, status int) {
 	switch {
 	case found == dead && !b.open:
 		b.trip("it does not answer a probe")
-	case found == dead && isHabit(status) && time.Since(b.opened) >= answeredOpen:
+	case found == dead && status != 0 && time.Since(b.opened) >= answeredOpen:
+		b.u.probe.doubt(status)
 		b.close("it answers probes with an error, and may not to clients")
 	case found == dead:
 		b.refused = time.Now()

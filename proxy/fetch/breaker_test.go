@@ -464,6 +464,76 @@ func TestRememberedFailureEndsWithOutage(t *testing.T) {
 	})
 }
 
+// An upstream whose probe is always answered with a 503, as by a gateway that has nothing
+// at its root, is used again a minute after something failed there, and from then on that
+// answer means nothing.
+func TestBreakerOfGateway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/" || r.URL.Path == "/bad/@v/list" {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})
+		c := n.list("http://host")
+		for i := range 4 {
+			_, _, err := c.ReadAll(t.Context(), "bad/@v/list", 10)
+			wantIs(t, err, fetch.ErrUnavailable)
+			synctest.Wait()
+			if i == 0 {
+				wantState(t, c, 2)
+				time.Sleep(70 * time.Second)
+			}
+			wantState(t, c, 0)
+			for range 3 {
+				if _, _, err := c.ReadAll(t.Context(), "good/@v/list", 10); err != nil {
+					t.Errorf("round %d: %v", i, err)
+				}
+				time.Sleep(4 * time.Second)
+				wantState(t, c, 0)
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+// A gateway whose upstream is gone is not asked more often than once a minute, and is used
+// at once when that is back.
+func TestBreakerOfGatewayInOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		var gone atomic.Bool
+		var asked counter
+		n.serve("host", func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/" {
+				asked.next()
+			}
+			if gone.Load() {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})
+		c := n.list("http://host")
+		for range 3 {
+			if _, _, err := c.ReadAll(t.Context(), "m/@v/list", 10); err != nil {
+				t.Error(err)
+			}
+			gone.Store(true)
+			before := asked.total()
+			for i := range 600 { // ten minutes
+				_, _, err := c.ReadAll(t.Context(), fmt.Sprint("m", i, "/@v/list"), 10)
+				wantIs(t, err, fetch.ErrUnavailable)
+				time.Sleep(time.Second)
+			}
+			if n := asked.total() - before; n > 150 {
+				t.Errorf("%d requests in an outage of ten minutes", n)
+			}
+			gone.Store(false)
+			time.Sleep(6 * time.Second)
+			wantState(t, c, 0)
+		}
+	})
+}
+
 // An upstream that answers clients while its probe fails lives.
 func TestBreakerBelievesAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -54,7 +54,9 @@ type probe struct {
 	last    verdict       // of it
 	status  int           // that it came to, 0 for none
 	late    bool          // its time ran out
-	normal  int           // a status of 500 or 501 that the probe has when clients are answered; 0: none
+	normal  int           // a status that the probe has when clients are answered; 0: none
+	doubted int           // a status of the probe that may be normal; 0: none
+	since   time.Time     // when that was doubted
 	lived   time.Time     // when a client's request was last answered below 500
 	slow    time.Time     // until when the upstream counts as slow
 }
@@ -139,24 +141,36 @@ func (p *probe) timedOut() bool {
 // judge returns what the answers to clients make of a verdict. There are upstreams that
 // say 500 to whatever they do not have, and so to every probe; that they answer clients
 // is the better proof of life. The statuses of a gateway whose upstream is gone (502, 503,
-// 504) are never taken for that. The caller holds p.mu.
+// 504) are taken for that only if the probe has had no other for as long as the breaker was
+// open, and then clients were answered all the same. The caller holds p.mu.
 func (p *probe) judge(found verdict, status int) verdict {
+	if found == alive {
+		p.normal, p.doubted = 0, 0
+	}
 	if found != dead {
 		return found
 	}
 	if p.lived.After(p.began) {
 		found = alive // in the meantime
 	}
-	if !isHabit(status) {
+	if status == 0 {
 		return found
 	}
-	if time.Since(p.lived) < lifeFresh && !p.lived.IsZero() {
+	if time.Since(p.lived) < lifeFresh && !p.lived.IsZero() && (isHabit(status) || status == p.doubted && p.lived.After(p.since)) {
 		p.normal = status
 	}
 	if status == p.normal {
 		return alive
 	}
 	return found
+}
+
+// doubt notes that nothing but status was the answer to probes for so long that the
+// upstream is used again to see whether it answers clients.
+func (p *probe) doubt(status int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.doubted, p.since = status, time.Now()
 }
 
 // isHabit reports whether status may be what an upstream says to whatever it does not have.
