@@ -9,6 +9,7 @@ import (
 
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
 // flights are pieces of work under way that clients share, at most one for each key.
@@ -97,6 +98,7 @@ func (s *Server) inPlace(ctx context.Context, claim *places.Claim, do func(conte
 	}
 	// Clients leave, and the work goes on: an upstream that is slow has time for it.
 	ctx = fetch.WithPatience(fetch.WithClient(ctx, claim.Client()))
+	ctx = vcs.WithClient(ctx, claim.Client())
 	err = do(ctx)
 	if err != nil && context.Cause(ctx) == places.ErrYielded {
 		return fmt.Errorf("%w: %v", errYielded, err)

@@ -33,16 +33,17 @@ const privatePlaces = 256
 // once: that is how the go command gives them. Fills of the other files share it. If
 // what f shares began before f and finds nothing, it looks once more, see joinAnew.
 func (s *Server) fillVersion(ctx context.Context, f *fill, reach vcs.Reach) error {
-	begun, err := s.shareVersion(ctx, f.req, reach)
+	begun, err := s.shareVersion(ctx, f, reach)
 	if f.private && begun.Before(f.begun) && errors.Is(err, fs.ErrNotExist) {
-		_, err = s.shareVersion(ctx, f.req, reach)
+		_, err = s.shareVersion(ctx, f, reach)
 	}
 	return err
 }
 
 // shareVersion fetches a version, or waits for who has begun to, and returns when
 // that was.
-func (s *Server) shareVersion(ctx context.Context, req Request, reach vcs.Reach) (begun time.Time, err error) {
+func (s *Server) shareVersion(ctx context.Context, f *fill, reach vcs.Reach) (begun time.Time, err error) {
+	req := f.req
 	begun = time.Now()
 	settings, err := s.still(req.Module, reach == vcs.Private)
 	if err != nil {
@@ -60,7 +61,7 @@ func (s *Server) shareVersion(ctx context.Context, req Request, reach vcs.Reach)
 	s.running.Add(1) // by a fill, which is counted too
 	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach, " ", settings.number), func() (any, error) {
 		begun := time.Now()
-		ctx, cancel := context.WithTimeout(s.ctx, zipFillTime)
+		ctx, cancel := context.WithTimeout(vcs.WithClient(s.ctx, f.claim.Client()), zipFillTime)
 		defer cancel()
 		return begun, s.guard(req.Path(), func() error {
 			return source.Download(ctx, req.version(), reach, func(files vcs.Files) error {

@@ -12,6 +12,19 @@ var CheckURL = checkURL
 
 const MaxAtHost = maxAtHost
 
+type (
+	Crowd  = crowd
+	Places = places
+)
+
+func (c *crowd) Enter(ctx context.Context, host string) (leave func(), err error) {
+	return c.enter(ctx, host)
+}
+
+func (p *places) Take(ctx context.Context, n int) (release func(), err error) {
+	return p.take(ctx, []bound{{"all", n}})
+}
+
 func ParseGoImports(page string) (all [][4]string) {
 	imports, _ := parseGoImports(strings.NewReader(page))
 	for _, i := range imports {

@@ -21,33 +21,67 @@ import (
 // that hangs would keep everything else from being asked for.
 const maxAtHost = 192
 
+// maxForClient is how many of them may be for one client: whatever it asks for, others find
+// room.
+const maxForClient = maxAtHost * 3 / 4
+
+// clientKey is the key of a context's client.
+type clientKey struct{}
+
+// WithClient says in the returned context for whom version control is asked. At a host one
+// client has three quarters of what may wait there, and a place goes to the client that has the
+// fewest. What is asked for no client is not counted for any.
+func WithClient(ctx context.Context, client string) context.Context {
+	return context.WithValue(ctx, clientKey{}, client)
+}
+
+func clientOf(ctx context.Context) string {
+	client, _ := ctx.Value(clientKey{}).(string)
+	return client
+}
+
 // ErrBusy says that so many wait for a host already that one more would wait in vain.
 var ErrBusy = errors.New("too many wait for this host")
 
-// crowd counts the runs under way at each host.
+// crowd counts the runs under way at each host, and those for each client there.
 type crowd struct {
 	mu sync.Mutex
-	at map[string]int
+	at map[crowdKey]int
 }
 
-// enter counts one more at host, until leave is called.
-func (c *crowd) enter(host string) (leave func(), err error) {
+// crowdKey is a host, and a client there; "" is all.
+type crowdKey struct{ host, client string }
+
+// enter counts one more at host, for the client of ctx, until leave is called.
+func (c *crowd) enter(ctx context.Context, host string) (leave func(), err error) {
+	all, mine := crowdKey{host: host}, crowdKey{host, clientOf(ctx)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.at[host] >= maxAtHost {
+	if c.at[all] >= maxAtHost || mine != all && c.at[mine] >= maxForClient {
 		return nil, &hostError{host, ErrBusy}
 	}
-	if c.at == nil {
-		c.at = map[string]int{}
+	c.count(all, 1)
+	if mine != all {
+		c.count(mine, 1)
 	}
-	c.at[host]++
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.at[host]--; c.at[host] == 0 {
-			delete(c.at, host)
+		c.count(all, -1)
+		if mine != all {
+			c.count(mine, -1)
 		}
 	}, nil
+}
+
+// count adds n to what is counted for key. The lock is held.
+func (c *crowd) count(key crowdKey, n int) {
+	if c.at == nil {
+		c.at = map[crowdKey]int{}
+	}
+	if c.at[key] += n; c.at[key] == 0 {
+		delete(c.at, key)
+	}
 }
 
 // places bound what runs at the same time: in all, and for each part of a kind.
@@ -65,6 +99,7 @@ type bound struct {
 
 // waiter waits until there is room under each of its names.
 type waiter struct {
+	client string // its name in running
 	bounds []bound
 	ready  chan struct{} // closed when it has its places
 }
@@ -72,7 +107,7 @@ type waiter struct {
 // take waits until there is room under all names at once: a run that held one place and waited
 // for another would keep others from the one. They are given back by release.
 func (p *places) take(ctx context.Context, bounds []bound) (release func(), err error) {
-	w := &waiter{bounds, make(chan struct{})}
+	w := &waiter{"client " + clientOf(ctx), bounds, make(chan struct{})}
 	p.mu.Lock()
 	p.waiting = append(p.waiting, w)
 	p.dispatch()
@@ -95,32 +130,49 @@ func (p *places) release(w *waiter) {
 		p.waiting = slices.Delete(p.waiting, i, i+1)
 		return
 	}
-	for _, s := range w.bounds {
-		if p.running[s.name]--; p.running[s.name] == 0 {
-			delete(p.running, s.name)
-		}
-	}
+	p.count(w, -1)
 	p.dispatch()
 }
 
-// dispatch gives places to those for whom there is room, the oldest first. The lock is
-// held.
+// dispatch gives places to those for whom there is room: the client that has the fewest is
+// first, then the oldest. The lock is held.
 func (p *places) dispatch() {
+	for {
+		next := -1
+		for i, w := range p.waiting {
+			if p.hasRoom(w) && (next < 0 || p.running[w.client] < p.running[p.waiting[next].client]) {
+				next = i
+			}
+		}
+		if next < 0 {
+			return
+		}
+		w := p.waiting[next]
+		p.waiting = slices.Delete(p.waiting, next, next+1)
+		p.count(w, 1)
+		close(w.ready)
+	}
+}
+
+// hasRoom reports whether there is room for w under each of its names. The lock is held.
+func (p *places) hasRoom(w *waiter) bool {
+	return !slices.ContainsFunc(w.bounds, func(b bound) bool { return p.running[b.name] >= b.limit })
+}
+
+// count adds n under all names of w. The lock is held.
+func (p *places) count(w *waiter, n int) {
 	if p.running == nil {
 		p.running = map[string]int{}
 	}
-	p.waiting = slices.DeleteFunc(p.waiting, func(w *waiter) bool {
-		for _, s := range w.bounds {
-			if p.running[s.name] >= s.limit {
-				return false
-			}
+	add := func(name string) {
+		if p.running[name] += n; p.running[name] == 0 {
+			delete(p.running, name)
 		}
-		for _, s := range w.bounds {
-			p.running[s.name]++
-		}
-		close(w.ready)
-		return true
-	})
+	}
+	for _, b := range w.bounds {
+		add(b.name)
+	}
+	add(w.client)
 }
 
 // bounds returns what a run counts for, with n places in all.

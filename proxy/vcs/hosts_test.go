@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -112,6 +114,65 @@ func TestListDuringDownload(t *testing.T) {
 	if err := <-downloaded; err != nil {
 		t.Error(err)
 	}
+}
+
+// One client that asks a host for much, whether that exists or not, does not keep the others
+// from it: they are not refused, and do not wait for all that it wants.
+func TestGreedyClient(t *testing.T) {
+	t.Parallel()
+	greedy, other := vcs.WithClient(t.Context(), "greedy"), vcs.WithClient(t.Context(), "other")
+	var crowd vcs.Crowd
+	var leave []func()
+	for {
+		l, err := crowd.Enter(greedy, "git.corp.example")
+		if errors.Is(err, vcs.ErrBusy) {
+			break
+		}
+		leave = append(leave, l)
+	}
+	for _, ctx := range []context.Context{other, t.Context()} {
+		l, err := crowd.Enter(ctx, "git.corp.example")
+		if err != nil {
+			t.Fatalf("refused because of %d of one client: %v", len(leave), err)
+		}
+		leave = append(leave, l)
+	}
+	for _, l := range leave {
+		l()
+	}
+	if _, err := crowd.Enter(greedy, "git.corp.example"); err != nil {
+		t.Errorf("all have left: %v", err)
+	}
+
+	synctest.Test(t, func(t *testing.T) {
+		var places vcs.Places
+		var running sync.WaitGroup
+		order := make(chan string, 10)
+		take := func(ctx context.Context, name string) {
+			running.Go(func() {
+				release, err := places.Take(ctx, 2)
+				if err != nil {
+					t.Error(err)
+				}
+				order <- name
+				time.Sleep(time.Second)
+				release()
+			})
+			synctest.Wait()
+		}
+		for range 6 {
+			take(vcs.WithClient(t.Context(), "greedy"), "greedy")
+		}
+		take(vcs.WithClient(t.Context(), "other"), "other")
+		var got []string
+		for range 7 {
+			got = append(got, <-order)
+		}
+		if i := slices.Index(got, "other"); i != 2 {
+			t.Errorf("places went to %v", got)
+		}
+		running.Wait()
+	})
 }
 
 // However many want something of a host that hangs, so many that the proxy would ask for

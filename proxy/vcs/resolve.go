@@ -106,7 +106,7 @@ func staticRepository(modulePath string) (*repository, error) {
 // discoverOnce is discover for all who want to know the same at the same time.
 func (s *Source) discoverOnce(ctx context.Context, j job) (*repository, error) {
 	host, _, _ := strings.Cut(j.module, "/")
-	leave, err := s.asking.enter(host)
+	leave, err := s.asking.enter(ctx, host)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte, pl
 		return s.explain(ctx, j, nil, err)
 	}
 	place := s.placeOf(j, repo)
-	leave, err := s.running.enter(repo.url.Hostname())
+	leave, err := s.running.enter(ctx, repo.url.Hostname())
 	if err != nil {
 		return at(place, s.explain(ctx, j, repo, err))
 	}
