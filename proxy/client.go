@@ -37,6 +37,21 @@ func clientKey(id access.Identity, remote string) string {
 	return prefix.String()
 }
 
+// siteOf returns the site that a client is at: of IPv6 prefixes the first 48 bits, which
+// one customer of a provider has and takes as many clients from as it likes; all others
+// are sites of their own.
+func siteOf(client string) string {
+	if !strings.HasSuffix(client, "::/64") {
+		return client
+	}
+	prefix, err := netip.ParsePrefix(client)
+	if err != nil {
+		return client // the name of a user
+	}
+	site, _ := prefix.Addr().Prefix(48) // valid for every IPv6 address
+	return site.String()
+}
+
 // claimOf returns what a place for req is claimed for.
 func claimOf(client string, req Request) places.For {
 	host, _, _ := strings.Cut(req.Module, "/")

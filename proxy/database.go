@@ -39,7 +39,7 @@ const (
 type databasePlaces struct{ lookups, files, beyond *places.Places }
 
 func newDatabasePlaces() databasePlaces {
-	of := func(n int) *places.Places { return places.New(places.Config{N: n, Patience: silence}) }
+	of := func(n int) *places.Places { return places.New(places.Config{N: n, Patience: silence, Site: siteOf}) }
 	return databasePlaces{of(lookupPlaces), of(filePlaces), of(beyondPlaces)}
 }
 
@@ -361,12 +361,12 @@ func (s *Server) tile(ctx context.Context, a *answer, m *sumdb.Mirror, req Reque
 // tileBeyond fetches a tile beyond our newest head for a client, unless that asks for
 // tiles that do not exist.
 func (s *Server) tileBeyond(ctx context.Context, client string, m *sumdb.Mirror, t tlog.Tile) ([]byte, error) {
-	if s.strays.many(client) {
+	if s.strays.many(siteOf(client)) {
 		return nil, errStrays
 	}
 	tile, err := m.Tile(ctx, t)
 	if errors.Is(err, sumdb.ErrBeyond) {
-		s.strays.note(client)
+		s.strays.note(siteOf(client))
 	}
 	return tile, err
 }

@@ -79,7 +79,7 @@ const (
 // the first request.
 func (s *Server) Hasten(silence, window time.Duration) {
 	of := func(n int) *places.Places {
-		return places.New(places.Config{N: n, Patience: silence, Window: window})
+		return places.New(places.Config{N: n, Patience: silence, Window: window, Site: siteOf})
 	}
 	s.fills.small, s.fills.zips = of(s.config.Fills), of(s.config.ZipFills)
 	s.databases = databasePlaces{of(lookupPlaces), of(filePlaces), of(beyondPlaces)}

@@ -90,9 +90,9 @@ type fillKey struct {
 
 func newFills(small, zips int) fills {
 	return fills{
-		small:   places.New(places.Config{N: small, Patience: silence}),
-		zips:    places.New(places.Config{N: zips, Patience: silence}),
-		private: places.New(places.Config{N: privatePlaces}), // a clone may take minutes, and tells no progress
+		small:   places.New(places.Config{N: small, Patience: silence, Site: siteOf}),
+		zips:    places.New(places.Config{N: zips, Patience: silence, Site: siteOf}),
+		private: places.New(places.Config{N: privatePlaces, Site: siteOf}), // a clone may take minutes, and tells no progress
 		active:  map[fillKey]*fill{},
 	}
 }

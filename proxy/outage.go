@@ -32,7 +32,7 @@ func (s *Server) bridge(a *answer, req Request, asked *settings, begin time.Time
 	case errors.Is(upstream, fs.ErrNotExist):
 		own := a.result != resultNegative && a.result != resultCoalesced // else it is noted, or is not of now
 		if own && !asked.upstream.Direct() && s.settings.Load() == asked {
-			s.absences.note(s.client(a), absenceKey{asked.upstream.Setting(), a.path}, begin)
+			s.absences.note(siteOf(s.client(a)), absenceKey{asked.upstream.Setting(), a.path}, begin)
 		}
 	case errors.Is(err, fetch.ErrUnavailable):
 		ctx, cancel := context.WithDeadline(a.r.Context(), begin.Add(s.config.Answer))

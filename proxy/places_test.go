@@ -189,6 +189,28 @@ func TestHangingLookupsOfMany(t *testing.T) {
 	}
 }
 
+// One that has a whole IPv6 /48, and is a client with each of its prefixes, takes neither
+// all places nor the queue from a client elsewhere.
+func TestHangingLookupsOfOneSite(t *testing.T) {
+	world := newWorld(t)
+	h := hang(t, world, hangingLookup)
+	o := verified()
+	o.config = byClient
+	f := start(t, world, h.url, o)
+	defer h.release()
+	f.server.Hasten(time.Hour, time.Hour) // nothing yields
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	for i := range 1100 {
+		go f.ask(request, fmt.Sprintf("2001:db8:1:%x::1", i), fmt.Sprintf("%shang.example/m%d@v1.0.0", lookups, i))
+	}
+	eventually(t, "queue full", func() bool { return h.now.Load() == 24 && f.metric(t, "assay_places_waiting") == 1024 })
+	for _, client := range []string{"198.51.100.1", "2001:db8:2::1"} {
+		if w := f.ask(request, client, lookups+"example.com/hello@v1.0.0"); w.Code != 200 {
+			t.Errorf("client %s: %d %s", client, w.Code, w.Body)
+		}
+	}
+}
+
 // However many clients ask for the same record that hangs, the upstream is asked once; what
 // has failed is not asked again at once.
 func TestLookupsAreShared(t *testing.T) {

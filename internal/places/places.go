@@ -2,10 +2,10 @@
 // fairly among the clients that the work is for.
 //
 // A claim names its client, module and host. While places are free a claim gets one at
-// once. One client holds at most three quarters of the places, so that the next client
-// finds one. A freed place goes to the waiting claim whose client holds the fewest
-// places, then whose module does, then whose host does (max-min fairness); of equals
-// the oldest claim is first. While claims wait, and only then, work yields its place if
+// once. One client, and one site with however many clients, holds at most three quarters
+// of the places, so that the next client finds one. A freed place goes to the waiting
+// claim whose client holds the fewest places, then whose site does, then whose module,
+// then whose host (max-min fairness); of equals the oldest claim is first. While claims wait, and only then, work yields its place if
 // no client waits for it any more, or if it makes no progress worth the name.
 //
 // The package knows nothing of what the work is: it moves counters and cancels contexts.
@@ -66,6 +66,11 @@ type Config struct {
 	// while claims wait. 0: for as long as a client waits for it.
 	Patience time.Duration
 
+	// Site returns the site that a client is at, which shares the bounds as one client
+	// does: who has a site can be as many clients as they like. Default: each client
+	// is a site of its own.
+	Site func(client string) string
+
 	// Window is the time over which the rate of reported progress is taken. Work
 	// is not judged before. Default 3 s.
 	Window time.Duration
@@ -81,7 +86,7 @@ type Places struct {
 	running map[*Claim]struct{}
 	waiting []*Claim       // oldest first
 	held    map[holder]int // places in use, by holder
-	queued  map[string]int // claims waiting, by the client that came first
+	queued  map[holder]int // claims waiting, by the client that came first and by its site
 	timer   *time.Timer    // of the next review; nil while no claim waits
 	stats   Stats
 }
@@ -114,9 +119,12 @@ func New(c Config) *Places {
 	if c.Window <= 0 {
 		c.Window = 3 * time.Second
 	}
+	if c.Site == nil {
+		c.Site = func(client string) string { return client }
+	}
 	return &Places{
 		config: c, share: c.N - c.N/4, queue: max(queuePerPlace*c.N, minQueue),
-		running: map[*Claim]struct{}{}, held: map[holder]int{}, queued: map[string]int{},
+		running: map[*Claim]struct{}{}, held: map[holder]int{}, queued: map[holder]int{},
 	}
 }
 
@@ -163,49 +171,77 @@ func (p *Places) admit(c *Claim) bool {
 
 // count adds n to the places that are held for what c is for.
 func (p *Places) count(c *Claim, n int) {
-	for _, h := range []holder{{"client", c.client}, {"module", c.who.Module}, {"host", c.who.Host}} {
-		if p.held[h] += n; p.held[h] == 0 {
-			delete(p.held, h)
-		}
+	for _, h := range []holder{clientHolder(c.client), p.site(c.client), {"module", c.who.Module}, {"host", c.who.Host}} {
+		add(p.held, h, n)
 	}
 }
 
-// neediest returns the client of c that holds the fewest places, and whether it may
-// hold one more.
+func clientHolder(client string) holder { return holder{"client", client} }
+
+func (p *Places) site(client string) holder { return holder{"site", p.config.Site(client)} }
+
+// add adds n to one of the counts.
+func add(counts map[holder]int, h holder, n int) {
+	if counts[h] += n; counts[h] == 0 {
+		delete(counts, h)
+	}
+}
+
+// neediest returns the client of c that holds the fewest places, of equals the one whose
+// site does, and whether it may hold one more.
 func (p *Places) neediest(c *Claim) (client string, ok bool) {
-	least := p.share
+	var least [2]int
 	for name := range c.clients {
-		if n := p.held[holder{"client", name}]; n < least {
-			client, least, ok = name, n, true
+		holds := [2]int{p.held[clientHolder(name)], p.held[p.site(name)]}
+		if holds[1] < p.share && (!ok || slices.Compare(holds[:], least[:]) < 0) {
+			client, least, ok = name, holds, true
 		}
 	}
 	return client, ok
 }
 
-// enqueue lets c wait, if need be in the place of the newest claim of the client with
-// the most claims.
+// enqueue lets c wait, if need be in the place of the newest claim of the site, and there
+// of the client, with the most claims.
 func (p *Places) enqueue(c *Claim) error {
-	mine := p.queued[c.who.Client]
-	if mine >= p.queue {
+	if p.queued[clientHolder(c.who.Client)] >= p.queue {
 		p.stats.ClientFull++
 		return ErrClientFull
 	}
 	if len(p.waiting) >= clientsInQueue*p.queue {
-		longest := c
-		for _, other := range slices.Backward(p.waiting) {
-			if p.queued[other.who.Client] > max(mine+1, p.queued[longest.who.Client]) {
-				longest = other
-			}
-		}
 		p.stats.Full++
-		if longest == c {
+		longest := p.longest()
+		of := clientHolder
+		if p.site(longest.who.Client) != p.site(c.who.Client) {
+			of = p.site
+		}
+		if p.queued[of(longest.who.Client)] <= p.queued[of(c.who.Client)]+1 {
 			return ErrFull
 		}
 		p.drop(longest, ErrFull)
 	}
 	p.waiting = append(p.waiting, c)
-	p.queued[c.who.Client]++
+	p.countQueued(c, 1)
 	return nil
+}
+
+// longest returns the newest claim of the client with the most that wait, at the site with
+// the most.
+func (p *Places) longest() *Claim {
+	var found *Claim
+	var most [2]int
+	for _, c := range slices.Backward(p.waiting) {
+		queued := [2]int{p.queued[p.site(c.who.Client)], p.queued[clientHolder(c.who.Client)]}
+		if found == nil || slices.Compare(queued[:], most[:]) > 0 {
+			found, most = c, queued
+		}
+	}
+	return found
+}
+
+// countQueued adds n to the claims that wait for the client of c.
+func (p *Places) countQueued(c *Claim, n int) {
+	add(p.queued, clientHolder(c.who.Client), n)
+	add(p.queued, p.site(c.who.Client), n)
 }
 
 // drop ends a claim that waits.
@@ -218,9 +254,7 @@ func (p *Places) drop(c *Claim, why error) {
 func (p *Places) dequeue(c *Claim) {
 	at := slices.Index(p.waiting, c)
 	p.waiting = slices.Delete(p.waiting, at, at+1)
-	if p.queued[c.who.Client]--; p.queued[c.who.Client] == 0 {
-		delete(p.queued, c.who.Client)
-	}
+	p.countQueued(c, -1)
 }
 
 // dispatch gives free places to waiting claims.
@@ -228,14 +262,14 @@ func (p *Places) dispatch() {
 	for len(p.running) < p.config.N {
 		var (
 			best  *Claim
-			least [3]int
+			least [4]int
 		)
 		for _, c := range p.waiting {
 			client, ok := p.neediest(c)
 			if !ok {
 				continue
 			}
-			holds := [3]int{p.held[holder{"client", client}], p.held[holder{"module", c.who.Module}], p.held[holder{"host", c.who.Host}]}
+			holds := [4]int{p.held[clientHolder(client)], p.held[p.site(client)], p.held[holder{"module", c.who.Module}], p.held[holder{"host", c.who.Host}]}
 			if best == nil || slices.Compare(holds[:], least[:]) < 0 {
 				best, least = c, holds
 			}
@@ -271,6 +305,16 @@ func (p *Places) review() {
 	}
 }
 
+// atSite reports whether one of the clients of c is at the site of a client.
+func (p *Places) atSite(c *Claim, client string) bool {
+	for name := range c.clients {
+		if p.site(name) == p.site(client) {
+			return true
+		}
+	}
+	return false
+}
+
 // idle reports whether no work could yield to any claim.
 func (p *Places) idle() bool {
 	now := time.Now()
@@ -292,11 +336,11 @@ func (p *Places) makeRoom(c *Claim) bool {
 	)
 	client, below := p.neediest(c)
 	for v := range p.running {
-		if !below && c.clients[v.client] == 0 {
+		if !below && !p.atSite(c, v.client) {
 			continue // c's clients have their share: the place of another does not help
 		}
 		judged := v.judge(now)
-		if judged.class == sluggish && (!below || p.held[holder{"client", v.client}] <= p.held[holder{"client", client}]) {
+		if judged.class == sluggish && (!below || p.held[clientHolder(v.client)] <= p.held[clientHolder(client)]) {
 			continue
 		}
 		if judged.class != keep && (victim == nil || judged.before(worst)) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -408,4 +409,35 @@ func TestChaos(t *testing.T) {
 	if n := p.Leftovers(); n != 0 {
 		t.Errorf("%d leftovers", n)
 	}
+}
+
+// A site that can be as many clients as it likes takes neither all places nor the whole
+// queue, and its clients come after one at another site that holds as little; among
+// themselves they share as before.
+func TestSites(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		site := func(client string) string { name, _, _ := strings.Cut(client, "/"); return name }
+		b := bench{t, places.New(places.Config{N: 4, Site: site})}
+		var held []*places.Claim
+		for i := range 3 {
+			held = append(held, b.claim(fmt.Sprint("x/", i), fmt.Sprint(i), "h"))
+			b.take(held[i])
+		}
+		for i := range 4*256 + 1 {
+			c := b.claim(fmt.Sprint("x/", 3+i/2), fmt.Sprint("m", i), "h")
+			if i == 0 && placed(c) {
+				t.Fatal("one site has all places")
+			}
+		}
+		if _, err := b.Claim(places.For{Client: "x/3"}); err != places.ErrFull {
+			t.Errorf("a claim of a client at a site that fills the queue: %v, want ErrFull", err)
+		}
+		b.claim("x/new", "m", "h") // in the room of a client with two
+		first := b.claim("y/1", "m", "h")
+		b.take(first) // the fourth place
+		second := b.claim("z/1", "m", "h")
+		held[0].Release()
+		b.take(second)
+	})
 }
