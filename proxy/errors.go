@@ -346,7 +346,7 @@ func explainVCS(e *vcs.Error) (failure, bool) {
 	case errors.Is(e, vcs.ErrTools):
 		return failure{status: http.StatusBadGateway, noStore: true,
 			what: "this proxy cannot fetch " + what, why: oneLine(e.Err.Error()),
-			next: "ask who runs this proxy to install a newer go, and git, beside it"}, true
+			next: "ask who runs this proxy: it needs git, a go that is new enough, and memory for them"}, true
 	case errors.Is(e, vcs.ErrTooLarge):
 		return failure{status: http.StatusBadGateway, noStore: true,
 			what: "too large: " + what, why: oneLine(e.Err.Error()),

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,6 +52,36 @@ func TestPrivateMovedTag(t *testing.T) {
 	if again.log.Size() != 1 || again.log.Check(t.Context()) != nil {
 		t.Error("the log has changed")
 	}
+}
+
+// A git that is killed while the go command reads go.mod looks to it like a module without
+// one. What it then makes is not pinned.
+func TestPrivateModNotShown(t *testing.T) {
+	git, err := exec.LookPath("git")
+	if err != nil || runtime.GOOS == "windows" {
+		t.Skip("there is no git, or no shell")
+	}
+	bin := t.TempDir()
+	killed := filepath.Join(bin, "killed")
+	script := "#!/bin/sh\ncase \"$*\" in *cat-file*go.mod) [ -e " + killed + " ] && kill -9 $$;; esac\nexec " + git + " \"$@\"\n"
+	for name, text := range map[string]string{filepath.Join(bin, "git"): script, killed: ""} {
+		if err := os.WriteFile(name, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	h := startPrivate(t, nil)
+	h.code.Module("lib", "v1.0.0\n-- go.mod --\nmodule corp.example/lib\n\ngo 1.20\n-- lib.go --\npackage lib\n")
+	h.code.Module("old", "v1.0.0\n-- lib.go --\npackage old\n")
+	h.wantStatus("corp.example/lib/@v/v1.0.0.mod", http.StatusBadGateway, "go.mod")
+	h.ok("corp.example/old/@v/v1.0.0.mod") // it has none
+	if h.log.Size() != 1 {
+		t.Errorf("the log has %d entries, want the one of the other module", h.log.Size())
+	}
+	if err := os.Remove(killed); err != nil {
+		t.Fatal(err)
+	}
+	h.ok("corp.example/lib/@v/v1.0.0.mod")
 }
 
 // A tag that moved and was put right again: the pin held, and is good again, without a

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 	"golang.org/x/sync/singleflight"
 
@@ -100,6 +101,9 @@ func (s *Server) keepVersion(ctx context.Context, req Request, reach vcs.Reach, 
 	if err == nil {
 		err = checkShape(content) // before it is pinned
 	}
+	if err == nil {
+		err = s.checkMade(ctx, req.version(), files.Mod, content)
+	}
 	if errors.Is(err, modzip.ErrFormat) || errors.Is(err, modzip.ErrShape) {
 		return fmt.Errorf("%w: %s: %w", errGarbage, files.Origin.URL, err)
 	}
@@ -122,6 +126,25 @@ func (s *Server) keepVersion(ctx context.Context, req Request, reach vcs.Reach, 
 		return err
 	}
 	return s.createVersion(ctx, req, reach, proof, zip, mod, files.Info, files.Mod, content)
+}
+
+// checkMade returns an error if mod is the go.mod that the go command makes for a module
+// without one, and the zip has one: to the go command a git that was killed while it read
+// the file, for want of memory for instance, is the same as one that found none.
+func (s *Server) checkMade(ctx context.Context, of module.Version, mod []byte, zip *os.File) error {
+	made := "module " + modfile.AutoQuote(of.Path) + "\n"
+	if string(mod) != made {
+		return nil
+	}
+	return s.withZip(ctx, zip, func(z *modzip.Zip) error {
+		return z.Entries(func(e modzip.Entry) error {
+			// The zip may have a carriage return, by .gitattributes.
+			if e.Name == of.String()+"/go.mod" && e.Size != uint64(len(made)) && e.Size != uint64(len(made)+1) {
+				return fmt.Errorf("%w: git has not shown the go.mod file of the module", vcs.ErrTools)
+			}
+			return nil
+		})
+	})
 }
 
 // pin writes the hashes of a private version into our log, or compares them with

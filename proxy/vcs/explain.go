@@ -83,6 +83,9 @@ func (r *goRun) meaning(ctx context.Context) error {
 	if err := roomLeft(r.dir); err != nil {
 		return err
 	}
+	if err := localFailure(r.traces()); err != nil {
+		return err
+	}
 	if r.repo.system == "git" && lastTransfer(r.traces()) == transferWorked {
 		return nil
 	}
@@ -162,6 +165,36 @@ func lastTransfer(dir string) transfer {
 		return transferWorked
 	}
 	return transferFailed
+}
+
+// localFailure returns the error of a git process that did not go to the network, and
+// was killed, as the kernel does for want of memory, or could not make a zip of a commit
+// that is there.
+func localFailure(dir string) error {
+	names, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for _, name := range names {
+		var command string
+		ended, failed, noFiles, child := false, false, false, false
+		for event := range traceEvents(name) {
+			child = child || strings.Contains(event.Sid, "/")
+			switch event.Event {
+			case "cmd_name":
+				command = event.Name
+			case "error":
+				noFiles = noFiles || event.Fmt == "pathspec '%s' did not match any files"
+			case "exit":
+				ended, failed = true, event.Code != 0
+			}
+		}
+		switch {
+		case child || command == "" || command == "fetch" || command == "ls-remote":
+		case !ended:
+			return fmt.Errorf("%w: git %s was killed", ErrTools, command)
+		case failed && command == "archive" && !noFiles:
+			return fmt.Errorf("%w: git archive failed", ErrTools)
+		}
+	}
+	return nil
 }
 
 // gitProcess is a git process that went to the network.

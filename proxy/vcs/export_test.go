@@ -58,3 +58,6 @@ func Output(t testing.TB, size, printed int64) (kept int, ended error) {
 
 // MaxOutput is maxOutput.
 const MaxOutput = maxOutput
+
+// LocalFailure is localFailure, for tests.
+func LocalFailure(traces string) error { return localFailure(traces) }

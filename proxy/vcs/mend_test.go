@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -119,6 +120,50 @@ func TestRemovedTakesNoRoom(t *testing.T) {
 	s.want("corp.example/c", "v1.0.0")
 	if n := s.gauge("assay_vcs_evicted_total"); n != 0 || s.copies() != 2 {
 		t.Errorf("%v evictions, %d copies are left; there is room for two", n, s.copies())
+	}
+}
+
+// A git that fails here, for want of memory for instance, says nothing about what the
+// repository has.
+func TestLocalFailure(t *testing.T) {
+	git, err := exec.LookPath("git")
+	if err != nil || runtime.GOOS == "windows" {
+		t.Skip("there is no git, or no shell")
+	}
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	bin := t.TempDir()
+	script := "#!/bin/sh\ncase \"$*\" in *\" archive --format=zip\"*) set -- archive --format=none HEAD;; esac\nexec " + git + " \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(bin, "git"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	s := newSource(t, w, nil)
+	s.wantError("corp.example/hello", "v1.0.0", vcs.ErrTools)
+	s.wantError("corp.example/hello", "v9.0.0", fs.ErrNotExist)
+}
+
+// A process that was killed has not written the end of its trace.
+func TestLocalFailureTraces(t *testing.T) {
+	t.Parallel()
+	start, end := `{"event":"start","sid":"1"}`, `{"event":"exit","sid":"1","code":`
+	name := func(n string) string { return "\n" + `{"event":"cmd_name","sid":"1","name":"` + n + "\"}\n" }
+	for trace, fails := range map[string]bool{
+		start + name("archive"):                 true,
+		start + name("cat-file"):                true,
+		start + name("cat-file") + end + `128}`: false, // there is no such file
+		start + name("archive") + end + `0}`:    false,
+		start + name("archive") + end + `128}`:  true,
+		start + name("archive") + `{"event":"error","sid":"1","fmt":"pathspec '%s' did not match any files"}` + "\n" + end + `128}`: false,
+		start + name("fetch"): false, // that is for the host to answer for
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "1"), []byte(trace), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := vcs.LocalFailure(dir); (err != nil) != fails || fails && !errors.Is(err, vcs.ErrTools) {
+			t.Errorf("%s: %v", trace, err)
+		}
 	}
 }
 
