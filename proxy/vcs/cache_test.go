@@ -376,3 +376,26 @@ func TestNothingHereIsNoAbsence(t *testing.T) {
 		}
 	}
 }
+
+// Repositories that do not exist, or do not answer, leave nothing on the disk: a client can
+// ask for as many as it likes. One that exists stays.
+func TestNoCopyOfNothing(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	w.Page("none", "corp.example/none git https://git.corp.example/none.git")
+	s := newSource(t, w, nil)
+	s.want("corp.example/hello", "v1.0.0")
+	s.wantError("corp.example/none", "v1.0.0", fs.ErrNotExist)
+	s.wantError("git.corp.example/none.git", "v1.0.0", fs.ErrNotExist)
+	w.Status(503)
+	s.wantError("git.corp.example/hello.git", "v1.0.0", vcs.ErrUnavailable)
+	s.wantError("corp.example/hello", "v1.9.0", vcs.ErrUnavailable)
+	kept, err := os.ReadDir(filepath.Join(s.dir, "repos"))
+	if err != nil || len(kept) != 1 {
+		t.Errorf("%d repositories are kept, %v; want the one that was fetched", len(kept), err)
+	}
+	w.Status(0)
+	w.Module("none", strings.ReplaceAll(hello, "/hello", "/none"))
+	s.want("corp.example/none", "v1.0.0")
+}

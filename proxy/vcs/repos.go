@@ -41,14 +41,21 @@ func copyName(repo *repository, reach Reach, auth *auth) string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(key)))[:40]
 }
 
-// take returns the directory called name, clean, for one run at a time. Directories
-// with the names of older versions are never taken; they are the first to be evicted.
+// take returns the directory called name, clean, for one run at a time. If nothing was
+// fetched into it, release removes it. Directories with the names of older versions are
+// never taken; they are the first to be evicted.
 func (r *repositories) take(ctx context.Context, name string) (dir string, release func(), err error) {
-	release, err = r.locks.lock(ctx, name)
+	unlocked, err := r.locks.lock(ctx, name)
 	if err != nil {
 		return "", nil, err
 	}
 	dir = filepath.Join(r.dir, name)
+	release = func() {
+		if hasNothing(dir) && os.RemoveAll(dir) == nil {
+			r.forget(name)
+		}
+		unlocked()
+	}
 	if err = os.MkdirAll(filepath.Join(dir, cachePart), 0o700); err == nil {
 		err = errors.Join(clear(dir), unlock(dir)) // a killed process may have left something
 	}
@@ -133,6 +140,30 @@ func (r *repositories) tidy(dir string) (evicted int) {
 		}
 	}
 	return evicted
+}
+
+// hasNothing reports whether nothing was fetched into dir: the repository does not exist, or
+// does not answer. Clients choose what is asked for, so such a directory must not stay: it
+// has hardly any bytes to be evicted for, and a hundred kilobytes and more in blocks.
+func hasNothing(dir string) bool {
+	copies, err := os.ReadDir(filepath.Join(dir, filepath.FromSlash(cachePart)))
+	if err != nil {
+		return isAbsence(err)
+	}
+	return !slices.ContainsFunc(copies, func(c fs.DirEntry) bool {
+		return c.IsDir() && hasObjects(filepath.Join(dir, filepath.FromSlash(cachePart), c.Name()))
+	})
+}
+
+// hasObjects reports whether a git directory has an object, and true for what is none.
+func hasObjects(copied string) bool {
+	objects := filepath.Join(copied, "objects")
+	kinds, err := os.ReadDir(objects)
+	if err != nil {
+		return true
+	}
+	packs, err := os.ReadDir(filepath.Join(objects, "pack"))
+	return err == nil && len(packs) > 0 || slices.ContainsFunc(kinds, func(k fs.DirEntry) bool { return len(k.Name()) == 2 })
 }
 
 // remove removes a repository that is not in use.
