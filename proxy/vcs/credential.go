@@ -286,6 +286,20 @@ func (c *credentials) has(j job, u *url.URL) bool {
 	return c.netrc != "" && inNetrc(c.netrc)
 }
 
+// sshUser returns the user as whom SSH is used for the module of j at the host of u, "" if
+// it is not.
+func (c *credentials) sshUser(j job, u *url.URL) string {
+	if j.reach == Public {
+		return ""
+	}
+	i := slices.IndexFunc(c.list, func(c Credential) bool { return c.SSHKey != "" && c.matches(j, u) })
+	if i < 0 {
+		return ""
+	}
+	user, _, _ := strings.Cut(c.list[i].SSH, "@")
+	return user
+}
+
 // matches reports whether the credential is for the module of j at the host of u.
 func (c *Credential) matches(j job, u *url.URL) bool {
 	return module.MatchPrefixPatterns(c.Pattern, j.module) && c.isFor(u)

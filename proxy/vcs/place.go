@@ -48,7 +48,12 @@ func (s *Source) Locate(ctx context.Context, modulePath string, reach Reach, ope
 // placeOf returns the place of the module of j in repo.
 func (s *Source) placeOf(j job, repo *repository) Place {
 	credential := s.credentials.has(j, repo.url) || !repo.static && s.pageCredential(j)
-	return Place{Repository: repo.canonical(), Credential: credential}
+	repository := repo.canonical()
+	if user := s.credentials.sshUser(j, repo.url); user != "" { // git asks the https URL as this user by SSH
+		host, rest, _ := strings.Cut(repository, "/")
+		repository = host + "/" + strings.TrimPrefix(rest, "~"+strings.ToLower(user)+"/")
+	}
+	return Place{Repository: repository, Credential: credential}
 }
 
 // canonical is CanonicalRepository of the URL that the go command makes: of a path that

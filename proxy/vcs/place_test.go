@@ -167,3 +167,26 @@ func TestCloseTwice(t *testing.T) {
 		}
 	}
 }
+
+// Where there is an SSH key, git expands the home directory of its user in the path of an
+// https URL: that is the repository without it.
+func TestPlaceInHome(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	host := w.SSH()
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Credentials = []vcs.Credential{{Pattern: "*.corp.example", Host: vcstest.GitHost, SSHKey: host.KeyFile, KnownHosts: host.KnownHosts, SSH: "Deploy@" + host.Addr}}
+	})
+	pageAt(w, "evil.corp.example", "ssh://git.corp.example/~deploy/pay.git")
+	for path, want := range map[string]string{
+		"git.corp.example/~deploy/pay.git": "git.corp.example/pay", "evil.corp.example/x": "git.corp.example/pay",
+		"git.corp.example/~alice/pay.git": "git.corp.example/~alice/pay",
+	} {
+		if got, err := s.Locate(t.Context(), path, vcs.Private, false); got.Repository != want || err != nil {
+			t.Errorf("Locate(%q) = %+v, %v, want %s", path, got, err, want)
+		}
+	}
+	if got, err := s.Locate(t.Context(), "git.corp.example/~deploy/pay.git", vcs.Public, true); got.Repository != "git.corp.example/~deploy/pay" || err != nil {
+		t.Errorf("without the key: %+v, %v", got, err)
+	}
+}
