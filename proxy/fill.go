@@ -224,7 +224,7 @@ func (s *Server) fillFrom(ctx context.Context, f *fill) error {
 
 // fillInfo fetches an .info.
 func (s *Server) fillInfo(ctx context.Context, f *fill) error {
-	held := s.config.Memory.Fetches.Hold()
+	held := s.config.Memory.Fetches.HoldFor(ctx)
 	defer held.Free()
 	data, source, err := s.fetchInfo(held.Context(ctx), f.req, "")
 	if err != nil {
@@ -258,7 +258,7 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 		return err
 	}
 	record := s.wantedSoon(ctx, f.req)
-	held := s.config.Memory.Fetches.Hold() // before anything else is: who waits for it has nothing
+	held := s.config.Memory.Fetches.HoldFor(ctx) // before anything else is: who waits for it has nothing
 	defer held.Free()
 	data, source, err := settings.upstream.ReadAll(held.Context(ctx), f.key, modLimit)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -99,6 +100,7 @@ func (s *Server) inPlace(ctx context.Context, claim *places.Claim, do func(conte
 	// Clients leave, and the work goes on: an upstream that is slow has time for it.
 	ctx = fetch.WithPatience(fetch.WithClient(ctx, siteOf(claim.Client())))
 	ctx = vcs.WithClient(ctx, claim.Client())
+	ctx = memory.WithOwner(ctx, siteOf(claim.Client()))
 	err = do(ctx)
 	if err != nil && context.Cause(ctx) == places.ErrYielded {
 		return fmt.Errorf("%w: %v", errYielded, err)

@@ -36,10 +36,11 @@ func (s *Server) withZip(ctx context.Context, file *os.File, do func(*modzip.Zip
 	if err != nil {
 		return err
 	}
-	if err := s.config.Memory.Proofs.Take(ctx, modzip.Memory); err != nil {
+	held := s.config.Memory.Proofs.HoldFor(ctx)
+	if err := held.Grow(ctx, modzip.Memory); err != nil {
 		return err
 	}
-	defer s.config.Memory.Proofs.Give(modzip.Memory)
+	defer held.Free()
 	z, err := modzip.Open(file, stat.Size())
 	if err == nil {
 		err = do(z)

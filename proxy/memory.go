@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
@@ -31,11 +32,19 @@ const smallAnswer = hotSize
 // shows when it has been read.
 const parallelReads = 8
 
+// site returns the site that the address of the client is at, for which what it does not
+// read is counted. It does not ask who the client is: a hit would have to check a
+// credential.
+func (a *answer) site() string { return siteOf(clientKey(access.Identity{}, a.remote(a.r))) }
+
 // keep counts n more bytes that are held until the client has taken the answer. The
 // error is memory.ErrFull.
 func (a *answer) keep(n int) error {
 	if n <= smallAnswer {
 		return nil
+	}
+	if a.held.Bytes() == 0 {
+		a.held.Own(a.site())
 	}
 	return a.held.Try(a.held.Bytes() + int64(n))
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"runtime"
 	"runtime/debug"
@@ -198,18 +199,23 @@ func TestStoppedClients(t *testing.T) {
 	}
 }
 
-// Clients that stop reading a large list have the memory that there is for answers;
-// others are refused, and served again when it is free.
+// A client that stops reading a large list has its part of the memory for answers, and is
+// refused more; others are served, lists and zips.
 func TestStoppedListReaders(t *testing.T) {
 	world := newWorld(t)
+	zip := big(world, 12<<20)
 	var list bytes.Buffer
 	for i := range 100_000 {
 		fmt.Fprintf(&list, "v1.0.%d-alpha.beta\n", i)
 	}
 	world.Set("example.com/hello/@v/list", list.Bytes())
 	answers := memory.New(16 << 20)
-	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Answers: answers}))
+	o := withMemory(proxy.Memory{Answers: answers})
+	byMemory := o.config
+	o.config = func(c *proxy.Config) { byMemory(c); byClient(c) }
+	f := start(t, world, world.URL("ok"), o)
 	f.want("example.com/hello/@v/list")
+	f.want(zip)
 	var served, refused atomic.Int64
 	for range 12 { // 23 MB of lists
 		switch status := f.stall("example.com/hello/@v/list"); status {
@@ -225,6 +231,60 @@ func TestStoppedListReaders(t *testing.T) {
 		t.Errorf("%d served, %d refused, %d bytes of %d", served.Load(), refused.Load(), answers.Used(), answers.Size())
 	}
 	if a := f.get("example.com/hello/@v/list"); a.status != http.StatusServiceUnavailable || !strings.Contains(string(a.body), "no memory left") {
-		t.Errorf("another one gets %d", a.status)
+		t.Errorf("one more of the same client gets %d", a.status)
+	}
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	for _, path := range []string{"example.com/hello/@v/list", zip} {
+		if w := f.ask(request, "192.0.2.2", path); w.Code != http.StatusOK {
+			t.Errorf("another client's %s: %d %.200s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// What one client has asked for, and an upstream sends slowly, leaves memory for what
+// others ask for.
+func TestSlowModsOfOneClient(t *testing.T) {
+	world := newWorld(t)
+	var now atomic.Int32
+	stop := make(chan struct{})
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.URL.Path, "slow.example/") {
+			world.ServeHTTP(w, r)
+			return
+		}
+		select {
+		case <-stop: // else what was cut off is asked for again
+			w.WriteHeader(http.StatusNotFound)
+			return
+		default:
+		}
+		now.Add(1)
+		w.Header().Set("Content-Length", fmt.Sprint(10<<20))
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-stop:
+		case <-r.Context().Done():
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	defer upstream.Close()
+	defer close(stop)
+	fetches := memory.New(24 << 20)
+	o := withMemory(proxy.Memory{Fetches: fetches})
+	byMemory := o.config
+	o.config = func(c *proxy.Config) { byMemory(c); byClient(c) }
+	f := start(t, world, upstream.URL+"/ok", o)
+	f.server.Hasten(time.Hour, time.Hour) // nothing yields
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	for i := range 4 {
+		go f.ask(request, "192.0.2.1", fmt.Sprintf("slow.example/m%d/@v/v1.0.0.mod", i))
+	}
+	eventually(t, "all asked for", func() bool { return now.Load() == 4 && fetches.Used() > 0 })
+	time.Sleep(100 * time.Millisecond) // none of the others finds memory meanwhile
+	if fetches.Used() > 18<<20 {
+		t.Errorf("one client has %d bytes of %d", fetches.Used(), fetches.Size())
+	}
+	if w := f.ask(request, "192.0.2.2", "example.com/hello/@v/v1.0.0.mod"); w.Code != http.StatusOK {
+		t.Errorf("another client: %d %s", w.Code, w.Body)
 	}
 }

@@ -190,7 +190,7 @@ func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, 
 	if err != nil {
 		return nil, err
 	}
-	held := s.config.Memory.Fetches.Hold()
+	held := s.config.Memory.Fetches.HoldFor(ctx)
 	defer held.Free()
 	begin := time.Now()
 	data, source, err := settings.upstream.ReadWith(held.Context(ctx), req.Path(), func(read fetch.Reader, source string) ([]byte, error) {

@@ -252,7 +252,7 @@ func (s *Server) isolated() bool { return s.settings.Load().upstream.Offline() }
 // ServeHTTP answers one request. It panics with http.ErrAbortHandler when the
 // client must notice that its answer broke off.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w, r: r, kind: numberOfKinds, held: s.config.Memory.Answers.Hold()}
+	a := &answer{ResponseWriter: w, r: r, kind: numberOfKinds, remote: s.config.Remote, held: s.config.Memory.Answers.Hold()}
 	defer a.held.Free()
 	if err := s.serve(a); err != nil {
 		s.writeError(a, err)
@@ -277,6 +277,7 @@ type answer struct {
 	identity *access.Identity // of the client, once it was asked for
 	held     memory.Hold      // what is in memory until the client has it
 	client   string           // see Server.client; "" if nothing has needed it
+	remote   func(*http.Request) string
 }
 
 func (s *Server) serve(a *answer) error {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -67,6 +68,9 @@ func (s *Server) serveHit(a *answer, req Request, object storage.Object) error {
 // a, the client of a counts for a lookup that this needs; without, a fill has its place
 // already.
 func (s *Server) open(ctx context.Context, a *answer, req Request, key string, private bool) (storage.Object, error) {
+	if a != nil {
+		ctx = memory.WithOwner(ctx, a.site())
+	}
 	object, err := s.store.Open(ctx, key)
 	if errors.Is(err, storage.ErrDamaged) {
 		s.drop(ctx, key, err)

@@ -83,10 +83,11 @@ func (db *DB) create(ctx context.Context, info Info, r io.Reader, claim claim) e
 	}
 	// A writer that has it waits for the disk alone, so it is given back.
 	need := min(WriterMemory, 2*int64(chunkCount(info.Size))*bufferSize)
-	if err := db.writers.Take(ctx, need); err != nil {
+	held := db.writers.HoldFor(ctx)
+	if err := held.Grow(ctx, need); err != nil {
 		return err
 	}
-	defer db.writers.Give(need)
+	defer held.Free()
 	return db.createBlob(ctx, info, r, claim)
 }
 

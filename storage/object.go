@@ -21,7 +21,7 @@ func (db *DB) Open(ctx context.Context, key string) (Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %.200q: %w", key, err)
 	}
-	held := db.chunks.budget.Hold()
+	held := db.chunks.budget.HoldFor(ctx)
 	if err := held.Try(openSize(r)); err != nil {
 		if r.blob != nil {
 			db.removeReader(r.blob.id)

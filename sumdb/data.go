@@ -109,10 +109,11 @@ func (m *Mirror) heldData(ctx context.Context, full tlog.Tile, w int) ([]byte, e
 // fetchData gets the records of a data tile from upstream, unverified.
 func (m *Mirror) fetchData(ctx context.Context, t tlog.Tile) ([][]byte, error) {
 	shared, err := m.share(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
-		if err := m.config.Memory.Take(ctx, dataMemory); err != nil {
+		held := m.config.Memory.HoldFor(ctx)
+		if err := held.Grow(ctx, dataMemory); err != nil {
 			return nil, err
 		}
-		defer m.config.Memory.Give(dataMemory)
+		defer held.Free()
 		records, err := m.fetchRecords(ctx, t)
 		if full := (tlog.Tile{H: t.H, L: t.L, N: t.N, W: 1 << tileHeight}); err != nil && t != full && ctx.Err() == nil {
 			if records, err := m.fetchRecords(ctx, full); err == nil {

@@ -159,10 +159,11 @@ const lookupMemory = 2*textLimit + 8*fullTile
 
 // fetchRecord gets the record of mod from upstream, proves it and stores it.
 func (m *Mirror) fetchRecord(ctx context.Context, path string, mod module.Version) (Record, error) {
-	if err := m.config.Memory.Take(ctx, lookupMemory); err != nil {
+	held := m.config.Memory.HoldFor(ctx)
+	if err := held.Grow(ctx, lookupMemory); err != nil {
 		return Record{}, err
 	}
-	defer m.config.Memory.Give(lookupMemory)
+	defer held.Free()
 	msg, err := m.fetch(ctx, path, textLimit)
 	if err != nil {
 		return Record{}, fmt.Errorf("lookup of %s in %s: %w", mod, m.name, err)

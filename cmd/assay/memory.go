@@ -43,7 +43,7 @@ func divide(mebibytes int) shares {
 	s.store = all.Part(3 * unit)
 	s.proofs = all.Part(4 * unit)
 	s.fetches = all.Part(6 * unit)
-	s.answers = all.Part(7 * unit)
+	s.answers = all.Part(7 * unit).Limit(7 * unit * 3 / 8) // chunks, which readers share, are half of it
 	s.connections = all.Part(6 * unit)
 	return s
 }

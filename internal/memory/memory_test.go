@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -183,6 +184,16 @@ func TestConcurrent(t *testing.T) {
 					}
 					continue
 				}
+				if random.IntN(3) == 0 {
+					ctx, cancel := context.WithTimeout(memory.WithOwner(context.Background(), string(rune('a'+random.IntN(3)))), time.Minute)
+					h := b.HoldFor(ctx)
+					if h.Grow(ctx, n) == nil {
+						_ = h.Try(n + random.Int64N(100))
+					}
+					h.Free()
+					cancel()
+					continue
+				}
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(random.IntN(50))*time.Microsecond)
 				if random.IntN(4) == 0 {
 					cancel()
@@ -202,4 +213,81 @@ func TestConcurrent(t *testing.T) {
 	if b.Used() != 0 || !b.Try(1000) {
 		t.Errorf("%d bytes are lost", b.Used())
 	}
+}
+
+// One owner leaves something to the next, whatever waits for it: those whose owner has its
+// part stop no other. A single hold may have all.
+func TestOwners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := memory.New(100)
+		mallory, alice := memory.WithOwner(t.Context(), "mallory"), memory.WithOwner(t.Context(), "alice")
+		grow := func(ctx context.Context, n int64) (*memory.Hold, error) {
+			h := b.HoldFor(ctx)
+			return &h, h.Grow(ctx, n)
+		}
+		first, err := grow(mallory, 70)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second := b.HoldFor(mallory); second.Try(10) == nil {
+			t.Error("one owner has more than three quarters")
+		}
+		impatient, cancel := context.WithCancel(mallory)
+		var waiting sync.WaitGroup
+		var full atomic.Int32
+		for range 60 {
+			waiting.Go(func() {
+				if _, err := grow(impatient, 10); errors.Is(err, memory.ErrFull) {
+					full.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := full.Load(); n != 12 {
+			t.Errorf("%d of 60 that wait for one owner were refused, want 12", n)
+		}
+		other, err := grow(alice, 20)
+		if err != nil {
+			t.Errorf("another owner: %v", err)
+		}
+		if !b.Try(5) {
+			t.Error("what has no owner is refused because of some whose owner has its part")
+		}
+		b.Give(5)
+		cancel()
+		waiting.Wait()
+		other.Free()
+		first.Free()
+		all, err := grow(mallory, 100)
+		if err != nil {
+			t.Errorf("a single hold of all: %v", err)
+		}
+		all.Free()
+		if b.Used() != 0 {
+			t.Errorf("%d bytes are lost", b.Used())
+		}
+	})
+}
+
+// Who waits because its owner has its part is served when that gives something back.
+func TestOwnerWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := memory.New(100)
+		ctx := memory.WithOwner(t.Context(), "alice")
+		first, second := b.HoldFor(ctx), b.HoldFor(ctx)
+		if err := first.Grow(ctx, 60); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error)
+		go func() { done <- second.Grow(ctx, 30) }()
+		synctest.Wait()
+		if b.Used() != 60 {
+			t.Errorf("%d bytes are used", b.Used())
+		}
+		first.Free()
+		if err := <-done; err != nil || b.Used() != 30 {
+			t.Errorf("%v, %d bytes are used", err, b.Used())
+		}
+		second.Free()
+	})
 }
