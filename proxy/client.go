@@ -20,7 +20,7 @@ func (s *Server) client(a *answer) string {
 }
 
 // clientKey returns the key for an identity at an address. Of an IPv6 address it is the
-// /64 prefix: whoever has one address of it has all of them.
+// /64 prefix: a host that has one address of it has all of them.
 func clientKey(id access.Identity, remote string) string {
 	if !id.Anonymous() {
 		return "user " + id.Kind + " " + id.Name

@@ -99,7 +99,7 @@ func (s *Server) serveSupported(a *answer, db database) error {
 		status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
 		what: "no verified tree head of " + db.Name() + " is held here, and none could be had",
 		why:  oneLine(err.Error()),
-		next: "try again; if it stays, ask who runs this proxy whether it reaches that database",
+		next: "try again; if it stays, contact this proxy's administrator: it may not reach that database",
 		err:  err,
 	}
 }

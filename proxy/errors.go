@@ -187,7 +187,7 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: fmt.Sprintf("checksum mismatch: %s of %s@%s", mismatch.File, mismatch.Module, mismatch.Version),
 			why:  fmt.Sprintf("%s has %s\n%s says %s", mismatch.Source, mismatch.Got, mismatch.Database, mismatch.Want),
-			next: "do not use it; ask who runs this proxy, the evidence is kept"}
+			next: "do not use it; contact this proxy's administrator, the evidence is kept"}
 	case errors.Is(err, modzip.ErrShape):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: fmt.Sprintf("unproved bytes: the zip of %s@%s has bytes that its hash does not cover", req.Module, req.Version),
@@ -199,7 +199,7 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
 			what: "busy: the proxy has no file descriptor left for this",
 			why:  "what is stored already is served",
-			next: "try again in a few seconds; who runs this proxy can allow it more: ulimit -n, LimitNOFILE"}
+			next: "try again in a few seconds; this proxy's administrator can allow it more: ulimit -n, LimitNOFILE"}
 	case repo != nil && !errors.Is(err, fs.ErrNotExist):
 		if f, ok := explainVCS(repo); ok {
 			return f
@@ -213,18 +213,18 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "this proxy's own log takes no new versions: it may be an old copy, or damaged",
 			why:  "what it has is served; this needs a person",
-			next: "ask who runs this proxy to run: assay log check"}
+			next: "contact this proxy's administrator, who can run: assay log check"}
 	case errors.Is(err, errOwnLog) && errors.Is(err, sumdb.ErrBeyond):
 		// What the client has seen proves what is lost, and decides how to go on.
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "this proxy's own log ends before what was asked for: it may be an old copy, or damaged",
 			why:  "keep $(go env GOPATH)/pkg/sumdb/" + req.Database + "/latest: it is the newest that you have seen of it",
-			next: "ask who runs this proxy to run, with that file: assay log check --head"}
+			next: "contact this proxy's administrator, who can run, with that file: assay log check --head"}
 	case errors.Is(err, sumdb.ErrFrozen):
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "the checksum database shows two histories; nothing new is accepted",
 			why:  "what was proved before is served; this needs a person",
-			next: "ask who runs this proxy to look at the evidence directory"}
+			next: "contact this proxy's administrator; the evidence directory says more"}
 	case errors.Is(err, errUnlisted):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: "unproved: the checksum database does not know this version",
@@ -233,7 +233,7 @@ func explain(req Request, err error) failure {
 	case errors.Is(err, sumdb.ErrInvalid):
 		return failure{status: http.StatusBadGateway,
 			what: "unproved: what came for the checksum database does not verify",
-			why:  oneLine(err.Error()), next: "try again; if it stays, ask who runs this proxy"}
+			why:  oneLine(err.Error()), next: "try again; if it stays, contact this proxy's administrator"}
 	case errors.Is(err, sumdb.ErrBeyond):
 		return failure{status: http.StatusNotFound,
 			what: "not found: " + oneLine(err.Error()),
@@ -241,7 +241,7 @@ func explain(req Request, err error) failure {
 	case errors.Is(err, memory.ErrFull):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
 			what: "busy: this proxy has no memory left for " + req.Path(), why: oneLine(err.Error()),
-			next: "try again in a few seconds; if it stays, ask who runs this proxy to raise --memory-budget"}
+			next: "try again in a few seconds; if it stays, contact this proxy's administrator, who can raise --memory-budget"}
 	case errors.Is(err, fetch.ErrTooLarge):
 		return failure{status: http.StatusBadGateway,
 			what: "too large: " + req.Path(), why: oneLine(err.Error()),
@@ -249,7 +249,7 @@ func explain(req Request, err error) failure {
 	case errors.Is(err, errGarbage):
 		return failure{status: http.StatusBadGateway,
 			what: "bad answer from an upstream for " + req.Path(), why: oneLine(err.Error()),
-			next: "try again; if it stays, ask who runs that upstream"}
+			next: "try again; if it stays, contact the administrator of that upstream"}
 	case errors.Is(err, errAnswer):
 		return failure{status: http.StatusGatewayTimeout, retryAfter: 10 * time.Second,
 			what: "timeout: " + req.Path() + " is still being fetched",
@@ -265,7 +265,7 @@ func explain(req Request, err error) failure {
 	case upstream != nil && (upstream.Status == http.StatusUnauthorized || upstream.Status == http.StatusProxyAuthRequired):
 		return failure{status: http.StatusBadGateway,
 			what: "an upstream does not accept the credentials of this proxy: " + upstream.Source, why: oneLine(upstream.Detail),
-			next: "ask the administrator of this proxy to correct them in --upstream"}
+			next: "contact this proxy's administrator, who can correct them in --upstream"}
 	case errors.Is(err, context.DeadlineExceeded):
 		f := failure{status: http.StatusGatewayTimeout, retryAfter: 5 * time.Second,
 			what: "timeout: an upstream did not answer for " + req.Path(), why: oneLine(err.Error()),
@@ -299,7 +299,7 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 30 * time.Second,
 			what: "the proxy's disk is full; it cannot store anything new",
 			why:  "what is stored already is served",
-			next: "ask who runs this proxy to make room in its data directory"}
+			next: "contact this proxy's administrator, who can make room in its data directory"}
 	case errors.Is(err, context.Canceled):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
 			what: "the proxy is shutting down", next: "try again in a few seconds"}
@@ -310,7 +310,7 @@ func explain(req Request, err error) failure {
 // internal is what a client is told of what only the log explains.
 func internal() failure {
 	return failure{status: http.StatusInternalServerError, what: "internal error",
-		next: "ask who runs this proxy to look for the request id in its log"}
+		next: "contact this proxy's administrator, whose log has the request id"}
 }
 
 // explainChanged says that a private version is not what it was. Both contents have
@@ -323,7 +323,7 @@ func explainChanged(e *sumdb.ConflictError) failure {
 	return failure{status: http.StatusForbidden, noStore: true,
 		what: fmt.Sprintf("changed: the %s of %s is not what it was on %s", file, e.Have.Module, e.Have.Time.UTC().Format(time.DateOnly)),
 		why:  fmt.Sprintf("first %s from %s\nnow   %s from %s", have, clip(e.Have.Source(), 140), got, clip(e.Got.Source(), 140)),
-		next: "a tag was moved or a disk changed; do not use it, release a new version; who runs this proxy has the evidence"}
+		next: "a tag was moved or a disk changed; do not use it, release a new version; this proxy's administrator has the evidence"}
 }
 
 // explainVCS is the part of the table for repositories. Who reads it may read the
@@ -334,11 +334,11 @@ func explainVCS(e *vcs.Error) (failure, bool) {
 	case errors.Is(e, vcs.ErrCredential):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: e.Host + " does not let this proxy read " + what, why: oneLine(e.Err.Error()),
-			next: "ask who runs this proxy to give it access: --credentials or --netrc"}, true
+			next: "contact this proxy's administrator, who can give it access: --credentials or --netrc"}, true
 	case errors.Is(e, vcs.ErrForbidden):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: "not allowed: " + what, why: oneLine(strings.Replace(e.Err.Error(), vcs.ErrForbidden.Error()+": ", "", 1)),
-			next: "ask the owner of its page, or the administrator of this proxy"}, true
+			next: "contact the owner of its page, or this proxy's administrator"}, true
 	case errors.Is(e, vcs.ErrBusy):
 		return failure{status: http.StatusServiceUnavailable, noStore: true, retryAfter: 10 * time.Second,
 			what: "busy: too many fetches wait for " + e.Host,
@@ -346,11 +346,11 @@ func explainVCS(e *vcs.Error) (failure, bool) {
 	case errors.Is(e, vcs.ErrTools):
 		return failure{status: http.StatusBadGateway, noStore: true,
 			what: "this proxy cannot fetch " + what, why: oneLine(e.Err.Error()),
-			next: "ask who runs this proxy: it needs git, a go that is new enough, and memory for them"}, true
+			next: "contact this proxy's administrator: it needs git, a go that is new enough, and memory for them"}, true
 	case errors.Is(e, vcs.ErrTooLarge):
 		return failure{status: http.StatusBadGateway, noStore: true,
 			what: "too large: " + what, why: oneLine(e.Err.Error()),
-			next: "ask who runs this proxy; --vcs-cache is the room for all repositories"}, true
+			next: "contact this proxy's administrator; --vcs-cache is the room for all repositories"}, true
 	case errors.Is(e, context.DeadlineExceeded):
 		return failure{status: http.StatusGatewayTimeout, retryAfter: 10 * time.Second,
 			what: "timeout: " + e.Host + " did not finish for " + what, why: detail,

@@ -49,7 +49,7 @@ const (
 	silence = 10 * time.Second
 )
 
-// fill is one object being fetched, proved and stored. Whoever wants the object
+// fill is one object being fetched, proved and stored. A client that wants the object
 // meanwhile waits for the same fill.
 type fill struct {
 	fillKey
@@ -258,7 +258,7 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 		return err
 	}
 	record := s.wantedSoon(ctx, f.req)
-	held := s.config.Memory.Fetches.HoldFor(ctx) // before anything else is: who waits for it has nothing
+	held := s.config.Memory.Fetches.HoldFor(ctx) // before anything else is: a fill that waits for memory has none
 	defer held.Free()
 	data, source, err := settings.upstream.ReadAll(held.Context(ctx), f.key, modLimit)
 	if err != nil {

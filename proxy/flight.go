@@ -20,7 +20,7 @@ type flights[T any] struct {
 }
 
 // flight is a piece of work. It goes on when the clients that wait for it leave, while
-// nobody else needs its place.
+// no other work needs its place.
 type flight[T any] struct {
 	claim *places.Claim
 	done  chan struct{} // closed when the work has ended, after value and err were set

@@ -76,7 +76,7 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 	if age < s.config.Stale {
 		wait = min(wait, s.config.Patience)
 	}
-	// A private module's next tag is pushed by a user of this proxy, who waits for it.
+	// A private module's next tag is pushed by a user of this proxy, whose client waits for it.
 	if age < min(revalidate, s.config.Stale) && !a.private {
 		if f, _, err := s.refresh(a, req); err == nil { // else there is too much to do for that now
 			f.claim.Leave(s.client(a))

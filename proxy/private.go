@@ -213,7 +213,7 @@ type checked struct {
 	keys map[checkedKey]struct{}
 }
 
-// checkedKey stands for a key, however long that is, in 16 bytes that nobody can find
+// checkedKey stands for a key, however long that is, in 16 bytes that no client can find
 // another key for.
 type checkedKey [16]byte
 

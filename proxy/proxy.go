@@ -270,7 +270,7 @@ type answer struct {
 	result   result
 	heldOnly bool // the client wants nothing to be fetched for it
 	private  bool // what was asked for is private
-	unsure   bool // where that is, and so who may have it, is not known yet
+	unsure   bool // where that is, and so which clients may read it, is not known yet
 	located  bool // it is known for this request, and the client may have it
 	started  bool // the status is sent, an error can only break off
 

@@ -110,7 +110,7 @@ func (s *Server) open(ctx context.Context, a *answer, req Request, key string, p
 	return nil, fs.ErrNotExist
 }
 
-// wantedBy is wanted for the client of a, who waits for it; for a fill without a.
+// wantedBy is wanted for the client of a, which waits for it; for a fill without a.
 func (s *Server) wantedBy(ctx context.Context, a *answer, req Request) (string, error) {
 	db := s.database()
 	if a == nil || db == nil {

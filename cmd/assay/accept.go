@@ -196,7 +196,7 @@ func (s *server) serveRefusals(d *door) error {
 			w.Header().Set("Retry-After", "5")
 			writeText(w, http.StatusServiceUnavailable, crowded+"\n"+
 				"try again in a few seconds\n"+
-				"who runs this proxy can allow it more file descriptors (ulimit -n, LimitNOFILE) or memory (--memory-budget)\n")
+				"this proxy's administrator can allow it more file descriptors (ulimit -n, LimitNOFILE) or memory (--memory-budget)\n")
 		}),
 	}
 	server.SetKeepAlivesEnabled(false)

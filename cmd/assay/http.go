@@ -269,7 +269,7 @@ func (o *observer) end(r *http.Request, out *observed, id string, begin time.Tim
 		o.panics.Inc()
 		o.log.Error("panic", "request", id, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 		if out.status == 0 {
-			writeText(out, http.StatusInternalServerError, "internal error\nask who runs this proxy to look for the request id in its log\nrequest id: "+id+"\n")
+			writeText(out, http.StatusInternalServerError, "internal error\ncontact this proxy's administrator, whose log has the request id\nrequest id: "+id+"\n")
 		} else {
 			aborted = true
 		}

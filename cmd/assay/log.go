@@ -128,7 +128,7 @@ type logQueue struct {
 	closing      chan struct{} // closed by Close
 	ended        chan struct{} // closed by run
 
-	mu      sync.Mutex // guards all below; nobody blocks while holding it
+	mu      sync.Mutex // guards all below; it is never held over a write
 	lines   [numberOfRanks][]logLine
 	size    int                   // of all lines
 	last    uint64                // number of a line
@@ -229,7 +229,7 @@ func signalTo(c chan struct{}) {
 }
 
 // settle waits until everything is written that is queued, for logPatience. Once that
-// was in vain nobody waits until everything is written again.
+// was in vain no warning waits until everything is written again.
 func (q *logQueue) settle() {
 	q.mu.Lock()
 	if q.stalled {

@@ -96,7 +96,7 @@ type holder struct{ kind, name string }
 
 // For says what a claim is for.
 type For struct {
-	Client string // who asks
+	Client string // that the work is for
 	Module string
 	Host   string // where the module lives
 }

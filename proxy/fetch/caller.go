@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// caller is what a context says of who asks, and how.
+// caller is what a context says of the client that is fetched for, and how it is.
 type caller struct {
 	client  string
 	patient bool

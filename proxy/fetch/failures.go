@@ -19,7 +19,7 @@ const (
 
 // failures are the paths that an upstream failed for a moment ago, though it was well
 // otherwise: what hangs or fails for one module costs the others nothing. It goes by path and
-// not by module, or the client who asks for a branch that hangs would take the whole
+// not by module, or a client that asks for a branch that hangs would take the whole
 // module from the others.
 type failures struct {
 	mu     sync.Mutex

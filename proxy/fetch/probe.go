@@ -13,7 +13,7 @@ import (
 
 const (
 	// probeTimes is how many times Budget.FirstByte a probe has: an upstream that takes 9 s
-	// for every answer lives, and who waits for one that hangs knows before Budget.Answer
+	// for every answer lives, and a caller that waits for one that hangs knows before Budget.Answer
 	// is over.
 	probeTimes = 2
 

@@ -50,7 +50,7 @@ type answer struct {
 
 // roundTrip sends a GET for target and follows redirects. The http.Client is not
 // used: it sends credentials on to subdomains and other ports, a Referer to
-// everybody, and quotes URLs in its errors.
+// every host, and quotes URLs in its errors.
 func (u *upstream) roundTrip(ctx context.Context, target *url.URL, header http.Header) (answer, error) {
 	away, inside := false, false
 	for hops := 0; ; hops++ {

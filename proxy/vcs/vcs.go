@@ -395,7 +395,7 @@ func (s *Source) list(ctx context.Context, modulePath, query string, reach Reach
 		l.place = place
 		held := s.config.Memory.Hold()
 		defer held.Free()
-		if err := held.Try(1); err != nil { // who has the output already does not wait for more
+		if err := held.Try(1); err != nil { // a run that holds its output already must not wait for more
 			return err
 		}
 		goMod, err := readFile(held.Context(ctx), l.GoMod, maxMod)
