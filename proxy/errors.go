@@ -213,13 +213,13 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "this proxy's own log takes no new versions: it may be an old copy, or damaged",
 			why:  "what it has is served; this needs a person",
-			next: "contact this proxy's administrator, who can run: assay log check"}
+			next: "contact this proxy's administrator: assay log check says what is wrong"}
 	case errors.Is(err, errOwnLog) && errors.Is(err, sumdb.ErrBeyond):
 		// What the client has seen proves what is lost, and decides how to go on.
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "this proxy's own log ends before what was asked for: it may be an old copy, or damaged",
 			why:  "keep $(go env GOPATH)/pkg/sumdb/" + req.Database + "/latest: it is the newest that you have seen of it",
-			next: "contact this proxy's administrator, who can run, with that file: assay log check --head"}
+			next: "contact this proxy's administrator, with that file: assay log check --head compares it"}
 	case errors.Is(err, sumdb.ErrFrozen):
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "the checksum database shows two histories; nothing new is accepted",
@@ -241,7 +241,7 @@ func explain(req Request, err error) failure {
 	case errors.Is(err, memory.ErrFull):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
 			what: "busy: this proxy has no memory left for " + req.Path(), why: oneLine(err.Error()),
-			next: "try again in a few seconds; if it stays, contact this proxy's administrator, who can raise --memory-budget"}
+			next: "try again in a few seconds; if it stays, contact this proxy's administrator: --memory-budget may be too small"}
 	case errors.Is(err, fetch.ErrTooLarge):
 		return failure{status: http.StatusBadGateway,
 			what: "too large: " + req.Path(), why: oneLine(err.Error()),
@@ -265,7 +265,7 @@ func explain(req Request, err error) failure {
 	case upstream != nil && (upstream.Status == http.StatusUnauthorized || upstream.Status == http.StatusProxyAuthRequired):
 		return failure{status: http.StatusBadGateway,
 			what: "an upstream does not accept the credentials of this proxy: " + upstream.Source, why: oneLine(upstream.Detail),
-			next: "contact this proxy's administrator, who can correct them in --upstream"}
+			next: "contact this proxy's administrator: they are in --upstream"}
 	case errors.Is(err, context.DeadlineExceeded):
 		f := failure{status: http.StatusGatewayTimeout, retryAfter: 5 * time.Second,
 			what: "timeout: an upstream did not answer for " + req.Path(), why: oneLine(err.Error()),
@@ -299,7 +299,7 @@ func explain(req Request, err error) failure {
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 30 * time.Second,
 			what: "the proxy's disk is full; it cannot store anything new",
 			why:  "what is stored already is served",
-			next: "contact this proxy's administrator, who can make room in its data directory"}
+			next: "contact this proxy's administrator: its data directory needs room"}
 	case errors.Is(err, context.Canceled):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
 			what: "the proxy is shutting down", next: "try again in a few seconds"}
@@ -334,7 +334,7 @@ func explainVCS(e *vcs.Error) (failure, bool) {
 	case errors.Is(e, vcs.ErrCredential):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: e.Host + " does not let this proxy read " + what, why: oneLine(e.Err.Error()),
-			next: "contact this proxy's administrator, who can give it access: --credentials or --netrc"}, true
+			next: "contact this proxy's administrator: --credentials or --netrc give it access"}, true
 	case errors.Is(e, vcs.ErrForbidden):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: "not allowed: " + what, why: oneLine(strings.Replace(e.Err.Error(), vcs.ErrForbidden.Error()+": ", "", 1)),

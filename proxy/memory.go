@@ -13,7 +13,7 @@ type Memory struct {
 	Hot int64
 
 	// Proofs is to hash and check zips, some 7 MiB each. A holder waits for the
-	// disk alone.
+	// disk alone, or for a checksum database, whose Mirror may have the same.
 	Proofs *memory.Budget
 
 	// Fetches is for what is fetched, but zips, until it is stored. A holder

@@ -8,15 +8,17 @@ import (
 	"io/fs"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // dataLimit bounds a data tile: 256 records of 4 KiB, where real ones have
 // about 200 bytes.
 const dataLimit = 1 << 20
 
-// dataMemory is what a data tile takes while it is fetched: as it came, while it grows,
-// and its records.
-const dataMemory = 3 * dataLimit
+// dataCopies is how often a data tile is in memory: as it came, and as the records that
+// are made of it for those who wait and for the store.
+const dataCopies = 3
 
 // parseData splits a data tile into w records. Each record ends in a blank line,
 // that of the last one may be missing: x/mod's server writes it, others do not
@@ -109,14 +111,11 @@ func (m *Mirror) heldData(ctx context.Context, full tlog.Tile, w int) ([]byte, e
 // fetchData gets the records of a data tile from upstream, unverified.
 func (m *Mirror) fetchData(ctx context.Context, t tlog.Tile) ([][]byte, error) {
 	shared, err := m.share(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
-		held := m.config.Memory.HoldFor(ctx)
-		if err := held.Grow(ctx, dataMemory); err != nil {
-			return nil, err
-		}
+		held := m.config.Memory.HoldFor(ctx) // of what has come; a database that hangs takes none from others
 		defer held.Free()
-		records, err := m.fetchRecords(ctx, t)
+		records, err := m.fetchRecords(ctx, &held, t)
 		if full := (tlog.Tile{H: t.H, L: t.L, N: t.N, W: 1 << tileHeight}); err != nil && t != full && ctx.Err() == nil {
-			if records, err := m.fetchRecords(ctx, full); err == nil {
+			if records, err := m.fetchRecords(ctx, &held, full); err == nil {
 				return records[:t.W], nil
 			}
 		}
@@ -128,12 +127,15 @@ func (m *Mirror) fetchData(ctx context.Context, t tlog.Tile) ([][]byte, error) {
 	return shared.([][]byte), nil
 }
 
-func (m *Mirror) fetchRecords(ctx context.Context, t tlog.Tile) ([][]byte, error) {
-	data, err := m.fetch(ctx, t.Path(), dataLimit)
+func (m *Mirror) fetchRecords(ctx context.Context, held *memory.Hold, t tlog.Tile) ([][]byte, error) {
+	data, err := m.fetch(held.Context(ctx), t.Path(), dataLimit)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %v", errNoTile, err)
 	}
 	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", t.Path(), m.name, err)
+	}
+	if err := held.Grow(ctx, dataCopies*int64(len(data))); err != nil {
 		return nil, fmt.Errorf("%s of %s: %w", t.Path(), m.name, err)
 	}
 	records, err := parseData(data, t.W)

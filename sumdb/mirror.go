@@ -49,8 +49,9 @@ type Config struct {
 	// ends with the process.
 	Evidence string
 
-	// Memory is taken for each lookup, and each data tile, while it is fetched and
-	// proved, and waited for as long as that may take. Nil is no bound.
+	// Memory is taken for each lookup while it is fetched and proved, and waited for as
+	// long as that may take; for a data tile as it arrives, into the memory.Hold of the
+	// context of Fetch. Nil is no bound.
 	Memory *memory.Budget
 
 	Refresh time.Duration // how often Run asks for latest; default 10 min

@@ -247,7 +247,16 @@ func (t *Table) adds(f Fact) bool {
 	if i := slices.IndexFunc(facts, f.same); i >= 0 {
 		return facts[i].How != Credential && f.How != Unknown && facts[i].How != f.How
 	}
-	return f.How != Declared || len(facts) < maxDeclared
+	return f.How != Declared || countDeclared(facts) < maxDeclared
+}
+
+func countDeclared(facts []Fact) (n int) {
+	for _, f := range facts {
+		if f.How == Declared {
+			n++
+		}
+	}
+	return n
 }
 
 // same reports whether two facts are about the same module in the same repository.

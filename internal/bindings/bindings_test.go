@@ -93,6 +93,16 @@ func TestDeclaredIsBounded(t *testing.T) {
 	if n := len(table.At("a.example/x")); n != 100 {
 		t.Errorf("%d declared paths are kept", n)
 	}
+	// Many modules in a repository leave room for what its files declare.
+	for i := range 120 {
+		if err := table.Note(t.Context(), bindings.Fact{Repository: "a.example/y", Module: fmt.Sprintf("a.example/y/%d", i), How: bindings.Open}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	declared := bindings.Fact{Repository: "a.example/y", Module: "m.example/y", How: bindings.Declared}
+	if err := table.Note(t.Context(), declared); err != nil || !slices.Contains(table.At("a.example/y"), declared) {
+		t.Errorf("in a repository with 120 modules a declared path is not kept: %v", err)
+	}
 }
 
 // A table of which something is missing, damaged or strange is not used.

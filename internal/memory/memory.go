@@ -145,7 +145,7 @@ func (b *Budget) Take(ctx context.Context, n int64) error { return b.takeFor(ctx
 // Give gives back n bytes that were taken.
 func (b *Budget) Give(n int64) { b.giveFor("", n) }
 
-// tryFor is Try for an owner, who has held bytes in the hold that grows by n. It takes no
+// tryFor is Try for an owner, which has held bytes in the hold that grows by n. It takes no
 // lock if there is no owner.
 func (b *Budget) tryFor(owner string, held, n int64) bool {
 	if b == nil || owner == "" {

@@ -67,7 +67,7 @@ type Config struct {
 	Patience time.Duration
 
 	// Site returns the site that a client is at, which shares the bounds as one client
-	// does: who has a site can be as many clients as they like. Default: each client
+	// does: a customer of a provider can be as many clients as it likes. Default: each client
 	// is a site of its own.
 	Site func(client string) string
 

@@ -156,7 +156,10 @@ func New(c Config) (*Chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := refuseSelf(entries, c.Self); err != nil {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := refuseSelf(entries, c.Self, c.Logger); err != nil {
 		return nil, err
 	}
 	c.Budget = c.Budget.withDefaults()
@@ -187,9 +190,6 @@ func newClient(c Config, transports transports, trusted trustedHosts) *client {
 	}
 	if c.Retries <= 0 {
 		c.Retries = 3
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Permit == nil {
 		c.Permit = func(string) error { return nil }

@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -18,16 +19,21 @@ const lookupBudget = 2 * time.Second
 
 // refuseSelf returns an error if an entry leads back to us: a request would be
 // answered by itself. A name that cannot be resolved now is let through; the Via
-// header finds the loop later.
-func refuseSelf(entries []Entry, self []string) error {
+// header finds the loop later. So it does if the addresses of this machine cannot be
+// read, which log is told.
+func refuseSelf(entries []Entry, self []string, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupBudget)
 	defer cancel()
+	machine, err := egress.Machine()
+	if err != nil && len(self) > 0 {
+		log.Warn("not checked on all addresses whether an upstream is this proxy itself", "err", err)
+	}
 	for _, e := range entries {
 		if e.URL == nil || e.URL.Scheme == "file" {
 			continue
 		}
 		for _, address := range self {
-			if leadsTo(ctx, e.URL, address) {
+			if leadsTo(ctx, e.URL, address, machine) {
 				return fmt.Errorf("upstream %s is this proxy itself, which listens at %s; take it out of the list", e, address)
 			}
 		}
@@ -36,8 +42,8 @@ func refuseSelf(entries []Entry, self []string) error {
 }
 
 // leadsTo reports whether u is served at address, or at any loopback address with
-// the same port.
-func leadsTo(ctx context.Context, u *url.URL, address string) bool {
+// the same port. machine are the addresses of this machine.
+func leadsTo(ctx context.Context, u *url.URL, address string, machine map[netip.Addr]bool) bool {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || port == "0" || port != portOf(u) {
 		return false
@@ -45,7 +51,7 @@ func leadsTo(ctx context.Context, u *url.URL, address string) bool {
 	if strings.EqualFold(host, u.Hostname()) {
 		return true
 	}
-	ours := ownAddresses(ctx, host)
+	ours := ownAddresses(ctx, host, machine)
 	for _, ip := range resolve(ctx, u.Hostname()) {
 		if ip.IsLoopback() || ip.IsUnspecified() || ours[ip] {
 			return true
@@ -64,17 +70,17 @@ func portOf(u *url.URL) string {
 	return "80"
 }
 
-// ownAddresses returns the addresses that a listener on host has.
-func ownAddresses(ctx context.Context, host string) map[netip.Addr]bool {
-	own := map[netip.Addr]bool{}
+// ownAddresses returns the addresses that a listener on host has, of those of the machine
+// if it has no host of its own.
+func ownAddresses(ctx context.Context, host string, machine map[netip.Addr]bool) map[netip.Addr]bool {
 	ip, err := netip.ParseAddr(host)
-	if host != "" && (err != nil || !ip.IsUnspecified()) {
-		for _, ip := range resolve(ctx, host) {
-			own[ip] = true
-		}
-		return own
+	if host == "" || err == nil && ip.IsUnspecified() {
+		return machine
 	}
-	own, _ = egress.Machine() // without them there are still the loopback addresses
+	own := map[netip.Addr]bool{}
+	for _, ip := range resolve(ctx, host) {
+		own[ip] = true
+	}
 	return own
 }
 
