@@ -194,12 +194,8 @@ func (s *Server) locate(ctx context.Context, a *answer, st *settings, modulePath
 	if err := s.absent.find(key, true); err != nil {
 		return vcs.Place{}, err
 	}
-	claim, err := s.fills.private.Claim(claimOf(s.client(a), Request{Module: modulePath}))
-	if err != nil {
-		return vcs.Place{}, busy(err)
-	}
 	begin := time.Now()
-	err = s.inPlace(ctx, claim, func(ctx context.Context) (err error) {
+	err = s.inPrivatePlace(ctx, a, modulePath, func(ctx context.Context) (err error) {
 		place, err = st.vcs.Locate(ctx, modulePath, vcs.Private, open)
 		return err
 	})
@@ -207,16 +203,29 @@ func (s *Server) locate(ctx context.Context, a *answer, st *settings, modulePath
 	return place, answerTime(ctx, err)
 }
 
+// inPrivatePlace does work about a module, for which the client of a waits, in one of the
+// places for private modules.
+func (s *Server) inPrivatePlace(ctx context.Context, a *answer, modulePath string, do func(context.Context) error) error {
+	claim, err := s.fills.private.Claim(claimOf(s.client(a), Request{Module: modulePath}))
+	if err != nil {
+		return busy(err)
+	}
+	return s.inPlace(ctx, claim, do)
+}
+
 // learn asks the repository of a private module that no rule covers, and of which is held
 // what an older version of this program has fetched, perhaps with a credential that is
 // not configured any more. If it answers without one, what is held is open.
 func (s *Server) learn(ctx context.Context, a *answer, st *settings, req Request) error {
-	versions, err := st.vcs.Versions(ctx, req.Module, vcs.Private)
+	err := s.inPrivatePlace(ctx, a, req.Module, func(ctx context.Context) error {
+		versions, err := st.vcs.Versions(ctx, req.Module, vcs.Private)
+		if err != nil {
+			return err
+		}
+		return s.noteRead(ctx, req.Module, vcs.Private, versions.Place)
+	})
 	if err != nil {
 		return answerTime(ctx, err)
-	}
-	if err := s.noteRead(ctx, req.Module, vcs.Private, versions.Place); err != nil {
-		return err
 	}
 	if err := s.admit(a, req); err != nil {
 		return err
