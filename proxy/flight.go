@@ -99,7 +99,7 @@ func (s *Server) inPlace(ctx context.Context, claim *places.Claim, do func(conte
 	}
 	// Clients leave, and the work goes on: an upstream that is slow has time for it.
 	ctx = fetch.WithPatience(fetch.WithClient(ctx, siteOf(claim.Client())))
-	ctx = vcs.WithClient(ctx, claim.Client())
+	ctx = vcs.WithClient(ctx, siteOf(claim.Client()))
 	ctx = memory.WithOwner(ctx, siteOf(claim.Client()))
 	err = do(ctx)
 	if err != nil && context.Cause(ctx) == places.ErrYielded {

@@ -62,7 +62,7 @@ func (s *Server) shareVersion(ctx context.Context, f *fill, reach vcs.Reach) (be
 	s.running.Add(1) // by a fill, which is counted too
 	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach, " ", settings.number), func() (any, error) {
 		begun := time.Now()
-		ctx, cancel := context.WithTimeout(vcs.WithClient(s.ctx, f.claim.Client()), zipFillTime)
+		ctx, cancel := context.WithTimeout(vcs.WithClient(s.ctx, siteOf(f.claim.Client())), zipFillTime)
 		defer cancel()
 		return begun, s.guard(req.Path(), func() error {
 			return source.Download(ctx, req.version(), reach, func(files vcs.Files) error {
