@@ -98,9 +98,9 @@ func (s *Server) inPlace(ctx context.Context, claim *places.Claim, do func(conte
 		return busy(err)
 	}
 	// Clients leave, and the work goes on: an upstream that is slow has time for it.
-	ctx = fetch.WithPatience(fetch.WithClient(ctx, siteOf(claim.Client())))
-	ctx = vcs.WithClient(ctx, siteOf(claim.Client()))
-	ctx = memory.WithOwner(ctx, siteOf(claim.Client()))
+	ctx = fetch.WithPatience(ctx)
+	site := siteOf(claim.Client())
+	ctx = memory.WithOwner(vcs.WithClient(fetch.WithClient(ctx, site), site), site)
 	err = do(ctx)
 	if err != nil && context.Cause(ctx) == places.ErrYielded {
 		return fmt.Errorf("%w: %v", errYielded, err)
