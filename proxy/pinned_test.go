@@ -87,6 +87,7 @@ func TestPrivateModNotShown(t *testing.T) {
 // A tag that moved and was put right again: the pin held, and is good again, without a
 // hand in the directory for version control.
 func TestPrivateMovedTagHeals(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	repo := h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/v1.0.0.zip")
@@ -110,6 +111,7 @@ func TestPrivateMovedTagHeals(t *testing.T) {
 // A tag that moved before its version was asked for is pinned where it is then, although
 // the copy of the repository has it at its old commit.
 func TestPrivateMovedBeforePinned(t *testing.T) {
+	t.Parallel()
 	h := startPrivate(t, nil)
 	repo := h.code.Module("lib", lib)
 	if got := h.ok("corp.example/lib/@latest"); !strings.Contains(got, repo.Git("rev-parse", "HEAD")) {

@@ -169,6 +169,7 @@ func TestHangingLookups(t *testing.T) {
 // 700 clients with a lookup each that hangs take all places; one that asks for a module of
 // another host has its turn as soon as the oldest of them have had their time.
 func TestHangingLookupsOfMany(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	h := hang(t, world, hangingLookup)
 	o := verified()
@@ -214,6 +215,7 @@ func TestHangingLookupsOfOneSite(t *testing.T) {
 // However many clients ask for the same record that hangs, the upstream is asked once; what
 // has failed is not asked again at once.
 func TestLookupsAreShared(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	var asked atomic.Int32
 	h := hang(t, world, func(path string) bool {
@@ -224,8 +226,8 @@ func TestLookupsAreShared(t *testing.T) {
 	})
 	o := verified()
 	o.budget = quick
-	o.budget.FirstByte = time.Minute
-	o.config = byClient
+	o.budget.FirstByte = 4 * time.Second // longer than an answer may take
+	o.config = func(c *proxy.Config) { byClient(c); c.Answer = 2 * time.Second }
 	f := start(t, world, h.url, o)
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 	var wg sync.WaitGroup
@@ -249,6 +251,7 @@ func TestLookupsAreShared(t *testing.T) {
 
 // Tiles beyond the end that do not exist cost few requests, and others nothing.
 func TestTilesBeyond(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	world.Log.Fill(300)
 	o := verified()
@@ -288,6 +291,7 @@ func TestTilesBeyond(t *testing.T) {
 
 // A cold job of 200 machines behind one address is not refused anything.
 func TestFleet(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	var paths []string
 	for i := range 40 {
@@ -318,6 +322,7 @@ func TestFleet(t *testing.T) {
 }
 
 func TestClientKey(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ user, remote, want string }{
 		{"", "192.0.2.7", "192.0.2.7"},
 		{"", "::ffff:192.0.2.7", "192.0.2.7"},
@@ -337,6 +342,7 @@ func TestClientKey(t *testing.T) {
 // Sixteen zips that drip, of sixteen clients, hold no other client up, whether those
 // clients still wait or have left. While no place is short they go on.
 func TestDrippingZips(t *testing.T) {
+	t.Parallel()
 	for _, left := range []bool{false, true} {
 		t.Run(fmt.Sprint("left=", left), func(t *testing.T) {
 			world := newWorld(t)
@@ -379,6 +385,7 @@ func TestDrippingZips(t *testing.T) {
 // A zip that would not be whole in 20 minutes is given up after the first of them; one that
 // would be is not.
 func TestSlowZip(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		size  int64
 		rate  int
@@ -405,6 +412,7 @@ func TestSlowZip(t *testing.T) {
 // A client that is slower than the fill gets the rest from the store: the spool does not
 // wait for it.
 func TestSlowClientLetsSpoolGo(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 32<<20)
 	f := start(t, world, world.URL("gated"), verified())
@@ -442,6 +450,7 @@ func TestSlowClientLetsSpoolGo(t *testing.T) {
 
 // A path that is too long for a key is malformed, wherever it is asked for.
 func TestTooLongPath(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	for _, size := range []int{1900, 2100, 4000, 5000, 30000} {

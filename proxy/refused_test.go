@@ -59,6 +59,7 @@ func (r *refusing) refuse(part string, status, times int) {
 // An upstream's refusal is told as what it is, with its words. A program repeats a 502,
 // and an absence would send the client elsewhere.
 func TestUpstreamRefuses(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	up := newRefusing(t, world.URL("ok"))
 	f := start(t, world, up.URL, verified())
@@ -83,6 +84,7 @@ func TestUpstreamRefuses(t *testing.T) {
 // Credentials that an upstream does not accept are trouble of the administrator, and no
 // verdict on the module.
 func TestUpstreamCredentials(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	up := newRefusing(t, world.URL("ok"))
 	f := start(t, world, up.URL, verified())
@@ -94,6 +96,7 @@ func TestUpstreamCredentials(t *testing.T) {
 
 // A checksum database that is refused is no absence either.
 func TestDatabaseRefuses(t *testing.T) {
+	t.Parallel()
 	for _, part := range []string{"/supported", "/lookup/"} {
 		world := newWorld(t)
 		up := newRefusing(t, world.URL("ok"))
@@ -107,6 +110,7 @@ func TestDatabaseRefuses(t *testing.T) {
 // A list that is held is given while it may be, as in any trouble; after that the refusal
 // is told.
 func TestRefusedList(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	up := newRefusing(t, world.URL("ok"))
 	o := verified()

@@ -22,6 +22,7 @@ var limits = map[string]*regexp.Regexp{
 // What the unit and the compose file give is enough for the default budget, 32 MiB
 // besides and a quarter of both, with a tenth to spare.
 func TestMemoryLimits(t *testing.T) {
+	t.Parallel()
 	budget := 0
 	for _, s := range settings() {
 		if s.Name == "memory-budget" {

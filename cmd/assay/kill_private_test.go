@@ -252,7 +252,7 @@ func TestKilledPrivate(t *testing.T) {
 	for range 3 {
 		clients = append(clients, newLogClient(p))
 	}
-	for round := range 12 {
+	for round := range 8 {
 		if round%3 == 1 {
 			p.killStarting(time.Duration(random.IntN(50)) * time.Millisecond)
 		}

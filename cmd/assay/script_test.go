@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -96,7 +97,16 @@ func setupScript(env *testscript.Env) error {
 	if err != nil {
 		return fmt.Errorf("go env GOCACHE: %w", err)
 	}
+	free, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		return err
+	}
+	_, port, err := net.SplitHostPort(free.Addr().String())
+	if err = errors.Join(err, free.Close()); err != nil {
+		return err
+	}
 	for name, value := range map[string]string{
+		"FREEPORT":    port, // on which nothing listens
 		"UPSTREAM":    strings.TrimSuffix(world.URL("ok"), "/ok"),
 		"KEY":         world.GOSUMDB(),
 		"GOSUMDB":     world.GOSUMDB(),

@@ -132,7 +132,7 @@ func TestMajorBranch(t *testing.T) {
 // its page is asked once, and what the versions have in common is fetched once.
 func TestOneCopy(t *testing.T) {
 	t.Parallel()
-	const versions = 20
+	const versions = 8
 	w := vcstest.New(t)
 	r := w.Module("hello")
 	r.Commit("-- go.mod --\nmodule corp.example/hello\n-- large.txt --\n" + noise(1<<18))

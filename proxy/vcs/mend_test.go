@@ -66,6 +66,9 @@ func TestDamagedCopy(t *testing.T) {
 			r.Tag("v1.1.0")
 			damage(t, s.copyDir())
 			s.want("corp.example/hello", "v1.1.0")
+			if rare := name == "empty" || name == "no refs" || name == "no origin"; rare {
+				return
+			}
 			damage(t, s.copyDir())
 			if v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private); err != nil || len(v.Tagged) != 2 {
 				t.Errorf("%+v, %v", v, err)
