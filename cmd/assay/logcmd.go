@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -181,6 +182,9 @@ changes. When the log cannot be continued, begin a new one under a new name.`,
 			config.Store = store
 			return sumdb.AdoptLog(cmd.Context(), config, seen)
 		})
+		if _, missing := os.Stat(c.logConfig().Dir); err != nil && errors.Is(missing, fs.ErrNotExist) {
+			return fmt.Errorf("there is no log in %s; name the server's directory with --data", c.logConfig().Dir)
+		}
 		if errors.Is(err, storage.ErrInUse) {
 			return fmt.Errorf("a server has the log in %s open; stop it first", c.logConfig().Dir)
 		}
