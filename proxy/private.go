@@ -17,6 +17,7 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -62,7 +63,8 @@ func (s *Server) shareVersion(ctx context.Context, f *fill, reach vcs.Reach) (be
 	s.running.Add(1) // by a fill, which is counted too
 	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach, " ", settings.number), func() (any, error) {
 		begun := time.Now()
-		ctx, cancel := context.WithTimeout(vcs.WithClient(s.ctx, siteOf(f.claim.Client())), zipFillTime)
+		site := siteOf(f.claim.Client())
+		ctx, cancel := context.WithTimeout(memory.WithOwner(vcs.WithClient(s.ctx, site), site), zipFillTime)
 		defer cancel()
 		return begun, s.guard(req.Path(), func() error {
 			return source.Download(ctx, req.version(), reach, func(files vcs.Files) error {

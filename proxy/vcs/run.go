@@ -51,7 +51,7 @@ func (s *Source) run(ctx context.Context, j job, use func(out []byte, place Plac
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, context.DeadlineExceeded)
 	defer cancel()
-	held := s.config.Memory.Hold()
+	held := s.config.Memory.HoldFor(ctx)
 	defer held.Free()
 	ctx = held.Context(ctx)
 	begin := time.Now()

@@ -393,7 +393,7 @@ func (s *Source) list(ctx context.Context, modulePath, query string, reach Reach
 			return err
 		}
 		l.place = place
-		held := s.config.Memory.Hold()
+		held := s.config.Memory.HoldFor(ctx)
 		defer held.Free()
 		if err := held.Try(1); err != nil { // a run that holds its output already must not wait for more
 			return err
@@ -455,7 +455,7 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 		if got.Origin != nil {
 			files.Origin = *got.Origin
 		}
-		held := s.config.Memory.Hold()
+		held := s.config.Memory.HoldFor(ctx)
 		defer held.Free()
 		var err error
 		if files.Mod, err = readFile(held.Context(ctx), got.GoMod, maxMod); err != nil {
