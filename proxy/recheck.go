@@ -165,9 +165,10 @@ func (s *Server) recheck(req Request, source string) {
 		defer cancel()
 		next := infoPause
 		err := s.guard(key, func() error { return s.recheckInfo(ctx, req, &source) })
-		if err == nil {
+		switch {
+		case err == nil, errors.Is(err, fetch.ErrDirect): // that one came from its repository
 			next = infoTrust
-		} else {
+		default:
 			s.log.Debug("info not asked for again", "path", key, "err", err)
 		}
 		s.infos.note(key, source, time.Now().Add(next))

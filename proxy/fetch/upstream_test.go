@@ -211,7 +211,9 @@ func TestWordsAfterRedirect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
 		n.serve("host", redirect("http://cdn/x", 302))
-		n.serve("cdn", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "the secret of the cdn", 403) })
+		n.serve("cdn", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "the secret of the cdn", http.StatusForbidden)
+		})
 		_, err := read(t, n.list("http://host"), zipPath)
 		wantIs(t, err, fetch.ErrRefused)
 		var e *fetch.Error
