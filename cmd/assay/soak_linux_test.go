@@ -251,8 +251,7 @@ func (s *soak) check(kind, path string, m module.Version, resp *http.Response, b
 		if !s.right(kind, path, m, body) {
 			s.t.Errorf("%s is wrong: %d bytes, %.200q", path, len(body), body)
 		}
-	case status == http.StatusNotFound && kind != "lookup", status == http.StatusInternalServerError,
-		status == http.StatusForbidden && kind == "@v/list", status < 400:
+	case status == http.StatusNotFound && kind != "lookup", status == http.StatusInternalServerError, status < 400:
 		s.t.Errorf("%s: %s: %s", path, resp.Status, body)
 	case kind != "readyz" && (bytes.Count(body, []byte("\n")) > 8 || len(body) == 0 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain")):
 		s.t.Errorf("%s: %s with a text that the go command does not show: %q", path, resp.Status, body)
