@@ -8,7 +8,10 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-var CheckURL = checkURL
+var (
+	CheckURL = checkURL
+	Clear    = clear
+)
 
 const MaxAtHost = maxAtHost
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -77,12 +78,24 @@ func clear(dir string) error {
 			if name := entry.Name(); level == dir && name == "cache" || level != dir && name == "vcs" {
 				continue
 			}
-			if err := os.RemoveAll(filepath.Join(level, entry.Name())); err != nil {
+			if err := removeAll(filepath.Join(level, entry.Name())); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// removeAll is os.RemoveAll for a directory into which a git of a process that was
+// killed still writes: the next try finds what came meanwhile. That git ends soon.
+func removeAll(name string) error {
+	for pause := time.Millisecond; ; pause *= 2 {
+		err := os.RemoveAll(name)
+		if !errors.Is(err, syscall.ENOTEMPTY) || pause > 500*time.Millisecond {
+			return err
+		}
+		time.Sleep(pause)
+	}
 }
 
 // unlock removes the locks, and the halves of transfers, that a git left in the copies
