@@ -116,15 +116,16 @@ func (s *Server) keepVersion(ctx context.Context, req Request, reach vcs.Reach, 
 	if err != nil {
 		return err
 	}
+	// Before it is pinned: what is in the log is learned at the next start without a bound.
+	if err := s.noteRead(ctx, req.Module, reach, files.Place); err != nil {
+		return err
+	}
 	prove := s.proveDirect
 	if reach == vcs.Private {
 		prove = s.pin
 	}
 	proof, err := prove(ctx, req, zip, mod, files.Origin)
 	if err != nil {
-		return err
-	}
-	if err := s.noteRead(ctx, req.Module, reach, files.Place); err != nil {
 		return err
 	}
 	return s.createVersion(ctx, req, reach, proof, zip, mod, files.Info, files.Mod, content)

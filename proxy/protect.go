@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -309,13 +310,29 @@ func (s *Server) noteRead(ctx context.Context, modulePath string, reach vcs.Reac
 	known, before := len(s.bindings.At(place.Repository)), s.protection(st, place.Repository)
 	for _, f := range facts {
 		if err := s.bindings.Note(context.WithoutCancel(ctx), f); err != nil {
-			return err
+			return s.unnoted(modulePath, place, err)
 		}
 	}
 	if now := s.protection(st, place.Repository); known > 0 && len(now) > len(before) {
 		s.log.Warn("one more rule protects a repository: readers of each of its modules must satisfy it now", "repository", place.Repository, "module", modulePath, "declared", place.Declared)
 	}
 	return nil
+}
+
+// unnoted returns the error for a module about which err says that it was not noted. That
+// it is in this repository is not for every client (veil).
+func (s *Server) unnoted(modulePath string, place vcs.Place, err error) error {
+	var full *bindings.LimitError
+	if !errors.As(err, &full) {
+		return err
+	}
+	if full.First {
+		s.log.Warn("too many module paths for one repository or host; new ones are refused, what is known is served", "of", full.Of, "limit", full.Limit, "module", modulePath)
+	}
+	return &vcs.Error{Module: modulePath, Place: place, Err: &failure{status: http.StatusForbidden, noStore: true,
+		what: "too many module paths: " + modulePath + " is not read",
+		why:  "its repository, or its host, has more than this proxy notes; what it knows is served",
+		next: "contact this proxy's administrator: a page with wildcard paths may name the repository", err: full}}
 }
 
 // closed reports whether there is a private module that no client may read.

@@ -464,6 +464,58 @@ func TestRuleNotNoted(t *testing.T) {
 	g.wantHidden("", payRepo, evilPath)
 }
 
+// The owner of a page with wildcard paths chooses under how many a repository is read. Too
+// long ones are refused before anything is asked; of too many nothing is noted, pinned or
+// served, and what the owner of the repository has named is served as before.
+func TestRulePathsAreBounded(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, payPath+"=pay,evil.corp.example=pay")
+	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
+	g.restart(payPath+"=pay,evil.corp.example=pay", func(store *storage.DB) {
+		table, err := bindings.Load(t.Context(), store)
+		if err == nil {
+			err = table.Learn(t.Context(), func(yield func(bindings.Fact, error) bool) {
+				for i := range 1024 {
+					if !yield(bindings.Fact{Repository: "git.corp.example/pay", Module: fmt.Sprintf("evil.corp.example/%d", i), How: bindings.Credential}, nil) {
+						return
+					}
+				}
+			}, table.Log())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	entries := g.log.Size()
+	for _, file := range []string{"@v/v1.0.0.zip", "@v/list", "@latest", "@v/main.info"} {
+		a := g.get(evilPath+"/"+file, "Authorization", g.pay)
+		if a.status != http.StatusForbidden || !strings.HasPrefix(string(a.body), "too many module paths: "+evilPath+" is not read\n") {
+			t.Errorf("GET %s = %v", file, a)
+		}
+	}
+	g.wantHidden(g.dev, evilPath, payRepo)
+	if size := g.log.Size(); size != entries {
+		t.Errorf("the log has %d entries of %d", size, entries)
+	}
+	if n := strings.Count(g.logs.String(), "too many module paths for one repository or host"); n != 1 {
+		t.Errorf("the log says it %d times:\n%s", n, g.logs)
+	}
+	for _, path := range []string{payPath + "/@v/v1.0.0.zip", "evil.corp.example/7/@v/list", payPath + "/sub/@v/list", payRepo + "/@v/list"} {
+		g.ok(path, "Authorization", g.pay)
+	}
+
+	g.code.Requests()
+	long := "evil.corp.example/" + strings.Repeat("x", 283)
+	for _, file := range []string{"@v/v1.0.0.zip", "@v/list", "@latest", "@v/main.info"} {
+		if a := g.get(long+"/"+file, "Authorization", g.pay); a.status != http.StatusForbidden || !strings.Contains(string(a.body), "module path of 301 bytes") {
+			t.Errorf("GET %s of a long path = %v", file, a)
+		}
+	}
+	if asked := g.code.Requests(); len(asked) > 0 {
+		t.Errorf("for a path of 301 bytes %q were asked", asked)
+	}
+}
+
 // A page that says something else each time, with a server that looks each time, gets
 // nothing of a protected repository out, neither content nor what it has.
 func TestRuleChangingPage(t *testing.T) {

@@ -52,7 +52,8 @@ type Fact struct {
 type Table struct {
 	store storage.Store
 
-	writing sync.Mutex // held over I/O
+	writing sync.Mutex      // held over I/O
+	told    map[string]bool // each LimitError.Of that was returned: as few as there is room for
 
 	mu      sync.RWMutex
 	facts   map[string][]Fact // by repository
@@ -84,6 +85,33 @@ const (
 	indexName = "bindings/index"
 )
 
+// Bounds of what Note takes, far beyond what is real (the largest repositories have some
+// hundreds of modules): the owner of a page chooses how many paths name a repository.
+// What the log shows (Learn) is not refused: a version is noted before it is in the log.
+const (
+	// maxPaths is how many paths one repository can have, private and public ones by
+	// themselves; those on one host can take maxOfHost of them, so that a page cannot
+	// take them all from the paths that the owner of the repository has chosen.
+	maxPaths  = 4096
+	maxOfHost = 1024
+
+	// maxShare is how many bytes of a record the paths of one host can take, a sixteenth.
+	maxShare = 1 << 20
+
+	// maxName is the length of a path, and of a repository, in bytes.
+	maxName = 300
+)
+
+// LimitError says that a fact was not noted because there are too many. What was noted
+// before stays, and so do other repositories.
+type LimitError struct {
+	Of    string // what has too much: a repository, a host, or a host and the first element of its paths
+	Limit string // for people
+	First bool   // since the start of the program
+}
+
+func (e *LimitError) Error() string { return e.Of + " has more than " + e.Limit }
+
 func shardName(n int) string { return fmt.Sprintf("bindings/%02x", n) }
 
 func shardOf(repository string) int {
@@ -95,7 +123,7 @@ func shardOf(repository string) int {
 // Load reads the table from the store. The error is ErrLost if some of it is missing or
 // damaged. A store without a table has an empty one, whose Log is 0.
 func Load(ctx context.Context, store storage.Store) (*Table, error) {
-	t := &Table{store: store, facts: map[string][]Fact{}, modules: map[moduleKey][]Fact{}, index: index{Counts: map[int]int{}}}
+	t := &Table{store: store, told: map[string]bool{}, facts: map[string][]Fact{}, modules: map[moduleKey][]Fact{}, index: index{Counts: map[int]int{}}}
 	data, err := read(ctx, store, indexName)
 	if err != nil {
 		return nil, err
@@ -175,7 +203,7 @@ func (t *Table) Learn(ctx context.Context, facts iter.Seq2[Fact, error], log int
 		return nil
 	}
 	for n := range dirty {
-		if err := t.writeShard(ctx, n, nil); err != nil {
+		if err := t.writeShard(ctx, n, t.shard(n)); err != nil {
 			return err
 		}
 	}
@@ -183,7 +211,7 @@ func (t *Table) Learn(ctx context.Context, facts iter.Seq2[Fact, error], log int
 }
 
 // Note notes a fact. It is durable, and can be seen, when Note returns nil. To note what
-// is known costs no I/O.
+// is known costs no I/O. The error is a *LimitError if there are too many facts already.
 func (t *Table) Note(ctx context.Context, f Fact) error {
 	if !t.adds(f) {
 		return nil
@@ -193,26 +221,92 @@ func (t *Table) Note(ctx context.Context, f Fact) error {
 	if !t.adds(f) {
 		return nil
 	}
-	if err := t.writeShard(ctx, shardOf(f.Repository), &f); err != nil {
+	n := shardOf(f.Repository)
+	all := t.shard(n)
+	if full := limit(all, f); full != nil {
+		full.First = !t.told[full.Of]
+		t.told[full.Of] = true
+		return full
+	}
+	if err := t.writeShard(ctx, n, merge(all, f)); err != nil {
 		return err
 	}
 	t.add(f)
 	return t.writeIndex(ctx, t.Log())
 }
 
-// writeShard writes a shard, with one more fact unless that is nil.
-func (t *Table) writeShard(ctx context.Context, n int, more *Fact) error {
-	var all []Fact
+// limit returns an error if one more fact is too many for a shard. One that replaces
+// another never is.
+func limit(shard []Fact, f Fact) *LimitError {
+	if len(f.Repository) > maxName || len(f.Module) > maxName {
+		return &LimitError{Of: "a repository", Limit: fmt.Sprintf("%d bytes in its name, or in the path of a module", maxName)}
+	}
+	if f.How == Declared || slices.ContainsFunc(shard, f.same) {
+		return nil
+	}
+	host, owner := hostOf(f), f.owner()
+	paths, ofHost, size := 0, 0, f.size()
+	for _, other := range shard {
+		if other.How == Declared { // it is of no host: its path may be that of another owner
+			continue
+		}
+		if other.Repository == f.Repository && other.Public == f.Public {
+			paths++
+			if hostOf(other) == host {
+				ofHost++
+			}
+		}
+		if hostOf(other) == host && other.owner() == owner {
+			size += other.size()
+		}
+	}
+	switch {
+	case paths >= maxPaths:
+		return &LimitError{Of: f.Repository, Limit: fmt.Sprintf("%d module paths", maxPaths)}
+	case ofHost >= maxOfHost:
+		return &LimitError{Of: f.Repository, Limit: fmt.Sprintf("%d module paths at %s", maxOfHost, host)}
+	case size > maxShare:
+		return &LimitError{Of: owner, Limit: "its share of the module paths that are noted"}
+	}
+	return nil
+}
+
+// size is about how many bytes of a record a fact takes.
+func (f Fact) size() int {
+	const words = len("private credential ")
+	return words + len(f.Repository) + len(f.Module) + len("\"\" \"\"\n")
+}
+
+func hostOf(f Fact) string {
+	host, _, _ := strings.Cut(f.Module, "/")
+	return host
+}
+
+// owner returns to whom the share of a record belongs that f takes: the host of a page,
+// or for a repository on the host of its module path that and the first element, because
+// a code host has many owners.
+func (f Fact) owner() string {
+	host := hostOf(f)
+	if !strings.HasPrefix(f.Repository, host+"/") {
+		return host
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(f.Module, host+"/"), "/")
+	return host + "/" + first
+}
+
+// shard returns the facts of a shard.
+func (t *Table) shard(n int) (all []Fact) {
 	t.mu.RLock()
+	defer t.mu.RUnlock()
 	for repository, facts := range t.facts {
 		if shardOf(repository) == n {
 			all = append(all, facts...)
 		}
 	}
-	t.mu.RUnlock()
-	if more != nil {
-		all = merge(all, *more)
-	}
+	return all
+}
+
+func (t *Table) writeShard(ctx context.Context, n int, all []Fact) error {
 	if err := t.store.SetRecord(ctx, shardName(n), encode(all)); err != nil {
 		return fmt.Errorf("note the repository of a module: %w", err)
 	}

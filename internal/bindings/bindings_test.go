@@ -3,6 +3,7 @@ package bindings_test
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"iter"
 	"slices"
 	"strings"
@@ -102,6 +103,95 @@ func TestDeclaredIsBounded(t *testing.T) {
 	declared := bindings.Fact{Repository: "a.example/y", Module: "m.example/y", How: bindings.Declared}
 	if err := table.Note(t.Context(), declared); err != nil || !slices.Contains(table.At("a.example/y"), declared) {
 		t.Errorf("in a repository with 120 modules a declared path is not kept: %v", err)
+	}
+}
+
+// many yields n facts about a repository, with as many paths of size bytes below prefix.
+func many(repository, prefix string, n, size int) iter.Seq2[bindings.Fact, error] {
+	return func(yield func(bindings.Fact, error) bool) {
+		for i := range n {
+			path := fmt.Sprintf("%s/%05d", prefix, i)
+			path += strings.Repeat("x", max(0, size-len(path)))
+			if !yield(bindings.Fact{Repository: repository, Module: path, How: bindings.Open}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// The owner of a page chooses under how many paths a repository can be read, but not how
+// many are noted: neither of one host, nor in all. Other repositories, what is known
+// already, and public paths are not concerned, and it is told once.
+func TestPathsAreBounded(t *testing.T) {
+	t.Parallel()
+	_, table := open(t, t.TempDir())
+	note := func(repository, module string) error {
+		return table.Note(t.Context(), bindings.Fact{Repository: repository, Module: module, How: bindings.Open})
+	}
+	for i := range 4 {
+		if err := table.Learn(t.Context(), many("git.example/a/x", fmt.Sprintf("p%d.example", i), 1023, 0), 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := note("git.example/a/x", fmt.Sprintf("p%d.example/last", i)); err != nil {
+			t.Errorf("path 1024 of a host: %v", err)
+		}
+		var full *bindings.LimitError
+		if err := note("git.example/a/x", fmt.Sprintf("p%d.example/more", i)); !errors.As(err, &full) || full.First != (i == 0) {
+			t.Errorf("path 1025 of host %d: %+v", i, err)
+		}
+	}
+	var full *bindings.LimitError
+	if err := note("git.example/a/x", "other.example/x"); !errors.As(err, &full) || full.Of != "git.example/a/x" || len(table.Of("other.example/x", false)) > 0 {
+		t.Errorf("path 4097: %v", err)
+	}
+	for what, f := range map[string]bindings.Fact{
+		"a path that is known":   {Repository: "git.example/a/x", Module: "p0.example/last", How: bindings.Credential},
+		"another repository":     {Repository: "git.example/a/y", Module: "p0.example/more", How: bindings.Open},
+		"a public path":          {Repository: "git.example/a/x", Module: "p0.example/public", How: bindings.Open, Public: true},
+		"what a go.mod declares": {Repository: "git.example/a/x", Module: "p0.example/declared", How: bindings.Declared},
+	} {
+		if err := table.Note(t.Context(), f); err != nil || !slices.Contains(table.At(f.Repository), f) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, f := range []bindings.Fact{{Module: strings.Repeat("x", 301)}, {Repository: strings.Repeat("x", 301)}, {Module: strings.Repeat("x", 301), How: bindings.Declared}} {
+		if err := table.Note(t.Context(), f); !errors.As(err, &full) {
+			t.Errorf("a name of 301 bytes: %v", err)
+		}
+	}
+}
+
+// One owner on a code host cannot fill the record that it shares with the repositories of
+// others, with however many repositories.
+func TestRecordIsShared(t *testing.T) {
+	t.Parallel()
+	store, table := open(t, t.TempDir())
+	var refused error
+	var repository string
+	for i, filled := 0, 0; refused == nil && filled < 20; i++ {
+		repository = fmt.Sprintf("git.example/a/%d", i)
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(repository))
+		if h.Sum32()%64 != 0 { // it is in another record
+			continue
+		}
+		filled++
+		if err := table.Learn(t.Context(), many(repository, repository, 1000, 300), 1); err != nil {
+			t.Fatal(err)
+		}
+		refused = table.Note(t.Context(), bindings.Fact{Repository: repository, Module: repository + "/more", How: bindings.Open})
+	}
+	var full *bindings.LimitError
+	if !errors.As(refused, &full) || full.Of != "git.example/a" {
+		t.Fatalf("Note = %v", refused)
+	}
+	if value, err := store.Record(t.Context(), "bindings/00"); err != nil || len(value) > 2<<20 {
+		t.Errorf("the record has %d bytes, %v", len(value), err)
+	}
+	for _, module := range []string{"page.example/x", "git.example/b/x"} {
+		if err := table.Note(t.Context(), bindings.Fact{Repository: repository, Module: module, How: bindings.Open}); err != nil {
+			t.Errorf("%s: %v", module, err)
+		}
 	}
 }
 

@@ -49,6 +49,9 @@ const (
 // resolve returns the repository of a module, as the go command would find it, and
 // refuses what must not be reached.
 func (s *Source) resolve(ctx context.Context, j job) (*repository, error) {
+	if len(j.module) > maxModule {
+		return nil, fmt.Errorf("%w: a module path of %d bytes is not read from version control, more than %d are too many", ErrForbidden, len(j.module), maxModule)
+	}
 	if repo := s.found.get(j.module, j.reach); repo != nil {
 		return repo, nil
 	}
@@ -258,6 +261,8 @@ func checkURL(text string) (*url.URL, error) {
 	_, noAddress := netip.ParseAddr(u.Hostname())
 	_, hasPassword := u.User.Password()
 	switch {
+	case len(u.String()) > maxModule:
+		return nil, fmt.Errorf("%w: the URL of a repository has at most %d bytes", ErrForbidden, maxModule)
 	case u.Scheme != "https" && u.Scheme != "ssh":
 		return nil, fmt.Errorf("%w: the scheme of a repository is https or ssh, not %.20q", ErrForbidden, u.Scheme)
 	case hasPassword || u.Scheme == "https" && u.User != nil || u.User != nil && !userName.MatchString(u.User.Username()):

@@ -83,6 +83,12 @@ func (e *Error) Error() string {
 // Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
 
+// maxModule is the length of a module path that is read, in bytes. The go command unpacks a
+// module below its path, and a path of files has at most 260 characters on Windows if
+// nothing else is configured, so no module for everyone comes near; but a page with
+// wildcard paths can have any number of paths of 2,000 bytes, and each one read is noted.
+const maxModule = 300
+
 // Reach says how far a fetch may reach.
 type Reach = egress.Reach
 
