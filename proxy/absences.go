@@ -57,7 +57,8 @@ const (
 	maxClientAbsences = 8000
 	maxNotingClients  = 1000
 
-	// maxNotedAbsences bounds those that are not written yet.
+	// maxNotedAbsences bounds those that are not written yet, to some 2 MiB, see
+	// maxAbsent.
 	maxNotedAbsences = 4096
 
 	// absenceRenewal is how old an absence that is stated again must be to be written

@@ -21,7 +21,7 @@ type absent struct {
 // absentKey is a key as the public or as the private object that it names: they come
 // from different places.
 type absentKey struct {
-	key     string
+	key     checkedKey
 	private bool
 }
 
@@ -43,9 +43,11 @@ const (
 	// take to be used again after it was in trouble.
 	failedFor = 5 * time.Second
 
-	// maxAbsent bounds the memory that somebody who asks for nonsense can
-	// take, at some hundred bytes each.
-	maxAbsent = 10000
+	// maxAbsent bounds the memory that a client which asks for nonsense can take, to some
+	// 7 MiB: an error has the key, twice, and what the upstream said. With
+	// maxInfos, maxChecked, maxPushes and maxNotedAbsences it is less than the 16 MiB
+	// that the program has for them.
+	maxAbsent = 4000
 
 	// maxAbsentKey is the longest key that is remembered. Nothing that exists
 	// has one that is nearly as long, and a client can ask for 30 kB.
@@ -60,7 +62,7 @@ func (a *absent) note(key string, err error, private bool, asked time.Time) {
 		long = absentPrivateFor
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		a.keep(absentKey{key, private}, err, long, asked)
+		a.keep(key, private, absence{err, time.Now().Add(long)}, asked)
 	}
 }
 
@@ -69,13 +71,13 @@ func (a *absent) note(key string, err error, private bool, asked time.Time) {
 func (a *absent) noteFailure(key string, err error, asked time.Time) {
 	var rule *failure
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, sumdb.ErrFrozen) && !errors.As(err, &rule) {
-		a.keep(absentKey{key: key}, err, failedFor, asked)
+		a.keep(key, false, absence{err, time.Now().Add(failedFor)}, asked)
 	}
 }
 
-// keep remembers an error for so long.
-func (a *absent) keep(key absentKey, err error, long time.Duration, asked time.Time) {
-	if len(key.key) > maxAbsentKey {
+// keep remembers what is absent or has failed.
+func (a *absent) keep(key string, private bool, what absence, asked time.Time) {
+	if len(key) > maxAbsentKey {
 		return
 	}
 	a.mu.Lock()
@@ -94,14 +96,14 @@ func (a *absent) keep(key absentKey, err error, long time.Duration, asked time.T
 	if a.keys == nil || len(a.keys) >= maxAbsent {
 		a.keys = map[absentKey]absence{}
 	}
-	a.keys[key] = absence{err, now.Add(long)}
+	a.keys[absentKey{checkedKeyOf(key), private}] = what
 }
 
 // find returns the error that was remembered for key, nil if there is none.
 func (a *absent) find(key string, private bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	absence, ok := a.keys[absentKey{key, private}]
+	absence, ok := a.keys[absentKey{checkedKeyOf(key), private}]
 	if !ok || time.Now().After(absence.until) {
 		return nil
 	}

@@ -40,3 +40,19 @@ func TestLongAbsences(t *testing.T) {
 	}
 	runtime.KeepAlive(keep)
 }
+
+// All that a server remembers of objects takes less than the program has for it.
+func TestIndexMemory(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	keep := proxy.Indexes()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	grown := int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	if grown > 16<<20 {
+		t.Errorf("%d bytes", grown)
+	}
+	t.Logf("%d KiB", grown>>10)
+	runtime.KeepAlive(keep)
+}

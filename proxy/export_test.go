@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"os"
@@ -8,11 +9,14 @@ import (
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/storage"
 )
 
-// CleanList is cleanList.
-func CleanList(modulePath string, data []byte) ([]byte, error) { return cleanList(modulePath, data) }
+// CleanList is cleanList, which does not keep data as it was.
+func CleanList(modulePath string, data []byte) ([]byte, error) {
+	return cleanList(modulePath, bytes.Clone(data))
+}
 
 // ErrorText returns the text that a client reads.
 func ErrorText(what, why, next, requestID string) string {
@@ -45,6 +49,33 @@ func Absences(n, size int) any {
 		a.note(key, fmt.Errorf("%s: %w", key, os.ErrNotExist), false, time.Now())
 	}
 	return a
+}
+
+// Indexes returns what a Server remembers of objects, with as many of the longest as it may
+// have.
+func Indexes() any {
+	long := func(of string, i, size int) string { return fmt.Sprintf("%s%0*d", of, size-len(of), i) }
+	absences, known, compared, pushed := new(absent), &infos{known: map[checkedKey]infoState{}}, new(checked), new(pushes)
+	now := time.Now()
+	for i := range maxAbsent {
+		key := long("absent", i, maxAbsentKey)
+		said := &fetch.Error{Source: "https://upstream.example", Path: key[:len(key)-1] + "x", Status: 404, Detail: long("said", i, 200), Err: os.ErrNotExist}
+		absences.note(key, fmt.Errorf("ask: %w", said), false, now)
+	}
+	for i := range maxInfos {
+		known.note(long("info", i, maxAbsentKey), long("https://", i, 60), now)
+	}
+	for i := range maxChecked {
+		compared.note(fmt.Sprint(i))
+	}
+	for i := range maxPushes {
+		pushed.note([]string{long("https://git.example/", i, maxPushed)}, now)
+	}
+	noted := newAbsences(nil, slog.New(slog.DiscardHandler), time.Hour)
+	for i := range maxNotedAbsences {
+		noted.noted[absenceKey{"https://upstream.example", long("noted", i, maxAbsentKey)}] = now
+	}
+	return []any{absences, known, compared, pushed, noted}
 }
 
 // KeepAbsences keeps n absences of a client in a store, and returns when they are written.

@@ -16,7 +16,8 @@ type pushes struct {
 	repo map[string]time.Time // by vcs.CanonicalRepository
 }
 
-// maxPushes bounds the memory. Who exceeds it makes everything be asked again.
+// maxPushes bounds the memory to some 2 MiB, see maxAbsent. Beyond it everything is asked
+// again.
 const maxPushes = 4000
 
 // maxPushed is the longest name of a repository that is remembered.

@@ -33,8 +33,8 @@ const (
 	// the next client that uses the version brings it up again.
 	maxRechecks = 4
 
-	// maxInfos bounds the memory, at some hundred bytes each.
-	maxInfos = 20000
+	// maxInfos bounds the memory to some 2 MiB, see maxAbsent.
+	maxInfos = 10000
 
 	// recheckRecord is the record with the time of assay verify --repair, in seconds
 	// since 1970: an .info from before is asked for again.
@@ -53,7 +53,7 @@ type infos struct {
 	before time.Time // what is older than this is to be asked for again
 
 	mu      sync.Mutex
-	known   map[string]infoState // by key
+	known   map[checkedKey]infoState // by key
 	running int
 }
 
@@ -65,7 +65,7 @@ type infoState struct {
 
 // newInfos reads what a run of assay verify has left.
 func newInfos(ctx context.Context, store storage.Store) (*infos, error) {
-	i := &infos{known: map[string]infoState{}}
+	i := &infos{known: map[checkedKey]infoState{}}
 	value, err := store.Record(ctx, recheckRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return i, nil
@@ -91,13 +91,10 @@ func (i *infos) note(key, source string, next time.Time) {
 
 // keep is called with mu held.
 func (i *infos) keep(key string, state infoState) {
-	if len(key) > maxAbsentKey {
-		return // nothing that exists has one that is nearly as long
-	}
 	if len(i.known) >= maxInfos {
 		clear(i.known)
 	}
-	i.known[key] = state
+	i.known[checkedKeyOf(key)] = state
 }
 
 // due reports whether an .info that was stored at that time is to be asked for again
@@ -112,7 +109,7 @@ func (i *infos) due(stored time.Time) bool {
 func (i *infos) begin(key, source string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	state := i.known[key]
+	state := i.known[checkedKeyOf(key)]
 	settled := state.source == source
 	if source == "" {
 		settled = time.Now().Before(state.next)
