@@ -31,6 +31,8 @@ func (s *Server) checkZip(ctx context.Context, mod module.Version, file *os.File
 	return s.withZip(ctx, file, func(z *modzip.Zip) error { return z.Check(mod, s.scratch) })
 }
 
+// withZip calls do with the zip in a file. It waits for the memory that do may take until
+// ctx ends.
 func (s *Server) withZip(ctx context.Context, file *os.File, do func(*modzip.Zip) error) error {
 	stat, err := file.Stat()
 	if err != nil {

@@ -17,7 +17,9 @@ import (
 
 	"golang.org/x/mod/sumdb/dirhash"
 
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -295,4 +297,22 @@ func TestPrivateCheckedOnce(t *testing.T) {
 	if n := store.read.Load(); n != 1 {
 		t.Errorf("the zip was read %d times, want once", n)
 	}
+}
+
+// A client that waits until its zip can be compared with the log waits for the memory no
+// longer than for any answer.
+func TestPrivateCheckWithoutMemory(t *testing.T) {
+	t.Parallel()
+	h := startPrivate(t, nil)
+	h.code.Module("lib", lib)
+	h.ok("corp.example/lib/@v/v1.0.0.zip")
+	h.stop()
+	proofs := memory.New(modzip.Memory)
+	again := openPrivate(t, h.world, h.code, h.dir, func(c *proxy.Config, _ *vcs.Config) {
+		c.Memory.Proofs, c.Answer = proofs, time.Second
+	})
+	proofs.Must(1)
+	again.wantStatus("corp.example/lib/@v/v1.0.0.zip", http.StatusServiceUnavailable, "no memory left")
+	proofs.Give(1)
+	again.ok("corp.example/lib/@v/v1.0.0.zip")
 }

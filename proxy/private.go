@@ -225,7 +225,7 @@ func checkedKeyOf(key string) checkedKey {
 	return checkedKey(sum[:16])
 }
 
-// maxChecked bounds the memory to some 4 MiB; what is beyond it is compared again.
+// maxChecked bounds the memory to some 4 MiB, see maxAbsent; what is beyond it is compared again.
 const maxChecked = 100000
 
 func (c *checked) has(key string) bool {
@@ -349,7 +349,14 @@ func (s *Server) hashStored(ctx context.Context, kind Kind, object storage.Objec
 	if _, err := object.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
-	hash, err := s.hashZip(ctx, spool.file)
+	// A client waits for it: for the memory no longer than for any answer.
+	wait, cancel := context.WithTimeout(ctx, s.config.Answer)
+	defer cancel()
+	hash := ""
+	err = s.withZip(wait, spool.file, func(z *modzip.Zip) error {
+		hash, err = z.Hash(ctx, s.scratch)
+		return err
+	})
 	if errors.Is(err, modzip.ErrFormat) {
 		return notZip(err), nil
 	}
