@@ -35,7 +35,10 @@ const parallelReads = 8
 // site returns the site that the address of the client is at, for which what it does not
 // read is counted. It does not ask who the client is: a hit would have to check a
 // credential.
-func (a *answer) site() string { return siteOf(clientKey(access.Identity{}, a.remote(a.r))) }
+func (a *answer) site() string { return SiteOf(a.remote(a.r)) }
+
+// SiteOf returns the site of a client's address: memory is counted for it.
+func SiteOf(remote string) string { return siteOf(clientKey(access.Identity{}, remote)) }
 
 // keep counts n more bytes that are held until the client has taken the answer. The
 // error is memory.ErrFull.

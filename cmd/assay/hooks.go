@@ -16,6 +16,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
@@ -23,7 +24,7 @@ import (
 const maxHook = 25 << 20
 
 // maxHooks is how many webhooks are read at the same time. Until its body is there
-// nobody knows whether one is from a code host, and all of them are in memory.
+// it is not known whether one is from a code host, and all of them are in memory.
 const maxHooks = 8
 
 // smallHook is the largest body that all of them may have at the same time. Of larger
@@ -76,6 +77,7 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	held := s.memory.fetches.Hold()
+	held.Own(proxy.SiteOf(s.remote(r))) // its secret shows only when it is there
 	defer held.Free()
 	body, err := s.readHook(r, http.MaxBytesReader(w, r.Body, maxHook), &held)
 	if errors.Is(err, errBusy) || errors.Is(err, memory.ErrFull) {

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,14 +20,14 @@ import (
 )
 
 // startHooks starts a server with webhooks, whose secret it returns too.
-func startHooks(t *testing.T) (*program, string) {
+func startHooks(t *testing.T, args ...string) (*program, string) {
 	t.Helper()
 	secret := "0123456789abcdef-secret"
 	file := filepath.Join(t.TempDir(), "hook")
 	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return startFront(t, "--hook-secret-file", file), secret
+	return startFront(t, append(args, "--hook-secret-file", file)...), secret
 }
 
 // hookBegins sends the header of a webhook with a body that does not come, and
@@ -115,6 +117,35 @@ func TestHookLarge(t *testing.T) {
 	r.Header.Set("X-Gitlab-Token", secret)
 	if resp, err := http.DefaultClient.Do(r); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("a small one beside them: %v %v", resp, err)
+	}
+}
+
+// Webhooks of one client that are not proved yet leave memory for what others fetch.
+func TestHookOwner(t *testing.T) {
+	t.Parallel()
+	p, _ := startHooks(t, "--memory-budget", strconv.Itoa(leastMemory))
+	begin := func(size int) net.Conn {
+		conn, err := net.Dial("tcp", p.addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "POST /-/hooks/github HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Hub-Signature-256: sha256=%s\r\n\r\n", size, strings.Repeat("ab", 32))
+		return conn
+	}
+	for range maxHooks - 1 {
+		begin(smallHook)
+	}
+	used := regexp.MustCompile(`assay_memory_used_bytes\{share="fetches"\} (\S+)`)
+	for taken, tries := 0.0, 0; taken < (maxHooks-1)*smallHook && tries < 500; tries++ {
+		_, metrics := fetchText(t, p.url+"/metrics")
+		taken, _ = strconv.ParseFloat(used.FindStringSubmatch(metrics)[1], 64)
+	}
+	conn := begin(17 << 20) // with those it is more than three quarters of the share, and less than all
+	_, _ = conn.Write(make([]byte, smallHook+1))
+	line := make([]byte, 12)
+	if n, _ := io.ReadFull(conn, line); string(line[:n]) != "HTTP/1.1 503" {
+		t.Errorf("one more is answered %q", line[:n])
 	}
 }
 
