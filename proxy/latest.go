@@ -1,11 +1,11 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
-	"strings"
+	"iter"
 	"time"
 
 	"golang.org/x/mod/modfile"
@@ -27,11 +27,12 @@ func latestOfList(modulePath string, read fetch.Reader, source string, absence e
 	if err != nil {
 		return nil, err
 	}
-	versions := listed(modulePath, list)
-	if len(versions) == 0 {
+	// From here on the list is not used: what is read next has its memory.
+	versions := candidatesOf(listed(modulePath, list))
+	if versions.highest == "" {
 		return nil, absence
 	}
-	latest, err := newest(modulePath, versions, func(version string) ([]byte, error) {
+	latest, err := versions.latest(modulePath, func(version string) ([]byte, error) {
 		return read(Request{Kind: Mod, Module: modulePath, Version: version}.Path(), modLimit)
 	})
 	if err != nil {
@@ -50,51 +51,78 @@ func latestOfList(modulePath string, read fetch.Reader, source string, absence e
 	return data, nil
 }
 
+// maxListed is the longest version of a list that can be the latest. None that exists is
+// nearly as long; a list can have one of megabytes.
+const maxListed = 400
+
 // listed returns the versions of an upstream's list that are canonical and of the
-// module, pseudo-versions among them.
-func listed(modulePath string, list []byte) []string {
-	var versions []string
-	for line := range strings.Lines(string(list)) {
-		fields := strings.Fields(line) // the second one is a time, for people
-		if len(fields) > 0 && module.CanonicalVersion(fields[0]) == fields[0] && module.Check(modulePath, fields[0]) == nil {
-			versions = append(versions, fields[0])
-		}
-	}
-	return versions
-}
-
-// newest returns which of versions, at least one, the go command means by latest: the
-// highest release, else the highest prerelease, else the pseudo-version of the newest
-// commit. A +incompatible version counts only if the highest compatible one has no
-// go.mod of its own (go.dev/ref/mod#non-module-compat), which readMod tells; its error
-// is fs.ErrNotExist where that cannot be known, or that of newest.
-func newest(modulePath string, versions []string, readMod func(version string) ([]byte, error)) (string, error) {
-	compatible := slices.DeleteFunc(slices.Clone(versions), func(v string) bool { return semver.Build(v) == "+incompatible" })
-	if len(compatible) > 0 && len(compatible) < len(versions) {
-		best := highest(compatible)
-		mod, err := readMod(best)
-		switch {
-		case err == nil && !madeUp(modulePath, mod):
-			return best, nil
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return "", err
-		}
-	}
-	return highest(versions), nil
-}
-
-func highest(versions []string) string {
-	return slices.MaxFunc(versions, func(a, b string) int {
-		if ca, cb := class(a), class(b); ca != cb {
-			return ca - cb
-		}
-		if class(a) == classPseudo {
-			if c := commitTime(a).Compare(commitTime(b)); c != 0 {
-				return c
+// module, pseudo-versions among them. None of them holds the list.
+func listed(modulePath string, list []byte) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for line := range bytes.Lines(list) {
+			field := firstField(line)
+			if len(field) > maxListed {
+				continue
+			}
+			v := string(field)
+			if v != "" && module.CanonicalVersion(v) == v && module.Check(modulePath, v) == nil && !yield(v) {
+				return
 			}
 		}
-		return semver.Compare(a, b)
-	})
+	}
+}
+
+// candidates are the versions of a module that may be the latest one: the highest release,
+// else the highest prerelease, else the pseudo-version of the newest commit.
+type candidates struct {
+	highest    string // "" if there is none
+	compatible string // of those that are not +incompatible
+}
+
+// candidatesOf keeps two of the versions.
+func candidatesOf(versions iter.Seq[string]) candidates {
+	var c candidates
+	for v := range versions {
+		if c.highest == "" || compareLatest(v, c.highest) > 0 {
+			c.highest = v
+		}
+		if semver.Build(v) != "+incompatible" && (c.compatible == "" || compareLatest(v, c.compatible) > 0) {
+			c.compatible = v
+		}
+	}
+	return c
+}
+
+// latest returns which of the candidates, at least one, the go command means by latest. A
+// +incompatible version counts only if the highest compatible one has no
+// go.mod of its own (go.dev/ref/mod#non-module-compat), which readMod tells; its error
+// is fs.ErrNotExist where that cannot be known, or that of latest.
+func (c candidates) latest(modulePath string, readMod func(version string) ([]byte, error)) (string, error) {
+	if c.compatible == "" || c.compatible == c.highest {
+		return c.highest, nil
+	}
+	mod, err := readMod(c.compatible)
+	switch {
+	case err == nil && !madeUp(modulePath, mod):
+		return c.compatible, nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	return c.highest, nil
+}
+
+// compareLatest returns whether the go command prefers a to b as the latest version, as a
+// positive number, or b, as a negative one.
+func compareLatest(a, b string) int {
+	if ca, cb := class(a), class(b); ca != cb {
+		return ca - cb
+	}
+	if class(a) == classPseudo {
+		if c := commitTime(a).Compare(commitTime(b)); c != 0 {
+			return c
+		}
+	}
+	return semver.Compare(a, b)
 }
 
 // Classes of versions: the latest version is one of the highest class that there is.

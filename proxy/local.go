@@ -42,7 +42,7 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 		if len(versions) == 0 {
 			return s.notHeld(a, req)
 		}
-		m.body = formatList(slices.DeleteFunc(versions, module.IsPseudoVersion))
+		m.body = appendList(nil, slices.DeleteFunc(versions, module.IsPseudoVersion))
 	case Latest:
 		versions, err := s.heldVersions(ctx, req.Module, a.private)
 		if err != nil {
@@ -51,7 +51,7 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 		if len(versions) == 0 {
 			return s.notHeld(a, req)
 		}
-		latest, err := newest(req.Module, versions, func(version string) ([]byte, error) {
+		latest, err := candidatesOf(slices.Values(versions)).latest(req.Module, func(version string) ([]byte, error) {
 			return s.readStored(ctx, Request{Kind: Mod, Module: req.Module, Version: version}, a.private)
 		})
 		if err != nil {

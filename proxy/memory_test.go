@@ -288,3 +288,39 @@ func TestSlowModsOfOneClient(t *testing.T) {
 		t.Errorf("another client: %d %s", w.Code, w.Body)
 	}
 }
+
+// The largest list of the shortest versions is cleaned and kept in the memory that is said
+// to be enough; so is one that is a single line of very many fields.
+func TestLargestList(t *testing.T) {
+	world := newWorld(t)
+	var list bytes.Buffer
+	for i := 0; list.Len() < 4<<20-10; i++ {
+		fmt.Fprintf(&list, "v%d.%d.%d\n", i%2, i/2%10, i/20)
+	}
+	line := "v1.0.0" + strings.Repeat(" x", 2<<20-10)
+	world.Set("example.com/many/@v/list", list.Bytes())
+	world.Set("example.com/line/@v/list", []byte(line))
+	world.Set("example.com/line/@v/v1.0.0.info", []byte(`{"Version":"v1.0.0"}`))
+	fetches := memory.New(proxy.ListMemory)
+	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Fetches: fetches}))
+	for path, want := range map[string]string{"example.com/many/@v/list": "v1.9.", "example.com/line/@v/list": "v1.0.0\n", "example.com/line/@latest": "v1.0.0"} {
+		grown := peak(func() {
+			resp, err := http.Get(f.url + "/" + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+			if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+				t.Errorf("%s: %s %.200s %v", path, resp.Status, body, err)
+			}
+		})
+		if limit := int64(proxy.ListMemory + 16<<20); grown > limit { // 16 MiB are for this client
+			t.Errorf("%s: %d MiB, want at most %d", path, grown>>20, limit>>20)
+		}
+		t.Logf("%s: %d MiB", path, grown>>20)
+	}
+	if fetches.Used() != 0 {
+		t.Errorf("%d bytes are lost", fetches.Used())
+	}
+}

@@ -11,8 +11,8 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
@@ -25,9 +25,15 @@ const (
 	// listLimit holds a list of 100,000 pseudo-versions.
 	listLimit = 4 << 20
 
-	// listCopies is how often a list is in memory while it is cleaned and kept: as
-	// it came, as versions, sorted, encoded, and in two pages of the store.
-	listCopies = 8
+	// ListMemory is what the largest list takes of Memory.Fetches while it is cleaned
+	// and kept.
+	ListMemory = listLimit / 2 * listHalves
+
+	// listHalves is how many halves of its size a list takes: it is there as it came,
+	// where it is sorted too, and as versions, of which the shortest, v0.0.0 with its
+	// newline, has 7 bytes and takes 8 and a string of 16. Then it is there four times:
+	// as it is answered, encoded, as a value of the store and in its pages.
+	listHalves = 9
 
 	// revalidate is how old an answer may be to be given while it is being
 	// refreshed. An older one is worth waiting for, so that somebody who
@@ -206,8 +212,7 @@ func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, 
 	if err != nil {
 		return nil, err
 	}
-	// To take it apart and to keep it takes as much again, several times.
-	if err := held.Try(listCopies * int64(len(data))); err != nil {
+	if err := held.Try(listHalves * int64(len(data)) / 2); err != nil {
 		return nil, err
 	}
 	if req.Kind == List {
@@ -266,7 +271,7 @@ func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mut
 		return nil, err
 	}
 	s.noteMoved(req.Module, versions.Latest, reach)
-	list := s.keepMutable(ctx, Request{Kind: List, Module: req.Module}, private, begin, formatList(versions.Tagged))
+	list := s.keepMutable(ctx, Request{Kind: List, Module: req.Module}, private, begin, appendList(nil, versions.Tagged))
 	latest, err := (*mutableAnswer)(nil), versions.NoLatest
 	if err == nil {
 		latest, err = s.keepInfo(ctx, Request{Kind: Latest, Module: req.Module}, private, begin, versions.Latest)
@@ -318,16 +323,17 @@ func (s *Server) lastPush(modulePath string) time.Time {
 // cleanList returns the tagged versions of an upstream's list, sorted. The
 // go command asks for one more file when it sees a pseudo-version or a time in
 // it, and ignores what is no version. A list of nothing but that is no list.
+// The result is where data was: ListMemory counts on it.
 func cleanList(modulePath string, data []byte) ([]byte, error) {
-	var versions []string
+	const shortest = len("v0.0.0\n")
+	versions := make([]string, 0, len(data)/shortest+1) // never more, so that it does not grow
 	lines := 0
-	for line := range strings.Lines(string(data)) {
-		fields := strings.Fields(line)
-		if len(fields) == 0 {
+	for line := range bytes.Lines(data) {
+		v := string(firstField(line))
+		if v == "" {
 			continue
 		}
 		lines++
-		v := fields[0]
 		if module.CanonicalVersion(v) != v || module.IsPseudoVersion(v) || module.Check(modulePath, v) != nil {
 			if semver.IsValid(v) {
 				lines-- // a version, though none to list
@@ -339,17 +345,26 @@ func cleanList(modulePath string, data []byte) ([]byte, error) {
 	if lines > 0 && len(versions) == 0 {
 		return nil, fmt.Errorf("no version in %d lines", lines)
 	}
-	return formatList(versions), nil
+	return appendList(data[:0], versions), nil
 }
 
-func formatList(versions []string) []byte {
-	semver.Sort(versions)
-	var b bytes.Buffer
-	for _, v := range slices.Compact(versions) {
-		b.WriteString(v)
-		b.WriteByte('\n')
+// firstField returns the first field of a line, which is its version; the second one is a
+// time, for people. A line of millions of fields takes no memory.
+func firstField(line []byte) []byte {
+	line = bytes.TrimLeftFunc(line, unicode.IsSpace)
+	if end := bytes.IndexFunc(line, unicode.IsSpace); end >= 0 {
+		line = line[:end]
 	}
-	return b.Bytes()
+	return line
+}
+
+// appendList sorts versions, each once, and appends them as lines to list.
+func appendList(list []byte, versions []string) []byte {
+	semver.Sort(versions)
+	for _, v := range slices.Compact(versions) {
+		list = append(append(list, v...), '\n')
+	}
+	return list
 }
 
 // writeMutable answers with m.

@@ -89,7 +89,7 @@ func TestConfigRefuses(t *testing.T) {
 		`redirect_hosts = "cdn.example:x"`:            "redirect-hosts",
 		`redirect_hosts = "*.example"`:                "redirect-hosts",
 		`mirror = "x https://user:hunter2@a.example"`: "mirror",
-		`memory_budget = 111`:                         "at least 112",
+		`memory_budget = 143`:                         "at least 144",
 		`memory_budget = 8796093022208`:               "at most",
 		`vcs_cache = 9223372036854775807`:             "at most",
 		`shutdown_delay = "-1s"`:                      "shutdown-delay is -1s; it must not be negative",

@@ -12,10 +12,11 @@ import (
 
 // leastMemory is the least memory-budget, in MiB: with it each share has room for the
 // largest single thing that is ever taken from it.
-const leastMemory = 112
+const leastMemory = 144
 
-// indexMemory is what the proxy remembers of objects at most: absences, what was compared
-// with the log, pushes. Its bounds do not depend on the budget.
+// indexMemory is what the proxy remembers of objects at most: absences, states of .info
+// files, what was compared with the log, pushes. Its bounds, of which maxAbsent in package
+// proxy is the first, do not depend on the budget.
 const indexMemory = 16 << 20
 
 // shares is the memory budget, divided by what it is for. A use cannot take what

@@ -3,6 +3,8 @@ package main
 import (
 	"testing"
 
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -22,8 +24,21 @@ func TestShares(t *testing.T) {
 		}
 	}
 	s := divide(leastMemory)
-	const largestMod = 16 << 20
-	if s.store.Size() < storage.WriterMemory || s.proofs.Size() < modzip.Memory || s.fetches.Size() <= largestMod || s.answers.Size() < 4<<20 {
-		t.Errorf("%+v is not enough", s.named())
+	const largestMod, largestList = 16 << 20, 4 << 20
+	for _, needs := range []struct {
+		what  string
+		bytes int64
+		share *memory.Budget
+	}{
+		{"to write an object", storage.WriterMemory, s.store},
+		{"to hash a zip", modzip.Memory, s.proofs},
+		{"a go.mod whose length is not known, with the half that it is copied from", largestMod + 1 + largestMod/2, s.fetches},
+		{"a list", proxy.ListMemory, s.fetches},
+		{"a webhook", maxHook + 1, s.fetches},
+		{"a list that is kept and answered", 2*largestList + 64, s.answers},
+	} {
+		if needs.share.Size() < needs.bytes {
+			t.Errorf("%s: %d bytes, of %d", needs.what, needs.bytes, needs.share.Size())
+		}
 	}
 }

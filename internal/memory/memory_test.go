@@ -155,6 +155,12 @@ func TestRead(t *testing.T) {
 			h.Free()
 		}
 	}
+	exact := memory.New(int64(len(content))*3/2 + 1) // what doubles is copied from half of it
+	held := exact.Hold()
+	defer held.Free()
+	if data, err := held.Read(t.Context(), bytes.NewReader(content), -1, int64(len(content))); err != nil || len(data) != len(content) {
+		t.Errorf("as long as its limit: %d bytes, %v", len(data), err)
+	}
 	b := memory.New(20 << 10)
 	h := b.Hold()
 	defer h.Free()

@@ -33,7 +33,9 @@ func (h *Hold) Read(ctx context.Context, r io.Reader, size, limit int64) ([]byte
 		case len(data) < cap(data):
 			continue
 		}
-		room = min(2*int64(cap(data)), limit+1)
+		if room = 2 * int64(cap(data)); room >= limit {
+			room = limit + 1 // with the end, or what is limit bytes long would need another buffer
+		}
 		if err := h.Try(int64(cap(data)) + room); err != nil { // both are there while one is copied
 			return data, err
 		}
