@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/mod/module"
@@ -159,6 +160,9 @@ func TestStatuses(t *testing.T) {
 			world := newWorld(t)
 			o := verified()
 			o.budget = quick
+			if strings.Contains(tt.fault, "hang") { // the client waits no longer
+				o.config = func(c *proxy.Config) { c.Answer = 3 * time.Second }
+			}
 			f := start(t, world, world.URL(tt.fault), o)
 			f.wantStatus(tt.path, tt.status, tt.text)
 			if a := f.get(tt.path); a.status != tt.status {

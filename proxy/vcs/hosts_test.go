@@ -168,7 +168,7 @@ func TestGreedyClient(t *testing.T) {
 		for range 7 {
 			got = append(got, <-order)
 		}
-		if i := slices.Index(got, "other"); i != 2 {
+		if i := slices.Index(got, "other"); i != 2 && i != 3 { // two begin at the same moment
 			t.Errorf("places went to %v", got)
 		}
 		running.Wait()
