@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"go/ast"
@@ -110,7 +111,12 @@ func TestDocMetrics(t *testing.T) {
 	if err := s.open(t.Context(), origins{}, listener.Addr()); err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
+	defer func() {
+		if err := s.proxy.Close(context.Background()); err != nil { // which still writes down absences
+			t.Error(err)
+		}
+		s.close()
+	}()
 
 	collectors := slices.Concat(s.store.Metrics(), s.proxy.Metrics(), s.reloads.collectors(), s.upstream.Load().chain.Metrics(),
 		newObserver(s.log).collectors(), s.ownLog.Metrics(), s.access.Metrics(), s.vcs.Metrics(), []prometheus.Collector{buildInfo(), s.log.out.dropped, s.door.refused, newMemoryCollector(s.memory)})

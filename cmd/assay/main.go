@@ -17,9 +17,11 @@ func main() { os.Exit(run()) }
 
 // run is main with an exit status.
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // the second signal does what signals do
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 2) // room for both, so that a second one is never lost
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go stopOn(signals, cancel, os.Exit)
 	if err := newCommand().ExecuteContext(ctx); err != nil {
 		queue := newLogQueue(os.Stderr, nil) // which may be a pipe that is not read
 		fmt.Fprintln(queue.writer(rankWarning), "assay:", err)
@@ -27,6 +29,15 @@ func run() int {
 		return 1
 	}
 	return 0
+}
+
+// stopOn asks the program to stop at the first signal, and ends it at the second, whatever
+// is under way.
+func stopOn(signals <-chan os.Signal, stop context.CancelFunc, exit func(status int)) {
+	<-signals
+	stop()
+	<-signals
+	exit(1)
 }
 
 func newCommand() *cobra.Command {

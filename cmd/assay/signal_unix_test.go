@@ -54,6 +54,21 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 	}
 }
 
+// A second signal that comes while the first one is looked at is not lost.
+func TestSecondSignalIsNotLost(t *testing.T) {
+	t.Parallel()
+	signals := make(chan os.Signal, 2)
+	stopped, ended := make(chan bool, 1), make(chan int, 1)
+	go stopOn(signals, func() {
+		signals <- syscall.SIGTERM // before anything has been stopped
+		stopped <- true
+	}, func(status int) { ended <- status })
+	signals <- syscall.SIGTERM
+	if <-stopped; <-ended != 1 {
+		t.Error("the second signal ends the program with a status of success")
+	}
+}
+
 // For shutdown-delay after the signal everything is answered, and /readyz says that it
 // ends; a second signal does not wait for it.
 func TestShutdownDelay(t *testing.T) {
