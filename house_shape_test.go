@@ -1,0 +1,347 @@
+package assay_test
+
+import (
+	"cmp"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"maps"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The shape that a package keeps, so that it can be read from top to bottom: see
+// docs/design/README.md.
+const (
+	mostMethods    = 25  // of a type; a function that takes it as its first argument is one, too
+	mostFields     = 12  // of a struct
+	mostParameters = 6   // of a function
+	mostLines      = 500 // of a file
+)
+
+// folder is a package as its files show it. Only what the package itself defines is
+// resolved: other packages are not read.
+type folder struct {
+	path  string
+	fset  *token.FileSet
+	files map[string]*ast.File // by name
+	info  *types.Info
+	pkg   *types.Package
+}
+
+// readFolders reads every package that is not for tests alone.
+func readFolders(t *testing.T) []*folder {
+	t.Helper()
+	byPath := map[string]*folder{}
+	goFiles(t, func(dir, name string) {
+		f := byPath[dir]
+		if f == nil {
+			f = &folder{path: dir, fset: token.NewFileSet(), files: map[string]*ast.File{}}
+			byPath[dir] = f
+		}
+		file, err := parser.ParseFile(f.fset, name, nil, parser.SkipObjectResolution|parser.ParseComments)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		f.files[filepath.Base(name)] = file
+	})
+	folders := slices.SortedFunc(maps.Values(byPath), func(a, b *folder) int { return cmp.Compare(a.path, b.path) })
+	for _, f := range folders {
+		f.resolve()
+	}
+	return folders
+}
+
+// resolve finds out which definition each name of the package stands for.
+func (f *folder) resolve() {
+	f.info = &types.Info{Defs: map[*ast.Ident]types.Object{}, Uses: map[*ast.Ident]types.Object{}, Selections: map[*ast.SelectorExpr]*types.Selection{}}
+	config := types.Config{
+		Importer: emptyImporter{}, FakeImportC: true,
+		Error: func(error) {}, // what comes from other packages is unknown
+	}
+	files := slices.Collect(maps.Values(f.files))
+	f.pkg, _ = config.Check(f.path, f.fset, files, f.info)
+}
+
+// emptyImporter has packages in which nothing is defined.
+type emptyImporter struct{}
+
+func (emptyImporter) Import(importPath string) (*types.Package, error) {
+	pkg := types.NewPackage(importPath, path.Base(importPath))
+	pkg.MarkComplete()
+	return pkg, nil
+}
+
+// own returns the type of the package that t is or points to, nil if it is none.
+func (f *folder) own(t types.Type) *types.TypeName {
+	if pointer, ok := t.(*types.Pointer); ok {
+		t = pointer.Elem()
+	}
+	if named, ok := t.(*types.Named); ok && named.Obj().Pkg() == f.pkg {
+		return named.Obj()
+	}
+	return nil
+}
+
+// functions calls visit for each function with a body or without.
+func (f *folder) functions(visit func(decl *ast.FuncDecl, signature *types.Signature)) {
+	for _, name := range slices.Sorted(maps.Keys(f.files)) {
+		for _, decl := range f.files[name].Decls {
+			if fn, ok := decl.(*ast.FuncDecl); ok {
+				if object, ok := f.info.Defs[fn.Name].(*types.Func); ok {
+					visit(fn, object.Type().(*types.Signature))
+				}
+			}
+		}
+	}
+}
+
+// shape is what is measured of a package.
+type shape struct {
+	methods, fields map[string]int // by type
+	parameters      map[string]int // by function
+	lines           map[string]int // by file
+	functionLines   []int          // sorted
+	arrowsBack      []string       // "from → to: name", the fewest that an order of the files has to have, about
+}
+
+func (f *folder) measure() shape {
+	s := shape{methods: map[string]int{}, fields: map[string]int{}, parameters: map[string]int{}, lines: map[string]int{}}
+	f.functions(func(decl *ast.FuncDecl, signature *types.Signature) {
+		name := decl.Name.Name
+		if of := f.methodOf(signature); of != nil {
+			s.methods[of.Name()]++
+		}
+		if recv := signature.Recv(); recv != nil {
+			if of := f.own(recv.Type()); of != nil {
+				name = of.Name() + "." + name
+			}
+		}
+		s.parameters[name] = max(s.parameters[name], signature.Params().Len())
+		s.functionLines = append(s.functionLines, f.line(decl.End())-f.line(decl.Pos())+1)
+	})
+	slices.Sort(s.functionLines)
+	for _, name := range f.pkg.Scope().Names() {
+		if structure, ok := f.pkg.Scope().Lookup(name).Type().Underlying().(*types.Struct); ok {
+			if _, isType := f.pkg.Scope().Lookup(name).(*types.TypeName); isType {
+				s.fields[name] = structure.NumFields()
+			}
+		}
+	}
+	for name, file := range f.files {
+		s.lines[name] = f.line(file.FileEnd)
+	}
+	s.arrowsBack = backArrows(f.arrows())
+	return s
+}
+
+func (f *folder) line(p token.Pos) int { return f.fset.Position(p).Line }
+
+// methodOf returns the type that a function is a method of, or takes as its first
+// argument, not counting a context.
+func (f *folder) methodOf(signature *types.Signature) *types.TypeName {
+	if recv := signature.Recv(); recv != nil {
+		return f.own(recv.Type())
+	}
+	if signature.Params().Len() == 0 {
+		return nil
+	}
+	return f.own(signature.Params().At(0).Type())
+}
+
+// arrows returns which file uses what of which other one of the package: from, to, names.
+func (f *folder) arrows() map[string]map[string][]string {
+	all := map[string]map[string][]string{}
+	for _, from := range slices.Sorted(maps.Keys(f.files)) {
+		all[from] = map[string][]string{}
+		ast.Inspect(f.files[from], func(n ast.Node) bool {
+			ident, ok := n.(*ast.Ident)
+			if !ok {
+				return true
+			}
+			object := f.info.Uses[ident]
+			if object == nil || object.Pkg() != f.pkg || !f.declared(object) {
+				return true
+			}
+			to := filepath.Base(f.fset.Position(object.Pos()).Filename)
+			if to != from && f.files[to] != nil && !slices.Contains(all[from][to], ident.Name) {
+				all[from][to] = append(all[from][to], ident.Name)
+			}
+			return true
+		})
+	}
+	return all
+}
+
+// declared reports whether object stands outside of functions. A field is not counted:
+// its type is.
+func (f *folder) declared(object types.Object) bool {
+	if fn, ok := object.(*types.Func); ok {
+		return fn.Pos().IsValid()
+	}
+	return object.Parent() == f.pkg.Scope()
+}
+
+// backArrows returns the arrows that run back up in a good order of the files: one that
+// puts next the file with the most arrows to what is left, less those from it.
+func backArrows(arrows map[string]map[string][]string) (back []string) {
+	left := maps.Clone(arrows)
+	var order []string
+	for len(left) > 0 {
+		var best string
+		most := -1 << 30
+		for _, name := range slices.Sorted(maps.Keys(left)) {
+			in, out := 0, 0
+			for other := range left {
+				if len(left[other][name]) > 0 {
+					in++
+				}
+				if len(arrows[name][other]) > 0 {
+					out++
+				}
+			}
+			score := out - in
+			if in == 0 {
+				score = 1 << 20 // nothing left uses it
+			}
+			if score > most {
+				best, most = name, score
+			}
+		}
+		order = append(order, best)
+		delete(left, best)
+	}
+	for i, from := range order {
+		for _, to := range order[:i] {
+			if names := arrows[from][to]; len(names) > 0 {
+				back = append(back, fmt.Sprintf("%s → %s: %s", from, to, strings.Join(names, ", ")))
+			}
+		}
+	}
+	return back
+}
+
+// exceptions are what exceeds the limits: how far, and why. One that is no longer
+// needed fails the test.
+var exceptions = map[string]exception{
+	"cmd/assay server: methods":               {38, "the daemon is not a package of its own yet"},
+	"cmd/assay server: fields":                {21, "the daemon is not a package of its own yet"},
+	"cmd/assay config: fields":                {49, "one field for each setting; its tags are the manual"},
+	"cmd/assay door: fields":                  {14, "the daemon is not a package of its own yet"},
+	"cmd/assay logQueue: fields":              {18, "the daemon is not a package of its own yet"},
+	"cmd/assay config.go: lines":              {510, "the settings are not a package of their own yet"},
+	"cmd/assay: arrows back":                  {15, "the daemon is not a package of its own yet"},
+	"cmd/bench bench: methods":                {37, "a measure is a method of the run; nothing else uses the type"},
+	"cmd/bench: arrows back":                  {7, "a measure is a method of the run; nothing else uses the type"},
+	"access: arrows back":                     {13, "not looked at yet"},
+	"internal/places Claim: fields":           {16, "a claim is under one mutex with its place"},
+	"internal/places: arrows back":            {1, "a claim and the set that it is in name each other"},
+	"proxy Server: methods":                   {139, "HTTP, fills and proof are one type yet"},
+	"proxy Server: fields":                    {28, "HTTP, fills and proof are one type yet"},
+	"proxy Config: fields":                    {20, "HTTP, fills and proof are one type yet"},
+	"proxy absences: fields":                  {13, "HTTP, fills and proof are one type yet"},
+	"proxy answer: fields":                    {14, "HTTP, fills and proof are one type yet"},
+	"proxy Server.createVersion: parameters":  {9, "HTTP, fills and proof are one type yet"},
+	"proxy errors.go: lines":                  {518, "the table of errors is code yet"},
+	"proxy: arrows back":                      {38, "HTTP, fills and proof are one type yet"},
+	"proxy/fetch client: fields":              {16, "not looked at yet"},
+	"proxy/fetch probe: fields":               {14, "not looked at yet"},
+	"proxy/fetch transfer: fields":            {16, "a transfer is one state machine under one mutex"},
+	"proxy/fetch: arrows back":                {18, "not looked at yet"},
+	"proxy/modzip: arrows back":               {1, "not looked at yet"},
+	"proxy/proxytest World: methods":          {28, "a fault is a method of the world that has it"},
+	"proxy/proxytest: arrows back":            {1, "a fault is a method of the world that has it"},
+	"proxy/vcs Source: methods":               {39, "copies, credentials and runs are one type yet"},
+	"proxy/vcs Source: fields":                {21, "copies, credentials and runs are one type yet"},
+	"proxy/vcs Config: fields":                {13, "copies, credentials and runs are one type yet"},
+	"proxy/vcs Credential: fields":            {13, "one field for each key of the file"},
+	"proxy/vcs vcs.go: lines":                 {515, "copies, credentials and runs are one type yet"},
+	"proxy/vcs: arrows back":                  {29, "copies, credentials and runs are one type yet"},
+	"proxy/vcs/vcstest World: methods":        {28, "a host is a method of the world that has it"},
+	"proxy/vcs/vcstest World: fields":         {15, "a host is a method of the world that has it"},
+	"storage DB: methods":                     {37, "the engine is not a package of its own yet"},
+	"storage DB: fields":                      {14, "the engine is not a package of its own yet"},
+	"storage blobObject: fields":              {13, "the engine is not a package of its own yet"},
+	"storage: arrows back":                    {11, "the engine is not a package of its own yet"},
+	"storage/athens Backend.Save: parameters": {7, "the interface is that of Athens"},
+	"storage/storagetest: arrows back":        {7, "a promise is a function; their order is that of the contract"},
+	"sumdb Log: methods":                      {74, "the own log is not a package of its own yet"},
+	"sumdb Log: fields":                       {20, "the own log is not a package of its own yet"},
+	"sumdb Mirror: methods":                   {91, "client and follower are one type yet"},
+	"sumdb Mirror: fields":                    {19, "client and follower are one type yet"},
+	"sumdb disk: fields":                      {17, "the own log is not a package of its own yet"},
+	"sumdb: arrows back":                      {19, "the own log is not a package of its own yet"},
+	"sumdb/sumdbtest Log: fields":             {13, "one field for each fault"},
+}
+
+type exception struct {
+	most int
+	why  string
+}
+
+// With -v it prints the figures of each package.
+func TestShape(t *testing.T) {
+	used := map[string]bool{}
+	check := func(what string, n, most int) {
+		e, excepted := exceptions[what]
+		switch {
+		case n <= most:
+		case !excepted:
+			t.Errorf("%s: %d, more than %d", what, n, most)
+		case n > e.most:
+			t.Errorf("%s: %d, more than its exception of %d", what, n, e.most)
+		default:
+			used[what] = true
+		}
+	}
+	for _, f := range readFolders(t) {
+		s := f.measure()
+		all := func(measured map[string]int, most int, unit string) {
+			for name, n := range measured {
+				check(f.path+" "+name+": "+unit, n, most)
+			}
+		}
+		all(s.methods, mostMethods, "methods")
+		all(s.fields, mostFields, "fields")
+		all(s.parameters, mostParameters, "parameters")
+		all(s.lines, mostLines, "lines")
+		check(f.path+": arrows back", len(s.arrowsBack), 0)
+		total := 0
+		for _, n := range s.lines {
+			total += n
+		}
+		at := func(percent int) int {
+			return s.functionLines[min(len(s.functionLines)*percent/100, len(s.functionLines)-1)]
+		}
+		t.Logf("%-20s lines %5d files %2d functions %3d/%d/%d/%d parameters %d methods %s fields %s arrows back %d", f.path, total, len(s.lines),
+			at(50), at(90), at(99), at(100), slices.Max(slices.Collect(maps.Values(s.parameters))), largest(s.methods), largest(s.fields), len(s.arrowsBack))
+		for _, arrow := range s.arrowsBack {
+			t.Log("    ", arrow)
+		}
+	}
+	for what, e := range exceptions {
+		if !used[what] {
+			t.Errorf("the exception %q is no longer needed", what)
+		}
+		if e.why == "" {
+			t.Errorf("the exception %q has no reason", what)
+		}
+	}
+}
+
+// largest returns the name with the largest number, and that.
+func largest(measured map[string]int) string {
+	found, most := "-", 0
+	for _, name := range slices.Sorted(maps.Keys(measured)) {
+		if measured[name] > most {
+			found, most = name, measured[name]
+		}
+	}
+	return fmt.Sprintf("%s %d", found, most)
+}
