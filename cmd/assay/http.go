@@ -212,6 +212,7 @@ type observed struct {
 	status int
 	bytes  int64
 	client *access.Memory // nil if there is no credential
+	attrs  [8]slog.Attr   // room for those of the log line
 }
 
 func (w *observed) WriteHeader(status int) {
@@ -299,10 +300,12 @@ func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, e
 	}
 	// Not by the logger, which looks for its caller each time.
 	record := slog.NewRecord(end, slog.LevelInfo, "request", 0)
-	record.AddAttrs(
+	out.attrs = [...]slog.Attr{
 		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
 		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Float64("dur_ms", milliseconds(end.Sub(begin))),
-		slog.String("cache", cache), slog.String("remote", o.remote(r)))
+		slog.String("cache", cache), slog.String("remote", o.remote(r)),
+	}
+	record.AddAttrs(out.attrs[:]...)
 	if client := out.client; client != nil && client.Asked {
 		record.AddAttrs(clientAttrs(client)...)
 	}

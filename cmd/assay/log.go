@@ -135,7 +135,11 @@ type logQueue struct {
 	lost    [numberOfRanks]uint64 // dropped since the last report
 	settled []chan struct{}       // closed when all is written
 	stalled bool                  // a warning waited in vain, and since then not all was written
-	torn    bool                  // the last write ended within a line; for run alone
+
+	// For run alone:
+	torn  bool      // the last write ended within a line
+	batch []logLine // room for the lines of a write
+	text  []byte    // room for their text
 }
 
 // logLine is a line with its place among all lines.
@@ -275,17 +279,18 @@ func (q *logQueue) run() {
 // drain writes until nothing is queued.
 func (q *logQueue) drain() {
 	for {
-		lines := q.take()
-		if len(lines) == 0 {
+		q.batch = q.take(q.batch[:0])
+		if len(q.batch) == 0 {
 			return
 		}
-		q.write(lines)
+		q.write(q.batch)
+		clear(q.batch) // their texts are garbage now
 	}
 }
 
-// take returns the oldest lines, together about as long as one write is to be. If
+// take appends the oldest lines to lines, together about as long as one write is to be. If
 // there are none, everything is written.
-func (q *logQueue) take() (lines []logLine) {
+func (q *logQueue) take(lines []logLine) []logLine {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for size := 0; size < logBatch; {
@@ -316,15 +321,15 @@ func (q *logQueue) take() (lines []logLine) {
 
 // write writes lines, and counts those that could not be.
 func (q *logQueue) write(lines []logLine) {
-	var text []byte
+	q.text = q.text[:0]
 	if q.torn {
-		text = append(text, '\n')
+		q.text = append(q.text, '\n')
 	}
-	start := len(text)
+	start := len(q.text)
 	for _, line := range lines {
-		text = append(text, line.text...)
+		q.text = append(q.text, line.text...)
 	}
-	n, err := q.out.Write(text)
+	n, err := q.out.Write(q.text)
 	if err == nil {
 		q.torn = false
 		q.sayLost()
