@@ -307,6 +307,44 @@ func TestSystemRoots(t *testing.T) {
 	}
 }
 
+// An authority that stands only in the system's directory, there under two names as
+// c_rehash leaves it, is one of git's too, which reads it once.
+func TestSystemRootsInDirectory(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	authority, err := os.ReadFile(w.CAFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"corp.pem", "0123abcd.0"} {
+		if err := os.WriteFile(filepath.Join(dir, name), authority, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("SSL_CERT_FILE", writeSecret(t, "none.pem", "no authority"))
+	t.Setenv("SSL_CERT_DIR", dir)
+	s := newSource(t, w, func(c *vcs.Config) { c.CAFile = "" })
+	if _, _, err := s.download("git.corp.example/hello.git", "v1.0.0"); err != nil {
+		t.Error(err)
+	}
+	if roots, err := os.ReadFile(filepath.Join(s.dir, "roots.pem")); strings.Count(string(roots), "BEGIN CERTIFICATE") != 1 || err != nil {
+		t.Errorf("git reads %s, %v", roots, err)
+	}
+}
+
+// The system's authorities stay when there are more.
+func TestSystemRootsAndOwn(t *testing.T) {
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	t.Setenv("SSL_CERT_FILE", w.CAFile())
+	other := vcstest.New(t) // an authority that nothing here has
+	s := newSource(t, w, func(c *vcs.Config) { c.CAFile = other.CAFile() })
+	if _, _, err := s.download("git.corp.example/hello.git", "v1.0.0"); err != nil {
+		t.Error(err)
+	}
+}
+
 // Where a host does not answer over https, the go command would try ssh, which we
 // have told nothing: it would use the keys of the machine's user, and whatever address
 // the name has by then.

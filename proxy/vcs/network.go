@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -49,14 +50,14 @@ func newNetwork(c Config) (*network, error) {
 	if c.CAFile == "" {
 		return n, nil
 	}
-	pem, err := os.ReadFile(c.CAFile)
+	own, err := os.ReadFile(c.CAFile)
 	if err != nil {
 		return nil, fmt.Errorf("certificate authorities: %w", err)
 	}
 	if n.roots, err = x509.SystemCertPool(); err != nil {
 		n.roots = x509.NewCertPool()
 	}
-	if !n.roots.AppendCertsFromPEM(pem) {
+	if !n.roots.AppendCertsFromPEM(own) {
 		return nil, fmt.Errorf("certificate authorities: no certificate in %s", c.CAFile)
 	}
 	return n, nil
@@ -67,33 +68,65 @@ func newNetwork(c Config) (*network, error) {
 // SSL_CERT_FILE is for this program it is for git too, which does not know it; a file
 // that is not there is nothing to this program, and the end to git.
 func (n *network) writeRoots(c Config) (string, error) {
-	name := os.Getenv("SSL_CERT_FILE")
-	if _, err := os.Stat(name); c.CAFile == "" && err == nil {
-		return filepath.Abs(name)
-	}
-	if c.CAFile == "" {
+	if _, err := os.Stat(os.Getenv("SSL_CERT_FILE")); c.CAFile == "" && err != nil {
 		return "", nil
 	}
-	pem, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return "", fmt.Errorf("certificate authorities: %w", err)
-	}
-	for _, name := range []string{ // as crypto/x509 looks for them
-		os.Getenv("SSL_CERT_FILE"), "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
-		"/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-	} {
-		if system, err := os.ReadFile(name); err == nil {
-			pem = slices.Concat(pem, []byte("\n"), system)
-			break
+	var own []byte
+	if c.CAFile != "" {
+		var err error
+		if own, err = os.ReadFile(c.CAFile); err != nil {
+			return "", fmt.Errorf("certificate authorities: %w", err)
 		}
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return "", fmt.Errorf("directory for version control: %w", err)
 	}
-	if name, err = filepath.Abs(filepath.Join(c.Dir, "roots.pem")); err != nil {
+	name, err := filepath.Abs(filepath.Join(c.Dir, "roots.pem"))
+	if err != nil {
 		return "", err
 	}
-	return name, os.WriteFile(name, pem, 0o600)
+	return name, os.WriteFile(name, slices.Concat(own, []byte("\n"), systemRoots()), 0o600)
+}
+
+// systemRoots returns the system's authorities, each once, from where crypto/x509 looks for
+// them. Git reads all of them each time that it goes to the network, and left to itself it
+// finds most of them three times: in a directory, under two names, and in a file.
+func systemRoots() (roots []byte) {
+	files := []string{
+		"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+		"/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+	}
+	if name := os.Getenv("SSL_CERT_FILE"); name != "" {
+		files = []string{name}
+	}
+	dirs := []string{"/etc/ssl/certs", "/etc/pki/tls/certs"}
+	if list := os.Getenv("SSL_CERT_DIR"); list != "" {
+		dirs = filepath.SplitList(list)
+	}
+	seen := map[string]bool{}
+	add := func(data []byte) {
+		for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+			if block.Type == "CERTIFICATE" && !seen[string(block.Bytes)] {
+				seen[string(block.Bytes)] = true
+				roots = append(roots, pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})...)
+			}
+		}
+	}
+	for _, name := range files {
+		if data, err := os.ReadFile(name); err == nil {
+			add(data)
+			break
+		}
+	}
+	for _, dir := range dirs {
+		entries, _ := os.ReadDir(dir) // what cannot be read has none
+		for _, entry := range entries {
+			if data, err := os.ReadFile(filepath.Join(dir, entry.Name())); err == nil {
+				add(data)
+			}
+		}
+	}
+	return roots
 }
 
 // reachKey is the key of a context's Reach.

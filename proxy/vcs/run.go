@@ -205,7 +205,11 @@ func (r *goRun) environment(ctx context.Context) (env []string, done func(), err
 		// has no certificate.
 		env = append(env, "GOINSECURE="+r.repo.root)
 	}
-	settings := gitSettings(r.remote().Scheme, forGit, s.roots)
+	settings := gitSettings(r.remote().Scheme, forGit)
+	if s.roots != "" {
+		// The file has all of them: in a directory git would look for more.
+		settings = append(settings, [2]string{"http.sslCAInfo", s.roots}, [2]string{"http.sslCAPath", s.emptyDir()})
+	}
 	switch {
 	case r.remote().Scheme == "ssh":
 		command, err := s.sshCommand(ctx, r)
@@ -249,8 +253,8 @@ func (s *Source) baseEnvironment() []string {
 // gitSettings are git's whole configuration. It speaks the one protocol of the remote:
 // where https fails, the go command would try ssh, as the user of this machine and to
 // whatever address the name then has.
-func gitSettings(scheme, proxy, roots string) [][2]string {
-	settings := [][2]string{
+func gitSettings(scheme, proxy string) [][2]string {
+	return [][2]string{
 		{"protocol.allow", "never"}, {"protocol." + scheme + ".allow", "always"},
 		{"http.proxy", proxy}, {"http.proxyAuthMethod", "basic"}, {"http.followRedirects", "initial"},
 		{"http.lowSpeedLimit", "1"}, {"http.lowSpeedTime", "60"},
@@ -259,10 +263,6 @@ func gitSettings(scheme, proxy, roots string) [][2]string {
 		// What is left running would be ended in the middle of it.
 		{"gc.autoDetach", "false"}, {"maintenance.autoDetach", "false"},
 	}
-	if roots != "" {
-		settings = append(settings, [2]string{"http.sslCAInfo", roots})
-	}
-	return settings
 }
 
 // exec runs a program and returns what it printed. It ends with its whole process
