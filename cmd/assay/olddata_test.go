@@ -1,0 +1,294 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+)
+
+// makeData makes new files in testdata/data: before a change of what is on disk, run
+//
+//	go test -run '^TestMakeDataDirs$' ./cmd/assay -make-data 2026-11
+var makeData = flag.String("make-data", "", "the name of the program that TestMakeDataDirs makes data directories with")
+
+// dataDirs has data directories that earlier programs have made. Each archive has the
+// directory, the arguments that it was made with, one a line, and what was answered: the
+// path, the status, the SHA-256.
+const dataDirs = "testdata/data"
+
+// TestDataDirs opens what earlier programs have made. Whatever they could answer without
+// an upstream is answered the same, and what is stored passes verification.
+func TestDataDirs(t *testing.T) {
+	archives, err := filepath.Glob(filepath.Join(dataDirs, "*.tar.gz"))
+	if err != nil || len(archives) < 5 {
+		t.Fatalf("%d archives, %v", len(archives), err)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, archive := range archives {
+		t.Run(strings.TrimSuffix(filepath.Base(archive), ".tar.gz"), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if err := unpack(archive, dir); err != nil {
+				t.Fatal(err)
+			}
+			d := &oldData{t: t, program: program, dir: dir}
+			args := append(strings.Fields(d.read("args")), "--upstream", "off")
+			url, cmd := startProcess(t, program, append(args, "--data", filepath.Join(dir, "data"))...)
+			answers := strings.Split(strings.TrimSpace(d.read("answers")), "\n")
+			if len(answers) < 10 {
+				t.Errorf("only %d answers are compared", len(answers))
+			}
+			for _, want := range answers {
+				path, _, _ := strings.Cut(want, " ")
+				if got := d.answer(url, path); got != want {
+					t.Errorf("now  %s\nthen %s", got, want)
+				}
+			}
+			kill(t, cmd)
+			d.run("verify")
+			if slices.Contains(args, "--private") {
+				d.run("log", "adopt", "--no-client-has-seen-more") // for it is a copy
+				d.run("log", "check")
+			}
+		})
+	}
+}
+
+// oldData is a data directory, with what is known of it beside it.
+type oldData struct {
+	t       *testing.T
+	program string
+	dir     string
+}
+
+func (d *oldData) read(name string) string {
+	d.t.Helper()
+	data, err := os.ReadFile(filepath.Join(d.dir, name))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// run runs a command of the program on the directory.
+func (d *oldData) run(args ...string) {
+	d.t.Helper()
+	out, err := assay(d.program, append(args, "--data", filepath.Join(d.dir, "data"))...).CombinedOutput()
+	if err != nil {
+		d.t.Errorf("%v: %v\n%s", args, err, out)
+	}
+}
+
+// answer returns what is answered without asking anything else.
+func (d *oldData) answer(url, path string) string {
+	d.t.Helper()
+	resp, err := http.Get(url + "/cached-only/" + path)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256(body))
+	if resp.StatusCode != http.StatusOK {
+		sum = "-" // its words may change
+	}
+	return fmt.Sprintf("%s %d %s", path, resp.StatusCode, sum)
+}
+
+// TestMakeDataDirs makes the archives of TestDataDirs.
+func TestMakeDataDirs(t *testing.T) {
+	if *makeData == "" {
+		t.Skip("makes files that are kept; see -make-data")
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"public", "unproved", "private", "unified", "killed"} {
+		t.Run(kind, func(t *testing.T) {
+			d := &oldData{t: t, program: program, dir: t.TempDir()}
+			d.make(kind)
+			if err := pack(d.dir, filepath.Join(dataDirs, *makeData+"-"+kind+".tar.gz")); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// make makes a data directory of a kind, and notes what is answered from it.
+func (d *oldData) make(kind string) {
+	world, code := proxytest.New(d.t), vcstest.New(d.t)
+	world.Add("-- example.com/Upper@v1.0.0/go.mod --\nmodule example.com/Upper\n" +
+		"-- example.com/greet@v1.0.0/go.mod --\nmodule example.com/greet\n" +
+		"-- example.com/greet@v1.1.0/go.mod --\nmodule example.com/greet\n-- example.com/greet@v1.1.0/greet.go --\npackage greet\n" +
+		"-- example.com/greet@v2.0.0+incompatible/x.go --\npackage x\n")
+	modules := []string{"example.com/!upper/@v/v1.0.0", "example.com/greet/@v/v1.0.0", "example.com/greet/@v/v1.1.0", "example.com/greet/@v/v2.0.0+incompatible"}
+	size := 40 << 10 // of what the store keeps apart
+	if kind == "public" || kind == "killed" {
+		size = 300 << 10 // and in more than one chunk
+	}
+	large := bigModules(world, 2, size)
+	paths := slices.Concat(large, []string{"example.com/greet/@v/list", "example.com/greet/@latest", "example.com/greet/@v/master.info"})
+	args := []string{"--sumdb", world.GOSUMDB()}
+	database := proxytest.Database
+	switch kind {
+	case "unproved":
+		args = []string{"--sumdb", "off"}
+	case "private", "unified":
+		repo := code.Module("lib")
+		for _, version := range []string{"v1.0.0", "v1.1.0"} {
+			repo.Commit("-- go.mod --\nmodule corp.example/lib\n-- lib.go --\npackage lib\n\nconst Version = \"" + version + "\"\n")
+			repo.Tag(version)
+			modules = append(modules, "corp.example/lib/@v/"+version)
+		}
+		paths = append(paths, "corp.example/lib/@v/list", "corp.example/lib/@latest")
+		args = append(args, "--private", "corp.example", "--log-name", "sum.corp.example")
+		if kind == "unified" {
+			args, database = append(args, "--unified"), "sum.corp.example"
+		}
+	}
+	for _, m := range modules {
+		paths = append(paths, m+".info", m+".mod", m+".zip")
+		if module, version, _ := strings.Cut(m, "/@v/"); kind != "unproved" && !(kind == "private" && strings.HasPrefix(m, "corp.example")) {
+			paths = append(paths, "sumdb/"+database+"/lookup/"+module+"@"+version)
+		}
+	}
+	if kind != "unproved" {
+		paths = append(paths, "sumdb/"+database+"/supported", "sumdb/"+database+"/latest")
+	}
+	paths = append(paths, "example.com/absent/@v/v1.0.0.mod")
+
+	env := []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + d.t.TempDir(), "HTTPS_PROXY=" + code.Proxy()}
+	serve := func(fault string) (url string, kill func()) {
+		more := slices.Concat(args, []string{"--data", filepath.Join(d.dir, "data"), "--upstream", world.URL(fault), "--ca-file", code.CAFile()})
+		url, cmd := startProcessIn(d.t, env, d.program, more...)
+		return url, func() { killProcess(d.t, cmd.Process.Kill(), cmd.Wait) }
+	}
+	url, end := serve("ok")
+	for _, path := range paths {
+		if kind == "killed" && slices.Contains(large, path) {
+			continue
+		}
+		if status, body := fetchText(d.t, url+"/"+path); status != http.StatusOK && !strings.Contains(path, "absent") && !strings.Contains(path, "master") {
+			d.t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	var answers []string
+	for _, path := range paths {
+		answers = append(answers, d.answer(url, path))
+	}
+	end()
+	if kind == "killed" {
+		d.killInFill(serve, large)
+	}
+	d.write("args", strings.Join(args, "\n"))
+	d.write("answers", strings.Join(answers, "\n"))
+}
+
+// killInFill kills the program while zips arrive.
+func (d *oldData) killInFill(serve func(fault string) (string, func()), zips []string) {
+	url, end := serve("gated")
+	for _, path := range zips {
+		go func() { // it ends with the program
+			if resp, err := http.Get(url + "/" + path); err == nil {
+				resp.Body.Close()
+			}
+		}()
+	}
+	waitFor(d.t, func() bool {
+		spools, err := filepath.Glob(filepath.Join(d.dir, "data", "spool", "*"))
+		return err == nil && len(spools) == len(zips)
+	})
+	time.Sleep(100 * time.Millisecond) // so that they have bytes, most of the time
+	end()
+}
+
+func killProcess(t *testing.T, err error, wait func() error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = wait() // killed
+}
+
+func (d *oldData) write(name, text string) {
+	d.t.Helper()
+	if err := os.WriteFile(filepath.Join(d.dir, name), []byte(text+"\n"), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// pack writes the tree at dir into an archive.
+func pack(dir, archive string) error {
+	var buf bytes.Buffer
+	compressed, err := gzip.NewWriterLevel(&buf, gzip.BestCompression)
+	if err != nil {
+		return err
+	}
+	w := tar.NewWriter(compressed)
+	if err := w.AddFS(os.DirFS(dir)); err != nil {
+		return err
+	}
+	if err := errors.Join(w.Close(), compressed.Close()); err != nil {
+		return err
+	}
+	return os.WriteFile(archive, buf.Bytes(), 0o644)
+}
+
+// unpack makes the tree of an archive at dir.
+func unpack(archive, dir string) error {
+	file, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	content, err := gzip.NewReader(file)
+	if err != nil {
+		return err
+	}
+	for r := tar.NewReader(content); ; {
+		header, err := r.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name := filepath.Join(dir, filepath.FromSlash(header.Name))
+		if header.FileInfo().IsDir() {
+			if err := os.MkdirAll(name, 0o700); err != nil {
+				return err
+			}
+			continue
+		}
+		data, err := io.ReadAll(r)
+		if err == nil {
+			err = os.WriteFile(name, data, header.FileInfo().Mode().Perm()&^fs.FileMode(0o077))
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
