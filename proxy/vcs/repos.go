@@ -157,7 +157,7 @@ func (r *repositories) tidy(dir string) (evicted int) {
 
 // hasNothing reports whether nothing was fetched into dir: the repository does not exist, or
 // does not answer. Clients choose what is asked for, so such a directory must not stay: it
-// has hardly any bytes to be evicted for, and a hundred kilobytes and more in blocks.
+// has hardly any bytes to be evicted for, and some ten kilobytes in blocks.
 func hasNothing(dir string) bool {
 	copies, err := os.ReadDir(filepath.Join(dir, filepath.FromSlash(cachePart)))
 	if err != nil {

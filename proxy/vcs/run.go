@@ -260,6 +260,7 @@ func gitSettings(scheme, proxy string) [][2]string {
 		{"http.lowSpeedLimit", "1"}, {"http.lowSpeedTime", "60"},
 		{"credential.helper", ""}, {"core.askPass", ""}, {"core.hooksPath", os.DevNull}, {"core.fsmonitor", "false"},
 		{"fetch.recurseSubmodules", "false"}, {"submodule.recurse", "false"}, {"transfer.bundleURI", "false"},
+		{"init.templateDir", ""}, // examples of hooks, in each copy
 		// What is left running would be ended in the middle of it.
 		{"gc.autoDetach", "false"}, {"maintenance.autoDetach", "false"},
 	}

@@ -319,7 +319,7 @@ func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
 	w.Module("hello", hello)
-	s := newSource(t, w, func(c *vcs.Config) { c.MaxBytes = 1000 })
+	s := newSource(t, w, func(c *vcs.Config) { c.MaxBytes = 100 })
 	// It can be had if that is quick, and is not kept.
 	if _, _, err := s.download("corp.example/hello", "v1.0.0"); err != nil && !errors.Is(err, vcs.ErrTooLarge) {
 		t.Error(err)

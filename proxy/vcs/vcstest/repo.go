@@ -1,7 +1,6 @@
 package vcstest
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,28 +22,30 @@ type Repo struct {
 func (w *World) Repo(name string) *Repo {
 	w.t.Helper()
 	r := &Repo{w: w, name: name + ".git", tree: filepath.Join(w.dir, "trees", name)}
-	if err := os.MkdirAll(r.tree, 0o755); err != nil {
-		w.t.Fatal(err)
-	}
-	w.git(w.dir, "init", "-q", "--bare", "-b", "main", r.Dir())
-	// As the large hosts have it.
-	config := "[core]\n\trepositoryformatversion = 0\n\tbare = true\n[uploadpack]\n\tallowReachableSHA1InWant = true\n\tallowFilter = true\n"
-	w.write(filepath.Join(r.Dir(), "config"), []byte(config), 0o644)
-	w.git(r.tree, "init", "-q", "-b", "main")
-	r.share("objects", "refs")
-	return r
-}
-
-// share makes the work tree use parts of the served repository, so that nothing has to
-// be pushed; its HEAD stays its own (as git's contrib/workdir has it).
-func (r *Repo) share(parts ...string) {
-	r.w.t.Helper()
-	for _, part := range parts {
-		own := filepath.Join(r.tree, ".git", part)
-		if err := errors.Join(os.RemoveAll(own), os.Symlink(filepath.Join(r.Dir(), part), own)); err != nil {
-			r.w.t.Fatal(err)
+	// As git init makes them (gitrepository-layout(5)), without its 40 files of examples.
+	// The work tree has the objects and references of the served repository, so that
+	// nothing has to be pushed; its HEAD stays its own (as git's contrib/workdir has it).
+	own := filepath.Join(r.tree, ".git")
+	for _, dir := range []string{own, filepath.Join(r.Dir(), "objects"), filepath.Join(r.Dir(), "refs", "heads"), filepath.Join(r.Dir(), "refs", "tags")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			w.t.Fatal(err)
 		}
 	}
+	for _, part := range []string{"objects", "refs"} {
+		if err := os.Symlink(filepath.Join(r.Dir(), part), filepath.Join(own, part)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	const core = "[core]\n\trepositoryformatversion = 0\n\tbare = "
+	for dir, config := range map[string]string{
+		own: core + "false\n",
+		// As the large hosts have it.
+		r.Dir(): core + "true\n[uploadpack]\n\tallowReachableSHA1InWant = true\n\tallowFilter = true\n",
+	} {
+		w.write(filepath.Join(dir, "HEAD"), []byte("ref: refs/heads/main\n"), 0o644)
+		w.write(filepath.Join(dir, "config"), []byte(config), 0o644)
+	}
+	return r
 }
 
 // Module is Repo with a page at https://corp.example/<name> and one tagged version
@@ -112,7 +113,7 @@ func (w *World) git(dir string, args ...string) string {
 	cmd := exec.Command("git", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "HOME="+w.dir,
-		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=gc.auto", "GIT_CONFIG_VALUE_0=0",
+		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=maintenance.auto", "GIT_CONFIG_VALUE_0=false",
 		"GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@corp.example", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@corp.example")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
