@@ -10,24 +10,26 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// A git of a process that was killed may still write its traces while the next process
+// A git of a process that was killed may still make temporary files while the next process
 // clears the directory.
 func TestClearWhileWritten(t *testing.T) {
 	t.Parallel()
 	for range 20 {
 		dir := t.TempDir()
-		traces := filepath.Join(dir, "traces")
+		temp := filepath.Join(dir, "tmp")
 		if err := os.MkdirAll(filepath.Join(dir, "cache"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.MkdirAll(traces, 0o700); err != nil {
+		if err := os.MkdirAll(temp, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		started := make(chan struct{})
 		var git sync.WaitGroup
 		git.Go(func() {
 			for i := range 2000 {
-				_ = os.WriteFile(filepath.Join(traces, fmt.Sprint(i)), nil, 0o600) // until the directory is gone
+				if err := os.WriteFile(filepath.Join(temp, fmt.Sprint(i)), nil, 0o600); err != nil {
+					return // the directory is gone
+				}
 				if i == 20 {
 					close(started)
 				}

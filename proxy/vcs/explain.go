@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -83,16 +82,16 @@ func (r *goRun) meaning(ctx context.Context) error {
 	if err := roomLeft(r.dir); err != nil {
 		return err
 	}
-	if err := localFailure(r.traces()); err != nil {
+	if err := localFailure(r.trace()); err != nil {
 		return err
 	}
-	if r.repo.system == "git" && lastTransfer(r.traces()) == transferWorked {
+	if r.repo.system == "git" && lastTransfer(r.trace()) == transferWorked {
 		return nil
 	}
 	if err := r.probe(ctx); err != nil {
 		return err
 	}
-	if r.repo.system == "git" && lastTransfer(r.traces()) == transferFailed {
+	if r.repo.system == "git" && lastTransfer(r.trace()) == transferFailed {
 		return fmt.Errorf("%w: the transfer broke off", ErrUnavailable)
 	}
 	return nil
@@ -148,15 +147,9 @@ const (
 	transferFailed
 )
 
-// lastTransfer reads git's traces, one file for each process.
-func lastTransfer(dir string) transfer {
-	names, _ := filepath.Glob(filepath.Join(dir, "*"))
-	var all []gitProcess
-	for _, name := range names {
-		if p, ok := readTrace(name); ok {
-			all = append(all, p)
-		}
-	}
+// lastTransfer reads git's trace.
+func lastTransfer(trace string) transfer {
+	all := slices.DeleteFunc(gitProcesses(trace), func(p gitProcess) bool { return !p.transfers() })
 	if len(all) == 0 {
 		return transferNone
 	}
@@ -170,58 +163,58 @@ func lastTransfer(dir string) transfer {
 // localFailure returns the error of a git process that did not go to the network, and
 // was killed, as the kernel does for want of memory, or could not make a zip of a commit
 // that is there.
-func localFailure(dir string) error {
-	names, _ := filepath.Glob(filepath.Join(dir, "*"))
-	for _, name := range names {
-		var command string
-		ended, failed, noFiles, child := false, false, false, false
-		for event := range traceEvents(name) {
-			child = child || strings.Contains(event.Sid, "/")
-			switch event.Event {
-			case "cmd_name":
-				command = event.Name
-			case "error":
-				noFiles = noFiles || event.Fmt == "pathspec '%s' did not match any files"
-			case "exit":
-				ended, failed = true, event.Code != 0
-			}
-		}
+func localFailure(trace string) error {
+	for _, p := range gitProcesses(trace) {
 		switch {
-		case child || command == "" || command == "fetch" || command == "ls-remote":
-		case !ended:
-			return fmt.Errorf("%w: git %s was killed", ErrTools, command)
-		case failed && command == "archive" && !noFiles:
+		case p.command == "" || p.transfers():
+		case p.code == killed:
+			return fmt.Errorf("%w: git %s was killed", ErrTools, p.command)
+		case p.code != 0 && p.command == "archive" && !p.noFiles:
 			return fmt.Errorf("%w: git archive failed", ErrTools)
 		}
 	}
 	return nil
 }
 
-// gitProcess is a git process that went to the network.
+// gitProcess is a git process that no other git process has started.
 type gitProcess struct {
-	start string // time, RFC 3339
-	code  int    // exit status, -1 if it was killed
+	command string
+	start   string // time, RFC 3339
+	code    int    // exit status, or killed
+	noFiles bool   // the commit has none where they were looked for
 }
 
-// readTrace reads the trace of one process (git's technical/api-trace2). It reports
-// false for one that another git process has started, or that is not about the
-// network.
-func readTrace(name string) (p gitProcess, ok bool) {
-	p.code = -1
-	for event := range traceEvents(name) {
-		if strings.Contains(event.Sid, "/") {
-			return p, false
+// killed is the status of a process that has not written the end of its trace.
+const killed = -1
+
+// transfers reports whether the process went to the network.
+func (p gitProcess) transfers() bool { return p.command == "fetch" || p.command == "ls-remote" }
+
+// gitProcesses returns the processes of a trace (git's technical/api-trace2) as they
+// began.
+func gitProcesses(trace string) (all []gitProcess) {
+	index := map[string]int{} // by what the trace calls a process
+	for event := range traceEvents(trace) {
+		if strings.Contains(event.Sid, "/") { // another one has started it
+			continue
 		}
-		switch event.Event {
+		i, ok := index[event.Sid]
+		if !ok {
+			i = len(all)
+			index[event.Sid], all = i, append(all, gitProcess{code: killed})
+		}
+		switch p := &all[i]; event.Event {
 		case "start":
 			p.start = event.Time
 		case "cmd_name":
-			ok = event.Name == "fetch" || event.Name == "ls-remote"
+			p.command = event.Name
+		case "error":
+			p.noFiles = p.noFiles || event.Fmt == "pathspec '%s' did not match any files"
 		case "exit":
 			p.code = event.Code
 		}
 	}
-	return p, ok
+	return all
 }
 
 // traceEvent is what we read of an event of git's trace.
@@ -230,15 +223,19 @@ type traceEvent struct {
 	Code                             int
 }
 
-// traceEvents yields the events in the trace of one process.
-func traceEvents(name string) iter.Seq[traceEvent] {
+// maxTrace is how much of a trace is read. A run has some thirty processes, of some
+// kilobytes each.
+const maxTrace = 32 << 20
+
+// traceEvents yields the events in the trace of a run, those of its processes mixed.
+func traceEvents(trace string) iter.Seq[traceEvent] {
 	return func(yield func(traceEvent) bool) {
-		f, err := os.Open(name)
+		f, err := os.Open(trace)
 		if err != nil {
 			return
 		}
 		defer f.Close()
-		scanner := bufio.NewScanner(io.LimitReader(f, 4<<20))
+		scanner := bufio.NewScanner(io.LimitReader(f, maxTrace))
 		scanner.Buffer(nil, 1<<20)
 		for scanner.Scan() {
 			var event traceEvent

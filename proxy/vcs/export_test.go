@@ -63,4 +63,4 @@ func Output(t testing.TB, size, printed int64) (kept int, ended error) {
 const MaxOutput = maxOutput
 
 // LocalFailure is localFailure, for tests.
-func LocalFailure(traces string) error { return localFailure(traces) }
+func LocalFailure(trace string) error { return localFailure(trace) }

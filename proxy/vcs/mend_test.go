@@ -149,8 +149,10 @@ func TestLocalFailure(t *testing.T) {
 // A process that was killed has not written the end of its trace.
 func TestLocalFailureTraces(t *testing.T) {
 	t.Parallel()
-	start, end := `{"event":"start","sid":"1"}`, `{"event":"exit","sid":"1","code":`
-	name := func(n string) string { return "\n" + `{"event":"cmd_name","sid":"1","name":"` + n + "\"}\n" }
+	start, end := `{"event":"start","sid":"1"}`+"\n", `{"event":"exit","sid":"1","code":`
+	name := func(n string) string { return `{"event":"cmd_name","sid":"1","name":"` + n + "\"}\n" }
+	other := func(n string) string { return strings.ReplaceAll(start+name(n), `"1"`, `"2"`) }
+	otherEnd := strings.ReplaceAll(end, `"1"`, `"2"`) + "0}\n"
 	for trace, fails := range map[string]bool{
 		start + name("archive"):                 true,
 		start + name("cat-file"):                true,
@@ -159,12 +161,16 @@ func TestLocalFailureTraces(t *testing.T) {
 		start + name("archive") + end + `128}`:  true,
 		start + name("archive") + `{"event":"error","sid":"1","fmt":"pathspec '%s' did not match any files"}` + "\n" + end + `128}`: false,
 		start + name("fetch"): false, // that is for the host to answer for
+		// Two at the same time, and one that another one has started.
+		start + other("fetch") + name("archive") + otherEnd + end + `0}`:                            false,
+		start + other("fetch") + name("archive") + otherEnd:                                         true,
+		start + name("archive") + strings.ReplaceAll(other("archive"), `"2"`, `"1/2"`) + end + `0}`: false,
 	} {
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "1"), []byte(trace), 0o600); err != nil {
+		name := filepath.Join(t.TempDir(), "trace")
+		if err := os.WriteFile(name, []byte(trace), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := vcs.LocalFailure(dir); (err != nil) != fails || fails && !errors.Is(err, vcs.ErrTools) {
+		if err := vcs.LocalFailure(name); (err != nil) != fails || fails && !errors.Is(err, vcs.ErrTools) {
 			t.Errorf("%s: %v", trace, err)
 		}
 	}

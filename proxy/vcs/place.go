@@ -3,7 +3,6 @@ package vcs
 import (
 	"context"
 	"net/url"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/mod/modfile"
@@ -66,16 +65,13 @@ func (r *repository) canonical() string {
 	return CanonicalRepository(text)
 }
 
-// redirected returns the repository to which git was redirected in the run with these
-// traces, "" if to none. git warns of it, and the trace has the warning with its format,
+// redirected returns the repository to which git was redirected in the run with this
+// trace, "" if to none. git warns of it, and the trace has the warning with its format,
 // which is not translated.
-func redirected(traces string) string {
-	names, _ := filepath.Glob(filepath.Join(traces, "*"))
-	for _, name := range names {
-		for event := range traceEvents(name) {
-			if target, ok := strings.CutPrefix(event.Msg, "redirecting to "); ok && event.Event == "error" && event.Fmt == "redirecting to %s" {
-				return CanonicalRepository(target)
-			}
+func redirected(trace string) string {
+	for event := range traceEvents(trace) {
+		if target, ok := strings.CutPrefix(event.Msg, "redirecting to "); ok && event.Event == "error" && event.Fmt == "redirecting to %s" {
+			return CanonicalRepository(target)
 		}
 	}
 	return ""

@@ -157,10 +157,8 @@ func (r *goRun) do(ctx context.Context, use func(out []byte, redirected string) 
 	if err := r.source.prepareHome(); err != nil { // somebody may have made room
 		return err
 	}
-	for _, dir := range []string{r.traces(), r.temp()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return ownTrouble("directory of a repository", err)
-		}
+	if err := os.MkdirAll(r.temp(), 0o700); err != nil {
+		return ownTrouble("directory of a repository", err)
 	}
 	env, done, err := r.environment(ctx)
 	if err != nil {
@@ -175,11 +173,12 @@ func (r *goRun) do(ctx context.Context, use func(out []byte, redirected string) 
 	if len(bytes.TrimSpace(out)) == 0 || ctx.Err() != nil || errors.Is(err, ErrTooLarge) {
 		return err
 	}
-	return use(out, redirected(r.traces())) // with -json the output says what went wrong
+	return use(out, redirected(r.trace())) // with -json the output says what went wrong
 }
 
-func (r *goRun) traces() string { return filepath.Join(r.dir, "traces") }
-func (r *goRun) temp() string   { return filepath.Join(r.dir, "tmp") }
+// trace is the file to which each git of the run adds its events.
+func (r *goRun) trace() string { return filepath.Join(r.dir, "trace") }
+func (r *goRun) temp() string  { return filepath.Join(r.dir, "tmp") }
 
 // environment returns all that the go command sees of ours, and what must be called
 // when it has ended.
@@ -199,7 +198,7 @@ func (r *goRun) environment(ctx context.Context) (env []string, done func(), err
 		"GOVCS=*:"+strings.Join(s.config.Systems, "|"),
 		"HTTP_PROXY="+forGo, "HTTPS_PROXY="+forGo,
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_TERMINAL_PROMPT=0", "GCM_INTERACTIVE=never",
-		"GIT_TRACE2_EVENT="+r.traces())
+		"GIT_TRACE2_EVENT="+r.trace())
 	if !r.repo.static {
 		// The page that says where the repository is comes from our door, which
 		// has no certificate.
