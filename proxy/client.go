@@ -7,6 +7,7 @@ import (
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/request"
 )
 
 // client returns the key of the client of a request, by which places are shared: the
@@ -53,7 +54,7 @@ func siteOf(client string) string {
 }
 
 // claimOf returns what a place for req is claimed for.
-func claimOf(client string, req Request) places.For {
+func claimOf(client string, req request.Request) places.For {
 	host, _, _ := strings.Cut(req.Module, "/")
 	return places.For{Client: client, Module: req.Module, Host: host}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -45,7 +46,7 @@ func newDatabasePlaces() databasePlaces {
 
 // serveSumDB answers for a checksum database, always with what this proxy has
 // verified itself.
-func (s *Server) serveSumDB(a *answer, req Request) error {
+func (s *Server) serveSumDB(a *answer, req request.Request) error {
 	if s.own(req.Database) {
 		return s.serveDatabase(a, ownLog{s.config.Log}, req)
 	}
@@ -58,13 +59,13 @@ func (s *Server) serveSumDB(a *answer, req Request) error {
 	return s.unknownDatabase(req)
 }
 
-func (s *Server) serveDatabase(a *answer, db database, req Request) error {
+func (s *Server) serveDatabase(a *answer, db database, req request.Request) error {
 	switch req.Kind {
-	case SumDBSupported:
+	case request.SumDBSupported:
 		return s.serveSupported(a, db)
-	case SumDBLatest:
+	case request.SumDBLatest:
 		return s.serveHead(a, db)
-	case SumDBLookup:
+	case request.SumDBLookup:
 		return s.serveLookup(a, db, req)
 	default:
 		return s.serveTile(a, db, req)
@@ -124,7 +125,7 @@ func (s *Server) serveHead(a *answer, db database) error {
 
 // firstHead fetches the first head of a mirror.
 func (s *Server) firstHead(ctx context.Context, a *answer, m *sumdb.Mirror) ([]byte, error) {
-	key := Request{Kind: SumDBLatest, Database: m.Name()}.Path()
+	key := request.Request{Kind: request.SumDBLatest, Database: m.Name()}.Path()
 	return s.shareFile(ctx, s.client(a), work[[]byte]{key: key, places: s.databases.files, do: m.Latest})
 }
 
@@ -146,7 +147,7 @@ func (s *Server) mirror(name string) *sumdb.Mirror {
 // unknownDatabase is the answer for a database that nobody configured. After a
 // 404 the client goes on to the database itself, which it chose; where there is
 // no upstream it must not.
-func (s *Server) unknownDatabase(req Request) error {
+func (s *Server) unknownDatabase(req request.Request) error {
 	f := &failure{status: http.StatusNotFound, what: "not found: the checksum database " + clip(req.Database, 100) + " is not served here",
 		why: "this proxy verifies with " + s.databaseNames(), err: fs.ErrNotExist}
 	if s.isolated() {
@@ -171,13 +172,13 @@ func (s *Server) databaseNames() string {
 }
 
 // serveLookup answers with a proved record and the newest head.
-func (s *Server) serveLookup(a *answer, db database, req Request) error {
+func (s *Server) serveLookup(a *answer, db database, req request.Request) error {
 	find := s.findOwn
 	if m, ok := db.(*sumdb.Mirror); ok {
 		if err := s.refusePrivate(a, req); err != nil {
 			return err
 		}
-		find = func(a *answer, req Request) (sumdb.Record, result, error) { return s.lookup(a, m, req) }
+		find = func(a *answer, req request.Request) (sumdb.Record, result, error) { return s.lookup(a, m, req) }
 	}
 	record, result, err := find(a, req)
 	if err != nil {
@@ -197,7 +198,7 @@ func (s *Server) serveLookup(a *answer, db database, req Request) error {
 
 // refusePrivate refuses to ask a public database for a private name, which is
 // recognised before anything else is done with it.
-func (s *Server) refusePrivate(a *answer, req Request) error {
+func (s *Server) refusePrivate(a *answer, req request.Request) error {
 	settings := s.settings.Load()
 	pattern, private := settings.policy.Private(req.Module)
 	if !private {
@@ -217,8 +218,8 @@ func (s *Server) refusePrivate(a *answer, req Request) error {
 }
 
 // lookup returns the proved record for req, and how it came by it.
-func (s *Server) lookup(a *answer, db *sumdb.Mirror, req Request) (sumdb.Record, result, error) {
-	record, err := db.Held(a.r.Context(), req.version())
+func (s *Server) lookup(a *answer, db *sumdb.Mirror, req request.Request) (sumdb.Record, result, error) {
+	record, err := db.Held(a.r.Context(), req.ModuleVersion())
 	if !errors.Is(err, fs.ErrNotExist) {
 		return record, resultHit, err
 	}
@@ -237,19 +238,19 @@ func (s *Server) lookup(a *answer, db *sumdb.Mirror, req Request) (sumdb.Record,
 
 // lookupIn fetches the proved record of req from db, in a place and once for all clients
 // that ask.
-func (s *Server) lookupIn(ctx context.Context, client string, db *sumdb.Mirror, req Request) (sumdb.Record, error) {
-	key := Request{Kind: SumDBLookup, Database: db.Name(), Module: req.Module, Version: req.Version}.Path()
+func (s *Server) lookupIn(ctx context.Context, client string, db *sumdb.Mirror, req request.Request) (sumdb.Record, error) {
+	key := request.Request{Kind: request.SumDBLookup, Database: db.Name(), Module: req.Module, Version: req.Version}.Path()
 	return s.shareLookup(ctx, client, req, work[sumdb.Record]{key: key, do: func(ctx context.Context) (sumdb.Record, error) {
 		if _, err := s.still(req.Module, false); err != nil {
 			return sumdb.Record{}, err
 		}
-		return db.Lookup(ctx, req.version())
+		return db.Lookup(ctx, req.ModuleVersion())
 	}})
 }
 
 // shareLookup shares a lookup, whose key and do w has. What is remembered to be absent,
 // or has failed a moment ago, is not asked for again.
-func (s *Server) shareLookup(ctx context.Context, client string, req Request, w work[sumdb.Record]) (sumdb.Record, error) {
+func (s *Server) shareLookup(ctx context.Context, client string, req request.Request, w work[sumdb.Record]) (sumdb.Record, error) {
 	if err := s.absent.find(w.key, false); err != nil {
 		return sumdb.Record{}, err
 	}
@@ -306,7 +307,7 @@ func answerTime(ctx context.Context, err error) error {
 }
 
 // serveTile answers with a tile that hashes up to our head.
-func (s *Server) serveTile(a *answer, db database, req Request) error {
+func (s *Server) serveTile(a *answer, db database, req request.Request) error {
 	if s.own(req.Database) && req.Tile.L < 0 {
 		id, settings := s.identify(a), s.settings.Load()
 		if !settings.policy.AllowedAll(inGroup(id)) || id.Scope != "" || s.closed(settings) {
@@ -329,10 +330,10 @@ func (s *Server) serveTile(a *answer, db database, req Request) error {
 	switch {
 	case !proved:
 		age = "no-store" // it may be wrong, and the next one right
-	case req.Tile.W < 1<<tileHeight:
+	case req.Tile.W < 1<<request.TileHeight:
 		age = "public, max-age=86400" // it is part of a full one some day
 	}
-	a.Header()["Content-Type"] = contentTypes[SumDBTile]
+	a.Header()["Content-Type"] = contentTypes[request.SumDBTile]
 	if s.own(req.Database) {
 		age = "private" + strings.TrimPrefix(age, "public")
 	}
@@ -340,7 +341,7 @@ func (s *Server) serveTile(a *answer, db database, req Request) error {
 }
 
 // tile returns a tile of a mirror: one that is held, or one that is fetched in a place.
-func (s *Server) tile(ctx context.Context, a *answer, m *sumdb.Mirror, req Request) ([]byte, error) {
+func (s *Server) tile(ctx context.Context, a *answer, m *sumdb.Mirror, req request.Request) ([]byte, error) {
 	tile, err := m.HeldTile(ctx, req.Tile)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return tile, err
@@ -374,7 +375,7 @@ func (s *Server) tileBeyond(ctx context.Context, client string, m *sumdb.Mirror,
 func writeSumDB(a *answer, cacheControl string, body []byte) error {
 	h := a.Header()
 	if h["Content-Type"] == nil {
-		h["Content-Type"] = contentTypes[SumDBLookup]
+		h["Content-Type"] = contentTypes[request.SumDBLookup]
 	}
 	h["Cache-Control"] = []string{cacheControl}
 	return writeBytes(a, body)

@@ -18,6 +18,7 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -163,10 +164,10 @@ func (e *mismatchError) Error() string {
 // explain is the table that turns an error into what the client is told. The
 // order matters: what is a security matter comes first, so that nothing which
 // also wraps an absence can make it a 404.
-func explain(req Request, err error) failure {
+func explain(req request.Request, err error) failure {
 	var (
 		known     *failure
-		malformed *pathError
+		malformed *request.Error
 		mismatch  *mismatchError
 		changed   *sumdb.ConflictError
 		upstream  *fetch.Error
@@ -382,7 +383,7 @@ func (s *Server) writeError(a *answer, err error) {
 		a.WriteHeader(statusClientGone)
 		return
 	}
-	req, _ := ParsePath(strings.TrimPrefix(strings.TrimPrefix(a.r.URL.Path, "/"), "cached-only/"))
+	req, _ := request.Parse(strings.TrimPrefix(strings.TrimPrefix(a.r.URL.Path, "/"), "cached-only/"))
 	err = s.veil(a, req, err)
 	f := explain(req, err)
 	f.noStore = f.noStore || a.private // a push is enough, and nobody else is to have it

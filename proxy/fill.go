@@ -21,6 +21,7 @@ import (
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -53,7 +54,7 @@ const (
 // meanwhile waits for the same fill.
 type fill struct {
 	fillKey
-	req   Request
+	req   request.Request
 	begun time.Time
 	claim *places.Claim
 
@@ -98,11 +99,11 @@ func newFills(small, zips int) fills {
 }
 
 // placesFor returns the places of which a fill of req takes one.
-func (f *fills) placesFor(req Request, private bool) *places.Places {
+func (f *fills) placesFor(req request.Request, private bool) *places.Places {
 	switch {
 	case private:
 		return f.private
-	case req.Kind == Zip:
+	case req.Kind == request.Zip:
 		return f.zips
 	}
 	return f.small
@@ -111,7 +112,7 @@ func (f *fills) placesFor(req Request, private bool) *places.Places {
 // join returns the fill for req, which it starts if there is none, and reports
 // whether there was one. The client counts as waiting until f.claim.Leave. The error is
 // errBusy or errClientBusy.
-func (s *Server) join(req Request, private bool, client string) (f *fill, joined bool, err error) {
+func (s *Server) join(req request.Request, private bool, client string) (f *fill, joined bool, err error) {
 	key := fillKey{req.Path(), private, s.settings.Load().number}
 	s.fills.mu.Lock()
 	defer s.fills.mu.Unlock()
@@ -132,7 +133,7 @@ func (s *Server) join(req Request, private bool, client string) (f *fill, joined
 // joinAnew is join for a client that waits at most until ctx ends. If a private fill that
 // was joined ends "not found" it fills once more: the version may have been pushed
 // since that fill looked, and the client come because of it.
-func (s *Server) joinAnew(ctx context.Context, req Request, private bool, client string) (f *fill, joined bool, err error) {
+func (s *Server) joinAnew(ctx context.Context, req request.Request, private bool, client string) (f *fill, joined bool, err error) {
 	f, joined, err = s.join(req, private, client)
 	if !private || !joined {
 		return f, joined, err
@@ -153,7 +154,7 @@ func (s *Server) joinAnew(ctx context.Context, req Request, private bool, client
 func (s *Server) run(f *fill) {
 	defer s.running.Done()
 	limit := smallFillTime
-	if f.private || f.req.Kind == Zip {
+	if f.private || f.req.Kind == request.Zip {
 		limit = zipFillTime
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, limit)
@@ -210,9 +211,9 @@ func (s *Server) fillFrom(ctx context.Context, f *fill) error {
 	}
 	fill := s.fillZip
 	switch f.req.Kind {
-	case Info:
+	case request.Info:
 		fill = s.fillInfo
-	case Mod:
+	case request.Mod:
 		fill = s.fillMod
 	}
 	err := fill(ctx, f)
@@ -290,7 +291,7 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 // what waits for it, at most until a context ends. What the upstream says of the object
 // comes first: if it has none, it does not matter that the database does not know it
 // either.
-func (s *Server) wantedSoon(ctx context.Context, req Request) func(context.Context) (string, error) {
+func (s *Server) wantedSoon(ctx context.Context, req request.Request) func(context.Context) (string, error) {
 	var (
 		want string
 		err  error
@@ -381,7 +382,7 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 		return err
 	}
 	if want == "" {
-		if err := s.checkZip(ctx, f.req.version(), f.spool.file); err != nil {
+		if err := s.checkZip(ctx, f.req.ModuleVersion(), f.spool.file); err != nil {
 			return fmt.Errorf("%w: %s: %w", errGarbage, source, err)
 		}
 	}
@@ -400,7 +401,7 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 
 // wanted returns the hash that the checksum database has for the object, "" if
 // there is no database.
-func (s *Server) wanted(ctx context.Context, req Request) (string, error) {
+func (s *Server) wanted(ctx context.Context, req request.Request) (string, error) {
 	db := s.database()
 	if db == nil {
 		return "", nil
@@ -408,13 +409,13 @@ func (s *Server) wanted(ctx context.Context, req Request) (string, error) {
 	if _, err := s.still(req.Module, false); err != nil {
 		return "", err
 	}
-	record, err := db.Lookup(ctx, req.version())
+	record, err := db.Lookup(ctx, req.ModuleVersion())
 	return s.hashIn(record, err, req)
 }
 
 // hashIn returns the hash that a record has for the object, or what the error of its
 // lookup means.
-func (s *Server) hashIn(record sumdb.Record, err error, req Request) (string, error) {
+func (s *Server) hashIn(record sumdb.Record, err error, req request.Request) (string, error) {
 	db := s.database()
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("%w: %s: %s", errUnlisted, db.Name(), err) // an absence there is none here
@@ -425,9 +426,9 @@ func (s *Server) hashIn(record sumdb.Record, err error, req Request) (string, er
 	return recordHash(record, req)
 }
 
-func recordHash(record sumdb.Record, req Request) (string, error) {
-	zip, mod, err := record.Hashes(req.version())
-	if req.Kind == Mod {
+func recordHash(record sumdb.Record, req request.Request) (string, error) {
+	zip, mod, err := record.Hashes(req.ModuleVersion())
+	if req.Kind == request.Mod {
 		return mod, err
 	}
 	return zip, err
@@ -444,12 +445,12 @@ func (s *Server) proofName(want string) string {
 
 // compare returns a mismatchError if the content is not what it must be, and
 // keeps the evidence.
-func (s *Server) compare(req Request, source, got, want string) error {
+func (s *Server) compare(req request.Request, source, got, want string) error {
 	if want == "" || got == want {
 		return nil
 	}
 	file := strings.TrimPrefix(req.Kind.String(), ".")
-	if req.Kind == Mod {
+	if req.Kind == request.Mod {
 		file = "go.mod"
 	}
 	mismatch := &mismatchError{
@@ -469,14 +470,14 @@ func (s *Server) compare(req Request, source, got, want string) error {
 // create stores what was proved. If somebody else was faster, theirs is as good.
 // What is there from before, when a private module was public or the other way
 // round, goes.
-func (s *Server) create(ctx context.Context, req Request, private bool, info storage.Info, data io.ReadSeeker) error {
+func (s *Server) create(ctx context.Context, req request.Request, private bool, info storage.Info, data io.ReadSeeker) error {
 	_, err := s.put(ctx, req, private, info, data)
 	return err
 }
 
 // put is create, and reports whether it is data that is stored and not what another fill
 // has stored before.
-func (s *Server) put(ctx context.Context, req Request, private bool, info storage.Info, data io.ReadSeeker) (ours bool, err error) {
+func (s *Server) put(ctx context.Context, req request.Request, private bool, info storage.Info, data io.ReadSeeker) (ours bool, err error) {
 	if _, err := s.still(req.Module, private); err != nil {
 		return false, err
 	}

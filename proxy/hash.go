@@ -12,6 +12,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -77,7 +78,7 @@ func hashMod(content io.Reader) (string, error) {
 // is modzip.ErrShape, or of reading the object.
 func CheckStored(object storage.Object) error {
 	info := object.Info()
-	if req, err := ParsePath(info.Key); err != nil || req.Kind != Zip {
+	if req, err := request.Parse(info.Key); err != nil || req.Kind != request.Zip {
 		return nil
 	}
 	return modzip.CheckShape(objectReader{object}, info.Size)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"sync"
 
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -27,7 +28,7 @@ type hot struct {
 
 // hotObject is an object in memory. It is shared, nobody changes it.
 type hotObject struct {
-	req     Request
+	req     request.Request
 	info    storage.Info
 	sum     [sha256.Size]byte // of the content
 	etag    []string          // the header with it
@@ -95,7 +96,7 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 		a.kind, a.path = o.req.Kind, path
 		if err := s.admit(a, o.req); err != nil {
 			// A refusal must take as long as that of what is not here.
-			_, _ = ParsePath(path)
+			_, _ = request.Parse(path)
 			return false, err
 		}
 		if a.private == private && !a.unsure { // it may be the other one since a moment ago
@@ -119,7 +120,7 @@ func (s *Server) hotFor(private bool) *hot {
 }
 
 // keep reads a small object out of the store into memory, and closes it.
-func (s *Server) keep(ctx context.Context, path string, req Request, private bool, object storage.Object) (storage.Object, error) {
+func (s *Server) keep(ctx context.Context, path string, req request.Request, private bool, object storage.Object) (storage.Object, error) {
 	defer object.Close()
 	sum := object.SHA256()
 	o := &hotObject{req: req, info: object.Info(), sum: sum, etag: []string{etag(sum)}}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/mod/semver"
 
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/request"
 )
 
 // latestOfList returns the .info of the latest version of a module at an upstream
@@ -20,7 +21,7 @@ import (
 // file trees and module caches have none. Like the go command it reads the upstream's
 // list. Where that does not help, absence is the error.
 func latestOfList(modulePath string, read fetch.Reader, source string, absence error) ([]byte, error) {
-	list, err := read(Request{Kind: List, Module: modulePath}.Path(), listLimit)
+	list, err := read(request.Request{Kind: request.List, Module: modulePath}.Path(), listLimit)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, absence
 	}
@@ -33,12 +34,12 @@ func latestOfList(modulePath string, read fetch.Reader, source string, absence e
 		return nil, absence
 	}
 	latest, err := versions.latest(modulePath, func(version string) ([]byte, error) {
-		return read(Request{Kind: Mod, Module: modulePath, Version: version}.Path(), modLimit)
+		return read(request.Request{Kind: request.Mod, Module: modulePath, Version: version}.Path(), modLimit)
 	})
 	if err != nil {
 		return nil, err
 	}
-	data, err := read(Request{Kind: Info, Module: modulePath, Version: latest}.Path(), infoLimit)
+	data, err := read(request.Request{Kind: request.Info, Module: modulePath, Version: latest}.Path(), infoLimit)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, absence
 	}

@@ -13,19 +13,20 @@ import (
 
 	"golang.org/x/mod/module"
 
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
 
 // serveLocal answers a list or a latest version from the versions that are
 // stored, and a query from what it answered last.
-func (s *Server) serveLocal(a *answer, req Request) error {
+func (s *Server) serveLocal(a *answer, req request.Request) error {
 	if a.unsure { // what is held may be from where the client may not read
 		return s.notHeld(a, req)
 	}
 	ctx := a.r.Context()
 	m := new(mutableAnswer)
 	switch req.Kind {
-	case Info:
+	case request.Info:
 		held, err := s.mutable(a, recordKey(req, a.private))
 		if err != nil {
 			return err
@@ -34,7 +35,7 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 			return s.notHeld(a, req)
 		}
 		m = held
-	case List:
+	case request.List:
 		versions, err := s.heldVersions(ctx, req.Module, a.private)
 		if err != nil {
 			return err
@@ -43,7 +44,7 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 			return s.notHeld(a, req)
 		}
 		m.body = appendList(nil, slices.DeleteFunc(versions, module.IsPseudoVersion))
-	case Latest:
+	case request.Latest:
 		versions, err := s.heldVersions(ctx, req.Module, a.private)
 		if err != nil {
 			return err
@@ -52,12 +53,12 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 			return s.notHeld(a, req)
 		}
 		latest, err := candidatesOf(slices.Values(versions)).latest(req.Module, func(version string) ([]byte, error) {
-			return s.readStored(ctx, Request{Kind: Mod, Module: req.Module, Version: version}, a.private)
+			return s.readStored(ctx, request.Request{Kind: request.Mod, Module: req.Module, Version: version}, a.private)
 		})
 		if err != nil {
 			return err
 		}
-		if m.body, err = s.readStored(ctx, Request{Kind: Info, Module: req.Module, Version: latest}, a.private); err != nil {
+		if m.body, err = s.readStored(ctx, request.Request{Kind: request.Info, Module: req.Module, Version: latest}, a.private); err != nil {
 			return err
 		}
 	}
@@ -68,7 +69,7 @@ func (s *Server) serveLocal(a *answer, req Request) error {
 }
 
 // notHeld is the answer for what only the store could answer and does not.
-func (s *Server) notHeld(a *answer, req Request) error {
+func (s *Server) notHeld(a *answer, req request.Request) error {
 	if a.heldOnly {
 		return errNotHeld
 	}
@@ -83,7 +84,7 @@ func (s *Server) notHeld(a *answer, req Request) error {
 // heldVersions returns the versions of a module whose .info is stored, without
 // which the go command cannot use one.
 func (s *Server) heldVersions(ctx context.Context, modulePath string, private bool) ([]string, error) {
-	prefix := strings.TrimSuffix(Request{Kind: List, Module: modulePath}.Path(), "list")
+	prefix := strings.TrimSuffix(request.Request{Kind: request.List, Module: modulePath}.Path(), "list")
 	var versions []string
 	for info, err := range s.store.List(ctx, prefix) {
 		if err != nil {
@@ -92,7 +93,7 @@ func (s *Server) heldVersions(ctx context.Context, modulePath string, private bo
 		if private != (s.config.Log != nil && info.Proof == s.config.Log.Name()) {
 			continue // from when the module was not what it is now
 		}
-		if req, err := ParsePath(info.Key); err == nil && req.Kind == Info && req.immutable() {
+		if req, err := request.Parse(info.Key); err == nil && req.Kind == request.Info && req.Immutable() {
 			versions = append(versions, req.Version)
 		}
 	}
@@ -100,7 +101,7 @@ func (s *Server) heldVersions(ctx context.Context, modulePath string, private bo
 }
 
 // readStored returns the content of a stored object that is small.
-func (s *Server) readStored(ctx context.Context, req Request, private bool) ([]byte, error) {
+func (s *Server) readStored(ctx context.Context, req request.Request, private bool) ([]byte, error) {
 	key := req.Path()
 	object, err := s.open(ctx, nil, req, key, private)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/request"
 )
 
 // result says how a request was answered.
@@ -47,7 +48,7 @@ func resultOf(status int) result {
 
 type metrics struct {
 	requests     *prometheus.CounterVec
-	counters     [numberOfKinds + 1][numberOfResults]prometheus.Counter // of requests, so that a hit needs no look-up
+	counters     [request.NumKinds + 1][numberOfResults]prometheus.Counter // of requests, so that a hit needs no look-up
 	fills        *prometheus.HistogramVec
 	fillsRunning prometheus.Gauge
 	panics       prometheus.Counter
@@ -108,7 +109,7 @@ func newMetrics(all map[string]*places.Places) *metrics {
 	for kind := range m.counters {
 		for r := range m.counters[kind] {
 			if result(r) != resultUnknown {
-				m.counters[kind][r] = m.requests.WithLabelValues(Kind(kind).String(), result(r).String())
+				m.counters[kind][r] = m.requests.WithLabelValues(request.Kind(kind).String(), result(r).String())
 			}
 		}
 	}
@@ -121,14 +122,14 @@ func (s *Server) Metrics() []prometheus.Collector {
 	return []prometheus.Collector{m.requests, m.fills, m.fillsRunning, m.panics, m.mismatches, m.dropped, m.changed, m.infosReplaced, m.leakRequests, m.places}
 }
 
-func (m *metrics) count(kind Kind, r result) {
+func (m *metrics) count(kind request.Kind, r result) {
 	if r == resultUnknown {
 		r = resultHit // an answer that needs no store
 	}
 	m.counters[kind][r].Inc()
 }
 
-func (m *metrics) observeFill(kind Kind, err error, took time.Duration) {
+func (m *metrics) observeFill(kind request.Kind, err error, took time.Duration) {
 	outcome := "ok"
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

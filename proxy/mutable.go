@@ -18,6 +18,7 @@ import (
 	"golang.org/x/mod/semver"
 
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
@@ -52,7 +53,7 @@ type mutableAnswer struct {
 // The answer is at most Fresh old; or a little older while it is refreshed
 // behind the client's back; or old if no upstream can be asked; or made from
 // what is stored.
-func (s *Server) serveMutable(a *answer, req Request) error {
+func (s *Server) serveMutable(a *answer, req request.Request) error {
 	if a.unsure {
 		if err := s.ascertainInTime(a, req); err != nil {
 			return err
@@ -117,7 +118,7 @@ func (s *Server) serveMutable(a *answer, req Request) error {
 }
 
 // renew returns a new answer, for which the client waits no longer than wait.
-func (s *Server) renew(a *answer, req Request, wait time.Duration) (*mutableAnswer, error) {
+func (s *Server) renew(a *answer, req request.Request, wait time.Duration) (*mutableAnswer, error) {
 	ctx, cancel := context.WithTimeoutCause(a.r.Context(), wait, errAnswer)
 	defer cancel()
 	if err := s.ascertain(ctx, a, req); err != nil {
@@ -161,7 +162,7 @@ func (m *mutableAnswer) age() time.Duration {
 
 // refresh asks the upstream, once for all who ask at the same time. It goes on
 // when they have left.
-func (s *Server) refresh(a *answer, req Request) (f *flight[*mutableAnswer], joined bool, err error) {
+func (s *Server) refresh(a *answer, req request.Request) (f *flight[*mutableAnswer], joined bool, err error) {
 	private, limit, of := a.private, smallFillTime, s.fills.small
 	key := fmt.Sprint(recordKey(req, private), " ", s.settings.Load().number)
 	if private {
@@ -176,7 +177,7 @@ func (s *Server) refresh(a *answer, req Request) (f *flight[*mutableAnswer], joi
 
 // fetchMutable asks where the answer is to come from, checks what it says and keeps
 // it.
-func (s *Server) fetchMutable(ctx context.Context, req Request, private bool) (*mutableAnswer, error) {
+func (s *Server) fetchMutable(ctx context.Context, req request.Request, private bool) (*mutableAnswer, error) {
 	ask := s.askUpstream
 	if private {
 		ask = s.askRepository
@@ -191,7 +192,7 @@ func (s *Server) fetchMutable(ctx context.Context, req Request, private bool) (*
 
 // askUpstream gets an answer from the upstream, or where that says direct from the
 // module's repository.
-func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, error) {
+func (s *Server) askUpstream(ctx context.Context, req request.Request) (*mutableAnswer, error) {
 	settings, err := s.still(req.Module, false)
 	if err != nil {
 		return nil, err
@@ -201,7 +202,7 @@ func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, 
 	begin := time.Now()
 	data, source, err := settings.upstream.ReadWith(held.Context(ctx), req.Path(), func(read fetch.Reader, source string) ([]byte, error) {
 		data, err := read(req.Path(), listLimit)
-		if req.Kind == Latest && errors.Is(err, fs.ErrNotExist) {
+		if req.Kind == request.Latest && errors.Is(err, fs.ErrNotExist) {
 			return latestOfList(req.Module, read, source, err)
 		}
 		return data, err
@@ -215,7 +216,7 @@ func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, 
 	if err := held.Try(listHalves * int64(len(data)) / 2); err != nil {
 		return nil, err
 	}
-	if req.Kind == List {
+	if req.Kind == request.List {
 		data, err = cleanList(req.Module, data)
 	} else {
 		var version string
@@ -230,13 +231,13 @@ func (s *Server) askUpstream(ctx context.Context, req Request) (*mutableAnswer, 
 }
 
 // askRepository gets an answer from the repository of a private module.
-func (s *Server) askRepository(ctx context.Context, req Request) (*mutableAnswer, error) {
+func (s *Server) askRepository(ctx context.Context, req request.Request) (*mutableAnswer, error) {
 	return s.askVCS(ctx, req, vcs.Private)
 }
 
 // askVCS gets an answer from version control. What is asked for the list says the
 // latest version too, and both are kept.
-func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mutableAnswer, error) {
+func (s *Server) askVCS(ctx context.Context, req request.Request, reach vcs.Reach) (*mutableAnswer, error) {
 	private := reach == vcs.Private
 	settings, err := s.still(req.Module, private)
 	if err != nil {
@@ -252,7 +253,7 @@ func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mut
 		}
 	}
 	begin := time.Now()
-	if req.Kind == Info {
+	if req.Kind == request.Info {
 		info, err := source.Query(ctx, req.Module, req.Version, reach)
 		if err == nil {
 			err = s.noteRead(ctx, req.Module, reach, info.Place)
@@ -271,18 +272,18 @@ func (s *Server) askVCS(ctx context.Context, req Request, reach vcs.Reach) (*mut
 		return nil, err
 	}
 	s.noteMoved(req.Module, versions.Latest, reach)
-	list := s.keepMutable(ctx, Request{Kind: List, Module: req.Module}, private, begin, appendList(nil, versions.Tagged))
+	list := s.keepMutable(ctx, request.Request{Kind: request.List, Module: req.Module}, private, begin, appendList(nil, versions.Tagged))
 	latest, err := (*mutableAnswer)(nil), versions.NoLatest
 	if err == nil {
-		latest, err = s.keepInfo(ctx, Request{Kind: Latest, Module: req.Module}, private, begin, versions.Latest)
+		latest, err = s.keepInfo(ctx, request.Request{Kind: request.Latest, Module: req.Module}, private, begin, versions.Latest)
 	}
-	if req.Kind == List {
+	if req.Kind == request.List {
 		return list, nil
 	}
 	return latest, err
 }
 
-func (s *Server) keepInfo(ctx context.Context, req Request, private bool, begin time.Time, info vcs.Info) (*mutableAnswer, error) {
+func (s *Server) keepInfo(ctx context.Context, req request.Request, private bool, begin time.Time, info vcs.Info) (*mutableAnswer, error) {
 	data, err := json.Marshal(info)
 	if err != nil {
 		return nil, err
@@ -293,7 +294,7 @@ func (s *Server) keepInfo(ctx context.Context, req Request, private bool, begin 
 // recordKey returns the key of an answer that may change. What an upstream said of a
 // module is kept apart from what its repository said when it was private: neither is
 // ever given for the other. No module path begins with an element without a dot.
-func recordKey(req Request, private bool) string {
+func recordKey(req request.Request, private bool) string {
 	if private {
 		return "private/" + req.Path()
 	}
@@ -301,7 +302,7 @@ func recordKey(req Request, private bool) string {
 }
 
 // keepMutable keeps an answer. It is as old as the question.
-func (s *Server) keepMutable(ctx context.Context, req Request, private bool, begin time.Time, data []byte) *mutableAnswer {
+func (s *Server) keepMutable(ctx context.Context, req request.Request, private bool, begin time.Time, data []byte) *mutableAnswer {
 	m, key := &mutableAnswer{begin, data}, recordKey(req, private)
 	if err := s.store.SetRecord(ctx, key, m.encode()); err != nil {
 		// The answer is good all the same; the next one asks again.
@@ -368,7 +369,7 @@ func appendList(list []byte, versions []string) []byte {
 }
 
 // writeMutable answers with m.
-func (s *Server) writeMutable(a *answer, req Request, m *mutableAnswer) error {
+func (s *Server) writeMutable(a *answer, req request.Request, m *mutableAnswer) error {
 	h := a.Header()
 	h["Content-Type"] = contentTypes[req.Kind]
 	if age := m.age(); age >= time.Second && age < s.config.Stale {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/request"
 )
 
 // absentVersionFor is how long the absence of a version, a branch or a commit is given
@@ -20,7 +21,7 @@ const absentVersionFor = time.Hour
 // anything but an absence is the answer; so an absence that every upstream of the list
 // has stated is kept, and given with its age while none of them can be asked. The word is
 // still theirs: where an upstream answers, or anything here is in the way, err stays.
-func (s *Server) bridge(a *answer, req Request, asked *settings, begin time.Time, err error) error {
+func (s *Server) bridge(a *answer, req request.Request, asked *settings, begin time.Time, err error) error {
 	if err == nil || a.private || a.heldOnly || a.started || a.r.Context().Err() != nil {
 		return err
 	}
@@ -49,9 +50,9 @@ func (s *Server) bridge(a *answer, req Request, asked *settings, begin time.Time
 
 // absentInOutage returns that what has the key is absent, if every upstream of the
 // settings has said so not too long ago, and none of them can be asked now; else nil.
-func (s *Server) absentInOutage(ctx context.Context, req Request, asked *settings, key string) error {
+func (s *Server) absentInOutage(ctx context.Context, req request.Request, asked *settings, key string) error {
 	limit := s.config.Stale
-	if req.Kind != List && req.Kind != Latest {
+	if req.Kind != request.List && req.Kind != request.Latest {
 		limit = min(limit, absentVersionFor)
 	}
 	stated, err := s.absences.find(ctx, absenceKey{asked.upstream.Setting(), key})

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -55,7 +56,7 @@ func ownLogError(err error) error {
 // findOwn returns the record of our own log for req, and how it came by it. A
 // version that is not there yet is pinned: a private one by fetching it, a public
 // one by copying what the public database has proved.
-func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
+func (s *Server) findOwn(a *answer, req request.Request) (sumdb.Record, result, error) {
 	if err := s.admit(a, req); err != nil {
 		return sumdb.Record{}, resultAbsent, err
 	}
@@ -66,7 +67,7 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 			return sumdb.Record{}, resultAbsent, err
 		}
 	}
-	entry, err := s.config.Log.Find(req.version())
+	entry, err := s.config.Log.Find(req.ModuleVersion())
 	if !errors.Is(err, fs.ErrNotExist) {
 		return entry.Record(), resultHit, err
 	}
@@ -94,8 +95,8 @@ func (s *Server) findOwn(a *answer, req Request) (sumdb.Record, result, error) {
 }
 
 // pinPrivate fetches a private version, which pins it.
-func (s *Server) pinPrivate(ctx context.Context, client string, req Request) (sumdb.Record, error) {
-	f, _, err := s.joinAnew(ctx, Request{Kind: Zip, Module: req.Module, Version: req.Version}, true, client)
+func (s *Server) pinPrivate(ctx context.Context, client string, req request.Request) (sumdb.Record, error) {
+	f, _, err := s.joinAnew(ctx, request.Request{Kind: request.Zip, Module: req.Module, Version: req.Version}, true, client)
 	if err != nil {
 		return sumdb.Record{}, err
 	}
@@ -108,14 +109,14 @@ func (s *Server) pinPrivate(ctx context.Context, client string, req Request) (su
 	if f.err != nil {
 		return sumdb.Record{}, f.err
 	}
-	entry, err := s.config.Log.Find(req.version())
+	entry, err := s.config.Log.Find(req.ModuleVersion())
 	return entry.Record(), err
 }
 
 // sharePublic is pinPublic, in a place for lookups and once for all clients that ask, if
 // the record has to be fetched first.
-func (s *Server) sharePublic(ctx context.Context, client string, req Request) (sumdb.Record, error) {
-	if _, err := s.database().Held(ctx, req.version()); err == nil {
+func (s *Server) sharePublic(ctx context.Context, client string, req request.Request) (sumdb.Record, error) {
+	if _, err := s.database().Held(ctx, req.ModuleVersion()); err == nil {
 		return s.pinPublic(ctx, req)
 	}
 	return s.shareLookup(ctx, client, req, work[sumdb.Record]{key: req.Path(),
@@ -124,16 +125,16 @@ func (s *Server) sharePublic(ctx context.Context, client string, req Request) (s
 
 // pinPublic copies the record of a public version into our log after it was
 // proved, with where it came from.
-func (s *Server) pinPublic(ctx context.Context, req Request) (sumdb.Record, error) {
+func (s *Server) pinPublic(ctx context.Context, req request.Request) (sumdb.Record, error) {
 	db := s.database()
 	if _, err := s.still(req.Module, false); err != nil {
 		return sumdb.Record{}, err
 	}
-	record, err := db.Lookup(ctx, req.version())
+	record, err := db.Lookup(ctx, req.ModuleVersion())
 	if err != nil {
 		return sumdb.Record{}, err
 	}
-	zip, mod, err := record.Hashes(req.version())
+	zip, mod, err := record.Hashes(req.ModuleVersion())
 	if err != nil {
 		return sumdb.Record{}, err
 	}
@@ -146,7 +147,7 @@ func (s *Server) pinPublic(ctx context.Context, req Request) (sumdb.Record, erro
 		return sumdb.Record{}, err
 	}
 	entry, err := s.config.Log.Pin(ctx, sumdb.LogEntry{
-		Module: req.version(), Zip: zip, Mod: mod,
+		Module: req.ModuleVersion(), Zip: zip, Mod: mod,
 		Public: &sumdb.PublicProof{Name: db.Name(), ID: record.ID, Head: head},
 	})
 	var changed *sumdb.ConflictError
@@ -158,7 +159,7 @@ func (s *Server) pinPublic(ctx context.Context, req Request) (sumdb.Record, erro
 	}
 	ours := entry.Record()
 	if string(ours.Text) != string(record.Text) {
-		return sumdb.Record{}, fmt.Errorf("%w: the record of %s in %s is not the two lines that it must be", sumdb.ErrInvalid, req.version(), db.Name())
+		return sumdb.Record{}, fmt.Errorf("%w: the record of %s in %s is not the two lines that it must be", sumdb.ErrInvalid, req.ModuleVersion(), db.Name())
 	}
 	return ours, nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -61,13 +62,13 @@ func (s *Server) shareVersion(ctx context.Context, f *fill, reach vcs.Reach) (be
 		}
 	}
 	s.running.Add(1) // by a fill, which is counted too
-	done := s.versions.DoChan(fmt.Sprint(req.version(), " ", reach, " ", settings.number), func() (any, error) {
+	done := s.versions.DoChan(fmt.Sprint(req.ModuleVersion(), " ", reach, " ", settings.number), func() (any, error) {
 		begun := time.Now()
 		site := siteOf(f.claim.Client())
 		ctx, cancel := context.WithTimeout(memory.WithOwner(vcs.WithClient(s.ctx, site), site), zipFillTime)
 		defer cancel()
 		return begun, s.guard(req.Path(), func() error {
-			return source.Download(ctx, req.version(), reach, func(files vcs.Files) error {
+			return source.Download(ctx, req.ModuleVersion(), reach, func(files vcs.Files) error {
 				return s.keepVersion(ctx, req, reach, files)
 			})
 		})
@@ -86,7 +87,7 @@ func (s *Server) shareVersion(ctx context.Context, f *fill, reach vcs.Reach) (be
 }
 
 // keepVersion proves what came from version control and stores it.
-func (s *Server) keepVersion(ctx context.Context, req Request, reach vcs.Reach, files vcs.Files) error {
+func (s *Server) keepVersion(ctx context.Context, req request.Request, reach vcs.Reach, files vcs.Files) error {
 	version, err := parseInfo(files.Info)
 	if err == nil && version != req.Version {
 		err = fmt.Errorf("it is the info of version %q", version)
@@ -104,7 +105,7 @@ func (s *Server) keepVersion(ctx context.Context, req Request, reach vcs.Reach, 
 		err = checkShape(content) // before it is pinned
 	}
 	if err == nil {
-		err = s.checkMade(ctx, req.version(), files.Mod, content)
+		err = s.checkMade(ctx, req.ModuleVersion(), files.Mod, content)
 	}
 	if errors.Is(err, modzip.ErrFormat) || errors.Is(err, modzip.ErrShape) {
 		return fmt.Errorf("%w: %s: %w", errGarbage, files.Origin.URL, err)
@@ -152,8 +153,8 @@ func (s *Server) checkMade(ctx context.Context, of module.Version, mod []byte, z
 
 // pin writes the hashes of a private version into our log, or compares them with
 // what is there.
-func (s *Server) pin(ctx context.Context, req Request, zip, mod string, origin vcs.Origin) (proof string, err error) {
-	entry := sumdb.LogEntry{Module: req.version(), Zip: zip, Mod: mod, Origin: origin.String()}
+func (s *Server) pin(ctx context.Context, req request.Request, zip, mod string, origin vcs.Origin) (proof string, err error) {
+	entry := sumdb.LogEntry{Module: req.ModuleVersion(), Zip: zip, Mod: mod, Origin: origin.String()}
 	_, err = s.config.Log.Pin(ctx, entry)
 	var changed *sumdb.ConflictError
 	if errors.As(err, &changed) {
@@ -164,12 +165,12 @@ func (s *Server) pin(ctx context.Context, req Request, zip, mod string, origin v
 }
 
 // proveDirect compares a public version with the checksum database.
-func (s *Server) proveDirect(ctx context.Context, req Request, zip, mod string, origin vcs.Origin) (proof string, err error) {
+func (s *Server) proveDirect(ctx context.Context, req request.Request, zip, mod string, origin vcs.Origin) (proof string, err error) {
 	for _, file := range []struct {
-		kind Kind
+		kind request.Kind
 		hash string
-	}{{Zip, zip}, {Mod, mod}} {
-		of := Request{Kind: file.kind, Module: req.Module, Version: req.Version}
+	}{{request.Zip, zip}, {request.Mod, mod}} {
+		of := request.Request{Kind: file.kind, Module: req.Module, Version: req.Version}
 		want, err := s.wanted(ctx, of)
 		if err != nil {
 			return "", err
@@ -183,25 +184,25 @@ func (s *Server) proveDirect(ctx context.Context, req Request, zip, mod string, 
 }
 
 // createVersion stores the files of a version.
-func (s *Server) createVersion(ctx context.Context, req Request, reach vcs.Reach, proof, zip, mod string, info, goMod []byte, content *os.File) error {
+func (s *Server) createVersion(ctx context.Context, req request.Request, reach vcs.Reach, proof, zip, mod string, info, goMod []byte, content *os.File) error {
 	stat, err := content.Stat()
 	if err != nil {
 		return err
 	}
 	for _, file := range []struct {
-		kind Kind
+		kind request.Kind
 		hash string
 		size int64
 		data io.ReadSeeker
 	}{
-		{Zip, zip, stat.Size(), content},
-		{Mod, mod, int64(len(goMod)), bytes.NewReader(goMod)},
-		{Info, fmt.Sprintf("sha256:%x", sha256.Sum256(info)), int64(len(info)), bytes.NewReader(info)},
+		{request.Zip, zip, stat.Size(), content},
+		{request.Mod, mod, int64(len(goMod)), bytes.NewReader(goMod)},
+		{request.Info, fmt.Sprintf("sha256:%x", sha256.Sum256(info)), int64(len(info)), bytes.NewReader(info)},
 	} {
-		if file.kind == Info && reach == vcs.Public {
+		if file.kind == request.Info && reach == vcs.Public {
 			proof = "" // the checksum database does not cover it
 		}
-		of := Request{Kind: file.kind, Module: req.Module, Version: req.Version}
+		of := request.Request{Kind: file.kind, Module: req.Module, Version: req.Version}
 		if err := s.create(ctx, of, reach == vcs.Private, storage.Info{Size: file.size, Hash: file.hash, Proof: proof}, file.data); err != nil {
 			return err
 		}
@@ -250,7 +251,7 @@ func (c *checked) note(key string) {
 // .info, see checkInfo. The object is then at its beginning. The error is
 // fs.ErrNotExist if it is from the time when the module was public, or the log does not
 // know it.
-func (s *Server) checkPinned(req Request, key string, object storage.Object) error {
+func (s *Server) checkPinned(req request.Request, key string, object storage.Object) error {
 	info := object.Info()
 	if info.Proof != s.config.Log.Name() {
 		return fs.ErrNotExist
@@ -258,7 +259,7 @@ func (s *Server) checkPinned(req Request, key string, object storage.Object) err
 	if s.checked.has(key) {
 		return nil
 	}
-	if req.Kind == Info {
+	if req.Kind == request.Info {
 		err := checkInfo(req, object)
 		if err == nil {
 			s.checked.note(key)
@@ -280,13 +281,13 @@ func (s *Server) checkPinned(req Request, key string, object storage.Object) err
 }
 
 // compareWithLog returns a *sumdb.ConflictError if an object is not what the log says.
-func (s *Server) compareWithLog(ctx context.Context, req Request, object storage.Object) error {
-	entry, err := s.config.Log.Find(req.version())
+func (s *Server) compareWithLog(ctx context.Context, req request.Request, object storage.Object) error {
+	entry, err := s.config.Log.Find(req.ModuleVersion())
 	if err != nil {
 		return err
 	}
 	want := entry.Zip
-	if req.Kind == Mod {
+	if req.Kind == request.Mod {
 		want = entry.Mod
 	}
 	got := object.Info().Hash
@@ -298,7 +299,7 @@ func (s *Server) compareWithLog(ctx context.Context, req Request, object storage
 	if got != want {
 		changed := &sumdb.ConflictError{Have: entry, Got: entry}
 		changed.Got.Origin, changed.Got.Time = "the disk of this proxy", time.Now()
-		if req.Kind == Mod {
+		if req.Kind == request.Mod {
 			changed.Got.Mod = got
 		} else {
 			changed.Got.Zip = got
@@ -312,7 +313,7 @@ func (s *Server) compareWithLog(ctx context.Context, req Request, object storage
 // checkInfo checks what can be checked of an .info, which the log does not have: that
 // it is the one that was stored, and of the version that was asked for. If not, it is
 // storage.ErrDamaged.
-func checkInfo(req Request, object storage.Object) error {
+func checkInfo(req request.Request, object storage.Object) error {
 	data, err := io.ReadAll(object)
 	if err != nil {
 		return err
@@ -330,8 +331,8 @@ func checkInfo(req Request, object storage.Object) error {
 }
 
 // hashStored returns the hash of what is really stored.
-func (s *Server) hashStored(ctx context.Context, kind Kind, object storage.Object) (string, error) {
-	if kind == Mod {
+func (s *Server) hashStored(ctx context.Context, kind request.Kind, object storage.Object) (string, error) {
+	if kind == request.Mod {
 		hash, err := hashMod(object)
 		if err == nil {
 			_, err = object.Seek(0, io.SeekStart)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -141,7 +142,7 @@ func pathsOf(repository string, facts []bindings.Fact) iter.Seq[string] {
 // ascertain finds out where a private module is, before anything is fetched for it or, if
 // it is not known, served, and returns an error if the client may not have what is there.
 // The repository itself is not asked, so the error does not depend on what it has.
-func (s *Server) ascertain(ctx context.Context, a *answer, req Request) error {
+func (s *Server) ascertain(ctx context.Context, a *answer, req request.Request) error {
 	st := s.settings.Load()
 	if !a.private || a.located || !st.policy.Ruled() {
 		return nil
@@ -171,7 +172,7 @@ func (s *Server) ascertain(ctx context.Context, a *answer, req Request) error {
 
 // pretend does the work of ascertain for a module that is known to be in a repository that
 // the client may not read. Else the time of the refusal would tell that it is known.
-func (s *Server) pretend(a *answer, st *settings, req Request, covered bool) {
+func (s *Server) pretend(a *answer, st *settings, req request.Request, covered bool) {
 	if a.heldOnly || st.vcs == nil {
 		return
 	}
@@ -183,7 +184,7 @@ func (s *Server) pretend(a *answer, st *settings, req Request, covered bool) {
 }
 
 // ascertainInTime is ascertain for a client that waits for it.
-func (s *Server) ascertainInTime(a *answer, req Request) error {
+func (s *Server) ascertainInTime(a *answer, req request.Request) error {
 	ctx, cancel := s.patient(a.r.Context())
 	defer cancel()
 	return s.ascertain(ctx, a, req)
@@ -207,7 +208,7 @@ func (s *Server) locate(ctx context.Context, a *answer, st *settings, modulePath
 // inPrivatePlace does work about a module, for which the client of a waits, in one of the
 // places for private modules.
 func (s *Server) inPrivatePlace(ctx context.Context, a *answer, modulePath string, do func(context.Context) error) error {
-	claim, err := s.fills.private.Claim(claimOf(s.client(a), Request{Module: modulePath}))
+	claim, err := s.fills.private.Claim(claimOf(s.client(a), request.Request{Module: modulePath}))
 	if err != nil {
 		return busy(err)
 	}
@@ -217,7 +218,7 @@ func (s *Server) inPrivatePlace(ctx context.Context, a *answer, modulePath strin
 // learn asks the repository of a private module that no rule covers, and of which is held
 // what an older version of this program has fetched, perhaps with a credential that is
 // not configured any more. If it answers without one, what is held is open.
-func (s *Server) learn(ctx context.Context, a *answer, st *settings, req Request) error {
+func (s *Server) learn(ctx context.Context, a *answer, st *settings, req request.Request) error {
 	err := s.inPrivatePlace(ctx, a, req.Module, func(ctx context.Context) error {
 		versions, err := st.vcs.Versions(ctx, req.Module, vcs.Private)
 		if err != nil {
@@ -238,7 +239,7 @@ func (s *Server) learn(ctx context.Context, a *answer, st *settings, req Request
 }
 
 // mayHave reports whether the client may have what is at a place.
-func (s *Server) mayHave(a *answer, st *settings, req Request, place vcs.Place) bool {
+func (s *Server) mayHave(a *answer, st *settings, req request.Request, place vcs.Place) bool {
 	covered, _ := st.policy.Read(req.Module, everyGroup)
 	f := bindings.Fact{Repository: place.Repository, Module: req.Module, How: howRead(place)}
 	if s.judgeFact(st, covered, f, noGroup) == allowed {
@@ -256,21 +257,21 @@ func howRead(place vcs.Place) bindings.How {
 
 // sayWhy notes in the log why a client may not read a module that the rules about its own
 // path let it read: the answer does not say it, and the rules do not show it.
-func (s *Server) sayWhy(a *answer, req Request, covered bool) {
+func (s *Server) sayWhy(a *answer, req request.Request, covered bool) {
 	if covered {
 		s.log.Info("refused by a rule about another path of its repository", "request", a.Header().Get("X-Request-Id"), "module", req.Module)
 	}
 }
 
 // refuse is the answer for a client that may not have the module, which is noted.
-func (s *Server) refuse(a *answer, req Request) error {
+func (s *Server) refuse(a *answer, req request.Request) error {
 	s.noteUnread(a.r, s.identify(a), req.Module)
 	return hidden(a.path)
 }
 
 // veil returns err, or hidden if it is about a repository that the client may not read:
 // also that it does not have something is not for everyone.
-func (s *Server) veil(a *answer, req Request, err error) error {
+func (s *Server) veil(a *answer, req request.Request, err error) error {
 	var repo *vcs.Error
 	st := s.settings.Load()
 	switch {

@@ -5,7 +5,7 @@
 // inclusion in the checksum database was proved before a complete copy reaches a
 // client or the store. A private module comes from its own repository, and is
 // compared with what it was when it was first seen: a log of our own has that for
-// ever. A path is taken apart in one place, ParsePath; private modules, and who may
+// ever. A path is taken apart in one place, package request; private modules, and who may
 // read them, are decided on the decoded path before anything else is done; an
 // error becomes a status and a text in one place, explain.
 //
@@ -29,6 +29,7 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -252,7 +253,7 @@ func (s *Server) isolated() bool { return s.settings.Load().upstream.Offline() }
 // ServeHTTP answers one request. It panics with http.ErrAbortHandler when the
 // client must notice that its answer broke off.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w, r: r, kind: numberOfKinds, remote: s.config.Remote, held: s.config.Memory.Answers.Hold()}
+	a := &answer{ResponseWriter: w, r: r, kind: request.NumKinds, remote: s.config.Remote, held: s.config.Memory.Answers.Hold()}
 	defer a.held.Free()
 	if err := s.serve(a); err != nil {
 		s.writeError(a, err)
@@ -266,7 +267,7 @@ type answer struct {
 	http.ResponseWriter
 	r        *http.Request
 	path     string // of the protocol; once it is parsed, the key of what was asked for
-	kind     Kind
+	kind     request.Kind
 	result   result
 	heldOnly bool // the client wants nothing to be fetched for it
 	private  bool // what was asked for is private
@@ -298,7 +299,7 @@ func (s *Server) serve(a *answer) error {
 	if served, err := s.serveHot(a, path); served || err != nil {
 		return err
 	}
-	req, err := ParsePath(path)
+	req, err := request.Parse(path)
 	if err != nil {
 		return err
 	}
@@ -310,20 +311,20 @@ func (s *Server) serve(a *answer) error {
 }
 
 // serveModule answers for a module, if the client may have it.
-func (s *Server) serveModule(a *answer, req Request) error {
+func (s *Server) serveModule(a *answer, req request.Request) error {
 	asked, begin := s.settings.Load(), time.Now()
 	if err := s.admit(a, req); err != nil {
 		return err
 	}
 	serve := s.serveMutable
-	if req.immutable() {
+	if req.Immutable() {
 		serve = s.serveImmutable
 	}
 	return s.bridge(a, req, asked, begin, serve(a, req))
 }
 
 // admit returns an error if the client may not have the module here.
-func (s *Server) admit(a *answer, req Request) error {
+func (s *Server) admit(a *answer, req request.Request) error {
 	settings := s.settings.Load()
 	if pattern, private := settings.policy.Private(req.Module); private {
 		a.private = true
@@ -338,7 +339,7 @@ func (s *Server) admit(a *answer, req Request) error {
 	if s.judge(settings, req.Module, false, noGroup) == refused {
 		return s.refuse(a, req)
 	}
-	if req.Module == toolchain && s.database() == nil && req.Kind != List && req.Kind != Latest {
+	if req.Module == toolchain && s.database() == nil && req.Kind != request.List && req.Kind != request.Latest {
 		return &failure{
 			status: http.StatusForbidden,
 			what:   "toolchains are always verified, and the checksum database is off here",

@@ -8,12 +8,13 @@ import (
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/request"
 )
 
 // admitReader returns an error if the client may not read a private module. The error
 // is the same whatever there is and whatever was wrong: it comes before anything is
 // looked for. It notes in a if where the module is has to be found out first.
-func (s *Server) admitReader(a *answer, req Request, st *settings) error {
+func (s *Server) admitReader(a *answer, req request.Request, st *settings) error {
 	in, v := noGroup, s.judge(st, req.Module, true, noGroup)
 	// With a credential, it may be a token that is good for other modules only.
 	if v == refused || a.r.Header["Authorization"] != nil {
@@ -37,7 +38,7 @@ func (s *Server) admitReader(a *answer, req Request, st *settings) error {
 
 // admitByPath is admitReader for an answer that does not depend on what the module is: it
 // looks at the rules about its path alone.
-func (s *Server) admitByPath(a *answer, req Request, p *policy.Policy) error {
+func (s *Server) admitByPath(a *answer, req request.Request, p *policy.Policy) error {
 	if a.r.Header["Authorization"] == nil && !p.Restricted(req.Module) {
 		return nil
 	}
@@ -94,7 +95,7 @@ func hidden(path string) error {
 
 // notFetched is the answer for a private module that this proxy does not have and
 // cannot get.
-func notFetched(req Request, pattern string) error {
+func notFetched(req request.Request, pattern string) error {
 	return &failure{
 		status: http.StatusNotFound, noStore: true,
 		what: "not found: " + req.Module + " is private here (pattern " + pattern + ")",

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -133,8 +134,8 @@ func (i *infos) end() {
 }
 
 // recheckOld asks again for a public .info that is served, if it is old.
-func (s *Server) recheckOld(a *answer, req Request, stored time.Time) {
-	if req.Kind != Info || a.private || !s.infos.due(stored) || !s.reachable(a) {
+func (s *Server) recheckOld(a *answer, req request.Request, stored time.Time) {
+	if req.Kind != request.Info || a.private || !s.infos.due(stored) || !s.reachable(a) {
 		return
 	}
 	s.recheck(req, "")
@@ -142,8 +143,8 @@ func (s *Server) recheckOld(a *answer, req Request, stored time.Time) {
 
 // recheckProved asks source, which has sent a go.mod or zip that was proved, for the
 // .info of the version, if one is stored that came from another upstream.
-func (s *Server) recheckProved(ctx context.Context, req Request, source string) {
-	req.Kind = Info
+func (s *Server) recheckProved(ctx context.Context, req request.Request, source string) {
+	req.Kind = request.Info
 	if _, err := s.store.Stat(ctx, req.Path()); err == nil {
 		s.recheck(req, source)
 	}
@@ -151,7 +152,7 @@ func (s *Server) recheckProved(ctx context.Context, req Request, source string) 
 
 // recheck asks for an .info again, source if it is not "", and replaces the one that is
 // stored if they differ. It does not wait for the answer.
-func (s *Server) recheck(req Request, source string) {
+func (s *Server) recheck(req request.Request, source string) {
 	key := req.Path()
 	if !s.infos.begin(key, source) {
 		return
@@ -173,7 +174,7 @@ func (s *Server) recheck(req Request, source string) {
 }
 
 // recheckInfo is one question. It sets source to the upstream that has answered.
-func (s *Server) recheckInfo(ctx context.Context, req Request, source *string) error {
+func (s *Server) recheckInfo(ctx context.Context, req request.Request, source *string) error {
 	memory := s.config.Memory.Fetches.Hold()
 	defer memory.Free()
 	data, from, err := s.fetchInfo(memory.Context(ctx), req, *source)
@@ -201,7 +202,7 @@ func (s *Server) recheckInfo(ctx context.Context, req Request, source *string) e
 // fetchInfo gets the .info of a canonical version, from any upstream or from source
 // alone. The checksum database does not cover it, so what can be checked is that it is
 // the .info of the version that was asked for.
-func (s *Server) fetchInfo(ctx context.Context, req Request, source string) (data []byte, from string, err error) {
+func (s *Server) fetchInfo(ctx context.Context, req request.Request, source string) (data []byte, from string, err error) {
 	settings, err := s.still(req.Module, false)
 	if err != nil {
 		return nil, "", err
@@ -227,6 +228,6 @@ func (s *Server) fetchInfo(ctx context.Context, req Request, source string) (dat
 }
 
 // infoOf describes an .info for the store.
-func infoOf(req Request, data []byte) storage.Info {
+func infoOf(req request.Request, data []byte) storage.Info {
 	return storage.Info{Key: req.Path(), Size: int64(len(data)), Hash: fmt.Sprintf("sha256:%x", sha256.Sum256(data))}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -26,7 +27,7 @@ const streamStep = 256 << 10
 
 // serveImmutable answers with an object that never changes: from the store, or
 // by filling it.
-func (s *Server) serveImmutable(a *answer, req Request) error {
+func (s *Server) serveImmutable(a *answer, req request.Request) error {
 	if a.unsure {
 		if err := s.ascertainInTime(a, req); err != nil {
 			return err
@@ -56,7 +57,7 @@ func (s *Server) serveImmutable(a *answer, req Request) error {
 }
 
 // serveHit answers with an object that needs no fill, and closes it.
-func (s *Server) serveHit(a *answer, req Request, object storage.Object) error {
+func (s *Server) serveHit(a *answer, req request.Request, object storage.Object) error {
 	defer object.Close()
 	a.result = resultHit
 	s.recheckOld(a, req, object.Info().Time)
@@ -67,7 +68,7 @@ func (s *Server) serveHit(a *answer, req Request, object storage.Object) error {
 // not proved by the database that is in force now, is dropped and counts as absent. With
 // a, the client of a counts for a lookup that this needs; without, a fill has its place
 // already.
-func (s *Server) open(ctx context.Context, a *answer, req Request, key string, private bool) (storage.Object, error) {
+func (s *Server) open(ctx context.Context, a *answer, req request.Request, key string, private bool) (storage.Object, error) {
 	if a != nil {
 		ctx = memory.WithOwner(ctx, a.site())
 	}
@@ -95,7 +96,7 @@ func (s *Server) open(ctx context.Context, a *answer, req Request, key string, p
 		return nil, fs.ErrNotExist // from when the module was private
 	}
 	db := s.database()
-	if req.Kind == Info || db == nil || object.Info().Proof == db.Name() {
+	if req.Kind == request.Info || db == nil || object.Info().Proof == db.Name() {
 		return object, nil
 	}
 	want, err := s.wantedBy(ctx, a, req)
@@ -111,14 +112,14 @@ func (s *Server) open(ctx context.Context, a *answer, req Request, key string, p
 }
 
 // wantedBy is wanted for the client of a, which waits for it; for a fill without a.
-func (s *Server) wantedBy(ctx context.Context, a *answer, req Request) (string, error) {
+func (s *Server) wantedBy(ctx context.Context, a *answer, req request.Request) (string, error) {
 	db := s.database()
 	if a == nil || db == nil {
 		return s.wanted(ctx, req)
 	}
 	ctx, cancel := s.patient(ctx)
 	defer cancel()
-	record, err := db.Held(ctx, req.version())
+	record, err := db.Held(ctx, req.ModuleVersion())
 	if errors.Is(err, fs.ErrNotExist) {
 		record, err = s.lookupIn(ctx, s.client(a), db, req)
 	}
@@ -138,7 +139,7 @@ func (s *Server) drop(ctx context.Context, key string, why error) {
 
 // serveFill waits for the fill of req and answers with what it made, or while it
 // is being made.
-func (s *Server) serveFill(a *answer, req Request) error {
+func (s *Server) serveFill(a *answer, req request.Request) error {
 	ctx, cancel := context.WithTimeout(a.r.Context(), s.config.Answer)
 	defer cancel()
 	f, joined, err := s.joinAnew(ctx, req, a.private, s.client(a))
@@ -280,7 +281,7 @@ func (s *Server) writeRest(a *answer, object storage.Object, out io.Writer) erro
 // setImmutable sets the headers of an object that never changes. A strong entity tag
 // must differ where the bytes do (RFC 9110, section 8.8.1), so it is their SHA-256 and
 // not the h1 hash: honest zips of one h1 may be compressed differently.
-func (s *Server) setImmutable(a *answer, req Request, etag []string) {
+func (s *Server) setImmutable(a *answer, req request.Request, etag []string) {
 	h := a.Header()
 	h["Content-Type"] = contentTypes[req.Kind]
 	h["Cache-Control"] = immutable
@@ -299,16 +300,16 @@ var (
 	immutable        = []string{"public, max-age=31536000, immutable"}
 	immutablePrivate = []string{"private, max-age=31536000, immutable"}
 	acceptRanges     = []string{"bytes"}
-	contentTypes     = [numberOfKinds][]string{
-		List:           {"text/plain; charset=utf-8"},
-		Latest:         {"application/json"},
-		Info:           {"application/json"},
-		Mod:            {"text/plain; charset=utf-8"},
-		Zip:            {"application/zip"},
-		SumDBSupported: {"text/plain; charset=utf-8"},
-		SumDBLatest:    {"text/plain; charset=utf-8"},
-		SumDBLookup:    {"text/plain; charset=utf-8"},
-		SumDBTile:      {"application/octet-stream"},
+	contentTypes     = [request.NumKinds][]string{
+		request.List:           {"text/plain; charset=utf-8"},
+		request.Latest:         {"application/json"},
+		request.Info:           {"application/json"},
+		request.Mod:            {"text/plain; charset=utf-8"},
+		request.Zip:            {"application/zip"},
+		request.SumDBSupported: {"text/plain; charset=utf-8"},
+		request.SumDBLatest:    {"text/plain; charset=utf-8"},
+		request.SumDBLookup:    {"text/plain; charset=utf-8"},
+		request.SumDBTile:      {"application/octet-stream"},
 	}
 	cacheStatus = [numberOfResults][]string{ // RFC 9211
 		resultHit:       {"assay; hit"},
@@ -319,7 +320,7 @@ var (
 )
 
 // serveObject answers with a stored object.
-func (s *Server) serveObject(a *answer, req Request, object storage.Object) error {
+func (s *Server) serveObject(a *answer, req request.Request, object storage.Object) error {
 	info := object.Info()
 	if hot, ok := object.(*hotReader); ok {
 		s.setImmutable(a, req, hot.etag)

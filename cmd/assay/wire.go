@@ -16,8 +16,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -89,7 +89,7 @@ func (s *server) permit(path string) error {
 	if strings.HasPrefix(path, "lookup/") { // at the database itself
 		path = "sumdb/-/" + path
 	}
-	req, err := proxy.ParsePath(path)
+	req, err := request.Parse(path)
 	if err != nil || req.Module == "" {
 		return nil // it names no module
 	}

@@ -204,7 +204,7 @@ func TestHostileNames(t *testing.T) {
 		"127.0.0.1/x", "10.0.0.1/x", "169.254.169.254/latest", "1.2/x", "foo.localhost/x", "localhost/x", "nodot/x", "0x7f.1/x", "corp.example",
 		"github.com", "github.com/one", "github.com/-x/y", "github.com/a/--upload-pack=x", "git.corp.example/x.git/-x", "git.corp.example/-x.git", "corp.example/x.svn",
 		"git.corp.example/--upload-pack=x.git",
-		// What ParsePath of the proxy never lets through.
+		// What request.Parse never lets through.
 		"", "-x", "--upload-pack=touch pwned", "ext::sh -c touch% pwned", "file:///etc/passwd", "https://corp.example/hello", "corp.example/hello -x", "corp.example/hello\n-x",
 		"corp.example/hello@v1.0.0", "corp.example/../hello", "corp.example/hello\x00", "сorp.example/hello", "corp.example/hеllo", "corp.example/\u202ehello", "corp。example/hello",
 	} {

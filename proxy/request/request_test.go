@@ -1,4 +1,4 @@
-package proxy_test
+package request_test
 
 import (
 	"strings"
@@ -7,46 +7,46 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
 
-	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/request"
 )
 
-func TestParsePath(t *testing.T) {
+func TestParse(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		path string
-		want proxy.Request
+		want request.Request
 	}{
-		{"example.com/a/@v/list", proxy.Request{Kind: proxy.List, Module: "example.com/a"}},
-		{"example.com/a/@latest", proxy.Request{Kind: proxy.Latest, Module: "example.com/a"}},
-		{"github.com/!burnt!sushi/toml/@v/v1.0.0.info", proxy.Request{Kind: proxy.Info, Module: "github.com/BurntSushi/toml", Version: "v1.0.0"}},
-		{"example.com/a/@v/master.info", proxy.Request{Kind: proxy.Info, Module: "example.com/a", Version: "master"}},
-		{"example.com/a/@v/!feature.x.info", proxy.Request{Kind: proxy.Info, Module: "example.com/a", Version: "Feature.x"}},
-		{"example.com/a/@v/v2.0.0.info", proxy.Request{Kind: proxy.Info, Module: "example.com/a", Version: "v2.0.0"}},
-		{"example.com/a/@v/v2.0.0+incompatible.mod", proxy.Request{Kind: proxy.Mod, Module: "example.com/a", Version: "v2.0.0+incompatible"}},
-		{"example.com/a/v2/@v/v2.0.0.zip", proxy.Request{Kind: proxy.Zip, Module: "example.com/a/v2", Version: "v2.0.0"}},
-		{"example.com/a/@v/v0.0.0-20200101000000-abcdefabcdef.zip", proxy.Request{Kind: proxy.Zip, Module: "example.com/a", Version: "v0.0.0-20200101000000-abcdefabcdef"}},
-		{"golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip", proxy.Request{Kind: proxy.Zip, Module: "golang.org/toolchain", Version: "v0.0.1-go1.26.8.linux-amd64"}},
-		{"gopkg.in/yaml.v3/@v/v3.0.1.mod", proxy.Request{Kind: proxy.Mod, Module: "gopkg.in/yaml.v3", Version: "v3.0.1"}},
-		{"sumdb/sum.golang.org/supported", proxy.Request{Kind: proxy.SumDBSupported, Database: "sum.golang.org"}},
-		{"sumdb/sum.corp.example/2/supported", proxy.Request{Kind: proxy.SumDBSupported, Database: "sum.corp.example/2"}},
-		{"sumdb/sum.golang.org/latest", proxy.Request{Kind: proxy.SumDBLatest, Database: "sum.golang.org"}},
-		{"sumdb/sum.golang.org/lookup/github.com/!burnt!sushi/toml@v1.0.0", proxy.Request{Kind: proxy.SumDBLookup, Database: "sum.golang.org", Module: "github.com/BurntSushi/toml", Version: "v1.0.0"}},
-		{"sumdb/sum.golang.org/lookup/example.com/tile/x@v1.0.0", proxy.Request{Kind: proxy.SumDBLookup, Database: "sum.golang.org", Module: "example.com/tile/x", Version: "v1.0.0"}},
-		{"sumdb/sum.golang.org/tile/8/0/x001/234", proxy.Request{Kind: proxy.SumDBTile, Database: "sum.golang.org", Tile: tlog.Tile{H: 8, L: 0, N: 1234, W: 256}}},
-		{"sumdb/sum.golang.org/tile/8/2/004.p/71", proxy.Request{Kind: proxy.SumDBTile, Database: "sum.golang.org", Tile: tlog.Tile{H: 8, L: 2, N: 4, W: 71}}},
-		{"sumdb/sum.golang.org/tile/8/data/004.p/71", proxy.Request{Kind: proxy.SumDBTile, Database: "sum.golang.org", Tile: tlog.Tile{H: 8, L: -1, N: 4, W: 71}}},
+		{"example.com/a/@v/list", request.Request{Kind: request.List, Module: "example.com/a"}},
+		{"example.com/a/@latest", request.Request{Kind: request.Latest, Module: "example.com/a"}},
+		{"github.com/!burnt!sushi/toml/@v/v1.0.0.info", request.Request{Kind: request.Info, Module: "github.com/BurntSushi/toml", Version: "v1.0.0"}},
+		{"example.com/a/@v/master.info", request.Request{Kind: request.Info, Module: "example.com/a", Version: "master"}},
+		{"example.com/a/@v/!feature.x.info", request.Request{Kind: request.Info, Module: "example.com/a", Version: "Feature.x"}},
+		{"example.com/a/@v/v2.0.0.info", request.Request{Kind: request.Info, Module: "example.com/a", Version: "v2.0.0"}},
+		{"example.com/a/@v/v2.0.0+incompatible.mod", request.Request{Kind: request.Mod, Module: "example.com/a", Version: "v2.0.0+incompatible"}},
+		{"example.com/a/v2/@v/v2.0.0.zip", request.Request{Kind: request.Zip, Module: "example.com/a/v2", Version: "v2.0.0"}},
+		{"example.com/a/@v/v0.0.0-20200101000000-abcdefabcdef.zip", request.Request{Kind: request.Zip, Module: "example.com/a", Version: "v0.0.0-20200101000000-abcdefabcdef"}},
+		{"golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip", request.Request{Kind: request.Zip, Module: "golang.org/toolchain", Version: "v0.0.1-go1.26.8.linux-amd64"}},
+		{"gopkg.in/yaml.v3/@v/v3.0.1.mod", request.Request{Kind: request.Mod, Module: "gopkg.in/yaml.v3", Version: "v3.0.1"}},
+		{"sumdb/sum.golang.org/supported", request.Request{Kind: request.SumDBSupported, Database: "sum.golang.org"}},
+		{"sumdb/sum.corp.example/2/supported", request.Request{Kind: request.SumDBSupported, Database: "sum.corp.example/2"}},
+		{"sumdb/sum.golang.org/latest", request.Request{Kind: request.SumDBLatest, Database: "sum.golang.org"}},
+		{"sumdb/sum.golang.org/lookup/github.com/!burnt!sushi/toml@v1.0.0", request.Request{Kind: request.SumDBLookup, Database: "sum.golang.org", Module: "github.com/BurntSushi/toml", Version: "v1.0.0"}},
+		{"sumdb/sum.golang.org/lookup/example.com/tile/x@v1.0.0", request.Request{Kind: request.SumDBLookup, Database: "sum.golang.org", Module: "example.com/tile/x", Version: "v1.0.0"}},
+		{"sumdb/sum.golang.org/tile/8/0/x001/234", request.Request{Kind: request.SumDBTile, Database: "sum.golang.org", Tile: tlog.Tile{H: 8, L: 0, N: 1234, W: 256}}},
+		{"sumdb/sum.golang.org/tile/8/2/004.p/71", request.Request{Kind: request.SumDBTile, Database: "sum.golang.org", Tile: tlog.Tile{H: 8, L: 2, N: 4, W: 71}}},
+		{"sumdb/sum.golang.org/tile/8/data/004.p/71", request.Request{Kind: request.SumDBTile, Database: "sum.golang.org", Tile: tlog.Tile{H: 8, L: -1, N: 4, W: 71}}},
 	} {
-		got, err := proxy.ParsePath(tt.path)
+		got, err := request.Parse(tt.path)
 		if err != nil || got != tt.want {
-			t.Errorf("ParsePath(%q) = %+v, %v, want %+v", tt.path, got, err, tt.want)
+			t.Errorf("Parse(%q) = %+v, %v, want %+v", tt.path, got, err, tt.want)
 		}
 		if back := got.Path(); back != tt.path {
-			t.Errorf("ParsePath(%q).Path() = %q", tt.path, back)
+			t.Errorf("Parse(%q).Path() = %q", tt.path, back)
 		}
 	}
 }
 
-func TestParsePathRefuses(t *testing.T) {
+func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{
 		"", "/", "example.com/a", "example.com/a/", "/example.com/a/@v/list", "example.com/a/@v/", "example.com/a/@v/list/",
@@ -73,15 +73,15 @@ func TestParsePathRefuses(t *testing.T) {
 		"sumdb//tile/8/0/001", "sumdb//lookup/example.com/a@v1.0.0", "sumdb/x/other",
 		strings.Repeat("a", 70000),
 	} {
-		if got, err := proxy.ParsePath(path); err == nil {
-			t.Errorf("ParsePath(%.80q) = %+v, want an error", path, got)
+		if got, err := request.Parse(path); err == nil {
+			t.Errorf("Parse(%.80q) = %+v, want an error", path, got)
 		}
 	}
 }
 
-// What ParsePath accepts has one spelling, so that a key, a pattern and an
+// What Parse accepts has one spelling, so that a key, a pattern and an
 // upstream always mean the same thing.
-func FuzzParsePath(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"example.com/a/@v/list", "github.com/!burnt!sushi/toml/@v/v1.0.0.info", "example.com/a/@v/master.info", "example.com/a/@latest",
 		"example.com/a/@v/v2.0.0+incompatible.mod", "example.com/a/v2/@v/v2.0.0.zip", "sumdb/sum.golang.org/supported",
@@ -91,21 +91,21 @@ func FuzzParsePath(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		r, err := proxy.ParsePath(path)
+		r, err := request.Parse(path)
 		if err != nil {
 			return
 		}
 		if back := r.Path(); back != path {
-			t.Fatalf("ParsePath(%q) = %+v, whose Path is %q", path, r, back)
+			t.Fatalf("Parse(%q) = %+v, whose Path is %q", path, r, back)
 		}
-		if r.Kind == proxy.Mod || r.Kind == proxy.Zip || r.Kind == proxy.SumDBLookup {
+		if r.Kind == request.Mod || r.Kind == request.Zip || r.Kind == request.SumDBLookup {
 			if err := module.Check(r.Module, r.Version); err != nil || module.CanonicalVersion(r.Version) != r.Version {
-				t.Fatalf("ParsePath(%q) = %+v: %v", path, r, err)
+				t.Fatalf("Parse(%q) = %+v: %v", path, r, err)
 			}
 		}
 		for element := range strings.SplitSeq(path, "/") {
 			if element == "" || element == "." || element == ".." {
-				t.Fatalf("ParsePath(%q) accepted the element %q", path, element)
+				t.Fatalf("Parse(%q) accepted the element %q", path, element)
 			}
 		}
 	})

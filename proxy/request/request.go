@@ -1,4 +1,6 @@
-package proxy
+// Package request takes the paths of the GOPROXY protocol apart
+// (go.dev/ref/mod#goproxy-protocol, go.dev/ref/mod#checksum-database), and writes them.
+package request
 
 import (
 	"fmt"
@@ -22,13 +24,13 @@ const (
 	SumDBLatest                // sumdb/NAME/latest
 	SumDBLookup                // sumdb/NAME/lookup/M@V
 	SumDBTile                  // sumdb/NAME/tile/8/L/N[.p/W]
-	numberOfKinds              // not a Kind
+	NumKinds                   // not a Kind
 )
 
 // String returns the name of the kind as logs and metrics have it.
 func (k Kind) String() string {
 	return [...]string{"list", "latest", "info", "mod", "zip",
-		"sumdb_supported", "sumdb_latest", "sumdb_lookup", "sumdb_tile", "other"}[min(k, numberOfKinds)]
+		"sumdb_supported", "sumdb_latest", "sumdb_lookup", "sumdb_tile", "other"}[min(k, NumKinds)]
 }
 
 // A Request is a path of the protocol, taken apart. All its values are decoded
@@ -42,7 +44,9 @@ type Request struct {
 }
 
 const (
-	tileHeight   = 8 // the only height that checksum databases use
+	// TileHeight is the only height of tiles that checksum databases use.
+	TileHeight = 8
+
 	maxTileLevel = 7 // of a tree of 2^63 records
 )
 
@@ -51,20 +55,19 @@ const (
 // that is nearly as long.
 const maxPath = 2048
 
-// ParsePath takes a path of the protocol apart
-// (go.dev/ref/mod#goproxy-protocol, go.dev/ref/mod#checksum-database). The path
+// Parse takes a path of the protocol apart, or returns an *Error. The path
 // is what remains of a URL's path after it was percent-decoded once, without
 // leading slash.
 //
 // It is the only place where malformed input is refused: what it returns is
 // valid, and Path gives exactly the path back.
-func ParsePath(path string) (Request, error) {
+func Parse(path string) (Request, error) {
 	if len(path) > maxPath {
-		return Request{}, &pathError{path, fmt.Errorf("%d bytes are more than the %d that a path can have", len(path), maxPath)}
+		return Request{}, &Error{path, fmt.Errorf("%d bytes are more than the %d that a path can have", len(path), maxPath)}
 	}
 	r, err := parsePath(path)
 	if err != nil {
-		return Request{}, &pathError{path, err}
+		return Request{}, &Error{path, err}
 	}
 	return r, nil
 }
@@ -143,7 +146,7 @@ func parseSumDB(rest string) (Request, error) {
 		if err != nil {
 			return Request{}, err
 		}
-		if t.H != tileHeight || t.L > maxTileLevel {
+		if t.H != TileHeight || t.L > maxTileLevel {
 			return Request{}, fmt.Errorf("no such tile height or level")
 		}
 		return Request{Kind: SumDBTile, Database: rest[:tile], Tile: t}, checkDatabase(rest[:tile])
@@ -204,17 +207,17 @@ func (r Request) canonical() bool {
 	return ok && module.CheckPathMajor(r.Version, major) == nil
 }
 
-// immutable reports whether the request can have but one answer, for ever.
-func (r Request) immutable() bool {
+// Immutable reports whether the answer to the request never changes.
+func (r Request) Immutable() bool {
 	return r.Kind == Mod || r.Kind == Zip || r.Kind == Info && r.canonical()
 }
 
-// version returns the module version of the request.
-func (r Request) version() module.Version {
+// ModuleVersion returns the module and the version that the request names.
+func (r Request) ModuleVersion() module.Version {
 	return module.Version{Path: r.Module, Version: r.Version}
 }
 
-// Path returns the path of the request, the inverse of ParsePath. It is the key
+// Path returns the path of the request, the inverse of Parse. It is the key
 // of what the request names in the store and in the world.
 func (r Request) Path() string {
 	switch r.Kind {
@@ -223,7 +226,7 @@ func (r Request) Path() string {
 	case Latest:
 		return r.escaped() + "/@latest"
 	case Info, Mod, Zip:
-		version, _ := module.EscapeVersion(r.Version) // valid since ParsePath
+		version, _ := module.EscapeVersion(r.Version) // valid since Parse
 		return r.escaped() + "/@v/" + version + "." + r.Kind.String()
 	case SumDBSupported:
 		return "sumdb/" + r.Database + "/supported"
@@ -238,16 +241,16 @@ func (r Request) Path() string {
 }
 
 func (r Request) escaped() string {
-	escaped, _ := module.EscapePath(r.Module) // valid since ParsePath
+	escaped, _ := module.EscapePath(r.Module) // valid since Parse
 	return escaped
 }
 
-// pathError is a path that is none of the protocol's.
-type pathError struct {
-	path string
-	err  error
+// Error says why a path is not one of the protocol.
+type Error struct {
+	Path string
+	Err  error
 }
 
-func (e *pathError) Error() string { return fmt.Sprintf("malformed path %.200q: %v", e.path, e.err) }
+func (e *Error) Error() string { return fmt.Sprintf("malformed path %.200q: %v", e.Path, e.Err) }
 
-func (e *pathError) Unwrap() error { return e.err }
+func (e *Error) Unwrap() error { return e.Err }
