@@ -12,7 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/internal/places"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -200,20 +200,20 @@ func (s *Server) serveLookup(a *answer, db database, req request.Request) error 
 // recognised before anything else is done with it.
 func (s *Server) refusePrivate(a *answer, req request.Request) error {
 	settings := s.settings.Load()
-	pattern, private := settings.policy.Private(req.Module)
+	pattern, private := settings.privacy.Private(req.Module)
 	if !private {
 		return nil
 	}
 	s.log.Warn("private module asked for at the checksum database", "module", req.Module, "pattern", pattern, "client", s.config.Remote(a.r))
 	s.noteLeak(a.r, s.identify(a), PublicDatabase, req.Module)
-	if err := s.admitByPath(a, req, settings.policy); err != nil {
+	if err := s.admitByPath(a, req, settings.privacy); err != nil {
 		return err
 	}
 	return &failure{
 		status: http.StatusForbidden, noStore: true,
 		what: req.Module + " is private here (pattern " + pattern + ")",
 		why:  "its name is never sent to a checksum database; tell your go command not to ask",
-		next: policy.ClientAdvice("GONOSUMDB", pattern, req.Module),
+		next: privacy.ClientAdvice("GONOSUMDB", pattern, req.Module),
 	}
 }
 
@@ -310,7 +310,7 @@ func answerTime(ctx context.Context, err error) error {
 func (s *Server) serveTile(a *answer, db database, req request.Request) error {
 	if s.own(req.Database) && req.Tile.L < 0 {
 		id, settings := s.identify(a), s.settings.Load()
-		if !settings.policy.AllowedAll(inGroup(id)) || id.Scope != "" || s.closed(settings) {
+		if !settings.privacy.AllowedAll(inGroup(id)) || id.Scope != "" || s.closed(settings) {
 			return hidden(a.path) // the names of all private modules are in it
 		}
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
 // A mismatch is kept as evidence, logged and counted; nothing of it is stored.
@@ -337,7 +337,7 @@ func TestHot(t *testing.T) {
 		}
 	}
 
-	private, err := policy.New("example.com")
+	private, err := privacy.New("example.com")
 	if err != nil {
 		t.Fatal(err)
 	}

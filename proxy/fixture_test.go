@@ -17,7 +17,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -113,7 +113,7 @@ func (f *fixture) open(list string, o option) {
 	if f.chain, err = fetch.New(fetch.Config{List: list, Budget: o.budget, Permit: o.permit, RedirectHosts: []string{"127.0.0.1"}, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
-	private, err := policy.New(o.private)
+	private, err := privacy.New(o.private)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func (s *Server) notHeld(a *answer, req request.Request) error {
 		return errNotHeld
 	}
 	if a.private {
-		pattern, _ := s.settings.Load().policy.Private(req.Module)
+		pattern, _ := s.settings.Load().privacy.Private(req.Module)
 		return notFetched(req, pattern)
 	}
 	return &failure{status: http.StatusNotFound, what: "not found: " + clip(strings.TrimPrefix(a.r.URL.Path, "/"), 200),

@@ -18,7 +18,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -292,7 +292,7 @@ func TestOutageReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(chain.Close)
-		private, err := policy.New(patterns)
+		private, err := privacy.New(patterns)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
@@ -318,16 +318,16 @@ func TestDirectCredential(t *testing.T) {
 	}
 }
 
-func policyOf(t *testing.T, private string) *policy.Policy {
+func policyOf(t *testing.T, private string) *privacy.Policy {
 	t.Helper()
-	p, err := policy.New(private)
+	p, err := privacy.New(private)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-func noPolicy(t *testing.T) *policy.Policy { return policyOf(t, "") }
+func noPolicy(t *testing.T) *privacy.Policy { return policyOf(t, "") }
 
 // A newest tag that is no version of its module leaves the list as it is.
 func TestPrivateBadNewest(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/bindings"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/sumdb"
@@ -46,7 +46,7 @@ func everyGroup(string) bool { return true }
 // judge decides whether a reader who is in some groups may have a module. It does no I/O:
 // what is held can be served or refused by it.
 func (s *Server) judge(st *settings, modulePath string, private bool, in func(string) bool) verdict {
-	if !st.policy.Ruled() {
+	if !st.privacy.Ruled() {
 		return allowed
 	}
 	facts := s.bindings.Of(modulePath, !private)
@@ -58,7 +58,7 @@ func (s *Server) judge(st *settings, modulePath string, private bool, in func(st
 		}
 		return allowed
 	}
-	covered, mayRead := st.policy.Read(modulePath, in)
+	covered, mayRead := st.privacy.Read(modulePath, in)
 	if !mayRead {
 		return refused
 	}
@@ -96,12 +96,12 @@ type protections struct {
 
 type protection struct {
 	facts int // of the repository, when the rules were looked for
-	rules policy.Rules
+	rules privacy.Rules
 }
 
 // protection returns the rules about a repository: about its own path, and about each
 // path under which it is known.
-func (s *Server) protection(st *settings, repository string) policy.Rules {
+func (s *Server) protection(st *settings, repository string) privacy.Rules {
 	if repository == "" {
 		return nil // it is not known
 	}
@@ -113,7 +113,7 @@ func (s *Server) protection(st *settings, repository string) policy.Rules {
 	if ok && known.facts == len(facts) {
 		return known.rules
 	}
-	rules := st.policy.Rules(pathsOf(repository, facts))
+	rules := st.privacy.Rules(pathsOf(repository, facts))
 	if len(facts) == 0 {
 		return rules // a client can ask for many that are not known
 	}
@@ -144,11 +144,11 @@ func pathsOf(repository string, facts []bindings.Fact) iter.Seq[string] {
 // The repository itself is not asked, so the error does not depend on what it has.
 func (s *Server) ascertain(ctx context.Context, a *answer, req request.Request) error {
 	st := s.settings.Load()
-	if !a.private || a.located || !st.policy.Ruled() {
+	if !a.private || a.located || !st.privacy.Ruled() {
 		return nil
 	}
 	facts := s.bindings.Of(req.Module, false)
-	covered, _ := st.policy.Read(req.Module, everyGroup)
+	covered, _ := st.privacy.Read(req.Module, everyGroup)
 	if a.heldOnly || st.vcs == nil {
 		if a.unsure && (a.heldOnly || !covered) { // else the answer would tell whether it was fetched for others
 			return s.refuse(a, req)
@@ -240,7 +240,7 @@ func (s *Server) learn(ctx context.Context, a *answer, st *settings, req request
 
 // mayHave reports whether the client may have what is at a place.
 func (s *Server) mayHave(a *answer, st *settings, req request.Request, place vcs.Place) bool {
-	covered, _ := st.policy.Read(req.Module, everyGroup)
+	covered, _ := st.privacy.Read(req.Module, everyGroup)
 	f := bindings.Fact{Repository: place.Repository, Module: req.Module, How: howRead(place)}
 	if s.judgeFact(st, covered, f, noGroup) == allowed {
 		return true
@@ -279,7 +279,7 @@ func (s *Server) veil(a *answer, req request.Request, err error) error {
 		return err
 	case errors.Is(err, errProtected):
 		return s.refuse(a, req)
-	case a.private && st.policy.Ruled() && errors.As(err, &repo) && repo.Place != vcs.Place{} && !s.mayHave(a, st, req, repo.Place):
+	case a.private && st.privacy.Ruled() && errors.As(err, &repo) && repo.Place != vcs.Place{} && !s.mayHave(a, st, req, repo.Place):
 		return s.refuse(a, req)
 	}
 	return err
@@ -288,7 +288,7 @@ func (s *Server) veil(a *answer, req request.Request, err error) error {
 // mayGoDirect returns errProtected if a public name leads to a repository that a rule
 // protects, before the repository is asked for anything.
 func (s *Server) mayGoDirect(ctx context.Context, st *settings, modulePath string) error {
-	if !st.policy.Ruled() {
+	if !st.privacy.Ruled() {
 		return nil
 	}
 	place, err := st.vcs.Locate(ctx, modulePath, vcs.Public, true)

@@ -20,7 +20,7 @@ import (
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/proxy"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 	"github.com/assay-proxy/assay/storage"
@@ -102,7 +102,7 @@ func (g *guarded) change(t *testing.T, rules string) func(*proxy.Config, *vcs.Co
 }
 
 // ruled is the policy of a company with these rules.
-func ruled(t *testing.T, rules string) *policy.Policy {
+func ruled(t *testing.T, rules string) *privacy.Policy {
 	t.Helper()
 	p, err := policyOf(t, "corp.example,*.corp.example").Restrict(rules)
 	if err != nil {

@@ -28,7 +28,7 @@ import (
 	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -40,7 +40,7 @@ import (
 type Config struct {
 	Store    storage.Store
 	Upstream *fetch.Chain
-	Policy   *policy.Policy
+	Policy   *privacy.Policy
 
 	// Databases are the checksum databases that are served. The first one is
 	// what modules are verified with; without any, nothing is verified but
@@ -141,7 +141,7 @@ type Server struct {
 // settings is what can change while the server runs.
 type settings struct {
 	upstream *fetch.Chain
-	policy   *policy.Policy
+	privacy  *privacy.Policy
 	vcs      *vcs.Source // nil: none
 	number   uint64      // of the reload that brought them
 
@@ -202,8 +202,8 @@ func setDefault[T comparable](value *T, to T) {
 // to version control from the next request on, which joins nothing that is under way.
 // It forgets what it believed to be absent, and what it has in memory: a public module
 // may be private now.
-func (s *Server) Reload(upstream *fetch.Chain, policy *policy.Policy, vcs *vcs.Source) {
-	s.settings.Store(&settings{upstream: upstream, policy: policy, vcs: vcs, number: s.reloads.Add(1)})
+func (s *Server) Reload(upstream *fetch.Chain, policy *privacy.Policy, vcs *vcs.Source) {
+	s.settings.Store(&settings{upstream: upstream, privacy: policy, vcs: vcs, number: s.reloads.Add(1)})
 	s.absent.clear()
 	s.hot.clear()
 	s.hotPrivate.clear()
@@ -241,7 +241,7 @@ func (s *Server) database() *sumdb.Mirror {
 // settings change, or waits for its turn, has been decided on by the old ones.
 func (s *Server) still(modulePath string, private bool) (*settings, error) {
 	now := s.settings.Load()
-	if _, is := now.policy.Private(modulePath); is != private {
+	if _, is := now.privacy.Private(modulePath); is != private {
 		return nil, errReloaded
 	}
 	return now, nil
@@ -326,7 +326,7 @@ func (s *Server) serveModule(a *answer, req request.Request) error {
 // admit returns an error if the client may not have the module here.
 func (s *Server) admit(a *answer, req request.Request) error {
 	settings := s.settings.Load()
-	if pattern, private := settings.policy.Private(req.Module); private {
+	if pattern, private := settings.privacy.Private(req.Module); private {
 		a.private = true
 		if err := s.admitReader(a, req, settings); err != nil {
 			return err

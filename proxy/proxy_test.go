@@ -18,7 +18,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
 // Every file of the protocol, as the go command asks for it.
@@ -416,7 +416,7 @@ func TestReload(t *testing.T) {
 	world := newWorld(t)
 	f := start(t, world, world.URL("404"), verified())
 	f.wantStatus("example.com/hello/@v/v1.0.0.info", 404)
-	private, err := policy.New("example.com/old")
+	private, err := privacy.New("example.com/old")
 	if err != nil {
 		t.Fatal(err)
 	}

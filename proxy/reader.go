@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/assay-proxy/assay/access"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
@@ -26,7 +26,7 @@ func (s *Server) admitReader(a *answer, req request.Request, st *settings) error
 		v = s.judge(st, req.Module, true, in)
 	}
 	if v == refused {
-		if covered, mayRead := st.policy.Read(req.Module, in); mayRead { // it is its repository that is protected
+		if covered, mayRead := st.privacy.Read(req.Module, in); mayRead { // it is its repository that is protected
 			s.pretend(a, st, req, covered)
 			s.sayWhy(a, req, covered)
 		}
@@ -38,7 +38,7 @@ func (s *Server) admitReader(a *answer, req request.Request, st *settings) error
 
 // admitByPath is admitReader for an answer that does not depend on what the module is: it
 // looks at the rules about its path alone.
-func (s *Server) admitByPath(a *answer, req request.Request, p *policy.Policy) error {
+func (s *Server) admitByPath(a *answer, req request.Request, p *privacy.Policy) error {
 	if a.r.Header["Authorization"] == nil && !p.Restricted(req.Module) {
 		return nil
 	}
@@ -51,7 +51,7 @@ func (s *Server) admitByPath(a *answer, req request.Request, p *policy.Policy) e
 // inGroup returns what a policy asks about a reader.
 func inGroup(id access.Identity) func(string) bool {
 	return func(group string) bool {
-		return group == policy.Authenticated && !id.Anonymous() || id.In(group)
+		return group == privacy.Authenticated && !id.Anonymous() || id.In(group)
 	}
 }
 
@@ -100,7 +100,7 @@ func notFetched(req request.Request, pattern string) error {
 		status: http.StatusNotFound, noStore: true,
 		what: "not found: " + req.Module + " is private here (pattern " + pattern + ")",
 		why:  "fetching private modules is off here (--vcs off), and their names are never sent to an upstream",
-		next: policy.ClientAdvice("GOPRIVATE", pattern, req.Module),
+		next: privacy.ClientAdvice("GOPRIVATE", pattern, req.Module),
 	}
 }
 

@@ -20,15 +20,15 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/assay-proxy/assay/access"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
 // policy returns what c says about private modules.
-func (c config) policy() (*policy.Policy, error) {
-	p, err := policy.New(c.Private)
+func (c config) policy() (*privacy.Policy, error) {
+	p, err := privacy.New(c.Private)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (c config) checkCredentials() error {
 
 // openLog opens our own log, or makes it. One that refuses is no more than a remark
 // as long as nothing needs it: somebody has copied a data directory.
-func (s *server) openLog(ctx context.Context, p *policy.Policy) (err error) {
+func (s *server) openLog(ctx context.Context, p *privacy.Policy) (err error) {
 	c := s.config.logConfig()
 	c.Store = s.store
 	needed := s.config.Unified || p.Patterns() != ""
@@ -218,7 +218,7 @@ func (s *server) remote(r *http.Request) string {
 }
 
 // warnOfAccess warns of settings that are legal and rarely meant.
-func (s *server) warnOfAccess(c config, p *policy.Policy) {
+func (s *server) warnOfAccess(c config, p *privacy.Policy) {
 	local, open := loopback(c.Listen), p.Open()
 	if c.Access != "" {
 		open = s.warnOfCredentials(p)
@@ -239,14 +239,14 @@ func (s *server) warnOfAccess(c config, p *policy.Policy) {
 // warnOfCredentials warns where credentials for code hosts and the rules about who may
 // read do not fit together. It returns the private patterns that have no rule, and for
 // which no credential is used: what they match is open.
-func (s *server) warnOfCredentials(p *policy.Policy) (open []string) {
+func (s *server) warnOfCredentials(p *privacy.Policy) (open []string) {
 	if s.vcs == nil {
 		return nil // and nothing is fetched
 	}
 	hosts := s.vcs.CredentialHosts()
 	usable := func(pattern string) bool {
 		for _, used := range hosts {
-			if slices.ContainsFunc(used, func(u string) bool { return u == "*" || policy.Overlap(u, pattern) }) {
+			if slices.ContainsFunc(used, func(u string) bool { return u == "*" || privacy.Overlap(u, pattern) }) {
 				return true
 			}
 		}

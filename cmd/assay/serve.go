@@ -24,7 +24,7 @@ import (
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
@@ -67,7 +67,7 @@ type server struct {
 	door     *door
 	store    *storage.DB
 	upstream atomic.Pointer[upstream]
-	private  atomic.Pointer[policy.Policy] // in force
+	private  atomic.Pointer[privacy.Policy] // in force
 	mirrors  []*sumdb.Mirror
 	ownLog   *sumdb.Log
 	vcs      *vcs.Source // nil if no module needs it

@@ -1,4 +1,4 @@
-package policy_test
+package privacy_test
 
 import (
 	"maps"
@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
 func TestAround(t *testing.T) {
@@ -24,7 +24,7 @@ func TestAround(t *testing.T) {
 		{"go.corp.example/pay=pay,other.example=dev", nil},
 		{"go.corp.example/open=anyone,git.corp.example=dev", nil},
 	} {
-		p, err := new(policy.Policy).Restrict(test.rules)
+		p, err := new(privacy.Policy).Restrict(test.rules)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,7 +43,7 @@ func TestAround(t *testing.T) {
 
 // anyone is satisfied by every reader and counts as a rule.
 func TestAnyone(t *testing.T) {
-	p, err := new(policy.Policy).Restrict("corp.example=anyone,corp.example/pay=pay")
+	p, err := new(privacy.Policy).Restrict("corp.example=anyone,corp.example/pay=pay")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestAnyone(t *testing.T) {
 	if len(rules) != 2 || rules.Allowed(nobody) || !rules.Allowed(func(group string) bool { return group == "pay" }) {
 		t.Errorf("rules %v", rules)
 	}
-	if _, err := new(policy.Policy).Restrict("corp.example=a,b"); err == nil || !strings.Contains(err.Error(), "write |b") {
+	if _, err := new(privacy.Policy).Restrict("corp.example=a,b"); err == nil || !strings.Contains(err.Error(), "write |b") {
 		t.Errorf("a comma for a bar: %v", err)
 	}
 }

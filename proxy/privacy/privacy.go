@@ -1,11 +1,11 @@
-// Package policy decides, without I/O, whether a module is private or public,
+// Package privacy decides, without I/O, whether a module is private or public,
 // and why, and which groups may read it.
 //
 // Patterns have the syntax and the meaning of GOPRIVATE
 // (go.dev/ref/mod#environment-variables) and are matched against the decoded
 // module path, never against its escaped form or with a version attached: both
 // let private names slip through.
-package policy
+package privacy
 
 import (
 	"fmt"

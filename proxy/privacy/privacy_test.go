@@ -1,4 +1,4 @@
-package policy_test
+package privacy_test
 
 import (
 	"strings"
@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/mod/module"
 
-	"github.com/assay-proxy/assay/proxy/policy"
+	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
 // The rows are those of the go command's own matching: a star does not cross a slash,
@@ -42,7 +42,7 @@ func TestPrivate(t *testing.T) {
 		{"[^a].example/[A-Z]*", "b.example/Xyz", "[^a].example/[A-Z]*"},
 		{`a.example/x~_\-?.git`, "a.example/x~_-1.git", `a.example/x~_\-?.git`},
 	} {
-		p, err := policy.New(tt.patterns)
+		p, err := privacy.New(tt.patterns)
 		if err != nil {
 			t.Errorf("New(%q): %v", tt.patterns, err)
 			continue
@@ -62,7 +62,7 @@ func TestNewRefuses(t *testing.T) {
 		"a.example\u2003", "\u200ba.example", `"corp.example"`, "'corp.example'", "a.example;b.example", "git@corp.example:team", "corp.example:8443/team",
 		"müller.example", "Corp.example", "corp.example//team", "corp.example//", "corp.example/...", ".corp.example", "corp.example./team", "corp.example/.hidden",
 	} {
-		if _, err := policy.New(patterns); err == nil {
+		if _, err := privacy.New(patterns); err == nil {
 			t.Errorf("New(%q) succeeded, want an error", patterns)
 		} else if !strings.Contains(err.Error(), "private pattern") {
 			t.Errorf("New(%q): %v, want an error that names the pattern", patterns, err)
@@ -72,7 +72,7 @@ func TestNewRefuses(t *testing.T) {
 
 func TestEverything(t *testing.T) {
 	for patterns, want := range map[string]bool{"*": true, "?*": true, "*.example": false, "": false, "corp.example": false} {
-		p, err := policy.New(patterns)
+		p, err := privacy.New(patterns)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +90,7 @@ func TestClientAdvice(t *testing.T) {
 		"corp.example/a/b": "Run: go env -w GONOSUMDB=corp.example/a/b",
 		"corp.example/A":   "If it is another spelling of a module that corp.example/A matches, require it by its own name.",
 	} {
-		if got := policy.ClientAdvice("GONOSUMDB", pattern, "corp.example/a/b"); got != want {
+		if got := privacy.ClientAdvice("GONOSUMDB", pattern, "corp.example/a/b"); got != want {
 			t.Errorf("ClientAdvice(%q) = %q, want %q", pattern, got, want)
 		}
 	}
@@ -107,7 +107,7 @@ func FuzzPrivate(f *testing.F) {
 		f.Add(seed[0], seed[1])
 	}
 	f.Fuzz(func(t *testing.T, patterns, path string) {
-		p, err := policy.New(patterns)
+		p, err := privacy.New(patterns)
 		if err != nil {
 			return
 		}
@@ -130,7 +130,7 @@ func FuzzPrivate(f *testing.F) {
 
 // A name that a code host takes for a private one is never sent to anybody.
 func TestPrivateOtherSpellings(t *testing.T) {
-	p, err := policy.New("github.com/acme,corp.example/Team,corp.example/team,*.git.example/x.git")
+	p, err := privacy.New("github.com/acme,corp.example/Team,corp.example/team,*.git.example/x.git")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestPrivateOtherSpellings(t *testing.T) {
 
 // It is asked of each request, of which most are for modules without other spellings.
 func TestPrivateAllocates(t *testing.T) {
-	p, err := policy.New("corp.example,github.com/acme")
+	p, err := privacy.New("corp.example,github.com/acme")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestPrivateAllocates(t *testing.T) {
 }
 
 func TestRestrict(t *testing.T) {
-	base, err := policy.New("corp.example,open.example")
+	base, err := privacy.New("corp.example,open.example")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestRestrict(t *testing.T) {
 // A rule is about a repository, whatever other names code hosts have for it. Such a
 // name is private too; one that is near is not.
 func TestRestrictOtherNames(t *testing.T) {
-	p, err := policy.New("")
+	p, err := privacy.New("")
 	if err != nil {
 		t.Fatal(err)
 	}
