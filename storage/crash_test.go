@@ -20,12 +20,23 @@ import (
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
-// churnContent is the content of a key of the churn: inline for most, a blob of
-// one or of several segments for the others; some share theirs.
-func churnContent(key string) []byte {
+// churnContents are the contents of the churn: inline for most, a blob of one or of
+// several segments for the others; some keys share theirs.
+type churnContents [12][]byte
+
+func newChurnContents() *churnContents {
+	var c churnContents
+	for i := range c {
+		size := []int{10, 3000, 32 << 10, 33 << 10, 300_000, 5 << 20}[i%6]
+		c[i] = storagetest.Content(uint64(i), size)
+	}
+	return &c
+}
+
+// of is the content of a key.
+func (c *churnContents) of(key string) []byte {
 	n, _ := strconv.Atoi(key[strings.LastIndexByte(key, '/')+1:])
-	size := []int{10, 3000, 32 << 10, 33 << 10, 300_000, 5 << 20}[n%6]
-	return storagetest.Content(uint64(n%12), size)
+	return c[n%len(c)]
 }
 
 // churnStore creates and deletes until it is killed, and says what it was told:
@@ -36,6 +47,7 @@ func churnStore(dir string) error {
 	if err != nil {
 		return err
 	}
+	contents := newChurnContents()
 	failed := make(chan error)
 	for w := range 6 {
 		go func() {
@@ -44,7 +56,7 @@ func churnStore(dir string) error {
 			random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(w)))
 			for {
 				key := fmt.Sprintf("worker%d/%d", w, random.IntN(30))
-				content := churnContent(key)
+				content := contents.of(key)
 				err := db.Create(context.Background(), storage.Info{Key: key, Size: int64(len(content))}, bytes.NewReader(content))
 				switch {
 				case err == nil:
@@ -80,6 +92,7 @@ func TestKilled(t *testing.T) {
 	}
 	dir := t.TempDir()
 	state := map[string]string{} // key → "+", "-", or "?" for a deletion that was not acknowledged
+	contents := newChurnContents()
 	operations := 0
 	for round := range rounds {
 		cmd := helperCommand(t, "churn", dir)
@@ -90,24 +103,27 @@ func TestKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		killer := time.AfterFunc(time.Duration(100+round*40)*time.Millisecond, func() { _ = cmd.Process.Kill() })
-		for lines := bufio.NewScanner(out); lines.Scan(); operations++ {
+		heard := 0
+		for lines := bufio.NewScanner(out); lines.Scan(); heard++ {
 			what, key, ok := strings.Cut(lines.Text(), " ")
 			if ok {
 				state[key] = what
 			}
+			if heard == 9+6*round { // a moment later it is in the middle of the next ones
+				time.AfterFunc(rand.N(10*time.Millisecond), func() { _ = cmd.Process.Kill() })
+			}
 		}
-		killer.Stop()
+		operations += heard
 		_ = cmd.Wait() // it was killed
-		checkAfterKill(t, dir, state)
+		checkAfterKill(t, dir, contents, state)
 	}
-	if operations < rounds*5 {
+	if operations < rounds*10 {
 		t.Errorf("only %d operations, which proves nothing", operations)
 	}
 	t.Logf("%d operations in %d lives", operations, rounds)
 }
 
-func checkAfterKill(t *testing.T, dir string, state map[string]string) {
+func checkAfterKill(t *testing.T, dir string, contents *churnContents, state map[string]string) {
 	t.Helper()
 	db := openDB(t, dir)
 	defer db.Close()
@@ -122,7 +138,7 @@ func checkAfterKill(t *testing.T, dir string, state map[string]string) {
 			t.Fatal(err)
 		}
 		got, err := io.ReadAll(o)
-		if err != nil || !bytes.Equal(got, churnContent(info.Key)) {
+		if err != nil || !bytes.Equal(got, contents.of(info.Key)) {
 			t.Errorf("%s: other bytes, or %v", info.Key, err)
 		}
 		o.Close()
