@@ -26,8 +26,8 @@ const modulePath = "github.com/assay-proxy/assay/"
 // import. Tests may import anything.
 var arrows = map[string][]string{
 	"access":              {"defect"},
-	"cmd/assay":           {"access", "internal/memory", "proxy", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb"},
-	"cmd/bench":           {"access", "proxy/vcs/vcstest", "storage"},
+	"cmd/assay":           {"access", "internal/memory", "proxy", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb"},
+	"cmd/bench":           {"access", "proxy/vcs/vcstest", "storage", "storage/bolt"},
 	"defect":              {},
 	"internal/bindings":   {"storage"},
 	"internal/egress":     {},
@@ -43,15 +43,16 @@ var arrows = map[string][]string{
 	"proxy/vcs/vcstest":   {},
 	"sumdb":               {"defect", "internal/memory", "storage"},
 	"sumdb/sumdbtest":     {},
-	"storage":             {"internal/memory"},
+	"storage":             {},
 	"storage/athens":      {"storage"},
+	"storage/bolt":        {"internal/memory", "storage"},
 	"storage/storagetest": {"storage"},
 }
 
 // confined are modules that only these packages may import.
 var confined = map[string][]string{
 	"github.com/gomods/athens":   {"storage/athens"},
-	"go.etcd.io/bbolt":           {"storage"},
+	"go.etcd.io/bbolt":           {"storage/bolt"},
 	"github.com/go-chi/chi":      {"cmd/assay"},
 	"github.com/spf13/cobra":     {"cmd/assay"},
 	"github.com/BurntSushi/toml": {"access", "cmd/assay"},

@@ -19,7 +19,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
-	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -55,7 +55,7 @@ type fixture struct {
 	t      *testing.T
 	world  *proxytest.World
 	dir    string
-	store  *storage.DB
+	store  *bolt.DB
 	chain  *fetch.Chain
 	mirror *sumdb.Mirror // nil without a database
 	server *proxy.Server
@@ -68,7 +68,7 @@ type option struct {
 	private  string
 	database bool // false: sumdb off
 	config   func(*proxy.Config)
-	storage  func(*storage.Options)
+	storage  func(*bolt.Options)
 	conn     func(net.Conn) // of each client
 	budget   fetch.Budget
 	permit   func(path string) error
@@ -102,11 +102,11 @@ func (f *fixture) open(list string, o option) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(f.logs, nil))
 	var err error
-	options := &storage.Options{Logger: log}
+	options := &bolt.Options{Logger: log}
 	if o.storage != nil {
 		o.storage(options)
 	}
-	if f.store, err = storage.Open(filepath.Join(f.dir, "data"), options); err != nil {
+	if f.store, err = bolt.Open(filepath.Join(f.dir, "data"), options); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.store.Close() })

@@ -22,13 +22,13 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/modzip"
-	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // withMemory is an option with budgets.
 func withMemory(m proxy.Memory) option {
-	return option{config: func(c *proxy.Config) { c.Memory = m }, storage: func(o *storage.Options) {
-		o.Readers, o.Writers = m.Answers, memory.New(storage.WriterMemory)
+	return option{config: func(c *proxy.Config) { c.Memory = m }, storage: func(o *bolt.Options) {
+		o.Readers, o.Writers = m.Answers, memory.New(bolt.WriterMemory)
 	}, conn: func(c net.Conn) {
 		_ = c.(*net.TCPConn).SetWriteBuffer(64 << 10) // else the kernel takes megabytes of what a client does not read
 	}}
@@ -103,7 +103,7 @@ func TestLargeModsTogether(t *testing.T) {
 	if statuses[200] == 0 || statuses[200]+statuses[503] != len(paths) {
 		t.Errorf("statuses %v", statuses)
 	}
-	if limit := int64(3<<20 + storage.WriterMemory + 8<<20); grown > limit { // 60 MB without a bound
+	if limit := int64(3<<20 + bolt.WriterMemory + 8<<20); grown > limit { // 60 MB without a bound
 		t.Errorf("%d MB, want at most %d", grown>>20, limit>>20)
 	}
 	if fetches.Used() != 0 {
@@ -144,7 +144,7 @@ func TestZipsOfManyFiles(t *testing.T) {
 	if statuses[200] != len(paths) {
 		t.Errorf("statuses %v", statuses)
 	}
-	if limit := int64(modzip.Memory + storage.WriterMemory + 8<<20); grown > limit { // 90 MB with archive/zip
+	if limit := int64(modzip.Memory + bolt.WriterMemory + 8<<20); grown > limit { // 90 MB with archive/zip
 		t.Errorf("%d MB, want at most %d", grown>>20, limit>>20)
 	}
 	if proofs.Used() != 0 {

@@ -21,6 +21,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // turning is an upstream whose fault changes while its URL stays.
@@ -92,7 +93,7 @@ func (f *fixture) wantTrouble(paths ...string) {
 // age makes all absences that the stopped server of f keeps older.
 func (f *fixture) age(by time.Duration) {
 	f.t.Helper()
-	store, err := storage.Open(filepath.Join(f.dir, "data"), nil)
+	store, err := bolt.Open(filepath.Join(f.dir, "data"), nil)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -177,7 +178,7 @@ func TestOutage(t *testing.T) {
 
 func verifyStore(t *testing.T, dir string) (storage.Verified, error) {
 	t.Helper()
-	store, err := storage.Open(dir, &storage.Options{Existing: true})
+	store, err := bolt.Open(dir, &bolt.Options{Existing: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +340,7 @@ func (s fullForAbsences) SetRecord(ctx context.Context, name string, value []byt
 // does not take the room of another.
 func TestAbsencesAreBounded(t *testing.T) {
 	t.Parallel()
-	store, err := storage.Open(t.TempDir(), nil)
+	store, err := bolt.Open(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // The tag moves after the version was pinned, and the store is lost: what comes
@@ -162,7 +163,7 @@ func TestPrivateTamperedDisk(t *testing.T) {
 		"a go.mod":         {"corp.example/lib/@v/v1.0.0.mod", nil, "module corp.example/lib\n\nrequire evil.example v1.0.0\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := storage.Open(filepath.Join(h.dir, "data"), nil)
+			store, err := bolt.Open(filepath.Join(h.dir, "data"), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +181,7 @@ func TestPrivateTamperedDisk(t *testing.T) {
 			again.wantStatus(test.key, http.StatusForbidden, "changed: the", "the disk of this proxy")
 			again.wantStatus(test.key, http.StatusForbidden, "changed: the")
 			again.stop()
-			if store, err = storage.Open(filepath.Join(h.dir, "data"), nil); err != nil {
+			if store, err = bolt.Open(filepath.Join(h.dir, "data"), nil); err != nil {
 				t.Fatal(err)
 			}
 			defer store.Close()
@@ -214,7 +215,7 @@ func hashesOf(t *testing.T, content, mod []byte) (zipHash, modHash string) {
 	return zipHash, modHash
 }
 
-func replaceStored(t *testing.T, store *storage.DB, info storage.Info, data string) {
+func replaceStored(t *testing.T, store *bolt.DB, info storage.Info, data string) {
 	t.Helper()
 	if err := store.Delete(t.Context(), info.Key); err != nil {
 		t.Fatal(err)
@@ -234,7 +235,7 @@ func TestPrivateTamperedInfo(t *testing.T) {
 	key := "corp.example/lib/@v/v1.0.0.info"
 	good := h.ok(key)
 	h.stop()
-	store, err := storage.Open(filepath.Join(h.dir, "data"), nil)
+	store, err := bolt.Open(filepath.Join(h.dir, "data"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 const (
@@ -112,11 +113,11 @@ func ruled(t *testing.T, rules string) *privacy.Policy {
 }
 
 // restart stops the server, changes its store, and starts it again with other rules.
-func (g *guarded) restart(rules string, meanwhile func(*storage.DB)) {
+func (g *guarded) restart(rules string, meanwhile func(*bolt.DB)) {
 	g.t.Helper()
 	g.stop()
 	if meanwhile != nil {
-		store, err := storage.Open(filepath.Join(g.dir, "data"), nil)
+		store, err := bolt.Open(filepath.Join(g.dir, "data"), nil)
 		if err != nil {
 			g.t.Fatal(err)
 		}
@@ -373,7 +374,7 @@ func TestRuleForStored(t *testing.T) {
 	for _, path := range paths {
 		g.ok(path+"/@v/v1.0.0.mod", "Authorization", g.pay)
 	}
-	forget := func(store *storage.DB) {
+	forget := func(store *bolt.DB) {
 		for i := range 64 {
 			_ = store.DeleteRecord(t.Context(), fmt.Sprintf("bindings/%02x", i))
 		}
@@ -471,7 +472,7 @@ func TestRulePathsAreBounded(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay,evil.corp.example=pay")
 	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
-	g.restart(payPath+"=pay,evil.corp.example=pay", func(store *storage.DB) {
+	g.restart(payPath+"=pay,evil.corp.example=pay", func(store *bolt.DB) {
 		table, err := bindings.Load(t.Context(), store)
 		if err == nil {
 			err = table.Learn(t.Context(), func(yield func(bindings.Fact, error) bool) {

@@ -1,13 +1,14 @@
-// Package storage keeps immutable objects under protocol-path keys, and few
-// small mutable records.
+// Package storage is the contract of a store, which keeps immutable objects under
+// protocol-path keys, and few small mutable records. Engines are packages of their
+// own; storagetest checks the contract for each.
 //
 // A key is the path of the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol),
 // escaped and without a leading slash: example.com/!a/@v/v1.0.0.zip,
 // sumdb/sum.golang.org/tile/8/0/x001/234. Whatever keeps the objects, a person
 // can read the keys.
 //
-// The package knows nothing of modules: what may be stored, and whether it is
-// true, is decided above it. What it promises is that an object is complete and
+// A store knows nothing of modules: what may be stored, and whether it is true, is
+// decided above it. What it promises is that an object is complete and
 // durable or not there at all, that it never changes, and that bytes which
 // changed underneath it are never handed out.
 package storage

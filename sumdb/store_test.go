@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // realStore is the embedded store, which a test can restart, look into, and make
@@ -33,9 +34,9 @@ func newStore(t testing.TB) *realStore {
 
 func (s *realStore) open() {
 	s.t.Helper()
-	store, err := storage.Open(s.dir, nil)
+	store, err := bolt.Open(s.dir, nil)
 	if err != nil {
-		s.t.Fatalf("storage.Open: %v", err)
+		s.t.Fatalf("bolt.Open: %v", err)
 	}
 	s.Store = store
 }

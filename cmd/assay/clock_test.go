@@ -12,14 +12,14 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
-	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // shift makes the answers that a stopped server keeps of lists older, or younger,
 // as if the clock had been set meanwhile.
 func (p *privateServer) shift(by time.Duration, keys ...string) {
 	p.t.Helper()
-	store, err := storage.Open(p.data, nil)
+	store, err := bolt.Open(p.data, nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}

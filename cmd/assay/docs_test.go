@@ -25,6 +25,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
 )
 
 var updateDocs = flag.Bool("update", false, "rewrite the generated documents")
@@ -118,7 +119,7 @@ func TestDocMetrics(t *testing.T) {
 		s.close()
 	}()
 
-	collectors := slices.Concat(s.store.Metrics(), s.proxy.Metrics(), s.reloads.collectors(), s.upstream.Load().chain.Metrics(),
+	collectors := slices.Concat(s.store.(storage.Measured).Metrics(), s.proxy.Metrics(), s.reloads.collectors(), s.upstream.Load().chain.Metrics(),
 		newObserver(s.log).collectors(), s.ownLog.Metrics(), s.access.Metrics(), s.vcs.Metrics(), []prometheus.Collector{buildInfo(), s.log.out.dropped, s.door.refused, newMemoryCollector(s.memory)})
 	for _, m := range s.mirrors {
 		collectors = append(collectors, m.Metrics()...)

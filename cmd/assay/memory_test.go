@@ -6,7 +6,7 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/modzip"
-	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // The shares are all of the budget and no more, and the least budget has room for the
@@ -30,7 +30,7 @@ func TestShares(t *testing.T) {
 		bytes int64
 		share *memory.Budget
 	}{
-		{"to write an object", storage.WriterMemory, s.store},
+		{"to write an object", bolt.WriterMemory, s.store},
 		{"to hash a zip", modzip.Memory, s.proofs},
 		{"a go.mod whose length is not known, with the half that it is copied from", largestMod + 1 + largestMod/2, s.fetches},
 		{"a list", proxy.ListMemory, s.fetches},

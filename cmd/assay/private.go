@@ -23,6 +23,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -65,7 +66,7 @@ func shellWord(text string) string {
 // withLogStore calls f with the store beside our own log, nil if there is none. The
 // error is storage.ErrInUse while a server has it.
 func (c config) withLogStore(f func(storage.Store) error) error {
-	db, err := storage.Open(c.Data, &storage.Options{Existing: true, LockTimeout: time.Millisecond})
+	db, err := bolt.Open(c.Data, &bolt.Options{Existing: true, LockTimeout: time.Millisecond})
 	if errors.Is(err, fs.ErrNotExist) {
 		return f(nil)
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -65,7 +66,7 @@ type server struct {
 	config   config // as it was at the start; reloadOn knows what is in force
 	log      *logger
 	door     *door
-	store    *storage.DB
+	store    storage.Store
 	upstream atomic.Pointer[upstream]
 	private  atomic.Pointer[privacy.Policy] // in force
 	mirrors  []*sumdb.Mirror
@@ -178,9 +179,11 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 		return err
 	}
 	s.upstream.Store(up)
-	if s.store, err = storage.Open(c.Data, &storage.Options{Logger: s.log.Logger, Readers: s.memory.answers, Writers: s.memory.store}); err != nil {
+	store, err := bolt.Open(c.Data, &bolt.Options{Logger: s.log.Logger, Readers: s.memory.answers, Writers: s.memory.store})
+	if err != nil {
 		return err
 	}
+	s.store = store
 	if s.mirrors, err = s.openMirrors(ctx); err != nil {
 		return err
 	}
@@ -233,7 +236,9 @@ func (s *server) register() {
 	s.registry = prometheus.NewRegistry()
 	s.reloads = newReloadMetrics()
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
-	s.registry.MustRegister(s.store.Metrics()...)
+	if store, ok := s.store.(storage.Measured); ok {
+		s.registry.MustRegister(store.Metrics()...)
+	}
 	s.registry.MustRegister(s.proxy.Metrics()...)
 	s.registry.MustRegister(s.reloads.collectors()...)
 	s.registry.MustRegister(&upstreamCollector{&s.upstream}, newMemoryCollector(s.memory))

@@ -16,6 +16,7 @@ import (
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 func newVerifyCommand() *cobra.Command {
@@ -50,7 +51,7 @@ const progressEvery = 5 * time.Second
 
 // verify checks the store in the directory data. Damage that stays is an error.
 func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer) error {
-	db, err := storage.Open(data, &storage.Options{Existing: true})
+	db, err := bolt.Open(data, &bolt.Options{Existing: true})
 	if errors.Is(err, fs.ErrNotExist) {
 		dir, _ := filepath.Abs(data) // "" is good enough
 		return fmt.Errorf("there is no store in %s (%s); name its directory with --data", data, dir)
@@ -105,22 +106,22 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 
 // verifyShapes looks for stored zips with bytes that no hash covers, drops them with
 // repair, and counts them in v.
-func verifyShapes(ctx context.Context, db *storage.DB, repair bool, v *storage.Verified, out io.Writer) error {
-	for info, err := range db.List(ctx, "") {
+func verifyShapes(ctx context.Context, store storage.Store, repair bool, v *storage.Verified, out io.Writer) error {
+	for info, err := range store.List(ctx, "") {
 		if err != nil {
 			return err
 		}
 		if !strings.HasSuffix(info.Key, ".zip") {
 			continue
 		}
-		wrong := checkShape(ctx, db, info.Key)
+		wrong := checkShape(ctx, store, info.Key)
 		if !errors.Is(wrong, modzip.ErrShape) {
 			continue // anything else that is wrong has been reported
 		}
 		v.Damaged++
 		outcome := "damaged"
 		if repair {
-			if err := db.Delete(ctx, info.Key); err != nil {
+			if err := store.Delete(ctx, info.Key); err != nil {
 				return err
 			}
 			v.Repaired++
@@ -131,8 +132,8 @@ func verifyShapes(ctx context.Context, db *storage.DB, repair bool, v *storage.V
 	return ctx.Err()
 }
 
-func checkShape(ctx context.Context, db *storage.DB, key string) error {
-	object, err := db.Open(ctx, key)
+func checkShape(ctx context.Context, store storage.Store, key string) error {
+	object, err := store.Open(ctx, key)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // A zip with bytes that no hash covers, stored by an earlier version, is reported, and
@@ -23,7 +24,7 @@ func TestVerifyShapes(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	db, err := storage.Open(dir, nil)
+	db, err := bolt.Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

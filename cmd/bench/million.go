@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // fillMillion makes a store with a million objects as a server would have them:
@@ -17,7 +18,7 @@ func (b *bench) fillMillion() (dir string, err error) {
 	if dir, err = b.newDir(); err != nil {
 		return "", err
 	}
-	db, err := storage.Open(dir, nil)
+	db, err := bolt.Open(dir, nil)
 	if err != nil {
 		return "", err
 	}

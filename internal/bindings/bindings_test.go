@@ -10,12 +10,12 @@ import (
 	"testing"
 
 	"github.com/assay-proxy/assay/internal/bindings"
-	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-func open(t *testing.T, dir string) (*storage.DB, *bindings.Table) {
+func open(t *testing.T, dir string) (*bolt.DB, *bindings.Table) {
 	t.Helper()
-	store, err := storage.Open(dir, nil)
+	store, err := bolt.Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,13 +202,13 @@ func TestLost(t *testing.T) {
 	for i := range 64 {
 		names = append(names, fmt.Sprintf("bindings/%02x", i))
 	}
-	for how, change := range map[string]func(store *storage.DB, name string, value []byte) error{
-		"missing": func(store *storage.DB, name string, _ []byte) error { return store.DeleteRecord(t.Context(), name) },
-		"shortened": func(store *storage.DB, name string, v []byte) error {
+	for how, change := range map[string]func(store *bolt.DB, name string, value []byte) error{
+		"missing": func(store *bolt.DB, name string, _ []byte) error { return store.DeleteRecord(t.Context(), name) },
+		"shortened": func(store *bolt.DB, name string, v []byte) error {
 			return store.SetRecord(t.Context(), name, v[:len(v)/2])
 		},
-		"emptied": func(store *storage.DB, name string, _ []byte) error { return store.SetRecord(t.Context(), name, nil) },
-		"changed": func(store *storage.DB, name string, v []byte) error {
+		"emptied": func(store *bolt.DB, name string, _ []byte) error { return store.SetRecord(t.Context(), name, nil) },
+		"changed": func(store *bolt.DB, name string, v []byte) error {
 			return store.SetRecord(t.Context(), name, []byte(strings.Replace(string(v), "credential", "creditable", 1)+"x"))
 		},
 	} {

@@ -11,13 +11,13 @@ import (
 	athenserrors "github.com/gomods/athens/pkg/errors"
 	"github.com/gomods/athens/pkg/storage/compliance"
 
-	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/athens"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-func openStore(tb testing.TB) *storage.DB {
+func openStore(tb testing.TB) *bolt.DB {
 	tb.Helper()
-	db, err := storage.Open(tb.TempDir(), nil)
+	db, err := bolt.Open(tb.TempDir(), nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func openStore(tb testing.TB) *storage.DB {
 }
 
 // empty deletes everything.
-func empty(tb testing.TB, db *storage.DB) func() error {
+func empty(tb testing.TB, db *bolt.DB) func() error {
 	return func() error {
 		var errs []error
 		for info, err := range db.List(tb.Context(), "") {

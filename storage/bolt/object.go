@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"bytes"
@@ -10,13 +10,14 @@ import (
 	"io"
 	"io/fs"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/storage"
 )
 
-// Open implements Store.
-func (db *DB) Open(ctx context.Context, key string) (Object, error) {
+// Open implements storage.Store.
+func (db *DB) Open(ctx context.Context, key string) (storage.Object, error) {
 	r, err := db.lookup(ctx, key, true)
 	if err != nil {
 		return nil, fmt.Errorf("open %.200q: %w", key, err)
@@ -45,11 +46,11 @@ func openSize(r *record) int64 {
 	return 0
 }
 
-// Stat implements Store.
-func (db *DB) Stat(ctx context.Context, key string) (Info, error) {
+// Stat implements storage.Store.
+func (db *DB) Stat(ctx context.Context, key string) (storage.Info, error) {
 	r, err := db.lookup(ctx, key, false)
 	if err != nil {
-		return Info{}, fmt.Errorf("stat %.200q: %w", key, err)
+		return storage.Info{}, fmt.Errorf("stat %.200q: %w", key, err)
 	}
 	return r.info, nil
 }
@@ -57,7 +58,7 @@ func (db *DB) Stat(ctx context.Context, key string) (Info, error) {
 // lookup returns the record of key. To open it is to own its content if it is
 // inline, and to be counted among the readers of its blob if it has one.
 func (db *DB) lookup(ctx context.Context, key string, open bool) (*record, error) {
-	if err := checkKey(key); err != nil {
+	if err := storage.CheckKey(key); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -68,7 +69,7 @@ func (db *DB) lookup(ctx context.Context, key string, open bool) (*record, error
 		defer db.vanish.RUnlock()
 	}
 	var r *record
-	err := db.meta.view(func(tx *bolt.Tx) (err error) {
+	err := db.meta.view(func(tx *bbolt.Tx) (err error) {
 		value := tx.Bucket(bucketObjects).Get([]byte(key))
 		if value == nil {
 			return fs.ErrNotExist
@@ -85,7 +86,7 @@ func (db *DB) lookup(ctx context.Context, key string, open bool) (*record, error
 			err = r.checkContent()
 		}
 	}
-	if errors.Is(err, ErrDamaged) {
+	if errors.Is(err, storage.ErrDamaged) {
 		db.metrics.damaged.Inc()
 	}
 	return r, err
@@ -125,14 +126,14 @@ func errClosed(key string) error {
 // inlineObject is an object with its content in memory, checked.
 type inlineObject struct {
 	db      *DB
-	info    Info
+	info    storage.Info
 	bytes   []byte
 	content bytes.Reader
 	held    memory.Hold
 	closed  bool
 }
 
-func (o *inlineObject) Info() Info { return o.info }
+func (o *inlineObject) Info() storage.Info { return o.info }
 
 func (o *inlineObject) SHA256() [sha256.Size]byte { return sha256.Sum256(o.bytes) }
 
@@ -186,7 +187,7 @@ const (
 // the readers of the blob.
 type blobObject struct {
 	db     *DB
-	info   Info
+	info   storage.Info
 	blob   blobRef
 	held   memory.Hold
 	offset int64
@@ -201,7 +202,7 @@ type blobObject struct {
 	advised   int    // number after the last chunk the kernel was told to read ahead
 }
 
-func (o *blobObject) Info() Info { return o.info }
+func (o *blobObject) Info() storage.Info { return o.info }
 
 func (o *blobObject) SHA256() [sha256.Size]byte { return o.blob.hash }
 
@@ -352,7 +353,7 @@ func (o *blobObject) readAhead(chunk int) {
 // it is not where the record says, it looks for the chunks once.
 func (o *blobObject) read(chunk int, buffer []byte) ([]byte, error) {
 	data, err := o.readAt(chunk, buffer)
-	if !errors.Is(err, ErrDamaged) {
+	if !errors.Is(err, storage.ErrDamaged) {
 		return data, err
 	}
 	if !o.relocated {
@@ -362,7 +363,7 @@ func (o *blobObject) read(chunk int, buffer []byte) ([]byte, error) {
 			data, err = o.readAt(chunk, buffer)
 		}
 	}
-	if errors.Is(err, ErrDamaged) {
+	if errors.Is(err, storage.ErrDamaged) {
 		o.db.metrics.damaged.Inc()
 	}
 	return data, err
@@ -373,11 +374,11 @@ func (o *blobObject) readAt(chunk int, buffer []byte) ([]byte, error) {
 	_, err := o.db.reader.ReadAt(value, o.blob.extents[chunk])
 	switch {
 	case err == io.EOF:
-		return nil, fmt.Errorf("chunk %d is beyond the end of the file: %w", chunk, ErrDamaged)
+		return nil, fmt.Errorf("chunk %d is beyond the end of the file: %w", chunk, storage.ErrDamaged)
 	case err != nil:
 		return nil, err
 	case binary.LittleEndian.Uint32(value) != chunkSum(o.blob.id, chunk, value[sumSize:]):
-		return nil, fmt.Errorf("chunk %d: checksum mismatch: %w", chunk, ErrDamaged)
+		return nil, fmt.Errorf("chunk %d: checksum mismatch: %w", chunk, storage.ErrDamaged)
 	}
 	return value[sumSize:], nil
 }

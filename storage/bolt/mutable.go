@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"bytes"
@@ -9,11 +9,10 @@ import (
 	"hash/crc32"
 	"io/fs"
 
-	bolt "go.etcd.io/bbolt"
-)
+	"go.etcd.io/bbolt"
 
-// maxRecord is the size of the largest mutable record.
-const maxRecord = 16 << 20
+	"github.com/assay-proxy/assay/storage"
+)
 
 // keyValue is the one key in the bucket of a mutable record. Each has a bucket,
 // because bbolt writes the neighbours of a value again with it: a small record
@@ -21,11 +20,11 @@ const maxRecord = 16 << 20
 // nothing, bbolt keeps them in the page of their parent.
 var keyValue = []byte("value")
 
-// Record implements Store.
+// Record implements storage.Store.
 func (db *DB) Record(ctx context.Context, name string) (value []byte, err error) {
-	err = errors.Join(checkKey(name), ctx.Err())
+	err = errors.Join(storage.CheckKey(name), ctx.Err())
 	if err == nil {
-		err = db.meta.view(func(tx *bolt.Tx) error {
+		err = db.meta.view(func(tx *bbolt.Tx) error {
 			stored, err := getRecord(tx, name)
 			value = bytes.Clone(stored)
 			return err
@@ -37,34 +36,34 @@ func (db *DB) Record(ctx context.Context, name string) (value []byte, err error)
 	return value, nil
 }
 
-// SetRecord implements Store.
+// SetRecord implements storage.Store.
 func (db *DB) SetRecord(ctx context.Context, name string, value []byte) error {
-	return db.changeRecord(ctx, name, len(value), func(tx *bolt.Tx) error {
+	return db.changeRecord(ctx, name, len(value), func(tx *bbolt.Tx) error {
 		return putRecord(tx, name, value)
 	})
 }
 
-// SwapRecord implements Store.
+// SwapRecord implements storage.Store.
 func (db *DB) SwapRecord(ctx context.Context, name string, old, value []byte) error {
-	return db.changeRecord(ctx, name, len(value), func(tx *bolt.Tx) error {
+	return db.changeRecord(ctx, name, len(value), func(tx *bbolt.Tx) error {
 		stored, err := getRecord(tx, name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			if old != nil {
-				return ErrConflict
+				return storage.ErrConflict
 			}
 		case err != nil:
 			return err
 		case old == nil || !bytes.Equal(old, stored):
-			return ErrConflict
+			return storage.ErrConflict
 		}
 		return putRecord(tx, name, value)
 	})
 }
 
-// DeleteRecord implements Store.
+// DeleteRecord implements storage.Store.
 func (db *DB) DeleteRecord(ctx context.Context, name string) error {
-	return db.changeRecord(ctx, name, 0, func(tx *bolt.Tx) error {
+	return db.changeRecord(ctx, name, 0, func(tx *bbolt.Tx) error {
 		records := tx.Bucket(bucketRecords)
 		if records.Bucket([]byte(name)) == nil {
 			return fs.ErrNotExist
@@ -73,9 +72,9 @@ func (db *DB) DeleteRecord(ctx context.Context, name string) error {
 	})
 }
 
-func (db *DB) changeRecord(ctx context.Context, name string, size int, change func(*bolt.Tx) error) error {
-	err := errors.Join(checkKey(name), ctx.Err())
-	if size > maxRecord {
+func (db *DB) changeRecord(ctx context.Context, name string, size int, change func(*bbolt.Tx) error) error {
+	err := errors.Join(storage.CheckKey(name), ctx.Err())
+	if size > storage.MaxRecord {
 		err = errors.Join(err, fmt.Errorf("value of %d bytes is larger than 16 MiB", size))
 	}
 	if err == nil {
@@ -89,19 +88,19 @@ func (db *DB) changeRecord(ctx context.Context, name string, size int, change fu
 
 // getRecord returns the checked value of a mutable record, valid within the
 // transaction and never nil without an error.
-func getRecord(tx *bolt.Tx, name string) ([]byte, error) {
+func getRecord(tx *bbolt.Tx, name string) ([]byte, error) {
 	bucket := tx.Bucket(bucketRecords).Bucket([]byte(name))
 	if bucket == nil {
 		return nil, fs.ErrNotExist
 	}
 	stored := bucket.Get(keyValue)
 	if len(stored) < sumSize || binary.LittleEndian.Uint32(stored) != recordSum(name, stored[sumSize:]) {
-		return nil, fmt.Errorf("checksum mismatch: %w", ErrDamaged)
+		return nil, fmt.Errorf("checksum mismatch: %w", storage.ErrDamaged)
 	}
 	return stored[sumSize:], nil
 }
 
-func putRecord(tx *bolt.Tx, name string, value []byte) error {
+func putRecord(tx *bbolt.Tx, name string, value []byte) error {
 	bucket, err := tx.Bucket(bucketRecords).CreateBucketIfNotExists([]byte(name))
 	if err != nil {
 		return err

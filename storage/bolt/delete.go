@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"bytes"
@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
-// Delete implements Store. The bytes of a large object are freed for the next
+// Delete implements storage.Store. The bytes of a large object are freed for the next
 // ones soon after, when no other object has them and no open Object reads them.
 func (db *DB) Delete(ctx context.Context, key string) error {
 	if err := db.delete(ctx, key); err != nil {
@@ -21,7 +23,7 @@ func (db *DB) Delete(ctx context.Context, key string) error {
 }
 
 func (db *DB) delete(ctx context.Context, key string) error {
-	if err := errors.Join(checkKey(key), ctx.Err()); err != nil {
+	if err := errors.Join(storage.CheckKey(key), ctx.Err()); err != nil {
 		return err
 	}
 	return db.drop(key)
@@ -30,7 +32,7 @@ func (db *DB) delete(ctx context.Context, key string) error {
 // drop is delete for any key, one that is damaged included.
 func (db *DB) drop(key string) error {
 	var orphans []uint64
-	err := db.meta.update(0, func(tx *bolt.Tx) (err error) {
+	err := db.meta.update(0, func(tx *bbolt.Tx) (err error) {
 		orphans, err = deleteObject(tx, key)
 		return err
 	})
@@ -51,7 +53,7 @@ func (db *DB) reap(orphans []uint64) {
 
 // deleteObject deletes the record and its reference, and returns the blobs that
 // nobody has any more, with an intent for each.
-func deleteObject(tx *bolt.Tx, key string) (orphans []uint64, err error) {
+func deleteObject(tx *bbolt.Tx, key string) (orphans []uint64, err error) {
 	objects := tx.Bucket(bucketObjects)
 	value := objects.Get([]byte(key))
 	if value == nil {
@@ -80,7 +82,7 @@ func refKey(id uint64, key string) []byte {
 }
 
 // putRef notes that the object key has the blob, and that others may share it.
-func putRef(tx *bolt.Tx, key string, blob *blobRef) error {
+func putRef(tx *bbolt.Tx, key string, blob *blobRef) error {
 	if err := tx.Bucket(bucketRefs).Put(refKey(blob.id, key), blob.hash[:]); err != nil {
 		return err
 	}
@@ -89,7 +91,7 @@ func putRef(tx *bolt.Tx, key string, blob *blobRef) error {
 
 // dropRef deletes the reference of key to the blob. Nobody shares the blob from
 // then on, because the reason for the deletion may be that it is damaged.
-func dropRef(tx *bolt.Tx, key string, id uint64, hash []byte) (orphans []uint64, err error) {
+func dropRef(tx *bbolt.Tx, key string, id uint64, hash []byte) (orphans []uint64, err error) {
 	hashes, refs := tx.Bucket(bucketHashes), tx.Bucket(bucketRefs)
 	p := parser{rest: hashes.Get(hash)}
 	if p.uvarint() == id && p.err == nil {
@@ -107,14 +109,14 @@ func dropRef(tx *bolt.Tx, key string, id uint64, hash []byte) (orphans []uint64,
 }
 
 // hasRef reports whether an object has the blob.
-func hasRef(tx *bolt.Tx, id uint64) bool {
+func hasRef(tx *bbolt.Tx, id uint64) bool {
 	k, _ := tx.Bucket(bucketRefs).Cursor().Seek(blobKey(id))
 	return bytes.HasPrefix(k, blobKey(id))
 }
 
 // dropRefsOf is dropRef for an object whose record does not tell the blob. It
 // walks all references, which is slow, and rare.
-func dropRefsOf(tx *bolt.Tx, key string) (orphans []uint64, err error) {
+func dropRefsOf(tx *bbolt.Tx, key string) (orphans []uint64, err error) {
 	type ref struct {
 		id   uint64
 		hash []byte

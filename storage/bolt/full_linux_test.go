@@ -1,4 +1,4 @@
-package storage_test
+package bolt_test
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
@@ -63,7 +64,7 @@ func fullDisk(dir string) error {
 	if err := os.WriteFile(other, make([]byte, 20<<20), 0o600); err != nil {
 		return err
 	}
-	db, err := storage.Open(filepath.Join(dir, "store"), nil)
+	db, err := bolt.Open(filepath.Join(dir, "store"), nil)
 	if err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func openFull(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "other"), make([]byte, 64<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
 		return fmt.Errorf("the disk is not full: %v", err)
 	}
-	db, err := storage.Open(filepath.Join(dir, "second"), nil)
+	db, err := bolt.Open(filepath.Join(dir, "second"), nil)
 	if err == nil {
 		db.Close()
 	}
@@ -142,7 +143,7 @@ func readOnlyDisk(dir string) error {
 		return err
 	}
 	store := filepath.Join(dir, "store")
-	db, err := storage.Open(store, nil)
+	db, err := bolt.Open(store, nil)
 	if err != nil {
 		return err
 	}
@@ -153,7 +154,7 @@ func readOnlyDisk(dir string) error {
 		return fmt.Errorf("cannot mount: %w", err)
 	}
 	for _, path := range []string{store, filepath.Join(dir, "none yet")} {
-		db, err := storage.Open(path, nil)
+		db, err := bolt.Open(path, nil)
 		if err == nil {
 			db.Close()
 		}

@@ -1,4 +1,4 @@
-package storage_test
+package bolt_test
 
 import (
 	"bytes"
@@ -15,9 +15,10 @@ import (
 	"testing"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
@@ -47,7 +48,7 @@ func verifyStore(t *testing.T) (dir string) {
 	return dir
 }
 
-func verify(t *testing.T, db *storage.DB, repair bool) (storage.Verified, []storage.Damage) {
+func verify(t *testing.T, db *bolt.DB, repair bool) (storage.Verified, []storage.Damage) {
 	t.Helper()
 	var found []storage.Damage
 	v, err := db.Verify(t.Context(), storage.VerifyOptions{
@@ -64,9 +65,9 @@ func verify(t *testing.T, db *storage.DB, repair bool) (storage.Verified, []stor
 }
 
 // change changes a file of a closed store behind its back, within its format.
-func change(t *testing.T, dir, name string, fn func(tx *bolt.Tx) error) {
+func change(t *testing.T, dir, name string, fn func(tx *bbolt.Tx) error) {
 	t.Helper()
-	b, err := bolt.Open(filepath.Join(dir, name), 0o600, &bolt.Options{Timeout: time.Second})
+	b, err := bbolt.Open(filepath.Join(dir, name), 0o600, &bbolt.Options{Timeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +113,7 @@ func TestVerifySound(t *testing.T) {
 
 func TestVerifyFinds(t *testing.T) {
 	t.Parallel()
-	ref := func(tx *bolt.Tx, key string) (k, v []byte) {
+	ref := func(tx *bbolt.Tx, key string) (k, v []byte) {
 		c := tx.Bucket([]byte("refs")).Cursor()
 		for k, v = c.First(); k != nil && string(k[8:]) != key; k, v = c.Next() {
 		}
@@ -138,7 +139,7 @@ func TestVerifyFinds(t *testing.T) {
 			[]string{"a.example/@v/v1.0.0.zip", "fork.example/@v/v1.0.0.zip"}},
 
 		{"header of an object record", func(t *testing.T, dir string) {
-			change(t, dir, "meta.db", func(tx *bolt.Tx) error {
+			change(t, dir, "meta.db", func(tx *bbolt.Tx) error {
 				b := tx.Bucket([]byte("objects"))
 				v := bytes.Clone(b.Get([]byte("b.example/@v/v1.0.0.zip")))
 				v[12] ^= 1
@@ -147,7 +148,7 @@ func TestVerifyFinds(t *testing.T) {
 		}, []string{"b.example/@v/v1.0.0.zip"}, []string{"b.example/@v/v1.0.0.zip"}},
 
 		{"key that nobody could have given", func(t *testing.T, dir string) {
-			change(t, dir, "meta.db", func(tx *bolt.Tx) error {
+			change(t, dir, "meta.db", func(tx *bbolt.Tx) error {
 				b := tx.Bucket([]byte("objects"))
 				v := bytes.Clone(b.Get([]byte("a.example/@v/v1.0.0.mod")))
 				return errors.Join(b.Delete([]byte("a.example/@v/v1.0.0.mod")), b.Put([]byte("a.example/@v/v1.0.0.\xff"), v))
@@ -159,7 +160,7 @@ func TestVerifyFinds(t *testing.T) {
 		}, []string{"record head"}, nil},
 
 		{"missing segment", func(t *testing.T, dir string) {
-			change(t, dir, "blobs.db", func(tx *bolt.Tx) error {
+			change(t, dir, "blobs.db", func(tx *bbolt.Tx) error {
 				blobs := tx.Bucket([]byte("blobs"))
 				c := blobs.Cursor()
 				for k, _ := c.First(); k != nil; k, _ = c.Next() {
@@ -183,27 +184,27 @@ func TestVerifyFinds(t *testing.T) {
 		}, []string{"b.example/@v/v1.0.0.zip"}, []string{"b.example/@v/v1.0.0.zip"}},
 
 		{"missing reference", func(t *testing.T, dir string) {
-			change(t, dir, "meta.db", func(tx *bolt.Tx) error {
+			change(t, dir, "meta.db", func(tx *bbolt.Tx) error {
 				k, _ := ref(tx, "b.example/@v/v1.0.0.zip")
 				return tx.Bucket([]byte("refs")).Delete(k)
 			})
 		}, []string{"b.example/@v/v1.0.0.zip"}, nil},
 
 		{"reference of no object", func(t *testing.T, dir string) {
-			change(t, dir, "meta.db", func(tx *bolt.Tx) error {
+			change(t, dir, "meta.db", func(tx *bbolt.Tx) error {
 				k, v := ref(tx, "b.example/@v/v1.0.0.zip")
 				return tx.Bucket([]byte("refs")).Put(append(k[:8], "gone.example"...), v)
 			})
 		}, []string{"reference "}, nil},
 
 		{"object without its record", func(t *testing.T, dir string) {
-			change(t, dir, "meta.db", func(tx *bolt.Tx) error {
+			change(t, dir, "meta.db", func(tx *bbolt.Tx) error {
 				return tx.Bucket([]byte("objects")).Delete([]byte("b.example/@v/v1.0.0.zip"))
 			})
 		}, []string{"reference "}, []string{"b.example/@v/v1.0.0.zip"}},
 
 		{"blob of nobody", func(t *testing.T, dir string) {
-			change(t, dir, "blobs.db", func(tx *bolt.Tx) error {
+			change(t, dir, "blobs.db", func(tx *bbolt.Tx) error {
 				b, err := tx.Bucket([]byte("blobs")).CreateBucket(append(binary.BigEndian.AppendUint64(nil, 1), 0, 0, 0, 0))
 				if errors.Is(err, fs.ErrExist) || err != nil {
 					b, err = tx.Bucket([]byte("blobs")).CreateBucket(append(binary.BigEndian.AppendUint64(nil, 99), 0, 0, 0, 0))
@@ -265,7 +266,7 @@ func checkFound(t *testing.T, found []storage.Damage, want []string, repaired bo
 	}
 }
 
-func waitNoOrphans(t *testing.T, db *storage.DB) {
+func waitNoOrphans(t *testing.T, db *bolt.DB) {
 	t.Helper()
 	for range 500 {
 		s, err := db.Stats(t.Context())
@@ -285,7 +286,7 @@ func waitNoOrphans(t *testing.T, db *storage.DB) {
 func TestWrongIntent(t *testing.T) {
 	t.Parallel()
 	dir := verifyStore(t)
-	change(t, dir, "meta.db", func(tx *bolt.Tx) error {
+	change(t, dir, "meta.db", func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte("refs")).ForEach(func(k, _ []byte) error {
 			return tx.Bucket([]byte("intents")).Put(k[:8], nil)
 		})
@@ -395,13 +396,13 @@ func TestVerifyStops(t *testing.T) {
 func TestOpenExisting(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if _, err := storage.Open(dir, &storage.Options{Existing: true}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := bolt.Open(dir, &bolt.Options{Existing: true}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an empty directory: %v, want ErrNotExist", err)
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
 		t.Errorf("left behind: %v, %v", files, err)
 	}
-	db, err := storage.Open(verifyStore(t), &storage.Options{Existing: true})
+	db, err := bolt.Open(verifyStore(t), &bolt.Options{Existing: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"context"
@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // inlineMax is the size up to which an object is kept in meta.db, beside its
@@ -21,11 +23,11 @@ const inlineMax = 32 << 10
 // and the pages that bbolt makes of it when it is committed.
 const WriterMemory = 2 * (segmentChunks + 1) * bufferSize
 
-// Create implements Store. The memory for an object of more than 32 KiB is taken from
+// Create implements storage.Store. The memory for an object of more than 32 KiB is taken from
 // Options.Writers; Create waits for it until ctx ends.
-func (db *DB) Create(ctx context.Context, info Info, r io.Reader) error {
-	free := func(tx *bolt.Tx) error { _, err := expectFree(tx, info.Key); return err }
-	err := checkInfo(info)
+func (db *DB) Create(ctx context.Context, info storage.Info, r io.Reader) error {
+	free := func(tx *bbolt.Tx) error { _, err := expectFree(tx, info.Key); return err }
+	err := info.Check()
 	if err == nil {
 		err = db.meta.view(free) // before r is read
 	}
@@ -38,8 +40,8 @@ func (db *DB) Create(ctx context.Context, info Info, r io.Reader) error {
 	return nil
 }
 
-// Replace implements Store.
-func (db *DB) Replace(ctx context.Context, info Info, r io.Reader) error {
+// Replace implements storage.Store.
+func (db *DB) Replace(ctx context.Context, info storage.Info, r io.Reader) error {
 	if err := db.create(ctx, info, r, vacate); err != nil {
 		return fmt.Errorf("replace %.200q: %w", info.Key, err)
 	}
@@ -48,10 +50,10 @@ func (db *DB) Replace(ctx context.Context, info Info, r io.Reader) error {
 
 // claim makes sure, in the transaction that stores an object, that its key is free. It
 // returns the blobs that no object has any more.
-type claim func(tx *bolt.Tx, key string) (orphans []uint64, err error)
+type claim func(tx *bbolt.Tx, key string) (orphans []uint64, err error)
 
 // expectFree is the claim of Create: it fails with fs.ErrExist if the key is taken.
-func expectFree(tx *bolt.Tx, key string) ([]uint64, error) {
+func expectFree(tx *bbolt.Tx, key string) ([]uint64, error) {
 	if tx.Bucket(bucketObjects).Get([]byte(key)) != nil {
 		return nil, fs.ErrExist
 	}
@@ -59,7 +61,7 @@ func expectFree(tx *bolt.Tx, key string) ([]uint64, error) {
 }
 
 // vacate is the claim of Replace: the object at the key goes.
-func vacate(tx *bolt.Tx, key string) ([]uint64, error) {
+func vacate(tx *bbolt.Tx, key string) ([]uint64, error) {
 	orphans, err := deleteObject(tx, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -68,8 +70,8 @@ func vacate(tx *bolt.Tx, key string) ([]uint64, error) {
 }
 
 // create stores an object under a key that claim makes free.
-func (db *DB) create(ctx context.Context, info Info, r io.Reader, claim claim) error {
-	if err := checkInfo(info); err != nil {
+func (db *DB) create(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
+	if err := info.Check(); err != nil {
 		return err
 	}
 	if info.Time.IsZero() {
@@ -91,7 +93,7 @@ func (db *DB) create(ctx context.Context, info Info, r io.Reader, claim claim) e
 	return db.createBlob(ctx, info, r, claim)
 }
 
-func (db *DB) createInline(ctx context.Context, info Info, r io.Reader, claim claim) error {
+func (db *DB) createInline(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
 	content := make([]byte, info.Size)
 	if err := readFull(r, content); err != nil {
 		return err
@@ -101,7 +103,7 @@ func (db *DB) createInline(ctx context.Context, info Info, r io.Reader, claim cl
 	}
 	value := (&record{info: info, content: content}).encode()
 	var orphans []uint64
-	err := db.meta.update(len(value), func(tx *bolt.Tx) (err error) {
+	err := db.meta.update(len(value), func(tx *bbolt.Tx) (err error) {
 		if orphans, err = claim(tx, info.Key); err != nil {
 			return err
 		}
@@ -115,7 +117,7 @@ func (db *DB) createInline(ctx context.Context, info Info, r io.Reader, claim cl
 	return nil
 }
 
-func putObject(tx *bolt.Tx, info Info, value []byte) error {
+func putObject(tx *bbolt.Tx, info storage.Info, value []byte) error {
 	if err := tx.Bucket(bucketObjects).Put([]byte(info.Key), value); err != nil {
 		return err
 	}
@@ -132,9 +134,9 @@ func putObject(tx *bolt.Tx, info Info, value []byte) error {
 // it. Which blob the object shares, if another has the same content, is decided
 // in the last step, in one transaction with the references that a deletion
 // looks at.
-func (db *DB) createBlob(ctx context.Context, info Info, r io.Reader, claim claim) error {
+func (db *DB) createBlob(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
 	var id uint64
-	err := db.meta.update(0, func(tx *bolt.Tx) (err error) {
+	err := db.meta.update(0, func(tx *bbolt.Tx) (err error) {
 		id, err = putIntent(tx)
 		return err
 	})
@@ -160,7 +162,7 @@ func (db *DB) createBlob(ctx context.Context, info Info, r io.Reader, claim clai
 		return err
 	}
 	var orphans []uint64
-	err = db.meta.update(len(own)*8, func(tx *bolt.Tx) (err error) {
+	err = db.meta.update(len(own)*8, func(tx *bbolt.Tx) (err error) {
 		adopted = false
 		if orphans, err = claim(tx, info.Key); err != nil {
 			return err
@@ -190,7 +192,7 @@ func (db *DB) createBlob(ctx context.Context, info Info, r io.Reader, claim clai
 }
 
 // putIntent notes that a blob is about to be written and returns its id.
-func putIntent(tx *bolt.Tx) (id uint64, err error) {
+func putIntent(tx *bbolt.Tx) (id uint64, err error) {
 	intents := tx.Bucket(bucketIntents)
 	if id, err = intents.NextSequence(); err != nil {
 		return 0, err
@@ -200,7 +202,7 @@ func putIntent(tx *bolt.Tx) (id uint64, err error) {
 
 // findShared returns the blob that already has the content. One whose chunks
 // cannot be found is not shared any further.
-func (db *DB) findShared(tx *bolt.Tx, hash [32]byte, size int64) (*blobRef, bool) {
+func (db *DB) findShared(tx *bbolt.Tx, hash [32]byte, size int64) (*blobRef, bool) {
 	p := parser{rest: tx.Bucket(bucketHashes).Get(hash[:])}
 	id := p.uvarint()
 	if p.err != nil {

@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"cmp"
@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // maxCommit bounds the bytes of one commit, because bbolt keeps them in memory
@@ -28,7 +30,7 @@ const maxCommit = 4 << 20
 // not the end of the process.
 type file struct {
 	path     string
-	bolt     *bolt.DB
+	bolt     *bbolt.DB
 	raw      *os.File // bbolt's own descriptor, which holds the lock
 	pageSize int
 	commits  prometheus.Observer // is told how many seconds each took
@@ -53,14 +55,14 @@ var errReplaced = errors.New("another program changed the file, as a backup does
 // change is one function that wants to be part of a commit.
 type change struct {
 	size  int // bytes, about
-	apply func(*bolt.Tx) error
+	apply func(*bbolt.Tx) error
 	done  bool
 	err   error
 }
 
 // view runs fn in a read transaction. fn must not block on anything but the
 // disk: an open read transaction keeps freed pages from being used again.
-func (f *file) view(fn func(*bolt.Tx) error) (err error) {
+func (f *file) view(fn func(*bbolt.Tx) error) (err error) {
 	if stuck := f.stuck.Load(); stuck != nil {
 		return *stuck
 	}
@@ -71,7 +73,7 @@ func (f *file) view(fn func(*bolt.Tx) error) (err error) {
 			err = f.damaged(r, begun)
 		}
 	}()
-	return f.explain(f.bolt.View(func(tx *bolt.Tx) error {
+	return f.explain(f.bolt.View(func(tx *bbolt.Tx) error {
 		begun = true
 		return fn(tx)
 	}))
@@ -82,7 +84,7 @@ func (f *file) view(fn func(*bolt.Tx) error) (err error) {
 //
 // Whoever gets the lock takes along what queued up meanwhile, so the number of
 // commits a disk can do in a second does not bound the number of changes.
-func (f *file) update(size int, fn func(*bolt.Tx) error) error {
+func (f *file) update(size int, fn func(*bbolt.Tx) error) error {
 	c := &change{size: size, apply: fn}
 	f.queueMu.Lock()
 	f.queue = append(f.queue, c)
@@ -115,7 +117,7 @@ func (f *file) takeQueue() []*change {
 // one finds its key taken, each is committed alone: nobody gets the error of a
 // neighbour, nor one because of a neighbour that was then not committed.
 func (f *file) commitBatch(batch []*change) {
-	err := f.commit(func(tx *bolt.Tx) error {
+	err := f.commit(func(tx *bbolt.Tx) error {
 		for _, c := range batch {
 			if err := c.apply(tx); err != nil {
 				return err
@@ -134,11 +136,11 @@ func (f *file) commitBatch(batch []*change) {
 }
 
 // commit runs fn in a transaction of its own.
-func (f *file) commit(fn func(*bolt.Tx) error) (err error) {
+func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 	if err := cmp.Or(f.stuck.Load(), f.failed.Load()); err != nil {
 		return *err
 	}
-	var tx *bolt.Tx
+	var tx *bbolt.Tx
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -149,7 +151,7 @@ func (f *file) commit(fn func(*bolt.Tx) error) (err error) {
 	}()
 	start := time.Now()
 	applied, number := false, 0
-	err = f.bolt.Update(func(t *bolt.Tx) error {
+	err = f.bolt.Update(func(t *bbolt.Tx) error {
 		tx, number = t, t.ID()
 		if f.newest != 0 && number != f.newest+1 {
 			return errReplaced
@@ -176,11 +178,11 @@ func (f *file) commit(fn func(*bolt.Tx) error) (err error) {
 
 // discard runs fn in a write transaction that is not committed: nobody else
 // changes the file meanwhile.
-func (f *file) discard(fn func(*bolt.Tx) error) error {
+func (f *file) discard(fn func(*bbolt.Tx) error) error {
 	f.commitMu.Lock()
 	defer f.commitMu.Unlock()
 	ended := errors.New("discarded")
-	err := f.commit(func(tx *bolt.Tx) error { return cmp.Or(fn(tx), ended) })
+	err := f.commit(func(tx *bbolt.Tx) error { return cmp.Or(fn(tx), ended) })
 	if err == ended {
 		return nil
 	}
@@ -207,7 +209,7 @@ func (f *file) commitError(err error) error {
 // damaged turns a panic of bbolt into an error. If bbolt did not let go of its
 // locks, the file is of no use for the rest of the process.
 func (f *file) damaged(panicked any, released bool) error {
-	err := fmt.Errorf("%s: %s: %w", f.path, panicText(panicked), ErrDamaged)
+	err := fmt.Errorf("%s: %s: %w", f.path, panicText(panicked), storage.ErrDamaged)
 	if !released {
 		err = fmt.Errorf("%w; put meta.db and blobs.db back from a backup, or move both away and start with an empty store", err)
 		f.stuck.Store(&err)

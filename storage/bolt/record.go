@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"crypto/sha256"
@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"strings"
 	"time"
-	"unicode/utf8"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // An object record is what meta.db has under the key of an object:
@@ -25,7 +25,7 @@ import (
 //
 // Integers are little-endian or varints.
 type record struct {
-	info Info
+	info storage.Info
 
 	// content is the content of an inline object, a part of the slice that was
 	// parsed, and contentSum its CRC32C.
@@ -96,7 +96,7 @@ func appendString(b []byte, s string) []byte {
 func decodeRecord(key string, b []byte) (*record, error) {
 	r, err := parseRecord(key, b)
 	if err != nil {
-		return nil, fmt.Errorf("record of %q: %v: %w", key, err, ErrDamaged)
+		return nil, fmt.Errorf("record of %q: %v: %w", key, err, storage.ErrDamaged)
 	}
 	return r, nil
 }
@@ -115,7 +115,7 @@ func parseRecord(key string, b []byte) (*record, error) {
 	}
 	p := parser{rest: header[recordPrefix:]}
 	kind := p.byte()
-	r := &record{info: Info{Key: key}}
+	r := &record{info: storage.Info{Key: key}}
 	r.info.Size = int64(p.uvarint())
 	r.info.Time = time.Unix(p.varint(), 0).UTC()
 	r.info.Hash = p.string()
@@ -140,7 +140,7 @@ func parseRecord(key string, b []byte) (*record, error) {
 // checkContent checks the content of an inline object.
 func (r *record) checkContent() error {
 	if crc32.Checksum(r.content, castagnoli) != r.contentSum {
-		return fmt.Errorf("content of %q: checksum mismatch: %w", r.info.Key, ErrDamaged)
+		return fmt.Errorf("content of %q: checksum mismatch: %w", r.info.Key, storage.ErrDamaged)
 	}
 	return nil
 }
@@ -197,44 +197,3 @@ func (p *parser) varint() int64 {
 func (p *parser) string() string {
 	return string(p.take(int(p.uvarint())))
 }
-
-// checkKey checks a key, or the name of a mutable record, as Store documents.
-func checkKey(key string) error {
-	var why string
-	switch {
-	case key == "":
-		why = "is empty"
-	case len(key) > maxKey:
-		why = "is longer than 4096 bytes"
-	case !utf8.ValidString(key):
-		why = "is not UTF-8"
-	case strings.IndexByte(key, 0) >= 0:
-		why = "contains NUL"
-	case key[0] == '/', key[len(key)-1] == '/':
-		why = "begins or ends with a slash"
-	default:
-		return nil
-	}
-	return fmt.Errorf("key %.100q %s", key, why)
-}
-
-// checkInfo checks what a caller of Create says about an object.
-func checkInfo(info Info) error {
-	if err := checkKey(info.Key); err != nil {
-		return err
-	}
-	switch {
-	case info.Size < 0:
-		return fmt.Errorf("size %d is negative", info.Size)
-	case len(info.Hash) > maxText:
-		return fmt.Errorf("hash of %d bytes is longer than %d", len(info.Hash), maxText)
-	case len(info.Proof) > maxText:
-		return fmt.Errorf("proof of %d bytes is longer than %d", len(info.Proof), maxText)
-	}
-	return nil
-}
-
-const (
-	maxKey  = 4096
-	maxText = 1 << 10 // of Hash and of Proof
-)

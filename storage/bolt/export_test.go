@@ -1,10 +1,12 @@
-package storage
+package bolt
+
+import "github.com/assay-proxy/assay/storage"
 
 // DecodeRecord returns what an object record says, and its content if it is inline.
-func DecodeRecord(key string, b []byte) (Info, []byte, error) {
+func DecodeRecord(key string, b []byte) (storage.Info, []byte, error) {
 	r, err := decodeRecord(key, b)
 	if err != nil {
-		return Info{}, nil, err
+		return storage.Info{}, nil, err
 	}
 	if r.blob == nil {
 		err = r.checkContent()
@@ -13,11 +15,11 @@ func DecodeRecord(key string, b []byte) (Info, []byte, error) {
 }
 
 // EncodeInline returns the record of an inline object.
-func EncodeInline(info Info, content []byte) []byte {
+func EncodeInline(info storage.Info, content []byte) []byte {
 	return (&record{info: info, content: content}).encode()
 }
 
 // EncodeBlob returns the record of a large object with chunks at these offsets.
-func EncodeBlob(info Info, id uint64, offsets []int64) []byte {
+func EncodeBlob(info storage.Info, id uint64, offsets []int64) []byte {
 	return (&record{info: info, blob: &blobRef{id: id, extents: offsets}}).encode()
 }

@@ -1,4 +1,4 @@
-package storage_test
+package bolt_test
 
 import (
 	"bufio"
@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
@@ -43,7 +44,7 @@ func (c *churnContents) of(key string) []byte {
 // "+ key" when a creation was acknowledged, "? key" before it deletes, "- key"
 // after that.
 func churnStore(dir string) error {
-	db, err := storage.Open(dir, nil)
+	db, err := bolt.Open(dir, nil)
 	if err != nil {
 		return err
 	}

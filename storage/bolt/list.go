@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"context"
@@ -7,16 +7,18 @@ import (
 	"iter"
 	"strings"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // listBatch is how many records List reads in one transaction: some 0.3 ms,
 // and 300 KB of memory.
 const listBatch = 1000
 
-// List implements Store.
-func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) {
+// List implements storage.Store.
+func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+	return func(yield func(storage.Info, error) bool) {
 		from := prefix
 		for {
 			infos, next, err := db.listSome(ctx, prefix, from)
@@ -26,7 +28,7 @@ func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 				}
 			}
 			if err != nil {
-				yield(Info{}, fmt.Errorf("list %.200q: %w", prefix, err))
+				yield(storage.Info{}, fmt.Errorf("list %.200q: %w", prefix, err))
 				return
 			}
 			if next == "" {
@@ -39,12 +41,12 @@ func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 
 // listSome returns the next objects with the prefix whose key is not before
 // from, and where to go on, which is "" at the end.
-func (db *DB) listSome(ctx context.Context, prefix, from string) (infos []Info, next string, err error) {
+func (db *DB) listSome(ctx context.Context, prefix, from string) (infos []storage.Info, next string, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, "", err
 	}
 	damaged := 0
-	err = db.meta.view(func(tx *bolt.Tx) error {
+	err = db.meta.view(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(bucketObjects).Cursor()
 		last := ""
 		n := 0
@@ -52,7 +54,7 @@ func (db *DB) listSome(ctx context.Context, prefix, from string) (infos []Info, 
 			key := string(k)
 			if last != "" && key <= last {
 				// A damaged key could otherwise send us in circles.
-				return fmt.Errorf("keys are out of order at %q: %w", key, ErrDamaged)
+				return fmt.Errorf("keys are out of order at %q: %w", key, storage.ErrDamaged)
 			}
 			last = key
 			if n == listBatch {
@@ -61,7 +63,7 @@ func (db *DB) listSome(ctx context.Context, prefix, from string) (infos []Info, 
 			}
 			n++
 			r, err := decodeRecord(key, v)
-			if errors.Is(err, ErrDamaged) {
+			if errors.Is(err, storage.ErrDamaged) {
 				damaged++
 				continue
 			}

@@ -1,4 +1,4 @@
-package storage_test
+package bolt_test
 
 import (
 	"bytes"
@@ -13,9 +13,10 @@ import (
 	"strings"
 	"testing"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
@@ -110,7 +111,7 @@ func putBack(t *testing.T, path string, whole []byte) {
 // many objects were.
 func readDamaged(t *testing.T, dir string, objects map[string][]byte, what string) (refused, found int) {
 	t.Helper()
-	db, err := storage.Open(dir, nil)
+	db, err := bolt.Open(dir, nil)
 	if err != nil {
 		checkText(t, what, err)
 		return 1, 0
@@ -257,23 +258,23 @@ func TestCompactedFile(t *testing.T) {
 	t.Parallel()
 	dir := verifyStore(t)
 	path := filepath.Join(dir, "blobs.db")
-	from, err := bolt.Open(path, 0o600, nil)
+	from, err := bbolt.Open(path, 0o600, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	to, err := bolt.Open(path+".compact", 0o600, &bolt.Options{PageSize: 16 << 10})
+	to, err := bbolt.Open(path+".compact", 0o600, &bbolt.Options{PageSize: 16 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Something in front, so that everything moves.
-	err = to.Update(func(tx *bolt.Tx) error {
+	err = to.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucket([]byte("first"))
 		if err != nil {
 			return err
 		}
 		return b.Put([]byte("a"), make([]byte, 100_000))
 	})
-	if err := errors.Join(err, bolt.Compact(to, from, 1<<20), from.Close(), to.Close(), os.Rename(path+".compact", path)); err != nil {
+	if err := errors.Join(err, bbolt.Compact(to, from, 1<<20), from.Close(), to.Close(), os.Rename(path+".compact", path)); err != nil {
 		t.Fatal(err)
 	}
 	db := openDB(t, dir)

@@ -1,4 +1,8 @@
-package storage
+// Package bolt is the embedded engine: a storage.Store in two files of one
+// directory, meta.db for the records and the small objects, blobs.db for the large
+// ones. Two files, because each has one writer at a time and small writes must not
+// wait for large ones. How it works and why is in docs/design/storage.md.
+package bolt
 
 import (
 	"context"
@@ -11,15 +15,13 @@ import (
 	"sync"
 	"sync/atomic"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/storage"
 )
 
-// DB is the embedded engine: a Store in two files of one directory, meta.db for
-// the records and the small objects, blobs.db for the large ones. Two files,
-// because each has one writer at a time and small writes must not wait for
-// large ones. How it works and why is in docs/design/storage.md.
+// DB is an open store.
 //
 // List leaves out objects whose record is damaged; Verify finds them.
 type DB struct {
@@ -47,7 +49,12 @@ type DB struct {
 	reaper reaper
 }
 
-var _ Store = (*DB)(nil)
+var (
+	_ storage.Store    = (*DB)(nil)
+	_ storage.Verifier = (*DB)(nil)
+	_ storage.Sizer    = (*DB)(nil)
+	_ storage.Measured = (*DB)(nil)
+)
 
 // newDB makes a DB of two open files. It closes neither if it fails.
 func newDB(dir string, meta, blobs *file, o Options) (*DB, error) {
@@ -83,12 +90,12 @@ func newDB(dir string, meta, blobs *file, o Options) (*DB, error) {
 // came from.
 func openIntents(meta *file, last uint64) (orphans []uint64, err error) {
 	var sequence uint64
-	err = meta.view(func(tx *bolt.Tx) error {
+	err = meta.view(func(tx *bbolt.Tx) error {
 		intents := tx.Bucket(bucketIntents)
 		sequence = intents.Sequence()
 		return intents.ForEach(func(k, _ []byte) error {
 			if len(k) != 8 {
-				return fmt.Errorf("%s: intent %x: %w", meta.path, k, ErrDamaged)
+				return fmt.Errorf("%s: intent %x: %w", meta.path, k, storage.ErrDamaged)
 			}
 			orphans = append(orphans, binary.BigEndian.Uint64(k))
 			return nil
@@ -97,7 +104,7 @@ func openIntents(meta *file, last uint64) (orphans []uint64, err error) {
 	if err != nil || sequence >= last {
 		return orphans, err
 	}
-	return orphans, meta.update(0, func(tx *bolt.Tx) error {
+	return orphans, meta.update(0, func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketIntents).SetSequence(last)
 	})
 }
@@ -111,23 +118,13 @@ func (db *DB) Close() error {
 	return errors.Join(db.reader.Close(), db.meta.close(), db.blobs.close())
 }
 
-// Stats is how much a store holds.
-type Stats struct {
-	Objects int64 // number of objects
-	Bytes   int64 // sum of their sizes, each counted though its blob be shared
-
-	FileBytes int64 // size of the two files
-	FreeBytes int64 // part of them that is free for the next objects
-	Orphans   int64 // blobs that wait to be deleted
-}
-
-// Stats returns how much the store holds, without walking it.
-func (db *DB) Stats(ctx context.Context) (Stats, error) {
-	var s Stats
+// Stats implements storage.Sizer.
+func (db *DB) Stats(ctx context.Context) (storage.Stats, error) {
+	var s storage.Stats
 	if err := ctx.Err(); err != nil {
 		return s, err
 	}
-	err := db.meta.view(func(tx *bolt.Tx) error {
+	err := db.meta.view(func(tx *bbolt.Tx) error {
 		t := readTotals(tx)
 		s.Objects, s.Bytes = t.objects, t.bytes
 		return nil
@@ -144,13 +141,13 @@ func (db *DB) Stats(ctx context.Context) (Stats, error) {
 // totals are kept beside the schema, in a page that each commit writes anyway.
 type totals struct{ objects, bytes int64 }
 
-func readTotals(tx *bolt.Tx) totals {
+func readTotals(tx *bbolt.Tx) totals {
 	p := parser{rest: tx.Bucket(bucketSchema).Get(keyTotals)}
 	return totals{objects: p.varint(), bytes: p.varint()}
 }
 
 // addTotals changes the totals by so many objects and bytes.
-func addTotals(tx *bolt.Tx, objects, bytes int64) error {
+func addTotals(tx *bbolt.Tx, objects, bytes int64) error {
 	t := readTotals(tx)
 	value := binary.AppendVarint(nil, t.objects+objects)
 	value = binary.AppendVarint(value, t.bytes+bytes)

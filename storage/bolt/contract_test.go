@@ -1,17 +1,18 @@
-package storage_test
+package bolt_test
 
 import (
 	"testing"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
 // openDB opens the store in dir and closes it with the test, if the test did
 // not.
-func openDB(t testing.TB, dir string) *storage.DB {
+func openDB(t testing.TB, dir string) *bolt.DB {
 	t.Helper()
-	db, err := storage.Open(dir, nil)
+	db, err := bolt.Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

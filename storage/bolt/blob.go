@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"bytes"
@@ -10,8 +10,10 @@ import (
 	"hash/crc32"
 	"io"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // A blob is the content of one or more large objects. It is written in segments
@@ -119,8 +121,8 @@ func (db *DB) writeBlob(ctx context.Context, id uint64, size int64, r io.Reader)
 }
 
 // putSegment returns the change that writes one segment.
-func putSegment(id uint64, segment, first int, values [][]byte) func(*bolt.Tx) error {
-	return func(tx *bolt.Tx) error {
+func putSegment(id uint64, segment, first int, values [][]byte) func(*bbolt.Tx) error {
+	return func(tx *bbolt.Tx) error {
 		bucket, err := tx.Bucket(bucketBlobs).CreateBucket(segmentKey(id, segment))
 		if err != nil {
 			return err
@@ -160,17 +162,17 @@ func expectEnd(r io.Reader) error {
 
 // eachChunk calls visit for the chunks of a blob, in order. The value is valid
 // within the transaction.
-func eachChunk(tx *bolt.Tx, id uint64, size int64, visit func(chunk int, value []byte) error) error {
+func eachChunk(tx *bbolt.Tx, id uint64, size int64, visit func(chunk int, value []byte) error) error {
 	for first, segment := 0, 0; first < chunkCount(size); segment++ {
 		bucket := tx.Bucket(bucketBlobs).Bucket(segmentKey(id, segment))
 		if bucket == nil {
-			return fmt.Errorf("segment %d of blob %d is missing: %w", segment, id, ErrDamaged)
+			return fmt.Errorf("segment %d of blob %d is missing: %w", segment, id, storage.ErrDamaged)
 		}
 		cursor := bucket.Cursor()
 		_, value := cursor.First()
 		for end := segmentEnd(size, first); first < end; first++ {
 			if len(value) != sumSize+chunkLen(size, first) {
-				return fmt.Errorf("chunk %d of blob %d has another length: %w", first, id, ErrDamaged)
+				return fmt.Errorf("chunk %d of blob %d has another length: %w", first, id, storage.ErrDamaged)
 			}
 			if err := visit(first, value); err != nil {
 				return err
@@ -185,14 +187,14 @@ func eachChunk(tx *bolt.Tx, id uint64, size int64, visit func(chunk int, value [
 func deleteBlob(blobs *file, id uint64) error {
 	for {
 		var keys [][]byte
-		err := blobs.view(func(tx *bolt.Tx) error {
+		err := blobs.view(func(tx *bbolt.Tx) error {
 			keys = segmentKeys(tx, id)
 			return nil
 		})
 		if err != nil || len(keys) == 0 {
 			return err
 		}
-		err = blobs.update(0, func(tx *bolt.Tx) error {
+		err = blobs.update(0, func(tx *bbolt.Tx) error {
 			for _, key := range keys {
 				if err := tx.Bucket(bucketBlobs).DeleteBucket(key); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 					return err
@@ -207,7 +209,7 @@ func deleteBlob(blobs *file, id uint64) error {
 }
 
 // segmentKeys returns the keys of the first segments there are of a blob.
-func segmentKeys(tx *bolt.Tx, id uint64) [][]byte {
+func segmentKeys(tx *bbolt.Tx, id uint64) [][]byte {
 	var keys [][]byte
 	prefix := blobKey(id)
 	cursor := tx.Bucket(bucketBlobs).Cursor()
@@ -219,7 +221,7 @@ func segmentKeys(tx *bolt.Tx, id uint64) [][]byte {
 
 // lastBlob returns the highest id of a blob, or 0.
 func (f *file) lastBlob() (id uint64, err error) {
-	err = f.view(func(tx *bolt.Tx) error {
+	err = f.view(func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(bucketBlobs)
 		if bucket == nil {
 			return nil

@@ -1,4 +1,4 @@
-package storage_test
+package bolt_test
 
 import (
 	"bytes"
@@ -11,13 +11,14 @@ import (
 
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
 // openWith opens a store with one object x of content, whose readers share budget.
-func openWith(t *testing.T, budget *memory.Budget, content []byte) *storage.DB {
+func openWith(t *testing.T, budget *memory.Budget, content []byte) *bolt.DB {
 	t.Helper()
-	db, err := storage.Open(t.TempDir(), &storage.Options{Readers: budget, Writers: memory.New(storage.WriterMemory)})
+	db, err := bolt.Open(t.TempDir(), &bolt.Options{Readers: budget, Writers: memory.New(bolt.WriterMemory)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,8 +168,8 @@ func TestSharedChunks(t *testing.T) {
 // one; and a caller that waits leaves with its context.
 func TestWritersBudget(t *testing.T) {
 	t.Parallel()
-	writers := memory.New(storage.WriterMemory)
-	db, err := storage.Open(t.TempDir(), &storage.Options{Writers: writers})
+	writers := memory.New(bolt.WriterMemory)
+	db, err := bolt.Open(t.TempDir(), &bolt.Options{Writers: writers})
 	if err != nil {
 		t.Fatal(err)
 	}

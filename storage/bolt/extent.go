@@ -1,11 +1,13 @@
-package storage
+package bolt
 
 import (
 	"encoding/binary"
 	"fmt"
 	"unsafe"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // This file is the only one that knows where in a bbolt file a value is.
@@ -54,12 +56,12 @@ func (p *parser) extents(n int) extents {
 // locate finds the chunks of a blob of size bytes.
 func locate(blobs *file, id uint64, size int64) (extents, error) {
 	e := make(extents, 0, chunkCount(size))
-	err := blobs.view(func(tx *bolt.Tx) error {
+	err := blobs.view(func(tx *bbolt.Tx) error {
 		base := blobs.bolt.Info().Data
 		return eachChunk(tx, id, size, func(chunk int, value []byte) error {
 			offset := int64(uintptr(unsafe.Pointer(unsafe.SliceData(value))) - base)
 			if offset < 0 || offset+int64(len(value)) > tx.Size() {
-				return fmt.Errorf("chunk %d of blob %d is outside of the file: %w", chunk, id, ErrDamaged)
+				return fmt.Errorf("chunk %d of blob %d is outside of the file: %w", chunk, id, storage.ErrDamaged)
 			}
 			e = append(e, offset)
 			return nil

@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"context"
@@ -43,7 +43,7 @@ func newMetrics(db *DB) *metrics {
 	return m
 }
 
-// Metrics returns the collectors of the store, to be registered once.
+// Metrics implements storage.Measured.
 func (db *DB) Metrics() []prometheus.Collector {
 	m := db.metrics
 	return []prometheus.Collector{m.created, m.deleted, m.damaged, m.commitSeconds, m.state}

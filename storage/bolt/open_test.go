@@ -1,4 +1,4 @@
-package storage_test
+package bolt_test
 
 import (
 	"bufio"
@@ -14,9 +14,10 @@ import (
 	"testing"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // helperEnv makes the test's binary another process: its value is the name of a
@@ -56,7 +57,7 @@ func helperCommand(t *testing.T, name, dir string) *exec.Cmd {
 
 // holdStore holds the store until its input ends.
 func holdStore(dir string) error {
-	db, err := storage.Open(dir, nil)
+	db, err := bolt.Open(dir, nil)
 	if err != nil {
 		return err
 	}
@@ -84,7 +85,7 @@ func TestOpenHeldByAnotherProcess(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "held\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
-	_, err = storage.Open(dir, nil)
+	_, err = bolt.Open(dir, nil)
 	if !errors.Is(err, storage.ErrInUse) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "stop that process") {
 		t.Errorf("got %v, want ErrInUse with the directory and what to do", err)
 	}
@@ -110,7 +111,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	schema := func(name, key string, value []byte) func(t *testing.T, dir string) {
 		return func(t *testing.T, dir string) {
-			change(t, dir, name, func(tx *bolt.Tx) error { return tx.Bucket([]byte("schema")).Put([]byte(key), value) })
+			change(t, dir, name, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("schema")).Put([]byte(key), value) })
 		}
 	}
 	for _, tt := range []struct {
@@ -127,7 +128,7 @@ func TestOpenRefuses(t *testing.T) {
 				if err := os.Remove(filepath.Join(dir, name)); err != nil {
 					t.Fatal(err)
 				}
-				change(t, dir, name, func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
+				change(t, dir, name, func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
 			}
 		}, storage.ErrForeign, "move the file away"},
 		{"newer schema", schema("meta.db", "version", binary.AppendUvarint(nil, 2)), storage.ErrNewer, "its schema is 2, this program knows 1"},
@@ -153,7 +154,7 @@ func TestOpenRefuses(t *testing.T) {
 			dir := verifyStore(t)
 			tt.damage(t, dir)
 			before := snapshot(t, dir)
-			db, err := storage.Open(dir, nil)
+			db, err := bolt.Open(dir, nil)
 			if err == nil {
 				db.Close()
 			}
@@ -173,7 +174,7 @@ func TestOpenRefuses(t *testing.T) {
 		if err := os.WriteFile(name, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := storage.Open(name, nil); err == nil || !strings.Contains(err.Error(), "name a directory") {
+		if _, err := bolt.Open(name, nil); err == nil || !strings.Contains(err.Error(), "name a directory") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -192,7 +193,7 @@ func TestOpenRemovesUnfinished(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := storage.Open(dir, &storage.Options{LockTimeout: time.Millisecond}); !errors.Is(err, storage.ErrInUse) {
+	if _, err := bolt.Open(dir, &bolt.Options{LockTimeout: time.Millisecond}); !errors.Is(err, storage.ErrInUse) {
 		t.Fatalf("a second open: %v, want ErrInUse", err)
 	}
 	exists := func(name string) bool { _, err := os.Lstat(filepath.Join(dir, name)); return err == nil }
@@ -240,7 +241,7 @@ func TestOpenUnfinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	remove(t, dir, "meta.db") // blobs.db is made first, and knows of no other yet
-	change(t, dir, "blobs.db", func(tx *bolt.Tx) error { return tx.Bucket([]byte("schema")).Delete([]byte("joined")) })
+	change(t, dir, "blobs.db", func(tx *bbolt.Tx) error { return tx.Bucket([]byte("schema")).Delete([]byte("joined")) })
 	if err := openDB(t, dir).Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +261,7 @@ func TestOpenWithoutSmallObjects(t *testing.T) {
 		}
 		remove(t, dir, "meta.db")
 		for range 2 { // a refusal leaves nothing behind that the next one takes for a store
-			if db, err := storage.Open(dir, nil); !errors.Is(err, storage.ErrDamaged) || !strings.Contains(err.Error(), "meta.db is missing") {
+			if db, err := bolt.Open(dir, nil); !errors.Is(err, storage.ErrDamaged) || !strings.Contains(err.Error(), "meta.db is missing") {
 				t.Errorf("Open without the meta.db of a small store: %v", err)
 				db.Close()
 			}
@@ -274,7 +275,7 @@ func TestOpenOneMetaPage(t *testing.T) {
 	for page := range 2 {
 		dir := verifyStore(t)
 		patch(t, dir, "meta.db", func(file []byte) { file[page*4096+24] ^= 1 })
-		db, err := storage.Open(dir, nil)
+		db, err := bolt.Open(dir, nil)
 		if err != nil {
 			t.Errorf("page %d: %v", page, err)
 			continue

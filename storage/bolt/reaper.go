@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"errors"
@@ -6,7 +6,9 @@ import (
 	"sync"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // reapAgain is how long the reaper waits after it could not delete a blob, for
@@ -119,7 +121,7 @@ func (r *reaper) next() (id uint64, ok bool) {
 // one whose last fsync fails does.
 func (r *reaper) reap(id uint64) {
 	used := false
-	err := r.db.meta.view(func(tx *bolt.Tx) error {
+	err := r.db.meta.view(func(tx *bbolt.Tx) error {
 		used = hasRef(tx, id)
 		return nil
 	})
@@ -127,7 +129,7 @@ func (r *reaper) reap(id uint64) {
 		err = deleteBlob(r.db.blobs, id)
 	}
 	if err == nil {
-		err = r.db.meta.update(0, func(tx *bolt.Tx) error {
+		err = r.db.meta.update(0, func(tx *bbolt.Tx) error {
 			return tx.Bucket(bucketIntents).Delete(blobKey(id))
 		})
 	}
@@ -135,7 +137,7 @@ func (r *reaper) reap(id uint64) {
 		return
 	}
 	r.db.log.Warn("deleting a blob nobody has", "blob", id, "err", err)
-	if errors.Is(err, ErrDamaged) {
+	if errors.Is(err, storage.ErrDamaged) {
 		return // the next process may try again
 	}
 	r.mu.Lock()

@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"bytes"
@@ -10,51 +10,21 @@ import (
 	"io"
 	"io/fs"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
-// Damage is one thing that Verify found.
-type Damage struct {
-	Key      string // of an object, "record " and the name of a mutable record, or "" if it is about neither
-	Err      error  // what is wrong
-	Repaired bool   // the object was dropped, or what is wrong put right
-}
-
-// Verified is how much Verify has walked, and what came of it.
-type Verified struct {
-	Objects  int64 // objects whose record and content were checked
-	Bytes    int64 // of their content, what several share counted once
-	Records  int64 // mutable records
-	Damaged  int64 // Damages found
-	Repaired int64 // of those
-}
-
-// VerifyOptions are the options of Verify. All may be zero.
-type VerifyOptions struct {
-	// Repair drops what is damaged, so that it is fetched again, and puts right
-	// what can be: references, and blobs that nobody has.
-	Repair bool
-
-	// Damage is told each Damage when it is found.
-	Damage func(Damage)
-
-	// Progress is told every now and then how far Verify is.
-	Progress func(Verified)
-}
-
-// Verify reads everything in the store and checks it: the checksums of all
-// records, chunks and mutable records, the SHA-256 of all blobs, the references
-// between them, and the pages of both files. An error means that it could not
-// go on; damage is no error.
-//
-// Readers and writers go on beside it.
-func (db *DB) Verify(ctx context.Context, o VerifyOptions) (Verified, error) {
+// Verify implements storage.Verifier. It checks the checksums of all records, chunks
+// and mutable records, the SHA-256 of all blobs, the references between them, and the
+// pages of both files.
+func (db *DB) Verify(ctx context.Context, o storage.VerifyOptions) (storage.Verified, error) {
 	v := &verifier{db: db, options: o, blobs: map[uint64]error{}, lost: map[uint64]bool{}}
 	for _, step := range []func(context.Context) error{
 		v.checkObjects, v.checkRecords, v.checkRefs, v.checkHashes, v.checkLeaks, v.checkPages,
 	} {
 		err := step(ctx)
-		if errors.Is(err, ErrDamaged) && db.meta.stuck.Load() == nil && db.blobs.stuck.Load() == nil {
+		if errors.Is(err, storage.ErrDamaged) && db.meta.stuck.Load() == nil && db.blobs.stuck.Load() == nil {
 			// What is behind it cannot be reached, and must not be taken for
 			// absent: nothing that looks unused is cleaned up from here on.
 			v.found("", err, nil)
@@ -70,9 +40,9 @@ func (db *DB) Verify(ctx context.Context, o VerifyOptions) (Verified, error) {
 
 // verifier is one run of Verify.
 type verifier struct {
-	Verified
+	storage.Verified
 	db      *DB
-	options VerifyOptions
+	options storage.VerifyOptions
 
 	blobs       map[uint64]error // blob id → what is wrong with its content, or nil
 	lost        map[uint64]bool  // blobs that an object has without a reference, not repaired
@@ -82,7 +52,7 @@ type verifier struct {
 // found counts and reports a Damage and repairs it, if that was asked for and
 // repair is not nil.
 func (v *verifier) found(key string, damage error, repair func() error) {
-	d := Damage{Key: key, Err: damage}
+	d := storage.Damage{Key: key, Err: damage}
 	if v.options.Repair && repair != nil {
 		if err := repair(); err != nil {
 			d.Err = fmt.Errorf("%w (and the repair failed: %w)", damage, err)
@@ -110,14 +80,14 @@ const verifyBatch = 500
 // walk calls visit for the keys of a bucket, in transactions of some keys each,
 // and after each transaction what visit returned. Keys that are out of order
 // are ErrDamaged, since nothing behind them can be found by its key.
-func (v *verifier) walk(ctx context.Context, f *file, bucket []byte, visit func(tx *bolt.Tx, key, value []byte) (after func() error)) error {
+func (v *verifier) walk(ctx context.Context, f *file, bucket []byte, visit func(tx *bbolt.Tx, key, value []byte) (after func() error)) error {
 	var last []byte
 	for done := false; !done; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		var afters []func() error
-		err := f.view(func(tx *bolt.Tx) error {
+		err := f.view(func(tx *bbolt.Tx) error {
 			cursor := tx.Bucket(bucket).Cursor()
 			key, value := cursor.Seek(append(last, 0))
 			if last == nil {
@@ -129,7 +99,7 @@ func (v *verifier) walk(ctx context.Context, f *file, bucket []byte, visit func(
 					return nil
 				}
 				if last != nil && bytes.Compare(key, last) <= 0 {
-					return fmt.Errorf("%s: keys are out of order at %.200q: %w", f.path, key, ErrDamaged)
+					return fmt.Errorf("%s: keys are out of order at %.200q: %w", f.path, key, storage.ErrDamaged)
 				}
 				last = bytes.Clone(key)
 				if after := visit(tx, key, value); after != nil {
@@ -155,7 +125,7 @@ func (v *verifier) walk(ctx context.Context, f *file, bucket []byte, visit func(
 
 // checkObjects checks the record and the content of each object.
 func (v *verifier) checkObjects(ctx context.Context) error {
-	return v.walk(ctx, v.db.meta, bucketObjects, func(tx *bolt.Tx, k, value []byte) func() error {
+	return v.walk(ctx, v.db.meta, bucketObjects, func(tx *bbolt.Tx, k, value []byte) func() error {
 		key := string(k)
 		r, err := decodeRecord(key, value)
 		if err == nil && r.blob == nil {
@@ -198,9 +168,9 @@ func (v *verifier) checkBlob(ctx context.Context, key string, blob blobRef, refe
 		v.found(key, damage, func() error { return v.db.drop(key) })
 	case !referred:
 		v.lost[blob.id] = true
-		v.found(key, fmt.Errorf("the reference to its content is missing: %w", ErrDamaged), func() error {
+		v.found(key, fmt.Errorf("the reference to its content is missing: %w", storage.ErrDamaged), func() error {
 			delete(v.lost, blob.id)
-			return v.db.meta.update(0, func(tx *bolt.Tx) error {
+			return v.db.meta.update(0, func(tx *bbolt.Tx) error {
 				if tx.Bucket(bucketObjects).Get([]byte(key)) == nil {
 					return nil // deleted meanwhile
 				}
@@ -222,12 +192,12 @@ func (v *verifier) readBlob(ctx context.Context, key string, blob blobRef) (dama
 	n, err := o.WriteTo(checkedWriter{ctx, hash})
 	v.Bytes += n
 	switch {
-	case errors.Is(err, ErrDamaged):
+	case errors.Is(err, storage.ErrDamaged):
 		return err, nil
 	case err != nil:
 		return nil, err
 	case !bytes.Equal(hash.Sum(nil), blob.hash[:]):
-		return fmt.Errorf("read %.200q: SHA-256 mismatch: %w", key, ErrDamaged), nil
+		return fmt.Errorf("read %.200q: SHA-256 mismatch: %w", key, storage.ErrDamaged), nil
 	}
 	return nil, nil
 }
@@ -247,7 +217,7 @@ func (w checkedWriter) Write(b []byte) (int, error) {
 
 // checkRecords checks the mutable records.
 func (v *verifier) checkRecords(ctx context.Context) error {
-	return v.walk(ctx, v.db.meta, bucketRecords, func(tx *bolt.Tx, key, _ []byte) func() error {
+	return v.walk(ctx, v.db.meta, bucketRecords, func(tx *bbolt.Tx, key, _ []byte) func() error {
 		name := string(key)
 		_, err := getRecord(tx, name)
 		v.Records++
@@ -255,11 +225,11 @@ func (v *verifier) checkRecords(ctx context.Context) error {
 			return nil
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			err = ErrDamaged // a key that is no bucket
+			err = storage.ErrDamaged // a key that is no bucket
 		}
 		return func() error {
 			v.found("record "+name, err, func() error {
-				return v.db.meta.update(0, func(tx *bolt.Tx) error {
+				return v.db.meta.update(0, func(tx *bbolt.Tx) error {
 					return tx.Bucket(bucketRecords).DeleteBucket([]byte(name))
 				})
 			})
@@ -271,7 +241,7 @@ func (v *verifier) checkRecords(ctx context.Context) error {
 // checkRefs looks for references of objects that do not exist, which keep a
 // blob from being deleted.
 func (v *verifier) checkRefs(ctx context.Context) error {
-	return v.walk(ctx, v.db.meta, bucketRefs, func(tx *bolt.Tx, k, hash []byte) func() error {
+	return v.walk(ctx, v.db.meta, bucketRefs, func(tx *bbolt.Tx, k, hash []byte) func() error {
 		if len(k) > 8 {
 			id, key := binary.BigEndian.Uint64(k), string(k[8:])
 			value := tx.Bucket(bucketObjects).Get([]byte(key))
@@ -282,7 +252,7 @@ func (v *verifier) checkRefs(ctx context.Context) error {
 		}
 		ref, hash := bytes.Clone(k), bytes.Clone(hash)
 		return func() error {
-			v.foundUnused(fmt.Errorf("reference %.200q is of no object: %w", ref, ErrDamaged), func() error {
+			v.foundUnused(fmt.Errorf("reference %.200q is of no object: %w", ref, storage.ErrDamaged), func() error {
 				return v.dropRef(ref, hash)
 			})
 			return nil
@@ -302,14 +272,14 @@ func (v *verifier) foundUnused(damage error, repair func() error) {
 // dropRef deletes a reference, and the blob if that was the last one.
 func (v *verifier) dropRef(ref, hash []byte) error {
 	if len(ref) <= 8 {
-		return v.db.meta.update(0, func(tx *bolt.Tx) error { return tx.Bucket(bucketRefs).Delete(ref) })
+		return v.db.meta.update(0, func(tx *bbolt.Tx) error { return tx.Bucket(bucketRefs).Delete(ref) })
 	}
 	id := binary.BigEndian.Uint64(ref)
 	if v.lost[id] {
 		return errors.New("an object without a reference has its blob")
 	}
 	var orphans []uint64
-	err := v.db.meta.update(0, func(tx *bolt.Tx) (err error) {
+	err := v.db.meta.update(0, func(tx *bbolt.Tx) (err error) {
 		orphans, err = dropRef(tx, string(ref[8:]), id, hash)
 		return err
 	})
@@ -325,15 +295,15 @@ func (v *verifier) dropRef(ref, hash []byte) error {
 // checkHashes looks for blobs that new objects would share though nobody has
 // them, so that they may be deleted at any time.
 func (v *verifier) checkHashes(ctx context.Context) error {
-	return v.walk(ctx, v.db.meta, bucketHashes, func(tx *bolt.Tx, k, value []byte) func() error {
+	return v.walk(ctx, v.db.meta, bucketHashes, func(tx *bbolt.Tx, k, value []byte) func() error {
 		p := parser{rest: value}
 		if id := p.uvarint(); p.err == nil && (hasRef(tx, id) || v.lost[id]) {
 			return nil
 		}
 		hash := bytes.Clone(k)
 		return func() error {
-			v.found("", fmt.Errorf("content %x is to be shared, but nobody has it: %w", hash, ErrDamaged), func() error {
-				return v.db.meta.update(0, func(tx *bolt.Tx) error { return tx.Bucket(bucketHashes).Delete(hash) })
+			v.found("", fmt.Errorf("content %x is to be shared, but nobody has it: %w", hash, storage.ErrDamaged), func() error {
+				return v.db.meta.update(0, func(tx *bbolt.Tx) error { return tx.Bucket(bucketHashes).Delete(hash) })
 			})
 			return nil
 		}
@@ -343,11 +313,11 @@ func (v *verifier) checkHashes(ctx context.Context) error {
 // checkLeaks looks for blobs that nobody has and nobody deletes.
 func (v *verifier) checkLeaks(ctx context.Context) error {
 	var last uint64
-	return v.walk(ctx, v.db.blobs, bucketBlobs, func(_ *bolt.Tx, k, _ []byte) func() error {
+	return v.walk(ctx, v.db.blobs, bucketBlobs, func(_ *bbolt.Tx, k, _ []byte) func() error {
 		if len(k) != 12 {
 			key := bytes.Clone(k)
 			return func() error {
-				v.found("", fmt.Errorf("segment %x is of no blob: %w", key, ErrDamaged), nil)
+				v.found("", fmt.Errorf("segment %x is of no blob: %w", key, storage.ErrDamaged), nil)
 				return nil
 			}
 		}
@@ -362,7 +332,7 @@ func (v *verifier) checkLeaks(ctx context.Context) error {
 
 func (v *verifier) checkLeak(id uint64) error {
 	wanted := false
-	err := v.db.meta.view(func(tx *bolt.Tx) error {
+	err := v.db.meta.view(func(tx *bbolt.Tx) error {
 		// Not Get: bbolt returns nil for an empty value too, on some paths.
 		k, _ := tx.Bucket(bucketIntents).Cursor().Seek(blobKey(id))
 		wanted = hasRef(tx, id) || bytes.Equal(k, blobKey(id)) || v.lost[id]
@@ -374,15 +344,15 @@ func (v *verifier) checkLeak(id uint64) error {
 	// It may have been deleted since it was seen. Ids are not used again, so
 	// one that is still there was not.
 	exists := false
-	err = v.db.blobs.view(func(tx *bolt.Tx) error {
+	err = v.db.blobs.view(func(tx *bbolt.Tx) error {
 		exists = len(segmentKeys(tx, id)) > 0
 		return nil
 	})
 	if err != nil || !exists {
 		return err
 	}
-	v.foundUnused(fmt.Errorf("nobody has blob %d: %w", id, ErrDamaged), func() error {
-		err := v.db.meta.update(0, func(tx *bolt.Tx) error { return tx.Bucket(bucketIntents).Put(blobKey(id), nil) })
+	v.foundUnused(fmt.Errorf("nobody has blob %d: %w", id, storage.ErrDamaged), func() error {
+		err := v.db.meta.update(0, func(tx *bbolt.Tx) error { return tx.Bucket(bucketIntents).Put(blobKey(id), nil) })
 		if err == nil {
 			v.db.reaper.add(id)
 		}
@@ -402,12 +372,12 @@ func (v *verifier) checkPages(ctx context.Context) error {
 	}
 	for _, f := range []*file{v.db.meta, v.db.blobs} {
 		var bad []error
-		err := f.discard(func(tx *bolt.Tx) error {
+		err := f.discard(func(tx *bbolt.Tx) error {
 			if err := touchPages(ctx, tx); err != nil {
 				return err
 			}
 			for err := range tx.Check() {
-				bad = append(bad, fmt.Errorf("%s: %w: %w", f.path, err, ErrDamaged))
+				bad = append(bad, fmt.Errorf("%s: %w: %w", f.path, err, storage.ErrDamaged))
 			}
 			return ctx.Err()
 		})
@@ -422,9 +392,9 @@ func (v *verifier) checkPages(ctx context.Context) error {
 }
 
 // touchPages walks all buckets, with faults turned into panics by the caller.
-func touchPages(ctx context.Context, tx *bolt.Tx) error {
-	var walk func(b *bolt.Bucket) error
-	walk = func(b *bolt.Bucket) error {
+func touchPages(ctx context.Context, tx *bbolt.Tx) error {
+	var walk func(b *bbolt.Bucket) error
+	walk = func(b *bbolt.Bucket) error {
 		return b.ForEach(func(k, v []byte) error {
 			if v == nil {
 				if child := b.Bucket(k); child != nil {
@@ -434,5 +404,5 @@ func touchPages(ctx context.Context, tx *bolt.Tx) error {
 			return ctx.Err()
 		})
 	}
-	return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return walk(b) })
+	return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error { return walk(b) })
 }

@@ -1,4 +1,4 @@
-package storage
+package bolt
 
 import (
 	"bytes"
@@ -17,10 +17,11 @@ import (
 	"syscall"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/storage"
 )
 
 // Names of the two files in the directory of a store.
@@ -223,7 +224,7 @@ func createFile(path string, pageSize int) error {
 	if err := tmp.Close(); err != nil {
 		return err
 	}
-	b, err := bolt.Open(tmp.Name(), 0o600, &bolt.Options{PageSize: pageSize, FreelistType: bolt.FreelistMapType})
+	b, err := bbolt.Open(tmp.Name(), 0o600, &bbolt.Options{PageSize: pageSize, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		return err
 	}
@@ -282,21 +283,21 @@ func sniff(path string, pageSize int) error {
 		}
 		if bytes.Equal(mark[:], boltMark) {
 			if info.Size() < 2*int64(pageSize) {
-				return fmt.Errorf("%w: it was cut off", ErrDamaged)
+				return fmt.Errorf("%w: it was cut off", storage.ErrDamaged)
 			}
 			return nil
 		}
 	}
-	return ErrForeign
+	return storage.ErrForeign
 }
 
 // mapFile lets bbolt open and map the file.
 func mapFile(path string, pageSize int, timeout time.Duration) (f *file, err error) {
 	f = &file{path: path}
-	options := &bolt.Options{
+	options := &bbolt.Options{
 		Timeout:      timeout,
 		PageSize:     pageSize,
-		FreelistType: bolt.FreelistMapType,
+		FreelistType: bbolt.FreelistMapType,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			raw, err := os.OpenFile(name, flag, mode)
 			f.raw = raw
@@ -307,11 +308,11 @@ func mapFile(path string, pageSize int, timeout time.Duration) (f *file, err err
 	defer func() {
 		if r := recover(); r != nil {
 			f.raw.Close() // the lock goes with it
-			err = fmt.Errorf("%s: %w", panicText(r), ErrDamaged)
+			err = fmt.Errorf("%s: %w", panicText(r), storage.ErrDamaged)
 		}
 	}()
 	for _, options.InitialMmapSize = range initialMaps() {
-		f.bolt, err = bolt.Open(path, 0o600, options)
+		f.bolt, err = bbolt.Open(path, 0o600, options)
 		if !errors.Is(err, syscall.ENOMEM) {
 			break
 		}
@@ -320,7 +321,7 @@ func mapFile(path string, pageSize int, timeout time.Duration) (f *file, err err
 		return nil, err
 	}
 	f.pageSize = f.bolt.Info().PageSize
-	err = f.bolt.View(func(tx *bolt.Tx) error {
+	err = f.bolt.View(func(tx *bbolt.Tx) error {
 		f.newest = tx.ID()
 		return nil
 	})
@@ -343,11 +344,11 @@ func initialMaps() []int {
 func explainOpen(path string, err error) error {
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return fmt.Errorf("%s: %w; stop that process, or give this one a directory of its own", path, ErrInUse)
-	case errors.Is(err, ErrForeign), errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return fmt.Errorf("%s: %w; move the file away, or name another directory", path, ErrForeign)
-	case errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, ErrDamaged):
-		return fmt.Errorf("%s: %w (%v); put meta.db and blobs.db back from a backup, or move both away and start with an empty store", path, ErrDamaged, err)
+		return fmt.Errorf("%s: %w; stop that process, or give this one a directory of its own", path, storage.ErrInUse)
+	case errors.Is(err, storage.ErrForeign), errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return fmt.Errorf("%s: %w; move the file away, or name another directory", path, storage.ErrForeign)
+	case errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, storage.ErrDamaged):
+		return fmt.Errorf("%s: %w (%v); put meta.db and blobs.db back from a backup, or move both away and start with an empty store", path, storage.ErrDamaged, err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("%w: make the directory and its files writable for user %d, or name another directory", err, os.Getuid())
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
@@ -359,26 +360,26 @@ func explainOpen(path string, err error) error {
 // readSchema checks that the file is ours. It returns the value both files of a
 // store have in common, or nil if the file is a new one.
 func (f *file) readSchema() (pair []byte, err error) {
-	err = f.view(func(tx *bolt.Tx) error {
+	err = f.view(func(tx *bbolt.Tx) error {
 		if first, _ := tx.Cursor().First(); first == nil {
 			return nil
 		}
 		schema := tx.Bucket(bucketSchema)
 		if schema == nil || string(schema.Get(keyMagic)) != magic {
-			return ErrForeign
+			return storage.ErrForeign
 		}
 		version, n := binary.Uvarint(schema.Get(keyVersion))
 		if n <= 0 {
-			return ErrDamaged
+			return storage.ErrDamaged
 		}
 		if version > schemaVersion {
 			return fmt.Errorf("%s: %w: its schema is %d, this program knows %d; use the newer program",
-				f.path, ErrNewer, version, schemaVersion)
+				f.path, storage.ErrNewer, version, schemaVersion)
 		}
 		pair = bytes.Clone(schema.Get(keyPair))
 		return nil
 	})
-	if err != nil && !errors.Is(err, ErrNewer) {
+	if err != nil && !errors.Is(err, storage.ErrNewer) {
 		err = explainOpen(f.path, err)
 	}
 	return pair, err
@@ -386,7 +387,7 @@ func (f *file) readSchema() (pair []byte, err error) {
 
 // writeSchema makes a new file ours.
 func (f *file) writeSchema(pair []byte, buckets ...[]byte) error {
-	return f.update(0, func(tx *bolt.Tx) error {
+	return f.update(0, func(tx *bbolt.Tx) error {
 		for _, name := range append(buckets, bucketSchema) {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
@@ -402,7 +403,7 @@ func (f *file) writeSchema(pair []byte, buckets ...[]byte) error {
 
 // joined says whether blobs.db, which f is, has the note of join.
 func (f *file) joined() (joined bool, err error) {
-	err = f.view(func(tx *bolt.Tx) error {
+	err = f.view(func(tx *bbolt.Tx) error {
 		schema := tx.Bucket(bucketSchema)
 		joined = schema != nil && schema.Get(keyJoined) != nil
 		return nil
@@ -415,7 +416,7 @@ func (f *file) join() error {
 	if joined, err := f.joined(); err != nil || joined {
 		return err
 	}
-	return f.update(0, func(tx *bolt.Tx) error {
+	return f.update(0, func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketSchema).Put(keyJoined, []byte("yes"))
 	})
 }
@@ -436,7 +437,7 @@ func matchFiles(meta, blobs *file) error {
 	switch {
 	case metaPair != nil && blobsPair == nil:
 		return fmt.Errorf("%s: %w: its %s is missing or empty; put it back, or move %s away too to start with an empty store",
-			meta.path, ErrDamaged, blobsName, metaName)
+			meta.path, storage.ErrDamaged, blobsName, metaName)
 	case blobsPair == nil:
 		blobsPair = []byte(rand.Text())
 		if err := blobs.writeSchema(blobsPair, bucketBlobs); err != nil {
@@ -448,12 +449,12 @@ func matchFiles(meta, blobs *file) error {
 		last, err2 := blobs.lastBlob()
 		if err := errors.Join(err, err2); err != nil || joined || last > 0 {
 			return errors.Join(err, fmt.Errorf("%s: %w: its %s is missing or empty; put it back, or move %s away too to start with an empty store",
-				blobs.path, ErrDamaged, metaName, blobsName))
+				blobs.path, storage.ErrDamaged, metaName, blobsName))
 		}
 		return meta.writeSchema(blobsPair, bucketObjects, bucketRefs, bucketHashes, bucketIntents, bucketRecords)
 	}
 	if !bytes.Equal(metaPair, blobsPair) {
-		return fmt.Errorf("%s and %s are of two different stores: %w; put the right one back", metaName, blobsName, ErrDamaged)
+		return fmt.Errorf("%s and %s are of two different stores: %w; put the right one back", metaName, blobsName, storage.ErrDamaged)
 	}
 	return nil
 }
