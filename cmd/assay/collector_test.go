@@ -10,6 +10,9 @@ import (
 	"runtime/metrics"
 	"testing"
 
+	"github.com/spf13/pflag"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -52,13 +55,11 @@ func TestCollector(t *testing.T) {
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
 	world := proxytest.New(t)
 	world.Add("-- example.com/hello@v1.0.0/go.mod --\nmodule example.com/hello\n")
-	c := config{}
-	for _, s := range settings() {
-		if err := set(fieldOf(&c, s), s.Default); err != nil {
-			t.Fatal(err)
-		}
+	c, _, err := config.Load(pflag.NewFlagSet("", pflag.ContinueOnError), func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
 	}
-	c.Data, c.Upstream, c.SumDB, c.AccessLog, c.MemoryBudget = t.TempDir(), world.URL("ok"), world.GOSUMDB(), false, leastMemory
+	c.Data, c.Upstream, c.SumDB, c.AccessLog, c.MemoryBudget = t.TempDir(), world.URL("ok"), world.GOSUMDB(), false, config.LeastMemory
 	s := &server{config: c, log: newLogger(os.Stderr, c), self: viaName()}
 	listener, err := listen("127.0.0.1:0")
 	if err != nil {
@@ -66,12 +67,12 @@ func TestCollector(t *testing.T) {
 	}
 	s.door = newDoor(listener, 1000, s.log.Logger)
 	defer s.door.Close()
-	if err := s.open(t.Context(), origins{}, listener.Addr()); err != nil {
+	if err := s.open(t.Context(), config.Sources{}, listener.Addr()); err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()
 	s.limitMemory(0)
-	if limit := debug.SetMemoryLimit(-1); limit == math.MaxInt64 || limit < leastMemory<<20*5/4 {
+	if limit := debug.SetMemoryLimit(-1); limit == math.MaxInt64 || limit < config.LeastMemory<<20*5/4 {
 		t.Fatalf("the memory limit is %d", limit)
 	}
 	handler := s.routes()

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 var (
@@ -24,7 +26,7 @@ var limits = map[string]*regexp.Regexp{
 func TestMemoryLimits(t *testing.T) {
 	t.Parallel()
 	budget := 0
-	for _, s := range settings() {
+	for _, s := range config.Settings() {
 		if s.Name == "memory-budget" {
 			budget, _ = strconv.Atoi(s.Default)
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -59,7 +60,7 @@ func TestDocConfiguration(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(`# Configuration
 
-<!-- made by go test ./cmd/assay -run Doc -update; edit the struct config in cmd/assay/config.go -->
+<!-- made by go test ./cmd/assay -run Doc -update; edit the struct Config in cmd/assay/config/config.go -->
 
 A setting comes from its flag, else from its environment variable, else from the file, else from the variable of
 the go command that means the same, else it is the default. ` + "`assay config`" + ` prints the effective settings, in the
@@ -72,7 +73,7 @@ anything is wrong, the settings stay as they were and the log says why.
 Durations are like ` + "`30s`, `5m`, `168h`" + `. Of GOPROXY in the environment only the part before ` + "`direct`" + ` counts: the
 client still has the rest. GOPRIVATE, GONOPROXY and GONOSUMDB are joined.
 `)
-	for _, s := range settings() {
+	for _, s := range config.Settings() {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", s.TOML(), s.Help)
 		fmt.Fprintf(&b, "| flag | environment | file | default | reload |\n|---|---|---|---|---|\n")
 		env := "`" + s.Env + "`"
@@ -83,7 +84,7 @@ client still has the rest. GOPRIVATE, GONOPROXY and GONOSUMDB are joined.
 		if s.Reload {
 			reload = "yes"
 		}
-		fmt.Fprintf(&b, "| `--%s` | %s | `%s = %s` | `%s` | %s |\n", s.Name, env, s.TOML(), tomlValue(s, s.Default), s.Default, reload)
+		fmt.Fprintf(&b, "| `--%s` | %s | `%s = %s` | `%s` | %s |\n", s.Name, env, s.TOML(), s.TOMLDefault(), s.Default, reload)
 	}
 	text := strings.ReplaceAll(b.String(), "| `` |", "| none |")
 	compareDoc(t, docsDir+"configuration.md", text)
@@ -95,11 +96,9 @@ var metricDescription = regexp.MustCompile(`fqName: "([^"]*)", help: ("(?:[^"\\]
 func TestDocMetrics(t *testing.T) {
 	t.Parallel()
 	world := proxytest.New(t)
-	c := config{}
-	for _, s := range settings() {
-		if err := set(fieldOf(&c, s), s.Default); err != nil {
-			t.Fatal(err)
-		}
+	c, _, err := config.Load(pflag.NewFlagSet("", pflag.ContinueOnError), func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
 	}
 	c.Data, c.Upstream, c.SumDB, c.Private = t.TempDir(), world.URL("ok"), world.GOSUMDB(), "corp.example"
 	s := &server{config: c, log: newLogger(os.Stderr, c), self: viaName()}
@@ -109,7 +108,7 @@ func TestDocMetrics(t *testing.T) {
 	}
 	s.door = newDoor(listener, noLimit, s.log.Logger)
 	defer s.door.Close()
-	if err := s.open(t.Context(), origins{}, listener.Addr()); err != nil {
+	if err := s.open(t.Context(), config.Sources{}, listener.Addr()); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
@@ -374,7 +373,7 @@ func TestDocClients(t *testing.T) {
 func TestDocFlags(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{"--config": true, "--repair": true, "--help": true, "ASSAY_CONFIG": true, "ASSAY_TOKEN": true}
-	for _, s := range settings() {
+	for _, s := range config.Settings() {
 		known["--"+s.Name], known[s.Env] = true, true
 	}
 	for _, command := range newCommand().Commands() {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -143,14 +144,14 @@ func TestTLSFiles(t *testing.T) {
 		}
 	}
 	for name, test := range map[string]struct {
-		c    config
+		c    config.Config
 		want string
 	}{
-		"no key":         {config{TLSCert: files.cert, TLSKey: filepath.Join(files.dir, "nosuch")}, "tls-key: stat"},
-		"other's key":    {config{TLSCert: other.cert, TLSKey: files.key}, "private key does not match"},
-		"no certificate": {config{TLSCert: files.key, TLSKey: files.key}, "tls-cert and tls-key"},
-		"no authority":   {config{TLSCert: files.cert, TLSKey: files.key, TLSClientCA: files.key}, "there is no certificate in"},
-		"open key":       {config{TLSCert: other.cert, TLSKey: other.key}, "chmod o-rwx"},
+		"no key":         {config.Config{TLSCert: files.cert, TLSKey: filepath.Join(files.dir, "nosuch")}, "tls-key: stat"},
+		"other's key":    {config.Config{TLSCert: other.cert, TLSKey: files.key}, "private key does not match"},
+		"no certificate": {config.Config{TLSCert: files.key, TLSKey: files.key}, "tls-cert and tls-key"},
+		"no authority":   {config.Config{TLSCert: files.cert, TLSKey: files.key, TLSClientCA: files.key}, "there is no certificate in"},
+		"open key":       {config.Config{TLSCert: other.cert, TLSKey: other.key}, "chmod o-rwx"},
 	} {
 		if name == "open key" && runtime.GOOS == "windows" {
 			continue
@@ -412,7 +413,7 @@ func TestClientAuthoritiesOpen(t *testing.T) {
 		t.Skip("files have no such modes")
 	}
 	files, ca := newTLSFiles(t), newTLSFiles(t)
-	c := config{TLSCert: files.cert, TLSKey: files.key, TLSClientCA: ca.cert}
+	c := config.Config{TLSCert: files.cert, TLSKey: files.key, TLSClientCA: ca.cert}
 	if err := os.Chmod(ca.cert, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 const (
@@ -26,7 +28,7 @@ const (
 )
 
 func newGoAuthCommand() *cobra.Command {
-	o := goAuthOptions{url: flagText{kind: "URL"}, file: flagText{kind: "FILE"}, env: flagText{kind: "NAME"}, audience: flagText{kind: "AUDIENCE"}}
+	o := goAuthOptions{url: config.FlagText{Kind: "URL"}, file: config.FlagText{Kind: "FILE"}, env: config.FlagText{Kind: "NAME"}, audience: config.FlagText{Kind: "AUDIENCE"}}
 	cmd := &cobra.Command{
 		Use:   "goauth --url URL [flags]",
 		Short: "Give the go command a token for the proxy (GOAUTH)",
@@ -49,7 +51,7 @@ before. The go command shows what goes wrong here with -x only (go mod download 
 }
 
 // goAuthOptions are the flags of goauth.
-type goAuthOptions struct{ url, file, env, audience flagText }
+type goAuthOptions struct{ url, file, env, audience config.FlagText }
 
 func (o *goAuthOptions) addFlags(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = false
@@ -63,7 +65,7 @@ func (o *goAuthOptions) addFlags(cmd *cobra.Command) {
 // goAuth answers the go command: failed is the URL that it got an answer in the
 // 4xx for, "" in the beginning, and in has that answer.
 func goAuth(ctx context.Context, o goAuthOptions, failed string, getenv func(string) string, in io.Reader, out io.Writer) error {
-	proxy, err := parseProxyURL(o.url.text)
+	proxy, err := parseProxyURL(o.url.Text)
 	if err != nil {
 		return err
 	}
@@ -133,14 +135,14 @@ func mayBeAuth(in io.Reader) bool {
 // token returns the token from where the flags say it is.
 func (o goAuthOptions) token(ctx context.Context, getenv func(string) string) (string, error) {
 	switch {
-	case o.file.text != "":
-		return fileToken(o.file.text)
-	case o.audience.text != "":
-		return actionsToken(ctx, o.audience.text, getenv)
+	case o.file.Text != "":
+		return fileToken(o.file.Text)
+	case o.audience.Text != "":
+		return actionsToken(ctx, o.audience.Text, getenv)
 	}
-	name := cmp.Or(o.env.text, "ASSAY_TOKEN")
+	name := cmp.Or(o.env.Text, "ASSAY_TOKEN")
 	value := getenv(name)
-	if value == "" && o.env.text == "" {
+	if value == "" && o.env.Text == "" {
 		return "", errors.New("there is no token: set ASSAY_TOKEN, or use --token-file, --token-env or --audience")
 	}
 	token, err := cleanToken(value)

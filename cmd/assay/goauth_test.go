@@ -22,6 +22,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 // requestCredential is what a job of GitHub Actions requests its tokens with.
@@ -167,7 +169,7 @@ func tokensCmd(ts *testscript.TestScript, neg bool, args []string) {
 
 // options returns the options that flags are parsed into.
 func options(url, file, env, audience string) goAuthOptions {
-	return goAuthOptions{flagText{text: url}, flagText{text: file}, flagText{text: env}, flagText{text: audience}}
+	return goAuthOptions{config.FlagText{Text: url}, config.FlagText{Text: file}, config.FlagText{Text: env}, config.FlagText{Text: audience}}
 }
 
 // environ returns a getenv for a map.

@@ -9,12 +9,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 // healthTime is how long health waits for an answer.
@@ -38,7 +39,7 @@ five seconds that it is ready. It is the health check of a container without a s
 			return health(ctx, address, cmd.OutOrStdout())
 		},
 	}
-	addFlags(cmd.Flags(), "listen", "tls-cert")
+	config.AddFlags(cmd.Flags(), "listen", "tls-cert")
 	return cmd
 }
 
@@ -48,23 +49,17 @@ type address struct {
 	tls    bool
 }
 
-// readAddress returns the address that serve would listen on. Unlike loadConfig it
+// readAddress returns the address that serve would listen on. Unlike config.Load it
 // looks at nothing else: a file that serve refused to reload must not have a server
-// that goes on with the old one taken for dead. An error of the file counts only if
-// neither flag nor environment have the address: a container has it from its image.
+// that goes on with the old one taken for dead, and a container has the address from
+// its image.
 func readAddress(flags *pflag.FlagSet, getenv func(string) string) (address, error) {
-	all := settings()
-	find := func(name string) setting {
-		return all[slices.IndexFunc(all, func(s setting) bool { return s.Name == name })]
-	}
-	listen, cert := find("listen"), find("tls-cert")
-	file, fileName, err := readConfigFile(flags, getenv)
-	if err != nil && !flags.Changed(listen.Name) && getenv(listen.Env) == "" {
+	listen, err := config.Lookup("listen", flags, getenv)
+	if err != nil {
 		return address{}, err
 	}
-	addr, _ := choose(listen, flags, getenv, file, fileName)
-	name, _ := choose(cert, flags, getenv, file, fileName)
-	return address{addr, name != ""}, nil
+	cert, _ := config.Lookup("tls-cert", flags, getenv) // "" if the file cannot be read, see health
+	return address{listen, cert != ""}, nil
 }
 
 // health asks the server at a. If that turns out to have TLS against what we know, or

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 // startHooks starts a server with webhooks, whose secret it returns too.
@@ -123,7 +125,7 @@ func TestHookLarge(t *testing.T) {
 // Webhooks of one client that are not proved yet leave memory for what others fetch.
 func TestHookOwner(t *testing.T) {
 	t.Parallel()
-	p, _ := startHooks(t, "--memory-budget", strconv.Itoa(leastMemory))
+	p, _ := startHooks(t, "--memory-budget", strconv.Itoa(config.LeastMemory))
 	begin := func(size int) net.Conn {
 		conn, err := net.Dial("tcp", p.addr())
 		if err != nil {

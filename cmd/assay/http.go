@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 // Time-outs of the server. There is none for a whole request: a zip may take as
@@ -56,7 +57,7 @@ func (s *server) routes() http.Handler {
 	r := chi.NewRouter()
 	observe := newObserver(s.log)
 	s.registry.MustRegister(observe.collectors()...)
-	if networks := list(s.config.TrustedProxies); len(networks) > 0 {
+	if networks := config.List(s.config.TrustedProxies); len(networks) > 0 {
 		r.Use(forwardedWithoutPorts, middleware.ClientIPFromXFF(networks...))
 	}
 	observe.remote = s.remote

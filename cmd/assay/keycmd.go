@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -26,24 +27,24 @@ The first start of serve makes the key. Keep a copy of the log's directory; what
 must not be is set back: see docs/operations.md.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+			c, _, err := config.Load(cmd.Flags(), os.Getenv)
 			if err != nil {
 				return err
 			}
-			return c.withLog(cmd.Context(), nil, func(log *sumdb.Log) error {
+			return withLog(cmd.Context(), c, nil, func(log *sumdb.Log) error {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), log.Key())
 				return err
 			})
 		},
 	}
-	addFlags(cmd.Flags(), "data")
+	config.AddFlags(cmd.Flags(), "data")
 	return cmd
 }
 
 // withLog opens our own log for f, to read it, also while a server has it. store is the
 // store beside it; nil leaves out what it remembers of the log.
-func (c config) withLog(ctx context.Context, store storage.Store, f func(log *sumdb.Log) error) error {
-	config := c.logConfig()
+func withLog(ctx context.Context, c config.Config, store storage.Store, f func(log *sumdb.Log) error) error {
+	config := logConfig(c)
 	config.ReadOnly, config.Store = true, store
 	log, err := sumdb.OpenLog(ctx, config)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 // logger is a slog.Logger whose settings can change, on a queue.
@@ -22,7 +23,7 @@ type logger struct {
 	out      *logQueue
 }
 
-func newLogger(w io.Writer, c config) *logger {
+func newLogger(w io.Writer, c config.Config) *logger {
 	l := &logger{}
 	l.out = newLogQueue(w, l.sayDropped)
 	handler := func(r rank) slog.Handler {
@@ -40,9 +41,8 @@ func newLogger(w io.Writer, c config) *logger {
 }
 
 // configure puts the settings of c into force that can change.
-func (l *logger) configure(c config) {
-	level, _ := logLevel(c.LogLevel) // checked with the configuration
-	l.level.Set(level)
+func (l *logger) configure(c config.Config) {
+	l.level.Set(c.Level())
 	l.access.Store(c.AccessLog)
 }
 
@@ -57,14 +57,6 @@ func (l *logger) sayDropped(lines [numberOfRanks]uint64) {
 
 // Close writes what is queued, and gives up after logEnd.
 func (l *logger) Close() { l.out.Close() }
-
-func logLevel(name string) (slog.Level, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(name)); err != nil {
-		return 0, fmt.Errorf("log-level is %q; it must be debug, info, warn or error", name)
-	}
-	return level, nil
-}
 
 // rankedHandler sends each record to the handler for its rank, and lets a warning or
 // an error be written before it returns, if that is possible: the program may crash next.

@@ -11,7 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -25,11 +27,11 @@ of that module and of those below it, with where and when each came from; the pa
 "all" stands for everything. The server may be running.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+			c, _, err := config.Load(cmd.Flags(), os.Getenv)
 			if err != nil {
 				return err
 			}
-			return c.withLog(cmd.Context(), nil, func(log *sumdb.Log) error {
+			return withLog(cmd.Context(), c, nil, func(log *sumdb.Log) error {
 				if len(args) == 0 {
 					return showLog(cmd, log)
 				}
@@ -41,7 +43,7 @@ of that module and of those below it, with where and when each came from; the pa
 			})
 		},
 	}
-	addFlags(cmd.Flags(), "data", "log-guard")
+	config.AddFlags(cmd.Flags(), "data", "log-guard")
 	cmd.AddCommand(newLogCheckCommand(), newLogAdoptCommand())
 	return cmd
 }
@@ -101,20 +103,33 @@ newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 	}
 	head := cmd.Flags().String("head", "", "File with a signed head that the log must contain.")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+		c, _, err := config.Load(cmd.Flags(), os.Getenv)
 		if err != nil {
 			return err
 		}
 		check := func(store storage.Store) error {
-			return c.withLog(cmd.Context(), store, func(log *sumdb.Log) error { return checkLog(cmd, log, *head) })
+			return withLog(cmd.Context(), c, store, func(log *sumdb.Log) error { return checkLog(cmd, log, *head) })
 		}
-		if err = c.withLogStore(check); errors.Is(err, storage.ErrInUse) {
+		if err = withLogStore(c.Data, check); errors.Is(err, storage.ErrInUse) {
 			return check(nil) // the server has compared it at its start
 		}
 		return err
 	}
-	addFlags(cmd.Flags(), "data", "log-guard")
+	config.AddFlags(cmd.Flags(), "data", "log-guard")
 	return cmd
+}
+
+// withLogStore calls f with the store beside our own log, nil if there is none. The
+// error is storage.ErrInUse while a server has it.
+func withLogStore(data string, f func(storage.Store) error) error {
+	db, err := bolt.Open(data, &bolt.Options{Existing: true, LockTimeout: time.Millisecond})
+	if errors.Is(err, fs.ErrNotExist) {
+		return f(nil)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(db), db.Close())
 }
 
 // checkLog compares everything, and the head in the file called head, if it has a
@@ -167,7 +182,7 @@ changes. When the log cannot be continued, begin a new one under a new name.`,
 		if (*head == "") == !complete {
 			return errors.New("say either --head FILE or --no-client-has-seen-more")
 		}
-		c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+		c, _, err := config.Load(cmd.Flags(), os.Getenv)
 		if err != nil {
 			return err
 		}
@@ -177,16 +192,16 @@ changes. When the log cannot be continued, begin a new one under a new name.`,
 				return err
 			}
 		}
-		err = c.withLogStore(func(store storage.Store) error {
-			config := c.logConfig()
+		err = withLogStore(c.Data, func(store storage.Store) error {
+			config := logConfig(c)
 			config.Store = store
 			return sumdb.AdoptLog(cmd.Context(), config, seen)
 		})
-		if _, missing := os.Stat(c.logConfig().Dir); err != nil && errors.Is(missing, fs.ErrNotExist) {
-			return fmt.Errorf("there is no log in %s; name the server's directory with --data", c.logConfig().Dir)
+		if _, missing := os.Stat(logConfig(c).Dir); err != nil && errors.Is(missing, fs.ErrNotExist) {
+			return fmt.Errorf("there is no log in %s; name the server's directory with --data", logConfig(c).Dir)
 		}
 		if errors.Is(err, storage.ErrInUse) {
-			return fmt.Errorf("a server has the log in %s open; stop it first", c.logConfig().Dir)
+			return fmt.Errorf("a server has the log in %s open; stop it first", logConfig(c).Dir)
 		}
 		if err != nil {
 			return err
@@ -194,6 +209,6 @@ changes. When the log cannot be continued, begin a new one under a new name.`,
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "the log signs again from the next start on")
 		return err
 	}
-	addFlags(cmd.Flags(), "data", "log-guard")
+	config.AddFlags(cmd.Flags(), "data", "log-guard")
 	return cmd
 }

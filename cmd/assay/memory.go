@@ -10,10 +10,6 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-// leastMemory is the least memory-budget, in MiB: with it each share has room for the
-// largest single thing that is ever taken from it.
-const leastMemory = 144
-
 // indexMemory is what the proxy remembers of objects at most: absences, states of .info
 // files, what was compared with the log, pushes. Its bounds, of which maxAbsent in package
 // proxy is the first, do not depend on the budget.

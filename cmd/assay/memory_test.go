@@ -3,6 +3,7 @@ package main
 import (
 	"testing"
 
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/modzip"
@@ -13,7 +14,7 @@ import (
 // largest single thing that is taken from each of them.
 func TestShares(t *testing.T) {
 	t.Parallel()
-	for _, mebibytes := range []int{leastMemory, 256, 1000, 16 << 10} {
+	for _, mebibytes := range []int{config.LeastMemory, 256, 1000, 16 << 10} {
 		s := divide(mebibytes)
 		sum := s.hot + s.indexes
 		for _, b := range s.named() {
@@ -23,7 +24,7 @@ func TestShares(t *testing.T) {
 			t.Errorf("the shares of %d MiB are %d bytes, not %d", mebibytes, sum, total)
 		}
 	}
-	s := divide(leastMemory)
+	s := divide(config.LeastMemory)
 	const largestMod, largestList = 16 << 20, 4 << 20
 	for _, needs := range []struct {
 		what  string

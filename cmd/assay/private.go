@@ -14,21 +14,19 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
-	"github.com/assay-proxy/assay/storage"
-	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// policy returns what c says about private modules.
-func (c config) policy() (*privacy.Policy, error) {
+// policyOf returns what c says about private modules.
+func policyOf(c config.Config) (*privacy.Policy, error) {
 	p, err := privacy.New(c.Private)
 	if err != nil {
 		return nil, err
@@ -36,18 +34,13 @@ func (c config) policy() (*privacy.Policy, error) {
 	return p.Restrict(c.Access)
 }
 
-// list returns the elements of a setting that are separated by commas.
-func list(text string) []string {
-	return slices.DeleteFunc(strings.Split(text, ","), func(s string) bool { return s == "" })
-}
-
 // logConfig says where our own log is.
-func (c config) logConfig() sumdb.LogConfig {
-	return sumdb.LogConfig{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard, Adopt: c.adoptCommand()}
+func logConfig(c config.Config) sumdb.LogConfig {
+	return sumdb.LogConfig{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard, Adopt: adoptCommand(c)}
 }
 
 // adoptCommand is assay log adopt with the settings that it needs.
-func (c config) adoptCommand() string {
+func adoptCommand(c config.Config) string {
 	command := "assay log adopt --data " + shellWord(c.Data)
 	if c.LogGuard != "" {
 		command += " --log-guard " + shellWord(c.LogGuard)
@@ -63,29 +56,8 @@ func shellWord(text string) string {
 	return text
 }
 
-// withLogStore calls f with the store beside our own log, nil if there is none. The
-// error is storage.ErrInUse while a server has it.
-func (c config) withLogStore(f func(storage.Store) error) error {
-	db, err := bolt.Open(c.Data, &bolt.Options{Existing: true, LockTimeout: time.Millisecond})
-	if errors.Is(err, fs.ErrNotExist) {
-		return f(nil)
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(db), db.Close())
-}
-
-// tokenFile is where the tokens are.
-func (c config) tokenFile() string {
-	if c.Tokens != "" {
-		return c.Tokens
-	}
-	return filepath.Join(c.Data, "tokens")
-}
-
-// vcsCredentials reads the file with the credentials for code hosts.
-func (c config) vcsCredentials() ([]vcs.Credential, error) {
+// readCredentials reads the file with the credentials for code hosts.
+func readCredentials(c config.Config) ([]vcs.Credential, error) {
 	if c.Credentials == "" {
 		return nil, nil
 	}
@@ -111,10 +83,19 @@ func (c config) vcsCredentials() ([]vcs.Credential, error) {
 	return file.Credential, nil
 }
 
+// tokenVariables returns the names of the variables that have tokens for code hosts.
+func tokenVariables(c config.Config) (names []string) {
+	credentials, _ := readCredentials(c) // an error is told elsewhere
+	for _, credential := range credentials {
+		names = append(names, credential.TokenEnv)
+	}
+	return names
+}
+
 // checkCredentials reads all files with credentials for code hosts that can be read
 // without asking a host.
-func (c config) checkCredentials() error {
-	credentials, err := c.vcsCredentials()
+func checkCredentials(c config.Config) error {
+	credentials, err := readCredentials(c)
 	if err != nil {
 		return err
 	}
@@ -124,7 +105,7 @@ func (c config) checkCredentials() error {
 // openLog opens our own log, or makes it. One that refuses is no more than a remark
 // as long as nothing needs it: somebody has copied a data directory.
 func (s *server) openLog(ctx context.Context, p *privacy.Policy) (err error) {
-	c := s.config.logConfig()
+	c := logConfig(s.config)
 	c.Store = s.store
 	needed := s.config.Unified || p.Patterns() != ""
 	if needed {
@@ -162,17 +143,17 @@ func (s *server) openAccess(ctx context.Context) (err error) {
 }
 
 // accessConfig is what c says about who is who.
-func (s *server) accessConfig(c config) access.Config {
+func (s *server) accessConfig(c config.Config) access.Config {
 	return access.Config{
-		Htpasswd: c.Htpasswd, Groups: c.Groups, Tokens: c.tokenFile(), OIDC: c.OIDC, Certificates: c.TLSClientCA != "",
+		Htpasswd: c.Htpasswd, Groups: c.Groups, Tokens: c.TokenFile(), OIDC: c.OIDC, Certificates: c.TLSClientCA != "",
 		Remote: s.remote, Logger: s.log.Logger,
 	}
 }
 
 // openVCS makes the source of private modules, if there are any and it is not
 // there already.
-func (s *server) openVCS(c config, direct bool) (*vcs.Source, error) {
-	p, err := c.policy()
+func (s *server) openVCS(c config.Config, direct bool) (*vcs.Source, error) {
+	p, err := policyOf(c)
 	if err != nil {
 		return nil, err
 	}
@@ -182,13 +163,13 @@ func (s *server) openVCS(c config, direct bool) (*vcs.Source, error) {
 	if s.ownLog != nil && s.ownLog.Refuses() != nil { // at a reload; at the start it is not open yet
 		s.log.Error("private modules that are new cannot be pinned", "err", s.ownLog.Refuses())
 	}
-	credentials, err := c.vcsCredentials()
+	credentials, err := readCredentials(c)
 	if err != nil {
 		return nil, err
 	}
 	source, err := vcs.New(vcs.Config{
-		Dir: filepath.Join(c.Data, "vcs"), Systems: list(c.VCS), Jobs: c.VCSJobs, Timeout: c.VCSTimeout, MaxBytes: int64(c.VCSCache) << 20,
-		Hosts: list(c.VCSHosts), CAFile: c.CAFile, Credentials: credentials, Netrc: c.Netrc, Logger: s.log.Logger, Memory: s.memory.fetches,
+		Dir: filepath.Join(c.Data, "vcs"), Systems: config.List(c.VCS), Jobs: c.VCSJobs, Timeout: c.VCSTimeout, MaxBytes: int64(c.VCSCache) << 20,
+		Hosts: config.List(c.VCSHosts), CAFile: c.CAFile, Credentials: credentials, Netrc: c.Netrc, Logger: s.log.Logger, Memory: s.memory.fetches,
 	})
 	if err != nil {
 		return nil, err
@@ -219,7 +200,7 @@ func (s *server) remote(r *http.Request) string {
 }
 
 // warnOfAccess warns of settings that are legal and rarely meant.
-func (s *server) warnOfAccess(c config, p *privacy.Policy) {
+func (s *server) warnOfAccess(c config.Config, p *privacy.Policy) {
 	local, open := loopback(c.Listen), p.Open()
 	if c.Access != "" {
 		open = s.warnOfCredentials(p)
@@ -273,7 +254,7 @@ func (s *server) warnOfCredentials(p *privacy.Policy) (open []string) {
 // operator reports whether a request may read what is for those who run the
 // server.
 func (s *server) operator(r *http.Request) bool {
-	if groups := list(s.config.Operators); len(groups) > 0 {
+	if groups := config.List(s.config.Operators); len(groups) > 0 {
 		id, err := s.access.Identify(r)
 		return err == nil && id.Scope == "" && slices.ContainsFunc(groups, id.In) // the page names any modules
 	}
@@ -296,7 +277,7 @@ func (s *server) operator(r *http.Request) bool {
 // fromTrusted reports whether the connection is from one of the trusted proxies.
 func (s *server) fromTrusted(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && slices.ContainsFunc(list(s.config.TrustedProxies), func(network string) bool {
+	return err == nil && slices.ContainsFunc(config.List(s.config.TrustedProxies), func(network string) bool {
 		prefix, err := netip.ParsePrefix(network)
 		return err == nil && prefix.Contains(peer.Addr().Unmap().WithZone(""))
 	})
@@ -311,8 +292,8 @@ func loopback(address string) bool {
 	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
-// hookSecret reads the secret of the webhooks.
-func (c config) hookSecret() (string, error) {
+// readHookSecret reads the secret of the webhooks.
+func readHookSecret(c config.Config) (string, error) {
 	if c.HookSecret == "" {
 		return "", nil
 	}

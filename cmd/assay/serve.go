@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
@@ -52,18 +53,18 @@ interrupt finish the transfers that are under way and stop, a second one stops a
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			load := func() (config, origins, error) { return loadConfig(cmd.Flags(), os.Getenv) }
+			load := func() (config.Config, config.Sources, error) { return config.Load(cmd.Flags(), os.Getenv) }
 			return serve(cmd.Context(), load, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	addFlags(cmd.Flags())
+	config.AddFlags(cmd.Flags())
 	return cmd
 }
 
 // server is the running program: what serve has wired together.
 type server struct {
-	load     func() (config, origins, error)
-	config   config // as it was at the start; reloadOn knows what is in force
+	load     func() (config.Config, config.Sources, error)
+	config   config.Config // as it was at the start; reloadOn knows what is in force
 	log      *logger
 	door     *door
 	store    storage.Store
@@ -88,7 +89,7 @@ type server struct {
 }
 
 // serve runs the program until ctx ends, and stops it in good order.
-func serve(ctx context.Context, load func() (config, origins, error), out, errOut io.Writer) error {
+func serve(ctx context.Context, load func() (config.Config, config.Sources, error), out, errOut io.Writer) error {
 	c, from, err := load()
 	if err != nil {
 		return err
@@ -155,7 +156,7 @@ func clientAddr(addr net.Addr) string {
 }
 
 // open makes the parts, lowest first.
-func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err error) {
+func (s *server) open(ctx context.Context, from config.Sources, addr net.Addr) (err error) {
 	defer func() {
 		if err != nil {
 			s.close()
@@ -163,12 +164,12 @@ func (s *server) open(ctx context.Context, from origins, addr net.Addr) (err err
 	}()
 	c := s.config
 	s.memory = divide(c.MemoryBudget)
-	private, err := c.policy()
+	private, err := policyOf(c)
 	if err != nil {
 		return err
 	}
 	s.private.Store(private)
-	if err := c.checkCredentials(); err != nil { // also where nothing needs them yet: a reload may
+	if err := checkCredentials(c); err != nil { // also where nothing needs them yet: a reload may
 		return err
 	}
 	if err := s.openFront(ctx); err != nil {
@@ -216,7 +217,7 @@ func (s *server) openFront(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if s.hookSecret, err = s.config.hookSecret(); err != nil {
+	if s.hookSecret, err = readHookSecret(s.config); err != nil {
 		return err
 	}
 	s.hooks, s.largeHook = make(chan struct{}, maxHooks), make(chan struct{}, 1)
@@ -339,17 +340,17 @@ func (s *server) shutdown(httpServer *http.Server) error {
 }
 
 // logStart says what runs, and warns of what is legal but rarely meant.
-func (s *server) logStart(from origins) {
+func (s *server) logStart(from config.Sources) {
 	c := s.config
 	s.log.Info("assay starts", "version", version(), "data", c.Data, "upstream", fetch.Redact(c.Upstream), "upstream_from", from["upstream"],
 		"sumdb", s.sumdbNames(), "sumdb_from", from["sumdb"], "private", c.Private, "private_from", from["private"], "descriptors", descriptorText())
-	for _, name := range c.strayVariables(os.Environ()) {
+	for _, name := range config.StrayVariables(os.Environ(), tokenVariables(c)) {
 		s.log.Warn("a variable is no setting, and means nothing", "variable", name)
 	}
 	if len(s.mirrors) == 0 {
 		s.log.Warn("NOTHING IS VERIFIED: the checksum database is off. Whatever an upstream sends is stored and served. Toolchains are refused.")
 	}
-	if p, err := c.policy(); err == nil {
+	if p, err := policyOf(c); err == nil {
 		if p.Everything() {
 			s.log.Warn("every module is private: nothing but toolchains is fetched from an upstream", "private", p.Patterns())
 		}
@@ -388,7 +389,7 @@ func (s *server) reloadOn(ctx context.Context, hangup <-chan os.Signal, addr net
 
 // reload puts into force what can be changed while running, and returns the
 // configuration that is in force then. If anything is wrong, nothing changes.
-func (s *server) reload(current config, addr net.Addr) (config, error) {
+func (s *server) reload(current config.Config, addr net.Addr) (config.Config, error) {
 	// First, so that settings which are wrong do not keep a fork from being
 	// cleared.
 	for _, m := range s.mirrors {
@@ -400,8 +401,8 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 	if err != nil {
 		return current, err
 	}
-	changed, restart := current.difference(c)
-	next := current.reloaded(c)               // what needs a restart stays as it was
+	changed, restart := current.Difference(c)
+	next := current.Reloaded(c)               // what needs a restart stays as it was
 	if err := s.checkRestart(c); err != nil { // else the restart that it needs would fail
 		return current, err
 	}
@@ -420,14 +421,14 @@ func (s *server) reload(current config, addr net.Addr) (config, error) {
 
 // checkRestart checks all settings of c as a start with them would, together with the
 // files that they name.
-func (s *server) checkRestart(c config) error {
-	if err := c.validate(); err != nil {
+func (s *server) checkRestart(c config.Config) error {
+	if err := validate(c); err != nil {
 		return err
 	}
-	if err := c.checkCredentials(); err != nil {
+	if err := checkCredentials(c); err != nil {
 		return err
 	}
-	if _, err := c.hookSecret(); err != nil {
+	if _, err := readHookSecret(c); err != nil {
 		return err
 	}
 	if c.TLSCert != "" {
@@ -441,11 +442,11 @@ func (s *server) checkRestart(c config) error {
 
 // prepare reads and builds all that is needed to go on with the settings of c. Nothing
 // of it is in force before commit, which cannot fail.
-func (s *server) prepare(c config, from origins, addr net.Addr) (commit func(), err error) {
-	if err := c.validate(); err != nil {
+func (s *server) prepare(c config.Config, from config.Sources, addr net.Addr) (commit func(), err error) {
+	if err := validate(c); err != nil {
 		return nil, err
 	}
-	private, err := c.policy()
+	private, err := policyOf(c)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/tools/txtar"
 
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -42,14 +43,16 @@ type program struct {
 func serveIn(t *testing.T, args ...string) *program {
 	t.Helper()
 	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-	addFlags(flags)
+	config.AddFlags(flags)
 	if err := flags.Parse(append([]string{"--listen", "127.0.0.1:0"}, args...)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &program{t: t, stop: cancel, done: make(chan error, 1), log: new(syncBuilder)}
 	out, in := io.Pipe()
-	load := func() (config, origins, error) { return loadConfig(flags, func(string) string { return "" }) }
+	load := func() (config.Config, config.Sources, error) {
+		return config.Load(flags, func(string) string { return "" })
+	}
 	go func() {
 		err := serve(ctx, load, in, p.log)
 		in.CloseWithError(fmt.Errorf("serve ended: %w", err))

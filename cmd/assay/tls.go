@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 // certificates are the files of TLS. They are read again when they have changed,
@@ -28,7 +30,7 @@ type certificates struct {
 const certificateAge = time.Second
 
 // newCertificates reads the files.
-func newCertificates(c config, log *slog.Logger) (*certificates, error) {
+func newCertificates(c config.Config, log *slog.Logger) (*certificates, error) {
 	files := &certificates{cert: c.TLSCert, key: c.TLSKey, clientCA: c.TLSClientCA, log: log}
 	version := files.stat()
 	config, err := files.load()

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 func newTokenCommand() *cobra.Command {
@@ -28,13 +29,13 @@ hashes, never the tokens. A running server sees a change within a second or two.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	addFlags(cmd.PersistentFlags(), "data", "tokens")
+	config.AddFlags(cmd.PersistentFlags(), "data", "tokens")
 	cmd.AddCommand(newTokenCreateCommand(), newTokenListCommand(), newTokenRevokeCommand())
 	return cmd
 }
 
 func newTokenCreateCommand() *cobra.Command {
-	groups, scope, expires := &flagText{kind: "GROUPS"}, &flagText{kind: "PATTERNS"}, &flagText{"90d", "WHEN"}
+	groups, scope, expires := &config.FlagText{Kind: "GROUPS"}, &config.FlagText{Kind: "PATTERNS"}, &config.FlagText{Text: "90d", Kind: "WHEN"}
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a token and print it, once",
@@ -50,16 +51,16 @@ say goes to standard error.
 				return err
 			}
 			t := access.Token{Name: args[0]}
-			if groups.text != "" {
-				t.Groups = strings.Split(groups.text, ",")
+			if groups.Text != "" {
+				t.Groups = strings.Split(groups.Text, ",")
 			}
 			if cmd.Flags().Changed("scope") {
-				if scope.text == "" { // of a variable that is not set, say; it would be a token for everything
+				if scope.Text == "" { // of a variable that is not set, say; it would be a token for everything
 					return errors.New("--scope is empty; leave it out for a token without one")
 				}
-				t.Scope = strings.Split(scope.text, ",")
+				t.Scope = strings.Split(scope.Text, ",")
 			}
-			if t.Expires, err = parseExpiry(expires.text, time.Now()); err != nil {
+			if t.Expires, err = parseExpiry(expires.Text, time.Now()); err != nil {
 				return err
 			}
 			return createToken(file, t, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -106,11 +107,11 @@ say whose token is still being used.`,
 // tokenFile returns the name of the file that the server reads. Its directory
 // must be there: a token in a mistyped one would be good for nothing.
 func tokenFile(flags *pflag.FlagSet, getenv func(string) string) (string, error) {
-	c, _, err := loadConfig(flags, getenv)
+	c, _, err := config.Load(flags, getenv)
 	if err != nil {
 		return "", err
 	}
-	name := c.tokenFile()
+	name := c.TokenFile()
 	dir := filepath.Dir(name)
 	switch info, err := os.Stat(dir); {
 	case errors.Is(err, fs.ErrNotExist):

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/storage"
@@ -34,14 +35,14 @@ asked for again when it is used, and replaced if the upstream says something els
 repairs in the same way.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, _, err := loadConfig(cmd.Flags(), os.Getenv)
+			c, _, err := config.Load(cmd.Flags(), os.Getenv)
 			if err != nil {
 				return err
 			}
 			return verify(cmd.Context(), c.Data, repair, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	addFlags(cmd.Flags(), "data")
+	config.AddFlags(cmd.Flags(), "data")
 	cmd.Flags().BoolVar(&repair, "repair", false, "Drop what is damaged.")
 	return cmd
 }

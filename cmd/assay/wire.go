@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"reflect"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/sumdb"
@@ -33,8 +33,8 @@ type upstream struct {
 
 // newUpstream makes the chain that c describes. addr is where we listen, which an
 // upstream must not be.
-func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, error) {
-	databases, err := c.databases()
+func (s *server) newUpstream(c config.Config, from config.Sources, addr net.Addr) (*upstream, error) {
+	databases, err := databasesOf(c)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (s *server) newUpstream(c config, from origins, addr net.Addr) (*upstream, 
 		Via:       "1.1 " + s.self,
 		Self:      []string{addr.String(), c.Listen},
 
-		RedirectHosts: list(c.RedirectHosts),
+		RedirectHosts: config.List(c.RedirectHosts),
 
 		Permit: s.permit,
 		Logger: s.log.Logger,
@@ -99,8 +99,8 @@ func (s *server) permit(path string) error {
 	return nil
 }
 
-// databases returns the checksum databases of c; the first one verifies.
-func (c config) databases() ([]sumdb.Setting, error) {
+// databasesOf returns the checksum databases of c; the first one verifies.
+func databasesOf(c config.Config) ([]sumdb.Setting, error) {
 	var all []sumdb.Setting
 	first, err := sumdb.ParseGOSUMDB(c.SumDB)
 	if err != nil {
@@ -130,7 +130,7 @@ func (c config) databases() ([]sumdb.Setting, error) {
 
 // openMirrors opens a mirror for each database.
 func (s *server) openMirrors(ctx context.Context) ([]*sumdb.Mirror, error) {
-	databases, err := s.config.databases()
+	databases, err := databasesOf(s.config)
 	if err != nil {
 		return nil, err
 	}
@@ -153,11 +153,11 @@ func (s *server) openMirrors(ctx context.Context) ([]*sumdb.Mirror, error) {
 }
 
 // validate checks everything that can be checked without opening anything.
-func (c config) validate() error {
-	if _, err := c.policy(); err != nil {
+func validate(c config.Config) error {
+	if _, err := policyOf(c); err != nil {
 		return err
 	}
-	if _, err := c.databases(); err != nil {
+	if _, err := databasesOf(c); err != nil {
 		return err
 	}
 	entries, err := fetch.ParseList(c.Upstream)
@@ -167,39 +167,12 @@ func (c config) validate() error {
 	if entries[len(entries)-1].Direct && c.VCS == "off" {
 		return errDirectOff
 	}
-	_, err = c.vcsCredentials()
+	_, err = readCredentials(c)
 	return err
 }
 
 // errDirectOff says that two settings contradict each other.
 var errDirectOff = errors.New("upstream ends with direct, and vcs is off: nothing can be fetched from repositories; remove one of them")
-
-// difference returns the names of the settings in which c differs from next:
-// those that can change while running, and those that cannot.
-func (c config) difference(next config) (changed, restart []string) {
-	old, new := reflect.ValueOf(c), reflect.ValueOf(next)
-	for _, s := range settings() {
-		if old.Field(s.field).Equal(new.Field(s.field)) {
-			continue
-		}
-		if s.Reload {
-			changed = append(changed, s.Name)
-		} else {
-			restart = append(restart, s.Name)
-		}
-	}
-	return changed, restart
-}
-
-// reloaded returns c with those settings of next that can change while running.
-func (c config) reloaded(next config) config {
-	for _, s := range settings() {
-		if s.Reload {
-			reflect.ValueOf(&c).Elem().Field(s.field).Set(reflect.ValueOf(next).Field(s.field))
-		}
-	}
-	return c
-}
 
 // upstreamCollector is the collectors of whatever chain is in force.
 type upstreamCollector struct {

@@ -1,0 +1,120 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// mostNumber is the greatest value of a setting that is a number: more is a mistake, and so
+// many MiB, the largest unit of a setting, can still be calculated with as bytes.
+const mostNumber = 1 << 30
+
+// LeastMemory is the least memory-budget, in MiB: with it each share has room for the
+// largest single thing that is ever taken from it.
+const LeastMemory = 144
+
+// check refuses what would be dangerous or without effect. What the parts check
+// themselves (patterns, lists, keys) is not checked here.
+func (c Config) check() error {
+	v := reflect.ValueOf(c)
+	for _, s := range Settings() {
+		switch value := v.Field(s.field).Interface().(type) {
+		case time.Duration:
+			if value < 0 {
+				return fmt.Errorf("%s is %v; it must not be negative", s.Name, value)
+			}
+			if value == 0 && !s.Zero {
+				return fmt.Errorf("%s is %v; it must be more than nothing", s.Name, value)
+			}
+		case int:
+			if value <= 0 {
+				return fmt.Errorf("%s is %d; it must be at least 1", s.Name, value)
+			}
+			if value > mostNumber {
+				return fmt.Errorf("%s is %d; it must be at most %d", s.Name, value, mostNumber)
+			}
+		}
+	}
+	if c.MemoryBudget < LeastMemory {
+		return fmt.Errorf("memory-budget is %d MiB; it must be at least %d", c.MemoryBudget, LeastMemory)
+	}
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+		return fmt.Errorf("listen is %q; it must be host:port, or :port for every interface", c.Listen)
+	}
+	if c.Data == "" {
+		return errors.New("data is empty; it must name a directory")
+	}
+	if !slices.Contains([]string{"text", "json"}, c.LogFormat) {
+		return fmt.Errorf("log-format is %q; it must be text or json", c.LogFormat)
+	}
+	if _, err := parseLevel(c.LogLevel); err != nil {
+		return err
+	}
+	if c.BreakerShare > 100 {
+		return fmt.Errorf("breaker-share is %d; it is percent", c.BreakerShare)
+	}
+	if c.BreakerWindow < c.BreakerMinimum {
+		return fmt.Errorf("breaker-window is %d and breaker-minimum %d; so few fetches are never of so many modules", c.BreakerWindow, c.BreakerMinimum)
+	}
+	return c.checkPrivate()
+}
+
+// checkPrivate refuses what contradicts itself about private modules.
+func (c Config) checkPrivate() error {
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("tls-cert and tls-key need each other")
+	}
+	if c.TLSClientCA != "" && c.TLSCert == "" {
+		return errors.New("tls-client-ca needs tls-cert and tls-key: certificates of clients come with TLS")
+	}
+	if c.Unified && c.SumDB == "off" {
+		return errors.New("unified needs a checksum database in sumdb: public modules are copied only after they were proved in it")
+	}
+	for _, names := range [][2]string{{"vcs", c.VCS}, {"vcs-hosts", c.VCSHosts}, {"redirect-hosts", c.RedirectHosts}, {"operators", c.Operators}} {
+		name, text := names[0], names[1]
+		if strings.ContainsFunc(text, unicode.IsSpace) || text != "" && len(List(text)) == 0 {
+			return fmt.Errorf("%s is %q; it must be names separated by commas without spaces, or else some of it would mean nothing", name, text)
+		}
+	}
+	for _, names := range [][2]string{{"vcs-hosts", c.VCSHosts}, {"redirect-hosts", c.RedirectHosts}} {
+		for _, host := range List(names[1]) {
+			if !isHost(host) {
+				return fmt.Errorf("%s: %q is neither a host nor host:port; it would mean nothing", names[0], host)
+			}
+		}
+	}
+	if slices.Contains(List(c.Operators), "*") {
+		return fmt.Errorf("operators is %q; no group is called *: name the groups that may read /-/leaks", c.Operators)
+	}
+	for network := range strings.SplitSeq(c.TrustedProxies, ",") {
+		if _, err := netip.ParsePrefix(network); network != "" && err != nil {
+			return fmt.Errorf("trusted-proxies: %q is no network like 10.0.0.0/8 or 192.0.2.1/32", network)
+		}
+	}
+	return nil
+}
+
+// isHost reports whether text is a host, a name or an address, or host:port.
+func isHost(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		host, port = text, "443"
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return host != "" && !strings.ContainsFunc(host, func(r rune) bool {
+		return r != '-' && r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
+}

@@ -1,0 +1,27 @@
+package config
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// serviceVariable matches what Kubernetes sets for a service that is called like us.
+var serviceVariable = regexp.MustCompile(`_(PORT|SERVICE)(_|$)`)
+
+// StrayVariables returns the names of variables that look like settings and are none: a
+// misspelt ASSAY_PRIVATE would let private names out. Those in others are known besides.
+func StrayVariables(environ, others []string) []string {
+	known := append([]string{"ASSAY_CONFIG", "ASSAY_TOKEN"}, others...)
+	for _, s := range Settings() {
+		known = append(known, s.Env)
+	}
+	var stray []string
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "ASSAY_") && value != "" && !slices.Contains(known, name) && !serviceVariable.MatchString(name) {
+			stray = append(stray, name)
+		}
+	}
+	return stray
+}
