@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 )
@@ -25,6 +26,14 @@ func CountWork(a *Authenticator) *atomic.Int64 {
 // NoWork makes every password wrong, at once.
 func NoWork(a *Authenticator) {
 	a.passwords.hash = func([]byte, []byte) error { return bcrypt.ErrMismatchedHashAndPassword }
+}
+
+// SlowWork makes every password wrong, after a time.
+func SlowWork(a *Authenticator, each time.Duration) {
+	a.passwords.hash = func([]byte, []byte) error {
+		time.Sleep(each)
+		return bcrypt.ErrMismatchedHashAndPassword
+	}
 }
 
 // Addresses returns of how many addresses something is known.

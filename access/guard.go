@@ -55,18 +55,19 @@ func (b *bucket) add(now time.Time, max float64, window time.Duration) {
 // attempt stands for a user, a password and the hash it was compared with.
 type attempt [sha256.Size]byte
 
-// guard slows down who tries passwords. From one address they are tried one after
-// the other, so that a thousand at once are still ten guesses. The same one again
-// is no guess: a go command with an old password sends it twice for each file, and
-// must not slow down all who share its address.
+// guard slows down clients that guess passwords. Those from one site are tried one
+// after the other, so that a thousand at once are still ten guesses, and a site with
+// many addresses does not delay the log-ins of all others. The same password again is
+// not a guess: a go command with an old password sends it twice for each file, and
+// must not slow down the other clients at its address.
 type guard struct {
-	mu   sync.Mutex // guards rows and what is in them
-	rows map[string]*row
+	mu   sync.Mutex      // guards rows and what is in them
+	rows map[string]*row // of addresses, and of sites with many addresses
 }
 
 type row struct {
-	turn   chan struct{} // holds one element while a password of this address is tried
-	users  int           // who are in enter or before leave; such a row is not dropped
+	turn   chan struct{} // of a site: holds one element while one of its passwords is tried
+	users  int           // calls between enter and leave; such a row is not dropped
 	failed bucket
 	wrong  []attempt // the last ones
 }
@@ -83,29 +84,33 @@ func (g *guard) knows(address string, a attempt) bool {
 // calls leave, and says whether it was wrong. The error is a *SlowedError, or
 // wraps ErrUnavailable if ctx ended.
 func (g *guard) enter(ctx context.Context, address string, a attempt) (leave func(wrong bool), err error) {
-	key := addressKey(address)
-	r := g.hold(key)
-	if err := g.slowed(r); err != nil {
+	key, site := addressKey(address), siteKey(address)
+	r, queue := g.hold(key), g.hold(site)
+	release := func() {
 		g.release(key, r)
+		g.release(site, queue)
+	}
+	if err := g.slowed(r); err != nil {
+		release()
 		return nil, err
 	}
 	select {
-	case r.turn <- struct{}{}:
+	case queue.turn <- struct{}{}:
 	case <-ctx.Done():
-		g.release(key, r)
+		release()
 		return nil, unavailable("the request ended before its password was tried: %w", context.Cause(ctx))
 	}
-	if err := g.slowed(r); err != nil { // by those who had their turn before
-		<-r.turn
-		g.release(key, r)
+	if err := g.slowed(r); err != nil { // by those that were tried before
+		<-queue.turn
+		release()
 		return nil, err
 	}
 	return func(wrong bool) {
 		if wrong {
 			g.fail(r, a)
 		}
-		g.release(key, r)
-		<-r.turn // all is noted before the next has its turn
+		release()
+		<-queue.turn // all is noted before the next one is tried
 	}, nil
 }
 
@@ -173,7 +178,13 @@ func (g *guard) evict() {
 
 // addressKey returns what failures are counted for. A customer has a /64 of IPv6
 // at least, so its single addresses mean nothing.
-func addressKey(address string) string {
+func addressKey(address string) string { return prefixKey(address, 64) }
+
+// siteKey returns for what passwords are tried one after the other. A customer can have
+// a /48 of IPv6, and with it 65,536 addresses.
+func siteKey(address string) string { return prefixKey(address, 48) }
+
+func prefixKey(address string, bits int) string {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {
 		return address[:min(len(address), maxName)]
@@ -182,6 +193,6 @@ func addressKey(address string) string {
 	if ip.Is4() {
 		return ip.String()
 	}
-	prefix, _ := ip.Prefix(64) // 64 fits
+	prefix, _ := ip.Prefix(bits) // fits
 	return prefix.String()
 }

@@ -180,6 +180,25 @@ func TestBruteForceAtOnce(t *testing.T) {
 	})
 }
 
+// A site with many addresses delays the log-ins of others by no more than one password.
+func TestSiteOfManyAddresses(t *testing.T) {
+	t.Parallel()
+	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
+		access.SlowWork(a, time.Second)
+		var all sync.WaitGroup
+		for i := range 60 {
+			all.Go(func() { wantTried(t, a, fmt.Sprintf("[2001:db8:1:%x::1]:1", i), guess()) })
+		}
+		time.Sleep(1500 * time.Millisecond)
+		begin := time.Now()
+		wantTried(t, a, "192.0.2.1:1", guess())
+		if took := time.Since(begin); took > 5*time.Second { // alice's hash, and one that is under way; each takes several steps
+			t.Errorf("a log-in from elsewhere took %v", took)
+		}
+		all.Wait()
+	})
+}
+
 // A go command with an old password sends it twice for each file. That is no
 // guessing, and costs the others at its address nothing; a new password does.
 func TestTheSameWrongPassword(t *testing.T) {
