@@ -34,7 +34,7 @@ var arrows = map[string][]string{
 	"internal/egress":     {},
 	"internal/memory":     {},
 	"internal/places":     {},
-	"proxy":               {"access", "defect", "internal/bindings", "internal/memory", "internal/places", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb"},
+	"proxy":               {"access", "defect", "internal/bindings", "internal/memory", "internal/places", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb"},
 	"proxy/fetch":         {"internal/egress", "internal/memory"},
 	"proxy/modzip":        {"defect"},
 	"proxy/privacy":       {},
