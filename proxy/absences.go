@@ -137,7 +137,7 @@ func (a *absences) report(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err != nil && !a.failing {
-		a.log.Warn("absences not kept for an outage", "err", err)
+		a.log.Warn("absences not saved", "err", err)
 	}
 	a.failing = err != nil
 }
@@ -223,7 +223,7 @@ func (a *absences) recordOf(ctx context.Context, key absenceKey) (string, error)
 			err = a.store.SetRecord(ctx, name, secret)
 		}
 		if err != nil {
-			return "", fmt.Errorf("secret of the absences: %w", err)
+			return "", fmt.Errorf("secret for the names of absences: %w", err)
 		}
 		a.secret = secret
 	}

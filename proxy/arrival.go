@@ -26,9 +26,9 @@ func (a *arrival) Write(p []byte) (int, error) {
 	if took := time.Since(a.begun); err == nil && a.tooSlow(took) {
 		err = &failure{
 			status: http.StatusGatewayTimeout, retryAfter: 30 * time.Second,
-			what: "given up: " + a.fill.key + " comes too slowly",
-			why:  fmt.Sprintf("%d of %d bytes in %v; all of it would take longer than %v", a.got, a.fill.size, took.Round(time.Second), zipFillTime),
-			next: "try again; if it stays, check the upstream or choose another with --upstream",
+			what: "given up: " + a.fill.key + " arrives too slowly",
+			why:  fmt.Sprintf("%d of %d bytes in %v; the whole zip would take longer than %v", a.got, a.fill.size, took.Round(time.Second), zipFillTime),
+			next: "try again; if it persists, check the upstream or choose another with --upstream",
 		}
 	}
 	return n, err

@@ -83,7 +83,7 @@ func (s *Server) serveSupported(a *answer, db database) error {
 	if !mirrored || m.HasHead() {
 		return writeSumDB(a, "public, max-age=3600", nil)
 	}
-	err := errors.New("the request asks not to fetch one")
+	err := errors.New("the request forbids fetching one")
 	if !a.heldOnly {
 		ctx, cancel := s.patient(a.r.Context())
 		defer cancel()
@@ -98,9 +98,9 @@ func (s *Server) serveSupported(a *answer, db database) error {
 	}
 	return &failure{
 		status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
-		what: "no verified tree head of " + db.Name() + " is held here, and none could be had",
+		what: "no verified tree head of " + db.Name() + " is held, and fetching one failed",
 		why:  oneLine(err.Error()),
-		next: "try again; if it stays, contact this proxy's administrator: it may not reach that database",
+		next: "try again; if it persists, contact this proxy's administrator: the proxy may not reach that database",
 		err:  err,
 	}
 }
@@ -204,7 +204,7 @@ func (s *Server) refusePrivate(a *answer, req request.Request) error {
 	if !private {
 		return nil
 	}
-	s.log.Warn("private module asked for at the checksum database", "module", req.Module, "pattern", pattern, "client", s.config.Remote(a.r))
+	s.log.Warn("a client looked up a private module in the checksum database", "module", req.Module, "pattern", pattern, "client", s.config.Remote(a.r))
 	s.noteLeak(a.r, s.identify(a), PublicDatabase, req.Module)
 	if err := s.admitByPath(a, req, settings.privacy); err != nil {
 		return err
@@ -212,7 +212,7 @@ func (s *Server) refusePrivate(a *answer, req request.Request) error {
 	return &failure{
 		status: http.StatusForbidden, noStore: true,
 		what: req.Module + " is private here (pattern " + pattern + ")",
-		why:  "its name is never sent to a checksum database; tell your go command not to ask",
+		why:  "its name is never sent to a checksum database; configure your go command not to look it up",
 		next: privacy.ClientAdvice("GONOSUMDB", pattern, req.Module),
 	}
 }

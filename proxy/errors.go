@@ -50,68 +50,68 @@ func (f *failure) Unwrap() error { return f.err }
 var (
 	errLoop = &failure{
 		status: http.StatusLoopDetected,
-		what:   "loop detected: this request was sent by this proxy itself",
-		why:    "an upstream of this proxy leads back to it",
-		next:   "take the proxy's own address out of its --upstream list",
+		what:   "loop detected: this proxy received its own request",
+		why:    "an upstream of this proxy forwards requests back to it",
+		next:   "remove the proxy's own address from its --upstream list",
 	}
 	errBusy = &failure{
 		status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
-		what: "busy: too many objects are being fetched at the moment",
-		next: "try again in a few seconds; what is stored is served meanwhile",
+		what: "busy: too many objects are being fetched",
+		next: "try again in a few seconds; stored objects are still served",
 	}
 	errClientBusy = &failure{
 		status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
-		what: "busy: this user or address has too many requests for objects that are not stored here",
-		why:  "a proxy fetches a bounded number of objects at the same time, and clients share it fairly",
-		next: "try again in a few seconds, with fewer requests at the same time",
+		what: "busy: this user or address has too many requests for objects that are not stored",
+		why:  "the proxy limits concurrent fetches and divides them fairly among clients",
+		next: "try again in a few seconds, with fewer concurrent requests",
 	}
 	errYielded = &failure{
 		status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
-		what: "busy: this object came slowly, and its place was needed for others",
-		next: "try again in a few seconds; if it stays, check the upstream or choose another with --upstream",
+		what: "busy: this slow fetch was stopped to make room for others",
+		next: "try again in a few seconds; if it persists, check the upstream or choose another with --upstream",
 	}
 	errStrays = &failure{
 		status: http.StatusServiceUnavailable, retryAfter: strayTime, noStore: true,
-		what: "this user or address has asked for many tiles beyond the end of the checksum database",
-		why:  "tiles that this mirror holds, or can prove, are served",
-		next: "try again in a minute; if it stays, remove the file latest below $(go env GOPATH)/pkg/sumdb",
+		what: "too many requests for tiles beyond the end of the checksum database",
+		why:  "tiles that this mirror holds or can prove are still served",
+		next: "try again in a minute; if it persists, remove the file latest below $(go env GOPATH)/pkg/sumdb",
 	}
 	// errReloaded says that a request was decided on by settings that are no
 	// longer in force.
 	errReloaded = &failure{
 		status: http.StatusServiceUnavailable, retryAfter: time.Second, noStore: true,
-		what: "the settings of this proxy have changed while this was being fetched",
+		what: "the proxy's settings changed during this request",
 		next: "try again",
 	}
 	errNotHeld = &failure{
 		status: http.StatusNotFound,
 		what:   "not found: temporarily unavailable",
-		why:    "it is not stored here, and the request asks not to fetch it",
+		why:    "it is not stored here, and the request forbids fetching it",
 		err:    fs.ErrNotExist,
 	}
 
 	errNotUnified = &failure{
 		status: http.StatusForbidden, noStore: true,
-		what: "the own log of this proxy is not served as a checksum database",
+		what: "this proxy does not serve its private checksum log as a checksum database",
 		next: "start the proxy with --unified, or set GOSUMDB to another database and GONOSUMDB to the private patterns",
 	}
 
 	// errAnswer says that a client has waited long enough; what it waits for
 	// goes on.
-	errAnswer = errors.New("not finished in time")
+	errAnswer = errors.New("still in progress")
 
 	// errUnlisted says that the checksum database does not know a version
 	// that an upstream has.
 	errUnlisted = errors.New("not in the checksum database")
 
 	// errOwnLog says that it is our own log that is in trouble.
-	errOwnLog = errors.New("log of this proxy")
+	errOwnLog = errors.New("private checksum log")
 
 	// errClient says that a client did not take what was written.
-	errClient = errors.New("the client does not read")
+	errClient = errors.New("the client does not read the response")
 
-	// errGarbage says that an upstream sent something else than was asked.
-	errGarbage = errors.New("upstream sent something else")
+	// errGarbage says that an invalid response from the upstream than was asked.
+	errGarbage = errors.New("invalid response from the upstream")
 )
 
 // isFull reports whether there is no room on a disk.
@@ -131,7 +131,7 @@ func clientError(err error) error {
 }
 
 // errDefect is a panic in work that clients share, which is in the log.
-var errDefect = errors.New("a defect of this program")
+var errDefect = errors.New("internal error")
 
 // guard does work that clients share and returns its error. If it panics, here or in
 // what it waits for, the log gets the stack, whether anybody still waits or not, and
@@ -188,19 +188,19 @@ func explain(req request.Request, err error) failure {
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: fmt.Sprintf("checksum mismatch: %s of %s@%s", mismatch.File, mismatch.Module, mismatch.Version),
 			why:  fmt.Sprintf("%s has %s\n%s says %s", mismatch.Source, mismatch.Got, mismatch.Database, mismatch.Want),
-			next: "do not use it; contact this proxy's administrator, the evidence is kept"}
+			next: "do not use it; contact this proxy's administrator, who has the evidence"}
 	case errors.Is(err, modzip.ErrShape):
 		return failure{status: http.StatusForbidden, noStore: true,
-			what: fmt.Sprintf("unproved bytes: the zip of %s@%s has bytes that its hash does not cover", req.Module, req.Version),
+			what: fmt.Sprintf("cannot verify: the zip of %s@%s has bytes that are not covered by its hash", req.Module, req.Version),
 			why:  oneLine(err.Error()),
 			next: "do not use the zip of that upstream; contact this proxy's administrator"}
 	case errors.As(err, &changed):
 		return explainChanged(changed)
 	case isExhausted(err): // wherever one was needed
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
-			what: "busy: the proxy has no file descriptor left for this",
-			why:  "what is stored already is served",
-			next: "try again in a few seconds; this proxy's administrator can allow it more: ulimit -n, LimitNOFILE"}
+			what: "busy: the proxy has no free file descriptors",
+			why:  "stored objects are still served",
+			next: "try again in a few seconds; the administrator can raise the limit: ulimit -n, LimitNOFILE"}
 	case repo != nil && !errors.Is(err, fs.ErrNotExist):
 		if f, ok := explainVCS(repo); ok {
 			return f
@@ -212,65 +212,65 @@ func explain(req request.Request, err error) failure {
 			what: "not found: " + req.Path(), why: oneLine(err.Error()), next: "start the proxy with --vcs git", err: fs.ErrNotExist}
 	case errors.Is(err, errOwnLog) && errors.Is(err, sumdb.ErrFrozen):
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
-			what: "this proxy's own log takes no new versions: it may be an old copy, or damaged",
-			why:  "what it has is served; this needs a person",
-			next: "contact this proxy's administrator: assay log check says what is wrong"}
+			what: "the private checksum log is read-only: restored from an old copy, or damaged",
+			why:  "pinned versions are still served; an administrator must act",
+			next: "contact this proxy's administrator: run assay log check"}
 	case errors.Is(err, errOwnLog) && errors.Is(err, sumdb.ErrBeyond):
 		// What the client has seen proves what is lost, and decides how to go on.
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
-			what: "this proxy's own log ends before what was asked for: it may be an old copy, or damaged",
-			why:  "keep $(go env GOPATH)/pkg/sumdb/" + req.Database + "/latest: it is the newest that you have seen of it",
-			next: "contact this proxy's administrator, with that file: assay log check --head compares it"}
+			what: "the private checksum log ends before the requested entry: restored from an old copy, or damaged",
+			why:  "keep $(go env GOPATH)/pkg/sumdb/" + req.Database + "/latest: it is the newest tree head that you have",
+			next: "send that file to this proxy's administrator: assay log check --head compares it"}
 	case errors.Is(err, sumdb.ErrFrozen):
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
-			what: "the checksum database shows two histories; nothing new is accepted",
-			why:  "what was proved before is served; this needs a person",
-			next: "contact this proxy's administrator; the evidence directory says more"}
+			what: "the checksum database signed two histories (a fork): nothing new is accepted",
+			why:  "what was verified before is still served; an administrator must act",
+			next: "contact this proxy's administrator: see the evidence directory"}
 	case errors.Is(err, errUnlisted):
 		return failure{status: http.StatusForbidden, noStore: true,
-			what: "unproved: the checksum database does not know this version",
+			what: "cannot verify: the checksum database has no record of this version",
 			why:  oneLine(err.Error()),
-			next: "if it is private, add it to the proxy's --private patterns; if it is new, try again in a minute"}
+			next: "if the module is private, add it to the proxy's --private patterns; if the version is new, try again in a minute"}
 	case errors.Is(err, sumdb.ErrInvalid):
 		return failure{status: http.StatusBadGateway,
-			what: "unproved: what came for the checksum database does not verify",
-			why:  oneLine(err.Error()), next: "try again; if it stays, contact this proxy's administrator"}
+			what: "cannot verify: invalid data for the checksum database",
+			why:  oneLine(err.Error()), next: "try again; if it persists, contact this proxy's administrator"}
 	case errors.Is(err, sumdb.ErrBeyond):
 		return failure{status: http.StatusNotFound,
 			what: "not found: " + oneLine(err.Error()),
 			next: "update this mirror, or remove $(go env GOPATH)/pkg/sumdb/" + req.Database + "/latest"}
 	case errors.Is(err, memory.ErrFull):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
-			what: "busy: this proxy has no memory left for " + req.Path(), why: oneLine(err.Error()),
-			next: "try again in a few seconds; if it stays, contact this proxy's administrator: --memory-budget may be too small"}
+			what: "busy: this proxy has no memory for " + req.Path(), why: oneLine(err.Error()),
+			next: "try again in a few seconds; if it persists, contact this proxy's administrator: --memory-budget may be too small"}
 	case errors.Is(err, fetch.ErrTooLarge):
 		return failure{status: http.StatusBadGateway,
 			what: "too large: " + req.Path(), why: oneLine(err.Error()),
 			next: "the limits are the go command's own: zip 500 MiB, go.mod 16 MiB"}
 	case errors.Is(err, errGarbage):
 		return failure{status: http.StatusBadGateway,
-			what: "bad answer from an upstream for " + req.Path(), why: oneLine(err.Error()),
-			next: "try again; if it stays, contact the administrator of that upstream"}
+			what: "invalid response from an upstream for " + req.Path(), why: oneLine(err.Error()),
+			next: "try again; if it persists, contact that upstream's administrator"}
 	case errors.Is(err, errAnswer):
 		return failure{status: http.StatusGatewayTimeout, retryAfter: 10 * time.Second,
 			what: "timeout: " + req.Path() + " is still being fetched",
-			next: "try again in a few seconds; the work goes on meanwhile"}
+			next: "try again in a few seconds; the proxy continues to fetch it"}
 	case upstream != nil && upstream.Status == http.StatusTooManyRequests:
 		return failure{status: http.StatusServiceUnavailable, retryAfter: max(upstream.RetryAfter, 5*time.Second),
-			what: "an upstream limits our requests: " + upstream.Source, why: oneLine(upstream.Detail),
+			what: "an upstream limits the rate of requests: " + upstream.Source, why: oneLine(upstream.Detail),
 			next: "try again later"}
 	case upstream != nil && errors.Is(upstream, fetch.ErrRefused):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: "an upstream refuses " + oneLine(upstream.Path), why: cmp.Or(upstream.Words, upstream.Source+" gives no reason"),
-			next: "it is for the administrator of that upstream to allow it"}
+			next: "contact that upstream's administrator"}
 	case upstream != nil && (upstream.Status == http.StatusUnauthorized || upstream.Status == http.StatusProxyAuthRequired):
 		return failure{status: http.StatusBadGateway,
-			what: "an upstream does not accept the credentials of this proxy: " + upstream.Source, why: oneLine(upstream.Detail),
-			next: "contact this proxy's administrator: they are in --upstream"}
+			what: "an upstream rejected this proxy's credentials: " + upstream.Source, why: oneLine(upstream.Detail),
+			next: "contact this proxy's administrator: correct the credentials in --upstream"}
 	case errors.Is(err, context.DeadlineExceeded):
 		f := failure{status: http.StatusGatewayTimeout, retryAfter: 5 * time.Second,
 			what: "timeout: an upstream did not answer for " + req.Path(), why: oneLine(err.Error()),
-			next: "try again; if it stays, check the upstream or choose another with --upstream"}
+			next: "try again; if it persists, check the upstream or choose another with --upstream"}
 		if upstream != nil {
 			f.retryAfter = max(f.retryAfter, upstream.RetryAfter)
 		}
@@ -278,7 +278,7 @@ func explain(req request.Request, err error) failure {
 	case errors.Is(err, fetch.ErrUnavailable):
 		f := failure{status: http.StatusBadGateway,
 			what: "an upstream failed for " + req.Path(), why: oneLine(err.Error()),
-			next: "try again; if it stays, check the upstream or choose another with --upstream"}
+			next: "try again; if it persists, check the upstream or choose another with --upstream"}
 		if upstream != nil {
 			f.retryAfter = upstream.RetryAfter
 		}
@@ -298,9 +298,9 @@ func explain(req request.Request, err error) failure {
 		return f
 	case isFull(err):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 30 * time.Second,
-			what: "the proxy's disk is full; it cannot store anything new",
-			why:  "what is stored already is served",
-			next: "contact this proxy's administrator: its data directory needs room"}
+			what: "the proxy's disk is full: it cannot store new objects",
+			why:  "stored objects are still served",
+			next: "contact this proxy's administrator: free space in the data directory"}
 	case errors.Is(err, context.Canceled):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
 			what: "the proxy is shutting down", next: "try again in a few seconds"}
@@ -311,7 +311,7 @@ func explain(req request.Request, err error) failure {
 // internal is what a client is told of what only the log explains.
 func internal() failure {
 	return failure{status: http.StatusInternalServerError, what: "internal error",
-		next: "contact this proxy's administrator, whose log has the request id"}
+		next: "contact this proxy's administrator with the request id; the log has the details"}
 }
 
 // explainChanged says that a private version is not what it was. Both contents have
@@ -322,9 +322,9 @@ func explainChanged(e *sumdb.ConflictError) failure {
 		file, have, got = "go.mod", e.Have.Mod, e.Got.Mod
 	}
 	return failure{status: http.StatusForbidden, noStore: true,
-		what: fmt.Sprintf("changed: the %s of %s is not what it was on %s", file, e.Have.Module, e.Have.Time.UTC().Format(time.DateOnly)),
+		what: fmt.Sprintf("changed: the %s of %s differs from the one pinned on %s", file, e.Have.Module, e.Have.Time.UTC().Format(time.DateOnly)),
 		why:  fmt.Sprintf("first %s from %s\nnow   %s from %s", have, clip(e.Have.Source(), 140), got, clip(e.Got.Source(), 140)),
-		next: "a tag was moved or a disk changed; do not use it, release a new version; this proxy's administrator has the evidence"}
+		next: "do not use it; release a new version, or ask this proxy's administrator, who has the evidence"}
 }
 
 // explainVCS is the part of the table for repositories. Who reads it may read the
@@ -334,32 +334,32 @@ func explainVCS(e *vcs.Error) (failure, bool) {
 	switch {
 	case errors.Is(e, vcs.ErrCredential):
 		return failure{status: http.StatusForbidden, noStore: true,
-			what: e.Host + " does not let this proxy read " + what, why: oneLine(e.Err.Error()),
-			next: "contact this proxy's administrator: --credentials or --netrc give it access"}, true
+			what: e.Host + " denies this proxy access to " + what, why: oneLine(e.Err.Error()),
+			next: "contact this proxy's administrator: add a credential with --credentials or --netrc"}, true
 	case errors.Is(e, vcs.ErrForbidden):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: "not allowed: " + what, why: oneLine(strings.Replace(e.Err.Error(), vcs.ErrForbidden.Error()+": ", "", 1)),
-			next: "contact the owner of its page, or this proxy's administrator"}, true
+			next: "contact the owner of the module, or this proxy's administrator"}, true
 	case errors.Is(e, vcs.ErrBusy):
 		return failure{status: http.StatusServiceUnavailable, noStore: true, retryAfter: 10 * time.Second,
-			what: "busy: too many fetches wait for " + e.Host,
-			next: "try again in a few seconds; if it stays, look at that host"}, true
+			what: "busy: too many fetches are queued for " + e.Host,
+			next: "try again in a few seconds; if it persists, check that host"}, true
 	case errors.Is(e, vcs.ErrTools):
 		return failure{status: http.StatusBadGateway, noStore: true,
 			what: "this proxy cannot fetch " + what, why: oneLine(e.Err.Error()),
-			next: "contact this proxy's administrator: it needs git, a go that is new enough, and memory for them"}, true
+			next: "contact this proxy's administrator: it needs git, a recent go command, and memory to run them"}, true
 	case errors.Is(e, vcs.ErrTooLarge):
 		return failure{status: http.StatusBadGateway, noStore: true,
 			what: "too large: " + what, why: oneLine(e.Err.Error()),
-			next: "contact this proxy's administrator; --vcs-cache is the room for all repositories"}, true
+			next: "contact this proxy's administrator: --vcs-cache limits the size of all repositories"}, true
 	case errors.Is(e, context.DeadlineExceeded):
 		return failure{status: http.StatusGatewayTimeout, retryAfter: 10 * time.Second,
 			what: "timeout: " + e.Host + " did not finish for " + what, why: detail,
-			next: "try again; if it stays, look at that host, or allow more time with --vcs-timeout"}, true
+			next: "try again; if it persists, check that host, or raise --vcs-timeout"}, true
 	case errors.Is(e, vcs.ErrUnavailable):
 		return failure{status: http.StatusBadGateway, retryAfter: 5 * time.Second,
 			what: e.Host + " failed for " + what, why: oneLine(e.Err.Error()),
-			next: "try again; if it stays, look at that host"}, true
+			next: "try again; if it persists, check that host"}, true
 	}
 	return failure{}, false
 }
@@ -373,7 +373,7 @@ func (s *Server) writeError(a *answer, err error) {
 	gone := a.r.Context().Err() != nil
 	if a.started {
 		if !gone {
-			s.log.LogAttrs(a.r.Context(), levelOf(err), "answer broken off", s.requestAttrs(a, err)...)
+			s.log.LogAttrs(a.r.Context(), levelOf(err), "response aborted", s.requestAttrs(a, err)...)
 		}
 		s.metrics.count(a.kind, resultAborted)
 		panic(http.ErrAbortHandler)

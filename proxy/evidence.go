@@ -77,7 +77,7 @@ func evidenceRoom(dir, kind string) error {
 		}
 	}
 	if kept >= maxEvidence {
-		return fmt.Errorf("%d files of its kind are kept already, move them away", kept)
+		return fmt.Errorf("there are %d evidence files of this kind already; move them away", kept)
 	}
 	return nil
 }

@@ -242,10 +242,10 @@ func parseInfo(data []byte) (version string, err error) {
 		Time    time.Time
 	}
 	if err := json.Unmarshal(data, &info); err != nil {
-		return "", fmt.Errorf("not the JSON of an info: %w", err)
+		return "", fmt.Errorf("not a JSON info: %w", err)
 	}
 	if module.CanonicalVersion(info.Version) != info.Version || info.Version == "" {
-		return "", fmt.Errorf("no canonical version in it")
+		return "", fmt.Errorf("it has no canonical version")
 	}
 	return info.Version, nil
 }
@@ -277,7 +277,7 @@ func (s *Server) fillMod(ctx context.Context, f *fill) error {
 		return err
 	}
 	if want == "" && modfile.ModulePath(data) == "" {
-		return fmt.Errorf("%w: %s: no module line in a go.mod", errGarbage, source)
+		return fmt.Errorf("%w: %s: the go.mod has no module line", errGarbage, source)
 	}
 	info := storage.Info{Size: int64(len(data)), Hash: got, Proof: s.proofName(want)}
 	if err := s.create(ctx, f.req, false, info, bytes.NewReader(data)); err != nil {
@@ -388,7 +388,7 @@ func (s *Server) proveZip(ctx context.Context, f *fill, source, want string) err
 	}
 	size, _ := f.spool.readable()
 	if err := checkShape(f.spool.file); err != nil {
-		s.log.Error("zip refused: it has bytes that its hash does not cover", "module", f.req.Module, "version", f.req.Version, "source", source, "err", err)
+		s.log.Error("zip refused: it has bytes that are not covered by its hash", "module", f.req.Module, "version", f.req.Version, "source", source, "err", err)
 		return fmt.Errorf("%s: %w", source, err)
 	}
 	info := storage.Info{Size: size, Hash: got, Proof: s.proofName(want)}
@@ -462,7 +462,7 @@ func (s *Server) compare(req request.Request, source, got, want string) error {
 	s.log.Error("checksum mismatch", "module", req.Module, "version", req.Version, "file", file,
 		"source", source, "got", got, "want", want, "evidence", evidence)
 	if err != nil {
-		s.log.Error("evidence of a mismatch not kept", "err", err)
+		s.log.Error("evidence of a checksum mismatch not saved", "err", err)
 	}
 	return mismatch
 }

@@ -81,7 +81,7 @@ func TestEvidence(t *testing.T) {
 	if names := kept(); len(names) != before {
 		t.Errorf("%d files of evidence, want no more than the %d there were", len(names), before)
 	}
-	f.wantLogged(t, "evidence of a mismatch not kept")
+	f.wantLogged(t, "evidence of a checksum mismatch not saved")
 }
 
 // A zip reaches the client while it arrives, but for its last part.

@@ -102,7 +102,7 @@ func (s *Server) serveMutable(a *answer, req request.Request) error {
 	case errors.Is(err, errHidden), errors.Is(err, fs.ErrNotExist), errors.Is(err, errReloaded):
 		return err // an upstream that answers is right; what is held may be of another module now
 	case age < s.config.Stale:
-		s.log.Warn("an old answer is served, because there is no new one", "path", req.Path(), "age_s", age.Round(time.Second).Seconds(), "err", err)
+		s.log.Warn("serving stale answer: refresh failed", "path", req.Path(), "age_s", age.Round(time.Second).Seconds(), "err", err)
 		a.result = resultStale
 		return s.writeMutable(a, req, held)
 	case errors.Is(err, vcs.ErrCredential), errors.Is(err, vcs.ErrForbidden), errors.Is(err, fetch.ErrRefused):
@@ -110,7 +110,7 @@ func (s *Server) serveMutable(a *answer, req request.Request) error {
 	}
 	a.result = resultStale
 	if s.serveLocal(a, req) == nil {
-		s.log.Warn("an answer is made from what is stored, because there is no other", "path", req.Path(), "err", err)
+		s.log.Warn("serving answer from stored versions: refresh failed", "path", req.Path(), "err", err)
 		return nil
 	}
 	a.result = resultUnknown
@@ -306,7 +306,7 @@ func (s *Server) keepMutable(ctx context.Context, req request.Request, private b
 	m, key := &mutableAnswer{begin, data}, recordKey(req, private)
 	if err := s.store.SetRecord(ctx, key, m.encode()); err != nil {
 		// The answer is good all the same; the next one asks again.
-		s.log.Warn("answer not kept", "key", key, "err", err)
+		s.log.Warn("answer not saved", "key", key, "err", err)
 	}
 	return m
 }
@@ -405,7 +405,7 @@ func (s *Server) mutable(a *answer, key string) (*mutableAnswer, error) {
 	}
 	m, err := decodeMutable(data)
 	if err != nil {
-		s.log.Warn("kept answer ignored", "key", key, "err", err)
+		s.log.Warn("saved answer ignored", "key", key, "err", err)
 		return nil, nil
 	}
 	return m, nil

@@ -139,14 +139,14 @@ func TestListFromStoreInTrouble(t *testing.T) {
 	const list = "corp.example/lib/@v/list"
 	h.code.Password("ci", "secret-of-git")
 	for range 2 {
-		h.wantStatus(list, http.StatusForbidden, "git.corp.example does not let this proxy read")
+		h.wantStatus(list, http.StatusForbidden, "git.corp.example denies this proxy access to")
 	}
 	h.code.Password("", "")
 	h.code.Status(http.StatusServiceUnavailable)
 	if a := h.get(list); string(a.body) != "v1.0.0\n" || a.header.Get("Cache-Status") != "assay; hit; detail=stale" {
 		t.Errorf("while the host is down: %v %v", a, a.header)
 	}
-	h.wantLogged(t, "made from what is stored")
+	h.wantLogged(t, "from stored versions")
 }
 
 // A client waits for a refresh no longer than for any answer.
@@ -197,5 +197,5 @@ func TestQueries(t *testing.T) {
 			t.Errorf("%s asked %d times", path, n)
 		}
 	}
-	f.wantStatus("example.com/hello/@v/evil.info", 502, "bad answer")
+	f.wantStatus("example.com/hello/@v/evil.info", 502, "invalid response")
 }

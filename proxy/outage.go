@@ -39,7 +39,7 @@ func (s *Server) bridge(a *answer, req request.Request, asked *settings, begin t
 		ctx, cancel := context.WithDeadline(a.r.Context(), begin.Add(s.config.Answer))
 		defer cancel()
 		if gone := s.absentInOutage(ctx, req, asked, a.path); gone != nil {
-			s.log.Info("an absence of before is answered, because no upstream can be asked", "path", a.path, "err", err)
+			s.log.Info("serving remembered absence: no upstream is reachable", "path", a.path, "err", err)
 			a.result = resultStale
 			a.Header()["Cache-Status"] = cacheStatus[resultStale]
 			return gone
@@ -57,7 +57,7 @@ func (s *Server) absentInOutage(ctx context.Context, req request.Request, asked 
 	}
 	stated, err := s.absences.find(ctx, absenceKey{asked.upstream.Setting(), key})
 	if err != nil {
-		s.log.Warn("kept absences ignored", "key", key, "err", err)
+		s.log.Warn("saved absences ignored", "key", key, "err", err)
 		return nil
 	}
 	// A time that is yet to come is of a clock that was set back.
@@ -71,7 +71,7 @@ func (s *Server) absentInOutage(ctx context.Context, req request.Request, asked 
 	return &failure{
 		status: http.StatusNotFound, noStore: true,
 		what: "not found: " + key,
-		why: fmt.Sprintf("%s said so %s ago\nit cannot be asked now, so this may be out of date",
+		why: fmt.Sprintf("%s said so %s ago\nit is unreachable now, so this may be out of date",
 			clip(asked.upstream.String(), 200), max(age, 0).Round(time.Second)),
 		next: "if it has been published since, try again when the upstream is back",
 		err:  fs.ErrNotExist,

@@ -76,7 +76,7 @@ func (f *fixture) askAbsent(paths ...string) {
 func (f *fixture) wantBridged(paths ...string) {
 	f.t.Helper()
 	for _, path := range paths {
-		a := f.wantStatus(path, http.StatusNotFound, "not found: "+path, " said so ", " ago\nit cannot be asked now")
+		a := f.wantStatus(path, http.StatusNotFound, "not found: "+path, " said so ", " ago\nit is unreachable now")
 		if a.header.Get("Cache-Control") != "no-store" || a.header.Get("Cache-Status") != "assay; hit; detail=stale" {
 			f.t.Errorf("%s: headers %v", path, a.header)
 		}
@@ -319,7 +319,7 @@ func TestOutageDiskFull(t *testing.T) {
 	o.config = func(c *proxy.Config) { c.Store = fullForAbsences{c.Store} }
 	f := start(t, world, upstream.url, o)
 	f.askAbsent(absentLists...)
-	if n := strings.Count(f.logs.String(), "absences not kept"); n != 1 {
+	if n := strings.Count(f.logs.String(), "absences not saved"); n != 1 {
 		t.Errorf("the log says %d times that absences are not kept, want once\n%s", n, f.logs)
 	}
 	upstream.turn("503")

@@ -37,7 +37,7 @@ func (l ownLog) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 type ownFrozen struct{ err error }
 
 func (e *ownFrozen) Error() string {
-	return errOwnLog.Error() + ": it signs nothing new; why is in an earlier line, and in the output of assay log"
+	return errOwnLog.Error() + ": it signs nothing new; an earlier log line and assay log check give the reason"
 }
 
 func (e *ownFrozen) Unwrap() []error { return []error{errOwnLog, e.err} }
@@ -159,7 +159,7 @@ func (s *Server) pinPublic(ctx context.Context, req request.Request) (sumdb.Reco
 	}
 	ours := entry.Record()
 	if string(ours.Text) != string(record.Text) {
-		return sumdb.Record{}, fmt.Errorf("%w: the record of %s in %s is not the two lines that it must be", sumdb.ErrInvalid, req.ModuleVersion(), db.Name())
+		return sumdb.Record{}, fmt.Errorf("%w: the record of %s in %s does not consist of the expected two lines", sumdb.ErrInvalid, req.ModuleVersion(), db.Name())
 	}
 	return ours, nil
 }

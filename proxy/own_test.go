@@ -93,7 +93,7 @@ func TestPrivateFrozen(t *testing.T) {
 	again := openPrivate(t, h.world, h.code, h.dir, nil)
 	again.ok("corp.example/lib/@v/v1.0.0.zip")
 	for range 3 {
-		again.wantStatus("corp.example/lib/@v/v1.1.0.zip", http.StatusServiceUnavailable, "own log takes no new versions", "assay log check")
+		again.wantStatus("corp.example/lib/@v/v1.1.0.zip", http.StatusServiceUnavailable, "the private checksum log is read-only", "assay log check")
 	}
 	if n := strings.Count(again.logs.String(), "find the newest signed head"); n != 1 {
 		t.Errorf("the log has the whole reason %d times", n)

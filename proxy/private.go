@@ -26,7 +26,7 @@ import (
 )
 
 // errNoVCS says that version control is needed and off.
-var errNoVCS = errors.New("fetching from version control is off")
+var errNoVCS = errors.New("fetching from version control is disabled")
 
 // privatePlaces is how many private objects may be waited for at the same time.
 // What really runs at the same time is bounded by the vcs.Source.
@@ -90,14 +90,14 @@ func (s *Server) shareVersion(ctx context.Context, f *fill, reach vcs.Reach) (be
 func (s *Server) keepVersion(ctx context.Context, req request.Request, reach vcs.Reach, files vcs.Files) error {
 	version, err := parseInfo(files.Info)
 	if err == nil && version != req.Version {
-		err = fmt.Errorf("it is the info of version %q", version)
+		err = fmt.Errorf("the info is of version %q", version)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errGarbage, files.Origin.URL, err)
 	}
 	content, err := os.Open(files.Zip)
 	if err != nil {
-		return fmt.Errorf("what the go command has made: %v", err) // its absence is not the module's
+		return fmt.Errorf("output of the go command: %v", err) // its absence is not the module's
 	}
 	defer content.Close()
 	zip, err := s.hashZip(ctx, content)
@@ -144,7 +144,7 @@ func (s *Server) checkMade(ctx context.Context, of module.Version, mod []byte, z
 		return z.Entries(func(e modzip.Entry) error {
 			// The zip may have a carriage return, by .gitattributes.
 			if e.Name == of.String()+"/go.mod" && e.Size != uint64(len(made)) && e.Size != uint64(len(made)+1) {
-				return fmt.Errorf("%w: git has not shown the go.mod file of the module", vcs.ErrTools)
+				return fmt.Errorf("%w: git did not print the module's go.mod", vcs.ErrTools)
 			}
 			return nil
 		})
@@ -298,7 +298,7 @@ func (s *Server) compareWithLog(ctx context.Context, req request.Request, object
 	}
 	if got != want {
 		changed := &sumdb.ConflictError{Have: entry, Got: entry}
-		changed.Got.Origin, changed.Got.Time = "the disk of this proxy", time.Now()
+		changed.Got.Origin, changed.Got.Time = "the proxy's own disk", time.Now()
 		if req.Kind == request.Mod {
 			changed.Got.Mod = got
 		} else {
@@ -322,10 +322,10 @@ func checkInfo(req request.Request, object storage.Object) error {
 		return err
 	}
 	if fmt.Sprintf("sha256:%x", sha256.Sum256(data)) != object.Info().Hash {
-		return fmt.Errorf("%w: its hash is another", storage.ErrDamaged)
+		return fmt.Errorf("%w: its hash does not match", storage.ErrDamaged)
 	}
 	if version, err := parseInfo(data); err != nil || version != req.Version {
-		return fmt.Errorf("%w: it is the info of version %q", storage.ErrDamaged, version)
+		return fmt.Errorf("%w: the info is of version %q", storage.ErrDamaged, version)
 	}
 	return nil
 }
@@ -375,7 +375,7 @@ func (s *Server) noteMoved(modulePath string, now vcs.Info, reach vcs.Reach) {
 	if err != nil || entry.Origin == "" || strings.HasSuffix(entry.Origin, " "+now.Origin.Hash) {
 		return
 	}
-	s.log.Warn("the tag of a private version has moved; what was seen first is served", "module", modulePath, "version", now.Version,
+	s.log.Warn("private tag moved; serving the pinned version", "module", modulePath, "version", now.Version,
 		"first", entry.Origin, "now", now.Origin.String())
 }
 
@@ -398,6 +398,6 @@ What was seen first stays: it is served, and nothing else. Find out who moved th
 or what happened to the disk.
 `, time.Now().UTC().Format(time.RFC3339), changed.Have.Module, changed.Have.Time.Format(time.RFC3339),
 		changed.Have.Zip, changed.Have.Mod, changed.Have.Origin, changed.Got.Zip, changed.Got.Mod, changed.Got.Origin))
-	s.log.Error("a private version has changed", "module", changed.Have.Module.Path, "version", changed.Have.Module.Version,
+	s.log.Error("private version changed", "module", changed.Have.Module.Path, "version", changed.Have.Module.Version,
 		"err", changed, "evidence", evidence, "evidence_err", err)
 }

@@ -162,11 +162,11 @@ func TestPrivateErrors(t *testing.T) {
 	h.wantStatus("corp.example/nothing/@v/list", http.StatusNotFound, "corp.example")
 	h.wantStatus("corp.example/lib/v2/@v/v2.0.0.zip", http.StatusNotFound)
 	h.code.Page("inside", "corp.example/inside git https://169.254.169.254/x")
-	h.wantStatus("corp.example/inside/@v/list", http.StatusBadGateway, "no connection, or none that is allowed")
+	h.wantStatus("corp.example/inside/@v/list", http.StatusBadGateway, "no connection, or a forbidden address")
 	h.code.Page("port", "corp.example/port git https://git.corp.example:8443/x")
 	h.wantStatus("corp.example/port/@v/list", http.StatusForbidden, "not allowed")
 	h.code.Password("ci", "secret-of-git")
-	h.wantStatus("corp.example/lib/@v/v1.0.1.zip", http.StatusForbidden, "git.corp.example does not let this proxy read", "--credentials")
+	h.wantStatus("corp.example/lib/@v/v1.0.1.zip", http.StatusForbidden, "git.corp.example denies this proxy access to", "--credentials")
 	h.code.Password("", "")
 	h.code.Status(http.StatusServiceUnavailable)
 	h.wantStatus("corp.example/lib/@v/v1.0.2.zip", http.StatusBadGateway, "git.corp.example failed for")
@@ -226,7 +226,7 @@ func TestDirect(t *testing.T) {
 	}
 	public := noPolicy(t)
 	h.server.Reload(chain, public, h.vcs)
-	h.wantStatus("corp.example/lib/@v/v1.0.0.zip", http.StatusForbidden, "unproved: the checksum database does not know this version")
+	h.wantStatus("corp.example/lib/@v/v1.0.0.zip", http.StatusForbidden, "cannot verify: the checksum database has no record of this version")
 	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\n" {
 		t.Errorf("list = %q", got)
 	}

@@ -259,7 +259,7 @@ func howRead(place vcs.Place) bindings.How {
 // path let it read: the answer does not say it, and the rules do not show it.
 func (s *Server) sayWhy(a *answer, req request.Request, covered bool) {
 	if covered {
-		s.log.Info("refused by a rule about another path of its repository", "request", a.Header().Get("X-Request-Id"), "module", req.Module)
+		s.log.Info("request refused by an access rule of another path of the same repository", "request", a.Header().Get("X-Request-Id"), "module", req.Module)
 	}
 }
 
@@ -315,7 +315,7 @@ func (s *Server) noteRead(ctx context.Context, modulePath string, reach vcs.Reac
 		}
 	}
 	if now := s.protection(st, place.Repository); known > 0 && len(now) > len(before) {
-		s.log.Warn("one more rule protects a repository: readers of each of its modules must satisfy it now", "repository", place.Repository, "module", modulePath, "declared", place.Declared)
+		s.log.Warn("another access rule now protects a repository: clients must satisfy it to read any of its modules", "repository", place.Repository, "module", modulePath, "declared", place.Declared)
 	}
 	return nil
 }
@@ -328,12 +328,12 @@ func (s *Server) unnoted(modulePath string, place vcs.Place, err error) error {
 		return err
 	}
 	if full.First {
-		s.log.Warn("too many module paths for one repository or host; new ones are refused, what is known is served", "of", full.Of, "limit", full.Limit, "module", modulePath)
+		s.log.Warn("too many module paths for one repository or host; new ones are refused, known ones are still served", "of", full.Of, "limit", full.Limit, "module", modulePath)
 	}
 	return &vcs.Error{Module: modulePath, Place: place, Err: &failure{status: http.StatusForbidden, noStore: true,
-		what: "too many module paths: " + modulePath + " is not read",
-		why:  "its repository, or its host, has more than this proxy notes; what it knows is served",
-		next: "contact this proxy's administrator: a page with wildcard paths may name the repository", err: full}}
+		what: "too many module paths: " + modulePath + " is refused",
+		why:  "the proxy records a limited number for each repository and host; known ones are still served",
+		next: "contact this proxy's administrator: a page with wildcard paths may lead to the repository", err: full}}
 }
 
 // closed reports whether there is a private module that no client may read.
@@ -371,7 +371,7 @@ func (s *Server) saveBindings(ctx context.Context) {
 		return
 	}
 	if err := s.bindings.Learn(ctx, func(func(bindings.Fact, error) bool) {}, log.Size()); err != nil {
-		s.log.Warn("the next start reads all of our own log", "err", err)
+		s.log.Warn("the next start must read the whole private checksum log", "err", err)
 	}
 }
 

@@ -296,7 +296,7 @@ func TestRuleAfterWeaker(t *testing.T) {
 	g.ok("go.corp.example/money/@v/"+g.old[:12]+".info", "Authorization", g.pay)
 	g.wantHidden(g.dev, payRepo)
 	g.ok(payRepo+"/@v/v1.0.0.zip", "Authorization", g.pay)
-	if !strings.Contains(g.logs.String(), "one more rule protects a repository") {
+	if !strings.Contains(g.logs.String(), "another access rule now protects a repository") {
 		t.Error("the log does not say why dev may not read it any more")
 	}
 }
@@ -439,7 +439,7 @@ func TestRuleOfAnotherPage(t *testing.T) {
 	g := startGuarded(t, "go.corp.example/money=pay,evil.corp.example=dev")
 	old := "/@v/" + g.old[:12] + ".info"
 	g.ok(evilPath+old, "Authorization", g.dev)
-	const text = "refused by a rule about another path of its repository"
+	const text = "request refused by an access rule of another path of the same repository"
 	if a := g.get("go.corp.example/money"+old, "Authorization", g.pay); a.status != http.StatusNotFound || !strings.Contains(g.logs.String(), text) {
 		t.Errorf("%v\n%s", a, g.logs)
 	}
@@ -490,7 +490,7 @@ func TestRulePathsAreBounded(t *testing.T) {
 	entries := g.log.Size()
 	for _, file := range []string{"@v/v1.0.0.zip", "@v/list", "@latest", "@v/main.info"} {
 		a := g.get(evilPath+"/"+file, "Authorization", g.pay)
-		if a.status != http.StatusForbidden || !strings.HasPrefix(string(a.body), "too many module paths: "+evilPath+" is not read\n") {
+		if a.status != http.StatusForbidden || !strings.HasPrefix(string(a.body), "too many module paths: "+evilPath+" is refused\n") {
 			t.Errorf("GET %s = %v", file, a)
 		}
 	}
@@ -508,7 +508,7 @@ func TestRulePathsAreBounded(t *testing.T) {
 	g.code.Requests()
 	long := "evil.corp.example/" + strings.Repeat("x", 283)
 	for _, file := range []string{"@v/v1.0.0.zip", "@v/list", "@latest", "@v/main.info"} {
-		if a := g.get(long+"/"+file, "Authorization", g.pay); a.status != http.StatusForbidden || !strings.Contains(string(a.body), "module path of 301 bytes") {
+		if a := g.get(long+"/"+file, "Authorization", g.pay); a.status != http.StatusForbidden || !strings.Contains(string(a.body), "the module path has 301 bytes") {
 			t.Errorf("GET %s of a long path = %v", file, a)
 		}
 	}

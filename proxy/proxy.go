@@ -342,7 +342,7 @@ func (s *Server) admit(a *answer, req request.Request) error {
 	if req.Module == toolchain && s.database() == nil && req.Kind != request.List && req.Kind != request.Latest {
 		return &failure{
 			status: http.StatusForbidden,
-			what:   "toolchains are always verified, and the checksum database is off here",
+			what:   "cannot verify: toolchains need a checksum database, and it is off",
 			next:   "start the proxy with a checksum database: --sumdb sum.golang.org",
 		}
 	}

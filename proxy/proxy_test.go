@@ -131,14 +131,14 @@ func TestStatuses(t *testing.T) {
 		{"500", "example.com/hello/@latest", 502, "an upstream failed"},
 		{"403", "example.com/hello/@v/v1.0.0.zip", 403, "an upstream refuses"},
 		{"reset", "example.com/hello/@v/v1.0.0.mod", 502, "an upstream failed"},
-		{"429", "example.com/hello/@v/v1.0.0.mod", 503, "limits our requests"},
+		{"429", "example.com/hello/@v/v1.0.0.mod", 503, "limits the rate of requests"},
 		{"hang", "example.com/hello/@v/v1.0.0.mod", 504, "timeout"},
 		{"hang", "example.com/hello/@v/list", 504, "timeout"},
 		{"hang-zip", "example.com/hello/@v/v1.0.0.zip", 504, "timeout"},
-		{"html-modules", "example.com/hello/@v/v1.0.0.info", 502, "bad answer"},
-		{"html-modules", "example.com/hello/@v/list", 502, "bad answer"},
-		{"html-modules", "example.com/hello/@latest", 502, "bad answer"},
-		{"html-modules", "example.com/hello/@v/main.info", 502, "bad answer"},
+		{"html-modules", "example.com/hello/@v/v1.0.0.info", 502, "invalid response"},
+		{"html-modules", "example.com/hello/@v/list", 502, "invalid response"},
+		{"html-modules", "example.com/hello/@latest", 502, "invalid response"},
+		{"html-modules", "example.com/hello/@v/main.info", 502, "invalid response"},
 		{"html-modules", "example.com/hello/@v/v1.0.0.mod", 403, "checksum mismatch"},
 		{"html-modules", "example.com/hello/@v/v1.0.0.zip", 403, "checksum mismatch"},
 		{"wrong-info", "example.com/hello/@v/v1.0.0.info", 502, "v9.9.9"},
@@ -148,12 +148,12 @@ func TestStatuses(t *testing.T) {
 		{"tampered-zip", "example.com/hello/@v/v1.0.0.zip", 403, "checksum mismatch"},
 		{"sumdb-503", "example.com/hello/@v/v1.0.0.mod", 502, "an upstream failed"},
 		{"sumdb-hang", "example.com/hello/@v/v1.0.0.mod", 504, "timeout"},
-		{"sumdb-lost", "example.com/hello/@v/v1.0.0.mod", 403, "does not know this version"},
-		{"sumdb-html", "example.com/hello/@v/v1.0.0.zip", 502, "does not verify"},
-		{"sumdb-wrong", "example.com/hello/@v/v1.0.0.mod", 502, "does not verify"},
-		{"sumdb-foreign", "example.com/hello/@v/v1.1.0.mod", 502, "does not verify"},
-		{"sumdb-tile", "example.com/hello/@v/v1.0.0.zip", 502, "does not verify"},
-		{"sumdb-short", "example.com/hello/@v/v1.0.0.zip", 502, "does not verify"},
+		{"sumdb-lost", "example.com/hello/@v/v1.0.0.mod", 403, "has no record of this version"},
+		{"sumdb-html", "example.com/hello/@v/v1.0.0.zip", 502, "cannot verify: invalid data for the checksum database"},
+		{"sumdb-wrong", "example.com/hello/@v/v1.0.0.mod", 502, "cannot verify: invalid data for the checksum database"},
+		{"sumdb-foreign", "example.com/hello/@v/v1.1.0.mod", 502, "cannot verify: invalid data for the checksum database"},
+		{"sumdb-tile", "example.com/hello/@v/v1.0.0.zip", 502, "cannot verify: invalid data for the checksum database"},
+		{"sumdb-short", "example.com/hello/@v/v1.0.0.zip", 502, "cannot verify: invalid data for the checksum database"},
 	} {
 		t.Run(tt.fault+"/"+filepath.Base(tt.path), func(t *testing.T) {
 			t.Parallel()
@@ -254,7 +254,7 @@ func TestPrivate(t *testing.T) {
 		"github.com/!my!corp/x/@v/list", "github.com/mycorp/x/@v/v1.0.0.mod", "github.com/!m!y!c!o!r!p.git/x/@latest", "github.com/%21my%21corp/x/@v/list", "github.com/%21my!corp/%78/@v/v1.0.0.mod", "%63orp.example/secret/@v/list",
 		"example.com/!upper/@v/v1.0.0-!r!c.1.mod", "cached-only/corp.example/secret/@v/list", "cached-only/corp.example/secret/@v/v1.0.0.zip",
 	} {
-		a := f.wantStatus(path, http.StatusNotFound, "is private here", "is off here")
+		a := f.wantStatus(path, http.StatusNotFound, "is private here", "is disabled (--vcs off)")
 		if got := a.header.Get("Cache-Control"); got != "no-store" {
 			t.Errorf("GET %s: Cache-Control %q", path, got)
 		}
@@ -293,7 +293,7 @@ func TestToolchain(t *testing.T) {
 	}
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), option{})
-	f.wantStatus(path, http.StatusForbidden, "toolchains are always verified")
+	f.wantStatus(path, http.StatusForbidden, "toolchains need a checksum database, and it is off")
 	f.want("example.com/hello/@v/v1.0.0.zip")
 }
 

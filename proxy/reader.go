@@ -75,9 +75,9 @@ func (s *Server) identifyOnce(a *answer) access.Identity {
 	}
 	request, client := a.Header().Get("X-Request-Id"), s.config.Remote(a.r)
 	if errors.Is(err, access.ErrUnavailable) {
-		s.log.Warn("a credential cannot be checked", "request", request, "client", client, "err", err)
+		s.log.Warn("credential could not be checked", "request", request, "client", client, "err", err)
 	} else {
-		s.log.Info("a credential is refused", "request", request, "client", client, "err", err)
+		s.log.Info("credential refused", "request", request, "client", client, "err", err)
 	}
 	return id
 }
@@ -99,7 +99,7 @@ func notFetched(req request.Request, pattern string) error {
 	return &failure{
 		status: http.StatusNotFound, noStore: true,
 		what: "not found: " + req.Module + " is private here (pattern " + pattern + ")",
-		why:  "fetching private modules is off here (--vcs off), and their names are never sent to an upstream",
+		why:  "fetching private modules is disabled (--vcs off), and their names are never sent to an upstream",
 		next: privacy.ClientAdvice("GOPRIVATE", pattern, req.Module),
 	}
 }

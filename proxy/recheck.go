@@ -167,7 +167,7 @@ func (s *Server) recheck(req request.Request, source string) {
 		case err == nil, errors.Is(err, fetch.ErrDirect): // that one came from its repository
 			next = infoTrust
 		default:
-			s.log.Debug("info not asked for again", "path", key, "err", err)
+			s.log.Debug("info not rechecked", "path", key, "err", err)
 		}
 		s.infos.note(key, source, time.Now().Add(next))
 	})
@@ -194,7 +194,7 @@ func (s *Server) recheckInfo(ctx context.Context, req request.Request, source *s
 		return err
 	}
 	s.metrics.infosReplaced.Inc()
-	s.log.Warn("info replaced: an upstream says something else now", "module", req.Module, "version", req.Version,
+	s.log.Warn("info replaced: the upstream's answer changed", "module", req.Module, "version", req.Version,
 		"source", from, "before", oneLine(string(held)), "now", oneLine(string(data)))
 	return nil
 }
@@ -219,7 +219,7 @@ func (s *Server) fetchInfo(ctx context.Context, req request.Request, source stri
 	}
 	version, err := parseInfo(data)
 	if err == nil && version != req.Version {
-		err = fmt.Errorf("it is the info of version %q", version)
+		err = fmt.Errorf("the info is of version %q", version)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: %s: %w", errGarbage, from, err)

@@ -64,7 +64,7 @@ func TestUpstreamRefuses(t *testing.T) {
 	up := newRefusing(t, world.URL("ok"))
 	f := start(t, world, up.URL, verified())
 	host := strings.TrimPrefix(up.URL, "http://")
-	words := "\n" + host + ": blocked by rule 7\n" + host + ": ask security@corp.example\n" + host + ": ticket 12\nit is for the administrator"
+	words := "\n" + host + ": blocked by rule 7\n" + host + ": ask security@corp.example\n" + host + ": ticket 12\ncontact that upstream's administrator"
 	for _, path := range []string{"@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip", "@v/list", "@latest", "@v/main.info"} {
 		up.refuse(path, http.StatusForbidden, 0)
 		a := f.wantStatus("example.com/hello/"+path, http.StatusForbidden, "an upstream refuses example.com/hello/"+path, words)
@@ -90,7 +90,7 @@ func TestUpstreamCredentials(t *testing.T) {
 	f := start(t, world, up.URL, verified())
 	for _, status := range []int{http.StatusUnauthorized, http.StatusProxyAuthRequired} {
 		up.refuse("/@v/list", status, 0)
-		f.wantStatus("example.com/hello/@v/list", http.StatusBadGateway, "does not accept the credentials of this proxy: "+up.URL)
+		f.wantStatus("example.com/hello/@v/list", http.StatusBadGateway, "rejected this proxy's credentials: "+up.URL)
 	}
 }
 

@@ -107,7 +107,7 @@ func (s *Server) open(ctx context.Context, a *answer, req request.Request, key s
 	if err != nil {
 		return nil, err
 	}
-	s.drop(ctx, key, fmt.Errorf("it is not what %s says", db.Name()))
+	s.drop(ctx, key, fmt.Errorf("it does not match the record of %s", db.Name()))
 	return nil, fs.ErrNotExist
 }
 
@@ -134,7 +134,7 @@ func (s *Server) drop(ctx context.Context, key string, why error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	s.log.Error("stored object dropped, it will be fetched again", "key", key, "err", why, "delete_err", err)
+	s.log.Error("stored object dropped; it will be fetched again", "key", key, "err", why, "delete_err", err)
 }
 
 // serveFill waits for the fill of req and answers with what it made, or while it
@@ -186,7 +186,7 @@ func (s *Server) serveFill(a *answer, req request.Request) error {
 		if _, err := s.still(req.Module, a.private); err != nil {
 			return err
 		}
-		return fmt.Errorf("%s is stored and cannot be read", f.key)
+		return fmt.Errorf("%s is stored but cannot be read", f.key)
 	}
 	if err != nil {
 		return err

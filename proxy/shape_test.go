@@ -36,7 +36,7 @@ func TestHiddenBytes(t *testing.T) {
 					t.Errorf("%s: the client has what is hidden", path)
 				}
 				// The second client gets the reason as a text, also for a large zip.
-				f.wantStatus(path, http.StatusForbidden, "unproved bytes", "its hash does not cover", "do not use")
+				f.wantStatus(path, http.StatusForbidden, "cannot verify: the zip of ", "are not covered by its hash", "do not use")
 				if _, err := f.store.Stat(t.Context(), path); err == nil {
 					t.Errorf("%s is stored", path)
 				}

@@ -32,7 +32,7 @@ func TestSupported(t *testing.T) {
 		"not at the upstream":   {world.URL("sumdb-404"), supported, http.StatusServiceUnavailable, "no verified tree head"}, // the database itself is dead
 		"upstream dead":         {"http://127.0.0.1:1", supported, http.StatusServiceUnavailable, "no verified tree head"},
 		"no upstream":           {"off", supported, http.StatusServiceUnavailable, "has no upstream"},
-		"nothing to be fetched": {world.URL("ok"), "cached-only/" + supported, http.StatusServiceUnavailable, "asks not to fetch"},
+		"nothing to be fetched": {world.URL("ok"), "cached-only/" + supported, http.StatusServiceUnavailable, "forbids fetching"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

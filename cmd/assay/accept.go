@@ -18,7 +18,7 @@ import (
 )
 
 // crowded is the first line for a client whose connection is one too many.
-const crowded = "busy: too many connections are open at the moment"
+const crowded = "busy: too many open connections"
 
 // door is a listener that leaves descriptors to the rest of the program: to fetch, to
 // write and to run commands takes some, and clients choose how many connections they
@@ -55,7 +55,7 @@ func newDoor(listener net.Listener, descriptors int64, log *slog.Logger) *door {
 		toRefuse: make(chan net.Conn), closed: make(chan struct{}),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_http_connections_refused_total",
-			Help: "Connections that were refused because too many were open, or no file descriptor was left.",
+			Help: "Connections that were refused because too many were open, or no file descriptor or memory was free.",
 		}),
 	}
 	d.takeSpare()
@@ -96,18 +96,18 @@ func (d *door) Accept() (net.Conn, error) {
 		if err != nil {
 			if exhausted(err) {
 				d.takeSpare()
-				d.say("no file descriptor is left for a connection")
+				d.say("no free file descriptor for a connection")
 			}
 			return nil, err // net/http waits and tries again
 		}
 		counted := &doorConn{Conn: conn, door: d, count: &d.open}
 		switch {
 		case d.open.Add(1) > d.most && !d.room.makeRoom(""):
-			d.refuse(counted, "too many connections are open")
+			d.refuse(counted, "too many open connections")
 		case short:
-			d.refuse(counted, "no file descriptor is left for a connection")
+			d.refuse(counted, "no free file descriptor for a connection")
 		case !d.room.enter(counted):
-			d.refuse(counted, "no memory is left for a connection")
+			d.refuse(counted, "no memory for a connection")
 		default:
 			return counted, nil
 		}
@@ -196,7 +196,7 @@ func (s *server) serveRefusals(d *door) error {
 			w.Header().Set("Retry-After", "5")
 			writeText(w, http.StatusServiceUnavailable, crowded+"\n"+
 				"try again in a few seconds\n"+
-				"this proxy's administrator can allow it more file descriptors (ulimit -n, LimitNOFILE) or memory (--memory-budget)\n")
+				"this proxy's administrator can raise the limits: file descriptors (ulimit -n, LimitNOFILE), memory (--memory-budget)\n")
 		}),
 	}
 	server.SetKeepAlivesEnabled(false)

@@ -25,7 +25,7 @@ func TestConfigRefuses(t *testing.T) {
 		`mirror = "` + key + `"`:                      "sum.golang.org is named twice",
 		`operators = "ops, sre"`:                      "operators",
 		`operators = ","`:                             "operators",
-		`operators = "*"`:                             "no group is called *",
+		`operators = "*"`:                             "* is not a group",
 		`vcs = "git, hg"`:                             "vcs",
 		`vcs_hosts = "a.example\tb.example"`:          "vcs-hosts",
 		`vcs_hosts = "https://git.corp.test"`:         "vcs-hosts",

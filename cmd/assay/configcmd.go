@@ -14,8 +14,8 @@ func newConfigCommand() *cobra.Command {
 		Use:   "config",
 		Short: "Print the effective configuration and where each setting comes from",
 		Long: `Config takes the flags of serve and reads the same environment and file. It prints
-the result as a configuration file, with the origin of each setting, or says what
-is wrong and exits with status 1.`,
+the effective settings as a configuration file, with the origin of each setting. If a
+setting is invalid, it prints the error and exits with status 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, from, err := config.Load(cmd.Flags(), os.Getenv)
@@ -26,7 +26,7 @@ is wrong and exits with status 1.`,
 				return err
 			}
 			for _, name := range config.StrayVariables(os.Environ(), tokenVariables(c)) {
-				fmt.Fprintf(cmd.ErrOrStderr(), "assay: the variable %s is no setting, and means nothing\n", name)
+				fmt.Fprintf(cmd.ErrOrStderr(), "assay: ignoring unknown environment variable %s\n", name)
 			}
 			return c.Print(cmd.OutOrStdout(), from)
 		},

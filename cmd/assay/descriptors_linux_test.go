@@ -130,7 +130,7 @@ func TestTooManyConnections(t *testing.T) {
 		refused := func(ip string) bool {
 			hang(ip, 1) // instead of one that had to yield before its request was read
 			status, body := get(from(ip), "/livez")
-			return status == http.StatusServiceUnavailable && strings.Contains(body, "too many connections")
+			return status == http.StatusServiceUnavailable && strings.Contains(body, "too many open connections")
 		}
 		hang("127.0.0.1", 46) // one more than a client's part of half of 120
 		waitFor(t, func() bool { return refused("127.0.0.1") })
@@ -206,7 +206,7 @@ func TestNoDescriptors(t *testing.T) {
 			switch {
 			case err != nil:
 				t.Errorf("room for %d: %s, which is stored: %v", room, path, err)
-			case status == http.StatusServiceUnavailable && strings.Contains(string(body), "too many connections"):
+			case status == http.StatusServiceUnavailable && strings.Contains(string(body), "too many open connections"):
 			case status != http.StatusOK:
 				t.Errorf("room for %d: %s, which is stored: %d %s", room, path, status, body)
 			}

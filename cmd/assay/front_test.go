@@ -116,7 +116,7 @@ func TestTLS(t *testing.T) {
 	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
 		t.Errorf("while the file is bad: %v", err)
 	}
-	const refused = "cannot be used; the ones before stay in force"
+	const refused = "changed TLS files are invalid; the old ones stay in force"
 	waitFor(t, func() bool { return strings.Contains(p.log.String(), refused) })
 	time.Sleep(certificateAge + 100*time.Millisecond)
 	first.CloseIdleConnections()
@@ -150,7 +150,7 @@ func TestTLSFiles(t *testing.T) {
 		"no key":         {config.Config{TLSCert: files.cert, TLSKey: filepath.Join(files.dir, "nosuch")}, "tls-key: stat"},
 		"other's key":    {config.Config{TLSCert: other.cert, TLSKey: files.key}, "private key does not match"},
 		"no certificate": {config.Config{TLSCert: files.key, TLSKey: files.key}, "tls-cert and tls-key"},
-		"no authority":   {config.Config{TLSCert: files.cert, TLSKey: files.key, TLSClientCA: files.key}, "there is no certificate in"},
+		"no authority":   {config.Config{TLSCert: files.cert, TLSKey: files.key, TLSClientCA: files.key}, "no certificate in"},
 		"open key":       {config.Config{TLSCert: other.cert, TLSKey: other.key}, "chmod o-rwx"},
 	} {
 		if name == "open key" && runtime.GOOS == "windows" {
@@ -225,7 +225,7 @@ func TestNotAnonymous(t *testing.T) {
 			t.Errorf("GET %s: %v %q", test.path, resp.Header, body)
 		}
 		if id := resp.Header.Get("X-Request-Id"); test.status == 401 && test.authorization != "" {
-			waitFor(t, func() bool { return strings.Contains(p.log.String(), `msg="a credential is refused" request=`+id+" ") })
+			waitFor(t, func() bool { return strings.Contains(p.log.String(), `msg="credential refused" request=`+id+" ") })
 		}
 	}
 	// Each request is counted once, also one that asks who it is from a second time.
@@ -316,9 +316,9 @@ func TestAccessWarnings(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"--listen", "0.0.0.0:0", "--private", "corp.example"}, "each client that reaches this address can read these private modules"},
-		{[]string{"--access", "corp.example=team"}, "no client can read the modules in access"},
-		{[]string{"--listen", "0.0.0.0:0", "--access", "corp.example=team"}, "credentials travel in the clear"},
+		{[]string{"--listen", "0.0.0.0:0", "--private", "corp.example"}, "every client that reaches this address can read these private modules"},
+		{[]string{"--access", "corp.example=team"}, "access rules set but no credentials configured: no client can read these modules"},
+		{[]string{"--listen", "0.0.0.0:0", "--access", "corp.example=team"}, "credentials are sent unencrypted"},
 	} {
 		p := startFront(t, append(test.args, "--vcs", "off")...)
 		waitFor(t, func() bool { return strings.Contains(p.log.String(), test.want) })
@@ -423,7 +423,7 @@ func TestClientAuthoritiesOpen(t *testing.T) {
 	if err := os.Chmod(ca.cert, 0o646); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newCertificates(c, nil); err == nil || !strings.Contains(err.Error(), "tls-client-ca: others can change") || !strings.Contains(err.Error(), "chmod o-w") {
+	if _, err := newCertificates(c, nil); err == nil || !strings.Contains(err.Error(), "tls-client-ca: other users can change") || !strings.Contains(err.Error(), "chmod o-w") {
 		t.Errorf("a file that others can change: %v", err)
 	}
 }

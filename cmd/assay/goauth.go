@@ -33,13 +33,13 @@ func newGoAuthCommand() *cobra.Command {
 		Use:   "goauth --url URL [flags]",
 		Short: "Give the go command a token for the proxy (GOAUTH)",
 		Long: `Goauth is a program for the go command's variable GOAUTH (go help goauth). It prints
-the header that makes the go command send a token to the proxy, and to nobody else:
+the header with which the go command sends a token to the proxy, and to no other host:
 
     export GOAUTH='assay goauth --url https://proxy.corp.example --token-file /run/secrets/assay'
 
-The token is in a file, or in an environment variable, or a CI system issues it for
-the job. A token of GitHub Actions is requested again when the proxy refuses the one
-before. The go command shows what goes wrong here with -x only (go mod download -x).`,
+The token is in a file or in an environment variable, or a CI system issues it for the
+job. If the proxy rejects a token of GitHub Actions, goauth requests a new one. The go
+command prints the errors of goauth only with -x (go mod download -x).`,
 		Args: cobra.MaximumNArgs(1), // the go command adds the URL that it could not get
 		RunE: func(cmd *cobra.Command, args []string) error {
 			failed := strings.Join(args, "") // of one or none
@@ -55,9 +55,9 @@ type goAuthOptions struct{ url, file, env, audience config.FlagText }
 
 func (o *goAuthOptions) addFlags(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = false
-	cmd.Flags().Var(&o.url, "url", "The proxy as it is in GOPROXY: https, with the path if it has one. Required.")
+	cmd.Flags().Var(&o.url, "url", "URL of the proxy as in GOPROXY: https, with the path if it has one. Required.")
 	cmd.Flags().Var(&o.file, "token-file", "File with a token.")
-	cmd.Flags().Var(&o.env, "token-env", "Environment variable with a token: that of id_tokens in GitLab. Without any of these flags, ASSAY_TOKEN.")
+	cmd.Flags().Var(&o.env, "token-env", "Environment variable with a token, for example from id_tokens in GitLab. Default, without any of these flags: ASSAY_TOKEN.")
 	cmd.Flags().Var(&o.audience, "audience", "Request a token for this audience from GitHub Actions; the job needs the permission id-token: write.")
 	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "audience")
 }
@@ -91,9 +91,9 @@ func parseProxyURL(text string) (*url.URL, error) {
 	case err != nil:
 		return nil, errors.New("--url is not a URL")
 	case u.User != nil:
-		return nil, errors.New("--url must be without a user and a password; the token is what says who you are")
+		return nil, errors.New("--url must be without a user and a password; the token identifies the client")
 	case u.Scheme != "https":
-		return nil, fmt.Errorf("--url must be https: over %q the go command sends no token, and anybody on the way could read it", u.Scheme)
+		return nil, fmt.Errorf("--url must be https: over %q the token could be read in transit, and the go command does not send it", u.Scheme)
 	case u.Hostname() == "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, errors.New("--url must have a host, and neither a query nor a fragment")
 	}
@@ -179,7 +179,7 @@ func cleanToken(text string) (string, error) {
 	case len(token) > maxToken:
 		return "", fmt.Errorf("it has more than %d bytes", maxToken)
 	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return "", errors.New("it is not a token: there is white space or an unprintable character in it")
+		return "", errors.New("it is not a token: it contains white space or an unprintable character")
 	}
 	return token, nil
 }
@@ -189,7 +189,7 @@ func cleanToken(text string) (string, error) {
 func actionsToken(ctx context.Context, audience string, getenv func(string) string) (string, error) {
 	address, credential := getenv("ACTIONS_ID_TOKEN_REQUEST_URL"), getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
 	if address == "" || credential == "" {
-		return "", errors.New("GitHub Actions gives this job no OIDC tokens; it needs\n    permissions:\n      id-token: write")
+		return "", errors.New("GitHub Actions issues no OIDC tokens to this job; it needs\n    permissions:\n      id-token: write")
 	}
 	u, err := url.Parse(address)
 	if err != nil || !encrypted(u) {
@@ -234,7 +234,7 @@ func requestToken(ctx context.Context, u *url.URL, credential string) (string, e
 	}
 	// The decoder's errors can quote what it reads.
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 2*maxToken)).Decode(&answer); err != nil {
-		return "", errors.New("the answer is not the JSON that is expected")
+		return "", errors.New("unexpected response: not the expected JSON")
 	}
 	return cleanToken(answer.Value)
 }

@@ -262,11 +262,11 @@ func TestGoAuthIssuers(t *testing.T) {
 	defer other.Close()
 	for _, tt := range []struct{ name, answer, want string }{
 		{"redirect", "", "307 Temporary Redirect"},
-		{"no json", "secret", "not the JSON"},
-		{"another type", `{"value":{"secret":"secret"}}`, "not the JSON"},
+		{"no json", "secret", "unexpected response: not the expected JSON"},
+		{"another type", `{"value":{"secret":"secret"}}`, "unexpected response: not the expected JSON"},
 		{"empty", `{}`, "it is empty"},
 		{"two lines", `{"value":"secret\nsecret"}`, "not a token"},
-		{"long", `{"value":"` + strings.Repeat("secret", 4*maxToken) + `"}`, "not the JSON"},
+		{"long", `{"value":"` + strings.Repeat("secret", 4*maxToken) + `"}`, "unexpected response: not the expected JSON"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

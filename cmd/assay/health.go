@@ -24,10 +24,10 @@ const healthTime = 5 * time.Second
 func newHealthCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "health",
-		Short: "Ask the server on this machine whether it is ready",
-		Long: `Health asks /readyz of the server that listens where serve would with the same
-settings, and prints a line. It exits with status 1 if the server does not say within
-five seconds that it is ready. It is the health check of a container without a shell.`,
+		Short: "Check whether the server on this machine is ready",
+		Long: `Health requests /readyz from the server that uses the same settings, and prints one
+line. It exits with status 1 if the server does not report within five seconds that it
+is ready. Use it as the health check of a container without a shell.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			address, err := readAddress(cmd.Flags(), os.Getenv)

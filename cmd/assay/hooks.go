@@ -85,7 +85,7 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
-		writeText(w, http.StatusBadRequest, "the body did not arrive, or is too large\n")
+		writeText(w, http.StatusBadRequest, "the body is incomplete or too large\n")
 		return
 	}
 	if !verify(body) {
@@ -104,7 +104,7 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil || len(h.urls()) == 0 {
-		writeText(w, http.StatusBadRequest, "no repository in it; send JSON, of the push and create events\n")
+		writeText(w, http.StatusBadRequest, "the body names no repository; send JSON, for push and create events\n")
 		return
 	}
 	s.proxy.Pushed(h.urls()...)
@@ -132,12 +132,12 @@ func (s *server) readHook(r *http.Request, in io.Reader, held *memory.Hold) ([]b
 
 func busyWithHooks(w http.ResponseWriter) {
 	w.Header().Set("Retry-After", "5")
-	writeText(w, http.StatusServiceUnavailable, "busy: too many webhooks at the moment; send it again\n")
+	writeText(w, http.StatusServiceUnavailable, "busy: too many webhooks; send it again\n")
 }
 
 func (s *server) refuseHook(w http.ResponseWriter, r *http.Request, kind string) {
-	s.log.Warn("webhook refused: its secret is not ours", "kind", kind, "client", s.remote(r))
-	writeText(w, http.StatusForbidden, "refused: the secret of this hook is not the one in hook-secret-file\n")
+	s.log.Warn("webhook refused: wrong secret", "kind", kind, "client", s.remote(r))
+	writeText(w, http.StatusForbidden, "refused: the secret of this hook differs from the one in hook-secret-file\n")
 }
 
 // hookJSON returns the JSON of a body: GitHub can be told to send a form. To take that

@@ -74,7 +74,7 @@ func (s *server) routes() http.Handler {
 		get("/readyz", s.serveReady)
 		get("/metrics", metrics.ServeHTTP)
 		get("/", func(w http.ResponseWriter, r *http.Request) {
-			writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Tell the go command:\n\n    go env -w GOPROXY="+s.scheme()+"://"+r.Host+"\n")
+			writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Configure the go command:\n\n    go env -w GOPROXY="+s.scheme()+"://"+r.Host+"\n")
 		})
 	}
 	if s.hookSecret != "" {
@@ -115,7 +115,7 @@ func wrongMethod(w http.ResponseWriter, r *http.Request) {
 }
 
 // unauthorized is the first line for who must say who they are.
-const unauthorized = "unauthorized: this proxy wants to know who you are"
+const unauthorized = "unauthorized: this proxy requires authentication"
 
 // authenticated lets only those through who have said who they are, but for what
 // machines ask for.
@@ -127,7 +127,7 @@ func (s *server) authenticated(next http.Handler) http.Handler {
 			id, err := s.access.Identify(r)
 			if err != nil || id.Anonymous() {
 				if err != nil {
-					s.log.Info("a credential is refused", "request", w.Header().Get("X-Request-Id"), "client", s.remote(r), "err", err)
+					s.log.Info("credential refused", "request", w.Header().Get("X-Request-Id"), "client", s.remote(r), "err", err)
 				}
 				w.Header().Set("WWW-Authenticate", `Basic realm="Assay", charset="UTF-8"`)
 				w.Header().Set("Cache-Control", "no-store")
@@ -149,7 +149,7 @@ func (s *server) serveReady(w http.ResponseWriter, r *http.Request) {
 	}
 	if _, err := s.store.Record(r.Context(), "readyz"); !errors.Is(err, fs.ErrNotExist) {
 		s.log.Error("store is not ready", "err", err)
-		writeText(w, http.StatusServiceUnavailable, "the store does not answer\n")
+		writeText(w, http.StatusServiceUnavailable, "the store is not available\n")
 		return
 	}
 	writeText(w, http.StatusOK, "ok\n")
@@ -185,7 +185,7 @@ func newObserver(log *logger) *observer {
 		pool:     sync.Pool{New: func() any { return new(observed) }},
 		responses: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_http_responses_total",
-			Help: "Responses by status; 499 is a client that did not wait.",
+			Help: "Responses by status; 499 is a client that disconnected before the answer.",
 		}, []string{"code"}),
 		durations: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "assay_http_request_duration_seconds",
@@ -194,11 +194,11 @@ func newObserver(log *logger) *observer {
 		}),
 		running: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "assay_http_requests_running",
-			Help: "Requests being answered now.",
+			Help: "Requests in progress.",
 		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_http_panics_total",
-			Help: "Requests that ended in a defect of this program. Please report it.",
+			Help: "Requests that ended in an internal error (a panic). Please report it.",
 		}),
 	}
 }
@@ -271,7 +271,7 @@ func (o *observer) end(r *http.Request, out *observed, id string, begin time.Tim
 		o.panics.Inc()
 		o.log.Error("panic", "request", id, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 		if out.status == 0 {
-			writeText(out, http.StatusInternalServerError, "internal error\ncontact this proxy's administrator, whose log has the request id\nrequest id: "+id+"\n")
+			writeText(out, http.StatusInternalServerError, "internal error\ncontact this proxy's administrator with the request id; the log has the details\nrequest id: "+id+"\n")
 		} else {
 			aborted = true
 		}

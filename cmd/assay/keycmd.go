@@ -17,14 +17,14 @@ import (
 func newKeyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
-		Short: "Print the key of our own checksum database",
-		Long: `Key prints the verifier key of the log in which private versions are pinned. With
-serve --unified it is what clients set, and then they need no GONOSUMDB:
+		Short: "Print the verifier key of the own log",
+		Long: `Key prints the verifier key of the own log, in which private versions are pinned. With
+serve --unified, clients set this key and need no GONOSUMDB:
 
     go env -w GOSUMDB="$(assay key)"
 
-The first start of serve makes the key. Keep a copy of the log's directory; what it
-must not be is set back: see docs/operations.md.`,
+The first start of serve creates the key. Keep a copy of the log's directory, and never
+restore an older state of it without assay log adopt: see docs/operations.md.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, _, err := config.Load(cmd.Flags(), os.Getenv)
@@ -48,7 +48,7 @@ func withLog(ctx context.Context, c config.Config, store storage.Store, f func(l
 	config.ReadOnly, config.Store = true, store
 	log, err := sumdb.OpenLog(ctx, config)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no log in %s yet; assay serve makes it at its first start", config.Dir)
+		return fmt.Errorf("there is no log in %s yet; the first start of assay serve creates it", config.Dir)
 	}
 	if err != nil {
 		return err

@@ -20,9 +20,9 @@ func (s *server) serveLeaks(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var b strings.Builder
-	b.WriteString("Clients that asked for private names since the start, the latest first.\n" +
-		"public_database: a public checksum database; set GONOSUMDB there, or GOSUMDB to our own (assay key).\n" +
-		"no_credential: a module that only some may read, without saying who; give it a token (assay token create, assay goauth).\n\n")
+	b.WriteString("Clients that requested private names since the start, the latest first.\n" +
+		"public_database: from a public checksum database; on the client, set GONOSUMDB, or GOSUMDB to the own log (assay key).\n" +
+		"no_credential: a module restricted by access, without a credential; give the client a token (assay token create, assay goauth).\n\n")
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CLIENT\tKIND\tREQUESTS\tFIRST\tLAST\tMODULE")
 	for _, leak := range s.proxy.Leaks() {

@@ -48,7 +48,7 @@ func (l *logger) configure(c config.Config) {
 
 // sayDropped tells the reader of the log, who is back, what is missing.
 func (l *logger) sayDropped(lines [numberOfRanks]uint64) {
-	record := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were dropped, because the log was not read or could not be written", 0)
+	record := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines dropped: the log was not read in time or could not be written", 0)
 	record.Add("requests", lines[rankRequest], "infos", lines[rankInfo], "warnings", lines[rankWarning])
 	if l.warnings.Enabled(context.Background(), record.Level) {
 		_ = l.warnings.Handle(context.Background(), record) // never fails, see logQueue.writer
@@ -148,7 +148,7 @@ func newLogQueue(out io.Writer, report func([numberOfRanks]uint64)) *logQueue {
 		out: out, report: report,
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_logging_dropped_lines_total",
-			Help: "Lines that are missing in the log, because it was not read in time or could not be written, by kind: request, info, warning (and error).",
+			Help: "Log lines that were dropped because the log was not read in time or could not be written, by kind: request, info, warning (and error).",
 		}, []string{"kind"}),
 		some: make(chan struct{}, 1), prompt: make(chan struct{}, 1),
 		closing: make(chan struct{}), ended: make(chan struct{}),

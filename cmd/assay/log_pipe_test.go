@@ -141,7 +141,7 @@ func TestLogPipeNotRead(t *testing.T) {
 	var log syncBuilder
 	read := make(chan error, 1)
 	go func() { _, err := io.Copy(&log, p.reader); read <- err }()
-	waitFor(t, func() bool { return strings.Contains(log.String(), "log lines were dropped") })
+	waitFor(t, func() bool { return strings.Contains(log.String(), "log lines dropped") })
 	p.wantEnd(syscall.SIGTERM, 0)
 	if err := <-read; err != nil {
 		t.Error(err)
@@ -164,7 +164,7 @@ func TestLogPipeNotRead(t *testing.T) {
 		t.Errorf("the log has %d of %d refused requests", n, rounds)
 	}
 	// The announcement, on the same pipe, may be in the middle of a large write.
-	text = regexp.MustCompile(`Assay serves .*\nTell the go command: .*\n`).ReplaceAllString(text, "")
+	text = regexp.MustCompile(`Assay serves .*\nConfigure the go command: .*\n`).ReplaceAllString(text, "")
 	for line := range strings.Lines(text) {
 		if !regexp.MustCompile(`^(x*time=.*|x+)\n$`).MatchString(line) {
 			t.Errorf("a line is not whole: %.200q", line)

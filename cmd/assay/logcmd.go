@@ -20,11 +20,11 @@ import (
 func newLogCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "log [PATH]",
-		Short: "Show our own checksum database: its size, head and entries; check it",
-		Long: `Log shows the log in which the first content of each private version is pinned for
-ever: its name, size and newest signed head. With a module path it prints the entries
-of that module and of those below it, with where and when each came from; the path
-"all" stands for everything. The server may be running.`,
+		Short: "Show and check the own log: its size, head and entries",
+		Long: `Log shows the own log, in which the first content of each private version is pinned
+for ever: its name, size and newest signed head. With a module path it prints the
+entries of that module and of the modules below it, each with its source and time; the
+path "all" prints all entries. The server may be running.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, _, err := config.Load(cmd.Flags(), os.Getenv)
@@ -83,7 +83,7 @@ func showEntries(w io.Writer, log *sumdb.Log, path string) error {
 	case none && path == "":
 		return errors.New("the log has no entries yet")
 	case none:
-		return fmt.Errorf("no entry of %s or below it", path)
+		return fmt.Errorf("no entry for %s or a module below it", path)
 	}
 	return nil
 }
@@ -91,14 +91,14 @@ func showEntries(w io.Writer, log *sumdb.Log, path string) error {
 func newLogCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Compare everything that the log has on disk",
-		Long: `Check reads the log again and compares each entry with its checksum and the tree,
-each head that was ever signed with the key and the tree, the guards, and, while no
-server has it, what the store remembers. It prints what is wrong and exits with status
-1 if anything is. The server may be running.
+		Short: "Check everything that the own log has on disk",
+		Long: `Check reads the own log again. It compares each entry with its checksum and the tree,
+each signed head with the key and the tree, the guards with the tree, and, if no server
+has the store open, the log with the store's notes about it. It prints each error and
+exits with status 1 if there is one. The server may be running.
 
-With --head it also compares a signed head that somebody has seen: a client keeps its
-newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
+With --head it also compares a signed head that a client has seen: a go command keeps
+its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 		Args: cobra.NoArgs,
 	}
 	head := cmd.Flags().String("head", "", "File with a signed head that the log must contain.")
@@ -154,28 +154,28 @@ func checkLog(cmd *cobra.Command, log *sumdb.Log, head string) error {
 func newLogAdoptCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "adopt --head FILE | --no-client-has-seen-more",
-		Short: "Make a log sign again that was moved or put back from a copy",
-		Long: `Adopt is for a log that refuses to sign because its files were copied, moved, or put
-back from a backup. A client that has seen a head stops for ever at one that does not
-continue it, so the log must contain everything that was ever shown. The server must
-be stopped.
+		Short: "Let a log sign again that was moved or restored from a copy",
+		Long: `Adopt makes a log sign again that refuses to sign because its files were copied, moved
+or restored from a backup. A client that has seen a head never accepts one that does
+not extend it, so the log must contain every head that clients have seen. The server
+must be stopped.
 
-If a machine died, this is its newest backup, and no client has seen a head that is
-newer than the backup, say so with --no-client-has-seen-more. If that is wrong, every
-client that has seen more stops with a SECURITY ERROR.
+If a machine is lost, the log is its newest backup, and no client has seen a head newer
+than the backup, use --no-client-has-seen-more. If that is wrong, every client that has
+seen a newer head stops with a SECURITY ERROR.
 
 Otherwise name a FILE with the newest signed head that any client has seen: collect
-$GOPATH/pkg/sumdb/NAME/latest from developers' and CI machines, and take the one with
-the largest number in its second line.
+$GOPATH/pkg/sumdb/NAME/latest from the machines of developers and CI, and use the one
+with the largest number in its second line.
 
 In both cases the log signs again only if it contains that head, all heads in its own
-directory, the trees of its guards, and what the store remembers of it; else nothing
-changes. When the log cannot be continued, begin a new one under a new name.`,
+directory, the trees of its guards, and the store's notes about it; otherwise nothing
+changes. If the log cannot be continued, begin a new one under a new name.`,
 		Args: cobra.NoArgs,
 	}
 	head := cmd.Flags().String("head", "", "File with the newest signed head that any client has seen.")
 	var complete bool
-	cmd.Flags().BoolVar(&complete, "no-client-has-seen-more", false, "No client has seen a head that is newer than those in the directory.")
+	cmd.Flags().BoolVar(&complete, "no-client-has-seen-more", false, "No client has seen a head newer than those in the directory.")
 	cmd.Flags().BoolVar(&complete, "nobody-has-seen-more", false, "The old name of --no-client-has-seen-more.")
 	_ = cmd.Flags().MarkHidden("nobody-has-seen-more") // the flag exists
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -201,12 +201,12 @@ changes. When the log cannot be continued, begin a new one under a new name.`,
 			return fmt.Errorf("there is no log in %s; name the server's directory with --data", logConfig(c).Dir)
 		}
 		if errors.Is(err, storage.ErrInUse) {
-			return fmt.Errorf("a server has the log in %s open; stop it first", logConfig(c).Dir)
+			return fmt.Errorf("a server is using the log in %s; stop it first", logConfig(c).Dir)
 		}
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), "the log signs again from the next start on")
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "the log signs again from the next start")
 		return err
 	}
 	config.AddFlags(cmd.Flags(), "data", "log-guard")

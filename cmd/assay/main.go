@@ -43,16 +43,16 @@ func stopOn(signals <-chan os.Signal, stop context.CancelFunc, exit func(status 
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "assay",
-		Short: "A Go module proxy that serves nothing it has not proved",
-		Long: `Assay is a private Go module proxy. It keeps the modules, the checksum database
-records and the proofs it has seen, and serves nothing it has not checked.
+		Short: "A Go module proxy that serves only what it has verified",
+		Long: `Assay is a private Go module proxy. It stores modules, checksum database records and
+their proofs, and serves only what it has verified.
 
-Start it, and tell the go command to use it:
+Start it, and configure the go command:
 
     assay serve
     go env -w GOPROXY=http://localhost:3000
 
-Every setting: assay serve --help. What is in force: assay config.`,
+List all settings: assay serve --help. Print the effective settings: assay config.`,
 		Version:       versionLine(),
 		SilenceUsage:  true,
 		SilenceErrors: true, // run prints them, once

@@ -69,7 +69,7 @@ func (s *server) limitMemory(container int64) {
 	debug.SetMemoryLimit(limit)
 	s.log.Info("memory limit", "budget_mib", s.config.MemoryBudget, "base_mib", base>>20, "limit_mib", limit>>20, "from", from)
 	if limit < budget+base {
-		s.log.Warn("the container has less memory than memory-budget asks for: lower the one, or raise the other",
+		s.log.Warn("the container's memory limit is too low for memory-budget: lower the budget, or raise the limit",
 			"container_mib", container>>20, "needed_mib", (budget+base)/4*5*10/9>>20)
 	}
 }
@@ -93,12 +93,12 @@ func newMemoryCollector(s shares) *memoryCollector {
 	labels := []string{"share"}
 	return &memoryCollector{
 		shares: s,
-		budget: prometheus.NewDesc("assay_memory_budget_bytes", "Bytes of memory that there are, by what they are for.", labels, nil),
-		used:   prometheus.NewDesc("assay_memory_used_bytes", "Bytes of that which are taken now.", labels, nil),
+		budget: prometheus.NewDesc("assay_memory_budget_bytes", "Memory budget in bytes, by use.", labels, nil),
+		used:   prometheus.NewDesc("assay_memory_used_bytes", "Bytes of the memory budget in use, by use.", labels, nil),
 		refused: prometheus.NewDesc("assay_memory_refused_total",
-			"How often memory was not given, or not in time. Clients are then told 503, or get a zip in smaller pieces.", labels, nil),
+			"Reservations of memory that were refused, or not granted in time. Clients then get 503, or a zip in smaller pieces.", labels, nil),
 		anonymous: prometheus.NewDesc("assay_process_anonymous_bytes",
-			"Resident memory without the pages of files: what the process really takes. Linux only.", nil, nil),
+			"Resident memory without pages of files. Linux only.", nil, nil),
 	}
 }
 

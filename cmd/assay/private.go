@@ -117,7 +117,7 @@ func (s *server) openLog(ctx context.Context, p *privacy.Policy) (err error) {
 	c.Memory = s.memory.log
 	s.ownLog, err = sumdb.OpenLog(ctx, c)
 	if err == nil && !needed && s.ownLog.Refuses() != nil {
-		s.log.Info("our own log would take no private modules; there are none", "why", s.ownLog.Refuses())
+		s.log.Info("the own log is read-only; no private modules are configured, so nothing is refused", "why", s.ownLog.Refuses())
 	}
 	if err == nil && s.config.Unified {
 		err = s.checkLogName(s.ownLog.Name())
@@ -130,7 +130,7 @@ func (s *server) openLog(ctx context.Context, p *privacy.Policy) (err error) {
 func (s *server) checkLogName(name string) error {
 	for _, m := range s.mirrors {
 		if m.Name() == name {
-			return fmt.Errorf("our own log must not have the name %s, which is that of a checksum database that is mirrored here; give it one of your own with --log-name", name)
+			return fmt.Errorf("the own log must not have the name %s of a checksum database that is served here; set another name with --log-name", name)
 		}
 	}
 	return nil
@@ -161,7 +161,7 @@ func (s *server) openVCS(c config.Config, direct bool) (*vcs.Source, error) {
 		return s.vcs, nil
 	}
 	if s.ownLog != nil && s.ownLog.Refuses() != nil { // at a reload; at the start it is not open yet
-		s.log.Error("private modules that are new cannot be pinned", "err", s.ownLog.Refuses())
+		s.log.Error("the own log is read-only: new private versions are refused", "err", s.ownLog.Refuses())
 	}
 	credentials, err := readCredentials(c)
 	if err != nil {
@@ -175,7 +175,7 @@ func (s *server) openVCS(c config.Config, direct bool) (*vcs.Source, error) {
 		return nil, err
 	}
 	if err := source.Tools(); err != nil {
-		s.log.Error("private modules cannot be fetched; who asks for one is told so", "private", p.Patterns(), "err", err)
+		s.log.Error("private modules cannot be fetched; requests for them fail", "private", p.Patterns(), "err", err)
 	}
 	s.vcs = source
 	if s.registry != nil {
@@ -206,14 +206,14 @@ func (s *server) warnOfAccess(c config.Config, p *privacy.Policy) {
 		open = s.warnOfCredentials(p)
 	}
 	if len(open) > 0 && !local && c.Anonymous {
-		s.log.Warn("each client that reaches this address can read these private modules; the setting access says who may", "listen", c.Listen, "patterns", strings.Join(open, ","))
+		s.log.Warn("every client that reaches this address can read these private modules; restrict them with access", "listen", c.Listen, "patterns", strings.Join(open, ","))
 	}
 	if !p.AllowedAll(func(string) bool { return false }) { // a rule asks who the client is
 		if !s.access.Configured() {
-			s.log.Warn("no client can read the modules in access: there is no user, token, issuer or client certificate yet; assay token create makes a token", "access", c.Access)
+			s.log.Warn("access rules set but no credentials configured: no client can read these modules; create a token with assay token create", "access", c.Access)
 		}
 		if c.TLSCert == "" && !local {
-			s.log.Warn("credentials travel in the clear: give the server a certificate (tls-cert, tls-key), or put a proxy in front of it that has one; the go command sends none over http", "listen", c.Listen)
+			s.log.Warn("credentials are sent unencrypted: set tls-cert and tls-key, or put a reverse proxy with TLS in front; the go command sends no credentials over http", "listen", c.Listen)
 		}
 	}
 }
@@ -235,7 +235,7 @@ func (s *server) warnOfCredentials(p *privacy.Policy) (open []string) {
 		return false
 	}
 	for rule, others := range p.Around(slices.Collect(maps.Keys(hosts)), usable) {
-		s.log.Warn("until a repository was read through the path of this rule, readers of the other rules can read it through their paths; write the rule for the repository's own path too", "rule", rule, "others", strings.Join(others, ","))
+		s.log.Warn("a repository is protected by this rule only after it was read through the rule's path; until then clients of the other rules can read it; write the rule for the repository's own path too", "rule", rule, "others", strings.Join(others, ","))
 	}
 	var closed []string
 	for _, pattern := range p.Open() {
@@ -246,7 +246,7 @@ func (s *server) warnOfCredentials(p *privacy.Policy) (open []string) {
 		}
 	}
 	if len(closed) > 0 {
-		s.log.Warn("what is read with a credential and has no rule is served to no client; a rule says who may read it, for instance path=anyone", "patterns", strings.Join(closed, ","))
+		s.log.Warn("modules read with a credential and without an access rule are served to no client; add a rule, for example path=anyone", "patterns", strings.Join(closed, ","))
 	}
 	return open
 }
@@ -306,7 +306,7 @@ func readHookSecret(c config.Config) (string, error) {
 	}
 	secret := strings.TrimSpace(string(data))
 	if len(secret) < 16 {
-		return "", fmt.Errorf("hook-secret-file: the secret in %s has %d characters; it needs 16 at least, for instance what this prints: openssl rand -hex 20", c.HookSecret, len(secret))
+		return "", fmt.Errorf("hook-secret-file: the secret in %s has %d characters and needs at least 16; generate one with: openssl rand -hex 20", c.HookSecret, len(secret))
 	}
 	return secret, nil
 }
@@ -329,7 +329,7 @@ func checkMode(name string, forbidden fs.FileMode) error {
 	case runtime.GOOS == "windows" || mode&forbidden == 0:
 		return nil
 	case forbidden == othersWrite:
-		return fmt.Errorf("others can change %s (mode %04o); run: chmod o-w %s", name, mode, name)
+		return fmt.Errorf("other users can change %s (mode %04o); run: chmod o-w %s", name, mode, name)
 	}
-	return fmt.Errorf("others can read or change %s (mode %04o); run: chmod o-rwx %s", name, mode, name)
+	return fmt.Errorf("other users can read or change %s (mode %04o); run: chmod o-rwx %s", name, mode, name)
 }

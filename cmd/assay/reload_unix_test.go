@@ -31,7 +31,7 @@ func TestReloadKeepsDatabase(t *testing.T) {
 		waitFor(t, func() bool { return strings.Contains(p.log.String(), log) })
 	}
 	write(`"off"`)
-	reload("need a restart")
+	reload("restart required for changed settings")
 	if status, body := fetchText(t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != 200 {
 		t.Errorf("after the reload: %d %s", status, body)
 	}

@@ -35,20 +35,20 @@ import (
 func newServeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Serve modules to go commands",
-		Long: `Serve answers the GOPROXY protocol. Without any setting it listens on
-localhost:3000, keeps what it has seen in ./assay-data, gets modules from the public
-mirror and verifies them with sum.golang.org. Tell the go command:
+		Short: "Run the proxy",
+		Long: `Serve answers the GOPROXY protocol. By default it listens on localhost:3000, stores
+its data in ./assay-data, fetches modules from the public mirror and verifies them with
+sum.golang.org. Configure the go command:
 
     go env -w GOPROXY=http://localhost:3000
 
-A setting comes from its flag, else from its ASSAY_ variable, else from the file,
-else from the go command's own variable named behind it, else it is the default. Of
-GOPROXY only what stands before direct counts. SIGHUP reads them again; SIGTERM and
-interrupt finish the transfers that are under way and stop, a second one stops at once.`,
+The value of a setting comes from the first of these that has one: its flag, its ASSAY_
+variable, the file, the go command's variable that is named with the flag, the default.
+Of GOPROXY, only the part before direct is used. SIGHUP reloads the settings. SIGTERM or
+an interrupt finishes the transfers in progress and stops; a second one stops at once.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("serve takes flags only, and there is %q; the address is --listen, for instance --listen :3000", args[0])
+				return fmt.Errorf("serve takes only flags, not %q; the address is --listen, for example --listen :3000", args[0])
 			}
 			return nil
 		},
@@ -128,14 +128,14 @@ func (s *server) announce(out io.Writer, url string) (end func()) {
 		return func() {}
 	}
 	queue := newLogQueue(out, nil) // standard output may be a full pipe as well
-	fmt.Fprintf(queue.writer(rankWarning), "Assay serves %s\nTell the go command: go env -w GOPROXY=%s\n", url, url)
+	fmt.Fprintf(queue.writer(rankWarning), "Assay serves %s\nConfigure the go command: go env -w GOPROXY=%s\n", url, url)
 	return queue.Close
 }
 
 func listen(addr string) (net.Listener, error) {
 	listener, err := net.Listen("tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s is in use, perhaps by another assay; choose another address with --listen", addr)
+		return nil, fmt.Errorf("%s is in use, possibly by another assay; choose another address with --listen", addr)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
@@ -290,7 +290,7 @@ func (s *server) run(ctx context.Context, listener net.Listener, hangup <-chan o
 	for _, m := range s.mirrors {
 		followers.Go(func() {
 			if err := m.Run(background); err != nil {
-				s.log.Error("following the checksum database ended", "database", m.Name(), "err", err)
+				s.log.Error("updates of the checksum database stopped", "database", m.Name(), "err", err)
 			}
 		})
 	}
@@ -298,7 +298,7 @@ func (s *server) run(ctx context.Context, listener net.Listener, hangup <-chan o
 
 	followers.Go(func() {
 		if err := s.serveRefusals(s.door); !errors.Is(err, net.ErrClosed) {
-			s.log.Error("telling clients that there is no room ended", "err", err)
+			s.log.Error("refusing excess connections stopped", "err", err)
 		}
 	})
 	httpServer := s.newHTTPServer()
@@ -329,11 +329,11 @@ func (s *server) shutdown(httpServer *http.Server) error {
 	defer cancel()
 	err := httpServer.Shutdown(ctx)
 	if err != nil {
-		s.log.Warn("transfers cut off by the shutdown", "err", err)
+		s.log.Warn("transfers aborted by the shutdown", "err", err)
 		_ = httpServer.Close() // they are lost either way
 	}
 	if err := s.proxy.Close(ctx); err != nil {
-		s.log.Warn("fetches cut off by the shutdown", "err", err)
+		s.log.Warn("fetches aborted by the shutdown", "err", err)
 	}
 	s.log.Info("stopped")
 	return nil
@@ -345,14 +345,14 @@ func (s *server) logStart(from config.Sources) {
 	s.log.Info("assay starts", "version", version(), "data", c.Data, "upstream", fetch.Redact(c.Upstream), "upstream_from", from["upstream"],
 		"sumdb", s.sumdbNames(), "sumdb_from", from["sumdb"], "private", c.Private, "private_from", from["private"], "descriptors", descriptorText())
 	for _, name := range config.StrayVariables(os.Environ(), tokenVariables(c)) {
-		s.log.Warn("a variable is no setting, and means nothing", "variable", name)
+		s.log.Warn("ignoring unknown environment variable", "variable", name)
 	}
 	if len(s.mirrors) == 0 {
-		s.log.Warn("NOTHING IS VERIFIED: the checksum database is off. Whatever an upstream sends is stored and served. Toolchains are refused.")
+		s.log.Warn("NOTHING IS VERIFIED: the checksum database is off. Everything that an upstream sends is stored and served. Toolchains are refused.")
 	}
 	if p, err := policyOf(c); err == nil {
 		if p.Everything() {
-			s.log.Warn("every module is private: nothing but toolchains is fetched from an upstream", "private", p.Patterns())
+			s.log.Warn("every module is private: only toolchains are fetched from an upstream", "private", p.Patterns())
 		}
 		s.warnOfAccess(c, p)
 	}
@@ -381,7 +381,7 @@ func (s *server) reloadOn(ctx context.Context, hangup <-chan os.Signal, addr net
 			current = next
 			s.reloads.note(err, time.Now())
 			if err != nil {
-				s.log.Error("reload refused, the settings stay as they were", "err", err)
+				s.log.Error("reload refused: the old settings stay in force", "err", err)
 			}
 		}
 	}
@@ -414,7 +414,7 @@ func (s *server) reload(current config.Config, addr net.Addr) (config.Config, er
 	s.log.Info("settings reloaded", "changed", changed)
 	s.warnOfAccess(next, s.private.Load())
 	if len(restart) > 0 {
-		s.log.Warn("these settings have changed too, and need a restart", "settings", restart)
+		s.log.Warn("restart required for changed settings", "settings", restart)
 	}
 	return next, nil
 }

@@ -68,12 +68,12 @@ func (c *certificates) current() *tls.Config {
 	if err != nil {
 		if err.Error() != c.failed {
 			c.failed = err.Error()
-			c.log.Error("the TLS files have changed and cannot be used; the ones before stay in force", "err", err)
+			c.log.Error("changed TLS files are invalid; the old ones stay in force", "err", err)
 		}
 		return c.config
 	}
 	c.config, c.version, c.failed = config, version, ""
-	c.log.Info("TLS files read again, they have changed", "cert", c.cert)
+	c.log.Info("TLS files reloaded", "cert", c.cert)
 	return c.config
 }
 
@@ -127,7 +127,7 @@ func (c *certificates) load() (*tls.Config, error) {
 	}
 	config.ClientCAs = x509.NewCertPool()
 	if !config.ClientCAs.AppendCertsFromPEM(data) {
-		return nil, errors.New("tls-client-ca: there is no certificate in " + c.clientCA)
+		return nil, errors.New("tls-client-ca: no certificate in " + c.clientCA)
 	}
 	// Who has none is anonymous, as over http.
 	config.ClientAuth = tls.VerifyClientCertIfGiven

@@ -23,9 +23,9 @@ import (
 func newTokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
-		Short: "Make, list and revoke bearer tokens",
-		Long: `Token edits the file with the tokens that the server accepts. The file has their
-hashes, never the tokens. A running server sees a change within a second or two.`,
+		Short: "Create, list and revoke bearer tokens",
+		Long: `Token edits the file with the tokens that the server accepts. The file has the hashes
+of the tokens, never the tokens. A running server sees a change within two seconds.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -38,10 +38,9 @@ func newTokenCreateCommand() *cobra.Command {
 	groups, scope, expires := &config.FlagText{Kind: "GROUPS"}, &config.FlagText{Kind: "PATTERNS"}, &config.FlagText{Text: "90d", Kind: "WHEN"}
 	cmd := &cobra.Command{
 		Use:   "create NAME",
-		Short: "Make a token and print it, once",
-		Long: `Create makes a token for whoever NAME says and prints it on standard output. It is
-stored nowhere, so this is the only time that anybody sees it. What else there is to
-say goes to standard error.
+		Short: "Create a token and print it once",
+		Long: `Create makes a token for the user NAME and prints it on standard output. The token is
+not stored, so it cannot be printed again. All messages go to standard error.
 
     assay token create ci --groups build --expires 90d | pass insert -e assay/ci`,
 		Args: cobra.ExactArgs(1),
@@ -66,8 +65,8 @@ say goes to standard error.
 			return createToken(file, t, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().Var(groups, "groups", "Groups that its bearer is in, separated by commas without spaces.")
-	cmd.Flags().Var(scope, "scope", "Modules that it is good for, of those that its groups may read, in the syntax of GOPRIVATE. Without it, all of them.")
+	cmd.Flags().Var(groups, "groups", "Groups of the token's user, separated by commas without spaces.")
+	cmd.Flags().Var(scope, "scope", "Restrict the token to these modules, in the syntax of GOPRIVATE. Without it, the token is valid for all modules that its groups may read.")
 	cmd.Flags().Var(expires, "expires", "A number of days (90d), the last day that it is valid, in UTC (2027-01-31), or never.")
 	return cmd
 }
@@ -75,7 +74,7 @@ say goes to standard error.
 func newTokenListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "List the tokens, without their secrets",
+		Short: "List the tokens without their secrets",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			file, err := tokenFile(cmd.Flags(), os.Getenv)
@@ -92,7 +91,7 @@ func newTokenRevokeCommand() *cobra.Command {
 		Use:   "revoke ID",
 		Short: "Revoke a token, by the ID that list prints",
 		Long: `Revoke marks a token as revoked. It stays in the file, so that the server's log can
-say whose token is still being used.`,
+name the owner of a revoked token that is still in use.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := tokenFile(cmd.Flags(), os.Getenv)
@@ -116,7 +115,7 @@ func tokenFile(flags *pflag.FlagSet, getenv func(string) string) (string, error)
 	switch info, err := os.Stat(dir); {
 	case errors.Is(err, fs.ErrNotExist):
 		full, _ := filepath.Abs(dir) // "" is good enough
-		return "", fmt.Errorf("there is no directory %s (%s); name the server's with --data, or the token file with --tokens", dir, full)
+		return "", fmt.Errorf("there is no directory %s (%s); name the server's directory with --data, or the token file with --tokens", dir, full)
 	case err != nil:
 		return "", fmt.Errorf("token file: %w", err)
 	case !info.IsDir():
@@ -155,7 +154,7 @@ func createToken(file string, t access.Token, out, errOut io.Writer) error {
 		return err
 	}
 	if _, err := fmt.Fprintln(out, secret); err != nil {
-		return fmt.Errorf("the token is made, but nobody has seen it; revoke it and make another: %w", err)
+		return fmt.Errorf("the token was created but could not be printed; revoke it and create another: %w", err)
 	}
 	all, err := access.ListTokens(file)
 	if err != nil {
@@ -163,12 +162,12 @@ func createToken(file string, t access.Token, out, errOut io.Writer) error {
 	}
 	i := slices.IndexFunc(all, func(t access.Token) bool { return t.Matches(secret) })
 	if i < 0 {
-		return fmt.Errorf("the token is not in %s any more; somebody else has replaced the file", file)
+		return fmt.Errorf("the token is no longer in %s; another process has replaced the file", file)
 	}
 	made := all[i]
 	fmt.Fprintf(errOut, "token %s of %s in %s, groups %s, scope %s, expires %s\n", made.ID, made.Name, file,
 		orDash(strings.Join(made.Groups, ",")), orDash(strings.Join(made.Scope, ",")), expiry(made))
-	fmt.Fprintln(errOut, "The token is on standard output, this one time only: the file has its hash.")
+	fmt.Fprintln(errOut, "The token is on standard output, this one time only; the file has its hash.")
 	return nil
 }
 
@@ -194,7 +193,7 @@ func revokeToken(file, id string, errOut io.Writer) error {
 	if err := access.RevokeToken(file, id); err != nil {
 		return err
 	}
-	fmt.Fprintf(errOut, "token %s is revoked; a running server refuses it within a second or two\n", id)
+	fmt.Fprintf(errOut, "token %s is revoked; a running server rejects it within two seconds\n", id)
 	return nil
 }
 

@@ -24,15 +24,16 @@ func newVerifyCommand() *cobra.Command {
 	var repair bool
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Read everything that is stored and report what is damaged",
-		Long: `Verify reads every stored byte and checks it, and prints a line for each thing that
-is damaged, zips among it that have bytes which no hash covers. It exits with status 1
-if anything is, or stays, damaged.
+		Short: "Check all stored data and report damage",
+		Long: `Verify reads and checks every stored byte, and prints a line for each damaged object,
+including zips with bytes that are not covered by their hash. It exits with status 1 if
+damage is found or remains.
 
-With --repair it drops what is damaged, so that it is fetched and proved again when a
-client asks for it. Whether an .info is right cannot be checked: with --repair each is
-asked for again when it is used, and replaced if the upstream says something else. The server must be stopped; damage it meets while running it
-repairs in the same way.`,
+With --repair it drops damaged objects, so that they are fetched and verified again when
+a client requests them. The content of an .info cannot be verified: with --repair each
+one is requested again when it is used, and replaced if the upstream's answer differs.
+The server must be stopped. A running server repairs damage that it finds in the same
+way.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, _, err := config.Load(cmd.Flags(), os.Getenv)
@@ -43,7 +44,7 @@ repairs in the same way.`,
 		},
 	}
 	config.AddFlags(cmd.Flags(), "data")
-	cmd.Flags().BoolVar(&repair, "repair", false, "Drop what is damaged.")
+	cmd.Flags().BoolVar(&repair, "repair", false, "Drop damaged objects.")
 	return cmd
 }
 
@@ -100,9 +101,9 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 	case v.Damaged == v.Repaired:
 		return nil
 	case !repair:
-		return errors.New("the store is damaged; assay verify --repair drops what is, so that it is fetched again")
+		return errors.New("the store is damaged; assay verify --repair drops damaged objects, so that they are fetched again")
 	}
-	return errors.New("not everything could be repaired; put meta.db and blobs.db back from a backup, or move both away and start with an empty store, and leave log/ and tokens as they are")
+	return errors.New("not all damage could be repaired; restore meta.db and blobs.db from a backup, or move both away and start with an empty store; leave log/ and tokens unchanged")
 }
 
 // verifyShapes looks for stored zips with bytes that no hash covers, drops them with

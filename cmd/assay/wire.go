@@ -66,7 +66,7 @@ func (s *server) newUpstream(c config.Config, from config.Sources, addr net.Addr
 	if err != nil {
 		err = fmt.Errorf("upstream (from %s): %w", from["upstream"], err)
 		if from["upstream"] == "environment GOPROXY" {
-			err = fmt.Errorf("%w; GOPROXY is what clients here use: name this proxy's own upstream with --upstream", err)
+			err = fmt.Errorf("%w; GOPROXY names this proxy; name its upstream with --upstream", err)
 		}
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (s *server) permit(path string) error {
 		return nil // it names no module
 	}
 	if pattern, private := s.private.Load().Private(req.Module); private {
-		return fmt.Errorf("it has become private (pattern %s), try again", pattern)
+		return fmt.Errorf("module became private during the request (pattern %s); retry", pattern)
 	}
 	return nil
 }
@@ -118,10 +118,10 @@ func databasesOf(c config.Config) ([]sumdb.Setting, error) {
 			return nil, fmt.Errorf("mirror: %w", err)
 		}
 		if db.Off {
-			return nil, errors.New("mirror: off is not a verifier key; leave the setting out to serve no more databases")
+			return nil, errors.New("mirror: off is not a verifier key; omit the setting to serve no additional databases")
 		}
 		if slices.ContainsFunc(all, func(other sumdb.Setting) bool { return other.Name == db.Name }) {
-			return nil, fmt.Errorf("mirror: %s is named twice, here or in sumdb; what verifies is served already", db.Name)
+			return nil, fmt.Errorf("mirror: %s is named twice, here or in sumdb; the database in sumdb is always served", db.Name)
 		}
 		all = append(all, db)
 	}

@@ -56,7 +56,7 @@ const (
 )
 
 // errOpen is why a fetch is refused.
-var errOpen = errors.New("its circuit breaker is open: it did not answer a moment ago")
+var errOpen = errors.New("its circuit breaker is open: recent requests got no answer")
 
 // breaker decides whether an upstream is asked at all.
 type breaker struct {
@@ -133,7 +133,7 @@ func (b *breaker) note(ctx context.Context, path string, lost bool) {
 	}
 	if lost && !b.open && b.mostLost() {
 		b.shared = true
-		b.trip("many fetches get no answer")
+		b.trip("too many requests got no answer")
 	}
 }
 
@@ -171,14 +171,14 @@ func (b *breaker) probed(found verdict, status int) {
 	defer b.mu.Unlock()
 	switch {
 	case found == dead && !b.open:
-		b.trip("it does not answer a probe")
+		b.trip("a probe got no answer")
 	case found == dead && status != 0 && time.Since(b.opened) >= answeredOpen:
 		b.u.probe.doubt(status)
-		b.close("it answers probes with an error, and may not to clients")
+		b.close("probes get only errors; clients may get more")
 	case found == dead:
 		b.refused = time.Now()
 	case found == alive && b.open && (!b.shared || time.Since(b.refused) >= b.config().Open):
-		b.close("it answers a probe")
+		b.close("a probe was answered")
 	}
 }
 
@@ -186,7 +186,7 @@ func (b *breaker) probed(found verdict, status int) {
 func (b *breaker) trip(why string) {
 	b.open, b.opened, b.refused = true, time.Now(), time.Now()
 	b.watching = b.watching || b.u.client.background(b.watch)
-	b.u.client.log.Warn("circuit breaker of an upstream opened", "source", b.u.label, "why", why)
+	b.u.client.log.Warn("circuit breaker of upstream opened", "source", b.u.label, "why", why)
 }
 
 // close closes the breaker and forgets what was noted while the upstream was not well.
@@ -194,7 +194,7 @@ func (b *breaker) trip(why string) {
 func (b *breaker) close(why string) {
 	b.open, b.shared, b.last, b.next = false, false, nil, 0
 	b.u.failures.clear()
-	b.u.client.log.Warn("circuit breaker of an upstream closed", "source", b.u.label, "why", why, "open_s", time.Since(b.opened).Seconds())
+	b.u.client.log.Warn("circuit breaker of upstream closed", "source", b.u.label, "why", why, "open_s", time.Since(b.opened).Seconds())
 }
 
 // watch probes the upstream until the breaker closes, whether anything is asked for or

@@ -91,7 +91,7 @@ func isLate(err error) bool {
 }
 
 // errCrowded is why there is no last attempt.
-var errCrowded = errors.New("others wait for this host already")
+var errCrowded = errors.New("too many requests wait for this host")
 
 // untried reports whether err says that a last attempt was not made.
 func untried(err error) bool { return errors.Is(err, errCrowded) || errors.Is(err, errOpen) }

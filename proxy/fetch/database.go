@@ -138,7 +138,7 @@ func (d *database) ask(ctx context.Context, deadline time.Time) (way, error) {
 		}
 		if e.origin == nil {
 			return way{}, better(best, &Error{Source: "off", Path: prefix + "supported",
-				Err: fmt.Errorf("%w: no entry serves the checksum database, and off keeps us from asking it directly", ErrUnavailable)})
+				Err: fmt.Errorf("%w: no entry serves the checksum database, and off forbids asking it directly", ErrUnavailable)})
 		}
 		_, err := e.origin.readAll(ctx, prefix+"supported", supportedLimit, d.chain.share(i, deadline))
 		if err == nil || errors.Is(err, ErrTooLarge) { // any body will do

@@ -37,7 +37,7 @@ var (
 
 	// ErrDirect says that the list has come to direct: the module is to be
 	// fetched from its repository, which a Source does not do.
-	ErrDirect = errors.New("the list says direct")
+	ErrDirect = errors.New("direct: fetch from the repository")
 )
 
 // Error is what every failed fetch returns; it matches one of the errors above,

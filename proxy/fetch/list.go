@@ -66,7 +66,7 @@ func ParseList(list string) ([]Entry, error) {
 		entries = append(entries, Entry{URL: u, AnyError: anyError})
 	}
 	if len(entries) == 0 {
-		return nil, errors.New("the list has no entries; to have no upstream at all, say off")
+		return nil, errors.New("the list has no entries; use off to have no upstream")
 	}
 	return entries, nil
 }
@@ -98,7 +98,7 @@ func withScheme(text string) string {
 
 func parseURL(text string) (*url.URL, error) {
 	if strings.ContainsFunc(text, unicode.IsSpace) {
-		return nil, errors.New("not a URL: it has white space in it")
+		return nil, errors.New("not a URL: it contains white space")
 	}
 	u, err := url.Parse(withScheme(text))
 	if err != nil {

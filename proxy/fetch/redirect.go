@@ -37,7 +37,7 @@ func (e *awayError) Unwrap() error { return e.err }
 // what it must not.
 func (u *upstream) away(ctx context.Context, host string, err error) error {
 	if ctx.Err() == nil {
-		u.client.log.Warn("a redirect of an upstream came to nothing", "source", u.label, "host", printable(host), "err", u.clean(err.Error()))
+		u.client.log.Warn("redirect of upstream failed", "source", u.label, "host", printable(host), "err", u.clean(err.Error()))
 	}
 	return &awayError{err}
 }

@@ -26,7 +26,7 @@ func refuseSelf(entries []Entry, self []string, log *slog.Logger) error {
 	defer cancel()
 	machine, err := egress.Machine()
 	if err != nil && len(self) > 0 {
-		log.Warn("not checked on all addresses whether an upstream is this proxy itself", "err", err)
+		log.Warn("cannot check whether an upstream is this proxy itself: not all addresses are known", "err", err)
 	}
 	for _, e := range entries {
 		if e.URL == nil || e.URL.Scheme == "file" {

@@ -139,7 +139,7 @@ func (t *transfer) took(n int) int {
 		t.end(t.u.tooLarge(t.path, t.limit).Error)
 	case t.size >= 0 && t.got > t.size:
 		excess = t.got - t.size
-		t.end(t.fail("it is longer than was said").Error)
+		t.end(t.fail("the body is longer than announced").Error)
 	}
 	return n - int(min(excess, int64(n)))
 }
@@ -204,7 +204,7 @@ func (t *transfer) resume() {
 	}
 	if errors.Is(f.Err, fs.ErrNotExist) {
 		// It was there a moment ago: this is trouble, not absence.
-		f.Err, f.retry = fmt.Errorf("%w: gone in the middle of the transfer", ErrUnavailable), true
+		f.Err, f.retry = fmt.Errorf("%w: the object disappeared during the transfer", ErrUnavailable), true
 	}
 	t.last = f
 	if !f.retry {
@@ -242,13 +242,13 @@ func (t *transfer) acceptPart(s *stream) *failure {
 	case err != nil:
 		return t.fail(err.Error())
 	case r.first != t.got:
-		return t.fail(fmt.Sprintf("asked to go on at byte %d, it goes on at %d", t.got, r.first))
+		return t.fail(fmt.Sprintf("requested the range from byte %d, got the range from byte %d", t.got, r.first))
 	case s.size() >= 0 && s.size() != r.last-r.first+1:
-		return t.fail("the length of a part is not that of its range")
+		return t.fail("the length of the part differs from its Content-Range")
 	case t.size >= 0 && r.total >= 0 && r.total != t.size, t.size >= 0 && r.last >= t.size, !t.validator.same(validatorOf(s.resp.Header)):
 		return t.changed()
 	case t.size < 0 && r.total < 0:
-		return t.fail("a part, and not how long the whole is") // the end of it could be any
+		return t.fail("a partial response without the total length") // the end of it could be any
 	case t.size < 0 && r.total > t.limit:
 		return t.u.tooLarge(t.path, t.limit)
 	}
@@ -276,7 +276,7 @@ func (t *transfer) acceptWhole(s *stream) *failure {
 }
 
 func (t *transfer) changed() *failure {
-	return t.fail("the object changed in the middle of the transfer")
+	return t.fail("the object changed during the transfer")
 }
 
 // Close implements io.Closer. It may be called while another goroutine reads.

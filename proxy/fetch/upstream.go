@@ -257,12 +257,12 @@ func (u *upstream) send(ctx context.Context, cancel context.CancelCauseFunc, pat
 // unusable returns why the body of resp could not be relied upon.
 func unusable(resp *http.Response) error {
 	if encoding := resp.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return fmt.Errorf("the answer is encoded as %q, which was not asked for", printable(encoding))
+		return fmt.Errorf("the response has the encoding %q, which was not requested", printable(encoding))
 	}
 	// Such a body ends where the connection ends. TLS says whether that was
 	// meant; TCP does not, and half a list would pass for a whole one.
 	if resp.ContentLength < 0 && resp.ProtoMajor == 1 && len(resp.TransferEncoding) == 0 && resp.TLS == nil {
-		return errors.New("the answer has no length and no end: whether it is complete could not be known")
+		return errors.New("the response has neither a length nor an end marker, so it cannot be known to be complete")
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ const maxPath = 2048
 // valid, and Path gives exactly the path back.
 func Parse(path string) (Request, error) {
 	if len(path) > maxPath {
-		return Request{}, &Error{path, fmt.Errorf("%d bytes are more than the %d that a path can have", len(path), maxPath)}
+		return Request{}, &Error{path, fmt.Errorf("%d bytes; the limit is %d", len(path), maxPath)}
 	}
 	r, err := parsePath(path)
 	if err != nil {
@@ -81,7 +81,7 @@ func parsePath(path string) (Request, error) {
 	}
 	escaped, file, ok := strings.Cut(path, "/@v/")
 	if !ok {
-		return Request{}, fmt.Errorf("neither /@v/ nor /@latest in it")
+		return Request{}, fmt.Errorf("it has neither /@v/ nor /@latest")
 	}
 	if file == "list" {
 		return parseModule(Request{Kind: List}, escaped)

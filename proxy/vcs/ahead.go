@@ -37,7 +37,7 @@ func (r *goRun) update(ctx context.Context, env []string) {
 		args := []string{"--git-dir=" + copied, "fetch", "-q", "--prune", "--refmap=", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
 		_, err := r.source.exec(ctx, r.source.git, args, append(env, "GIT_TRACE2_EVENT=0"), r.dir)
 		if err != nil {
-			r.source.log.Debug("copy of a repository not updated", "host", r.repo.url.Host, "err", r.clean(err.Error()))
+			r.source.log.Debug("clone not updated", "host", r.repo.url.Host, "err", r.clean(err.Error()))
 		}
 	}
 }

@@ -180,7 +180,7 @@ func (c *Credential) complete() error {
 
 func (c *Credential) completeSSH() error {
 	if c.KnownHosts == "" {
-		return errors.New("known_hosts is needed with ssh_key; ssh-keyscan prints what belongs into it")
+		return errors.New("ssh_key needs known_hosts; ssh-keyscan prints its lines")
 	}
 	if _, err := os.Stat(c.KnownHosts); err != nil {
 		return err
@@ -228,7 +228,7 @@ func readSecret(name string, bad fs.FileMode) ([]byte, error) {
 		return nil, err
 	}
 	if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode&bad != 0 {
-		return nil, fmt.Errorf("%s has the permissions %#o, so others can read or change a secret; run: chmod %#o %s", name, mode, mode&^bad, name)
+		return nil, fmt.Errorf("%s has permissions %#o, so other users can read or change a secret; run: chmod %#o %s", name, mode, mode&^bad, name)
 	}
 	if info.Size() > 1<<20 {
 		return nil, fmt.Errorf("%s is too large for a secret", name)
@@ -322,7 +322,7 @@ func (c *credentials) unusable(u *url.URL, err error) error {
 	if isExhausted(err) {
 		return &hostError{u.Host, fmt.Errorf("%w: a credential: %w", ErrUnavailable, syscall.EMFILE)}
 	}
-	return &hostError{u.Host, fmt.Errorf("%w: it cannot be read; the log says why", ErrCredential)}
+	return &hostError{u.Host, fmt.Errorf("%w: the credential cannot be read; see the proxy's log", ErrCredential)}
 }
 
 // isFor reports whether the credential may be shown to the host of u. A host without

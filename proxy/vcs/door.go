@@ -71,7 +71,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !ok:
 		w.Header().Set("Proxy-Authenticate", `Basic realm="assay"`)
-		http.Error(w, "not for you", http.StatusProxyAuthRequired)
+		http.Error(w, "proxy authentication required", http.StatusProxyAuthRequired)
 	case p.git && r.Method == http.MethodConnect && strings.EqualFold(r.Host, p.host):
 		d.connect(w, r, p)
 	case !p.git && r.Method == http.MethodGet && r.URL.Query().Get("go-get") == "1":

@@ -92,7 +92,7 @@ func (r *goRun) meaning(ctx context.Context) error {
 		return err
 	}
 	if r.repo.system == "git" && lastTransfer(r.trace()) == transferFailed {
-		return fmt.Errorf("%w: the transfer broke off", ErrUnavailable)
+		return fmt.Errorf("%w: the transfer was interrupted", ErrUnavailable)
 	}
 	return nil
 }
@@ -127,11 +127,11 @@ func (r *goRun) probe(ctx context.Context) error {
 	}
 	defer resp.Body.Close()
 	if to := resp.Request.URL.Host; to != u.Host {
-		return &hostError{u.Host, fmt.Errorf("%w: the repository redirects to %.100q; its page has to name that host", ErrForbidden, to)}
+		return &hostError{u.Host, fmt.Errorf("%w: the repository redirects to %.100q; the go-import page must name that host", ErrForbidden, to)}
 	}
 	if err := statusError(resp.StatusCode); err != nil {
 		if r.auth == nil && errors.Is(err, ErrCredential) {
-			err = fmt.Errorf("%w: there is no credential for this host", err)
+			err = fmt.Errorf("%w: no credential is configured for this host", err)
 		}
 		return &hostError{r.repo.url.Host, fmt.Errorf("status %d: %w", resp.StatusCode, err)}
 	}
@@ -273,7 +273,7 @@ func (s *Source) explainDownload(text, goMod string, origin *Origin) error {
 		return said
 	}
 	if needs := "go" + f.Go.Version; version.Compare(needs, s.goVersion) > 0 {
-		return fmt.Errorf("%w: the module needs %s, and the go command here is %s; update it", ErrTools, needs, s.goVersion)
+		return fmt.Errorf("%w: the module needs %s, but the proxy has %s; update the go command", ErrTools, needs, s.goVersion)
 	}
 	return said
 }

@@ -178,7 +178,7 @@ func TestNoScan(t *testing.T) {
 			t.Errorf("%s: %v", host, told)
 		}
 		texts[told.Err.Error()+told.Detail] = host
-		if !strings.Contains(s.log.String(), "no connection with a version control host") {
+		if !strings.Contains(s.log.String(), "no connection to a version control host") {
 			t.Errorf("%s: the log does not say why: %s", host, s.log)
 		}
 	}

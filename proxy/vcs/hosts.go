@@ -41,7 +41,7 @@ func clientOf(ctx context.Context) string {
 }
 
 // ErrBusy says that so many wait for a host already that one more would wait in vain.
-var ErrBusy = errors.New("too many wait for this host")
+var ErrBusy = errors.New("too many fetches are queued for this host")
 
 // crowd counts the runs under way at each host, and those for each client there.
 type crowd struct {
@@ -198,7 +198,7 @@ func (r *goRun) isList() bool { return r.job.args[0] == "list" }
 const listPatience = 2 * time.Second
 
 // errCopyBusy says that the time is over.
-var errCopyBusy = errors.New("the copy is in use")
+var errCopyBusy = errors.New("the clone is in use")
 
 // takeCopy waits for the copy called name. A list does not wait for a download, which may
 // take minutes: while the copy is in use for longer, lists have a second one.

@@ -36,7 +36,7 @@ func (r *goRun) mend(ctx context.Context, err error) bool {
 	if why == "" || ctx.Err() != nil {
 		return false
 	}
-	r.source.log.Warn("the copy of a repository is damaged; it is made anew", "host", r.repo.url.Host, "module", r.job.what, "why", r.clean(why))
+	r.source.log.Warn("clone is damaged; cloning again", "host", r.repo.url.Host, "module", r.job.what, "why", r.clean(why))
 	return os.RemoveAll(filepath.Join(r.dir, filepath.FromSlash(cachePart))) == nil && clear(r.dir) == nil
 }
 

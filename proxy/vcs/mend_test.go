@@ -76,7 +76,7 @@ func TestDamagedCopy(t *testing.T) {
 			damage(t, s.copyDir())
 			s.want("corp.example/hello", "v1.0.0")
 			s.wantError("corp.example/hello", "v9.0.0", fs.ErrNotExist)
-			if !strings.Contains(s.log.String(), "made anew") {
+			if !strings.Contains(s.log.String(), "cloning again") {
 				t.Error("the log says nothing")
 			}
 		})
@@ -195,7 +195,7 @@ func TestCopyNotLookedAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.wantError("corp.example/hello", "v9.0.0", fs.ErrNotExist)
-	if strings.Contains(s.log.String(), "made anew") {
+	if strings.Contains(s.log.String(), "cloning again") {
 		t.Error(s.log)
 	}
 }
@@ -218,12 +218,12 @@ func TestDamagedFile(t *testing.T) {
 	}
 	truncateObject()
 	s.want("corp.example/hello", "v1.1.0")
-	if !strings.Contains(s.log.String(), "made anew") {
+	if !strings.Contains(s.log.String(), "cloning again") {
 		t.Error("the log says nothing")
 	}
 	s.log.Reset()
 	s.wantError("corp.example/hello", "v1.2.0", fs.ErrNotExist)
-	if strings.Contains(s.log.String(), "made anew") {
+	if strings.Contains(s.log.String(), "cloning again") {
 		t.Error(s.log)
 	}
 }
@@ -241,7 +241,7 @@ func TestTwoCopies(t *testing.T) {
 	r.Commit("-- HELLO.go --\npackage hello\n")
 	r.Tag("v1.2.0")
 	s.wantError("corp.example/hello", "v1.2.0", fs.ErrNotExist)
-	if n := s.copies(); n != 1 || strings.Contains(s.log.String(), "made anew") {
+	if n := s.copies(); n != 1 || strings.Contains(s.log.String(), "cloning again") {
 		t.Errorf("%d places for copies\n%s", n, s.log)
 	}
 }

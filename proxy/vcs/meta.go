@@ -23,7 +23,7 @@ func parseGoImports(r io.Reader) ([]goImport, error) {
 		case "utf-8", "ascii":
 			return input, nil
 		}
-		return nil, fmt.Errorf("cannot read a page in charset %.40q", charset)
+		return nil, fmt.Errorf("unsupported charset %.40q", charset)
 	}
 	d.Strict = false
 	var imports []goImport
@@ -86,9 +86,9 @@ func matchGoImport(imports []goImport, path string) (goImport, error) {
 	}
 	switch len(match) {
 	case 0:
-		return goImport{}, errors.New("no go-import tag for this path")
+		return goImport{}, errors.New("no go-import tag matches this path")
 	case 1:
 		return match[0], nil
 	}
-	return goImport{}, errors.New("several go-import tags for this path")
+	return goImport{}, errors.New("several go-import tags match this path")
 }

@@ -150,7 +150,7 @@ func (n *network) client() *http.Client {
 		},
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if r.URL.Scheme != "https" || len(via) >= 10 {
-				return fmt.Errorf("%w: redirected to where it must not go", ErrForbidden)
+				return fmt.Errorf("%w: redirected to a URL that is not allowed", ErrForbidden)
 			}
 			r.Header.Del("Referer") // the name of a private module is in it
 			if r.URL.Host != via[0].URL.Host {
@@ -167,7 +167,7 @@ func (n *network) client() *http.Client {
 func (n *network) connect(ctx context.Context, address string, reach Reach) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %.100q is no address", ErrForbidden, address)
+		return nil, fmt.Errorf("%w: %.100q is not an address", ErrForbidden, address)
 	}
 	if err := n.checkPort(host, port, "443"); err != nil {
 		return nil, err
@@ -194,7 +194,7 @@ func (n *network) checkPort(host, port, usual string) error {
 	if port == usual || n.trusted(host, port) || slices.Contains(n.ports, net.JoinHostPort(strings.ToLower(host), port)) {
 		return nil
 	}
-	return fmt.Errorf("%w: port %.20s of %s is not for version control; if it is, name %s in --vcs-hosts", ErrForbidden, port, host, net.JoinHostPort(host, port))
+	return fmt.Errorf("%w: port %.20s of %s is not permitted for version control; to permit it, add %s to --vcs-hosts", ErrForbidden, port, host, net.JoinHostPort(host, port))
 }
 
 const (
@@ -258,7 +258,7 @@ func (n *network) way(ctx context.Context, host, port string, reach Reach) (thro
 		return nil, addrs, err
 	}
 	if !n.trusted(host, port) && !egress.AllowedName(host, reach) {
-		return nil, nil, &unreachableError{fmt.Errorf("%s is not for version control; if it is, name the host in --vcs-hosts", host)}
+		return nil, nil, &unreachableError{fmt.Errorf("%s is not permitted for version control; to permit it, add the host to --vcs-hosts", host)}
 	}
 	return through, nil, nil
 }
@@ -304,7 +304,7 @@ func (n *network) addresses(ctx context.Context, host, port string, reach Reach)
 		return nil, &unreachableError{err}
 	}
 	if len(good) == 0 && len(addrs) > 0 {
-		return nil, &unreachableError{fmt.Errorf("%s has the address %s, which is not for version control; if it is, name the host in --vcs-hosts", host, addrs[0])}
+		return nil, &unreachableError{fmt.Errorf("%s has the address %s, which is not permitted for version control; to permit it, add the host to --vcs-hosts", host, addrs[0])}
 	}
 	if len(good) == 0 {
 		return nil, &unreachableError{fmt.Errorf("%s has no address", host)}
@@ -320,7 +320,7 @@ func (n *network) addresses(ctx context.Context, host, port string, reach Reach)
 type unreachableError struct{ err error }
 
 func (e *unreachableError) Error() string {
-	return ErrUnavailable.Error() + ": no connection, or none that is allowed; the log of this proxy says why"
+	return ErrUnavailable.Error() + ": no connection, or a forbidden address; see the proxy's log"
 }
 
 // Unwrap tells want of file descriptors, which says nothing about any host.
@@ -345,7 +345,7 @@ func isExhausted(err error) bool {
 func (s *Source) logUnreachable(what, host string, err error) {
 	var unreachable *unreachableError
 	if errors.As(err, &unreachable) {
-		s.log.Warn("no connection with a version control host", "module", what, "host", host, "err", unreachable.err)
+		s.log.Warn("no connection to a version control host", "module", what, "host", host, "err", unreachable.err)
 	}
 }
 
@@ -358,7 +358,7 @@ func (n *network) trusted(host, port string) bool {
 // tunnel asks a proxy for a connection to address (RFC 9110, section 9.3.6).
 func (n *network) tunnel(ctx context.Context, through *url.URL, address string) (net.Conn, error) {
 	if through.Scheme != "http" && through.Scheme != "https" {
-		return nil, fmt.Errorf("%w: HTTPS_PROXY has the scheme %q, only http and https are known", ErrUnavailable, through.Scheme)
+		return nil, fmt.Errorf("%w: HTTPS_PROXY has the scheme %q; only http and https are supported", ErrUnavailable, through.Scheme)
 	}
 	port := through.Port()
 	if port == "" {
@@ -366,7 +366,7 @@ func (n *network) tunnel(ctx context.Context, through *url.URL, address string) 
 	}
 	conn, err := n.dial(ctx, "tcp", net.JoinHostPort(through.Hostname(), port))
 	if err != nil {
-		return nil, fmt.Errorf("the proxy of HTTPS_PROXY: %w", err)
+		return nil, fmt.Errorf("HTTPS_PROXY: %w", err)
 	}
 	if through.Scheme == "https" {
 		conn = tls.Client(conn, &tls.Config{ServerName: through.Hostname(), RootCAs: n.roots, MinVersion: tls.VersionTLS12})
@@ -379,7 +379,7 @@ func (n *network) tunnel(ctx context.Context, through *url.URL, address string) 
 	}
 	if err := r.Write(conn); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("the proxy of HTTPS_PROXY: %w", err)
+		return nil, fmt.Errorf("HTTPS_PROXY: %w", err)
 	}
 	answer, err := http.ReadResponse(bufio.NewReader(oneByte{conn}), r)
 	if err == nil && answer.StatusCode != http.StatusOK {
@@ -387,7 +387,7 @@ func (n *network) tunnel(ctx context.Context, through *url.URL, address string) 
 	}
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("the proxy of HTTPS_PROXY: %w", err)
+		return nil, fmt.Errorf("HTTPS_PROXY: %w", err)
 	}
 	return conn, nil
 }

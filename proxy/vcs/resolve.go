@@ -50,7 +50,7 @@ const (
 // refuses what must not be reached.
 func (s *Source) resolve(ctx context.Context, j job) (*repository, error) {
 	if len(j.module) > maxModule {
-		return nil, fmt.Errorf("%w: a module path of %d bytes is not read from version control, more than %d are too many", ErrForbidden, len(j.module), maxModule)
+		return nil, fmt.Errorf("%w: the module path has %d bytes; the limit for version control is %d", ErrForbidden, len(j.module), maxModule)
 	}
 	if repo := s.found.get(j.module, j.reach); repo != nil {
 		return repo, nil
@@ -66,7 +66,7 @@ func (s *Source) resolve(ctx context.Context, j job) (*repository, error) {
 		return nil, err
 	}
 	if !slices.Contains(s.config.Systems, repo.system) {
-		return nil, fmt.Errorf("%w: %.40q is not one of the version control systems that are configured", ErrForbidden, repo.system)
+		return nil, fmt.Errorf("%w: the version control system %.40q is not in --vcs", ErrForbidden, repo.system)
 	}
 	s.found.put(j, repo)
 	return repo, nil
@@ -79,10 +79,10 @@ func checkHost(modulePath string) error {
 	host, _, _ := strings.Cut(modulePath, "/")
 	last := host[strings.LastIndexByte(host, '.')+1:]
 	if !strings.Contains(host, ".") || strings.Trim(last, "0123456789") == "" || last == "localhost" {
-		return fmt.Errorf("%w: %.100q is not the name of a host", ErrForbidden, host)
+		return fmt.Errorf("%w: %.100q is not a host name", ErrForbidden, host)
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
-		return fmt.Errorf("%w: %.100q is not the name of a host", ErrForbidden, host)
+		return fmt.Errorf("%w: %.100q is not a host name", ErrForbidden, host)
 	}
 	return nil
 }
@@ -137,7 +137,7 @@ func (s *Source) discover(ctx context.Context, j job) (*repository, error) {
 			return nil, err
 		}
 		if root != tag {
-			return nil, fmt.Errorf("%w: the pages of %.200q and %.200q disagree about the repository", ErrForbidden, j.module, tag.prefix)
+			return nil, fmt.Errorf("%w: the go-import pages of %.200q and %.200q name different repositories", ErrForbidden, j.module, tag.prefix)
 		}
 	}
 	u, err := checkURL(tag.repo)
@@ -168,7 +168,7 @@ func (s *Source) askPage(ctx context.Context, j job, path string) (goImport, err
 		}
 	}
 	if err != nil {
-		return goImport{}, &hostError{host, fmt.Errorf("the page of %.200q cannot be read: %w", path, fs.ErrNotExist)}
+		return goImport{}, &hostError{host, fmt.Errorf("the go-import page of %.200q cannot be read: %w", path, fs.ErrNotExist)}
 	}
 	tag, err := matchGoImport(imports, j.module)
 	if err != nil {
@@ -181,7 +181,7 @@ func (s *Source) askPage(ctx context.Context, j job, path string) (goImport, err
 func (s *Source) ask(ctx context.Context, j job, u *url.URL) (*http.Response, error) {
 	r, err := http.NewRequestWithContext(context.WithValue(ctx, reachKey{}, j.reach), http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %.200q is no URL", ErrForbidden, u.Redacted())
+		return nil, fmt.Errorf("%w: %.200q is not a URL", ErrForbidden, u.Redacted())
 	}
 	auth, err := s.credentials.find(ctx, j, u)
 	if err != nil {
@@ -226,7 +226,7 @@ func networkError(err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return fmt.Errorf("%w: %w", ErrUnavailable, context.DeadlineExceeded)
 	case errors.As(err, &certificate):
-		return fmt.Errorf("its certificate is not accepted: %w", &unreachableError{err})
+		return fmt.Errorf("its certificate was rejected: %w", &unreachableError{err})
 	}
 	return &unreachableError{err}
 }
@@ -252,7 +252,7 @@ var (
 func checkURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: the repository is no URL", ErrForbidden)
+		return nil, fmt.Errorf("%w: the repository is not a URL", ErrForbidden)
 	}
 	if u.Scheme == "git+ssh" {
 		u.Scheme = "ssh"
@@ -262,19 +262,19 @@ func checkURL(text string) (*url.URL, error) {
 	_, hasPassword := u.User.Password()
 	switch {
 	case len(u.String()) > maxModule:
-		return nil, fmt.Errorf("%w: the URL of a repository has at most %d bytes", ErrForbidden, maxModule)
+		return nil, fmt.Errorf("%w: the URL of the repository has more than %d bytes", ErrForbidden, maxModule)
 	case u.Scheme != "https" && u.Scheme != "ssh":
-		return nil, fmt.Errorf("%w: the scheme of a repository is https or ssh, not %.20q", ErrForbidden, u.Scheme)
+		return nil, fmt.Errorf("%w: the repository has the scheme %.20q; only https and ssh are allowed", ErrForbidden, u.Scheme)
 	case hasPassword || u.Scheme == "https" && u.User != nil || u.User != nil && !userName.MatchString(u.User.Username()):
-		return nil, fmt.Errorf("%w: there are credentials in the URL of the repository", ErrForbidden)
+		return nil, fmt.Errorf("%w: the URL of the repository contains credentials", ErrForbidden)
 	case noAddress != nil && !hostName.MatchString(u.Hostname()), strings.Contains(u.Hostname(), "%"):
-		return nil, fmt.Errorf("%w: the host of a repository is not %.60q", ErrForbidden, u.Host)
+		return nil, fmt.Errorf("%w: invalid host of a repository: %.60q", ErrForbidden, u.Host)
 	case strings.Trim(port, "0123456789") != "" || strings.HasSuffix(u.Host, ":"):
-		return nil, fmt.Errorf("%w: the port of a repository is not %.20q", ErrForbidden, port)
+		return nil, fmt.Errorf("%w: invalid port of a repository: %.20q", ErrForbidden, port)
 	case !repoPath.MatchString(u.Path) || strings.Contains(u.Path+"/", "/../") || strings.Contains(u.Path+"/", "/./"):
-		return nil, fmt.Errorf("%w: the path of a repository is not %.100q", ErrForbidden, u.Path)
+		return nil, fmt.Errorf("%w: invalid path of a repository: %.100q", ErrForbidden, u.Path)
 	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || u.Opaque != "":
-		return nil, fmt.Errorf("%w: the URL of a repository has no query", ErrForbidden)
+		return nil, fmt.Errorf("%w: the URL of a repository must not have a query", ErrForbidden)
 	}
 	return u, nil
 }

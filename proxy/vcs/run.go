@@ -99,7 +99,7 @@ func (s *Source) runAt(ctx context.Context, r *goRun, use func(out []byte, redir
 	j, repo, auth := r.job, r.repo, r.auth
 	if r.keyless() {
 		s.found.forget(j)
-		return s.explain(ctx, j, repo, fmt.Errorf("%w: there is no ssh_key for this host", ErrCredential))
+		return s.explain(ctx, j, repo, fmt.Errorf("%w: no ssh_key is configured for this host", ErrCredential))
 	}
 	if err := s.network.allows(ctx, r.remote(), j.reach); err != nil {
 		s.found.forget(j) // perhaps its page gets better

@@ -24,9 +24,9 @@ func (c *Credential) checkSSHKey() error {
 	}
 	var passphrase *ssh.PassphraseMissingError
 	if _, err := ssh.ParseRawPrivateKey(data); errors.As(err, &passphrase) {
-		return fmt.Errorf("%s has a passphrase, and there is nobody to type it; ssh-keygen -p takes it away", c.SSHKey)
+		return fmt.Errorf("%s has a passphrase, which a server cannot type; remove it with ssh-keygen -p", c.SSHKey)
 	} else if err != nil {
-		return fmt.Errorf("%s has no private key that can be used: %w", c.SSHKey, err)
+		return fmt.Errorf("%s has no usable private key: %w", c.SSHKey, err)
 	}
 	return nil
 }
@@ -133,7 +133,7 @@ func (s *Source) probeSSH(ctx context.Context, r *goRun) error {
 	}
 	program, err := exec.LookPath("ssh")
 	if err != nil {
-		return fmt.Errorf("%w: there is no ssh in PATH", ErrTools)
+		return fmt.Errorf("%w: no ssh in PATH", ErrTools)
 	}
 	u := r.remote()
 	destination := u.Hostname()
@@ -150,11 +150,11 @@ func (s *Source) probeSSH(ctx context.Context, r *goRun) error {
 	case len(out) > 4+40 && bytes.IndexByte(out, '\n') > 44:
 		return nil
 	case err == nil:
-		return fmt.Errorf("%s does not answer as a repository: %w", u.Host, fs.ErrNotExist)
+		return fmt.Errorf("%s does not answer like a repository: %w", u.Host, fs.ErrNotExist)
 	case errors.As(err, &status) && status.code == 255:
 		return &hostError{u.Host, s.sshTrouble(ctx, r)}
 	case errors.As(err, &status):
-		return &hostError{u.Host, fmt.Errorf("the host has no such repository for us: %w", fs.ErrNotExist)}
+		return &hostError{u.Host, fmt.Errorf("the host has no such repository, or hides it from this proxy: %w", fs.ErrNotExist)}
 	}
 	return networkError(err)
 }

@@ -151,14 +151,14 @@ func TestSSHTrouble(t *testing.T) {
 		want   error
 		text   string
 	}{
-		{"another key", func(h *vcstest.SSH) { h.KeyFile = h.OtherKey }, vcs.ErrCredential, "does not accept the key"},
+		{"another key", func(h *vcstest.SSH) { h.KeyFile = h.OtherKey }, vcs.ErrCredential, "rejected the key"},
 		{"unknown host", func(h *vcstest.SSH) {
 			h.KnownHosts = writeSecret(t, "known", knownhosts.Line([]string{"other.example"}, other.PublicKey())+"\n")
 		}, vcs.ErrCredential, "host's key is unknown"},
 		{"changed host key", func(h *vcstest.SSH) {
 			h.KnownHosts = writeSecret(t, "known", knownhosts.Line([]string{h.Addr}, other.PublicKey())+"\n")
-		}, vcs.ErrCredential, "not the one in known_hosts"},
-		{"no SSH", func(h *vcstest.SSH) { h.Addr = listen(t, func(conn net.Conn) { conn.Close() }) }, vcs.ErrUnavailable, "does not speak ssh"},
+		}, vcs.ErrCredential, "differs from the one in known_hosts"},
+		{"no SSH", func(h *vcstest.SSH) { h.Addr = listen(t, func(conn net.Conn) { conn.Close() }) }, vcs.ErrUnavailable, "the SSH handshake failed"},
 		{"closed port", func(h *vcstest.SSH) { h.Addr = "127.0.0.1:1" }, vcs.ErrUnavailable, "no connection"},
 	}
 	for _, test := range tests {

@@ -21,12 +21,12 @@ func (s *Source) sshTrouble(ctx context.Context, r *goRun) error {
 	signer, err := r.auth.ssh.signer()
 	if err != nil {
 		s.log.Error("credential cannot be used", "host", r.remote().Host, "err", err)
-		return fmt.Errorf("%w: it cannot be read; the log says why", ErrCredential)
+		return fmt.Errorf("%w: the credential cannot be read; see the proxy's log", ErrCredential)
 	}
 	known, err := knownhosts.New(r.auth.ssh.KnownHosts)
 	if err != nil {
 		s.log.Error("known_hosts cannot be read", "host", r.remote().Host, "err", err)
-		return fmt.Errorf("%w: the key, or the host's own key, is not accepted", ErrCredential)
+		return fmt.Errorf("%w: the host's key cannot be checked; see the proxy's log", ErrCredential)
 	}
 	u := r.remote()
 	g := &greeting{host: net.JoinHostPort(u.Hostname(), portOfSSH(u)), known: known}
@@ -103,13 +103,13 @@ func (g *greeting) meaning(err error) error {
 	)
 	switch {
 	case err == nil:
-		return fmt.Errorf("%w: the transfer broke off", ErrUnavailable)
+		return fmt.Errorf("%w: the transfer was interrupted", ErrUnavailable)
 	case errors.As(g.hostKey, &mismatch) && len(mismatch.Want) == 0:
-		return fmt.Errorf("%w: the host's key is unknown; if it is the right one, add it to known_hosts", ErrCredential)
+		return fmt.Errorf("%w: the host's key is unknown; if it is correct, add it to known_hosts", ErrCredential)
 	case g.hostKey != nil, errors.As(err, &nothing):
-		return fmt.Errorf("%w: the host's key is not the one in known_hosts; somebody may be in between", ErrCredential)
+		return fmt.Errorf("%w: the host's key differs from the one in known_hosts; this may be an attack", ErrCredential)
 	case g.came:
-		return fmt.Errorf("%w: the host does not accept the key of ssh_key", ErrCredential)
+		return fmt.Errorf("%w: the host rejected the key in ssh_key", ErrCredential)
 	}
-	return fmt.Errorf("%w: it does not speak ssh with us", ErrUnavailable)
+	return fmt.Errorf("%w: the SSH handshake failed", ErrUnavailable)
 }

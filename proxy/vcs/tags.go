@@ -40,7 +40,7 @@ func (r *goRun) followTags(ctx context.Context, copied string, env []string) {
 	}
 	now, err := r.tags(ctx, env, list...)
 	if err != nil {
-		r.source.log.Debug("tags of a repository not compared", "host", r.repo.url.Host, "err", r.clean(err.Error()))
+		r.source.log.Debug("tags of clone not compared", "host", r.repo.url.Host, "err", r.clean(err.Error()))
 		return
 	}
 	maps.DeleteFunc(have, func(tag, object string) bool { return now[tag] == object })
@@ -55,7 +55,7 @@ func (r *goRun) dropTags(ctx context.Context, copied string, env []string, tags 
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		r.source.log.Warn("tags that have moved cannot be removed from the copy of a repository; it is cloned anew", "host", r.repo.url.Host, "err", r.clean(err.Error()))
+		r.source.log.Warn("moved tags cannot be removed from clone; cloning again", "host", r.repo.url.Host, "err", r.clean(err.Error()))
 		_ = os.RemoveAll(filepath.Join(r.dir, filepath.FromSlash(cachePart))) // what is left is damaged, and found to be
 		return
 	}

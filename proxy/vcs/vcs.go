@@ -40,7 +40,7 @@ import (
 var (
 	// ErrCredential says that a host refused our credential, wants one that there
 	// is none of, or has not shown by its own key that it is the one we know.
-	ErrCredential = errors.New("credential refused")
+	ErrCredential = errors.New("credential rejected")
 
 	// ErrUnavailable is trouble of a host that says nothing about the module.
 	ErrUnavailable = errors.New("version control host unavailable")
@@ -238,12 +238,12 @@ func (s *Source) Close() error {
 func (s *Source) findTools() error {
 	goCommand, err := exec.LookPath("go")
 	if err != nil {
-		return fmt.Errorf("%w: there is no go command in PATH", ErrTools)
+		return fmt.Errorf("%w: no go command in PATH", ErrTools)
 	}
 	for _, system := range s.config.Systems {
 		program, err := exec.LookPath(system)
 		if err != nil {
-			return fmt.Errorf("%w: there is no %s in PATH", ErrTools, system)
+			return fmt.Errorf("%w: no %s in PATH", ErrTools, system)
 		}
 		if system == "git" {
 			s.git = program
@@ -472,7 +472,7 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 		}
 		files.Place.Declared = declared(files.Mod)
 		if err = use(files); isAbsence(err) {
-			err = fmt.Errorf("use of the files: %v", err) // they are here, so the module is
+			err = fmt.Errorf("using the files: %v", err) // the files exist, so the module exists
 		}
 		return err
 	})
@@ -483,7 +483,7 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 func readFile(ctx context.Context, name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("what the go command has made: %v", err) // its absence is not the module's
+		return nil, fmt.Errorf("output of the go command: %v", err) // its absence is not the module's
 	}
 	defer f.Close()
 	info, err := f.Stat()

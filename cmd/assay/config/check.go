@@ -32,7 +32,7 @@ func (c Config) check() error {
 				return fmt.Errorf("%s is %v; it must not be negative", s.Name, value)
 			}
 			if value == 0 && !s.Zero {
-				return fmt.Errorf("%s is %v; it must be more than nothing", s.Name, value)
+				return fmt.Errorf("%s is %v; it must be positive", s.Name, value)
 			}
 		case int:
 			if value <= 0 {
@@ -59,10 +59,10 @@ func (c Config) check() error {
 		return err
 	}
 	if c.BreakerShare > 100 {
-		return fmt.Errorf("breaker-share is %d; it is percent", c.BreakerShare)
+		return fmt.Errorf("breaker-share is %d; it must be a percentage, at most 100", c.BreakerShare)
 	}
 	if c.BreakerWindow < c.BreakerMinimum {
-		return fmt.Errorf("breaker-window is %d and breaker-minimum %d; so few fetches are never of so many modules", c.BreakerWindow, c.BreakerMinimum)
+		return fmt.Errorf("breaker-window is %d and breaker-minimum %d; the window must be at least the minimum", c.BreakerWindow, c.BreakerMinimum)
 	}
 	return c.checkPrivate()
 }
@@ -70,33 +70,33 @@ func (c Config) check() error {
 // checkPrivate refuses what contradicts itself about private modules.
 func (c Config) checkPrivate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
-		return errors.New("tls-cert and tls-key need each other")
+		return errors.New("tls-cert and tls-key must be set together")
 	}
 	if c.TLSClientCA != "" && c.TLSCert == "" {
-		return errors.New("tls-client-ca needs tls-cert and tls-key: certificates of clients come with TLS")
+		return errors.New("tls-client-ca needs tls-cert and tls-key: client certificates need TLS")
 	}
 	if c.Unified && c.SumDB == "off" {
-		return errors.New("unified needs a checksum database in sumdb: public modules are copied only after they were proved in it")
+		return errors.New("unified needs a checksum database in sumdb: it verifies public modules before they are added")
 	}
 	for _, names := range [][2]string{{"vcs", c.VCS}, {"vcs-hosts", c.VCSHosts}, {"redirect-hosts", c.RedirectHosts}, {"operators", c.Operators}} {
 		name, text := names[0], names[1]
 		if strings.ContainsFunc(text, unicode.IsSpace) || text != "" && len(List(text)) == 0 {
-			return fmt.Errorf("%s is %q; it must be names separated by commas without spaces, or else some of it would mean nothing", name, text)
+			return fmt.Errorf("%s is %q; it must be names separated by commas without spaces", name, text)
 		}
 	}
 	for _, names := range [][2]string{{"vcs-hosts", c.VCSHosts}, {"redirect-hosts", c.RedirectHosts}} {
 		for _, host := range List(names[1]) {
 			if !isHost(host) {
-				return fmt.Errorf("%s: %q is neither a host nor host:port; it would mean nothing", names[0], host)
+				return fmt.Errorf("%s: %q is neither a host nor host:port", names[0], host)
 			}
 		}
 	}
 	if slices.Contains(List(c.Operators), "*") {
-		return fmt.Errorf("operators is %q; no group is called *: name the groups that may read /-/leaks", c.Operators)
+		return fmt.Errorf("operators is %q; * is not a group: name the groups that may read /-/leaks", c.Operators)
 	}
 	for network := range strings.SplitSeq(c.TrustedProxies, ",") {
 		if _, err := netip.ParsePrefix(network); network != "" && err != nil {
-			return fmt.Errorf("trusted-proxies: %q is no network like 10.0.0.0/8 or 192.0.2.1/32", network)
+			return fmt.Errorf("trusted-proxies: %q is not a network like 10.0.0.0/8 or 192.0.2.1/32", network)
 		}
 	}
 	return nil

@@ -147,7 +147,7 @@ func parseFile(data []byte) (map[string]string, error) {
 	for key, value := range raw {
 		s, ok := known[key]
 		if !ok {
-			return nil, fmt.Errorf("unknown setting %q; assay config prints all there are", key)
+			return nil, fmt.Errorf("unknown setting %q; assay config prints all settings", key)
 		}
 		text, err := tomlText(s, value)
 		if err != nil {

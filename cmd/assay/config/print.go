@@ -24,7 +24,7 @@ func (c Config) Print(w io.Writer, from Sources) error {
 			fmt.Fprintf(&b, "# %s", line)
 		}
 		if c.redacted(s) {
-			b.WriteString("\n# Its credentials are left out here: put them in again before you use this as a file.")
+			b.WriteString("\n# Its credentials are omitted here: add them before you use this output as a file.")
 		}
 		fmt.Fprintf(&b, "\n# From: %s\n%s = %s\n", from[s.Name], s.TOML(), tomlValue(s, c.text(s)))
 	}
