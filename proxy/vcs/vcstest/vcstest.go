@@ -1,5 +1,5 @@
 // Package vcstest is the code hosts of a company, for tests: real git repositories
-// behind https (git http-backend) and SSH, and pages that say where they are.
+// behind https and SSH (git upload-pack), and pages that say where they are.
 package vcstest
 
 import (
@@ -15,11 +15,9 @@ import (
 	"html"
 	"io"
 	"log"
-	"maps"
 	"math/big"
 	"net"
 	"net/http"
-	"net/http/cgi"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -53,6 +51,7 @@ type World struct {
 	t      T
 	dir    string
 	server *httptest.Server
+	code   *gitHost
 	ca     []byte
 
 	mu        sync.Mutex
@@ -65,7 +64,6 @@ type World struct {
 	sent      int64         // bytes, by the git host
 	hang      chan struct{} // the git host waits for it, nil for no wait
 	dialed    []string
-	renamed   map[string]string // repositories on the git host, new names by old ones
 }
 
 // login is basic authentication; without a user nobody is asked for it.
@@ -91,6 +89,7 @@ func New(t T) *World {
 		}
 	}
 	w := &World{t: t, dir: t.TempDir(), pages: map[string]string{}, hosts: map[string]http.Handler{}}
+	w.code = newGitHost(w.repos())
 	certificate := w.certificate()
 	w.server = httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
 	w.server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
@@ -216,17 +215,10 @@ func (w *World) Host(name string, h http.Handler) {
 }
 
 // Rename makes the git host redirect, as the large ones do, from the old name of a repository to its new one.
-func (w *World) Rename(from, to string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.renamed == nil {
-		w.renamed = map[string]string{}
-	}
-	w.renamed[from] = to
-}
+func (w *World) Rename(from, to string) { w.code.rename(from, to) }
 
 // Git answers for the repositories as the git host does, for more hosts that have them.
-func (w *World) Git() http.Handler { return w.backend() }
+func (w *World) Git() http.Handler { return w.code }
 
 // Password makes the git host want basic authentication; an empty user none.
 func (w *World) Password(user, password string) {
@@ -301,7 +293,6 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	w.requests = append(w.requests, r.Method+" "+host+r.URL.RequestURI())
 	page, isPage := w.pages[strings.Trim(r.URL.Path, "/")]
 	more, status, hang, git, pages := w.hosts[host], w.status, w.hang, w.gitLogin, w.pageLogin
-	renamed := maps.Clone(w.renamed)
 	w.mu.Unlock()
 	if more != nil {
 		more.ServeHTTP(rw, r)
@@ -332,22 +323,9 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	if !git.ask(rw, r) {
 		return
 	}
-	name, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	if to := renamed[strings.TrimSuffix(name, ".git")]; to != "" {
-		http.Redirect(rw, r, "/"+to+".git/"+rest+"?"+r.URL.RawQuery, http.StatusMovedPermanently)
-		return
+	if !w.code.redirect(rw, r) {
+		w.code.ServeHTTP(counted{rw, w}, r)
 	}
-	w.backend().ServeHTTP(counted{rw, w}, r)
-}
-
-// backend is git's own CGI program (git-http-backend(1)).
-func (w *World) backend() http.Handler {
-	git, err := exec.LookPath("git")
-	if err != nil {
-		w.t.Error(err)
-	}
-	return &cgi.Handler{Path: git, Args: []string{"http-backend"}, Stderr: io.Discard,
-		Env: []string{"GIT_PROJECT_ROOT=" + w.repos(), "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull}}
 }
 
 func (w *World) repos() string { return filepath.Join(w.dir, "repos") }
