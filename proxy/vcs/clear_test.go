@@ -26,7 +26,7 @@ func TestClearWhileWritten(t *testing.T) {
 		started := make(chan struct{})
 		var git sync.WaitGroup
 		git.Go(func() {
-			for i := range 2000 {
+			for i := range 200 {
 				if err := os.WriteFile(filepath.Join(temp, fmt.Sprint(i)), nil, 0o600); err != nil {
 					return // the directory is gone
 				}
