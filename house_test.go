@@ -26,8 +26,9 @@ const modulePath = "github.com/assay-proxy/assay/"
 // import. Tests may import anything.
 var arrows = map[string][]string{
 	"access":              {"defect"},
-	"cmd/assay":           {"access", "cmd/assay/config", "internal/memory", "proxy", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb"},
+	"cmd/assay":           {"access", "cmd/assay/config", "cmd/assay/daemon", "proxy", "proxy/modzip", "storage", "storage/bolt", "sumdb"},
 	"cmd/assay/config":    {"proxy/fetch"},
+	"cmd/assay/daemon":    {"access", "cmd/assay/config", "internal/memory", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb"},
 	"cmd/bench":           {"access", "proxy/vcs/vcstest", "storage", "storage/bolt"},
 	"defect":              {},
 	"internal/bindings":   {"storage"},
@@ -54,9 +55,9 @@ var arrows = map[string][]string{
 var confined = map[string][]string{
 	"github.com/gomods/athens":   {"storage/athens"},
 	"go.etcd.io/bbolt":           {"storage/bolt"},
-	"github.com/go-chi/chi":      {"cmd/assay"},
+	"github.com/go-chi/chi":      {"cmd/assay/daemon"},
 	"github.com/spf13/cobra":     {"cmd/assay"},
-	"github.com/BurntSushi/toml": {"access", "cmd/assay", "cmd/assay/config"},
+	"github.com/BurntSushi/toml": {"access", "cmd/assay/config", "cmd/assay/daemon"},
 	"github.com/coreos/go-oidc":  {"access"},
 	"github.com/go-jose/go-jose": {"proxy/vcs"},
 	"golang.org/x/crypto":        {"access", "proxy/vcs", "proxy/vcs/vcstest"},

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/cmd/assay/daemon"
 )
 
 func newConfigCommand() *cobra.Command {
@@ -22,10 +23,10 @@ setting is invalid, it prints the error and exits with status 1.`,
 			if err != nil {
 				return err
 			}
-			if err := validate(c); err != nil {
+			if err := daemon.Check(c); err != nil {
 				return err
 			}
-			for _, name := range config.StrayVariables(os.Environ(), tokenVariables(c)) {
+			for _, name := range config.StrayVariables(os.Environ(), daemon.TokenVariables(c)) {
 				fmt.Fprintf(cmd.ErrOrStderr(), "assay: ignoring unknown environment variable %s\n", name)
 			}
 			return c.Print(cmd.OutOrStdout(), from)

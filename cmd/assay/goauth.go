@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -209,7 +210,8 @@ func actionsToken(ctx context.Context, audience string, getenv func(string) stri
 
 // encrypted reports whether nobody on the way can read what goes to a URL.
 func encrypted(u *url.URL) bool {
-	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()))
+	local := u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback()
+	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && local)
 }
 
 // requestToken sends one request for a token.

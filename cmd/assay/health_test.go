@@ -14,6 +14,12 @@ import (
 	"time"
 )
 
+// answer sends a text as serve does.
+func answer(w http.ResponseWriter, status int, text string) {
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text)
+}
+
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	status := http.StatusOK
@@ -21,7 +27,7 @@ func TestHealth(t *testing.T) {
 		if r.URL.Path != "/readyz" {
 			t.Errorf("asked for %s", r.URL.Path)
 		}
-		writeText(w, status, "stopping\n")
+		answer(w, status, "stopping\n")
 	}))
 	host := strings.TrimPrefix(server.URL, "http://")
 	at := address{host, false}
@@ -55,7 +61,7 @@ func TestHealthURL(t *testing.T) {
 // A server with TLS is asked with TLS, whatever its certificate is called.
 func TestHealthTLS(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }))
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") }))
 	defer server.Close()
 	var out strings.Builder
 	if err := health(t.Context(), address{strings.TrimPrefix(server.URL, "https://"), true}, &out); err != nil || out.String() != server.URL+"/readyz: ok\n" {
@@ -65,7 +71,7 @@ func TestHealthTLS(t *testing.T) {
 
 // The whole command, with the address from wherever serve takes it.
 func TestHealthCommand(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") }))
 	defer server.Close()
 	address := strings.TrimPrefix(server.URL, "http://")
 	good := filepath.Join(t.TempDir(), "good.toml")
@@ -111,7 +117,7 @@ func TestHealthCommand(t *testing.T) {
 // Whether the server has TLS is found out, whatever flags, environment and file say:
 // they may be those of the next start, and the address of the image alone.
 func TestHealthFindsTLS(t *testing.T) {
-	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
+	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	for _, start := range []func(http.Handler) *httptest.Server{httptest.NewServer, httptest.NewTLSServer} {
 		server := start(ok)
 		defer server.Close()

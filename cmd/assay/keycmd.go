@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/cmd/assay/daemon"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -44,7 +45,7 @@ restore an older state of it without assay log adopt: see docs/operations.md.`,
 // withLog opens our own log for f, to read it, also while a server has it. store is the
 // store beside it; nil leaves out what it remembers of the log.
 func withLog(ctx context.Context, c config.Config, store storage.Store, f func(log *sumdb.Log) error) error {
-	config := logConfig(c)
+	config := daemon.LogConfig(c)
 	config.ReadOnly, config.Store = true, store
 	log, err := sumdb.OpenLog(ctx, config)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/cmd/assay/daemon"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/sumdb"
@@ -193,15 +194,15 @@ changes. If the log cannot be continued, begin a new one under a new name.`,
 			}
 		}
 		err = withLogStore(c.Data, func(store storage.Store) error {
-			config := logConfig(c)
+			config := daemon.LogConfig(c)
 			config.Store = store
 			return sumdb.AdoptLog(cmd.Context(), config, seen)
 		})
-		if _, missing := os.Stat(logConfig(c).Dir); err != nil && errors.Is(missing, fs.ErrNotExist) {
-			return fmt.Errorf("there is no log in %s; name the server's directory with --data", logConfig(c).Dir)
+		if _, missing := os.Stat(daemon.LogConfig(c).Dir); err != nil && errors.Is(missing, fs.ErrNotExist) {
+			return fmt.Errorf("there is no log in %s; name the server's directory with --data", daemon.LogConfig(c).Dir)
 		}
 		if errors.Is(err, storage.ErrInUse) {
-			return fmt.Errorf("a server is using the log in %s; stop it first", logConfig(c).Dir)
+			return fmt.Errorf("a server is using the log in %s; stop it first", daemon.LogConfig(c).Dir)
 		}
 		if err != nil {
 			return err

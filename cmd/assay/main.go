@@ -5,10 +5,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -23,12 +25,23 @@ func run() int {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go stopOn(signals, cancel, os.Exit)
 	if err := newCommand().ExecuteContext(ctx); err != nil {
-		queue := newLogQueue(os.Stderr, nil) // which may be a pipe that is not read
-		fmt.Fprintln(queue.writer(rankWarning), "assay:", err)
-		queue.Close()
+		tell(os.Stderr, fmt.Sprintln("assay:", err))
 		return 1
 	}
 	return 0
+}
+
+// tell writes text, and gives up after a while: out may be a pipe that is not read.
+func tell(out io.Writer, text string) {
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_, _ = io.WriteString(out, text) // there is no other place to say that it failed
+	}()
+	select {
+	case <-written:
+	case <-time.After(2 * time.Second):
+	}
 }
 
 // stopOn asks the program to stop at the first signal, and ends it at the second, whatever

@@ -13,14 +13,6 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// hangup sends this process what makes serve read its settings again.
-func hangup(t *testing.T) {
-	t.Helper()
-	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // The second signal to stop does not wait for anybody.
 func TestSecondSignalStopsAtOnce(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,6 @@
 //go:build public
 
-package main
+package daemon
 
 import (
 	"crypto/sha256"
@@ -62,11 +62,11 @@ const toolchainModule = "golang.org/toolchain@v0.0.1-go1.22.2.linux-amd64"
 // checksum database, and then again without any upstream. What the mirror does
 // not answer from here is left out.
 //
-//	go test -tags public -run Public ./cmd/assay
+//	go test -tags public -run Public ./cmd/assay/daemon
 func TestPublic(t *testing.T) {
 	t.Parallel()
 	client := http.Client{Timeout: 10 * time.Second}
-	resp, err := client.Get(defaultUpstream + "/rsc.io/quote/@v/v1.5.2.info")
+	resp, err := client.Get("https://proxy.golang.org/rsc.io/quote/@v/v1.5.2.info")
 	if err != nil {
 		t.Skipf("the public mirror cannot be reached: %v", err)
 	}
@@ -135,7 +135,7 @@ func publicPath(t *testing.T, m module.Version) string {
 
 func fromMirror(t *testing.T, path string) string {
 	t.Helper()
-	resp, err := http.Get(defaultUpstream + "/" + path)
+	resp, err := http.Get("https://proxy.golang.org/" + path)
 	if err != nil {
 		t.Fatal(err)
 	}

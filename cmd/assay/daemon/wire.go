@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -54,7 +54,7 @@ func (s *server) newUpstream(c config.Config, from config.Sources, addr net.Addr
 			Share: c.BreakerShare, Window: c.BreakerWindow, Minimum: c.BreakerMinimum, Open: c.BreakerOpen,
 		},
 		Retries:   c.Attempts,
-		UserAgent: "assay/" + version() + " (+https://github.com/assay-proxy/assay)",
+		UserAgent: "assay/" + s.Version + " (+https://github.com/assay-proxy/assay)",
 		Via:       "1.1 " + s.self,
 		Self:      []string{addr.String(), c.Listen},
 
@@ -152,8 +152,8 @@ func (s *server) openMirrors(ctx context.Context) ([]*sumdb.Mirror, error) {
 	return mirrors, nil
 }
 
-// validate checks everything that can be checked without opening anything.
-func validate(c config.Config) error {
+// Check checks everything that can be checked without opening anything.
+func Check(c config.Config) error {
 	if _, err := policyOf(c); err != nil {
 		return err
 	}
@@ -224,7 +224,7 @@ func (m *reloadMetrics) collectors() []prometheus.Collector {
 }
 
 // buildInfo is a constant series that says which program this is.
-func buildInfo() prometheus.Collector {
+func buildInfo(program string) prometheus.Collector {
 	goVersion := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		goVersion = info.GoVersion
@@ -232,6 +232,6 @@ func buildInfo() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "assay_build_info",
 		Help:        "1, with the version of the program and of Go as labels.",
-		ConstLabels: prometheus.Labels{"version": version(), "go": goVersion},
+		ConstLabels: prometheus.Labels{"version": program, "go": goVersion},
 	}, func() float64 { return 1 })
 }

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package main
+package daemon
 
 // containerMemory returns 0: there are no cgroups here. docs/operations.md says so.
 func containerMemory(string) int64 { return 0 }

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package main
+package daemon
 
 // descriptorLimit returns noLimit: handles are bounded by memory alone.
 func descriptorLimit() int64 { return noLimit }

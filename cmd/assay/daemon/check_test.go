@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"os"
@@ -51,7 +51,7 @@ func TestConfigRefuses(t *testing.T) {
 			return map[string]string{"ASSAY_CONFIG": name}[variable]
 		})
 		if err == nil {
-			err = validate(c)
+			err = Check(c)
 		}
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "%!") || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v, want an error with %q", file, err, want)

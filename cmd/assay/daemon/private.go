@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -34,8 +34,8 @@ func policyOf(c config.Config) (*privacy.Policy, error) {
 	return p.Restrict(c.Access)
 }
 
-// logConfig says where our own log is.
-func logConfig(c config.Config) sumdb.LogConfig {
+// LogConfig says where our own log is.
+func LogConfig(c config.Config) sumdb.LogConfig {
 	return sumdb.LogConfig{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard, Adopt: adoptCommand(c)}
 }
 
@@ -83,8 +83,8 @@ func readCredentials(c config.Config) ([]vcs.Credential, error) {
 	return file.Credential, nil
 }
 
-// tokenVariables returns the names of the variables that have tokens for code hosts.
-func tokenVariables(c config.Config) (names []string) {
+// TokenVariables returns the names of the variables that have tokens for code hosts.
+func TokenVariables(c config.Config) (names []string) {
 	credentials, _ := readCredentials(c) // an error is told elsewhere
 	for _, credential := range credentials {
 		names = append(names, credential.TokenEnv)
@@ -105,7 +105,7 @@ func checkCredentials(c config.Config) error {
 // openLog opens our own log, or makes it. One that refuses is no more than a remark
 // as long as nothing needs it: somebody has copied a data directory.
 func (s *server) openLog(ctx context.Context, p *privacy.Policy) (err error) {
-	c := logConfig(s.config)
+	c := LogConfig(s.config)
 	c.Store = s.store
 	needed := s.config.Unified || p.Patterns() != ""
 	if needed {

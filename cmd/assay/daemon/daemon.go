@@ -1,4 +1,7 @@
-package main
+// Package daemon is assay serve: it makes the parts of the program from the settings,
+// wires them, and owns what is in front of them: connections, TLS, authentication,
+// webhooks, logs, metrics, the limit of memory, reloads and the end.
+package daemon
 
 import (
 	"context"
@@ -19,7 +22,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/spf13/cobra"
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/cmd/assay/config"
@@ -32,38 +34,16 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-func newServeCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Run the proxy",
-		Long: `Serve answers the GOPROXY protocol. By default it listens on localhost:3000, stores
-its data in ./assay-data, fetches modules from the public mirror and verifies them with
-sum.golang.org. Configure the go command:
-
-    go env -w GOPROXY=http://localhost:3000
-
-The value of a setting comes from the first of these that has one: its flag, its ASSAY_
-variable, the file, the go command's variable that is named with the flag, the default.
-Of GOPROXY, only the part before direct is used. SIGHUP reloads the settings. SIGTERM or
-an interrupt finishes the transfers in progress and stops; a second one stops at once.`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("serve takes only flags, not %q; the address is --listen, for example --listen :3000", args[0])
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			load := func() (config.Config, config.Sources, error) { return config.Load(cmd.Flags(), os.Getenv) }
-			return serve(cmd.Context(), load, cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
-	}
-	config.AddFlags(cmd.Flags())
-	return cmd
+// Options are what the daemon does not know by itself.
+type Options struct {
+	Load     func() (config.Config, config.Sources, error) // reads the settings, at each reload again
+	Version  string                                        // of the program
+	Out, Err io.Writer                                     // for the announcement, and for the log
 }
 
 // server is the running program: what serve has wired together.
 type server struct {
-	load     func() (config.Config, config.Sources, error)
+	Options
 	config   config.Config // as it was at the start; reloadOn knows what is in force
 	log      *logger
 	door     *door
@@ -88,16 +68,16 @@ type server struct {
 	ready    atomic.Bool
 }
 
-// serve runs the program until ctx ends, and stops it in good order.
-func serve(ctx context.Context, load func() (config.Config, config.Sources, error), out, errOut io.Writer) error {
-	c, from, err := load()
+// Run serves until ctx ends, and stops in good order.
+func Run(ctx context.Context, o Options) error {
+	c, from, err := o.Load()
 	if err != nil {
 		return err
 	}
 	// A reader of standard output or error that ends is no reason to end, too. It is not
 	// ignored, because the commands that are run would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	s := &server{load: load, config: c, log: newLogger(errOut, c), self: viaName()}
+	s := &server{Options: o, config: c, log: newLogger(o.Err, c), self: viaName()}
 	defer s.log.Close()
 	slog.SetDefault(s.log.Logger)     // net/http's own words about an upstream go to package log
 	hangup := make(chan os.Signal, 1) // from here on, so that one which comes early does not end the program
@@ -116,7 +96,7 @@ func serve(ctx context.Context, load func() (config.Config, config.Sources, erro
 	s.door.room = s.newRoom()
 	s.limitMemory(containerMemory("/")) // when all that is always there is there
 	s.logStart(from)
-	defer s.announce(out, s.scheme()+"://"+clientAddr(listener.Addr()))()
+	defer s.announce(o.Out, s.scheme()+"://"+clientAddr(listener.Addr()))()
 	return s.run(ctx, s.door, hangup)
 }
 
@@ -236,7 +216,7 @@ func (s *server) scheme() string {
 func (s *server) register() {
 	s.registry = prometheus.NewRegistry()
 	s.reloads = newReloadMetrics()
-	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(s.Version))
 	if store, ok := s.store.(storage.Measured); ok {
 		s.registry.MustRegister(store.Metrics()...)
 	}
@@ -342,9 +322,9 @@ func (s *server) shutdown(httpServer *http.Server) error {
 // logStart says what runs, and warns of what is legal but rarely meant.
 func (s *server) logStart(from config.Sources) {
 	c := s.config
-	s.log.Info("assay starts", "version", version(), "data", c.Data, "upstream", fetch.Redact(c.Upstream), "upstream_from", from["upstream"],
+	s.log.Info("assay starts", "version", s.Version, "data", c.Data, "upstream", fetch.Redact(c.Upstream), "upstream_from", from["upstream"],
 		"sumdb", s.sumdbNames(), "sumdb_from", from["sumdb"], "private", c.Private, "private_from", from["private"], "descriptors", descriptorText())
-	for _, name := range config.StrayVariables(os.Environ(), tokenVariables(c)) {
+	for _, name := range config.StrayVariables(os.Environ(), TokenVariables(c)) {
 		s.log.Warn("ignoring unknown environment variable", "variable", name)
 	}
 	if len(s.mirrors) == 0 {
@@ -397,7 +377,7 @@ func (s *server) reload(current config.Config, addr net.Addr) (config.Config, er
 			s.log.Warn("checksum database", "database", m.Name(), "err", err)
 		}
 	}
-	c, from, err := s.load()
+	c, from, err := s.Load()
 	if err != nil {
 		return current, err
 	}
@@ -422,7 +402,7 @@ func (s *server) reload(current config.Config, addr net.Addr) (config.Config, er
 // checkRestart checks all settings of c as a start with them would, together with the
 // files that they name.
 func (s *server) checkRestart(c config.Config) error {
-	if err := validate(c); err != nil {
+	if err := Check(c); err != nil {
 		return err
 	}
 	if err := checkCredentials(c); err != nil {
@@ -443,7 +423,7 @@ func (s *server) checkRestart(c config.Config) error {
 // prepare reads and builds all that is needed to go on with the settings of c. Nothing
 // of it is in force before commit, which cannot fail.
 func (s *server) prepare(c config.Config, from config.Sources, addr net.Addr) (commit func(), err error) {
-	if err := validate(c); err != nil {
+	if err := Check(c); err != nil {
 		return nil, err
 	}
 	private, err := policyOf(c)

@@ -1,11 +1,12 @@
 //go:build unix
 
-package main
+package daemon
 
 import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/assay-proxy/assay/proxy/proxytest"
@@ -37,4 +38,12 @@ func TestReloadKeepsDatabase(t *testing.T) {
 	}
 	write(`"nonsense"`)
 	reload("reload refused")
+}
+
+// hangup sends this process what makes serve read its settings again.
+func hangup(t *testing.T) {
+	t.Helper()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
 }

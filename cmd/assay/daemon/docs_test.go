@@ -1,0 +1,287 @@
+package daemon
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/storage"
+)
+
+var updateDocs = flag.Bool("update", false, "rewrite the generated documents")
+
+const docsDir = "../../../docs/"
+
+func readDoc(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// compareDoc compares a document that is made of the code with what is there.
+func compareDoc(t *testing.T, name, want string) {
+	t.Helper()
+	if *updateDocs {
+		if err := os.WriteFile(name, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := readDoc(t, name); got != want {
+		t.Errorf("%s is not what the code says; run go test ./cmd/assay/daemon -run Doc -update", name)
+	}
+}
+
+// metricDescription is what a collector says of one of its series.
+var metricDescription = regexp.MustCompile(`fqName: "([^"]*)", help: ("(?:[^"\\]|\\.)*"),.*? constLabels: \{(.*?)\}, variableLabels: \{(.*?)\}`)
+
+func TestDocMetrics(t *testing.T) {
+	t.Parallel()
+	world := proxytest.New(t)
+	c, _, err := config.Load(pflag.NewFlagSet("", pflag.ContinueOnError), func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Data, c.Upstream, c.SumDB, c.Private = t.TempDir(), world.URL("ok"), world.GOSUMDB(), "corp.example"
+	s := &server{config: c, log: newLogger(os.Stderr, c), self: viaName()}
+	listener, err := listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.door = newDoor(listener, noLimit, s.log.Logger)
+	defer s.door.Close()
+	if err := s.open(t.Context(), config.Sources{}, listener.Addr()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.proxy.Close(context.Background()); err != nil { // which still writes down absences
+			t.Error(err)
+		}
+		s.close()
+	}()
+
+	collectors := slices.Concat(s.store.(storage.Measured).Metrics(), s.proxy.Metrics(), s.reloads.collectors(), s.upstream.Load().chain.Metrics(),
+		newObserver(s.log).collectors(), s.ownLog.Metrics(), s.access.Metrics(), s.vcs.Metrics(), []prometheus.Collector{buildInfo(""), s.log.out.dropped, s.door.refused, newMemoryCollector(s.memory)})
+	for _, m := range s.mirrors {
+		collectors = append(collectors, m.Metrics()...)
+	}
+	lines, kinds := map[string]string{}, map[string]string{}
+	for _, collector := range collectors {
+		for name, text := range describe(t, collector) {
+			kinds[name], _, _ = strings.Cut(text, " | ")
+			lines[name] = text
+		}
+	}
+
+	// What a running server answers has no series beside these.
+	handler := s.routes()
+	for _, path := range []string{"/example.com/greet/@v/v1.2.0.zip", "/example.com/greet/@v/v1.2.0.mod", "/livez"} {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
+	}
+	for name, kind := range gather(t, s.registry) {
+		switch {
+		case strings.HasPrefix(name, "go_"), strings.HasPrefix(name, "process_"):
+		case kinds[name] != kind:
+			t.Errorf("the server has a %s %s, which is described as %q", kind, name, kinds[name])
+		}
+	}
+
+	var table strings.Builder
+	table.WriteString("<!-- series -->\n\n| series | type | labels | meaning |\n|---|---|---|---|\n")
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		fmt.Fprintf(&table, "| `%s` | %s |\n", name, lines[name])
+	}
+	name := docsDir + "metrics.md"
+	before, _, ok := strings.Cut(readDoc(t, name), "<!-- series -->\n")
+	if !ok {
+		t.Fatalf("%s has no place for the series", name)
+	}
+	compareDoc(t, name, before+table.String())
+}
+
+// describe returns type, labels and help of the series of a collector by name.
+func describe(t *testing.T, collector prometheus.Collector) map[string]string {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collector)
+	kinds := gather(t, registry)
+	series := map[string]string{}
+	descriptions := make(chan *prometheus.Desc, 100)
+	collector.Describe(descriptions)
+	close(descriptions)
+	for d := range descriptions {
+		found := metricDescription.FindStringSubmatch(d.String())
+		if found == nil {
+			t.Fatalf("%s", d)
+		}
+		kind := kinds[found[1]]
+		switch collector.(type) { // those that may be empty
+		case *prometheus.CounterVec:
+			kind = "counter"
+		case *prometheus.HistogramVec:
+			kind = "histogram"
+		}
+		if kind == "" {
+			t.Fatalf("%s: of what type?", found[1])
+		}
+		help, err := strconv.Unquote(found[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var labels []string
+		for pair := range strings.SplitSeq(found[3]+","+found[4], ",") {
+			if name, _, _ := strings.Cut(pair, "="); name != "" {
+				labels = append(labels, "`"+name+"`")
+			}
+		}
+		series[found[1]] = kind + " | " + strings.Join(labels, ", ") + " | " + help
+	}
+	return series
+}
+
+// gather returns the types of the series that a registry has values of.
+func gather(t *testing.T, registry *prometheus.Registry) map[string]string {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]string{}
+	for _, f := range families {
+		kinds[f.GetName()] = strings.ToLower(f.GetType().String())
+	}
+	return kinds
+}
+
+// What the proxy can answer is in the catalogue, under its status and with
+// something to do, and nothing else is.
+func TestDocErrors(t *testing.T) {
+	t.Parallel()
+	answers := proxyAnswers(t)
+	if len(answers) < 20 {
+		t.Fatalf("found only %d answers in the code", len(answers))
+	}
+	answers["401 "+unauthorized], answers["503 "+crowded] = true, true
+	documented := map[string]bool{}
+	status := ""
+	for section := range strings.SplitSeq(readDoc(t, docsDir+"errors.md"), "\n#") {
+		heading, body, _ := strings.Cut(section, "\n")
+		if text, ok := strings.CutPrefix(heading, "# "); ok {
+			status, _, _ = strings.Cut(text, ":")
+			continue
+		}
+		text, ok := strings.CutPrefix(heading, "## `")
+		if !ok {
+			continue
+		}
+		answer := status + " " + strings.TrimSuffix(text, "`")
+		documented[answer] = true
+		if !strings.Contains(body, "*What to do*: ") {
+			t.Errorf("docs/errors.md does not say what to do about %q", answer)
+		}
+	}
+	for text := range answers {
+		if !documented[text] {
+			t.Errorf("docs/errors.md lacks %q", text)
+		}
+	}
+	for text := range documented {
+		if !answers[text] {
+			t.Errorf("docs/errors.md has %q, the code does not", text)
+		}
+	}
+}
+
+// proxyAnswers returns the status and the first line of each failure that the
+// source of package proxy makes, with … for what is filled in.
+func proxyAnswers(t *testing.T) map[string]bool {
+	t.Helper()
+	files, err := filepath.Glob("../../../proxy/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := map[string]bool{}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if literal, ok := n.(*ast.CompositeLit); ok {
+				if status, what := failureOf(literal); what != "" {
+					answers[strconv.Itoa(status)+" "+what] = true
+				}
+			}
+			return true
+		})
+	}
+	return answers
+}
+
+// failureOf returns the status and the text of the literal of a failure, "" if it
+// is none.
+func failureOf(literal *ast.CompositeLit) (status int, what string) {
+	for _, element := range literal.Elts {
+		pair, ok := element.(*ast.KeyValueExpr)
+		if !ok {
+			continue
+		}
+		switch key, _ := pair.Key.(*ast.Ident); {
+		case key == nil:
+		case key.Name == "status":
+			if s, ok := pair.Value.(*ast.SelectorExpr); ok {
+				status = statusNames[s.Sel.Name]
+			}
+		case key.Name == "what":
+			what = template(pair.Value)
+		}
+	}
+	return status, what
+}
+
+// statusNames are the statuses that the proxy answers with.
+var statusNames = map[string]int{
+	"StatusNotFound": http.StatusNotFound, "StatusForbidden": http.StatusForbidden, "StatusMethodNotAllowed": http.StatusMethodNotAllowed,
+	"StatusBadGateway": http.StatusBadGateway, "StatusServiceUnavailable": http.StatusServiceUnavailable,
+	"StatusGatewayTimeout": http.StatusGatewayTimeout, "StatusLoopDetected": http.StatusLoopDetected,
+	"StatusInternalServerError": http.StatusInternalServerError,
+}
+
+// template returns the text of an expression, with … for what is filled in.
+func template(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		text, _ := strconv.Unquote(e.Value) // it was parsed
+		return strings.ReplaceAll(text, "%s", "…")
+	case *ast.BinaryExpr:
+		return template(e.X) + template(e.Y)
+	case *ast.CallExpr:
+		if f, ok := e.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "Sprintf" {
+			return template(e.Args[0])
+		}
+	}
+	return "…"
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/tools/txtar"
+
+	"github.com/assay-proxy/assay/proxy/proxytest"
+)
+
+// Killed again and again in the middle of fills, the program loses nothing that
+// a client holds complete, and never serves anything else than the truth.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	world := proxytest.New(t)
+	paths := bigModules(world, 12, 1<<20)
+	dir := t.TempDir()
+	complete := map[string]bool{}
+	for round := range 8 {
+		url, cmd := startProcess(t, program, "--data", dir, "--upstream", world.URL("slow"), "--sumdb", world.GOSUMDB())
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for _, path := range paths {
+			wg.Go(func() {
+				resp, err := http.Get(url + "/" + path)
+				if err != nil {
+					return
+				}
+				defer resp.Body.Close()
+				got, err := io.ReadAll(resp.Body)
+				if err != nil || resp.StatusCode != http.StatusOK {
+					return
+				}
+				if !bytes.Equal(got, world.File(path)) {
+					t.Errorf("round %d: %s is wrong", round, path)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				complete[path] = true
+			})
+		}
+		time.Sleep(time.Duration(round*200) * time.Millisecond)
+		kill(t, cmd)
+		wg.Wait()
+	}
+	url, cmd := startProcess(t, program, "--data", dir, "--upstream", "off", "--sumdb", world.GOSUMDB())
+	for _, path := range paths {
+		resp, err := http.Get(url + "/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		switch {
+		case resp.StatusCode == http.StatusNotFound && !complete[path]:
+		case resp.StatusCode != http.StatusOK || err != nil || !bytes.Equal(got, world.File(path)):
+			t.Errorf("%s: status %d, %d bytes, %v; a client had it complete: %t", path, resp.StatusCode, len(got), err, complete[path])
+		}
+	}
+	kill(t, cmd)
+	t.Logf("%d of %d were complete", len(complete), len(paths))
+	left, err := filepath.Glob(filepath.Join(dir, "spool", "*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left in the spool: %q, %v", left, err)
+	}
+	out, err := assay(program, "verify", "--data", dir).CombinedOutput()
+	if err != nil {
+		t.Errorf("verify: %v\n%s", err, out)
+	}
+}
+
+// quickExit is for processes of this program: where races are looked for, each would
+// wait a second at its end.
+const quickExit = "GORACE=atexit_sleep_ms=0"
+
+// assay returns a command that runs this test's binary as the program.
+func assay(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, args...)
+	cmd.Args[0] = "assay" // see testscript.Main
+	cmd.Env = append(os.Environ(), quickExit)
+	return cmd
+}
+
+// startProcess starts assay serve as a process.
+func startProcess(t *testing.T, program string, args ...string) (url string, cmd *exec.Cmd) {
+	t.Helper()
+	return startProcessIn(t, []string{}, program, args...)
+}
+
+// startProcessIn is startProcess with an environment.
+func startProcessIn(t *testing.T, env []string, program string, args ...string) (url string, cmd *exec.Cmd) {
+	t.Helper()
+	cmd = assay(program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false"}, args...)...)
+	cmd.Env = env
+	return startCommand(t, cmd), cmd
+}
+
+// startCommand starts a command that becomes assay serve, and returns its URL.
+func startCommand(t *testing.T, cmd *exec.Cmd) (url string) {
+	t.Helper()
+	var stderr syncBuilder
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it still runs
+	if _, err := fmt.Fscanf(stdout, "Assay serves %s\n", &url); err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	return url
+}
+
+func kill(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+}
+
+// bigModules adds n modules with zips of random content of about the size, and
+// returns their paths.
+func bigModules(world *proxytest.World, n, size int) []string {
+	var paths []string
+	random := rand.NewChaCha8(sha256.Sum256([]byte("modules")))
+	for i := range n {
+		content := make([]byte, size+i*1000)
+		random.Read(content)
+		m := module.Version{Path: fmt.Sprintf("example.com/big%d", i), Version: "v1.0.0"}
+		world.AddModule(m, []txtar.File{{Name: "data", Data: content}})
+		paths = append(paths, m.Path+"/@v/v1.0.0.zip")
+	}
+	return paths
+}
+
+// waitFor waits until ok, for a time that a busy machine needs.
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatal("it has not come")
+}
+
+func fetchText(t *testing.T, url string) (int, string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
