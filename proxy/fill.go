@@ -481,7 +481,7 @@ func (s *Server) put(ctx context.Context, req request.Request, private bool, inf
 	if _, err := s.still(req.Module, private); err != nil {
 		return false, err
 	}
-	info.Key = req.Path()
+	info.Key = storage.Key(req.Path())
 	err = s.store.Create(ctx, info, data)
 	if !errors.Is(err, fs.ErrExist) {
 		return err == nil, err

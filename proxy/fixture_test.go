@@ -20,6 +20,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/storage/bolt"
+	"github.com/assay-proxy/assay/storage/storagetest"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -117,8 +118,9 @@ func (f *fixture) open(list string, o option) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	store := storagetest.Strict(t, f.store)
 	c := proxy.Config{
-		Store: f.store, Upstream: f.chain, Policy: private, Logger: log,
+		Store: store, Upstream: f.chain, Policy: private, Logger: log,
 		Spool: filepath.Join(f.dir, "spool"), Evidence: filepath.Join(f.dir, "evidence"),
 	}
 	if o.database {
@@ -126,7 +128,7 @@ func (f *fixture) open(list string, o option) {
 		if !f.chain.Offline() {
 			ask = f.chain.SumDB(proxytest.Database, "http://127.0.0.1:1", true)
 		}
-		f.mirror, err = sumdb.Open(t.Context(), sumdb.Config{Key: f.world.GOSUMDB(), Store: f.store, Fetch: ask, Evidence: c.Evidence, Logger: log})
+		f.mirror, err = sumdb.Open(t.Context(), sumdb.Config{Key: f.world.GOSUMDB(), Store: store, Fetch: ask, Evidence: c.Evidence, Logger: log})
 		if err != nil {
 			t.Fatal(err)
 		}

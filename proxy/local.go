@@ -84,7 +84,8 @@ func (s *Server) notHeld(a *answer, req request.Request) error {
 // heldVersions returns the versions of a module whose .info is stored, without
 // which the go command cannot use one.
 func (s *Server) heldVersions(ctx context.Context, modulePath string, private bool) ([]string, error) {
-	prefix := strings.TrimSuffix(request.Request{Kind: request.List, Module: modulePath}.Path(), "list")
+	dir := strings.TrimSuffix(request.Request{Kind: request.List, Module: modulePath}.Path(), "/list")
+	prefix := storage.Prefix(dir)
 	var versions []string
 	for info, err := range s.store.List(ctx, prefix) {
 		if err != nil {
@@ -93,7 +94,7 @@ func (s *Server) heldVersions(ctx context.Context, modulePath string, private bo
 		if private != (s.config.Log != nil && info.Proof == s.config.Log.Name()) {
 			continue // from when the module was not what it is now
 		}
-		if req, err := request.Parse(info.Key); err == nil && req.Kind == request.Info && req.Immutable() {
+		if req, err := request.Parse(dir + "/" + info.Key[len(prefix):]); err == nil && req.Kind == request.Info && req.Immutable() {
 			versions = append(versions, req.Version)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
 )
 
 const (
@@ -304,7 +305,7 @@ func recordKey(req request.Request, private bool) string {
 // keepMutable keeps an answer. It is as old as the question.
 func (s *Server) keepMutable(ctx context.Context, req request.Request, private bool, begin time.Time, data []byte) *mutableAnswer {
 	m, key := &mutableAnswer{begin, data}, recordKey(req, private)
-	if err := s.store.SetRecord(ctx, key, m.encode()); err != nil {
+	if err := s.store.SetRecord(ctx, storage.Key(key), m.encode()); err != nil {
 		// The answer is good all the same; the next one asks again.
 		s.log.Warn("answer not saved", "key", key, "err", err)
 	}
@@ -434,7 +435,7 @@ func decodeMutable(data []byte) (*mutableAnswer, error) {
 func (s *Server) readRecord(a *answer, key string) ([]byte, error) {
 	s.reading <- struct{}{}
 	defer func() { <-s.reading }()
-	data, err := s.store.Record(a.r.Context(), key)
+	data, err := s.store.Record(a.r.Context(), storage.Key(key))
 	if err == nil {
 		err = a.keep(len(data))
 	}

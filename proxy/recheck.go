@@ -145,7 +145,7 @@ func (s *Server) recheckOld(a *answer, req request.Request, stored time.Time) {
 // .info of the version, if one is stored that came from another upstream.
 func (s *Server) recheckProved(ctx context.Context, req request.Request, source string) {
 	req.Kind = request.Info
-	if _, err := s.store.Stat(ctx, req.Path()); err == nil {
+	if _, err := s.store.Stat(ctx, storage.Key(req.Path())); err == nil {
 		s.recheck(req, source)
 	}
 }
@@ -229,5 +229,5 @@ func (s *Server) fetchInfo(ctx context.Context, req request.Request, source stri
 
 // infoOf describes an .info for the store.
 func infoOf(req request.Request, data []byte) storage.Info {
-	return storage.Info{Key: req.Path(), Size: int64(len(data)), Hash: fmt.Sprintf("sha256:%x", sha256.Sum256(data))}
+	return storage.Info{Key: storage.Key(req.Path()), Size: int64(len(data)), Hash: fmt.Sprintf("sha256:%x", sha256.Sum256(data))}
 }

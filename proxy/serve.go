@@ -72,7 +72,7 @@ func (s *Server) open(ctx context.Context, a *answer, req request.Request, key s
 	if a != nil {
 		ctx = memory.WithOwner(ctx, a.site())
 	}
-	object, err := s.store.Open(ctx, key)
+	object, err := s.store.Open(ctx, storage.Key(key))
 	if errors.Is(err, storage.ErrDamaged) {
 		s.drop(ctx, key, err)
 		return nil, fs.ErrNotExist
@@ -130,7 +130,7 @@ func (s *Server) wantedBy(ctx context.Context, a *answer, req request.Request) (
 // drop removes a stored object that must not be served.
 func (s *Server) drop(ctx context.Context, key string, why error) {
 	s.metrics.dropped.Inc()
-	err := s.store.Delete(context.WithoutCancel(ctx), key)
+	err := s.store.Delete(context.WithoutCancel(ctx), storage.Key(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

@@ -87,8 +87,10 @@ type Store interface {
 	// as it is; the loser of a race then reads the winner's bytes. An r that
 	// is shorter or longer than info.Size is an error.
 	//
-	// A key is 1 to 4096 bytes of UTF-8 without NUL, without leading or
-	// trailing slash.
+	// A key is one that CheckKey accepts: 1 to 896 bytes of UTF-8 without NUL, whose
+	// components between the slashes have 1 to 255 bytes and are not "." or "..". Key
+	// makes one of a path that is too long. No key is a directory of another, as a is
+	// of a/b: an engine need not notice, and callers have no such keys.
 	Create(ctx context.Context, info Info, r io.Reader) error
 
 	// Replace is Create for a key that may be taken: the new object takes the place

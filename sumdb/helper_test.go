@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/storagetest"
 	"github.com/assay-proxy/assay/sumdb"
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
@@ -28,7 +29,7 @@ func newLog(t testing.TB, size int64) *sumdbtest.Log {
 // open returns a mirror of log on store. A nil fetch is a mirror without upstream.
 func open(t testing.TB, log *sumdbtest.Log, store storage.Store, evidence string, fetch sumdb.FetchFunc) *sumdb.Mirror {
 	t.Helper()
-	m, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: store, Fetch: fetch, Evidence: evidence})
+	m, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: storagetest.Strict(t, store), Fetch: fetch, Evidence: evidence})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}

@@ -362,4 +362,4 @@ func (m *Mirror) takeTurn(ctx context.Context) error {
 func (m *Mirror) giveTurn() { <-m.turn }
 
 // key is where the file at path is kept in the store.
-func (m *Mirror) key(path string) string { return "sumdb/" + m.name + "/" + path }
+func (m *Mirror) key(path string) string { return storage.Key("sumdb/" + m.name + "/" + path) }

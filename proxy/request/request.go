@@ -50,9 +50,7 @@ const (
 	maxTileLevel = 7 // of a tree of 2^63 records
 )
 
-// maxPath bounds a path, in bytes, so that each key that is made from it is one that the
-// store can have: the longest is that of the lookup of its module. No module has a path
-// that is nearly as long.
+// maxPath bounds a path, in bytes. No module has a path that is nearly as long.
 const maxPath = 2048
 
 // Parse takes a path of the protocol apart, or returns an *Error. The path

@@ -49,7 +49,7 @@ func key(modulePath, version, suffix string) (string, error) {
 		return "", err
 	}
 	version, err = module.EscapeVersion(version)
-	return prefix + version + suffix, err
+	return storage.Key(prefix + version + suffix), err
 }
 
 // versionPrefix returns how the keys of all versions of a module begin.

@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io/fs"
 
 	"go.etcd.io/bbolt"
-
-	"github.com/assay-proxy/assay/storage"
 )
 
 // Delete implements storage.Store. The bytes of a large object are freed for the next
@@ -23,7 +20,7 @@ func (db *DB) Delete(ctx context.Context, key string) error {
 }
 
 func (db *DB) delete(ctx context.Context, key string) error {
-	if err := errors.Join(storage.CheckKey(key), ctx.Err()); err != nil {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return db.drop(key)

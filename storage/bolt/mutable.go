@@ -22,8 +22,7 @@ var keyValue = []byte("value")
 
 // Record implements storage.Store.
 func (db *DB) Record(ctx context.Context, name string) (value []byte, err error) {
-	err = errors.Join(storage.CheckKey(name), ctx.Err())
-	if err == nil {
+	if err = ctx.Err(); err == nil {
 		err = db.meta.view(func(tx *bbolt.Tx) error {
 			stored, err := getRecord(tx, name)
 			value = bytes.Clone(stored)

@@ -58,9 +58,6 @@ func (db *DB) Stat(ctx context.Context, key string) (storage.Info, error) {
 // lookup returns the record of key. To open it is to own its content if it is
 // inline, and to be counted among the readers of its blob if it has one.
 func (db *DB) lookup(ctx context.Context, key string, open bool) (*record, error) {
-	if err := storage.CheckKey(key); err != nil {
-		return nil, err
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

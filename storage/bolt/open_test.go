@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -328,4 +330,43 @@ func snapshot(t *testing.T, dir string) map[string][]byte {
 		}
 	}
 	return files
+}
+
+// A store from before keys were at most 896 bytes may have longer ones. They are read
+// and deleted, and not made.
+func TestLongKeys(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	info := storage.Info{Key: strings.Repeat("very-long/", 200) + "x", Size: 4}
+	if err := openDB(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	change(t, dir, "meta.db", func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("objects")).Put([]byte(info.Key), bolt.EncodeInline(info, []byte("text")))
+	})
+	db := openDB(t, dir)
+	o, err := db.Open(t.Context(), info.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if text, err := io.ReadAll(o); err != nil || string(text) != "text" {
+		t.Errorf("read %q, %v", text, err)
+	}
+	var listed []string
+	for i, err := range db.List(t.Context(), "very") {
+		listed = append(listed, fmt.Sprint(i.Key, err))
+	}
+	if want := []string{fmt.Sprint(info.Key, nil)}; !slices.Equal(listed, want) {
+		t.Errorf("List yields %q, want %q", listed, want)
+	}
+	if err := db.Replace(t.Context(), info, strings.NewReader("text")); err == nil {
+		t.Error("Replace of a long key succeeded")
+	}
+	if err := db.Delete(t.Context(), info.Key); err != nil {
+		t.Error(err)
+	}
+	if _, err := db.Stat(t.Context(), info.Key); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after Delete Stat = %v, want fs.ErrNotExist", err)
+	}
 }

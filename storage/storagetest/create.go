@@ -233,10 +233,12 @@ func createAfterFailure(t *testing.T, s storage.Store) {
 }
 
 func createKeys(t *testing.T, s storage.Store) {
-	long := strings.Repeat("k", 4096)
+	component := strings.Repeat("c", storage.MaxComponent)
+	long := strings.Repeat(component[:127]+"/", storage.MaxKey/128-1) + component[:128]
 	for _, key := range []string{
-		"a", "a/b", "a//b", "..", "a/../b", " ", "é/ж/漢", "example.com/!a!b/@v/v1.0.0+incompatible.zip",
-		"sumdb/sum.golang.org/tile/8/0/x001/234", strings.Repeat("c", 255) + "/" + strings.Repeat("d", 255), long,
+		"a", "b/c", "...", "d/..e", "f./g", " ", "é/ж/漢", "example.com/!a!b/@v/v1.0.0+incompatible.zip",
+		"sumdb/sum.golang.org/tile/8/0/x001/234", component + "/" + component, long,
+		storage.Key(strings.Repeat("deep/", storage.MaxKey) + "name.zip"), storage.Key(component + component),
 	} {
 		create(t, s, key, []byte(key))
 		expectContent(t, s, key, []byte(key))
@@ -246,9 +248,14 @@ func createKeys(t *testing.T, s storage.Store) {
 		"leading slash":  "/a",
 		"trailing slash": "a/",
 		"only a slash":   "/",
+		"two slashes":    "a//b",
+		"dots":           "..",
+		"dots within":    "a/../b",
+		"a dot":          "a/./b",
 		"NUL":            "a\x00b",
 		"not UTF-8":      "a\xffb",
 		"too long":       long + "k",
+		"too wide":       "a/" + component + "c",
 	} {
 		ctx := t.Context()
 		if err := s.Create(ctx, storage.Info{Key: key, Size: 0}, strings.NewReader("")); err == nil || errors.Is(err, fs.ErrExist) {
@@ -279,10 +286,9 @@ func createBounds(t *testing.T, s storage.Store) {
 	expectAbsent(t, s, "k")
 }
 
-// createDistinctKeys has keys that a file system may take for the same, or for
-// a file and its directory.
+// createDistinctKeys has keys that a file system may take for the same.
 func createDistinctKeys(t *testing.T, s storage.Store) {
-	keys := []string{"a", "A", "!a", "a/b", "a/b/c", "a.b", "a b", "a+b", "a%2Fb", "\u00e9", "e\u0301"}
+	keys := []string{"a", "A", "!a", "b/a", "b/c/a", "b.a", "b a", "b+a", "b%2Fa", "\u00e9", "e\u0301"}
 	for _, key := range keys {
 		create(t, s, key, []byte("content of "+key))
 	}

@@ -47,7 +47,7 @@ func replaceTakesPlace(t *testing.T, s storage.Store) {
 			key := fmt.Sprint("key", from, "-", to)
 			before, after := Content(1, from), Content(2, to)
 			create(t, s, key, before)
-			create(t, s, key+"/neighbour", before)
+			create(t, s, key+"-neighbour", before)
 			open := mustOpen(t, s, key)
 			replace(t, s, key, after)
 			expectContent(t, s, key, after)
@@ -60,7 +60,7 @@ func replaceTakesPlace(t *testing.T, s storage.Store) {
 			expectContent(t, s, key, after)
 			replace(t, s, key, before)
 			expectContent(t, s, key, before)
-			expectContent(t, s, key+"/neighbour", before)
+			expectContent(t, s, key+"-neighbour", before)
 			mustDelete(t, s, key)
 			expectAbsent(t, s, key)
 		}
@@ -120,10 +120,10 @@ func deleteIsGone(t *testing.T, s storage.Store) {
 	for _, size := range smallAndLarge {
 		key := fmt.Sprint("key", size)
 		create(t, s, key, Content(1, size))
-		create(t, s, key+"/neighbour", Content(2, size))
+		create(t, s, key+"-neighbour", Content(2, size))
 		mustDelete(t, s, key)
 		expectAbsent(t, s, key)
-		expectContent(t, s, key+"/neighbour", Content(2, size))
+		expectContent(t, s, key+"-neighbour", Content(2, size))
 	}
 }
 

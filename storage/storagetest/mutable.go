@@ -140,7 +140,7 @@ func recordLarge(t *testing.T, s storage.Store) {
 	}
 	expectRecord(t, s, "large", value)
 	expectRecord(t, s, "small", []byte("beside"))
-	for _, name := range []string{"", "/a", "a/", "a\x00", strings.Repeat("n", 4097)} {
+	for _, name := range []string{"", "/a", "a/", "a\x00", strings.Repeat("n", storage.MaxComponent+1), "a//b", "a/../b"} {
 		if err := s.SetRecord(t.Context(), name, nil); err == nil {
 			t.Errorf("SetRecord(%.10q) succeeded", name)
 		}

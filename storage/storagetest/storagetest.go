@@ -35,7 +35,7 @@ func Test(t *testing.T, open func(t *testing.T) storage.Store) {
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.tests {
 				t.Run(c.promise, func(t *testing.T) {
-					c.check(t, open(t))
+					c.check(t, Strict(t, open(t)))
 				})
 			}
 		})

@@ -1,0 +1,60 @@
+package storagetest
+
+import (
+	"context"
+	"io"
+	"sync"
+	"testing"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// Strict returns s with a check of what no engine can be asked to see: t fails when an
+// object is stored whose key is a directory of another.
+func Strict(t testing.TB, s storage.Store) storage.Store {
+	return &strict{Store: s, t: t, keys: map[string]bool{}, dirs: map[string]string{}}
+}
+
+type strict struct {
+	storage.Store
+	t testing.TB
+
+	mu   sync.Mutex
+	keys map[string]bool   // that there ever were
+	dirs map[string]string // directory → a key in it
+}
+
+func (s *strict) Create(ctx context.Context, info storage.Info, r io.Reader) error {
+	s.check(info.Key)
+	return s.Store.Create(ctx, info, r)
+}
+
+func (s *strict) Replace(ctx context.Context, info storage.Info, r io.Reader) error {
+	s.check(info.Key)
+	return s.Store.Replace(ctx, info, r)
+}
+
+func (s *strict) check(key string) {
+	s.t.Helper()
+	if storage.CheckKey(key) != nil {
+		return // it is not stored
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keys[key] {
+		return
+	}
+	s.keys[key] = true
+	if below, ok := s.dirs[key]; ok {
+		s.t.Errorf("the key %q is a directory of %q", key, below)
+	}
+	for i, c := range []byte(key) {
+		if c != '/' {
+			continue
+		}
+		s.dirs[key[:i]] = key
+		if s.keys[key[:i]] {
+			s.t.Errorf("the key %q is a directory of %q", key[:i], key)
+		}
+	}
+}
