@@ -273,12 +273,13 @@ func readFile(t testing.TB, path string) []byte {
 // Who reads the files while others append sees a whole log at every moment.
 func TestLogReadWhileAppended(t *testing.T) {
 	t.Parallel()
+	const size = 60
 	c := newGuardedLog(t, 1)
 	l := openLog(t, c)
 	var group sync.WaitGroup
 	for first := range int64(2) {
 		group.Go(func() {
-			for n := first; n < 120; n += 2 {
+			for n := first; n < size; n += 2 {
 				if _, err := l.Pin(context.Background(), entry(n)); err != nil {
 					t.Errorf("Pin(%d): %v", n, err)
 				}
@@ -286,7 +287,7 @@ func TestLogReadWhileAppended(t *testing.T) {
 		})
 	}
 	c.ReadOnly = true
-	for l.Size() < 120 && !t.Failed() {
+	for l.Size() < size && !t.Failed() {
 		reader, err := sumdb.OpenLog(t.Context(), c)
 		if err != nil {
 			t.Errorf("OpenLog: %v", err)
