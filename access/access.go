@@ -30,7 +30,7 @@ var ErrSlowed = errors.New("too many wrong passwords")
 
 // ErrUnavailable is in the error for a credential that could not be judged: the
 // OIDC issuer does not answer, or the request ended first. It comes without
-// ErrRefused, but nobody is to be let in because of it.
+// ErrRefused, but no client may be admitted because of it.
 var ErrUnavailable = errors.New("cannot be checked at present")
 
 // A SlowedError is ErrSlowed and ErrRefused with the time after which another
@@ -45,7 +45,7 @@ func (e *SlowedError) Error() string {
 func (e *SlowedError) Unwrap() []error { return []error{ErrRefused, ErrSlowed} }
 
 // Config says what there is to authenticate with. The zero Config is valid:
-// everybody is anonymous, and every credential is refused.
+// every client is anonymous, and every credential is refused.
 //
 // The files are read again when they have changed; no restart is needed. Htpasswd
 // and Tokens are secrets, which others on the machine must not be able to read,
@@ -147,7 +147,7 @@ func (a *Authenticator) Prepare(ctx context.Context) (commit func(), err error) 
 	}, nil
 }
 
-// Configured reports whether anybody can authenticate at all: there is a user, a
+// Configured reports whether any client can authenticate at all: there is a user, a
 // token (be it expired or revoked), an issuer, or certificates are believed.
 func (a *Authenticator) Configured() bool {
 	if a.certificates {
@@ -167,8 +167,8 @@ func (a *Authenticator) Metrics() []prometheus.Collector {
 	return []prometheus.Collector{a.metrics.requests}
 }
 
-// An Identity is who a request is from. The zero Identity is nobody in
-// particular.
+// An Identity is who a request is from. The zero Identity is an
+// anonymous client.
 type Identity struct {
 	Name   string
 	Groups []string // in no order; shared, so it must not be written to

@@ -190,9 +190,9 @@ func checkMode(name string, info fs.FileInfo, forbidden fs.FileMode) error {
 	case runtime.GOOS == "windows" || bits == 0:
 		return nil
 	case forbidden == othersWrite:
-		return fmt.Errorf("everybody on this machine can change it (mode %04o); run: chmod o-w %s", info.Mode().Perm(), name)
+		return fmt.Errorf("all users of this machine can change it (mode %04o); run: chmod o-w %s", info.Mode().Perm(), name)
 	default:
-		return fmt.Errorf("it is open to everybody on this machine (mode %04o); run: chmod o-rwx %s", info.Mode().Perm(), name)
+		return fmt.Errorf("all users of this machine can read or change it (mode %04o); run: chmod o-rwx %s", info.Mode().Perm(), name)
 	}
 }
 

@@ -87,7 +87,7 @@ func (t issuerTable) check() error {
 	case t.Audience == "":
 		return errors.New("audience is empty; name the audience that tokens for this server have, or else those for any other server would do")
 	case len(t.Rules) == 0:
-		return errors.New("there is no [[issuer.rule]]; nobody or everybody would get in")
+		return errors.New("there is no [[issuer.rule]]; a rule must say which tokens are accepted")
 	}
 	for i, r := range t.Rules {
 		if err := cmp.Or(r.check(), r.checkOwner(t.URL)); err != nil {
@@ -97,10 +97,10 @@ func (t issuerTable) check() error {
 	return nil
 }
 
-// check refuses a rule that everybody matches.
+// check refuses a rule that every token matches.
 func (r rule) check() error {
 	if len(r.Claims) == 0 {
-		return errors.New("there are no claims; everybody with an account at the issuer would match")
+		return errors.New("there are no claims; every account at the issuer would match")
 	}
 	says := false
 	for claim, pattern := range r.Claims {
@@ -110,7 +110,7 @@ func (r rule) check() error {
 		says = says || strings.Trim(pattern, "*?/") != ""
 	}
 	if !says {
-		return errors.New("the claims match any value; everybody with an account at the issuer would match")
+		return errors.New("the claims match any value; every account at the issuer would match")
 	}
 	for _, group := range r.Groups {
 		if !goodGroup(group) {

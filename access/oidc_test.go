@@ -379,7 +379,7 @@ func TestOIDCSharedIssuers(t *testing.T) {
 	} {
 		file := write(t, "oidc.toml", fmt.Sprintf("[[issuer]]\nurl = %q\naudience = \"a\"\n[[issuer.rule]]\nclaims = { %s }\n", tt.url, tt.claims))
 		_, err := access.New(t.Context(), access.Config{OIDC: file})
-		if (err == nil) != tt.ok || err != nil && !strings.Contains(err.Error(), "rule 1: everybody can have tokens of this issuer") {
+		if (err == nil) != tt.ok || err != nil && !strings.Contains(err.Error(), "rule 1: every user of the internet can get tokens from this issuer") {
 			t.Errorf("%s with %s: %v", tt.url, tt.claims, err)
 		}
 	}

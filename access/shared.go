@@ -49,7 +49,7 @@ func (r rule) checkOwner(url string) error {
 		}
 		names = append(names, c.name)
 	}
-	return fmt.Errorf("everybody can have tokens of this issuer, and no claim says whose are meant; "+
+	return fmt.Errorf("every user of the internet can get tokens from this issuer, and no claim names an owner; "+
 		"give one of %s with a value in which * and ? come after the owner's name", strings.Join(names, ", "))
 }
 

@@ -17,8 +17,8 @@ const tokenHeader = `# Tokens of assay, one per line. The tokens themselves are 
 `
 
 // CreateToken adds a token to a file, which it makes if there is none (mode
-// 0600), and returns its secret. That is in no file, so this is the only time
-// that anybody sees it. Name, Groups, Scope and Expires of t are used.
+// 0600), and returns its secret. No file has the secret, so it cannot be read
+// again. Name, Groups, Scope and Expires of t are used.
 //
 // The file is replaced as a whole and synced, under a lock in a file beside it
 // (the name and ".lock"): several at once, with RevokeToken too, lose nothing,

@@ -1,8 +1,7 @@
 // Package defect keeps a panic in a goroutine of our own from ending the program.
 //
-// A server of requests watches over its handlers; over what they start, and share,
-// nobody does. What comes from outside is read there, and nobody's bytes may end the
-// program.
+// net/http recovers panics of handlers, but not of goroutines that handlers start and
+// share. These read data from outside, and no such data may end the program.
 package defect
 
 import (
@@ -10,13 +9,13 @@ import (
 	"runtime/debug"
 )
 
-// Error is a panic on its way to those who wait for the work.
+// Error is a panic on its way to the callers that wait for the work.
 type Error struct {
 	Value any    // of the panic
 	Stack []byte // of the goroutine
 }
 
-// Error returns one line, and below it the stack: whoever logs it has both.
+// Error returns one line, and below it the stack, so that a log has both.
 func (e *Error) Error() string {
 	return fmt.Sprintf("a defect of this program, please report it: %v\n%s", e.Value, e.Stack)
 }

@@ -60,7 +60,7 @@ type Config struct {
 	// too: what the first of Databases has proved is copied into it.
 	Unified bool
 
-	// Access says who a request is from. Without it everybody is anonymous.
+	// Access says who a request is from. Without it every client is anonymous.
 	Access *access.Authenticator
 
 	// Remote returns the address of the client. Default: that of the

@@ -46,7 +46,7 @@ type Verified struct {
 // VerifyOptions are the options of Verify. All may be zero.
 type VerifyOptions struct {
 	// Repair drops what is damaged, so that it is fetched again, and puts right
-	// what can be: references, and blobs that nobody has.
+	// what can be: references, and blobs that are not referenced.
 	Repair bool
 
 	// Damage is told each Damage when it is found.

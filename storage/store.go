@@ -29,7 +29,7 @@ var (
 	// The caller should Delete the object and get it again.
 	ErrDamaged = errors.New("stored bytes are damaged")
 
-	// ErrConflict says that a record was changed by somebody else.
+	// ErrConflict says that another writer changed a record.
 	ErrConflict = errors.New("record changed meanwhile")
 
 	// ErrInUse says that another process holds the store.

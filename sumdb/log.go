@@ -85,7 +85,7 @@ type Log struct {
 	heads   *os.File // nil if nothing is signed
 
 	// turn is held, by sending to it, by the one who writes. It is no mutex
-	// because who waits for it must be able to leave with its context.
+	// so that a waiting caller can leave with its context.
 	turn chan struct{}
 
 	// What follows belongs to who has the turn.
@@ -301,8 +301,8 @@ func (l *Log) cutEntries() error {
 // errLogClosed says that the log was closed.
 var errLogClosed = fmt.Errorf("log is closed: %w", fs.ErrClosed)
 
-// Close waits for the append that is under way, and lets go of the log. Those who
-// wait for another append get an error.
+// Close waits for the append that is under way, and releases the log. Callers
+// that wait for another append get an error.
 func (l *Log) Close() error {
 	if err := l.takeTurn(); err != nil {
 		return nil // closed before

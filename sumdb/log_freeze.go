@@ -13,7 +13,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// Witness compares a signed head that somebody has seen with the log. A head that
+// Witness compares a signed head that a client has seen with the log. A head that
 // our key signed and that the log does not contain, because it is larger or has
 // another root, freezes the log, also after a restart: the error is ErrFrozen. A
 // head that our key did not sign is ErrInvalid and changes nothing. To a log that is
@@ -57,7 +57,7 @@ func (l *Log) freeze(seen logHead) error {
 		err = l.keepEvidence(seen)
 	}
 	if first || err != nil {
-		l.log.Error("the log is frozen: somebody has seen a head that is not of it",
+		l.log.Error("the log is frozen: a client has seen a head that is not of this log",
 			"database", l.Name(), "size", l.Size(), "seen", seen.tree.N, "head", string(seen.note), "err", err)
 	}
 	return errors.Join(refuses, err)
@@ -84,7 +84,7 @@ func (l *Log) keepEvidence(seen logHead) error {
 // head is the newest signed head that any client or other machine has seen. A
 // client keeps its own in $GOPATH/pkg/sumdb/NAME/latest. The log must contain it,
 // all signed heads that are found in c.Dir, the trees of the guards, and what c.Store
-// remembers of the log. Then the guards are written anew, the freeze is lifted, and what follows the last whole
+// remembers of the log. Then the guards are rewritten, the freeze is lifted, and what follows the last whole
 // entry is moved to a file cut-TIME in c.Dir. Otherwise the log stays as it is, and
 // the error is ErrFrozen;
 // ErrInvalid if head is not one of this log; fs.ErrNotExist if there is no log.

@@ -76,7 +76,7 @@ type Mirror struct {
 	head atomic.Pointer[head]
 
 	// turn is held, by sending to it, by the one who moves the head. It is no
-	// mutex because who waits for it must be able to leave with its context.
+	// mutex so that a waiting caller can leave with its context.
 	turn chan struct{}
 
 	// life ends with Close, and with it what flights share. It is no
@@ -97,7 +97,7 @@ type Mirror struct {
 // Open returns the mirror of the database with c.Key, with the head that
 // c.Store has. It does not use the network. It is an error if there is a head
 // that does not verify, and none in the history to go back to: a mirror that
-// began anew would not notice a log that was rolled back.
+// started empty would not detect a log that was rolled back.
 func Open(ctx context.Context, c Config) (*Mirror, error) {
 	if c.Store == nil {
 		return nil, errors.New("sumdb: no store")

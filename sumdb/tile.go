@@ -80,7 +80,7 @@ func (m *Mirror) tile(ctx context.Context, t tlog.Tile) (data []byte, result str
 }
 
 // Covers says whether t is under our head. If it is when Tile is called, what Tile
-// returns is proved; else it may be relayed, and nobody should keep it.
+// returns is proved; else it may be relayed, and no cache should keep it.
 func (m *Mirror) Covers(t tlog.Tile) bool {
 	h := m.head.Load()
 	return h != nil && known(t) && h.covers(t)

@@ -51,19 +51,20 @@ func TestDocConfiguration(t *testing.T) {
 
 <!-- made by go test ./cmd/assay -run Doc -update; edit the struct Config in cmd/assay/config/config.go -->
 
-A setting comes from its flag, else from its environment variable, else from the file, else from the variable of
-the go command that means the same, else it is the default. ` + "`assay config`" + ` prints the effective settings, in the
-form of the file, with the origin of each.
+The value of a setting comes from the first of these that has one: its flag, its environment variable, the file, the
+variable of the go command with the same meaning, the default. ` + "`assay config`" + ` prints the effective settings in the
+format of the file, with the origin of each.
 
 The file is [TOML](https://toml.io) and has the keys below. Name it with ` + "`--config`" + ` or ` + "`ASSAY_CONFIG`" + `. An unknown key
-is an error; an unknown variable that begins with ` + "`ASSAY_`" + ` is a warning in the log, and an empty one counts as none. SIGHUP reads everything again: what says *reload: yes* is then in force, the rest needs a restart. If
-anything is wrong, the settings stay as they were and the log says why.
+is an error. An unknown environment variable that begins with ` + "`ASSAY_`" + ` causes a warning in the log; an empty one counts
+as unset. SIGHUP reloads all settings: those marked *reload: yes* take effect, the others need a restart. If a setting
+is invalid, all old settings stay in force and the log says why.
 
-Durations are like ` + "`30s`, `5m`, `168h`" + `. Of GOPROXY in the environment only the part before ` + "`direct`" + ` counts: the
-client still has the rest. GOPRIVATE, GONOPROXY and GONOSUMDB are joined.
+Durations are written like ` + "`30s`, `5m`, `168h`" + `. Of GOPROXY in the environment only the part before ` + "`direct`" + ` is used;
+the client uses the rest. GOPRIVATE, GONOPROXY and GONOSUMDB are joined.
 `)
 	for _, s := range config.Settings() {
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", s.TOML(), s.Help)
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", s.TOML(), fill(s.Help))
 		fmt.Fprintf(&b, "| flag | environment | file | default | reload |\n|---|---|---|---|---|\n")
 		env := "`" + s.Env + "`"
 		for _, name := range s.GoEnv {
@@ -77,6 +78,26 @@ client still has the rest. GOPRIVATE, GONOPROXY and GONOSUMDB are joined.
 	}
 	text := strings.ReplaceAll(b.String(), "| `` |", "| none |")
 	compareDoc(t, docsDir+"configuration.md", text)
+}
+
+// fill breaks text into lines of at most 116 bytes.
+func fill(text string) string {
+	var b strings.Builder
+	length := 0
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case length == 0:
+		case length+1+len(word) > 116:
+			b.WriteByte('\n')
+			length = 0
+		default:
+			b.WriteByte(' ')
+			length++
+		}
+		b.WriteString(word)
+		length += len(word)
+	}
+	return b.String()
 }
 
 // The table of the keys of a credential is made of its tags.

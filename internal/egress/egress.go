@@ -36,8 +36,8 @@ var never = []netip.Prefix{
 // (RFC 6052, section 2.1).
 var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
-// Allowed returns those of addrs that may be reached: no address of this machine, each
-// of which is read anew, nor of its link, and no private one if reach is Public. If the
+// Allowed returns those of addrs that may be reached: no address of this machine (they
+// are read at each call), nor of its link, and no private one if reach is Public. If the
 // addresses of this machine cannot be read, the error says so, and none is allowed.
 func Allowed(addrs []netip.Addr, reach Reach) ([]netip.Addr, error) {
 	own, err := Machine()

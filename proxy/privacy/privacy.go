@@ -325,7 +325,7 @@ func (r rule) subsetOf(other rule) bool {
 }
 
 // Open returns the private patterns that no rule is about, word for word: what
-// they match can be read by whoever reaches the proxy, unless another rule matches.
+// they match can be read by every client that reaches the proxy, unless another rule matches.
 func (p *Policy) Open() []string {
 	var open []string
 	for _, private := range p.private {

@@ -25,8 +25,8 @@ import (
 // The secrets themselves are in files or in the environment; files are read when
 // they are needed, so that they can be replaced.
 type Credential struct {
-	Pattern string `toml:"pattern" doc:"Modules it is for, in the syntax of GOPRIVATE."`
-	Host    string `toml:"host" doc:"Host of the repositories, host or host:port. Nobody else ever gets the credential. Default: the first element of the pattern, if that has no wildcard."`
+	Pattern string `toml:"pattern" doc:"Modules for which the credential is used, in the syntax of GOPRIVATE."`
+	Host    string `toml:"host" doc:"Host of the repositories, host or host:port. The credential is never sent to another host. Default: the first element of the pattern, if it has no wildcard."`
 
 	Netrc string `toml:"netrc" doc:"File in the format of curl's netrc."`
 
@@ -34,8 +34,8 @@ type Credential struct {
 	TokenFile string `toml:"token_file" doc:"File with a token or password, sent as basic authentication over https."`
 	TokenEnv  string `toml:"token_env" doc:"Environment variable with a token or password."`
 
-	SSHKey     string `toml:"ssh_key" doc:"File with a private key for SSH, without passphrase. Repositories are then fetched by SSH, whatever their pages say."`
-	KnownHosts string `toml:"known_hosts" doc:"File with the keys of hosts, as ssh has it. Needed with ssh_key: a host that is not in it is not trusted."`
+	SSHKey     string `toml:"ssh_key" doc:"File with a private key for SSH, without a passphrase. Repositories are then always fetched by SSH."`
+	KnownHosts string `toml:"known_hosts" doc:"File with the keys of hosts, in the format of ssh. Required with ssh_key: other hosts are not trusted."`
 	SSH        string `toml:"ssh" doc:"User, host and port for SSH: user@host or user@host:port. Default git@ and the host."`
 
 	GitHubApp          int64  `toml:"github_app" doc:"Id of a GitHub App. Its installation tokens are fetched, and renewed before they expire."`

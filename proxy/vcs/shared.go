@@ -29,8 +29,8 @@ type share struct {
 	err    error
 }
 
-// Anew says that some repository has changed: who asks from now on does not share the
-// answer to a question that is being asked already.
+// Anew says that some repository has changed: later callers do not share the answer
+// to a question that is already under way.
 func (s *Source) Anew() {
 	s.asked.mu.Lock()
 	defer s.asked.mu.Unlock()

@@ -508,7 +508,7 @@ func (s *Source) Repository(modulePath string) string {
 	return ""
 }
 
-// Forget makes the next fetch look for repositories anew.
+// Forget makes the next fetch look up repositories again.
 func (s *Source) Forget() { s.found.clear() }
 
 // isAbsence reports whether err says that something does not exist.

@@ -39,7 +39,7 @@ type DB struct {
 
 	// vanish orders the look-up of a blob and the deletion of its bytes: who
 	// holds it for reading has time to find the record and to be counted in
-	// readers, before anybody who holds it for writing decides that a blob
+	// readers, before a holder of the write lock decides that a blob
 	// without a record has no reader either.
 	vanish sync.RWMutex
 

@@ -72,7 +72,7 @@ var (
 
 // Options are the options of Open. Nil and zero values mean the defaults.
 type Options struct {
-	// Logger gets what cannot be returned to anybody, such as a failed
+	// Logger gets what cannot be returned to a caller, such as a failed
 	// clean-up. Nil discards.
 	Logger *slog.Logger
 

@@ -136,7 +136,7 @@ func (r *reaper) reap(id uint64) {
 	if err == nil || errors.Is(err, fs.ErrClosed) {
 		return
 	}
-	r.db.log.Warn("deleting a blob nobody has", "blob", id, "err", err)
+	r.db.log.Warn("deleting an unreferenced blob failed", "blob", id, "err", err)
 	if errors.Is(err, storage.ErrDamaged) {
 		return // the next process may try again
 	}

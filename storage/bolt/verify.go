@@ -302,7 +302,7 @@ func (v *verifier) checkHashes(ctx context.Context) error {
 		}
 		hash := bytes.Clone(k)
 		return func() error {
-			v.found("", fmt.Errorf("content %x is to be shared, but nobody has it: %w", hash, storage.ErrDamaged), func() error {
+			v.found("", fmt.Errorf("shared content %x is not referenced: %w", hash, storage.ErrDamaged), func() error {
 				return v.db.meta.update(0, func(tx *bbolt.Tx) error { return tx.Bucket(bucketHashes).Delete(hash) })
 			})
 			return nil
@@ -310,7 +310,7 @@ func (v *verifier) checkHashes(ctx context.Context) error {
 	})
 }
 
-// checkLeaks looks for blobs that nobody has and nobody deletes.
+// checkLeaks looks for blobs that are neither referenced nor scheduled for deletion.
 func (v *verifier) checkLeaks(ctx context.Context) error {
 	var last uint64
 	return v.walk(ctx, v.db.blobs, bucketBlobs, func(_ *bbolt.Tx, k, _ []byte) func() error {
@@ -351,7 +351,7 @@ func (v *verifier) checkLeak(id uint64) error {
 	if err != nil || !exists {
 		return err
 	}
-	v.foundUnused(fmt.Errorf("nobody has blob %d: %w", id, storage.ErrDamaged), func() error {
+	v.foundUnused(fmt.Errorf("blob %d is not referenced: %w", id, storage.ErrDamaged), func() error {
 		err := v.db.meta.update(0, func(tx *bbolt.Tx) error { return tx.Bucket(bucketIntents).Put(blobKey(id), nil) })
 		if err == nil {
 			v.db.reaper.add(id)

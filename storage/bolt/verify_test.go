@@ -214,7 +214,7 @@ func TestVerifyFinds(t *testing.T) {
 				}
 				return b.Put([]byte{0, 0, 0, 0}, make([]byte, 100_000))
 			})
-		}, []string{"nobody has blob "}, nil},
+		}, []string{"blob 99 is not referenced"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := verifyStore(t)

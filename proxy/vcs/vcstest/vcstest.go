@@ -241,7 +241,7 @@ func (w *World) Status(status int) {
 	w.status = status
 }
 
-// Hang makes the git host keep everybody waiting.
+// Hang makes the git host keep all clients waiting.
 func (w *World) Hang(on bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
