@@ -22,6 +22,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 // failure is an error that knows what the client is told. What a client may do
@@ -169,7 +170,7 @@ func explain(req request.Request, err error) failure {
 		known     *failure
 		malformed *request.Error
 		mismatch  *mismatchError
-		changed   *sumdb.ConflictError
+		changed   *pinlog.ConflictError
 		upstream  *fetch.Error
 		repo      *vcs.Error
 		panicked  *defect.Error
@@ -316,7 +317,7 @@ func internal() failure {
 
 // explainChanged says that a private version is not what it was. Both contents have
 // their line, with where they came from.
-func explainChanged(e *sumdb.ConflictError) failure {
+func explainChanged(e *pinlog.ConflictError) failure {
 	file, have, got := "zip", e.Have.Zip, e.Got.Zip
 	if have == got {
 		file, have, got = "go.mod", e.Have.Mod, e.Got.Mod
@@ -490,7 +491,7 @@ func oneLine(s string) string {
 func levelOf(err error) slog.Level {
 	var (
 		mismatch *mismatchError
-		changed  *sumdb.ConflictError
+		changed  *pinlog.ConflictError
 		panicked *defect.Error
 	)
 	switch {

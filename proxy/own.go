@@ -11,10 +11,11 @@ import (
 
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 // ownLog is our own log as a database that is served. Its errors say that it is ours.
-type ownLog struct{ *sumdb.Log }
+type ownLog struct{ *pinlog.Log }
 
 func (l ownLog) Latest(ctx context.Context) ([]byte, error) {
 	note, err := l.Log.Latest(ctx)
@@ -146,11 +147,11 @@ func (s *Server) pinPublic(ctx context.Context, req request.Request) (sumdb.Reco
 	if err != nil {
 		return sumdb.Record{}, err
 	}
-	entry, err := s.config.Log.Pin(ctx, sumdb.LogEntry{
+	entry, err := s.config.Log.Pin(ctx, pinlog.Entry{
 		Module: req.ModuleVersion(), Zip: zip, Mod: mod,
-		Public: &sumdb.PublicProof{Name: db.Name(), ID: record.ID, Head: head},
+		Public: &pinlog.PublicProof{Name: db.Name(), ID: record.ID, Head: head},
 	})
-	var changed *sumdb.ConflictError
+	var changed *pinlog.ConflictError
 	if errors.As(err, &changed) {
 		s.noteChanged(changed)
 	}

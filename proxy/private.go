@@ -22,7 +22,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
-	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 // errNoVCS says that version control is needed and off.
@@ -154,9 +154,9 @@ func (s *Server) checkMade(ctx context.Context, of module.Version, mod []byte, z
 // pin writes the hashes of a private version into our log, or compares them with
 // what is there.
 func (s *Server) pin(ctx context.Context, req request.Request, zip, mod string, origin vcs.Origin) (proof string, err error) {
-	entry := sumdb.LogEntry{Module: req.ModuleVersion(), Zip: zip, Mod: mod, Origin: origin.String()}
+	entry := pinlog.Entry{Module: req.ModuleVersion(), Zip: zip, Mod: mod, Origin: origin.String()}
 	_, err = s.config.Log.Pin(ctx, entry)
-	var changed *sumdb.ConflictError
+	var changed *pinlog.ConflictError
 	if errors.As(err, &changed) {
 		s.noteChanged(changed)
 		return "", changed
@@ -280,7 +280,7 @@ func (s *Server) checkPinned(req request.Request, key string, object storage.Obj
 	return err
 }
 
-// compareWithLog returns a *sumdb.ConflictError if an object is not what the log says.
+// compareWithLog returns a *pinlog.ConflictError if an object is not what the log says.
 func (s *Server) compareWithLog(ctx context.Context, req request.Request, object storage.Object) error {
 	entry, err := s.config.Log.Find(req.ModuleVersion())
 	if err != nil {
@@ -297,7 +297,7 @@ func (s *Server) compareWithLog(ctx context.Context, req request.Request, object
 		}
 	}
 	if got != want {
-		changed := &sumdb.ConflictError{Have: entry, Got: entry}
+		changed := &pinlog.ConflictError{Have: entry, Got: entry}
 		changed.Got.Origin, changed.Got.Time = "the proxy's own disk", time.Now()
 		if req.Kind == request.Mod {
 			changed.Got.Mod = got
@@ -380,7 +380,7 @@ func (s *Server) noteMoved(modulePath string, now vcs.Info, reach vcs.Reach) {
 }
 
 // noteChanged makes known that a private version is not what it was.
-func (s *Server) noteChanged(changed *sumdb.ConflictError) {
+func (s *Server) noteChanged(changed *pinlog.ConflictError) {
 	s.metrics.changed.Inc()
 	name := changed.Have.Module.String() + "-" + changed.Got.Zip + changed.Got.Mod
 	evidence, err := keepEvidence(s.config.Evidence, "changed", name, fmt.Sprintf(`a private version has changed

@@ -20,7 +20,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
-	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 const lib = `v1.0.0
@@ -34,7 +34,7 @@ package lib
 type hosts struct {
 	*fixture
 	code *vcstest.World
-	log  *sumdb.Log
+	log  *pinlog.Log
 	vcs  *vcs.Source
 }
 
@@ -59,7 +59,7 @@ func openPrivate(t *testing.T, world *proxytest.World, code *vcstest.World, dir 
 			change(c, &v)
 		}
 		var err error
-		if h.log, err = sumdb.OpenLog(t.Context(), sumdb.LogConfig{Dir: filepath.Join(dir, "log"), Name: "log.corp.example", Logger: c.Logger}); err != nil {
+		if h.log, err = pinlog.Open(t.Context(), pinlog.Config{Dir: filepath.Join(dir, "log"), Name: "log.corp.example", Logger: c.Logger}); err != nil {
 			t.Fatal(err)
 		}
 		if h.vcs, err = vcs.New(v); err != nil {

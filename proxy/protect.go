@@ -14,7 +14,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
-	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 // An access rule names module paths, and what it is to protect is in a repository, which
@@ -377,7 +377,7 @@ func (s *Server) saveBindings(ctx context.Context) {
 
 // factsOf yields what our own log shows from its entry known on: each version has where
 // it came from.
-func factsOf(log *sumdb.Log, known int64) iter.Seq2[bindings.Fact, error] {
+func factsOf(log *pinlog.Log, known int64) iter.Seq2[bindings.Fact, error] {
 	return func(yield func(bindings.Fact, error) bool) {
 		for e, err := range log.Entries("") {
 			if err == nil && (e.Public != nil || e.ID < known) {

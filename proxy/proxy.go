@@ -33,6 +33,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 // Config is what a Server is made of. Store, Upstream and Policy are needed;
@@ -54,7 +55,7 @@ type Config struct {
 	// Log is our own checksum database, in which the first content of each
 	// private version is pinned. It is needed with VCS; without it private
 	// modules are not served at all.
-	Log *sumdb.Log
+	Log *pinlog.Log
 
 	// Unified serves Log as a checksum database that covers public modules
 	// too: what the first of Databases has proved is copied into it.

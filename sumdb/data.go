@@ -20,44 +20,12 @@ const dataLimit = 1 << 20
 // are made of it for those who wait and for the store.
 const dataCopies = 3
 
-// parseData splits a data tile into w records. Each record ends in a blank line,
-// that of the last one may be missing: x/mod's server writes it, others do not
-// (golang/go#69348). The error is ErrInvalid.
-func parseData(data []byte, w int) ([][]byte, error) {
-	var records [][]byte
-	for len(data) > 0 && len(records) < w {
-		text, rest, found := bytes.Cut(data, []byte("\n\n"))
-		if found {
-			text = data[:len(text)+1] // a record has its last newline
-		}
-		if _, err := tlog.FormatRecord(0, text); err != nil {
-			return nil, fmt.Errorf("%w: record %d of a data tile: %v", ErrInvalid, len(records), err)
-		}
-		records = append(records, text)
-		data = rest
-	}
-	if len(data) > 0 || len(records) != w {
-		return nil, fmt.Errorf("%w: a data tile has not %d records", ErrInvalid, w)
-	}
-	return records, nil
-}
-
-// formatData is the inverse of parseData, as x/mod's sumdb.Server does it.
-func formatData(records [][]byte) []byte {
-	var data []byte
-	for _, text := range records {
-		data = append(data, text...)
-		data = append(data, '\n')
-	}
-	return data
-}
-
 // dataTile returns the data tile t, which h covers. Only a full one is stored;
 // narrower ones are cut from it while the tile is full under h.
 func (m *Mirror) dataTile(ctx context.Context, h *head, t tlog.Tile) (data []byte, result string, err error) {
 	wide := t
 	wide.W = leaves(t).width(h.tree.N)
-	full := wide.W == 1<<tileHeight
+	full := wide.W == 1<<TileHeight
 	if full {
 		data, err := m.heldData(ctx, wide, t.W)
 		if err != nil || data != nil {
@@ -83,12 +51,12 @@ func (m *Mirror) dataTile(ctx context.Context, h *head, t tlog.Tile) (data []byt
 		return nil, "", err
 	}
 	if !full {
-		return formatData(records), "relayed", nil
+		return FormatDataTile(records), "relayed", nil
 	}
-	if err := m.replace(ctx, wide.Path(), formatData(records)); err != nil {
+	if err := m.replace(ctx, wide.Path(), FormatDataTile(records)); err != nil {
 		return nil, "", err
 	}
-	return formatData(records[:t.W]), "miss", nil
+	return FormatDataTile(records[:t.W]), "miss", nil
 }
 
 // heldData returns the first w records of the full data tile, or nil if it is
@@ -101,11 +69,11 @@ func (m *Mirror) heldData(ctx context.Context, full tlog.Tile, w int) ([]byte, e
 	if err != nil || w == full.W {
 		return data, err
 	}
-	records, err := parseData(data, full.W)
+	records, err := parseDataTile(data, full.W)
 	if err != nil {
 		return nil, err
 	}
-	return formatData(records[:w]), nil
+	return FormatDataTile(records[:w]), nil
 }
 
 // fetchData gets the records of a data tile from upstream, unverified.
@@ -114,7 +82,7 @@ func (m *Mirror) fetchData(ctx context.Context, t tlog.Tile) ([][]byte, error) {
 		held := m.config.Memory.HoldFor(ctx) // of what has come; a database that hangs takes none from others
 		defer held.Free()
 		records, err := m.fetchRecords(ctx, &held, t)
-		if full := (tlog.Tile{H: t.H, L: t.L, N: t.N, W: 1 << tileHeight}); err != nil && t != full && ctx.Err() == nil {
+		if full := (tlog.Tile{H: t.H, L: t.L, N: t.N, W: 1 << TileHeight}); err != nil && t != full && ctx.Err() == nil {
 			if records, err := m.fetchRecords(ctx, &held, full); err == nil {
 				return records[:t.W], nil
 			}
@@ -138,7 +106,7 @@ func (m *Mirror) fetchRecords(ctx context.Context, held *memory.Hold, t tlog.Til
 	if err := held.Grow(ctx, dataCopies*int64(len(data))); err != nil {
 		return nil, fmt.Errorf("%s of %s: %w", t.Path(), m.name, err)
 	}
-	records, err := parseData(data, t.W)
+	records, err := parseDataTile(data, t.W)
 	if err != nil {
 		return nil, fmt.Errorf("%s of %s: %w", t.Path(), m.name, err)
 	}
@@ -156,7 +124,7 @@ func (m *Mirror) checkData(ctx context.Context, h *head, n int64, records [][]by
 		hash := tlog.RecordHash(text)
 		if !bytes.Equal(hash[:], hashes[i*tlog.HashSize:(i+1)*tlog.HashSize]) {
 			return fmt.Errorf("%w: record %d in a data tile of %s is not what is in its tree",
-				ErrInvalid, n<<tileHeight+int64(i), m.name)
+				ErrInvalid, n<<TileHeight+int64(i), m.name)
 		}
 	}
 	return nil
@@ -176,5 +144,5 @@ func (m *Mirror) relayData(ctx context.Context, h *head, t tlog.Tile) ([]byte, e
 			return nil, err
 		}
 	}
-	return formatData(records), nil
+	return FormatDataTile(records), nil
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/durable"
 )
 
 // freeze says why nothing new is accepted.
@@ -170,7 +172,7 @@ func (m *Mirror) writeEvidence(file, text string) error {
 	if m.config.Evidence == "" {
 		return errors.New("no directory for evidence")
 	}
-	if err := makeFolder(m.config.Evidence, 0o755); err != nil {
+	if err := durable.MakeDir(m.config.Evidence, 0o755); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
@@ -178,5 +180,5 @@ func (m *Mirror) writeEvidence(file, text string) error {
 		return err
 	}
 	_, err = f.WriteString(text)
-	return errors.Join(err, f.Sync(), f.Close(), syncFolder(m.config.Evidence))
+	return errors.Join(err, f.Sync(), f.Close(), durable.SyncDir(m.config.Evidence))
 }

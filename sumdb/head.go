@@ -14,10 +14,6 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// maxTree bounds the size of a tree. It is far beyond any log there will be,
-// and keeps the arithmetic on stored hashes inside an int64.
-const maxTree = 1 << 48
-
 // maxOlder is how many smaller heads are remembered as proved. Upstream's caches
 // show a few dozen at a time.
 const maxOlder = 4096
@@ -58,7 +54,7 @@ func (m *Mirror) openHead(msg []byte) (*head, error) {
 		return nil, err
 	}
 	empty, _ := tlog.TreeHash(0, nil)
-	if tree.N > maxTree || tree.N == 0 && tree.Hash != empty {
+	if tree.N > MaxTree || tree.N == 0 && tree.Hash != empty {
 		return nil, fmt.Errorf("impossible tree of size %d", tree.N)
 	}
 	n.UnverifiedSigs = nil
@@ -94,7 +90,7 @@ func (m *Mirror) decodeHead(data []byte) (*head, error) {
 	h.tiles = make(map[place][]byte, len(record.Tiles))
 	for path, data := range record.Tiles {
 		t, err := tlog.ParseTilePath(path)
-		if err != nil || !known(t) || t.L < 0 || !h.covers(t) || len(data) != t.W*tlog.HashSize {
+		if err != nil || !KnownTile(t) || t.L < 0 || !h.covers(t) || len(data) != t.W*tlog.HashSize {
 			return nil, fmt.Errorf("malformed tile %s", path)
 		}
 		h.tiles[placeOf(t)] = data

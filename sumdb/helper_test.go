@@ -84,6 +84,22 @@ func readEvidence(t testing.TB, dir string) string {
 	return string(data)
 }
 
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func writeFile(t testing.TB, path, data string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // checkStore compares every tile and record in store with log: nothing else may
 // ever get there.
 func checkStore(t testing.TB, store storage.Store, log *sumdbtest.Log) {

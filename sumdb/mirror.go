@@ -102,7 +102,7 @@ func Open(ctx context.Context, c Config) (*Mirror, error) {
 	if c.Store == nil {
 		return nil, errors.New("sumdb: no store")
 	}
-	verifier, err := newVerifier(c.Key)
+	verifier, err := NewVerifier(c.Key)
 	if err != nil {
 		return nil, err
 	}

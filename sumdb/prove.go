@@ -14,10 +14,7 @@ import (
 )
 
 const (
-	tileHeight = 8 // the only one that checksum databases serve
-	maxLevel   = 7 // 2^(8*7) records are more than there will be
-
-	fullTile = tlog.HashSize << tileHeight // bytes
+	fullTile = tlog.HashSize << TileHeight // bytes
 
 	// parallelTiles is how many tiles of one proof are asked for at once. A
 	// proof needs a handful.
@@ -34,19 +31,13 @@ func placeOf(t tlog.Tile) place { return place{t.L, t.N} }
 
 // tile is the tile of width w at p.
 func (p place) tile(w int) tlog.Tile {
-	return tlog.Tile{H: tileHeight, L: p.level, N: p.number, W: w}
+	return tlog.Tile{H: TileHeight, L: p.level, N: p.number, W: w}
 }
 
 // width is how many hashes the tile at p has in a tree of the given size, 0 if
 // the tree does not reach it.
 func (p place) width(size int64) int {
-	return int(min(max(size>>(tileHeight*p.level)-p.number<<tileHeight, 0), 1<<tileHeight))
-}
-
-// known says whether t is a tile that a checksum database can have.
-func known(t tlog.Tile) bool {
-	return t.H == tileHeight && -1 <= t.L && t.L <= maxLevel &&
-		0 <= t.N && t.N <= maxTree>>tileHeight && 1 <= t.W && t.W <= 1<<tileHeight
+	return TileWidth(p.tile(1<<TileHeight), size)
 }
 
 // source says where a reader may take tiles from.
@@ -114,7 +105,7 @@ func newReader(ctx context.Context, m *Mirror, base *head, from source) *reader 
 }
 
 // Height implements tlog.TileReader.
-func (r *reader) Height() int { return tileHeight }
+func (r *reader) Height() int { return TileHeight }
 
 // ReadTiles implements tlog.TileReader.
 func (r *reader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
@@ -193,11 +184,11 @@ func (m *Mirror) heldTile(ctx context.Context, base *head, p place, w int) (data
 		if data := base.tile(p, w); data != nil {
 			return data, false, nil
 		}
-		if p.width(base.tree.N) < 1<<tileHeight {
+		if p.width(base.tree.N) < 1<<TileHeight {
 			return nil, false, nil // not full: it cannot be an object
 		}
 	}
-	path := p.tile(1 << tileHeight).Path()
+	path := p.tile(1 << TileHeight).Path()
 	data, err = m.held(ctx, path)
 	if err == nil && len(data) != fullTile {
 		m.log.Error("stored tile has a wrong length and will be fetched again", "tile", path, "len", len(data))
@@ -218,7 +209,7 @@ func (m *Mirror) heldTile(ctx context.Context, base *head, p place, w int) (data
 func (m *Mirror) fetchTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	data, err := m.share(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
 		data, err := m.fetchHashes(ctx, t)
-		if full := placeOf(t).tile(1 << tileHeight); err != nil && t != full && ctx.Err() == nil {
+		if full := placeOf(t).tile(1 << TileHeight); err != nil && t != full && ctx.Err() == nil {
 			// When a tile has been completed, upstream need not keep its
 			// narrower forms.
 			if wide, err := m.fetchHashes(ctx, full); err == nil {
@@ -269,7 +260,7 @@ func (m *Mirror) save(ctx context.Context, tiles map[place][]byte) error {
 // saveTile makes data, which is proved, the object of the tile at p. Other bytes
 // that are there already are wrong, and are replaced.
 func (m *Mirror) saveTile(ctx context.Context, p place, data []byte) error {
-	return m.replace(ctx, p.tile(1<<tileHeight).Path(), data)
+	return m.replace(ctx, p.tile(1<<TileHeight).Path(), data)
 }
 
 func (m *Mirror) replace(ctx context.Context, path string, data []byte) error {

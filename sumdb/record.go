@@ -2,71 +2,19 @@ package sumdb
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 	"time"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// Record is a record of the log that was proved to be in it.
-type Record struct {
-	ID   int64
-	Text []byte // the two lines of a go.sum file
-}
-
-// Hashes returns the hash of the zip and that of the go.mod file of mod, as
-// "h1:…". The error is ErrInvalid if r is not exactly the record of mod.
-func (r Record) Hashes(mod module.Version) (zip, gomod string, err error) {
-	lines := strings.SplitAfter(string(r.Text), "\n")
-	if len(lines) != 3 || lines[2] != "" {
-		return "", "", fmt.Errorf("%w: record %d is not the two lines of %s", ErrInvalid, r.ID, mod)
-	}
-	zip, ok := lineHash(lines[0], mod.Path+" "+mod.Version+" ")
-	gomod, ok2 := lineHash(lines[1], mod.Path+" "+mod.Version+"/go.mod ")
-	if !ok || !ok2 {
-		return "", "", fmt.Errorf("%w: record %d is not that of %s", ErrInvalid, r.ID, mod)
-	}
-	return zip, gomod, nil
-}
-
-// lineHash returns what follows prefix in line if it is one h1 hash.
-func lineHash(line, prefix string) (string, bool) {
-	hash, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), prefix)
-	if !ok {
-		return "", false
-	}
-	text, ok := strings.CutPrefix(hash, "h1:")
-	sum, err := base64.StdEncoding.Strict().DecodeString(text)
-	// The decoder skips line ends; with the length the text is canonical.
-	return hash, ok && err == nil && len(sum) == tlog.HashSize &&
-		len(text) == base64.StdEncoding.EncodedLen(tlog.HashSize)
-}
-
-// lookupPath is the path of the lookup of mod.
-func lookupPath(mod module.Version) (string, error) {
-	path, err := module.EscapePath(mod.Path)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", err, fs.ErrNotExist)
-	}
-	version, err := module.EscapeVersion(mod.Version)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", err, fs.ErrNotExist)
-	}
-	if module.CanonicalVersion(mod.Version) != mod.Version {
-		return "", fmt.Errorf("%s: not a canonical version: %w", mod, fs.ErrNotExist)
-	}
-	return "lookup/" + path + "@" + version, nil
-}
-
 // Held returns the record of mod if it is held. The error is fs.ErrNotExist
 // otherwise.
 func (m *Mirror) Held(ctx context.Context, mod module.Version) (Record, error) {
-	path, err := lookupPath(mod)
+	path, err := LookupPath(mod)
 	if err != nil {
 		return Record{}, err
 	}
@@ -86,21 +34,6 @@ func (m *Mirror) heldRecord(ctx context.Context, path string, mod module.Version
 	return record, nil
 }
 
-// parseRecord parses the record of mod, and nothing else, at the start of msg.
-func parseRecord(msg []byte, mod module.Version) (record Record, rest []byte, err error) {
-	record.ID, record.Text, rest, err = tlog.ParseRecord(msg)
-	if err != nil {
-		return Record{}, nil, fmt.Errorf("%w: lookup of %s: %v", ErrInvalid, mod, err)
-	}
-	if record.ID < 0 || record.ID >= maxTree {
-		return Record{}, nil, fmt.Errorf("%w: lookup of %s: impossible record id %d", ErrInvalid, mod, record.ID)
-	}
-	if _, _, err := record.Hashes(mod); err != nil {
-		return Record{}, nil, err
-	}
-	return record, rest, nil
-}
-
 // Lookup returns the record of mod: the one that is held, or else the one that
 // upstream has, once it is proved and stored. However many ask at the same time,
 // upstream is asked once, with a deadline of 150 s that is not theirs.
@@ -116,7 +49,7 @@ func (m *Mirror) Lookup(ctx context.Context, mod module.Version) (Record, error)
 }
 
 func (m *Mirror) lookup(ctx context.Context, mod module.Version) (Record, string, error) {
-	path, err := lookupPath(mod)
+	path, err := LookupPath(mod)
 	if err != nil {
 		return Record{}, "", err
 	}
@@ -188,11 +121,11 @@ func (m *Mirror) include(ctx context.Context, record Record, mod module.Version)
 		return fmt.Errorf("%w: record %d of %s is beyond the tree of %d that %s shows with it",
 			ErrInvalid, record.ID, mod, h.tree.N, m.name)
 	}
-	tile, err := m.proveTile(ctx, h, place{0, record.ID >> tileHeight})
+	tile, err := m.proveTile(ctx, h, place{0, record.ID >> TileHeight})
 	if err != nil {
 		return fmt.Errorf("record %d of %s: %w", record.ID, mod, err)
 	}
-	at := int(record.ID&(1<<tileHeight-1)) * tlog.HashSize
+	at := int(record.ID&(1<<TileHeight-1)) * tlog.HashSize
 	if leaf := tlog.RecordHash(record.Text); string(tile[at:at+tlog.HashSize]) != string(leaf[:]) {
 		return fmt.Errorf("%w: record %d of %s is not what is in the tree of %s", ErrInvalid, record.ID, mod, m.name)
 	}

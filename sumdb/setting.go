@@ -4,11 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"path"
 	"regexp"
 	"strings"
-
-	"golang.org/x/mod/sumdb/note"
 )
 
 // The only database that the go command knows by its short name, and its key
@@ -69,7 +66,7 @@ func parseDatabase(fields []string) (Setting, error) {
 	if key == defaultName {
 		key = defaultKey
 	}
-	verifier, err := newVerifier(key)
+	verifier, err := NewVerifier(key)
 	if err != nil {
 		return Setting{}, err
 	}
@@ -94,20 +91,4 @@ func validBase(u *url.URL) bool {
 		return strings.HasPrefix(u.Path, "/")
 	}
 	return false
-}
-
-// newVerifier is note.NewVerifier for a database, whose name is a host with or
-// without a path, because it becomes a URL and a part of our keys.
-func newVerifier(key string) (note.Verifier, error) {
-	verifier, err := note.NewVerifier(key)
-	if err != nil {
-		return nil, fmt.Errorf("verifier key %q: %w", key, err)
-	}
-	name := verifier.Name()
-	u, err := url.Parse("https://" + name)
-	if err != nil || u.Host == "" || u.RawPath != "" || path.Clean("/"+name) != "/"+name ||
-		*u != (url.URL{Scheme: "https", Host: u.Host, Path: u.Path}) {
-		return nil, fmt.Errorf("database name %q is not host[/path]", name)
-	}
-	return verifier, nil
 }

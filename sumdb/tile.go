@@ -29,7 +29,7 @@ func (m *Mirror) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 // not held.
 func (m *Mirror) HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	h := m.head.Load()
-	if h == nil || !known(t) || !h.covers(t) {
+	if h == nil || !KnownTile(t) || !h.covers(t) {
 		return nil, fmt.Errorf("%s of %s is not held: %w", t.Path(), m.name, fs.ErrNotExist)
 	}
 	data, err := m.heldFor(ctx, h, t)
@@ -49,15 +49,15 @@ func (m *Mirror) heldFor(ctx context.Context, h *head, t tlog.Tile) ([]byte, err
 		return data, err
 	}
 	full := t
-	if full.W = leaves(t).width(h.tree.N); full.W < 1<<tileHeight {
+	if full.W = leaves(t).width(h.tree.N); full.W < 1<<TileHeight {
 		return nil, nil // only full data tiles are stored
 	}
 	return m.heldData(ctx, full, t.W)
 }
 
 func (m *Mirror) tile(ctx context.Context, t tlog.Tile) (data []byte, result string, err error) {
-	if !known(t) {
-		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", m.name, tileHeight, fs.ErrNotExist)
+	if !KnownTile(t) {
+		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", m.name, TileHeight, fs.ErrNotExist)
 	}
 	h, err := m.newest(ctx)
 	if err != nil {
@@ -83,7 +83,7 @@ func (m *Mirror) tile(ctx context.Context, t tlog.Tile) (data []byte, result str
 // returns is proved; else it may be relayed, and no cache should keep it.
 func (m *Mirror) Covers(t tlog.Tile) bool {
 	h := m.head.Load()
-	return h != nil && known(t) && h.covers(t)
+	return h != nil && KnownTile(t) && h.covers(t)
 }
 
 // covers says whether the tree of h has all of t.
@@ -101,7 +101,7 @@ const farAhead = 1 << 20
 // implausible says whether t begins so far beyond size that no client can have
 // seen a tree that has it.
 func implausible(t tlog.Tile, size int64) bool {
-	return leaves(t).number > (2*size+farAhead)>>(tileHeight*(leaves(t).level+1))
+	return leaves(t).number > (2*size+farAhead)>>(TileHeight*(leaves(t).level+1))
 }
 
 // reach returns our head after it was made as new as upstream's. An upstream

@@ -12,7 +12,7 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/cmd/assay/daemon"
 	"github.com/assay-proxy/assay/storage"
-	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 func newKeyCommand() *cobra.Command {
@@ -32,7 +32,7 @@ restore an older state of it without assay log adopt: see docs/operations.md.`,
 			if err != nil {
 				return err
 			}
-			return withLog(cmd.Context(), c, nil, func(log *sumdb.Log) error {
+			return withLog(cmd.Context(), c, nil, func(log *pinlog.Log) error {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), log.Key())
 				return err
 			})
@@ -44,10 +44,10 @@ restore an older state of it without assay log adopt: see docs/operations.md.`,
 
 // withLog opens our own log for f, to read it, also while a server has it. store is the
 // store beside it; nil leaves out what it remembers of the log.
-func withLog(ctx context.Context, c config.Config, store storage.Store, f func(log *sumdb.Log) error) error {
+func withLog(ctx context.Context, c config.Config, store storage.Store, f func(log *pinlog.Log) error) error {
 	config := daemon.LogConfig(c)
 	config.ReadOnly, config.Store = true, store
-	log, err := sumdb.OpenLog(ctx, config)
+	log, err := pinlog.Open(ctx, config)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no log in %s yet; the first start of assay serve creates it", config.Dir)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/daemon"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
-	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 func newLogCommand() *cobra.Command {
@@ -32,7 +32,7 @@ path "all" prints all entries. The server may be running.`,
 			if err != nil {
 				return err
 			}
-			return withLog(cmd.Context(), c, nil, func(log *sumdb.Log) error {
+			return withLog(cmd.Context(), c, nil, func(log *pinlog.Log) error {
 				if len(args) == 0 {
 					return showLog(cmd, log)
 				}
@@ -50,7 +50,7 @@ path "all" prints all entries. The server may be running.`,
 }
 
 // showLog prints what the log is, and its head.
-func showLog(cmd *cobra.Command, log *sumdb.Log) error {
+func showLog(cmd *cobra.Command, log *pinlog.Log) error {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "name:  %s\nkey:   %s\nsize:  %d\n", log.Name(), log.Key(), log.Size())
 	if err := log.Refuses(); err != nil {
@@ -67,7 +67,7 @@ func showLog(cmd *cobra.Command, log *sumdb.Log) error {
 }
 
 // showEntries prints the entries of the modules at path and below it.
-func showEntries(w io.Writer, log *sumdb.Log, path string) error {
+func showEntries(w io.Writer, log *pinlog.Log, path string) error {
 	out := bufio.NewWriter(w)
 	none := true
 	for e, err := range log.Entries(path) {
@@ -109,7 +109,7 @@ its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 			return err
 		}
 		check := func(store storage.Store) error {
-			return withLog(cmd.Context(), c, store, func(log *sumdb.Log) error { return checkLog(cmd, log, *head) })
+			return withLog(cmd.Context(), c, store, func(log *pinlog.Log) error { return checkLog(cmd, log, *head) })
 		}
 		if err = withLogStore(c.Data, check); errors.Is(err, storage.ErrInUse) {
 			return check(nil) // the server has compared it at its start
@@ -135,7 +135,7 @@ func withLogStore(data string, f func(storage.Store) error) error {
 
 // checkLog compares everything, and the head in the file called head, if it has a
 // name.
-func checkLog(cmd *cobra.Command, log *sumdb.Log, head string) error {
+func checkLog(cmd *cobra.Command, log *pinlog.Log, head string) error {
 	if err := log.Check(cmd.Context()); err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ changes. If the log cannot be continued, begin a new one under a new name.`,
 		err = withLogStore(c.Data, func(store storage.Store) error {
 			config := daemon.LogConfig(c)
 			config.Store = store
-			return sumdb.AdoptLog(cmd.Context(), config, seen)
+			return pinlog.Adopt(cmd.Context(), config, seen)
 		})
 		if _, missing := os.Stat(daemon.LogConfig(c).Dir); err != nil && errors.Is(missing, fs.ErrNotExist) {
 			return fmt.Errorf("there is no log in %s; name the server's directory with --data", daemon.LogConfig(c).Dir)

@@ -32,6 +32,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 // Options are what the daemon does not know by itself.
@@ -51,7 +52,7 @@ type server struct {
 	upstream atomic.Pointer[upstream]
 	private  atomic.Pointer[privacy.Policy] // in force
 	mirrors  []*sumdb.Mirror
-	ownLog   *sumdb.Log
+	ownLog   *pinlog.Log
 	vcs      *vcs.Source // nil if no module needs it
 	access   *access.Authenticator
 	tls      *certificates // nil: plain http

@@ -22,7 +22,7 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
-	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 // policyOf returns what c says about private modules.
@@ -35,8 +35,8 @@ func policyOf(c config.Config) (*privacy.Policy, error) {
 }
 
 // LogConfig says where our own log is.
-func LogConfig(c config.Config) sumdb.LogConfig {
-	return sumdb.LogConfig{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard, Adopt: adoptCommand(c)}
+func LogConfig(c config.Config) pinlog.Config {
+	return pinlog.Config{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard, Adopt: adoptCommand(c)}
 }
 
 // adoptCommand is assay log adopt with the settings that it needs.
@@ -115,7 +115,7 @@ func (s *server) openLog(ctx context.Context, p *privacy.Policy) (err error) {
 		return err
 	}
 	c.Memory = s.memory.log
-	s.ownLog, err = sumdb.OpenLog(ctx, c)
+	s.ownLog, err = pinlog.Open(ctx, c)
 	if err == nil && !needed && s.ownLog.Refuses() != nil {
 		s.log.Info("the own log is read-only; no private modules are configured, so nothing is refused", "why", s.ownLog.Refuses())
 	}

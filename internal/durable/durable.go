@@ -1,0 +1,84 @@
+// Package durable writes files that are whole on disk after a stop of the machine at
+// any moment: written under another name, synced, renamed, and the directory synced.
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+// NewSuffix ends the name of a file that Replace has not renamed yet. A crash leaves
+// such a file behind; the next Replace of the same path removes it.
+const NewSuffix = ".new"
+
+// Replace makes data the content of the file at path: after a crash the file has its
+// old or its new content. The directory must exist, and the caller makes sure that
+// one process at a time replaces the file.
+func Replace(path string, data []byte, mode fs.FileMode) error {
+	return ReplaceWith(path, mode, func(*os.File) ([]byte, error) { return data, nil })
+}
+
+// ReplaceWith is Replace for content that depends on the new file itself: content gets
+// it while it is empty.
+func ReplaceWith(path string, mode fs.FileMode, content func(*os.File) ([]byte, error)) error {
+	temporary := path + NewSuffix
+	if info, err := os.Lstat(temporary); err == nil && !info.IsDir() {
+		if err := os.Remove(temporary); err != nil {
+			return err
+		}
+	}
+	if err := create(temporary, mode, content); err != nil {
+		return err
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return errors.Join(err, os.Remove(temporary))
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// Create makes a file at path with data. The error is fs.ErrExist if there is one. A
+// file that cannot be written is removed, so that it can be created later.
+func Create(path string, data []byte, mode fs.FileMode) error {
+	if err := create(path, mode, func(*os.File) ([]byte, error) { return data, nil }); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func create(path string, mode fs.FileMode, content func(*os.File) ([]byte, error)) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	data, err := content(f)
+	if err == nil {
+		_, err = f.Write(data)
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+// SyncDir makes the names in dir durable. Windows cannot sync a directory.
+func SyncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// MakeDir makes dir with its parents, and makes its name durable.
+func MakeDir(dir string, mode fs.FileMode) error {
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(filepath.Clean(dir)))
+}

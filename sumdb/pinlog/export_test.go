@@ -1,0 +1,44 @@
+package pinlog
+
+// EntryMemory is entryMemory.
+const EntryMemory = entryMemory
+
+// What the fuzz targets read and write of the files of a log.
+
+func (e Entry) Normal() (Entry, error) { return e.normal() }
+func (e Entry) Encode() []byte         { return e.encode() }
+
+func DecodeEntry(text []byte) (Entry, error) { return decodeEntry(text) }
+
+func AppendFrame(b, text []byte) []byte       { return appendFrame(b, text) }
+func DecodeFrame(frame []byte) (Entry, error) { return decodeFrame(frame) }
+
+func SplitHeads(data []byte) (heads, damaged [][]byte, end int) { return splitHeads(data) }
+
+// RecodeGuard decodes a guard and encodes it again.
+func RecodeGuard(text []byte) ([]byte, error) {
+	g, err := decodeGuard(text)
+	return g.encode(), err
+}
+
+// EncodeGuard is the text of a guard without what only a guard in the directory says.
+func EncodeGuard(key string, size int64, root [32]byte, inode uint64, born int64) []byte {
+	g := guard{key: key, file: identity{inode: inode, born: born}}
+	g.tree.N, g.tree.Hash = size, root
+	return g.encode()
+}
+
+// EncodeMark is the text of a guard in the directory of the log.
+func EncodeMark(key string, size int64, inode uint64, times ...int64) []byte {
+	g := guard{key: key, inside: true, file: identity{inode, times[0], times[1]}, self: identity{inode: inode + 1, born: times[2]}}
+	g.tree.N = size
+	return g.encode()
+}
+
+// OldGuard is the text of the guard, called guard, that the first version of this
+// program wrote beside the file of entries, with what the guard at path says.
+func OldGuard(path string) (text []byte, size int64, err error) {
+	m := readMark(path, -1)
+	m.guard.inside = false
+	return m.guard.encode(), m.size, m.err
+}

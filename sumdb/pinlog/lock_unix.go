@@ -1,0 +1,26 @@
+//go:build darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd
+
+package pinlog
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// lockFile holds f until it is closed or the process ends, however it ends. The
+// error is storage.ErrInUse if somebody else holds it.
+func lockFile(f *os.File) error {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch err {
+		case unix.EINTR:
+		case unix.EWOULDBLOCK:
+			return storage.ErrInUse
+		default:
+			return err
+		}
+	}
+}

@@ -1,0 +1,59 @@
+package pinlog
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+type metrics struct {
+	appends *prometheus.CounterVec // by result
+	gauges  []prometheus.Collector
+}
+
+func newMetrics(l *Log) *metrics {
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	return &metrics{
+		appends: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "assay_log_appends_total",
+			Help: "Module versions that were to be appended to the log, by result: appended, known, conflict, refused, error.",
+		}, []string{"result"}),
+		gauges: []prometheus.Collector{
+			gauge("assay_log_entries", "Entries under the newest signed head of the log.",
+				func() float64 { return float64(l.Size()) }),
+			gauge("assay_log_frozen", "1 while the log refuses to sign anything new.",
+				l.frozenValue),
+		},
+	}
+}
+
+// Metrics returns the collectors of the log.
+func (l *Log) Metrics() []prometheus.Collector {
+	return append([]prometheus.Collector{l.metrics.appends}, l.metrics.gauges...)
+}
+
+func (l *Log) frozenValue() float64 {
+	if l.Refuses() != nil {
+		return 1
+	}
+	return 0
+}
+
+// appendResult is the label for an append: result, unless there is an error.
+func appendResult(result string, err error) string {
+	var conflict *ConflictError
+	switch {
+	case err == nil:
+		return result
+	case errors.As(err, &conflict):
+		return "conflict"
+	case errors.Is(err, sumdb.ErrInvalid), errors.Is(err, sumdb.ErrFrozen):
+		return "refused"
+	default:
+		return "error"
+	}
+}
