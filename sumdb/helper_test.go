@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/mod/module"
@@ -35,6 +36,22 @@ func open(t testing.TB, log *sumdbtest.Log, store storage.Store, evidence string
 	}
 	t.Cleanup(m.Close)
 	return m
+}
+
+// openChanging is open with a FetchFunc that set changes; there is none yet.
+func openChanging(t testing.TB, log *sumdbtest.Log, store storage.Store, evidence string) (m *sumdb.Mirror, set func(sumdb.FetchFunc)) {
+	t.Helper()
+	var current atomic.Pointer[sumdb.FetchFunc]
+	set = func(f sumdb.FetchFunc) { current.Store(&f) }
+	set(nil)
+	m, err := sumdb.Open(t.Context(), sumdb.Config{
+		Key: log.Key(), Store: storagetest.Strict(t, store), Evidence: evidence, Current: func() sumdb.FetchFunc { return *current.Load() },
+	})
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(m.Close)
+	return m, set
 }
 
 // fetchFrom returns a FetchFunc that asks whatever log *from points to.

@@ -60,12 +60,13 @@ func TestHeadRots(t *testing.T) {
 		refresh(t, m)
 		m.Close()
 		store.reopen()
-		m = open(t, log, store, evidence, nil)
+		var setFetch func(sumdb.FetchFunc)
+		m, setFetch = openChanging(t, log, store, evidence)
 		verify(t, m, log, log.Head(700), 4)
 		if m.Size() != size {
 			t.Fatalf("Size = %d after a restart, want %d", m.Size(), size)
 		}
-		m.SetFetch(fetchFrom(&shown))
+		setFetch(fetchFrom(&shown))
 	}
 
 	for _, key := range store.keys() {

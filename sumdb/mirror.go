@@ -41,7 +41,10 @@ const (
 type Config struct {
 	Key   string // verifier key, name+hash+key
 	Store storage.Store
-	Fetch FetchFunc // nil: no upstream; SetFetch changes it
+	Fetch FetchFunc // nil: no upstream
+
+	// Current returns what is used instead of Fetch at the moment. Default: Fetch.
+	Current func() FetchFunc
 
 	// Evidence is the directory for what proves that the log misbehaves. It
 	// is created when needed. A file fork-NAME-*.txt in it keeps the mirror
@@ -67,9 +70,6 @@ type Mirror struct {
 	store    storage.Store
 	log      *slog.Logger
 	metrics  *metrics
-
-	// source is the FetchFunc in force, nil without upstream.
-	source atomic.Pointer[FetchFunc]
 
 	// head is the newest head we proved, nil before the first. It is read
 	// without a lock and replaced, only forward, by who has the turn.
@@ -109,6 +109,9 @@ func Open(ctx context.Context, c Config) (*Mirror, error) {
 	if c.Refresh <= 0 {
 		c.Refresh = 10 * time.Minute
 	}
+	if c.Current == nil {
+		c.Current = func() FetchFunc { return c.Fetch }
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -123,7 +126,6 @@ func Open(ctx context.Context, c Config) (*Mirror, error) {
 		flights:  make(map[string]*flight),
 	}
 	m.metrics = newMetrics(m)
-	m.SetFetch(c.Fetch)
 	m.life, m.end = context.WithCancel(context.Background())
 	if err := m.Recheck(); err != nil {
 		return nil, err
@@ -143,17 +145,8 @@ func (m *Mirror) Close() {
 	m.work.Wait()
 }
 
-// SetFetch replaces the way to the upstream; nil takes it away.
-func (m *Mirror) SetFetch(f FetchFunc) {
-	if f == nil {
-		m.source.Store(nil)
-		return
-	}
-	m.source.Store(&f)
-}
-
 // connected says whether there is an upstream.
-func (m *Mirror) connected() bool { return m.source.Load() != nil }
+func (m *Mirror) connected() bool { return m.config.Current() != nil }
 
 // errDisconnected says that the upstream was taken away in the middle of
 // something.
@@ -161,11 +154,11 @@ var errDisconnected = errors.New("no upstream any more")
 
 // fetch is the FetchFunc in force.
 func (m *Mirror) fetch(ctx context.Context, path string, limit int64) ([]byte, error) {
-	f := m.source.Load()
+	f := m.config.Current()
 	if f == nil {
 		return nil, fmt.Errorf("%s of %s: %w", path, m.name, errDisconnected)
 	}
-	return (*f)(ctx, path, limit)
+	return f(ctx, path, limit)
 }
 
 // Name is the name of the database.

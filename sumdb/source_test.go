@@ -5,29 +5,24 @@ import (
 	"io/fs"
 	"testing"
 
-	"github.com/assay-proxy/assay/sumdb"
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
 // An upstream can be taken away and given back while the mirror runs.
-func TestSetFetch(t *testing.T) {
+func TestCurrentFetch(t *testing.T) {
 	t.Parallel()
 	log := sumdbtest.NewLog(t, "sum.test.example")
 	log.Fill(10)
-	m, err := sumdb.Open(t.Context(), sumdb.Config{Key: log.Key(), Store: newMemory(t)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	m, setFetch := openChanging(t, log, newMemory(t), "")
 	mod := sumdbtest.Filler(3)
 	if _, err := m.Lookup(t.Context(), mod); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without upstream: %v", err)
 	}
-	m.SetFetch(log.Fetch)
+	setFetch(log.Fetch)
 	if _, err := m.Lookup(t.Context(), mod); err != nil {
 		t.Errorf("with upstream: %v", err)
 	}
-	m.SetFetch(nil)
+	setFetch(nil)
 	if _, err := m.Lookup(t.Context(), mod); err != nil {
 		t.Errorf("held: %v", err)
 	}

@@ -351,7 +351,7 @@ func (d *disk) judge() {
 // head, a guard, a version in the store.
 func (d *disk) lost() error {
 	if d.misname > d.tree.size() {
-		return fmt.Errorf("a guard with %d in its name was beside them, more than the %d entries here", d.misname, d.tree.size())
+		return fmt.Errorf("a guard with %d in its name was beside them, which is more than the %d entries here", d.misname, d.tree.size())
 	}
 	if d.missing != nil {
 		return d.missing
@@ -364,9 +364,9 @@ func (d *disk) lost() error {
 			return fmt.Errorf("%s has a signed head of %d entries that is not of the %d entries here", c.file, c.tree.N, d.tree.size())
 		}
 		if c.file == storeFile {
-			return fmt.Errorf("the store records a tree of %d entries that does not fit the %d entries here", c.tree.N, d.tree.size())
+			return fmt.Errorf("the store remembers a tree of %d entries that is not of the %d entries here", c.tree.N, d.tree.size())
 		}
-		return fmt.Errorf("the guard %s has a tree of %d entries that does not fit the %d entries here "+
+		return fmt.Errorf("the guard %s has a tree of %d entries that is not of the %d entries here "+
 			"(should you know that it was never signed, move that file away)", c.file, c.tree.N, d.tree.size())
 	}
 	return nil

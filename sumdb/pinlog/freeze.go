@@ -47,7 +47,7 @@ func (l *Log) Witness(head []byte) error {
 // freeze makes the log refuse because seen was signed and is not of it. The turn
 // is ours.
 func (l *Log) freeze(seen signedHead) error {
-	why := fmt.Errorf("a client has seen a signed head of %d entries that does not fit the %d entries here", seen.tree.N, l.tree.size())
+	why := fmt.Errorf("a signed head of %d entries was seen that is not of the %d entries here", seen.tree.N, l.tree.size())
 	refuses := l.refusal(why, nil)
 	l.mu.Lock()
 	first := l.refuses == nil
@@ -227,7 +227,7 @@ func (l *Log) Check(ctx context.Context) error {
 	damage := d.damage
 	var answered tlog.Tree
 	if answered, err = v.tree.at(v.tree.size()); err == nil && !d.tree.contains(answered) {
-		err = fmt.Errorf("the %d entries on disk differ from those in memory", d.tree.size())
+		err = fmt.Errorf("the %d entries on disk are not those that are answered", d.tree.size())
 	}
 	if err != nil {
 		damage = append(damage, err)

@@ -248,7 +248,7 @@ func (l *Log) refuseUnlessAlone(err error) error {
 }
 
 // errNotAlone says that something else than this process wrote to the files.
-var errNotAlone = errors.New("another process uses the files")
+var errNotAlone = errors.New("this process is not alone with the files")
 
 // checkFiles looks whether entries is still the file that is open.
 func (l *Log) checkFiles() error {
@@ -306,7 +306,7 @@ func (l *Log) checkMarks() error {
 	}
 	newest := marks[len(marks)-1]
 	if newest.err != nil {
-		return fmt.Errorf("%w: another program changed the guard %s: %w", errNotAlone, newest.path, newest.err)
+		return fmt.Errorf("%w: the guard %s is not as it was left: %w", errNotAlone, newest.path, newest.err)
 	}
 	if why := newest.copied(identity{}); why != "" {
 		return fmt.Errorf("%w: %s was replaced: %s", errNotAlone, l.config.Dir, why)
@@ -326,7 +326,7 @@ func (l *Log) checkOutside() error {
 	}
 	g, err := decodeGuard(text)
 	if err != nil {
-		return fmt.Errorf("%w: another program changed the guard %s: %w", errNotAlone, l.config.Guard, err)
+		return fmt.Errorf("%w: the guard %s is not as it was left: %w", errNotAlone, l.config.Guard, err)
 	}
 	return l.checkGuard(l.config.Guard, g)
 }
@@ -345,5 +345,5 @@ func (l *Log) checkGuard(path string, g guard) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%w: another program changed the guard %s: %s", errNotAlone, path, why)
+	return fmt.Errorf("%w: the guard %s is not as it was left: %s", errNotAlone, path, why)
 }

@@ -184,7 +184,7 @@ func (l *Log) open(ctx context.Context) error {
 		return l.resume(d)
 	}
 	if l.showSigned(d); l.view.Load().head == nil {
-		return fmt.Errorf("nothing is signed yet: the creation of the log was interrupted: %w", fs.ErrNotExist)
+		return fmt.Errorf("nothing is signed yet, the making of the log did not come to its end: %w", fs.ErrNotExist)
 	}
 	return nil
 }
@@ -234,7 +234,7 @@ func (l *Log) resume(d *disk) error {
 		l.guarded = l.view.Load().head.tree
 	}
 	if d.touched {
-		l.log.Info("another program changed the file of entries; chown, chmod and a backup by links do so, "+
+		l.log.Info("the file of entries was changed by something else than this program; chown, chmod and a backup by links do so, "+
 			"and so does a copy that was put back with all its guards", "database", l.Name(), "size", l.tree.size())
 	}
 	if d.tail != nil {
@@ -249,7 +249,7 @@ func (l *Log) resume(d *disk) error {
 		return err
 	case l.Refuses() != nil: // it was said why
 	case err != nil:
-		l.log.Error("the log cannot be written; the next append tries again", "database", l.Name(), "size", l.Size(), "err", err)
+		l.log.Error("the log cannot be written, the next append tries again", "database", l.Name(), "size", l.Size(), "err", err)
 	default:
 		l.log.Info("log opened", "database", l.Name(), "size", l.Size())
 	}

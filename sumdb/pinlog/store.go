@@ -90,7 +90,7 @@ func (r diskReader) readStore(ctx context.Context, d *disk) error {
 	case g.key == r.key:
 		d.claims = append(d.claims, claim{file: storeFile, tree: g.tree})
 	case g.tree.N > 0 && keyName(g.key) == r.verifier.Name():
-		d.foreign = fmt.Errorf("the store records a log of the same name with the key %s", g.key)
+		d.foreign = fmt.Errorf("the store beside it remembers a log of the same name with the key %s", g.key)
 		d.damage = append(d.damage, d.foreign)
 	}
 	return nil
@@ -117,7 +117,7 @@ func (d *disk) judgePinned() {
 		}
 	}
 	if len(missing) > 0 {
-		d.missing = fmt.Errorf("the store has %d versions that this log pinned, but the log does not have them", len(missing))
+		d.missing = fmt.Errorf("the store has %d versions that this log pinned, and the log does not have them", len(missing))
 		d.damage = append(d.damage, d.missing)
 	}
 }

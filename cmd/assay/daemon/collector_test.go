@@ -59,23 +59,22 @@ func TestCollector(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Data, c.Upstream, c.SumDB, c.AccessLog, c.MemoryBudget = t.TempDir(), world.URL("ok"), world.GOSUMDB(), false, config.LeastMemory
-	s := &server{config: c, log: newLogger(os.Stderr, c), self: viaName()}
-	listener, err := listen("127.0.0.1:0")
-	if err != nil {
+	c.Listen, c.Data, c.Upstream, c.SumDB, c.AccessLog, c.MemoryBudget = "127.0.0.1:0", t.TempDir(), world.URL("ok"), world.GOSUMDB(), false, config.LeastMemory
+	d := newDaemon(c, os.Stderr)
+	defer d.log.Close()
+	if err := d.listen(1000); err != nil {
 		t.Fatal(err)
 	}
-	s.door = newDoor(listener, 1000, s.log.Logger)
-	defer s.door.Close()
-	if err := s.open(t.Context(), config.Sources{}, listener.Addr()); err != nil {
+	defer d.listener.Close()
+	if err := d.open(t.Context(), Options{}, config.Sources{}); err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
-	s.limitMemory(0)
+	defer d.close()
+	limitMemory(c.MemoryBudget, 0, d.log.Logger)
 	if limit := debug.SetMemoryLimit(-1); limit == math.MaxInt64 || limit < config.LeastMemory<<20*5/4 {
 		t.Fatalf("the memory limit is %d", limit)
 	}
-	handler := s.routes()
+	handler := d.front.routes()
 	hit := func() {
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/example.com/hello/@v/v1.0.0.mod", nil))
@@ -84,7 +83,7 @@ func TestCollector(t *testing.T) {
 		}
 	}
 	hit()
-	large, small := useUp(s.memory)
+	large, small := useUp(d.memory)
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	used, collector := processor()

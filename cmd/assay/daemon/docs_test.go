@@ -23,7 +23,6 @@ import (
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/proxytest"
-	"github.com/assay-proxy/assay/storage"
 )
 
 var updateDocs = flag.Bool("update", false, "rewrite the generated documents")
@@ -62,29 +61,26 @@ func TestDocMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Data, c.Upstream, c.SumDB, c.Private = t.TempDir(), world.URL("ok"), world.GOSUMDB(), "corp.example"
-	s := &server{config: c, log: newLogger(os.Stderr, c), self: viaName()}
-	listener, err := listen("127.0.0.1:0")
-	if err != nil {
+	c.Listen, c.Data, c.Upstream, c.SumDB, c.Private = "127.0.0.1:0", t.TempDir(), world.URL("ok"), world.GOSUMDB(), "corp.example"
+	d := newDaemon(c, os.Stderr)
+	defer d.log.Close()
+	if err := d.listen(noLimit); err != nil {
 		t.Fatal(err)
 	}
-	s.door = newDoor(listener, noLimit, s.log.Logger)
-	defer s.door.Close()
-	if err := s.open(t.Context(), config.Sources{}, listener.Addr()); err != nil {
+	defer d.listener.Close()
+	if err := d.open(t.Context(), Options{}, config.Sources{}); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := s.proxy.Close(context.Background()); err != nil { // which still writes down absences
+		if err := d.proxy.Close(context.Background()); err != nil { // which still writes down absences
 			t.Error(err)
 		}
-		s.close()
+		d.close()
 	}()
 
-	collectors := slices.Concat(s.store.(storage.Measured).Metrics(), s.proxy.Metrics(), s.reloads.collectors(), s.upstream.Load().chain.Metrics(),
-		newObserver(s.log).collectors(), s.ownLog.Metrics(), s.access.Metrics(), s.vcs.Metrics(), []prometheus.Collector{buildInfo(""), s.log.out.dropped, s.door.refused, newMemoryCollector(s.memory)})
-	for _, m := range s.mirrors {
-		collectors = append(collectors, m.Metrics()...)
-	}
+	collectors := slices.Concat(d.stores.metrics(), d.proxy.Metrics(), d.reloader.metrics.collectors(), d.current.load().metrics(),
+		d.front.observer.collectors(), d.access.Metrics(),
+		[]prometheus.Collector{buildInfo(""), d.log.lines.metrics(), d.listener.refused, newMemoryCollector(d.memory)})
 	lines, kinds := map[string]string{}, map[string]string{}
 	for _, collector := range collectors {
 		for name, text := range describe(t, collector) {
@@ -94,11 +90,11 @@ func TestDocMetrics(t *testing.T) {
 	}
 
 	// What a running server answers has no series beside these.
-	handler := s.routes()
+	handler := d.front.routes()
 	for _, path := range []string{"/example.com/greet/@v/v1.2.0.zip", "/example.com/greet/@v/v1.2.0.mod", "/livez"} {
 		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
 	}
-	for name, kind := range gather(t, s.registry) {
+	for name, kind := range gather(t, d.registry) {
 		switch {
 		case strings.HasPrefix(name, "go_"), strings.HasPrefix(name, "process_"):
 		case kinds[name] != kind:

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -60,26 +61,41 @@ func (h hook) urls() []string {
 	return all
 }
 
-// serveHook is told by a code host that a repository has changed. Nothing that it
-// says is believed but that: what is there is asked anew.
-func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
+// webhooks answers the messages of code hosts.
+type webhooks struct {
+	secret  string
+	reading chan struct{}  // a place for each that is read
+	large   chan struct{}  // a place for the one that is large
+	memory  *memory.Budget // their bodies count as what is fetched
+	clients *clients
+	log     *slog.Logger
+	pushed  func(urls ...string) // is told of repositories that have changed
+}
+
+func newWebhooks(secret string, budget *memory.Budget, from *clients, log *slog.Logger, pushed func(urls ...string)) *webhooks {
+	return &webhooks{secret, make(chan struct{}, maxHooks), make(chan struct{}, 1), budget, from, log, pushed}
+}
+
+// ServeHTTP answers the message of a code host that a repository has changed. Nothing else
+// in it is believed: the repository itself is asked again.
+func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kind := chi.URLParam(r, "kind")
-	verify, ok := verifier(kind, s.hookSecret, r.Header)
+	verify, ok := verifier(kind, h.secret, r.Header)
 	if !ok {
-		s.refuseHook(w, r, kind)
+		h.refuse(w, r, kind)
 		return
 	}
 	select {
-	case s.hooks <- struct{}{}:
-		defer func() { <-s.hooks }()
+	case h.reading <- struct{}{}:
+		defer func() { <-h.reading }()
 	default:
 		busyWithHooks(w)
 		return
 	}
-	held := s.memory.fetches.Hold()
-	held.Own(proxy.SiteOf(s.remote(r))) // its secret shows only when it is there
+	held := h.memory.Hold()
+	held.Own(proxy.SiteOf(h.clients.address(r))) // its secret shows only when it is there
 	defer held.Free()
-	body, err := s.readHook(r, http.MaxBytesReader(w, r.Body, maxHook), &held)
+	body, err := h.read(r, http.MaxBytesReader(w, r.Body, maxHook), &held)
 	if errors.Is(err, errBusy) || errors.Is(err, memory.ErrFull) {
 		busyWithHooks(w)
 		return
@@ -89,7 +105,7 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !verify(body) {
-		s.refuseHook(w, r, kind)
+		h.refuse(w, r, kind)
 		return
 	}
 	text, err := hookJSON(r, body, &held)
@@ -97,33 +113,33 @@ func (s *server) serveHook(w http.ResponseWriter, r *http.Request) {
 		busyWithHooks(w)
 		return
 	}
-	var h hook
-	err = json.Unmarshal(text, &h)
-	if err == nil && len(h.urls()) == 0 && r.Header.Get("X-GitHub-Event") == "ping" { // of an organisation
+	var sent hook
+	err = json.Unmarshal(text, &sent)
+	if err == nil && len(sent.urls()) == 0 && r.Header.Get("X-GitHub-Event") == "ping" { // of an organisation
 		writeText(w, http.StatusOK, "ok\n")
 		return
 	}
-	if err != nil || len(h.urls()) == 0 {
+	if err != nil || len(sent.urls()) == 0 {
 		writeText(w, http.StatusBadRequest, "the body names no repository; send JSON, for push and create events\n")
 		return
 	}
-	s.proxy.Pushed(h.urls()...)
-	s.log.Info("repository changed", "kind", kind, "repository", vcs.CanonicalRepository(h.urls()[0])) // which has no password
+	h.pushed(sent.urls()...)
+	h.log.Info("repository changed", "kind", kind, "repository", vcs.CanonicalRepository(sent.urls()[0])) // which has no password
 	writeText(w, http.StatusOK, "ok\n")
 }
 
 // errBusy says that another large webhook is being read.
 var errBusy = errors.New("busy")
 
-// readHook reads the body of a webhook into memory of held.
-func (s *server) readHook(r *http.Request, in io.Reader, held *memory.Hold) ([]byte, error) {
+// read reads the body of a webhook into memory of held.
+func (h *webhooks) read(r *http.Request, in io.Reader, held *memory.Hold) ([]byte, error) {
 	body, err := held.Read(r.Context(), in, min(r.ContentLength, smallHook), smallHook)
 	if err != nil || len(body) <= smallHook {
 		return body, err
 	}
 	select {
-	case s.largeHook <- struct{}{}:
-		defer func() { <-s.largeHook }()
+	case h.large <- struct{}{}:
+		defer func() { <-h.large }()
 	default:
 		return nil, errBusy
 	}
@@ -135,8 +151,8 @@ func busyWithHooks(w http.ResponseWriter) {
 	writeText(w, http.StatusServiceUnavailable, "busy: too many webhooks; send it again\n")
 }
 
-func (s *server) refuseHook(w http.ResponseWriter, r *http.Request, kind string) {
-	s.log.Warn("webhook refused: wrong secret", "kind", kind, "client", s.remote(r))
+func (h *webhooks) refuse(w http.ResponseWriter, r *http.Request, kind string) {
+	h.log.Warn("webhook refused: wrong secret", "kind", kind, "client", h.clients.address(r))
 	writeText(w, http.StatusForbidden, "refused: the secret of this hook differs from the one in hook-secret-file\n")
 }
 

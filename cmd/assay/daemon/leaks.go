@@ -6,13 +6,22 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/assay-proxy/assay/proxy"
 )
 
-// serveLeaks lists the clients that are not set up for private modules, for those
+// leaksPage is the page of clients that are not set up for private modules.
+type leaksPage struct {
+	operators *operators
+	list      func() []proxy.Leak
+	others    http.Handler // answers those to whom there is no such page
+}
+
+// ServeHTTP lists the clients that are not set up for private modules, for those
 // who run the server. To others there is no such page.
-func (s *server) serveLeaks(w http.ResponseWriter, r *http.Request) {
-	if !s.operator(r) {
-		s.proxy.ServeHTTP(w, r)
+func (p *leaksPage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !p.operators.include(r) {
+		p.others.ServeHTTP(w, r)
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -25,7 +34,7 @@ func (s *server) serveLeaks(w http.ResponseWriter, r *http.Request) {
 		"no_credential: a module restricted by access, without a credential; give the client a token (assay token create, assay goauth).\n\n")
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CLIENT\tKIND\tREQUESTS\tFIRST\tLAST\tMODULE")
-	for _, leak := range s.proxy.Leaks() {
+	for _, leak := range p.list() {
 		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\n", leak.Client, leak.Kind, leak.Requests,
 			leak.First.UTC().Format(time.RFC3339), leak.Last.UTC().Format(time.RFC3339), leak.Module)
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"log/slog"
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
@@ -22,7 +23,7 @@ type shares struct {
 	hot     int64 // of objects that are asked for often
 	indexes int64 // of what the proxy remembers of objects
 
-	log         *memory.Budget // the index of our own log
+	ownLog      *memory.Budget // the index of our own log
 	store       *memory.Budget // large objects while they are written
 	proofs      *memory.Budget // zips while they are hashed, lookups while they are proved
 	fetches     *memory.Budget // what is fetched, while it is not stored yet; webhooks
@@ -36,7 +37,7 @@ func divide(mebibytes int) shares {
 	unit, all := (total-indexMemory)/30, memory.New(total)
 	s := shares{hot: 2 * unit, indexes: indexMemory}
 	all.Must(s.hot + s.indexes)
-	s.log = all.Part(2 * unit)
+	s.ownLog = all.Part(2 * unit)
 	s.store = all.Part(3 * unit)
 	s.proofs = all.Part(4 * unit)
 	s.fetches = all.Part(6 * unit)
@@ -48,28 +49,28 @@ func divide(mebibytes int) shares {
 // named returns the shares that are counted, by the names that they have in metrics.
 func (s shares) named() map[string]*memory.Budget {
 	return map[string]*memory.Budget{
-		"log": s.log, "store": s.store, "proofs": s.proofs, "fetches": s.fetches, "answers": s.answers, "connections": s.connections,
+		"log": s.ownLog, "store": s.store, "proofs": s.proofs, "fetches": s.fetches, "answers": s.answers, "connections": s.connections,
 	}
 }
 
 // limitMemory tells Go's collector how much memory the program has: the budget, what it
 // has taken at its start, and a quarter for what is not collected yet; or nine tenths of
 // what the container has, if that is less. GOMEMLIMIT in the environment counts instead.
-func (s *server) limitMemory(container int64) {
+func limitMemory(mebibytes int, container int64, log *slog.Logger) {
 	if text := os.Getenv("GOMEMLIMIT"); text != "" {
-		s.log.Info("memory limit", "budget_mib", s.config.MemoryBudget, "limit", text, "from", "environment GOMEMLIMIT")
+		log.Info("memory limit", "budget_mib", mebibytes, "limit", text, "from", "environment GOMEMLIMIT")
 		return
 	}
 	debug.FreeOSMemory()
-	budget, base := int64(s.config.MemoryBudget)<<20, memoryTaken()
+	budget, base := int64(mebibytes)<<20, memoryTaken()
 	limit, from := (budget+base)/4*5, "memory-budget"
 	if most := container / 10 * 9; most > 0 && most < limit {
 		limit, from = most, "cgroup"
 	}
 	debug.SetMemoryLimit(limit)
-	s.log.Info("memory limit", "budget_mib", s.config.MemoryBudget, "base_mib", base>>20, "limit_mib", limit>>20, "from", from)
+	log.Info("memory limit", "budget_mib", mebibytes, "base_mib", base>>20, "limit_mib", limit>>20, "from", from)
 	if limit < budget+base {
-		s.log.Warn("the container's memory limit is too low for memory-budget: lower the budget, or raise the limit",
+		log.Warn("the container's memory limit is too low for memory-budget: lower the budget, or raise the limit",
 			"container_mib", container>>20, "needed_mib", (budget+base)/4*5*10/9>>20)
 	}
 }

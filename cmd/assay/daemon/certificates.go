@@ -50,6 +50,19 @@ func (c *certificates) server() *tls.Config {
 	}
 }
 
+// http1 returns the configuration of a server that speaks HTTP/1.1 alone, nil if there are
+// no certificates at all.
+func (c *certificates) http1() *tls.Config {
+	if c == nil {
+		return nil
+	}
+	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		current := c.current().Clone()
+		current.NextProtos = []string{"http/1.1"}
+		return current, nil
+	}}
+}
+
 // current returns what the files say. While they cannot be used, for instance
 // because only one of two is written yet, it is what they said before.
 func (c *certificates) current() *tls.Config {

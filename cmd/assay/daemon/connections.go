@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memory"
@@ -19,40 +20,44 @@ const (
 	tlsConnectionMemory = 48 << 10
 )
 
-// room is the memory for connections, which their clients share. When none is left, or a
+// connection is one that is counted.
+type connection struct {
+	net.Conn
+	idle   atomic.Int64 // since when, in nanoseconds of Unix time; 0 while it has a request
+	client string       // that it counts for, once it has entered
+	once   sync.Once
+	close  func(*connection) // called once, when it is closed
+}
+
+// Close closes the connection.
+func (c *connection) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { c.close(c) })
+	return err
+}
+
+// connections is the memory for connections, which their clients share. When none is left, or a
 // client has its part, an idle connection is closed for the sake of a new one.
-type room struct {
+type connections struct {
 	budget *memory.Budget
 	each   int64
 	most   int // connections of one client
 
 	mu      sync.Mutex
-	open    map[*doorConn]struct{}
+	open    map[*connection]struct{}
 	clients map[string]int // connections, and requests of HTTP/2, by client
 }
 
-// newRoom makes the room for so many connections at most, or fewer if there is no more
+// newConnections makes the room for so many connections at most, or fewer if there is no more
 // memory. One client has three quarters of them: the next one finds a place.
-func newRoom(budget *memory.Budget, each, connections int64) *room {
-	n := min(budget.Size()/each, connections)
-	return &room{budget: budget, each: each, most: int(n - n/4), open: map[*doorConn]struct{}{}, clients: map[string]int{}}
-}
-
-// newRoom returns the room for connections to s.
-func (s *server) newRoom() *room {
-	each := int64(connectionMemory)
-	if s.tls != nil {
-		each = tlsConnectionMemory
-	}
-	return newRoom(s.memory.connections, each, s.door.most)
+func newConnections(budget *memory.Budget, each, most int64) *connections {
+	n := min(budget.Size()/each, most)
+	return &connections{budget: budget, each: each, most: int(n - n/4), open: map[*connection]struct{}{}, clients: map[string]int{}}
 }
 
 // enter takes the memory for a connection, and reports whether there was any.
-func (r *room) enter(c *doorConn) bool {
-	if r == nil {
-		return true
-	}
-	c.client = neighbourhood(c.RemoteAddr().String())
+func (r *connections) enter(c *connection) bool {
+	c.client = siteOf(c.RemoteAddr().String())
 	for {
 		entered, of := r.tryEnter(c)
 		if entered {
@@ -66,7 +71,7 @@ func (r *room) enter(c *doorConn) bool {
 
 // tryEnter takes the memory for a connection if there is any. If not, room must be made
 // among the connections of the client that it returns, "" for all.
-func (r *room) tryEnter(c *doorConn) (entered bool, of string) {
+func (r *connections) tryEnter(c *connection) (entered bool, of string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.clients[c.client] >= r.most {
@@ -82,10 +87,7 @@ func (r *room) tryEnter(c *doorConn) (entered bool, of string) {
 
 // makeRoom closes a connection that is idle, of one client unless that is "", and reports
 // whether there was any.
-func (r *room) makeRoom(of string) bool {
-	if r == nil {
-		return false
-	}
+func (r *connections) makeRoom(of string) bool {
 	idle := r.longestIdle(of)
 	if idle == nil {
 		return false
@@ -97,10 +99,10 @@ func (r *room) makeRoom(of string) bool {
 // longestIdle returns the connection that was idle for longest, of the client that has the
 // most unless one is named; nil if all have a request under way. If its client is just
 // sending one, it notices that it must connect again.
-func (r *room) longestIdle(of string) *doorConn {
+func (r *connections) longestIdle(of string) *connection {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var found *doorConn
+	var found *connection
 	var least int64
 	for c := range r.open {
 		since := c.idle.Load()
@@ -115,10 +117,7 @@ func (r *room) longestIdle(of string) *doorConn {
 }
 
 // leave gives the memory of a connection back, if it has any.
-func (r *room) leave(c *doorConn) {
-	if r == nil {
-		return
-	}
+func (r *connections) leave(c *connection) {
 	r.mu.Lock()
 	_, entered := r.open[c]
 	delete(r.open, c)
@@ -132,15 +131,15 @@ func (r *room) leave(c *doorConn) {
 }
 
 // count adds n to what a client has. The caller holds r.mu.
-func (r *room) count(client string, n int) {
+func (r *connections) count(client string, n int) {
 	if r.clients[client] += n; r.clients[client] == 0 {
 		delete(r.clients, client)
 	}
 }
 
-// neighbourhood returns the client that a connection from an address, with or without a
+// siteOf returns the client that a connection from an address, with or without a
 // port, counts for: of IPv6 the first 48 bits, which one site has.
-func neighbourhood(address string) string {
+func siteOf(address string) string {
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		address = host
 	}
@@ -161,7 +160,7 @@ func noteState(conn net.Conn, state http.ConnState) {
 	if encrypted, ok := conn.(*tls.Conn); ok {
 		conn = encrypted.NetConn()
 	}
-	c, ok := conn.(*doorConn)
+	c, ok := conn.(*connection)
 	switch {
 	case !ok:
 	case state == http.StateIdle, state == http.StateNew: // a request counts once its header is there
@@ -173,11 +172,11 @@ func noteState(conn net.Conn, state http.ConnState) {
 
 // boundStreams takes memory for each request of a connection with HTTP/2, which has
 // many at the same time. They count for the client that remote returns.
-func (r *room) boundStreams(remote func(*http.Request) string) func(http.Handler) http.Handler {
+func (r *connections) boundStreams(remote func(*http.Request) string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			if req.ProtoMajor >= 2 {
-				client := neighbourhood(remote(req))
+				client := siteOf(remote(req))
 				if !r.beginStream(client) {
 					w.Header().Set("Retry-After", "5")
 					writeText(w, http.StatusServiceUnavailable, crowded+"\ntry again in a few seconds\n")
@@ -191,7 +190,7 @@ func (r *room) boundStreams(remote func(*http.Request) string) func(http.Handler
 }
 
 // beginStream takes the memory for a request of HTTP/2, and reports whether there was any.
-func (r *room) beginStream(client string) bool {
+func (r *connections) beginStream(client string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.clients[client] >= r.most || !r.budget.Try(connectionMemory) {
@@ -201,7 +200,7 @@ func (r *room) beginStream(client string) bool {
 	return true
 }
 
-func (r *room) endStream(client string) {
+func (r *connections) endStream(client string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.count(client, -1)

@@ -10,11 +10,11 @@ import (
 
 // Whatever is logged at the same time, by whomever, while the log comes and goes: each
 // line is written whole and once, or counted.
-func TestLogQueueCounts(t *testing.T) {
+func TestLineQueueCounts(t *testing.T) {
 	t.Parallel()
 	out := &flakyWriter{}
 	reported := make(chan [numberOfRanks]uint64, 1000)
-	q := newLogQueue(out, func(lost [numberOfRanks]uint64) { reported <- lost })
+	q := newLineQueue(out, func(lost [numberOfRanks]uint64) { reported <- lost })
 	const writers, lines = 8, 2000
 	done := make(chan struct{})
 	for i := range writers {
@@ -41,7 +41,7 @@ func TestLogQueueCounts(t *testing.T) {
 		}
 	}
 	lost := uint64(0)
-	for _, n := range q.lost { // run has ended
+	for _, n := range q.backlog.lost { // run has ended
 		lost += n
 	}
 	for len(reported) > 0 {

@@ -53,18 +53,16 @@ func (c sourcedConn) RemoteAddr() net.Addr { return c.addr }
 // startRoom starts a server that has memory for so many connections, which come from the
 // source from, and returns its own. A request for /wait is answered whole when release
 // is closed.
-func startRoom(t *testing.T, connections int64, release <-chan struct{}, from *source) (string, *memory.Budget) {
+func startRoom(t *testing.T, most int64, release <-chan struct{}, from *source) (string, *memory.Budget) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	budget := memory.New(connections * connectionMemory)
-	log := &logger{Logger: slog.New(slog.DiscardHandler)}
-	d := newDoor(sourced{listener, from}, 1000, log.Logger)
-	d.room = newRoom(budget, connectionMemory, d.most)
-	s := &server{log: log}
-	go s.serveRefusals(d)
+	budget := memory.New(most * connectionMemory)
+	room := func(most int64) *connections { return newConnections(budget, connectionMemory, most) }
+	l := newListener(sourced{listener, from}, 1000, room, slog.New(slog.DiscardHandler))
+	go l.refusals.serve(nil, slog.New(slog.DiscardHandler))
 	server := &http.Server{ConnState: noteState, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/wait" {
 			w.WriteHeader(http.StatusOK)
@@ -73,8 +71,8 @@ func startRoom(t *testing.T, connections int64, release <-chan struct{}, from *s
 		}
 		_, _ = io.WriteString(w, "ok")
 	})}
-	go server.Serve(d)
-	t.Cleanup(func() { server.Close() })
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close(); l.Close() })
 	return listener.Addr().String(), budget
 }
 
@@ -195,7 +193,7 @@ func TestRoomForOthers(t *testing.T) {
 func TestRoomForStreams(t *testing.T) {
 	t.Parallel()
 	budget := memory.New(8 * connectionMemory)
-	r := newRoom(budget, connectionMemory, 1000)
+	r := newConnections(budget, connectionMemory, 1000)
 	for i := range 8 {
 		if got, want := r.beginStream("mallory"), i < 6; got != want {
 			t.Errorf("request %d of one client: %v, want %v", i, got, want)

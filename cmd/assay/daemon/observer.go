@@ -4,172 +4,28 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/assay-proxy/assay/access"
-	"github.com/assay-proxy/assay/cmd/assay/config"
 )
-
-// Time-outs of the server. There is none for a whole request: a zip may take as
-// long as it moves, which the proxy sees to.
-const (
-	headerTime = 10 * time.Second // to send a request's header
-	bodyTime   = 5 * time.Second  // to send a body that nobody reads
-	idleTime   = 2 * time.Minute  // between two requests of a connection
-	writeSlack = 60 * time.Second // to take an answer, once it is there
-	headerSize = 16 << 10         // of a request; the go command sends some hundred bytes, a token some thousand
-)
-
-// http2Memory bounds the part of a connection's requests that we have not read: we
-// read none but webhooks. Each request has memory of its own, see boundStreams.
-const http2Memory = 128 << 10
-
-// newHTTPServer makes the server for all we serve.
-func (s *server) newHTTPServer() *http.Server {
-	return &http.Server{
-		Handler:           s.routes(),
-		ReadHeaderTimeout: headerTime,
-		WriteTimeout:      s.config.AnswerTimeout + writeSlack,
-		IdleTimeout:       idleTime,
-		MaxHeaderBytes:    headerSize,
-		HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerConnection: http2Memory, MaxReceiveBufferPerStream: http2Memory},
-		ConnState:         noteState,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-}
-
-// routes mounts the fixed paths; all others are the protocol's.
-func (s *server) routes() http.Handler {
-	r := chi.NewRouter()
-	observe := newObserver(s.log)
-	s.registry.MustRegister(observe.collectors()...)
-	if networks := config.List(s.config.TrustedProxies); len(networks) > 0 {
-		r.Use(forwardedWithoutPorts, middleware.ClientIPFromXFF(networks...))
-	}
-	observe.remote = s.remote
-	r.Use(observe.middleware)
-	if s.tls != nil { // there is no HTTP/2 without
-		r.Use(s.door.room.boundStreams(s.remote))
-	}
-	if !s.config.Anonymous {
-		r.Use(s.authenticated)
-	}
-	metrics := promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelError)})
-	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // load balancers like to ask with HEAD
-		get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
-		get("/readyz", s.serveReady)
-		get("/metrics", metrics.ServeHTTP)
-		get("/", func(w http.ResponseWriter, r *http.Request) {
-			writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Configure the go command:\n\n    go env -w GOPROXY="+s.scheme()+"://"+r.Host+"\n")
-		})
-	}
-	if s.hookSecret != "" {
-		r.Post("/-/hooks/{kind:(github|gitlab|gitea)}", s.serveHook)
-	}
-	r.HandleFunc("/-/leaks", s.serveLeaks)
-	r.MethodNotAllowed(wrongMethod)
-	r.NotFound(s.proxy.ServeHTTP) // not "/*", which would copy the path for a variable that nobody asks for
-	return r
-}
-
-// forwardedWithoutPorts takes the ports off the addresses in X-Forwarded-For that
-// some proxies write there. Without that all their clients would be one.
-func forwardedWithoutPorts(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		lines := r.Header["X-Forwarded-For"]
-		for i, line := range lines {
-			entries := strings.Split(line, ",")
-			for j, entry := range entries {
-				if withPort, err := netip.ParseAddrPort(strings.TrimSpace(entry)); err == nil {
-					entries[j] = withPort.Addr().String()
-				}
-			}
-			lines[i] = strings.Join(entries, ",")
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// wrongMethod answers for the fixed paths.
-func wrongMethod(w http.ResponseWriter, r *http.Request) {
-	allow, use := "GET, HEAD", "GET or HEAD"
-	if strings.HasPrefix(r.URL.Path, "/-/hooks/") {
-		allow, use = "POST", "POST"
-	}
-	w.Header().Set("Allow", allow)
-	writeText(w, http.StatusMethodNotAllowed, "method not allowed: "+r.Method+"\nuse "+use+"\nrequest id: "+w.Header().Get("X-Request-Id")+"\n")
-}
-
-// unauthorized is the first line for who must say who they are.
-const unauthorized = "unauthorized: this proxy requires authentication"
-
-// authenticated lets only those through who have said who they are, but for what
-// machines ask for.
-func (s *server) authenticated(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path == "/livez" || r.URL.Path == "/readyz" || r.URL.Path == "/metrics" || strings.HasPrefix(r.URL.Path, "/-/hooks/"):
-		default:
-			id, err := s.access.Identify(r)
-			if err != nil || id.Anonymous() {
-				if err != nil {
-					s.log.Info("credential refused", "request", w.Header().Get("X-Request-Id"), "client", s.remote(r), "err", err)
-				}
-				w.Header().Set("WWW-Authenticate", `Basic realm="Assay", charset="UTF-8"`)
-				w.Header().Set("Cache-Control", "no-store")
-				writeText(w, http.StatusUnauthorized, unauthorized+"\n"+
-					"give the go command a token: go help goauth, assay goauth --help\nrequest id: "+w.Header().Get("X-Request-Id")+"\n")
-				return
-			}
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// serveReady says whether requests can be answered. How the upstream is does not
-// matter: what is stored is served without it.
-func (s *server) serveReady(w http.ResponseWriter, r *http.Request) {
-	if !s.ready.Load() {
-		writeText(w, http.StatusServiceUnavailable, "stopping\n")
-		return
-	}
-	if _, err := s.store.Record(r.Context(), "readyz"); !errors.Is(err, fs.ErrNotExist) {
-		s.log.Error("store is not ready", "err", err)
-		writeText(w, http.StatusServiceUnavailable, "the store is not available\n")
-		return
-	}
-	writeText(w, http.StatusOK, "ok\n")
-}
-
-func writeText(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-	w.WriteHeader(status)
-	_, _ = w.Write([]byte(text)) // the client is gone: nobody to tell
-}
 
 // observer sees every request: it gives it an id, counts it, logs it, and keeps
 // a panic from taking more along than its own request.
 type observer struct {
-	log      *logger
-	remote   func(*http.Request) string
-	idPrefix string // of this process
-	lastID   atomic.Uint64
-	pool     sync.Pool // of *observed
+	log       *logger
+	accessLog func() bool // whether a line for each request is wanted
+	clients   *clients
+	idPrefix  string // of this process
+	lastID    atomic.Uint64
+	pool      sync.Pool // of *observed
 
 	responses *prometheus.CounterVec
 	durations prometheus.Histogram
@@ -178,9 +34,9 @@ type observer struct {
 	panics    prometheus.Counter
 }
 
-func newObserver(log *logger) *observer {
+func newObserver(log *logger, accessLog func() bool, from *clients) *observer {
 	return &observer{
-		log:      log,
+		log: log, accessLog: accessLog, clients: from,
 		idPrefix: rand.Text()[:6] + "-",
 		pool:     sync.Pool{New: func() any { return new(observed) }},
 		responses: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -255,6 +111,9 @@ func (o *observer) middleware(next http.Handler) http.Handler {
 	})
 }
 
+// bodyTime is for a client to send a body that nobody reads.
+const bodyTime = 5 * time.Second
+
 // refuseBody gives a body that nobody asked for little time, and its connection
 // no other request.
 func refuseBody(w http.ResponseWriter) {
@@ -282,7 +141,7 @@ func (o *observer) end(r *http.Request, out *observed, id string, begin time.Tim
 	end := time.Now()
 	o.code(out.status).Inc()
 	o.durations.Observe(end.Sub(begin).Seconds())
-	if o.log.access.Load() && o.log.Enabled(r.Context(), slog.LevelInfo) {
+	if o.accessLog() && o.log.Enabled(r.Context(), slog.LevelInfo) {
 		o.logAccess(r, out, id, begin, end, aborted)
 	}
 	*out = observed{}
@@ -304,7 +163,7 @@ func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, e
 	out.attrs = [...]slog.Attr{
 		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
 		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Float64("dur_ms", milliseconds(end.Sub(begin))),
-		slog.String("cache", cache), slog.String("remote", o.remote(r)),
+		slog.String("cache", cache), slog.String("remote", o.clients.address(r)),
 	}
 	record.AddAttrs(out.attrs[:]...)
 	if client := out.client; client != nil && client.Asked {
@@ -313,7 +172,7 @@ func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, e
 	if aborted {
 		record.AddAttrs(slog.Bool("aborted", true))
 	}
-	_ = o.log.requests.Handle(r.Context(), record) // never fails, see logQueue.writer
+	_ = o.log.requests.Handle(r.Context(), record) // never fails, see lineQueue.writer
 }
 
 // clientAttrs says who a request is from, if that was asked. A name that was not proved

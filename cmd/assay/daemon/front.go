@@ -1,0 +1,109 @@
+package daemon
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/assay-proxy/assay/access"
+)
+
+// Time-outs of the server. There is none for a whole request: a zip may take as
+// long as it moves, which the proxy sees to.
+const (
+	headerTime = 10 * time.Second // to send a request's header
+	idleTime   = 2 * time.Minute  // between two requests of a connection
+	writeSlack = 60 * time.Second // to take an answer, once it is there
+)
+
+// http2Memory bounds the part of a connection's requests that we have not read: we
+// read none but webhooks. Each request has memory of its own, see boundStreams.
+const http2Memory = 128 << 10
+
+// front is what clients talk to. It finds out who they are, answers the fixed paths, and
+// sends all others to the protocol.
+type front struct {
+	log         *logger
+	observer    *observer
+	clients     *clients
+	connections *connections
+	access      *access.Authenticator
+	anonymous   bool   // clients need not authenticate
+	scheme      string // of our URL
+
+	ready    *readiness
+	metrics  prometheus.Gatherer
+	webhooks *webhooks // nil: there are none
+	leaks    *leaksPage
+	protocol http.Handler
+}
+
+// newServer makes the server for all we serve.
+func (f *front) newServer(answerTimeout time.Duration) *http.Server {
+	return &http.Server{
+		Handler:           f.routes(),
+		ReadHeaderTimeout: headerTime,
+		WriteTimeout:      answerTimeout + writeSlack,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    headerSize,
+		HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerConnection: http2Memory, MaxReceiveBufferPerStream: http2Memory},
+		ConnState:         noteState,
+		ErrorLog:          slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// routes mounts the fixed paths; all others are the protocol's.
+func (f *front) routes() http.Handler {
+	r := chi.NewRouter()
+	r.Use(f.clients.forwarded, f.observer.middleware)
+	if f.scheme == "https" { // there is no HTTP/2 without
+		r.Use(f.connections.boundStreams(f.clients.address))
+	}
+	if !f.anonymous {
+		r.Use(f.authenticated)
+	}
+	metrics := promhttp.HandlerFor(f.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelError)})
+	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // load balancers like to ask with HEAD
+		get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
+		get("/readyz", f.ready.ServeHTTP)
+		get("/metrics", metrics.ServeHTTP)
+		get("/", func(w http.ResponseWriter, r *http.Request) {
+			writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Configure the go command:\n\n    go env -w GOPROXY="+f.scheme+"://"+r.Host+"\n")
+		})
+	}
+	if f.webhooks != nil {
+		r.Method(http.MethodPost, hooksPath+"{kind:(github|gitlab|gitea)}", f.webhooks)
+	}
+	r.Handle("/-/leaks", f.leaks)
+	r.MethodNotAllowed(wrongMethod)
+	r.NotFound(f.protocol.ServeHTTP) // not "/*", which would copy the path for a variable that nobody asks for
+	return r
+}
+
+// authenticated lets only those through who have said who they are, but for what
+// machines ask for.
+func (f *front) authenticated(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/livez" || r.URL.Path == "/readyz" || r.URL.Path == "/metrics" || strings.HasPrefix(r.URL.Path, hooksPath):
+		default:
+			id, err := f.access.Identify(r)
+			if err != nil || id.Anonymous() {
+				if err != nil {
+					f.log.Info("credential refused", "request", w.Header().Get("X-Request-Id"), "client", f.clients.address(r), "err", err)
+				}
+				w.Header().Set("WWW-Authenticate", `Basic realm="Assay", charset="UTF-8"`)
+				w.Header().Set("Cache-Control", "no-store")
+				writeText(w, http.StatusUnauthorized, unauthorized+"\n"+
+					"give the go command a token: go help goauth, assay goauth --help\nrequest id: "+w.Header().Get("X-Request-Id")+"\n")
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}

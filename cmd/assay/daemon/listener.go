@@ -1,0 +1,149 @@
+package daemon
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// listener is a net.Listener that leaves descriptors to the rest of the program: to fetch, to
+// write and to run commands takes some, and clients choose how many connections they
+// open. A connection beyond most, one for which there is no descriptor but the spare
+// one, and one for which there is no memory, is told so with a 503 and closed.
+type listener struct {
+	net.Listener
+	most        int64        // connections at the same time
+	connections *connections // those that are served
+	refusals    *refusals    // those that are one too many
+	log         *slog.Logger
+	refused     prometheus.Counter
+
+	open  atomic.Int64
+	spare spareDescriptor
+	said  atomic.Int64 // when refusals were logged, in nanoseconds of Unix time
+}
+
+// refusalsLog is the least time between two lines about refusals.
+const refusalsLog = time.Minute
+
+// newListener makes a listener for a process that may have so many descriptors. Its
+// connections are made by newRoom for so many at most.
+func newListener(inner net.Listener, descriptors int64, newRoom func(most int64) *connections, log *slog.Logger) *listener {
+	rest := max(descriptors/4, min(descriptors/2, 512))
+	l := &listener{
+		Listener: inner, most: descriptors - rest, connections: newRoom(descriptors - rest), log: log,
+		refusals: newRefusals(inner.Addr(), max(1, min(rest/4, 64))),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_http_connections_refused_total",
+			Help: "Connections that were refused because too many were open, or no file descriptor or memory was free.",
+		}),
+	}
+	l.spare.take()
+	return l
+}
+
+// Accept returns the next connection that is not refused.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		short := false
+		if exhausted(err) && l.spare.give() {
+			conn, err = l.Listener.Accept()
+			short = !l.spare.take()
+		}
+		if err != nil {
+			if exhausted(err) {
+				l.spare.take()
+				l.say("no free file descriptor for a connection")
+			}
+			return nil, err // net/http waits and tries again
+		}
+		counted := &connection{Conn: conn, close: l.leave}
+		switch {
+		case l.open.Add(1) > l.most && !l.connections.makeRoom(""):
+			l.refuse(counted, "too many open connections")
+		case short:
+			l.refuse(counted, "no free file descriptor for a connection")
+		case !l.connections.enter(counted):
+			l.refuse(counted, "no memory for a connection")
+		default:
+			return counted, nil
+		}
+	}
+}
+
+// leave is called once for each connection that is closed.
+func (l *listener) leave(c *connection) {
+	l.open.Add(-1)
+	l.connections.leave(c)
+	l.spare.take()
+}
+
+// refuse has a connection told that there is no room for it.
+func (l *listener) refuse(c *connection, why string) {
+	l.refused.Inc()
+	l.say(why)
+	l.open.Add(-1)
+	c.close = func(*connection) {
+		l.refusals.open.Add(-1)
+		l.spare.take()
+	}
+	l.refusals.add(c)
+}
+
+// say logs why connections are refused, now and then.
+func (l *listener) say(why string) {
+	now, said := time.Now().UnixNano(), l.said.Load()
+	if now-said >= int64(refusalsLog) && l.said.CompareAndSwap(said, now) {
+		l.log.Warn("connections are refused: "+why, "open", l.open.Load(), "most", l.most)
+	}
+}
+
+// Close ends Accept, here and of what is refused.
+func (l *listener) Close() error {
+	l.refusals.end()
+	l.spare.give()
+	return l.Listener.Close()
+}
+
+// exhausted reports whether err is that there are no descriptors left, for this process
+// or on this machine.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// spareDescriptor is a descriptor that can be given up for a connection that is told
+// that there is none.
+type spareDescriptor struct {
+	mu   sync.Mutex
+	file *os.File // nil: it is in use, or could not be had again
+}
+
+// take opens the descriptor, and reports whether there is one.
+func (s *spareDescriptor) take() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file == nil {
+		s.file, _ = os.Open(os.DevNull) // without it refusals are less polite
+	}
+	return s.file != nil
+}
+
+// give frees the descriptor, and reports whether there was one.
+func (s *spareDescriptor) give() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file == nil {
+		return false
+	}
+	s.file.Close()
+	s.file = nil
+	return true
+}

@@ -1,0 +1,73 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"time"
+)
+
+// logger is a slog.Logger on a queue of lines.
+type logger struct {
+	*slog.Logger
+	requests slog.Handler // for the line of each request, which is dropped first
+	warnings slog.Handler // does not wait until its line is written
+	lines    *lineQueue
+}
+
+// newLogger makes a logger for lines of at least a level, which may change, in the format
+// text or json.
+func newLogger(w io.Writer, format string, level slog.Leveler) *logger {
+	l := &logger{}
+	l.lines = newLineQueue(w, l.sayDropped)
+	handler := func(r rank) slog.Handler {
+		options := &slog.HandlerOptions{Level: level}
+		if format == "json" {
+			return slog.NewJSONHandler(l.lines.writer(r), options)
+		}
+		return slog.NewTextHandler(l.lines.writer(r), options)
+	}
+	l.requests = handler(rankRequest)
+	l.warnings = handler(rankWarning)
+	l.Logger = slog.New(rankedHandler{handler(rankInfo), l.warnings, l.lines})
+	return l
+}
+
+// sayDropped tells the reader of the log, who is back, what is missing.
+func (l *logger) sayDropped(lines [numberOfRanks]uint64) {
+	record := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines dropped: the log was not read in time or could not be written", 0)
+	record.Add("requests", lines[rankRequest], "infos", lines[rankInfo], "warnings", lines[rankWarning])
+	if l.warnings.Enabled(context.Background(), record.Level) {
+		_ = l.warnings.Handle(context.Background(), record) // never fails, see lineQueue.writer
+	}
+}
+
+// Close writes what is queued, and gives up after endPatience.
+func (l *logger) Close() { l.lines.Close() }
+
+// rankedHandler sends each record to the handler for its rank, and lets a warning or
+// an error be written before it returns, if that is possible: the program may crash next.
+type rankedHandler struct {
+	info, warning slog.Handler
+	lines         *lineQueue
+}
+
+func (h rankedHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.info.Enabled(ctx, level)
+}
+
+func (h rankedHandler) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level < slog.LevelWarn {
+		return h.info.Handle(ctx, r)
+	}
+	defer h.lines.settle()
+	return h.warning.Handle(ctx, r)
+}
+
+func (h rankedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return rankedHandler{h.info.WithAttrs(attrs), h.warning.WithAttrs(attrs), h.lines}
+}
+
+func (h rankedHandler) WithGroup(name string) slog.Handler {
+	return rankedHandler{h.info.WithGroup(name), h.warning.WithGroup(name), h.lines}
+}

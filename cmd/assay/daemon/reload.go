@@ -1,0 +1,137 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/proxy"
+)
+
+// reloader puts settings into force that can change while the program runs.
+type reloader struct {
+	load         func() (config.Config, config.Sources, error)
+	builder      *builder
+	current      *inForce
+	stores       *stores
+	access       *access.Authenticator
+	certificates *certificates // nil: plain http
+	proxy        *proxy.Server
+	metrics      *reloadMetrics
+	log          *slog.Logger
+}
+
+// run reads the settings again whenever a signal comes, until ctx ends.
+func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			err := r.reload()
+			r.metrics.note(err, time.Now())
+			if err != nil {
+				r.log.Error("reload refused: the old settings stay in force", "err", err)
+			}
+		}
+	}
+}
+
+// reload puts into force what can be changed while running. If anything is wrong, nothing
+// changes.
+func (r *reloader) reload() error {
+	r.stores.recheck(r.log) // first, so that settings which are wrong do not keep a fork from being cleared
+	c, from, err := r.load()
+	if err != nil {
+		return err
+	}
+	if err := checkStart(c, r.log); err != nil { // else the restart that some need would fail
+		return err
+	}
+	old := r.current.load().config
+	changed, restart := old.Difference(c)
+	commit, err := r.prepare(old.Reloaded(c), from) // what needs a restart stays as it was
+	if err != nil {
+		return err
+	}
+	commit()
+	r.log.Info("settings reloaded", "changed", changed)
+	r.current.load().warnOfAccess(r.access, r.log)
+	if len(restart) > 0 {
+		r.log.Warn("restart required for changed settings", "settings", restart)
+	}
+	return nil
+}
+
+// prepare reads and builds all that is needed to go on with the settings of c. Nothing
+// of it is in force before commit, which cannot fail.
+func (r *reloader) prepare(c config.Config, from config.Sources) (commit func(), err error) {
+	if err := Check(c); err != nil {
+		return nil, err
+	}
+	commitAccess, err := r.access.Prepare(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	commitCertificates, err := r.certificates.prepare()
+	if err != nil {
+		return nil, err
+	}
+	made, err := r.builder.build(c, from, r.current.load().vcs)
+	if err != nil {
+		return nil, err
+	}
+	next, err := r.builder.withVCS(made) // last: what it opens stays open
+	if err != nil {
+		made.chain.Close()
+		return nil, err
+	}
+	return func() {
+		commitAccess()
+		commitCertificates()
+		// From here on nothing that has become private is sent, and no database is asked
+		// by the old upstream; then the proxy begins to decide by the new settings.
+		old := r.current.put(next)
+		r.proxy.Reload(next.chain, next.policy, next.vcs)
+		old.chain.Close()
+	}, nil
+}
+
+// reloadMetrics say how the last reload went.
+type reloadMetrics struct {
+	successful prometheus.Gauge
+	time       prometheus.Gauge
+}
+
+func newReloadMetrics() *reloadMetrics {
+	m := &reloadMetrics{
+		successful: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_config_last_reload_successful",
+			Help: "Whether the last attempt to load the configuration was successful (1) or not (0).",
+		}),
+		time: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_config_last_reload_success_timestamp_seconds",
+			Help: "When the configuration was last loaded successfully, in seconds since 1970.",
+		}),
+	}
+	m.note(nil, time.Now())
+	return m
+}
+
+func (m *reloadMetrics) note(err error, now time.Time) {
+	if err != nil {
+		m.successful.Set(0)
+		return
+	}
+	m.successful.Set(1)
+	m.time.Set(float64(now.Unix()))
+}
+
+func (m *reloadMetrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.successful, m.time}
+}

@@ -1,0 +1,208 @@
+package daemon
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/privacy"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
+)
+
+// settings are what a reload can change, with what is made of it. They are one value that
+// is never changed: a reload makes another one and puts it into force at once.
+type settings struct {
+	config    config.Config
+	level     slog.Level // least level that is logged
+	policy    *privacy.Policy
+	chain     *fetch.Chain
+	databases map[string]sumdb.FetchFunc // by name; none if there is no upstream
+	vcs       *vcs.Source                // nil if no module needs it
+}
+
+// metrics returns the collectors of what is made of the settings.
+func (s *settings) metrics() []prometheus.Collector {
+	var all []prometheus.Collector
+	if s.chain != nil {
+		all = append(all, s.chain.Metrics()...)
+	}
+	if s.vcs != nil {
+		all = append(all, s.vcs.Metrics()...)
+	}
+	return all
+}
+
+// close ends what is made of the settings.
+func (s *settings) close() error {
+	if s.chain != nil {
+		s.chain.Close()
+	}
+	if s.vcs != nil {
+		return s.vcs.Close()
+	}
+	return nil
+}
+
+// inForce is the settings in force. What needs any of them while it runs asks here each
+// time: they change.
+type inForce struct {
+	settings atomic.Pointer[settings]
+}
+
+// newInForce returns those of a configuration of which nothing is made yet.
+func newInForce(c config.Config) *inForce {
+	f := &inForce{}
+	f.settings.Store(&settings{config: c, level: c.Level()})
+	return f
+}
+
+func (f *inForce) load() *settings { return f.settings.Load() }
+
+// put puts settings into force, and returns those of before.
+func (f *inForce) put(s *settings) (old *settings) { return f.settings.Swap(s) }
+
+// Level is the least level that is logged, for package slog.
+func (f *inForce) Level() slog.Level { return f.load().level }
+
+// accessLog reports whether a line is logged for each request.
+func (f *inForce) accessLog() bool { return f.load().config.AccessLog }
+
+// fetchFrom returns what returns the way to a checksum database.
+func (f *inForce) fetchFrom(database string) func() sumdb.FetchFunc {
+	return func() sumdb.FetchFunc { return f.load().databases[database] }
+}
+
+// permit refuses to send the name of a module that is private now. The proxy has
+// decided that before, but what runs for long may have been decided on by the settings
+// of before a reload.
+func (f *inForce) permit(path string) error {
+	if strings.HasPrefix(path, "lookup/") { // at the database itself
+		path = "sumdb/-/" + path
+	}
+	req, err := request.Parse(path)
+	if err != nil || req.Module == "" {
+		return nil // it names no module
+	}
+	if pattern, private := f.load().policy.Private(req.Module); private {
+		return fmt.Errorf("module became private during the request (pattern %s); retry", pattern)
+	}
+	return nil
+}
+
+// Describe says nothing, which makes a collector an unchecked one: the next settings may
+// have other upstreams.
+func (f *inForce) Describe(chan<- *prometheus.Desc) {}
+
+// Collect collects the metrics of what is in force.
+func (f *inForce) Collect(ch chan<- prometheus.Metric) {
+	for _, collector := range f.load().metrics() {
+		collector.Collect(ch)
+	}
+}
+
+// builder makes settings of configurations.
+type builder struct {
+	version string
+	via     string   // our name in Via headers
+	addr    net.Addr // where we listen, which an upstream must not be
+	permit  func(path string) error
+	memory  *memory.Budget // of what is fetched
+	ownLog  *pinlog.Log    // nil until it is open
+	log     *slog.Logger
+}
+
+// build makes settings of a configuration, with a source of repositories that is there
+// already.
+func (b *builder) build(c config.Config, from config.Sources, source *vcs.Source) (*settings, error) {
+	policy, err := policyOf(c)
+	if err != nil {
+		return nil, err
+	}
+	databases, err := databasesOf(c)
+	if err != nil {
+		return nil, err
+	}
+	database := "" // that upstreams are asked for to see whether they live
+	if len(databases) > 0 {
+		database = databases[0].Name
+	}
+	chain, err := fetch.New(fetch.Config{
+		List:     c.Upstream,
+		CAFile:   c.CAFile,
+		Database: database,
+		Budget: fetch.Budget{
+			Connect: c.ConnectTimeout, TLS: c.ConnectTimeout, FirstByte: c.HeaderTimeout, IdleBody: c.IdleTimeout,
+			Answer: c.AnswerTimeout * 9 / 10, // so that who waits can be told what went wrong
+		},
+		Breaker: fetch.Breaker{
+			Share: c.BreakerShare, Window: c.BreakerWindow, Minimum: c.BreakerMinimum, Open: c.BreakerOpen,
+		},
+		Retries:   c.Attempts,
+		UserAgent: "assay/" + b.version + " (+https://github.com/assay-proxy/assay)",
+		Via:       "1.1 " + b.via,
+		Self:      []string{b.addr.String(), c.Listen},
+
+		RedirectHosts: config.List(c.RedirectHosts),
+
+		Permit: b.permit,
+		Logger: b.log,
+	})
+	if err != nil {
+		err = fmt.Errorf("upstream (from %s): %w", from["upstream"], err)
+		if from["upstream"] == "environment GOPROXY" {
+			err = fmt.Errorf("%w; GOPROXY names this proxy; name its upstream with --upstream", err)
+		}
+		return nil, err
+	}
+	if chain.Direct() && c.VCS == "off" {
+		chain.Close()
+		return nil, errDirectOff
+	}
+	s := &settings{config: c, level: c.Level(), policy: policy, chain: chain, databases: map[string]sumdb.FetchFunc{}, vcs: source}
+	for _, db := range databases {
+		if !chain.Offline() {
+			s.databases[db.Name] = chain.SumDB(db.Name, db.URL, !db.Direct)
+		}
+	}
+	return s, nil
+}
+
+// withVCS returns s with a source of repositories, if any module needs one and it is not
+// there already.
+func (b *builder) withVCS(s *settings) (*settings, error) {
+	c := s.config
+	if s.vcs != nil || c.VCS == "off" || s.policy.Patterns() == "" && !s.chain.Direct() {
+		return s, nil
+	}
+	if b.ownLog != nil && b.ownLog.Refuses() != nil { // at a reload; at the start it is not open yet
+		b.log.Error("the own log is read-only: new private versions are refused", "err", b.ownLog.Refuses())
+	}
+	credentials, err := readCredentials(c)
+	if err != nil {
+		return nil, err
+	}
+	source, err := vcs.New(vcs.Config{
+		Dir: filepath.Join(c.Data, "vcs"), Systems: config.List(c.VCS), Jobs: c.VCSJobs, Timeout: c.VCSTimeout, MaxBytes: int64(c.VCSCache) << 20,
+		Hosts: config.List(c.VCSHosts), CAFile: c.CAFile, Credentials: credentials, Netrc: c.Netrc, Logger: b.log, Memory: b.memory,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := source.Tools(); err != nil {
+		b.log.Error("private modules cannot be fetched; requests for them fail", "private", s.policy.Patterns(), "err", err)
+	}
+	with := *s
+	with.vcs = source
+	return &with, nil
+}

@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
+)
+
+// stores are what is kept on disk.
+type stores struct {
+	objects storage.Store
+	mirrors []*sumdb.Mirror // of checksum databases; the first one verifies
+	ownLog  *pinlog.Log
+}
+
+// openStores opens the store and a mirror for each checksum database.
+func openStores(ctx context.Context, c config.Config, from *inForce, budgets shares, log *slog.Logger) (*stores, error) {
+	databases, err := databasesOf(c)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := bolt.Open(c.Data, &bolt.Options{Logger: log, Readers: budgets.answers, Writers: budgets.store})
+	if err != nil {
+		return nil, err
+	}
+	s := &stores{objects: objects}
+	for _, db := range databases {
+		m, err := sumdb.Open(ctx, sumdb.Config{
+			Key: db.Key, Store: objects, Current: from.fetchFrom(db.Name),
+			Evidence: filepath.Join(c.Data, "evidence"), Memory: budgets.proofs, Logger: log,
+		})
+		if err != nil {
+			s.close(log)
+			return nil, fmt.Errorf("checksum database %s: %w", db.Name, err)
+		}
+		s.mirrors = append(s.mirrors, m)
+	}
+	return s, nil
+}
+
+// LogConfig says where our own log is.
+func LogConfig(c config.Config) pinlog.Config {
+	return pinlog.Config{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard, Adopt: adoptCommand(c)}
+}
+
+// adoptCommand is assay log adopt with the settings that it needs.
+func adoptCommand(c config.Config) string {
+	command := "assay log adopt --data " + shellWord(c.Data)
+	if c.LogGuard != "" {
+		command += " --log-guard " + shellWord(c.LogGuard)
+	}
+	return command
+}
+
+// shellWord is text as one word of a shell command that a person is to copy.
+func shellWord(text string) string {
+	if strings.ContainsAny(text, " \t\"'\\$`&|;<>()*?#~") {
+		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	}
+	return text
+}
+
+// openLog opens our own log, or makes it. One that refuses is no more than a remark
+// as long as nothing needs it: somebody has copied a data directory.
+func (s *stores) openLog(ctx context.Context, c config.Config, needed bool, budget *memory.Budget, log *slog.Logger) (err error) {
+	own := LogConfig(c)
+	own.Store, own.Memory = s.objects, budget
+	if needed {
+		own.Logger = log
+	}
+	if err := s.checkLogName(own.Name); err != nil {
+		return err
+	}
+	s.ownLog, err = pinlog.Open(ctx, own)
+	if err == nil && !needed && s.ownLog.Refuses() != nil {
+		log.Info("the own log is read-only; no private modules are configured, so nothing is refused", "why", s.ownLog.Refuses())
+	}
+	if err == nil && c.Unified {
+		err = s.checkLogName(s.ownLog.Name())
+	}
+	return err
+}
+
+// checkLogName refuses a name for our own log that a database has which is mirrored
+// here: clients of that would find our log in its place.
+func (s *stores) checkLogName(name string) error {
+	for _, m := range s.mirrors {
+		if m.Name() == name {
+			return fmt.Errorf("the own log must not have the name %s of a checksum database that is served here; set another name with --log-name", name)
+		}
+	}
+	return nil
+}
+
+// names returns the names of the databases, for the log.
+func (s *stores) names() string {
+	var names []string
+	for _, m := range s.mirrors {
+		names = append(names, m.Name())
+	}
+	if len(names) == 0 {
+		return "off"
+	}
+	return strings.Join(names, ",")
+}
+
+// recheck lets mirrors go on whose operator has looked at the evidence.
+func (s *stores) recheck(log *slog.Logger) {
+	for _, m := range s.mirrors {
+		if err := m.Recheck(); err != nil {
+			log.Warn("checksum database", "database", m.Name(), "err", err)
+		}
+	}
+}
+
+// metrics returns the collectors of all of them.
+func (s *stores) metrics() []prometheus.Collector {
+	all := s.ownLog.Metrics()
+	if measured, ok := s.objects.(storage.Measured); ok {
+		all = append(all, measured.Metrics()...)
+	}
+	for _, m := range s.mirrors {
+		all = append(all, m.Metrics()...)
+	}
+	return all
+}
+
+// close closes what is open, highest first.
+func (s *stores) close(log *slog.Logger) {
+	for _, m := range s.mirrors {
+		m.Close()
+	}
+	if s.ownLog != nil {
+		if err := s.ownLog.Close(); err != nil {
+			log.Error("close log", "err", err)
+		}
+	}
+	if err := s.objects.Close(); err != nil {
+		log.Error("close store", "err", err)
+	}
+}
