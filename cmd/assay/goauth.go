@@ -208,7 +208,7 @@ func actionsToken(ctx context.Context, audience string, getenv func(string) stri
 	return token, nil
 }
 
-// encrypted reports whether nobody on the way can read what goes to a URL.
+// encrypted reports whether what goes to a URL cannot be read on the way.
 func encrypted(u *url.URL) bool {
 	local := u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback()
 	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && local)

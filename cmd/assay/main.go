@@ -72,7 +72,7 @@ List all settings: assay serve --help. Print the effective settings: assay confi
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.SetVersionTemplate("{{.Version}}")
-	// Long lines of help are easier to read when somebody breaks them.
+	// Long lines of help are easier to read when they are broken.
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 100"))
 	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newHealthCommand(), newKeyCommand(), newLogCommand(),
 		newTokenCommand(), newGoAuthCommand(), newVersionCommand())

@@ -14,7 +14,7 @@ import (
 )
 
 // certificates are the files of TLS. They are read again when they have changed,
-// so that whoever renews them need not know about us.
+// so that the program that renews them need not know of this one.
 type certificates struct {
 	cert, key, clientCA string // names of files; clientCA may be ""
 	log                 *slog.Logger
@@ -131,7 +131,7 @@ func (c *certificates) load() (*tls.Config, error) {
 	if c.clientCA == "" {
 		return config, nil
 	}
-	if err := checkMode(c.clientCA, othersWrite); err != nil { // who can, can be anybody
+	if err := checkMode(c.clientCA, othersWrite); err != nil { // else others can add authorities
 		return nil, fmt.Errorf("tls-client-ca: %w", err)
 	}
 	data, err := os.ReadFile(c.clientCA)

@@ -119,7 +119,7 @@ func readCredentials(c config.Config) ([]vcs.Credential, error) {
 	meta, err := toml.DecodeFile(c.Credentials, &file)
 	var syntax toml.ParseError
 	if errors.As(err, &syntax) {
-		// Its text quotes the line, which may have a secret that somebody has put there.
+		// Its text quotes the line, which may have a secret in it.
 		return nil, fmt.Errorf("credentials: %s: line %d is not TOML", c.Credentials, syntax.Position.Line)
 	}
 	if err != nil {

@@ -295,7 +295,7 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 func (d *daemon) shutdown(httpServer *http.Server) error {
 	d.front.ready.ready.Store(false)
 	d.log.Info("stopping", "delay_s", d.config.ShutdownDelay.Seconds(), "timeout_s", d.config.ShutdownTimeout.Seconds())
-	time.Sleep(d.config.ShutdownDelay) // a second signal ends the program, see run
+	time.Sleep(d.config.ShutdownDelay) // a second signal ends the program, see package main
 	ctx, cancel := context.WithTimeout(context.Background(), d.config.ShutdownTimeout)
 	defer cancel()
 	err := httpServer.Shutdown(ctx)

@@ -81,7 +81,7 @@ func (f *front) routes() http.Handler {
 	}
 	r.Handle("/-/leaks", f.leaks)
 	r.MethodNotAllowed(wrongMethod)
-	r.NotFound(f.protocol.ServeHTTP) // not "/*", which would copy the path for a variable that nobody asks for
+	r.NotFound(f.protocol.ServeHTTP) // not "/*", which would copy the path for a variable that is not used
 	return r
 }
 

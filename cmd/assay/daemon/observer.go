@@ -111,10 +111,10 @@ func (o *observer) middleware(next http.Handler) http.Handler {
 	})
 }
 
-// bodyTime is for a client to send a body that nobody reads.
+// bodyTime is for a client to send a body that is not read.
 const bodyTime = 5 * time.Second
 
-// refuseBody gives a body that nobody asked for little time, and its connection
+// refuseBody gives a body that is not expected little time, and its connection
 // no other request.
 func refuseBody(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")

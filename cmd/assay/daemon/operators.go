@@ -10,13 +10,12 @@ import (
 
 // operators are who may see more than other clients.
 type operators struct {
-	groups  []string // none: whoever is on this machine
+	groups  []string // none: clients on this machine
 	access  *access.Authenticator
 	clients *clients
 }
 
-// include reports whether a request may read what is for those who run the
-// server.
+// include reports whether a request may read what is for operators.
 func (o *operators) include(r *http.Request) bool {
 	if len(o.groups) > 0 {
 		id, err := o.access.Identify(r)
@@ -25,7 +24,7 @@ func (o *operators) include(r *http.Request) bool {
 	proxies := []string{"Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip"}
 	for name := range r.Header {
 		if strings.HasPrefix(name, "X-Forwarded") || slices.Contains(proxies, name) {
-			return false // a proxy here speaks for somebody elsewhere
+			return false // a proxy on this machine forwards the request of another one
 		}
 	}
 	// nginx says nothing at all unless it is told to, and calls us by our own name; but

@@ -21,7 +21,7 @@ func writeText(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(text)) // the client is gone: nobody to tell
+	_, _ = w.Write([]byte(text)) // if it fails, the client is gone
 }
 
 // wrongMethod answers for the fixed paths.

@@ -143,7 +143,7 @@ func (b *builder) build(c config.Config, from config.Sources, source *vcs.Source
 		Database: database,
 		Budget: fetch.Budget{
 			Connect: c.ConnectTimeout, TLS: c.ConnectTimeout, FirstByte: c.HeaderTimeout, IdleBody: c.IdleTimeout,
-			Answer: c.AnswerTimeout * 9 / 10, // so that who waits can be told what went wrong
+			Answer: c.AnswerTimeout * 9 / 10, // so that a client can be told what went wrong
 		},
 		Breaker: fetch.Breaker{
 			Share: c.BreakerShare, Window: c.BreakerWindow, Minimum: c.BreakerMinimum, Open: c.BreakerOpen,

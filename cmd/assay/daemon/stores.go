@@ -72,7 +72,7 @@ func shellWord(text string) string {
 }
 
 // openLog opens our own log, or makes it. One that refuses is no more than a remark
-// as long as nothing needs it: somebody has copied a data directory.
+// as long as nothing needs it: its data directory is a copy.
 func (s *stores) openLog(ctx context.Context, c config.Config, needed bool, budget *memory.Budget, log *slog.Logger) (err error) {
 	own := LogConfig(c)
 	own.Store, own.Memory = s.objects, budget
