@@ -266,13 +266,9 @@ var exceptions = map[string]exception{
 	"storage/bolt: arrows back":               {11, "the engine is not a package of its own yet"},
 	"storage/athens Backend.Save: parameters": {7, "the interface is that of Athens"},
 	"storage/storagetest: arrows back":        {7, "a promise is a function; their order is that of the contract"},
-	"sumdb/pinlog Log: methods":               {74, "files, tree, guards and appends are one type yet"},
-	"sumdb/pinlog Log: fields":                {20, "files, tree, guards and appends are one type yet"},
 	"sumdb Mirror: methods":                   {91, "client and follower are one type yet"},
 	"sumdb Mirror: fields":                    {19, "client and follower are one type yet"},
-	"sumdb/pinlog disk: fields":               {17, "files, tree, guards and appends are one type yet"},
 	"sumdb: arrows back":                      {8, "client and follower are one type yet"},
-	"sumdb/pinlog: arrows back":               {11, "files, tree, guards and appends are one type yet"},
 	"sumdb/sumdbtest Log: fields":             {13, "one field for each fault"},
 }
 

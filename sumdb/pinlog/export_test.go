@@ -38,7 +38,7 @@ func EncodeMark(key string, size int64, inode uint64, times ...int64) []byte {
 // OldGuard is the text of the guard, called guard, that the first version of this
 // program wrote beside the file of entries, with what the guard at path says.
 func OldGuard(path string) (text []byte, size int64, err error) {
-	m := readMark(path, -1)
+	m := readGuardFile(path, -1)
 	m.guard.inside = false
 	return m.guard.encode(), m.size, m.err
 }

@@ -15,7 +15,7 @@ import (
 // An entry in the file of entries is a frame: a line with the length of the text
 // and a CRC32C, both as 8 hex digits, then the text. The checksum is over the
 // digits of the length and the text. It is there for torn writes and bad disks;
-// against people there is the tree.
+// the tree protects against changes made on purpose.
 const (
 	frameMark   = "entry "
 	frameHeader = len(frameMark + "00000000 00000000\n")

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
-	"github.com/assay-proxy/assay/internal/durable"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -39,6 +38,12 @@ const (
 	// version of this program did not have it.
 	insideFormat = "changed %d\nself %d %d\n"
 )
+
+// name is the name of the log.
+func (g guard) name() string {
+	name, _, _ := strings.Cut(g.key, "+")
+	return name
+}
 
 // encode is the text of g, which a person can read.
 func (g guard) encode() []byte {
@@ -73,22 +78,22 @@ func decodeGuard(text []byte) (guard, error) {
 // that also removes what the backup does not have writes the old guard into another
 // file than the guard says that it is.
 const (
-	guardPrefix = "guard-"
-	oldGuard    = "guard" // the name that the first version of this program gave it
+	guardPrefix    = "guard-"
+	firstGuardName = "guard" // the name that the first version of this program gave it
 )
 
-// mark is a guard as it was found in the directory of a log.
-type mark struct {
+// guardFile is a guard as it was found in the directory of a log.
+type guardFile struct {
 	path  string
-	size  int64 // what the name says; for oldGuard what the text says
+	size  int64 // what the name says; for firstGuardName what the text says
 	guard guard
 	self  identity // the file in which it was found
 	err   error    // sumdb.ErrInvalid if the text is not that of a guard with this name
 }
 
-// markName returns the size in the name of a guard, -1 for oldGuard.
-func markName(name string) (size int64, ok bool) {
-	if name == oldGuard {
+// guardSize returns the size in the name of a guard, -1 for firstGuardName.
+func guardSize(name string) (size int64, ok bool) {
+	if name == firstGuardName {
 		return -1, true
 	}
 	digits, ok := strings.CutPrefix(name, guardPrefix)
@@ -96,254 +101,78 @@ func markName(name string) (size int64, ok bool) {
 	return size, ok && err == nil && size >= 0 && digits == strconv.FormatInt(size, 10)
 }
 
-// readMarks returns the guards in dir, the newest last. There is more than one after
+// readGuards returns the guards in dir, the newest last. There is more than one after
 // a crash between two writes, or after a backup was copied over the directory. A
-// process that appends may rename them meanwhile: then it looks again.
-func readMarks(dir string) (marks []mark, err error) {
+// process that appends may rename them meanwhile: then they are listed again.
+func readGuards(dir string) (guards []guardFile, err error) {
 	for range 10 {
-		if marks, err = listMarks(dir); err != nil {
+		if guards, err = listGuards(dir); err != nil {
 			return nil, err
 		}
-		moved := func(m mark) bool { return errors.Is(m.err, fs.ErrNotExist) }
-		if len(marks) > 0 && !slices.ContainsFunc(marks, moved) {
+		moved := func(g guardFile) bool { return errors.Is(g.err, fs.ErrNotExist) }
+		if len(guards) > 0 && !slices.ContainsFunc(guards, moved) {
 			break
 		}
 	}
-	slices.SortStableFunc(marks, func(a, b mark) int { return cmp.Compare(a.size, b.size) })
-	return marks, nil
+	slices.SortStableFunc(guards, func(a, b guardFile) int { return cmp.Compare(a.size, b.size) })
+	return guards, nil
 }
 
-// listMarks is one look of readMarks. os.ReadDir sorts, so oldGuard is before a guard
-// of the same size.
-func listMarks(dir string) (marks []mark, err error) {
+// listGuards is one attempt of readGuards. os.ReadDir sorts, so firstGuardName is before
+// a guard of the same size.
+func listGuards(dir string) (guards []guardFile, err error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	for _, file := range files {
-		if size, ok := markName(file.Name()); ok {
-			marks = append(marks, readMark(filepath.Join(dir, file.Name()), size))
+		if size, ok := guardSize(file.Name()); ok {
+			guards = append(guards, readGuardFile(filepath.Join(dir, file.Name()), size))
 		}
 	}
-	return marks, nil
+	return guards, nil
 }
 
-func readMark(path string, size int64) mark {
-	m := mark{path: path, size: size}
+func readGuardFile(path string, size int64) guardFile {
+	g := guardFile{path: path, size: size}
 	f, err := os.Open(path)
 	if err != nil {
-		m.err = err
-		return m
+		g.err = err
+		return g
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, 64<<10)) // a guard has some 300 bytes
 	if err == nil {
-		m.self, err = identify(f)
+		g.self, err = identify(f)
 	}
 	if err == nil {
-		m.guard, err = decodeGuard(text)
+		g.guard, err = decodeGuard(text)
 	}
-	if err == nil && m.size < 0 {
-		m.size = m.guard.tree.N
+	if err == nil && g.size < 0 {
+		g.size = g.guard.tree.N
 	}
-	if err == nil && m.size != m.guard.tree.N {
-		err = fmt.Errorf("%w: the text of the guard is about %d entries", sumdb.ErrInvalid, m.guard.tree.N)
+	if err == nil && g.size != g.guard.tree.N {
+		err = fmt.Errorf("%w: the text of the guard is about %d entries", sumdb.ErrInvalid, g.guard.tree.N)
 	}
-	m.err = err
-	return m
+	g.err = err
+	return g
 }
 
-// copied says how the directory of m shows that it is a copy, "" if it does not.
+// copied says how the directory of g shows that it is a copy, "" if it does not.
 // entries is the file of entries.
-func (m mark) copied(entries identity) string {
+func (g guardFile) copied(entries identity) string {
 	switch {
-	case m.guard.file.differs(entries):
+	case g.guard.file.differs(entries):
 		return "the guard beside it was written for another file"
-	case m.guard.inside && m.guard.self.differs(m.self):
+	case g.guard.inside && g.guard.self.differs(g.self):
 		return "the guard beside it is not in the file in which it was written"
 	}
 	return ""
 }
 
-// touched says whether something but this program changed the file of entries, or its
-// owner, mode or links, after m was written. Without a change of owner or the like
-// this may have been a copy, but only m.copied and a tree that is not there prove one.
-func (m mark) touched(entries identity) bool {
-	return m.guard.inside && m.guard.file.changed != 0 && entries.changed != 0 && m.guard.file.changed != entries.changed
-}
-
-// writeGuards says in all guards that tree is about to be signed. entries is the
-// file that has it.
-func (l *Log) writeGuards(tree tlog.Tree, entries *os.File) error {
-	if err := l.writeMark(tree, entries); err != nil {
-		return err
-	}
-	outer := guard{key: l.key, tree: tree}
-	if l.config.Guard != "" {
-		if err := durable.Replace(l.config.Guard, outer.encode(), 0o600); err != nil {
-			return err
-		}
-	}
-	if err := l.writeStore(outer); err != nil {
-		return err
-	}
-	l.guarded = tree
-	return nil
-}
-
-// writeMark writes the guard in the directory. Those of older trees are removed when
-// it is durable, so that there is always one.
-func (l *Log) writeMark(tree tlog.Tree, entries *os.File) error {
-	file, err := identify(entries)
-	if err != nil {
-		return err
-	}
-	name := guardPrefix + strconv.FormatInt(tree.N, 10)
-	err = durable.ReplaceWith(l.path(name), 0o600, func(f *os.File) ([]byte, error) {
-		self, err := identify(f)
-		return guard{key: l.key, tree: tree, inside: true, file: file, self: self}.encode(), err
-	})
-	if err != nil {
-		return err
-	}
-	files, err := os.ReadDir(l.config.Dir)
-	if err != nil {
-		return err
-	}
-	for _, file := range files {
-		if _, ok := markName(strings.TrimSuffix(file.Name(), durable.NewSuffix)); !ok || file.Name() == name {
-			continue
-		}
-		if err := os.Remove(l.path(file.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkAlone makes the log refuse if another process signs it, or if its files were
-// replaced or written to: a lock that does not hold, a copy that was adopted while
-// this process runs, and a backup that was put back under it are found before there
-// is a second continuation, or an entry that no start would find. The turn is ours.
-func (l *Log) checkAlone() error {
-	err := l.checkFiles()
-	if err == nil {
-		err = l.checkMarks()
-	}
-	if err == nil && l.config.Guard != "" {
-		err = l.checkOutside()
-	}
-	if err == nil && l.clean {
-		err = l.checkEnds()
-	}
-	return l.refuseUnlessAlone(err)
-}
-
-// refuseUnlessAlone makes the log refuse if err is an errNotAlone. It returns err.
-func (l *Log) refuseUnlessAlone(err error) error {
-	if errors.Is(err, errNotAlone) {
-		return l.refuse(l.refusal(err, nil))
-	}
-	return err
-}
-
-// errNotAlone says that something else than this process wrote to the files.
-var errNotAlone = errors.New("this process is not alone with the files")
-
-// checkFiles looks whether entries is still the file that is open.
-func (l *Log) checkFiles() error {
-	ours, err := l.entries.Stat()
-	if err != nil {
-		return err
-	}
-	file, err := os.Stat(l.path("entries"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err != nil || !os.SameFile(ours, file) {
-		return fmt.Errorf("%w: %s is another file than when it was opened", errNotAlone, l.path("entries"))
-	}
-	return nil
-}
-
-// checkEnds looks whether entries and heads end where this process left them. What a
-// failed write may have left behind the last head is written over.
-func (l *Log) checkEnds() error {
-	entries, err := l.entries.Stat()
-	if err != nil {
-		return err
-	}
-	heads, err := l.heads.Stat()
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name        string
-		size, end   int64
-		mayBeLonger bool
-	}{{"entries", entries.Size(), l.tree.end(), false}, {"heads", heads.Size(), l.headsEnd, true}} {
-		if f.size < f.end || f.size > f.end && !f.mayBeLonger {
-			return fmt.Errorf("%w: %s has %d bytes, this process left it with %d", errNotAlone, l.path(f.name), f.size, f.end)
-		}
-	}
-	return nil
-}
-
-// checkMarks looks whether the newest guard in the directory is the one that this
-// process wrote last.
-func (l *Log) checkMarks() error {
-	marks, err := readMarks(l.config.Dir)
-	if err != nil {
-		return err
-	}
-	if len(marks) == 0 {
-		return fmt.Errorf("%w: its guard in %s is gone", errNotAlone, l.config.Dir)
-	}
-	for _, m := range marks {
-		if m.err != nil && !errors.Is(m.err, sumdb.ErrInvalid) {
-			return fmt.Errorf("guard: %w", diskError(m.err))
-		}
-	}
-	newest := marks[len(marks)-1]
-	if newest.err != nil {
-		return fmt.Errorf("%w: the guard %s is not as it was left: %w", errNotAlone, newest.path, newest.err)
-	}
-	if why := newest.copied(identity{}); why != "" {
-		return fmt.Errorf("%w: %s was replaced: %s", errNotAlone, l.config.Dir, why)
-	}
-	return l.checkGuard(newest.path, newest.guard)
-}
-
-// checkOutside is checkMarks for the guard outside. One that is gone is written with
-// the next tree.
-func (l *Log) checkOutside() error {
-	text, err := os.ReadFile(l.config.Guard)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("guard: %w", diskError(err))
-	}
-	g, err := decodeGuard(text)
-	if err != nil {
-		return fmt.Errorf("%w: the guard %s is not as it was left: %w", errNotAlone, l.config.Guard, err)
-	}
-	return l.checkGuard(l.config.Guard, g)
-}
-
-// checkGuard looks whether g, found at path, is of this log and not older than what
-// this process wrote into all guards.
-func (l *Log) checkGuard(path string, g guard) error {
-	var why string
-	switch {
-	case g.key != l.key:
-		why = fmt.Sprintf("it is that of the log with the key %s", g.key)
-	case !l.tree.contains(g.tree):
-		why = fmt.Sprintf("it is of another process, with a tree of %d entries that is not of the %d entries here", g.tree.N, l.tree.size())
-	case g.tree.N < l.guarded.N:
-		why = fmt.Sprintf("it has the tree of %d entries, this process left it with %d: an older copy was put back", g.tree.N, l.guarded.N)
-	default:
-		return nil
-	}
-	return fmt.Errorf("%w: the guard %s is not as it was left: %s", errNotAlone, path, why)
+// changed reports whether something but this program changed the file of entries, or
+// its owner, mode or links, after g was written. This may have been a copy, but only
+// copied and a tree that is not there prove one.
+func (g guardFile) changed(entries identity) bool {
+	return g.guard.inside && g.guard.file.changed != 0 && entries.changed != 0 && g.guard.file.changed != entries.changed
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // lockFile holds f until it is closed or the process ends, however it ends. The
-// error is storage.ErrInUse if somebody else holds it.
+// error is storage.ErrInUse if another process holds it.
 func lockFile(f *os.File) error {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

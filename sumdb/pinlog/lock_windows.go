@@ -10,7 +10,7 @@ import (
 )
 
 // lockFile holds f until it is closed or the process ends, however it ends. The
-// error is storage.ErrInUse if somebody else holds it.
+// error is storage.ErrInUse if another process holds it.
 func lockFile(f *os.File) error {
 	const flags = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY
 	err := windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, new(windows.Overlapped))

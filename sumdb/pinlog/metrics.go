@@ -13,7 +13,7 @@ type metrics struct {
 	gauges  []prometheus.Collector
 }
 
-func newMetrics(l *Log) *metrics {
+func newMetrics(size func() int64, refuses func() error) *metrics {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
@@ -24,23 +24,16 @@ func newMetrics(l *Log) *metrics {
 		}, []string{"result"}),
 		gauges: []prometheus.Collector{
 			gauge("assay_log_entries", "Entries under the newest signed head of the log.",
-				func() float64 { return float64(l.Size()) }),
+				func() float64 { return float64(size()) }),
 			gauge("assay_log_frozen", "1 while the log refuses to sign anything new.",
-				l.frozenValue),
+				func() float64 {
+					if refuses() != nil {
+						return 1
+					}
+					return 0
+				}),
 		},
 	}
-}
-
-// Metrics returns the collectors of the log.
-func (l *Log) Metrics() []prometheus.Collector {
-	return append([]prometheus.Collector{l.metrics.appends}, l.metrics.gauges...)
-}
-
-func (l *Log) frozenValue() float64 {
-	if l.Refuses() != nil {
-		return 1
-	}
-	return 0
 }
 
 // appendResult is the label for an append: result, unless there is an error.

@@ -1,10 +1,8 @@
 package pinlog
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"strings"
@@ -20,55 +18,30 @@ import (
 // head covers: its hashes were the first ones all the same. What it does not find
 // it may have lost.
 func (l *Log) Find(mod module.Version) (Entry, error) {
-	v := l.view.Load()
-	id, ok := l.find(mod)
-	if !ok || id >= v.visible {
+	v, id, ok := l.ledger.visible(mod)
+	if !ok {
 		return Entry{}, fmt.Errorf("%s: not in the log %s, which has %d entries: %w", mod, l.Name(), v.size(), fs.ErrNotExist)
 	}
-	e, err := l.readEntry(v.tree, id)
+	e, err := l.ledger.entries.read(v.tree, id)
 	if err == nil && e.Module != mod {
 		err = fmt.Errorf("%w: entry %d of the log %s is %s, not %s", sumdb.ErrInvalid, id, l.Name(), e.Module, mod)
 	}
 	return e, err
 }
 
-// readEntry reads entry id of tree from the file, and compares it with its hash.
-func (l *Log) readEntry(tree hashTree, id int64) (Entry, error) {
-	frame := make([]byte, tree.offsets[id+1]-tree.offsets[id])
-	if _, err := l.entries.ReadAt(frame, tree.offsets[id]); err != nil {
-		return Entry{}, fmt.Errorf("entry %d of the log %s: %w", id, l.Name(), err)
-	}
-	e, err := decodeFrame(frame)
-	if err == nil {
-		err = checkEntry(e, tree, id)
-	}
-	if err != nil {
-		return Entry{}, fmt.Errorf("entry %d of the log %s: %w", id, l.Name(), err)
-	}
-	return e, nil
-}
-
-// checkEntry compares e with what tree has at id.
-func checkEntry(e Entry, tree hashTree, id int64) error {
-	if e.ID != id || e.leaf() != tree.leaf(id) {
-		return fmt.Errorf("%w: the disk has another entry than was written", sumdb.ErrInvalid)
-	}
-	return nil
-}
-
 // Latest is the newest signed head, also of a log that is empty. It is an
 // sumdb.ErrFrozen only if the log refuses and has lost all its heads.
 func (l *Log) Latest(ctx context.Context) ([]byte, error) {
-	v, err := l.shown(ctx)
+	v, err := l.signedView(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return append([]byte(nil), v.head.note...), nil
 }
 
-// shown is the view, which has a head.
-func (l *Log) shown(ctx context.Context) (*view, error) {
-	v := l.view.Load()
+// signedView returns the view, which has a head.
+func (l *Log) signedView(ctx context.Context) (*view, error) {
+	v := l.ledger.view.Load()
 	if v.head == nil {
 		return nil, l.Refuses()
 	}
@@ -79,7 +52,7 @@ func (l *Log) shown(ctx context.Context) (*view, error) {
 // The error is sumdb.ErrBeyond if the head does not cover it, sumdb.ErrInvalid if the log has
 // another record in its place.
 func (l *Log) Reply(ctx context.Context, r sumdb.Record) ([]byte, error) {
-	v, err := l.shown(ctx)
+	v, err := l.signedView(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +76,7 @@ func (l *Log) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	if !sumdb.KnownTile(t) {
 		return nil, fmt.Errorf("%s has tiles of height %d: %w", l.Name(), sumdb.TileHeight, fs.ErrNotExist)
 	}
-	v, err := l.shown(ctx)
+	v, err := l.signedView(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +87,7 @@ func (l *Log) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 		return tlog.ReadTileData(t, v.tree)
 	}
 	records := make([][]byte, 0, t.W)
-	for e, err := range l.scan(v.tree, t.N<<sumdb.TileHeight, t.N<<sumdb.TileHeight+int64(t.W)) {
+	for e, err := range l.ledger.entries.scan(v.tree, t.N<<sumdb.TileHeight, t.N<<sumdb.TileHeight+int64(t.W)) {
 		if err != nil {
 			return nil, err
 		}
@@ -129,8 +102,8 @@ func (l *Log) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 // changed an entry. What is appended meanwhile is not yielded.
 func (l *Log) Entries(prefix string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		v := l.view.Load()
-		for e, err := range l.scan(v.tree, 0, v.visible) {
+		v := l.ledger.view.Load()
+		for e, err := range l.ledger.entries.scan(v.tree, 0, v.visible) {
 			if (err != nil || below(e.Module.Path, prefix)) && !yield(e, err) {
 				return
 			}
@@ -142,34 +115,4 @@ func (l *Log) Entries(prefix string) iter.Seq2[Entry, error] {
 func below(path, prefix string) bool {
 	rest, ok := strings.CutPrefix(path, prefix)
 	return ok && (prefix == "" || rest == "" || rest[0] == '/' || strings.HasSuffix(prefix, "/"))
-}
-
-// scan yields the entries from first up to before end, which are in tree.
-func (l *Log) scan(tree hashTree, first, end int64) iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) {
-		from := tree.offsets[first]
-		in := bufio.NewReaderSize(io.NewSectionReader(l.entries, from, tree.offsets[end]-from), 64<<10)
-		for id := first; id < end; id++ {
-			e, err := scanEntry(in, tree, id)
-			if err != nil {
-				yield(Entry{}, fmt.Errorf("entry %d of the log %s: %w", id, l.Name(), err))
-				return
-			}
-			if !yield(e, nil) {
-				return
-			}
-		}
-	}
-}
-
-func scanEntry(in *bufio.Reader, tree hashTree, id int64) (Entry, error) {
-	text, err := readFrame(in)
-	if err != nil {
-		return Entry{}, tornFrame(err)
-	}
-	e, err := decodeEntry(text)
-	if err != nil {
-		return Entry{}, err
-	}
-	return e, checkEntry(e, tree, id)
 }

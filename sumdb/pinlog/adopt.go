@@ -1,0 +1,104 @@
+package pinlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/durable"
+)
+
+// Adopt makes a log that refuses sign again, when its operator has made sure
+// that it continues everything that was ever shown: after a copy of it was put
+// back, it was moved to another disk, or a guard was lost or is new. No process may
+// have the log open.
+//
+// head is the newest signed head that any client or other machine has seen. A
+// client keeps its own in $GOPATH/pkg/sumdb/NAME/latest. The log must contain it,
+// all signed heads that are found in c.Dir, the trees of the guards, and what c.Store
+// remembers of the log. Then the guards are rewritten, the freeze is lifted, and what follows the last whole
+// entry is moved to a file cut-TIME in c.Dir. Otherwise the log stays as it is, and
+// the error is sumdb.ErrFrozen;
+// sumdb.ErrInvalid if head is not one of this log; fs.ErrNotExist if there is no log.
+//
+// A nil head says that no client has ever seen a head of the log but those in c.Dir.
+// If that is wrong, the log signs what contradicts the head that was seen, and
+// every client that has it stops for ever with a SECURITY ERROR. So ask
+// the operator twice.
+func Adopt(ctx context.Context, c Config, head []byte) error {
+	l, err := newLog(c)
+	if err == nil && c.ReadOnly {
+		err = errors.New("open for reading only")
+	}
+	if err != nil {
+		return fmt.Errorf("adopt the log in %s: %w", c.Dir, err)
+	}
+	err = l.adopt(ctx, head)
+	if err = errors.Join(err, l.closeFiles()); err != nil {
+		return fmt.Errorf("adopt the log in %s: %w", c.Dir, err)
+	}
+	return nil
+}
+
+func (l *Log) adopt(ctx context.Context, head []byte) error {
+	if _, err := os.Stat(l.config.Dir); err != nil {
+		return err
+	}
+	if err := l.openKey(ctx, false); err != nil {
+		return err
+	}
+	found, err := l.read(ctx, true)
+	if err != nil {
+		return err
+	}
+	if head != nil {
+		seen, err := openHead(head, l.key.verifier)
+		if err != nil {
+			return fmt.Errorf("the head to adopt is none of the log %s: %w", l.Name(), err)
+		}
+		found.claims = append(found.claims, claim{"what was seen", seen.tree, true, seen.note})
+	}
+	if err := found.mayAdopt(l.Name(), head != nil); err != nil {
+		return err
+	}
+	if err := l.openLedger(found, true); err != nil {
+		return err
+	}
+	return l.ledger.adopt(found)
+}
+
+// adopt makes the entries that were found the log. The freeze is lifted last: should it
+// be interrupted, the log still refuses.
+func (l *ledger) adopt(found *findings) error {
+	l.showSigned(found.newestHead())
+	if err := l.keepTail(); err != nil {
+		return err
+	}
+	if err := l.heads.replace(found.heads(l.at.path("heads"))); err != nil {
+		return err
+	}
+	if err := l.repair(); err != nil {
+		return err
+	}
+	if err := l.publish(true); err != nil {
+		return err
+	}
+	if err := os.Remove(l.at.path("frozen")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	l.log.Warn("log adopted", "database", l.key.name(), "size", l.size())
+	return durable.SyncDir(l.at.dir)
+}
+
+// keepTail copies what follows the last whole entry into a file of its own: an operator
+// may want to look at it.
+func (l *ledger) keepTail() error {
+	tail, err := l.entries.tail()
+	if err != nil || tail == nil {
+		return err
+	}
+	return durable.Replace(l.at.path("cut-"+time.Now().UTC().Format("20060102T150405.000Z")), tail, 0o600)
+}

@@ -1,0 +1,100 @@
+package pinlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/internal/memory"
+)
+
+// appender decides what happens to entries that are pinned.
+type appender struct {
+	ledger *ledger
+	queue  *queue
+	memory *memory.Budget // of the index
+}
+
+// pin does what Log.Pin does. The result is appended or known.
+func (a *appender) pin(ctx context.Context, e Entry) (Entry, string, error) {
+	e, err := e.normal()
+	if err != nil {
+		return Entry{}, "", err
+	}
+	if err := ctx.Err(); err != nil {
+		return Entry{}, "", err
+	}
+	p := newPin(e)
+	if v, id, ok := a.ledger.visible(e.Module); ok {
+		p.err = a.compare(p, v.tree, id)
+		return p.result()
+	}
+	if err := a.mayAppend(); err != nil {
+		return Entry{}, "", fmt.Errorf("append %s: %w", e.Module, err)
+	}
+	if err := a.queue.append(ctx, p, a.commit); err != nil {
+		return Entry{}, "", err
+	}
+	return p.result()
+}
+
+// mayAppend says why nothing can be appended.
+func (a *appender) mayAppend() error {
+	if err := a.ledger.refusals.reason(); err != nil {
+		return err
+	}
+	if a.ledger.heads == nil {
+		return fmt.Errorf("the log %s is open for reading only: %w", a.ledger.key.name(), errors.ErrUnsupported)
+	}
+	if !a.memory.Try(entryMemory) {
+		return fmt.Errorf("the index of the log %s with its %d entries: %w", a.ledger.key.name(), a.ledger.size(), memory.ErrFull)
+	}
+	a.memory.Give(entryMemory) // it is taken when the entry is there
+	return nil
+}
+
+// compare decides p by entry id of tree, which is of the same version.
+func (a *appender) compare(p *pin, tree hashTree, id int64) error {
+	stored, err := a.ledger.entries.read(tree, id)
+	if err == nil {
+		p.decide(stored)
+	}
+	return err
+}
+
+// commit decides all of batch. The caller holds the queue.
+func (a *appender) commit(batch []*pin) {
+	if len(batch) == 0 {
+		return
+	}
+	err := a.ledger.append(a.sortOut(batch))
+	visible := a.ledger.view.Load().visible
+	for _, p := range batch {
+		if p.err == nil && err != nil && p.id() >= visible {
+			p.err = fmt.Errorf("append %s: %w", p.entry.Module, err)
+		}
+		p.finish(p.err)
+	}
+}
+
+// sortOut compares batch with what is on disk, also if it is not signed yet, and
+// with itself. It returns what is left to be appended, numbered.
+func (a *appender) sortOut(batch []*pin) (fresh []Entry) {
+	tree := a.ledger.entries.tree()
+	first := make(map[module.Version]*pin)
+	for _, p := range batch {
+		if id, ok := a.ledger.entries.find(p.entry.Module); ok {
+			p.err = a.compare(p, tree, id)
+		} else if other := first[p.entry.Module]; other != nil {
+			p.decide(other.entry)
+		} else {
+			p.fresh = true
+			p.entry.ID = tree.size() + int64(len(fresh))
+			first[p.entry.Module] = p
+			fresh = append(fresh, p.entry)
+		}
+	}
+	return fresh
+}

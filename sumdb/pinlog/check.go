@@ -1,0 +1,99 @@
+package pinlog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/internal/durable"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// Witness compares a signed head that a client has seen with the log. A head that
+// our key signed and that the log does not contain, because it is larger or has
+// another root, freezes the log, also after a restart: the error is sumdb.ErrFrozen. A
+// head that our key did not sign is sumdb.ErrInvalid and changes nothing. To a log that is
+// open ReadOnly a larger head is sumdb.ErrBeyond: others may have appended since, or the
+// log has lost entries.
+func (l *Log) Witness(head []byte) error {
+	seen, err := openHead(head, l.key.verifier)
+	if err != nil {
+		return fmt.Errorf("head shown to the log %s: %w", l.Name(), err)
+	}
+	if l.ledger.view.Load().tree.contains(seen.tree) {
+		return nil
+	}
+	if err := l.queue.lock(); err != nil {
+		return err
+	}
+	defer l.queue.unlock()
+	entries := l.ledger.entries.tree()
+	if entries.contains(seen.tree) {
+		return nil // it was signed meanwhile
+	}
+	if l.config.ReadOnly && seen.tree.N > entries.size() {
+		return fmt.Errorf("head of %d entries shown to the log %s: %w, which was tree %d when it was opened for reading: "+
+			"if that is so when it is opened again, entries are lost", seen.tree.N, l.Name(), sumdb.ErrBeyond, entries.size())
+	}
+	return l.ledger.freeze(seen, !l.config.ReadOnly)
+}
+
+// freeze makes the log refuse because seen was signed and is not of it; with keep, also
+// after a restart.
+func (l *ledger) freeze(seen signedHead, keep bool) error {
+	refusal := l.refusals.contradicted(fmt.Errorf("a signed head of %d entries was seen that is not of the %d entries here",
+		seen.tree.N, l.entries.tree().size()), false)
+	first := l.refusals.begin(refusal)
+	var err error
+	if keep {
+		err = l.keepEvidence(seen)
+	}
+	if first || err != nil {
+		l.log.Error("the log is frozen: a client has seen a head that is not of this log",
+			"database", l.key.name(), "size", l.size(), "seen", seen.tree.N, "head", string(seen.note), "err", err)
+	}
+	return errors.Join(refusal, err)
+}
+
+// keepEvidence adds seen to the file that keeps the log frozen.
+func (l *ledger) keepEvidence(seen signedHead) error {
+	path := l.at.path("frozen")
+	held, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if bytes.Contains(held, seen.note) {
+		return nil
+	}
+	return durable.Replace(path, append(held, seen.note...), 0o600)
+}
+
+// Check reads everything again that the log has on disk, and compares: each entry
+// with its checksum and the tree, each head that was ever signed with our key and
+// the tree, the guards, the freeze, and the tree with what is answered. All that is
+// wrong is in the error, nil if nothing is. It takes a second for 10,000 heads or
+// 100,000 entries; appends go on meanwhile.
+func (l *Log) Check(ctx context.Context) error {
+	v := l.ledger.view.Load()
+	found, err := l.read(ctx, true)
+	if err != nil {
+		return fmt.Errorf("check the log %s: %w", l.Name(), err)
+	}
+	damage, entries := found.damage, found.entries.index.tree
+	var answered tlog.Tree
+	if answered, err = v.tree.at(v.tree.size()); err == nil && !entries.contains(answered) {
+		err = fmt.Errorf("the %d entries on disk are not those that are answered", entries.size())
+	}
+	if err != nil {
+		damage = append(damage, err)
+	}
+	if len(damage) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: the log %s is damaged: %w", sumdb.ErrInvalid, l.Name(), errors.Join(damage...))
+}

@@ -1,0 +1,126 @@
+package pinlog
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"unicode"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/assay-proxy/assay/internal/durable"
+)
+
+// create makes an empty log with a new key; without a name it invents one. The key is
+// the last file: as long as it is not there nothing can be signed, and all else is made
+// again. So a key without a guard is a key that was put beside an empty log, which must
+// refuse.
+func create(ctx context.Context, at location, name string) (keyPair, error) {
+	if err := checkVacant(ctx, at, name); err != nil {
+		return keyPair{}, err
+	}
+	if name == "" {
+		random := make([]byte, 4)
+		rand.Read(random)
+		name = "assay-" + hex.EncodeToString(random)
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return r == '+' || unicode.IsSpace(r) }) {
+		return keyPair{}, fmt.Errorf("name %q of a new log is not host[/path] without + and spaces", name) // which separate the parts of a key
+	}
+	secret, _, err := note.GenerateKey(rand.Reader, name)
+	if err != nil {
+		return keyPair{}, err
+	}
+	key, err := parseKey(at, secret)
+	if err != nil {
+		return keyPair{}, fmt.Errorf("name %q of a new log: %w", name, err)
+	}
+	if err := createEntries(at, key); err != nil {
+		return keyPair{}, err
+	}
+	if err := key.writePublicFile(at); err != nil {
+		return keyPair{}, err
+	}
+	return key, durable.Replace(at.path("key"), []byte(secret+"\n"), 0o600)
+}
+
+// createEntries makes an empty file of entries, and its guards.
+func createEntries(at location, key keyPair) error {
+	empty, err := newHashTree().at(0)
+	if err != nil {
+		return err
+	}
+	entries, err := os.OpenFile(at.path("entries"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	guards := guards{at: at, key: key.public}
+	return errors.Join(entries.Sync(), guards.write(empty, entries), entries.Close())
+}
+
+// checkVacant returns an error if there is something where a new log shall be. What an
+// interrupted create leaves behind is nothing.
+func checkVacant(ctx context.Context, at location, name string) error {
+	for _, file := range []string{"entries", "heads", "head", "frozen"} {
+		info, err := os.Stat(at.path(file))
+		if err == nil && info.Size() > 0 {
+			return frozen("there is %s but no key; a log cannot go on with a new key: put its key back, or begin a new log in an empty directory",
+				at.path(file))
+		}
+	}
+	guards, err := readGuards(at.dir)
+	if err != nil {
+		return err
+	}
+	for _, g := range guards {
+		if g.err != nil || g.size > 0 {
+			return frozen("%s is the guard of a log that is gone: put its files back, or begin a new log in an empty directory", g.path)
+		}
+	}
+	if err := checkStoreVacant(ctx, at, name); err != nil || at.guard == "" {
+		return err
+	}
+	text, err := os.ReadFile(at.guard)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	if g, err := decodeGuard(text); err == nil && g.tree.N == 0 && len(guards) > 0 {
+		return nil // of the same creation, or of an interrupted one before it
+	}
+	return frozen("the guard %s is that of another log, or of one that was here; "+
+		"bring that log back, or move the guard away if a new log, with a new key for all clients, is what you want", at.guard)
+}
+
+// checkStoreVacant returns an error if the store remembers a log where a new one shall
+// be. A new log needs a new name, else its clients stop at its first head.
+func checkStoreVacant(ctx context.Context, at location, name string) error {
+	if at.store == nil {
+		return nil
+	}
+	g, err := readStoreGuard(ctx, at.store)
+	if errors.Is(err, errNoRecord) {
+		if name == "" {
+			return nil // it gets one that no log had
+		}
+		old, err := pinnedBy(ctx, at.store, name)
+		if err != nil || len(old) == 0 {
+			return err
+		}
+		return frozen("the store has versions that a log called %s pinned, and that log is gone: put it back, or begin a new log under a new name", name)
+	}
+	if err != nil {
+		return err
+	}
+	if g.tree.N > 0 && (name == "" || name == g.name()) {
+		return frozen("the store remembers the log %s of %d entries, and that log is gone: put it back, or begin a new log under a new name, log-name", g.name(), g.tree.N)
+	}
+	return nil
+}

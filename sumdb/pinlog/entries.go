@@ -1,0 +1,189 @@
+package pinlog
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"sync"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// entryFile is the file of all entries, one frame after another, and its index. The
+// holder of the queue alone appends; all other methods may be called at the same time.
+type entryFile struct {
+	name   string // of the log
+	file   *os.File
+	memory *memory.Budget
+
+	mu    sync.RWMutex // guards index, but the holder of the queue reads it without
+	index entryIndex   // also of entries that are not signed yet
+}
+
+// openEntries opens the file at path, in which index was found. The memory of the index
+// is taken whether the budget has it or not.
+func openEntries(name, path string, writable bool, index entryIndex, budget *memory.Budget) (*entryFile, error) {
+	flag := os.O_RDONLY
+	if writable {
+		flag = os.O_RDWR
+	}
+	file, err := os.OpenFile(path, flag, 0)
+	if err != nil {
+		return nil, err
+	}
+	budget.Must(index.tree.size() * entryMemory)
+	return &entryFile{name: name, file: file, memory: budget, index: index}, nil
+}
+
+// tree returns the tree of all entries. The caller holds the queue.
+func (f *entryFile) tree() hashTree { return f.index.tree }
+
+// find returns the number of the entry of mod, which may not be signed yet.
+func (f *entryFile) find(mod module.Version) (id int64, ok bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.index.find(mod)
+}
+
+// read reads entry id of tree, and compares it with its hash.
+func (f *entryFile) read(tree hashTree, id int64) (Entry, error) {
+	frame := make([]byte, tree.offsets[id+1]-tree.offsets[id])
+	if _, err := f.file.ReadAt(frame, tree.offsets[id]); err != nil {
+		return Entry{}, fmt.Errorf("entry %d of the log %s: %w", id, f.name, err)
+	}
+	e, err := decodeFrame(frame)
+	if err == nil {
+		err = checkEntry(e, tree, id)
+	}
+	if err != nil {
+		return Entry{}, fmt.Errorf("entry %d of the log %s: %w", id, f.name, err)
+	}
+	return e, nil
+}
+
+// checkEntry compares e with the hash that tree has at id.
+func checkEntry(e Entry, tree hashTree, id int64) error {
+	if e.ID != id || e.leaf() != tree.leaf(id) {
+		return fmt.Errorf("%w: the disk has another entry than was written", sumdb.ErrInvalid)
+	}
+	return nil
+}
+
+// scan yields the entries of tree from first up to before end.
+func (f *entryFile) scan(tree hashTree, first, end int64) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		from := tree.offsets[first]
+		in := bufio.NewReaderSize(io.NewSectionReader(f.file, from, tree.offsets[end]-from), 64<<10)
+		for id := first; id < end; id++ {
+			e, err := scanEntry(in, tree, id)
+			if err != nil {
+				yield(Entry{}, fmt.Errorf("entry %d of the log %s: %w", id, f.name, err))
+				return
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+func scanEntry(in *bufio.Reader, tree hashTree, id int64) (Entry, error) {
+	text, err := readFrame(in)
+	if err != nil {
+		return Entry{}, tornFrame(err)
+	}
+	e, err := decodeEntry(text)
+	if err != nil {
+		return Entry{}, err
+	}
+	return e, checkEntry(e, tree, id)
+}
+
+// unknownError says that it is unknown what is on disk: after a failed sync the next
+// one succeeds without having written anything (lwn.net/Articles/752063). The log must
+// be opened again before it signs.
+type unknownError struct{ err error }
+
+func (e *unknownError) Error() string { return e.err.Error() }
+func (e *unknownError) Unwrap() error { return e.err }
+
+// append writes entries, which are numbered, durably. After an error the file is as it
+// was, or the error is an *unknownError.
+func (f *entryFile) append(entries []Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	var frames []byte
+	lengths := make([]int, len(entries))
+	for i, e := range entries {
+		before := len(frames)
+		frames = appendFrame(frames, e.encode())
+		lengths[i] = len(frames) - before
+	}
+	end := f.tree().end()
+	if _, err := f.file.WriteAt(frames, end); err != nil {
+		if cut := f.file.Truncate(end); cut != nil {
+			return errors.Join(diskError(err), &unknownError{cut})
+		}
+		return diskError(err)
+	}
+	if err := f.file.Sync(); err != nil {
+		return &unknownError{err}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, e := range entries {
+		if err := f.index.add(e, lengths[i]); err != nil {
+			return err
+		}
+		f.memory.Must(entryMemory)
+	}
+	return nil
+}
+
+// rewrite makes all whole entries durable, and cuts off what follows them. Entries from
+// number first on are written once more: if their sync failed, in the process before
+// this one, the system thinks that there is nothing left to write. An error that is no
+// *unknownError, no room for instance, can be tried again.
+func (f *entryFile) rewrite(first int64) error {
+	from, end := f.tree().offsets[first], f.tree().end()
+	_, err := io.Copy(io.NewOffsetWriter(f.file, from), io.NewSectionReader(f.file, from, end-from))
+	if err == nil {
+		err = f.cutTail()
+	}
+	if err != nil {
+		return diskError(err)
+	}
+	if err := f.file.Sync(); err != nil {
+		return &unknownError{err}
+	}
+	return nil
+}
+
+// cutTail cuts off what follows the last whole entry. A file without such a tail is not
+// touched: the guard says when the file was changed.
+func (f *entryFile) cutTail() error {
+	info, err := f.file.Stat()
+	if err != nil || info.Size() == f.tree().end() {
+		return err
+	}
+	return f.file.Truncate(f.tree().end())
+}
+
+// tail returns what follows the last whole entry, nil if nothing does.
+func (f *entryFile) tail() ([]byte, error) {
+	info, err := f.file.Stat()
+	end := f.tree().end()
+	if err != nil || info.Size() <= end {
+		return nil, err
+	}
+	return io.ReadAll(io.NewSectionReader(f.file, end, info.Size()-end))
+}
+
+func (f *entryFile) close() error { return f.file.Close() }

@@ -1,0 +1,204 @@
+package pinlog
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// claim is a tree that a file of the log says the log has.
+type claim struct {
+	file   string // its path, or inStore
+	tree   tlog.Tree
+	signed bool   // else it is only a guard's
+	note   []byte // if it is signed
+}
+
+// inStore is what a claim of the store has instead of the path of a file.
+const inStore = "the store"
+
+// findings is all that was found of a log, and what is wrong with it.
+type findings struct {
+	claims  []claim
+	entries foundEntries
+	guards  foundGuards
+	pinned  []pinned // versions in the store, if nothing there says how large the log was
+
+	damage     []error // why the log must not sign; what follows is among it
+	foreign    error   // a guard is that of another log
+	unread     error   // a guard is there and cannot be read
+	unverified error   // something that should be a signed head of our key is none
+	missing    error   // the entries do not have some of pinned
+
+	headsEnd int64 // of the last whole head of the history
+	complete bool  // guards and heads are about all entries: nothing is left to sign
+}
+
+// foundEntries is what the file of entries says, up to the first that is not whole.
+type foundEntries struct {
+	index entryIndex
+	torn  error     // what follows them; nil if nothing does
+	began time.Time // of the first
+}
+
+// foundGuards is what the guards in the directory say.
+type foundGuards struct {
+	count   int
+	newest  *guardFile // nil if there is none
+	changed bool       // the file of entries was changed after that guard was written
+	named   int64      // the largest size in the name of a guard with another text
+}
+
+func newFindings() *findings {
+	return &findings{entries: foundEntries{index: newEntryIndex()}}
+}
+
+func (f *findings) damaged(format string, args ...any) {
+	f.damage = append(f.damage, fmt.Errorf(format, args...))
+}
+
+// noHead adds that something in the file at path is no head. The first is enough.
+func (f *findings) noHead(path string, why error) {
+	if f.unverified == nil {
+		f.unverified = fmt.Errorf("%s: %w", path, why)
+		f.damage = append(f.damage, f.unverified)
+	}
+}
+
+// add appends the entry with the given text. The error is sumdb.ErrInvalid if it is not
+// the next entry of a log.
+func (f *foundEntries) add(text []byte) error {
+	e, err := decodeEntry(text)
+	if err != nil {
+		return err
+	}
+	if e.ID != f.index.tree.size() {
+		return fmt.Errorf("%w: it has the number %d", sumdb.ErrInvalid, e.ID)
+	}
+	if first, ok := f.index.find(e.Module); ok {
+		return fmt.Errorf("%w: %s is entry %d already", sumdb.ErrInvalid, e.Module, first)
+	}
+	if e.ID == 0 {
+		f.began = e.Time
+	}
+	return f.index.add(e, frameHeader+len(text))
+}
+
+// judge adds to the damage what the entries contradict: of each file the largest tree,
+// and versions that they do not have.
+func (f *findings) judge() {
+	tree := f.entries.index.tree
+	largest := make(map[string]claim)
+	short := false
+	for _, c := range f.claims {
+		if tree.contains(c.tree) {
+			continue
+		}
+		short = short || c.tree.N > tree.size()
+		if c.tree.N >= largest[c.file].tree.N {
+			largest[c.file] = c
+		}
+	}
+	for _, file := range slices.Sorted(maps.Keys(largest)) {
+		if c := largest[file]; c.tree.N > tree.size() {
+			f.damaged("%s has the tree of %d entries, but there are only %d", file, c.tree.N, tree.size())
+		} else {
+			f.damaged("%s has another tree of %d entries than the entries make", file, c.tree.N)
+		}
+	}
+	if short && f.entries.torn != nil {
+		f.damage = append(f.damage, f.entries.torn)
+	}
+	f.judgePinned()
+}
+
+// judgePinned counts the versions in the store that the log must have pinned and does
+// not have. What was stored before its first entry was pinned in an older log of the
+// same name.
+func (f *findings) judgePinned() {
+	missing := make(map[module.Version]bool)
+	for _, p := range f.pinned {
+		_, ok := f.entries.index.find(p.mod)
+		if !ok && (f.entries.index.tree.size() == 0 || !p.time.Before(f.entries.began.Truncate(time.Second))) {
+			missing[p.mod] = true
+		}
+	}
+	if len(missing) > 0 {
+		f.missing = fmt.Errorf("the store has %d versions that this log pinned, and the log does not have them", len(missing))
+		f.damage = append(f.damage, f.missing)
+	}
+}
+
+// lost says which trace of the log its entries contradict, nil if none: a signed head, a
+// guard, a version in the store.
+func (f *findings) lost() error {
+	tree := f.entries.index.tree
+	if f.guards.named > tree.size() {
+		return fmt.Errorf("a guard with %d in its name was beside them, which is more than the %d entries here", f.guards.named, tree.size())
+	}
+	if f.missing != nil {
+		return f.missing
+	}
+	for _, c := range f.claims {
+		if tree.contains(c.tree) {
+			continue
+		}
+		if c.signed {
+			return fmt.Errorf("%s has a signed head of %d entries that is not of the %d entries here", c.file, c.tree.N, tree.size())
+		}
+		if c.file == inStore {
+			return fmt.Errorf("the store remembers a tree of %d entries that is not of the %d entries here", c.tree.N, tree.size())
+		}
+		return fmt.Errorf("the guard %s has a tree of %d entries that is not of the %d entries here "+
+			"(should you know that it was never signed, move that file away)", c.file, c.tree.N, tree.size())
+	}
+	return nil
+}
+
+// mayAdopt says why the entries of the log called name must not be continued; nil if
+// they may. seen says that the operator has shown a head which a client has seen.
+func (f *findings) mayAdopt(name string, seen bool) error {
+	if f.foreign != nil {
+		return frozen("the log %s stays as it is: %w; name another file, or put the right key back", name, f.foreign)
+	}
+	if f.unread != nil {
+		return frozen("the log %s stays as it is: %w; make it readable, since it may contradict what is here", name, f.unread)
+	}
+	if err := f.lost(); err != nil {
+		return frozen("the log %s stays as it is: %w; to sign on would contradict it. "+
+			"Put back a copy of the log that has it, or begin a new log under a new name", name, err)
+	}
+	if f.unverified != nil && !seen {
+		return frozen("the log %s stays as it is: %w; with a head of the log that a client has seen it can be adopted nevertheless", name, f.unverified)
+	}
+	return nil
+}
+
+// newestHead is the largest signed head that the entries contain, nil if there is none.
+func (f *findings) newestHead() *signedHead {
+	var newest *signedHead
+	for _, c := range f.claims {
+		if c.signed && f.entries.index.tree.contains(c.tree) && (newest == nil || c.tree.N > newest.tree.N) {
+			newest = &signedHead{c.tree, bytes.Clone(c.note)}
+		}
+	}
+	return newest
+}
+
+// heads are the signed heads in the file at path, one after another.
+func (f *findings) heads(path string) []byte {
+	var heads []byte
+	for _, c := range f.claims {
+		if c.signed && c.file == path {
+			heads = append(heads, c.note...)
+		}
+	}
+	return heads
+}

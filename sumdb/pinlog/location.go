@@ -1,0 +1,39 @@
+package pinlog
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// location is where a log has its files, and where it writes down what it has signed.
+type location struct {
+	dir   string
+	guard string        // the guard outside of dir, may be ""
+	store storage.Store // may be nil
+}
+
+// path returns the path of a file of the log.
+func (l location) path(name string) string { return filepath.Join(l.dir, name) }
+
+// inside reports whether path is below dir.
+func inside(dir, path string) (bool, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return false, err
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return false, err
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel), nil
+}
+
+// diskError adds to an error of writing what it means for the log.
+func diskError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w; what is in the log stays readable, nothing is signed that is not on disk", err)
+}

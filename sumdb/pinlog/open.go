@@ -1,0 +1,149 @@
+package pinlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+
+	"github.com/assay-proxy/assay/internal/durable"
+)
+
+// Open opens the log in c.Dir, or makes an empty one with a new key. One
+// process at a time can have it open, but for ReadOnly; the error is
+// storage.ErrInUse for the second. A log whose files are damaged or contradict
+// each other is opened and Refuses, unless nothing of it can be used: then the
+// error is sumdb.ErrFrozen. To open a log ReadOnly that is not there, or not made to the
+// end, is fs.ErrNotExist.
+func Open(ctx context.Context, c Config) (*Log, error) {
+	l, err := newLog(c)
+	if err != nil {
+		return nil, fmt.Errorf("log in %s: %w", c.Dir, err)
+	}
+	if err := l.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("log in %s: %w", c.Dir, err), l.closeFiles())
+	}
+	return l, nil
+}
+
+// newLog checks c, and returns a log of which nothing is open.
+func newLog(c Config) (*Log, error) {
+	if c.Dir == "" {
+		return nil, errors.New("no directory")
+	}
+	if c.Adopt == "" {
+		c.Adopt = "assay log adopt"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Guard != "" {
+		if in, err := inside(c.Dir, c.Guard); err != nil || in {
+			return nil, errors.Join(err, fmt.Errorf("the guard %s must be outside the directory that it guards", c.Guard))
+		}
+	}
+	l := &Log{config: c, queue: newQueue(), log: c.Logger}
+	l.metrics = newMetrics(l.Size, l.Refuses)
+	return l, nil
+}
+
+// open does what Open does, but leaves files open if it fails.
+func (l *Log) open(ctx context.Context) error {
+	if err := l.openKey(ctx, true); err != nil {
+		return err
+	}
+	found, err := l.read(ctx, false)
+	if err != nil {
+		return err
+	}
+	if len(found.damage) > 0 {
+		return l.openRefusing(ctx)
+	}
+	if err := l.openLedger(found, !l.config.ReadOnly); err != nil {
+		return err
+	}
+	if !l.config.ReadOnly {
+		return l.ledger.resume(found)
+	}
+	head := found.newestHead()
+	if l.ledger.showSigned(head); head == nil {
+		return fmt.Errorf("nothing is signed yet, the making of the log did not come to its end: %w", fs.ErrNotExist)
+	}
+	return nil
+}
+
+// openKey locks the log and reads its key. If there is no log, it makes one, if it may.
+// The error is fs.ErrNotExist if there is none and there must be.
+func (l *Log) openKey(ctx context.Context, mayCreate bool) (err error) {
+	at := l.config.location()
+	if l.config.ReadOnly {
+		if l.key, err = readPublicKey(at); err != nil {
+			return err
+		}
+		return l.useKey()
+	}
+	if mayCreate {
+		if err := durable.MakeDir(at.dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if l.lock, err = takeLock(at.path("lock")); err != nil {
+		return err
+	}
+	l.key, err = readKey(at)
+	if mayCreate && errors.Is(err, fs.ErrNotExist) {
+		if l.key, err = create(ctx, at, l.config.Name); err != nil {
+			return err
+		}
+		return l.useKey()
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.useKey(); err != nil {
+		return err
+	}
+	return l.key.checkPublicFile(at)
+}
+
+// useKey checks that the key is that of the log which the operator asks for.
+func (l *Log) useKey() error {
+	l.refusals = &refusals{name: l.key.name(), adopt: l.config.Adopt}
+	return l.key.checkName(l.config.Name)
+}
+
+// read reads the files of the log.
+func (l *Log) read(ctx context.Context, allHeads bool) (*findings, error) {
+	return reader{l.config.location(), l.key, allHeads}.read(ctx)
+}
+
+// openRefusing opens a log that must not sign. Nothing on disk is changed. All heads are
+// looked through for the newest that the entries still contain.
+func (l *Log) openRefusing(ctx context.Context) error {
+	found, err := l.read(ctx, true)
+	if err != nil {
+		return err
+	}
+	if err := l.openLedger(found, false); err != nil {
+		return err
+	}
+	newest := found.mayAdopt(l.Name(), false) == nil
+	l.refusals.begin(l.refusals.contradicted(errors.Join(found.damage...), newest))
+	l.ledger.showAll(found.newestHead())
+	l.log.Error("the log signs nothing new", "database", l.Name(), "size", l.Size(), "entries", found.entries.index.tree.size(), "err", l.Refuses())
+	return nil
+}
+
+// openLedger opens the files that stay open, as they were found.
+func (l *Log) openLedger(found *findings, writable bool) (err error) {
+	at := l.config.location()
+	l.ledger = &ledger{at: at, key: l.key, guards: guards{at: at, key: l.key.public}, refusals: l.refusals, log: l.log}
+	l.appender = appender{l.ledger, l.queue, l.config.Memory}
+	l.ledger.entries, err = openEntries(l.Name(), at.path("entries"), writable, found.entries.index, l.config.Memory)
+	if err != nil || !writable {
+		return err
+	}
+	l.ledger.heads, err = openHeads(at, found.headsEnd)
+	return err
+}

@@ -1,0 +1,142 @@
+package pinlog
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+)
+
+// errClosed says that the log was closed.
+var errClosed = fmt.Errorf("log is closed: %w", fs.ErrClosed)
+
+// pin is an entry that a caller of Log.Pin waits for.
+type pin struct {
+	entry Entry         // what was asked for; what is stored, in the end
+	have  *Entry        // what it contradicts
+	fresh bool          // it was appended for this call
+	err   error         // why it was not decided
+	done  chan struct{} // closed when the rest is set
+}
+
+func newPin(e Entry) *pin { return &pin{entry: e, done: make(chan struct{})} }
+
+// id is the entry on which the answer rests.
+func (p *pin) id() int64 {
+	if p.have != nil {
+		return p.have.ID
+	}
+	return p.entry.ID
+}
+
+// decide compares p with stored, the entry of the same version.
+func (p *pin) decide(stored Entry) {
+	if stored.same(p.entry) {
+		p.entry = stored
+	} else {
+		p.have = &stored
+	}
+}
+
+// finish ends the wait for p.
+func (p *pin) finish(err error) {
+	p.err = err
+	close(p.done)
+}
+
+// result is what Log.Pin returns of p, which is decided.
+func (p *pin) result() (Entry, string, error) {
+	switch {
+	case p.err != nil:
+		return Entry{}, "", p.err
+	case p.have != nil:
+		return Entry{}, "", &ConflictError{Have: *p.have, Got: p.entry}
+	case p.fresh:
+		return p.entry, "appended", nil
+	}
+	return p.entry, "known", nil
+}
+
+// queue lets one goroutine at a time write the log, and collects what others want
+// appended meanwhile: the next writer appends all of it.
+type queue struct {
+	// writer holds a value while the queue is locked. It is no mutex, so that a caller
+	// can stop waiting when its context ends.
+	writer chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	waiting []*pin
+	closed  bool
+}
+
+func newQueue() *queue { return &queue{writer: make(chan struct{}, 1)} }
+
+// lock waits until no other goroutine writes. The error is errClosed; unlock must
+// follow if there is none.
+func (q *queue) lock() error {
+	q.writer <- struct{}{}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		q.unlock()
+		return errClosed
+	}
+	return nil
+}
+
+func (q *queue) unlock() { <-q.writer }
+
+// append queues p and waits until it is decided. The goroutine that gets the lock has
+// write decide all that is queued.
+func (q *queue) append(ctx context.Context, p *pin, write func([]*pin)) error {
+	if err := q.add(p); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-p.done:
+			return nil
+		case <-ctx.Done():
+			q.remove(p)
+			return ctx.Err()
+		case q.writer <- struct{}{}:
+			write(q.takeAll())
+			q.unlock()
+		}
+	}
+}
+
+func (q *queue) add(p *pin) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return errClosed
+	}
+	q.waiting = append(q.waiting, p)
+	return nil
+}
+
+func (q *queue) remove(p *pin) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = slices.DeleteFunc(q.waiting, func(other *pin) bool { return other == p })
+}
+
+func (q *queue) takeAll() []*pin {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := q.waiting
+	q.waiting = nil
+	return all
+}
+
+// close ends what waits with errClosed. The caller holds the lock.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	for _, p := range q.takeAll() {
+		p.finish(errClosed)
+	}
+}

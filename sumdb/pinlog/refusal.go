@@ -1,0 +1,74 @@
+package pinlog
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// refusal is why a log signs nothing new. It is a sumdb.ErrFrozen with a text of its own.
+type refusal struct {
+	text string
+	err  error
+}
+
+func (r *refusal) Error() string   { return r.text }
+func (r *refusal) Unwrap() []error { return []error{sumdb.ErrFrozen, r.err} }
+
+// frozen is a refusal with the text of a fmt.Errorf.
+func frozen(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	return &refusal{err.Error(), err}
+}
+
+// refusals keeps the first reason why a log signs nothing new, until it is opened again.
+type refusals struct {
+	name  string // of the log
+	adopt string // the command that has Adopt called
+
+	mu    sync.RWMutex
+	first error
+}
+
+// reason is why the log signs nothing new, nil if it does.
+func (r *refusals) reason() error {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.first
+}
+
+// begin makes the log refuse because of why. It reports whether the log did not refuse
+// before.
+func (r *refusals) begin(why error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.first != nil {
+		return false
+	}
+	r.first = why
+	return true
+}
+
+// contradicted is the refusal of a log whose files contradict what it may have signed.
+// newest says that nothing but the word of its operator is needed to adopt it.
+func (r *refusals) contradicted(why error, newest bool) error {
+	var restored string
+	if newest {
+		restored = fmt.Sprintf("if this is the newest backup, put back after the loss of a machine, and no client has seen a newer head, "+
+			"stop the server, run this, and start it again: %s --no-client-has-seen-more; otherwise ", r.adopt)
+	}
+	return &refusal{fmt.Sprintf("the log %s signs nothing new, because it may have signed something else before: %s; "+
+		"%sfind the newest signed head that a client has seen (in $GOPATH/pkg/sumdb/%s/latest) and a copy of the log that contains it, "+
+		"stop the server and run: %s --head FILE; if there is no such copy, begin a new log under a new name",
+		r.name, oneLine(why), restored, r.name, r.adopt), why}
+}
+
+// diskFailed is the refusal of a log that does not know what is on disk.
+func (r *refusals) diskFailed(why error) error {
+	return &refusal{fmt.Sprintf("the log %s signs nothing new after an error of the disk: %v; check the disk, then restart", r.name, why), why}
+}
+
+// oneLine is the text of an error that may be several.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
