@@ -182,8 +182,8 @@ func TestMalformedHeaders(t *testing.T) {
 		"Basic " + secretBytes:                 "no colon",
 		basic("alice", "sec\x00ret"):           "NUL",
 		basic("ali\x00ce", "secret"):           "NUL",
-		"Bearer " + secretBytes:                "neither ours nor a JWT",
-		"Bearer a.b.c.d":                       "neither ours nor a JWT",
+		"Bearer " + secretBytes:                "neither a token of this server nor a JWT",
+		"Bearer a.b.c.d":                       "neither a token of this server nor a JWT",
 		"Bearer " + strings.Repeat("a", 8<<10): "more than 8192",
 		basic("alice", "wrong-password"):       "wrong password for alice",
 		basic("secret-password", "alice"):      "unknown user",
@@ -227,7 +227,7 @@ func TestFilesThatNewRefuses(t *testing.T) {
 		{"no colon", "htpasswd", "alice\n", "line 1: there is no colon"},
 		{"no name", "htpasswd", ":" + hash + "\n", "the name of the user is empty"},
 		{"blank in a name", "htpasswd", "a b:" + hash + "\n", "white space"},
-		{"twice", "htpasswd", "alice:" + hash + "\nalice:" + hash + "\n", "line 2: the user alice is there twice"},
+		{"twice", "htpasswd", "alice:" + hash + "\nalice:" + hash + "\n", "line 2: the user alice is listed twice"},
 		{"group without a colon", "groups", "dev alice\n", "line 1: there is no colon"},
 		{"group with a blank", "groups", "dev ops: alice\n", "line 1: the name of the group"},
 		{"group with a comma", "groups", "dev,ops: alice\n", "line 1: the name of the group"},
@@ -248,7 +248,7 @@ func TestFilesThatNewRefuses(t *testing.T) {
 		{"empty pattern", "oidc", issuer + "[[issuer.rule]]\nclaims = { sub = \"\" }\n", "empty"},
 		{"claim that is a number", "oidc", issuer + "[[issuer.rule]]\nclaims = { sub = 1 }\n", "sub"},
 		{"group of a rule", "oidc", issuer + rule + "groups = [\"a b\"]\n", "the group"},
-		{"issuer twice", "oidc", issuer + rule + issuer + rule, "is there twice"},
+		{"issuer twice", "oidc", issuer + rule + issuer + rule, "is listed twice"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			file := write(t, tt.file, tt.text)

@@ -127,9 +127,9 @@ func TestCertificates(t *testing.T) {
 		{"common name", clients.issue(t, later, "alice"), "", "certificate alice build,ops", ""},
 		{"DNS name first", clients.issue(t, later, "alice", "ci.corp.example", "other.corp.example"), "", "certificate ci.corp.example build", ""},
 		{"no group", clients.issue(t, later, "carol"), "", "certificate carol ", ""},
-		{"no name", clients.issue(t, later, ""), "", "  ", "no name that can be used"},
-		{"two words", clients.issue(t, later, "Alice Smith"), "", "  ", "no name that can be used"},
-		{"a long name", clients.issue(t, later, strings.Repeat("a", 256)), "", "  ", "no name that can be used"},
+		{"no name", clients.issue(t, later, ""), "", "  ", "no usable name"},
+		{"two words", clients.issue(t, later, "Alice Smith"), "", "  ", "no usable name"},
+		{"a long name", clients.issue(t, later, strings.Repeat("a", 256)), "", "  ", "no usable name"},
 		{"a header goes first", clients.issue(t, later, "alice"), basic("bob", "right"), "basic bob ", ""},
 		{"a wrong header too", clients.issue(t, later, "alice"), basic("bob", "wrong"), "  ", "wrong password for bob"},
 	} {

@@ -88,7 +88,7 @@ func (w *watched[T]) refresh() {
 	if err != nil {
 		if err.Error() != w.failed {
 			w.failed = err.Error()
-			w.log.Error("the last good version of the file stays in force", "err", err)
+			w.log.Error("changed file is invalid; its last valid version stays in force", "err", err)
 		}
 		return
 	}

@@ -47,7 +47,7 @@ func parseHtpasswd(data []byte) (*htpasswd, error) {
 		case !goodName(user):
 			return errors.New("the name of the user is empty, too long, or has white space or unprintable characters")
 		case double:
-			return fmt.Errorf("the user %s is there twice; remove one of them", user)
+			return fmt.Errorf("the user %s is listed twice; remove one of them", user)
 		case found == nil:
 			return fmt.Errorf("the password of %s is not hashed with bcrypt; set it again with: htpasswd -B FILE %s", user, user)
 		}
@@ -142,7 +142,7 @@ func newPasswords() *passwords {
 func (a *Authenticator) identifyPassword(r *http.Request, user, password string) (Identity, error) {
 	h := a.htpasswd.get()
 	if h == nil {
-		return Identity{}, refused("there is no htpasswd file, so no password is right")
+		return Identity{}, refused("there is no htpasswd file, so every password is wrong")
 	}
 	if err := a.passwords.check(r.Context(), h, a.remote(r), user, password); err != nil {
 		return Identity{}, err

@@ -114,7 +114,7 @@ func (a *Authenticator) identifyBearer(r *http.Request, secret string) (id Ident
 		id, err = a.identifyJWT(r.Context(), secret)
 		return id, kindOIDC, err
 	}
-	return Identity{}, kindOther, refused("the bearer token is neither ours nor a JWT")
+	return Identity{}, kindOther, refused("the bearer token is neither a token of this server nor a JWT")
 }
 
 // identifyBasic takes value for a user and a password, or for any user with a
@@ -155,7 +155,7 @@ func (a *Authenticator) identifyCertificate(r *http.Request) (Identity, error) {
 	case time.Now().After(leaf.NotAfter):
 		return Identity{}, refused("the client certificate has expired")
 	case !goodName(name):
-		return Identity{}, refused("the client certificate has no name that can be used")
+		return Identity{}, refused("the client certificate has no usable name")
 	}
 	return Identity{Name: name, Groups: slices.Clip(a.groups.get()[name]), Kind: kindCertificate}, nil
 }

@@ -110,7 +110,7 @@ func (i *issuer) identity(token *oidc.IDToken) (Identity, error) {
 	}
 	name, _ := claims["sub"].(string)
 	if !goodName(name) {
-		return Identity{}, refused("token of issuer %s: its claim sub is no name that can be used", i.URL)
+		return Identity{}, refused("token of issuer %s: its claim sub is not a usable name", i.URL)
 	}
 	for _, r := range i.Rules {
 		if r.matches(claims) {

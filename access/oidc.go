@@ -70,7 +70,7 @@ func parseIssuers(data []byte, client *http.Client, log *slog.Logger) (*issuers,
 			return nil, fmt.Errorf("issuer %q: %w", table.URL, err)
 		}
 		if all.byURL[table.URL] != nil {
-			return nil, fmt.Errorf("issuer %q is there twice; give one of them all the rules", table.URL)
+			return nil, fmt.Errorf("issuer %q is listed twice; give one of them all the rules", table.URL)
 		}
 		all.byURL[table.URL] = newIssuer(table, client, log)
 	}
@@ -85,7 +85,7 @@ func (t issuerTable) check() error {
 	case !safeURL(u):
 		return errors.New("url must be https; http is for issuers on this machine only, at a loopback address")
 	case t.Audience == "":
-		return errors.New("audience is empty; name the audience that tokens for this server have, or else those for any other server would do")
+		return errors.New("audience is empty; name the audience of tokens for this server, or tokens for any other server would be accepted")
 	case len(t.Rules) == 0:
 		return errors.New("there is no [[issuer.rule]]; a rule must say which tokens are accepted")
 	}
@@ -114,7 +114,7 @@ func (r rule) check() error {
 	}
 	for _, group := range r.Groups {
 		if !goodGroup(group) {
-			return fmt.Errorf("the group %q has no name that can be used", group)
+			return fmt.Errorf("the group %q is not a usable name", group)
 		}
 	}
 	return nil
@@ -159,7 +159,7 @@ func claimMatches(value any, pattern string) bool {
 func (a *Authenticator) identifyJWT(ctx context.Context, token string) (Identity, error) {
 	all := a.oidc.get()
 	if all == nil || len(all.byURL) == 0 {
-		return Identity{}, refused("the credential is a JWT, and no OIDC issuer is configured")
+		return Identity{}, refused("the credential is a JWT, but no OIDC issuer is configured")
 	}
 	sum := sha256.Sum256([]byte(token))
 	if id, ok := all.remembered(sum); ok {
@@ -167,7 +167,7 @@ func (a *Authenticator) identifyJWT(ctx context.Context, token string) (Identity
 	}
 	i := all.byURL[unverifiedIssuer(token)]
 	if i == nil {
-		return Identity{}, refused("the JWT is malformed or of an issuer that is not configured")
+		return Identity{}, refused("the JWT is malformed or its issuer is not configured")
 	}
 	id, until, err := i.judge(ctx, token)
 	if err != nil {

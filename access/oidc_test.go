@@ -231,9 +231,9 @@ func TestOIDCRefuses(t *testing.T) {
 		{"another audience", sign(t, key, i.claims("aud", "other")), "audience"},
 		{"an audience that only begins so", sign(t, key, i.claims("aud", "assay2")), "audience"},
 		{"no audience", sign(t, key, i.claims("aud", nil)), "audience"},
-		{"another issuer", sign(t, key, other.claims()), "of an issuer that is not configured"},
-		{"an issuer with a slash more", sign(t, key, i.claims("iss", i.URL+"/")), "of an issuer that is not configured"},
-		{"no issuer", sign(t, key, i.claims("iss", nil)), "of an issuer that is not configured"},
+		{"another issuer", sign(t, key, other.claims()), "its issuer is not configured"},
+		{"an issuer with a slash more", sign(t, key, i.claims("iss", i.URL+"/")), "its issuer is not configured"},
+		{"no issuer", sign(t, key, i.claims("iss", nil)), "its issuer is not configured"},
 		{"an issuer that is a number", sign(t, key, i.claims("iss", 1)), "malformed"},
 		{"expired", sign(t, key, i.claims("exp", ago(time.Minute))), "expired"},
 		{"without an end", sign(t, key, i.claims("exp", nil)), "expired"},
@@ -247,8 +247,8 @@ func TestOIDCRefuses(t *testing.T) {
 		{"an array in an array", sign(t, key, i.claims("repository", [][]string{{"acme/app"}})), "no rule matches its claims"},
 		{"an object", sign(t, key, i.claims("repository", map[string]string{"acme/app": "acme/app"})), "no rule matches its claims"},
 		{"half of a rule", sign(t, key, i.claims("repository", "x/y", "repository_id", "1234567890123")), "no rule matches its claims"},
-		{"no subject", sign(t, key, i.claims("sub", nil)), "sub is no name"},
-		{"a subject of two lines", sign(t, key, i.claims("sub", "a\nb")), "sub is no name"},
+		{"no subject", sign(t, key, i.claims("sub", nil)), "sub is not a usable name"},
+		{"a subject of two lines", sign(t, key, i.claims("sub", "a\nb")), "sub is not a usable name"},
 		{"a subject that is a list", sign(t, key, i.claims("sub", []string{"a"})), "cannot unmarshal"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { refusedJWT(t, a, tt.token, tt.want) })

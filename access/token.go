@@ -105,9 +105,9 @@ func parseTokenList(data []byte) ([]Token, error) {
 		case err != nil:
 			return err
 		case ids[t.ID]:
-			return fmt.Errorf("the id %s is there twice", t.ID)
+			return fmt.Errorf("the id %s is listed twice", t.ID)
 		case sums[t.sum]:
-			return fmt.Errorf("the token of id %s is there twice", t.ID)
+			return fmt.Errorf("the token of id %s is listed twice", t.ID)
 		}
 		ids[t.ID], sums[t.sum] = true, true
 		list = append(list, t)

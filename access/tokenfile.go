@@ -67,7 +67,7 @@ func (t Token) check(now time.Time) error {
 		return err
 	}
 	if year := t.Expires.UTC().Year(); year > 9999 { // which no time of RFC 3339 has
-		return fmt.Errorf("the token would expire in the year %d, and the last one that the file can hold is 9999; make one that never expires", year)
+		return fmt.Errorf("the token would expire in the year %d; the last possible year is 9999; create one that never expires", year)
 	}
 	if t.ExpiredAt(now) {
 		return fmt.Errorf("the token would have expired on %s already", t.Expires.Format(time.RFC3339))

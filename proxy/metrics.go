@@ -66,40 +66,40 @@ func newMetrics(all map[string]*places.Places) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_cache_requests_total",
-			Help: "Requests by kind of object and by how they were answered: hit, stale, miss, coalesced, negative, absent, refused, error, aborted, gone.",
+			Help: "Requests by kind of object and result: hit, stale, miss, coalesced, negative, absent, refused, error, aborted, gone.",
 		}, []string{"kind", "result"}),
 		fills: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "assay_fill_duration_seconds",
-			Help:    "Time to fetch, prove and store an object, by kind and outcome (ok, absent, error).",
+			Help:    "Time to fetch, verify and store an object, by kind and outcome (ok, absent, error).",
 			Buckets: []float64{.01, .03, .1, .3, 1, 3, 10, 30, 100},
 		}, []string{"kind", "outcome"}),
 		fillsRunning: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "assay_fills_running",
-			Help: "Objects being fetched, proved and stored now.",
+			Help: "Objects that are being fetched, verified and stored.",
 		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_fill_panics_total",
-			Help: "Fetches of objects, lists and queries that ended in a defect of this program. Please report it.",
+			Help: "Fetches of objects, lists and queries that ended in an internal error (a panic). Please report it.",
 		}),
 		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_checksum_mismatches_total",
-			Help: "Objects from an upstream that are not what the checksum database says. Every one needs a person to look at it.",
+			Help: "Objects from an upstream that differ from the record of the checksum database. An administrator must examine each.",
 		}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_store_dropped_total",
-			Help: "Stored objects that were damaged or unproved, and dropped to be fetched again.",
+			Help: "Stored objects that were damaged or unproved, and were dropped to be fetched again.",
 		}),
 		changed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_private_changed_total",
-			Help: "Private versions that are not what they were when they were first seen, in their repository or on disk. Every one needs a person to look at it.",
+			Help: "Private versions that differ from the pinned content, in their repository or on disk. An administrator must examine each.",
 		}),
 		infosReplaced: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_infos_replaced_total",
-			Help: "Stored .info files that an upstream answered otherwise when it was asked again, and that were replaced.",
+			Help: "Stored .info files that were replaced because the upstream's answer changed.",
 		}),
 		leakRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_leak_requests_total",
-			Help: "Requests that show a client which is not set up for private modules: public_database (it asked a public checksum database for a private name), no_credential (it asked for what only some may read). /-/leaks lists the clients.",
+			Help: "Requests of clients that are not configured for private modules: public_database (lookup of a private name in a public checksum database), no_credential (request for a restricted module without a credential). /-/leaks lists the clients.",
 		}, []string{"kind"}),
 	}
 	m.places = newPlacesCollector(all)
@@ -152,9 +152,9 @@ func newPlacesCollector(all map[string]*places.Places) placesCollector {
 	}
 	return placesCollector{all,
 		desc("assay_places_running", "Places in use: objects, zips, private (objects), lookups and files (tiles, heads) of checksum databases, beyond (tiles beyond the newest head)."),
-		desc("assay_places_waiting", "Objects that wait for a place."),
+		desc("assay_places_waiting", "Requests that wait for a place."),
 		desc("assay_places_refused_total", "Requests for a place that were refused, by reason: client (this client has too many waiting), full (all clients have), late (none became free in time).", "reason"),
-		desc("assay_places_yielded_total", "Work that was stopped because others needed its place, by reason: abandoned (no client waited for it), slow.", "reason"),
+		desc("assay_places_yielded_total", "Fetches that were stopped to free their place, by reason: abandoned (no client waited for it), slow.", "reason"),
 	}
 }
 

@@ -25,6 +25,12 @@ const (
 	// MaxRecord is the size of the largest mutable record.
 	MaxRecord = 16 << 20
 
+	// MaxSmall is how large an object of a Batch may be.
+	MaxSmall = 32 << 10
+
+	// MaxBatch is how large all objects of a Batch may be together.
+	MaxBatch = 1 << 20
+
 	maxText = 1 << 10 // of Hash and of Proof
 )
 
@@ -56,6 +62,17 @@ func checkKey(key string) error {
 		case len(component) > MaxComponent:
 			return fmt.Errorf("has a component of more than %d bytes", MaxComponent)
 		}
+	}
+	return nil
+}
+
+// CheckRecord checks a mutable record before it is stored.
+func CheckRecord(name string, value []byte) error {
+	if err := CheckKey(name); err != nil {
+		return err
+	}
+	if len(value) > MaxRecord {
+		return fmt.Errorf("value of %d bytes is larger than 16 MiB", len(value))
 	}
 	return nil
 }

@@ -76,6 +76,25 @@ type Object interface {
 	SHA256() [sha256.Size]byte
 }
 
+// Batch is what Store.Apply does: first the creates, in their order, then the swap.
+type Batch struct {
+	Create []Small
+	Swap   *Swap // nil: none
+}
+
+// Small is an object of at most MaxSmall bytes. Info.Size is that of Content, whatever
+// it says.
+type Small struct {
+	Info    Info
+	Content []byte
+}
+
+// Swap is a SwapRecord of a Batch.
+type Swap struct {
+	Name     string
+	Old, New []byte
+}
+
 // Store is the contract that every engine keeps; storagetest checks it.
 // All methods may be called at the same time.
 type Store interface {
@@ -108,6 +127,26 @@ type Store interface {
 	// Delete removes the object at key. The error is fs.ErrNotExist if there
 	// is none. A damaged object can be deleted.
 	Delete(ctx context.Context, key string) error
+
+	// Move gives the object at the key from the key to and another Proof, without
+	// copying its content; from is then absent. All else of its Info stays. The error
+	// is fs.ErrNotExist if there is no object at from, and fs.ErrExist if the key to is
+	// taken, by itself too. An Object stays readable until its Close. A crash may leave
+	// the object under both keys, never under none.
+	Move(ctx context.Context, from, to, proof string) error
+
+	// Apply does the batch. When it returns nil all of it is durable and visible.
+	//
+	// An object that is there already, with the same content, Hash and Proof, counts as
+	// created, so that a batch can be applied again after a crash. If another object has
+	// the key, the error is fs.ErrExist, and if the record has another value than
+	// expected, ErrConflict.
+	//
+	// After an error, and after a crash, the first so many steps of the batch may be
+	// there, in its order and without the others: an engine with transactions does all
+	// or nothing, one without does a step after the other. A reader that sees the swap
+	// sees all objects, too.
+	Apply(ctx context.Context, b Batch) error
 
 	// List yields the objects whose key begins with prefix, in lexical order
 	// of their keys. It sees every object that existed during the whole call.

@@ -116,7 +116,7 @@ func (m *Mirror) freeze(ours, theirs *head, found comparison, from string) error
 	}
 	m.mu.Unlock()
 	file, _ := m.Frozen()
-	m.log.Error("the checksum database has forked: nothing new is accepted from it until an operator has looked",
+	m.log.Error("the checksum database forked: nothing new is accepted from it until an administrator acts",
 		"size", ours.tree.N, "other", theirs.tree.N, "source", from, "file", file, "evidence", evidence)
 	return fmt.Errorf("%s: %w: tree %d in %s is not of the log we know at size %d",
 		m.name, ErrFrozen, theirs.tree.N, from, ours.tree.N)

@@ -153,7 +153,7 @@ func (m *Mirror) load(ctx context.Context) error {
 	if h == nil {
 		return nil
 	}
-	m.log.Error("stored tree head is damaged or gone, going on from the history", "size", h.tree.N, "err", damage)
+	m.log.Error("stored tree head is damaged or missing; continuing from the history", "size", h.tree.N, "err", damage)
 	h.record = record
 	m.head.Store(h)
 	return nil
@@ -163,7 +163,7 @@ func (m *Mirror) load(ctx context.Context) error {
 // dropped; what was interrupted is completed.
 func (m *Mirror) resume(ctx context.Context, h *head) error {
 	if err := m.checkTiles(ctx, h); err != nil {
-		m.log.Error("stored tiles do not verify and will be fetched again", "size", h.tree.N, "err", err)
+		m.log.Error("stored tiles do not verify; they will be fetched again", "size", h.tree.N, "err", err)
 		h.tiles = nil
 	}
 	m.head.Store(h)
@@ -357,7 +357,7 @@ func (m *Mirror) swapRecord(ctx context.Context, old, value []byte) error {
 	if !errors.Is(err, storage.ErrDamaged) {
 		return err
 	}
-	m.log.Error("stored tree head is damaged and is replaced", "err", err)
+	m.log.Error("stored tree head is damaged; replacing it", "err", err)
 	if err := m.store.DeleteRecord(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

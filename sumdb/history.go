@@ -69,7 +69,7 @@ func (m *Mirror) create(ctx context.Context, path string, data []byte) error {
 func (m *Mirror) held(ctx context.Context, path string) ([]byte, error) {
 	data, err := m.object(ctx, m.key(path))
 	if errors.Is(err, storage.ErrDamaged) {
-		m.log.Error("stored object is damaged and will be fetched again", "key", m.key(path), "err", err)
+		m.log.Error("stored object is damaged; it will be fetched again", "key", m.key(path), "err", err)
 		return nil, m.drop(ctx, path)
 	}
 	return data, err

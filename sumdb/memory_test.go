@@ -20,6 +20,8 @@ import (
 // memory is a storage.Store for tests that make thousands of them, or run in a
 // bubble of synctest. The others use the real one.
 type memory struct {
+	storage.Store // what mirrors do not ask for is not there
+
 	mu      sync.Mutex
 	objects map[string][]byte
 	records map[string][]byte

@@ -191,7 +191,7 @@ func (m *Mirror) heldTile(ctx context.Context, base *head, p place, w int) (data
 	path := p.tile(1 << TileHeight).Path()
 	data, err = m.held(ctx, path)
 	if err == nil && len(data) != fullTile {
-		m.log.Error("stored tile has a wrong length and will be fetched again", "tile", path, "len", len(data))
+		m.log.Error("stored tile has a wrong length; it will be fetched again", "tile", path, "len", len(data))
 		err = m.drop(ctx, path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -275,7 +275,7 @@ func (m *Mirror) replace(ctx context.Context, path string, data []byte) error {
 			return nil
 		}
 		if err == nil {
-			m.log.Error("stored object is not what was proved and is replaced", "key", m.key(path))
+			m.log.Error("stored object differs from its proved record; it will be replaced", "key", m.key(path))
 			err = m.drop(ctx, path)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {

@@ -28,7 +28,7 @@ func (m *Mirror) heldRecord(ctx context.Context, path string, mod module.Version
 	}
 	record, rest, err := parseRecord(data, mod)
 	if err != nil || len(rest) > 0 {
-		m.log.Error("stored record is damaged and will be fetched again", "key", m.key(path), "err", err)
+		m.log.Error("stored record is damaged; it will be fetched again", "key", m.key(path), "err", err)
 		return Record{}, m.drop(ctx, path)
 	}
 	return record, nil

@@ -76,7 +76,7 @@ func parseDatabase(fields []string) (Setting, error) {
 	}
 	u, err := url.Parse(fields[1])
 	if err != nil || u.Opaque != "" || !validBase(u) {
-		return Setting{}, errors.New("the second field is no URL with http, https or file")
+		return Setting{}, errors.New("the second field is not a URL with http, https or file")
 	}
 	setting.URL, setting.Direct = u.String(), true
 	return setting, nil

@@ -123,7 +123,7 @@ func (m *Mirror) reach(ctx context.Context, t tlog.Tile) (*head, error) {
 			return nil, err
 		}
 		if err != nil {
-			m.log.Warn("latest head not refreshed for a tile beyond ours", "tile", t.Path(), "size", m.Size(), "err", err)
+			m.log.Warn("cannot refresh the head for a tile beyond it", "tile", t.Path(), "size", m.Size(), "err", err)
 		}
 	}
 	return m.head.Load(), nil

@@ -55,7 +55,7 @@ not stored, so it cannot be printed again. All messages go to standard error.
 			}
 			if cmd.Flags().Changed("scope") {
 				if scope.Text == "" { // of a variable that is not set, say; it would be a token for everything
-					return errors.New("--scope is empty; leave it out for a token without one")
+					return errors.New("--scope is empty; omit it for a token without a scope")
 				}
 				t.Scope = strings.Split(scope.Text, ",")
 			}

@@ -24,7 +24,7 @@ import (
 
 // ErrLost says that facts which were stored cannot be read. To go on without them would
 // show to everyone what a rule protects.
-var ErrLost = errors.New("what this proxy knew about the repositories of its modules is lost; put meta.db and blobs.db back from a backup, or move both away and start with an empty store")
+var ErrLost = errors.New("what this proxy knew about the repositories of its modules is lost; restore meta.db and blobs.db from a backup, or move both away and start with an empty store")
 
 // How says how a repository was read under a module path.
 type How uint8

@@ -46,11 +46,11 @@ func newMetrics() *metrics {
 		}, upstream),
 		broken: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_upstream_broken_transfers_total",
-			Help: "Bodies that broke off or stalled, whether they could be resumed or not.",
+			Help: "Response bodies that were interrupted or stalled, including resumed ones.",
 		}, upstream),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_upstream_received_bytes_total",
-			Help: "Bytes of bodies received from upstreams.",
+			Help: "Bytes of response bodies received from upstreams.",
 		}, upstream),
 		answer: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "assay_upstream_answer_seconds",

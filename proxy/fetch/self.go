@@ -34,7 +34,7 @@ func refuseSelf(entries []Entry, self []string, log *slog.Logger) error {
 		}
 		for _, address := range self {
 			if leadsTo(ctx, e.URL, address, machine) {
-				return fmt.Errorf("upstream %s is this proxy itself, which listens at %s; take it out of the list", e, address)
+				return fmt.Errorf("upstream %s is this proxy itself, which listens at %s; remove it from the list", e, address)
 			}
 		}
 	}

@@ -154,10 +154,10 @@ func checkPattern(pattern string) error {
 		return fmt.Errorf("it contains white space, which the go command does not trim, so it would match nothing; remove it")
 	}
 	if strings.Contains(pattern, "://") {
-		return fmt.Errorf("it is a URL and would match nothing; write the module path prefix, for instance corp.example/team")
+		return fmt.Errorf("it is a URL and would match nothing; write the module path prefix, for example corp.example/team")
 	}
 	if strings.Trim(pattern, "/") == "" || strings.HasPrefix(pattern, "/") {
-		return fmt.Errorf("it begins with a slash and would match nothing; write the module path prefix, for instance corp.example/team")
+		return fmt.Errorf("it begins with a slash and would match nothing; write the module path prefix, for example corp.example/team")
 	}
 	if i := strings.IndexFunc(pattern, func(r rune) bool { return !inPattern(r) }); i >= 0 {
 		r, _ := utf8.DecodeRuneInString(pattern[i:])
@@ -170,7 +170,7 @@ func checkPattern(pattern string) error {
 	}
 	for element := range strings.SplitSeq(glob, "/") {
 		if element == "" || element[0] == '.' || element[len(element)-1] == '.' {
-			return fmt.Errorf("it has the element %q, which no module path has, so it would match nothing; a pattern covers all that lies below it", element)
+			return fmt.Errorf("it has the element %q, which no module path has, so it would match nothing; a pattern also matches all paths below it", element)
 		}
 	}
 	// In brackets, upper case may be what must not match.

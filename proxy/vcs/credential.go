@@ -150,7 +150,7 @@ func (c *Credential) complete() error {
 	if c.Host == "" {
 		c.Host, _, _ = strings.Cut(c.Pattern, "/")
 		if strings.ContainsAny(c.Host, `*?[\`) {
-			return errors.New("host is needed where the pattern's first element has a wildcard")
+			return errors.New("host is required because the pattern's first element has a wildcard")
 		}
 	}
 	kinds := 0

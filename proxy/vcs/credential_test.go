@@ -295,7 +295,7 @@ func TestBadCredentials(t *testing.T) {
 		{"no such variable", vcs.Credential{Pattern: p, TokenEnv: "TEST_NOTHING"}, "TEST_NOTHING"},
 		{"no pattern", vcs.Credential{TokenFile: writeSecret(t, "token", "s3cret")}, "pattern"},
 		{"two patterns", vcs.Credential{Pattern: "a.example,b.example", TokenFile: writeSecret(t, "token", "s3cret")}, "pattern"},
-		{"any host", vcs.Credential{Pattern: "*.example", TokenFile: writeSecret(t, "token", "s3cret")}, "host is needed"},
+		{"any host", vcs.Credential{Pattern: "*.example", TokenFile: writeSecret(t, "token", "s3cret")}, "host is required"},
 		{"nothing", vcs.Credential{Pattern: p}, "exactly one"},
 		{"two kinds", vcs.Credential{Pattern: p, TokenFile: writeSecret(t, "token", "s3cret"), TokenEnv: "PATH"}, "exactly one"},
 		{"GitHub App without installation", vcs.Credential{Pattern: p, GitHubApp: 1, GitHubKey: writeSecret(t, "app", key)}, "github_installation"},

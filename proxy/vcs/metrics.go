@@ -20,11 +20,11 @@ func newMetrics() *metrics {
 	return &metrics{
 		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_vcs_runs_total",
-			Help: "Questions to version control, by what was asked (list: versions, branches, commits; mod: a download) and outcome.",
+			Help: "Version control operations, by command (list: versions, branches, commits; mod: a download) and outcome.",
 		}, []string{"command", "outcome"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "assay_vcs_run_seconds",
-			Help:    "Time that a question to version control took, with the wait for a place.",
+			Help:    "Time of a version control operation, including the wait for a place.",
 			Buckets: []float64{.03, .1, .3, 1, 3, 10, 30, 100, 300, 1000},
 		}, []string{"command"}),
 		running: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -33,11 +33,11 @@ func newMetrics() *metrics {
 		}),
 		cacheBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "assay_vcs_cache_bytes",
-			Help: "What the copies of repositories take.",
+			Help: "Disk space of the clones of repositories.",
 		}),
 		evicted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_vcs_evicted_total",
-			Help: "Copies of repositories removed to make room.",
+			Help: "Clones of repositories removed to make room.",
 		}),
 	}
 }

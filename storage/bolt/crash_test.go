@@ -83,6 +83,28 @@ func churnStore(dir string) error {
 	return <-failed
 }
 
+// killed runs a helper on dir, kills it a moment after it has said so many lines, and
+// returns how many there were.
+func killed(t *testing.T, helper, dir string, after int, hear func(line string)) (heard int) {
+	t.Helper()
+	cmd := helperCommand(t, helper, dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		hear(lines.Text())
+		if heard++; heard == after { // a moment later it is in the middle of the next ones
+			time.AfterFunc(rand.N(10*time.Millisecond), func() { _ = cmd.Process.Kill() })
+		}
+	}
+	_ = cmd.Wait() // it was killed
+	return heard
+}
+
 // Whatever moment a process is killed at: what was acknowledged is there, byte
 // for byte, nothing else is, and nothing is left over.
 func TestKilled(t *testing.T) {
@@ -96,26 +118,11 @@ func TestKilled(t *testing.T) {
 	contents := newChurnContents()
 	operations := 0
 	for round := range rounds {
-		cmd := helperCommand(t, "churn", dir)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		heard := 0
-		for lines := bufio.NewScanner(out); lines.Scan(); heard++ {
-			what, key, ok := strings.Cut(lines.Text(), " ")
-			if ok {
+		operations += killed(t, "churn", dir, 10+6*round, func(line string) {
+			if what, key, ok := strings.Cut(line, " "); ok {
 				state[key] = what
 			}
-			if heard == 9+6*round { // a moment later it is in the middle of the next ones
-				time.AfterFunc(rand.N(10*time.Millisecond), func() { _ = cmd.Process.Kill() })
-			}
-		}
-		operations += heard
-		_ = cmd.Wait() // it was killed
+		})
 		checkAfterKill(t, dir, contents, state)
 	}
 	if operations < rounds*10 {

@@ -68,7 +68,7 @@ func newDB(dir string, meta, blobs *file, o Options) (*DB, error) {
 		return nil, err
 	}
 	if err := blobs.join(); err != nil {
-		db.log.Warn("blobs.db has no note that it has a meta.db", "err", err) // a full disk is no reason not to read
+		db.log.Warn("blobs.db does not name its meta.db", "err", err) // a full disk is no reason not to read
 	}
 	last, err := blobs.lastBlob()
 	if err != nil {

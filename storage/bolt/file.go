@@ -50,7 +50,7 @@ type file struct {
 
 // errReplaced is why nothing is written any more to a file that is not as this process
 // left it. bbolt remembers which pages are free, and would write over those of the backup.
-var errReplaced = errors.New("another program changed the file, as a backup does that is put back while the server runs; nothing new is stored until a restart")
+var errReplaced = errors.New("another program changed the file, for example a backup was restored while the server runs; nothing new is stored until a restart")
 
 // change is one function that wants to be part of a commit.
 type change struct {
@@ -193,7 +193,7 @@ func (f *file) discard(fn func(*bbolt.Tx) error) error {
 func (f *file) commitError(err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fmt.Errorf("write %s: %w; free some space, what is stored stays readable", f.path, err)
+		return fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err)
 	case errors.Is(err, syscall.EIO):
 		// After a failed fsync nobody knows what is on disk (see
 		// lwn.net/Articles/752063), so nothing is built on top of it.
@@ -211,7 +211,7 @@ func (f *file) commitError(err error) error {
 func (f *file) damaged(panicked any, released bool) error {
 	err := fmt.Errorf("%s: %s: %w", f.path, panicText(panicked), storage.ErrDamaged)
 	if !released {
-		err = fmt.Errorf("%w; put meta.db and blobs.db back from a backup, or move both away and start with an empty store", err)
+		err = fmt.Errorf("%w; restore meta.db and blobs.db from a backup, or move both away and start with an empty store", err)
 		f.stuck.Store(&err)
 	}
 	return err

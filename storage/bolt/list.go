@@ -73,7 +73,7 @@ func (db *DB) listSome(ctx context.Context, prefix, from string) (infos []storag
 	})
 	if damaged > 0 {
 		db.metrics.damaged.Add(float64(damaged))
-		db.log.Error("left damaged records out of a list; verify the store", "prefix", prefix, "records", damaged)
+		db.log.Error("damaged records omitted from a list; run assay verify", "prefix", prefix, "records", damaged)
 	}
 	return infos, next, err
 }

@@ -21,7 +21,7 @@ func newMetrics(db *DB) *metrics {
 	m := &metrics{
 		created: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_storage_objects_created_total",
-			Help: "Objects created, by where their content is: in meta.db (inline) or in blobs.db (blob).",
+			Help: "Objects created, by the place of their content: meta.db (inline) or blobs.db (blob).",
 		}, []string{"kind"}),
 		deleted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_storage_objects_deleted_total",
@@ -29,7 +29,7 @@ func newMetrics(db *DB) *metrics {
 		}),
 		damaged: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_storage_damaged_reads_total",
-			Help: "Reads that found that stored bytes have changed on disk. Anything but 0 calls for a check of the disk.",
+			Help: "Reads of stored bytes that have changed on disk. If it is not 0, check the disk.",
 		}),
 		commitSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "assay_storage_commit_seconds",
@@ -67,10 +67,10 @@ func newStateCollector(db *DB) *stateCollector {
 	return &stateCollector{
 		db:        db,
 		fileBytes: desc("file_bytes", "Size of the files of the store.", "file"),
-		freeBytes: desc("file_free_bytes", "Part of the files that is free for the next objects.", "file"),
+		freeBytes: desc("file_free_bytes", "Free space in the files, for new objects.", "file"),
 		objects:   desc("objects", "Objects in the store."),
 		bytes:     desc("object_bytes", "Sum of the sizes of the objects."),
-		open:      desc("open_objects", "Large objects that are being read."),
+		open:      desc("open_objects", "Large objects that are open for reading."),
 		orphans:   desc("orphans", "Blobs that wait to be deleted."),
 	}
 }

@@ -37,32 +37,36 @@ func (db *DB) Record(ctx context.Context, name string) (value []byte, err error)
 
 // SetRecord implements storage.Store.
 func (db *DB) SetRecord(ctx context.Context, name string, value []byte) error {
-	return db.changeRecord(ctx, name, len(value), func(tx *bbolt.Tx) error {
+	return db.changeRecord(ctx, name, value, func(tx *bbolt.Tx) error {
 		return putRecord(tx, name, value)
 	})
 }
 
 // SwapRecord implements storage.Store.
 func (db *DB) SwapRecord(ctx context.Context, name string, old, value []byte) error {
-	return db.changeRecord(ctx, name, len(value), func(tx *bbolt.Tx) error {
-		stored, err := getRecord(tx, name)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			if old != nil {
-				return storage.ErrConflict
-			}
-		case err != nil:
-			return err
-		case old == nil || !bytes.Equal(old, stored):
+	return db.changeRecord(ctx, name, value, func(tx *bbolt.Tx) error {
+		return swapRecord(tx, name, old, value)
+	})
+}
+
+func swapRecord(tx *bbolt.Tx, name string, old, value []byte) error {
+	stored, err := getRecord(tx, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if old != nil {
 			return storage.ErrConflict
 		}
-		return putRecord(tx, name, value)
-	})
+	case err != nil:
+		return err
+	case old == nil || !bytes.Equal(old, stored):
+		return storage.ErrConflict
+	}
+	return putRecord(tx, name, value)
 }
 
 // DeleteRecord implements storage.Store.
 func (db *DB) DeleteRecord(ctx context.Context, name string) error {
-	return db.changeRecord(ctx, name, 0, func(tx *bbolt.Tx) error {
+	return db.changeRecord(ctx, name, nil, func(tx *bbolt.Tx) error {
 		records := tx.Bucket(bucketRecords)
 		if records.Bucket([]byte(name)) == nil {
 			return fs.ErrNotExist
@@ -71,13 +75,10 @@ func (db *DB) DeleteRecord(ctx context.Context, name string) error {
 	})
 }
 
-func (db *DB) changeRecord(ctx context.Context, name string, size int, change func(*bbolt.Tx) error) error {
-	err := errors.Join(storage.CheckKey(name), ctx.Err())
-	if size > storage.MaxRecord {
-		err = errors.Join(err, fmt.Errorf("value of %d bytes is larger than 16 MiB", size))
-	}
+func (db *DB) changeRecord(ctx context.Context, name string, value []byte, change func(*bbolt.Tx) error) error {
+	err := errors.Join(storage.CheckRecord(name, value), ctx.Err())
 	if err == nil {
-		err = db.meta.update(size, change)
+		err = db.meta.update(len(value), change)
 	}
 	if err != nil {
 		return fmt.Errorf("change record %.200q: %w", name, err)

@@ -159,7 +159,7 @@ func (db *DB) removeUnfinished() {
 		}
 	}
 	if err != nil {
-		db.log.Warn("files that an interrupted start has left cannot be removed", "err", err)
+		db.log.Warn("files left by an interrupted start cannot be removed", "err", err)
 	}
 }
 
@@ -348,7 +348,7 @@ func explainOpen(path string, err error) error {
 	case errors.Is(err, storage.ErrForeign), errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return fmt.Errorf("%s: %w; move the file away, or name another directory", path, storage.ErrForeign)
 	case errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, storage.ErrDamaged):
-		return fmt.Errorf("%s: %w (%v); put meta.db and blobs.db back from a backup, or move both away and start with an empty store", path, storage.ErrDamaged, err)
+		return fmt.Errorf("%s: %w (%v); restore meta.db and blobs.db from a backup, or move both away and start with an empty store", path, storage.ErrDamaged, err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("%w: make the directory and its files writable for user %d, or name another directory", err, os.Getuid())
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

@@ -29,6 +29,7 @@ const helperEnv = "ASSAY_STORAGE_HELPER"
 var helpers = map[string]func(dir string) error{
 	"hold":     holdStore,
 	"churn":    churnStore,
+	"batch":    batchStore,
 	"full":     fullDisk,
 	"readonly": readOnlyDisk,
 }

@@ -296,3 +296,39 @@ func createDistinctKeys(t *testing.T, s storage.Store) {
 		expectContent(t, s, key, []byte("content of "+key))
 	}
 }
+
+func createRace(t *testing.T, s storage.Store) {
+	for round, size := range []int{100, 40 << 10, 700 << 10, 100, 40 << 10} {
+		key := fmt.Sprint("race", round)
+		contents := make([][]byte, 8)
+		winners := make(chan int, len(contents))
+		for w := range contents {
+			contents[w] = Content(uint64(w), size)
+		}
+		read8 := make([][]byte, len(contents))
+		parallel(t, len(contents), func(w int) {
+			info := storage.Info{Key: key, Size: int64(size), Hash: fmt.Sprint(w)}
+			err := s.Create(t.Context(), info, bytes.NewReader(contents[w]))
+			switch {
+			case err == nil:
+				winners <- w
+			case !errors.Is(err, fs.ErrExist):
+				t.Errorf("Create: %v", err)
+			}
+			if read8[w], err = read(t.Context(), s, key); err != nil {
+				t.Errorf("reading after the race: %v", err)
+			}
+		})
+		close(winners)
+		if len(winners) != 1 {
+			t.Fatalf("%d winners of %d, want 1", len(winners), len(contents))
+		}
+		winner := <-winners
+		for w := range read8 {
+			expectBytes(t, fmt.Sprintf("what %d read, winner is %d", w, winner), read8[w], contents[winner])
+		}
+		if info, err := s.Stat(t.Context(), key); err != nil || info.Hash != fmt.Sprint(winner) {
+			t.Errorf("Stat = %v, %v, want the winner's info", info, err)
+		}
+	}
+}

@@ -22,19 +22,6 @@ func listTests() []contract {
 	}
 }
 
-// listed returns the keys that List yields.
-func listed(t testing.TB, s storage.Store, prefix string) []string {
-	t.Helper()
-	keys := []string{}
-	for info, err := range s.List(t.Context(), prefix) {
-		if err != nil {
-			t.Fatalf("List(%q): %v", prefix, err)
-		}
-		keys = append(keys, info.Key)
-	}
-	return keys
-}
-
 func listEmpty(t *testing.T, s storage.Store) {
 	for _, prefix := range []string{"", "a"} {
 		if got := listed(t, s, prefix); len(got) > 0 {

@@ -34,6 +34,18 @@ func (s *strict) Replace(ctx context.Context, info storage.Info, r io.Reader) er
 	return s.Store.Replace(ctx, info, r)
 }
 
+func (s *strict) Move(ctx context.Context, from, to, proof string) error {
+	s.check(to)
+	return s.Store.Move(ctx, from, to, proof)
+}
+
+func (s *strict) Apply(ctx context.Context, b storage.Batch) error {
+	for _, c := range b.Create {
+		s.check(c.Info.Key)
+	}
+	return s.Store.Apply(ctx, b)
+}
+
 func (s *strict) check(key string) {
 	s.t.Helper()
 	if storage.CheckKey(key) != nil {

@@ -46,7 +46,7 @@ func (l *Log) Witness(head []byte) error {
 // freeze makes the log refuse because seen was signed and is not of it; with keep, also
 // after a restart.
 func (l *ledger) freeze(seen signedHead, keep bool) error {
-	refusal := l.refusals.contradicted(fmt.Errorf("a signed head of %d entries was seen that is not of the %d entries here",
+	refusal := l.refusals.contradicted(fmt.Errorf("a client has seen a signed head of %d entries that does not fit the %d entries here",
 		seen.tree.N, l.entries.tree().size()), false)
 	first := l.refusals.begin(refusal)
 	var err error
@@ -87,7 +87,7 @@ func (l *Log) Check(ctx context.Context) error {
 	damage, entries := found.damage, found.entries.index.tree
 	var answered tlog.Tree
 	if answered, err = v.tree.at(v.tree.size()); err == nil && !entries.contains(answered) {
-		err = fmt.Errorf("the %d entries on disk are not those that are answered", entries.size())
+		err = fmt.Errorf("the %d entries on disk differ from those in memory", entries.size())
 	}
 	if err != nil {
 		damage = append(damage, err)

@@ -90,7 +90,7 @@ func TestLogRestored(t *testing.T) {
 		{"into the same files, the newer ones removed", putInPlace, 0, false, "is a copy: the guard beside it is not in the file in which it was written"},
 		{"a disk, guarded", putState, guardOutside, true, "guard has the tree of 7 entries, but there are only 4"},
 		{"a disk beside the store", putState, storeStays, true, "the store has the tree of 7 entries, but there are only 4"},
-		{"a disk, witnessed", putState, witness, true, "a signed head of 7 entries was seen that is not of the 4 entries here"},
+		{"a disk, witnessed", putState, witness, true, "a client has seen a signed head of 7 entries that does not fit the 4 entries here"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

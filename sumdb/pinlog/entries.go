@@ -70,7 +70,7 @@ func (f *entryFile) read(tree hashTree, id int64) (Entry, error) {
 // checkEntry compares e with the hash that tree has at id.
 func checkEntry(e Entry, tree hashTree, id int64) error {
 	if e.ID != id || e.leaf() != tree.leaf(id) {
-		return fmt.Errorf("%w: the disk has another entry than was written", sumdb.ErrInvalid)
+		return fmt.Errorf("%w: the entry on disk differs from the written one", sumdb.ErrInvalid)
 	}
 	return nil
 }

@@ -131,7 +131,7 @@ func (f *findings) judgePinned() {
 		}
 	}
 	if len(missing) > 0 {
-		f.missing = fmt.Errorf("the store has %d versions that this log pinned, and the log does not have them", len(missing))
+		f.missing = fmt.Errorf("the store has %d versions that this log pinned, but the log does not have them", len(missing))
 		f.damage = append(f.damage, f.missing)
 	}
 }
@@ -141,7 +141,7 @@ func (f *findings) judgePinned() {
 func (f *findings) lost() error {
 	tree := f.entries.index.tree
 	if f.guards.named > tree.size() {
-		return fmt.Errorf("a guard with %d in its name was beside them, which is more than the %d entries here", f.guards.named, tree.size())
+		return fmt.Errorf("a guard with %d in its name was beside them, more than the %d entries here", f.guards.named, tree.size())
 	}
 	if f.missing != nil {
 		return f.missing
@@ -154,9 +154,9 @@ func (f *findings) lost() error {
 			return fmt.Errorf("%s has a signed head of %d entries that is not of the %d entries here", c.file, c.tree.N, tree.size())
 		}
 		if c.file == inStore {
-			return fmt.Errorf("the store remembers a tree of %d entries that is not of the %d entries here", c.tree.N, tree.size())
+			return fmt.Errorf("the store records a tree of %d entries that does not fit the %d entries here", c.tree.N, tree.size())
 		}
-		return fmt.Errorf("the guard %s has a tree of %d entries that is not of the %d entries here "+
+		return fmt.Errorf("the guard %s has a tree of %d entries that does not fit the %d entries here "+
 			"(should you know that it was never signed, move that file away)", c.file, c.tree.N, tree.size())
 	}
 	return nil

@@ -76,7 +76,7 @@ func (g *guards) writeInside(tree tlog.Tree, entries *os.File) error {
 }
 
 // errNotAlone says that something else than this process wrote to the files of the log.
-var errNotAlone = errors.New("this process is not alone with the files")
+var errNotAlone = errors.New("another process uses the files")
 
 // check looks whether the guards are as this process left them; entries is the tree
 // that it has. The error is errNotAlone if they are not.
@@ -104,7 +104,7 @@ func (g *guards) checkInside(entries hashTree) error {
 	}
 	newest := files[len(files)-1]
 	if newest.err != nil {
-		return fmt.Errorf("%w: the guard %s is not as it was left: %w", errNotAlone, newest.path, newest.err)
+		return fmt.Errorf("%w: another program changed the guard %s: %w", errNotAlone, newest.path, newest.err)
 	}
 	if why := newest.copied(identity{}); why != "" {
 		return fmt.Errorf("%w: %s was replaced: %s", errNotAlone, g.at.dir, why)
@@ -124,7 +124,7 @@ func (g *guards) checkOutside(entries hashTree) error {
 	}
 	found, err := decodeGuard(text)
 	if err != nil {
-		return fmt.Errorf("%w: the guard %s is not as it was left: %w", errNotAlone, g.at.guard, err)
+		return fmt.Errorf("%w: another program changed the guard %s: %w", errNotAlone, g.at.guard, err)
 	}
 	return g.checkGuard(g.at.guard, found, entries)
 }
@@ -143,5 +143,5 @@ func (g *guards) checkGuard(path string, found guard, entries hashTree) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%w: the guard %s is not as it was left: %s", errNotAlone, path, why)
+	return fmt.Errorf("%w: another program changed the guard %s: %s", errNotAlone, path, why)
 }

@@ -36,7 +36,7 @@ func openHead(msg []byte, verifier note.Verifier) (signedHead, error) {
 	}
 	tree, err := tlog.ParseTree([]byte(n.Text))
 	if err != nil || n.Text != string(tlog.FormatTree(tree)) {
-		return signedHead{}, fmt.Errorf("%w: what is signed is no tree head", sumdb.ErrInvalid)
+		return signedHead{}, fmt.Errorf("%w: the signed text is not a tree head", sumdb.ErrInvalid)
 	}
 	n.UnverifiedSigs = nil
 	signed, err := note.Sign(n)

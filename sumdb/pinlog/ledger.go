@@ -85,7 +85,7 @@ func (l *ledger) resume(found *findings) error {
 	}
 	size := l.entries.tree().size()
 	if found.guards.changed {
-		l.log.Info("the file of entries was changed by something else than this program; chown, chmod and a backup by links do so, "+
+		l.log.Info("another program changed the file of entries; chown, chmod and a backup by links do so, "+
 			"and so does a copy that was put back with all its guards", "database", l.key.name(), "size", size)
 	}
 	if found.entries.torn != nil {
@@ -100,7 +100,7 @@ func (l *ledger) resume(found *findings) error {
 		return err
 	case l.refusals.reason() != nil: // which is logged
 	case err != nil:
-		l.log.Error("the log cannot be written, the next append tries again", "database", l.key.name(), "size", l.size(), "err", err)
+		l.log.Error("the log cannot be written; the next append tries again", "database", l.key.name(), "size", l.size(), "err", err)
 	default:
 		l.log.Info("log opened", "database", l.key.name(), "size", l.size())
 	}

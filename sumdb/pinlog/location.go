@@ -35,5 +35,5 @@ func diskError(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%w; what is in the log stays readable, nothing is signed that is not on disk", err)
+	return fmt.Errorf("%w; the log stays readable, and signs only entries that are on disk", err)
 }

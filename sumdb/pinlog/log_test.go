@@ -591,16 +591,16 @@ func TestLogMetrics(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(l.Metrics()...)
 	err := testutil.GatherAndCompare(registry, strings.NewReader(`
-# HELP assay_log_appends_total Module versions that were to be appended to the log, by result: appended, known, conflict, refused, error.
+# HELP assay_log_appends_total Appends of module versions to the own log, by result: appended, known, conflict, refused, error.
 # TYPE assay_log_appends_total counter
 assay_log_appends_total{result="appended"} 1
 assay_log_appends_total{result="conflict"} 1
 assay_log_appends_total{result="known"} 1
 assay_log_appends_total{result="refused"} 1
-# HELP assay_log_entries Entries under the newest signed head of the log.
+# HELP assay_log_entries Entries under the newest signed head of the own log.
 # TYPE assay_log_entries gauge
 assay_log_entries 1
-# HELP assay_log_frozen 1 while the log refuses to sign anything new.
+# HELP assay_log_frozen 1 while the own log refuses to sign anything new.
 # TYPE assay_log_frozen gauge
 assay_log_frozen 0
 `))

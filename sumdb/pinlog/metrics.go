@@ -20,12 +20,12 @@ func newMetrics(size func() int64, refuses func() error) *metrics {
 	return &metrics{
 		appends: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_log_appends_total",
-			Help: "Module versions that were to be appended to the log, by result: appended, known, conflict, refused, error.",
+			Help: "Appends of module versions to the own log, by result: appended, known, conflict, refused, error.",
 		}, []string{"result"}),
 		gauges: []prometheus.Collector{
-			gauge("assay_log_entries", "Entries under the newest signed head of the log.",
+			gauge("assay_log_entries", "Entries under the newest signed head of the own log.",
 				func() float64 { return float64(size()) }),
-			gauge("assay_log_frozen", "1 while the log refuses to sign anything new.",
+			gauge("assay_log_frozen", "1 while the own log refuses to sign anything new.",
 				func() float64 {
 					if refuses() != nil {
 						return 1

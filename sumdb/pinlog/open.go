@@ -68,7 +68,7 @@ func (l *Log) open(ctx context.Context) error {
 	}
 	head := found.newestHead()
 	if l.ledger.showSigned(head); head == nil {
-		return fmt.Errorf("nothing is signed yet, the making of the log did not come to its end: %w", fs.ErrNotExist)
+		return fmt.Errorf("nothing is signed yet: the creation of the log was interrupted: %w", fs.ErrNotExist)
 	}
 	return nil
 }

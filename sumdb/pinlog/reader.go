@@ -195,7 +195,7 @@ func (r reader) readStore(ctx context.Context, found *findings) error {
 	case g.key == r.key.public:
 		found.claims = append(found.claims, claim{file: inStore, tree: g.tree})
 	case g.tree.N > 0 && g.name() == r.key.name():
-		found.foreign = fmt.Errorf("the store beside it remembers a log of the same name with the key %s", g.key)
+		found.foreign = fmt.Errorf("the store records a log of the same name with the key %s", g.key)
 		found.damage = append(found.damage, found.foreign)
 	}
 	return nil

@@ -73,7 +73,7 @@ func TestLogTouched(t *testing.T) {
 				if after := saveState(t, pinlog.Config{Dir: c.Dir}); !maps.Equal(before, after) {
 					t.Error("the second start changed the files")
 				}
-				if n := strings.Count(out.String(), "changed by something else"); n != 1 && runtime.GOOS == "linux" {
+				if n := strings.Count(out.String(), "another program changed the file of entries"); n != 1 && runtime.GOOS == "linux" {
 					t.Errorf("%d lines say that the file was changed, want 1:\n%s", n, &out)
 				}
 				appendMore(t, c, size+1)
@@ -274,7 +274,7 @@ func TestLogLacksStored(t *testing.T) {
 	}
 	head := headsOnDisk(t, c.Dir)[5]
 	with(t, c, func(l *pinlog.Log) {
-		refuses(t, l, 5, "the store has 2 versions that this log pinned, and the log does not have them")
+		refuses(t, l, 5, "the store has 2 versions that this log pinned, but the log does not have them")
 		if text := l.Refuses().Error(); strings.Contains(text, entry(5).Module.Path) || strings.Contains(text, "no-client-has-seen-more") {
 			t.Errorf("Refuses: %v", text)
 		}
@@ -329,7 +329,7 @@ func TestLogStoreRemembers(t *testing.T) {
 	same := newNamedLog(t, "sum.corp.example/2", 4)
 	same.Store = c.Store
 	with(t, same, func(l *pinlog.Log) {
-		refuses(t, l, 4, "the store beside it remembers a log of the same name with the key "+string(readFile(t, filepath.Join(c.Dir, "key.pub")))[:20])
+		refuses(t, l, 4, "the store records a log of the same name with the key "+string(readFile(t, filepath.Join(c.Dir, "key.pub")))[:20])
 	})
 	adoptRefuses(t, same, nil, sumdb.ErrFrozen)
 	c.Dir += ".3"

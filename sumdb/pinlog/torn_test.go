@@ -449,7 +449,7 @@ func TestLogCheckAnswers(t *testing.T) {
 	after := saveState(t, c)
 	with(t, c, func(l *pinlog.Log) {
 		putState(t, c, before)
-		if err := l.Check(t.Context()); !errors.Is(err, sumdb.ErrInvalid) || !strings.Contains(err.Error(), "the 3 entries on disk are not those that are answered") {
+		if err := l.Check(t.Context()); !errors.Is(err, sumdb.ErrInvalid) || !strings.Contains(err.Error(), "the 3 entries on disk differ from those in memory") {
 			t.Errorf("Check: %v", err)
 		}
 		putState(t, c, after)

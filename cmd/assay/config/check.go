@@ -47,7 +47,7 @@ func (c Config) check() error {
 		return fmt.Errorf("memory-budget is %d MiB; it must be at least %d", c.MemoryBudget, LeastMemory)
 	}
 	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
-		return fmt.Errorf("listen is %q; it must be host:port, or :port for every interface", c.Listen)
+		return fmt.Errorf("listen is %q; it must be host:port, or :port for all interfaces", c.Listen)
 	}
 	if c.Data == "" {
 		return errors.New("data is empty; it must name a directory")

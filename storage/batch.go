@@ -1,0 +1,79 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+)
+
+// Check checks what a caller of Apply asks for.
+func (b Batch) Check() error {
+	keys, total := map[string]bool{}, 0
+	for _, c := range b.Create {
+		if err := c.Info.Check(); err != nil {
+			return err
+		}
+		if len(c.Content) > MaxSmall {
+			return fmt.Errorf("object %.200q of %d bytes is larger than %d", c.Info.Key, len(c.Content), MaxSmall)
+		}
+		if keys[c.Info.Key] {
+			return fmt.Errorf("object %.200q is in the batch twice", c.Info.Key)
+		}
+		keys[c.Info.Key] = true
+		total += len(c.Content)
+	}
+	if total > MaxBatch {
+		return fmt.Errorf("objects of %d bytes are more than %d", total, MaxBatch)
+	}
+	if b.Swap == nil {
+		return nil
+	}
+	return CheckRecord(b.Swap.Name, b.Swap.New)
+}
+
+// ApplyInOrder is Store.Apply for an engine without transactions, by its Create, Open
+// and SwapRecord.
+func ApplyInOrder(ctx context.Context, s Store, b Batch) error {
+	if err := b.Check(); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	for _, c := range b.Create {
+		c.Info.Size = int64(len(c.Content))
+		err := s.Create(ctx, c.Info, bytes.NewReader(c.Content))
+		if errors.Is(err, fs.ErrExist) && holds(ctx, s, c) {
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("apply: %w", err)
+		}
+	}
+	if b.Swap == nil {
+		return nil
+	}
+	if err := s.SwapRecord(ctx, b.Swap.Name, b.Swap.Old, b.Swap.New); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	return nil
+}
+
+// holds reports whether the object that s has at the key is the one of the batch.
+func holds(ctx context.Context, s Store, c Small) bool {
+	o, err := s.Open(ctx, c.Info.Key)
+	if err != nil {
+		return false
+	}
+	defer o.Close()
+	if !c.Same(o.Info()) {
+		return false
+	}
+	content, err := io.ReadAll(o)
+	return err == nil && bytes.Equal(content, c.Content)
+}
+
+// Same reports whether an object with this Info is that of the batch, if its content is.
+func (c Small) Same(as Info) bool {
+	return as.Size == int64(len(c.Content)) && as.Hash == c.Info.Hash && as.Proof == c.Info.Proof
+}

@@ -1,0 +1,489 @@
+package storagetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+func batchTests() []contract {
+	return []contract{
+		{"all of it is there", batchAll},
+		{"what is there already counts as created, if it is the same", batchAgain},
+		{"a key that is taken is fs.ErrExist", batchExist},
+		{"a record that changed is ErrConflict", batchConflict},
+		{"what is too large or named twice is refused", batchBounds},
+		{"a cancelled context is the error", batchCancelled},
+		{"a reader that sees the swap sees all objects", batchSight},
+		{"one of many who extend a log wins each place", batchLog},
+		{"after a cut the first steps are there, and the batch can be applied again", batchCut},
+	}
+}
+
+// inOrderTests are those of batches and moves, for an engine without transactions.
+func inOrderTests() (tests []contract) {
+	for _, c := range append(batchTests(), moveTests()...) {
+		tests = append(tests, contract{c.promise, func(t *testing.T, s storage.Store) { c.check(t, Cut(s, -1)) }})
+	}
+	return tests
+}
+
+// smalls returns objects for a batch.
+func smalls(sizes ...int) (all []storage.Small) {
+	for i, size := range sizes {
+		info := storage.Info{Key: fmt.Sprintf("batch/%d/%d", i, size), Hash: fmt.Sprint("hash", i), Proof: "log", Time: time.Unix(1e9, 0).UTC()}
+		all = append(all, storage.Small{Info: info, Content: Content(uint64(i), size)})
+	}
+	return all
+}
+
+func expectSmall(t testing.TB, s storage.Store, c storage.Small) {
+	t.Helper()
+	expectContent(t, s, c.Info.Key, c.Content)
+	want := c.Info
+	want.Size = int64(len(c.Content))
+	if info, err := s.Stat(t.Context(), c.Info.Key); err != nil || info != want {
+		t.Errorf("Stat = %v, %v, want %v", info, err, want)
+	}
+}
+
+func mustApply(t testing.TB, s storage.Store, b storage.Batch) {
+	t.Helper()
+	if err := s.Apply(t.Context(), b); err != nil {
+		t.Fatalf("Apply: %v", err)
+	}
+}
+
+func batchAll(t *testing.T, s storage.Store) {
+	mustApply(t, s, storage.Batch{})
+	objects := smalls(0, 1, 5000, storage.MaxSmall)
+	mustApply(t, s, storage.Batch{Create: objects, Swap: &storage.Swap{Name: "head", New: []byte("1")}})
+	for _, c := range objects {
+		expectSmall(t, s, c)
+	}
+	if got := listed(t, s, "batch/"); len(got) != len(objects) {
+		t.Errorf("List yields %q, want %d keys", got, len(objects))
+	}
+	expectRecord(t, s, "head", []byte("1"))
+	mustApply(t, s, storage.Batch{Swap: &storage.Swap{Name: "head", Old: []byte("1"), New: []byte("2")}})
+	expectRecord(t, s, "head", []byte("2"))
+	mustApply(t, s, storage.Batch{Create: smalls(7)})
+	expectSmall(t, s, smalls(7)[0])
+
+	large := storage.Batch{}
+	for i := range storage.MaxBatch / storage.MaxSmall {
+		large.Create = append(large.Create, storage.Small{Info: storage.Info{Key: fmt.Sprint("large/", i)}, Content: Content(uint64(i), storage.MaxSmall)})
+	}
+	mustApply(t, s, large)
+	for _, c := range large.Create {
+		expectContent(t, s, c.Info.Key, c.Content)
+	}
+	if info, err := s.Stat(t.Context(), "large/0"); err != nil || time.Since(info.Time).Abs() > time.Minute {
+		t.Errorf("Stat = %v, %v, want the time of now", info, err)
+	}
+}
+
+func batchAgain(t *testing.T, s storage.Store) {
+	objects := smalls(10, 4000, 0)
+	create(t, s, "batch/other", nil)
+	for range 2 {
+		mustApply(t, s, storage.Batch{Create: objects})
+	}
+	mustDelete(t, s, objects[1].Info.Key)
+	for i := range objects {
+		objects[i].Info.Time = time.Now() // it need not be the same
+	}
+	mustApply(t, s, storage.Batch{Create: objects, Swap: &storage.Swap{Name: "head", New: []byte("1")}})
+	for _, c := range objects {
+		expectContent(t, s, c.Info.Key, c.Content)
+	}
+	expectRecord(t, s, "head", []byte("1"))
+}
+
+func batchExist(t *testing.T, s storage.Store) {
+	first := smalls(100)[0]
+	mustApply(t, s, storage.Batch{Create: []storage.Small{first}})
+	for name, change := range map[string]func(*storage.Small){
+		"content": func(c *storage.Small) { c.Content = Content(9, 100) },
+		"size":    func(c *storage.Small) { c.Content = nil },
+		"hash":    func(c *storage.Small) { c.Info.Hash = "other" },
+		"proof":   func(c *storage.Small) { c.Info.Proof = "other" },
+	} {
+		c := first
+		change(&c)
+		b := storage.Batch{Create: []storage.Small{c}, Swap: &storage.Swap{Name: "head", New: []byte("1")}}
+		if err := s.Apply(t.Context(), b); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("Apply with another %s = %v, want fs.ErrExist", name, err)
+		}
+	}
+	create(t, s, "large", Content(1, 100<<10))
+	b := storage.Batch{Create: []storage.Small{{Info: storage.Info{Key: "large"}}}, Swap: &storage.Swap{Name: "head", New: []byte("1")}}
+	if err := s.Apply(t.Context(), b); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Apply at the key of a large object = %v, want fs.ErrExist", err)
+	}
+	expectSmall(t, s, first)
+	if v, err := s.Record(t.Context(), "head"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Record = %q, %v, want fs.ErrNotExist", v, err)
+	}
+}
+
+func batchConflict(t *testing.T, s storage.Store) {
+	mustSet(t, s, "head", []byte("1"))
+	for _, old := range [][]byte{nil, {}, []byte("2"), []byte("11")} {
+		b := storage.Batch{Swap: &storage.Swap{Name: "head", Old: old, New: []byte("3")}}
+		if err := s.Apply(t.Context(), b); !errors.Is(err, storage.ErrConflict) {
+			t.Errorf("Apply with old %q = %v, want ErrConflict", old, err)
+		}
+	}
+	b := storage.Batch{Create: smalls(10), Swap: &storage.Swap{Name: "absent", Old: []byte("1"), New: []byte("3")}}
+	if err := s.Apply(t.Context(), b); !errors.Is(err, storage.ErrConflict) {
+		t.Errorf("Apply = %v, want ErrConflict", err)
+	}
+	expectRecord(t, s, "head", []byte("1"))
+	b.Swap = &storage.Swap{Name: "head", Old: []byte("1"), New: []byte("2")}
+	mustApply(t, s, b) // whatever is left of what failed
+	expectSmall(t, s, smalls(10)[0])
+	expectRecord(t, s, "head", []byte("2"))
+}
+
+func batchBounds(t *testing.T, s storage.Store) {
+	many := storage.Batch{}
+	for i := range storage.MaxBatch/storage.MaxSmall + 1 {
+		many.Create = append(many.Create, storage.Small{Info: storage.Info{Key: fmt.Sprint("many/", i)}, Content: make([]byte, storage.MaxSmall)})
+	}
+	for name, b := range map[string]storage.Batch{
+		"a large object": {Create: smalls(10, storage.MaxSmall+1)},
+		"much":           many,
+		"a key twice":    {Create: append(smalls(10), smalls(10)...)},
+		"a bad key":      {Create: append(smalls(10), storage.Small{Info: storage.Info{Key: "a//b"}})},
+		"a bad name":     {Create: smalls(10), Swap: &storage.Swap{Name: "/head"}},
+		"a large record": {Create: smalls(10), Swap: &storage.Swap{Name: "head", New: make([]byte, storage.MaxRecord+1)}},
+		"a long proof":   {Create: append(smalls(10), storage.Small{Info: storage.Info{Key: "k", Proof: strings.Repeat("p", 1025)}})},
+	} {
+		if err := s.Apply(t.Context(), b); err == nil || errors.Is(err, fs.ErrExist) || errors.Is(err, storage.ErrConflict) {
+			t.Errorf("%s: Apply = %v, want an error of its own", name, err)
+		}
+		if got := listed(t, s, ""); len(got) > 0 {
+			t.Errorf("%s: List yields %q, want nothing", name, got)
+		}
+	}
+}
+
+func batchCancelled(t *testing.T, s storage.Store) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, b := range []storage.Batch{{Create: smalls(10)}, {Swap: &storage.Swap{Name: "head", New: []byte("1")}}} {
+		if err := s.Apply(ctx, b); !errors.Is(err, context.Canceled) {
+			t.Errorf("Apply = %v, want context.Canceled", err)
+		}
+	}
+	expectAbsent(t, s, smalls(10)[0].Info.Key)
+}
+
+// entry is a place in a log of batches: an object for each, and a record with how many
+// there are.
+func entry(n int, content string) storage.Small {
+	return storage.Small{Info: storage.Info{Key: fmt.Sprintf("log/%06d", n)}, Content: []byte(content)}
+}
+
+func entryBatch(n int, content string) storage.Batch {
+	old := []byte(fmt.Sprint(n))
+	if n == 0 {
+		old = nil
+	}
+	return storage.Batch{
+		Create: []storage.Small{entry(n, content), {Info: storage.Info{Key: fmt.Sprintf("tile/%06d", n)}, Content: []byte(content)}},
+		Swap:   &storage.Swap{Name: "size", Old: old, New: []byte(fmt.Sprint(n + 1))},
+	}
+}
+
+func logSize(t testing.TB, s storage.Store) (n int) {
+	value, err := s.Record(t.Context(), "size")
+	if err == nil {
+		_, err = fmt.Sscan(string(value), &n)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	return n
+}
+
+func batchSight(t *testing.T, s storage.Store) {
+	const entries = 30
+	parallel(t, 4, func(w int) {
+		for n := 0; n < entries; {
+			if w == 0 {
+				if err := s.Apply(t.Context(), entryBatch(n, fmt.Sprint("entry ", n))); err != nil {
+					t.Error(err)
+					return
+				}
+				n++
+				continue
+			}
+			size := logSize(t, s)
+			for ; n < size; n++ {
+				expectContent(t, s, entry(n, "").Info.Key, []byte(fmt.Sprint("entry ", n)))
+				expectContent(t, s, fmt.Sprintf("tile/%06d", n), []byte(fmt.Sprint("entry ", n)))
+			}
+			if t.Failed() {
+				return
+			}
+		}
+	})
+}
+
+func batchLog(t *testing.T, s storage.Store) {
+	const workers, each = 4, 8
+	won := make([][]int, workers)
+	parallel(t, workers, func(w int) {
+		for n := 0; len(won[w]) < each; n++ {
+			switch err := s.Apply(t.Context(), entryBatch(n, fmt.Sprint(w))); {
+			case err == nil:
+				won[w] = append(won[w], n)
+			case !errors.Is(err, fs.ErrExist) && !errors.Is(err, storage.ErrConflict):
+				t.Error(err)
+				return
+			case errors.Is(err, storage.ErrConflict):
+				n-- // a place is tried until somebody has it
+			}
+		}
+	})
+	if size := logSize(t, s); size != workers*each {
+		t.Errorf("%d entries, want %d", size, workers*each)
+	}
+	for w := range won {
+		for _, n := range won[w] {
+			expectContent(t, s, entry(n, "").Info.Key, []byte(fmt.Sprint(w)))
+		}
+	}
+}
+
+func batchCut(t *testing.T, s storage.Store) {
+	objects := smalls(10, 2000, 0, 300)
+	for steps := range len(objects) + 2 {
+		b := storage.Batch{Swap: &storage.Swap{Name: fmt.Sprint("head", steps), New: []byte("1")}}
+		for _, c := range objects {
+			c.Info.Key = fmt.Sprint(steps, c.Info.Key)
+			b.Create = append(b.Create, c)
+		}
+		complete := steps > len(objects)
+		if err := Cut(s, steps).Apply(t.Context(), b); errors.Is(err, ErrCut) == complete {
+			t.Fatalf("after %d steps Apply = %v", steps, err)
+		}
+		for i, c := range b.Create {
+			if i < steps {
+				expectSmall(t, s, c)
+			} else {
+				expectAbsent(t, s, c.Info.Key)
+			}
+		}
+		if _, err := s.Record(t.Context(), b.Swap.Name); errors.Is(err, fs.ErrNotExist) == complete {
+			t.Errorf("after %d steps Record = %v", steps, err)
+		}
+		if complete {
+			b.Swap = nil
+		}
+		mustApply(t, s, b)
+		for _, c := range b.Create {
+			expectSmall(t, s, c)
+		}
+		expectRecord(t, s, fmt.Sprint("head", steps), []byte("1"))
+	}
+}
+
+func moveTests() []contract {
+	return []contract{
+		{"the object has the other key and proof, and all else as before", moveAll},
+		{"a key that is taken is fs.ErrExist, and nothing moves", moveExist},
+		{"an absent object is fs.ErrNotExist", moveAbsent},
+		{"an open object stays readable", moveOpen},
+		{"what shares the content does not move", moveShared},
+		{"a moved object can be deleted, moved and made again", moveAgain},
+		{"one of many who move to a key wins", moveRace},
+		{"a bad key or proof is refused", moveBounds},
+		{"after a cut the object is there", moveCut},
+	}
+}
+
+func mustMove(t testing.TB, s storage.Store, from, to string) {
+	t.Helper()
+	if err := s.Move(t.Context(), from, to, "proof"); err != nil {
+		t.Fatalf("Move(%q, %q): %v", from, to, err)
+	}
+}
+
+func moveAll(t *testing.T, s storage.Store) {
+	for _, size := range sizes {
+		from, to := fmt.Sprint("unproved/", size), fmt.Sprint("proved/", size)
+		info := storage.Info{Key: from, Size: int64(size), Hash: "h1:x", Proof: "old", Time: time.Unix(1e9, 0).UTC()}
+		content := Content(uint64(size), size)
+		if err := s.Create(t.Context(), info, onlyReader{bytes.NewReader(content)}); err != nil {
+			t.Fatal(err)
+		}
+		mustMove(t, s, from, to)
+		expectAbsent(t, s, from)
+		expectContent(t, s, to, content)
+		info.Key, info.Proof = to, "proof"
+		if got, err := s.Stat(t.Context(), to); err != nil || got != info {
+			t.Errorf("Stat = %v, %v, want %v", got, err, info)
+		}
+		o := mustOpen(t, s, to)
+		if o.Info() != info {
+			t.Errorf("Info = %v, want %v", o.Info(), info)
+		}
+	}
+	if got := listed(t, s, "unproved/"); len(got) > 0 {
+		t.Errorf("List yields %q, want nothing", got)
+	}
+}
+
+func moveExist(t *testing.T, s storage.Store) {
+	for _, size := range smallAndLarge {
+		from, to := fmt.Sprint("from", size), fmt.Sprint("to", size)
+		create(t, s, from, Content(1, size))
+		create(t, s, to, Content(2, size))
+		for _, to := range []string{to, from} {
+			if err := s.Move(t.Context(), from, to, "proof"); !errors.Is(err, fs.ErrExist) {
+				t.Errorf("Move(%q, %q) = %v, want fs.ErrExist", from, to, err)
+			}
+		}
+		expectContent(t, s, from, Content(1, size))
+		expectContent(t, s, to, Content(2, size))
+		for _, key := range []string{from, to} {
+			if info, err := s.Stat(t.Context(), key); err != nil || info.Proof != "" {
+				t.Errorf("Stat(%q) = %v, %v, want no proof", key, info, err)
+			}
+		}
+	}
+}
+
+func moveAbsent(t *testing.T, s storage.Store) {
+	create(t, s, "there", nil)
+	for _, to := range []string{"to", "from"} {
+		if err := s.Move(t.Context(), "from", to, "proof"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Move to %q = %v, want fs.ErrNotExist", to, err)
+		}
+		expectAbsent(t, s, to)
+	}
+	expectContent(t, s, "there", nil)
+}
+
+func moveOpen(t *testing.T, s storage.Store) {
+	for _, size := range smallAndLarge {
+		from, to := fmt.Sprint("from", size), fmt.Sprint("to", size)
+		content := Content(1, size)
+		create(t, s, from, content)
+		o := mustOpen(t, s, from)
+		mustMove(t, s, from, to)
+		mustDelete(t, s, to)
+		create(t, s, to, Content(2, size))
+		var got bytes.Buffer
+		if _, err := o.WriteTo(&got); err != nil {
+			t.Error(err)
+		}
+		expectBytes(t, "the object opened before", got.Bytes(), content)
+		expectContent(t, s, to, Content(2, size))
+	}
+}
+
+func moveShared(t *testing.T, s storage.Store) {
+	for _, size := range smallAndLarge {
+		content := Content(1, size)
+		keys := []string{fmt.Sprint("a", size), fmt.Sprint("b", size), fmt.Sprint("c", size)}
+		for _, key := range keys {
+			create(t, s, key, content)
+		}
+		mustMove(t, s, keys[0], keys[0]+"-moved")
+		mustDelete(t, s, keys[1])
+		expectContent(t, s, keys[0]+"-moved", content)
+		expectContent(t, s, keys[2], content)
+		mustDelete(t, s, keys[2])
+		expectContent(t, s, keys[0]+"-moved", content)
+		create(t, s, keys[1], content)
+		mustDelete(t, s, keys[0]+"-moved")
+		expectContent(t, s, keys[1], content)
+	}
+}
+
+func moveAgain(t *testing.T, s storage.Store) {
+	for _, size := range smallAndLarge {
+		a, b, content := fmt.Sprint("a", size), fmt.Sprint("b", size), Content(1, size)
+		for range 3 {
+			create(t, s, a, content)
+			mustMove(t, s, a, b)
+			mustMove(t, s, b, a)
+			expectContent(t, s, a, content)
+			mustMove(t, s, a, b)
+			mustDelete(t, s, b)
+			expectAbsent(t, s, a)
+			expectAbsent(t, s, b)
+		}
+	}
+}
+
+func moveRace(t *testing.T, s storage.Store) {
+	for _, size := range smallAndLarge {
+		to := fmt.Sprint("to", size)
+		winners := make(chan int, 8)
+		parallel(t, 8, func(w int) {
+			from := fmt.Sprint("from", size, "-", w)
+			create(t, s, from, Content(uint64(w), size))
+			switch err := s.Move(t.Context(), from, to, "proof"); {
+			case err == nil:
+				winners <- w
+			case !errors.Is(err, fs.ErrExist):
+				t.Error(err)
+			default:
+				expectContent(t, s, from, Content(uint64(w), size))
+			}
+		})
+		close(winners)
+		if len(winners) != 1 {
+			t.Fatalf("%d winners, want 1", len(winners))
+		}
+		expectContent(t, s, to, Content(uint64(<-winners), size))
+	}
+}
+
+func moveBounds(t *testing.T, s storage.Store) {
+	create(t, s, "from", nil)
+	for _, to := range []string{"", "/to", "to/", "a//b", strings.Repeat("t", storage.MaxComponent+1)} {
+		if err := s.Move(t.Context(), "from", to, ""); err == nil {
+			t.Errorf("Move to %q succeeded", to)
+		}
+	}
+	if err := s.Move(t.Context(), "from", "to", strings.Repeat("p", 1025)); err == nil {
+		t.Error("Move with a long proof succeeded")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Move(ctx, "from", "to", ""); !errors.Is(err, context.Canceled) {
+		t.Errorf("Move = %v, want context.Canceled", err)
+	}
+	expectContent(t, s, "from", nil)
+	expectAbsent(t, s, "to")
+}
+
+func moveCut(t *testing.T, s storage.Store) {
+	for steps, want := range []struct{ from, to bool }{{from: true}, {from: true, to: true}, {to: true}} {
+		from, to, content := fmt.Sprint("from", steps), fmt.Sprint("to", steps), Content(1, 100)
+		create(t, s, from, content)
+		if err := Cut(s, steps).Move(t.Context(), from, to, "proof"); errors.Is(err, ErrCut) == (steps == 2) {
+			t.Errorf("after %d steps Move = %v", steps, err)
+		}
+		for key, there := range map[string]bool{from: want.from, to: want.to} {
+			if there {
+				expectContent(t, s, key, content)
+			} else {
+				expectAbsent(t, s, key)
+			}
+		}
+	}
+}

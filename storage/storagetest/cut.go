@@ -1,0 +1,96 @@
+package storagetest
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// ErrCut is the error of a store that Cut has cut off.
+var ErrCut = errors.New("cut off")
+
+// Cut returns s as an engine without transactions would be that is cut off after so
+// many steps: each Create, Replace, Delete and change of a record is one, those of a
+// Batch or a Move included. What comes after them fails with ErrCut and does nothing.
+// With fewer than 0 it is never cut off.
+//
+// One that is cut off is for one goroutine at a time.
+func Cut(s storage.Store, steps int) storage.Store { return &cut{s, steps} }
+
+type cut struct {
+	storage.Store
+	left int
+}
+
+func (c *cut) step() error {
+	if c.left == 0 {
+		return ErrCut
+	}
+	if c.left > 0 {
+		c.left--
+	}
+	return nil
+}
+
+func (c *cut) Create(ctx context.Context, info storage.Info, r io.Reader) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.Store.Create(ctx, info, r)
+}
+
+func (c *cut) Replace(ctx context.Context, info storage.Info, r io.Reader) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.Store.Replace(ctx, info, r)
+}
+
+func (c *cut) Delete(ctx context.Context, key string) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.Store.Delete(ctx, key)
+}
+
+func (c *cut) SetRecord(ctx context.Context, name string, value []byte) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.Store.SetRecord(ctx, name, value)
+}
+
+func (c *cut) SwapRecord(ctx context.Context, name string, old, value []byte) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.Store.SwapRecord(ctx, name, old, value)
+}
+
+func (c *cut) DeleteRecord(ctx context.Context, name string) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.Store.DeleteRecord(ctx, name)
+}
+
+func (c *cut) Apply(ctx context.Context, b storage.Batch) error {
+	return storage.ApplyInOrder(ctx, c, b)
+}
+
+// Move copies, which an engine need not: the object is under both keys for a while.
+func (c *cut) Move(ctx context.Context, from, to, proof string) error {
+	o, err := c.Open(ctx, from)
+	if err != nil {
+		return err
+	}
+	defer o.Close()
+	info := o.Info()
+	info.Key, info.Proof = to, proof
+	if err := c.Create(ctx, info, o); err != nil {
+		return err
+	}
+	return c.Delete(ctx, from)
+}
