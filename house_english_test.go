@@ -28,18 +28,14 @@ var vagueCode = map[string]int{}
 // vaguePages has the same for Markdown pages: vague words, and lines of prose
 // wider than maxWidth.
 var vaguePages = map[string]struct{ words, wide int }{
-	"docs/design/README.md":       {0, 1},
-	"docs/design/access.md":       {12, 0},
-	"docs/design/benchmarks.md":   {1, 0},
-	"docs/design/command.md":      {2, 0},
-	"docs/design/dependencies.md": {1, 0},
-	"docs/design/fetch.md":        {3, 1},
-	"docs/design/log.md":          {6, 0},
-	"docs/design/proxy.md":        {5, 0},
-	"docs/design/storage.md":      {11, 0},
-	"docs/design/sumdb.md":        {6, 0},
-	"docs/design/threats.md":      {0, 3},
-	"docs/design/vcs.md":          {11, 0},
+	"docs/design/README.md":  {0, 1},
+	"docs/design/fetch.md":   {3, 1},
+	"docs/design/log.md":     {6, 0},
+	"docs/design/proxy.md":   {5, 0},
+	"docs/design/storage.md": {11, 0},
+	"docs/design/sumdb.md":   {6, 0},
+	"docs/design/threats.md": {0, 3},
+	"docs/design/vcs.md":     {11, 0},
 }
 
 // maxWidth is the width of prose in Markdown, in characters.
