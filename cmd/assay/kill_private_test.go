@@ -76,7 +76,7 @@ func newPrivateServer(t *testing.T) *privateServer {
 	}
 	p.args = []string{"--data", p.data, "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB(), "--private", vcstest.PageHost,
 		"--unified", "--ca-file", p.code.CAFile(), "--log-level", "warn"}
-	p.env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "HTTPS_PROXY=" + p.code.Proxy()}
+	p.env = append(noAuthorities(), "PATH="+os.Getenv("PATH"), "TMPDIR="+t.TempDir(), "HTTPS_PROXY="+p.code.Proxy())
 	return p
 }
 

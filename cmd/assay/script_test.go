@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -28,9 +29,40 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(tests{m}, map[string]func(){
 		"assay": func() { os.Exit(run()) },
 	})
+}
+
+// tests are those of this package, where this binary is not the program.
+type tests struct{ *testing.M }
+
+// Run lets more tests run side by side than there are processors: most of them wait, for
+// a child, a clock or an upstream that hangs. A flag on the command line counts more. And
+// it hides the system's authorities, which are no part of a test: every server and every
+// git that asks a host would read hundreds of files.
+func (m tests) Run() int {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", "6"); err != nil {
+			panic(err)
+		}
+	}
+	for _, setting := range noAuthorities() {
+		name, value, _ := strings.Cut(setting, "=")
+		if err := os.Setenv(name, value); err != nil {
+			panic(err)
+		}
+	}
+	return m.M.Run()
+}
+
+// noAuthorities is the environment of a process to which the system has none.
+func noAuthorities() []string {
+	none := filepath.Join(os.TempDir(), "no-such-directory")
+	return []string{"SSL_CERT_FILE=" + none, "SSL_CERT_DIR=" + none}
 }
 
 // TestScripts runs the real program and the real go command against a world of
@@ -39,6 +71,7 @@ func TestScripts(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("no go command to be the client")
 	}
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -223,6 +256,7 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 // settings, but what the script says with env SERVER_NAME=value.
 func environment(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR"), quickExit, "SYSTEMROOT=" + ts.Getenv("SYSTEMROOT")}
+	env = append(env, noAuthorities()...)
 	for _, name := range []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "ASSAY_UPSTREAM", "ASSAY_CONFIG", "ASSAY_LOG_FORMAT",
 		"HTTPS_PROXY", "GIT_TOKEN", "ASSAY_PRIVAT"} {
 		if value := ts.Getenv("SERVER_" + name); value != "" {
