@@ -56,10 +56,7 @@ func (db *DB) apply(ctx context.Context, b storage.Batch) error {
 	if err == nil {
 		db.metrics.createdInline.Add(float64(created))
 	}
-	if errors.Is(err, storage.ErrDamaged) {
-		db.metrics.damaged.Inc()
-	}
-	return err
+	return db.metrics.noteDamage(err)
 }
 
 // small is an object of a batch.

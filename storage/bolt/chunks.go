@@ -6,30 +6,14 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-const (
-	// bufferSize is a chunk with its checksum.
-	bufferSize = sumSize + chunkSize
-
-	// pieceSize is how much of a chunk a reader copies when there is no memory
-	// left to keep the chunk while its client reads. Each piece reads the chunk
-	// again: a smaller one takes more time, a larger one more memory.
-	pieceSize = 16 << 10
-
-	// smallContent is what an inline object may have without being counted. There
-	// is one for each request at most, with the headers of which it goes.
-	smallContent = 8 << 10
-
-	// spareChunks is how many chunks are read at the same time only to be copied.
-	spareChunks = 4
-)
-
 // chunks are the chunks that readers have in memory. Readers of one blob that are at
 // the same chunk share it: a thousand clients that stop reading one zip keep as many
 // chunks as it has, at most. And all of them together keep no more than half of the
 // readers' budget; a reader that finds it used up reads by the piece.
 type chunks struct {
-	budget *memory.Budget
-	spare  chan struct{} // a place for each chunk that is read for a piece
+	buffers buffers
+	budget  *memory.Budget
+	spare   chan struct{} // a place for each chunk that is read for a piece
 
 	mu   sync.Mutex
 	open map[chunkID]*chunk
@@ -60,8 +44,7 @@ func newChunks(budget *memory.Budget) chunks {
 
 // acquire returns a chunk, which the caller releases; it is nil if there is no memory
 // for it. The first who needs it reads it with read, into a buffer of bufferSize.
-func (db *DB) acquire(id chunkID, read func(buffer []byte) ([]byte, error)) (*chunk, error) {
-	s := &db.chunks
+func (s *chunks) acquire(id chunkID, read func(buffer []byte) ([]byte, error)) (*chunk, error) {
 	s.mu.Lock()
 	c := s.open[id]
 	if c == nil {
@@ -70,7 +53,7 @@ func (db *DB) acquire(id chunkID, read func(buffer []byte) ([]byte, error)) (*ch
 		if c == nil {
 			return nil, nil
 		}
-		c.buffer = db.buffer()
+		c.buffer = s.buffers.get()
 		c.data, c.err = read(c.buffer)
 		close(c.ready)
 	} else {
@@ -79,7 +62,7 @@ func (db *DB) acquire(id chunkID, read func(buffer []byte) ([]byte, error)) (*ch
 		<-c.ready
 	}
 	if c.err != nil {
-		db.release(c)
+		s.release(c)
 		return nil, c.err
 	}
 	return c, nil
@@ -96,8 +79,7 @@ func (s *chunks) add(id chunkID) *chunk {
 }
 
 // release gives a chunk back, which goes with its last user.
-func (db *DB) release(c *chunk) {
-	s := &db.chunks
+func (s *chunks) release(c *chunk) {
 	s.mu.Lock()
 	c.users--
 	last := c.users == 0
@@ -106,21 +88,42 @@ func (db *DB) release(c *chunk) {
 	}
 	s.mu.Unlock()
 	if last {
-		db.putBuffers([][]byte{c.buffer})
+		s.buffers.put([][]byte{c.buffer})
 		s.budget.Give(bufferSize)
 	}
 }
 
 // copyPiece copies what fits into piece of what a chunk has from offset on, and
 // returns that. It holds the chunk no longer.
-func (db *DB) copyPiece(piece []byte, offset int64, read func(buffer []byte) ([]byte, error)) ([]byte, error) {
-	db.chunks.spare <- struct{}{} // a reader that has a place waits for the disk alone
-	defer func() { <-db.chunks.spare }()
-	buffer := db.buffer()
-	defer db.putBuffers([][]byte{buffer})
+func (s *chunks) copyPiece(piece []byte, offset int64, read func(buffer []byte) ([]byte, error)) ([]byte, error) {
+	s.spare <- struct{}{} // a reader that has a place waits for the disk alone
+	defer func() { <-s.spare }()
+	buffer := s.buffers.get()
+	defer s.buffers.put([][]byte{buffer})
 	data, err := read(buffer)
 	if err != nil {
 		return nil, err
 	}
 	return piece[:copy(piece, data[offset:])], nil
+}
+
+// buffers are used again.
+type buffers struct {
+	pool sync.Pool // of *[]byte with room for a chunk and its checksum
+}
+
+// get returns a buffer with room for a chunk and its checksum.
+func (p *buffers) get() []byte {
+	if b, ok := p.pool.Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, bufferSize)
+}
+
+// put gives buffers back. None of them may be used afterwards.
+func (p *buffers) put(all [][]byte) {
+	for _, b := range all {
+		b = b[:cap(b)]
+		p.pool.Put(&b)
+	}
 }

@@ -6,14 +6,14 @@ package bolt
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
-	"sync"
+	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -28,25 +28,11 @@ type DB struct {
 	dir     string
 	log     *slog.Logger
 	meta    *file
-	blobs   *file
-	reader  *os.File // a second descriptor of blobs.db, to read chunks
+	blobs   *blobs
+	writer  writer
+	reaper  *reaper
 	metrics *metrics
 	closed  atomic.Bool
-
-	buffers sync.Pool // of *[]byte with room for a chunk and its checksum
-	chunks  chunks    // that readers are at
-	writers *memory.Budget
-
-	// vanish orders the look-up of a blob and the deletion of its bytes: who
-	// holds it for reading has time to find the record and to be counted in
-	// readers, before a holder of the write lock decides that a blob
-	// without a record has no reader either.
-	vanish sync.RWMutex
-
-	readersMu sync.Mutex
-	readers   map[uint64]int // blob id → open Objects
-
-	reaper reaper
 }
 
 var (
@@ -56,21 +42,112 @@ var (
 	_ storage.Measured = (*DB)(nil)
 )
 
-// newDB makes a DB of two open files. It closes neither if it fails.
-func newDB(dir string, meta, blobs *file, o Options) (*DB, error) {
-	db := &DB{dir: dir, log: o.Logger, meta: meta, blobs: blobs, readers: map[uint64]int{}}
-	db.chunks, db.writers = newChunks(o.Readers), o.Writers
-	db.metrics = newMetrics(db)
-	meta.commits = db.metrics.commitSeconds.WithLabelValues("meta")
-	blobs.commits = db.metrics.commitSeconds.WithLabelValues("blobs")
+// Options are the options of Open. Nil and zero values mean the defaults.
+type Options struct {
+	// Logger gets what cannot be returned to a caller, such as a failed
+	// clean-up. Nil discards.
+	Logger *slog.Logger
 
-	if err := matchFiles(meta, blobs); err != nil {
+	// LockTimeout is how long Open waits for another process to let go of the
+	// store. Zero means one second.
+	LockTimeout time.Duration
+
+	// Readers is what open objects take their memory from: each some 16 KiB while
+	// it is open, and all that are at the same chunk of the same content 256 KiB
+	// together. If half of it is used for chunks, objects are read in smaller
+	// pieces; if it is used up, DB.Open returns memory.ErrFull. Nil is no bound.
+	Readers *memory.Budget
+
+	// Writers is what Create takes WriterMemory from for each large object, and
+	// waits for it. Nil is no bound.
+	Writers *memory.Budget
+
+	// Existing has Open return fs.ErrNotExist instead of making an empty store.
+	Existing bool
+}
+
+// Open opens the store in the directory dir and makes an empty one if there is
+// none. Only one process can have a store open, and it must not be on a network
+// file system.
+//
+// The errors tell ErrInUse, ErrForeign, ErrNewer and ErrDamaged apart; whatever
+// the error, nothing in the directory has changed but what an empty store needs.
+func Open(dir string, opts *Options) (*DB, error) {
+	o := Options{}
+	if opts != nil {
+		o = *opts
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.LockTimeout <= 0 {
+		o.LockTimeout = time.Second
+	}
+	db, err := open(dir, o)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	return db, nil
+}
+
+// open opens blobs.db first: who holds its lock is alone with both files.
+func open(dir string, o Options) (*DB, error) {
+	if o.Existing {
+		_, metaErr := os.Stat(filepath.Join(dir, metaName))
+		_, blobsErr := os.Stat(filepath.Join(dir, blobsName))
+		if errors.Is(metaErr, fs.ErrNotExist) && errors.Is(blobsErr, fs.ErrNotExist) {
+			return nil, fmt.Errorf("there is none: %w", fs.ErrNotExist)
+		}
+	}
+	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
-	if err := blobs.join(); err != nil {
-		db.log.Warn("blobs.db does not name its meta.db", "err", err) // a full disk is no reason not to read
+	blobs, err := openFile(filepath.Join(dir, blobsName), blobsPageSize, o.LockTimeout)
+	if err != nil {
+		return nil, err
 	}
-	last, err := blobs.lastBlob()
+	meta, err := openFile(filepath.Join(dir, metaName), metaPageSize, o.LockTimeout)
+	if err != nil {
+		return nil, errors.Join(err, blobs.close())
+	}
+	db, err := newDB(dir, meta, blobs, o)
+	if err != nil {
+		return nil, errors.Join(err, meta.close(), blobs.close())
+	}
+	if err := removeUnfinished(dir); err != nil {
+		db.log.Warn("files left by an interrupted start cannot be removed", "err", err)
+	}
+	return db, nil
+}
+
+// removeUnfinished removes the files that createFile left behind when its process was
+// killed. It runs while we hold both files: another process that makes such a file now
+// has lost the race for the store, and finds ours in place of its own.
+func removeUnfinished(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		for _, name := range []string{metaName, blobsName} {
+			if left, _ := filepath.Match(name+unfinished, e.Name()); left {
+				err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+			}
+		}
+	}
+	return err
+}
+
+// newDB makes a DB of two open files. It closes neither if it fails.
+func newDB(dir string, meta, content *file, o Options) (*DB, error) {
+	m := newMetrics()
+	meta.commits = m.commitSeconds.WithLabelValues("meta")
+	content.commits = m.commitSeconds.WithLabelValues("blobs")
+
+	if err := matchFiles(meta, content); err != nil {
+		return nil, err
+	}
+	if err := content.join(); err != nil {
+		o.Logger.Warn("blobs.db does not name its meta.db", "err", err) // a full disk is no reason not to read
+	}
+	last, err := content.lastBlob()
 	if err != nil {
 		return nil, err
 	}
@@ -78,35 +155,15 @@ func newDB(dir string, meta, blobs *file, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if db.reader, err = os.Open(blobs.path); err != nil {
+	blobs, err := openBlobs(content, o.Readers, m.damaged)
+	if err != nil {
 		return nil, err
 	}
-	db.reaper.start(db, orphans)
-	return db, nil
-}
-
-// openIntents returns the blobs that the last process left behind, and makes
-// sure that no blob gets the id of one that exists, whatever backup meta.db
-// came from.
-func openIntents(meta *file, last uint64) (orphans []uint64, err error) {
-	var sequence uint64
-	err = meta.view(func(tx *bbolt.Tx) error {
-		intents := tx.Bucket(bucketIntents)
-		sequence = intents.Sequence()
-		return intents.ForEach(func(k, _ []byte) error {
-			if len(k) != 8 {
-				return fmt.Errorf("%s: intent %x: %w", meta.path, k, storage.ErrDamaged)
-			}
-			orphans = append(orphans, binary.BigEndian.Uint64(k))
-			return nil
-		})
-	})
-	if err != nil || sequence >= last {
-		return orphans, err
-	}
-	return orphans, meta.update(0, func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketIntents).SetSequence(last)
-	})
+	reaper := newReaper(meta, content, o.Logger, orphans)
+	return &DB{
+		dir: dir, log: o.Logger, meta: meta, blobs: blobs, reaper: reaper, metrics: m,
+		writer: writer{meta, blobs, reaper, m, o.Writers},
+	}, nil
 }
 
 // Close closes the store. Objects that are still open fail afterwards.
@@ -115,7 +172,7 @@ func (db *DB) Close() error {
 		return fmt.Errorf("store %s: %w", db.dir, fs.ErrClosed)
 	}
 	db.reaper.stop()
-	return errors.Join(db.reader.Close(), db.meta.close(), db.blobs.close())
+	return errors.Join(db.meta.close(), db.blobs.close())
 }
 
 // Stats implements storage.Sizer.
@@ -129,43 +186,11 @@ func (db *DB) Stats(ctx context.Context) (storage.Stats, error) {
 		s.Objects, s.Bytes = t.objects, t.bytes
 		return nil
 	})
-	for _, f := range []*file{db.meta, db.blobs} {
+	for _, f := range []*file{db.meta, db.blobs.file} {
 		total, free := f.size()
 		s.FileBytes += total
 		s.FreeBytes += free
 	}
 	s.Orphans = int64(db.reaper.pending())
 	return s, err
-}
-
-// totals are kept beside the schema, in a page that each commit writes anyway.
-type totals struct{ objects, bytes int64 }
-
-func readTotals(tx *bbolt.Tx) totals {
-	p := parser{rest: tx.Bucket(bucketSchema).Get(keyTotals)}
-	return totals{objects: p.varint(), bytes: p.varint()}
-}
-
-// addTotals changes the totals by so many objects and bytes.
-func addTotals(tx *bbolt.Tx, objects, bytes int64) error {
-	t := readTotals(tx)
-	value := binary.AppendVarint(nil, t.objects+objects)
-	value = binary.AppendVarint(value, t.bytes+bytes)
-	return tx.Bucket(bucketSchema).Put(keyTotals, value)
-}
-
-// buffer returns a buffer with room for a chunk and its checksum.
-func (db *DB) buffer() []byte {
-	if b, ok := db.buffers.Get().(*[]byte); ok {
-		return *b
-	}
-	return make([]byte, bufferSize)
-}
-
-// putBuffers gives buffers back. None of them may be used afterwards.
-func (db *DB) putBuffers(buffers [][]byte) {
-	for _, b := range buffers {
-		b = b[:cap(b)]
-		db.buffers.Put(&b)
-	}
 }

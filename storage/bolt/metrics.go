@@ -1,12 +1,14 @@
 package bolt
 
 import (
-	"context"
+	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
-// metrics are the collectors of one DB.
+// metrics are the counters of one DB.
 type metrics struct {
 	created       *prometheus.CounterVec
 	createdInline prometheus.Counter
@@ -14,10 +16,9 @@ type metrics struct {
 	deleted       prometheus.Counter
 	damaged       prometheus.Counter
 	commitSeconds *prometheus.HistogramVec
-	state         *stateCollector
 }
 
-func newMetrics(db *DB) *metrics {
+func newMetrics() *metrics {
 	m := &metrics{
 		created: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_storage_objects_created_total",
@@ -36,64 +37,16 @@ func newMetrics(db *DB) *metrics {
 			Help:    "Time of one durable commit, by file.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8), // 0.5 ms to 8 s
 		}, []string{"file"}),
-		state: newStateCollector(db),
 	}
 	m.createdInline = m.created.WithLabelValues("inline")
 	m.createdBlob = m.created.WithLabelValues("blob")
 	return m
 }
 
-// Metrics implements storage.Measured.
-func (db *DB) Metrics() []prometheus.Collector {
-	m := db.metrics
-	return []prometheus.Collector{m.created, m.deleted, m.damaged, m.commitSeconds, m.state}
-}
-
-// stateCollector reads what the store knows about itself when it is asked.
-type stateCollector struct {
-	db        *DB
-	fileBytes *prometheus.Desc
-	freeBytes *prometheus.Desc
-	objects   *prometheus.Desc
-	bytes     *prometheus.Desc
-	open      *prometheus.Desc
-	orphans   *prometheus.Desc
-}
-
-func newStateCollector(db *DB) *stateCollector {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("assay_storage_"+name, help, labels, nil)
+// noteDamage counts a read that has found damage, and returns its error.
+func (m *metrics) noteDamage(err error) error {
+	if errors.Is(err, storage.ErrDamaged) {
+		m.damaged.Inc()
 	}
-	return &stateCollector{
-		db:        db,
-		fileBytes: desc("file_bytes", "Size of the files of the store.", "file"),
-		freeBytes: desc("file_free_bytes", "Free space in the files, for new objects.", "file"),
-		objects:   desc("objects", "Objects in the store."),
-		bytes:     desc("object_bytes", "Sum of the sizes of the objects."),
-		open:      desc("open_objects", "Large objects that are open for reading."),
-		orphans:   desc("orphans", "Blobs that wait to be deleted."),
-	}
-}
-
-func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.fileBytes, c.freeBytes, c.objects, c.bytes, c.open, c.orphans} {
-		ch <- d
-	}
-}
-
-func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v int64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
-	}
-	for label, f := range map[string]*file{"meta": c.db.meta, "blobs": c.db.blobs} {
-		total, free := f.size()
-		gauge(c.fileBytes, total, label)
-		gauge(c.freeBytes, free, label)
-	}
-	if s, err := c.db.Stats(context.Background()); err == nil {
-		gauge(c.objects, s.Objects)
-		gauge(c.bytes, s.Bytes)
-		gauge(c.orphans, s.Orphans)
-	}
-	gauge(c.open, c.db.openObjects())
+	return err
 }

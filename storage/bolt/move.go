@@ -18,10 +18,7 @@ func (db *DB) Move(ctx context.Context, from, to, proof string) error {
 	if err == nil {
 		err = db.meta.update(0, func(tx *bbolt.Tx) error { return moveObject(tx, from, to, proof) })
 	}
-	if errors.Is(err, storage.ErrDamaged) {
-		db.metrics.damaged.Inc()
-	}
-	if err != nil {
+	if db.metrics.noteDamage(err) != nil {
 		return fmt.Errorf("move %.200q to %.200q: %w", from, to, err)
 	}
 	return nil

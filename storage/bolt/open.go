@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -20,148 +19,8 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
-	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
 )
-
-// Names of the two files in the directory of a store.
-const (
-	metaName  = "meta.db"
-	blobsName = "blobs.db"
-)
-
-// unfinished follows the name of a file that is not complete yet, with a random text
-// for the star.
-const unfinished = ".*.new"
-
-const (
-	// magic is the value that tells our bbolt files from those of others.
-	magic = "assay storage"
-
-	// schemaVersion is the version of what is inside of the files. A store
-	// with a higher one is refused, a lower one would be upgraded.
-	schemaVersion = 1
-
-	// metaPageSize is what most machines have, and given so that a store can
-	// move between machines that have different ones.
-	metaPageSize = 4 << 10
-
-	// blobsPageSize: bbolt writes the list of free pages, 8 bytes each, with
-	// every commit. With pages four times as large it is a quarter as long:
-	// 512 KiB for each GiB that was deleted and not yet used again.
-	blobsPageSize = 16 << 10
-)
-
-// Buckets and keys. Both files have bucketSchema.
-var (
-	bucketSchema = []byte("schema")
-	keyMagic     = []byte("magic")
-	keyVersion   = []byte("version")
-	keyPair      = []byte("pair")   // the same random value in both files
-	keyJoined    = []byte("joined") // blobs.db: there was a whole meta.db, so it is a loss if there is none
-	keyTotals    = []byte("totals") // meta.db: a totals value
-
-	bucketObjects = []byte("objects") // meta.db: key → object record
-	bucketRefs    = []byte("refs")    // meta.db: blob id, key → nothing
-	bucketHashes  = []byte("hashes")  // meta.db: SHA-256 → id of the blob that new objects share
-	bucketIntents = []byte("intents") // meta.db: blob id → nothing, while no object has the blob
-	bucketRecords = []byte("records") // meta.db: name → bucket with the value of a mutable record
-
-	bucketBlobs = []byte("blobs") // blobs.db: blob id, segment → bucket of chunks
-)
-
-// Options are the options of Open. Nil and zero values mean the defaults.
-type Options struct {
-	// Logger gets what cannot be returned to a caller, such as a failed
-	// clean-up. Nil discards.
-	Logger *slog.Logger
-
-	// LockTimeout is how long Open waits for another process to let go of the
-	// store. Zero means one second.
-	LockTimeout time.Duration
-
-	// Readers is what open objects take their memory from: each some 16 KiB while
-	// it is open, and all that are at the same chunk of the same content 256 KiB
-	// together. If half of it is used for chunks, objects are read in smaller
-	// pieces; if it is used up, DB.Open returns memory.ErrFull. Nil is no bound.
-	Readers *memory.Budget
-
-	// Writers is what Create takes WriterMemory from for each large object, and
-	// waits for it. Nil is no bound.
-	Writers *memory.Budget
-
-	// Existing has Open return fs.ErrNotExist instead of making an empty store.
-	Existing bool
-}
-
-// Open opens the store in the directory dir and makes an empty one if there is
-// none. Only one process can have a store open, and it must not be on a network
-// file system.
-//
-// The errors tell ErrInUse, ErrForeign, ErrNewer and ErrDamaged apart; whatever
-// the error, nothing in the directory has changed but what an empty store needs.
-func Open(dir string, opts *Options) (*DB, error) {
-	o := Options{}
-	if opts != nil {
-		o = *opts
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.LockTimeout <= 0 {
-		o.LockTimeout = time.Second
-	}
-	db, err := open(dir, o)
-	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
-	}
-	return db, nil
-}
-
-// open opens blobs.db first: who holds its lock is alone with both files.
-func open(dir string, o Options) (*DB, error) {
-	if o.Existing {
-		_, metaErr := os.Stat(filepath.Join(dir, metaName))
-		_, blobsErr := os.Stat(filepath.Join(dir, blobsName))
-		if errors.Is(metaErr, fs.ErrNotExist) && errors.Is(blobsErr, fs.ErrNotExist) {
-			return nil, fmt.Errorf("there is none: %w", fs.ErrNotExist)
-		}
-	}
-	if err := makeDir(dir); err != nil {
-		return nil, err
-	}
-	blobs, err := openFile(filepath.Join(dir, blobsName), blobsPageSize, o)
-	if err != nil {
-		return nil, err
-	}
-	meta, err := openFile(filepath.Join(dir, metaName), metaPageSize, o)
-	if err != nil {
-		return nil, errors.Join(err, blobs.close())
-	}
-	db, err := newDB(dir, meta, blobs, o)
-	if err != nil {
-		return nil, errors.Join(err, meta.close(), blobs.close())
-	}
-	db.removeUnfinished()
-	return db, nil
-}
-
-// removeUnfinished removes the files that createFile left behind when its process was
-// killed. It runs while we hold both files: another process that makes such a file now
-// has lost the race for the store, and finds ours in place of its own.
-func (db *DB) removeUnfinished() {
-	entries, err := os.ReadDir(db.dir)
-	for _, e := range entries {
-		for _, name := range []string{metaName, blobsName} {
-			if left, _ := filepath.Match(name+unfinished, e.Name()); left {
-				err = errors.Join(err, os.Remove(filepath.Join(db.dir, e.Name())))
-			}
-		}
-	}
-	if err != nil {
-		db.log.Warn("files left by an interrupted start cannot be removed", "err", err)
-	}
-}
 
 func makeDir(dir string) error {
 	err := makeDirs(filepath.Clean(dir))
@@ -196,7 +55,7 @@ func makeDirs(dir string) error {
 
 // openFile opens one file of the store. If there is none, an empty one appears
 // under its name complete or not at all.
-func openFile(path string, pageSize int, o Options) (*file, error) {
+func openFile(path string, pageSize int, lockTimeout time.Duration) (*file, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := createFile(path, pageSize); err != nil {
 			return nil, explainOpen(path, err)
@@ -205,7 +64,7 @@ func openFile(path string, pageSize int, o Options) (*file, error) {
 	if err := sniff(path, pageSize); err != nil {
 		return nil, explainOpen(path, err)
 	}
-	f, err := mapFile(path, pageSize, o.LockTimeout)
+	f, err := mapFile(path, pageSize, lockTimeout)
 	if err != nil {
 		return nil, explainOpen(path, err)
 	}

@@ -3,6 +3,7 @@ package bolt
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -12,32 +13,40 @@ import (
 )
 
 // reapAgain is how long the reaper waits after it could not delete a blob, for
-// instance because the disk is full. Nobody waits for it.
+// instance because the disk is full. No caller waits for it.
 const reapAgain = time.Minute
 
-// reaper deletes, one after the other, the blobs that intents name and nobody
-// reads. It is the only one who deletes blobs.
+// reaper deletes, one after the other, the blobs that intents name and no open Object
+// reads, and counts the Objects of each. Nothing else deletes blobs.
 type reaper struct {
-	db *DB
+	meta  *file
+	blobs *file
+	log   *slog.Logger
 
-	mu    sync.Mutex
-	queue []uint64            // to be deleted now
-	held  map[uint64]struct{} // to be deleted when the last reader closes, or after a failure
+	// lookups orders the look-up of a blob and the deletion of its bytes: a reader
+	// holds it until the record is found and the blob counted among those that are
+	// read, before run decides that a blob without a record has no reader either.
+	lookups sync.RWMutex
+
+	mu      sync.Mutex
+	readers map[uint64]int      // blob id → open Objects
+	queue   []uint64            // to be deleted now
+	held    map[uint64]struct{} // to be deleted when the last reader closes, or after a failure
 
 	wake chan struct{}
 	quit chan struct{}
 	done chan struct{}
 }
 
-// start starts the reaper with the blobs that an earlier process left behind.
-func (r *reaper) start(db *DB, orphans []uint64) {
-	r.db = db
-	r.queue = orphans
-	r.held = map[uint64]struct{}{}
-	r.wake = make(chan struct{}, 1)
-	r.quit = make(chan struct{})
-	r.done = make(chan struct{})
+// newReaper starts a reaper with the blobs that an earlier process left behind.
+func newReaper(meta, blobs *file, log *slog.Logger, orphans []uint64) *reaper {
+	r := &reaper{
+		meta: meta, blobs: blobs, log: log, queue: orphans,
+		readers: map[uint64]int{}, held: map[uint64]struct{}{},
+		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+	}
 	go r.run()
+	return r
 }
 
 // stop lets the reaper finish its transaction. What is left, the intents keep
@@ -47,23 +56,61 @@ func (r *reaper) stop() {
 	<-r.done
 }
 
-// add has the blob deleted. An intent must name it and no record may.
-func (r *reaper) add(id uint64) {
+// add has blobs deleted. Intents must name them and no record may.
+func (r *reaper) add(ids ...uint64) {
+	if len(ids) == 0 {
+		return
+	}
 	r.mu.Lock()
-	delete(r.held, id)
-	r.queue = append(r.queue, id)
+	for _, id := range ids {
+		delete(r.held, id)
+	}
+	r.queue = append(r.queue, ids...)
 	r.mu.Unlock()
 	r.signal()
 }
 
-// released is told when the last reader of a blob has closed.
-func (r *reaper) released(id uint64) {
-	r.mu.Lock()
-	_, waits := r.held[id]
-	r.mu.Unlock()
-	if waits {
-		r.add(id)
+// read finds the record of an object, and counts it among the readers of its blob if
+// it has one, until release.
+func (r *reaper) read(find func() (*record, error)) (*record, error) {
+	r.lookups.RLock()
+	defer r.lookups.RUnlock()
+	found, err := find()
+	if err == nil && found.blob != nil {
+		r.mu.Lock()
+		r.readers[found.blob.id]++
+		r.mu.Unlock()
 	}
+	return found, err
+}
+
+// release ends a read.
+func (r *reaper) release(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.readers[id]--; r.readers[id] == 0 {
+		delete(r.readers, id)
+		r.resume(id)
+	}
+}
+
+// resume has a blob deleted that was held back. It needs mu.
+func (r *reaper) resume(id uint64) {
+	if _, waits := r.held[id]; waits {
+		delete(r.held, id)
+		r.queue = append(r.queue, id)
+		r.signal()
+	}
+}
+
+// open returns how many large objects are open.
+func (r *reaper) open() (n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, count := range r.readers {
+		n += int64(count)
+	}
+	return n
 }
 
 // pending returns how many blobs wait to be deleted.
@@ -102,13 +149,13 @@ func (r *reaper) run() {
 
 // next takes the first blob of the queue that nobody reads.
 func (r *reaper) next() (id uint64, ok bool) {
-	r.db.vanish.Lock() // see there
-	defer r.db.vanish.Unlock()
+	r.lookups.Lock() // see there
+	defer r.lookups.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.queue) > 0 {
 		id, r.queue = r.queue[0], r.queue[1:]
-		if r.db.readerCount(id) == 0 {
+		if r.readers[id] == 0 {
 			return id, true
 		}
 		r.held[id] = struct{}{}
@@ -121,27 +168,31 @@ func (r *reaper) next() (id uint64, ok bool) {
 // one whose last fsync fails does.
 func (r *reaper) reap(id uint64) {
 	used := false
-	err := r.db.meta.view(func(tx *bbolt.Tx) error {
+	err := r.meta.view(func(tx *bbolt.Tx) error {
 		used = hasRef(tx, id)
 		return nil
 	})
 	if err == nil && !used {
-		err = deleteBlob(r.db.blobs, id)
+		err = deleteBlob(r.blobs, id)
 	}
 	if err == nil {
-		err = r.db.meta.update(0, func(tx *bbolt.Tx) error {
+		err = r.meta.update(0, func(tx *bbolt.Tx) error {
 			return tx.Bucket(bucketIntents).Delete(blobKey(id))
 		})
 	}
 	if err == nil || errors.Is(err, fs.ErrClosed) {
 		return
 	}
-	r.db.log.Warn("deleting an unreferenced blob failed", "blob", id, "err", err)
+	r.log.Warn("deleting an unreferenced blob failed", "blob", id, "err", err)
 	if errors.Is(err, storage.ErrDamaged) {
 		return // the next process may try again
 	}
 	r.mu.Lock()
 	r.held[id] = struct{}{}
 	r.mu.Unlock()
-	time.AfterFunc(reapAgain, func() { r.released(id) })
+	time.AfterFunc(reapAgain, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.resume(id)
+	})
 }

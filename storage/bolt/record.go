@@ -49,13 +49,6 @@ const (
 	recordPrefix = 8 // bytes before the header
 )
 
-// castagnoli is the polynomial that amd64 and arm64 have an instruction for: a
-// checksum costs less than the copy beside it.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// errTruncated is found where an object record or a value ends too early.
-var errTruncated = errors.New("record is cut off")
-
 // encode returns the object record. An inline object's content is r.content.
 func (r *record) encode() []byte {
 	b := make([]byte, recordPrefix, recordPrefix+256+len(r.content))
@@ -85,10 +78,6 @@ func (r *record) encode() []byte {
 func headerSum(key string, b []byte) uint32 {
 	sum := crc32.Update(0, castagnoli, b[4:])
 	return crc32.Update(sum, castagnoli, []byte(key))
-}
-
-func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
 // decodeRecord parses and checks an object record but for its content. The
@@ -143,57 +132,4 @@ func (r *record) checkContent() error {
 		return fmt.Errorf("content of %q: checksum mismatch: %w", r.info.Key, storage.ErrDamaged)
 	}
 	return nil
-}
-
-// parser takes values off the front of a slice. After an error all it returns
-// is zero.
-type parser struct {
-	rest []byte
-	err  error
-}
-
-func (p *parser) take(n int) []byte {
-	if n < 0 || n > len(p.rest) {
-		p.err, p.rest = errTruncated, nil
-		return nil
-	}
-	b := p.rest[:n]
-	p.rest = p.rest[n:]
-	return b
-}
-
-func (p *parser) byte() byte {
-	if b := p.take(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (p *parser) uint32() uint32 {
-	if b := p.take(4); b != nil {
-		return binary.LittleEndian.Uint32(b)
-	}
-	return 0
-}
-
-func (p *parser) uvarint() uint64 {
-	v, n := binary.Uvarint(p.rest)
-	if n <= 0 {
-		n = -1
-	}
-	p.take(n)
-	return v
-}
-
-func (p *parser) varint() int64 {
-	v, n := binary.Varint(p.rest)
-	if n <= 0 {
-		n = -1
-	}
-	p.take(n)
-	return v
-}
-
-func (p *parser) string() string {
-	return string(p.take(int(p.uvarint())))
 }

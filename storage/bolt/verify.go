@@ -24,7 +24,7 @@ func (db *DB) Verify(ctx context.Context, o storage.VerifyOptions) (storage.Veri
 		v.checkObjects, v.checkRecords, v.checkRefs, v.checkHashes, v.checkLeaks, v.checkPages,
 	} {
 		err := step(ctx)
-		if errors.Is(err, storage.ErrDamaged) && db.meta.stuck.Load() == nil && db.blobs.stuck.Load() == nil {
+		if errors.Is(err, storage.ErrDamaged) && db.meta.stuck.Load() == nil && db.blobs.file.stuck.Load() == nil {
 			// What is behind it cannot be reached, and must not be taken for
 			// absent: nothing that looks unused is cleaned up from here on.
 			v.found("", err, nil)
@@ -286,9 +286,7 @@ func (v *verifier) dropRef(ref, hash []byte) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range orphans {
-		v.db.reaper.add(id)
-	}
+	v.db.reaper.add(orphans...)
 	return nil
 }
 
@@ -313,7 +311,7 @@ func (v *verifier) checkHashes(ctx context.Context) error {
 // checkLeaks looks for blobs that are neither referenced nor scheduled for deletion.
 func (v *verifier) checkLeaks(ctx context.Context) error {
 	var last uint64
-	return v.walk(ctx, v.db.blobs, bucketBlobs, func(_ *bbolt.Tx, k, _ []byte) func() error {
+	return v.walk(ctx, v.db.blobs.file, bucketBlobs, func(_ *bbolt.Tx, k, _ []byte) func() error {
 		if len(k) != 12 {
 			key := bytes.Clone(k)
 			return func() error {
@@ -344,7 +342,7 @@ func (v *verifier) checkLeak(id uint64) error {
 	// It may have been deleted since it was seen. Ids are not used again, so
 	// one that is still there was not.
 	exists := false
-	err = v.db.blobs.view(func(tx *bbolt.Tx) error {
+	err = v.db.blobs.file.view(func(tx *bbolt.Tx) error {
 		exists = len(segmentKeys(tx, id)) > 0
 		return nil
 	})
@@ -370,7 +368,7 @@ func (v *verifier) checkPages(ctx context.Context) error {
 	if v.unreachable {
 		return nil
 	}
-	for _, f := range []*file{v.db.meta, v.db.blobs} {
+	for _, f := range []*file{v.db.meta, v.db.blobs.file} {
 		var bad []error
 		err := f.discard(func(tx *bbolt.Tx) error {
 			if err := touchPages(ctx, tx); err != nil {

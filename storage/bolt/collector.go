@@ -1,0 +1,62 @@
+package bolt
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics implements storage.Measured.
+func (db *DB) Metrics() []prometheus.Collector {
+	m := db.metrics
+	return []prometheus.Collector{m.created, m.deleted, m.damaged, m.commitSeconds, newStateCollector(db)}
+}
+
+// stateCollector reads what the store knows about itself when it is asked.
+type stateCollector struct {
+	db        *DB
+	fileBytes *prometheus.Desc
+	freeBytes *prometheus.Desc
+	objects   *prometheus.Desc
+	bytes     *prometheus.Desc
+	open      *prometheus.Desc
+	orphans   *prometheus.Desc
+}
+
+func newStateCollector(db *DB) *stateCollector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("assay_storage_"+name, help, labels, nil)
+	}
+	return &stateCollector{
+		db:        db,
+		fileBytes: desc("file_bytes", "Size of the files of the store.", "file"),
+		freeBytes: desc("file_free_bytes", "Free space in the files, for new objects.", "file"),
+		objects:   desc("objects", "Objects in the store."),
+		bytes:     desc("object_bytes", "Sum of the sizes of the objects."),
+		open:      desc("open_objects", "Large objects that are open for reading."),
+		orphans:   desc("orphans", "Blobs that wait to be deleted."),
+	}
+}
+
+func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.fileBytes, c.freeBytes, c.objects, c.bytes, c.open, c.orphans} {
+		ch <- d
+	}
+}
+
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	for label, f := range map[string]*file{"meta": c.db.meta, "blobs": c.db.blobs.file} {
+		total, free := f.size()
+		gauge(c.fileBytes, total, label)
+		gauge(c.freeBytes, free, label)
+	}
+	if s, err := c.db.Stats(context.Background()); err == nil {
+		gauge(c.objects, s.Objects)
+		gauge(c.bytes, s.Bytes)
+		gauge(c.orphans, s.Orphans)
+	}
+	gauge(c.open, c.db.reaper.open())
+}

@@ -1,0 +1,136 @@
+package bolt
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+)
+
+// Names of the two files in the directory of a store.
+const (
+	metaName  = "meta.db"
+	blobsName = "blobs.db"
+)
+
+// unfinished follows the name of a file that is not complete yet, with a random text
+// for the star.
+const unfinished = ".*.new"
+
+const (
+	// magic is the value that tells our bbolt files from those of others.
+	magic = "assay storage"
+
+	// schemaVersion is the version of what is inside of the files. A store
+	// with a higher one is refused, a lower one would be upgraded.
+	schemaVersion = 1
+
+	// metaPageSize is what most machines have, and given so that a store can
+	// move between machines that have different ones.
+	metaPageSize = 4 << 10
+
+	// blobsPageSize: bbolt writes the list of free pages, 8 bytes each, with
+	// every commit. With pages four times as large it is a quarter as long:
+	// 512 KiB for each GiB that was deleted and not yet used again.
+	blobsPageSize = 16 << 10
+)
+
+// Buckets and keys. Both files have bucketSchema.
+var (
+	bucketSchema = []byte("schema")
+	keyMagic     = []byte("magic")
+	keyVersion   = []byte("version")
+	keyPair      = []byte("pair")   // the same random value in both files
+	keyJoined    = []byte("joined") // blobs.db: there was a whole meta.db, so it is a loss if there is none
+	keyTotals    = []byte("totals") // meta.db: a totals value
+
+	bucketObjects = []byte("objects") // meta.db: key → object record
+	bucketRefs    = []byte("refs")    // meta.db: blob id, key → nothing
+	bucketHashes  = []byte("hashes")  // meta.db: SHA-256 → id of the blob that new objects share
+	bucketIntents = []byte("intents") // meta.db: blob id → nothing, while no object has the blob
+	bucketRecords = []byte("records") // meta.db: name → bucket with the value of a mutable record
+
+	bucketBlobs = []byte("blobs") // blobs.db: blob id, segment → bucket of chunks
+)
+
+// A blob is the content of one or more large objects. It is written in segments
+// of 4 MiB, each by one transaction into a bucket of its own, because a
+// transaction that appends to a bucket writes the chunks at its end again. The
+// key of the bucket is the id of the blob and the number of the segment; the
+// bucket has the chunks by their number in the blob.
+const (
+	// chunkSize is 256 KiB less the room that bbolt needs, so that the two
+	// chunks it puts on a leaf fill their pages exactly.
+	chunkSize = 256<<10 - 64
+
+	// sumSize: a chunk begins with its CRC32C.
+	sumSize = 4
+
+	// segmentChunks makes a transaction of 4 MiB: long enough that the two
+	// fsyncs of it do not dominate, short enough for memory and for the other
+	// writers who wait.
+	segmentChunks = 16
+
+	// freeSegments is how many segments one transaction deletes. Only their
+	// first pages are read, and their page numbers are kept until the commit.
+	freeSegments = 64
+)
+
+const (
+	// bufferSize is a chunk with its checksum.
+	bufferSize = sumSize + chunkSize
+
+	// pieceSize is how much of a chunk a reader copies when there is no memory
+	// left to keep the chunk while its client reads. Each piece reads the chunk
+	// again: a smaller one takes more time, a larger one more memory.
+	pieceSize = 16 << 10
+
+	// smallContent is what an inline object may have without being counted. There
+	// is one for each request at most, with the headers of which it goes.
+	smallContent = 8 << 10
+
+	// spareChunks is how many chunks are read at the same time only to be copied.
+	spareChunks = 4
+)
+
+// chunkCount returns the number of chunks of a blob of size bytes.
+func chunkCount(size int64) int {
+	return int((size + chunkSize - 1) / chunkSize)
+}
+
+// chunkLen returns the length of a chunk of a blob of size bytes.
+func chunkLen(size int64, chunk int) int {
+	return int(min(chunkSize, size-int64(chunk)*chunkSize))
+}
+
+// segmentEnd returns the number after the last chunk of the segment that begins
+// with chunk. A last chunk that would be alone joins the segment before: bbolt
+// puts a very small bucket into the page of its parent, which moves.
+func segmentEnd(size int64, chunk int) int {
+	n := chunkCount(size)
+	end := min(n, chunk+segmentChunks)
+	if end == n-1 {
+		end = n
+	}
+	return end
+}
+
+// chunkSum returns the checksum of a chunk, which covers whose it is.
+func chunkSum(id uint64, chunk int, data []byte) uint32 {
+	var place [16]byte
+	binary.BigEndian.PutUint64(place[:], id)
+	binary.BigEndian.PutUint64(place[8:], uint64(chunk))
+	return crc32.Update(crc32.Checksum(data, castagnoli), castagnoli, place[:])
+}
+
+// blobKey is how the id of a blob is written in meta.db, and how the keys of
+// its segments begin.
+func blobKey(id uint64) []byte {
+	return binary.BigEndian.AppendUint64(nil, id)
+}
+
+func segmentKey(id uint64, segment int) []byte {
+	return binary.BigEndian.AppendUint32(blobKey(id), uint32(segment))
+}
+
+func chunkKey(chunk int) []byte {
+	return binary.BigEndian.AppendUint32(nil, uint32(chunk))
+}
