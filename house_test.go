@@ -25,10 +25,10 @@ const modulePath = "github.com/assay-proxy/assay/"
 // arrows is the table of docs/design/README.md: what of ours each package may
 // import. Tests may import anything.
 var arrows = map[string][]string{
-	"access":              {"defect"},
+	"access":              {"defect", "internal/watch"},
 	"cmd/assay":           {"access", "cmd/assay/config", "cmd/assay/daemon", "proxy", "proxy/modzip", "storage", "storage/bolt", "sumdb/pinlog"},
 	"cmd/assay/config":    {"proxy/fetch"},
-	"cmd/assay/daemon":    {"access", "cmd/assay/config", "internal/memory", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
+	"cmd/assay/daemon":    {"access", "cmd/assay/config", "internal/memory", "internal/watch", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
 	"cmd/bench":           {"access", "proxy/vcs/vcstest", "storage", "storage/bolt"},
 	"defect":              {},
 	"internal/bindings":   {"storage"},
@@ -36,6 +36,7 @@ var arrows = map[string][]string{
 	"internal/egress":     {},
 	"internal/memory":     {},
 	"internal/places":     {},
+	"internal/watch":      {},
 	"proxy":               {"access", "defect", "internal/bindings", "internal/memory", "internal/places", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
 	"proxy/fetch":         {"internal/egress", "internal/memory"},
 	"proxy/modzip":        {"defect"},

@@ -17,6 +17,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/internal/watch"
 )
 
 // ErrRefused is what each error is about a credential that is wrong, expired,
@@ -92,10 +94,10 @@ type Authenticator struct {
 	log          *slog.Logger
 	metrics      *metrics
 
-	htpasswd *watched[*htpasswd]
-	groups   *watched[memberships]
-	tokens   *watched[tokens]
-	oidc     *watched[*issuers]
+	htpasswd *watch.Value[*htpasswd]
+	groups   *watch.Value[memberships]
+	tokens   *watch.Value[tokens]
+	oidc     *watch.Value[*issuers]
 
 	passwords *passwords
 }
@@ -111,12 +113,12 @@ func New(ctx context.Context, c Config) (*Authenticator, error) {
 		a.log = slog.New(slog.DiscardHandler)
 	}
 	a.passwords = newPasswords()
-	a.htpasswd = &watched[*htpasswd]{name: c.Htpasswd, what: "htpasswd file", forbidden: othersAny, parse: parseHtpasswd, log: a.log}
-	a.groups = &watched[memberships]{name: c.Groups, what: "groups file", forbidden: othersWrite, parse: parseGroups, log: a.log}
-	a.tokens = &watched[tokens]{name: c.Tokens, what: "token file", forbidden: othersAny, parse: parseTokens, log: a.log, optional: true}
+	a.htpasswd = watched[*htpasswd]{name: c.Htpasswd, what: "htpasswd file", forbidden: othersAny, parse: parseHtpasswd}.watch(a.log)
+	a.groups = watched[memberships]{name: c.Groups, what: "groups file", forbidden: othersWrite, parse: parseGroups}.watch(a.log)
+	a.tokens = watched[tokens]{name: c.Tokens, what: "token file", forbidden: othersAny, parse: parseTokens, optional: true}.watch(a.log)
 	client := issuerClient(c.Client)
-	a.oidc = &watched[*issuers]{name: c.OIDC, what: "OIDC file", forbidden: othersWrite, log: a.log,
-		parse: func(data []byte) (*issuers, error) { return parseIssuers(data, client, a.log) }}
+	parseOIDC := func(data []byte) (*issuers, error) { return parseIssuers(data, client, a.log) }
+	a.oidc = watched[*issuers]{name: c.OIDC, what: "OIDC file", forbidden: othersWrite, parse: parseOIDC}.watch(a.log)
 	commit, err := a.Prepare(ctx)
 	if err != nil {
 		return nil, err
@@ -133,7 +135,7 @@ func (a *Authenticator) Prepare(ctx context.Context) (commit func(), err error) 
 		return nil, err
 	}
 	var commits []func()
-	for _, prepare := range []func() (func(), error){a.htpasswd.prepare, a.groups.prepare, a.tokens.prepare, a.oidc.prepare} {
+	for _, prepare := range []func() (func(), error){a.htpasswd.Prepare, a.groups.Prepare, a.tokens.Prepare, a.oidc.Prepare} {
 		commit, err := prepare()
 		if err != nil {
 			return nil, err
@@ -153,13 +155,13 @@ func (a *Authenticator) Configured() bool {
 	if a.certificates {
 		return true
 	}
-	if h := a.htpasswd.get(); h != nil && len(h.users) > 0 {
+	if h := a.htpasswd.Get(); h != nil && len(h.users) > 0 {
 		return true
 	}
-	if o := a.oidc.get(); o != nil && len(o.byURL) > 0 {
+	if o := a.oidc.Get(); o != nil && len(o.byURL) > 0 {
 		return true
 	}
-	return len(a.tokens.get()) > 0
+	return len(a.tokens.Get()) > 0
 }
 
 // Metrics returns the collectors: assay_access_requests_total.

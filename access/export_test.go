@@ -45,7 +45,7 @@ func Addresses(a *Authenticator) int {
 
 // Remembered returns how many verified tokens of issuers are remembered.
 func Remembered(a *Authenticator) int {
-	all := a.oidc.get()
+	all := a.oidc.Get()
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	return len(all.judged)

@@ -140,14 +140,14 @@ func newPasswords() *passwords {
 
 // identifyPassword identifies a user of the htpasswd file.
 func (a *Authenticator) identifyPassword(r *http.Request, user, password string) (Identity, error) {
-	h := a.htpasswd.get()
+	h := a.htpasswd.Get()
 	if h == nil {
 		return Identity{}, refused("there is no htpasswd file, so every password is wrong")
 	}
 	if err := a.passwords.check(r.Context(), h, a.remote(r), user, password); err != nil {
 		return Identity{}, err
 	}
-	return Identity{Name: user, Groups: slices.Clip(a.groups.get()[user]), Kind: kindBasic}, nil
+	return Identity{Name: user, Groups: slices.Clip(a.groups.Get()[user]), Kind: kindBasic}, nil
 }
 
 // check returns nil if the password is that of the user.

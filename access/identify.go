@@ -157,7 +157,7 @@ func (a *Authenticator) identifyCertificate(r *http.Request) (Identity, error) {
 	case !goodName(name):
 		return Identity{}, refused("the client certificate has no usable name")
 	}
-	return Identity{Name: name, Groups: slices.Clip(a.groups.get()[name]), Kind: kindCertificate}, nil
+	return Identity{Name: name, Groups: slices.Clip(a.groups.Get()[name]), Kind: kindCertificate}, nil
 }
 
 // maxName is the longest name of a user, a token or a group in bytes. Names go

@@ -157,7 +157,7 @@ func claimMatches(value any, pattern string) bool {
 
 // identifyJWT identifies the bearer of a token of an issuer.
 func (a *Authenticator) identifyJWT(ctx context.Context, token string) (Identity, error) {
-	all := a.oidc.get()
+	all := a.oidc.Get()
 	if all == nil || len(all.byURL) == 0 {
 		return Identity{}, refused("the credential is a JWT, but no OIDC issuer is configured")
 	}

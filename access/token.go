@@ -58,7 +58,7 @@ func newID() string {
 // identifyToken identifies the bearer of one of our tokens. The map is asked for
 // a hash, so the time that it takes says nothing of the secrets in it.
 func (a *Authenticator) identifyToken(secret string) (Identity, error) {
-	t := a.tokens.get()[sha256.Sum256([]byte(secret))]
+	t := a.tokens.Get()[sha256.Sum256([]byte(secret))]
 	switch {
 	case t == nil:
 		return Identity{}, refused("unknown token")

@@ -1,43 +1,44 @@
 package daemon
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
-	"time"
+	"slices"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/internal/watch"
 )
 
 // certificates are the files of TLS. They are read again when they have changed,
 // so that the program that renews them need not know of this one.
 type certificates struct {
 	cert, key, clientCA string // names of files; clientCA may be ""
-	log                 *slog.Logger
-
-	mu      sync.Mutex
-	config  *tls.Config
-	looked  time.Time
-	version string // of the files that config is from
-	failed  string // what was logged about newer ones
+	current             *watch.Value[*tls.Config]
 }
-
-// certificateAge is how often the files are looked at.
-const certificateAge = time.Second
 
 // newCertificates reads the files.
 func newCertificates(c config.Config, log *slog.Logger) (*certificates, error) {
-	files := &certificates{cert: c.TLSCert, key: c.TLSKey, clientCA: c.TLSClientCA, log: log}
-	version := files.stat()
-	config, err := files.load()
+	files := &certificates{cert: c.TLSCert, key: c.TLSKey, clientCA: c.TLSClientCA}
+	watched := watch.Files[*tls.Config]{
+		Names:   []string{c.TLSCert, c.TLSKey},
+		Load:    files.load,
+		Changed: func() { log.Info("TLS files reloaded", "cert", c.TLSCert) },
+		Failed:  func(err error) { log.Error("changed TLS files are invalid; the old ones stay in force", "err", err) },
+	}
+	if c.TLSClientCA != "" {
+		watched.Names = append(watched.Names, c.TLSClientCA)
+	}
+	files.current = watch.New(watched)
+	commit, err := files.current.Prepare()
 	if err != nil {
 		return nil, err
 	}
-	files.config, files.version, files.looked = config, version, time.Now()
+	commit()
 	return files, nil
 }
 
@@ -46,7 +47,7 @@ func (c *certificates) server() *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		NextProtos:         []string{"h2", "http/1.1"},
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current(), nil },
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Get(), nil },
 	}
 }
 
@@ -57,37 +58,10 @@ func (c *certificates) http1() *tls.Config {
 		return nil
 	}
 	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		current := c.current().Clone()
+		current := c.current.Get().Clone()
 		current.NextProtos = []string{"http/1.1"}
 		return current, nil
 	}}
-}
-
-// current returns what the files say. While they cannot be used, for instance
-// because only one of two is written yet, it is what they said before.
-func (c *certificates) current() *tls.Config {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.Since(c.looked) < certificateAge {
-		return c.config
-	}
-	c.looked = time.Now()
-	version := c.stat()
-	if version == c.version {
-		c.failed = ""
-		return c.config
-	}
-	config, err := c.load()
-	if err != nil {
-		if err.Error() != c.failed {
-			c.failed = err.Error()
-			c.log.Error("changed TLS files are invalid; the old ones stay in force", "err", err)
-		}
-		return c.config
-	}
-	c.config, c.version, c.failed = config, version, ""
-	c.log.Info("TLS files reloaded", "cert", c.cert)
-	return c.config
 }
 
 // prepare reads the files again. What they say is in force once commit is called. For
@@ -96,53 +70,50 @@ func (c *certificates) prepare() (commit func(), err error) {
 	if c == nil {
 		return func() {}, nil
 	}
-	version := c.stat()
-	config, err := c.load()
-	if err != nil {
-		return nil, err
-	}
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.config, c.version, c.failed = config, version, ""
-	}, nil
+	return c.current.Prepare()
 }
 
-// stat returns a text that is another one when a file has changed.
-func (c *certificates) stat() string {
-	text := ""
-	for _, name := range []string{c.cert, c.key, c.clientCA} {
-		if info, err := os.Stat(name); err == nil {
-			text += fmt.Sprintf("%d %d %v\n", info.Size(), info.ModTime().UnixNano(), info.Mode())
+// load reads the files, and returns the sum of what they have.
+func (c *certificates) load() (made *tls.Config, sum string, err error) {
+	if err := checkMode(c.key, othersAny); err != nil {
+		return nil, "", fmt.Errorf("tls-key: %w", err)
+	}
+	cert, err := os.ReadFile(c.cert)
+	if err != nil {
+		return nil, "", fmt.Errorf("tls-cert and tls-key: %w", err)
+	}
+	key, err := os.ReadFile(c.key)
+	if err != nil {
+		return nil, "", fmt.Errorf("tls-cert and tls-key: %w", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, "", fmt.Errorf("tls-cert and tls-key: %w", err)
+	}
+	made = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, Certificates: []tls.Certificate{pair}}
+	var authorities []byte
+	if c.clientCA != "" {
+		if authorities, err = c.loadAuthorities(made); err != nil {
+			return nil, "", fmt.Errorf("tls-client-ca: %w", err)
 		}
 	}
-	return text
+	all := sha256.Sum256(slices.Concat(cert, []byte{0}, key, []byte{0}, authorities))
+	return made, string(all[:]), nil
 }
 
-func (c *certificates) load() (*tls.Config, error) {
-	if err := checkMode(c.key, othersAny); err != nil {
-		return nil, fmt.Errorf("tls-key: %w", err)
-	}
-	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
-	if err != nil {
-		return nil, fmt.Errorf("tls-cert and tls-key: %w", err)
-	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, Certificates: []tls.Certificate{pair}}
-	if c.clientCA == "" {
-		return config, nil
-	}
+// loadAuthorities reads the authorities of client certificates into a configuration.
+func (c *certificates) loadAuthorities(into *tls.Config) ([]byte, error) {
 	if err := checkMode(c.clientCA, othersWrite); err != nil { // else others can add authorities
-		return nil, fmt.Errorf("tls-client-ca: %w", err)
+		return nil, err
 	}
 	data, err := os.ReadFile(c.clientCA)
 	if err != nil {
-		return nil, fmt.Errorf("tls-client-ca: %w", err)
+		return nil, err
 	}
-	config.ClientCAs = x509.NewCertPool()
-	if !config.ClientCAs.AppendCertsFromPEM(data) {
-		return nil, errors.New("tls-client-ca: no certificate in " + c.clientCA)
+	into.ClientCAs = x509.NewCertPool()
+	if !into.ClientCAs.AppendCertsFromPEM(data) {
+		return nil, errors.New("no certificate in " + c.clientCA)
 	}
-	// Who has none is anonymous, as over http.
-	config.ClientAuth = tls.VerifyClientCertIfGiven
-	return config, nil
+	into.ClientAuth = tls.VerifyClientCertIfGiven // a client without one is anonymous, as over http
+	return data, nil
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/internal/watch"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -111,14 +112,14 @@ func TestTLS(t *testing.T) {
 	if err := os.WriteFile(files.cert, []byte("half a certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(certificateAge + 100*time.Millisecond)
+	time.Sleep(watch.Every + 100*time.Millisecond)
 	first.CloseIdleConnections()
 	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
 		t.Errorf("while the file is bad: %v", err)
 	}
 	const refused = "changed TLS files are invalid; the old ones stay in force"
 	waitFor(t, func() bool { return strings.Contains(p.log.String(), refused) })
-	time.Sleep(certificateAge + 100*time.Millisecond)
+	time.Sleep(watch.Every + 100*time.Millisecond)
 	first.CloseIdleConnections()
 	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
 		t.Errorf("while the file is bad: %v", err)
@@ -128,7 +129,7 @@ func TestTLS(t *testing.T) {
 	}
 
 	files.write(t)
-	time.Sleep(certificateAge + 100*time.Millisecond)
+	time.Sleep(watch.Every + 100*time.Millisecond)
 	if _, _, err := ask(t, files.client(t), p.url+helloInfo); err != nil {
 		t.Errorf("with the renewed certificate: %v", err)
 	}
@@ -367,7 +368,7 @@ func TestClientCertificateWithdrawn(t *testing.T) {
 		}
 	}
 	copyFile(other.cert)
-	time.Sleep(certificateAge + 100*time.Millisecond)
+	time.Sleep(watch.Every + 100*time.Millisecond)
 	if resp, err := page(); err == nil && resp.StatusCode == http.StatusOK {
 		t.Error("the certificate is still believed; session resumed:", resp.TLS.DidResume)
 	}
