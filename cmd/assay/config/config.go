@@ -14,51 +14,47 @@ import (
 	"time"
 )
 
-// defaultUpstream is the go command's own default proxy. It is here only, which
-// is why the setting's tag does not have it.
-const defaultUpstream = "https://proxy.golang.org"
-
 // Config is every setting there is. The tags are the manual: --help,
 // docs/configuration.md and the sample that assay config prints are made of
 // them. A setting comes from its flag, else from its environment variable
 // (ASSAY_ and its name), else from the file, else from the variable of the go
 // command that means the same, else it is the default.
 type Config struct {
-	Listen   string `name:"listen" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means all interfaces: :3000. Anyone who can reach it can read everything except modules restricted by access."`
-	Data     string `name:"data" default:"assay-data" help:"Directory for all data; serve creates it. Only one process can use it at a time."`
-	Upstream string `name:"upstream" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (continue with the next one if it does not have the module) or a bar (continue after any error). off: no upstream, serve stored modules only. direct, at the end: fetch from the module's own repository, verified like everything else."`
-	SumDB    string `name:"sumdb" default:"sum.golang.org" go:"GOSUMDB" help:"Checksum database that verifies modules, in the syntax of GOSUMDB: a known name like sum.golang.org, or name+hash+key, either followed by a space and a URL. off: verify nothing; the log has a warning at every start."`
-	Mirror   string `name:"mirror" default:"" help:"Additional checksum databases to serve, verified, to clients that choose them: verifier keys (name+hash+key), separated by commas."`
-	Private  string `name:"private" default:"" go:"GOPRIVATE,GONOPROXY,GONOSUMDB" reload:"yes" help:"Patterns of private modules, in the syntax of GOPRIVATE, separated by commas without spaces. A matching name is never sent to an upstream or a checksum database: private modules are fetched from their repositories and pinned in the own log."`
+	Listen   string `name:"listen" value:"ADDR" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means all interfaces: :3000. Anyone who can reach it can read everything except modules restricted by access."`
+	Data     string `name:"data" value:"DIR" default:"assay-data" help:"Directory for all data; serve creates it. Only one process can use it at a time."`
+	Upstream string `name:"upstream" value:"GOPROXYLIST" default:"https://proxy.golang.org" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (continue with the next one if it does not have the module) or a bar (continue after any error). off: no upstream, serve stored modules only. direct, at the end: fetch from the module's own repository, verified like everything else."`
+	SumDB    string `name:"sumdb" value:"GOSUMDB" default:"sum.golang.org" go:"GOSUMDB" help:"Checksum database that verifies modules, in the syntax of GOSUMDB: a known name like sum.golang.org, or name+hash+key, either followed by a space and a URL. off: verify nothing; the log has a warning at every start."`
+	Mirror   string `name:"mirror" value:"KEYS" default:"" help:"Additional checksum databases to serve, verified, to clients that choose them: verifier keys (name+hash+key), separated by commas."`
+	Private  string `name:"private" value:"PATTERNS" default:"" go:"GOPRIVATE,GONOPROXY,GONOSUMDB" reload:"yes" help:"Patterns of private modules, in the syntax of GOPRIVATE, separated by commas without spaces. A matching name is never sent to an upstream or a checksum database: private modules are fetched from their repositories and pinned in the own log."`
 
-	VCS         string        `name:"vcs" default:"git" help:"Version control systems for private modules and for modules that upstream leaves to direct, separated by commas, as in GOVCS. They and the go command must be in PATH. off: fetch nothing from repositories."`
+	VCS         string        `name:"vcs" value:"NAME" default:"git" help:"Version control systems for private modules and for modules that upstream leaves to direct, separated by commas, as in GOVCS. They and the go command must be in PATH. off: fetch nothing from repositories."`
 	VCSCache    int           `name:"vcs-cache" default:"10240" help:"Disk space for clones of repositories, in MiB. The least recently used clone is removed first."`
 	VCSJobs     int           `name:"vcs-jobs" default:"4" help:"Maximum number of go commands that download from repositories concurrently; as many more may list versions. One host may use half of them, so that a host that hangs does not block the others; with 1 it does."`
 	VCSTimeout  time.Duration `name:"vcs-timeout" default:"10m" help:"Time limit for one of these go commands. After it the command and all its child processes are killed."`
-	VCSHosts    string        `name:"vcs-hosts" default:"" help:"Hosts, or host:port, separated by commas, that may have repositories on any port and with any address. Without it, private modules come from port 443 (SSH: 22) of hosts that are neither this machine nor link-local, other modules only from public addresses."`
-	Netrc       string        `name:"netrc" default:"" help:"File with credentials for code hosts, in the netrc format of curl. No other user may have permission to read it."`
-	Credentials string        `name:"credentials" default:"" help:"TOML file with [[credential]] tables for code hosts, by pattern: tokens, SSH keys, GitHub Apps. See docs/private.md."`
-	HookSecret  string        `name:"hook-secret-file" default:"" help:"File with the secret of the webhooks at /-/hooks/github, /-/hooks/gitlab and /-/hooks/gitea. Without it, webhooks are disabled."`
+	VCSHosts    string        `name:"vcs-hosts" value:"HOSTS" default:"" help:"Hosts, or host:port, separated by commas, that may have repositories on any port and with any address. Without it, private modules come from port 443 (SSH: 22) of hosts that are neither this machine nor link-local, other modules only from public addresses."`
+	Netrc       string        `name:"netrc" value:"FILE" default:"" help:"File with credentials for code hosts, in the netrc format of curl. No other user may have permission to read it."`
+	Credentials string        `name:"credentials" value:"FILE" default:"" help:"TOML file with [[credential]] tables for code hosts, by pattern: tokens, SSH keys, GitHub Apps. See docs/private.md."`
+	HookSecret  string        `name:"hook-secret-file" value:"FILE" default:"" help:"File with the secret of the webhooks at /-/hooks/github, /-/hooks/gitlab and /-/hooks/gitea. Without it, webhooks are disabled."`
 
-	LogName  string `name:"log-name" default:"" help:"Name of the own log, host[/path], set when the log is created: each of its signatures contains it. Default: assay- and 8 digits. assay key prints it."`
-	LogGuard string `name:"log-guard" default:"" help:"File on another disk or machine that records the newest tree of the own log. Only with it can the proxy detect that a whole disk or snapshot was restored to an older state. See docs/operations.md."`
+	LogName  string `name:"log-name" value:"NAME" default:"" help:"Name of the own log, host[/path], set when the log is created: each of its signatures contains it. Default: assay- and 8 digits. assay key prints it."`
+	LogGuard string `name:"log-guard" value:"FILE" default:"" help:"File on another disk or machine that records the newest tree of the own log. Only with it can the proxy detect that a whole disk or snapshot was restored to an older state. See docs/operations.md."`
 	Unified  bool   `name:"unified" default:"false" help:"Serve the own log as a checksum database that also covers public modules, which are added after verification. Clients then set GOSUMDB to the output of assay key, and need no GONOSUMDB."`
 
-	Access    string `name:"access" default:"" reload:"yes" help:"Rules for reading private modules: pattern=group|group, separated by commas. The patterns are private too. The group * contains all authenticated clients, anyone contains every client. If several rules match a module, or another module of its repository, a client must satisfy each of them. For all other clients the module does not exist. A module that is read with a credential and has no rule is served to no client. See docs/access.md."`
+	Access    string `name:"access" value:"RULES" default:"" reload:"yes" help:"Rules for reading private modules: pattern=group|group, separated by commas. The patterns are private too. The group * contains all authenticated clients, anyone contains every client. If several rules match a module, or another module of its repository, a client must satisfy each of them. For all other clients the module does not exist. A module that is read with a credential and has no rule is served to no client. See docs/access.md."`
 	Anonymous bool   `name:"anonymous" default:"true" help:"Serve public modules, and private modules that need no credential and have no rule in access, to clients that have not authenticated."`
-	Htpasswd  string `name:"htpasswd" default:"" help:"File with users and bcrypt hashes of their passwords, in the format of htpasswd -B. Reloaded when it changes."`
-	Groups    string `name:"groups" default:"" help:"File with the groups of these users and of client certificates, in the format of Apache's AuthGroupFile. Reloaded when it changes."`
-	Tokens    string `name:"tokens" default:"" help:"File with the tokens that assay token creates. Default: tokens in the data directory."`
-	OIDC      string `name:"oidc" default:"" help:"TOML file with the trusted token issuers, and the claims that map to groups. Reloaded when it changes. See docs/access.md."`
-	Operators string `name:"operators" default:"" help:"Groups, separated by commas, that may read /-/leaks. Default: only clients on this machine."`
+	Htpasswd  string `name:"htpasswd" value:"FILE" default:"" help:"File with users and bcrypt hashes of their passwords, in the format of htpasswd -B. Reloaded when it changes."`
+	Groups    string `name:"groups" value:"FILE" default:"" help:"File with the groups of these users and of client certificates, in the format of Apache's AuthGroupFile. Reloaded when it changes."`
+	Tokens    string `name:"tokens" value:"FILE" default:"" help:"File with the tokens that assay token creates. Default: tokens in the data directory."`
+	OIDC      string `name:"oidc" value:"FILE" default:"" help:"TOML file with the trusted token issuers, and the claims that map to groups. Reloaded when it changes. See docs/access.md."`
+	Operators string `name:"operators" value:"GROUPS" default:"" help:"Groups, separated by commas, that may read /-/leaks. Default: only clients on this machine."`
 
-	TLSCert        string `name:"tls-cert" default:"" help:"PEM file with the server's certificate chain; the server then speaks HTTPS and HTTP/2. Reloaded when it changes."`
-	TLSKey         string `name:"tls-key" default:"" help:"PEM file with the private key of tls-cert. No other user may have permission to read it."`
-	TLSClientCA    string `name:"tls-client-ca" default:"" help:"PEM file with the authorities of client certificates. A client certificate then authenticates: its first DNS name, or else its common name, is the user. Reloaded when it changes."`
-	TrustedProxies string `name:"trusted-proxies" default:"" help:"Networks (CIDR) of the reverse proxies in front of this server, separated by commas. X-Forwarded-For from these networks names the client; from others it is ignored."`
+	TLSCert        string `name:"tls-cert" value:"FILE" default:"" help:"PEM file with the server's certificate chain; the server then speaks HTTPS and HTTP/2. Reloaded when it changes."`
+	TLSKey         string `name:"tls-key" value:"FILE" default:"" help:"PEM file with the private key of tls-cert. No other user may have permission to read it."`
+	TLSClientCA    string `name:"tls-client-ca" value:"FILE" default:"" help:"PEM file with the authorities of client certificates. A client certificate then authenticates: its first DNS name, or else its common name, is the user. Reloaded when it changes."`
+	TrustedProxies string `name:"trusted-proxies" value:"NETWORKS" default:"" help:"Networks (CIDR) of the reverse proxies in front of this server, separated by commas. X-Forwarded-For from these networks names the client; from others it is ignored."`
 
-	CAFile         string        `name:"ca-file" default:"" reload:"yes" help:"PEM file with certificate authorities to trust for upstreams, in addition to the system's. Proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used."`
-	RedirectHosts  string        `name:"redirect-hosts" default:"" reload:"yes" help:"Hosts, or host:port, separated by commas, to which upstreams may redirect whatever their address is, for example internal object storage. Without it, redirects are followed to public addresses, and from an internal upstream to another one in upstream."`
+	CAFile         string        `name:"ca-file" value:"FILE" default:"" reload:"yes" help:"PEM file with certificate authorities to trust for upstreams, in addition to the system's. Proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used."`
+	RedirectHosts  string        `name:"redirect-hosts" value:"HOSTS" default:"" reload:"yes" help:"Hosts, or host:port, separated by commas, to which upstreams may redirect whatever their address is, for example internal object storage. Without it, redirects are followed to public addresses, and from an internal upstream to another one in upstream."`
 	ConnectTimeout time.Duration `name:"connect-timeout" default:"5s" reload:"yes" help:"Time limit for connecting to an upstream, and again for the TLS handshake."`
 	HeaderTimeout  time.Duration `name:"header-timeout" default:"8s" reload:"yes" help:"Time limit for an upstream to begin its answer, for each attempt. A slower upstream that still answers its probe is asked once more with more time, and the client is told to try again."`
 	IdleTimeout    time.Duration `name:"idle-timeout" default:"10s" reload:"yes" help:"Time without a byte from an upstream after which a transfer counts as broken and is resumed."`
@@ -77,8 +73,8 @@ type Config struct {
 
 	MemoryBudget int `name:"memory-budget" default:"256" help:"Memory, in MiB, for everything whose size depends on clients and upstreams: objects in transfer, connections, indexes. Work that does not fit waits, or is answered with 503. The process needs about 20 MiB in addition, and a quarter of the budget for garbage that is not collected yet."`
 
-	LogFormat       string        `name:"log-format" default:"text" help:"Format of the log: text or json."`
-	LogLevel        string        `name:"log-level" default:"info" reload:"yes" help:"Minimum level of log messages: debug, info, warn or error."`
+	LogFormat       string        `name:"log-format" value:"FORMAT" default:"text" help:"Format of the log: text or json."`
+	LogLevel        string        `name:"log-level" value:"LEVEL" default:"info" reload:"yes" help:"Minimum level of log messages: debug, info, warn or error."`
 	AccessLog       bool          `name:"access-log" default:"true" reload:"yes" help:"Log a line for each request, at level info."`
 	ShutdownDelay   time.Duration `name:"shutdown-delay" default:"0s" zero:"yes" help:"How long the server continues after the stop signal while /readyz answers 503, so that load balancers stop sending requests. A second signal stops it at once."`
 	ShutdownTimeout time.Duration `name:"shutdown-timeout" default:"30s" help:"How long transfers may continue after the stop signal."`
@@ -87,6 +83,7 @@ type Config struct {
 // Setting describes one field of Config.
 type Setting struct {
 	Name, Default, Help string
+	Value               string   // what --help calls its value
 	Env                 string   // its variable
 	GoEnv               []string // the go command's variables that mean the same
 	Reload              bool     // SIGHUP is enough
@@ -105,11 +102,11 @@ func Settings() []Setting {
 	for i := range t.NumField() {
 		tag := t.Field(i).Tag
 		s := Setting{
-			Name: tag.Get("name"), Default: tag.Get("default"), Help: tag.Get("help"),
+			Name: tag.Get("name"), Default: tag.Get("default"), Help: tag.Get("help"), Value: tag.Get("value"),
 			Reload: tag.Get("reload") == "yes", Zero: tag.Get("zero") == "yes", field: i, kind: t.Field(i).Type,
 		}
-		if s.Name == "upstream" {
-			s.Default = defaultUpstream
+		if s.Value == "" {
+			s.Value = valueName(s.kind)
 		}
 		s.Env = "ASSAY_" + strings.ToUpper(s.TOML())
 		if goEnv := tag.Get("go"); goEnv != "" {
@@ -118,6 +115,17 @@ func Settings() []Setting {
 		all = append(all, s)
 	}
 	return all
+}
+
+// valueName is what --help calls the value of a kind that is not text.
+func valueName(kind reflect.Type) string {
+	switch {
+	case kind == reflect.TypeFor[time.Duration]():
+		return "DURATION"
+	case kind.Kind() == reflect.Bool:
+		return "BOOL"
+	}
+	return "N"
 }
 
 // Sources says where each setting of a Config came from, by name.

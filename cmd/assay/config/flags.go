@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 )
@@ -21,7 +20,7 @@ func AddFlags(flags *pflag.FlagSet, names ...string) {
 			continue
 		}
 		usage := fmt.Sprintf("%s (%s)", s.Help, strings.Join(append([]string{s.Env}, s.GoEnv...), ", "))
-		flags.Var(&FlagText{s.Default, placeholder(s)}, s.Name, usage)
+		flags.Var(&FlagText{s.Default, s.Value}, s.Name, usage)
 		if s.kind.Kind() == reflect.Bool {
 			flags.Lookup(s.Name).NoOptDefVal = "true"
 		}
@@ -34,46 +33,3 @@ type FlagText struct{ Text, Kind string }
 func (f *FlagText) String() string        { return f.Text }
 func (f *FlagText) Set(text string) error { f.Text = text; return nil }
 func (f *FlagText) Type() string          { return f.Kind }
-
-func placeholder(s Setting) string {
-	switch {
-	case s.kind == reflect.TypeFor[time.Duration]():
-		return "DURATION"
-	case s.kind.Kind() == reflect.Int:
-		return "N"
-	case s.kind.Kind() == reflect.Bool:
-		return "BOOL"
-	}
-	switch s.Name {
-	case "listen":
-		return "ADDR"
-	case "log-level":
-		return "LEVEL"
-	case "netrc", "credentials", "hook-secret-file", "log-guard", "htpasswd", "groups", "tokens", "oidc", "tls-cert", "tls-key", "tls-client-ca":
-		return "FILE"
-	case "access":
-		return "RULES"
-	case "operators":
-		return "GROUPS"
-	case "vcs-hosts", "redirect-hosts":
-		return "HOSTS"
-	case "trusted-proxies":
-		return "NETWORKS"
-	case "data":
-		return "DIR"
-	case "upstream":
-		return "GOPROXYLIST"
-	case "sumdb":
-		return "GOSUMDB"
-	case "mirror":
-		return "KEYS"
-	case "private":
-		return "PATTERNS"
-	case "ca-file":
-		return "FILE"
-	case "log-format":
-		return "FORMAT"
-	default:
-		return "NAME"
-	}
-}
