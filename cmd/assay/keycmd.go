@@ -32,8 +32,8 @@ restore an older state of it without assay log adopt: see docs/operations.md.`,
 			if err != nil {
 				return err
 			}
-			return withLog(cmd.Context(), c, nil, func(log *pinlog.Log) error {
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), log.Key())
+			return withOwnLog(cmd.Context(), c, nil, func(own *pinlog.Log) error {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), own.Key())
 				return err
 			})
 		},
@@ -42,18 +42,18 @@ restore an older state of it without assay log adopt: see docs/operations.md.`,
 	return cmd
 }
 
-// withLog opens our own log for f, to read it, also while a server has it. store is the
+// withOwnLog opens our own log for f, to read it, also while a server has it. store is the
 // store beside it; nil leaves out what it remembers of the log.
-func withLog(ctx context.Context, c config.Config, store storage.Store, f func(log *pinlog.Log) error) error {
-	config := daemon.LogConfig(c)
+func withOwnLog(ctx context.Context, c config.Config, store storage.Store, f func(own *pinlog.Log) error) error {
+	config := daemon.OwnLogConfig(c)
 	config.ReadOnly, config.Store = true, store
-	log, err := pinlog.Open(ctx, config)
+	own, err := pinlog.Open(ctx, config)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no log in %s yet; the first start of assay serve creates it", config.Dir)
 	}
 	if err != nil {
 		return err
 	}
-	defer log.Close()
-	return f(log)
+	defer own.Close()
+	return f(own)
 }

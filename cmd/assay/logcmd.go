@@ -32,15 +32,15 @@ path "all" prints all entries. The server may be running.`,
 			if err != nil {
 				return err
 			}
-			return withLog(cmd.Context(), c, nil, func(log *pinlog.Log) error {
+			return withOwnLog(cmd.Context(), c, nil, func(own *pinlog.Log) error {
 				if len(args) == 0 {
-					return showLog(cmd, log)
+					return showLog(cmd, own)
 				}
 				path := args[0]
 				if path == "all" {
 					path = ""
 				}
-				return showEntries(cmd.OutOrStdout(), log, path)
+				return showEntries(cmd.OutOrStdout(), own, path)
 			})
 		},
 	}
@@ -50,15 +50,15 @@ path "all" prints all entries. The server may be running.`,
 }
 
 // showLog prints what the log is, and its head.
-func showLog(cmd *cobra.Command, log *pinlog.Log) error {
+func showLog(cmd *cobra.Command, own *pinlog.Log) error {
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "name:  %s\nkey:   %s\nsize:  %d\n", log.Name(), log.Key(), log.Size())
-	if err := log.Refuses(); err != nil {
+	fmt.Fprintf(out, "name:  %s\nkey:   %s\nsize:  %d\n", own.Name(), own.Key(), own.Size())
+	if err := own.Refuses(); err != nil {
 		fmt.Fprintf(out, "state: refuses to sign: %v\n", err)
 	} else {
 		fmt.Fprintln(out, "state: good")
 	}
-	head, err := log.Latest(cmd.Context())
+	head, err := own.Latest(cmd.Context())
 	if err != nil {
 		return err
 	}
@@ -67,10 +67,10 @@ func showLog(cmd *cobra.Command, log *pinlog.Log) error {
 }
 
 // showEntries prints the entries of the modules at path and below it.
-func showEntries(w io.Writer, log *pinlog.Log, path string) error {
+func showEntries(w io.Writer, own *pinlog.Log, path string) error {
 	out := bufio.NewWriter(w)
 	none := true
-	for e, err := range log.Entries(path) {
+	for e, err := range own.Entries(path) {
 		if err != nil {
 			return errors.Join(out.Flush(), err)
 		}
@@ -109,9 +109,9 @@ its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 			return err
 		}
 		check := func(store storage.Store) error {
-			return withLog(cmd.Context(), c, store, func(log *pinlog.Log) error { return checkLog(cmd, log, *head) })
+			return withOwnLog(cmd.Context(), c, store, func(own *pinlog.Log) error { return checkLog(cmd, own, *head) })
 		}
-		if err = withLogStore(c.Data, check); errors.Is(err, storage.ErrInUse) {
+		if err = withStore(c.Data, check); errors.Is(err, storage.ErrInUse) {
 			return check(nil) // the server has compared it at its start
 		}
 		return err
@@ -120,9 +120,9 @@ its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 	return cmd
 }
 
-// withLogStore calls f with the store beside our own log, nil if there is none. The
+// withStore calls f with the store beside our own log, nil if there is none. The
 // error is storage.ErrInUse while a server has it.
-func withLogStore(data string, f func(storage.Store) error) error {
+func withStore(data string, f func(storage.Store) error) error {
 	db, err := bolt.Open(data, &bolt.Options{Existing: true, LockTimeout: time.Millisecond})
 	if errors.Is(err, fs.ErrNotExist) {
 		return f(nil)
@@ -135,8 +135,8 @@ func withLogStore(data string, f func(storage.Store) error) error {
 
 // checkLog compares everything, and the head in the file called head, if it has a
 // name.
-func checkLog(cmd *cobra.Command, log *pinlog.Log, head string) error {
-	if err := log.Check(cmd.Context()); err != nil {
+func checkLog(cmd *cobra.Command, own *pinlog.Log, head string) error {
+	if err := own.Check(cmd.Context()); err != nil {
 		return err
 	}
 	if head != "" {
@@ -144,11 +144,11 @@ func checkLog(cmd *cobra.Command, log *pinlog.Log, head string) error {
 		if err != nil {
 			return err
 		}
-		if err := log.Witness(seen); err != nil {
+		if err := own.Witness(seen); err != nil {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries, nothing wrong\n", log.Name(), log.Size())
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries, nothing wrong\n", own.Name(), own.Size())
 	return err
 }
 
@@ -193,16 +193,16 @@ changes. If the log cannot be continued, begin a new one under a new name.`,
 				return err
 			}
 		}
-		err = withLogStore(c.Data, func(store storage.Store) error {
-			config := daemon.LogConfig(c)
+		err = withStore(c.Data, func(store storage.Store) error {
+			config := daemon.OwnLogConfig(c)
 			config.Store = store
 			return pinlog.Adopt(cmd.Context(), config, seen)
 		})
-		if _, missing := os.Stat(daemon.LogConfig(c).Dir); err != nil && errors.Is(missing, fs.ErrNotExist) {
-			return fmt.Errorf("there is no log in %s; name the server's directory with --data", daemon.LogConfig(c).Dir)
+		if _, missing := os.Stat(daemon.OwnLogConfig(c).Dir); err != nil && errors.Is(missing, fs.ErrNotExist) {
+			return fmt.Errorf("there is no log in %s; name the server's directory with --data", daemon.OwnLogConfig(c).Dir)
 		}
 		if errors.Is(err, storage.ErrInUse) {
-			return fmt.Errorf("a server is using the log in %s; stop it first", daemon.LogConfig(c).Dir)
+			return fmt.Errorf("a server is using the log in %s; stop it first", daemon.OwnLogConfig(c).Dir)
 		}
 		if err != nil {
 			return err

@@ -168,8 +168,8 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 		return err
 	}
 	d.current.put(made)
-	needsLog := c.Unified || made.policy.Patterns() != ""
-	if err := d.stores.openLog(ctx, c, needsLog, d.memory.ownLog, d.log.Logger); err != nil { // last, because its name is made for ever
+	needed := c.Unified || made.policy.Patterns() != ""
+	if err := d.stores.openOwnLog(ctx, c, needed, d.memory.ownLog, d.log.Logger); err != nil { // last, because its name is made for ever
 		return err
 	}
 	b.ownLog = d.stores.ownLog

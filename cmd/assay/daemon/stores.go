@@ -49,8 +49,8 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 	return s, nil
 }
 
-// LogConfig says where our own log is.
-func LogConfig(c config.Config) pinlog.Config {
+// OwnLogConfig says where our own log is.
+func OwnLogConfig(c config.Config) pinlog.Config {
 	return pinlog.Config{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard, Adopt: adoptCommand(c)}
 }
 
@@ -71,15 +71,15 @@ func shellWord(text string) string {
 	return text
 }
 
-// openLog opens our own log, or makes it. One that refuses is no more than a remark
+// openOwnLog opens our own log, or makes it. One that refuses is no more than a remark
 // as long as nothing needs it: its data directory is a copy.
-func (s *stores) openLog(ctx context.Context, c config.Config, needed bool, budget *memory.Budget, log *slog.Logger) (err error) {
-	own := LogConfig(c)
+func (s *stores) openOwnLog(ctx context.Context, c config.Config, needed bool, budget *memory.Budget, log *slog.Logger) (err error) {
+	own := OwnLogConfig(c)
 	own.Store, own.Memory = s.objects, budget
 	if needed {
 		own.Logger = log
 	}
-	if err := s.checkLogName(own.Name); err != nil {
+	if err := s.checkOwnName(own.Name); err != nil {
 		return err
 	}
 	s.ownLog, err = pinlog.Open(ctx, own)
@@ -87,14 +87,14 @@ func (s *stores) openLog(ctx context.Context, c config.Config, needed bool, budg
 		log.Info("the own log is read-only; no private modules are configured, so nothing is refused", "why", s.ownLog.Refuses())
 	}
 	if err == nil && c.Unified {
-		err = s.checkLogName(s.ownLog.Name())
+		err = s.checkOwnName(s.ownLog.Name())
 	}
 	return err
 }
 
-// checkLogName refuses a name for our own log that a database has which is mirrored
+// checkOwnName refuses a name for our own log that a database has which is mirrored
 // here: clients of that would find our log in its place.
-func (s *stores) checkLogName(name string) error {
+func (s *stores) checkOwnName(name string) error {
 	for _, m := range s.mirrors {
 		if m.Name() == name {
 			return fmt.Errorf("the own log must not have the name %s of a checksum database that is served here; set another name with --log-name", name)
