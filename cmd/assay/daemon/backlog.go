@@ -62,7 +62,7 @@ func (b *backlog) add(r rank, text []byte) (size int) {
 		b.lines[r] = append(b.lines[r], added)
 		b.size += added.cost()
 	} else {
-		b.lose(added)
+		b.drop(added)
 	}
 	return b.size
 }
@@ -79,13 +79,13 @@ func (b *backlog) makeRoom(one line) bool {
 		newest := b.lines[r][n-1]
 		b.lines[r] = b.lines[r][:n-1]
 		b.size -= newest.cost()
-		b.lose(newest)
+		b.drop(newest)
 	}
 	return b.size+one.cost() <= queueBytes
 }
 
-// lose counts a line that is dropped.
-func (b *backlog) lose(one line) {
+// drop counts a line that is dropped.
+func (b *backlog) drop(one line) {
 	b.lost[one.rank]++
 	b.dropped.WithLabelValues(rankNames[one.rank]).Inc()
 }

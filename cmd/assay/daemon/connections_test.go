@@ -60,8 +60,7 @@ func startRoom(t *testing.T, most int64, release <-chan struct{}, from *source) 
 		t.Fatal(err)
 	}
 	budget := memory.New(most * connectionMemory)
-	room := func(most int64) *connections { return newConnections(budget, connectionMemory, most) }
-	l := newListener(sourced{listener, from}, 1000, room, slog.New(slog.DiscardHandler))
+	l := newListener(sourced{listener, from}, 1000, newConnections(budget, connectionMemory, 1000-reserved(1000)), slog.New(slog.DiscardHandler))
 	go l.refusals.serve(nil, slog.New(slog.DiscardHandler))
 	server := &http.Server{ConnState: noteState, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/wait" {

@@ -114,8 +114,8 @@ func (d *daemon) listen(descriptors int64) error {
 	if d.scheme() == "https" {
 		each = tlsConnectionMemory
 	}
-	room := func(most int64) *connections { return newConnections(d.memory.connections, each, most) }
-	d.listener = newListener(inner, descriptors, room, d.log.Logger)
+	served := newConnections(d.memory.connections, each, descriptors-reserved(descriptors))
+	d.listener = newListener(inner, descriptors, served, d.log.Logger)
 	return nil
 }
 

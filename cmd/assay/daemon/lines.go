@@ -158,7 +158,7 @@ func (q *lineQueue) write(lines []line) {
 	lost, err := q.out.write(lines)
 	q.mu.Lock()
 	for _, line := range lost {
-		q.backlog.lose(line)
+		q.backlog.drop(line)
 	}
 	var dropped [numberOfRanks]uint64
 	if err == nil {

@@ -25,21 +25,22 @@ type listener struct {
 	log         *slog.Logger
 	refused     prometheus.Counter
 
-	open  atomic.Int64
-	spare spareDescriptor
-	said  atomic.Int64 // when refusals were logged, in nanoseconds of Unix time
+	open   atomic.Int64
+	spare  spareDescriptor
+	logged atomic.Int64 // when a refusal was, in nanoseconds of Unix time
 }
 
-// refusalsLog is the least time between two lines about refusals.
-const refusalsLog = time.Minute
+// refusalLogs is the least time between two lines about refusals.
+const refusalLogs = time.Minute
 
-// newListener makes a listener for a process that may have so many descriptors. Its
-// connections are made by newRoom for so many at most.
-func newListener(inner net.Listener, descriptors int64, newRoom func(most int64) *connections, log *slog.Logger) *listener {
-	rest := max(descriptors/4, min(descriptors/2, 512))
+// reserved returns how many of so many descriptors are kept back from connections.
+func reserved(descriptors int64) int64 { return max(descriptors/4, min(descriptors/2, 512)) }
+
+// newListener makes a listener for a process that may have so many descriptors.
+func newListener(inner net.Listener, descriptors int64, served *connections, log *slog.Logger) *listener {
 	l := &listener{
-		Listener: inner, most: descriptors - rest, connections: newRoom(descriptors - rest), log: log,
-		refusals: newRefusals(inner.Addr(), max(1, min(rest/4, 64))),
+		Listener: inner, most: descriptors - reserved(descriptors), connections: served, log: log,
+		refusals: newRefusals(inner.Addr(), max(1, min(reserved(descriptors)/4, 64))),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "assay_http_connections_refused_total",
 			Help: "Connections that were refused because too many were open, or no file descriptor or memory was free.",
@@ -61,7 +62,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			if exhausted(err) {
 				l.spare.take()
-				l.say("no free file descriptor for a connection")
+				l.logRefusal("no free file descriptor for a connection")
 			}
 			return nil, err // net/http waits and tries again
 		}
@@ -89,7 +90,7 @@ func (l *listener) leave(c *connection) {
 // refuse has a connection told that there is no room for it.
 func (l *listener) refuse(c *connection, why string) {
 	l.refused.Inc()
-	l.say(why)
+	l.logRefusal(why)
 	l.open.Add(-1)
 	c.close = func(*connection) {
 		l.refusals.open.Add(-1)
@@ -98,10 +99,10 @@ func (l *listener) refuse(c *connection, why string) {
 	l.refusals.add(c)
 }
 
-// say logs why connections are refused, now and then.
-func (l *listener) say(why string) {
-	now, said := time.Now().UnixNano(), l.said.Load()
-	if now-said >= int64(refusalsLog) && l.said.CompareAndSwap(said, now) {
+// logRefusal logs why connections are refused, now and then.
+func (l *listener) logRefusal(why string) {
+	now, last := time.Now().UnixNano(), l.logged.Load()
+	if now-last >= int64(refusalLogs) && l.logged.CompareAndSwap(last, now) {
 		l.log.Warn("connections are refused: "+why, "open", l.open.Load(), "most", l.most)
 	}
 }
