@@ -128,6 +128,14 @@ func New(c Config) *Places {
 	}
 }
 
+// Judge changes how work is judged, see Config: as if the places were made with patience and
+// window. It comes before the first claim.
+func (p *Places) Judge(patience, window time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.config.Patience, p.config.Window = patience, window
+}
+
 // Claim asks for a place. The claim has one at once, or waits; Take tells. Release must
 // follow. The error is ErrClientFull or ErrFull.
 func (p *Places) Claim(who For) (*Claim, error) {

@@ -1,0 +1,20 @@
+// Package text makes texts of others short enough for a log, an error or a file name.
+package text
+
+import "strings"
+
+// Clip cuts s to at most n bytes, between runes.
+func Clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xc0 == 0x80 {
+		n--
+	}
+	return s[:n]
+}
+
+// Line makes s one line of a bounded length.
+func Line(s string) string {
+	return Clip(strings.Join(strings.Fields(s), " "), 260)
+}
