@@ -3,14 +3,11 @@ package proxy_test
 import (
 	"fmt"
 	"net/http"
-	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/tools/txtar"
-
-	"github.com/assay-proxy/assay/proxy"
 )
 
 // Names can have 30 kB. What is remembered of those who ask for such does not add up.
@@ -51,34 +48,4 @@ func TestLongPaths(t *testing.T) {
 		f.want(path)
 	}
 	f.wantStatus(strings.TrimSuffix(paths[0], "list")+"v1.1.0.info", http.StatusNotFound)
-}
-
-// Many absences of long names are no more than those of short ones.
-func TestLongAbsences(t *testing.T) {
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	keep := proxy.Absences(5000, 20000)
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 20<<20 {
-		t.Errorf("5000 absences take %d MB", grown>>20)
-	}
-	runtime.KeepAlive(keep)
-}
-
-// All that a server remembers of objects takes less than the program has for it.
-func TestIndexMemory(t *testing.T) {
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	keep := proxy.Indexes()
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	grown := int64(after.HeapAlloc) - int64(before.HeapAlloc)
-	if grown > 16<<20 {
-		t.Errorf("%d bytes", grown)
-	}
-	t.Logf("%d KiB", grown>>10)
-	runtime.KeepAlive(keep)
 }

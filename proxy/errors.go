@@ -15,9 +15,15 @@ import (
 	"unicode"
 
 	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/internal/text"
+	"github.com/assay-proxy/assay/proxy/content"
+	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -72,7 +78,7 @@ var (
 		next: "try again in a few seconds; if it persists, check the upstream or choose another with --upstream",
 	}
 	errStrays = &failure{
-		status: http.StatusServiceUnavailable, retryAfter: strayTime, noStore: true,
+		status: http.StatusServiceUnavailable, retryAfter: content.StrayTime, noStore: true,
 		what: "too many requests for tiles beyond the end of the checksum database",
 		why:  "tiles that this mirror holds or can prove are still served",
 		next: "try again in a minute; if it persists, remove the file latest below $(go env GOPATH)/pkg/sumdb",
@@ -88,7 +94,12 @@ var (
 		status: http.StatusNotFound,
 		what:   "not found: temporarily unavailable",
 		why:    "it is not stored here, and the request forbids fetching it",
-		err:    fs.ErrNotExist,
+	}
+
+	errNoDatabase = &failure{
+		status: http.StatusForbidden,
+		what:   "cannot verify: toolchains need a checksum database, and it is off",
+		next:   "start the proxy with a checksum database: --sumdb sum.golang.org",
 	}
 
 	errNotUnified = &failure{
@@ -97,26 +108,9 @@ var (
 		next: "start the proxy with --unified, or set GOSUMDB to another database and GONOSUMDB to the private patterns",
 	}
 
-	// errAnswer says that a client has waited long enough; what it waits for
-	// goes on.
-	errAnswer = errors.New("still in progress")
-
-	// errUnlisted says that the checksum database does not know a version
-	// that an upstream has.
-	errUnlisted = errors.New("not in the checksum database")
-
-	// errOwnLog says that it is our own log that is in trouble.
-	errOwnLog = errors.New("private checksum log")
-
 	// errClient says that a client did not take what was written.
 	errClient = errors.New("the client does not read the response")
-
-	// errGarbage says that an invalid response from the upstream than was asked.
-	errGarbage = errors.New("invalid response from the upstream")
 )
-
-// isFull reports whether there is no room on a disk.
-func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // isExhausted reports whether this process, or this machine, has no file descriptor left.
 func isExhausted(err error) bool {
@@ -131,37 +125,6 @@ func clientError(err error) error {
 	return fmt.Errorf("%w: %w", errClient, err)
 }
 
-// errDefect is a panic in work that clients share, which is in the log.
-var errDefect = errors.New("internal error")
-
-// guard does work that clients share and returns its error. If it panics, here or in
-// what it waits for, the log gets the stack, whether anybody still waits or not, and
-// who waits gets errDefect.
-func (s *Server) guard(key string, do func() error) error {
-	err := defect.Catch(do)
-	var d *defect.Error
-	if !errors.As(err, &d) {
-		return err
-	}
-	s.metrics.panics.Inc()
-	s.log.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
-	return fmt.Errorf("%w: panic: %v", errDefect, d.Value)
-}
-
-// mismatchError is content that is not what the checksum database says.
-type mismatchError struct {
-	Module, Version string
-	File            string // go.mod or zip
-	Got, Want       string // h1 hashes
-	Source          string // the upstream
-	Database        string
-}
-
-func (e *mismatchError) Error() string {
-	return fmt.Sprintf("checksum mismatch: %s of %s@%s from %s is %s, %s says %s",
-		e.File, e.Module, e.Version, e.Source, e.Got, e.Database, e.Want)
-}
-
 // explain is the table that turns an error into what the client is told. The
 // order matters: what is a security matter comes first, so that nothing which
 // also wraps an absence can make it a 404.
@@ -169,7 +132,7 @@ func explain(req request.Request, err error) failure {
 	var (
 		known     *failure
 		malformed *request.Error
-		mismatch  *mismatchError
+		mismatch  *content.MismatchError
 		changed   *pinlog.ConflictError
 		upstream  *fetch.Error
 		repo      *vcs.Error
@@ -182,6 +145,11 @@ func explain(req request.Request, err error) failure {
 		return internal()
 	case errors.As(err, &known):
 		return *known
+	}
+	if rule := ruled(req, err); rule != nil {
+		return *rule
+	}
+	switch {
 	case errors.As(err, &malformed):
 		return failure{status: http.StatusNotFound, what: "not found: " + malformed.Error(),
 			next: "see https://go.dev/ref/mod#goproxy-protocol"}
@@ -193,7 +161,7 @@ func explain(req request.Request, err error) failure {
 	case errors.Is(err, modzip.ErrShape):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: fmt.Sprintf("cannot verify: the zip of %s@%s has bytes that are not covered by its hash", req.Module, req.Version),
-			why:  oneLine(err.Error()),
+			why:  text.Line(err.Error()),
 			next: "do not use the zip of that upstream; contact this proxy's administrator"}
 	case errors.As(err, &changed):
 		return explainChanged(changed)
@@ -202,21 +170,21 @@ func explain(req request.Request, err error) failure {
 			what: "busy: the proxy has no free file descriptors",
 			why:  "stored objects are still served",
 			next: "try again in a few seconds; the administrator can raise the limit: ulimit -n, LimitNOFILE"}
-	case repo != nil && !errors.Is(err, fs.ErrNotExist):
+	case repo != nil && !content.IsAbsence(err):
 		if f, ok := explainVCS(repo); ok {
 			return f
 		}
 	}
 	switch {
-	case errors.Is(err, errNoVCS):
+	case errors.Is(err, gate.ErrNoVCS):
 		return failure{status: http.StatusNotFound, noStore: true,
-			what: "not found: " + req.Path(), why: oneLine(err.Error()), next: "start the proxy with --vcs git", err: fs.ErrNotExist}
-	case errors.Is(err, errOwnLog) && errors.Is(err, sumdb.ErrFrozen):
+			what: "not found: " + req.Path(), why: text.Line(err.Error()), next: "start the proxy with --vcs git", err: fs.ErrNotExist}
+	case errors.Is(err, content.ErrOwnLog) && errors.Is(err, sumdb.ErrFrozen):
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "the private checksum log is read-only: restored from an old copy, or damaged",
 			why:  "pinned versions are still served; an administrator must act",
 			next: "contact this proxy's administrator: run assay log check"}
-	case errors.Is(err, errOwnLog) && errors.Is(err, sumdb.ErrBeyond):
+	case errors.Is(err, content.ErrOwnLog) && errors.Is(err, sumdb.ErrBeyond):
 		// What the client has seen proves what is lost, and decides how to go on.
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "the private checksum log ends before the requested entry: restored from an old copy, or damaged",
@@ -227,50 +195,50 @@ func explain(req request.Request, err error) failure {
 			what: "the checksum database signed two histories (a fork): nothing new is accepted",
 			why:  "what was verified before is still served; an administrator must act",
 			next: "contact this proxy's administrator: see the evidence directory"}
-	case errors.Is(err, errUnlisted):
+	case errors.Is(err, content.ErrUnlisted):
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: "cannot verify: the checksum database has no record of this version",
-			why:  oneLine(err.Error()),
+			why:  text.Line(err.Error()),
 			next: "if the module is private, add it to the proxy's --private patterns; if the version is new, try again in a minute"}
 	case errors.Is(err, sumdb.ErrInvalid):
 		return failure{status: http.StatusBadGateway,
 			what: "cannot verify: invalid data for the checksum database",
-			why:  oneLine(err.Error()), next: "try again; if it persists, contact this proxy's administrator"}
+			why:  text.Line(err.Error()), next: "try again; if it persists, contact this proxy's administrator"}
 	case errors.Is(err, sumdb.ErrBeyond):
 		return failure{status: http.StatusNotFound,
-			what: "not found: " + oneLine(err.Error()),
+			what: "not found: " + text.Line(err.Error()),
 			next: "update this mirror, or remove $(go env GOPATH)/pkg/sumdb/" + req.Database + "/latest"}
 	case errors.Is(err, memory.ErrFull):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
-			what: "busy: this proxy has no memory for " + req.Path(), why: oneLine(err.Error()),
+			what: "busy: this proxy has no memory for " + req.Path(), why: text.Line(err.Error()),
 			next: "try again in a few seconds; if it persists, contact this proxy's administrator: --memory-budget may be too small"}
 	case errors.Is(err, fetch.ErrTooLarge):
 		return failure{status: http.StatusBadGateway,
-			what: "too large: " + req.Path(), why: oneLine(err.Error()),
+			what: "too large: " + req.Path(), why: text.Line(err.Error()),
 			next: "the limits are the go command's own: zip 500 MiB, go.mod 16 MiB"}
-	case errors.Is(err, errGarbage):
+	case errors.Is(err, content.ErrGarbage):
 		return failure{status: http.StatusBadGateway,
-			what: "invalid response from an upstream for " + req.Path(), why: oneLine(err.Error()),
+			what: "invalid response from an upstream for " + req.Path(), why: text.Line(err.Error()),
 			next: "try again; if it persists, contact that upstream's administrator"}
-	case errors.Is(err, errAnswer):
+	case errors.Is(err, content.ErrTimeout):
 		return failure{status: http.StatusGatewayTimeout, retryAfter: 10 * time.Second,
 			what: "timeout: " + req.Path() + " is still being fetched",
 			next: "try again in a few seconds; the proxy continues to fetch it"}
 	case upstream != nil && upstream.Status == http.StatusTooManyRequests:
 		return failure{status: http.StatusServiceUnavailable, retryAfter: max(upstream.RetryAfter, 5*time.Second),
-			what: "an upstream limits the rate of requests: " + upstream.Source, why: oneLine(upstream.Detail),
+			what: "an upstream limits the rate of requests: " + upstream.Source, why: text.Line(upstream.Detail),
 			next: "try again later"}
 	case upstream != nil && errors.Is(upstream, fetch.ErrRefused):
 		return failure{status: http.StatusForbidden, noStore: true,
-			what: "an upstream refuses " + oneLine(upstream.Path), why: cmp.Or(upstream.Words, upstream.Source+" gives no reason"),
+			what: "an upstream refuses " + text.Line(upstream.Path), why: cmp.Or(upstream.Words, upstream.Source+" gives no reason"),
 			next: "contact that upstream's administrator"}
 	case upstream != nil && (upstream.Status == http.StatusUnauthorized || upstream.Status == http.StatusProxyAuthRequired):
 		return failure{status: http.StatusBadGateway,
-			what: "an upstream rejected this proxy's credentials: " + upstream.Source, why: oneLine(upstream.Detail),
+			what: "an upstream rejected this proxy's credentials: " + upstream.Source, why: text.Line(upstream.Detail),
 			next: "contact this proxy's administrator: correct the credentials in --upstream"}
 	case errors.Is(err, context.DeadlineExceeded):
 		f := failure{status: http.StatusGatewayTimeout, retryAfter: 5 * time.Second,
-			what: "timeout: an upstream did not answer for " + req.Path(), why: oneLine(err.Error()),
+			what: "timeout: an upstream did not answer for " + req.Path(), why: text.Line(err.Error()),
 			next: "try again; if it persists, check the upstream or choose another with --upstream"}
 		if upstream != nil {
 			f.retryAfter = max(f.retryAfter, upstream.RetryAfter)
@@ -278,26 +246,26 @@ func explain(req request.Request, err error) failure {
 		return f
 	case errors.Is(err, fetch.ErrUnavailable):
 		f := failure{status: http.StatusBadGateway,
-			what: "an upstream failed for " + req.Path(), why: oneLine(err.Error()),
+			what: "an upstream failed for " + req.Path(), why: text.Line(err.Error()),
 			next: "try again; if it persists, check the upstream or choose another with --upstream"}
 		if upstream != nil {
 			f.retryAfter = upstream.RetryAfter
 		}
 		return f
-	case errors.Is(err, fs.ErrNotExist):
+	case content.IsAbsence(err):
 		f := failure{status: http.StatusNotFound, what: "not found: " + req.Path()}
 		if upstream != nil {
-			f.why = oneLine(upstream.Source + ": " + upstream.Detail)
+			f.why = text.Line(upstream.Source + ": " + upstream.Detail)
 		} else if repo != nil {
 			f.noStore = true // a push is enough
 			detail := cmp.Or(repo.Detail, strings.TrimSuffix(repo.Err.Error(), ": "+fs.ErrNotExist.Error()))
-			f.why = oneLine(strings.TrimPrefix(repo.Host+": "+detail, ": "))
+			f.why = text.Line(strings.TrimPrefix(repo.Host+": "+detail, ": "))
 		} else if req.Database != "" {
 			// The mirror says how old it is.
-			f.why = oneLine(strings.TrimSuffix(err.Error(), ": "+fs.ErrNotExist.Error()))
+			f.why = text.Line(strings.TrimSuffix(err.Error(), ": "+fs.ErrNotExist.Error()))
 		}
 		return f
-	case isFull(err):
+	case content.IsFull(err):
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 30 * time.Second,
 			what: "the proxy's disk is full: it cannot store new objects",
 			why:  "stored objects are still served",
@@ -307,6 +275,84 @@ func explain(req request.Request, err error) failure {
 			what: "the proxy is shutting down", next: "try again in a few seconds"}
 	}
 	return internal()
+}
+
+// ruled returns what a client is told of an error that is a decision of this proxy, nil if
+// it is none.
+func ruled(req request.Request, err error) *failure {
+	var (
+		private *content.NotFetchedError
+		leak    *content.LeakError
+		slow    *content.SlowError
+		old     *content.OldAbsenceError
+		full    *bindings.LimitError
+		repo    *vcs.Error
+	)
+	switch {
+	case errors.As(err, &private):
+		return &failure{
+			status: http.StatusNotFound, noStore: true,
+			what: "not found: " + private.Module + " is private here (pattern " + private.Pattern + ")",
+			why:  "fetching private modules is disabled (--vcs off), and their names are never sent to an upstream",
+			next: privacy.ClientAdvice("GOPRIVATE", private.Pattern, private.Module),
+		}
+	case errors.As(err, &leak):
+		return &failure{
+			status: http.StatusForbidden, noStore: true,
+			what: leak.Module + " is private here (pattern " + leak.Pattern + ")",
+			why:  "its name is never sent to a checksum database; configure your go command not to look it up",
+			next: privacy.ClientAdvice("GONOSUMDB", leak.Pattern, leak.Module),
+		}
+	case errors.As(err, &slow):
+		return &failure{
+			status: http.StatusGatewayTimeout, retryAfter: 30 * time.Second,
+			what: "given up: " + slow.Key + " arrives too slowly",
+			why:  fmt.Sprintf("%d of %d bytes in %v; the whole zip would take longer than %v", slow.Got, slow.Size, slow.Took, slow.Limit),
+			next: "try again; if it persists, check the upstream or choose another with --upstream",
+		}
+	case errors.As(err, &old):
+		return &failure{
+			status: http.StatusNotFound, noStore: true,
+			what: "not found: " + old.Key,
+			why: fmt.Sprintf("%s said so %s ago\nit is unreachable now, so this may be out of date",
+				text.Clip(old.Upstreams, 200), old.Age.Round(time.Second)),
+			next: "if it has been published since, try again when the upstream is back",
+		}
+	case errors.As(err, &full) && errors.As(err, &repo):
+		return &failure{status: http.StatusForbidden, noStore: true,
+			what: "too many module paths: " + repo.Module + " is refused",
+			why:  "the proxy records a limited number for each repository and host; known ones are still served",
+			next: "contact this proxy's administrator: a page with wildcard paths may lead to the repository"}
+	case errors.Is(err, content.ErrOffline):
+		return &failure{status: http.StatusNotFound, what: "not found: " + text.Clip(req.Path(), 200),
+			why: "it is not stored here, and this proxy has no upstream (--upstream off)"}
+	}
+	for _, row := range rules() {
+		if errors.Is(err, row.err) {
+			return row.failure
+		}
+	}
+	return nil
+}
+
+// rules are the decisions of which the client is always told the same.
+func rules() []rule {
+	return []rule{
+		{places.ErrClientFull, errClientBusy},
+		{places.ErrFull, errBusy},
+		{places.ErrLate, errBusy},
+		{places.ErrYielded, errYielded},
+		{places.ErrLeft, errYielded},
+		{content.ErrStrays, errStrays},
+		{content.ErrNotHeld, errNotHeld},
+		{content.ErrNoDatabase, errNoDatabase},
+		{gate.ErrReloaded, errReloaded},
+	}
+}
+
+type rule struct {
+	err     error
+	failure *failure
 }
 
 // internal is what a client is told of what only the log explains.
@@ -324,22 +370,22 @@ func explainChanged(e *pinlog.ConflictError) failure {
 	}
 	return failure{status: http.StatusForbidden, noStore: true,
 		what: fmt.Sprintf("changed: the %s of %s differs from the one pinned on %s", file, e.Have.Module, e.Have.Time.UTC().Format(time.DateOnly)),
-		why:  fmt.Sprintf("first %s from %s\nnow   %s from %s", have, clip(e.Have.Source(), 140), got, clip(e.Got.Source(), 140)),
+		why:  fmt.Sprintf("first %s from %s\nnow   %s from %s", have, text.Clip(e.Have.Source(), 140), got, text.Clip(e.Got.Source(), 140)),
 		next: "do not use it; release a new version, or ask this proxy's administrator, who has the evidence"}
 }
 
 // explainVCS is the part of the table for repositories. Who reads it may read the
 // module.
 func explainVCS(e *vcs.Error) (failure, bool) {
-	what, detail := oneLine(e.Module), oneLine(e.Detail)
+	what, detail := text.Line(e.Module), text.Line(e.Detail)
 	switch {
 	case errors.Is(e, vcs.ErrCredential):
 		return failure{status: http.StatusForbidden, noStore: true,
-			what: e.Host + " denies this proxy access to " + what, why: oneLine(e.Err.Error()),
+			what: e.Host + " denies this proxy access to " + what, why: text.Line(e.Err.Error()),
 			next: "contact this proxy's administrator: add a credential with --credentials or --netrc"}, true
 	case errors.Is(e, vcs.ErrForbidden):
 		return failure{status: http.StatusForbidden, noStore: true,
-			what: "not allowed: " + what, why: oneLine(strings.Replace(e.Err.Error(), vcs.ErrForbidden.Error()+": ", "", 1)),
+			what: "not allowed: " + what, why: text.Line(strings.Replace(e.Err.Error(), vcs.ErrForbidden.Error()+": ", "", 1)),
 			next: "contact the owner of the module, or this proxy's administrator"}, true
 	case errors.Is(e, vcs.ErrBusy):
 		return failure{status: http.StatusServiceUnavailable, noStore: true, retryAfter: 10 * time.Second,
@@ -347,11 +393,11 @@ func explainVCS(e *vcs.Error) (failure, bool) {
 			next: "try again in a few seconds; if it persists, check that host"}, true
 	case errors.Is(e, vcs.ErrTools):
 		return failure{status: http.StatusBadGateway, noStore: true,
-			what: "this proxy cannot fetch " + what, why: oneLine(e.Err.Error()),
+			what: "this proxy cannot fetch " + what, why: text.Line(e.Err.Error()),
 			next: "contact this proxy's administrator: it needs git, a recent go command, and memory to run them"}, true
 	case errors.Is(e, vcs.ErrTooLarge):
 		return failure{status: http.StatusBadGateway, noStore: true,
-			what: "too large: " + what, why: oneLine(e.Err.Error()),
+			what: "too large: " + what, why: text.Line(e.Err.Error()),
 			next: "contact this proxy's administrator: --vcs-cache limits the size of all repositories"}, true
 	case errors.Is(e, context.DeadlineExceeded):
 		return failure{status: http.StatusGatewayTimeout, retryAfter: 10 * time.Second,
@@ -359,7 +405,7 @@ func explainVCS(e *vcs.Error) (failure, bool) {
 			next: "try again; if it persists, check that host, or raise --vcs-timeout"}, true
 	case errors.Is(e, vcs.ErrUnavailable):
 		return failure{status: http.StatusBadGateway, retryAfter: 5 * time.Second,
-			what: e.Host + " failed for " + what, why: oneLine(e.Err.Error()),
+			what: e.Host + " failed for " + what, why: text.Line(e.Err.Error()),
 			next: "try again; if it persists, check that host"}, true
 	}
 	return failure{}, false
@@ -374,9 +420,9 @@ func (s *Server) writeError(a *answer, err error) {
 	gone := a.r.Context().Err() != nil
 	if a.started {
 		if !gone {
-			s.log.LogAttrs(a.r.Context(), levelOf(err), "response aborted", s.requestAttrs(a, err)...)
+			s.log.LogAttrs(a.r.Context(), levelOf(err), "response aborted", a.attrs(err)...)
 		}
-		s.metrics.count(a.kind, resultAborted)
+		s.metrics.count(a.ask.Req.Kind, resultAborted)
 		panic(http.ErrAbortHandler)
 	}
 	if gone {
@@ -384,17 +430,50 @@ func (s *Server) writeError(a *answer, err error) {
 		a.WriteHeader(statusClientGone)
 		return
 	}
-	req, _ := request.Parse(strings.TrimPrefix(strings.TrimPrefix(a.r.URL.Path, "/"), "cached-only/"))
-	err = s.veil(a, req, err)
-	f := explain(req, err)
-	f.noStore = f.noStore || a.private // a push is enough, and nobody else is to have it
+	f := explain(a.ask.Req, s.hide(a, err))
+	f.noStore = f.noStore || a.origin != nil && !a.origin.Caching.Errors // a push is enough, and nobody else is to have it
 	if f.status >= 500 && f.status != http.StatusLoopDetected || f.status == http.StatusForbidden {
-		s.log.LogAttrs(a.r.Context(), levelOf(err), "request refused", s.requestAttrs(a, err)...)
+		s.log.LogAttrs(a.r.Context(), levelOf(err), "request refused", a.attrs(err)...)
+	}
+	var old *content.OldAbsenceError
+	if errors.As(err, &old) {
+		a.result = resultStale
+		a.Header()["Cache-Status"] = cacheStatus[resultStale]
 	}
 	if a.result == resultUnknown {
 		a.result = resultOf(f.status)
 	}
 	f.write(a)
+}
+
+// hide returns err, or what a client is told that may not know it, which is noted.
+func (s *Server) hide(a *answer, err error) error {
+	if a.origin != nil {
+		err = a.origin.Veil(&a.ask, err)
+	}
+	var leak *content.LeakError
+	if errors.As(err, &leak) {
+		s.log.Warn("a client looked up a private module in the checksum database", "module", leak.Module, "pattern", leak.Pattern, "client", a.client.remote())
+		a.client.noteLeak(PublicDatabase, leak.Module)
+	}
+	if !errors.Is(err, content.ErrHidden) {
+		return err
+	}
+	if a.ask.Req.Module != "" {
+		a.client.noteUnread(a.ask.Req.Module)
+	}
+	return hidden(a.ask.Path)
+}
+
+// hidden is the answer for what a client may not read. It must not depend on
+// anything but the path.
+func hidden(path string) error {
+	return &failure{
+		status: http.StatusNotFound, noStore: true,
+		what: "not found: " + text.Clip(path, 200),
+		next: "if it is private, check the credentials that the go command sends: go help goauth",
+		err:  content.ErrHidden,
+	}
 }
 
 // write answers with f.
@@ -414,13 +493,13 @@ func (f failure) write(a *answer) {
 	if f.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((f.retryAfter+time.Second-1)/time.Second)))
 	}
-	text := f.text(h.Get("X-Request-Id"))
+	body := f.body(h.Get("X-Request-Id"))
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Length", strconv.Itoa(len(text)))
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	a.WriteHeader(f.status)
 	if a.r.Method != http.MethodHead {
-		_, _ = a.Write([]byte(text)) // the client is gone: nobody to tell
+		_, _ = a.Write([]byte(body)) // the client is gone: nobody to tell
 	}
 }
 
@@ -432,23 +511,23 @@ const (
 	maxErrorBytes = 640
 )
 
-// text returns what the client reads. The last line is the request id; of the
+// body returns what the client reads. The last line is the request id; of the
 // others what happened and why are cut before what to do next is.
-func (f failure) text(requestID string) string {
+func (f failure) body(requestID string) string {
 	last := ""
 	if requestID != "" {
 		last = "request id: " + requestID + "\n"
 	}
 	var b strings.Builder
 	lines := 0
-	write := func(text string, reserved int) {
-		for part := range strings.SplitSeq(text, "\n") {
+	write := func(several string, reserved int) {
+		for part := range strings.SplitSeq(several, "\n") {
 			part = strings.TrimSpace(printable(part))
 			room := maxErrorBytes - len(last) - b.Len() - 1 - reserved
 			if part == "" || room <= 0 || lines == maxErrorLines-1 {
 				continue
 			}
-			b.WriteString(clip(part, room))
+			b.WriteString(text.Clip(part, room))
 			b.WriteByte('\n')
 			lines++
 		}
@@ -470,51 +549,35 @@ func printable(s string) string {
 	}, strings.ToValidUTF8(s, "?"))
 }
 
-// clip cuts s to at most n bytes, between runes.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && s[n]&0xc0 == 0x80 {
-		n--
-	}
-	return s[:n]
-}
-
-// oneLine makes s one line of a bounded length.
-func oneLine(s string) string {
-	return clip(strings.Join(strings.Fields(s), " "), 260)
-}
-
 // levelOf returns the level at which an error is logged: an error for what needs
 // a person, a warning for what passes.
 func levelOf(err error) slog.Level {
 	var (
-		mismatch *mismatchError
+		mismatch *content.MismatchError
 		changed  *pinlog.ConflictError
 		panicked *defect.Error
 	)
 	switch {
-	case errors.As(err, &panicked), errors.As(err, &mismatch), errors.As(err, &changed), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), isFull(err):
+	case errors.As(err, &panicked), errors.As(err, &mismatch), errors.As(err, &changed), errors.Is(err, sumdb.ErrFrozen), errors.Is(err, storage.ErrDamaged), content.IsFull(err):
 		return slog.LevelError
 	case errors.Is(err, errClient):
 		return slog.LevelInfo
 	case errors.Is(err, fetch.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, sumdb.ErrInvalid),
 		errors.Is(err, vcs.ErrUnavailable), errors.Is(err, vcs.ErrCredential), errors.Is(err, vcs.ErrForbidden),
 		errors.Is(err, vcs.ErrBusy), errors.Is(err, vcs.ErrTools), errors.Is(err, vcs.ErrTooLarge),
-		errors.Is(err, modzip.ErrShape), errors.Is(err, errUnlisted), errors.Is(err, errGarbage), errors.Is(err, errAnswer), errors.Is(err, fetch.ErrTooLarge):
+		errors.Is(err, modzip.ErrShape), errors.Is(err, content.ErrUnlisted), errors.Is(err, content.ErrGarbage), errors.Is(err, content.ErrTimeout), errors.Is(err, fetch.ErrTooLarge):
 		return slog.LevelWarn
 	}
 	var known *failure
-	if errors.As(err, &known) || errors.Is(err, fetch.ErrRefused) {
+	if errors.As(err, &known) || ruled(request.Request{}, err) != nil || errors.Is(err, fetch.ErrRefused) {
 		return slog.LevelInfo // a rule
 	}
 	return slog.LevelError
 }
 
-func (s *Server) requestAttrs(a *answer, err error) []slog.Attr {
+func (a *answer) attrs(err error) []slog.Attr {
 	return []slog.Attr{
-		slog.String("request", a.Header().Get("X-Request-Id")), slog.String("path", a.r.URL.Path),
-		slog.String("remote", s.config.Remote(a.r)), slog.Any("err", err),
+		slog.String("request", a.client.Request()), slog.String("path", a.r.URL.Path),
+		slog.String("remote", a.client.remote()), slog.Any("err", err),
 	}
 }

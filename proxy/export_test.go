@@ -1,120 +1,29 @@
 package proxy
 
 import (
-	"bytes"
-	"fmt"
-	"log/slog"
-	"os"
 	"time"
 
 	"github.com/assay-proxy/assay/access"
-	"github.com/assay-proxy/assay/internal/places"
-	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/storage"
 )
-
-// CleanList is cleanList, which does not keep data as it was.
-func CleanList(modulePath string, data []byte) ([]byte, error) {
-	return cleanList(modulePath, bytes.Clone(data))
-}
 
 // ErrorText returns the text that a client reads.
 func ErrorText(what, why, next, requestID string) string {
-	return failure{what: what, why: why, next: next}.text(requestID)
-}
-
-// MaxEvidence is maxEvidence.
-const MaxEvidence = maxEvidence
-
-// Hot notes n objects of so many bytes each and returns how many bytes are kept, when
-// limit may be.
-func Hot(n, size, limit int) int {
-	h := hot{limit: limit}
-	for i := range n {
-		h.note(fmt.Sprint(i), &hotObject{content: make([]byte, size)})
-	}
-	return h.bytes
+	return failure{what: what, why: why, next: next}.body(requestID)
 }
 
 // NoteLeak notes a request of a client without credentials.
 func (s *Server) NoteLeak(client string) {
-	s.leaks.note(client, NoCredential, "corp.example/x", time.Now())
+	s.readers.leaks.note(client, NoCredential, "corp.example/x", time.Now())
 }
-
-// Absences returns n remembered absences, with keys of size bytes.
-func Absences(n, size int) any {
-	a := new(absent)
-	for i := range n {
-		key := fmt.Sprintf("%0*d", size, i)
-		a.note(key, fmt.Errorf("%s: %w", key, os.ErrNotExist), false, time.Now())
-	}
-	return a
-}
-
-// Indexes returns what a Server remembers of objects, with as many of the longest as it may
-// have.
-func Indexes() any {
-	long := func(of string, i, size int) string { return fmt.Sprintf("%s%0*d", of, size-len(of), i) }
-	absences, known, compared, pushed := new(absent), &infos{known: map[checkedKey]infoState{}}, new(checked), new(pushes)
-	now := time.Now()
-	for i := range maxAbsent {
-		key := long("absent", i, maxAbsentKey)
-		said := &fetch.Error{Source: "https://upstream.example", Path: key[:len(key)-1] + "x", Status: 404, Detail: long("said", i, 200), Err: os.ErrNotExist}
-		absences.note(key, fmt.Errorf("ask: %w", said), false, now)
-	}
-	for i := range maxInfos {
-		known.note(long("info", i, maxAbsentKey), long("https://", i, 60), now)
-	}
-	for i := range maxChecked {
-		compared.note(fmt.Sprint(i))
-	}
-	for i := range maxPushes {
-		pushed.note([]string{long("https://git.example/", i, maxPushed)}, now)
-	}
-	noted := newAbsences(nil, slog.New(slog.DiscardHandler), time.Hour)
-	for i := range maxNotedAbsences {
-		noted.noted[absenceKey{"https://upstream.example", long("noted", i, maxAbsentKey)}] = now
-	}
-	return []any{absences, known, compared, pushed, noted}
-}
-
-// KeepAbsences keeps n absences of a client in a store, and returns when they are written.
-func KeepAbsences(store storage.Store, client string, n int) {
-	a := newAbsences(store, slog.New(slog.DiscardHandler), time.Hour)
-	for i := range n {
-		if len(a.noted) == maxNotedAbsences { // as if a moment had passed
-			a.close()
-			a.closed, a.closing = false, make(chan struct{})
-		}
-		a.note(client, absenceKey{"https://upstream.example", fmt.Sprintf("example.com/%s/m%d/@v/list", client, i)}, time.Now())
-	}
-	a.close()
-}
-
-// EncodeAbsences returns the record of n absences with keys of size bytes.
-func EncodeAbsences(n, size int) []byte {
-	kept := map[absenceKey]time.Time{}
-	for i := range n {
-		kept[absenceKey{"0123456789abcdef", fmt.Sprintf("%0*d", size, i)}] = time.Now()
-	}
-	return encodeAbsences(kept)
-}
-
-// MaxClientAbsences and MaxAbsenceRecord are those constants.
-const (
-	MaxClientAbsences = maxClientAbsences
-	MaxAbsenceRecord  = maxAbsenceRecord
-)
 
 // Hasten makes the server judge by other times what must yield its place. It comes before
 // the first request.
 func (s *Server) Hasten(silence, window time.Duration) {
-	of := func(n int) *places.Places {
-		return places.New(places.Config{N: n, Patience: silence, Window: window, Site: siteOf})
+	for name, p := range s.content.Places() {
+		if name != "private" { // its work is never judged by its progress
+			p.Judge(silence, window)
+		}
 	}
-	s.fills.small, s.fills.zips = of(s.config.Fills), of(s.config.ZipFills)
-	s.databases = databasePlaces{of(lookupPlaces), of(filePlaces), of(beyondPlaces)}
-	s.metrics = newMetrics(s.allPlaces())
 }
 
 // ClientKey is clientKey of an anonymous client, or of the user if that is not "".
@@ -123,25 +32,5 @@ func ClientKey(user, remote string) string {
 	if user != "" {
 		id.Kind = "basic"
 	}
-	return clientKey(id, remote)
-}
-
-// Arrive lets a zip of size bytes come into a spool in dir, rate bytes a second, and returns
-// what was in it when it was whole or given up, and why.
-func Arrive(dir string, size int64, rate int) (got int64, err error) {
-	claim, err := places.New(places.Config{N: 1}).Claim(places.For{})
-	if err != nil {
-		return 0, err
-	}
-	spool, err := newSpool(dir)
-	if err != nil {
-		return 0, err
-	}
-	defer spool.release()
-	a := newArrival(&fill{spool: spool, claim: claim, size: size})
-	for a.got < size && err == nil {
-		time.Sleep(time.Second)
-		_, err = a.Write(make([]byte, min(int64(rate), size-a.got)))
-	}
-	return a.got, err
+	return clientKey(&id, remote)
 }

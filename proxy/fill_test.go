@@ -15,6 +15,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
@@ -72,7 +73,7 @@ func TestEvidence(t *testing.T) {
 	if len(first) != len(modules) {
 		t.Fatalf("evidence %q, want %d files", first, len(modules))
 	}
-	for i := range proxy.MaxEvidence { // links, for a thousand files are much work for some file systems
+	for i := range content.MaxEvidence { // links, for a thousand files are much work for some file systems
 		if err := os.Link(first[0], filepath.Join(dir, fmt.Sprintf("mismatch-%d.txt", i))); err != nil {
 			t.Fatal(err)
 		}
@@ -348,14 +349,6 @@ func TestHot(t *testing.T) {
 	}
 	f.server.Reload(chain, private, nil)
 	f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusNotFound, "is private here")
-}
-
-func TestHotIsBounded(t *testing.T) {
-	t.Parallel()
-	const limit = 8 << 20
-	if kept := proxy.Hot(5000, 8<<10, limit); kept == 0 || kept > limit {
-		t.Errorf("%d bytes are kept", kept)
-	}
 }
 
 // A client that reads slowly, or not at all, delays nobody else.

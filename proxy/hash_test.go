@@ -10,9 +10,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"golang.org/x/mod/module"
-	"golang.org/x/mod/semver"
-
 	"github.com/assay-proxy/assay/proxy"
 )
 
@@ -62,34 +59,6 @@ func FuzzErrorText(f *testing.F) {
 		}
 		if id != "" && !strings.HasSuffix(text, "request id: "+id+"\n") {
 			t.Fatalf("text %q does not end with the id", text)
-		}
-	})
-}
-
-// A cleaned list has only versions that the module can have, once, in order.
-func FuzzCleanList(f *testing.F) {
-	for _, seed := range []string{"", "v1.0.0\n", "v1.0.0 2020-01-01T00:00:00Z\r\nv0.9.0", "<html>\nv1 is here", "v2.0.0\nv2.0.0+incompatible\nv1.0.0-pre", "\xff\nv1.0.0", "v0.0.0-20200101000000-abcdefabcdef"} {
-		f.Add("example.com/a", []byte(seed))
-		f.Add("example.com/a/v2", []byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, path string, data []byte) {
-		list, err := proxy.CleanList(path, data)
-		if err != nil {
-			return
-		}
-		last := ""
-		for line := range strings.Lines(string(list)) {
-			v := strings.TrimSuffix(line, "\n")
-			if module.Check(path, v) != nil || module.IsPseudoVersion(v) {
-				t.Fatalf("%q in the list of %q", v, path)
-			}
-			if last != "" && (semver.Compare(last, v) > 0 || last == v) {
-				t.Fatalf("%q before %q", last, v)
-			}
-			last = v
-		}
-		if again, err := proxy.CleanList(path, list); err != nil || !bytes.Equal(again, list) {
-			t.Fatalf("cleaned twice: %q, %v, want %q", again, err, list)
 		}
 	})
 }

@@ -2,13 +2,12 @@ package proxy
 
 import (
 	"cmp"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/internal/text"
 )
 
 // LeakKind says what a client did that it should not.
@@ -69,7 +68,7 @@ func (l *leaks) note(client string, kind LeakKind, module string, now time.Time)
 		l.rows[key] = row
 	}
 	row.Requests++
-	row.Last, row.Module = now, strings.Clone(clip(module, 200))
+	row.Last, row.Module = now, strings.Clone(text.Clip(module, 200))
 }
 
 func (l *leaks) evict() {
@@ -83,13 +82,12 @@ func (l *leaks) evict() {
 	delete(l.rows, oldest)
 }
 
-// Leaks returns the clients that asked for private names at a public checksum
-// database or without credentials since the start, the latest first, at most 1000.
-func (s *Server) Leaks() []Leak {
-	s.leaks.mu.Lock()
-	defer s.leaks.mu.Unlock()
+// list returns the rows, the latest first.
+func (l *leaks) list() []Leak {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var all []Leak
-	for _, row := range s.leaks.rows {
+	for _, row := range l.rows {
 		all = append(all, *row)
 	}
 	slices.SortFunc(all, func(a, b Leak) int {
@@ -98,19 +96,19 @@ func (s *Server) Leaks() []Leak {
 	return all
 }
 
-// noteUnread notes a client that may not read what it asked for. One that we know
+// noteUnread notes that the client may not read what it asked for. One that we know
 // is set up well enough.
-func (s *Server) noteUnread(r *http.Request, id access.Identity, module string) {
-	if id.Anonymous() {
-		s.noteLeak(r, id, NoCredential, module)
+func (c *client) noteUnread(modulePath string) {
+	if c.identify().Anonymous() {
+		c.noteLeak(NoCredential, modulePath)
 	}
 }
 
-func (s *Server) noteLeak(r *http.Request, id access.Identity, kind LeakKind, module string) {
-	client := id.Name
-	if id.Anonymous() {
-		client = s.config.Remote(r)
+func (c *client) noteLeak(kind LeakKind, modulePath string) {
+	name := c.identify().Name
+	if c.identify().Anonymous() {
+		name = c.remote()
 	}
-	s.metrics.leaks[kind].Inc()
-	s.leaks.note(client, kind, module, time.Now())
+	c.readers.metrics.leaks[kind].Inc()
+	c.readers.leaks.note(name, kind, modulePath, time.Now())
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/storage/bolt"
 )
@@ -301,7 +302,7 @@ func TestLargestList(t *testing.T) {
 	world.Set("example.com/many/@v/list", list.Bytes())
 	world.Set("example.com/line/@v/list", []byte(line))
 	world.Set("example.com/line/@v/v1.0.0.info", []byte(`{"Version":"v1.0.0"}`))
-	fetches := memory.New(proxy.ListMemory)
+	fetches := memory.New(content.ListMemory)
 	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Fetches: fetches}))
 	for path, want := range map[string]string{"example.com/many/@v/list": "v1.9.", "example.com/line/@v/list": "v1.0.0\n", "example.com/line/@latest": "v1.0.0"} {
 		grown := peak(func() {
@@ -315,7 +316,7 @@ func TestLargestList(t *testing.T) {
 				t.Errorf("%s: %s %.200s %v", path, resp.Status, body, err)
 			}
 		})
-		if limit := int64(proxy.ListMemory + 16<<20); grown > limit { // 16 MiB are for this client
+		if limit := int64(content.ListMemory + 16<<20); grown > limit { // 16 MiB are for this client
 			t.Errorf("%s: %d MiB, want at most %d", path, grown>>20, limit>>20)
 		}
 		t.Logf("%s: %d MiB", path, grown>>20)

@@ -338,34 +338,3 @@ func (s fullForAbsences) SetRecord(ctx context.Context, name string, value []byt
 	}
 	return s.Store.SetRecord(ctx, name, value)
 }
-
-// However many absences there are, records are bounded in number and size; and one client
-// does not take the room of another.
-func TestAbsencesAreBounded(t *testing.T) {
-	t.Parallel()
-	store, err := bolt.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
-	count := func(client string) (n int) {
-		for name, data := range absenceRecords(t, store) {
-			if len(data) > proxy.MaxAbsenceRecord {
-				t.Errorf("record %s has %d bytes", name, len(data))
-			}
-			n += bytes.Count(data, []byte("example.com/"+client+"/"))
-		}
-		return n
-	}
-	proxy.KeepAbsences(store, "honest", 1000)
-	proxy.KeepAbsences(store, "hostile", 9000)
-	if n := count("hostile"); n != proxy.MaxClientAbsences {
-		t.Errorf("%d absences of one client, want %d", n, proxy.MaxClientAbsences)
-	}
-	if n := count("honest"); n != 1000 {
-		t.Errorf("%d absences of the other are left, want 1000", n)
-	}
-	if n := len(proxy.EncodeAbsences(5000, 100)); n > proxy.MaxAbsenceRecord || n < proxy.MaxAbsenceRecord*9/10 {
-		t.Errorf("a record of 5000 absences has %d bytes, want %d at most", n, proxy.MaxAbsenceRecord)
-	}
-}

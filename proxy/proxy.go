@@ -1,13 +1,9 @@
-// Package proxy answers the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol)
-// from a store, and fills the store on a miss.
+// Package proxy answers the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol) over HTTP.
 //
-// Nothing unproved leaves it: a go.mod or a zip is compared with a record whose
-// inclusion in the checksum database was proved before a complete copy reaches a
-// client or the store. A private module comes from its own repository, and is
-// compared with what it was when it was first seen: a log of our own has that for
-// ever. A path is taken apart in one place, package request; private modules, and who may
-// read them, are decided on the decoded path before anything else is done; an
-// error becomes a status and a text in one place, explain.
+// It parses, admits, answers and explains errors; what is held, where it comes from and what
+// proves it is package content's. A path is taken apart in one place, package request;
+// private modules, and who may read them, are decided on the decoded path before anything
+// else is done; an error becomes a status and a text in one place, explain.
 //
 // It is no HTTP server: listening and logging are its caller's.
 package proxy
@@ -18,15 +14,13 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/singleflight"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-proxy/assay/access"
-	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/request"
@@ -104,49 +98,12 @@ type Config struct {
 
 // Server is an http.Handler for the whole protocol.
 type Server struct {
-	config  Config
-	store   storage.Store
+	content *content.Library
+	readers *readers
 	log     *slog.Logger
 	metrics *metrics
-
-	settings atomic.Pointer[settings]
-	reloads  atomic.Uint64
-
-	fills      fills
-	refreshing flights[*mutableAnswer]
-	lookups    flights[sumdb.Record]
-	files      flights[[]byte] // of checksum databases
-	databases  databasePlaces
-	strays     strays
-	versions   singleflight.Group // being fetched from version control
-	checking   singleflight.Group // of stored private objects, by key
-	absent     absent
-	absences   *absences
-	hot        hot // public
-	hotPrivate hot
-	reading    chan struct{} // a place for each kept answer that is being read
-	suspects   suspects
-	checked    checked
-	pushes     pushes
-	infos      *infos
-	leaks      leaks
-	bindings   *bindings.Table
-
-	// ctx is the scope of work that is shared by clients. It ends when Close
-	// has waited long enough for running.
-	ctx     context.Context
-	cancel  context.CancelFunc
-	running sync.WaitGroup
-}
-
-// settings is what can change while the server runs.
-type settings struct {
-	upstream *fetch.Chain
-	privacy  *privacy.Policy
-	vcs      *vcs.Source // nil: none
-	number   uint64      // of the reload that brought them
-
-	protections protections
+	via     string
+	budget  *memory.Budget // see Memory.Answers
 }
 
 // New makes a Server. It fails if its directories cannot be made, and with
@@ -164,122 +121,68 @@ func New(c Config) (*Server, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	setDefault(&c.Answer, 28*time.Second)
-	setDefault(&c.Fresh, time.Minute)
-	setDefault(&c.Stale, 7*24*time.Hour)
-	setDefault(&c.Patience, 5*time.Second)
-	setDefault(&c.Fills, 64)
-	setDefault(&c.ZipFills, 16)
-	setDefault(&c.Memory.Hot, 16<<20)
-	if err := clearSpool(c.Spool); err != nil {
-		return nil, err
-	}
-	infos, err := newInfos(context.Background(), c.Store)
+	library, err := content.New(context.Background(), content.Config{
+		Store: c.Store, Databases: c.Databases, Log: c.Log, Unified: c.Unified, Spool: c.Spool, Evidence: c.Evidence,
+		Times:  content.Times{Answer: c.Answer, Fresh: c.Fresh, Stale: c.Stale, Patience: c.Patience},
+		Memory: content.Memory{Hot: c.Memory.Hot, Proofs: c.Memory.Proofs, Fetches: c.Memory.Fetches},
+		Fills:  c.Fills, ZipFills: c.ZipFills, Site: siteOf, Logger: c.Logger,
+	})
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, infos: infos, store: c.Store, log: c.Logger, fills: newFills(c.Fills, c.ZipFills), databases: newDatabasePlaces()}
-	s.metrics = newMetrics(s.allPlaces())
-	s.absences = newAbsences(c.Store, c.Logger, c.Stale)
-	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if err := s.loadBindings(s.ctx); err != nil {
-		s.cancel()
-		return nil, err
-	}
-	s.hot.limit, s.hotPrivate.limit = int(c.Memory.Hot/2), int(c.Memory.Hot/2)
-	s.reading = make(chan struct{}, parallelReads)
+	m := newMetrics()
+	s := &Server{content: library, log: c.Logger, metrics: m, via: c.Via, budget: c.Memory.Answers}
+	s.readers = &readers{access: c.Access, remote: c.Remote, log: c.Logger, metrics: m}
 	s.Reload(c.Upstream, c.Policy, c.VCS)
 	return s, nil
 }
 
-func setDefault[T comparable](value *T, to T) {
-	var zero T
-	if *value == zero {
-		*value = to
-	}
-}
-
 // Reload makes the server use another upstream, another policy and another access
 // to version control from the next request on, which joins nothing that is under way.
-// It forgets what it believed to be absent, and what it has in memory: a public module
-// may be private now.
 func (s *Server) Reload(upstream *fetch.Chain, policy *privacy.Policy, vcs *vcs.Source) {
-	s.settings.Store(&settings{upstream: upstream, privacy: policy, vcs: vcs, number: s.reloads.Add(1)})
-	s.absent.clear()
-	s.hot.clear()
-	s.hotPrivate.clear()
+	s.content.Reload(upstream, policy, vcs)
 }
 
 // Close waits for what is being fetched, at most until ctx ends; then it aborts
 // what is left and waits for that. The store is not closed.
-func (s *Server) Close(ctx context.Context) error {
-	idle := make(chan struct{})
-	go func() { s.running.Wait(); s.absences.close(); close(idle) }()
-	defer s.cancel()
-	select {
-	case <-idle:
-		s.saveBindings(context.WithoutCancel(ctx))
-		return nil
-	case <-ctx.Done():
-		s.cancel()
-		<-idle
-		s.saveBindings(context.WithoutCancel(ctx))
-		return ctx.Err()
-	}
+func (s *Server) Close(ctx context.Context) error { return s.content.Close(ctx) }
+
+// Pushed says that a repository has changed, which goes by any of these URLs. The
+// next request for a list, a latest version or a branch of its modules asks the
+// repository, whatever is kept.
+func (s *Server) Pushed(urls ...string) { s.content.Pushed(urls...) }
+
+// Metrics returns the server's collectors.
+func (s *Server) Metrics() []prometheus.Collector {
+	return append(s.content.Metrics(), s.metrics.requests, s.metrics.leakRequests)
 }
 
-// database returns the mirror that modules are verified with, or nil.
-func (s *Server) database() *sumdb.Mirror {
-	if len(s.config.Databases) == 0 {
-		return nil
-	}
-	return s.config.Databases[0]
-}
-
-// still returns the settings in force, or errReloaded if they have made a module
-// private, or public, since it was asked for as what it was before. It comes right
-// before a name is sent anywhere, and before anything is stored: what runs when the
-// settings change, or waits for its turn, has been decided on by the old ones.
-func (s *Server) still(modulePath string, private bool) (*settings, error) {
-	now := s.settings.Load()
-	if _, is := now.privacy.Private(modulePath); is != private {
-		return nil, errReloaded
-	}
-	return now, nil
-}
-
-// isolated reports whether there is no upstream at all.
-func (s *Server) isolated() bool { return s.settings.Load().upstream.Offline() }
+// Leaks returns the clients that asked for private names at a public checksum
+// database or without credentials since the start, the latest first, at most 1000.
+func (s *Server) Leaks() []Leak { return s.readers.leaks.list() }
 
 // ServeHTTP answers one request. It panics with http.ErrAbortHandler when the
 // client must notice that its answer broke off.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w, r: r, kind: request.NumKinds, remote: s.config.Remote, held: s.config.Memory.Answers.Hold()}
-	defer a.held.Free()
+	a := &answer{ResponseWriter: w, r: r, client: client{r: r, header: w.Header(), readers: s.readers, held: s.budget.Hold()}}
+	a.ask.Client, a.ask.Req.Kind = &a.client, request.NumKinds
+	defer a.client.held.Free()
 	if err := s.serve(a); err != nil {
 		s.writeError(a, err)
 	}
-	s.metrics.count(a.kind, a.result)
+	s.metrics.count(a.ask.Req.Kind, a.result)
 }
 
 // answer is a response and what is known about it. There is one for each
 // request.
 type answer struct {
 	http.ResponseWriter
-	r        *http.Request
-	path     string // of the protocol; once it is parsed, the key of what was asked for
-	kind     request.Kind
-	result   result
-	heldOnly bool // the client wants nothing to be fetched for it
-	private  bool // what was asked for is private
-	unsure   bool // where that is, and so which clients may read it, is not known yet
-	located  bool // it is known for this request, and the client may have it
-	started  bool // the status is sent, an error can only break off
-
-	identity *access.Identity // of the client, once it was asked for
-	held     memory.Hold      // what is in memory until the client has it
-	client   string           // see Server.client; "" if nothing has needed it
-	remote   func(*http.Request) string
+	r       *http.Request
+	client  client
+	ask     content.Ask     // what was asked for; its kind is NumKinds before that is known
+	origin  *content.Origin // of its module; nil: not known
+	result  result
+	started bool // the status is sent, an error can only break off
 }
 
 func (s *Server) serve(a *answer) error {
@@ -287,15 +190,15 @@ func (s *Server) serve(a *answer) error {
 		a.Header().Set("Allow", "GET, HEAD")
 		return &failure{status: http.StatusMethodNotAllowed, what: "method not allowed: " + a.r.Method, next: "use GET or HEAD"}
 	}
-	if s.config.Via != "" && strings.Contains(strings.Join(a.r.Header.Values("Via"), ","), s.config.Via) {
+	if s.via != "" && strings.Contains(strings.Join(a.r.Header.Values("Via"), ","), s.via) {
 		return errLoop
 	}
 	path := strings.TrimPrefix(a.r.URL.Path, "/")
 	if rest, ok := strings.CutPrefix(path, "cached-only/"); ok {
-		path, a.heldOnly = rest, true
+		path, a.ask.HeldOnly = rest, true
 	}
 	if a.r.Header.Get("Disable-Module-Fetch") == "true" {
-		a.heldOnly = true
+		a.ask.HeldOnly = true
 	}
 	if served, err := s.serveHot(a, path); served || err != nil {
 		return err
@@ -304,63 +207,56 @@ func (s *Server) serve(a *answer) error {
 	if err != nil {
 		return err
 	}
-	a.kind, a.path = req.Kind, path
+	a.ask.Req, a.ask.Path = req, path
 	if req.Database != "" {
-		return s.serveSumDB(a, req)
+		return s.serveDatabase(a)
 	}
-	return s.serveModule(a, req)
+	return s.serveModule(a)
+}
+
+// serveHot answers with an object in memory, if there is one, and reports whether it
+// did. Both origins are asked before the path is taken apart: which of them a module has may
+// change.
+func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
+	for _, origin := range s.content.Origins() {
+		hot := origin.Hot(path)
+		if hot == nil {
+			continue
+		}
+		a.ask.Req, a.ask.Path = hot.Req, path
+		if err := s.admit(a); err != nil {
+			// A refusal must take as long as that of what is not here.
+			_, _ = request.Parse(path)
+			return false, err
+		}
+		if a.origin == origin && a.ask.Sure() { // it may be the other one since a moment ago
+			a.result = resultHit
+			return true, s.serveObject(a, origin.Serve(hot))
+		}
+	}
+	return false, nil
+}
+
+// admit chooses the origin of what is asked for, and returns an error if the client may not
+// have it.
+func (s *Server) admit(a *answer) error {
+	a.origin = s.content.Origin(a.ask.Req.Module)
+	return a.origin.Admit(a.r.Context(), &a.ask)
 }
 
 // serveModule answers for a module, if the client may have it.
-func (s *Server) serveModule(a *answer, req request.Request) error {
-	asked, begin := s.settings.Load(), time.Now()
-	if err := s.admit(a, req); err != nil {
+func (s *Server) serveModule(a *answer) error {
+	begin := time.Now()
+	if err := s.admit(a); err != nil {
 		return err
 	}
 	serve := s.serveMutable
-	if req.Immutable() {
+	if a.ask.Req.Immutable() {
 		serve = s.serveImmutable
 	}
-	return s.bridge(a, req, asked, begin, serve(a, req))
+	err := serve(a)
+	if a.started {
+		return err
+	}
+	return a.origin.Bridge(a.r.Context(), &a.ask, begin, content.Result(a.result), err)
 }
-
-// admit returns an error if the client may not have the module here.
-func (s *Server) admit(a *answer, req request.Request) error {
-	settings := s.settings.Load()
-	if pattern, private := settings.privacy.Private(req.Module); private {
-		a.private = true
-		if err := s.admitReader(a, req, settings); err != nil {
-			return err
-		}
-		if s.config.Log == nil {
-			return notFetched(req, pattern)
-		}
-		return nil
-	}
-	if s.judge(settings, req.Module, false, noGroup) == refused {
-		return s.refuse(a, req)
-	}
-	if req.Module == toolchain && s.database() == nil && req.Kind != request.List && req.Kind != request.Latest {
-		return &failure{
-			status: http.StatusForbidden,
-			what:   "cannot verify: toolchains need a checksum database, and it is off",
-			next:   "start the proxy with a checksum database: --sumdb sum.golang.org",
-		}
-	}
-	return nil
-}
-
-// reachable reports whether there is anywhere to get what is not stored from.
-func (s *Server) reachable(a *answer) bool {
-	settings := s.settings.Load()
-	switch {
-	case a.heldOnly:
-		return false
-	case a.private:
-		return settings.vcs != nil
-	}
-	return !settings.upstream.Offline()
-}
-
-// toolchain is the module of Go toolchains.
-const toolchain = "golang.org/toolchain"

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -154,7 +154,7 @@ func TestInfoHealsAfterRepair(t *testing.T) {
 	f := start(t, world, world.URL("ok"), verified())
 	plant(f, time.Now().Add(-time.Hour))
 	f.get(helloInfo)
-	if err := proxy.RecheckInfos(t.Context(), f.store); err != nil {
+	if err := content.RecheckInfos(t.Context(), f.store); err != nil {
 		t.Fatal(err)
 	}
 	f.close()

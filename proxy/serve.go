@@ -1,19 +1,16 @@
 package proxy
 
 import (
-	"cmp"
-	"context"
+	"bytes"
+	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -22,192 +19,37 @@ import (
 // megabyte at most, before it is taken for gone.
 const progressTime = time.Minute
 
-// streamStep is how much of a zip is sent between two looks whether it is stored by now.
-const streamStep = 256 << 10
+// largeAnswer is the size above which an answer moves the write time-out on with each write.
+const largeAnswer = 256 << 10
 
 // serveImmutable answers with an object that never changes: from the store, or
 // by filling it.
-func (s *Server) serveImmutable(a *answer, req request.Request) error {
-	if a.unsure {
-		if err := s.ascertainInTime(a, req); err != nil {
-			return err
-		}
-	}
-	object, err := s.open(a.r.Context(), a, req, a.path, a.private)
-	if err == nil && object.Info().Size <= hotSize {
-		object, err = s.keep(a.r.Context(), a.path, req, a.private, object)
-	}
-	if err == nil {
-		return s.serveHit(a, req, object)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if !s.reachable(a) {
-		return s.notHeld(a, req)
-	}
-	if err := s.ascertainInTime(a, req); err != nil {
-		return err
-	}
-	if err := s.absent.find(a.path, a.private); err != nil {
-		a.result = resultNegative
-		return err
-	}
-	return s.serveFill(a, req)
-}
-
-// serveHit answers with an object that needs no fill, and closes it.
-func (s *Server) serveHit(a *answer, req request.Request, object storage.Object) error {
-	defer object.Close()
-	a.result = resultHit
-	s.recheckOld(a, req, object.Info().Time)
-	return s.serveObject(a, req, object)
-}
-
-// open opens the stored object of req, whose key is its path. What is damaged, or
-// not proved by the database that is in force now, is dropped and counts as absent. With
-// a, the client of a counts for a lookup that this needs; without, a fill has its place
-// already.
-func (s *Server) open(ctx context.Context, a *answer, req request.Request, key string, private bool) (storage.Object, error) {
-	if a != nil {
-		ctx = memory.WithOwner(ctx, a.site())
-	}
-	object, err := s.store.Open(ctx, storage.Key(key))
-	if errors.Is(err, storage.ErrDamaged) {
-		s.drop(ctx, key, err)
-		return nil, fs.ErrNotExist
-	}
-	if err != nil {
-		return nil, err
-	}
-	if private {
-		if err := s.checkPinned(req, key, object); err != nil {
-			_ = object.Close() // nothing was written
-			if errors.Is(err, storage.ErrDamaged) {
-				s.drop(ctx, key, err)
-				err = fs.ErrNotExist
-			}
-			return nil, err
-		}
-		return object, nil
-	}
-	if log := s.config.Log; log != nil && object.Info().Proof == log.Name() {
-		_ = object.Close()
-		return nil, fs.ErrNotExist // from when the module was private
-	}
-	db := s.database()
-	if req.Kind == request.Info || db == nil || object.Info().Proof == db.Name() {
-		return object, nil
-	}
-	want, err := s.wantedBy(ctx, a, req)
-	if err == nil && object.Info().Hash == want {
-		return object, nil
-	}
-	_ = object.Close() // nothing was written
-	if err != nil {
-		return nil, err
-	}
-	s.drop(ctx, key, fmt.Errorf("it does not match the record of %s", db.Name()))
-	return nil, fs.ErrNotExist
-}
-
-// wantedBy is wanted for the client of a, which waits for it; for a fill without a.
-func (s *Server) wantedBy(ctx context.Context, a *answer, req request.Request) (string, error) {
-	db := s.database()
-	if a == nil || db == nil {
-		return s.wanted(ctx, req)
-	}
-	ctx, cancel := s.patient(ctx)
-	defer cancel()
-	record, err := db.Held(ctx, req.ModuleVersion())
-	if errors.Is(err, fs.ErrNotExist) {
-		record, err = s.lookupIn(ctx, s.client(a), db, req)
-	}
-	want, err := s.hashIn(record, err, req)
-	return want, answerTime(ctx, err)
-}
-
-// drop removes a stored object that must not be served.
-func (s *Server) drop(ctx context.Context, key string, why error) {
-	s.metrics.dropped.Inc()
-	err := s.store.Delete(context.WithoutCancel(ctx), storage.Key(key))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	s.log.Error("stored object dropped; it will be fetched again", "key", key, "err", why, "delete_err", err)
-}
-
-// serveFill waits for the fill of req and answers with what it made, or while it
-// is being made.
-func (s *Server) serveFill(a *answer, req request.Request) error {
-	ctx, cancel := context.WithTimeout(a.r.Context(), s.config.Answer)
-	defer cancel()
-	f, joined, err := s.joinAnew(ctx, req, a.private, s.client(a))
+func (s *Server) serveImmutable(a *answer) error {
+	got, err := a.origin.Object(a.r.Context(), &a.ask, a.r.Method == http.MethodGet)
+	a.result = result(got.Result)
 	if err != nil {
 		return err
 	}
-	defer f.claim.Leave(s.client(a))
-	a.result = resultMiss
-	if joined {
-		a.result = resultCoalesced
+	if got.Arriving != nil {
+		defer got.Arriving.Close()
+		return s.stream(a, got.Arriving)
 	}
-	select {
-	case <-f.done:
-	case <-f.started:
-		if a.r.Method == http.MethodGet && f.spool.acquire() {
-			release := sync.OnceFunc(f.spool.release)
-			defer release()
-			// With the first byte, not before: until then there can be a
-			// status and a text.
-			if _, err := f.spool.wait(ctx, 0, f.done); err != nil {
-				return errAnswer
-			}
-			if !f.ended() {
-				return s.stream(a, f, release)
-			}
-		}
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return errAnswer
-		}
-	case <-ctx.Done():
-		return errAnswer
-	}
-	if f.err != nil {
-		s.absent.note(f.key, f.err, a.private, f.begun)
-		return f.err
-	}
-	if err := s.admit(a, req); err != nil { // where it is, is known only now
-		return err
-	}
-	object, err := s.open(a.r.Context(), a, req, a.path, a.private)
-	if errors.Is(err, fs.ErrNotExist) { // not an absence: an upstream has it
-		if _, err := s.still(req.Module, a.private); err != nil {
-			return err
-		}
-		return fmt.Errorf("%s is stored but cannot be read", f.key)
-	}
-	if err != nil {
-		return err
-	}
-	defer object.Close()
-	return s.serveObject(a, req, object)
+	return s.serveObject(a, got.Object)
 }
 
-// streamBuffer is what each client has while it follows a spool.
+// streamBuffer is what each client has while it follows a zip that arrives.
 const streamBuffer = 16 << 10
 
 // stream answers with a zip while it arrives. The last part waits for the proof:
 // if it fails, the answer breaks off. A Range is not looked at, which HTTP
-// allows (RFC 9110, section 14.2). Once the fill has ended the rest comes from the store,
-// and the spool is released: a slow client must not hold on to disk space.
-func (s *Server) stream(a *answer, f *fill, release func()) error {
-	s.setImmutable(a, f.req, nil) // the hash of all bytes is not known yet
-	if err := a.keep(streamBuffer); err != nil {
+// allows (RFC 9110, section 14.2). Once the zip is proved the rest comes from the store:
+// a slow client must not hold on to disk space.
+func (s *Server) stream(a *answer, zip *content.Arriving) error {
+	s.setImmutable(a, zip.Request(), nil) // the hash of all bytes is not known yet
+	if err := a.client.Keep(streamBuffer); err != nil {
 		return err
 	}
-	a.Header().Set("Content-Length", strconv.FormatInt(f.size, 10))
+	a.Header().Set("Content-Length", strconv.FormatInt(zip.Size(), 10))
 	a.started = true
 	a.WriteHeader(http.StatusOK)
 	var (
@@ -216,53 +58,30 @@ func (s *Server) stream(a *answer, f *fill, release func()) error {
 		buffer = make([]byte, streamBuffer)
 		sent   int64
 	)
-	for public := f.size - holdBack; sent < public && !f.ended(); {
-		size, err := f.spool.wait(ctx, sent, f.done)
+	for {
+		part, err := zip.Next(ctx, sent)
 		if err != nil {
 			return err
 		}
-		if size = min(size, public, sent+streamStep); size == sent { // ended early
+		if part == nil {
 			break
 		}
-		n, err := io.CopyBuffer(out, io.NewSectionReader(f.spool.file, sent, size-sent), buffer)
+		n, err := io.CopyBuffer(out, part, buffer)
 		if sent += n; err != nil {
 			return err
 		}
 		_ = out.controller.Flush() // what is there must not wait for what is not
 	}
-	select {
-	case <-f.done:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := zip.Proof(ctx); err != nil {
+		return err
 	}
-	if f.err != nil {
-		return f.err
-	}
-	if object, err := s.rest(ctx, a, f, sent); err == nil {
+	object, arrived := zip.Rest(ctx, sent)
+	if object != nil {
 		defer object.Close()
-		release()
 		return s.writeRest(a, object, out)
 	}
-	_, err := io.CopyBuffer(out, io.NewSectionReader(f.spool.file, sent, f.size-sent), buffer)
+	_, err := io.CopyBuffer(out, arrived, buffer)
 	return err
-}
-
-// rest opens the stored object of a fill that has ended, behind the bytes that are sent
-// already. The error says that the spool must be used: not everything that has the same
-// h1 hash has the same bytes.
-func (s *Server) rest(ctx context.Context, a *answer, f *fill, sent int64) (storage.Object, error) {
-	if !f.stored {
-		return nil, fs.ErrNotExist
-	}
-	object, err := s.open(ctx, a, f.req, f.key, f.private)
-	if err != nil {
-		return nil, err
-	}
-	if _, err = object.Seek(sent, io.SeekStart); err == nil && object.Info().Size == f.size {
-		return object, nil
-	}
-	_ = object.Close() // nothing was written
-	return nil, cmp.Or(err, fs.ErrNotExist)
 }
 
 // writeRest writes an object from where it stands.
@@ -273,7 +92,7 @@ func (s *Server) writeRest(a *answer, object storage.Object, out io.Writer) erro
 		return clientError(err)
 	}
 	if errors.Is(watched.err, storage.ErrDamaged) {
-		s.drop(a.r.Context(), object.Info().Key, watched.err)
+		a.origin.Drop(a.r.Context(), object.Info().Key, watched.err)
 	}
 	return watched.err
 }
@@ -284,10 +103,7 @@ func (s *Server) writeRest(a *answer, object storage.Object, out io.Writer) erro
 func (s *Server) setImmutable(a *answer, req request.Request, etag []string) {
 	h := a.Header()
 	h["Content-Type"] = contentTypes[req.Kind]
-	h["Cache-Control"] = immutable
-	if a.private {
-		h["Cache-Control"] = immutablePrivate
-	}
+	h["Cache-Control"] = a.origin.Caching.Object
 	h["Accept-Ranges"] = acceptRanges
 	h["Cache-Status"] = cacheStatus[a.result]
 	if etag != nil {
@@ -297,10 +113,8 @@ func (s *Server) setImmutable(a *answer, req request.Request, etag []string) {
 
 // Header values that are the same for every answer; nobody changes them.
 var (
-	immutable        = []string{"public, max-age=31536000, immutable"}
-	immutablePrivate = []string{"private, max-age=31536000, immutable"}
-	acceptRanges     = []string{"bytes"}
-	contentTypes     = [request.NumKinds][]string{
+	acceptRanges = []string{"bytes"}
+	contentTypes = [request.NumKinds][]string{
 		request.List:           {"text/plain; charset=utf-8"},
 		request.Latest:         {"application/json"},
 		request.Info:           {"application/json"},
@@ -319,13 +133,17 @@ var (
 	}
 )
 
-// serveObject answers with a stored object.
-func (s *Server) serveObject(a *answer, req request.Request, object storage.Object) error {
+// tagged is an object whose entity tag is known already.
+type tagged interface{ ETag() []string }
+
+// serveObject answers with a stored object, and closes it.
+func (s *Server) serveObject(a *answer, object storage.Object) error {
+	defer object.Close()
 	info := object.Info()
-	if hot, ok := object.(*hotReader); ok {
-		s.setImmutable(a, req, hot.etag)
+	if hot, ok := object.(tagged); ok {
+		s.setImmutable(a, a.ask.Req, hot.ETag())
 	} else {
-		s.setImmutable(a, req, []string{etag(object.SHA256())})
+		s.setImmutable(a, a.ask.Req, []string{content.ETag(object.SHA256())})
 	}
 	watched := &watchedObject{Object: object}
 	if conditional(a.r.Header) || a.r.Method == http.MethodHead {
@@ -341,7 +159,7 @@ func (s *Server) serveObject(a *answer, req request.Request, object storage.Obje
 		return nil
 	}
 	if errors.Is(watched.err, storage.ErrDamaged) {
-		s.drop(a.r.Context(), info.Key, watched.err)
+		a.origin.Drop(a.r.Context(), info.Key, watched.err)
 	}
 	a.started = true
 	return watched.err
@@ -401,10 +219,37 @@ func (w *watchedWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// serveMutable answers with what may change: lists, latest versions, branches.
+func (s *Server) serveMutable(a *answer) error {
+	m, how, err := a.origin.Answer(a.r.Context(), &a.ask)
+	a.result = result(how)
+	if err != nil {
+		return err
+	}
+	h := a.Header()
+	h["Content-Type"] = contentTypes[a.ask.Req.Kind]
+	if age, known := a.origin.Age(m); known && age >= time.Second {
+		h["Age"] = []string{strconv.Itoa(int(age / time.Second))}
+	}
+	h["Cache-Status"] = cacheStatus[a.result]
+	h["Cache-Control"] = a.origin.Caching.Answer
+	return writeBytes(a, m.Body)
+}
+
+// writeBytes answers with body, whose hash is its ETag.
+func writeBytes(a *answer, body []byte) error {
+	if err := a.client.Keep(len(body)); err != nil {
+		return err
+	}
+	a.Header()["Etag"] = []string{content.ETag(sha256.Sum256(body))}
+	http.ServeContent(a.ResponseWriter, oneRange(a.r), "", time.Time{}, bytes.NewReader(body))
+	return nil
+}
+
 // body returns the writer for an answer of size bytes: the server's own write
 // time-out is enough for a small one, a large one moves it on with each write.
 func (a *answer) body(size int64) http.ResponseWriter {
-	if size <= holdBack {
+	if size <= largeAnswer {
 		return a.ResponseWriter
 	}
 	return newPatientWriter(a.ResponseWriter)

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 )
 
 // Bytes of a zip that no hash covers are neither served nor stored, whether the zip is
@@ -59,7 +59,7 @@ func TestStoredShape(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer object.Close()
-	if err := proxy.CheckStored(object); err != nil {
+	if err := content.CheckStored(object); err != nil {
 		t.Errorf("an honest zip: %v", err)
 	}
 	info := object.Info()
@@ -72,7 +72,7 @@ func TestStoredShape(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hidden.Close()
-	if err := proxy.CheckStored(hidden); err == nil || !strings.Contains(err.Error(), "behind it") {
+	if err := content.CheckStored(hidden); err == nil || !strings.Contains(err.Error(), "behind it") {
 		t.Errorf("a zip with bytes behind its end: %v", err)
 	}
 }

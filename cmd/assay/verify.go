@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
-	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
@@ -88,7 +88,7 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 		return err
 	}
 	if repair { // nothing proves an .info, so each is asked for again
-		if err := proxy.RecheckInfos(ctx, db); err != nil {
+		if err := content.RecheckInfos(ctx, db); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func checkShape(ctx context.Context, store storage.Store, key string) error {
 		return err
 	}
 	defer object.Close()
-	return proxy.CheckStored(object)
+	return content.CheckStored(object)
 }
 
 func megabytes(v storage.Verified) float64 { return float64(v.Bytes) / 1e6 }

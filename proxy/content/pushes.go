@@ -1,4 +1,4 @@
-package proxy
+package content
 
 import (
 	"sync"
@@ -22,17 +22,6 @@ const maxPushes = 4000
 
 // maxPushed is the longest name of a repository that is remembered.
 const maxPushed = 500
-
-// Pushed says that a repository has changed, which goes by any of these URLs. The
-// next request for a list, a latest version or a branch of its modules asks the
-// repository, whatever is kept.
-func (s *Server) Pushed(urls ...string) {
-	if source := s.settings.Load().vcs; source != nil {
-		source.Anew()
-	}
-	s.pushes.note(urls, time.Now())
-	s.absent.clear()
-}
 
 func (p *pushes) note(urls []string, now time.Time) {
 	p.mu.Lock()

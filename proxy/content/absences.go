@@ -1,4 +1,4 @@
-package proxy
+package content
 
 import (
 	"bytes"
@@ -33,8 +33,7 @@ type absences struct {
 	mu      sync.Mutex // guards what follows
 	secret  []byte     // nil: not read yet
 	noted   map[absenceKey]time.Time
-	clients map[string]int // absences noted since counted, by client
-	counted time.Time
+	quota   quota
 	writing bool
 	failing bool // the last writing failed, which has been logged
 	closed  bool
@@ -79,7 +78,7 @@ func (a *absences) note(client string, key absenceKey, asked time.Time) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, known := a.noted[key]; !known && (a.closed || len(a.noted) >= maxNotedAbsences || !a.allow(client)) {
+	if _, known := a.noted[key]; !known && (a.closed || len(a.noted) >= maxNotedAbsences || !a.quota.allow(client)) {
 		return
 	}
 	a.noted[key] = asked
@@ -89,17 +88,22 @@ func (a *absences) note(client string, key absenceKey, asked time.Time) {
 	}
 }
 
-// allow counts an absence for a client, and reports whether it may be kept. The caller
-// holds a.mu.
-func (a *absences) allow(client string) bool {
-	if a.clients == nil || time.Since(a.counted) > time.Hour {
-		a.clients, a.counted = map[string]int{}, time.Now()
+// quota counts the absences of each client, so that none fills the room of others.
+type quota struct {
+	clients map[string]int // absences noted since counted, by client
+	counted time.Time
+}
+
+// allow counts an absence for a client, and reports whether it may be kept.
+func (q *quota) allow(client string) bool {
+	if q.clients == nil || time.Since(q.counted) > time.Hour {
+		q.clients, q.counted = map[string]int{}, time.Now()
 	}
-	if _, known := a.clients[client]; !known && len(a.clients) >= maxNotingClients {
+	if _, known := q.clients[client]; !known && len(q.clients) >= maxNotingClients {
 		client = "" // all others
 	}
-	a.clients[client]++
-	return a.clients[client] <= maxClientAbsences
+	q.clients[client]++
+	return q.clients[client] <= maxClientAbsences
 }
 
 // close writes what was noted. Nothing is noted any more.

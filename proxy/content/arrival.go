@@ -1,10 +1,6 @@
-package proxy
+package content
 
-import (
-	"fmt"
-	"net/http"
-	"time"
-)
+import "time"
 
 // arrival writes a zip into the spool of its fill, and gives the fill up if the zip comes
 // so slowly that it would not be whole in time.
@@ -24,12 +20,7 @@ func (a *arrival) Write(p []byte) (int, error) {
 	a.got += int64(n)
 	a.fill.claim.Progress(n)
 	if took := time.Since(a.begun); err == nil && a.tooSlow(took) {
-		err = &failure{
-			status: http.StatusGatewayTimeout, retryAfter: 30 * time.Second,
-			what: "given up: " + a.fill.key + " arrives too slowly",
-			why:  fmt.Sprintf("%d of %d bytes in %v; the whole zip would take longer than %v", a.got, a.fill.size, took.Round(time.Second), zipFillTime),
-			next: "try again; if it persists, check the upstream or choose another with --upstream",
-		}
+		err = &SlowError{Key: a.fill.key, Got: a.got, Size: a.fill.size, Took: took.Round(time.Second), Limit: zipFillTime}
 	}
 	return n, err
 }

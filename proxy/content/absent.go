@@ -1,11 +1,11 @@
-package proxy
+package content
 
 import (
 	"errors"
-	"io/fs"
 	"sync"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -13,16 +13,11 @@ import (
 // object does not exist: over https the go command asks twice. It remembers failures of
 // checksum databases too.
 type absent struct {
-	mu      sync.Mutex
-	keys    map[absentKey]absence
-	cleared time.Time
-}
+	long time.Duration // for which an absence is remembered
+	keys memo.Map[memo.Key, absence]
 
-// absentKey is a key as the public or as the private object that it names: they come
-// from different places.
-type absentKey struct {
-	key     checkedKey
-	private bool
+	mu      sync.Mutex
+	cleared time.Time
 }
 
 type absence struct {
@@ -46,73 +41,62 @@ const (
 	// maxAbsent bounds the memory that a client which asks for nonsense can take, to some
 	// 7 MiB: an error has the key, twice, and what the upstream said. With
 	// maxInfos, maxChecked, maxPushes and maxNotedAbsences it is less than the 16 MiB
-	// that the program has for them.
-	maxAbsent = 4000
+	// that the program has for them. A quarter is for private modules.
+	maxAbsent        = 4000
+	maxAbsentPrivate = maxAbsent / 4
 
 	// maxAbsentKey is the longest key that is remembered. Nothing that exists
 	// has one that is nearly as long, and a client can ask for 30 kB.
 	maxAbsentKey = 400
 )
 
+func newAbsent(long time.Duration, limit int) *absent {
+	a := &absent{long: long}
+	a.keys.Limit = limit
+	a.keys.Outdated = func(old absence) bool { return time.Now().After(old.until) }
+	return a
+}
+
 // note remembers err if it is an absence; nil is none. What was asked before
 // everything was forgotten is not remembered: that may be why.
-func (a *absent) note(key string, err error, private bool, asked time.Time) {
-	long := absentFor
-	if private {
-		long = absentPrivateFor
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		a.keep(key, private, absence{err, time.Now().Add(long)}, asked)
+func (a *absent) note(key string, err error, asked time.Time) {
+	if IsAbsence(err) {
+		a.keep(key, absence{err, time.Now().Add(a.long)}, asked)
 	}
 }
 
-// noteFailure remembers an error, of something public, that is no absence and that is not
-// decided here.
+// noteFailure remembers an error that is no absence and that is not decided here.
 func (a *absent) noteFailure(key string, err error, asked time.Time) {
-	var rule *failure
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, sumdb.ErrFrozen) && !errors.As(err, &rule) {
-		a.keep(key, false, absence{err, time.Now().Add(failedFor)}, asked)
+	if err != nil && !IsAbsence(err) && !errors.Is(err, sumdb.ErrFrozen) && !decided(err) {
+		a.keep(key, absence{err, time.Now().Add(failedFor)}, asked)
 	}
 }
 
 // keep remembers what is absent or has failed.
-func (a *absent) keep(key string, private bool, what absence, asked time.Time) {
+func (a *absent) keep(key string, what absence, asked time.Time) {
 	if len(key) > maxAbsentKey {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if asked.Before(a.cleared) {
-		return
+	if !asked.Before(a.cleared) {
+		a.keys.Put(memo.KeyOf(key), what)
 	}
-	now := time.Now()
-	if len(a.keys) >= maxAbsent {
-		for old, absence := range a.keys {
-			if now.After(absence.until) {
-				delete(a.keys, old)
-			}
-		}
-	}
-	if a.keys == nil || len(a.keys) >= maxAbsent {
-		a.keys = map[absentKey]absence{}
-	}
-	a.keys[absentKey{checkedKeyOf(key), private}] = what
 }
 
 // find returns the error that was remembered for key, nil if there is none.
-func (a *absent) find(key string, private bool) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	absence, ok := a.keys[absentKey{checkedKeyOf(key), private}]
-	if !ok || time.Now().After(absence.until) {
+func (a *absent) find(key string) error {
+	known, ok := a.keys.Get(memo.KeyOf(key))
+	if !ok || time.Now().After(known.until) {
 		return nil
 	}
-	return absence.err
+	return known.err
 }
 
 // clear forgets everything.
 func (a *absent) clear() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.keys, a.cleared = nil, time.Now()
+	a.keys.Clear()
+	a.cleared = time.Now()
 }

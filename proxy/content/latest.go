@@ -1,4 +1,4 @@
-package proxy
+package content
 
 import (
 	"bytes"
@@ -47,7 +47,7 @@ func latestOfList(modulePath string, read fetch.Reader, source string, absence e
 		return nil, err
 	}
 	if version, err := parseInfo(data); err != nil || version != latest {
-		return nil, fmt.Errorf("%w: %s: its list has %s, but the info of that version says %q", errGarbage, source, latest, version)
+		return nil, fmt.Errorf("%w: %s: its list has %s, but the info of that version says %q", ErrGarbage, source, latest, version)
 	}
 	return data, nil
 }

@@ -1,0 +1,164 @@
+package content_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
+
+	"github.com/assay-proxy/assay/proxy/content"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
+)
+
+// Many absences of long names are no more than those of short ones.
+func TestLongAbsences(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	keep := content.Absences(5000, 20000)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 20<<20 {
+		t.Errorf("5000 absences take %d MB", grown>>20)
+	}
+	runtime.KeepAlive(keep)
+}
+
+// All that a server remembers of objects takes less than the program has for it.
+func TestIndexMemory(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	keep := content.Indexes()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	grown := int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	if grown > 16<<20 {
+		t.Errorf("%d bytes", grown)
+	}
+	t.Logf("%d KiB", grown>>10)
+	runtime.KeepAlive(keep)
+}
+
+// A cleaned list has only versions that the module can have, once, in order.
+func FuzzCleanList(f *testing.F) {
+	for _, seed := range []string{"", "v1.0.0\n", "v1.0.0 2020-01-01T00:00:00Z\r\nv0.9.0", "<html>\nv1 is here", "v2.0.0\nv2.0.0+incompatible\nv1.0.0-pre", "\xff\nv1.0.0", "v0.0.0-20200101000000-abcdefabcdef"} {
+		f.Add("example.com/a", []byte(seed))
+		f.Add("example.com/a/v2", []byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, path string, data []byte) {
+		list, err := content.CleanList(path, data)
+		if err != nil {
+			return
+		}
+		last := ""
+		for line := range strings.Lines(string(list)) {
+			v := strings.TrimSuffix(line, "\n")
+			if module.Check(path, v) != nil || module.IsPseudoVersion(v) {
+				t.Fatalf("%q in the list of %q", v, path)
+			}
+			if last != "" && (semver.Compare(last, v) > 0 || last == v) {
+				t.Fatalf("%q before %q", last, v)
+			}
+			last = v
+		}
+		if again, err := content.CleanList(path, list); err != nil || !bytes.Equal(again, list) {
+			t.Fatalf("cleaned twice: %q, %v, want %q", again, err, list)
+		}
+	})
+}
+func TestHotIsBounded(t *testing.T) {
+	t.Parallel()
+	const limit = 8 << 20
+	if kept := content.Hot(5000, 8<<10, limit); kept == 0 || kept > limit {
+		t.Errorf("%d bytes are kept", kept)
+	}
+}
+
+// However many absences there are, records are bounded in number and size; and one client
+// does not take the room of another.
+func TestAbsencesAreBounded(t *testing.T) {
+	t.Parallel()
+	store, err := bolt.Open(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	count := func(client string) (n int) {
+		for name, data := range absenceRecords(t, store) {
+			if len(data) > content.MaxAbsenceRecord {
+				t.Errorf("record %s has %d bytes", name, len(data))
+			}
+			n += bytes.Count(data, []byte("example.com/"+client+"/"))
+		}
+		return n
+	}
+	content.KeepAbsences(store, "honest", 1000)
+	content.KeepAbsences(store, "hostile", 9000)
+	if n := count("hostile"); n != content.MaxClientAbsences {
+		t.Errorf("%d absences of one client, want %d", n, content.MaxClientAbsences)
+	}
+	if n := count("honest"); n != 1000 {
+		t.Errorf("%d absences of the other are left, want 1000", n)
+	}
+	if n := len(content.EncodeAbsences(5000, 100)); n > content.MaxAbsenceRecord || n < content.MaxAbsenceRecord*9/10 {
+		t.Errorf("a record of 5000 absences has %d bytes, want %d at most", n, content.MaxAbsenceRecord)
+	}
+}
+
+// A zip that would not be whole in 20 minutes is given up after the first of them; one that
+// would be is not.
+func TestSlowZip(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		size  int64
+		rate  int
+		given bool
+	}{
+		{100 << 20, 1, true},
+		{100 << 20, 80_000, true},
+		{100 << 20, 100_000, false},
+		{1000, 1, false},
+	} {
+		t.Run(fmt.Sprintf("%d of %d", test.rate, test.size), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				got, err := content.Arrive(t.TempDir(), test.size, test.rate)
+				took := time.Since(begin)
+				if test.given && (err == nil || took > 62*time.Second) || !test.given && (err != nil || got != test.size) {
+					t.Errorf("%d bytes after %v: %v", got, took, err)
+				}
+			})
+		})
+	}
+}
+
+// absenceRecords returns the records in which absences are kept.
+func absenceRecords(t *testing.T, store storage.Store) map[string][]byte {
+	t.Helper()
+	records := map[string][]byte{}
+	for i := range 256 {
+		name := fmt.Sprintf("absent/%02x", i)
+		data, err := store.Record(t.Context(), name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		records[name] = data
+	}
+	if len(records) == 0 {
+		t.Fatal("no absences are kept")
+	}
+	return records
+}

@@ -1,0 +1,194 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// Database is a checksum database that is served: a mirror or our own log. It answers always
+// with what was verified here.
+type Database interface {
+	Name() string
+
+	// Head returns the newest signed head. Only the first one of a mirror is ever waited for.
+	Head(ctx context.Context, c Client, heldOnly bool) ([]byte, error)
+
+	// HasHead reports whether there is a head, so that Head needs no I/O.
+	HasHead() bool
+
+	// Record returns the reply to the lookup of a module of o.
+	Record(ctx context.Context, o *Origin, q *Ask) ([]byte, Result, error)
+
+	// Tile returns a tile, and whether it is proved that it hashes up to the head.
+	Tile(ctx context.Context, c Client, req request.Request, heldOnly bool) (tile []byte, proved bool, err error)
+
+	// Tiles says what may keep a tile, as the header Cache-Control has it: public or private.
+	Tiles() string
+}
+
+// mirrored is a mirror that is served.
+type mirrored struct {
+	mirror
+	parts   *parts
+	lookups func() *lookups // of the settings in force
+}
+
+func (d *mirrored) Tiles() string { return "public" }
+
+func (d *mirrored) Head(ctx context.Context, c Client, heldOnly bool) ([]byte, error) {
+	ctx, cancel := d.parts.patient(ctx)
+	defer cancel()
+	if d.HasHead() {
+		note, err := d.mirror.Latest(ctx)
+		return note, answerTime(ctx, said(err))
+	}
+	if heldOnly {
+		return nil, ErrNotHeld
+	}
+	key := request.Request{Kind: request.SumDBLatest, Database: d.Name()}.Path()
+	note, err := d.lookups().file(ctx, c.Key(), key, d.parts.rooms.files, func(ctx context.Context) ([]byte, error) {
+		note, err := d.mirror.Latest(ctx)
+		return note, said(err)
+	})
+	return note, answerTime(ctx, err)
+}
+
+func (d *mirrored) Record(ctx context.Context, o *Origin, q *Ask) ([]byte, Result, error) {
+	record, result, err := o.registry.lookup(ctx, q, d.mirror)
+	if err != nil {
+		return nil, result, err
+	}
+	reply, err := d.mirror.Reply(ctx, record)
+	return reply, result, err
+}
+
+func (d *mirrored) Tile(ctx context.Context, c Client, req request.Request, heldOnly bool) (tile []byte, proved bool, err error) {
+	proved = d.Covers(req.Tile) // before, since the head may move meanwhile
+	ctx, cancel := d.parts.patient(ctx)
+	defer cancel()
+	tile, err = d.HeldTile(ctx, req.Tile)
+	if errors.Is(err, fs.ErrNotExist) {
+		tile, err = d.fetchTile(ctx, c, req, heldOnly)
+	}
+	return tile, proved, answerTime(ctx, err)
+}
+
+// fetchTile fetches a tile in a place.
+func (d *mirrored) fetchTile(ctx context.Context, c Client, req request.Request, heldOnly bool) ([]byte, error) {
+	if heldOnly {
+		return nil, ErrNotHeld
+	}
+	all, client := d.lookups(), c.Key()
+	if d.HasHead() && !d.Covers(req.Tile) {
+		return all.file(ctx, client, req.Path(), d.parts.rooms.beyond, func(ctx context.Context) ([]byte, error) {
+			return d.tileBeyond(ctx, all, client, req.Tile)
+		})
+	}
+	return all.file(ctx, client, req.Path(), d.parts.rooms.files, func(ctx context.Context) ([]byte, error) {
+		tile, err := d.mirror.Tile(ctx, req.Tile)
+		return tile, said(err)
+	})
+}
+
+// tileBeyond fetches a tile beyond our newest head for a client, unless that asks for
+// tiles that do not exist.
+func (d *mirrored) tileBeyond(ctx context.Context, all *lookups, client string, t tlog.Tile) ([]byte, error) {
+	if all.manyStrays(client) {
+		return nil, ErrStrays
+	}
+	tile, err := d.mirror.Tile(ctx, t)
+	if errors.Is(err, sumdb.ErrBeyond) {
+		all.noteStray(client)
+	}
+	return tile, said(err)
+}
+
+// unified is our own log that is served. Its errors say that it is ours.
+type unified struct {
+	parts *parts
+	rules func() *rules // in force
+}
+
+func (d *unified) Name() string  { return d.parts.pinned.log.Name() }
+func (d *unified) HasHead() bool { return true }
+func (d *unified) Tiles() string { return "private" }
+
+func (d *unified) Head(ctx context.Context, _ Client, _ bool) ([]byte, error) {
+	ctx, cancel := d.parts.patient(ctx)
+	defer cancel()
+	note, err := d.parts.pinned.log.Latest(ctx)
+	return note, answerTime(ctx, ownLogError(err))
+}
+
+func (d *unified) Tile(ctx context.Context, c Client, req request.Request, _ bool) (tile []byte, proved bool, err error) {
+	if req.Tile.L < 0 { // the names of all private modules are in it
+		rules := d.rules()
+		if !rules.policy.AllowedAll(c.In) || c.Limited() || rules.closed() {
+			return nil, false, ErrHidden
+		}
+	}
+	ctx, cancel := d.parts.patient(ctx)
+	defer cancel()
+	tile, err = d.parts.pinned.log.Tile(ctx, req.Tile)
+	return tile, true, answerTime(ctx, ownLogError(said(err)))
+}
+
+func (d *unified) Record(ctx context.Context, o *Origin, q *Ask) ([]byte, Result, error) {
+	record, result, err := d.find(ctx, o, q)
+	if err != nil {
+		return nil, result, err
+	}
+	reply, err := d.parts.pinned.log.Reply(ctx, record)
+	return reply, result, ownLogError(err)
+}
+
+// find returns the record for q, and how it came by it. A
+// version that is not there yet is pinned: a private one by fetching it, a public
+// one by copying what the public database has proved.
+func (d *unified) find(ctx context.Context, o *Origin, q *Ask) (sumdb.Record, Result, error) {
+	if err := o.Admit(ctx, q); err != nil {
+		return sumdb.Record{}, Unknown, err
+	}
+	waiting, cancel := d.parts.patient(ctx)
+	defer cancel()
+	if q.unsure {
+		if err := o.audience.ascertain(waiting, q); err != nil {
+			return sumdb.Record{}, Unknown, err
+		}
+	}
+	entry, err := d.parts.pinned.find(q.Req.ModuleVersion())
+	if !errors.Is(err, errMiss) {
+		return entry.Record(), Hit, err
+	}
+	if q.HeldOnly {
+		return sumdb.Record{}, Unknown, ErrNotHeld
+	}
+	if err := o.audience.ascertain(waiting, q); err != nil {
+		return sumdb.Record{}, Unknown, err
+	}
+	if err := o.absent.find(q.Path); err != nil {
+		return sumdb.Record{}, Negative, err
+	}
+	return d.pin(waiting, o, q)
+}
+
+// pin pins a version that is not in the log yet.
+func (d *unified) pin(ctx context.Context, o *Origin, q *Ask) (sumdb.Record, Result, error) {
+	begin := time.Now()
+	record, err := o.registry.pin(ctx, q.Client.Key(), q.Req)
+	o.absent.note(q.Path, err, begin)
+	if err == nil {
+		err = o.admitAgain(ctx, q)
+	}
+	if err != nil {
+		return sumdb.Record{}, Unknown, answerTime(ctx, err)
+	}
+	return record, Miss, nil
+}

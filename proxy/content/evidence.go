@@ -1,0 +1,155 @@
+package content
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/text"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
+)
+
+// evidence keeps what was found to be wrong.
+type evidence struct {
+	dir     string
+	metrics *metrics
+	log     *slog.Logger
+}
+
+// compare returns a *MismatchError, which is kept, if what a source sent for req has not the
+// hash that a database has. Without a hash to want there is nothing to compare.
+func (e evidence) compare(req request.Request, source, got, want, database string) error {
+	if want == "" || got == want {
+		return nil
+	}
+	file := strings.TrimPrefix(req.Kind.String(), ".")
+	if req.Kind == request.Mod {
+		file = "go.mod"
+	}
+	mismatch := &MismatchError{
+		Module: req.Module, Version: req.Version, File: file,
+		Got: got, Want: want, Source: source, Database: database,
+	}
+	e.metrics.mismatches.Inc()
+	kept, err := e.keepMismatch(mismatch, time.Now())
+	e.log.Error("checksum mismatch", "module", req.Module, "version", req.Version, "file", file,
+		"source", source, "got", got, "want", want, "evidence", kept)
+	if err != nil {
+		e.log.Error("evidence of a checksum mismatch not saved", "err", err)
+	}
+	return mismatch
+}
+
+// keepMismatch writes down what an upstream sent in place of what the checksum
+// database says.
+func (e evidence) keepMismatch(m *MismatchError, now time.Time) (string, error) {
+	return keepEvidence(e.dir, "mismatch", m.Module+"@"+m.Version+"-"+m.File+"-"+m.Got, fmt.Sprintf(`checksum mismatch
+time:     %s
+module:   %s
+version:  %s
+file:     %s
+upstream: %s
+got:      %s
+database: %s
+expected: %s
+
+The content was not stored and not served. Compare with another upstream; if it
+differs there too, tell the module's author and golang.org/issue.
+`, now.UTC().Format(time.RFC3339), m.Module, m.Version, m.File, m.Source, m.Got, m.Database, m.Want))
+}
+
+// noteChanged makes known that a private version is not what it was.
+func (e evidence) noteChanged(changed *pinlog.ConflictError) {
+	e.metrics.changed.Inc()
+	name := changed.Have.Module.String() + "-" + changed.Got.Zip + changed.Got.Mod
+	kept, err := keepEvidence(e.dir, "changed", name, fmt.Sprintf(`a private version has changed
+time:    %s
+module:  %s
+first:   %s
+         zip %s
+         go.mod %s
+         %s
+now:     zip %s
+         go.mod %s
+         %s
+
+What was seen first stays: it is served, and nothing else. Find out who moved the tag,
+or what happened to the disk.
+`, time.Now().UTC().Format(time.RFC3339), changed.Have.Module, changed.Have.Time.Format(time.RFC3339),
+		changed.Have.Zip, changed.Have.Mod, changed.Have.Origin, changed.Got.Zip, changed.Got.Mod, changed.Got.Origin))
+	e.log.Error("private version changed", "module", changed.Have.Module.Path, "version", changed.Have.Module.Version,
+		"err", changed, "evidence", kept, "evidence_err", err)
+}
+
+// MaxEvidence is how many files of a kind are kept. Who runs the proxy moves them away;
+// what is not kept is in the log.
+const MaxEvidence = 1000
+
+// keepEvidence writes a text about something of a kind. The same is written once, and
+// no more than MaxEvidence in all: neither a client that tries again and again nor an
+// upstream that sends something else each time can fill the disk. It returns the file's
+// name.
+func keepEvidence(dir, kind, about, content string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(about))
+	name := filepath.Join(dir, fmt.Sprintf("%s-%s-%x.txt", kind, evidenceName(about), sum[:6]))
+	if _, err := os.Lstat(name); err == nil {
+		return name, nil
+	}
+	if err := evidenceRoom(dir, kind); err != nil {
+		return "", err
+	}
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return name, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	_, err = file.WriteString(content)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		_ = os.Remove(name) // half of it would keep the whole from being written later
+		return "", err
+	}
+	return name, nil
+}
+
+// evidenceRoom returns an error if there are MaxEvidence files of a kind.
+func evidenceRoom(dir, kind string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	kept := 0
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), kind+"-") {
+			kept++
+		}
+	}
+	if kept >= MaxEvidence {
+		return fmt.Errorf("there are %d evidence files of this kind already; move them away", kept)
+	}
+	return nil
+}
+
+// evidenceName makes s a part of a file name, which is not one of its own: several have
+// the same.
+func evidenceName(s string) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '-', r == '@':
+			return r
+		}
+		return '_'
+	}, s)
+	return text.Clip(s, 200)
+}

@@ -1,0 +1,114 @@
+package content
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// CleanList is cleanList, which does not keep data as it was.
+func CleanList(modulePath string, data []byte) ([]byte, error) {
+	return cleanList(modulePath, bytes.Clone(data))
+}
+
+// Hot notes n objects of so many bytes each and returns how many bytes are kept, when
+// limit may be.
+func Hot(n, size, limit int) int {
+	h := hot{limit: limit}
+	for i := range n {
+		h.note(fmt.Sprint(i), &HotObject{content: make([]byte, size)})
+	}
+	return h.bytes
+}
+
+// Absences returns n remembered absences, with keys of size bytes.
+func Absences(n, size int) any {
+	a := newAbsent(absentFor, maxAbsent)
+	for i := range n {
+		key := fmt.Sprintf("%0*d", size, i)
+		a.note(key, said(fmt.Errorf("%s: %w", key, os.ErrNotExist)), time.Now())
+	}
+	return a
+}
+
+// Indexes returns what a Server remembers of objects, with as many of the longest as it may
+// have.
+func Indexes() any {
+	long := func(of string, i, size int) string { return fmt.Sprintf("%s%0*d", of, size-len(of), i) }
+	absences, known, compared, pushed := newAbsent(absentFor, maxAbsent), &infos{known: map[memo.Key]infoState{}}, newPinned(nil, nil, zips{}, evidence{}), new(pushes)
+	now := time.Now()
+	for i := range maxAbsent {
+		key := long("absent", i, maxAbsentKey)
+		answered := &fetch.Error{Source: "https://upstream.example", Path: key[:len(key)-1] + "x", Status: 404, Detail: long("said", i, 200), Err: os.ErrNotExist}
+		absences.note(key, said(fmt.Errorf("ask: %w", answered)), now)
+	}
+	for i := range maxInfos {
+		known.note(long("info", i, maxAbsentKey), long("https://", i, 60), now)
+	}
+	for i := range maxChecked {
+		compared.checked.Put(memo.KeyOf(fmt.Sprint(i)), struct{}{})
+	}
+	for i := range maxPushes {
+		pushed.note([]string{long("https://git.example/", i, maxPushed)}, now)
+	}
+	noted := newAbsences(nil, slog.New(slog.DiscardHandler), time.Hour)
+	for i := range maxNotedAbsences {
+		noted.noted[absenceKey{"https://upstream.example", long("noted", i, maxAbsentKey)}] = now
+	}
+	return []any{absences, known, compared, pushed, noted}
+}
+
+// KeepAbsences keeps n absences of a client in a store, and returns when they are written.
+func KeepAbsences(store storage.Store, client string, n int) {
+	a := newAbsences(store, slog.New(slog.DiscardHandler), time.Hour)
+	for i := range n {
+		if len(a.noted) == maxNotedAbsences { // as if a moment had passed
+			a.close()
+			a.closed, a.closing = false, make(chan struct{})
+		}
+		a.note(client, absenceKey{"https://upstream.example", fmt.Sprintf("example.com/%s/m%d/@v/list", client, i)}, time.Now())
+	}
+	a.close()
+}
+
+// EncodeAbsences returns the record of n absences with keys of size bytes.
+func EncodeAbsences(n, size int) []byte {
+	kept := map[absenceKey]time.Time{}
+	for i := range n {
+		kept[absenceKey{"0123456789abcdef", fmt.Sprintf("%0*d", size, i)}] = time.Now()
+	}
+	return encodeAbsences(kept)
+}
+
+// MaxClientAbsences and MaxAbsenceRecord are those constants.
+const (
+	MaxClientAbsences = maxClientAbsences
+	MaxAbsenceRecord  = maxAbsenceRecord
+)
+
+// Arrive lets a zip of size bytes come into a spool in dir, rate bytes a second, and returns
+// what was in it when it was whole or given up, and why.
+func Arrive(dir string, size int64, rate int) (got int64, err error) {
+	claim, err := places.New(places.Config{N: 1}).Claim(places.For{})
+	if err != nil {
+		return 0, err
+	}
+	spool, err := newSpool(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer spool.release()
+	a := newArrival(&fill{spool: spool, claim: claim, size: size})
+	for a.got < size && err == nil {
+		time.Sleep(time.Second)
+		_, err = a.Write(make([]byte, min(int64(rate), size-a.got)))
+	}
+	return a.got, err
+}

@@ -1,0 +1,102 @@
+package content
+
+import (
+	"context"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// lookupTime bounds what a checksum database is asked for. What is fetched has shorter
+// budgets of its own.
+const lookupTime = 150 * time.Second
+
+// lookups are what clients ask checksum databases, once for all that ask for the same.
+type lookups struct {
+	rooms   rooms
+	site    func(client string) string
+	absent  *absent
+	records *flight.Group[sumdb.Record]
+	files   *flight.Group[[]byte] // tiles and heads
+	strays  memo.Map[string, stray]
+}
+
+func newLookups(p *parts, a *absent) *lookups {
+	l := &lookups{rooms: p.rooms, site: p.config.Site, absent: a, records: flight.NewGroup[sumdb.Record](p.scope), files: flight.NewGroup[[]byte](p.scope)}
+	l.strays.Limit = maxStrays
+	return l
+}
+
+// record shares the work of finding a record. What is remembered to be absent,
+// or has failed a moment ago, is not asked for again.
+func (l *lookups) record(ctx context.Context, client string, req request.Request, key string, do func(context.Context) (sumdb.Record, error)) (sumdb.Record, error) {
+	return shareLookup(ctx, l.records, l.absent, claimOf(client, req), flight.Work[sumdb.Record]{Key: key, Places: l.rooms.lookups}, do)
+}
+
+// file shares the work of fetching a tile or a head.
+func (l *lookups) file(ctx context.Context, client, key string, of *places.Places, do func(context.Context) ([]byte, error)) ([]byte, error) {
+	return shareLookup(ctx, l.files, l.absent, places.For{Client: client}, flight.Work[[]byte]{Key: key, Places: of}, do)
+}
+
+// shareLookup does w, whose work is do. It remembers for a moment that what is asked for is
+// absent, or that it has failed: clients that ask again at once would make it hang or fail
+// again.
+func shareLookup[T any](ctx context.Context, all *flight.Group[T], a *absent, who places.For, w flight.Work[T], do func(context.Context) (T, error)) (value T, err error) {
+	if err := a.find(w.Key); err != nil {
+		return value, err
+	}
+	w.Limit = lookupTime
+	w.Do = func(ctx context.Context, f *flight.Flight[T]) (err error) {
+		begin := time.Now()
+		f.Value, err = do(ctx)
+		if ctx.Err() == nil { // else it says nothing about the object
+			a.note(w.Key, err, begin)
+			a.noteFailure(w.Key, err, begin)
+		}
+		return err
+	}
+	f, _, err := all.Join(who, w)
+	if err != nil {
+		return value, err
+	}
+	defer f.Leave(who.Client)
+	return f.Wait(ctx)
+}
+
+// stray counts the tiles beyond the end of a checksum database that a client
+// asked for and that the upstream did not have. A client with a signed head asks for
+// tiles that exist; one that makes them up would make us ask for each.
+type stray struct {
+	tiles int
+	since time.Time
+}
+
+const (
+	// strayTiles is how many such tiles a client may ask for within StrayTime.
+	strayTiles = 16
+	StrayTime  = time.Minute
+
+	// maxStrays bounds the memory, at some hundred bytes each.
+	maxStrays = 10000
+)
+
+// manyStrays reports whether a client has asked for too many.
+func (l *lookups) manyStrays(client string) bool {
+	s, _ := l.strays.Get(l.site(client))
+	return s.tiles >= strayTiles && time.Since(s.since) < StrayTime
+}
+
+// noteStray counts one.
+func (l *lookups) noteStray(client string) {
+	l.strays.Change(l.site(client), func(s stray) (stray, bool) {
+		if time.Since(s.since) >= StrayTime {
+			s = stray{since: time.Now()}
+		}
+		s.tiles++
+		return s, true
+	})
+}

@@ -1,0 +1,109 @@
+package content
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/request"
+)
+
+type metrics struct {
+	fills         *prometheus.HistogramVec
+	fillsRunning  prometheus.Gauge
+	panics        prometheus.Counter
+	mismatches    prometheus.Counter
+	dropped       prometheus.Counter
+	changed       prometheus.Counter
+	infosReplaced prometheus.Counter
+}
+
+func newMetrics() *metrics {
+	return &metrics{
+		fills: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "assay_fill_duration_seconds",
+			Help:    "Time to fetch, verify and store an object, by kind and outcome (ok, absent, error).",
+			Buckets: []float64{.01, .03, .1, .3, 1, 3, 10, 30, 100},
+		}, []string{"kind", "outcome"}),
+		fillsRunning: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_fills_running",
+			Help: "Objects that are being fetched, verified and stored.",
+		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_fill_panics_total",
+			Help: "Fetches of objects, lists and queries that ended in an internal error (a panic). Please report it.",
+		}),
+		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_checksum_mismatches_total",
+			Help: "Objects from an upstream that differ from the record of the checksum database. An administrator must examine each.",
+		}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_store_dropped_total",
+			Help: "Stored objects that were damaged or unproved, and were dropped to be fetched again.",
+		}),
+		changed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_private_changed_total",
+			Help: "Private versions that differ from the pinned content, in their repository or on disk. An administrator must examine each.",
+		}),
+		infosReplaced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_infos_replaced_total",
+			Help: "Stored .info files that were replaced because the upstream's answer changed.",
+		}),
+	}
+}
+
+func (m *metrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.fills, m.fillsRunning, m.panics, m.mismatches, m.dropped, m.changed, m.infosReplaced}
+}
+
+func (m *metrics) observeFill(kind request.Kind, err error, took time.Duration) {
+	outcome := "ok"
+	switch {
+	case IsAbsence(err):
+		outcome = "absent"
+	case err != nil:
+		outcome = "error"
+	}
+	m.fills.WithLabelValues(kind.String(), outcome).Observe(took.Seconds())
+}
+
+// placesCollector tells how full the places are.
+type placesCollector struct {
+	all                                map[string]*places.Places
+	running, waiting, refused, yielded *prometheus.Desc
+}
+
+func newPlacesCollector(all map[string]*places.Places) placesCollector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, append([]string{"places"}, labels...), nil)
+	}
+	return placesCollector{all,
+		desc("assay_places_running", "Places in use: objects, zips, private (objects), lookups and files (tiles, heads) of checksum databases, beyond (tiles beyond the newest head)."),
+		desc("assay_places_waiting", "Requests that wait for a place."),
+		desc("assay_places_refused_total", "Requests for a place that were refused, by reason: client (this client has too many waiting), full (all clients have), late (none became free in time).", "reason"),
+		desc("assay_places_yielded_total", "Fetches that were stopped to free their place, by reason: abandoned (no client waited for it), slow.", "reason"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c placesCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.running, c.waiting, c.refused, c.yielded} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c placesCollector) Collect(out chan<- prometheus.Metric) {
+	for name, p := range c.all {
+		stats := p.Stats()
+		out <- prometheus.MustNewConstMetric(c.running, prometheus.GaugeValue, float64(stats.Running), name)
+		out <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(stats.Waiting), name)
+		for reason, n := range map[string]uint64{"client": stats.ClientFull, "full": stats.Full, "late": stats.Late} {
+			out <- prometheus.MustNewConstMetric(c.refused, prometheus.CounterValue, float64(n), name, reason)
+		}
+		for reason, n := range map[string]uint64{"abandoned": stats.Abandoned, "slow": stats.Slow} {
+			out <- prometheus.MustNewConstMetric(c.yielded, prometheus.CounterValue, float64(n), name, reason)
+		}
+	}
+}

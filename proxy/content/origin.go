@@ -1,0 +1,384 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/proxy/content/gate"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// Origin is where modules come from, and what proves them, under one set of settings. There
+// are two: one for public modules, one for private ones. Library.Origin chooses; all that
+// differs between the two is in their fields.
+type Origin struct {
+	Caching Caching
+
+	parts    *parts
+	gate     *gate.Gate
+	audience audience
+	registry registry
+	source   source
+	shelf    *shelf
+	fills    *fills
+	records  *records
+	absent   *absent
+
+	renewing *flight.Group[*Answer]
+	traits   traits
+}
+
+// Caching says what may keep the content of an origin, besides the client that asked for it,
+// as the header Cache-Control has it (RFC 9111). The values are never changed.
+type Caching struct {
+	Object []string // never changes
+	Answer []string // a list, a latest version or the commit of a branch
+	Record string   // of a checksum database
+	Errors bool     // errors may be kept for a moment
+}
+
+// traits are numbers that differ between the origins, and what leads from an origin to the
+// one that a reload has put in its place.
+type traits struct {
+	// revalidate is how old an answer may be to be given while it is being
+	// refreshed. An older one is worth waiting for, so that somebody who
+	// comes back after lunch sees the tag of this morning. A private module's next tag is
+	// pushed by a user of this proxy, whose client waits for it: never.
+	revalidate time.Duration
+
+	renewal room // of answers
+	inForce func() *Origin
+}
+
+// Admit returns an error if the client may not have the module. It notes in q whether where
+// the module is has to be found out first.
+func (o *Origin) Admit(ctx context.Context, q *Ask) error { return o.audience.admit(ctx, q) }
+
+// admitAgain is Admit after something was fetched: where the module is, is known only now,
+// and the rules may be others now.
+func (o *Origin) admitAgain(ctx context.Context, q *Ask) error {
+	if _, err := o.gate.Check(q.Req.Module); err != nil {
+		return err
+	}
+	return o.traits.inForce().Admit(ctx, q)
+}
+
+// Veil returns err, or ErrHidden if the client may not know of it.
+func (o *Origin) Veil(q *Ask, err error) error {
+	return o.traits.inForce().audience.veil(q, err)
+}
+
+// Bridge makes err, of asking for q since a time with this result, what the client is told: in
+// an outage that something is absent is given from memory, as an *OldAbsenceError.
+func (o *Origin) Bridge(ctx context.Context, q *Ask, begin time.Time, r Result, err error) error {
+	if err == nil {
+		return nil
+	}
+	return o.source.bridge(ctx, q, begin, r, err)
+}
+
+// Hot returns the object at a path that is in memory, nil if there is none.
+func (o *Origin) Hot(path string) *HotObject { return o.shelf.hot.find(path) }
+
+// Serve returns an object in memory for one reader.
+func (o *Origin) Serve(h *HotObject) storage.Object {
+	o.source.served(h.Req, h.info.Time)
+	return h.open()
+}
+
+// Drop removes a stored object whose reading has failed with why.
+func (o *Origin) Drop(ctx context.Context, key string, why error) { o.parts.drop(ctx, key, why) }
+
+// sure finds out whether the client may have what is held, if that is not known.
+func (o *Origin) sure(ctx context.Context, q *Ask) error {
+	if !q.unsure {
+		return nil
+	}
+	return o.ascertain(ctx, q)
+}
+
+// ascertain finds out where a module is while the client waits.
+func (o *Origin) ascertain(ctx context.Context, q *Ask) error {
+	ctx, cancel := o.parts.patient(ctx)
+	defer cancel()
+	return o.audience.ascertain(ctx, q)
+}
+
+// reachable reports whether there is anywhere to get what is not held from.
+func (o *Origin) reachable(q *Ask) bool { return !q.HeldOnly && o.source.reachable() }
+
+// unheld is the error for what only the store could answer and does not.
+func (o *Origin) unheld(q *Ask) error {
+	if q.HeldOnly {
+		return ErrNotHeld
+	}
+	return o.source.unheld(q.Req)
+}
+
+// Fetched is an object for a client.
+type Fetched struct {
+	Object   storage.Object // nil: it is still arriving
+	Arriving *Arriving
+	Result   Result
+}
+
+// Object returns an object that never changes: from the store, or by filling it. If follow is
+// set it can be one that is still arriving. The caller closes what it gets.
+func (o *Origin) Object(ctx context.Context, q *Ask, follow bool) (Fetched, error) {
+	if err := o.sure(ctx, q); err != nil {
+		return Fetched{}, err
+	}
+	object, err := o.shelf.get(ctx, q.Client, q.Req, q.Path)
+	if err == nil {
+		o.source.served(q.Req, object.Info().Time)
+		return Fetched{Object: object, Result: Hit}, nil
+	}
+	if !errors.Is(err, errMiss) {
+		return Fetched{}, err
+	}
+	if !o.reachable(q) {
+		return Fetched{}, o.unheld(q)
+	}
+	if err := o.ascertain(ctx, q); err != nil {
+		return Fetched{}, err
+	}
+	if err := o.absent.find(q.Path); err != nil {
+		return Fetched{Result: Negative}, err
+	}
+	return o.fetch(ctx, q, follow)
+}
+
+// fetch waits for the fill of q and returns what it made, or while it
+// is being made.
+func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error) {
+	wait, cancel := context.WithTimeout(ctx, o.parts.config.Times.Answer)
+	defer cancel()
+	client := q.Client.Key()
+	f, joined, err := o.fills.joinAnew(wait, q.Req, client)
+	if err != nil {
+		return Fetched{}, err
+	}
+	got := Fetched{Result: Miss}
+	if joined {
+		got.Result = Coalesced
+	}
+	if follow {
+		if got.Arriving, err = o.arriving(wait, f, q); got.Arriving != nil {
+			return got, nil
+		}
+	}
+	defer f.Leave(client)
+	if err != nil {
+		return got, err
+	}
+	select {
+	case <-f.Done():
+	case <-wait.Done():
+		return got, ErrTimeout
+	}
+	if err := f.Err(); err != nil {
+		o.absent.note(q.Path, err, f.Begun)
+		return got, err
+	}
+	if err := o.admitAgain(ctx, q); err != nil {
+		return got, err
+	}
+	got.Object, err = o.shelf.open(ctx, q.Client, q.Req, q.Path)
+	if errors.Is(err, errMiss) {
+		err = o.shelf.unreadable(q.Req)
+	}
+	return got, err
+}
+
+// arriving returns an object of a fill as soon as it can be followed and has a first byte: until
+// then there can be a status and a text. It is nil if the fill has ended before.
+func (o *Origin) arriving(ctx context.Context, f *filling, q *Ask) (*Arriving, error) {
+	select {
+	case <-f.Done():
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ErrTimeout
+	case <-f.Value.started:
+	}
+	if !f.Value.spool.acquire() {
+		return nil, nil
+	}
+	_, err := f.Value.spool.wait(ctx, 0, f.Done())
+	if err == nil && !f.Ended() {
+		return newArriving(f, o.shelf, q), nil
+	}
+	f.Value.spool.release()
+	if err != nil {
+		return nil, ErrTimeout
+	}
+	return nil, nil
+}
+
+// Answer returns what may change: a list, a latest version, what a branch points to.
+// The answer is at most Times.Fresh old; or a little older while it is refreshed
+// behind the client's back; or old if no upstream can be asked; or made from
+// what is stored.
+func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
+	if err := o.sure(ctx, q); err != nil {
+		return nil, Unknown, err
+	}
+	if !o.reachable(q) {
+		m, err := o.local(ctx, q)
+		if err != nil {
+			return nil, Unknown, err
+		}
+		return m, Hit, nil
+	}
+	held, err := o.records.find(ctx, q.Client, q.Req)
+	if err != nil {
+		return nil, Unknown, err
+	}
+	if q.unsure { // what is held may be from where the client may not read
+		held = nil
+	}
+	age, times := held.age(), o.parts.config.Times
+	if age < times.Fresh && !held.before(o.source.pushed(q.Req.Module)) {
+		return held, Hit, nil
+	}
+	if err := o.absent.find(o.records.name(q.Req)); err != nil {
+		return nil, Negative, err
+	}
+	if age < min(o.traits.revalidate, times.Stale) {
+		if f, _, err := o.renewal(q); err == nil { // else there is too much to do for that now
+			f.Leave(q.Client.Key())
+		}
+		return held, Stale, nil
+	}
+	wait := times.Answer
+	if age < times.Stale {
+		wait = min(wait, times.Patience)
+	}
+	m, result, err := o.renew(ctx, q, wait)
+	if err == nil {
+		return m, result, nil
+	}
+	return o.instead(ctx, q, held, result, err)
+}
+
+// Age returns how old an answer is, if that is known, and less than what it may be.
+func (o *Origin) Age(m *Answer) (age time.Duration, known bool) {
+	age = m.age()
+	return age, age < o.parts.config.Times.Stale
+}
+
+// instead returns what is given in place of a new answer, of which err says why there is none;
+// or that, if nothing must be given.
+func (o *Origin) instead(ctx context.Context, q *Ask, held *Answer, result Result, err error) (*Answer, Result, error) {
+	if ctx.Err() != nil {
+		return nil, result, ctx.Err()
+	}
+	err = o.Veil(q, err)
+	if final(err) {
+		return nil, result, err
+	}
+	if age := held.age(); age < o.parts.config.Times.Stale {
+		o.parts.config.Logger.Warn("serving stale answer: refresh failed", "path", q.Path, "age_s", age.Round(time.Second).Seconds(), "err", err)
+		return held, Stale, nil
+	}
+	if urgent(err) {
+		return nil, result, err
+	}
+	m, local := o.local(ctx, q)
+	if local != nil {
+		return nil, Unknown, err
+	}
+	o.parts.config.Logger.Warn("serving answer from stored versions: refresh failed", "path", q.Path, "err", err)
+	return m, Stale, nil
+}
+
+// renew returns a new answer, for which the client waits no longer than wait.
+func (o *Origin) renew(ctx context.Context, q *Ask, wait time.Duration) (*Answer, Result, error) {
+	waiting, cancel := patient(ctx, wait)
+	defer cancel()
+	if err := o.audience.ascertain(waiting, q); err != nil {
+		return nil, Unknown, err
+	}
+	f, joined, err := o.renewal(q)
+	if err != nil {
+		return nil, Unknown, err
+	}
+	defer f.Leave(q.Client.Key())
+	m, err := f.Wait(waiting)
+	if err != nil {
+		return nil, Unknown, err
+	}
+	if joined {
+		return m, Coalesced, o.admitAgain(ctx, q)
+	}
+	return m, Miss, o.admitAgain(ctx, q)
+}
+
+// renewal asks for a new answer, once for all who ask at the same time. It goes on
+// when they have left. A client that comes after a push must not have what was asked before
+// it.
+func (o *Origin) renewal(q *Ask) (*flight.Flight[*Answer], bool, error) {
+	name, req := o.records.name(q.Req), q.Req
+	key := fmt.Sprint(name, " ", o.source.pushed(req.Module).UnixNano())
+	return o.renewing.Join(claimOf(q.Client.Key(), req), flight.Work[*Answer]{
+		Key: key, Places: o.traits.renewal.places, Limit: o.traits.renewal.limit,
+		Do: func(ctx context.Context, f *flight.Flight[*Answer]) (err error) {
+			begin := time.Now()
+			f.Value, err = o.source.ask(ctx, req)
+			o.absent.note(name, err, begin)
+			return err
+		},
+	})
+}
+
+// local makes a list or a latest version from the versions that are
+// stored, and a query from what it answered last.
+func (o *Origin) local(ctx context.Context, q *Ask) (*Answer, error) {
+	if q.unsure { // what is held may be from where the client may not read
+		return nil, o.unheld(q)
+	}
+	if q.Req.Kind == request.Info {
+		m, err := o.records.find(ctx, q.Client, q.Req)
+		if err == nil && m == nil {
+			err = o.unheld(q)
+		}
+		return m, err
+	}
+	versions, err := o.shelf.versions(ctx, q.Req.Module)
+	if err != nil {
+		return nil, err
+	}
+	if len(versions) == 0 {
+		return nil, o.unheld(q)
+	}
+	if q.Req.Kind == request.List {
+		return &Answer{Body: appendList(nil, slices.DeleteFunc(versions, module.IsPseudoVersion))}, nil
+	}
+	body, err := o.latest(ctx, q.Req.Module, versions)
+	if errors.Is(err, errMiss) { // it was damaged
+		err = o.unheld(q)
+	}
+	return &Answer{Body: body}, err
+}
+
+// latest returns the .info of the latest of the versions that are held.
+func (o *Origin) latest(ctx context.Context, modulePath string, versions []string) ([]byte, error) {
+	latest, err := candidatesOf(slices.Values(versions)).latest(modulePath, func(version string) ([]byte, error) {
+		data, err := o.shelf.read(ctx, request.Request{Kind: request.Mod, Module: modulePath, Version: version})
+		if errors.Is(err, errMiss) {
+			err = fs.ErrNotExist // so that another one is the latest
+		}
+		return data, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return o.shelf.read(ctx, request.Request{Kind: request.Info, Module: modulePath, Version: latest})
+}

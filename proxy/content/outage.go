@@ -1,0 +1,65 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/request"
+)
+
+// absentVersionFor is how long the absence of a version, a branch or a commit is given
+// in an outage: it may have been published since.
+const absentVersionFor = time.Hour
+
+// bridge bridges an outage. The go command asks for modules that do not exist, and stops when
+// anything but an absence is the answer; so an absence that every upstream of the list
+// has stated is kept, and given with its age while none of them can be asked. The word is
+// still theirs: where an upstream answers, or anything here is in the way, err stays.
+func (u *upstreams) bridge(ctx context.Context, q *Ask, begin time.Time, r Result, err error) error {
+	var upstream *fetch.Error
+	if q.HeldOnly || ctx.Err() != nil || !errors.As(err, &upstream) {
+		return err
+	}
+	key := absenceKey{u.settings.UpstreamSetting(), q.Path}
+	switch {
+	case errors.Is(upstream, fs.ErrNotExist):
+		own := r != Negative && r != Coalesced // else it is noted, or is not of now
+		if own && !u.settings.Direct() && u.current(u.settings) {
+			u.parts.absences.note(u.parts.config.Site(q.Client.Key()), key, begin)
+		}
+	case errors.Is(err, fetch.ErrUnavailable):
+		ctx, cancel := context.WithDeadline(ctx, begin.Add(u.parts.config.Times.Answer))
+		defer cancel()
+		if gone := u.absentInOutage(ctx, q.Req, key); gone != nil {
+			u.parts.config.Logger.Info("serving remembered absence: no upstream is reachable", "path", q.Path, "err", err)
+			return gone
+		}
+	}
+	return err
+}
+
+// absentInOutage returns that what has the key is absent, if every upstream of the
+// list has said so not too long ago, and none of them can be asked now; else nil.
+func (u *upstreams) absentInOutage(ctx context.Context, req request.Request, key absenceKey) error {
+	limit := u.parts.config.Times.Stale
+	if req.Kind != request.List && req.Kind != request.Latest {
+		limit = min(limit, absentVersionFor)
+	}
+	stated, err := u.parts.absences.find(ctx, key)
+	if err != nil {
+		u.parts.config.Logger.Warn("saved absences ignored", "key", key.key, "err", err)
+		return nil
+	}
+	// A time that is yet to come is of a clock that was set back.
+	age := time.Since(stated)
+	if stated.IsZero() || age >= limit || age < -time.Minute || !u.settings.Unreachable(ctx) {
+		return nil
+	}
+	if now, err := u.gate.Check(req.Module); err != nil || now != u.settings {
+		return nil
+	}
+	return &OldAbsenceError{Key: key.key, Upstreams: u.settings.Upstreams(), Age: max(age, 0)}
+}

@@ -1,0 +1,203 @@
+package content
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
+)
+
+// pinned is our own log, and what this process has compared with it.
+type pinned struct {
+	log      pins
+	zips     zips
+	evidence evidence
+
+	checked  memo.Map[memo.Key, struct{}] // objects whose content has been compared, by key
+	checking *flight.Group[struct{}]      // by key
+}
+
+// pins is our own log as far as nothing is pinned through it: that is for a gate alone.
+type pins interface {
+	Name() string
+	Find(mod module.Version) (pinlog.Entry, error)
+	Latest(ctx context.Context) ([]byte, error)
+	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)
+	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
+}
+
+// maxChecked bounds the memory to some 4 MiB, see maxAbsent; what is beyond it is compared again.
+const maxChecked = 100000
+
+func newPinned(log pins, scope *flight.Scope, z zips, e evidence) *pinned {
+	p := &pinned{log: log, zips: z, evidence: e, checking: flight.NewGroup[struct{}](scope)}
+	p.checked.Limit = maxChecked
+	return p
+}
+
+// vouches reports whether a stored object was pinned.
+func (p *pinned) vouches(info storage.Info) bool { return p != nil && info.Proof == p.log.Name() }
+
+// check checks a stored object that was pinned, once in the life of this
+// process: our log must have its hash, and its content must have it too, for who can
+// write to the disk can write both the content and its hash. The log does not have an
+// .info, see checkInfo. The object is then at its beginning. The error is
+// errMiss if the log does not know it.
+func (p *pinned) check(req request.Request, object storage.Object) error {
+	key := object.Info().Key
+	if p.wasChecked(key) {
+		return nil
+	}
+	if req.Kind == request.Info {
+		err := checkInfo(req, object)
+		if err == nil {
+			p.checked.Put(memo.KeyOf(key), struct{}{})
+		}
+		return err
+	}
+	// Once for all who ask at the same time: a zip is copied for it. The one that has begun
+	// waits for the end, because its object is read.
+	f, _, err := p.checking.Join(places.For{}, flight.Work[struct{}]{Key: key, Do: func(ctx context.Context, _ *flight.Flight[struct{}]) error {
+		if p.wasChecked(key) {
+			return nil
+		}
+		err := p.compare(ctx, req, object)
+		if err == nil {
+			p.checked.Put(memo.KeyOf(key), struct{}{})
+		}
+		return err
+	}})
+	if err == nil {
+		_, err = f.Wait(context.Background())
+	}
+	return err
+}
+
+func (p *pinned) wasChecked(key string) bool {
+	_, ok := p.checked.Get(memo.KeyOf(key))
+	return ok
+}
+
+// compare returns a *pinlog.ConflictError if an object is not what the log says.
+func (p *pinned) compare(ctx context.Context, req request.Request, object storage.Object) error {
+	entry, err := p.find(req.ModuleVersion())
+	if err != nil {
+		return err
+	}
+	want := entry.Zip
+	if req.Kind == request.Mod {
+		want = entry.Mod
+	}
+	got := object.Info().Hash
+	if got == want {
+		if got, err = p.zips.hashStored(ctx, req.Kind, object); err != nil {
+			return err
+		}
+	}
+	if got != want {
+		changed := &pinlog.ConflictError{Have: entry, Got: entry}
+		changed.Got.Origin, changed.Got.Time = "the proxy's own disk", time.Now()
+		if req.Kind == request.Mod {
+			changed.Got.Mod = got
+		} else {
+			changed.Got.Zip = got
+		}
+		p.evidence.noteChanged(changed)
+		return changed
+	}
+	return nil
+}
+
+// find returns the entry of a version. The error is errMiss if there is none.
+func (p *pinned) find(mod module.Version) (pinlog.Entry, error) {
+	entry, err := p.log.Find(mod)
+	if errors.Is(err, fs.ErrNotExist) {
+		return entry, errMiss
+	}
+	return entry, err
+}
+
+// moved warns if the tag of a private version is at another commit than when the
+// version was pinned. Nobody is refused for it: whether the content is another one
+// shows when it is fetched, and what is stored stays.
+func (p *pinned) moved(modulePath string, now vcs.Info, log *slog.Logger) {
+	if now.Origin == nil || now.Origin.Hash == "" {
+		return
+	}
+	entry, err := p.log.Find(module.Version{Path: modulePath, Version: now.Version})
+	if err != nil || entry.Origin == "" || strings.HasSuffix(entry.Origin, " "+now.Origin.Hash) {
+		return
+	}
+	log.Warn("private tag moved; serving the pinned version", "module", modulePath, "version", now.Version,
+		"first", entry.Origin, "now", now.Origin.String())
+}
+
+// pin writes an entry into our log, or compares it with what is there.
+func (p *pinned) pin(ctx context.Context, log *pinlog.Log, e pinlog.Entry) (pinlog.Entry, error) {
+	entry, err := log.Pin(ctx, e)
+	var changed *pinlog.ConflictError
+	if errors.As(err, &changed) {
+		p.evidence.noteChanged(changed)
+		return entry, changed
+	}
+	return entry, ownLogError(err)
+}
+
+// checkInfo checks what can be checked of an .info, which the log does not have: that
+// it is the one that was stored, and of the version that was asked for. If not, it is
+// storage.ErrDamaged.
+func checkInfo(req request.Request, object storage.Object) error {
+	data, err := io.ReadAll(object)
+	if err != nil {
+		return err
+	}
+	if _, err := object.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if fmt.Sprintf("sha256:%x", sha256.Sum256(data)) != object.Info().Hash {
+		return fmt.Errorf("%w: its hash does not match", storage.ErrDamaged)
+	}
+	if version, err := parseInfo(data); err != nil || version != req.Version {
+		return fmt.Errorf("%w: the info is of version %q", storage.ErrDamaged, version)
+	}
+	return nil
+}
+
+// ownFrozen is an ErrFrozen of our own log. Its text is short, because each request
+// that is refused for it has a line in the log; why it is so was logged once, when the
+// log was opened or frozen, with all that an operator has to do.
+type ownFrozen struct{ err error }
+
+func (e *ownFrozen) Error() string {
+	return ErrOwnLog.Error() + ": it signs nothing new; an earlier log line and assay log check give the reason"
+}
+
+func (e *ownFrozen) Unwrap() []error { return []error{ErrOwnLog, e.err} }
+
+// ownLogError makes an ErrFrozen or ErrBeyond one of our own log.
+func ownLogError(err error) error {
+	if errors.Is(err, sumdb.ErrFrozen) {
+		return &ownFrozen{err}
+	}
+	if errors.Is(err, sumdb.ErrBeyond) {
+		return fmt.Errorf("%w: %w", ErrOwnLog, err)
+	}
+	return err
+}

@@ -1,0 +1,168 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy/content/gate"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
+)
+
+// byDatabase proves public modules by a checksum database.
+type byDatabase struct {
+	parts   *parts
+	gate    *gate.Gate
+	lookups *lookups
+	name    string // of the database, "" if there is none: then nothing is proved
+	held    func(ctx context.Context, mod module.Version) (sumdb.Record, error)
+}
+
+func newByDatabase(p *parts, g *gate.Gate, l *lookups) *byDatabase {
+	d := &byDatabase{parts: p, gate: g, lookups: l}
+	if len(p.config.Databases) > 0 {
+		db := p.config.Databases[0]
+		d.name, d.held = db.Name(), db.Held
+	}
+	return d
+}
+
+func (d *byDatabase) vouches(info storage.Info) bool { return !d.parts.pinned.vouches(info) }
+
+func (d *byDatabase) check(ctx context.Context, c Client, req request.Request, object storage.Object) error {
+	info := object.Info()
+	if req.Kind == request.Info || d.name == "" || info.Proof == d.name {
+		return nil
+	}
+	want, err := d.wantedBy(ctx, c, req)
+	if err == nil && info.Hash != want {
+		return fmt.Errorf("%w: it does not match the record of %s", errUnfit, d.name)
+	}
+	return err
+}
+
+// wantedBy is wanted for a client, which waits for it; without one for a fill.
+func (d *byDatabase) wantedBy(ctx context.Context, c Client, req request.Request) (string, error) {
+	if c == nil {
+		return d.wanted(ctx, req)
+	}
+	ctx, cancel := d.parts.patient(ctx)
+	defer cancel()
+	record, err := d.held(ctx, req.ModuleVersion())
+	if errors.Is(err, fs.ErrNotExist) {
+		record, err = d.shared(ctx, c.Key(), d.name, req)
+	}
+	want, err := d.hashIn(record, err, req)
+	return want, answerTime(ctx, err)
+}
+
+// shared fetches the proved record of req from a database, in a place and once for all
+// clients that ask.
+func (d *byDatabase) shared(ctx context.Context, client, database string, req request.Request) (sumdb.Record, error) {
+	key := request.Request{Kind: request.SumDBLookup, Database: database, Module: req.Module, Version: req.Version}.Path()
+	return d.lookups.record(ctx, client, req, key, func(ctx context.Context) (sumdb.Record, error) { return d.lookup(ctx, database, req) })
+}
+
+// lookup fetches the proved record of req from a database.
+func (d *byDatabase) lookup(ctx context.Context, database string, req request.Request) (sumdb.Record, error) {
+	db, err := d.gate.Database(database, req.Module)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	record, err := db.Lookup(ctx, req.ModuleVersion())
+	return record, said(err)
+}
+
+// wanted returns the hash that the checksum database has for the object, "" if
+// there is no database.
+func (d *byDatabase) wanted(ctx context.Context, req request.Request) (string, error) {
+	if d.name == "" {
+		return "", nil
+	}
+	record, err := d.lookup(ctx, d.name, req)
+	return d.hashIn(record, err, req)
+}
+
+// hashIn returns the hash that a record has for the object, or what the error of its
+// lookup means: that the database does not know a version which an upstream has is no absence.
+func (d *byDatabase) hashIn(record sumdb.Record, err error, req request.Request) (string, error) {
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: %s: %s", ErrUnlisted, d.name, err)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", d.name, err)
+	}
+	zip, mod, err := record.Hashes(req.ModuleVersion())
+	if req.Kind == request.Mod {
+		return mod, err
+	}
+	return zip, err
+}
+
+// proofFor returns what goes into the store as the proof of an object for
+// which the database wanted the hash want.
+func (d *byDatabase) proofFor(want string) string {
+	if want == "" {
+		return ""
+	}
+	return d.name
+}
+
+// compare returns a *MismatchError if the content is not what it must be.
+func (d *byDatabase) compare(req request.Request, source, got, want string) error {
+	return d.parts.evidence.compare(req, source, got, want, d.name)
+}
+
+func (d *byDatabase) prove(ctx context.Context, v *version) (proved, error) {
+	var want string
+	for _, file := range []struct {
+		kind request.Kind
+		hash string
+	}{{request.Zip, v.zipHash}, {request.Mod, v.modHash}} {
+		of := v.request(file.kind)
+		var err error
+		if want, err = d.wanted(ctx, of); err != nil {
+			return proved{}, err
+		}
+		if err := d.compare(of, v.origin.URL, file.hash, want); err != nil {
+			return proved{}, err
+		}
+	}
+	return proved{files: d.proofFor(want)}, nil // the database does not cover an .info
+}
+
+func (d *byDatabase) moved(string, vcs.Info) {}
+
+// byLog proves private modules by our own log.
+type byLog struct {
+	pinned *pinned
+	gate   *gate.Gate
+	log    *slog.Logger
+}
+
+func (l *byLog) vouches(info storage.Info) bool { return l.pinned.vouches(info) }
+
+func (l *byLog) check(_ context.Context, _ Client, req request.Request, object storage.Object) error {
+	return l.pinned.check(req, object)
+}
+
+// prove writes the hashes into our log, or compares them with what is there.
+func (l *byLog) prove(ctx context.Context, v *version) (proved, error) {
+	log, err := l.gate.Log(v.Path)
+	if err != nil {
+		return proved{}, err
+	}
+	_, err = l.pinned.pin(ctx, log, pinlog.Entry{Module: v.Version, Zip: v.zipHash, Mod: v.modHash, Origin: v.origin.String()})
+	name := log.Name()
+	return proved{files: name, info: name}, err
+}
+
+func (l *byLog) moved(modulePath string, now vcs.Info) { l.pinned.moved(modulePath, now, l.log) }

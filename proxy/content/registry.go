@@ -1,0 +1,139 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/proxy/content/gate"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/sumdb"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
+)
+
+// mirror is a mirror of a checksum database as far as it sends the name of no module: that
+// is for a gate alone.
+type mirror interface {
+	Name() string
+	HasHead() bool
+	Latest(ctx context.Context) ([]byte, error)
+	Held(ctx context.Context, mod module.Version) (sumdb.Record, error)
+	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)
+	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
+	HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error)
+	Covers(t tlog.Tile) bool
+}
+
+// registry is what an origin gives to clients that ask a checksum database for its versions.
+type registry interface {
+	// lookup returns the proved record of a version in a mirror.
+	lookup(ctx context.Context, q *Ask, m mirror) (sumdb.Record, Result, error)
+
+	// pin returns the record of a version in our own log, where there is none yet.
+	pin(ctx context.Context, client string, req request.Request) (sumdb.Record, error)
+}
+
+// publicRegistry is for public modules.
+type publicRegistry struct {
+	parts  *parts
+	gate   *gate.Gate
+	absent *absent
+	proof  *byDatabase
+	first  mirror // that modules are verified with; nil: none
+}
+
+func (r *publicRegistry) lookup(ctx context.Context, q *Ask, m mirror) (sumdb.Record, Result, error) {
+	record, err := m.Held(ctx, q.Req.ModuleVersion())
+	if !errors.Is(err, fs.ErrNotExist) {
+		return record, Hit, err
+	}
+	if q.HeldOnly {
+		return record, Unknown, ErrNotHeld
+	}
+	if err := r.absent.find(q.Path); IsAbsence(err) {
+		return record, Negative, err
+	}
+	ctx, cancel := r.parts.patient(ctx)
+	defer cancel()
+	record, err = r.proof.shared(ctx, q.Client.Key(), m.Name(), q.Req)
+	if err != nil {
+		return record, Unknown, answerTime(ctx, err)
+	}
+	return record, Miss, nil
+}
+
+// pin copies the record of a public version into our log after it was proved: in a place
+// for lookups and once for all clients that ask, if the record has to be fetched first.
+func (r *publicRegistry) pin(ctx context.Context, client string, req request.Request) (sumdb.Record, error) {
+	if _, err := r.first.Held(ctx, req.ModuleVersion()); err == nil {
+		return r.copy(ctx, req)
+	}
+	return r.proof.lookups.record(ctx, client, req, req.Path(), func(ctx context.Context) (sumdb.Record, error) { return r.copy(ctx, req) })
+}
+
+// copy copies a record into our log, with where it came from.
+func (r *publicRegistry) copy(ctx context.Context, req request.Request) (sumdb.Record, error) {
+	record, err := r.proof.lookup(ctx, r.first.Name(), req)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	zip, mod, err := record.Hashes(req.ModuleVersion())
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	reply, err := r.first.Reply(ctx, record)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	_, _, head, err := tlog.ParseRecord(reply)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	log, err := r.gate.Log(req.Module)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	entry, err := r.parts.pinned.pin(ctx, log, pinlog.Entry{
+		Module: req.ModuleVersion(), Zip: zip, Mod: mod,
+		Public: &pinlog.PublicProof{Name: r.first.Name(), ID: record.ID, Head: head},
+	})
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	ours := entry.Record()
+	if string(ours.Text) != string(record.Text) {
+		return sumdb.Record{}, fmt.Errorf("%w: the record of %s in %s does not consist of the expected two lines", sumdb.ErrInvalid, req.ModuleVersion(), r.first.Name())
+	}
+	return ours, nil
+}
+
+// privateRegistry is for private modules.
+type privateRegistry struct {
+	parts    *parts
+	audience *members
+	fills    *fills
+}
+
+// lookup refuses to ask a database for a private name.
+func (r *privateRegistry) lookup(_ context.Context, q *Ask, _ mirror) (sumdb.Record, Result, error) {
+	pattern, _ := r.audience.rules.policy.Private(q.Req.Module)
+	return sumdb.Record{}, Unknown, &LeakError{Module: q.Req.Module, Pattern: pattern, Err: r.audience.admitByPath(q)}
+}
+
+// pin fetches a version, which pins it.
+func (r *privateRegistry) pin(ctx context.Context, client string, req request.Request) (sumdb.Record, error) {
+	f, _, err := r.fills.joinAnew(ctx, request.Request{Kind: request.Zip, Module: req.Module, Version: req.Version}, client)
+	if err != nil {
+		return sumdb.Record{}, err
+	}
+	defer f.Leave(client)
+	if _, err := f.Wait(ctx); err != nil {
+		return sumdb.Record{}, err
+	}
+	entry, err := r.parts.pinned.find(req.ModuleVersion())
+	return entry.Record(), err
+}

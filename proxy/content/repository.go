@@ -1,0 +1,174 @@
+package content
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/bindings"
+	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/content/gate"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/proxy/vcs"
+)
+
+// repository is where private modules come from, and public ones where the upstream list
+// says direct: the version control of each module.
+type repository struct {
+	parts    *parts
+	settings *gate.Settings
+	gate     *gate.Gate
+	proof    proof
+	shelf    *shelf
+	records  *records
+	rules    func() *rules // in force
+	versions *flight.Group[time.Time]
+
+	reach   vcs.Reach
+	fact    bindings.Fact                         // how what is read is noted
+	mayRead func(rules *rules, p vcs.Place) error // nil: what is at any place may be read
+	anew    bool                                  // what was begun before is not the last word, see fill
+}
+
+func (r *repository) reachable() bool { return r.settings.VCS() }
+
+func (r *repository) unheld(req request.Request) error {
+	pattern, _ := r.settings.Policy().Private(req.Module)
+	return &NotFetchedError{req.Module, pattern}
+}
+
+func (r *repository) pushed(modulePath string) time.Time {
+	return r.parts.pushes.of(r.settings.Repository(modulePath))
+}
+
+func (r *repository) served(request.Request, time.Time) {}
+
+func (r *repository) bridge(_ context.Context, _ *Ask, _ time.Time, _ Result, err error) error {
+	return err
+}
+
+// fill fetches a version, all three files of it at
+// once: that is how the go command gives them. Fills of the other files share it. If
+// what f shares began before f and finds nothing, it looks once more, see fills.joinAnew.
+func (r *repository) fill(ctx context.Context, f *fill) error {
+	begun, err := r.share(ctx, f)
+	if r.anew && begun.Before(f.begun) && IsAbsence(err) {
+		_, err = r.share(ctx, f)
+	}
+	return err
+}
+
+// share fetches a version, or waits for a fill that has begun to, and returns when
+// that was.
+func (r *repository) share(ctx context.Context, f *fill) (begun time.Time, err error) {
+	of := f.req.ModuleVersion()
+	site := r.parts.config.Site(f.claim.Client())
+	shared, _, err := r.versions.Join(places.For{}, flight.Work[time.Time]{Key: of.String(), Limit: zipFillTime, Do: func(ctx context.Context, _ *flight.Flight[time.Time]) error {
+		source, err := r.source(ctx, of.Path)
+		if err != nil {
+			return err
+		}
+		ctx = memory.WithOwner(vcs.WithClient(ctx, site), site)
+		return said(source.Download(ctx, of, r.reach, func(files vcs.Files) error { return r.keep(ctx, f.req, files) }))
+	}})
+	if err != nil {
+		return time.Now(), err
+	}
+	_, err = shared.Wait(ctx)
+	return shared.Begun, err
+}
+
+// source returns what asks the repository of a module, after it has found out that the
+// repository may be asked.
+func (r *repository) source(ctx context.Context, modulePath string) (*vcs.Source, error) {
+	source, err := r.gate.Repository(modulePath)
+	if err != nil || r.mayRead == nil {
+		return source, err
+	}
+	rules := r.rules()
+	if !rules.policy.Ruled() {
+		return source, nil
+	}
+	place, err := source.Locate(ctx, modulePath, r.reach, true)
+	if err == nil {
+		err = r.mayRead(rules, place)
+	}
+	if err != nil {
+		return nil, said(err)
+	}
+	return r.gate.Repository(modulePath)
+}
+
+// keep proves what came from version control and stores it.
+func (r *repository) keep(ctx context.Context, req request.Request, files vcs.Files) error {
+	v, err := openVersion(ctx, req.ModuleVersion(), files, r.parts.zips)
+	if err != nil {
+		return err
+	}
+	defer v.zip.Close()
+	// Before it is pinned: what is in the log is learned at the next start without a bound.
+	if err := r.noteRead(ctx, req.Module, files.Place); err != nil {
+		return err
+	}
+	p, err := r.proof.prove(ctx, v)
+	if err != nil {
+		return err
+	}
+	return r.shelf.putVersion(ctx, v, p)
+}
+
+// noteRead notes that a module was read.
+func (r *repository) noteRead(ctx context.Context, modulePath string, place vcs.Place) error {
+	fact := r.fact
+	fact.Module = modulePath
+	return r.rules().noteRead(ctx, fact, place)
+}
+
+// ask gets an answer from version control. What is asked for the list says the
+// latest version too, and both are kept.
+func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, error) {
+	source, err := r.source(ctx, req.Module)
+	if err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	if req.Kind == request.Info {
+		info, err := source.Query(ctx, req.Module, req.Version, r.reach)
+		if err == nil {
+			err = r.noteRead(ctx, req.Module, info.Place)
+		}
+		if err != nil {
+			return nil, said(err)
+		}
+		r.proof.moved(req.Module, info)
+		return r.records.keepInfo(ctx, req, begin, info)
+	}
+	versions, err := source.Versions(ctx, req.Module, r.reach)
+	if err == nil {
+		err = r.noteRead(ctx, req.Module, versions.Place)
+	}
+	if err != nil {
+		return nil, said(err)
+	}
+	r.proof.moved(req.Module, versions.Latest)
+	list := r.records.keep(ctx, request.Request{Kind: request.List, Module: req.Module}, begin, appendList(nil, versions.Tagged))
+	latest, err := (*Answer)(nil), said(versions.NoLatest)
+	if err == nil {
+		latest, err = r.records.keepInfo(ctx, request.Request{Kind: request.Latest, Module: req.Module}, begin, versions.Latest)
+	}
+	if req.Kind == request.List {
+		return list, nil
+	}
+	return latest, err
+}
+
+// unprotected returns errProtected if a rule protects what is at a place: a public name
+// must not lead there.
+func unprotected(rules *rules, p vcs.Place) error {
+	if !rules.protection(p.Repository).Allowed(noGroup) {
+		return fmt.Errorf("a public name leads to it: %w", errProtected)
+	}
+	return nil
+}

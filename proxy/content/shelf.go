@@ -1,0 +1,191 @@
+package content
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy/content/gate"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// shelf has the objects of an origin that are stored.
+type shelf struct {
+	parts *parts
+	gate  *gate.Gate
+	proof proof
+	hot   *hot
+}
+
+// open opens the stored object of req, whose key is its path. What is damaged, or
+// not proved by what is in force now, is dropped and counts as not held, for which the error
+// is errMiss. For c see proof.
+func (s *shelf) open(ctx context.Context, c Client, req request.Request, key string) (storage.Object, error) {
+	if c != nil {
+		ctx = memory.WithOwner(ctx, c.Site())
+	}
+	object, err := s.parts.held.Open(ctx, storage.Key(key))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errMiss
+	}
+	if err == nil {
+		if err = s.check(ctx, c, req, object); err == nil {
+			return object, nil
+		}
+		_ = object.Close() // nothing was written
+	}
+	return nil, s.missing(ctx, key, err)
+}
+
+func (s *shelf) check(ctx context.Context, c Client, req request.Request, object storage.Object) error {
+	if !s.proof.vouches(object.Info()) {
+		return errMiss // from when the module was not what it is now
+	}
+	return s.proof.check(ctx, c, req, object)
+}
+
+// missing returns what err, of reading the object at key, means. The object is dropped if
+// it must not be served.
+func (s *shelf) missing(ctx context.Context, key string, err error) error {
+	if errors.Is(err, storage.ErrDamaged) || errors.Is(err, errUnfit) {
+		s.parts.drop(ctx, key, err)
+		return errMiss
+	}
+	return err
+}
+
+// get is open for a client. It keeps small objects in memory.
+func (s *shelf) get(ctx context.Context, c Client, req request.Request, key string) (storage.Object, error) {
+	object, err := s.open(ctx, c, req, key)
+	if err != nil || object.Info().Size > HotSize {
+		return object, err
+	}
+	defer object.Close()
+	small, err := readHot(req, object)
+	if err != nil {
+		return nil, s.missing(ctx, key, err)
+	}
+	s.hot.note(key, small)
+	return small.open(), nil
+}
+
+// read returns the content of a stored object that is small.
+func (s *shelf) read(ctx context.Context, req request.Request) ([]byte, error) {
+	key := req.Path()
+	object, err := s.open(ctx, nil, req, key)
+	if err != nil {
+		return nil, err
+	}
+	defer object.Close()
+	data, err := io.ReadAll(io.LimitReader(object, infoLimit)) // of a go.mod, enough to see what it is
+	if err != nil {
+		return nil, s.missing(ctx, key, err)
+	}
+	return data, nil
+}
+
+// has reports whether something is stored for req.
+func (s *shelf) has(ctx context.Context, req request.Request) bool {
+	_, err := s.parts.held.Stat(ctx, storage.Key(req.Path()))
+	return err == nil
+}
+
+// versions returns the versions of a module whose .info is stored, without
+// which the go command cannot use one.
+func (s *shelf) versions(ctx context.Context, modulePath string) ([]string, error) {
+	dir := strings.TrimSuffix(request.Request{Kind: request.List, Module: modulePath}.Path(), "/list")
+	prefix := storage.Prefix(dir)
+	var versions []string
+	for info, err := range s.parts.held.List(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		if !s.proof.vouches(info) {
+			continue
+		}
+		if req, err := request.Parse(dir + "/" + info.Key[len(prefix):]); err == nil && req.Kind == request.Info && req.Immutable() {
+			versions = append(versions, req.Version)
+		}
+	}
+	return versions, nil
+}
+
+// put stores what was proved, and reports whether it is that, and not what another fill has
+// stored before, which is as good. What is there from before, when a private module was
+// public or the other way round, goes.
+func (s *shelf) put(ctx context.Context, req request.Request, info storage.Info, data io.ReadSeeker) (ours bool, err error) {
+	store, err := s.gate.Store(req.Module)
+	if err != nil {
+		return false, err
+	}
+	info.Key = storage.Key(req.Path())
+	err = store.Create(ctx, info, data)
+	if !errors.Is(err, fs.ErrExist) {
+		return err == nil, err
+	}
+	held, err := store.Stat(ctx, info.Key)
+	if err == nil && held.Proof == info.Proof {
+		return false, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrDamaged) {
+		return false, err
+	}
+	if _, err := data.Seek(0, io.SeekStart); err != nil {
+		return false, err
+	}
+	err = store.Replace(ctx, info, data)
+	return err == nil, err
+}
+
+// replace stores an object in place of another one.
+func (s *shelf) replace(ctx context.Context, req request.Request, info storage.Info, data io.Reader) error {
+	store, err := s.gate.Store(req.Module)
+	if err != nil {
+		return err
+	}
+	info.Key = storage.Key(req.Path())
+	return store.Replace(ctx, info, data)
+}
+
+// create is put for who does not ask whose data it is that is stored.
+func (s *shelf) create(ctx context.Context, req request.Request, info storage.Info, data io.ReadSeeker) error {
+	_, err := s.put(ctx, req, info, data)
+	return err
+}
+
+// putVersion stores the files of a version.
+func (s *shelf) putVersion(ctx context.Context, v *version, p proved) error {
+	stat, err := v.zip.Stat()
+	if err != nil {
+		return err
+	}
+	for _, file := range []struct {
+		req  request.Request
+		info storage.Info
+		data io.ReadSeeker
+	}{
+		{v.request(request.Zip), storage.Info{Size: stat.Size(), Hash: v.zipHash, Proof: p.files}, v.zip},
+		{v.request(request.Mod), storage.Info{Size: int64(len(v.mod)), Hash: v.modHash, Proof: p.files}, bytes.NewReader(v.mod)},
+		{v.request(request.Info), infoOf(v.info, p.info), bytes.NewReader(v.info)},
+	} {
+		if err := s.create(ctx, file.req, file.info, file.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unreadable is the error for an object that was stored a moment ago and is not held.
+// It is no absence: an upstream has it.
+func (s *shelf) unreadable(req request.Request) error {
+	if _, err := s.gate.Check(req.Module); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s is stored but cannot be read", req.Path())
+}

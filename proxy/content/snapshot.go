@@ -1,0 +1,119 @@
+package content
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/bindings"
+	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/proxy/content/gate"
+	"github.com/assay-proxy/assay/proxy/vcs"
+)
+
+// snapshot is one set of settings, and the two origins that work by them. What they have under
+// way, and what they remember, is their own: what an older snapshot has begun ends by itself.
+type snapshot struct {
+	settings        *gate.Settings
+	rules           *rules
+	lookups         *lookups
+	public, private *Origin
+}
+
+// origin chooses the origin of a module.
+func (s *snapshot) origin(modulePath string) *Origin {
+	if _, private := s.settings.Policy().Private(modulePath); private {
+		return s.private
+	}
+	return s.public
+}
+
+// newSnapshot makes the origins for settings. now returns the snapshot in force.
+func newSnapshot(p *parts, settings *gate.Settings, now func() *snapshot) *snapshot {
+	s := &snapshot{settings: settings, rules: &rules{policy: settings.Policy(), bindings: p.bindings, log: p.config.Logger}}
+	current := func() *gate.Settings { return now().settings }
+	outside := gate.Outside{Store: p.config.Store, Databases: p.config.Databases, Log: p.config.Log}
+	b := builder{p, s, now, flight.NewGroup[time.Time](p.scope)}
+	s.public = b.public(gate.Public(current, outside))
+	b.versions = flight.NewGroup[time.Time](p.scope)
+	s.private = b.private(gate.Private(current, outside))
+	return s
+}
+
+// builder makes the origins of a snapshot.
+type builder struct {
+	parts    *parts
+	snapshot *snapshot
+	now      func() *snapshot
+	versions *flight.Group[time.Time]
+}
+
+// revalidate is how old a public answer may be to be given while it is being refreshed.
+const revalidate = 10 * time.Minute
+
+func (b builder) public(g *gate.Gate) *Origin {
+	p := b.parts
+	absent := newAbsent(absentFor, maxAbsent-maxAbsentPrivate)
+	b.snapshot.lookups = newLookups(p, absent)
+	proof := newByDatabase(p, g, b.snapshot.lookups)
+	o := b.origin(g, proof, "")
+	direct := b.repository(o, g, proof)
+	direct.reach, direct.fact, direct.mayRead = vcs.Public, bindings.Fact{Public: true}, unprotected
+	up := &upstreams{
+		parts: p, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, records: o.records, direct: direct,
+		infos:   &infoSource{parts: p, gate: g, shelf: o.shelf, forget: func(path string) { b.now().public.shelf.hot.forget(path) }},
+		current: func(s *gate.Settings) bool { return b.now().settings == s },
+	}
+	up.failed.Limit = maxFailed
+	registry := &publicRegistry{parts: p, gate: g, absent: absent, proof: proof}
+	if len(p.config.Databases) > 0 {
+		registry.first = p.config.Databases[0]
+	}
+	small := room{p.rooms.objects, smallFillTime}
+	o.audience, o.registry, o.source, o.absent = &everyone{b.snapshot.rules, proof.name != ""}, registry, up, absent
+	o.fills = &fills{parts: p, shelf: o.shelf, source: up, group: flight.NewGroup[*fill](p.scope), small: small, zips: room{p.rooms.zips, zipFillTime}}
+	o.traits = traits{revalidate: revalidate, renewal: small, inForce: func() *Origin { return b.now().public }}
+	o.Caching = Caching{
+		Object: []string{"public, max-age=31536000, immutable"}, Answer: []string{"public, max-age=" + seconds(p.config.Times.Fresh)},
+		Record: "public, max-age=60", Errors: true,
+	}
+	return o
+}
+
+func (b builder) private(g *gate.Gate) *Origin {
+	p := b.parts
+	absent := newAbsent(absentPrivateFor, maxAbsentPrivate)
+	proof := &byLog{p.pinned, g, p.config.Logger}
+	o := b.origin(g, proof, "private/")
+	repo := b.repository(o, g, proof)
+	repo.reach, repo.anew = vcs.Private, true
+	all := room{p.rooms.private, zipFillTime} // a repository may have to be cloned first
+	audience := &members{rules: b.snapshot.rules, settings: b.snapshot.settings, gate: g, parts: p, absent: absent, pinned: p.pinned != nil}
+	o.fills = &fills{parts: p, shelf: o.shelf, source: repo, group: flight.NewGroup[*fill](p.scope), small: all, zips: all, anew: true}
+	o.audience, o.registry, o.source, o.absent = audience, &privateRegistry{p, audience, o.fills}, repo, absent
+	o.traits = traits{renewal: all, inForce: func() *Origin { return b.now().private }}
+	o.Caching = Caching{
+		Object: []string{"private, max-age=31536000, immutable"}, Answer: []string{"private, no-cache"}, // else a push would not show
+		Record: "private, max-age=60",
+	}
+	return o
+}
+
+// origin makes what both origins have.
+func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
+	p := b.parts
+	return &Origin{
+		parts: p, gate: g, renewing: flight.NewGroup[*Answer](p.scope),
+		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: &hot{limit: int(p.config.Memory.Hot / 2)}},
+		records: &records{prefix: prefix, held: p.held, gate: g, log: p.config.Logger, reading: p.rooms.reading},
+	}
+}
+
+// repository makes a source of modules that come from version control.
+func (b builder) repository(o *Origin, g *gate.Gate, proof proof) *repository {
+	return &repository{
+		parts: b.parts, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, records: o.records,
+		rules: func() *rules { return b.now().rules }, versions: b.versions,
+	}
+}
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }

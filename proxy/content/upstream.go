@@ -1,0 +1,287 @@
+package content
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/proxy/content/gate"
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// upstreams are where public modules come from: a list of other proxies, and where that
+// says direct the module's repository.
+type upstreams struct {
+	parts    *parts
+	settings *gate.Settings
+	gate     *gate.Gate
+	proof    *byDatabase
+	shelf    *shelf
+	records  *records
+	direct   *repository
+	infos    *infoSource
+
+	current func(*gate.Settings) bool  // whether they are in force
+	failed  memo.Map[string, struct{}] // keys, see noteFailed
+}
+
+func (u *upstreams) reachable() bool { return !u.settings.Offline() }
+
+func (u *upstreams) unheld(request.Request) error { return ErrOffline }
+
+func (u *upstreams) served(req request.Request, stored time.Time) {
+	if u.reachable() {
+		u.infos.served(req, stored)
+	}
+}
+
+func (u *upstreams) pushed(string) time.Time { return time.Time{} }
+
+func (u *upstreams) fill(ctx context.Context, f *fill) error {
+	fill := u.fillZip
+	switch f.req.Kind {
+	case request.Info:
+		fill = u.fillInfo
+	case request.Mod:
+		fill = u.fillMod
+	}
+	err := u.parts.scope.Guard(f.key, func() error { return fill(ctx, f) })
+	u.noteFailed(f.key, err)
+	if errors.Is(err, fetch.ErrDirect) {
+		return u.direct.fill(ctx, f)
+	}
+	return said(err)
+}
+
+// fillInfo fetches an .info.
+func (u *upstreams) fillInfo(ctx context.Context, f *fill) error {
+	held := u.parts.config.Memory.Fetches.HoldFor(ctx)
+	defer held.Free()
+	data, source, err := u.infos.fetch(held.Context(ctx), f.req, "")
+	if err != nil {
+		return err
+	}
+	u.parts.infos.note(f.key, source, time.Time{})
+	return u.shelf.create(ctx, f.req, infoOf(data, ""), bytes.NewReader(data))
+}
+
+// fillMod fetches a go.mod, and its record at the same time.
+func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	chain, err := u.gate.Upstream(f.req.Module)
+	if err != nil {
+		return err
+	}
+	record := u.wantedSoon(ctx, f.req)
+	held := u.parts.config.Memory.Fetches.HoldFor(ctx) // before anything else is: a fill that waits for memory has none
+	defer held.Free()
+	data, source, err := chain.ReadAll(held.Context(ctx), f.key, modLimit)
+	if err != nil {
+		return err
+	}
+	want, err := record(ctx)
+	if err != nil {
+		return err
+	}
+	got, err := hashMod(bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	if err := u.proof.compare(f.req, source, got, want); err != nil {
+		return err
+	}
+	if want == "" && modfile.ModulePath(data) == "" {
+		return fmt.Errorf("%w: %s: the go.mod has no module line", ErrGarbage, source)
+	}
+	info := storage.Info{Size: int64(len(data)), Hash: got, Proof: u.proof.proofFor(want)}
+	if err := u.shelf.create(ctx, f.req, info, bytes.NewReader(data)); err != nil {
+		return err
+	}
+	u.infos.proved(ctx, f.req, source)
+	return nil
+}
+
+// wantedSoon begins to look for the hash that the object must have, and returns
+// what waits for it, at most until a context ends. What the upstream says of the object
+// comes first: if it has none, it does not matter that the database does not know it
+// either.
+func (u *upstreams) wantedSoon(ctx context.Context, req request.Request) func(context.Context) (string, error) {
+	var (
+		want string
+		err  error
+		done = make(chan struct{})
+	)
+	u.parts.scope.Go(func(context.Context) {
+		defer close(done)
+		err = u.parts.scope.Guard(req.Path(), func() (err error) {
+			want, err = u.proof.wanted(ctx, req)
+			return err
+		})
+	})
+	return func(ctx context.Context) (string, error) {
+		select {
+		case <-done:
+			return want, err
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// fillZip fetches a zip into a spool, and its record at the same time. As soon
+// as its size and the hash it must have are known, clients can follow the spool.
+func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
+	chain, err := u.gate.Upstream(f.req.Module)
+	if err != nil {
+		return err
+	}
+	spool, err := newSpool(u.parts.config.Spool)
+	if err != nil {
+		return err
+	}
+	f.spool = spool
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	record := u.wantedSoon(ctx, f.req)
+	object, err := chain.Fetch(ctx, f.key, zipLimit)
+	if err != nil {
+		return err
+	}
+	defer object.Body.Close()
+	f.size = object.Size
+
+	var want string
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer context.AfterFunc(gctx, func() { object.Body.Close() })() // no record, no use for a zip
+		return defect.Catch(func() error {
+			_, err := io.CopyBuffer(newArrival(f), struct{ io.Reader }{object.Body}, make([]byte, 128<<10))
+			f.claim.Rest() // what is missing now is the record
+			return err
+		})
+	})
+	g.Go(func() (err error) {
+		if want, err = record(gctx); err != nil {
+			return err
+		}
+		if f.hash = want; want != "" && f.size > holdBack && !u.hasFailed(f.key) {
+			close(f.started)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	f.claim.Firm()
+	return u.proveZip(ctx, f, object.Source, want)
+}
+
+// proveZip checks the zip in the spool of f, whole, and stores it.
+func (u *upstreams) proveZip(ctx context.Context, f *fill, source, want string) error {
+	got, err := u.parts.zips.hash(ctx, f.spool.file)
+	switch {
+	case errors.Is(err, modzip.ErrFormat) && want != "":
+		// With a record at hand a zip that cannot be read is just not what
+		// the record says.
+		got = notZip(err)
+	case errors.Is(err, modzip.ErrFormat):
+		return fmt.Errorf("%w: %s: %w", ErrGarbage, source, err)
+	case err != nil:
+		return err
+	}
+	if err := u.proof.compare(f.req, source, got, want); err != nil {
+		return err
+	}
+	if want == "" {
+		if err := u.parts.zips.check(ctx, f.req.ModuleVersion(), f.spool.file); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrGarbage, source, err)
+		}
+	}
+	size, _ := f.spool.readable()
+	if err := checkShape(f.spool.file); err != nil {
+		u.parts.config.Logger.Error("zip refused: it has bytes that are not covered by its hash", "module", f.req.Module, "version", f.req.Version, "source", source, "err", err)
+		return fmt.Errorf("%s: %w", source, err)
+	}
+	info := storage.Info{Size: size, Hash: got, Proof: u.proof.proofFor(want)}
+	if f.stored, err = u.shelf.put(ctx, f.req, info, io.NewSectionReader(f.spool.file, 0, size)); err != nil {
+		return err
+	}
+	u.infos.proved(ctx, f.req, source)
+	return nil
+}
+
+// maxFailed bounds the memory of noteFailed; beyond it some clients see a broken transfer in
+// place of a text.
+const maxFailed = 1000
+
+// noteFailed notes that the content for a key was refused, or could not be kept here, a moment
+// ago. What comes for it is not streamed until one has come through, so that the client
+// gets the reason and no broken transfer.
+func (u *upstreams) noteFailed(key string, err error) {
+	var mismatch *MismatchError
+	switch {
+	case err == nil:
+		u.failed.Delete(key)
+	case errors.As(err, &mismatch), errors.Is(err, modzip.ErrShape), errors.Is(err, fetch.ErrTooLarge), errors.Is(err, ErrDefect), IsFull(err):
+		u.failed.Put(key, struct{}{})
+	}
+}
+
+func (u *upstreams) hasFailed(key string) bool {
+	_, ok := u.failed.Get(key)
+	return ok
+}
+
+// ask gets an answer from the upstream, or where that says direct from the
+// module's repository.
+func (u *upstreams) ask(ctx context.Context, req request.Request) (*Answer, error) {
+	chain, err := u.gate.Upstream(req.Module)
+	if err != nil {
+		return nil, err
+	}
+	held := u.parts.config.Memory.Fetches.HoldFor(ctx)
+	defer held.Free()
+	begin := time.Now()
+	data, source, err := chain.ReadWith(held.Context(ctx), req.Path(), func(read fetch.Reader, source string) ([]byte, error) {
+		data, err := read(req.Path(), listLimit)
+		if req.Kind == request.Latest && errors.Is(err, fs.ErrNotExist) {
+			return latestOfList(req.Module, read, source, err)
+		}
+		return data, err
+	})
+	if errors.Is(err, fetch.ErrDirect) {
+		return u.direct.ask(ctx, req)
+	}
+	if err != nil {
+		return nil, said(err)
+	}
+	if err := held.Try(listHalves * int64(len(data)) / 2); err != nil {
+		return nil, err
+	}
+	if req.Kind == request.List {
+		data, err = cleanList(req.Module, data)
+	} else {
+		var version string
+		if version, err = parseInfo(data); err == nil {
+			err = module.Check(req.Module, version)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrGarbage, source, err)
+	}
+	return u.records.keep(ctx, req, begin, data), nil
+}

@@ -1,0 +1,163 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/dirhash"
+
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/text"
+	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// zips hashes and checks the zips of modules, in a bounded part of the memory.
+type zips struct {
+	spool  string // directory
+	budget *memory.Budget
+	answer time.Duration // how long a client waits for memory
+}
+
+// hash returns the h1 hash of a module zip, as x/mod/sumdb/dirhash.HashZip does. It
+// waits for the memory that it takes until ctx ends; a holder of it waits for the
+// disk alone. The error is modzip.ErrFormat if the file is none.
+func (s zips) hash(ctx context.Context, file *os.File) (hash string, err error) {
+	err = s.with(ctx, file, func(z *modzip.Zip) error {
+		hash, err = z.Hash(ctx, s.scratch)
+		return err
+	})
+	return hash, err
+}
+
+// check returns why a file is not the zip of a module that a go command could use.
+func (s zips) check(ctx context.Context, mod module.Version, file *os.File) error {
+	return s.with(ctx, file, func(z *modzip.Zip) error { return z.Check(mod, s.scratch) })
+}
+
+// with calls do with the zip in a file. It waits for the memory that do may take until
+// ctx ends.
+func (s zips) with(ctx context.Context, file *os.File, do func(*modzip.Zip) error) error {
+	stat, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	held := s.budget.HoldFor(ctx)
+	if err := held.Grow(ctx, modzip.Memory); err != nil {
+		return err
+	}
+	defer held.Free()
+	z, err := modzip.Open(file, stat.Size())
+	if err == nil {
+		err = do(z)
+	}
+	if errors.Is(err, modzip.ErrTooLarge) {
+		return fmt.Errorf("%w: %w", fetch.ErrTooLarge, err)
+	}
+	return err
+}
+
+// checkMade returns an error if mod is the go.mod that the go command makes for a module
+// without one, and the zip has one: to the go command a git that was killed while it read
+// the file, for want of memory for instance, is the same as one that found none.
+func (s zips) checkMade(ctx context.Context, of module.Version, mod []byte, zip *os.File) error {
+	made := "module " + modfile.AutoQuote(of.Path) + "\n"
+	if string(mod) != made {
+		return nil
+	}
+	return s.with(ctx, zip, func(z *modzip.Zip) error {
+		return z.Entries(func(e modzip.Entry) error {
+			// The zip may have a carriage return, by .gitattributes.
+			if e.Name == of.String()+"/go.mod" && e.Size != uint64(len(made)) && e.Size != uint64(len(made)+1) {
+				return fmt.Errorf("%w: git did not print the module's go.mod", vcs.ErrTools)
+			}
+			return nil
+		})
+	})
+}
+
+// hashStored returns the hash of what is really stored.
+func (s zips) hashStored(ctx context.Context, kind request.Kind, object storage.Object) (string, error) {
+	if kind == request.Mod {
+		hash, err := hashMod(object)
+		if err == nil {
+			_, err = object.Seek(0, io.SeekStart)
+		}
+		return hash, err
+	}
+	spool, err := newSpool(s.spool)
+	if err != nil {
+		return "", err
+	}
+	defer spool.release()
+	if _, err := object.WriteTo(spool); err != nil {
+		return "", err
+	}
+	if _, err := object.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	// A client waits for it: for the memory no longer than for any answer.
+	wait, cancel := context.WithTimeout(ctx, s.answer)
+	defer cancel()
+	hash := ""
+	err = s.with(wait, spool.file, func(z *modzip.Zip) error {
+		hash, err = z.Hash(ctx, s.scratch)
+		return err
+	})
+	if errors.Is(err, modzip.ErrFormat) {
+		return notZip(err), nil
+	}
+	return hash, err
+}
+
+// checkShape returns an error if the zip has bytes that its h1 hash does not cover.
+func checkShape(file *os.File) error {
+	stat, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	return modzip.CheckShape(file, stat.Size())
+}
+
+// scratch makes an empty file beside the spools.
+func (s zips) scratch() (*os.File, error) { return createSpool(s.spool) }
+
+// hashMod returns the h1 hash of a go.mod, as go.sum has it.
+func hashMod(content io.Reader) (string, error) {
+	return dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) {
+		return io.NopCloser(content), nil
+	})
+}
+
+// notZip stands for the hash of what has none.
+func notZip(err error) string { return text.Line(err.Error()) }
+
+// CheckStored returns an error if a stored object is a zip with bytes that no hash
+// covers, which earlier versions kept. Any other object is not looked at. The error
+// is modzip.ErrShape, or of reading the object.
+func CheckStored(object storage.Object) error {
+	info := object.Info()
+	if req, err := request.Parse(info.Key); err != nil || req.Kind != request.Zip {
+		return nil
+	}
+	return modzip.CheckShape(objectReader{object}, info.Size)
+}
+
+// objectReader reads a stored object from anywhere.
+type objectReader struct{ object storage.Object }
+
+func (r objectReader) ReadAt(p []byte, at int64) (int, error) {
+	if _, err := r.object.Seek(at, io.SeekStart); err != nil {
+		return 0, err
+	}
+	return io.ReadFull(r.object, p)
+}
