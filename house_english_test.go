@@ -32,7 +32,6 @@ var vaguePages = map[string]struct{ words, wide int }{
 	"docs/design/proxy.md":   {5, 0},
 	"docs/design/sumdb.md":   {6, 0},
 	"docs/design/threats.md": {0, 3},
-	"docs/design/vcs.md":     {11, 0},
 }
 
 // maxWidth is the width of prose in Markdown, in characters.
