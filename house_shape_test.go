@@ -233,7 +233,6 @@ var exceptions = map[string]exception{
 	"cmd/assay/config Config: fields":         {49, "one field for each setting; its tags are the manual"},
 	"cmd/bench bench: methods":                {37, "a measure is a method of the run; nothing else uses the type"},
 	"cmd/bench: arrows back":                  {7, "a measure is a method of the run; nothing else uses the type"},
-	"access: arrows back":                     {13, "not looked at yet"},
 	"internal/places Claim: fields":           {16, "a claim is under one mutex with its place"},
 	"internal/places: arrows back":            {1, "a claim and the set that it is in name each other"},
 	"proxy Config: fields":                    {20, "what its caller has made: one field for each part and each setting"},

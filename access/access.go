@@ -8,43 +8,14 @@ package access
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
-	"slices"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/internal/watch"
 )
-
-// ErrRefused is what each error is about a credential that is wrong, expired,
-// malformed or unknown.
-var ErrRefused = errors.New("access refused")
-
-// ErrSlowed is beside ErrRefused in the error for a password that was not looked
-// at, because too many wrong ones came from the same address. The error is a
-// *SlowedError.
-var ErrSlowed = errors.New("too many wrong passwords")
-
-// ErrUnavailable is in the error for a credential that could not be judged: the
-// OIDC issuer does not answer, or the request ended first. It comes without
-// ErrRefused, but no client may be admitted because of it.
-var ErrUnavailable = errors.New("cannot be checked at present")
-
-// A SlowedError is ErrSlowed and ErrRefused with the time after which another
-// attempt from the same address is looked at.
-type SlowedError struct{ Wait time.Duration }
-
-func (e *SlowedError) Error() string {
-	return fmt.Sprintf("%v: %v from this address, wait %v", ErrRefused, ErrSlowed, e.Wait.Round(time.Second))
-}
-
-// Unwrap returns both sentinels.
-func (e *SlowedError) Unwrap() []error { return []error{ErrRefused, ErrSlowed} }
 
 // Config says what there is to authenticate with. The zero Config is valid:
 // every client is anonymous, and every credential is refused.
@@ -169,37 +140,11 @@ func (a *Authenticator) Metrics() []prometheus.Collector {
 	return []prometheus.Collector{a.metrics.requests}
 }
 
-// An Identity is who a request is from. The zero Identity is an
-// anonymous client.
-type Identity struct {
-	Name   string
-	Groups []string // in no order; shared, so it must not be written to
-	Kind   string   // how they proved it: basic, token, oidc, certificate; "" = not at all
-
-	// Scope is a list of patterns in the syntax of GOPRIVATE, outside of which
-	// the groups mean nothing; "" = none.
-	Scope string
-}
-
-// Covers reports whether the groups mean anything for the module with the decoded
-// path.
-func (i Identity) Covers(modulePath string) bool {
-	return i.Scope == "" || module.MatchPrefixPatterns(i.Scope, modulePath)
-}
-
-// Anonymous reports whether the request came without a credential.
-func (i Identity) Anonymous() bool { return i.Kind == "" }
-
-// In reports whether the identity is in a group.
-func (i Identity) In(group string) bool { return slices.Contains(i.Groups, group) }
-
-// refused returns an error about a credential, which must not contain any part
-// of it.
-func refused(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", ErrRefused, fmt.Errorf(format, args...))
-}
-
-// unavailable returns an error about a credential that could not be judged.
-func unavailable(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", ErrUnavailable, fmt.Errorf(format, args...))
+// remoteHost is the default of Config.Remote.
+func remoteHost(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"net/http"
 	"regexp"
 	"runtime"
 	"slices"
@@ -101,11 +100,6 @@ func parseGroups(data []byte) (memberships, error) {
 	return m, nil
 }
 
-// goodGroup reports whether a group can have this name in each of our files.
-func goodGroup(name string) bool {
-	return goodName(name) && name != none && !strings.Contains(name, ",")
-}
-
 // passwords tries passwords, which is slow on purpose, and remembers those that
 // were right.
 type passwords struct {
@@ -136,18 +130,6 @@ func newPasswords() *passwords {
 		hash:  bcrypt.CompareHashAndPassword,
 		right: map[string]verified{},
 	}
-}
-
-// identifyPassword identifies a user of the htpasswd file.
-func (a *Authenticator) identifyPassword(r *http.Request, user, password string) (Identity, error) {
-	h := a.htpasswd.Get()
-	if h == nil {
-		return Identity{}, refused("there is no htpasswd file, so every password is wrong")
-	}
-	if err := a.passwords.check(r.Context(), h, a.remote(r), user, password); err != nil {
-		return Identity{}, err
-	}
-	return Identity{Name: user, Groups: slices.Clip(a.groups.Get()[user]), Kind: kindBasic}, nil
 }
 
 // check returns nil if the password is that of the user.

@@ -2,29 +2,17 @@ package access
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 // maxHeader is the longest Authorization header that is looked at. The tokens of
 // CI systems have 1 to 3 KiB.
 const maxHeader = 8 << 10
-
-// The kinds of Identity, and two more for the metrics.
-const (
-	kindBasic       = "basic"
-	kindToken       = "token"
-	kindOIDC        = "oidc"
-	kindCertificate = "certificate"
-	kindNone        = "none"  // no credential
-	kindOther       = "other" // a header that is none of these
-)
 
 // Identify returns who r is from. Without any credential that is the zero
 // Identity and no error. For one that is wrong, expired, malformed or unknown it
@@ -160,22 +148,51 @@ func (a *Authenticator) identifyCertificate(r *http.Request) (Identity, error) {
 	return Identity{Name: name, Groups: slices.Clip(a.groups.Get()[name]), Kind: kindCertificate}, nil
 }
 
-// maxName is the longest name of a user, a token or a group in bytes. Names go
-// to logs.
-const maxName = 255
-
-// goodName reports whether name can be written to a log and to our files: it is
-// printable and has no white space.
-func goodName(name string) bool {
-	return name != "" && len(name) <= maxName && utf8.ValidString(name) &&
-		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) })
+// identifyPassword identifies a user of the htpasswd file.
+func (a *Authenticator) identifyPassword(r *http.Request, user, password string) (Identity, error) {
+	h := a.htpasswd.Get()
+	if h == nil {
+		return Identity{}, refused("there is no htpasswd file, so every password is wrong")
+	}
+	if err := a.passwords.check(r.Context(), h, a.remote(r), user, password); err != nil {
+		return Identity{}, err
+	}
+	return Identity{Name: user, Groups: slices.Clip(a.groups.Get()[user]), Kind: kindBasic}, nil
 }
 
-// remoteHost is the default of Config.Remote.
-func remoteHost(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
+// identifyToken identifies the bearer of one of our tokens. The map is asked for
+// a hash, so the time that it takes says nothing of the secrets in it.
+func (a *Authenticator) identifyToken(secret string) (Identity, error) {
+	t := a.tokens.Get()[sha256.Sum256([]byte(secret))]
+	switch {
+	case t == nil:
+		return Identity{}, refused("unknown token")
+	case t.Revoked:
+		return Identity{}, refused("token %s of %s is revoked", t.ID, t.Name)
+	case t.ExpiredAt(time.Now()):
+		return Identity{}, refused("token %s of %s expired on %s", t.ID, t.Name, t.Expires.Format(time.RFC3339))
 	}
-	return host
+	return Identity{Name: t.Name, Groups: t.Groups, Kind: kindToken, Scope: strings.Join(t.Scope, ",")}, nil
+}
+
+// identifyJWT identifies the bearer of a token of an issuer.
+func (a *Authenticator) identifyJWT(ctx context.Context, token string) (Identity, error) {
+	all := a.oidc.Get()
+	if all == nil || len(all.byURL) == 0 {
+		return Identity{}, refused("the credential is a JWT, but no OIDC issuer is configured")
+	}
+	sum := sha256.Sum256([]byte(token))
+	if id, ok := all.remembered(sum); ok {
+		return id, nil
+	}
+	i := all.byURL[unverifiedIssuer(token)]
+	if i == nil {
+		return Identity{}, refused("the JWT is malformed or its issuer is not configured")
+	}
+	id, until, err := i.judge(ctx, token)
+	if err != nil {
+		return Identity{}, err
+	}
+	all.remember(sum, judgement{id, until})
+	return id, nil
 }

@@ -35,16 +35,16 @@ func ownerClaims(url string) []ownerClaim {
 	return nil
 }
 
-// checkOwner refuses a rule for a shared issuer that matches tokens of strangers:
+// checkOwner refuses claims of a rule for a shared issuer that match tokens of strangers:
 // on GitHub, { ref = "refs/heads/main" } is everybody's main branch.
-func (r rule) checkOwner(url string) error {
+func checkOwner(url string, claims map[string]string) error {
 	owners := ownerClaims(url)
 	if owners == nil {
 		return nil
 	}
 	var names []string
 	for _, c := range owners {
-		if pattern, ok := r.Claims[c.name]; ok && c.fixed(pattern) {
+		if pattern, ok := claims[c.name]; ok && c.fixed(pattern) {
 			return nil
 		}
 		names = append(names, c.name)

@@ -17,11 +17,8 @@ import (
 // one when they see it.
 const tokenPrefix = "assay_"
 
-// Words of the token file.
-const (
-	none    = "-"
-	revoked = "revoked"
-)
+// revoked is the word of the token file for a token that is.
+const revoked = "revoked"
 
 // A Token is what the token file says of one.
 type Token struct {
@@ -53,21 +50,6 @@ func newSecret() string {
 // newID returns an ID of 8 characters, which is no secret.
 func newID() string {
 	return strings.ToLower(rand.Text()[:8])
-}
-
-// identifyToken identifies the bearer of one of our tokens. The map is asked for
-// a hash, so the time that it takes says nothing of the secrets in it.
-func (a *Authenticator) identifyToken(secret string) (Identity, error) {
-	t := a.tokens.Get()[sha256.Sum256([]byte(secret))]
-	switch {
-	case t == nil:
-		return Identity{}, refused("unknown token")
-	case t.Revoked:
-		return Identity{}, refused("token %s of %s is revoked", t.ID, t.Name)
-	case t.ExpiredAt(time.Now()):
-		return Identity{}, refused("token %s of %s expired on %s", t.ID, t.Name, t.Expires.Format(time.RFC3339))
-	}
-	return Identity{Name: t.Name, Groups: t.Groups, Kind: kindToken, Scope: strings.Join(t.Scope, ",")}, nil
 }
 
 // Matches reports whether secret is the secret of the token.

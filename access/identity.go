@@ -1,0 +1,102 @@
+package access
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/mod/module"
+)
+
+// ErrRefused is what each error is about a credential that is wrong, expired,
+// malformed or unknown.
+var ErrRefused = errors.New("access refused")
+
+// ErrSlowed is beside ErrRefused in the error for a password that was not looked
+// at, because too many wrong ones came from the same address. The error is a
+// *SlowedError.
+var ErrSlowed = errors.New("too many wrong passwords")
+
+// ErrUnavailable is in the error for a credential that could not be judged: the
+// OIDC issuer does not answer, or the request ended first. It comes without
+// ErrRefused, but no client may be admitted because of it.
+var ErrUnavailable = errors.New("cannot be checked at present")
+
+// A SlowedError is ErrSlowed and ErrRefused with the time after which another
+// attempt from the same address is looked at.
+type SlowedError struct{ Wait time.Duration }
+
+func (e *SlowedError) Error() string {
+	return fmt.Sprintf("%v: %v from this address, wait %v", ErrRefused, ErrSlowed, e.Wait.Round(time.Second))
+}
+
+// Unwrap returns both sentinels.
+func (e *SlowedError) Unwrap() []error { return []error{ErrRefused, ErrSlowed} }
+
+// The kinds of Identity, and two more for the metrics.
+const (
+	kindBasic       = "basic"
+	kindToken       = "token"
+	kindOIDC        = "oidc"
+	kindCertificate = "certificate"
+	kindNone        = "none"  // no credential
+	kindOther       = "other" // a header that is none of these
+)
+
+// An Identity is who a request is from. The zero Identity is an
+// anonymous client.
+type Identity struct {
+	Name   string
+	Groups []string // in no order; shared, so it must not be written to
+	Kind   string   // how they proved it: basic, token, oidc, certificate; "" = not at all
+
+	// Scope is a list of patterns in the syntax of GOPRIVATE, outside of which
+	// the groups mean nothing; "" = none.
+	Scope string
+}
+
+// Covers reports whether the groups mean anything for the module with the decoded
+// path.
+func (i Identity) Covers(modulePath string) bool {
+	return i.Scope == "" || module.MatchPrefixPatterns(i.Scope, modulePath)
+}
+
+// Anonymous reports whether the request came without a credential.
+func (i Identity) Anonymous() bool { return i.Kind == "" }
+
+// In reports whether the identity is in a group.
+func (i Identity) In(group string) bool { return slices.Contains(i.Groups, group) }
+
+// refused returns an error about a credential, which must not contain any part
+// of it.
+func refused(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrRefused, fmt.Errorf(format, args...))
+}
+
+// unavailable returns an error about a credential that could not be judged.
+func unavailable(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrUnavailable, fmt.Errorf(format, args...))
+}
+
+// maxName is the longest name of a user, a token or a group in bytes. Names go
+// to logs.
+const maxName = 255
+
+// goodName reports whether name can be written to a log and to our files: it is
+// printable and has no white space.
+func goodName(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) &&
+		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) })
+}
+
+// none is what our files have in place of a name or a time that there is not.
+const none = "-"
+
+// goodGroup reports whether a group can have this name in each of our files.
+func goodGroup(name string) bool {
+	return goodName(name) && name != none && !strings.Contains(name, ",")
+}
