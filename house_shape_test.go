@@ -254,9 +254,6 @@ var exceptions = map[string]exception{
 	"proxy/vcs/vcstest World: methods":        {28, "a host is a method of the world that has it"},
 	"proxy/vcs/vcstest World: fields":         {15, "a host is a method of the world that has it"},
 	"storage/athens Backend.Save: parameters": {7, "the interface is that of Athens"},
-	"sumdb Mirror: methods":                   {91, "client and follower are one type yet"},
-	"sumdb Mirror: fields":                    {19, "client and follower are one type yet"},
-	"sumdb: arrows back":                      {8, "client and follower are one type yet"},
 	"sumdb/sumdbtest Log: fields":             {13, "one field for each fault"},
 }
 

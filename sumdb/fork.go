@@ -4,19 +4,33 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/assay-proxy/assay/internal/durable"
+	"github.com/assay-proxy/assay/internal/evidence"
 )
+
+// freezer knows whether a fork was seen that no administrator has cleared, and keeps the
+// evidence of it. The file with the evidence is the freeze: it outlives the process, and
+// to move it away ends the freeze.
+type freezer struct {
+	name string // of the database
+	key  string // its verifier key
+	dir  evidence.Dir
+	log  *slog.Logger
+
+	mu     sync.Mutex
+	frozen *freeze // nil if not frozen
+}
 
 // freeze says why nothing new is accepted.
 type freeze struct {
-	file      string // where the evidence is
+	file      string // the name of the file with the evidence
 	unwritten string // the evidence until it is there, whole
 }
 
@@ -24,62 +38,61 @@ type freeze struct {
 // fork-sum.example-20261120T101500Z.txt from a file about sum.example-corp.
 var stamp = regexp.MustCompile(`^[0-9]{8}T.*\.txt$`)
 
-// Frozen says whether a fork was seen that no operator has cleared, and in which
-// file its evidence is; the name is empty if it could not be written.
-func (m *Mirror) Frozen() (evidenceFile string, frozen bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+// state reports whether a fork was seen that no administrator has cleared, and the path
+// of its evidence, "" if that could not be written.
+func (f *freezer) state() (file string, frozen bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	switch {
-	case m.frozen == nil:
+	case f.frozen == nil:
 		return "", false
-	case m.frozen.unwritten != "":
+	case f.frozen.unwritten != "":
 		return "", true
 	}
-	return m.frozen.file, true
+	return f.dir.Path("fork", f.frozen.file), true
 }
 
-// thawed returns ErrFrozen if we are frozen.
-func (m *Mirror) thawed() error {
-	if _, frozen := m.Frozen(); frozen {
-		return fmt.Errorf("%s: %w; its operator has the evidence", m.name, ErrFrozen)
+// check returns ErrFrozen if nothing new is accepted.
+func (f *freezer) check() error {
+	if _, frozen := f.state(); frozen {
+		return fmt.Errorf("%s: %w; its operator has the evidence", f.name, ErrFrozen)
 	}
 	return nil
 }
 
-// Recheck looks for evidence again: an operator thaws the mirror by moving the
-// files away, and freezes it by putting one there. Evidence that could not be
-// written is written now; as long as that fails, the mirror stays frozen.
-func (m *Mirror) Recheck() error {
-	m.mu.Lock() // also while we look: evidence may be written at this moment
-	defer m.mu.Unlock()
-	file, err := m.findEvidence()
+// recheck looks for evidence again. Evidence that could not be written is written now;
+// as long as that fails, the mirror stays frozen.
+func (f *freezer) recheck() error {
+	f.mu.Lock() // also during the look: evidence may be written at this moment
+	defer f.mu.Unlock()
+	found, err := f.find()
 	if err != nil {
-		return fmt.Errorf("evidence about %s: %w", m.name, err)
+		return fmt.Errorf("evidence about %s: %w", f.name, err)
 	}
 	switch {
-	case m.frozen != nil && m.frozen.unwritten != "":
-		if err := m.writeEvidence(m.frozen.file, m.frozen.unwritten); err != nil {
-			return fmt.Errorf("evidence about %s: %w", m.name, err)
+	case f.frozen != nil && f.frozen.unwritten != "":
+		if err := f.dir.Write("fork", f.frozen.file, f.frozen.unwritten); err != nil {
+			return fmt.Errorf("evidence about %s: %w", f.name, err)
 		}
-		m.frozen.unwritten = ""
-	case file != "":
-		if m.frozen == nil {
-			m.log.Error("frozen: there is evidence of a fork", "file", file)
+		f.frozen.unwritten = ""
+	case found != "":
+		if f.frozen == nil {
+			f.log.Error("frozen: there is evidence of a fork", "file", f.dir.Path("fork", found))
 		}
-		m.frozen = &freeze{file: file}
-	case m.frozen != nil:
-		m.log.Warn("thawed: the evidence is gone", "file", m.frozen.file)
-		m.frozen = nil
+		f.frozen = &freeze{file: found}
+	case f.frozen != nil:
+		f.log.Warn("thawed: the evidence is gone", "file", f.dir.Path("fork", f.frozen.file))
+		f.frozen = nil
 	}
 	return nil
 }
 
-// findEvidence returns the oldest file of evidence of a fork, if there is one.
-func (m *Mirror) findEvidence() (string, error) {
-	if m.config.Evidence == "" {
+// find returns the name of the oldest evidence of a fork, "" if there is none.
+func (f *freezer) find() (string, error) {
+	if f.dir == "" {
 		return "", nil
 	}
-	entries, err := os.ReadDir(m.config.Evidence) // sorted by name
+	entries, err := os.ReadDir(string(f.dir)) // sorted by name
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -87,48 +100,61 @@ func (m *Mirror) findEvidence() (string, error) {
 		return "", err
 	}
 	for _, entry := range entries {
-		if rest, ok := strings.CutPrefix(entry.Name(), "fork-"+m.fileName()+"-"); ok && stamp.MatchString(rest) {
-			return filepath.Join(m.config.Evidence, entry.Name()), nil
+		if rest, ok := strings.CutPrefix(entry.Name(), "fork-"+f.fileName()+"-"); ok && stamp.MatchString(rest) {
+			return f.fileName() + "-" + strings.TrimSuffix(rest, ".txt"), nil
 		}
 	}
 	return "", nil
 }
 
-// fileName is our name without the slashes it may have.
-func (m *Mirror) fileName() string { return strings.ReplaceAll(m.name, "/", "!") }
+// fileName is the name of the database without the slashes that it may have.
+func (f *freezer) fileName() string { return strings.ReplaceAll(f.name, "/", "!") }
 
-// freeze keeps the evidence that theirs, a head signed by the database and seen
-// in from, and ours are of two logs, and lets nothing new in from now on. It
-// returns ErrFrozen.
-func (m *Mirror) freeze(ours, theirs *head, found comparison, from string) error {
-	m.metrics.heads.WithLabelValues("fork").Inc()
-	m.metrics.forks.Inc()
-	evidence := m.describeFork(ours, theirs, found, from)
-	m.mu.Lock()
-	first := m.frozen == nil
-	if first {
-		m.frozen = &freeze{m.evidenceFile("fork"), evidence}
-		if err := m.writeEvidence(m.frozen.file, evidence); err != nil {
-			m.log.Error("evidence of the fork cannot be written", "err", err)
-		} else {
-			m.frozen.unwritten = ""
-		}
-	}
-	m.mu.Unlock()
-	file, _ := m.Frozen()
-	m.log.Error("the checksum database forked: nothing new is accepted from it until an administrator acts",
-		"size", ours.tree.N, "other", theirs.tree.N, "source", from, "file", file, "evidence", evidence)
-	return fmt.Errorf("%s: %w: tree %d in %s is not of the log we know at size %d",
-		m.name, ErrFrozen, theirs.tree.N, from, ours.tree.N)
+// newFile is the name of a new file of evidence: of which database it is, and from when.
+func (f *freezer) newFile() string {
+	return f.fileName() + "-" + time.Now().UTC().Format("20060102T150405.000000000Z")
 }
 
-// describeFork is the text of the evidence: all that is needed to check with the
+// freeze keeps the evidence that theirs, a head signed by the database and seen in from,
+// and ours are of two logs, and lets nothing new in from now on. It returns ErrFrozen.
+func (f *freezer) freeze(ours, theirs *head, found comparison, from string) error {
+	text := f.describe(ours, theirs, found, from)
+	f.begin(text)
+	file, _ := f.state()
+	f.log.Error("the checksum database forked: nothing new is accepted from it until an administrator acts",
+		"size", ours.tree.N, "other", theirs.tree.N, "source", from, "file", file, "evidence", text)
+	return fmt.Errorf("%s: %w: tree %d in %s is not of the log we know at size %d",
+		f.name, ErrFrozen, theirs.tree.N, from, ours.tree.N)
+}
+
+// begin freezes, if it is not frozen yet, and writes the evidence.
+func (f *freezer) begin(text string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.frozen != nil {
+		return
+	}
+	f.frozen = &freeze{f.newFile(), text}
+	if err := f.dir.Write("fork", f.frozen.file, text); err != nil {
+		f.log.Error("evidence of the fork cannot be written", "err", err)
+		return
+	}
+	f.frozen.unwritten = ""
+}
+
+// keepConflict keeps the evidence that the log has two contents of one version. It
+// returns the path of the file.
+func (f *freezer) keepConflict(text string) (string, error) {
+	return f.dir.Keep("conflict", f.newFile(), text)
+}
+
+// describe is the text of the evidence: all that is needed to check with the
 // key alone that the database signed two logs.
-func (m *Mirror) describeFork(ours, theirs *head, found comparison, from string) string {
+func (f *freezer) describe(ours, theirs *head, found comparison, from string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "The checksum database %s signed two tree heads that cannot be of one log.\n", m.name)
+	fmt.Fprintf(&b, "The checksum database %s signed two tree heads that cannot be of one log.\n", f.name)
 	fmt.Fprintf(&b, "Seen %s in %s. Both signatures are by the key\n\t%s\n",
-		time.Now().UTC().Format(time.RFC3339), from, m.config.Key)
+		time.Now().UTC().Format(time.RFC3339), from, f.key)
 	fmt.Fprintf(&b, "\nOur tree head, accepted %s:\n%s", ours.time.UTC().Format(time.RFC3339), indent(ours.note))
 	fmt.Fprintf(&b, "\nThe other tree head:\n%s", indent(theirs.note))
 	fmt.Fprintf(&b, "\nThe tree of size %d has, at size %d, the root\n\t%s\nand the head of size %d says it is\n\t%s\n",
@@ -140,14 +166,14 @@ func (m *Mirror) describeFork(ours, theirs *head, found comparison, from string)
 		}
 	}
 	b.WriteString(`
-What this means: the database, or somebody who has its key, shows different logs
+What this means: the database, or a holder of its key, shows different logs
 to different people. This is what a checksum database must never do.
 
 What happens now: this mirror goes on with what it has proved. Records, tiles and
 the head it holds are answered; nothing new is accepted.
 
 What to do: keep this file, and tell others: https://go.dev/security for
-sum.golang.org, the people who run the database otherwise. Compare both heads with
+sum.golang.org, the operators of the database otherwise. Compare both heads with
 those that other mirrors have. If ours is the true log, move this file out of this
 directory and restart, or send SIGHUP. If the other is, everything that was
 verified here is in doubt: begin with an empty store.
@@ -158,27 +184,4 @@ verified here is in doubt: begin with an empty store.
 func indent(text []byte) string {
 	lines := slices.Collect(strings.Lines(string(text)))
 	return "\t" + strings.Join(lines, "\t")
-}
-
-// evidenceFile is the name of a new file KIND-NAME-TIME.txt for evidence.
-func (m *Mirror) evidenceFile(kind string) string {
-	now := time.Now().UTC().Format("20060102T150405.000000000Z")
-	return filepath.Join(m.config.Evidence, kind+"-"+m.fileName()+"-"+now+".txt")
-}
-
-// writeEvidence makes text the content of file, which is one of evidenceFile. What
-// an error leaves of it stays: after a restart it still freezes.
-func (m *Mirror) writeEvidence(file, text string) error {
-	if m.config.Evidence == "" {
-		return errors.New("no directory for evidence")
-	}
-	if err := durable.MakeDir(m.config.Evidence, 0o755); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Sync(), f.Close(), durable.SyncDir(m.config.Evidence))
 }

@@ -7,25 +7,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
+// metrics counts what the parts of a mirror do.
 type metrics struct {
 	lookups   *prometheus.CounterVec // by result
 	tiles     *prometheus.CounterVec // by result
 	heads     *prometheus.CounterVec // by result
 	forks     prometheus.Counter
 	conflicts prometheus.Counter
-	gauges    []prometheus.Collector
 }
 
-func newMetrics(m *Mirror) *metrics {
-	labels := prometheus.Labels{"database": m.name}
-	counters := func(name, help string, by ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, by)
+func newMetrics(name string) *metrics {
+	labels := prometheus.Labels{"database": name}
+	counters := func(metric, help string, by ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: metric, Help: help, ConstLabels: labels}, by)
 	}
-	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels})
-	}
-	gauge := func(name, help string, value func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value)
+	counter := func(metric, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: metric, Help: help, ConstLabels: labels})
 	}
 	return &metrics{
 		lookups: counters("assay_sumdb_lookups_total",
@@ -38,46 +35,12 @@ func newMetrics(m *Mirror) *metrics {
 			"Tree heads signed by the database that contradict the verified tree."),
 		conflicts: counter("assay_sumdb_conflicts_total",
 			"Records that contradict a stored record of the same module version."),
-		gauges: []prometheus.Collector{
-			gauge("assay_sumdb_tree_size", "Records under the newest verified tree head.",
-				func() float64 { return float64(m.Size()) }),
-			gauge("assay_sumdb_head_timestamp_seconds", "When the newest verified tree head was accepted, 0 without one.",
-				m.headTime),
-			gauge("assay_sumdb_refresh_timestamp_seconds", "When an upstream last sent a head that verified, 0 if not yet.",
-				m.refreshTime),
-			gauge("assay_sumdb_frozen", "1 while nothing new is accepted because the database forked.",
-				m.frozenValue),
-		},
 	}
 }
 
-// Metrics returns the collectors of the mirror, all with the label database.
-func (m *Mirror) Metrics() []prometheus.Collector {
-	s := m.metrics
-	return append([]prometheus.Collector{s.lookups, s.tiles, s.heads, s.forks, s.conflicts}, s.gauges...)
-}
-
-func (m *Mirror) headTime() float64 {
-	if h := m.head.Load(); h != nil {
-		return float64(h.time.Unix())
-	}
-	return 0
-}
-
-func (m *Mirror) refreshTime() float64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.refreshed.IsZero() {
-		return 0
-	}
-	return float64(m.refreshed.Unix())
-}
-
-func (m *Mirror) frozenValue() float64 {
-	if _, frozen := m.Frozen(); frozen {
-		return 1
-	}
-	return 0
+// collectors returns what m counts.
+func (m *metrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.lookups, m.tiles, m.heads, m.forks, m.conflicts}
 }
 
 // resultOf is the label for an answer: result, unless there is an error.

@@ -6,34 +6,15 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
 
-	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/evidence"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
-)
-
-const (
-	// textLimit bounds a lookup and a signed head: real ones are below 1 KiB,
-	// and a note has at most 100 signatures.
-	textLimit = 64 << 10
-
-	// lookupTime is how long upstream may take for a module it has never seen:
-	// it clones the repository first (golang/go#70042).
-	lookupTime = 150 * time.Second
-
-	// fileTime is the same for what upstream only has to read.
-	fileTime = 60 * time.Second
-
-	// refreshGrace is how long an answer of upstream to latest, or its failure, counts as new,
-	// so that a client that is ahead of us and asks for one tile after the
-	// other does not make us ask each time.
-	refreshGrace = time.Second
 )
 
 // Config is what a Mirror is made of. Key and Store are needed; the zero value
@@ -61,37 +42,19 @@ type Config struct {
 	Logger  *slog.Logger  // default: discard
 }
 
-// Mirror is a mirror of one checksum database. All methods may be called at the
-// same time.
+// Mirror is a mirror of one checksum database, as its clients need it: heads, records,
+// tiles. All methods may be called at the same time.
+//
+// Two parts of it are what a follower of the whole log needs as well: follower, which
+// advances the head, and prover, which verifies tiles.
 type Mirror struct {
-	config   Config
-	name     string
-	verifier note.Verifier
-	store    storage.Store
-	log      *slog.Logger
+	refresh  time.Duration // between two polls of Run
+	follower *follower
+	records  *records
+	tiles    *tiles
+	flights  *flights
 	metrics  *metrics
-
-	// head is the newest head we proved, nil before the first. It is read
-	// without a lock and replaced, only forward, by who has the turn.
-	head atomic.Pointer[head]
-
-	// turn is held, by sending to it, by the one who moves the head. It is no
-	// mutex so that a waiting caller can leave with its context.
-	turn chan struct{}
-
-	// life ends with Close, and with it what flights share. It is no
-	// caller's context: a flight outlives the caller who asked first.
-	life context.Context
-	end  context.CancelFunc
-
-	mu        sync.Mutex             // guards what follows, never held over I/O on the network
-	flights   map[string]*flight     // requests to upstream under way, by path
-	closed    bool                   // no flight may start any more
-	work      sync.WaitGroup         // flights under way; Add under mu
-	older     map[tlog.Tree]struct{} // smaller heads that are proved already
-	frozen    *freeze                // nil if not frozen
-	refreshed time.Time              // when upstream last answered to latest
-	asked     time.Time              // when it did, or failed to
+	log      *slog.Logger
 }
 
 // Open returns the mirror of the database with c.Key, with the head that
@@ -102,10 +65,6 @@ func Open(ctx context.Context, c Config) (*Mirror, error) {
 	if c.Store == nil {
 		return nil, errors.New("sumdb: no store")
 	}
-	verifier, err := NewVerifier(c.Key)
-	if err != nil {
-		return nil, err
-	}
 	if c.Refresh <= 0 {
 		c.Refresh = 10 * time.Minute
 	}
@@ -115,137 +74,84 @@ func Open(ctx context.Context, c Config) (*Mirror, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{
-		config:   c,
-		name:     verifier.Name(),
-		verifier: verifier,
-		store:    c.Store,
-		log:      c.Logger.With("database", verifier.Name()),
-		turn:     make(chan struct{}, 1),
-		older:    make(map[tlog.Tree]struct{}),
-		flights:  make(map[string]*flight),
+	m, err := newMirror(c)
+	if err != nil {
+		return nil, err
 	}
-	m.metrics = newMetrics(m)
-	m.life, m.end = context.WithCancel(context.Background())
 	if err := m.Recheck(); err != nil {
 		return nil, err
 	}
-	if err := m.load(ctx); err != nil {
-		return nil, fmt.Errorf("checksum database %s: %w", m.name, err)
+	if err := m.follower.load(ctx); err != nil {
+		return nil, fmt.Errorf("checksum database %s: %w", m.Name(), err)
 	}
 	return m, nil
 }
 
-// Close ends what is under way and waits for it. The store stays open.
-func (m *Mirror) Close() {
-	m.mu.Lock()
-	m.closed = true
-	m.mu.Unlock()
-	m.end()
-	m.work.Wait()
-}
-
-// connected says whether there is an upstream.
-func (m *Mirror) connected() bool { return m.config.Current() != nil }
-
-// errDisconnected says that the upstream was taken away in the middle of
-// something.
-var errDisconnected = errors.New("no upstream any more")
-
-// fetch is the FetchFunc in force.
-func (m *Mirror) fetch(ctx context.Context, path string, limit int64) ([]byte, error) {
-	f := m.config.Current()
-	if f == nil {
-		return nil, fmt.Errorf("%s of %s: %w", path, m.name, errDisconnected)
+// newMirror makes the parts of a mirror.
+func newMirror(c Config) (*Mirror, error) {
+	key, err := NewVerifier(c.Key)
+	if err != nil {
+		return nil, err
 	}
-	return f(ctx, path, limit)
+	name, log := key.Name(), c.Logger.With("database", key.Name())
+	flights, metrics := newFlights(name), newMetrics(name)
+	client := &client{name, c.Current, flights, c.Memory}
+	objects := &objects{name, c.Store, log}
+	prover := &prover{client, objects, log}
+	freezer := &freezer{name: name, key: c.Key, dir: evidence.Dir(c.Evidence), log: log}
+	follower := &follower{
+		client: client, prover: prover, heads: &headStore{objects, key, log}, freezer: freezer,
+		metrics: metrics, log: log, moving: make(chan struct{}, 1),
+	}
+	hashes := &hashTiles{client, prover, freezer}
+	data := &dataTiles{client, objects, hashes}
+	return &Mirror{
+		refresh:  c.Refresh,
+		follower: follower,
+		records:  &records{client, objects, follower, freezer, hashes, c.Memory, metrics, log},
+		tiles:    &tiles{client, follower, freezer, hashes, data, log},
+		flights:  flights,
+		metrics:  metrics,
+		log:      log,
+	}, nil
 }
+
+// Close ends what is under way and waits for it. The store stays open.
+func (m *Mirror) Close() { m.flights.close() }
 
 // Name is the name of the database.
-func (m *Mirror) Name() string { return m.name }
+func (m *Mirror) Name() string { return m.follower.client.name }
 
 // Size is the number of records under our newest head, 0 if there is none.
-func (m *Mirror) Size() int64 {
-	if h := m.head.Load(); h != nil {
-		return h.tree.N
-	}
-	return 0
-}
+func (m *Mirror) Size() int64 { return m.follower.size() }
 
 // HasHead reports whether there is a head, without which nothing can be answered.
-func (m *Mirror) HasHead() bool { return m.head.Load() != nil }
+func (m *Mirror) HasHead() bool { return m.follower.head.Load() != nil }
 
 // Latest returns our newest signed head, and asks upstream for a first one if
 // there is none. The error is fs.ErrNotExist if there is neither head nor
 // upstream. It may be a few minutes old: Run is what keeps it new.
 func (m *Mirror) Latest(ctx context.Context) ([]byte, error) {
-	h, err := m.newest(ctx)
+	h, err := m.follower.newest(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return h.note, nil
 }
 
-// newest is our newest head, which is asked for if there is none.
-func (m *Mirror) newest(ctx context.Context) (*head, error) {
-	if h := m.head.Load(); h != nil {
-		return h, nil
-	}
-	if !m.connected() {
-		return nil, fmt.Errorf("this mirror of %s is empty and has no upstream: %w", m.name, fs.ErrNotExist)
-	}
-	if err := m.Refresh(ctx); err != nil {
-		return nil, err
-	}
-	return m.head.Load(), nil
-}
-
 // Refresh asks upstream for its latest head and makes it ours if it is newer.
 // The errors are ErrFrozen, ErrInvalid and those of the FetchFunc and the
 // store; a mirror without upstream has nothing to refresh from, which is an
 // error too.
-func (m *Mirror) Refresh(ctx context.Context) error {
-	if !m.connected() {
-		return fmt.Errorf("refresh %s: no upstream", m.name)
-	}
-	if err := m.thawed(); err != nil {
-		return err
-	}
-	_, err := m.share(ctx, "latest", fileTime, func(ctx context.Context) (any, error) {
-		defer m.noteAsked()
-		msg, err := m.fetch(ctx, "latest", textLimit)
-		if errors.Is(err, fs.ErrNotExist) {
-			// Not to be mistaken for the absence of a module or a tile.
-			return nil, fmt.Errorf("%w: %s has no latest: %v", ErrInvalid, m.name, err)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("latest of %s: %w", m.name, err)
-		}
-		if err := m.accept(ctx, msg, "latest"); err != nil {
-			return nil, err
-		}
-		m.mu.Lock()
-		m.refreshed = time.Now()
-		m.mu.Unlock()
-		return nil, m.mend(ctx)
-	})
-	return err
-}
-
-// noteAsked notes that upstream has just been asked for its latest head.
-func (m *Mirror) noteAsked() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.asked = time.Now()
-}
+func (m *Mirror) Refresh(ctx context.Context) error { return m.follower.refresh(ctx) }
 
 // Run asks for the latest head at once and then every Config.Refresh, until ctx
 // ends; it returns nil then. Errors are logged: the next round may go better.
 func (m *Mirror) Run(ctx context.Context) error {
-	ticker := time.NewTicker(m.config.Refresh)
+	ticker := time.NewTicker(m.refresh)
 	defer ticker.Stop()
 	for {
-		if !m.connected() {
+		if !m.follower.client.connected() {
 			// There may be one later.
 		} else if err := m.Refresh(ctx); err != nil && ctx.Err() == nil {
 			m.log.Warn("latest head not refreshed", "size", m.Size(), "err", err)
@@ -258,101 +164,77 @@ func (m *Mirror) Run(ctx context.Context) error {
 	}
 }
 
-// flight is work that callers share.
-type flight struct {
-	done   chan struct{} // closed when it has ended, after value and err were set
-	value  any
-	err    error
-	cancel context.CancelFunc
-	shared int // callers that wait, guarded by Mirror.mu
+// Frozen says whether a fork was seen that no operator has cleared, and in which
+// file its evidence is; the name is empty if it could not be written.
+func (m *Mirror) Frozen() (evidenceFile string, frozen bool) { return m.follower.freezer.state() }
+
+// Recheck looks for evidence again: an operator thaws the mirror by moving the
+// files away, and freezes it by putting one there. Evidence that could not be
+// written is written now; as long as that fails, the mirror stays frozen.
+func (m *Mirror) Recheck() error { return m.follower.freezer.recheck() }
+
+// Lookup returns the record of mod: the one that is held, or else the one that
+// upstream has, once it is proved and stored. However many ask at the same time,
+// upstream is asked once, with a deadline of 150 s that is not theirs.
+//
+// The errors are fs.ErrNotExist if the database does not know mod, or if it is
+// not held and there is no upstream; ErrInvalid if upstream's answer does not
+// verify; ErrFrozen; and those of the FetchFunc and the store. No error is
+// remembered.
+func (m *Mirror) Lookup(ctx context.Context, mod module.Version) (Record, error) {
+	record, result, err := m.records.lookup(ctx, mod)
+	m.metrics.lookups.WithLabelValues(resultOf(result, err)).Inc()
+	return record, err
 }
 
-// share does f once for all who ask for key at the same time. The work has a
-// deadline of its own and goes on when the one who asked first leaves; it ends when
-// no caller waits any more. Callers leave with their own context.
-func (m *Mirror) share(ctx context.Context, key string, limit time.Duration, f func(context.Context) (any, error)) (any, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	shared, err := m.board(ctx, key, limit, f)
+// Held returns the record of mod if it is held. The error is fs.ErrNotExist
+// otherwise.
+func (m *Mirror) Held(ctx context.Context, mod module.Version) (Record, error) {
+	path, err := LookupPath(mod)
 	if err != nil {
-		return nil, err
+		return Record{}, err
 	}
-	select {
-	case <-shared.done:
-		return shared.value, shared.err
-	case <-ctx.Done():
-		m.leave(key, shared)
-		return nil, ctx.Err()
-	}
+	return m.records.heldAt(ctx, path, mod)
 }
 
-// board returns the flight for key, with one caller more, and starts it if there is none:
-// with what the context of the first caller says, and not with its end.
-func (m *Mirror) board(ctx context.Context, key string, limit time.Duration, f func(context.Context) (any, error)) (*flight, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return nil, fmt.Errorf("mirror of %s is closed", m.name)
-	}
-	shared := m.flights[key]
-	if shared == nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
-		stop := context.AfterFunc(m.life, cancel)
-		shared = &flight{done: make(chan struct{}), cancel: func() { stop(); cancel() }}
-		m.flights[key] = shared
-		m.work.Add(1)
-		go m.fly(ctx, key, shared, f)
-	}
-	shared.shared++
-	return shared, nil
+// Reply is the body of the answer to a lookup: the record and our newest head,
+// which covers it. The error is ErrBeyond if our head does not, which happens
+// only after a store lost its head and went back to an older one.
+func (m *Mirror) Reply(ctx context.Context, r Record) ([]byte, error) {
+	return m.records.reply(ctx, r)
 }
 
-// fly does the work of a flight.
-func (m *Mirror) fly(ctx context.Context, key string, shared *flight, f func(context.Context) (any, error)) {
-	defer m.work.Done()
-	defer shared.cancel()
-	shared.err = defect.Catch(func() (err error) {
-		shared.value, err = f(ctx)
-		return err
-	})
-	m.land(key, shared)
-	close(shared.done)
+// Tile returns the tile t, with L = -1 the records themselves. A tile under our
+// head is one that is held, or one from upstream that is proved and, if full,
+// stored. A tile that our head does not reach makes the mirror ask for a newer
+// head; if that does not reach it either, what upstream answers is relayed, not
+// stored, after what we know of it was compared. The client verifies it.
+//
+// The errors are fs.ErrNotExist for a tile that no log has (height not 8, say);
+// ErrBeyond; ErrInvalid if upstream's answer does not verify; ErrFrozen; and
+// those of the FetchFunc and the store.
+func (m *Mirror) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	data, result, err := m.tiles.get(ctx, t)
+	m.metrics.tiles.WithLabelValues(resultOf(result, err)).Inc()
+	return data, err
 }
 
-// land makes the next caller for key start a flight of its own.
-func (m *Mirror) land(key string, shared *flight) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.flights[key] == shared {
-		delete(m.flights, key)
+// HeldTile is Tile without the upstream. The error is fs.ErrNotExist for a tile that is
+// not held.
+func (m *Mirror) HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	data, err := m.tiles.held(ctx, t)
+	if err == nil && data == nil {
+		return nil, fmt.Errorf("%s of %s is not held: %w", t.Path(), m.Name(), fs.ErrNotExist)
 	}
+	m.metrics.tiles.WithLabelValues(resultOf("hit", err)).Inc()
+	return data, err
 }
 
-// leave takes a caller away from a flight, which ends with the last one.
-func (m *Mirror) leave(key string, shared *flight) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if shared.shared--; shared.shared > 0 {
-		return
-	}
-	if m.flights[key] == shared {
-		delete(m.flights, key)
-	}
-	shared.cancel()
+// Covers says whether t is under our head. If it is when Tile is called, what Tile
+// returns is proved; else it may be relayed, and no cache should keep it.
+func (m *Mirror) Covers(t tlog.Tile) bool { return m.tiles.covers(t) }
+
+// Metrics returns the collectors of the mirror, all with the label database.
+func (m *Mirror) Metrics() []prometheus.Collector {
+	return append(m.metrics.collectors(), gauges(m.follower)...)
 }
-
-// takeTurn waits until nobody else moves the head. giveTurn must follow.
-func (m *Mirror) takeTurn(ctx context.Context) error {
-	select {
-	case m.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (m *Mirror) giveTurn() { <-m.turn }
-
-// key is where the file at path is kept in the store.
-func (m *Mirror) key(path string) string { return storage.Key("sumdb/" + m.name + "/" + path) }

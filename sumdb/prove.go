@@ -1,11 +1,11 @@
 package sumdb
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sync/errgroup"
@@ -13,45 +13,30 @@ import (
 	"github.com/assay-proxy/assay/defect"
 )
 
-const (
-	fullTile = tlog.HashSize << TileHeight // bytes
+// parallelTiles is how many tiles of one proof are asked for at once. A proof needs a
+// handful.
+const parallelTiles = 8
 
-	// parallelTiles is how many tiles of one proof are asked for at once. A
-	// proof needs a handful.
-	parallelTiles = 8
-)
-
-// place is where a hash tile is, whatever its width.
-type place struct {
-	level  int
-	number int64
-}
-
-func placeOf(t tlog.Tile) place { return place{t.L, t.N} }
-
-// tile is the tile of width w at p.
-func (p place) tile(w int) tlog.Tile {
-	return tlog.Tile{H: TileHeight, L: p.level, N: p.number, W: w}
-}
-
-// width is how many hashes the tile at p has in a tree of the given size, 0 if
-// the tree does not reach it.
-func (p place) width(size int64) int {
-	return TileWidth(p.tile(1<<TileHeight), size)
+// prover verifies tiles, those that are held and those of upstream, against the root of a
+// signed head. It decides about no head.
+type prover struct {
+	client  *client
+	objects *objects
+	log     *slog.Logger
 }
 
 // source says where a reader may take tiles from.
 type source int
 
 const (
-	held     source = 1 << iota // the head, the store
-	upstream                    // the FetchFunc
+	fromHeld     source = 1 << iota // the head, the store
+	fromUpstream                    // the FetchFunc
 )
 
 // prove runs f with a reader of the hashes of tree and returns the tiles it used
 // that are no objects in the store. Every hash that f sees is authenticated to
-// tree, which may be a head that nobody accepted yet: therefore nothing is stored
-// here, that is for the caller to do when it has decided.
+// tree, which may be a head that is not accepted yet: therefore nothing is stored here;
+// the caller does that when it has decided.
 //
 // What is held is read first; base, which may be nil, is the head whose tiles
 // that are. If tiles do not authenticate, everything is read from upstream once
@@ -59,15 +44,15 @@ const (
 // true log must not hide that a fork is one.
 //
 // The error is ErrInvalid if tiles do not authenticate.
-func (m *Mirror) prove(ctx context.Context, tree tlog.Tree, base *head, f func(tlog.HashReader) error) (map[place][]byte, error) {
-	from := held
-	if m.connected() {
-		from |= upstream
+func (p *prover) prove(ctx context.Context, tree tlog.Tree, base *head, f func(tlog.HashReader) error) (map[place][]byte, error) {
+	from := fromHeld
+	if p.client.connected() {
+		from |= fromUpstream
 	}
-	r := newReader(ctx, m, base, from)
+	r := p.newReader(ctx, base, from)
 	err := f(tlog.TileHashReader(tree, r))
-	if err != nil && r.err == nil && r.usedHeld && from&upstream != 0 {
-		r = newReader(ctx, m, base, upstream)
+	if err != nil && r.err == nil && r.usedHeld && from&fromUpstream != 0 {
+		r = p.newReader(ctx, base, fromUpstream)
 		err = f(tlog.TileHashReader(tree, r))
 	}
 	switch {
@@ -76,15 +61,107 @@ func (m *Mirror) prove(ctx context.Context, tree tlog.Tree, base *head, f func(t
 	case r.err != nil:
 		return nil, r.err
 	default:
-		return nil, fmt.Errorf("%w: tree %d of %s: %v", ErrInvalid, tree.N, m.name, err)
+		return nil, fmt.Errorf("%w: tree %d of %s: %v", ErrInvalid, tree.N, p.client.name, err)
 	}
+}
+
+// checkTiles proves all tiles of h with nothing but what is held.
+func (p *prover) checkTiles(ctx context.Context, h *head) error {
+	var indexes []int64
+	for at := range h.tiles {
+		indexes = append(indexes, tlog.StoredHashIndex(8*at.level, at.number<<8))
+	}
+	if len(indexes) == 0 {
+		return nil
+	}
+	r := p.newReader(ctx, h, fromHeld)
+	_, err := tlog.TileHashReader(h.tree, r).ReadHashes(indexes)
+	return err
+}
+
+// comparison is what two trees were found to have in common.
+type comparison struct {
+	older, newer tlog.Tree
+	root         tlog.Hash      // of the first older.N records of newer
+	proof        tlog.TreeProof // of root, if it is not that of older
+	tiles        map[place][]byte
+}
+
+// compare computes the root that newer had at the size of older, from tiles that
+// authenticate to newer. base is the head whose tiles are held. If newer is no
+// head of ours, its edge is among the tiles.
+func (p *prover) compare(ctx context.Context, older, newer tlog.Tree, base *head) (comparison, error) {
+	found := comparison{older: older, newer: newer}
+	tiles, err := p.prove(ctx, newer, base, func(r tlog.HashReader) error {
+		var err error
+		if found.root, err = tlog.TreeHash(older.N, r); err != nil {
+			return err
+		}
+		if older.N == 0 {
+			_, err = tlog.TreeHash(newer.N, r) // reads the edge, as above for other sizes
+			return err
+		}
+		if found.root != older.Hash {
+			found.proof, err = tlog.ProveTree(newer.N, older.N, r)
+		}
+		return err
+	})
+	found.tiles = tiles
+	return found, err
+}
+
+// held returns the first w hashes of a tile from base, which may be
+// nil, or the store, and nil if neither has that many.
+func (p *prover) held(ctx context.Context, base *head, at place, w int) (data []byte, stored bool, err error) {
+	if base != nil {
+		if data := base.tile(at, w); data != nil {
+			return data, false, nil
+		}
+		if at.width(base.tree.N) < 1<<TileHeight {
+			return nil, false, nil // not full: it cannot be an object
+		}
+	}
+	path := at.full().Path()
+	data, err = p.objects.read(ctx, path)
+	if err == nil && len(data) != fullTile {
+		p.log.Error("stored tile has a wrong length; it will be fetched again", "tile", path, "len", len(data))
+		err = p.objects.remove(ctx, path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("%s of %s: %w", path, p.client.name, err)
+	}
+	end := w * tlog.HashSize
+	return data[:end:end], true, nil
+}
+
+// save stores the full ones of tiles, which are proved to be of our log.
+func (p *prover) save(ctx context.Context, tiles map[place][]byte) error {
+	for at, data := range tiles {
+		if len(data) != fullTile {
+			continue // a part of our edge, which is kept with the head
+		}
+		if err := p.saveTile(ctx, at, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// saveTile makes data, which is proved, the object of its tile. Other bytes
+// that are there already are wrong, and are replaced.
+func (p *prover) saveTile(ctx context.Context, at place, data []byte) error {
+	return p.objects.put(ctx, at.full().Path(), data)
 }
 
 // reader is a tlog.TileReader for one proof. Nothing it reads leaves it but
 // through proved.
 type reader struct {
 	ctx  context.Context // TileReader has none; a reader ends with its proof
-	m    *Mirror
+	held func(ctx context.Context, base *head, p place, w int) (data []byte, stored bool, err error)
+	get  func(context.Context, tlog.Tile) ([]byte, error)
 	base *head // may be nil
 	from source
 
@@ -95,9 +172,9 @@ type reader struct {
 	err      error            // why a tile could not be read
 }
 
-func newReader(ctx context.Context, m *Mirror, base *head, from source) *reader {
+func (p *prover) newReader(ctx context.Context, base *head, from source) *reader {
 	return &reader{
-		ctx: ctx, m: m, base: base, from: from,
+		ctx: ctx, held: p.held, get: p.client.tile, base: base, from: from,
 		tiles:  make(map[tlog.Tile][]byte),
 		stored: make(map[tlog.Tile]bool),
 		proved: make(map[place][]byte),
@@ -128,7 +205,7 @@ func (r *reader) readTiles(tiles []tlog.Tile) ([][]byte, error) {
 			missing = append(missing, i)
 		}
 	}
-	if len(missing) > 0 && r.from&upstream == 0 {
+	if len(missing) > 0 && r.from&fromUpstream == 0 {
 		return nil, fmt.Errorf("%s is not held: %w", tiles[missing[0]].Path(), ErrBeyond)
 	}
 	group, ctx := errgroup.WithContext(r.ctx)
@@ -136,7 +213,7 @@ func (r *reader) readTiles(tiles []tlog.Tile) ([][]byte, error) {
 	for _, i := range missing {
 		group.Go(func() error {
 			return defect.Catch(func() (err error) {
-				data[i], err = r.m.fetchTile(ctx, tiles[i])
+				data[i], err = r.get(ctx, tiles[i])
 				return err
 			})
 		})
@@ -155,10 +232,10 @@ func (r *reader) readHeld(t tlog.Tile) ([]byte, error) {
 	if data := r.tiles[t]; data != nil {
 		return data, nil
 	}
-	if r.from&held == 0 {
+	if r.from&fromHeld == 0 {
 		return nil, nil
 	}
-	data, stored, err := r.m.heldTile(r.ctx, r.base, placeOf(t), t.W)
+	data, stored, err := r.held(r.ctx, r.base, placeOf(t), t.W)
 	if err != nil || data == nil {
 		return nil, err
 	}
@@ -175,115 +252,4 @@ func (r *reader) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 			r.proved[placeOf(t)] = data[i]
 		}
 	}
-}
-
-// heldTile returns the first w hashes of the tile at p from base, which may be
-// nil, or the store, and nil if neither has that many.
-func (m *Mirror) heldTile(ctx context.Context, base *head, p place, w int) (data []byte, stored bool, err error) {
-	if base != nil {
-		if data := base.tile(p, w); data != nil {
-			return data, false, nil
-		}
-		if p.width(base.tree.N) < 1<<TileHeight {
-			return nil, false, nil // not full: it cannot be an object
-		}
-	}
-	path := p.tile(1 << TileHeight).Path()
-	data, err = m.held(ctx, path)
-	if err == nil && len(data) != fullTile {
-		m.log.Error("stored tile has a wrong length; it will be fetched again", "tile", path, "len", len(data))
-		err = m.drop(ctx, path)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, fmt.Errorf("%s of %s: %w", path, m.name, err)
-	}
-	end := w * tlog.HashSize
-	return data[:end:end], true, nil
-}
-
-// fetchTile gets t from upstream. Only its length is checked. Those who ask for
-// the same tile at the same time share one request.
-func (m *Mirror) fetchTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
-	data, err := m.share(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
-		data, err := m.fetchHashes(ctx, t)
-		if full := placeOf(t).tile(1 << TileHeight); err != nil && t != full && ctx.Err() == nil {
-			// When a tile has been completed, upstream need not keep its
-			// narrower forms.
-			if wide, err := m.fetchHashes(ctx, full); err == nil {
-				return wide[:t.W*tlog.HashSize], nil
-			}
-		}
-		return data, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return data.([]byte), nil
-}
-
-func (m *Mirror) fetchHashes(ctx context.Context, t tlog.Tile) ([]byte, error) {
-	want := t.W * tlog.HashSize
-	data, err := m.fetch(ctx, t.Path(), int64(want))
-	if err == nil && len(data) != want {
-		return nil, fmt.Errorf("%w: %s of %s has %d bytes, not %d", ErrInvalid, t.Path(), m.name, len(data), want)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		// The absence of a tile that a signed head promises is not the
-		// absence of a module, and must not look like it.
-		return nil, fmt.Errorf("%w: %w of %s: %v", ErrInvalid, errNoTile, m.name, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s of %s: %w", t.Path(), m.name, err)
-	}
-	return data, nil
-}
-
-// errNoTile is what becomes of fs.ErrNotExist for a tile.
-var errNoTile = errors.New("upstream has no such tile")
-
-// save stores the full ones of tiles, which are proved to be of our log.
-func (m *Mirror) save(ctx context.Context, tiles map[place][]byte) error {
-	for p, data := range tiles {
-		if len(data) != fullTile {
-			continue // a part of our edge, which is kept with the head
-		}
-		if err := m.saveTile(ctx, p, data); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// saveTile makes data, which is proved, the object of the tile at p. Other bytes
-// that are there already are wrong, and are replaced.
-func (m *Mirror) saveTile(ctx context.Context, p place, data []byte) error {
-	return m.replace(ctx, p.tile(1<<TileHeight).Path(), data)
-}
-
-func (m *Mirror) replace(ctx context.Context, path string, data []byte) error {
-	const attempts = 3 // against somebody who does the same
-	var err error
-	for range attempts {
-		if err = m.create(ctx, path, data); !errors.Is(err, fs.ErrExist) {
-			break
-		}
-		stored, err := m.held(ctx, path)
-		if err == nil && bytes.Equal(stored, data) {
-			return nil
-		}
-		if err == nil {
-			m.log.Error("stored object differs from its proved record; it will be replaced", "key", m.key(path))
-			err = m.drop(ctx, path)
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("store %s: %w", path, err)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("store %s: %w", path, err)
-	}
-	return nil
 }

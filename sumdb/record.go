@@ -5,70 +5,64 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"time"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/internal/memory"
 )
 
-// Held returns the record of mod if it is held. The error is fs.ErrNotExist
-// otherwise.
-func (m *Mirror) Held(ctx context.Context, mod module.Version) (Record, error) {
-	path, err := LookupPath(mod)
-	if err != nil {
-		return Record{}, err
-	}
-	return m.heldRecord(ctx, path, mod)
+// records looks records up: those that are held, and those of upstream once they are
+// proved to be under our head.
+type records struct {
+	client   *client
+	objects  *objects
+	follower *follower
+	freezer  *freezer
+	hashes   *hashTiles
+	memory   *memory.Budget
+	metrics  *metrics
+	log      *slog.Logger
 }
 
-func (m *Mirror) heldRecord(ctx context.Context, path string, mod module.Version) (Record, error) {
-	data, err := m.held(ctx, path)
+// heldAt returns the record of mod, whose lookup is at path. The error is fs.ErrNotExist
+// if it is not held.
+func (r *records) heldAt(ctx context.Context, path string, mod module.Version) (Record, error) {
+	data, err := r.objects.read(ctx, path)
 	if err != nil {
-		return Record{}, fmt.Errorf("record of %s in %s: %w", mod, m.name, err)
+		return Record{}, fmt.Errorf("record of %s in %s: %w", mod, r.client.name, err)
 	}
 	record, rest, err := parseRecord(data, mod)
 	if err != nil || len(rest) > 0 {
-		m.log.Error("stored record is damaged; it will be fetched again", "key", m.key(path), "err", err)
-		return Record{}, m.drop(ctx, path)
+		r.log.Error("stored record is damaged; it will be fetched again", "key", r.objects.key(path), "err", err)
+		return Record{}, r.objects.remove(ctx, path)
 	}
 	return record, nil
 }
 
-// Lookup returns the record of mod: the one that is held, or else the one that
-// upstream has, once it is proved and stored. However many ask at the same time,
-// upstream is asked once, with a deadline of 150 s that is not theirs.
-//
-// The errors are fs.ErrNotExist if the database does not know mod, or if it is
-// not held and there is no upstream; ErrInvalid if upstream's answer does not
-// verify; ErrFrozen; and those of the FetchFunc and the store. No error is
-// remembered.
-func (m *Mirror) Lookup(ctx context.Context, mod module.Version) (Record, error) {
-	record, result, err := m.lookup(ctx, mod)
-	m.metrics.lookups.WithLabelValues(resultOf(result, err)).Inc()
-	return record, err
-}
-
-func (m *Mirror) lookup(ctx context.Context, mod module.Version) (Record, string, error) {
+func (r *records) lookup(ctx context.Context, mod module.Version) (Record, string, error) {
 	path, err := LookupPath(mod)
 	if err != nil {
 		return Record{}, "", err
 	}
-	record, err := m.heldRecord(ctx, path, mod)
+	record, err := r.heldAt(ctx, path, mod)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return record, "hit", err
 	}
-	if err := m.thawed(); err != nil {
+	if err := r.freezer.check(); err != nil {
 		return Record{}, "", fmt.Errorf("lookup of %s: %w", mod, err)
 	}
-	if !m.connected() {
-		return Record{}, "", m.notHeld(mod)
+	if !r.client.connected() {
+		return Record{}, "", r.notHeld(mod)
 	}
-	shared, err := m.share(ctx, path, lookupTime, func(ctx context.Context) (any, error) {
-		// Somebody else's flight may have landed since.
-		if record, err := m.heldRecord(ctx, path, mod); !errors.Is(err, fs.ErrNotExist) {
+	shared, err := r.client.flights.do(ctx, path, lookupTime, func(ctx context.Context) (any, error) {
+		// Another flight may have stored it since.
+		if record, err := r.heldAt(ctx, path, mod); !errors.Is(err, fs.ErrNotExist) {
 			return record, err
 		}
-		return m.fetchRecord(ctx, path, mod)
+		return r.fetchRecord(ctx, path, mod)
 	})
 	if err != nil {
 		return Record{}, "", err
@@ -77,13 +71,13 @@ func (m *Mirror) lookup(ctx context.Context, mod module.Version) (Record, string
 }
 
 // notHeld says how old this mirror is, because that is what its user has to know.
-func (m *Mirror) notHeld(mod module.Version) error {
-	h := m.head.Load()
+func (r *records) notHeld(mod module.Version) error {
+	h := r.follower.head.Load()
 	if h == nil {
-		return fmt.Errorf("%s: this mirror of %s is empty and has no upstream: %w", mod, m.name, fs.ErrNotExist)
+		return fmt.Errorf("%s: this mirror of %s is empty and has no upstream: %w", mod, r.client.name, fs.ErrNotExist)
 	}
 	return fmt.Errorf("%s: not in this mirror of %s, which has no upstream and ends at tree %d of %s: %w",
-		mod, m.name, h.tree.N, h.time.UTC().Format(time.DateOnly), fs.ErrNotExist)
+		mod, r.client.name, h.tree.N, h.time.UTC().Format(time.DateOnly), fs.ErrNotExist)
 }
 
 // lookupMemory is what a lookup takes: the answer of upstream, while it grows, and the
@@ -91,108 +85,107 @@ func (m *Mirror) notHeld(mod module.Version) error {
 const lookupMemory = 2*textLimit + 8*fullTile
 
 // fetchRecord gets the record of mod from upstream, proves it and stores it.
-func (m *Mirror) fetchRecord(ctx context.Context, path string, mod module.Version) (Record, error) {
-	held := m.config.Memory.HoldFor(ctx)
+func (r *records) fetchRecord(ctx context.Context, path string, mod module.Version) (Record, error) {
+	held := r.memory.HoldFor(ctx)
 	if err := held.Grow(ctx, lookupMemory); err != nil {
 		return Record{}, err
 	}
 	defer held.Free()
-	msg, err := m.fetch(ctx, path, textLimit)
+	msg, err := r.client.fetch(ctx, path, textLimit)
 	if err != nil {
-		return Record{}, fmt.Errorf("lookup of %s in %s: %w", mod, m.name, err)
+		return Record{}, fmt.Errorf("lookup of %s in %s: %w", mod, r.client.name, err)
 	}
 	record, signed, err := parseRecord(msg, mod)
 	if err != nil {
 		return Record{}, err
 	}
-	if err := m.accept(ctx, signed, path); err != nil {
+	if err := r.follower.accept(ctx, signed, path); err != nil {
 		return Record{}, fmt.Errorf("lookup of %s: %w", mod, err)
 	}
-	if err := m.include(ctx, record, mod); err != nil {
+	if err := r.proveIncluded(ctx, record, mod); err != nil {
 		return Record{}, err
 	}
-	return m.keep(ctx, path, record, mod)
+	return r.keep(ctx, path, record, mod)
 }
 
-// include proves that record is in the tree of our head.
-func (m *Mirror) include(ctx context.Context, record Record, mod module.Version) error {
-	h := m.head.Load()
+// proveIncluded proves that record is in the tree of our head.
+func (r *records) proveIncluded(ctx context.Context, record Record, mod module.Version) error {
+	h := r.follower.head.Load()
 	if record.ID >= h.tree.N {
 		return fmt.Errorf("%w: record %d of %s is beyond the tree of %d that %s shows with it",
-			ErrInvalid, record.ID, mod, h.tree.N, m.name)
+			ErrInvalid, record.ID, mod, h.tree.N, r.client.name)
 	}
-	tile, err := m.proveTile(ctx, h, place{0, record.ID >> TileHeight})
+	tile, err := r.hashes.prove(ctx, h, place{0, record.ID >> TileHeight})
 	if err != nil {
 		return fmt.Errorf("record %d of %s: %w", record.ID, mod, err)
 	}
 	at := int(record.ID&(1<<TileHeight-1)) * tlog.HashSize
 	if leaf := tlog.RecordHash(record.Text); string(tile[at:at+tlog.HashSize]) != string(leaf[:]) {
-		return fmt.Errorf("%w: record %d of %s is not what is in the tree of %s", ErrInvalid, record.ID, mod, m.name)
+		return fmt.Errorf("%w: record %d of %s is not what is in the tree of %s", ErrInvalid, record.ID, mod, r.client.name)
 	}
 	return nil
 }
 
 // keep stores record, which is proved. If another one is stored already, the
 // first one stays; two contents of one version are refused, with evidence.
-func (m *Mirror) keep(ctx context.Context, path string, record Record, mod module.Version) (Record, error) {
+func (r *records) keep(ctx context.Context, path string, record Record, mod module.Version) (Record, error) {
 	data, err := tlog.FormatRecord(record.ID, record.Text)
 	if err != nil {
 		return Record{}, fmt.Errorf("record of %s: %w", mod, err)
 	}
-	err = m.create(ctx, path, data)
+	err = r.objects.create(ctx, path, data)
 	if err == nil {
 		return Record{ID: record.ID, Text: append([]byte(nil), record.Text...)}, nil
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return Record{}, fmt.Errorf("store record of %s: %w", mod, err)
 	}
-	first, err := m.heldRecord(ctx, path, mod)
+	first, err := r.heldAt(ctx, path, mod)
 	if err != nil {
 		return Record{}, err
 	}
 	if string(first.Text) != string(record.Text) {
-		return Record{}, m.refuseSecond(first, record, mod)
+		return Record{}, r.refuseSecond(first, record, mod)
 	}
 	return first, nil
 }
 
 // refuseSecond keeps the evidence that the log has two contents of mod.
-func (m *Mirror) refuseSecond(first, second Record, mod module.Version) error {
-	h := m.head.Load()
-	file := m.evidenceFile("conflict")
-	err := m.writeEvidence(file, fmt.Sprintf(
+func (r *records) refuseSecond(first, second Record, mod module.Version) error {
+	h := r.follower.head.Load()
+	file, err := r.freezer.keepConflict(fmt.Sprintf(
 		"The checksum database %s has two different records of %s.\nSeen %s. Both are proved to be under this tree head:\n%s\n"+
 			"Record %d, which is held and stays:\n%s\nRecord %d, which is refused:\n%s\n"+
 			"What to do: one version must have one content for ever. Keep this file, find out which of\n"+
-			"the two is true, and tell the people who run the database.\n",
-		m.name, mod, time.Now().UTC().Format(time.RFC3339), indent(h.note),
+			"the two is true, and tell the operators of the database.\n",
+		r.client.name, mod, time.Now().UTC().Format(time.RFC3339), indent(h.note),
 		first.ID, indent(first.Text), second.ID, indent(second.Text)))
-	m.metrics.conflicts.Inc()
-	m.log.Error("the checksum database has two contents of one version",
+	r.metrics.conflicts.Inc()
+	r.log.Error("the checksum database has two contents of one version",
 		"module", mod.Path, "version", mod.Version, "first", first.ID, "second", second.ID, "file", file, "err", err)
-	return fmt.Errorf("%w: record %d of %s contradicts record %d of %s", ErrInvalid, second.ID, mod, first.ID, m.name)
+	return fmt.Errorf("%w: record %d of %s contradicts record %d of %s", ErrInvalid, second.ID, mod, first.ID, r.client.name)
 }
 
-// Reply is the body of the answer to a lookup: the record and our newest head,
+// reply is the body of the answer to a lookup: the record and our newest head,
 // which covers it. The error is ErrBeyond if our head does not, which happens
 // only after a store lost its head and went back to an older one.
-func (m *Mirror) Reply(ctx context.Context, r Record) ([]byte, error) {
-	h, err := m.newest(ctx)
+func (r *records) reply(ctx context.Context, record Record) ([]byte, error) {
+	h, err := r.follower.newest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if r.ID >= h.tree.N && m.connected() {
-		if err := m.Refresh(ctx); err != nil {
+	if record.ID >= h.tree.N && r.client.connected() {
+		if err := r.follower.refresh(ctx); err != nil {
 			return nil, err
 		}
-		h = m.head.Load()
+		h = r.follower.head.Load()
 	}
-	if r.ID >= h.tree.N {
-		return nil, fmt.Errorf("record %d of %s: %w, which is tree %d", r.ID, m.name, ErrBeyond, h.tree.N)
+	if record.ID >= h.tree.N {
+		return nil, fmt.Errorf("record %d of %s: %w, which is tree %d", record.ID, r.client.name, ErrBeyond, h.tree.N)
 	}
-	body, err := tlog.FormatRecord(r.ID, r.Text)
+	body, err := tlog.FormatRecord(record.ID, record.Text)
 	if err != nil {
-		return nil, fmt.Errorf("record %d of %s: %w", r.ID, m.name, err)
+		return nil, fmt.Errorf("record %d of %s: %w", record.ID, r.client.name, err)
 	}
 	return append(body, h.note...), nil
 }

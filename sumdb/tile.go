@@ -5,202 +5,143 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"time"
+	"log/slog"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// Tile returns the tile t, with L = -1 the records themselves. A tile under our
-// head is one that is held, or one from upstream that is proved and, if full,
-// stored. A tile that our head does not reach makes the mirror ask for a newer
-// head; if that does not reach it either, what upstream answers is relayed, not
-// stored, after what we know of it was compared. The client verifies it.
-//
-// The errors are fs.ErrNotExist for a tile that no log has (height not 8, say);
-// ErrBeyond; ErrInvalid if upstream's answer does not verify; ErrFrozen; and
-// those of the FetchFunc and the store.
-func (m *Mirror) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
-	data, result, err := m.tile(ctx, t)
-	m.metrics.tiles.WithLabelValues(resultOf(result, err)).Inc()
-	return data, err
+// tiles answers every tile that a client asks for, also one beyond our head.
+type tiles struct {
+	client   *client
+	follower *follower
+	freezer  *freezer
+	hashes   *hashTiles
+	data     *dataTiles
+	log      *slog.Logger
 }
 
-// HeldTile is Tile without the upstream. The error is fs.ErrNotExist for a tile that is
-// not held.
-func (m *Mirror) HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
-	h := m.head.Load()
-	if h == nil || !KnownTile(t) || !h.covers(t) {
-		return nil, fmt.Errorf("%s of %s is not held: %w", t.Path(), m.name, fs.ErrNotExist)
+// get is Mirror.Tile; result is the label of a metric.
+func (t *tiles) get(ctx context.Context, tile tlog.Tile) (data []byte, result string, err error) {
+	if !KnownTile(tile) {
+		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", t.client.name, TileHeight, fs.ErrNotExist)
 	}
-	data, err := m.heldFor(ctx, h, t)
-	if err == nil && data == nil {
-		err = fmt.Errorf("%s of %s is not held: %w", t.Path(), m.name, fs.ErrNotExist)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		m.metrics.tiles.WithLabelValues(resultOf("hit", err)).Inc()
-	}
-	return data, err
-}
-
-// heldFor returns t, which h covers, or nil if it is not held.
-func (m *Mirror) heldFor(ctx context.Context, h *head, t tlog.Tile) ([]byte, error) {
-	if t.L >= 0 {
-		data, _, err := m.heldTile(ctx, h, placeOf(t), t.W)
-		return data, err
-	}
-	full := t
-	if full.W = leaves(t).width(h.tree.N); full.W < 1<<TileHeight {
-		return nil, nil // only full data tiles are stored
-	}
-	return m.heldData(ctx, full, t.W)
-}
-
-func (m *Mirror) tile(ctx context.Context, t tlog.Tile) (data []byte, result string, err error) {
-	if !KnownTile(t) {
-		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", m.name, TileHeight, fs.ErrNotExist)
-	}
-	h, err := m.newest(ctx)
+	h, err := t.follower.newest(ctx)
 	if err != nil {
 		return nil, "", err
 	}
-	if !h.covers(t) {
-		if h, err = m.reach(ctx, t); err != nil {
+	if !h.covers(tile) {
+		if h, err = t.advanceFor(ctx, tile); err != nil {
 			return nil, "", err
 		}
 	}
 	switch {
-	case !h.covers(t):
-		data, err = m.relay(ctx, h, t)
+	case !h.covers(tile):
+		data, err = t.relay(ctx, h, tile)
 		return data, "relayed", err
-	case t.L < 0:
-		return m.dataTile(ctx, h, t)
+	case tile.L < 0:
+		return t.data.get(ctx, h, tile)
 	default:
-		return m.hashTile(ctx, h, t)
+		return t.hashes.get(ctx, h, tile)
 	}
 }
 
-// Covers says whether t is under our head. If it is when Tile is called, what Tile
-// returns is proved; else it may be relayed, and no cache should keep it.
-func (m *Mirror) Covers(t tlog.Tile) bool {
-	h := m.head.Load()
-	return h != nil && KnownTile(t) && h.covers(t)
+// covers reports whether our head covers tile.
+func (t *tiles) covers(tile tlog.Tile) bool {
+	h := t.follower.head.Load()
+	return h != nil && KnownTile(tile) && h.covers(tile)
 }
 
-// covers says whether the tree of h has all of t.
-func (h *head) covers(t tlog.Tile) bool { return t.W <= leaves(t).width(h.tree.N) }
+// held returns tile, or nil if it is not held.
+func (t *tiles) held(ctx context.Context, tile tlog.Tile) ([]byte, error) {
+	h := t.follower.head.Load()
+	if h == nil || !KnownTile(tile) || !h.covers(tile) {
+		return nil, nil
+	}
+	if tile.L < 0 {
+		return t.data.held(ctx, h, tile)
+	}
+	return t.hashes.held(ctx, h, tile)
+}
 
-// leaves is where the hashes of t are; those of a data tile are those of its
-// records.
-func leaves(t tlog.Tile) place { return place{max(t.L, 0), t.N} }
-
-// farAhead is how many records a client's tree may have more than twice ours
-// before its tiles are taken for made up. Asking upstream for each would let
-// anybody make us send any number of requests.
+// farAhead is how many records a client's tree may have more than twice ours before its
+// tiles are taken for invented. To ask upstream for each would let any client make us
+// send any number of requests.
 const farAhead = 1 << 20
 
-// implausible says whether t begins so far beyond size that no client can have
+// implausible reports whether tile begins so far beyond size that no client can have
 // seen a tree that has it.
-func implausible(t tlog.Tile, size int64) bool {
-	return leaves(t).number > (2*size+farAhead)>>(TileHeight*(leaves(t).level+1))
+func implausible(tile tlog.Tile, size int64) bool {
+	p := leavesOf(tile)
+	return p.number > (2*size+farAhead)>>(TileHeight*(p.level+1))
 }
 
-// reach returns our head after it was made as new as upstream's. An upstream
-// that does not tell its latest, as some proxies do not because the go command
+// advanceFor returns our head after it was made as new as upstream's, for tile. An
+// upstream that does not tell its latest, as some proxies do not because the go command
 // never asks for it, may still have the tile.
-func (m *Mirror) reach(ctx context.Context, t tlog.Tile) (*head, error) {
-	if err := m.thawed(); err != nil {
+func (t *tiles) advanceFor(ctx context.Context, tile tlog.Tile) (*head, error) {
+	if err := t.freezer.check(); err != nil {
 		return nil, err
 	}
-	if !m.connected() || implausible(t, m.Size()) {
-		return nil, m.beyond(t)
+	if !t.client.connected() || implausible(tile, t.follower.size()) {
+		return nil, t.beyond(tile)
 	}
-	m.mu.Lock()
-	isNew := time.Since(m.asked) < refreshGrace
-	m.mu.Unlock()
-	if !isNew {
-		err := m.Refresh(ctx)
+	if !t.follower.polls.recent() {
+		err := t.follower.refresh(ctx)
 		if errors.Is(err, ErrFrozen) || ctx.Err() != nil {
 			return nil, err
 		}
 		if err != nil {
-			m.log.Warn("cannot refresh the head for a tile beyond it", "tile", t.Path(), "size", m.Size(), "err", err)
+			t.log.Warn("cannot refresh the head for a tile beyond it", "tile", tile.Path(), "size", t.follower.size(), "err", err)
 		}
 	}
-	return m.head.Load(), nil
+	return t.follower.head.Load(), nil
 }
 
-func (m *Mirror) beyond(t tlog.Tile) error {
-	return fmt.Errorf("%s of %s: %w: this mirror ends at tree %d", t.Path(), m.name, ErrBeyond, m.Size())
+func (t *tiles) beyond(tile tlog.Tile) error {
+	return fmt.Errorf("%s of %s: %w: this mirror ends at tree %d", tile.Path(), t.client.name, ErrBeyond, t.follower.size())
 }
 
-// relay gets t, which h does not cover, and compares what h covers of it.
-func (m *Mirror) relay(ctx context.Context, h *head, t tlog.Tile) ([]byte, error) {
-	if t.L < 0 {
-		return m.relayData(ctx, h, t)
+// relay gets tile, which h does not cover, and compares what h covers of it. It is not
+// stored: only the client that asked for it can verify it.
+func (t *tiles) relay(ctx context.Context, h *head, tile tlog.Tile) ([]byte, error) {
+	if tile.L < 0 {
+		return t.relayData(ctx, h, tile)
 	}
-	data, err := m.fetchTile(ctx, t)
+	data, err := t.client.tile(ctx, tile)
 	if errors.Is(err, errNoTile) {
-		return nil, m.beyond(t)
+		return nil, t.beyond(tile)
 	}
 	if err != nil {
 		return nil, err
 	}
-	p := leaves(t)
+	p := placeOf(tile)
 	w := p.width(h.tree.N)
 	if w == 0 {
 		return data, nil
 	}
-	ours, _, err := m.hashTile(ctx, h, p.tile(w))
+	ours, _, err := t.hashes.get(ctx, h, p.tile(w))
 	if err != nil {
 		return nil, err
 	}
 	if string(data[:len(ours)]) != string(ours) {
-		return nil, fmt.Errorf("%w: %s of %s does not continue our tree %d", ErrInvalid, t.Path(), m.name, h.tree.N)
+		return nil, fmt.Errorf("%w: %s of %s does not continue our tree %d", ErrInvalid, tile.Path(), t.client.name, h.tree.N)
 	}
 	return data, nil
 }
 
-// hashTile returns t, which h covers. It is read as wide as it is under h, so
-// that one request to upstream serves all widths.
-func (m *Mirror) hashTile(ctx context.Context, h *head, t tlog.Tile) (data []byte, result string, err error) {
-	data, _, err = m.heldTile(ctx, h, placeOf(t), t.W)
-	if err != nil || data != nil {
-		return data, "hit", err
+// relayData is relay for a data tile.
+func (t *tiles) relayData(ctx context.Context, h *head, tile tlog.Tile) ([]byte, error) {
+	records, err := t.client.records(ctx, tile)
+	if errors.Is(err, errNoTile) {
+		return nil, t.beyond(tile)
 	}
-	if err := m.thawed(); err != nil {
-		return nil, "", err
-	}
-	if !m.connected() {
-		return nil, "", fmt.Errorf("%s of %s is not in this mirror, which has no upstream: %w", t.Path(), m.name, fs.ErrNotExist)
-	}
-	data, err = m.proveTile(ctx, h, placeOf(t))
-	if err != nil {
-		return nil, "", err
-	}
-	end := t.W * tlog.HashSize
-	return data[:end:end], "miss", nil
-}
-
-// proveTile authenticates the tile at p, as wide as it is under h, to h, and
-// stores what was not held. Those who need the same tile share the work: between
-// the request to upstream and the store there is no moment in which somebody
-// else would ask again.
-func (m *Mirror) proveTile(ctx context.Context, h *head, p place) ([]byte, error) {
-	t := p.tile(p.width(h.tree.N))
-	flight := fmt.Sprintf("%s of tree %d", t.Path(), h.tree.N)
-	data, err := m.share(ctx, flight, lookupTime, func(ctx context.Context) (any, error) {
-		var data []byte
-		tiles, err := m.prove(ctx, h.tree, h, func(r tlog.HashReader) (err error) {
-			data, err = tlog.ReadTileData(t, r)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		return data, m.save(ctx, tiles)
-	})
 	if err != nil {
 		return nil, err
 	}
-	return data.([]byte), nil
+	if w := leavesOf(tile).width(h.tree.N); w > 0 {
+		if err := t.data.check(ctx, h, tile.N, records[:w]); err != nil {
+			return nil, err
+		}
+	}
+	return FormatDataTile(records), nil
 }

@@ -1,0 +1,94 @@
+// Package evidence writes down what an upstream or a database did wrong: text files for
+// the administrator, who reads them and moves them away.
+package evidence
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/assay-proxy/assay/internal/durable"
+)
+
+// Most is how many files of a kind Keep writes, so that neither a client that tries again
+// nor an upstream that sends something else each time can fill the disk.
+const Most = 1000
+
+// The evidence names private modules, so it is for the user of the program alone.
+const (
+	dirMode  = 0o700
+	fileMode = 0o600
+)
+
+// Dir is a directory of evidence. It is created when needed. Nothing can be written to
+// the empty Dir.
+type Dir string
+
+// Path returns the path of the file of a kind with a name: KIND-NAME.txt.
+func (d Dir) Path(kind, name string) string {
+	return filepath.Join(string(d), kind+"-"+name+".txt")
+}
+
+// Keep writes text into a new file of a kind, and returns its path. A file that is there
+// already stays as it is. An error leaves no file behind; it is one if Most files of the
+// kind are there.
+func (d Dir) Keep(kind, name, text string) (path string, err error) {
+	path = d.Path(kind, name)
+	if _, err := os.Lstat(path); err == nil && d != "" {
+		return path, nil
+	}
+	if err := d.create(); err != nil {
+		return "", err
+	}
+	if err := d.checkRoom(kind); err != nil {
+		return "", err
+	}
+	err = durable.Create(path, []byte(text), fileMode)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	return path, nil
+}
+
+// Write makes text the content of a file of a kind. An error may leave a part of it:
+// unlike Keep it is for evidence whose file has a meaning by its name alone. A later
+// Write completes it.
+func (d Dir) Write(kind, name, text string) error {
+	if err := d.create(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(d.Path(kind, name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Sync(), f.Close(), durable.SyncDir(string(d)))
+}
+
+func (d Dir) create() error {
+	if d == "" {
+		return errors.New("no directory for evidence")
+	}
+	return durable.MakeDir(string(d), dirMode)
+}
+
+// checkRoom returns an error if there are Most files of a kind.
+func (d Dir) checkRoom(kind string) error {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return err
+	}
+	kept := 0
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), kind+"-") {
+			kept++
+		}
+	}
+	if kept >= Most {
+		return fmt.Errorf("%d files of its kind are kept already, move them away", kept)
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package sumdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/internal/memory"
+)
+
+const (
+	// textLimit bounds a lookup and a signed head: real ones are below 1 KiB,
+	// and a note has at most 100 signatures.
+	textLimit = 64 << 10
+
+	// dataLimit bounds a data tile: 256 records of 4 KiB, where real ones have
+	// about 200 bytes.
+	dataLimit = 1 << 20
+
+	// lookupTime is how long upstream may take for a module it has never seen:
+	// it clones the repository first (golang/go#70042).
+	lookupTime = 150 * time.Second
+
+	// fileTime is the same for what upstream only has to read.
+	fileTime = 60 * time.Second
+
+	// dataCopies is how often a data tile is in memory: as it came, and as the records
+	// that are made of it for the callers and for the store.
+	dataCopies = 3
+)
+
+// client asks upstream. It checks the form of what comes, and verifies nothing.
+type client struct {
+	name    string           // of the database
+	current func() FetchFunc // returns nil without upstream
+	flights *flights
+	memory  *memory.Budget
+}
+
+// connected reports whether there is an upstream.
+func (c *client) connected() bool { return c.current() != nil }
+
+// errDisconnected says that the upstream was taken away in the middle of
+// something.
+var errDisconnected = errors.New("no upstream any more")
+
+// fetch asks the upstream of the moment.
+func (c *client) fetch(ctx context.Context, path string, limit int64) ([]byte, error) {
+	f := c.current()
+	if f == nil {
+		return nil, fmt.Errorf("%s of %s: %w", path, c.name, errDisconnected)
+	}
+	return f(ctx, path, limit)
+}
+
+// latest returns the signed head that upstream says is the newest.
+func (c *client) latest(ctx context.Context) ([]byte, error) {
+	msg, err := c.fetch(ctx, "latest", textLimit)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Not to be mistaken for the absence of a module or a tile.
+		return nil, fmt.Errorf("%w: %s has no latest: %v", ErrInvalid, c.name, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("latest of %s: %w", c.name, err)
+	}
+	return msg, nil
+}
+
+// errNoTile is what becomes of fs.ErrNotExist for a tile.
+var errNoTile = errors.New("upstream has no such tile")
+
+// tile returns the hash tile t. Callers that ask for the same tile at the same time
+// share one request.
+func (c *client) tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	data, err := c.flights.do(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
+		data, err := c.fetchTile(ctx, t)
+		if full := placeOf(t).full(); err != nil && t != full && ctx.Err() == nil {
+			// When a tile has been completed, upstream need not keep its
+			// narrower forms.
+			if wide, err := c.fetchTile(ctx, full); err == nil {
+				return wide[:t.W*tlog.HashSize], nil
+			}
+		}
+		return data, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return data.([]byte), nil
+}
+
+func (c *client) fetchTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	want := t.W * tlog.HashSize
+	data, err := c.fetch(ctx, t.Path(), int64(want))
+	if err == nil && len(data) != want {
+		return nil, fmt.Errorf("%w: %s of %s has %d bytes, not %d", ErrInvalid, t.Path(), c.name, len(data), want)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		// The absence of a tile that a signed head promises is not the
+		// absence of a module, and must not look like it.
+		return nil, fmt.Errorf("%w: %w of %s: %v", ErrInvalid, errNoTile, c.name, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", t.Path(), c.name, err)
+	}
+	return data, nil
+}
+
+// records returns the records of the data tile t.
+func (c *client) records(ctx context.Context, t tlog.Tile) ([][]byte, error) {
+	records, err := c.flights.do(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
+		held := c.memory.HoldFor(ctx) // of what has come; a database that hangs takes none from others
+		defer held.Free()
+		records, err := c.fetchRecords(ctx, &held, t)
+		if full := placeOf(t).full(); err != nil && t != full && ctx.Err() == nil {
+			if records, err := c.fetchRecords(ctx, &held, full); err == nil {
+				return records[:t.W], nil
+			}
+		}
+		return records, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return records.([][]byte), nil
+}
+
+func (c *client) fetchRecords(ctx context.Context, held *memory.Hold, t tlog.Tile) ([][]byte, error) {
+	data, err := c.fetch(held.Context(ctx), t.Path(), dataLimit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %v", errNoTile, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", t.Path(), c.name, err)
+	}
+	if err := held.Grow(ctx, dataCopies*int64(len(data))); err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", t.Path(), c.name, err)
+	}
+	records, err := parseDataTile(data, t.W)
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", t.Path(), c.name, err)
+	}
+	return records, nil
+}

@@ -1,0 +1,437 @@
+package sumdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// refreshGrace is how long an answer of upstream to latest, or its failure, counts as
+// new, so that a client that is ahead of us and asks for one tile after the other does
+// not make us ask each time.
+const refreshGrace = time.Second
+
+// follower follows the log: it moves our head forward, only to heads that provably
+// continue it, and keeps what makes them answerable. It looks no record up.
+type follower struct {
+	client  *client
+	prover  *prover
+	heads   *headStore
+	freezer *freezer
+	metrics *metrics
+	log     *slog.Logger
+
+	// head is the newest head we proved, nil before the first. It is read without a
+	// lock; the holder of moving alone replaces it, only forward.
+	head atomic.Pointer[head]
+
+	// moving holds a value while the head is moved. It is no mutex, so that a caller can
+	// stop waiting when its context ends.
+	moving chan struct{}
+
+	older olderTrees
+	polls polls
+}
+
+// olderTrees remembers smaller trees that are proved to be of our log.
+type olderTrees struct {
+	mu    sync.Mutex
+	trees map[tlog.Tree]struct{}
+}
+
+// maxOlder is how many smaller trees are remembered. Upstream's caches show a few dozen
+// at a time.
+const maxOlder = 4096
+
+func (o *olderTrees) has(tree tlog.Tree) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.trees[tree]
+	return ok
+}
+
+// add remembers that tree is a prefix of our head, and so of every later one.
+func (o *olderTrees) add(tree tlog.Tree) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.trees) >= maxOlder {
+		clear(o.trees)
+	}
+	if o.trees == nil {
+		o.trees = make(map[tlog.Tree]struct{})
+	}
+	o.trees[tree] = struct{}{}
+}
+
+// polls is when upstream was asked for its latest head.
+type polls struct {
+	mu       sync.Mutex
+	ended    time.Time // with an answer or an error
+	answered time.Time // with a head that verified
+}
+
+func (p *polls) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = time.Now()
+}
+
+func (p *polls) answer() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answered = time.Now()
+}
+
+// recent reports whether upstream was asked a moment ago.
+func (p *polls) recent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.ended) < refreshGrace
+}
+
+// lastAnswer is zero if there was none.
+func (p *polls) lastAnswer() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answered
+}
+
+// size is the number of records under our head, 0 if there is none.
+func (f *follower) size() int64 {
+	if h := f.head.Load(); h != nil {
+		return h.tree.N
+	}
+	return 0
+}
+
+// newest is our head, which is asked for if there is none.
+func (f *follower) newest(ctx context.Context) (*head, error) {
+	if h := f.head.Load(); h != nil {
+		return h, nil
+	}
+	if !f.client.connected() {
+		return nil, fmt.Errorf("this mirror of %s is empty and has no upstream: %w", f.client.name, fs.ErrNotExist)
+	}
+	if err := f.refresh(ctx); err != nil {
+		return nil, err
+	}
+	return f.head.Load(), nil
+}
+
+// refresh asks upstream for its latest head and makes it ours if it is newer.
+func (f *follower) refresh(ctx context.Context) error {
+	if !f.client.connected() {
+		return fmt.Errorf("refresh %s: no upstream", f.client.name)
+	}
+	if err := f.freezer.check(); err != nil {
+		return err
+	}
+	_, err := f.client.flights.do(ctx, "latest", fileTime, func(ctx context.Context) (any, error) {
+		defer f.polls.end()
+		msg, err := f.client.latest(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.accept(ctx, msg, "latest"); err != nil {
+			return nil, err
+		}
+		f.polls.answer()
+		return nil, f.completeEdge(ctx)
+	})
+	return err
+}
+
+// load makes the stored head ours.
+func (f *follower) load(ctx context.Context) error {
+	stored, record, damage := f.heads.read(ctx)
+	switch {
+	case damage == nil:
+		return f.resume(ctx, stored)
+	case errors.Is(damage, fs.ErrNotExist) && record == nil:
+		damage = nil // it is gone, if there is a history
+	case record == nil && !errors.Is(damage, storage.ErrDamaged):
+		return fmt.Errorf("stored tree head: %w", damage)
+	}
+	// The newest head of the history takes its place: the log may grow from there, but
+	// not shrink or change.
+	h, err := f.heads.recall(ctx)
+	if err != nil {
+		return err
+	}
+	if h == nil && damage != nil {
+		return fmt.Errorf("stored tree head does not verify and there is no history to go back to: %w; "+
+			"check that the key is that of the database, then restore the store from a backup; "+
+			"an empty store would trust whatever head it is shown first", damage)
+	}
+	if h == nil {
+		return nil
+	}
+	f.log.Error("stored tree head is damaged or missing; continuing from the history", "size", h.tree.N, "err", damage)
+	h.record = record // the next head replaces it
+	f.head.Store(h)
+	return nil
+}
+
+// resume makes h, which was stored, our head again. Tiles that do not verify are
+// dropped; what was interrupted is completed.
+func (f *follower) resume(ctx context.Context, h *head) error {
+	if err := f.prover.checkTiles(ctx, h); err != nil {
+		f.log.Error("stored tiles do not verify; they will be fetched again", "size", h.tree.N, "err", err)
+		h.tiles = nil
+	}
+	f.head.Store(h)
+	f.archive(ctx, h)
+	return ctx.Err()
+}
+
+// lock waits until no other goroutine moves the head. unlock must follow.
+func (f *follower) lock(ctx context.Context) error {
+	select {
+	case f.moving <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *follower) unlock() { <-f.moving }
+
+// accept proves that the signed head msg and ours are of one log, and makes it
+// ours if it is larger. from says where it was seen. The error is ErrInvalid if
+// msg is no head of the database or cannot be proved, and ErrFrozen if it is the
+// head of a fork, or one was seen before.
+func (f *follower) accept(ctx context.Context, msg []byte, from string) error {
+	theirs, err := openHead(msg, f.heads.key)
+	if err != nil {
+		f.metrics.heads.WithLabelValues("refused").Inc()
+		return fmt.Errorf("%w: tree head in %s of %s: %v", ErrInvalid, from, f.client.name, err)
+	}
+	if ours := f.head.Load(); ours != nil && theirs.tree.N <= ours.tree.N {
+		return f.acceptOlder(ctx, ours, theirs, from)
+	}
+	if err := f.lock(ctx); err != nil {
+		return err
+	}
+	defer f.unlock()
+	const attempts = 10 // another process wins a race only by moving the stored head
+	for range attempts {
+		ours := f.head.Load()
+		if ours != nil && theirs.tree.N <= ours.tree.N {
+			return f.acceptOlder(ctx, ours, theirs, from)
+		}
+		err = f.advance(ctx, ours, theirs, from)
+		if !errors.Is(err, storage.ErrConflict) {
+			return err
+		}
+		if err := f.acceptStored(ctx, ours); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// acceptOlder proves that theirs, which is not larger than ours, is a prefix
+// of it.
+func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from string) error {
+	if theirs.tree == ours.tree || f.older.has(theirs.tree) {
+		return nil
+	}
+	if err := f.freezer.check(); err != nil {
+		return err
+	}
+	found, err := f.prover.compare(ctx, theirs.tree, ours.tree, ours)
+	if err != nil {
+		f.countRefused(err)
+		return err
+	}
+	if found.root != theirs.tree.Hash {
+		return f.refuseFork(ours, theirs, found, from)
+	}
+	if err := f.prover.save(ctx, found.tiles); err != nil {
+		return err
+	}
+	f.older.add(theirs.tree)
+	f.metrics.heads.WithLabelValues("older").Inc()
+	return nil
+}
+
+// advance proves that ours, nil before the first one, is a prefix of theirs, and
+// makes theirs our head. The caller holds the lock. By reading the tiles of the old edge
+// under the new head it makes sure that whatever was answerable stays so.
+func (f *follower) advance(ctx context.Context, ours, theirs *head, from string) error {
+	if err := f.freezer.check(); err != nil {
+		return err
+	}
+	var old tlog.Tree
+	old.Hash, _ = tlog.TreeHash(0, nil)
+	if ours != nil {
+		old = ours.tree
+	}
+	found, err := f.prover.compare(ctx, old, theirs.tree, ours)
+	if err != nil {
+		f.countRefused(err)
+		return err
+	}
+	if found.root != old.Hash {
+		return f.refuseFork(ours, theirs, found, from)
+	}
+	next := *theirs
+	next.tiles = found.tiles
+	if ours != nil {
+		next.inherit(ours)
+	}
+	if err := f.commit(ctx, ours, &next); err != nil {
+		return err
+	}
+	if ours != nil {
+		f.older.add(ours.tree)
+	}
+	f.metrics.heads.WithLabelValues("advanced").Inc()
+	f.log.Info("tree head advanced", "size", next.tree.N, "from", old.N, "source", from)
+	return nil
+}
+
+// countRefused counts a head that could not be proved, as opposed to one whose
+// tiles could not be had.
+func (f *follower) countRefused(err error) {
+	if errors.Is(err, ErrInvalid) {
+		f.metrics.heads.WithLabelValues("refused").Inc()
+	}
+}
+
+// refuseFork freezes the mirror, because ours and theirs are of two logs.
+func (f *follower) refuseFork(ours, theirs *head, found comparison, from string) error {
+	f.metrics.heads.WithLabelValues("fork").Inc()
+	f.metrics.forks.Inc()
+	return f.freezer.freeze(ours, theirs, found, from)
+}
+
+// commit makes next our head in the place of ours: stored first, seen then, and
+// what else belongs to it last. The error is storage.ErrConflict if the stored
+// head is not ours.
+func (f *follower) commit(ctx context.Context, ours, next *head) error {
+	record, err := next.encode(true)
+	if err != nil {
+		return err
+	}
+	var old []byte
+	if ours != nil {
+		old = ours.record
+	}
+	if err := f.heads.swap(ctx, old, record); err != nil {
+		return fmt.Errorf("store tree head %d of %s: %w", next.tree.N, f.client.name, err)
+	}
+	next.record = record
+	f.head.Store(next)
+	f.archive(context.WithoutCancel(ctx), next)
+	return nil
+}
+
+// archive does what follows from h being stored: h goes into the history, its full tiles
+// become objects. What fails is logged and done at the next start; until then the tiles
+// are answered from the head.
+func (f *follower) archive(ctx context.Context, h *head) {
+	if err := f.heads.remember(ctx, h); err != nil {
+		f.log.Error("tree head not in history", "size", h.tree.N, "err", err)
+	}
+	archived := *h
+	archived.tiles = make(map[place][]byte, len(h.tiles))
+	for at, data := range h.tiles {
+		if len(data) == fullTile {
+			err := f.prover.saveTile(ctx, at, data)
+			if err == nil {
+				continue
+			}
+			f.log.Error("tile not stored", "tile", at.full().Path(), "err", err)
+		}
+		archived.tiles[at] = data
+	}
+	f.head.CompareAndSwap(h, &archived)
+}
+
+// acceptStored makes the stored head ours after another process moved it from ours. The
+// caller holds the lock. A stored head that does not continue ours is a fork like any
+// other.
+func (f *follower) acceptStored(ctx context.Context, ours *head) error {
+	stored, record, err := f.heads.read(ctx)
+	if err != nil && record == nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("stored tree head: %w", err)
+	}
+	switch {
+	case err != nil && ours == nil:
+		return fmt.Errorf("stored tree head: %w", err)
+	case err != nil:
+		// Gone or damaged underneath us: ours takes its place.
+		f.log.Error("stored tree head is damaged or gone", "size", ours.tree.N, "err", err)
+		f.replaceNext(ours, record)
+		return nil
+	}
+	if f.prover.checkTiles(ctx, stored) != nil {
+		stored.tiles = nil
+	}
+	if ours == nil {
+		f.head.Store(stored)
+		return nil
+	}
+	if stored.tree.N <= ours.tree.N {
+		if err := f.acceptOlder(ctx, ours, stored, "the store"); err != nil {
+			return err
+		}
+		f.replaceNext(ours, record)
+		return nil
+	}
+	found, err := f.prover.compare(ctx, ours.tree, stored.tree, stored)
+	if err != nil {
+		return err
+	}
+	if found.root != ours.tree.Hash {
+		return f.refuseFork(ours, stored, found, "the store")
+	}
+	next := *stored
+	next.tiles = found.tiles
+	next.inherit(stored)
+	next.inherit(ours)
+	f.head.Store(&next)
+	f.older.add(ours.tree)
+	return nil
+}
+
+// replaceNext makes the next commit replace record, whatever it is.
+func (f *follower) replaceNext(ours *head, record []byte) {
+	same := *ours
+	same.record = record
+	f.head.Store(&same)
+}
+
+// completeEdge gets the edge of a head that was recalled from the history, which does
+// not keep it.
+func (f *follower) completeEdge(ctx context.Context) error {
+	if h := f.head.Load(); h == nil || h.complete() {
+		return nil
+	}
+	if err := f.lock(ctx); err != nil {
+		return err
+	}
+	defer f.unlock()
+	ours := f.head.Load()
+	if ours.complete() {
+		return nil
+	}
+	found, err := f.prover.compare(ctx, ours.tree, ours.tree, ours)
+	if err != nil {
+		return err
+	}
+	next := *ours
+	next.tiles = found.tiles
+	next.inherit(ours)
+	return f.commit(ctx, ours, &next)
+}

@@ -1,0 +1,75 @@
+package sumdb
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// hashTiles answers hash tiles under a head of ours: those that are held, and those of
+// upstream once they are proved and stored.
+type hashTiles struct {
+	client  *client
+	prover  *prover
+	freezer *freezer
+}
+
+// mayFetch says why the file at path, which is not held, cannot be asked for.
+func (t *hashTiles) mayFetch(path string) error {
+	if err := t.freezer.check(); err != nil {
+		return err
+	}
+	if !t.client.connected() {
+		return fmt.Errorf("%s of %s is not in this mirror, which has no upstream: %w", path, t.client.name, fs.ErrNotExist)
+	}
+	return nil
+}
+
+// held returns tile, which h covers, or nil if it is not held.
+func (t *hashTiles) held(ctx context.Context, h *head, tile tlog.Tile) ([]byte, error) {
+	data, _, err := t.prover.held(ctx, h, placeOf(tile), tile.W)
+	return data, err
+}
+
+// get returns tile, which h covers. It is read as wide as it is under h, so that one
+// request to upstream serves all widths.
+func (t *hashTiles) get(ctx context.Context, h *head, tile tlog.Tile) (data []byte, result string, err error) {
+	data, err = t.held(ctx, h, tile)
+	if err != nil || data != nil {
+		return data, "hit", err
+	}
+	if err := t.mayFetch(tile.Path()); err != nil {
+		return nil, "", err
+	}
+	data, err = t.prove(ctx, h, placeOf(tile))
+	if err != nil {
+		return nil, "", err
+	}
+	end := tile.W * tlog.HashSize
+	return data[:end:end], "miss", nil
+}
+
+// prove authenticates the tile at p, as wide as it is under h, to h, and stores what was
+// not held. Callers that need the same tile share the work: between the request to
+// upstream and the store there is no moment in which another caller would ask again.
+func (t *hashTiles) prove(ctx context.Context, h *head, p place) ([]byte, error) {
+	tile := p.tile(p.width(h.tree.N))
+	key := fmt.Sprintf("%s of tree %d", tile.Path(), h.tree.N)
+	data, err := t.client.flights.do(ctx, key, lookupTime, func(ctx context.Context) (any, error) {
+		var data []byte
+		tiles, err := t.prover.prove(ctx, h.tree, h, func(r tlog.HashReader) (err error) {
+			data, err = tlog.ReadTileData(tile, r)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		return data, t.prover.save(ctx, tiles)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return data.([]byte), nil
+}

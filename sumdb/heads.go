@@ -1,0 +1,102 @@
+package sumdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// headStore is the stored head, and the history of all heads that were accepted.
+type headStore struct {
+	objects *objects
+	key     note.Verifier // of the database
+	log     *slog.Logger
+}
+
+// recordKey is that of the record of the newest head.
+func (s *headStore) recordKey() string { return s.objects.key("latest") }
+
+// read returns the stored head, whose tiles are not verified. The error is
+// fs.ErrNotExist if there is none. One that does not verify is an error with its record,
+// which is not nil.
+func (s *headStore) read(ctx context.Context) (h *head, record []byte, err error) {
+	record, err = s.objects.store.Record(ctx, s.recordKey())
+	if err != nil {
+		return nil, nil, err
+	}
+	if record == nil {
+		record = []byte{} // there is a record, and it is empty
+	}
+	if h, err = decodeHead(record, s.key); err != nil {
+		return nil, record, err
+	}
+	h.record = record
+	return h, record, nil
+}
+
+// swap makes value the stored head if that is old, or if its bytes are damaged: then it
+// can be compared with nothing, and the history has what it was.
+func (s *headStore) swap(ctx context.Context, old, value []byte) error {
+	store, key := s.objects.store, s.recordKey()
+	err := store.SwapRecord(ctx, key, old, value)
+	if !errors.Is(err, storage.ErrDamaged) {
+		return err
+	}
+	s.log.Error("stored tree head is damaged; replacing it", "err", err)
+	if err := store.DeleteRecord(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return store.SwapRecord(ctx, key, nil, value)
+}
+
+// remember appends h to the history. Sizes are padded, so that keys sort as sizes do.
+func (s *headStore) remember(ctx context.Context, h *head) error {
+	data, err := h.encode(false)
+	if err != nil {
+		return err
+	}
+	err = s.objects.create(ctx, fmt.Sprintf("head/%016d", h.tree.N), data)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// recall returns the newest head of the history that verifies, without tiles, or nil if
+// there is no history. A history of which nothing verifies is an error.
+func (s *headStore) recall(ctx context.Context) (*head, error) {
+	var keys []string
+	for info, err := range s.objects.store.List(ctx, s.objects.key("head/")) {
+		if err != nil {
+			return nil, fmt.Errorf("history of tree heads: %w", err)
+		}
+		keys = append(keys, info.Key)
+	}
+	var last error
+	for _, key := range slices.Backward(keys) {
+		data, err := s.objects.readKey(ctx, key)
+		if err == nil {
+			var h *head
+			if h, err = decodeHead(data, s.key); err == nil {
+				return h, nil
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		s.log.Error("head in history does not verify", "key", key, "err", err)
+		last = err
+	}
+	if last != nil {
+		return nil, fmt.Errorf("no head in the history verifies: %w; "+
+			"check that the key is that of the database, then restore the store from a backup", last)
+	}
+	return nil, nil
+}

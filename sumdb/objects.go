@@ -1,0 +1,89 @@
+package sumdb
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// objects is what is stored of a database. All of it was proved before it got there.
+type objects struct {
+	name  string // of the database
+	store storage.Store
+	log   *slog.Logger
+}
+
+// key is where the file at path is kept in the store.
+func (o *objects) key(path string) string { return storage.Key("sumdb/" + o.name + "/" + path) }
+
+// read returns the object at path. One that is damaged is removed and as good as
+// absent: it will be fetched and proved again.
+func (o *objects) read(ctx context.Context, path string) ([]byte, error) {
+	data, err := o.readKey(ctx, o.key(path))
+	if errors.Is(err, storage.ErrDamaged) {
+		o.log.Error("stored object is damaged; it will be fetched again", "key", o.key(path), "err", err)
+		return nil, o.remove(ctx, path)
+	}
+	return data, err
+}
+
+func (o *objects) readKey(ctx context.Context, key string) ([]byte, error) {
+	object, err := o.store.Open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer object.Close()
+	data := make([]byte, object.Info().Size) // ours are small
+	if _, err := io.ReadFull(object, data); err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return data, nil
+}
+
+// remove removes the object at path and returns fs.ErrNotExist.
+func (o *objects) remove(ctx context.Context, path string) error {
+	err := o.store.Delete(ctx, o.key(path))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove damaged %s: %w", path, err)
+	}
+	return fmt.Errorf("%s: %w", path, fs.ErrNotExist)
+}
+
+// create stores data at path. The error is fs.ErrExist if there is something.
+func (o *objects) create(ctx context.Context, path string, data []byte) error {
+	info := storage.Info{Key: o.key(path), Size: int64(len(data)), Proof: o.name}
+	return o.store.Create(ctx, info, bytes.NewReader(data))
+}
+
+// put stores data, which is proved, at path. Other bytes that are there already are
+// wrong, and are replaced.
+func (o *objects) put(ctx context.Context, path string, data []byte) error {
+	const attempts = 3 // another process may do the same
+	var err error
+	for range attempts {
+		if err = o.create(ctx, path, data); !errors.Is(err, fs.ErrExist) {
+			break
+		}
+		stored, err := o.read(ctx, path)
+		if err == nil && bytes.Equal(stored, data) {
+			return nil
+		}
+		if err == nil {
+			o.log.Error("stored object differs from its proved record; it will be replaced", "key", o.key(path))
+			err = o.remove(ctx, path)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("store %s: %w", path, err)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("store %s: %w", path, err)
+	}
+	return nil
+}
