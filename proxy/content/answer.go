@@ -53,7 +53,7 @@ func (m *Answer) encode() []byte {
 func decodeAnswer(data []byte) (*Answer, error) {
 	millis, body, ok := bytes.Cut(data, []byte{'\n'})
 	if !ok {
-		return nil, errors.New("no time in it")
+		return nil, errors.New("it has no time")
 	}
 	fetched, err := strconv.ParseInt(string(millis), 10, 64)
 	if err != nil {

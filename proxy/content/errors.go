@@ -31,7 +31,7 @@ var (
 
 	// ErrNoDatabase says that a toolchain was asked for, and no checksum database is there
 	// to verify it with.
-	ErrNoDatabase = errors.New("toolchains are always verified, and the checksum database is off here")
+	ErrNoDatabase = errors.New("toolchains need a checksum database, and it is off")
 
 	// ErrUnlisted says that the checksum database does not know a version that an
 	// upstream has.
@@ -52,7 +52,7 @@ var (
 )
 
 // errProtected says that a public name leads to a repository that a rule protects.
-var errProtected = errors.New("the repository is protected by a rule about private modules")
+var errProtected = errors.New("the repository is protected by an access rule")
 
 // Absence says that something does not exist. It is made of what an upstream, a repository
 // or a checksum database has said, and of nothing else: a file of ours that is missing

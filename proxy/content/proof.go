@@ -35,4 +35,4 @@ type proved struct {
 }
 
 // errUnfit says that an object must not be served.
-var errUnfit = errors.New("not what it must be")
+var errUnfit = errors.New("stored object is invalid")

@@ -23,7 +23,7 @@ import (
 // Errors of a Gate.
 var (
 	// ErrReloaded says that work was begun under settings that are no longer in force.
-	ErrReloaded = errors.New("the settings have changed meanwhile")
+	ErrReloaded = errors.New("the settings changed during the request")
 
 	// ErrNoVCS says that version control is needed and off.
 	ErrNoVCS = errors.New("fetching from version control is disabled")
