@@ -25,7 +25,7 @@ const modulePath = "github.com/assay-proxy/assay/"
 // arrows is the table of docs/design/README.md: what of ours each package may
 // import. Tests may import anything.
 var arrows = map[string][]string{
-	"access":              {"defect", "internal/watch"},
+	"access":              {"defect", "internal/durable", "internal/watch"},
 	"cmd/assay":           {"access", "cmd/assay/config", "cmd/assay/daemon", "proxy/content", "proxy/modzip", "storage", "storage/bolt", "sumdb/pinlog"},
 	"cmd/assay/config":    {"proxy/fetch"},
 	"cmd/assay/daemon":    {"access", "cmd/assay/config", "internal/memory", "internal/watch", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
@@ -42,7 +42,7 @@ var arrows = map[string][]string{
 	"internal/text":       {},
 	"internal/watch":      {},
 	"proxy":               {"access", "defect", "internal/bindings", "internal/memory", "internal/places", "internal/text", "proxy/content", "proxy/content/gate", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
-	"proxy/content":       {"defect", "internal/bindings", "internal/flight", "internal/memo", "internal/memory", "internal/places", "internal/text", "proxy/content/gate", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
+	"proxy/content":       {"defect", "internal/bindings", "internal/evidence", "internal/flight", "internal/memo", "internal/memory", "internal/places", "internal/text", "proxy/content/gate", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
 	"proxy/content/gate":  {"proxy/fetch", "proxy/privacy", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
 	"proxy/fetch":         {"internal/egress", "internal/memory"},
 	"proxy/modzip":        {"defect"},
@@ -56,7 +56,7 @@ var arrows = map[string][]string{
 	"sumdb/sumdbtest":     {},
 	"storage":             {},
 	"storage/athens":      {"storage"},
-	"storage/bolt":        {"internal/memory", "storage"},
+	"storage/bolt":        {"internal/durable", "internal/memory", "storage"},
 	"storage/storagetest": {"storage"},
 }
 

@@ -22,6 +22,3 @@ func lockFile(name string) (*os.File, error) {
 
 // inherit does nothing: a file has the access rules of its directory.
 func inherit(*os.File, string, fs.FileInfo) error { return nil }
-
-// syncDir does nothing: a directory cannot be synced.
-func syncDir(string) error { return nil }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/durable"
 )
 
 // tokenHeader begins a new token file.
@@ -139,38 +141,9 @@ func editTokens(file string, edit func(data []byte, list []Token) ([]byte, error
 	if err != nil {
 		return err
 	}
-	return replaceFile(file, edited, info)
-}
-
-// replaceFile writes a file durably under another name and renames it. Owner and
-// mode of the file that was there, if any, are kept: an administrator's command
-// must not take the file from the server's user.
-func replaceFile(name string, data []byte, old fs.FileInfo) (err error) {
-	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if err := inherit(f, dir, old); err != nil {
-		return err
-	}
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	// Owner and mode stay: the command of an administrator must not take the file from the
+	// user of the server.
+	return durable.ReplaceWith(file, 0o600, func(f *os.File) ([]byte, error) {
+		return edited, inherit(f, filepath.Dir(file), info)
+	})
 }

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/tools/txtar"
 
+	"github.com/assay-proxy/assay/internal/evidence"
 	"github.com/assay-proxy/assay/proxy"
-	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
@@ -73,7 +73,7 @@ func TestEvidence(t *testing.T) {
 	if len(first) != len(modules) {
 		t.Fatalf("evidence %q, want %d files", first, len(modules))
 	}
-	for i := range content.MaxEvidence { // links, for a thousand files are much work for some file systems
+	for i := range evidence.Most { // links, for a thousand files are much work for some file systems
 		if err := os.Link(first[0], filepath.Join(dir, fmt.Sprintf("mismatch-%d.txt", i))); err != nil {
 			t.Fatal(err)
 		}

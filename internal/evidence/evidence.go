@@ -88,7 +88,7 @@ func (d Dir) checkRoom(kind string) error {
 		}
 	}
 	if kept >= Most {
-		return fmt.Errorf("%d files of its kind are kept already, move them away", kept)
+		return fmt.Errorf("there are %d evidence files of this kind already; move them away", kept)
 	}
 	return nil
 }

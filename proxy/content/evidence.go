@@ -2,15 +2,12 @@ package content
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
+	evidencedir "github.com/assay-proxy/assay/internal/evidence"
 	"github.com/assay-proxy/assay/internal/text"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/sumdb/pinlog"
@@ -18,7 +15,7 @@ import (
 
 // evidence keeps what was found to be wrong.
 type evidence struct {
-	dir     string
+	dir     evidencedir.Dir
 	metrics *metrics
 	log     *slog.Logger
 }
@@ -50,7 +47,7 @@ func (e evidence) compare(req request.Request, source, got, want, database strin
 // keepMismatch writes down what an upstream sent in place of what the checksum
 // database says.
 func (e evidence) keepMismatch(m *MismatchError, now time.Time) (string, error) {
-	return keepEvidence(e.dir, "mismatch", m.Module+"@"+m.Version+"-"+m.File+"-"+m.Got, fmt.Sprintf(`checksum mismatch
+	return e.keep("mismatch", m.Module+"@"+m.Version+"-"+m.File+"-"+m.Got, fmt.Sprintf(`checksum mismatch
 time:     %s
 module:   %s
 version:  %s
@@ -69,7 +66,7 @@ differs there too, tell the module's author and golang.org/issue.
 func (e evidence) noteChanged(changed *pinlog.ConflictError) {
 	e.metrics.changed.Inc()
 	name := changed.Have.Module.String() + "-" + changed.Got.Zip + changed.Got.Mod
-	kept, err := keepEvidence(e.dir, "changed", name, fmt.Sprintf(`a private version has changed
+	kept, err := e.keep("changed", name, fmt.Sprintf(`a private version has changed
 time:    %s
 module:  %s
 first:   %s
@@ -88,57 +85,10 @@ or what happened to the disk.
 		"err", changed, "evidence", kept, "evidence_err", err)
 }
 
-// MaxEvidence is how many files of a kind are kept. Who runs the proxy moves them away;
-// what is not kept is in the log.
-const MaxEvidence = 1000
-
-// keepEvidence writes a text about something of a kind. The same is written once, and
-// no more than MaxEvidence in all: neither a client that tries again and again nor an
-// upstream that sends something else each time can fill the disk. It returns the file's
-// name.
-func keepEvidence(dir, kind, about, content string) (string, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
+// keep writes a text about something of a kind, once. It returns the path of the file.
+func (e evidence) keep(kind, about, content string) (string, error) {
 	sum := sha256.Sum256([]byte(about))
-	name := filepath.Join(dir, fmt.Sprintf("%s-%s-%x.txt", kind, evidenceName(about), sum[:6]))
-	if _, err := os.Lstat(name); err == nil {
-		return name, nil
-	}
-	if err := evidenceRoom(dir, kind); err != nil {
-		return "", err
-	}
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return name, nil
-	}
-	if err != nil {
-		return "", err
-	}
-	_, err = file.WriteString(content)
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		_ = os.Remove(name) // half of it would keep the whole from being written later
-		return "", err
-	}
-	return name, nil
-}
-
-// evidenceRoom returns an error if there are MaxEvidence files of a kind.
-func evidenceRoom(dir, kind string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	kept := 0
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), kind+"-") {
-			kept++
-		}
-	}
-	if kept >= MaxEvidence {
-		return fmt.Errorf("there are %d evidence files of this kind already; move them away", kept)
-	}
-	return nil
+	return e.dir.Keep(kind, fmt.Sprintf("%s-%x", evidenceName(about), sum[:6]), content)
 }
 
 // evidenceName makes s a part of a file name, which is not one of its own: several have

@@ -12,6 +12,7 @@ import (
 
 	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/internal/bindings"
+	evidencedir "github.com/assay-proxy/assay/internal/evidence"
 	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/places"
@@ -152,7 +153,7 @@ func newParts(ctx context.Context, c Config) (p *parts, err error) {
 	p = &parts{config: c, held: c.Store, metrics: newMetrics(), rooms: newRooms(c), pushes: new(pushes)}
 	p.scope = flight.NewScope(flight.Config{Wait: c.Times.Answer * 3 / 4, Prepare: p.prepare, Panicked: p.panicked})
 	p.zips = zips{spool: c.Spool, budget: c.Memory.Proofs, answer: c.Times.Answer}
-	p.evidence = evidence{dir: c.Evidence, metrics: p.metrics, log: c.Logger}
+	p.evidence = evidence{dir: evidencedir.Dir(c.Evidence), metrics: p.metrics, log: c.Logger}
 	p.absences = newAbsences(c.Store, c.Logger, c.Times.Stale)
 	if c.Log != nil {
 		p.pinned = newPinned(c.Log, p.scope, p.zips, p.evidence)

@@ -19,6 +19,7 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/assay-proxy/assay/internal/durable"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -47,7 +48,7 @@ func makeDirs(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := syncDir(parent); !errors.Is(err, fs.ErrPermission) { // we may write to it, and not read it
+	if err := durable.SyncDir(parent); !errors.Is(err, fs.ErrPermission) { // we may write to it, and not read it
 		return err
 	}
 	return nil
@@ -102,19 +103,7 @@ func createFile(path string, pageSize int) error {
 			return err
 		}
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil // directories cannot be synced there, and need not be
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // sniff looks for the mark of bbolt before bbolt touches the file. An empty
