@@ -236,8 +236,6 @@ var exceptions = map[string]exception{
 	"internal/places Claim: fields":           {16, "a claim is under one mutex with its place"},
 	"internal/places: arrows back":            {1, "a claim and the set that it is in name each other"},
 	"proxy Config: fields":                    {20, "what its caller has made: one field for each part and each setting"},
-	"proxy errors.go: lines":                  {583, "the table of errors is code yet"},
-	"proxy: arrows back":                      {5, "the table of errors is code yet"},
 	"proxy/fetch client: fields":              {16, "not looked at yet"},
 	"proxy/fetch probe: fields":               {14, "not looked at yet"},
 	"proxy/fetch transfer: fields":            {16, "a transfer is one state machine under one mutex"},

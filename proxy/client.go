@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/memory"
@@ -106,6 +107,23 @@ func (c *client) identifyOnce() access.Identity {
 		log.Info("credential refused", "err", err)
 	}
 	return id
+}
+
+// noteUnread notes that the client may not read what it asked for. One that we know
+// is set up well enough.
+func (c *client) noteUnread(modulePath string) {
+	if c.identify().Anonymous() {
+		c.noteLeak(NoCredential, modulePath)
+	}
+}
+
+func (c *client) noteLeak(kind LeakKind, modulePath string) {
+	name := c.identify().Name
+	if c.identify().Anonymous() {
+		name = c.remote()
+	}
+	c.readers.metrics.leaks[kind].Inc()
+	c.readers.leaks.note(name, kind, modulePath, time.Now())
 }
 
 // clientKey returns the key for an identity at an address. Of an IPv6 address it is the

@@ -14,24 +14,27 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// serveDatabase answers for a checksum database, always with what this proxy has
+// databases are the checksum databases that are served.
+type databases struct{ library *content.Library }
+
+// serve answers for a checksum database, always with what this proxy has
 // verified itself.
-func (s *Server) serveDatabase(a *answer) error {
+func (d databases) serve(a *answer) error {
 	req := a.ask.Req
-	db := s.content.Database(req.Database)
+	db := d.library.Database(req.Database)
 	switch {
-	case db == nil && s.content.OwnName() == req.Database:
+	case db == nil && d.library.OwnName() == req.Database:
 		return errNotUnified // a 404 would send the client, with the names it asks for, to the host of that name
 	case db == nil:
-		return s.unknownDatabase(req)
+		return d.unknownDatabase(req)
 	case req.Kind == request.SumDBSupported:
-		return s.serveSupported(a, db)
+		return d.serveSupported(a, db)
 	case req.Kind == request.SumDBLatest:
-		return s.serveHead(a, db)
+		return d.serveHead(a, db)
 	case req.Kind == request.SumDBLookup:
-		return s.serveLookup(a, db)
+		return d.serveLookup(a, db)
 	}
-	return s.serveTile(a, db)
+	return d.serveTile(a, db)
 }
 
 // serveSupported promises to answer for a database, which the client holds us to for
@@ -40,14 +43,14 @@ func (s *Server) serveDatabase(a *answer) error {
 // does not get one in time, answers nothing, so it must not promise; a client with another
 // proxy behind | goes on to that. It is never a 404, after which the client would send
 // the names it asks for to the host of the database.
-func (s *Server) serveSupported(a *answer, db content.Database) error {
+func (d databases) serveSupported(a *answer, db content.Database) error {
 	if db.HasHead() {
-		return writeSumDB(a, "public, max-age=3600", nil)
+		return a.writeSumDB("public, max-age=3600", nil)
 	}
 	_, err := db.Head(a.r.Context(), &a.client, a.ask.HeldOnly)
 	switch {
 	case err == nil:
-		return writeSumDB(a, "public, max-age=3600", nil)
+		return a.writeSumDB("public, max-age=3600", nil)
 	case errors.Is(err, sumdb.ErrFrozen): // has a text that says more
 		return err
 	case errors.Is(err, content.ErrNotHeld):
@@ -63,46 +66,46 @@ func (s *Server) serveSupported(a *answer, db content.Database) error {
 }
 
 // serveHead answers with our newest head.
-func (s *Server) serveHead(a *answer, db content.Database) error {
+func (d databases) serveHead(a *answer, db content.Database) error {
 	note, err := db.Head(a.r.Context(), &a.client, a.ask.HeldOnly)
 	if err != nil {
 		return err
 	}
-	return writeSumDB(a, "public, max-age=60", note)
+	return a.writeSumDB("public, max-age=60", note)
 }
 
 // unknownDatabase is the answer for a database that nobody configured. After a
 // 404 the client goes on to the database itself, which it chose; where there is
 // no upstream it must not.
-func (s *Server) unknownDatabase(req request.Request) error {
+func (d databases) unknownDatabase(req request.Request) error {
 	f := &failure{status: http.StatusNotFound, what: "not found: the checksum database " + text.Clip(req.Database, 100) + " is not served here",
-		why: "this proxy verifies with " + s.databaseNames(), err: fs.ErrNotExist}
-	if s.content.Offline() {
+		why: "this proxy verifies with " + d.names(), err: fs.ErrNotExist}
+	if d.library.Offline() {
 		f.status = http.StatusForbidden
 		f.next = "set GOSUMDB to a database that is served here"
 	}
 	return f
 }
 
-func (s *Server) databaseNames() string {
-	names := strings.Join(s.content.Databases(), ", ")
+func (d databases) names() string {
+	names := strings.Join(d.library.Databases(), ", ")
 	return cmp.Or(names, "no checksum database")
 }
 
 // serveLookup answers with a proved record and the newest head.
-func (s *Server) serveLookup(a *answer, db content.Database) error {
-	a.origin = s.content.Origin(a.ask.Req.Module)
+func (d databases) serveLookup(a *answer, db content.Database) error {
+	a.origin = d.library.Origin(a.ask.Req.Module)
 	reply, how, err := db.Record(a.r.Context(), a.origin, &a.ask)
 	a.result = result(how)
 	if err != nil {
 		return err
 	}
 	a.Header()["Cache-Status"] = cacheStatus[a.result]
-	return writeSumDB(a, a.origin.Caching.Record, reply)
+	return a.writeSumDB(a.origin.Caching.Record, reply)
 }
 
 // serveTile answers with a tile that hashes up to our head.
-func (s *Server) serveTile(a *answer, db content.Database) error {
+func (d databases) serveTile(a *answer, db content.Database) error {
 	req := a.ask.Req
 	tile, proved, err := db.Tile(a.r.Context(), &a.client, req, a.ask.HeldOnly)
 	if err != nil {
@@ -116,14 +119,5 @@ func (s *Server) serveTile(a *answer, db content.Database) error {
 		age = db.Tiles() + ", max-age=86400" // it is part of a full one some day
 	}
 	a.Header()["Content-Type"] = contentTypes[request.SumDBTile]
-	return writeSumDB(a, age, tile)
-}
-
-func writeSumDB(a *answer, cacheControl string, body []byte) error {
-	h := a.Header()
-	if h["Content-Type"] == nil {
-		h["Content-Type"] = contentTypes[request.SumDBLookup]
-	}
-	h["Cache-Control"] = []string{cacheControl}
-	return writeBytes(a, body)
+	return a.writeSumDB(age, tile)
 }

@@ -95,20 +95,3 @@ func (l *leaks) list() []Leak {
 	})
 	return all
 }
-
-// noteUnread notes that the client may not read what it asked for. One that we know
-// is set up well enough.
-func (c *client) noteUnread(modulePath string) {
-	if c.identify().Anonymous() {
-		c.noteLeak(NoCredential, modulePath)
-	}
-}
-
-func (c *client) noteLeak(kind LeakKind, modulePath string) {
-	name := c.identify().Name
-	if c.identify().Anonymous() {
-		name = c.remote()
-	}
-	c.readers.metrics.leaks[kind].Inc()
-	c.readers.leaks.note(name, kind, modulePath, time.Now())
-}

@@ -173,18 +173,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.metrics.count(a.ask.Req.Kind, a.result)
 }
 
-// answer is a response and what is known about it. There is one for each
-// request.
-type answer struct {
-	http.ResponseWriter
-	r       *http.Request
-	client  client
-	ask     content.Ask     // what was asked for; its kind is NumKinds before that is known
-	origin  *content.Origin // of its module; nil: not known
-	result  result
-	started bool // the status is sent, an error can only break off
-}
-
 func (s *Server) serve(a *answer) error {
 	if a.r.Method != http.MethodGet && a.r.Method != http.MethodHead {
 		a.Header().Set("Allow", "GET, HEAD")
@@ -209,7 +197,7 @@ func (s *Server) serve(a *answer) error {
 	}
 	a.ask.Req, a.ask.Path = req, path
 	if req.Database != "" {
-		return s.serveDatabase(a)
+		return databases{s.content}.serve(a)
 	}
 	return s.serveModule(a)
 }
@@ -231,7 +219,7 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 		}
 		if a.origin == origin && a.ask.Sure() { // it may be the other one since a moment ago
 			a.result = resultHit
-			return true, s.serveObject(a, origin.Serve(hot))
+			return true, a.serveObject(origin.Serve(hot))
 		}
 	}
 	return false, nil
@@ -250,13 +238,67 @@ func (s *Server) serveModule(a *answer) error {
 	if err := s.admit(a); err != nil {
 		return err
 	}
-	serve := s.serveMutable
+	serve := a.serveMutable
 	if a.ask.Req.Immutable() {
-		serve = s.serveImmutable
+		serve = a.serveImmutable
 	}
-	err := serve(a)
+	err := serve()
 	if a.started {
 		return err
 	}
 	return a.origin.Bridge(a.r.Context(), &a.ask, begin, content.Result(a.result), err)
+}
+
+// statusClientGone is what the access log has for a client that did not wait;
+// the number is nginx's.
+const statusClientGone = 499
+
+// writeError answers with err, or breaks the answer off if it has begun.
+func (s *Server) writeError(a *answer, err error) {
+	gone := a.r.Context().Err() != nil
+	if a.started {
+		if !gone {
+			s.log.LogAttrs(a.r.Context(), levelOf(err), "response aborted", a.attrs(err)...)
+		}
+		s.metrics.count(a.ask.Req.Kind, resultAborted)
+		panic(http.ErrAbortHandler)
+	}
+	if gone {
+		a.result = resultGone
+		a.WriteHeader(statusClientGone)
+		return
+	}
+	f := explain(&a.ask, s.hide(a, err))
+	f.noStore = f.noStore || a.origin != nil && !a.origin.Caching.Errors // a push is enough, and nobody else is to have it
+	if f.status >= 500 && f.status != http.StatusLoopDetected || f.status == http.StatusForbidden {
+		s.log.LogAttrs(a.r.Context(), levelOf(err), "request refused", a.attrs(err)...)
+	}
+	var old *content.OldAbsenceError
+	if errors.As(err, &old) {
+		a.result = resultStale
+		a.Header()["Cache-Status"] = cacheStatus[resultStale]
+	}
+	if a.result == resultUnknown {
+		a.result = resultOf(f.status)
+	}
+	f.write(a, a.r.Method)
+}
+
+// hide returns err, or what a client is told that may not know it, which is noted.
+func (s *Server) hide(a *answer, err error) error {
+	if a.origin != nil {
+		err = a.origin.Veil(&a.ask, err)
+	}
+	var leak *content.LeakError
+	if errors.As(err, &leak) {
+		s.log.Warn("a client looked up a private module in the checksum database", "module", leak.Module, "pattern", leak.Pattern, "client", a.client.remote())
+		a.client.noteLeak(PublicDatabase, leak.Module)
+	}
+	if !errors.Is(err, content.ErrHidden) {
+		return err
+	}
+	if a.ask.Req.Module != "" {
+		a.client.noteUnread(a.ask.Req.Module)
+	}
+	return hidden(a.ask.Path)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -22,9 +23,28 @@ const progressTime = time.Minute
 // largeAnswer is the size above which an answer moves the write time-out on with each write.
 const largeAnswer = 256 << 10
 
+// answer is a response and what is known about it. There is one for each
+// request.
+type answer struct {
+	http.ResponseWriter
+	r       *http.Request
+	client  client
+	ask     content.Ask     // what was asked for; its kind is NumKinds before that is known
+	origin  *content.Origin // of its module; nil: not known
+	result  result
+	started bool // the status is sent, an error can only break off
+}
+
+func (a *answer) attrs(err error) []slog.Attr {
+	return []slog.Attr{
+		slog.String("request", a.client.Request()), slog.String("path", a.r.URL.Path),
+		slog.String("remote", a.client.remote()), slog.Any("err", err),
+	}
+}
+
 // serveImmutable answers with an object that never changes: from the store, or
 // by filling it.
-func (s *Server) serveImmutable(a *answer) error {
+func (a *answer) serveImmutable() error {
 	got, err := a.origin.Object(a.r.Context(), &a.ask, a.r.Method == http.MethodGet)
 	a.result = result(got.Result)
 	if err != nil {
@@ -32,9 +52,9 @@ func (s *Server) serveImmutable(a *answer) error {
 	}
 	if got.Arriving != nil {
 		defer got.Arriving.Close()
-		return s.stream(a, got.Arriving)
+		return a.stream(got.Arriving)
 	}
-	return s.serveObject(a, got.Object)
+	return a.serveObject(got.Object)
 }
 
 // streamBuffer is what each client has while it follows a zip that arrives.
@@ -44,8 +64,8 @@ const streamBuffer = 16 << 10
 // if it fails, the answer breaks off. A Range is not looked at, which HTTP
 // allows (RFC 9110, section 14.2). Once the zip is proved the rest comes from the store:
 // a slow client must not hold on to disk space.
-func (s *Server) stream(a *answer, zip *content.Arriving) error {
-	s.setImmutable(a, zip.Request(), nil) // the hash of all bytes is not known yet
+func (a *answer) stream(zip *content.Arriving) error {
+	a.setImmutable(nil) // the hash of all bytes is not known yet
 	if err := a.client.Keep(streamBuffer); err != nil {
 		return err
 	}
@@ -78,14 +98,14 @@ func (s *Server) stream(a *answer, zip *content.Arriving) error {
 	object, arrived := zip.Rest(ctx, sent)
 	if object != nil {
 		defer object.Close()
-		return s.writeRest(a, object, out)
+		return a.writeRest(object, out)
 	}
 	_, err := io.CopyBuffer(out, arrived, buffer)
 	return err
 }
 
 // writeRest writes an object from where it stands.
-func (s *Server) writeRest(a *answer, object storage.Object, out io.Writer) error {
+func (a *answer) writeRest(object storage.Object, out io.Writer) error {
 	watched := &watchedObject{Object: object}
 	_, err := watched.WriteTo(out)
 	if watched.err == nil {
@@ -100,9 +120,9 @@ func (s *Server) writeRest(a *answer, object storage.Object, out io.Writer) erro
 // setImmutable sets the headers of an object that never changes. A strong entity tag
 // must differ where the bytes do (RFC 9110, section 8.8.1), so it is their SHA-256 and
 // not the h1 hash: honest zips of one h1 may be compressed differently.
-func (s *Server) setImmutable(a *answer, req request.Request, etag []string) {
+func (a *answer) setImmutable(etag []string) {
 	h := a.Header()
-	h["Content-Type"] = contentTypes[req.Kind]
+	h["Content-Type"] = contentTypes[a.ask.Req.Kind]
 	h["Cache-Control"] = a.origin.Caching.Object
 	h["Accept-Ranges"] = acceptRanges
 	h["Cache-Status"] = cacheStatus[a.result]
@@ -137,13 +157,13 @@ var (
 type tagged interface{ ETag() []string }
 
 // serveObject answers with a stored object, and closes it.
-func (s *Server) serveObject(a *answer, object storage.Object) error {
+func (a *answer) serveObject(object storage.Object) error {
 	defer object.Close()
 	info := object.Info()
 	if hot, ok := object.(tagged); ok {
-		s.setImmutable(a, a.ask.Req, hot.ETag())
+		a.setImmutable(hot.ETag())
 	} else {
-		s.setImmutable(a, a.ask.Req, []string{content.ETag(object.SHA256())})
+		a.setImmutable([]string{content.ETag(object.SHA256())})
 	}
 	watched := &watchedObject{Object: object}
 	if conditional(a.r.Header) || a.r.Method == http.MethodHead {
@@ -220,7 +240,7 @@ func (w *watchedWriter) Write(p []byte) (int, error) {
 }
 
 // serveMutable answers with what may change: lists, latest versions, branches.
-func (s *Server) serveMutable(a *answer) error {
+func (a *answer) serveMutable() error {
 	m, how, err := a.origin.Answer(a.r.Context(), &a.ask)
 	a.result = result(how)
 	if err != nil {
@@ -233,11 +253,21 @@ func (s *Server) serveMutable(a *answer) error {
 	}
 	h["Cache-Status"] = cacheStatus[a.result]
 	h["Cache-Control"] = a.origin.Caching.Answer
-	return writeBytes(a, m.Body)
+	return a.writeBytes(m.Body)
+}
+
+// writeSumDB answers with what a checksum database says.
+func (a *answer) writeSumDB(cacheControl string, body []byte) error {
+	h := a.Header()
+	if h["Content-Type"] == nil {
+		h["Content-Type"] = contentTypes[request.SumDBLookup]
+	}
+	h["Cache-Control"] = []string{cacheControl}
+	return a.writeBytes(body)
 }
 
 // writeBytes answers with body, whose hash is its ETag.
-func writeBytes(a *answer, body []byte) error {
+func (a *answer) writeBytes(body []byte) error {
 	if err := a.client.Keep(len(body)); err != nil {
 		return err
 	}

@@ -251,7 +251,7 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 	if err := o.absent.find(o.records.name(q.Req)); err != nil {
 		return nil, Negative, err
 	}
-	if age < min(o.traits.revalidate, times.Stale) {
+	if meanwhile := min(o.traits.revalidate, times.Stale); meanwhile > 0 && age < meanwhile { // an age can be negative
 		if f, _, err := o.renewal(q); err == nil { // else there is too much to do for that now
 			f.Leave(q.Client.Key())
 		}
