@@ -51,7 +51,7 @@ var arrows = map[string][]string{
 	"proxy/request":       {},
 	"proxy/vcs":           {"defect", "internal/egress", "internal/memory"},
 	"proxy/vcs/vcstest":   {},
-	"sumdb":               {"defect", "internal/evidence", "internal/memory", "storage"},
+	"sumdb":               {"defect", "internal/evidence", "internal/flight", "internal/memo", "internal/memory", "storage"},
 	"sumdb/pinlog":        {"internal/durable", "internal/memory", "storage", "sumdb"},
 	"sumdb/sumdbtest":     {},
 	"storage":             {},

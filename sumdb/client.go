@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
@@ -37,7 +38,7 @@ const (
 type client struct {
 	name    string           // of the database
 	current func() FetchFunc // returns nil without upstream
-	flights *flights
+	flights *flight.Shared
 	memory  *memory.Budget
 }
 
@@ -55,6 +56,15 @@ func (c *client) fetch(ctx context.Context, path string, limit int64) ([]byte, e
 		return nil, fmt.Errorf("%s of %s: %w", path, c.name, errDisconnected)
 	}
 	return f(ctx, path, limit)
+}
+
+// share runs work once for all callers that want the same, which has the given key.
+func share[T any](ctx context.Context, c *client, key string, limit time.Duration, work func(context.Context) (T, error)) (T, error) {
+	value, err := flight.Do(ctx, c.flights, key, limit, work)
+	if errors.Is(err, flight.ErrClosed) {
+		err = fmt.Errorf("mirror of %s is %w", c.name, err)
+	}
+	return value, err
 }
 
 // latest returns the signed head that upstream says is the newest.
@@ -76,7 +86,7 @@ var errNoTile = errors.New("upstream has no such tile")
 // tile returns the hash tile t. Callers that ask for the same tile at the same time
 // share one request.
 func (c *client) tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
-	data, err := c.flights.do(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
+	return share(ctx, c, t.Path(), fileTime, func(ctx context.Context) ([]byte, error) {
 		data, err := c.fetchTile(ctx, t)
 		if full := placeOf(t).full(); err != nil && t != full && ctx.Err() == nil {
 			// When a tile has been completed, upstream need not keep its
@@ -87,10 +97,6 @@ func (c *client) tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 		}
 		return data, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return data.([]byte), nil
 }
 
 func (c *client) fetchTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
@@ -112,7 +118,7 @@ func (c *client) fetchTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 
 // records returns the records of the data tile t.
 func (c *client) records(ctx context.Context, t tlog.Tile) ([][]byte, error) {
-	records, err := c.flights.do(ctx, t.Path(), fileTime, func(ctx context.Context) (any, error) {
+	return share(ctx, c, t.Path(), fileTime, func(ctx context.Context) ([][]byte, error) {
 		held := c.memory.HoldFor(ctx) // of what has come; a database that hangs takes none from others
 		defer held.Free()
 		records, err := c.fetchRecords(ctx, &held, t)
@@ -123,10 +129,6 @@ func (c *client) records(ctx context.Context, t tlog.Tile) ([][]byte, error) {
 		}
 		return records, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return records.([][]byte), nil
 }
 
 func (c *client) fetchRecords(ctx context.Context, held *memory.Hold, t tlog.Tile) ([][]byte, error) {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -38,39 +39,13 @@ type follower struct {
 	// stop waiting when its context ends.
 	moving chan struct{}
 
-	older olderTrees
+	older memo.Map[tlog.Tree, struct{}] // smaller trees that are proved to be of our log
 	polls polls
-}
-
-// olderTrees remembers smaller trees that are proved to be of our log.
-type olderTrees struct {
-	mu    sync.Mutex
-	trees map[tlog.Tree]struct{}
 }
 
 // maxOlder is how many smaller trees are remembered. Upstream's caches show a few dozen
 // at a time.
 const maxOlder = 4096
-
-func (o *olderTrees) has(tree tlog.Tree) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_, ok := o.trees[tree]
-	return ok
-}
-
-// add remembers that tree is a prefix of our head, and so of every later one.
-func (o *olderTrees) add(tree tlog.Tree) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.trees) >= maxOlder {
-		clear(o.trees)
-	}
-	if o.trees == nil {
-		o.trees = make(map[tlog.Tree]struct{})
-	}
-	o.trees[tree] = struct{}{}
-}
 
 // polls is when upstream was asked for its latest head.
 type polls struct {
@@ -135,17 +110,17 @@ func (f *follower) refresh(ctx context.Context) error {
 	if err := f.freezer.check(); err != nil {
 		return err
 	}
-	_, err := f.client.flights.do(ctx, "latest", fileTime, func(ctx context.Context) (any, error) {
+	_, err := share(ctx, f.client, "latest", fileTime, func(ctx context.Context) (struct{}, error) {
 		defer f.polls.end()
 		msg, err := f.client.latest(ctx)
 		if err != nil {
-			return nil, err
+			return struct{}{}, err
 		}
 		if err := f.accept(ctx, msg, "latest"); err != nil {
-			return nil, err
+			return struct{}{}, err
 		}
 		f.polls.answer()
-		return nil, f.completeEdge(ctx)
+		return struct{}{}, f.completeEdge(ctx)
 	})
 	return err
 }
@@ -242,7 +217,7 @@ func (f *follower) accept(ctx context.Context, msg []byte, from string) error {
 // acceptOlder proves that theirs, which is not larger than ours, is a prefix
 // of it.
 func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from string) error {
-	if theirs.tree == ours.tree || f.older.has(theirs.tree) {
+	if _, proved := f.older.Get(theirs.tree); proved || theirs.tree == ours.tree {
 		return nil
 	}
 	if err := f.freezer.check(); err != nil {
@@ -259,10 +234,13 @@ func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from str
 	if err := f.prover.save(ctx, found.tiles); err != nil {
 		return err
 	}
-	f.older.add(theirs.tree)
+	f.addOlder(theirs.tree)
 	f.metrics.heads.WithLabelValues("older").Inc()
 	return nil
 }
+
+// addOlder remembers that tree is a prefix of our head, and so of every later one.
+func (f *follower) addOlder(tree tlog.Tree) { f.older.Put(tree, struct{}{}) }
 
 // advance proves that ours, nil before the first one, is a prefix of theirs, and
 // makes theirs our head. The caller holds the lock. By reading the tiles of the old edge
@@ -293,7 +271,7 @@ func (f *follower) advance(ctx context.Context, ours, theirs *head, from string)
 		return err
 	}
 	if ours != nil {
-		f.older.add(ours.tree)
+		f.addOlder(ours.tree)
 	}
 	f.metrics.heads.WithLabelValues("advanced").Inc()
 	f.log.Info("tree head advanced", "size", next.tree.N, "from", old.N, "source", from)
@@ -401,7 +379,7 @@ func (f *follower) acceptStored(ctx context.Context, ours *head) error {
 	next.inherit(stored)
 	next.inherit(ours)
 	f.head.Store(&next)
-	f.older.add(ours.tree)
+	f.addOlder(ours.tree)
 	return nil
 }
 

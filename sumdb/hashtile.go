@@ -57,7 +57,7 @@ func (t *hashTiles) get(ctx context.Context, h *head, tile tlog.Tile) (data []by
 func (t *hashTiles) prove(ctx context.Context, h *head, p place) ([]byte, error) {
 	tile := p.tile(p.width(h.tree.N))
 	key := fmt.Sprintf("%s of tree %d", tile.Path(), h.tree.N)
-	data, err := t.client.flights.do(ctx, key, lookupTime, func(ctx context.Context) (any, error) {
+	return share(ctx, t.client, key, lookupTime, func(ctx context.Context) ([]byte, error) {
 		var data []byte
 		tiles, err := t.prover.prove(ctx, h.tree, h, func(r tlog.HashReader) (err error) {
 			data, err = tlog.ReadTileData(tile, r)
@@ -68,8 +68,4 @@ func (t *hashTiles) prove(ctx context.Context, h *head, p place) ([]byte, error)
 		}
 		return data, t.prover.save(ctx, tiles)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return data.([]byte), nil
 }

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/internal/evidence"
+	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -52,7 +54,7 @@ type Mirror struct {
 	follower *follower
 	records  *records
 	tiles    *tiles
-	flights  *flights
+	flights  *flight.Shared
 	metrics  *metrics
 	log      *slog.Logger
 }
@@ -94,7 +96,7 @@ func newMirror(c Config) (*Mirror, error) {
 		return nil, err
 	}
 	name, log := key.Name(), c.Logger.With("database", key.Name())
-	flights, metrics := newFlights(name), newMetrics(name)
+	flights, metrics := flight.NewShared(), newMetrics(name)
 	client := &client{name, c.Current, flights, c.Memory}
 	objects := &objects{name, c.Store, log}
 	prover := &prover{client, objects, log}
@@ -102,6 +104,7 @@ func newMirror(c Config) (*Mirror, error) {
 	follower := &follower{
 		client: client, prover: prover, heads: &headStore{objects, key, log}, freezer: freezer,
 		metrics: metrics, log: log, moving: make(chan struct{}, 1),
+		older: memo.Map[tlog.Tree, struct{}]{Limit: maxOlder},
 	}
 	hashes := &hashTiles{client, prover, freezer}
 	data := &dataTiles{client, objects, hashes}
@@ -117,7 +120,7 @@ func newMirror(c Config) (*Mirror, error) {
 }
 
 // Close ends what is under way and waits for it. The store stays open.
-func (m *Mirror) Close() { m.flights.close() }
+func (m *Mirror) Close() { m.flights.Close() }
 
 // Name is the name of the database.
 func (m *Mirror) Name() string { return m.follower.client.name }

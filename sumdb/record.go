@@ -57,17 +57,14 @@ func (r *records) lookup(ctx context.Context, mod module.Version) (Record, strin
 	if !r.client.connected() {
 		return Record{}, "", r.notHeld(mod)
 	}
-	shared, err := r.client.flights.do(ctx, path, lookupTime, func(ctx context.Context) (any, error) {
+	record, err = share(ctx, r.client, path, lookupTime, func(ctx context.Context) (Record, error) {
 		// Another flight may have stored it since.
 		if record, err := r.heldAt(ctx, path, mod); !errors.Is(err, fs.ErrNotExist) {
 			return record, err
 		}
 		return r.fetchRecord(ctx, path, mod)
 	})
-	if err != nil {
-		return Record{}, "", err
-	}
-	return shared.(Record), "miss", nil
+	return record, "miss", err
 }
 
 // notHeld says how old this mirror is, because that is what its user has to know.
