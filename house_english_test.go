@@ -18,7 +18,7 @@ import (
 
 // vague are words that hide who acts. Texts name the role instead: the client,
 // the administrator, the upstream, the database.
-var vague = regexp.MustCompile(`\b(?i:somebody|nobody|anybody|everybody|whoever|who (waits?|asks?|runs? this|comes|reads it)|as it were)\b|\banew\b`)
+var vague = regexp.MustCompile(`\b(?i:somebody|nobody|anybody|everybody|whoever|who (waits?|asks?|runs? this|comes|reads it)|as it were|a person|in vain|for want of|those who run)\b|\banew\b`)
 
 // vagueCode has, for each package whose texts are not converted yet, how many
 // vague words its error texts, log messages, help texts and exported comments

@@ -1,9 +1,9 @@
 // Package access says who a request is from: basic authentication from an
 // htpasswd file, bearer tokens, OIDC tokens of CI jobs, client certificates.
 //
-// It says who, never what they may do: that is for the caller, who has the name
-// and the groups. It answers no request itself. The text of its errors is for
-// the log; a client that is told it learns which users there are.
+// It returns a name and groups; the caller decides what they may do. It answers no
+// request itself. The text of its errors is for the log only: in an answer it would
+// reveal which users exist.
 package access
 
 import (

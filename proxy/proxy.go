@@ -1,11 +1,11 @@
 // Package proxy answers the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol) over HTTP.
 //
-// It parses, admits, answers and explains errors; what is held, where it comes from and what
-// proves it is package content's. A path is taken apart in one place, package request;
-// private modules, and who may read them, are decided on the decoded path before anything
-// else is done; an error becomes a status and a text in one place, explain.
+// It parses, admits, answers and explains errors; package content holds, fetches and proves
+// modules. Only package request parses paths. Whether a module is private, and which clients
+// may read it, is decided on the decoded path before anything else; only explain turns an
+// error into a status and a text.
 //
-// It is no HTTP server: listening and logging are its caller's.
+// It is not an HTTP server: its caller listens and logs.
 package proxy
 
 import (
@@ -66,8 +66,8 @@ type Config struct {
 	Evidence string // directory for what was found to be wrong
 
 	// Answer is how long a client waits for its answer, or for the first
-	// bytes of a large one. Default 28 s: the go command waits for ever, a
-	// person and a CI job do not.
+	// bytes of a large one. Default 28 s: the go command waits for ever, but
+	// developers and CI jobs do not.
 	Answer time.Duration
 
 	// Fresh is how long a list, a latest version or the commit of a branch

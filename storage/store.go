@@ -4,8 +4,8 @@
 //
 // A key is the path of the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol),
 // escaped and without a leading slash: example.com/!a/@v/v1.0.0.zip,
-// sumdb/sum.golang.org/tile/8/0/x001/234. Whatever keeps the objects, a person
-// can read the keys.
+// sumdb/sum.golang.org/tile/8/0/x001/234. In every engine
+// people can read the keys.
 //
 // A store knows nothing of modules: what may be stored, and whether it is true, is
 // decided above it. What it promises is that an object is complete and

@@ -43,7 +43,7 @@ type Work[T any] struct {
 
 // Flight is one piece of work.
 type Flight[T any] struct {
-	Value T // of the Work; what Do sets is for who has waited for the end
+	Value T // of the Work; what Do sets may be read after the end
 	Begun time.Time
 
 	claim *places.Claim // nil: it needs no place

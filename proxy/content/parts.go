@@ -61,8 +61,8 @@ type Config struct {
 // Times are how long something is waited for, or given.
 type Times struct {
 	// Answer is how long a client waits for its answer, or for the first
-	// bytes of a large one. Default 28 s: the go command waits for ever, a
-	// person and a CI job do not.
+	// bytes of a large one. Default 28 s: the go command waits for ever, but
+	// developers and CI jobs do not.
 	Answer time.Duration
 
 	// Fresh is how long a list, a latest version or the commit of a branch

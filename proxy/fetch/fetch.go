@@ -44,7 +44,7 @@ var (
 // or fs.ErrNotExist, or context.DeadlineExceeded.
 type Error struct {
 	Source     string        // the upstream, without credentials
-	Path       string        // what was asked
+	Path       string        // requested
 	Status     int           // HTTP status, 0 if there was none
 	Detail     string        // what the upstream said, one line of printable text, at most 200 bytes
 	Words      string        // of ErrRefused, what the upstream said: at most three lines and 300 bytes, with its host before each line

@@ -40,7 +40,7 @@ func clientOf(ctx context.Context) string {
 	return client
 }
 
-// ErrBusy says that so many wait for a host already that one more would wait in vain.
+// ErrBusy says that the queue for a host is full: one more run would not get a place in time.
 var ErrBusy = errors.New("too many fetches are queued for this host")
 
 // crowd counts the runs under way at each host, and those for each client there.

@@ -61,8 +61,8 @@ var (
 // Error is what every failed fetch returns. It matches one of the errors above,
 // or fs.ErrNotExist, or context.DeadlineExceeded.
 type Error struct {
-	Module string // path, with @ and what was asked for behind it
-	Host   string // that the trouble was with, if any: of the repository, of a page, of GitHub's API
+	Module string // path, with @ and the version or query
+	Host   string // that failed, if any: of the repository, of a page, of GitHub's API
 	Detail string // what is known, one line, without credentials and local paths
 	Place  Place  // of the module, as far as it was found
 	Err    error

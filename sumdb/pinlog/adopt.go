@@ -11,10 +11,10 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// Adopt makes a log that refuses sign again, when its operator has made sure
-// that it continues everything that was ever shown: after a copy of it was put
-// back, it was moved to another disk, or a guard was lost or is new. No process may
-// have the log open.
+// Adopt makes a log that refuses sign again, after its administrator has checked
+// that it extends every head that clients have seen: after a copy of it was restored,
+// it was moved to another disk, or a guard was lost or is new. No process may have
+// the log open.
 //
 // head is the newest signed head that any client or other machine has seen. A
 // client keeps its own in $GOPATH/pkg/sumdb/NAME/latest. The log must contain it,

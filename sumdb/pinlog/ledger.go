@@ -86,7 +86,7 @@ func (l *ledger) resume(found *findings) error {
 	size := l.entries.tree().size()
 	if found.guards.changed {
 		l.log.Info("another program changed the file of entries; chown, chmod and a backup by links do so, "+
-			"and so does a copy that was put back with all its guards", "database", l.key.name(), "size", size)
+			"and so does a copy that was restored with all its guards", "database", l.key.name(), "size", size)
 	}
 	if found.entries.torn != nil {
 		l.log.Warn("a torn entry is cut off", "database", l.key.name(), "size", size, "err", found.entries.torn)

@@ -37,13 +37,12 @@ type Config struct {
 	// head is shown to Witness.
 	Guard string
 
-	// Store is the store that has the versions which the log pins. It remembers the
-	// tree that was signed last, so that a log which is put back beside a store that
-	// stays is noticed. The default is none. A Log uses it until Close.
+	// Store is the store that has the versions which the log pins. It records the
+	// tree that was signed last, so that a log which is restored beside a newer store
+	// is detected. The default is none. A Log uses it until Close.
 	Store storage.Store
 
-	// Adopt is the command with which the operator has Adopt called, as the texts
-	// of refusals say it. The default is "assay log adopt".
+	// Adopt is the command that calls Adopt, as the texts of refusals print it. The default is "assay log adopt".
 	Adopt string
 
 	// ReadOnly opens the log without its lock and without its secret key, also

@@ -17,8 +17,8 @@ type leaksPage struct {
 	others    http.Handler // answers those to whom there is no such page
 }
 
-// ServeHTTP lists the clients that are not set up for private modules, for those
-// who run the server. To others there is no such page.
+// ServeHTTP lists the clients that are not configured for private modules, for
+// operators. For other clients the page does not exist.
 func (p *leaksPage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !p.operators.include(r) {
 		p.others.ServeHTTP(w, r)
