@@ -53,6 +53,7 @@ func TestCollector(t *testing.T) {
 		t.Skip("GOMEMLIMIT is set")
 	}
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	world := proxytest.New(t)
 	world.Add("-- example.com/hello@v1.0.0/go.mod --\nmodule example.com/hello\n")
 	c, _, err := config.Load(pflag.NewFlagSet("", pflag.ContinueOnError), func(string) string { return "" })

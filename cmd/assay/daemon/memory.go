@@ -53,6 +53,11 @@ func (s shares) named() map[string]*memory.Budget {
 	}
 }
 
+// gcPercent has the collector run half as often as Go's default while the program has
+// taken little: the memory limit bounds the heap, and nearly all that a hit allocates is
+// garbage at its end.
+const gcPercent = 200
+
 // limitMemory tells Go's collector how much memory the program has: the budget, what it
 // has taken at its start, and a quarter for what is not collected yet; or nine tenths of
 // what the container has, if that is less. GOMEMLIMIT in the environment counts instead.
@@ -68,6 +73,9 @@ func limitMemory(mebibytes int, container int64, log *slog.Logger) {
 		limit, from = most, "cgroup"
 	}
 	debug.SetMemoryLimit(limit)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	log.Info("memory limit", "budget_mib", mebibytes, "base_mib", base>>20, "limit_mib", limit>>20, "from", from)
 	if limit < budget+base {
 		log.Warn("the container's memory limit is too low for memory-budget: lower the budget, or raise the limit",
