@@ -27,6 +27,21 @@ type Measured interface {
 	Metrics() []prometheus.Collector
 }
 
+// Compactor is a Store that can give free space back to the file system.
+type Compactor interface {
+	// Compact gives back what is free, and returns how many bytes that was. Readers go
+	// on beside it, writers wait.
+	Compact(ctx context.Context) (freed int64, err error)
+}
+
+// Archiver is a Store that can copy itself while it is in use.
+type Archiver interface {
+	// Backup makes a copy in the directory dir, which must not exist: fs.ErrExist. It
+	// is as the store was at one moment, and appears under its name when it is whole
+	// and on disk.
+	Backup(ctx context.Context, dir string) error
+}
+
 // Damage is one thing that Verify found.
 type Damage struct {
 	Key      string // of an object, "record " and the name of a mutable record, or "" if it is about neither

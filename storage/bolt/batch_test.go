@@ -104,13 +104,14 @@ func TestKilledInBatch(t *testing.T) {
 	dir := t.TempDir()
 	said := make([]int, batchWorkers)
 	for round := range rounds {
-		killed(t, "batch", dir, 20+7*round, func(line string) {
+		killed(t, "batch", dir, 20+7*round, func(line string) bool {
 			var worker, n int
 			if _, err := fmt.Sscan(line, &worker, &n); err != nil {
 				t.Errorf("said %q: %v", line, err)
-				return
+				return false
 			}
 			said[worker] = n
+			return true
 		})
 		db := openDB(t, dir)
 		for w := range batchWorkers {

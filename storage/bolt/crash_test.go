@@ -48,44 +48,61 @@ func churnStore(dir string) error {
 	if err != nil {
 		return err
 	}
-	contents := newChurnContents()
-	failed := make(chan error)
-	for w := range 6 {
-		go func() {
-			// Lines are short: a write of one is not torn.
-			say := func(what, key string) { fmt.Fprintf(os.Stdout, "%s %s\n", what, key) }
-			random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(w)))
-			for {
-				key := fmt.Sprintf("worker%d/%d", w, random.IntN(30))
-				content := contents.of(key)
-				err := db.Create(context.Background(), storage.Info{Key: key, Size: int64(len(content))}, bytes.NewReader(content))
-				switch {
-				case err == nil:
-					say("+", key)
-				case errors.Is(err, fs.ErrExist):
-					say("?", key)
-					if err := db.Delete(context.Background(), key); err != nil {
-						failed <- err
-						return
-					}
-					say("-", key)
-				default:
-					failed <- err
-					return
-				}
-				if err := db.SetRecord(context.Background(), fmt.Sprintf("record%d", w), []byte(key)); err != nil {
-					failed <- err
-					return
-				}
-			}
-		}()
-	}
-	return <-failed
+	return churn(context.Background(), db, sayChange)
 }
 
-// killed runs a helper on dir, kills it a moment after it has said so many lines, and
-// returns how many there were.
-func killed(t *testing.T, helper, dir string, after int, hear func(line string)) (heard int) {
+// sayChange prints a line. Lines are short: a write of one is not torn.
+func sayChange(what, key string) { fmt.Fprintf(os.Stdout, "%s %s\n", what, key) }
+
+// churn creates and deletes until ctx ends or something fails.
+func churn(ctx context.Context, db *bolt.DB, say func(what, key string)) error {
+	contents := newChurnContents()
+	const workers = 6
+	ended := make(chan error, workers)
+	for w := range workers {
+		go func() {
+			random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(w)))
+			var err error
+			for err == nil && ctx.Err() == nil {
+				key := fmt.Sprintf("worker%d/%d", w, random.IntN(30))
+				err = churnKey(db, key, contents.of(key), say)
+				if err == nil {
+					err = db.SetRecord(context.Background(), fmt.Sprintf("record%d", w), []byte(key))
+				}
+			}
+			ended <- err
+		}()
+	}
+	var err error
+	for range workers {
+		if err = errors.Join(err, <-ended); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// churnKey creates the object, or deletes it if it is there.
+func churnKey(db *bolt.DB, key string, content []byte, say func(what, key string)) error {
+	err := db.Create(context.Background(), storage.Info{Key: key, Size: int64(len(content))}, bytes.NewReader(content))
+	switch {
+	case err == nil:
+		say("+", key)
+		return nil
+	case !errors.Is(err, fs.ErrExist):
+		return err
+	}
+	say("?", key)
+	if err := db.Delete(context.Background(), key); err != nil {
+		return err
+	}
+	say("-", key)
+	return nil
+}
+
+// killed runs a helper on dir, kills it a moment after it has said so many lines that
+// count, and returns how many there were.
+func killed(t *testing.T, helper, dir string, after int, hear func(line string) (counts bool)) (heard int) {
 	t.Helper()
 	cmd := helperCommand(t, helper, dir)
 	out, err := cmd.StdoutPipe()
@@ -96,7 +113,9 @@ func killed(t *testing.T, helper, dir string, after int, hear func(line string))
 		t.Fatal(err)
 	}
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		hear(lines.Text())
+		if !hear(lines.Text()) {
+			continue
+		}
 		if heard++; heard == after { // a moment later it is in the middle of the next ones
 			time.AfterFunc(rand.N(10*time.Millisecond), func() { _ = cmd.Process.Kill() })
 		}
@@ -118,12 +137,13 @@ func TestKilled(t *testing.T) {
 	contents := newChurnContents()
 	operations := 0
 	for round := range rounds {
-		operations += killed(t, "churn", dir, 10+6*round, func(line string) {
+		operations += killed(t, "churn", dir, 10+6*round, func(line string) bool {
 			if what, key, ok := strings.Cut(line, " "); ok {
 				state[key] = what
 			}
+			return true
 		})
-		checkAfterKill(t, dir, contents, state)
+		checkStore(t, dir, contents.of, state)
 	}
 	if operations < rounds*10 {
 		t.Errorf("only %d operations, which proves nothing", operations)
@@ -131,7 +151,10 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d operations in %d lives", operations, rounds)
 }
 
-func checkAfterKill(t *testing.T, dir string, contents *churnContents, state map[string]string) {
+// checkStore checks a store that was killed, or a backup: each object has the content that
+// it is to have, those that were acknowledged are there, and nothing is left over. Then
+// state is what there is.
+func checkStore(t *testing.T, dir string, content func(key string) []byte, state map[string]string) {
 	t.Helper()
 	db := openDB(t, dir)
 	defer db.Close()
@@ -146,7 +169,7 @@ func checkAfterKill(t *testing.T, dir string, contents *churnContents, state map
 			t.Fatal(err)
 		}
 		got, err := io.ReadAll(o)
-		if err != nil || !bytes.Equal(got, contents.of(info.Key)) {
+		if err != nil || !bytes.Equal(got, content(info.Key)) {
 			t.Errorf("%s: other bytes, or %v", info.Key, err)
 		}
 		o.Close()

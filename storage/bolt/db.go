@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,13 +34,16 @@ type DB struct {
 	reaper  *reaper
 	metrics *metrics
 	closed  atomic.Bool
+	copying sync.Mutex // held by Backup and Compact, of which one runs at a time
 }
 
 var (
-	_ storage.Store    = (*DB)(nil)
-	_ storage.Verifier = (*DB)(nil)
-	_ storage.Sizer    = (*DB)(nil)
-	_ storage.Measured = (*DB)(nil)
+	_ storage.Store     = (*DB)(nil)
+	_ storage.Verifier  = (*DB)(nil)
+	_ storage.Sizer     = (*DB)(nil)
+	_ storage.Measured  = (*DB)(nil)
+	_ storage.Compactor = (*DB)(nil)
+	_ storage.Archiver  = (*DB)(nil)
 )
 
 // Options are the options of Open. Nil and zero values mean the defaults.

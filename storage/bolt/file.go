@@ -176,17 +176,18 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 	return f.explain(err)
 }
 
-// discard runs fn in a write transaction that is not committed: nobody else
-// changes the file meanwhile.
-func (f *file) discard(fn func(*bbolt.Tx) error) error {
+// discard runs each fn in a write transaction that is not committed: nothing else
+// changes the file from the first to the last.
+func (f *file) discard(fns ...func(*bbolt.Tx) error) error {
 	f.commitMu.Lock()
 	defer f.commitMu.Unlock()
 	ended := errors.New("discarded")
-	err := f.commit(func(tx *bbolt.Tx) error { return cmp.Or(fn(tx), ended) })
-	if err == ended {
-		return nil
+	for _, fn := range fns {
+		if err := f.commit(func(tx *bbolt.Tx) error { return cmp.Or(fn(tx), ended) }); err != ended {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // commitError adds the next step to an error of the disk below a commit.

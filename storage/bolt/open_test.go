@@ -30,6 +30,7 @@ var helpers = map[string]func(dir string) error{
 	"hold":     holdStore,
 	"churn":    churnStore,
 	"batch":    batchStore,
+	"maintain": maintainStore,
 	"full":     fullDisk,
 	"readonly": readOnlyDisk,
 }

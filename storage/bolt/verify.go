@@ -359,25 +359,17 @@ func (v *verifier) checkLeak(id uint64) error {
 	return nil
 }
 
-// checkPages lets bbolt check that each page of both files is used once, or
-// free. It keeps some 50 bytes for each page. It does not run on a file that
-// could not be walked: it would follow the same broken pointers, without our
-// protection against faults. Writers wait for it, since a free page would
-// become a used one under its eyes.
+// checkPages checks the pages of both files. It does not run on a file that could not
+// be walked: it would follow the same broken pointers. Writers wait for it.
 func (v *verifier) checkPages(ctx context.Context) error {
 	if v.unreachable {
 		return nil
 	}
 	for _, f := range []*file{v.db.meta, v.db.blobs.file} {
 		var bad []error
-		err := f.discard(func(tx *bbolt.Tx) error {
-			if err := touchPages(ctx, tx); err != nil {
-				return err
-			}
-			for err := range tx.Check() {
-				bad = append(bad, fmt.Errorf("%s: %w: %w", f.path, err, storage.ErrDamaged))
-			}
-			return ctx.Err()
+		err := f.discard(func(tx *bbolt.Tx) (err error) {
+			bad, err = badPages(ctx, tx)
+			return err
 		})
 		if err != nil {
 			return err
@@ -387,20 +379,4 @@ func (v *verifier) checkPages(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// touchPages walks all buckets, with faults turned into panics by the caller.
-func touchPages(ctx context.Context, tx *bbolt.Tx) error {
-	var walk func(b *bbolt.Bucket) error
-	walk = func(b *bbolt.Bucket) error {
-		return b.ForEach(func(k, v []byte) error {
-			if v == nil {
-				if child := b.Bucket(k); child != nil {
-					return walk(child)
-				}
-			}
-			return ctx.Err()
-		})
-	}
-	return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error { return walk(b) })
 }

@@ -1,0 +1,251 @@
+package bolt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/storage/bolt"
+	"github.com/assay-proxy/assay/storage/storagetest"
+)
+
+// noDirectory returns a name that a backup can have.
+func noDirectory(t *testing.T) string { return filepath.Join(t.TempDir(), "new", "backup") }
+
+// A backup is a store like the one that it is of.
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, verifyStore(t))
+	dir := noDirectory(t)
+	if err := db.Backup(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	put(t, db, "later.example/@v/v1.0.0.zip", storagetest.Content(9, 300_000))
+	backup := openDB(t, dir)
+	if v, found := verify(t, backup, false); found != nil || int(v.Objects) != len(verifyObjects) {
+		t.Errorf("%+v, %v", v, found)
+	}
+	for key, content := range verifyObjects {
+		expectContent(t, backup, key, content)
+	}
+	if value, err := backup.Record(t.Context(), "head"); err != nil || string(value) != "tree 17" {
+		t.Errorf("Record = %q, %v", value, err)
+	}
+	put(t, backup, "later.example/@v/v1.0.0.zip", storagetest.Content(10, 300_000))
+	expectContent(t, db, "later.example/@v/v1.0.0.zip", storagetest.Content(9, 300_000))
+}
+
+// While others create and delete, a backup is as the store was at one moment: each object
+// has its content, and what was there all the time is there.
+func TestBackupWhileUsed(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, verifyStore(t))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	begun := make(chan bool, 1)
+	go func() {
+		ended <- churn(ctx, db, func(string, string) {
+			select {
+			case begun <- true:
+			default:
+			}
+		})
+	}()
+	contents := newChurnContents()
+	for range 4 {
+		<-begun
+		dir := noDirectory(t)
+		if err := db.Backup(t.Context(), dir); err != nil {
+			t.Fatal(err)
+		}
+		state := map[string]string{}
+		for key := range verifyObjects {
+			state[key] = "+"
+		}
+		checkStore(t, dir, func(key string) []byte {
+			if content := verifyObjects[key]; content != nil {
+				return content
+			}
+			return contents.of(key)
+		}, state)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBackupRefuses(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, verifyStore(t))
+	dir := t.TempDir()
+	if err := db.Backup(t.Context(), dir); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "does not exist yet") {
+		t.Errorf("Backup = %v, want fs.ErrExist and what to do", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	dir = noDirectory(t)
+	if err := db.Backup(ctx, dir); !errors.Is(err, context.Canceled) {
+		t.Errorf("Backup = %v, want context.Canceled", err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	db.Close()
+	if err := db.Backup(t.Context(), dir); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("Backup of a closed store = %v, want fs.ErrClosed", err)
+	}
+}
+
+// A backup has no room for what the store has none of.
+func TestBackupHoles(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, holedStore(t))
+	if _, err := db.Compact(t.Context()); errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	dir := noDirectory(t)
+	if err := db.Backup(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if size := onDisk(t, dir); size > 4<<20 {
+		t.Errorf("the backup takes %d bytes", size)
+	}
+	expectHoled(t, openDB(t, dir))
+}
+
+// maintainStore compacts and backs up beside a churn until it is killed. It says "c N"
+// and "b DIRECTORY" when it has, and what the churn says.
+func maintainStore(dir string) error {
+	db, err := bolt.Open(dir, nil)
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, 2)
+	go func() { failed <- churn(context.Background(), db, sayChange) }()
+	go func() {
+		for n := 0; ; n++ {
+			if _, err := db.Compact(context.Background()); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+				failed <- err
+				return
+			}
+			sayChange("c", fmt.Sprint(n))
+			name := filepath.Join(dir, "backups", fmt.Sprint(os.Getpid(), "-", n))
+			if err := db.Backup(context.Background(), name); err != nil {
+				failed <- err
+				return
+			}
+			sayChange("b", name)
+		}
+	}()
+	return <-failed
+}
+
+// Whatever moment a process is killed at, a compaction leaves the store whole, and what
+// has the name of a backup is one.
+func TestKilledInMaintenance(t *testing.T) {
+	t.Parallel()
+	rounds := 8
+	if testing.Short() {
+		rounds = 2
+	}
+	dir := t.TempDir()
+	state := map[string]string{}
+	contents := newChurnContents()
+	backups := 0
+	for round := range rounds {
+		said := map[string]bool{}
+		killed(t, "maintain", dir, 1+round%4, func(line string) bool { // within one of the two, by turns
+			what, key, ok := strings.Cut(line, " ")
+			switch {
+			case !ok || what == "c":
+			case what == "b":
+				said[key] = true
+			default:
+				state[key] = what
+			}
+			return what == "b" || what == "c"
+		})
+		checkStore(t, dir, contents.of, state)
+		made, err := filepath.Glob(filepath.Join(dir, "backups", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range made {
+			if strings.HasSuffix(name, ".unfinished") {
+				continue
+			}
+			backups++
+			delete(said, name)
+			checkStore(t, name, contents.of, map[string]string{})
+		}
+		if len(said) > 0 {
+			t.Errorf("backups that were made are not there: %v", said)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, "backups")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if backups == 0 {
+		t.Error("no backups, which proves nothing")
+	}
+	t.Logf("%d backups in %d lives", backups, rounds)
+}
+
+// What an interrupted backup has left is no hindrance to the next.
+func TestBackupAfterInterrupted(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, verifyStore(t))
+	dir := noDirectory(t)
+	if err := os.MkdirAll(dir+".unfinished", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir+".unfinished", "meta.db"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Backup(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, found := verify(t, openDB(t, dir), false); found != nil {
+		t.Errorf("found %v", found)
+	}
+}
+
+// A store can be closed while a backup is made.
+func TestCloseInBackup(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, verifyStore(t))
+	ended := make(chan error, 1)
+	begun := make(chan bool)
+	go func() {
+		for n := 0; ; n++ {
+			if n == 1 {
+				close(begun)
+			}
+			if err := db.Backup(t.Context(), filepath.Join(t.TempDir(), "backup")); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	<-begun
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Backup = %v, want fs.ErrClosed", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the backup does not end")
+	}
+}

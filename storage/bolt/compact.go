@@ -1,0 +1,85 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// errPinned says that a reader holds pages that were freed since it began.
+var errPinned = errors.New("readers hold freed pages")
+
+// compactAgain is how long Compact waits for readers that hold freed pages. Those that
+// serve clients hold them for less than a millisecond.
+const compactAgain = 10 * time.Millisecond
+
+// Compact implements storage.Compactor. It moves nothing: the pages of both files that
+// are free become holes in them. The files keep their length, their order and all that
+// refers to a place in them, so a process that is killed meanwhile leaves a whole store,
+// and no other disk space is needed. The pages of each file are checked before, since
+// what a damaged list of free pages says must not be believed.
+//
+// Nothing is written while it runs. The error is errors.ErrUnsupported if the file system
+// has no holes, or this system has no way to make them.
+func (db *DB) Compact(ctx context.Context) (freed int64, err error) {
+	db.copying.Lock()
+	defer db.copying.Unlock()
+	for _, f := range []*file{db.meta, db.blobs.file} {
+		n, err := compactFile(ctx, f)
+		freed += n
+		if err != nil {
+			return freed, fmt.Errorf("compact store %s: %w", db.dir, err)
+		}
+	}
+	return freed, nil
+}
+
+func compactFile(ctx context.Context, f *file) (freed int64, err error) {
+	before, err := allocated(f.raw)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		err = f.discard(
+			func(*bbolt.Tx) error { return nil }, // bbolt lets go of what no reader holds, and counts the rest
+			func(tx *bbolt.Tx) error {
+				if f.bolt.Stats().PendingPageN > 0 {
+					return errPinned
+				}
+				return punchFree(ctx, tx, f.raw)
+			})
+		if err != errPinned {
+			break
+		}
+		select {
+		case <-time.After(compactAgain):
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	after, err2 := allocated(f.raw)
+	return max(before-after, 0), errors.Join(err, err2)
+}
+
+// punchFree makes holes of the free pages of the file, and of what is behind its last
+// page.
+func punchFree(ctx context.Context, tx *bbolt.Tx, raw *os.File) error {
+	bad, err := badPages(ctx, tx)
+	if err != nil || bad != nil {
+		return errors.Join(append(bad, err)...)
+	}
+	info, err := raw.Stat()
+	if err != nil {
+		return err
+	}
+	if rest := info.Size() - tx.Size(); rest > 0 {
+		if err := punch(raw, tx.Size(), rest); err != nil {
+			return err
+		}
+	}
+	return freePages(ctx, tx, func(offset, length int64) error { return punch(raw, offset, length) })
+}
