@@ -34,7 +34,7 @@ const (
 	dataCopies = 3
 )
 
-// client asks upstream. It checks the form of what comes, and verifies nothing.
+// client asks upstream. It checks the form of the answers, and proves nothing.
 type client struct {
 	name    string           // of the database
 	current func() FetchFunc // returns nil without upstream
@@ -45,11 +45,10 @@ type client struct {
 // connected reports whether there is an upstream.
 func (c *client) connected() bool { return c.current() != nil }
 
-// errDisconnected says that the upstream was taken away in the middle of
-// something.
+// errDisconnected says that a reload removed the upstream during a request.
 var errDisconnected = errors.New("no upstream any more")
 
-// fetch asks the upstream of the moment.
+// fetch asks the current upstream.
 func (c *client) fetch(ctx context.Context, path string, limit int64) ([]byte, error) {
 	f := c.current()
 	if f == nil {
@@ -58,7 +57,7 @@ func (c *client) fetch(ctx context.Context, path string, limit int64) ([]byte, e
 	return f(ctx, path, limit)
 }
 
-// share runs work once for all callers that want the same, which has the given key.
+// share runs work once for all concurrent callers with the same key.
 func share[T any](ctx context.Context, c *client, key string, limit time.Duration, work func(context.Context) (T, error)) (T, error) {
 	value, err := flight.Do(ctx, c.flights, key, limit, work)
 	if errors.Is(err, flight.ErrClosed) {

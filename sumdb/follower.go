@@ -22,7 +22,8 @@ import (
 const refreshGrace = time.Second
 
 // follower follows the log: it moves our head forward, only to heads that provably
-// continue it, and keeps what makes them answerable. It looks no record up.
+// continue it, and stores the tiles that clients of every accepted head need. It does not
+// look records up.
 type follower struct {
 	client  *client
 	prover  *prover
@@ -278,8 +279,8 @@ func (f *follower) advance(ctx context.Context, ours, theirs *head, from string)
 	return nil
 }
 
-// countRefused counts a head that could not be proved, as opposed to one whose
-// tiles could not be had.
+// countRefused counts a head that does not verify, as opposed to one whose tiles could not
+// be fetched.
 func (f *follower) countRefused(err error) {
 	if errors.Is(err, ErrInvalid) {
 		f.metrics.heads.WithLabelValues("refused").Inc()
@@ -293,9 +294,8 @@ func (f *follower) refuseFork(ours, theirs *head, found comparison, from string)
 	return f.freezer.freeze(ours, theirs, found, from)
 }
 
-// commit makes next our head in the place of ours: stored first, seen then, and
-// what else belongs to it last. The error is storage.ErrConflict if the stored
-// head is not ours.
+// commit replaces our head by next: it stores next, then shows it, then archives it. The
+// error is storage.ErrConflict if the stored head is not ours.
 func (f *follower) commit(ctx context.Context, ours, next *head) error {
 	record, err := next.encode(true)
 	if err != nil {
@@ -314,9 +314,9 @@ func (f *follower) commit(ctx context.Context, ours, next *head) error {
 	return nil
 }
 
-// archive does what follows from h being stored: h goes into the history, its full tiles
-// become objects. What fails is logged and done at the next start; until then the tiles
-// are answered from the head.
+// archive finishes the commit of h, which is stored: it adds h to the history, and makes
+// its full tiles objects. What fails is logged and done at the next start; until then the
+// tiles are answered from the head.
 func (f *follower) archive(ctx context.Context, h *head) {
 	if err := f.heads.remember(ctx, h); err != nil {
 		f.log.Error("tree head not in history", "size", h.tree.N, "err", err)

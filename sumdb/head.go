@@ -88,7 +88,7 @@ func decodeHead(data []byte, key note.Verifier) (*head, error) {
 	return h, nil
 }
 
-// complete says whether h has all tiles of its right edge.
+// complete reports whether h has all tiles of its right edge.
 func (h *head) complete() bool {
 	for level := 0; h.tree.N>>(8*level) > 0; level++ {
 		count := h.tree.N >> (8 * level)
@@ -99,8 +99,7 @@ func (h *head) complete() bool {
 	return true
 }
 
-// tile returns the first w hashes of the tile at p, or nil if h has not got
-// that many.
+// tile returns the first w hashes of the tile at p, or nil if h does not have that many.
 func (h *head) tile(p place, w int) []byte {
 	data, end := h.tiles[p], w*tlog.HashSize
 	if len(data) < end {
@@ -109,7 +108,7 @@ func (h *head) tile(p place, w int) []byte {
 	return data[:end:end]
 }
 
-// covers says whether the tree of h has all of t.
+// covers reports whether the tree of h has all of t.
 func (h *head) covers(t tlog.Tile) bool { return t.W <= leavesOf(t).width(h.tree.N) }
 
 // inherit takes over the full tiles of old that are not in the store yet.

@@ -35,9 +35,9 @@ type Config struct {
 	// ends with the process.
 	Evidence string
 
-	// Memory is taken for each lookup while it is fetched and proved, and waited for as
-	// long as that may take; for a data tile as it arrives, into the memory.Hold of the
-	// context of Fetch. Nil is no bound.
+	// Memory is the budget of lookups, which wait for it, and of data tiles, whose bytes
+	// are counted as they arrive, in the memory.Hold of the context of Fetch. Nil is no
+	// bound.
 	Memory *memory.Budget
 
 	Refresh time.Duration // how often Run asks for latest; default 10 min
@@ -131,9 +131,9 @@ func (m *Mirror) Size() int64 { return m.follower.size() }
 // HasHead reports whether there is a head, without which nothing can be answered.
 func (m *Mirror) HasHead() bool { return m.follower.head.Load() != nil }
 
-// Latest returns our newest signed head, and asks upstream for a first one if
-// there is none. The error is fs.ErrNotExist if there is neither head nor
-// upstream. It may be a few minutes old: Run is what keeps it new.
+// Latest returns our newest signed head, and asks upstream for a first one if there is
+// none. The error is fs.ErrNotExist if there is neither a head nor an upstream. The head
+// may be a few minutes old: Run refreshes it.
 func (m *Mirror) Latest(ctx context.Context) ([]byte, error) {
 	h, err := m.follower.newest(ctx)
 	if err != nil {
@@ -143,9 +143,8 @@ func (m *Mirror) Latest(ctx context.Context) ([]byte, error) {
 }
 
 // Refresh asks upstream for its latest head and makes it ours if it is newer.
-// The errors are ErrFrozen, ErrInvalid and those of the FetchFunc and the
-// store; a mirror without upstream has nothing to refresh from, which is an
-// error too.
+// The errors are ErrFrozen, ErrInvalid and those of the FetchFunc and the store; without
+// upstream it returns an error, too.
 func (m *Mirror) Refresh(ctx context.Context) error { return m.follower.refresh(ctx) }
 
 // Run asks for the latest head at once and then every Config.Refresh, until ctx
@@ -155,7 +154,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		if !m.follower.client.connected() {
-			// There may be one later.
+			// There may be an upstream later.
 		} else if err := m.Refresh(ctx); err != nil && ctx.Err() == nil {
 			m.log.Warn("latest head not refreshed", "size", m.Size(), "err", err)
 		}
@@ -167,23 +166,23 @@ func (m *Mirror) Run(ctx context.Context) error {
 	}
 }
 
-// Frozen says whether a fork was seen that no operator has cleared, and in which
-// file its evidence is; the name is empty if it could not be written.
+// Frozen reports whether a fork was seen that no operator has cleared, and the file with
+// its evidence; the name is empty if the file could not be written.
 func (m *Mirror) Frozen() (evidenceFile string, frozen bool) { return m.follower.freezer.state() }
 
-// Recheck looks for evidence again: an operator thaws the mirror by moving the
-// files away, and freezes it by putting one there. Evidence that could not be
-// written is written now; as long as that fails, the mirror stays frozen.
+// Recheck looks for evidence again: an operator moves the files away to thaw the mirror,
+// or adds one to freeze it. Recheck writes evidence that could not be written before; as
+// long as that fails, the mirror stays frozen.
 func (m *Mirror) Recheck() error { return m.follower.freezer.recheck() }
 
-// Lookup returns the record of mod: the one that is held, or else the one that
-// upstream has, once it is proved and stored. However many ask at the same time,
-// upstream is asked once, with a deadline of 150 s that is not theirs.
+// Lookup returns the record of mod: the one that is held, or else the one that upstream
+// has, once it is proved and stored. Concurrent calls share one request to upstream, which
+// has a deadline of 150 s of its own.
 //
 // The errors are fs.ErrNotExist if the database does not know mod, or if it is
 // not held and there is no upstream; ErrInvalid if upstream's answer does not
-// verify; ErrFrozen; and those of the FetchFunc and the store. No error is
-// remembered.
+// verify; ErrFrozen; and those of the FetchFunc and the store. Errors are
+// not cached.
 func (m *Mirror) Lookup(ctx context.Context, mod module.Version) (Record, error) {
 	record, result, err := m.records.lookup(ctx, mod)
 	m.metrics.lookups.WithLabelValues(resultOf(result, err)).Inc()
@@ -200,7 +199,7 @@ func (m *Mirror) Held(ctx context.Context, mod module.Version) (Record, error) {
 	return m.records.heldAt(ctx, path, mod)
 }
 
-// Reply is the body of the answer to a lookup: the record and our newest head,
+// Reply returns the body of the answer to a lookup: the record and our newest head,
 // which covers it. The error is ErrBeyond if our head does not, which happens
 // only after a store lost its head and went back to an older one.
 func (m *Mirror) Reply(ctx context.Context, r Record) ([]byte, error) {
@@ -210,8 +209,8 @@ func (m *Mirror) Reply(ctx context.Context, r Record) ([]byte, error) {
 // Tile returns the tile t, with L = -1 the records themselves. A tile under our
 // head is one that is held, or one from upstream that is proved and, if full,
 // stored. A tile that our head does not reach makes the mirror ask for a newer
-// head; if that does not reach it either, what upstream answers is relayed, not
-// stored, after what we know of it was compared. The client verifies it.
+// head; if that does not reach it either, the mirror compares what it knows of the tile,
+// relays it, and does not store it. The client verifies it.
 //
 // The errors are fs.ErrNotExist for a tile that no log has (height not 8, say);
 // ErrBeyond; ErrInvalid if upstream's answer does not verify; ErrFrozen; and
@@ -233,8 +232,8 @@ func (m *Mirror) HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	return data, err
 }
 
-// Covers says whether t is under our head. If it is when Tile is called, what Tile
-// returns is proved; else it may be relayed, and no cache should keep it.
+// Covers reports whether t is under our head. If it is when Tile is called, what Tile
+// returns is proved; otherwise it may be relayed, and no cache should keep it.
 func (m *Mirror) Covers(t tlog.Tile) bool { return m.tiles.covers(t) }
 
 // Metrics returns the collectors of the mirror, all with the label database.

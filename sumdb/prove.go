@@ -17,8 +17,8 @@ import (
 // handful.
 const parallelTiles = 8
 
-// prover verifies tiles, those that are held and those of upstream, against the root of a
-// signed head. It decides about no head.
+// prover verifies tiles, held ones and those of upstream, against the root of a signed
+// head. It does not decide whether the head is accepted.
 type prover struct {
 	client  *client
 	objects *objects
@@ -38,10 +38,10 @@ const (
 // tree, which may be a head that is not accepted yet: therefore nothing is stored here;
 // the caller does that when it has decided.
 //
-// What is held is read first; base, which may be nil, is the head whose tiles
-// that are. If tiles do not authenticate, everything is read from upstream once
-// more, for two reasons: what is held may be damaged, and what is held of the
-// true log must not hide that a fork is one.
+// Tiles that are held are read first; base, which may be nil, is the head that has some of
+// them. If they do not authenticate, everything is read again from upstream, for two
+// reasons: tiles that are held may be damaged, and those of the true log must not hide
+// that a fork is one.
 //
 // The error is ErrInvalid if tiles do not authenticate.
 func (p *prover) prove(ctx context.Context, tree tlog.Tree, base *head, f func(tlog.HashReader) error) (map[place][]byte, error) {

@@ -67,7 +67,8 @@ func (r *records) lookup(ctx context.Context, mod module.Version) (Record, strin
 	return record, "miss", err
 }
 
-// notHeld says how old this mirror is, because that is what its user has to know.
+// notHeld is the error for a record that only an upstream could have. It says how old the
+// mirror is.
 func (r *records) notHeld(mod module.Version) error {
 	h := r.follower.head.Load()
 	if h == nil {
@@ -77,8 +78,8 @@ func (r *records) notHeld(mod module.Version) error {
 		mod, r.client.name, h.tree.N, h.time.UTC().Format(time.DateOnly), fs.ErrNotExist)
 }
 
-// lookupMemory is what a lookup takes: the answer of upstream, while it grows, and the
-// tiles of its proof.
+// lookupMemory is how much memory a lookup takes: for the answer of upstream, while it
+// grows, and for the tiles of its proof.
 const lookupMemory = 2*textLimit + 8*fullTile
 
 // fetchRecord gets the record of mod from upstream, proves it and stores it.
@@ -163,9 +164,7 @@ func (r *records) refuseSecond(first, second Record, mod module.Version) error {
 	return fmt.Errorf("%w: record %d of %s contradicts record %d of %s", ErrInvalid, second.ID, mod, first.ID, r.client.name)
 }
 
-// reply is the body of the answer to a lookup: the record and our newest head,
-// which covers it. The error is ErrBeyond if our head does not, which happens
-// only after a store lost its head and went back to an older one.
+// reply does what Mirror.Reply does.
 func (r *records) reply(ctx context.Context, record Record) ([]byte, error) {
 	h, err := r.follower.newest(ctx)
 	if err != nil {

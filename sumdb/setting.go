@@ -15,10 +15,11 @@ const (
 	defaultKey  = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 )
 
-// userinfo is what no error may show of a URL. A password may have an @ of its own.
+// userinfo matches user and password in a URL, which no error may show. A password may
+// contain an @.
 var userinfo = regexp.MustCompile(`//[^/\s]*@`)
 
-// Setting is a value of GOSUMDB, understood.
+// Setting is a parsed value of GOSUMDB.
 type Setting struct {
 	Off  bool   // no database; nothing else is set then
 	Name string // for instance sum.golang.org
@@ -29,11 +30,11 @@ type Setting struct {
 	URL string
 
 	// Direct says that the setting names a URL. The go command then asks it
-	// and no proxy, and so should we.
+	// instead of a proxy, and so should we.
 	Direct bool
 }
 
-// ParseGOSUMDB understands a value of GOSUMDB as the go command does:
+// ParseGOSUMDB parses a value of GOSUMDB as the go command does:
 // a name that is known (sum.golang.org, or sum.golang.google.cn for the same
 // database elsewhere) or a verifier key, either of them followed by a URL if
 // the database is somewhere else than at https://NAME, or off. The empty string
@@ -82,7 +83,7 @@ func parseDatabase(fields []string) (Setting, error) {
 	return setting, nil
 }
 
-// validBase says whether files can be asked for below u.
+// validBase reports whether files can be fetched below u.
 func validBase(u *url.URL) bool {
 	switch u.Scheme {
 	case "http", "https":

@@ -1,8 +1,8 @@
 // Package sumdb mirrors a checksum database and proves what it says.
 //
 // A Mirror keeps the newest tree head it has proved, the records it has proved
-// to be included, and the tiles that prove them, and answers from these. Nothing
-// it has not verified is stored or handed out: a record is exactly the record of
+// to be included, and the tiles that prove them, and answers from these. It
+// stores and returns only what it has verified: a record is exactly the record of
 // the module that was asked for, its inclusion under our head is proved; a tile
 // hashes up to the root; a head extends the head before it. A head that does not
 // is a fork of the log: the evidence is written to a file, and the mirror goes on
@@ -22,12 +22,11 @@ import (
 // Errors that callers decide on. A module that the database does not know is
 // fs.ErrNotExist.
 var (
-	// ErrFrozen says that a fork was seen and no operator has cleared it:
-	// what is proved already is answered, nothing new is accepted.
+	// ErrFrozen says that a fork was seen and no operator has cleared it: the
+	// mirror answers what it has proved, and accepts nothing new.
 	ErrFrozen = errors.New("checksum database is frozen after a fork")
 
-	// ErrInvalid says that what came from upstream does not verify. It is
-	// upstream's trouble and is not remembered.
+	// ErrInvalid says that an answer of upstream does not verify. It is not cached.
 	ErrInvalid = errors.New("not verified")
 
 	// ErrBeyond says that a tile or record lies beyond our newest head, and

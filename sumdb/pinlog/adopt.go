@@ -19,15 +19,14 @@ import (
 // head is the newest signed head that any client or other machine has seen. A
 // client keeps its own in $GOPATH/pkg/sumdb/NAME/latest. The log must contain it,
 // all signed heads that are found in c.Dir, the trees of the guards, and what c.Store
-// remembers of the log. Then the guards are rewritten, the freeze is lifted, and what follows the last whole
-// entry is moved to a file cut-TIME in c.Dir. Otherwise the log stays as it is, and
-// the error is sumdb.ErrFrozen;
-// sumdb.ErrInvalid if head is not one of this log; fs.ErrNotExist if there is no log.
+// records of the log. Then Adopt rewrites the guards, lifts the freeze, and moves what
+// follows the last whole entry to a file cut-TIME in c.Dir. Otherwise the log stays as it
+// is. The error is sumdb.ErrFrozen if the log does not contain one of these,
+// sumdb.ErrInvalid if head is not one of this log, fs.ErrNotExist if there is no log.
 //
-// A nil head says that no client has ever seen a head of the log but those in c.Dir.
-// If that is wrong, the log signs what contradicts the head that was seen, and
-// every client that has it stops for ever with a SECURITY ERROR. So ask
-// the operator twice.
+// A nil head says that clients have seen no heads of the log but those in c.Dir. If that
+// is wrong, the log signs a head that contradicts the one that a client has, and that
+// client stops for ever with a SECURITY ERROR. So ask the operator twice.
 func Adopt(ctx context.Context, c Config, head []byte) error {
 	l, err := newLog(c)
 	if err == nil && c.ReadOnly {
@@ -93,8 +92,8 @@ func (l *ledger) adopt(found *findings) error {
 	return durable.SyncDir(l.at.dir)
 }
 
-// keepTail copies what follows the last whole entry into a file of its own: an operator
-// may want to look at it.
+// keepTail copies what follows the last whole entry into a file of its own, for the
+// operator to look at.
 func (l *ledger) keepTail() error {
 	tail, err := l.entries.tail()
 	if err != nil || tail == nil {

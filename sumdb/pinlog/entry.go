@@ -20,7 +20,8 @@ import (
 // them is within what a mirror reads. Real ones have about 200 bytes.
 const maxRecord = 4 << 10
 
-// userinfo is what no entry may keep of a URL. A password may have an @ of its own.
+// userinfo matches user and password in a URL, which no entry may keep. A password may
+// contain an @.
 var userinfo = regexp.MustCompile(`//[^/\s]*@`)
 
 // Entry is what a Log holds of one module version.
@@ -52,13 +53,13 @@ func (e Entry) Record() sumdb.Record {
 		e.Module.Path, e.Module.Version, e.Zip, e.Module.Path, e.Module.Version, e.Mod)}
 }
 
-// same says whether e and other are of the same content. Where it came from and
-// when does not matter.
+// same reports whether e and other have the same content, wherever and whenever it was
+// seen.
 func (e Entry) same(other Entry) bool {
 	return e.Module == other.Module && e.Zip == other.Zip && e.Mod == other.Mod
 }
 
-// Source says in words where the content of e came from.
+// Source describes where the content of e came from.
 func (e Entry) Source() string {
 	switch {
 	case e.Public != nil:
@@ -69,8 +70,8 @@ func (e Entry) Source() string {
 	return "unknown origin"
 }
 
-// ConflictError says that a version which the log has was seen with other
-// content. The log is not changed by it.
+// ConflictError says that the log has a version with other content. The log is not
+// changed.
 type ConflictError struct {
 	Have Entry // what the log has, for ever
 	Got  Entry // what was refused
@@ -98,7 +99,7 @@ func (e Entry) normal() (Entry, error) {
 	return e, e.check()
 }
 
-// check says what of e cannot be in a log. The error is sumdb.ErrInvalid.
+// check returns an error if e cannot be in a log. The error is sumdb.ErrInvalid.
 func (e Entry) check() error {
 	if _, err := sumdb.LookupPath(e.Module); err != nil {
 		return fmt.Errorf("%w: entry of %q: %v", sumdb.ErrInvalid, e.Module, err)
@@ -122,8 +123,7 @@ func (e Entry) check() error {
 	return nil
 }
 
-// printable says whether s is text without a line end or another control
-// character.
+// printable reports whether s is UTF-8 without control characters, such as line ends.
 func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
@@ -132,8 +132,8 @@ func validDatabase(name string) bool {
 	return name != "" && len(name) <= maxRecord && printable(name) && !strings.ContainsFunc(name, unicode.IsSpace)
 }
 
-// validNote says whether text has the form of a signed note: lines, the last of
-// which ends. Whose signatures are in it is not ours to know.
+// validNote reports whether text has the form of a signed note: complete lines. It does
+// not check signatures: their keys are not known here.
 func validNote(text []byte) bool {
 	if len(text) == 0 || len(text) > maxHead || text[len(text)-1] != '\n' {
 		return false
@@ -146,7 +146,7 @@ func validNote(text []byte) bool {
 	return true
 }
 
-// encode is the text of e as it is stored. A person can read it:
+// encode returns the text of e as it is stored:
 //
 //	id 17
 //	time 2026-11-20T10:15:00Z
@@ -172,8 +172,8 @@ func (e Entry) encode() []byte {
 	return append(b, e.Record().Text...)
 }
 
-// decodeEntry is the inverse of encode. Exactly one text is that of an entry.
-// The error is sumdb.ErrInvalid.
+// decodeEntry is the inverse of encode: every entry has exactly one text. The error is
+// sumdb.ErrInvalid.
 func decodeEntry(text []byte) (Entry, error) {
 	var e Entry
 	fields, record, found := strings.Cut(string(text), "\n\n")
@@ -191,8 +191,8 @@ func decodeEntry(text []byte) (Entry, error) {
 	return e, e.check()
 }
 
-// setField sets what line says. That each field is there once, in order and in
-// its one form is for the caller to compare.
+// setField sets the field of one line. The caller checks that each field is there once,
+// in order, and in its only form.
 func (e *Entry) setField(line string) bool {
 	if text, ok := strings.CutPrefix(line, "\t"); ok {
 		if e.Public != nil {
@@ -219,5 +219,5 @@ func (e *Entry) setField(line string) bool {
 	return err == nil && e.ID >= 0 && e.ID < sumdb.MaxTree
 }
 
-// leaf is the hash of e at level 0 of the tree.
+// leaf returns the hash of e at level 0 of the tree.
 func (e Entry) leaf() tlog.Hash { return tlog.RecordHash(e.Record().Text) }

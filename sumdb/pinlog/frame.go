@@ -37,8 +37,8 @@ func frameSum(length string, text []byte) uint32 {
 	return crc32.Update(crc32.Checksum([]byte(length), castagnoli), castagnoli, text)
 }
 
-// readFrame returns the text of the frame that r is at. The error is io.EOF at
-// the end, sumdb.ErrInvalid if there is no whole frame, or that of r.
+// readFrame reads the next frame of r and returns its text. The error is io.EOF at the
+// end, sumdb.ErrInvalid if there is no whole frame, or that of r.
 func readFrame(r *bufio.Reader) ([]byte, error) {
 	header := make([]byte, frameHeader)
 	if _, err := io.ReadFull(r, header); err == io.EOF {
@@ -78,7 +78,7 @@ func parseFrameHeader(header []byte) (length int, sum uint32, ok bool) {
 	return int(n), uint32(s), err1 == nil && err2 == nil && n <= maxEntry && string(words) == canonical
 }
 
-// decodeFrame takes apart a frame that was read in one piece.
+// decodeFrame parses a frame that was read in one piece.
 func decodeFrame(frame []byte) (Entry, error) {
 	r := bufio.NewReader(bytes.NewReader(frame))
 	text, err := readFrame(r)

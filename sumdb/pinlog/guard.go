@@ -23,8 +23,8 @@ type guard struct {
 	key  string // verifier key of the log
 	tree tlog.Tree
 
-	// What follows is known to the guard in the directory of the log alone. The
-	// guard outside and the record in the store outlive the disk of the log.
+	// Only the guard in the directory of the log has what follows. The guard outside
+	// and the record in the store outlive the disk of the log.
 	inside bool
 	file   identity // the file of entries when the guard was written
 	self   identity // the file of the guard
@@ -45,7 +45,7 @@ func (g guard) name() string {
 	return name
 }
 
-// encode is the text of g, which a person can read.
+// encode returns the text of g.
 func (g guard) encode() []byte {
 	text := fmt.Appendf(nil, guardFormat, g.key, g.tree.N, g.tree.Hash, g.file.inode, g.file.born)
 	if g.inside {
@@ -158,7 +158,7 @@ func readGuardFile(path string, size int64) guardFile {
 	return g
 }
 
-// copied says how the directory of g shows that it is a copy, "" if it does not.
+// copied says how g shows that its directory is a copy, "" if it does not.
 // entries is the file of entries.
 func (g guardFile) copied(entries identity) string {
 	switch {
@@ -170,9 +170,9 @@ func (g guardFile) copied(entries identity) string {
 	return ""
 }
 
-// changed reports whether something but this program changed the file of entries, or
-// its owner, mode or links, after g was written. This may have been a copy, but only
-// copied and a tree that is not there prove one.
+// changed reports whether another program changed the file of entries, or its owner, mode
+// or links, after g was written. That may have been a copy; only copied, or a tree that
+// the entries do not have, proves one.
 func (g guardFile) changed(entries identity) bool {
 	return g.guard.inside && g.guard.file.changed != 0 && entries.changed != 0 && g.guard.file.changed != entries.changed
 }

@@ -27,8 +27,8 @@ type signedHead struct {
 	note []byte
 }
 
-// openHead takes a head apart that our key must have signed. Of its
-// signatures only ours is kept. The error is sumdb.ErrInvalid.
+// openHead parses a head, which verifier must have signed. It keeps no other signature.
+// The error is sumdb.ErrInvalid.
 func openHead(msg []byte, verifier note.Verifier) (signedHead, error) {
 	n, err := note.Open(msg, note.VerifierList(verifier))
 	if err != nil {
@@ -46,17 +46,17 @@ func openHead(msg []byte, verifier note.Verifier) (signedHead, error) {
 	return signedHead{tree, signed}, nil
 }
 
-// signHead signs tree. That it is on disk and in the guards is for the caller to
-// have seen to.
+// signHead signs tree. The caller has made sure that its entries are on disk and that all
+// guards have it.
 func signHead(tree tlog.Tree, signer note.Signer) (signedHead, error) {
 	signed, err := note.Sign(&note.Note{Text: string(tlog.FormatTree(tree))}, signer)
 	return signedHead{tree, signed}, err
 }
 
-// splitHeads takes apart heads that stand one after another: each is three lines,
-// a blank one and one with a signature. What is between two heads and is none is
-// in damaged; what follows the last one, the rest of a torn write, is not. end is
-// where the last head ends.
+// splitHeads splits a file of heads. Each head is three lines, a blank line, and a line
+// with a signature. damaged has what lies between two heads and is not a head. What
+// follows the last head is ignored: it is the rest of a torn write. end is where the last
+// head ends.
 func splitHeads(data []byte) (heads, damaged [][]byte, end int) {
 	for at := 0; at < len(data); {
 		length := headLength(data[at:])
@@ -76,8 +76,7 @@ func splitHeads(data []byte) (heads, damaged [][]byte, end int) {
 	return heads, damaged, end
 }
 
-// headLength is the length of the head that data begins with, 0 if it does not
-// begin with one.
+// headLength returns the length of the head at the start of data, 0 if there is none.
 func headLength(data []byte) int {
 	length, number := 0, 0
 	for line := range bytes.Lines(data) {
@@ -96,13 +95,13 @@ func headLength(data []byte) int {
 	return 0
 }
 
-// headTail is how much of the end of the file of heads is read when only the
-// newest is of interest. A head has about 200 bytes.
+// headTail is how much of the end of the file of heads is read to find the newest. A head
+// has about 200 bytes.
 const headTail = 64 << 10
 
-// readHeads returns the heads that the file at path has, unverified: all of them,
-// or those in its last headTail bytes. size is the length of the file up to the
-// end of the last whole head. A file that is not there has none.
+// readHeads returns the heads in the file at path, unverified: all of them, or those in
+// its last headTail bytes. size is the length of the file up to the end of the last whole
+// head. A missing file has no heads.
 func readHeads(path string, all bool) (heads, damaged [][]byte, size int64, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -125,7 +124,7 @@ func readHeads(path string, all bool) (heads, damaged [][]byte, size int64, err 
 		return nil, nil, 0, err
 	}
 	if from > 0 {
-		// Most likely we are in the middle of a head.
+		// The first bytes are most likely the middle of a head.
 		first := max(0, bytes.Index(data, []byte("\n"+headStart))+1)
 		data, from = data[first:], from+int64(first)
 	}

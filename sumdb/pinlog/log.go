@@ -3,7 +3,7 @@
 //
 // A client that has seen a signed head stops at every head that does not continue it.
 // So a log signs nothing before it is on disk, and nothing at all once its files show
-// that it may have signed something else before. docs/design/log.md has the whole of it.
+// that it may have signed something else before. See docs/design/log.md.
 package pinlog
 
 import (
@@ -21,38 +21,39 @@ import (
 // Config says where a log is. Dir is needed; the zero value of everything
 // else is its default.
 type Config struct {
-	// Dir is the directory of the log. It is made, for its owner alone, if it
-	// is not there. It must be on a file system with locks that hold.
+	// Dir is the directory of the log. It is created with mode 0700 if it does not
+	// exist. Its file system must have locks that work.
 	Dir string
 
 	// Name is the name of a new log, host[/path], as it is in GOSUMDB and in
-	// the signature of each head. The default is made up: "assay-" and 8 hex
-	// digits. A log that is there keeps its name; to ask for another is an
-	// error, because a new name is a new log.
+	// the signature of each head. The default is random: "assay-" and 8 hex
+	// digits. An existing log keeps its name; to ask for another is an error,
+	// because a new name is a new log.
 	Name string
 
 	// Guard is a file outside Dir, best on another disk or machine, which has
-	// the tree that was signed last. Its directory must be there. Without it a
-	// disk that is set back as a whole goes unnoticed until a client's newer
-	// head is shown to Witness.
+	// the tree that was signed last. Its directory must exist. Without it the
+	// log does not notice a disk that is set back as a whole, until Witness is
+	// called with the newer head of a client.
 	Guard string
 
 	// Store is the store that has the versions which the log pins. It records the
-	// tree that was signed last, so that a log which is restored beside a newer store
-	// is detected. The default is none. A Log uses it until Close.
+	// tree that was signed last, so that an old copy of the log beside a current
+	// store is noticed. The default is none. A Log uses it until Close.
 	Store storage.Store
 
-	// Adopt is the command that calls Adopt, as the texts of refusals print it. The default is "assay log adopt".
+	// Adopt is the command that calls the function Adopt, for the texts of refusals.
+	// The default is "assay log adopt".
 	Adopt string
 
-	// ReadOnly opens the log without its lock and without its secret key, also
-	// while another process has it open. Nothing is signed or written, and the
-	// log stays what it was at that moment.
+	// ReadOnly opens the log without its lock and without its secret key, even while
+	// another process has it open. Nothing is signed or written, and the log shows
+	// the entries of that moment.
 	ReadOnly bool
 
-	// Memory is taken for the index, and never given back. What is on disk is taken
-	// whether it is there or not; without room for more the log appends nothing, and
-	// Pin returns memory.ErrFull. Nil is no bound.
+	// Memory is the budget of the index, which gives nothing back. The index of what
+	// is on disk may exceed it; when it is full, the log appends nothing and Pin
+	// returns memory.ErrFull. Nil is no bound.
 	Memory *memory.Budget
 
 	Logger *slog.Logger // default: discard
@@ -66,8 +67,8 @@ func (c Config) location() location { return location{c.Dir, c.Guard, c.Store} }
 // sum.golang.org, so that the go command takes its Key as GOSUMDB. All methods
 // may be called at the same time.
 //
-// When its files show that it may have signed something else before, it refuses: it
-// signs nothing, and goes on to answer what it has. See Refuses and Adopt.
+// A log whose files show that it may have signed something else before refuses: it signs
+// nothing, and still answers from its entries. See Refuses and Adopt.
 //
 // In memory an entry takes about 120 bytes (two hashes, an offset, an index entry),
 // 100,000 of them about 12 MB; their text is read from the file.
@@ -101,15 +102,14 @@ func (l *Log) Metrics() []prometheus.Collector {
 	return append([]prometheus.Collector{l.metrics.appends}, l.metrics.gauges...)
 }
 
-// Pin appends e as the first content of its version. It is on disk and under a
-// signed head when Pin returns; calls at the same time share the writes.
-// If the log has the version with the same hashes, that entry is returned. All
-// of e but ID is taken from the caller.
+// Pin appends e as the first content of its version. The entry is on disk and under a
+// signed head when Pin returns; concurrent calls share the writes. If the log has the
+// version with the same hashes, Pin returns that entry. It ignores e.ID.
 //
 // The errors are *ConflictError if the log has other hashes; sumdb.ErrInvalid if e can
-// be in no log; sumdb.ErrFrozen if the log refuses; and those of the disk, after which
-// the log is as it was, or has e without showing it yet: try again. If ctx ends
-// first, e may be appended nevertheless.
+// be in no log; sumdb.ErrFrozen if the log refuses; and those of the disk: then
+// the log is as before, or has e without showing it yet, and Pin can be called again. If
+// ctx ends first, e may be appended nevertheless.
 func (l *Log) Pin(ctx context.Context, e Entry) (Entry, error) {
 	stored, result, err := l.appender.pin(ctx, e)
 	l.metrics.appends.WithLabelValues(appendResult(result, err)).Inc()

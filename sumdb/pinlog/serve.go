@@ -14,9 +14,9 @@ import (
 )
 
 // Find returns the entry of mod. The error is fs.ErrNotExist if there is none,
-// sumdb.ErrInvalid if the disk has changed it. A log that refuses finds also what no
-// head covers: its hashes were the first ones all the same. What it does not find
-// it may have lost.
+// sumdb.ErrInvalid if the disk has changed it. A log that refuses also finds
+// entries that no head covers, because their hashes were the first ones; an entry that it
+// does not find may be lost.
 func (l *Log) Find(mod module.Version) (Entry, error) {
 	v, id, ok := l.ledger.visible(mod)
 	if !ok {
@@ -29,8 +29,8 @@ func (l *Log) Find(mod module.Version) (Entry, error) {
 	return e, err
 }
 
-// Latest is the newest signed head, also of a log that is empty. It is an
-// sumdb.ErrFrozen only if the log refuses and has lost all its heads.
+// Latest returns the newest signed head; an empty log has one, too. The error is
+// sumdb.ErrFrozen if the log refuses and has lost all its heads.
 func (l *Log) Latest(ctx context.Context) ([]byte, error) {
 	v, err := l.signedView(ctx)
 	if err != nil {
@@ -48,7 +48,7 @@ func (l *Log) signedView(ctx context.Context) (*view, error) {
 	return v, ctx.Err()
 }
 
-// Reply is the body of the answer to a lookup: the record and the newest head.
+// Reply returns the body of the answer to a lookup: the record and the newest head.
 // The error is sumdb.ErrBeyond if the head does not cover it, sumdb.ErrInvalid if the log has
 // another record in its place.
 func (l *Log) Reply(ctx context.Context, r sumdb.Record) ([]byte, error) {
@@ -97,9 +97,9 @@ func (l *Log) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 }
 
 // Entries yields the entries of modules whose path is prefix or below it, all of
-// them for "", in the order of the log. It reads all of the file, and yields an
-// error, the last thing it yields, if that fails: sumdb.ErrInvalid if the disk has
-// changed an entry. What is appended meanwhile is not yielded.
+// them for "", in the order of the log. It reads the whole file. If that fails, it
+// yields an error and ends: sumdb.ErrInvalid if the disk has changed an entry. It does not
+// yield what is appended meanwhile.
 func (l *Log) Entries(prefix string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		v := l.ledger.view.Load()
@@ -111,7 +111,7 @@ func (l *Log) Entries(prefix string) iter.Seq2[Entry, error] {
 	}
 }
 
-// below says whether path is prefix or a path below it.
+// below reports whether path is prefix or a path below it.
 func below(path, prefix string) bool {
 	rest, ok := strings.CutPrefix(path, prefix)
 	return ok && (prefix == "" || rest == "" || rest[0] == '/' || strings.HasSuffix(prefix, "/"))

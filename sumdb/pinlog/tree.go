@@ -6,8 +6,8 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// hashTree is the hashes of a log and where its entries are. It only grows: a copy
-// of it stays what it was, also while the original gets more.
+// hashTree has the hashes of a log and the offsets of its entries. It only grows: a copy
+// does not change when the original grows.
 type hashTree struct {
 	hashes  []tlog.Hash // by tlog.StoredHashIndex
 	offsets []int64     // of the entries in their file, and of the end of the last
@@ -44,16 +44,16 @@ func (t hashTree) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	return hashes, nil
 }
 
-// leaf is the hash of entry id.
+// leaf returns the hash of entry id.
 func (t hashTree) leaf(id int64) tlog.Hash { return t.hashes[tlog.StoredHashIndex(0, id)] }
 
-// at is the tree of the first size entries, which are there.
+// at returns the tree of the first size entries, which must exist.
 func (t hashTree) at(size int64) (tlog.Tree, error) {
 	hash, err := tlog.TreeHash(size, t)
 	return tlog.Tree{N: size, Hash: hash}, err
 }
 
-// contains says whether other is a prefix of t, or t itself.
+// contains reports whether other is a prefix of t, or t itself.
 func (t hashTree) contains(other tlog.Tree) bool {
 	if other.N < 0 || other.N > t.size() {
 		return false
