@@ -3,16 +3,15 @@ package fetch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
 
-// caller is what a context says of the client that is fetched for, and how it is.
+// caller is what a context says about the client of a fetch.
 type caller struct {
 	client  string
 	patient bool
-	last    bool // one attempt, which may take long
+	last    bool // it has one attempt, which may take long
 }
 
 type callerKey struct{}
@@ -26,21 +25,21 @@ func (c caller) in(ctx context.Context) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-// WithClient says in the returned context for whom is fetched: the name of a user, or the
-// address of a client. It decides how far a failed fetch speaks against an upstream, and
-// is sent nowhere.
+// WithClient returns a context with the client of the fetch: the name of a user, or an
+// address. The circuit breaker counts clients that lost their fetches. The name is sent
+// nowhere.
 func WithClient(ctx context.Context, client string) context.Context {
 	c := callerOf(ctx)
 	c.client = client
 	return c.in(ctx)
 }
 
-// WithPatience says in the returned context that what is fetched will be of use after
-// Budget.Answer too. If that has run out, and nothing else is wrong, the list is walked once
-// more, with one attempt for each upstream that is not cut at Budget.FirstByte; it ends
-// two seconds before ctx does, and after three minutes in any case. There are eight such attempts at a
-// host at a time, four for one client; for more, and while the upstream does not answer
-// its probe, fetching ends as without patience.
+// WithPatience returns a context whose fetches are useful after Budget.Answer, too. If
+// that has run out, and time was the only failure, the list is walked once more, with one
+// attempt for each upstream, which does not end at Budget.FirstByte. It ends two seconds
+// before ctx does, and after three minutes at most. A host has eight such attempts at a
+// time, four of them for one client; beyond that, and while the upstream does not answer
+// its probe, a fetch ends as without patience.
 func WithPatience(ctx context.Context) context.Context {
 	c := callerOf(ctx)
 	c.patient = true
@@ -51,12 +50,12 @@ const (
 	// patience is how long a last attempt may take.
 	patience = 3 * time.Minute
 
-	// patienceLeft is what a last attempt leaves of its caller's time, to do something with
-	// what has come.
+	// patienceLeft is how much of its caller's time a last attempt leaves for the use of
+	// what it fetched.
 	patienceLeft = 2 * time.Second
 
-	// patienceProof is how old the proof may be that an upstream lives, for which there is a
-	// last attempt: the first attempts have caused a probe.
+	// patienceProof is how old the proof may be that an upstream is alive, without which
+	// there is no last attempt. The first attempts caused a probe.
 	patienceProof = 30 * time.Second
 
 	// maxPatient is how many last attempts there are at one host at a time, maxPatientFor
@@ -64,13 +63,13 @@ const (
 	maxPatient    = 8
 	maxPatientFor = 4
 
-	// slowFor is how long an upstream counts as slow, whose probe, or answer while it
-	// counted as slow, took more than Budget.FirstByte.
+	// slowFor is how long an upstream counts as slow after a slow probe, or a slow answer
+	// while it counts as slow.
 	slowFor = 10 * time.Minute
 )
 
-// lastAttempt returns the context and the deadline for one more attempt, if only time was
-// short until now, and the caller has it.
+// lastAttempt returns the context and the deadline of one more attempt, if late says that
+// time was the only failure, and the caller has time left.
 func lastAttempt(ctx context.Context, late bool) (next context.Context, deadline time.Time, ok bool) {
 	c := callerOf(ctx)
 	if !c.patient || !late || ctx.Err() != nil {
@@ -84,14 +83,11 @@ func lastAttempt(ctx context.Context, late bool) (next context.Context, deadline
 	return c.in(ctx), deadline, time.Now().Before(deadline)
 }
 
-// isLate reports whether err is that of a fetch whose time ran out.
+// isLate reports whether err says that the time of a fetch ran out.
 func isLate(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.late && !e.remembered
 }
-
-// errCrowded is why there is no last attempt.
-var errCrowded = errors.New("too many requests wait for this host")
 
 // untried reports whether err says that a last attempt was not made.
 func untried(err error) bool { return errors.Is(err, errCrowded) || errors.Is(err, errOpen) }
@@ -128,21 +124,4 @@ func (p *patients) enter(host, client string) (leave func(), ok bool) {
 			delete(p.at[host], client)
 		}
 	}, true
-}
-
-// attempts returns how many attempts the caller with ctx has at u. A last one counts
-// until leave is called.
-func (u *upstream) attempts(ctx context.Context, path string) (n int, leave func(), err error) {
-	c := callerOf(ctx)
-	if !c.last {
-		return u.client.attempts, func() {}, nil
-	}
-	if u.probe.now(ctx, patienceProof) != alive {
-		return 0, nil, u.fail(path, outcomeTimeout, fmt.Errorf("%w: %w", ErrUnavailable, errOpen)).Error
-	}
-	leave, ok := u.client.patients.enter(u.base.Host, c.client)
-	if !ok {
-		return 0, nil, u.fail(path, outcomeTimeout, fmt.Errorf("%w: %w", ErrUnavailable, errCrowded)).Error
-	}
-	return 1, leave, nil
 }

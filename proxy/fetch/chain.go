@@ -7,95 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/http"
 	"net/url"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
-
-// Config says how a chain is made. The zero value of every field but List means
-// its default.
-type Config struct {
-	// List is a list in the syntax of GOPROXY, see ParseList.
-	List string
-
-	// CAFile is a PEM file with certificate authorities that are trusted
-	// besides the system's.
-	CAFile string
-
-	// Database is the name of the checksum database that the upstreams may serve.
-	// They are asked for it to see whether they live; if it is empty, or they fail
-	// for it, for their root.
-	Database string
-
-	// Budget bounds each phase of a fetch.
-	Budget Budget
-
-	// Breaker says when an upstream is not asked any more.
-	Breaker Breaker
-
-	// Retries is how often an upstream is asked for one object before it
-	// counts as unavailable, the first time included. The default is 3.
-	Retries int
-
-	// UserAgent is sent with each request. The default is "assay".
-	UserAgent string
-
-	// Via is the value of the Via header of each request, by which a proxy
-	// finds its own requests coming back. The default is to send none.
-	Via string
-
-	// Self are the addresses, host:port, at which this program is reached. A
-	// list that leads to one of them is refused. An empty or unspecified
-	// host stands for every address of this machine.
-	Self []string
-
-	// RedirectHosts are hosts, or host:port, to which upstreams may redirect
-	// whatever the address is. Other redirects are followed to public addresses;
-	// besides, an upstream inside may redirect to another one of the list.
-	RedirectHosts []string
-
-	// Permit is asked right before each request to an upstream, also before
-	// another attempt and before the next entry of the list, with its path: one
-	// of the GOPROXY protocol, or one below the root of a checksum database that
-	// is asked directly. An error of it is in that of the fetch, and ends it. The
-	// default is to permit all.
-	Permit func(path string) error
-
-	// Logger gets retries at debug level and changes of circuit breakers at
-	// warning level. The default is to discard them.
-	Logger *slog.Logger
-}
-
-// Budget bounds the time of each phase. Zero means the default.
-type Budget struct {
-	Connect   time.Duration // name resolution and TCP; 5 s
-	TLS       time.Duration // handshake; 5 s
-	FirstByte time.Duration // from the request to the headers of the answer, for each hop; 8 s
-	IdleBody  time.Duration // without a byte of the body; 10 s
-
-	// Answer is everything until Fetch returns, or ReadAll, or what SumDB
-	// returns: all attempts at all entries of the list, and the pauses
-	// between them; 25 s.
-	Answer time.Duration
-}
-
-func (b Budget) withDefaults() Budget {
-	for _, d := range []struct {
-		field *time.Duration
-		value time.Duration
-	}{
-		{&b.Connect, 5 * time.Second}, {&b.TLS, 5 * time.Second}, {&b.FirstByte, 8 * time.Second},
-		{&b.IdleBody, 10 * time.Second}, {&b.Answer, 25 * time.Second},
-	} {
-		if *d.field <= 0 {
-			*d.field = d.value
-		}
-	}
-	return b
-}
 
 // Chain is a list of upstreams that are asked in order. Its methods may be called
 // at the same time.
@@ -124,28 +41,6 @@ type origin interface {
 	readAll(ctx context.Context, path string, limit int64, deadline time.Time) ([]byte, error)
 	unreachable(ctx context.Context) bool
 	String() string
-}
-
-// client is what the upstreams of a chain share.
-type client struct {
-	transports transports
-	trusted    trustedHosts
-	database   string // see Config.Database
-	budget     Budget
-	breaker    Breaker
-	attempts   int
-	header     http.Header // of each request
-	permit     func(path string) error
-	metrics    *metrics
-	log        *slog.Logger
-	patients   patients
-
-	life context.Context // of work that outlives the request which caused it
-	end  context.CancelFunc
-
-	mu      sync.Mutex // guards closed, and Add of running
-	closed  bool
-	running sync.WaitGroup
 }
 
 // New makes a chain. It does not connect to anything, and asks the resolver only
@@ -180,50 +75,6 @@ func New(c Config) (*Chain, error) {
 	return chain, nil
 }
 
-func newClient(c Config, transports transports, trusted trustedHosts) *client {
-	header := http.Header{"User-Agent": {"assay"}, "Accept-Encoding": {"identity"}}
-	if c.UserAgent != "" {
-		header.Set("User-Agent", c.UserAgent)
-	}
-	if c.Via != "" {
-		header.Set("Via", c.Via)
-	}
-	if c.Retries <= 0 {
-		c.Retries = 3
-	}
-	if c.Permit == nil {
-		c.Permit = func(string) error { return nil }
-	}
-	cl := &client{
-		transports: transports, trusted: trusted, database: c.Database, budget: c.Budget, breaker: c.Breaker.withDefaults(), attempts: c.Retries,
-		header: header, permit: c.Permit, metrics: newMetrics(), log: c.Logger,
-	}
-	cl.life, cl.end = context.WithCancel(context.Background())
-	return cl
-}
-
-// background does work in the scope of the chain, and reports whether it does: not any
-// more once the chain is closed.
-func (c *client) background(work func(context.Context)) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return false
-	}
-	c.running.Go(func() { work(c.life) })
-	return true
-}
-
-// close ends the work in the background, waits for it, and closes idle connections.
-func (c *client) close() {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	c.end()
-	c.running.Wait()
-	c.transports.closeIdle()
-}
-
 // origin returns what stands behind an entry.
 func (c *Chain) origin(e Entry) origin {
 	switch {
@@ -251,7 +102,7 @@ func (c *Chain) upstream(base *url.URL) *upstream {
 	c.names[label] = true
 	u := newUpstream(base, label, c.client)
 	c.hosts[key] = u
-	c.client.metrics.breakers.add(u.breaker)
+	c.client.metrics.breakers.add(u.at.label, u.breaker.state)
 	return u
 }
 
@@ -363,8 +214,8 @@ func walk[T any](ctx context.Context, c *Chain, path string, deadline time.Time,
 	return result, "", err
 }
 
-// better returns the error that says more, the next one if both say as much: trouble
-// may pass, and then there may be something; a refusal stands against absence.
+// better returns the error that says more, the next one if both say as much. A failure,
+// which may be transient, says more than a refusal, and a refusal more than absence.
 func better(best, next error) error {
 	rank := func(err error) int {
 		switch {
@@ -383,18 +234,9 @@ func better(best, next error) error {
 	return next
 }
 
-// deadline returns when an answer must be there.
-func (c *client) deadline(ctx context.Context) time.Time {
-	deadline := time.Now().Add(c.budget.Answer)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		return d
-	}
-	return deadline
-}
-
 // share returns the deadline for entry i. After | an entry has only its part of
-// the time that is left, for the next ones may save the day; before a comma there
-// is nothing to save it for, a slow entry ends the list.
+// the time that is left, because the next ones may have the object. Before a comma it
+// has all of it: a failure ends the list.
 func (c *Chain) share(i int, deadline time.Time) time.Time {
 	left := len(c.entries) - i
 	if c.entries[len(c.entries)-1].origin == nil {
@@ -405,4 +247,46 @@ func (c *Chain) share(i int, deadline time.Time) time.Time {
 	}
 	now := time.Now()
 	return now.Add(deadline.Sub(now) / time.Duration(left))
+}
+
+// Unreachable reports whether every upstream of the list that could answer fails its
+// probe now: it does not connect, does not answer within twice Budget.FirstByte, or
+// answers 500 or above. Entries behind off cannot answer. It is false if the list has
+// direct in it, if it is only off, and whenever it is not known: ctx has ended, or this
+// machine cannot connect. Circuit breakers do not matter here.
+//
+// A verdict is shared by all callers for 3 s. A call takes as long as a probe at most.
+func (c *Chain) Unreachable(ctx context.Context) bool {
+	origins := c.reached()
+	if len(origins) == 0 {
+		return false
+	}
+	found := make(chan bool, len(origins))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, o := range origins {
+		go func() { found <- o.unreachable(ctx) }()
+	}
+	for range origins {
+		if !<-found {
+			return false
+		}
+	}
+	return true
+}
+
+// reached returns the upstreams that a walk through the list may ask, none if it may come
+// to direct.
+func (c *Chain) reached() []origin {
+	var origins []origin
+	for _, e := range c.entries {
+		switch {
+		case e.direct:
+			return nil
+		case e.origin == nil:
+			return origins
+		}
+		origins = append(origins, e.origin)
+	}
+	return origins
 }

@@ -22,9 +22,9 @@ type database struct {
 	direct     origin
 	viaProxies bool
 
-	// turn holds one token: who has it asks for the way, the others wait for
-	// what comes out instead of asking the same.
-	turn chan struct{}
+	// asking is a semaphore, so that one caller at a time asks for the way, and the
+	// others wait for the result as long as their contexts allow.
+	asking chan struct{}
 
 	mu    sync.Mutex // guards known and until
 	known way        // zero if not known
@@ -52,7 +52,7 @@ type way struct {
 // The function has Budget.Answer for everything. Its errors are those of
 // Source.Fetch.
 func (c *Chain) SumDB(name, direct string, viaProxies bool) func(ctx context.Context, path string, limit int64) ([]byte, error) {
-	d := &database{chain: c, name: name, viaProxies: viaProxies, turn: make(chan struct{}, 1)}
+	d := &database{chain: c, name: name, viaProxies: viaProxies, asking: make(chan struct{}, 1)}
 	if direct == "" {
 		direct = "https://" + name
 	}
@@ -107,8 +107,8 @@ func (d *database) way(ctx context.Context, deadline time.Time) (way, error) {
 		return way{origin: d.direct}, nil
 	}
 	select {
-	case d.turn <- struct{}{}:
-		defer func() { <-d.turn }()
+	case d.asking <- struct{}{}:
+		defer func() { <-d.asking }()
 	case <-ctx.Done():
 		return way{}, &Error{Source: d.name, Path: "supported", Err: context.Cause(ctx)}
 	}
@@ -155,8 +155,7 @@ func (d *database) ask(ctx context.Context, deadline time.Time) (way, error) {
 	return way{}, best
 }
 
-// forget makes the next request ask again, unless somebody has already found
-// another way.
+// forget makes the next request ask again, unless another way is known already.
 func (d *database) forget(w way) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -34,8 +34,7 @@ func newDirectory(u *url.URL, name string, m *metrics) *directory {
 
 func (d *directory) String() string { return d.name }
 
-// fetch opens a file. The deadline is not needed: what a file system does cannot
-// be interrupted.
+// fetch opens a file. The deadline is not needed: a file system cannot be interrupted.
 func (d *directory) fetch(ctx context.Context, path string, limit int64, _ time.Time) (*Object, error) {
 	begin := time.Now()
 	f, size, err := d.open(ctx, path)
@@ -106,9 +105,8 @@ func absentOr(err error) error {
 	return unavailable(err)
 }
 
-// unavailable returns an error that is ErrUnavailable and nothing else: whatever
-// err matches says nothing about the object. Only want of file descriptors, which is
-// ours, shows.
+// unavailable returns an error that is ErrUnavailable and nothing else: err says nothing
+// about the object. Only a lack of file descriptors, which is ours, can be told.
 func unavailable(err error) error {
 	if isExhausted(err) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, syscall.EMFILE)
@@ -138,7 +136,7 @@ func outcomeOfFile(err error) string {
 type fileBody struct {
 	file     *os.File
 	left     int64
-	done     func() error // why whoever asked does not wait any more
+	done     func() error // why the caller does not wait any more
 	failed   func(error) error
 	received func(n int)
 }
@@ -163,3 +161,16 @@ func (b *fileBody) Read(p []byte) (int, error) {
 }
 
 func (b *fileBody) Close() error { return b.file.Close() }
+
+// unreachable reports whether the root of the tree cannot be opened.
+func (d *directory) unreachable(ctx context.Context) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	root, err := os.OpenRoot(d.root)
+	if err != nil {
+		return !isOurs(err)
+	}
+	_ = root.Close() // nothing was written
+	return false
+}

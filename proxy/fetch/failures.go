@@ -6,21 +6,21 @@ import (
 )
 
 const (
-	// failedFor is how long a path that failed is not asked for again, twice as long each
-	// time that it fails again, up to maxFailedFor.
+	// failedFor is how long a path that failed is not requested again. The time doubles
+	// with each failure in a row, up to maxFailedFor.
 	failedFor    = 5 * time.Second
 	maxFailedFor = time.Minute
 
-	// maxFailures and maxFailedPath bound the memory that a client can take by asking for
-	// what fails, at about two kilobytes each.
+	// maxFailures and maxFailedPath bound the memory that a client can use by requesting
+	// paths that fail, about two kilobytes each.
 	maxFailures   = 2000
 	maxFailedPath = 500
 )
 
-// failures are the paths that an upstream failed for a moment ago, though it was well
-// otherwise: what hangs or fails for one module costs the others nothing. It goes by path and
-// not by module, or a client that asks for a branch that hangs would take the whole
-// module from the others.
+// failures are the paths that failed recently at an upstream that works otherwise, so that
+// a path that hangs does not cost its full time again. The key is the path, not the
+// module: otherwise a client that requests a hanging branch would block the whole module
+// for other clients.
 type failures struct {
 	mu     sync.Mutex
 	byPath map[string]failed
@@ -57,7 +57,7 @@ func (s *failures) note(path string, err *Error) {
 	s.shrink(now)
 }
 
-// shrink makes room: for what is over, or else for any. The caller holds s.mu.
+// shrink removes expired paths, and if that is not enough any. The caller holds s.mu.
 func (s *failures) shrink(now time.Time) {
 	if len(s.byPath) <= maxFailures {
 		return
@@ -75,8 +75,8 @@ func (s *failures) shrink(now time.Time) {
 	}
 }
 
-// find returns the error that path failed with, and the rest of the time in its
-// RetryAfter; nil if it may be asked for.
+// find returns the error with which path failed, with the rest of the time as its
+// RetryAfter; nil if the path may be requested.
 func (s *failures) find(path string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,7 +17,7 @@ const (
 	outcomeUnavailable = "unavailable"  // everything else that says nothing about the object
 	outcomeTimeout     = "timeout"      // a budget was used up
 	outcomeTooLarge    = "too_large"    // the declared size is over the limit
-	outcomeCanceled    = "canceled"     // who asked did not wait
+	outcomeCanceled    = "canceled"     // the caller did not wait
 	outcomeOpen        = "breaker_open" // not sent: the circuit breaker is open
 	outcomeRemembered  = "remembered"   // not sent: it failed a moment ago
 )
@@ -76,19 +76,25 @@ func (m *metrics) count(upstream, outcome string, begin time.Time) {
 	}
 }
 
-// breakerCollector reads the states when it is asked: an open breaker becomes half
-// open by the clock alone.
+// breakerCollector reads the states when metrics are collected: an open breaker becomes
+// half open by the clock alone.
 type breakerCollector struct {
 	desc *prometheus.Desc
 
 	mu       sync.Mutex // guards breakers
-	breakers []*breaker
+	breakers []breakerState
 }
 
-func (c *breakerCollector) add(b *breaker) {
+// breakerState is the state of one upstream's breaker.
+type breakerState struct {
+	upstream string
+	state    func() int
+}
+
+func (c *breakerCollector) add(upstream string, state func() int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.breakers = append(c.breakers, b)
+	c.breakers = append(c.breakers, breakerState{upstream, state})
 }
 
 // Describe implements prometheus.Collector.
@@ -99,6 +105,6 @@ func (c *breakerCollector) Collect(ch chan<- prometheus.Metric) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, b := range c.breakers {
-		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(b.state()), b.u.label)
+		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(b.state()), b.upstream)
 	}
 }

@@ -8,8 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
 func TestMetrics(t *testing.T) {

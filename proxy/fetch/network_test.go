@@ -14,9 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
 // network is an Internet in memory. It lives in a synctest bubble, where the real

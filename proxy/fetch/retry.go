@@ -2,15 +2,13 @@ package fetch
 
 import (
 	"context"
+	"fmt"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 )
 
-// retry calls try until it succeeds, fails for good, or no time is left for another
-// attempt, and draws the consequences. It counts fetches, not attempts: when a connection
-// with a hundred streams on it breaks, that is one passing failure of each, which the next
-// attempts of all of them make good.
+// retry calls try until it succeeds, fails finally, or no time is left for another
+// attempt, and notes the result. It notes fetches, not attempts: when a connection with a
+// hundred streams breaks, each of them fails once, and the next attempts succeed.
 func retry[T any](ctx context.Context, u *upstream, path string, deadline time.Time, try func(deadline time.Time) (T, *failure)) (result T, err error) {
 	if err := u.refuse(ctx, path); err != nil {
 		return result, err
@@ -31,23 +29,23 @@ func retry[T any](ctx context.Context, u *upstream, path string, deadline time.T
 		}
 		pause := max(pauses.NextBackOff(), f.RetryAfter)
 		if !f.retry || f.once && n > 1 || n == attempts || !time.Now().Add(pause).Before(deadline) {
-			if f.tells(hurried) {
+			if f.counts(hurried) {
 				u.note(ctx, path, f)
 			}
 			return result, f.Error
 		}
 		u.distrust(f)
 		if !sleep(ctx, pause) {
-			return result, u.broken(ctx, path, ctx.Err()).Error
+			return result, u.at.broken(ctx, path, ctx.Err()).Error
 		}
-		u.client.metrics.retries.WithLabelValues(u.label).Inc()
+		u.client.metrics.retries.WithLabelValues(u.at.label).Inc()
 	}
 }
 
-// distrust drops the connections that are idle if f was a timeout. Where one has
-// died in silence, behind a firewall that forgot it, they have all, and another
-// attempt would only try the next of them. If there is nothing behind them any more, that
-// is to be known before the time for the answer is over.
+// distrust closes idle connections after a timeout. If one died silently, behind a
+// firewall that forgot it, all have, and the next attempts would use them one by one. It
+// probes the upstream, so that the verdict is there before the time for the answer is
+// over.
 func (u *upstream) distrust(f *failure) {
 	if f.outcome == outcomeTimeout {
 		u.client.transports.closeIdle()
@@ -55,16 +53,9 @@ func (u *upstream) distrust(f *failure) {
 	}
 }
 
-// tells reports whether f says anything about the upstream or the object. That there was
-// no answer for a caller who left, or was hurried and left the upstream less time than it
-// has by our own budget, does not.
-func (f *failure) tells(hurried bool) bool {
-	return f.outcome != outcomeCanceled && (f.outcome != outcomeTimeout || !hurried)
-}
-
-// attemptDeadline returns the deadline of one attempt. Unless it is the last one, or the
-// upstream is known to be slow, it leaves a third of the time for others: something that hangs once is more
-// often a lost request than a slow answer.
+// attemptDeadline returns the deadline of one attempt. With whole it may take all of the
+// time; otherwise a third is left for other attempts, because a single hang is more often
+// a lost request than a slow answer.
 func attemptDeadline(deadline time.Time, whole bool) time.Time {
 	if whole {
 		return deadline
@@ -73,24 +64,50 @@ func attemptDeadline(deadline time.Time, whole bool) time.Time {
 	return now.Add(deadline.Sub(now) * 2 / 3)
 }
 
-// newPauses returns the pauses between attempts: 0.2 s, 0.6 s, 1.8 s, 2 s, each
-// half as much or half as long again by chance, so that clients which failed
-// together do not come back together.
-func newPauses() *backoff.ExponentialBackOff {
-	p := backoff.NewExponentialBackOff()
-	p.InitialInterval, p.Multiplier, p.MaxInterval, p.RandomizationFactor = 200*time.Millisecond, 3, 2*time.Second, 0.5
-	p.Reset()
-	return p
+// attempts returns how many attempts the caller with ctx has. A last attempt occupies its
+// place until leave is called.
+func (u *upstream) attempts(ctx context.Context, path string) (n int, leave func(), err error) {
+	c := callerOf(ctx)
+	if !c.last {
+		return u.client.attempts, func() {}, nil
+	}
+	if u.probe.now(ctx, patienceProof) != alive {
+		return 0, nil, u.at.fail(path, outcomeTimeout, fmt.Errorf("%w: %w", ErrUnavailable, errOpen)).Error
+	}
+	leave, ok := u.client.patients.enter(u.at.base.Host, c.client)
+	if !ok {
+		return 0, nil, u.at.fail(path, outcomeTimeout, fmt.Errorf("%w: %w", ErrUnavailable, errCrowded)).Error
+	}
+	return 1, leave, nil
 }
 
-// sleep waits for d and reports whether ctx let it.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
+// refuse returns why path is not requested now, nil if it may be: the breaker is open, or
+// the path failed recently.
+func (u *upstream) refuse(ctx context.Context, path string) error {
+	if wait, err := u.breaker.allow(ctx); err != nil {
+		u.client.metrics.count(u.at.label, outcomeOpen, time.Now())
+		f := u.at.fail(path, outcomeOpen, fmt.Errorf("%w: %w", ErrUnavailable, err))
+		if u.probe.timedOut() {
+			f.Err = fmt.Errorf("%w: %w: %w", ErrUnavailable, context.DeadlineExceeded, err)
+		}
+		f.RetryAfter = wait
+		return f.Error
 	}
+	if err := u.failures.find(path); err != nil && !callerOf(ctx).last {
+		u.client.metrics.count(u.at.label, outcomeRemembered, time.Now())
+		return err
+	}
+	return nil
+}
+
+// note records how the fetch of path ended; f is nil if it succeeded.
+func (u *upstream) note(ctx context.Context, path string, f *failure) {
+	if f == nil || !f.blame {
+		u.failures.forget(path)
+		u.breaker.note(ctx, path, false)
+		return
+	}
+	u.failures.note(path, f.Error)
+	u.breaker.note(ctx, path, f.lost)
+	u.probe.begin(probeFresh)
 }

@@ -10,67 +10,10 @@ import (
 	"strconv"
 	"sync"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 )
 
-// Bounds on resuming.
-const (
-	// maxFruitless is how many attempts in a row may bring next to nothing, which is
-	// less than worthwhile bytes that are not the rest.
-	maxFruitless = 5
-	worthwhile   = 8 << 10
-
-	// maxResumes bounds what an upstream that sends a little each time can
-	// make of that.
-	maxResumes = 100
-
-	// maxResumePause bounds what a Retry-After can make a transfer wait whose
-	// reader waits already.
-	maxResumePause = 10 * time.Second
-)
-
-// stream is one answer whose body is being read.
-type stream struct {
-	ctx    context.Context // of the request, which ends with the body, as net/http has it
-	cancel context.CancelCauseFunc
-	u      *upstream
-	resp   answer
-	idle   *time.Timer
-	budget time.Duration
-	count  func(n int)
-}
-
-func newStream(ctx context.Context, cancel context.CancelCauseFunc, resp answer, u *upstream) *stream {
-	idle := time.AfterFunc(u.client.budget.IdleBody, func() { cancel(errIdle) })
-	idle.Stop()
-	bytes := u.client.metrics.bytes.WithLabelValues(u.label)
-	return &stream{ctx, cancel, u, resp, idle, u.client.budget.IdleBody, func(n int) { bytes.Add(float64(n)) }}
-}
-
-func (s *stream) size() int64 { return s.resp.ContentLength }
-
-// Read reads a part of the body. The idle time runs only while it waits for the
-// upstream, not while our reader is busy with something else.
-func (s *stream) Read(p []byte) (int, error) {
-	s.idle.Reset(s.budget)
-	n, err := s.resp.Body.Read(p)
-	s.idle.Stop()
-	s.count(n)
-	if err != nil && err != io.EOF && s.resp.away {
-		err = s.u.away(s.ctx, s.resp.Request.URL.Host, err)
-	}
-	return n, err
-}
-
-func (s *stream) close() {
-	s.idle.Stop()
-	s.cancel(nil) // first: Close may wait for a connection that is dead
-	_ = s.resp.Body.Close()
-}
-
-// transfer is the body of an object: a stream, and when it breaks, another one
-// that begins where it broke.
+// transfer is the body of an object: a stream, and when it breaks, another one that begins
+// where it broke.
 type transfer struct {
 	ctx    context.Context // of all streams; it ends with the body
 	cancel context.CancelCauseFunc
@@ -78,23 +21,25 @@ type transfer struct {
 	path   string
 	limit  int64
 
-	mu        sync.Mutex // held while reading; guards what follows
-	stream    *stream    // nil if it broke
-	size      int64      // of the whole object, -1 if not known
+	mu       sync.Mutex // held while reading; guards what follows
+	stream   *stream    // nil if it broke
+	object   identity
+	got      int64 // bytes delivered
+	attempts resumption
+	last     *failure // why the stream broke
+	err      error    // what every further Read returns
+}
+
+// identity is what is known of the object that a transfer delivers.
+type identity struct {
+	size      int64 // -1 if not known
 	validator validator
-	got       int64                       // bytes delivered
-	fruitless int                         // attempts to resume since the last worthwhile one
-	resumedAt int64                       // got when the last one began
-	resumes   int                         // attempts to resume
-	pauses    *backoff.ExponentialBackOff // between them
-	last      *failure                    // why the stream broke
-	err       error                       // what every further Read returns
 }
 
 func newTransfer(ctx context.Context, cancel context.CancelCauseFunc, u *upstream, path string, limit int64, s *stream) *transfer {
 	return &transfer{
 		ctx: ctx, cancel: cancel, u: u, path: path, limit: limit,
-		stream: s, size: s.size(), validator: validatorOf(s.resp.Header), pauses: newPauses(),
+		stream: s, object: identity{s.size(), validatorOf(s.resp.Header)}, attempts: resumption{pauses: newPauses()},
 	}
 }
 
@@ -122,51 +67,48 @@ func (t *transfer) Read(p []byte) (int, error) {
 	return 0, t.err
 }
 
-// took counts n bytes and returns how many of them belong to the object.
+// took counts n bytes read, and returns how many of them belong to the object.
 func (t *transfer) took(n int) int {
 	if n == 0 {
 		return 0
 	}
 	t.got += int64(n)
-	if t.fruitless > 0 && t.got-t.resumedAt >= worthwhile {
-		t.fruitless = 0
-		t.pauses.Reset()
-	}
+	t.attempts.progressed(t.got)
 	excess := int64(0)
 	switch {
 	case t.got > t.limit:
 		excess = t.got - t.limit
-		t.end(t.u.tooLarge(t.path, t.limit).Error)
-	case t.size >= 0 && t.got > t.size:
-		excess = t.got - t.size
+		t.end(t.u.at.tooLarge(t.path, t.limit).Error)
+	case t.object.size >= 0 && t.got > t.object.size:
+		excess = t.got - t.object.size
 		t.end(t.fail("the body is longer than announced").Error)
 	}
 	return n - int(min(excess, int64(n)))
 }
 
-// ended decides what the end of a stream is: that of the object, or a break.
+// ended decides whether the end of the stream is that of the object, or a break.
 func (t *transfer) ended(err error) {
-	if t.got == t.size || t.size < 0 && err == io.EOF {
+	if t.got == t.object.size || t.object.size < 0 && err == io.EOF {
 		t.end(io.EOF)
 		return
 	}
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
-	t.last = t.u.broken(t.stream.ctx, t.path, err)
-	t.u.client.metrics.broken.WithLabelValues(t.u.label).Inc()
+	t.last = t.u.at.broken(t.stream.ctx, t.path, err)
+	t.u.client.metrics.broken.WithLabelValues(t.u.at.label).Inc()
 	t.stream.close()
 	t.stream = nil
 	switch {
 	case t.last.outcome == outcomeCanceled:
 		t.end(t.last.Error)
-	case t.size < 0 && !t.validator.strong():
+	case t.object.size < 0 && !t.object.validator.strong():
 		// The rest could be that of another object.
 		t.end(t.last.Error)
 	}
 }
 
-// end makes err the result of every further Read and lets go of everything.
+// end makes err the result of every further Read and releases everything.
 func (t *transfer) end(err error) {
 	t.err = err
 	if t.stream != nil {
@@ -178,23 +120,20 @@ func (t *transfer) end(err error) {
 
 // fail returns a failure of this transfer that another attempt would not change.
 func (t *transfer) fail(what string) *failure {
-	return t.u.fail(t.path, outcomeUnavailable, fmt.Errorf("%w: %s", ErrUnavailable, what)).final()
+	return t.u.at.fail(t.path, outcomeUnavailable, fmt.Errorf("%w: %s", ErrUnavailable, what)).final()
 }
 
-// resume tries once to go on, after a pause. It leaves a stream, or an error, or
-// neither, if it may be tried again.
+// resume tries once, after a pause, to continue. After it there is a stream, or an error,
+// or neither, if another attempt is allowed.
 func (t *transfer) resume() {
-	if t.fruitless == maxFruitless || t.resumes == maxResumes {
+	if t.attempts.exhausted() {
 		t.end(t.last.Error)
 		return
 	}
-	t.fruitless++
-	t.resumes++
-	t.resumedAt = t.got
+	pause := t.attempts.begin(t.got, t.last.RetryAfter)
 	t.u.distrust(t.last)
-	pause := max(t.pauses.NextBackOff(), min(t.last.RetryAfter, maxResumePause))
 	if !sleep(t.ctx, pause) {
-		t.end(t.u.broken(t.ctx, t.path, t.ctx.Err()).Error)
+		t.end(t.u.at.broken(t.ctx, t.path, t.ctx.Err()).Error)
 		return
 	}
 	s, f := t.reopen()
@@ -203,7 +142,7 @@ func (t *transfer) resume() {
 		return
 	}
 	if errors.Is(f.Err, fs.ErrNotExist) {
-		// It was there a moment ago: this is trouble, not absence.
+		// The object existed a moment ago, so this is a failure, not absence.
 		f.Err, f.retry = fmt.Errorf("%w: the object disappeared during the transfer", ErrUnavailable), true
 	}
 	t.last = f
@@ -212,10 +151,10 @@ func (t *transfer) resume() {
 	}
 }
 
-// reopen asks for what is missing and returns a stream that is at its beginning.
+// reopen requests the rest and returns a stream that is at its beginning.
 func (t *transfer) reopen() (*stream, *failure) {
 	header := http.Header{headerRange: {"bytes=" + strconv.FormatInt(t.got, 10) + "-"}}
-	if v := t.validator.ifRange(); v != "" {
+	if v := t.object.validator.ifRange(); v != "" {
 		header.Set(headerIfRange, v)
 	}
 	b := t.u.client.budget
@@ -235,7 +174,7 @@ func (t *transfer) reopen() (*stream, *failure) {
 	return s, nil
 }
 
-// acceptPart checks that a 206 is the rest of what we have the beginning of.
+// acceptPart checks that a 206 is the rest of the same object.
 func (t *transfer) acceptPart(s *stream) *failure {
 	r, err := parseContentRange(s.resp.Header.Get("Content-Range"))
 	switch {
@@ -245,32 +184,32 @@ func (t *transfer) acceptPart(s *stream) *failure {
 		return t.fail(fmt.Sprintf("requested the range from byte %d, got the range from byte %d", t.got, r.first))
 	case s.size() >= 0 && s.size() != r.last-r.first+1:
 		return t.fail("the length of the part differs from its Content-Range")
-	case t.size >= 0 && r.total >= 0 && r.total != t.size, t.size >= 0 && r.last >= t.size, !t.validator.same(validatorOf(s.resp.Header)):
+	case t.object.size >= 0 && r.total >= 0 && r.total != t.object.size, t.object.size >= 0 && r.last >= t.object.size, !t.object.validator.same(validatorOf(s.resp.Header)):
 		return t.changed()
-	case t.size < 0 && r.total < 0:
+	case t.object.size < 0 && r.total < 0:
 		return t.fail("a partial response without the total length") // the end of it could be any
-	case t.size < 0 && r.total > t.limit:
-		return t.u.tooLarge(t.path, t.limit)
+	case t.object.size < 0 && r.total > t.limit:
+		return t.u.at.tooLarge(t.path, t.limit)
 	}
-	if t.size < 0 {
-		t.size = r.total
+	if t.object.size < 0 {
+		t.object.size = r.total
 	}
 	return nil
 }
 
-// acceptWhole checks that a 200, of a server that does not know ranges or finds
-// that ours is out of date, is what we have the beginning of, and skips that.
+// acceptWhole checks that a 200, of a server that does not support ranges or considers ours
+// outdated, is the same object, and skips what was delivered.
 func (t *transfer) acceptWhole(s *stream) *failure {
 	v := validatorOf(s.resp.Header)
-	sure := t.validator.strong() && t.validator == v
-	if !t.validator.same(v) || s.size() != t.size && !(sure && (s.size() < 0 || t.size < 0)) || t.size < 0 && !sure {
+	sure := t.object.validator.strong() && t.object.validator == v
+	if !t.object.validator.same(v) || s.size() != t.object.size && !(sure && (s.size() < 0 || t.object.size < 0)) || t.object.size < 0 && !sure {
 		return t.changed()
 	}
-	if t.size < 0 {
-		t.size = s.size()
+	if t.object.size < 0 {
+		t.object.size = s.size()
 	}
 	if _, err := io.CopyN(io.Discard, s, t.got); err != nil {
-		return t.u.broken(s.ctx, t.path, err)
+		return t.u.at.broken(s.ctx, t.path, err)
 	}
 	return nil
 }

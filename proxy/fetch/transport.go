@@ -7,10 +7,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/egress"
 )
 
 // streamBuffer is how much of an answer HTTP/2 receives before we read it. It is there
@@ -85,7 +89,7 @@ func readRoots(file string) (*x509.CertPool, error) {
 // longer than a new one.
 const maxDiscard = 16 << 10
 
-// discard reads what little there is of a body that nobody wants, so that its
+// discard reads what little there is of an unwanted body, so that its
 // connection can be used again, and closes it.
 func discard(resp *http.Response) {
 	if resp.ContentLength <= maxDiscard {
@@ -97,4 +101,68 @@ func discard(resp *http.Response) {
 // escape returns path as the go command sends it in a URL.
 func escape(path string) string {
 	return strings.ReplaceAll(url.PathEscape(path), "%2F", "/")
+}
+
+// transports are the ways to a host.
+type transports struct {
+	named *http.Transport // to what an administrator has named
+	other *http.Transport // to what an upstream has named: public addresses only, no proxy
+
+	// The same for patient requests: they make a connection each, and leave the time
+	// for the headers to the context.
+	fresh, freshOther *http.Transport
+}
+
+// closeIdle closes idle connections, and ends dials that nothing waits for.
+func (t transports) closeIdle() {
+	for _, transport := range []*http.Transport{t.named, t.other, t.fresh, t.freshOther} {
+		transport.CloseIdleConnections()
+	}
+}
+
+// to returns the transport for req, and the proxy of the environment that it goes
+// through, nil if there is none. They are two, because connections are used again, and
+// one to an address that only named hosts may have must not be.
+//
+// A proxy finds the address of a name itself, and is where an intranet decides what may
+// be reached.
+func (t transports) to(req *http.Request, named, patient bool) (_ *http.Transport, through *url.URL, err error) {
+	if patient {
+		t.named, t.other = t.fresh, t.freshOther
+	}
+	if t.named.Proxy != nil {
+		if through, err = t.named.Proxy(req); err != nil {
+			return nil, nil, fmt.Errorf("proxy of the environment: %w", err)
+		}
+	}
+	switch {
+	case named:
+		return t.named, through, nil
+	case through == nil:
+		return t.other, nil, nil
+	case !egress.AllowedName(req.URL.Hostname(), egress.Public):
+		return nil, nil, refusedAddress(req.URL.Hostname())
+	}
+	return t.named, through, nil
+}
+
+// publicOnly is the Control of a dialer. It sees the address that is about to be
+// connected with, after the resolver, so that a name which changes gains nothing.
+func publicOnly(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errRedirect, err)
+	}
+	allowed, err := egress.Allowed([]netip.Addr{ap.Addr()}, egress.Public)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errRedirect, err)
+	}
+	if len(allowed) == 0 {
+		return refusedAddress(ap.Addr().String())
+	}
+	return nil
+}
+
+func refusedAddress(address string) error {
+	return fmt.Errorf("%w: %s is this machine or a private network; if upstreams may redirect there, name the host in --redirect-hosts", errRedirect, address)
 }

@@ -1,0 +1,73 @@
+package fetch
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+	"syscall"
+)
+
+// failure is why one attempt failed, and what follows from it.
+type failure struct {
+	*Error
+	outcome string // for the metrics
+	retry   bool   // another attempt may succeed
+	once    bool   // but not more than one
+	blame   bool   // the upstream may be unwell, and is probed
+	lost    bool   // there was no answer: connection, TLS or time-out
+}
+
+// final returns f as a failure that another attempt would not change.
+func (f *failure) final() *failure {
+	f.retry = false
+	return f
+}
+
+// innocent returns f as a failure that says nothing about the upstream.
+func (f *failure) innocent() *failure {
+	f.blame = false
+	return f
+}
+
+// counts reports whether f says anything about the upstream or the object. A missing
+// answer does not if the caller left, or left the upstream less time than our own budget
+// gives it.
+func (f *failure) counts(hurried bool) bool {
+	return f.outcome != outcomeCanceled && (f.outcome != outcomeTimeout || !hurried)
+}
+
+// Causes for which we cancel a request ourselves.
+var (
+	errSlow   = errors.New("no answer in time")
+	errIdle   = errors.New("no byte in time")
+	errClosed = fmt.Errorf("the body is closed: %w", fs.ErrClosed)
+)
+
+// Reasons for which a request is not sent.
+var (
+	errOpen    = errors.New("its circuit breaker is open: recent requests got no answer")
+	errCrowded = errors.New("too many requests wait for this host") // of a last attempt
+)
+
+// isExhausted reports whether err says that this process or this machine has no file
+// descriptor left. The resolver says it only in its text.
+func isExhausted(err error) bool {
+	var dns *net.DNSError
+	if errors.As(err, &dns) && (strings.Contains(dns.Err, syscall.EMFILE.Error()) || strings.Contains(dns.Err, syscall.ENFILE.Error())) {
+		return true
+	}
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// isOurs reports whether err, of connecting, says something about this machine, and
+// nothing about the upstream.
+func isOurs(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}

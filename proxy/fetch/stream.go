@@ -1,0 +1,46 @@
+package fetch
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// stream is the body of one answer.
+type stream struct {
+	ctx    context.Context // of the request, which ends with the body, as net/http has it
+	cancel context.CancelCauseFunc
+	sender *sender
+	resp   answer
+	idle   *time.Timer
+	budget time.Duration
+	count  func(n int)
+}
+
+func newStream(ctx context.Context, cancel context.CancelCauseFunc, resp answer, from *sender) *stream {
+	idle := time.AfterFunc(from.client.budget.IdleBody, func() { cancel(errIdle) })
+	idle.Stop()
+	bytes := from.client.metrics.bytes.WithLabelValues(from.at.label)
+	return &stream{ctx, cancel, from, resp, idle, from.client.budget.IdleBody, func(n int) { bytes.Add(float64(n)) }}
+}
+
+func (s *stream) size() int64 { return s.resp.ContentLength }
+
+// Read reads a part of the body. The idle time runs only while it waits for the
+// upstream, not while our reader is busy with something else.
+func (s *stream) Read(p []byte) (int, error) {
+	s.idle.Reset(s.budget)
+	n, err := s.resp.Body.Read(p)
+	s.idle.Stop()
+	s.count(n)
+	if err != nil && err != io.EOF && s.resp.away {
+		err = s.sender.away(s.ctx, s.resp.Request.URL.Host, err)
+	}
+	return n, err
+}
+
+func (s *stream) close() {
+	s.idle.Stop()
+	s.cancel(nil) // first: Close may wait for a connection that is dead
+	_ = s.resp.Body.Close()
+}
