@@ -40,6 +40,9 @@ var (
 
 	// ErrNewer says that a newer version of the program made the store.
 	ErrNewer = errors.New("store was made by a newer version")
+
+	// ErrReadOnly says that the store is open for reading only.
+	ErrReadOnly = errors.New("store is open for reading only")
 )
 
 // Info describes an object.

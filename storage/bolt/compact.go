@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 // errPinned says that a reader holds pages that were freed since it began.
@@ -39,6 +41,9 @@ func (db *DB) Compact(ctx context.Context) (freed int64, err error) {
 }
 
 func compactFile(ctx context.Context, f *file) (freed int64, err error) {
+	if f.readOnly {
+		return 0, storage.ErrReadOnly
+	}
 	before, err := allocated(f.raw)
 	if err != nil {
 		return 0, err

@@ -68,6 +68,11 @@ type Options struct {
 
 	// Existing has Open return fs.ErrNotExist instead of making an empty store.
 	Existing bool
+
+	// ReadOnly implies Existing, and has Open and the store change nothing: what
+	// writes returns storage.ErrReadOnly. Several processes may have a store open in
+	// this way at the same time, if none has it open to write.
+	ReadOnly bool
 }
 
 // Open opens the store in the directory dir and makes an empty one if there is
@@ -96,27 +101,33 @@ func Open(dir string, opts *Options) (*DB, error) {
 
 // open opens blobs.db first: who holds its lock is alone with both files.
 func open(dir string, o Options) (*DB, error) {
-	if o.Existing {
+	if o.Existing || o.ReadOnly {
 		_, metaErr := os.Stat(filepath.Join(dir, metaName))
 		_, blobsErr := os.Stat(filepath.Join(dir, blobsName))
 		if errors.Is(metaErr, fs.ErrNotExist) && errors.Is(blobsErr, fs.ErrNotExist) {
 			return nil, fmt.Errorf("there is none: %w", fs.ErrNotExist)
 		}
 	}
-	if err := makeDir(dir); err != nil {
-		return nil, err
+	if !o.ReadOnly {
+		if err := makeDir(dir); err != nil {
+			return nil, err
+		}
 	}
-	blobs, err := openFile(filepath.Join(dir, blobsName), blobsPageSize, o.LockTimeout)
+	how := opening{o.LockTimeout, o.ReadOnly}
+	blobs, err := openFile(filepath.Join(dir, blobsName), blobsPageSize, how)
 	if err != nil {
 		return nil, err
 	}
-	meta, err := openFile(filepath.Join(dir, metaName), metaPageSize, o.LockTimeout)
+	meta, err := openFile(filepath.Join(dir, metaName), metaPageSize, how)
 	if err != nil {
 		return nil, errors.Join(err, blobs.close())
 	}
 	db, err := newDB(dir, meta, blobs, o)
 	if err != nil {
 		return nil, errors.Join(err, meta.close(), blobs.close())
+	}
+	if o.ReadOnly {
+		return db, nil
 	}
 	if err := removeUnfinished(dir); err != nil {
 		db.log.Warn("files left by an interrupted start cannot be removed", "err", err)
@@ -148,16 +159,18 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	if err := matchFiles(meta, content); err != nil {
 		return nil, err
 	}
-	if err := content.join(); err != nil {
-		o.Logger.Warn("blobs.db does not name its meta.db", "err", err) // a full disk is no reason not to read
-	}
-	last, err := content.lastBlob()
-	if err != nil {
-		return nil, err
-	}
-	orphans, err := openIntents(meta, last)
-	if err != nil {
-		return nil, err
+	var orphans []uint64
+	if !o.ReadOnly {
+		if err := content.join(); err != nil {
+			o.Logger.Warn("blobs.db does not name its meta.db", "err", err) // a full disk is no reason not to read
+		}
+		last, err := content.lastBlob()
+		if err != nil {
+			return nil, err
+		}
+		if orphans, err = openIntents(meta, last); err != nil {
+			return nil, err
+		}
 	}
 	blobs, err := openBlobs(content, o.Readers, m.damaged)
 	if err != nil {

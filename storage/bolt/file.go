@@ -33,6 +33,7 @@ type file struct {
 	bolt     *bbolt.DB
 	raw      *os.File // bbolt's own descriptor, which holds the lock
 	pageSize int
+	readOnly bool
 	commits  prometheus.Observer // is told how many seconds each took
 
 	// stuck is set once a panic left bbolt inside of its locks: any further
@@ -137,6 +138,9 @@ func (f *file) commitBatch(batch []*change) {
 
 // commit runs fn in a transaction of its own.
 func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
+	if f.readOnly {
+		return fmt.Errorf("write %s: %w", f.path, storage.ErrReadOnly)
+	}
 	if err := cmp.Or(f.stuck.Load(), f.failed.Load()); err != nil {
 		return *err
 	}
@@ -177,12 +181,19 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 }
 
 // discard runs each fn in a write transaction that is not committed: nothing else
-// changes the file from the first to the last.
+// changes the file from the first to the last. If the file is open for reading only,
+// they are read transactions.
 func (f *file) discard(fns ...func(*bbolt.Tx) error) error {
 	f.commitMu.Lock()
 	defer f.commitMu.Unlock()
 	ended := errors.New("discarded")
 	for _, fn := range fns {
+		if f.readOnly {
+			if err := f.view(fn); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := f.commit(func(tx *bbolt.Tx) error { return cmp.Or(fn(tx), ended) }); err != ended {
 			return err
 		}

@@ -162,5 +162,13 @@ func readOnlyDisk(dir string) error {
 			return fmt.Errorf("open %s: %v, want EROFS with what to do", path, err)
 		}
 	}
-	return nil
+	db, err = bolt.Open(store, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	v, err := db.Verify(context.Background(), storage.VerifyOptions{})
+	if err != nil || v.Damaged > 0 {
+		return fmt.Errorf("%+v, %v", v, err)
+	}
+	return db.Close()
 }

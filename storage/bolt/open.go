@@ -54,18 +54,28 @@ func makeDirs(dir string) error {
 	return nil
 }
 
+// opening is how a file is opened.
+type opening struct {
+	lockTimeout time.Duration
+	readOnly    bool
+}
+
 // openFile opens one file of the store. If there is none, an empty one appears
-// under its name complete or not at all.
-func openFile(path string, pageSize int, lockTimeout time.Duration) (*file, error) {
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+// under its name complete or not at all, unless it is opened for reading only.
+func openFile(path string, pageSize int, how opening) (*file, error) {
+	info, err := os.Stat(path)
+	if how.readOnly && (errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0) {
+		return nil, explainOpen(path, fmt.Errorf("it is missing or empty: %w", storage.ErrDamaged))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		if err := createFile(path, pageSize); err != nil {
 			return nil, explainOpen(path, err)
 		}
 	}
-	if err := sniff(path, pageSize); err != nil {
+	if err := sniff(path, pageSize, how); err != nil {
 		return nil, explainOpen(path, err)
 	}
-	f, err := mapFile(path, pageSize, lockTimeout)
+	f, err := mapFile(path, pageSize, how)
 	if err != nil {
 		return nil, explainOpen(path, err)
 	}
@@ -108,8 +118,12 @@ func createFile(path string, pageSize int) error {
 
 // sniff looks for the mark of bbolt before bbolt touches the file. An empty
 // file is fine: somebody made it for us.
-func sniff(path string, pageSize int) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+func sniff(path string, pageSize int, how opening) error {
+	flag := os.O_RDWR
+	if how.readOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := os.OpenFile(path, flag, 0)
 	if err != nil {
 		return err
 	}
@@ -140,10 +154,11 @@ func sniff(path string, pageSize int) error {
 }
 
 // mapFile lets bbolt open and map the file.
-func mapFile(path string, pageSize int, timeout time.Duration) (f *file, err error) {
-	f = &file{path: path}
+func mapFile(path string, pageSize int, how opening) (f *file, err error) {
+	f = &file{path: path, readOnly: how.readOnly}
 	options := &bbolt.Options{
-		Timeout:      timeout,
+		Timeout:      how.lockTimeout,
+		ReadOnly:     how.readOnly,
 		PageSize:     pageSize,
 		FreelistType: bbolt.FreelistMapType,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {

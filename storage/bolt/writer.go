@@ -58,6 +58,9 @@ func (w *writer) create(ctx context.Context, info storage.Info, r io.Reader, cla
 	if err := info.Check(); err != nil {
 		return err
 	}
+	if w.meta.readOnly {
+		return storage.ErrReadOnly // before r is read
+	}
 	if info.Time.IsZero() {
 		info.Time = time.Now()
 	}
