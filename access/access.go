@@ -17,12 +17,12 @@ import (
 	"github.com/assay-proxy/assay/internal/watch"
 )
 
-// Config says what there is to authenticate with. The zero Config is valid:
+// Config configures the methods of authentication. The zero Config is valid:
 // every client is anonymous, and every credential is refused.
 //
-// The files are read again when they have changed; no restart is needed. Htpasswd
-// and Tokens are secrets, which others on the machine must not be able to read,
-// Groups and OIDC must not be writable for them (both unix only).
+// The files are reloaded when they change; no restart is needed. Other users of the
+// machine must not be able to read Htpasswd and Tokens, which are secrets, or to write
+// Groups and OIDC (both checked on unix only).
 type Config struct {
 	// Htpasswd is a file in the format of Apache's htpasswd, with bcrypt hashes
 	// ($2y$, $2a$, $2b$) of a cost of at most 16 only. "" = none.
@@ -36,8 +36,7 @@ type Config struct {
 	// Tokens is the file that CreateToken writes. It need not exist yet. "" = none.
 	Tokens string
 
-	// OIDC is a TOML file with an [[issuer]] table for each issuer whose tokens
-	// are believed: url, audience, and [[issuer.rule]] tables with claims and
+	// OIDC is a TOML file with an [[issuer]] table for each trusted issuer: url, audience, and [[issuer.rule]] tables with claims and
 	// groups. The first rule whose claims all match gives the groups; without one
 	// the token is refused. "" = none.
 	OIDC string
@@ -47,14 +46,14 @@ type Config struct {
 	// name.
 	Certificates bool
 
-	// Remote returns the address that wrong passwords are counted for. nil = the
+	// Remote returns the address for which wrong passwords are counted. nil = the
 	// host of RemoteAddr, which behind a reverse proxy is the proxy's.
 	Remote func(*http.Request) string
 
 	// Client asks OIDC issuers. nil = one with timeouts of 10 s.
 	Client *http.Client
 
-	// Logger is told of files that changed. nil = discard.
+	// Logger gets a line when a file changes. nil = discard.
 	Logger *slog.Logger
 }
 
@@ -73,8 +72,8 @@ type Authenticator struct {
 	passwords *passwords
 }
 
-// New reads and checks all files. A file that is missing (but for Tokens),
-// unreadable, malformed, or open to others is an error that says what to do.
+// New reads and checks all files. A file that is missing (except Tokens), unreadable,
+// malformed, or accessible to other users is an error that says what to do.
 func New(ctx context.Context, c Config) (*Authenticator, error) {
 	a := &Authenticator{certificates: c.Certificates, remote: c.Remote, log: c.Logger, metrics: newMetrics()}
 	if a.remote == nil {
@@ -98,9 +97,9 @@ func New(ctx context.Context, c Config) (*Authenticator, error) {
 	return a, nil
 }
 
-// Prepare reads and checks the files again, also those that look unchanged. What they
-// say is in force once commit is called; until then, and on an error, everything stays
-// as it was.
+// Prepare reads and checks the files again, including those that look unchanged. Their
+// new content takes effect when commit is called; until then, and after an error,
+// nothing changes.
 func (a *Authenticator) Prepare(ctx context.Context) (commit func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -121,7 +120,7 @@ func (a *Authenticator) Prepare(ctx context.Context) (commit func(), err error) 
 }
 
 // Configured reports whether any client can authenticate at all: there is a user, a
-// token (be it expired or revoked), an issuer, or certificates are believed.
+// token (be it expired or revoked), an issuer, or certificates are accepted.
 func (a *Authenticator) Configured() bool {
 	if a.certificates {
 		return true

@@ -12,22 +12,22 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// ErrRefused is what each error is about a credential that is wrong, expired,
+// ErrRefused is wrapped by every error about a credential that is wrong, expired,
 // malformed or unknown.
 var ErrRefused = errors.New("access refused")
 
-// ErrSlowed is beside ErrRefused in the error for a password that was not looked
-// at, because too many wrong ones came from the same address. The error is a
+// ErrSlowed is wrapped, together with ErrRefused, by the error for a password that was
+// not checked because too many wrong ones came from the same address. The error is a
 // *SlowedError.
 var ErrSlowed = errors.New("too many wrong passwords")
 
-// ErrUnavailable is in the error for a credential that could not be judged: the
-// OIDC issuer does not answer, or the request ended first. It comes without
-// ErrRefused, but no client may be admitted because of it.
+// ErrUnavailable is wrapped by the error for a credential that could not be checked:
+// the OIDC issuer does not answer, or the request ended first. The error does not wrap
+// ErrRefused, but the client must not be admitted either.
 var ErrUnavailable = errors.New("cannot be checked at present")
 
-// A SlowedError is ErrSlowed and ErrRefused with the time after which another
-// attempt from the same address is looked at.
+// A SlowedError wraps ErrSlowed and ErrRefused. Wait is the time after which another
+// attempt from the same address is checked.
 type SlowedError struct{ Wait time.Duration }
 
 func (e *SlowedError) Error() string {
@@ -51,16 +51,15 @@ const (
 // anonymous client.
 type Identity struct {
 	Name   string
-	Groups []string // in no order; shared, so it must not be written to
-	Kind   string   // how they proved it: basic, token, oidc, certificate; "" = not at all
+	Groups []string // in no order; shared, so it must not be modified
+	Kind   string   // the method: basic, token, oidc, certificate; "" = not authenticated
 
-	// Scope is a list of patterns in the syntax of GOPRIVATE, outside of which
-	// the groups mean nothing; "" = none.
+	// Scope is a list of patterns in the syntax of GOPRIVATE: the groups apply only
+	// to matching modules; "" = to all.
 	Scope string
 }
 
-// Covers reports whether the groups mean anything for the module with the decoded
-// path.
+// Covers reports whether the groups apply to the module with the decoded path.
 func (i Identity) Covers(modulePath string) bool {
 	return i.Scope == "" || module.MatchPrefixPatterns(i.Scope, modulePath)
 }

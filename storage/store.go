@@ -1,16 +1,16 @@
 // Package storage is the contract of a store, which keeps immutable objects under
-// protocol-path keys, and few small mutable records. Engines are packages of their
-// own; storagetest checks the contract for each.
+// protocol-path keys, and a few small mutable records. Engines are separate packages;
+// storagetest checks the contract for each.
 //
 // A key is the path of the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol),
 // escaped and without a leading slash: example.com/!a/@v/v1.0.0.zip,
-// sumdb/sum.golang.org/tile/8/0/x001/234. In every engine
-// people can read the keys.
+// sumdb/sum.golang.org/tile/8/0/x001/234. People can read the
+// keys in every engine.
 //
-// A store knows nothing of modules: what may be stored, and whether it is true, is
-// decided above it. What it promises is that an object is complete and
-// durable or not there at all, that it never changes, and that bytes which
-// changed underneath it are never handed out.
+// A store knows nothing about modules: its callers decide what may be stored, and
+// whether it is proved. The store promises that an object is complete and durable or
+// absent, that it never changes, and that bytes which changed on disk are never
+// returned.
 package storage
 
 import (
@@ -25,8 +25,8 @@ import (
 // Errors that callers decide on. Absence is fs.ErrNotExist, a key that is taken
 // is fs.ErrExist.
 var (
-	// ErrDamaged says that stored bytes are not the bytes that were stored.
-	// The caller should Delete the object and get it again.
+	// ErrDamaged says that stored bytes have changed.
+	// The caller should Delete the object and fetch it again.
 	ErrDamaged = errors.New("stored bytes are damaged")
 
 	// ErrConflict says that another writer changed a record.
@@ -50,12 +50,12 @@ type Info struct {
 	Key  string
 	Size int64 // bytes
 
-	// Hash is the hash of the content in the caller's terms, for instance
-	// "h1:…" of a zip. It is kept, not checked. At most 1 KiB.
+	// Hash is the hash of the content in the caller's terms, for example
+	// "h1:…" of a zip. It is stored, not checked. At most 1 KiB.
 	Hash string
 
-	// Proof names what Hash was proved against, for instance the name of a
-	// checksum database; empty if it was not. At most 1 KiB.
+	// Proof names the log that proves Hash, for example a checksum database;
+	// empty if Hash is unproved. At most 1 KiB.
 	Proof string
 
 	Time time.Time // of creation, to the second; set by the store if zero
@@ -63,9 +63,9 @@ type Info struct {
 
 // Object is an open object. It may be used by one goroutine at a time.
 //
-// Read, WriteTo and Seek check what they read: bytes that changed on disk are
-// never returned, the error is then ErrDamaged. An Object stays readable until
-// Close even if its key is deleted meanwhile.
+// Read, WriteTo and Seek check all bytes: if bytes changed on disk, the error is
+// ErrDamaged. An Object stays readable until Close even if its key is deleted
+// meanwhile.
 type Object interface {
 	io.Reader
 	io.Seeker
@@ -79,14 +79,15 @@ type Object interface {
 	SHA256() [sha256.Size]byte
 }
 
-// Batch is what Store.Apply does: first the creates, in their order, then the swap.
+// Batch is an argument of Store.Apply, which creates the objects in their order, and
+// then swaps the record.
 type Batch struct {
 	Create []Small
 	Swap   *Swap // nil: none
 }
 
-// Small is an object of at most MaxSmall bytes. Info.Size is that of Content, whatever
-// it says.
+// Small is an object of at most MaxSmall bytes. The size is that of Content; Info.Size
+// is ignored.
 type Small struct {
 	Info    Info
 	Content []byte
@@ -101,9 +102,9 @@ type Swap struct {
 // Store is the contract that every engine keeps; storagetest checks it.
 // All methods may be called at the same time.
 type Store interface {
-	// Create stores what r yields, which must be exactly info.Size bytes,
-	// under info.Key. When it returns nil the object is durable and visible.
-	// When it returns an error, nothing of it is ever visible.
+	// Create stores the content of r, which must have exactly info.Size bytes,
+	// under info.Key. After nil the object is durable and visible. After an
+	// error no part of it is ever visible.
 	//
 	// If the key exists, the error is fs.ErrExist and the stored object stays
 	// as it is; the loser of a race then reads the winner's bytes. An r that
@@ -115,8 +116,8 @@ type Store interface {
 	// of a/b: an engine need not notice, and callers have no such keys.
 	Create(ctx context.Context, info Info, r io.Reader) error
 
-	// Replace is Create for a key that may be taken: the new object takes the place
-	// of the old one at one moment. Every Open gets the one or the other, and an
+	// Replace is Create for a key that may exist: it replaces the old object
+	// atomically. Every Open gets the one or the other, and an
 	// Object of the old one stays readable until its Close.
 	Replace(ctx context.Context, info Info, r io.Reader) error
 
@@ -145,9 +146,9 @@ type Store interface {
 	// the key, the error is fs.ErrExist, and if the record has another value than
 	// expected, ErrConflict.
 	//
-	// After an error, and after a crash, the first so many steps of the batch may be
-	// there, in its order and without the others: an engine with transactions does all
-	// or nothing, one without does a step after the other. A reader that sees the swap
+	// After an error, and after a crash, a prefix of the steps of the batch may be
+	// visible: an engine with transactions does all
+	// or nothing, one without does one step after the other. A reader that sees the swap
 	// sees all objects, too.
 	Apply(ctx context.Context, b Batch) error
 
@@ -160,8 +161,8 @@ type Store interface {
 	// Records have a namespace of their own. The caller owns the value.
 	Record(ctx context.Context, name string) ([]byte, error)
 
-	// SetRecord makes value the value of the record name. Durable when it
-	// returns nil. A value is at most 16 MiB.
+	// SetRecord sets the value of the record name. The value is durable after
+	// nil. A value has at most 16 MiB.
 	SetRecord(ctx context.Context, name string, value []byte) error
 
 	// SwapRecord is SetRecord if the record's value is old, where nil stands
