@@ -379,11 +379,18 @@ func (t *Table) add(f Fact) {
 	}
 }
 
-// Of returns what is known about a module, private or public. Only reading is allowed.
-func (t *Table) Of(modulePath string, public bool) []Fact {
+// Private returns what is known about a private module. Only reading is allowed.
+func (t *Table) Private(modulePath string) []Fact { return t.of(moduleKey{path: modulePath}) }
+
+// Public returns what is known about a public module. Only reading is allowed.
+func (t *Table) Public(modulePath string) []Fact {
+	return t.of(moduleKey{path: modulePath, public: true})
+}
+
+func (t *Table) of(key moduleKey) []Fact {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.modules[moduleKey{modulePath, public}]
+	return t.modules[key]
 }
 
 // At returns what is known about a repository, the declared paths included. It grows
@@ -394,8 +401,8 @@ func (t *Table) At(repository string) []Fact {
 	return t.facts[repository]
 }
 
-// Private yields the private modules that something is known about.
-func (t *Table) Private() iter.Seq[string] {
+// AllPrivate yields the private modules that something is known about.
+func (t *Table) AllPrivate() iter.Seq[string] {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	var all []string

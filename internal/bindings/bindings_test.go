@@ -55,16 +55,16 @@ func TestNote(t *testing.T) {
 	}
 	check := func(table *bindings.Table) {
 		t.Helper()
-		if got := table.Of(pay.Module, false); !slices.Equal(got, []bindings.Fact{pay}) {
+		if got := table.Private(pay.Module); !slices.Equal(got, []bindings.Fact{pay}) {
 			t.Errorf("Of = %v", got)
 		}
 		if got := table.At(pay.Repository); len(got) != 2 {
 			t.Errorf("At = %v", got)
 		}
-		if got := table.Of(old.Module, true); !slices.Equal(got, []bindings.Fact{old}) || len(table.Of(old.Module, false)) > 0 {
+		if got := table.Public(old.Module); !slices.Equal(got, []bindings.Fact{old}) || len(table.Private(old.Module)) > 0 {
 			t.Errorf("Of = %v", got)
 		}
-		if len(table.Of("x.example/d", false)) > 0 {
+		if len(table.Private("x.example/d")) > 0 {
 			t.Error("a repository speaks for a module that it only declares")
 		}
 		if table.Log() != 7 {
@@ -76,8 +76,8 @@ func TestNote(t *testing.T) {
 	_, table = open(t, dir)
 	check(table)
 	opened := bindings.Fact{Repository: old.Repository, Module: old.Module, Public: true, How: bindings.Open}
-	if err := table.Note(t.Context(), opened); err != nil || !slices.Equal(table.Of(old.Module, true), []bindings.Fact{opened}) {
-		t.Errorf("after it was read without a credential: %v, %v", table.Of(old.Module, true), err)
+	if err := table.Note(t.Context(), opened); err != nil || !slices.Equal(table.Public(old.Module), []bindings.Fact{opened}) {
+		t.Errorf("after it was read without a credential: %v, %v", table.Public(old.Module), err)
 	}
 }
 
@@ -141,7 +141,7 @@ func TestPathsAreBounded(t *testing.T) {
 		}
 	}
 	var full *bindings.LimitError
-	if err := note("git.example/a/x", "other.example/x"); !errors.As(err, &full) || full.Of != "git.example/a/x" || len(table.Of("other.example/x", false)) > 0 {
+	if err := note("git.example/a/x", "other.example/x"); !errors.As(err, &full) || full.Of != "git.example/a/x" || len(table.Private("other.example/x")) > 0 {
 		t.Errorf("path 4097: %v", err)
 	}
 	for what, f := range map[string]bindings.Fact{

@@ -119,7 +119,7 @@ func (m *members) ascertain(ctx context.Context, q *Ask) error {
 	if q.located || !m.rules.policy.Ruled() {
 		return nil
 	}
-	facts := m.rules.bindings.Of(q.Req.Module, false)
+	facts := m.rules.bindings.Private(q.Req.Module)
 	covered, _ := m.rules.policy.Read(q.Req.Module, everyGroup)
 	if q.HeldOnly || !m.settings.VCS() {
 		if q.unsure && (q.HeldOnly || !covered) { // else the answer would tell whether it was fetched for others

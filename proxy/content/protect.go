@@ -60,7 +60,7 @@ func (r *rules) judgePublic(modulePath string) verdict {
 	if !r.policy.Ruled() {
 		return allowed
 	}
-	for _, f := range r.bindings.Of(modulePath, true) {
+	for _, f := range r.bindings.Public(modulePath) {
 		if !r.protection(f.Repository).Allowed(noGroup) {
 			return refused // members of the groups have another name for it
 		}
@@ -73,7 +73,7 @@ func (r *rules) judgePrivate(modulePath string, in func(string) bool) verdict {
 	if !r.policy.Ruled() {
 		return allowed
 	}
-	facts := r.bindings.Of(modulePath, false)
+	facts := r.bindings.Private(modulePath)
 	covered, mayRead := r.policy.Read(modulePath, in)
 	if !mayRead {
 		return refused
@@ -182,7 +182,7 @@ func (r *rules) unnoted(modulePath string, place vcs.Place, err error) error {
 
 // closed reports whether there is a private module that no client may read.
 func (r *rules) closed() bool {
-	for modulePath := range r.bindings.Private() {
+	for modulePath := range r.bindings.AllPrivate() {
 		if r.judgePrivate(modulePath, everyGroup) != allowed {
 			return true
 		}

@@ -103,7 +103,7 @@ func (s *infoSource) fetch(ctx context.Context, req request.Request, source stri
 		return read(key, infoLimit)
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, "", said(err)
 	}
 	version, err := parseInfo(data)
 	if err == nil && version != req.Version {

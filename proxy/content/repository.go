@@ -71,13 +71,26 @@ func (r *repository) share(ctx context.Context, f *fill) (begun time.Time, err e
 			return err
 		}
 		ctx = memory.WithOwner(vcs.WithClient(ctx, site), site)
-		return said(source.Download(ctx, of, r.reach, func(files vcs.Files) error { return r.keep(ctx, f.req, files) }))
+		return r.download(ctx, source, f.req)
 	}})
 	if err != nil {
 		return time.Now(), err
 	}
 	_, err = shared.Wait(ctx)
 	return shared.Begun, err
+}
+
+// download fetches and keeps a version. An error of keeping it is no word of the repository.
+func (r *repository) download(ctx context.Context, source *vcs.Source, req request.Request) error {
+	var ours error
+	err := source.Download(ctx, req.ModuleVersion(), r.reach, func(files vcs.Files) error {
+		ours = r.keep(ctx, req, files)
+		return ours
+	})
+	if ours != nil {
+		return err
+	}
+	return said(err)
 }
 
 // source returns what asks the repository of a module, after it has found out that the
@@ -92,11 +105,11 @@ func (r *repository) source(ctx context.Context, modulePath string) (*vcs.Source
 		return source, nil
 	}
 	place, err := source.Locate(ctx, modulePath, r.reach, true)
-	if err == nil {
-		err = r.mayRead(rules, place)
-	}
 	if err != nil {
 		return nil, said(err)
+	}
+	if err := r.mayRead(rules, place); err != nil {
+		return nil, err
 	}
 	return r.gate.Repository(modulePath)
 }
@@ -136,21 +149,21 @@ func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, err
 	begin := time.Now()
 	if req.Kind == request.Info {
 		info, err := source.Query(ctx, req.Module, req.Version, r.reach)
-		if err == nil {
-			err = r.noteRead(ctx, req.Module, info.Place)
-		}
 		if err != nil {
 			return nil, said(err)
+		}
+		if err := r.noteRead(ctx, req.Module, info.Place); err != nil {
+			return nil, err
 		}
 		r.proof.moved(req.Module, info)
 		return r.records.keepInfo(ctx, req, begin, info)
 	}
 	versions, err := source.Versions(ctx, req.Module, r.reach)
-	if err == nil {
-		err = r.noteRead(ctx, req.Module, versions.Place)
-	}
 	if err != nil {
 		return nil, said(err)
+	}
+	if err := r.noteRead(ctx, req.Module, versions.Place); err != nil {
+		return nil, err
 	}
 	r.proof.moved(req.Module, versions.Latest)
 	list := r.records.keep(ctx, request.Request{Kind: request.List, Module: req.Module}, begin, appendList(nil, versions.Tagged))

@@ -54,15 +54,11 @@ func newSpool(dir string) (*spool, error) {
 }
 
 // createSpool makes an empty file in the directory of spools, which is made again if
-// another program has removed it. The error is never fs.ErrNotExist, which would be
-// said of the module.
+// another program has removed it.
 func createSpool(dir string) (*os.File, error) {
 	file, err := os.CreateTemp(dir, spoolPattern)
 	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(dir, 0o700) == nil {
 		file, err = os.CreateTemp(dir, spoolPattern)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("spool: %v", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("spool: %w", err)

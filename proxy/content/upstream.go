@@ -63,7 +63,7 @@ func (u *upstreams) fill(ctx context.Context, f *fill) error {
 	if errors.Is(err, fetch.ErrDirect) {
 		return u.direct.fill(ctx, f)
 	}
-	return said(err)
+	return err
 }
 
 // fillInfo fetches an .info.
@@ -91,7 +91,7 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 	defer held.Free()
 	data, source, err := chain.ReadAll(held.Context(ctx), f.key, modLimit)
 	if err != nil {
-		return err
+		return said(err)
 	}
 	want, err := record(ctx)
 	if err != nil {
@@ -159,7 +159,7 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	record := u.wantedSoon(ctx, f.req)
 	object, err := chain.Fetch(ctx, f.key, zipLimit)
 	if err != nil {
-		return err
+		return said(err)
 	}
 	defer object.Body.Close()
 	f.size = object.Size
