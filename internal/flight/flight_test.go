@@ -1,0 +1,133 @@
+package flight_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/internal/places"
+)
+
+var errDone = errors.New("done")
+
+// Clients that ask for the same share one piece of work, which goes on when they leave.
+func TestGroupShares(t *testing.T) {
+	scope := flight.NewScope(flight.Config{})
+	group := flight.NewGroup[int](scope)
+	all := places.New(places.Config{N: 2})
+	release, ran := make(chan struct{}), 0
+	join := func(client string) (*flight.Flight[int], bool) {
+		f, joined, err := group.Join(places.For{Client: client}, flight.Work[int]{Key: "k", Places: all, Do: func(_ context.Context, f *flight.Flight[int]) error {
+			ran++
+			<-release
+			f.Value = 7
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f, joined
+	}
+	first, joined := join("a")
+	if joined {
+		t.Error("the first one has joined something")
+	}
+	second, joined := join("b")
+	if !joined || first != second {
+		t.Error("the second one has not joined the first")
+	}
+	gone, cancel := context.WithCancelCause(t.Context())
+	cancel(errDone)
+	if _, err := first.Wait(gone); err != errDone {
+		t.Errorf("a client that leaves gets %v", err)
+	}
+	first.Leave("a")
+	close(release)
+	if got, err := second.Wait(t.Context()); got != 7 || err != nil || !second.Ended() || ran != 1 {
+		t.Errorf("%d, %v after %d runs", got, err, ran)
+	}
+	if _, joined := join("a"); joined {
+		t.Error("work that has ended was joined")
+	}
+	if err := scope.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// The error of work that had to yield its place says so, and a client that comes then
+// begins it anew.
+func TestGroupYields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope(flight.Config{})
+		group := flight.NewGroup[string](scope)
+		one := places.New(places.Config{N: 1})
+		work := func(key string, do func(ctx context.Context) error) flight.Work[string] {
+			return flight.Work[string]{Key: key, Places: one, Do: func(ctx context.Context, f *flight.Flight[string]) error { return do(ctx) }}
+		}
+		hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		left, _, err := group.Join(places.For{Client: "a"}, work("slow", hang))
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		left.Leave("a")
+		other, _, err := group.Join(places.For{Client: "b"}, work("other", func(context.Context) error { return nil }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.Wait(t.Context()); err != nil {
+			t.Errorf("the other one: %v", err)
+		}
+		<-left.Done()
+		if err := left.Err(); !errors.Is(err, places.ErrYielded) {
+			t.Errorf("the one that had to stop: %v", err)
+		}
+		if err := scope.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A panic is an error for all who wait, and is told with the key of its work; Ended has it
+// before them.
+func TestGroupPanics(t *testing.T) {
+	var told string
+	scope := flight.NewScope(flight.Config{Panicked: func(key string, p *defect.Error) error { told = key; return errDone }})
+	group := flight.NewGroup[int](scope)
+	var ended error
+	f, _, err := group.Join(places.For{}, flight.Work[int]{Key: "k", Do: func(context.Context, *flight.Flight[int]) error { panic("a defect") }, Ended: func(err error) { ended = err }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Wait(t.Context()); err != errDone || ended != errDone || told != "k" {
+		t.Errorf("%v; Ended has %v, and it was told of %q", err, ended, told)
+	}
+}
+
+// Close waits for what runs, and cancels it when it has waited long enough. Limit ends
+// work before.
+func TestScopeClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope(flight.Config{})
+		group := flight.NewGroup[int](scope)
+		do := func(ctx context.Context, _ *flight.Flight[int]) error { <-ctx.Done(); return ctx.Err() }
+		limited, _, _ := group.Join(places.For{}, flight.Work[int]{Key: "limited", Limit: time.Second, Do: do})
+		if _, err := limited.Wait(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after its limit: %v", err)
+		}
+		endless, _, _ := group.Join(places.For{}, flight.Work[int]{Key: "endless", Do: do})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		begin := time.Now()
+		if err := scope.Close(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != time.Minute {
+			t.Errorf("Close after %v: %v", time.Since(begin), err)
+		}
+		if !endless.Ended() || !errors.Is(endless.Err(), context.Canceled) {
+			t.Errorf("what ran: %v", endless.Err())
+		}
+	})
+}
