@@ -63,6 +63,36 @@ func create(path string, mode fs.FileMode, content func(*os.File) ([]byte, error
 	return nil
 }
 
+// UnknownError says that it is unknown what a file has on disk: after a failed sync the
+// next one succeeds without having written anything (lwn.net/Articles/752063).
+type UnknownError struct{ Err error }
+
+// Error is the text of what failed.
+func (e *UnknownError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what failed.
+func (e *UnknownError) Unwrap() error { return e.Err }
+
+// Append writes data at end, where f ends, and syncs f. After an error f ends there again,
+// or the error is an *UnknownError.
+func Append(f *os.File, data []byte, end int64) error {
+	if _, err := f.WriteAt(data, end); err != nil {
+		if cut := f.Truncate(end); cut != nil {
+			return errors.Join(err, &UnknownError{cut})
+		}
+		return err
+	}
+	return Sync(f)
+}
+
+// Sync syncs f. The error is an *UnknownError.
+func Sync(f *os.File) error {
+	if err := f.Sync(); err != nil {
+		return &UnknownError{err}
+	}
+	return nil
+}
+
 // SyncDir makes the names in dir durable. Windows cannot sync a directory.
 func SyncDir(dir string) error {
 	if runtime.GOOS == "windows" {

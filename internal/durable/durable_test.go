@@ -67,6 +67,34 @@ func TestCreate(t *testing.T) {
 	checkFile(t, path, "first")
 }
 
+// What was written in part is cut off; a file that cannot be cut either is unknown.
+func TestAppend(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := durable.Create(path, []byte("one "), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := durable.Append(f, []byte("two"), 4); err != nil {
+		t.Fatal(err)
+	}
+	checkFile(t, path, "one two")
+	readOnly, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readOnly.Close()
+	var unknown *durable.UnknownError
+	if err := durable.Append(readOnly, []byte("three"), 7); !errors.As(err, &unknown) {
+		t.Errorf("a file that cannot be written or cut: %v", err)
+	}
+	checkFile(t, path, "one two")
+}
+
 func checkFile(t *testing.T, path, want string) {
 	t.Helper()
 	data, err := os.ReadFile(path)

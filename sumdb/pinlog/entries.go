@@ -2,7 +2,6 @@ package pinlog
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/mod/module"
 
+	"github.com/assay-proxy/assay/internal/durable"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -105,16 +105,8 @@ func scanEntry(in *bufio.Reader, tree hashTree, id int64) (Entry, error) {
 	return e, checkEntry(e, tree, id)
 }
 
-// unknownError says that it is unknown what is on disk: after a failed sync the next
-// one succeeds without having written anything (lwn.net/Articles/752063). The log must
-// be opened again before it signs.
-type unknownError struct{ err error }
-
-func (e *unknownError) Error() string { return e.err.Error() }
-func (e *unknownError) Unwrap() error { return e.err }
-
 // append writes entries, which are numbered, durably. After an error the file is as it
-// was, or the error is an *unknownError.
+// was, or the error is a *durable.UnknownError.
 func (f *entryFile) append(entries []Entry) error {
 	if len(entries) == 0 {
 		return nil
@@ -126,15 +118,8 @@ func (f *entryFile) append(entries []Entry) error {
 		frames = appendFrame(frames, e.encode())
 		lengths[i] = len(frames) - before
 	}
-	end := f.tree().end()
-	if _, err := f.file.WriteAt(frames, end); err != nil {
-		if cut := f.file.Truncate(end); cut != nil {
-			return errors.Join(diskError(err), &unknownError{cut})
-		}
+	if err := durable.Append(f.file, frames, f.tree().end()); err != nil {
 		return diskError(err)
-	}
-	if err := f.file.Sync(); err != nil {
-		return &unknownError{err}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -150,7 +135,7 @@ func (f *entryFile) append(entries []Entry) error {
 // rewrite makes all whole entries durable, and cuts off what follows them. Entries from
 // number first on are written once more: if their sync failed, in the process before
 // this one, the system thinks that there is nothing left to write. An error that is no
-// *unknownError, no room for instance, can be tried again.
+// *durable.UnknownError, no room for instance, can be tried again.
 func (f *entryFile) rewrite(first int64) error {
 	from, end := f.tree().offsets[first], f.tree().end()
 	_, err := io.Copy(io.NewOffsetWriter(f.file, from), io.NewSectionReader(f.file, from, end-from))
@@ -160,10 +145,7 @@ func (f *entryFile) rewrite(first int64) error {
 	if err != nil {
 		return diskError(err)
 	}
-	if err := f.file.Sync(); err != nil {
-		return &unknownError{err}
-	}
-	return nil
+	return durable.Sync(f.file)
 }
 
 // cutTail cuts off what follows the last whole entry. A file without such a tail is not

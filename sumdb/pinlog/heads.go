@@ -43,14 +43,10 @@ func (f *headFile) endsWith(head signedHead) bool {
 	return err == nil && bytes.Equal(last, head.note)
 }
 
+// append adds head to the history. After an error the next head is written in its place.
 func (f *headFile) append(head signedHead) error {
-	_, err := f.history.WriteAt(head.note, f.end)
-	if err == nil {
-		err = f.history.Sync()
-	}
-	if err != nil {
-		// If the file cannot be cut either, the next head overwrites the rest.
-		return errors.Join(err, f.history.Truncate(f.end))
+	if err := durable.Append(f.history, head.note, f.end); err != nil {
+		return err
 	}
 	f.end += int64(len(head.note))
 	return nil

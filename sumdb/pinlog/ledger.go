@@ -241,9 +241,9 @@ func (l *ledger) refuseUnlessAlone(err error) error {
 // refuseIfUnknown makes the log refuse if err says that what is on disk is unknown. It
 // returns err, or else why.
 func (l *ledger) refuseIfUnknown(err error) error {
-	var unknown *unknownError
+	var unknown *durable.UnknownError
 	if errors.As(err, &unknown) {
-		return l.refuse(l.refusals.diskFailed(unknown.err))
+		return l.refuse(l.refusals.diskFailed(unknown.Err))
 	}
 	return err
 }
