@@ -117,11 +117,11 @@ func cutSystem(element string) (name string, found bool) {
 }
 
 const (
-	// Authenticated is the group of all who have proved who they are.
+	// Authenticated is the group of all authenticated clients.
 	Authenticated = "*"
 
-	// Anyone is the group of all clients. A rule with it takes nothing away: it
-	// says that what it covers is meant to be read by every client.
+	// Anyone is the group of all clients. A rule with it restricts nothing: it
+	// says that every client may read the modules that it covers.
 	Anyone = "anyone"
 )
 
@@ -257,7 +257,7 @@ func (r rule) allows(in func(group string) bool) bool {
 	return slices.Contains(r.groups, Anyone) || slices.ContainsFunc(r.groups, in)
 }
 
-// AllowedAll reports whether a reader may have whatever there is.
+// AllowedAll reports whether a reader may read all modules.
 func (p *Policy) AllowedAll(in func(group string) bool) bool {
 	return Rules(p.rules).Allowed(in)
 }

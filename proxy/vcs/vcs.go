@@ -1,15 +1,14 @@
 // Package vcs fetches modules from version control, by running the go command.
 //
-// Nothing else in this program runs a program. The go command, and git and ssh which it
-// runs and now and then we (see update, damage and probeSSH), see an environment that
-// is made here, find their repositories where this package has looked for them first,
-// and reach the network, but for ssh, only through a door on the loopback interface that
-// opens to one host. So a page that says where a repository is cannot lead them anywhere
-// an administrator would not go, and no credential stands on a command line, in a URL or
-// in a file.
+// No other package runs programs. The go command runs git and ssh, and sometimes this
+// package does (see update, damage and probeSSH). All of them get a clean environment,
+// use repositories that this package has found and checked before, and, except for ssh,
+// reach the network only through a proxy on the loopback interface (door) that allows
+// one host. So a go-import page cannot lead them to an address that the administrator
+// does not allow, and no credential is on a command line, in a URL or in a file.
 //
-// Repositories are kept, so that a second version is an incremental fetch;
-// extracted trees are not.
+// Clones are kept, so that a second version is an incremental fetch; extracted
+// trees are not.
 package vcs
 
 import (
@@ -36,21 +35,21 @@ import (
 )
 
 // Errors that callers decide on. An unknown repository, module or version is
-// fs.ErrNotExist. What took too long is context.DeadlineExceeded.
+// fs.ErrNotExist. A timeout is context.DeadlineExceeded.
 var (
-	// ErrCredential says that a host refused our credential, wants one that there
-	// is none of, or has not shown by its own key that it is the one we know.
+	// ErrCredential says that a host rejected our credential, requires one that is
+	// not configured, or has another host key than the known one.
 	ErrCredential = errors.New("credential rejected")
 
-	// ErrUnavailable is trouble of a host that says nothing about the module.
+	// ErrUnavailable is a failure of a host that says nothing about the module.
 	ErrUnavailable = errors.New("version control host unavailable")
 
-	// ErrForbidden says that a module path or a page leads to where this
-	// program does not go: another scheme, an address inside, a version control
+	// ErrForbidden says that a module path or a page leads to a place that is
+	// not allowed: another scheme, an internal address, a version control
 	// system that is not configured.
 	ErrForbidden = errors.New("not allowed")
 
-	// ErrTools says that the go command, or what it needs, is not there or is
+	// ErrTools says that the go command, or a program that it needs, is missing or
 	// too old for the module.
 	ErrTools = errors.New("cannot fetch from version control on this machine")
 
@@ -58,7 +57,7 @@ var (
 	ErrTooLarge = errors.New("repository is too large")
 )
 
-// Error is what every failed fetch returns. It matches one of the errors above,
+// Error is the error of every failed fetch. It matches one of the errors above,
 // or fs.ErrNotExist, or context.DeadlineExceeded.
 type Error struct {
 	Module string // path, with @ and the version or query
@@ -100,14 +99,14 @@ const (
 // Config says how a Source works. Dir is needed; the zero value of everything else
 // is its default.
 type Config struct {
-	Dir string // for repositories and what the go command keeps, of one Source alone; made if needed
+	Dir string // for clones and the go command's files; used by one Source only; created if needed
 
-	// Systems are the version control systems that may be used, as the go
-	// command calls them in GOVCS. Default git, the only one that credentials
-	// are for.
+	// Systems are the version control systems that may be used, with
+	// their names in GOVCS. Default git, the only one that credentials are
+	// used with.
 	Systems []string
 
-	Jobs     int           // downloads at the same time, and as many lists; default 4. For one host there are half as many
+	Jobs     int           // concurrent downloads, and as many lists; default 4. One host gets half of them
 	Timeout  time.Duration // for one of them; default 10 min
 	MaxBytes int64         // of all repositories; default 10 GiB
 
@@ -115,17 +114,17 @@ type Config struct {
 	// Others are reached on port 443, by SSH on 22, and on those that Credentials name.
 	Hosts []string
 
-	// CAFile is a PEM file with certificate authorities that are trusted besides
+	// CAFile is a PEM file with certificate authorities to trust in addition to
 	// the system's.
 	CAFile string
 
-	// Credentials are asked in order, then Netrc, a file in the format of curl.
-	// Public modules are fetched without.
+	// Credentials are tried in order, then Netrc, a file in the format of curl.
+	// Public modules are fetched without credentials.
 	Credentials []Credential
 	Netrc       string
 
-	// Memory is what go.mod files are read into, and what the go command prints if that
-	// is much. Nil is no bound.
+	// Memory is the budget for go.mod files, and for large output of the go command.
+	// Nil is no limit.
 	Memory *memory.Budget
 
 	// Lookup and Dial replace the resolver and the dialer.
@@ -135,8 +134,8 @@ type Config struct {
 	Logger *slog.Logger // default: discard
 }
 
-// Source is version control as a whole. Its methods may be called at the same
-// time.
+// Source fetches modules from version control. Its methods may be called
+// concurrently.
 type Source struct {
 	config      Config
 	log         *slog.Logger
