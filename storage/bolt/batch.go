@@ -15,15 +15,8 @@ import (
 
 // Apply implements storage.Store, in one transaction.
 func (db *DB) Apply(ctx context.Context, b storage.Batch) error {
-	if err := db.apply(ctx, b); err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	return nil
-}
-
-func (db *DB) apply(ctx context.Context, b storage.Batch) error {
 	if err := errors.Join(b.Check(), ctx.Err()); err != nil {
-		return err
+		return fmt.Errorf("apply: %w", err)
 	}
 	objects, size := make([]small, len(b.Create)), 0
 	for i, c := range b.Create {
@@ -34,29 +27,35 @@ func (db *DB) apply(ctx context.Context, b storage.Batch) error {
 		size += len(b.Swap.New)
 	}
 	created := 0
-	err := db.meta.update(size, func(tx *bbolt.Tx) error {
-		created = 0
-		for _, o := range objects {
-			isNew, err := o.create(tx)
-			if err != nil {
-				return fmt.Errorf("create %.200q: %w", o.info.Key, err)
-			}
-			if isNew {
-				created++
-			}
-		}
-		if b.Swap == nil {
-			return nil
-		}
-		if err := swapRecord(tx, b.Swap.Name, b.Swap.Old, b.Swap.New); err != nil {
-			return fmt.Errorf("change record %.200q: %w", b.Swap.Name, err)
-		}
-		return nil
+	err := db.meta.update(size, func(tx *bbolt.Tx) (err error) {
+		created, err = applyBatch(tx, objects, b.Swap)
+		return err
 	})
-	if err == nil {
-		db.metrics.createdInline.Add(float64(created))
+	if db.metrics.noteDamage(err) != nil {
+		return fmt.Errorf("apply: %w", err)
 	}
-	return db.metrics.noteDamage(err)
+	db.metrics.createdInline.Add(float64(created))
+	return nil
+}
+
+// applyBatch returns how many objects it has created.
+func applyBatch(tx *bbolt.Tx, objects []small, swap *storage.Swap) (created int, err error) {
+	for _, o := range objects {
+		isNew, err := o.create(tx)
+		if err != nil {
+			return 0, fmt.Errorf("create %.200q: %w", o.info.Key, err)
+		}
+		if isNew {
+			created++
+		}
+	}
+	if swap == nil {
+		return created, nil
+	}
+	if err := swapRecord(tx, swap.Name, swap.Old, swap.New); err != nil {
+		return 0, fmt.Errorf("change record %.200q: %w", swap.Name, err)
+	}
+	return created, nil
 }
 
 // small is an object of a batch.

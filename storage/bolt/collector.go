@@ -8,8 +8,9 @@ import (
 
 // Metrics implements storage.Measured.
 func (db *DB) Metrics() []prometheus.Collector {
-	m := db.metrics
-	return []prometheus.Collector{m.created, m.deleted, m.damaged, m.commitSeconds, newStateCollector(db)}
+	m, state := db.metrics, newStateCollector()
+	state.db = db
+	return []prometheus.Collector{m.created, m.deleted, m.damaged, m.commitSeconds, state}
 }
 
 // stateCollector reads what the store knows about itself when it is asked.
@@ -23,12 +24,11 @@ type stateCollector struct {
 	orphans   *prometheus.Desc
 }
 
-func newStateCollector(db *DB) *stateCollector {
+func newStateCollector() *stateCollector {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("assay_storage_"+name, help, labels, nil)
 	}
 	return &stateCollector{
-		db:        db,
 		fileBytes: desc("file_bytes", "Size of the files of the store.", "file"),
 		freeBytes: desc("file_free_bytes", "Free space in the files, for new objects.", "file"),
 		objects:   desc("objects", "Objects in the store."),

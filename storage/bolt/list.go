@@ -19,61 +19,64 @@ const listBatch = 1000
 // List implements storage.Store.
 func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
 	return func(yield func(storage.Info, error) bool) {
-		from := prefix
-		for {
-			infos, next, err := db.listSome(ctx, prefix, from)
-			for _, info := range infos {
+		for page := (listPage{next: prefix}); ; {
+			err := page.turn(ctx, db.meta, prefix)
+			if page.damaged > 0 {
+				db.metrics.damaged.Add(float64(page.damaged))
+				db.log.Error("damaged records omitted from a list; run assay verify", "prefix", prefix, "records", page.damaged)
+			}
+			for _, info := range page.infos {
 				if !yield(info, nil) {
 					return
 				}
 			}
 			if err != nil {
 				yield(storage.Info{}, fmt.Errorf("list %.200q: %w", prefix, err))
+			}
+			if err != nil || page.next == "" {
 				return
 			}
-			if next == "" {
-				return
-			}
-			from = next
 		}
 	}
 }
 
-// listSome returns the next objects with the prefix whose key is not before
-// from, and where to go on, which is "" at the end.
-func (db *DB) listSome(ctx context.Context, prefix, from string) (infos []storage.Info, next string, err error) {
+// listPage is a part of a list.
+type listPage struct {
+	infos   []storage.Info
+	damaged int    // records that are left out
+	next    string // key that the next page begins with, "" after the last
+}
+
+// turn makes the page the next one.
+func (p *listPage) turn(ctx context.Context, meta *file, prefix string) error {
+	from := p.next
+	*p = listPage{infos: p.infos[:0]}
 	if err := ctx.Err(); err != nil {
-		return nil, "", err
+		return err
 	}
-	damaged := 0
-	err = db.meta.view(func(tx *bbolt.Tx) error {
-		cursor := tx.Bucket(bucketObjects).Cursor()
-		last := ""
-		n := 0
-		for k, v := cursor.Seek([]byte(from)); k != nil && strings.HasPrefix(string(k), prefix); k, v = cursor.Next() {
-			key := string(k)
-			if last != "" && key <= last {
-				// A damaged key could otherwise send us in circles.
-				return fmt.Errorf("keys are out of order at %q: %w", key, storage.ErrDamaged)
-			}
-			last = key
-			if n == listBatch {
-				next = key
-				return nil
-			}
-			n++
-			r, err := decodeRecord(key, v)
-			if errors.Is(err, storage.ErrDamaged) {
-				damaged++
-				continue
-			}
-			infos = append(infos, r.info)
+	return meta.view(func(tx *bbolt.Tx) error { return p.read(tx, prefix, from) })
+}
+
+func (p *listPage) read(tx *bbolt.Tx, prefix, from string) error {
+	last := ""
+	cursor := tx.Bucket(bucketObjects).Cursor()
+	for k, v := cursor.Seek([]byte(from)); k != nil && strings.HasPrefix(string(k), prefix); k, v = cursor.Next() {
+		key := string(k)
+		if last != "" && key <= last {
+			// A damaged key could otherwise send us in circles.
+			return fmt.Errorf("keys are out of order at %q: %w", key, storage.ErrDamaged)
 		}
-		return nil
-	})
-	if damaged > 0 {
-		db.metrics.damaged.Add(float64(damaged))
-		db.log.Error("damaged records omitted from a list; run assay verify", "prefix", prefix, "records", damaged)
+		last = key
+		if len(p.infos)+p.damaged == listBatch {
+			p.next = key
+			return nil
+		}
+		r, err := decodeRecord(key, v)
+		if errors.Is(err, storage.ErrDamaged) {
+			p.damaged++
+			continue
+		}
+		p.infos = append(p.infos, r.info)
 	}
-	return infos, next, err
+	return nil
 }
