@@ -12,7 +12,7 @@ import (
 
 // lockFile waits for the lock of a file, which ends with the file or the process.
 // The file stays: to remove it would let a third one lock a new file beside the
-// second, who waits for the old one.
+// second process, which waits for the old one.
 func lockFile(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -85,7 +85,7 @@ func parseGroups(data []byte) (memberships, error) {
 			if !goodName(user) {
 				return fmt.Errorf("a member of %s has a name that is too long or unprintable", group)
 			}
-			if strings.Trim(user, ",") != user { // nobody is called so
+			if strings.Trim(user, ",") != user { // no user has such a name
 				return fmt.Errorf("the members of %s are separated by blanks, without commas", group)
 			}
 			if !slices.Contains(m[user], group) {

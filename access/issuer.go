@@ -24,11 +24,11 @@ const (
 	issuerTime = 10 * time.Second
 	// discoveryFails is how long a failed discovery is not tried again.
 	discoveryFails = 3 * time.Second
-	// discoveryAge is when an issuer is discovered anew, which also forgets keys
+	// discoveryAge is when an issuer is discovered again, which also forgets keys
 	// that it has withdrawn.
 	discoveryAge = time.Hour
 	// keyFetches is how often in keyWindow the keys are fetched: a token with a key
-	// that is not known makes go-oidc fetch them, and anybody can make such a token.
+	// that is not known makes go-oidc fetch them, and any client can make such a token.
 	keyFetches = 4
 	keyWindow  = time.Minute
 	// maxAnswer bounds an answer of an issuer; keys have some KiB.
@@ -167,7 +167,7 @@ func (i *issuer) discovered() (keys *issuerKeys, fresh bool, err error) {
 // discover asks the issuer where its keys are.
 func (i *issuer) discover(ctx context.Context) error {
 	var keys oidc.KeySet
-	err := defect.Catch(func() (err error) { // nobody may be waiting for it
+	err := defect.Catch(func() (err error) { // the caller may have left
 		keys, err = i.ask(ctx)
 		return err
 	})

@@ -32,7 +32,7 @@ type judgement struct {
 }
 
 // parseIssuers reads an OIDC file. What would let strangers in is an error:
-// everybody on GitHub has tokens of GitHub's issuer.
+// every user of GitHub has tokens of GitHub's issuer.
 func parseIssuers(data []byte, client *http.Client, log *slog.Logger) (*issuers, error) {
 	var file struct {
 		Issuers []issuerTable `toml:"issuer"`

@@ -103,7 +103,7 @@ func claimMatches(value any, pattern string) bool {
 	return ok && err == nil
 }
 
-// safeURL reports whether nobody on the way can change what comes from a URL.
+// safeURL reports whether no one in between can change the content of a URL.
 func safeURL(u *url.URL) bool {
 	if u.Scheme == "https" {
 		return true

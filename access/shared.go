@@ -36,7 +36,7 @@ func ownerClaims(url string) []ownerClaim {
 }
 
 // checkOwner refuses claims of a rule for a shared issuer that match tokens of strangers:
-// on GitHub, { ref = "refs/heads/main" } is everybody's main branch.
+// on GitHub, { ref = "refs/heads/main" } is the main branch of every user.
 func checkOwner(url string, claims map[string]string) error {
 	owners := ownerClaims(url)
 	if owners == nil {

@@ -17,7 +17,7 @@ type spec struct {
 	File   string
 }
 
-// base serves the specs in a file of JSON: what anybody would write with
+// base serves the specs in a file of JSON: the obvious program with
 // net/http who only wanted these bytes to be served.
 func base(address, specFile string) error {
 	data, err := os.ReadFile(specFile)

@@ -10,7 +10,7 @@ import (
 )
 
 // downloadRounds is how often the public mirror is asked for everything: often
-// enough for a median, no more, since it is somebody else's.
+// enough for a median, no more, since it belongs to others.
 const downloadRounds = 3
 
 // goModDownload runs go mod download for the go.mod, with fresh caches and

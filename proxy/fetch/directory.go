@@ -65,7 +65,7 @@ func (d *directory) readAll(ctx context.Context, path string, limit int64, deadl
 	return data, err
 }
 
-// open opens the regular file at path. The root is opened anew each time, so that
+// open opens the regular file at path. The root is opened again each time, so that
 // a directory which is replaced as a whole is seen; one that is not there at all
 // is trouble, not absence.
 func (d *directory) open(ctx context.Context, path string) (*os.File, int64, error) {

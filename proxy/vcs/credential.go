@@ -220,7 +220,7 @@ func (c *Credential) token() (string, error) {
 	return token, nil
 }
 
-// readSecret reads a file that nobody but its owner, and perhaps its group, may
+// readSecret reads a file that only its owner, and perhaps its group, may
 // read. bad are the permissions that it must not have.
 func readSecret(name string, bad fs.FileMode) ([]byte, error) {
 	info, err := os.Stat(name)
@@ -238,7 +238,7 @@ func readSecret(name string, bad fs.FileMode) ([]byte, error) {
 
 // find returns what to authenticate with for a module at the host of u, nil if
 // there is nothing. For a public module there never is: what only we can read would be
-// shown to everybody who asks for it by a name that is not said to be private.
+// served to every client that requests it by a name that is not said to be private.
 func (c *credentials) find(ctx context.Context, j job, u *url.URL) (*auth, error) {
 	if j.reach == Public {
 		return nil, nil

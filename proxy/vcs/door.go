@@ -120,7 +120,7 @@ func (d *door) connect(w http.ResponseWriter, r *http.Request, p pass) {
 }
 
 // join passes bytes between git, whose first ones may be in buffered, and its host. When
-// git is gone nobody waits for the host, which may never end the connection.
+// git is gone nothing waits for the host, which may never end the connection.
 func join(git net.Conn, buffered io.Reader, host net.Conn) {
 	done := make(chan struct{})
 	go func() {

@@ -28,7 +28,7 @@ type gitHubApp struct {
 	credential *Credential
 	client     *http.Client
 
-	asking singleflight.Group // who comes meanwhile wants the same token
+	asking singleflight.Group // concurrent callers want the same token
 
 	mu      sync.Mutex
 	current string

@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// A power failure, a backup put back, or somebody who makes room can leave a copy that
+// A power failure, a restored backup, or a user who frees space can leave a copy that
 // git cannot read. What git and the go command then say sounds like an absence, or like
 // a host that breaks off, and would go on for ever. So after a failure the copy is looked
-// at, and if it is damaged it is made anew.
+// at, and if it is damaged it is cloned again.
 
 var isHash = regexp.MustCompile(`^[0-9a-f]{40,64}$`)
 

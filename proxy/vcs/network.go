@@ -229,7 +229,7 @@ func (n *network) dialAny(ctx context.Context, addrs []netip.Addr, port string) 
 	for i := range addrs {
 		r := <-results
 		if r.err == nil {
-			go func() { // who comes too late
+			go func() { // results that come too late
 				for range len(addrs) - i - 1 {
 					if late := <-results; late.err == nil {
 						_ = late.conn.Close()

@@ -199,7 +199,7 @@ func (r *repositories) forget(name string) {
 	delete(r.sizes, name)
 }
 
-// forgetRemoved forgets the sizes of what somebody else has removed.
+// forgetRemoved forgets the sizes of directories that were removed from outside.
 func (r *repositories) forgetRemoved() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -123,7 +123,7 @@ func (s *Source) discoverOnce(ctx context.Context, j job) (*repository, error) {
 }
 
 // discover asks the host of the path. What a page says about paths above its own
-// counts only if the page there says the same, so that nobody speaks for others.
+// counts only if the page there says the same, so that no page speaks for others.
 func (s *Source) discover(ctx context.Context, j job) (*repository, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, pageTime, context.DeadlineExceeded)
 	defer cancel()

@@ -154,7 +154,7 @@ type goRun struct {
 // do runs the command once; use may be called again when mend has made a second try
 // worth while.
 func (r *goRun) do(ctx context.Context, use func(out []byte, redirected string) error) error {
-	if err := r.source.prepareHome(); err != nil { // somebody may have made room
+	if err := r.source.prepareHome(); err != nil { // its files may have been removed
 		return err
 	}
 	if err := os.MkdirAll(r.temp(), 0o700); err != nil {

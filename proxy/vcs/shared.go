@@ -9,7 +9,7 @@ import (
 
 // shares are questions that are being asked, each once for all who want to know.
 //
-// An answer that was begun before Anew is not for those who ask after it. They share
+// An answer that was begun before Anew is not for callers that come after it. They share
 // the next one, which begins when that has ended, however often there is something new
 // meanwhile: of each question one is being asked at most, and one waits.
 type shares struct {
@@ -37,7 +37,7 @@ func (s *Source) Anew() {
 	s.asked.anew++
 }
 
-// shared does f once for all who ask for key at the same time. It goes on, with
+// shared does f once for all concurrent callers with the same key. It goes on, with
 // the deadline of a command, when the one who asked first has left.
 func shared[T any](ctx context.Context, s *Source, key string, f func(context.Context) (T, error)) (result T, err error) {
 	q := s.asked.join(key, func() (any, error) {
@@ -54,7 +54,7 @@ func shared[T any](ctx context.Context, s *Source, key string, f func(context.Co
 	}
 }
 
-// join returns the question that answers for who asks now.
+// join returns the question whose answer is current for a new caller.
 func (s *shares) join(key string, ask func() (any, error)) *share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +79,7 @@ func (s *shares) begin(key string, q *share) {
 	}
 	q.anew, s.asked[key] = s.anew, q
 	go func() {
-		q.err = defect.Catch(func() (err error) { // nobody's page may end the program
+		q.err = defect.Catch(func() (err error) { // no page may end the program
 			q.answer, err = q.ask()
 			return err
 		})

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// checkSSHKey returns an error if ssh could not use the key without asking somebody.
+// checkSSHKey returns an error if ssh could not use the key without a passphrase.
 func (c *Credential) checkSSHKey() error {
 	data, err := readSecret(c.SSHKey, 0o077) // ssh itself refuses anything else
 	if err != nil {

@@ -25,7 +25,7 @@ const tagsAtOnce = 500
 func (r *goRun) followTags(ctx context.Context, copied string, env []string) {
 	have, err := r.tags(ctx, env, "--git-dir="+copied, "for-each-ref", "--format=%(objectname) %(refname)", "refs/tags")
 	if err != nil {
-		return // a damaged copy: the go command fails too, and it is made anew
+		return // a damaged copy: the go command fails too, and it is cloned again
 	}
 	list := []string{"--git-dir=" + copied, "ls-remote", "--tags", "--refs", "-q", "--end-of-options", "origin"}
 	if version, ok := r.release(); ok {

@@ -21,7 +21,7 @@ import (
 // reading a blob touches nothing of blobs.db but its content.
 //
 // The offsets are only a hint: each chunk's checksum covers which chunk of
-// which blob it is. Where they are wrong, because somebody compacted the file,
+// which blob it is. Where they are wrong, because the file was compacted,
 // locate finds the chunks again.
 
 // extents are the offsets of the chunks of a blob in blobs.db, in order.

@@ -83,7 +83,7 @@ func (f *file) view(fn func(*bbolt.Tx) error) (err error) {
 // update makes fn part of a commit and returns when that is on disk. size is
 // about how many bytes fn writes. fn may run more than once.
 //
-// Whoever gets the lock takes along what queued up meanwhile, so the number of
+// The caller that gets the lock takes along the whole queue, so the number of
 // commits a disk can do in a second does not bound the number of changes.
 func (f *file) update(size int, fn func(*bbolt.Tx) error) error {
 	c := &change{size: size, apply: fn}
@@ -115,7 +115,7 @@ func (f *file) takeQueue() []*change {
 }
 
 // commitBatch commits the batch together. If that fails, for instance because
-// one finds its key taken, each is committed alone: nobody gets the error of a
+// one finds its key taken, each is committed alone: no caller gets the error of a
 // neighbour, nor one because of a neighbour that was then not committed.
 func (f *file) commitBatch(batch []*change) {
 	err := f.commit(func(tx *bbolt.Tx) error {
@@ -207,7 +207,7 @@ func (f *file) commitError(err error) error {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err)
 	case errors.Is(err, syscall.EIO):
-		// After a failed fsync nobody knows what is on disk (see
+		// After a failed fsync it is unknown what is on disk (see
 		// lwn.net/Articles/752063), so nothing is built on top of it.
 		err = fmt.Errorf("write %s: %w; check the disk, then restart", f.path, err)
 		f.failed.Store(&err)
@@ -248,7 +248,7 @@ func (f *file) explain(err error) error {
 }
 
 // close closes the file. One that is stuck is only let go of: bbolt would wait
-// for a lock that nobody returns.
+// for a lock that is never released.
 func (f *file) close() error {
 	if f.stuck.Load() != nil {
 		return f.raw.Close()

@@ -66,7 +66,7 @@ const (
 
 	// segmentChunks makes a transaction of 4 MiB: long enough that the two
 	// fsyncs of it do not dominate, short enough for memory and for the other
-	// writers who wait.
+	// waiting writers.
 	segmentChunks = 16
 
 	// freeSegments is how many segments one transaction deletes. Only their

@@ -91,7 +91,7 @@ func putIntent(tx *bbolt.Tx) (id uint64, err error) {
 }
 
 // deleteObject deletes the record and its reference, and returns the blobs that
-// nobody has any more, with an intent for each.
+// no object has any more, with an intent for each.
 func deleteObject(tx *bbolt.Tx, key string) (orphans []uint64, err error) {
 	objects := tx.Bucket(bucketObjects)
 	value := objects.Get([]byte(key))
@@ -128,7 +128,7 @@ func putRef(tx *bbolt.Tx, key string, blob *blobRef) error {
 	return tx.Bucket(bucketHashes).Put(blob.hash[:], binary.AppendUvarint(nil, blob.id))
 }
 
-// dropRef deletes the reference of key to the blob. Nobody shares the blob from
+// dropRef deletes the reference of key to the blob. No object shares the blob from
 // then on, because the reason for the deletion may be that it is damaged.
 func dropRef(tx *bbolt.Tx, key string, id uint64, hash []byte) (orphans []uint64, err error) {
 	hashes, refs := tx.Bucket(bucketHashes), tx.Bucket(bucketRefs)

@@ -117,7 +117,7 @@ func createFile(path string, pageSize int) error {
 }
 
 // sniff looks for the mark of bbolt before bbolt touches the file. An empty
-// file is fine: somebody made it for us.
+// file is fine: it was prepared for us.
 func sniff(path string, pageSize int, how opening) error {
 	flag := os.O_RDWR
 	if how.readOnly {
@@ -192,7 +192,7 @@ func mapFile(path string, pageSize int, how opening) (f *file, err error) {
 }
 
 // initialMaps are the sizes of the memory map to try. When bbolt has to map a
-// file anew, because it outgrew its map, all reads wait for the slowest reader.
+// file again, because it outgrew its map, all reads wait for the slowest reader.
 // Address space costs nothing on 64 bits, except where it is limited (ulimit
 // -v, or kernels with 39 bits of it). On Windows the file would really be made
 // that large.

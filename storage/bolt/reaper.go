@@ -147,7 +147,7 @@ func (r *reaper) run() {
 	}
 }
 
-// next takes the first blob of the queue that nobody reads.
+// next takes the first blob of the queue without a reader.
 func (r *reaper) next() (id uint64, ok bool) {
 	r.lookups.Lock() // see there
 	defer r.lookups.Unlock()

@@ -290,7 +290,7 @@ func (v *verifier) dropRef(ref, hash []byte) error {
 	return nil
 }
 
-// checkHashes looks for blobs that new objects would share though nobody has
+// checkHashes looks for blobs that new objects would share though no object has
 // them, so that they may be deleted at any time.
 func (v *verifier) checkHashes(ctx context.Context) error {
 	return v.walk(ctx, v.db.meta, bucketHashes, func(tx *bbolt.Tx, k, value []byte) func() error {

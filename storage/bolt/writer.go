@@ -110,7 +110,7 @@ func (w *writer) createInline(ctx context.Context, info storage.Info, r io.Reade
 //	the intent to write the blob → its segments → the record, with the
 //	reference to the blob and without the intent
 //
-// The blob has a number of its own, so nobody else ever writes to it or deletes
+// The blob has a number of its own, so no other writer ever writes to it or deletes
 // it. Which blob the object shares, if another has the same content, is decided
 // in the last step, in one transaction with the references that a deletion
 // looks at.
