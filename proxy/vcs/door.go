@@ -3,7 +3,6 @@ package vcs
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"html"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
 // door is the HTTP proxy, on the loopback interface, that the go command and git
@@ -20,7 +21,7 @@ import (
 // before; git it connects with the host of that repository. Nobody else has the
 // words that open it.
 type door struct {
-	network  *network
+	network  *guard.Network
 	listener net.Listener
 	server   *http.Server
 
@@ -36,7 +37,7 @@ type pass struct {
 	host  string // host:port of the repository
 }
 
-func openDoor(n *network) (*door, error) {
+func openDoor(n *guard.Network) (*door, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("loopback interface: %w", err)
@@ -53,7 +54,7 @@ func (d *door) close() error { return d.server.Close() }
 // it back.
 func (d *door) admit(p pass) (proxyURL string, revoke func()) {
 	word := rand.Text()
-	key := basic("assay", word)
+	key := guard.BasicAuth("assay", word)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.passes[key] = p
@@ -96,9 +97,9 @@ func (p pass) answer(w http.ResponseWriter, r *http.Request) {
 
 // connect joins git with the host of its repository.
 func (d *door) connect(w http.ResponseWriter, r *http.Request, p pass) {
-	ctx, cancel := context.WithTimeout(r.Context(), dialTime)
+	ctx, cancel := context.WithTimeout(r.Context(), guard.DialTime)
 	defer cancel()
-	out, err := d.network.connect(ctx, p.host, p.reach)
+	out, err := d.network.Connect(ctx, p.host, p.reach)
 	if errors.Is(err, ErrForbidden) {
 		http.Error(w, "not allowed", http.StatusForbidden)
 		return
@@ -139,9 +140,4 @@ func closeWrite(conn net.Conn) error {
 		return half.CloseWrite()
 	}
 	return conn.Close()
-}
-
-// basic returns the value of a header for basic authentication (RFC 7617).
-func basic(user, password string) string {
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }

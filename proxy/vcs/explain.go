@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/mod/modfile"
+
+	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
 // What the go command and git say when something goes wrong is prose, in the words
@@ -29,7 +31,7 @@ import (
 func (s *Source) explain(ctx context.Context, j job, repo *repository, err error) error {
 	var (
 		told *Error
-		host *hostError
+		host *guard.HostError
 	)
 	if err == nil || errors.As(err, &told) {
 		return err
@@ -39,7 +41,7 @@ func (s *Source) explain(ctx context.Context, j job, repo *repository, err error
 		e.Host = repo.url.Host
 	}
 	if errors.As(err, &host) {
-		e.Host, e.Err = host.host, host.err
+		e.Host, e.Err = host.Host, host.Err
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		e.Err = cause
@@ -127,13 +129,13 @@ func (r *goRun) probe(ctx context.Context) error {
 	}
 	defer resp.Body.Close()
 	if to := resp.Request.URL.Host; to != u.Host {
-		return &hostError{u.Host, fmt.Errorf("%w: the repository redirects to %.100q; the go-import page must name that host", ErrForbidden, to)}
+		return &guard.HostError{Host: u.Host, Err: fmt.Errorf("%w: the repository redirects to %.100q; the go-import page must name that host", ErrForbidden, to)}
 	}
-	if err := statusError(resp.StatusCode); err != nil {
+	if err := guard.StatusError(resp.StatusCode); err != nil {
 		if r.auth == nil && errors.Is(err, ErrCredential) {
 			err = fmt.Errorf("%w: no credential is configured for this host", err)
 		}
-		return &hostError{r.repo.url.Host, fmt.Errorf("status %d: %w", resp.StatusCode, err)}
+		return &guard.HostError{Host: r.repo.url.Host, Err: fmt.Errorf("status %d: %w", resp.StatusCode, err)}
 	}
 	return nil
 }
@@ -287,7 +289,7 @@ func (r *goRun) clean(text string) string {
 	text = strings.ReplaceAll(text, r.source.config.Dir, "$DIR")
 	text = strings.ReplaceAll(text, r.source.door.listener.Addr().String(), "$DOOR")
 	if r.auth != nil {
-		for _, secret := range r.auth.secrets {
+		for _, secret := range r.auth.Secrets {
 			text = strings.ReplaceAll(text, secret, "xxxxx")
 		}
 	}
@@ -300,3 +302,10 @@ func (r *goRun) clean(text string) string {
 
 // probeTime is how long a question of our own to a host may take.
 const probeTime = 20 * time.Second
+
+// logUnreachable logs what err keeps from clients, if anything.
+func (s *Source) logUnreachable(what, host string, err error) {
+	if cause := guard.Hidden(err); cause != nil {
+		s.log.Warn("no connection to a version control host", "module", what, "host", host, "err", cause)
+	}
+}

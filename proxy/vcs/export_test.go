@@ -9,8 +9,7 @@ import (
 )
 
 var (
-	CheckURL = checkURL
-	Clear    = clear
+	Clear = clear
 )
 
 const MaxAtHost = maxAtHost
@@ -32,13 +31,6 @@ func ParseGoImports(page string) (all [][4]string) {
 	imports, _ := parseGoImports(strings.NewReader(page))
 	for _, i := range imports {
 		all = append(all, [4]string{i.prefix, i.system, i.repo, i.subdir})
-	}
-	return all
-}
-
-func ParseNetrc(text string) (all [][3]string) {
-	for _, l := range parseNetrc(text) {
-		all = append(all, [3]string{l.machine, l.login, l.password})
 	}
 	return all
 }

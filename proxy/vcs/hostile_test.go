@@ -18,6 +18,7 @@ import (
 
 	"github.com/assay-proxy/assay/internal/egress"
 	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/proxy/vcs/guard"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
@@ -369,7 +370,7 @@ func FuzzCheckURL(f *testing.F) {
 	f.Add("https://git.corp.example/team/x.git")
 	f.Add("ssh://git@git.corp.example:7999/~user/x.git")
 	f.Fuzz(func(t *testing.T, text string) {
-		u, err := vcs.CheckURL(text)
+		u, err := guard.CheckURL(text)
 		if err != nil {
 			return
 		}
@@ -378,7 +379,7 @@ func FuzzCheckURL(f *testing.F) {
 			strings.Contains(printed, "/-") || strings.HasPrefix(u.User.Username(), "-") {
 			t.Errorf("%q passes as %q", text, printed)
 		}
-		if again, err := vcs.CheckURL(printed); err != nil || again.String() != printed {
+		if again, err := guard.CheckURL(printed); err != nil || again.String() != printed {
 			t.Errorf("%q becomes %q, which is %v, %v", text, printed, again, err)
 		}
 	})
@@ -394,18 +395,6 @@ func FuzzGoImports(f *testing.F) {
 				if field == "" || strings.ContainsAny(field, " \t\n") {
 					t.Errorf("%q gives %q", page, fields)
 				}
-			}
-		}
-	})
-}
-
-func FuzzNetrc(f *testing.F) {
-	f.Add("machine a login b password c\n")
-	f.Add("machine a\nlogin b # x\npassword c\nmacdef m\nmachine z login y password x\n\ndefault login d password e")
-	f.Fuzz(func(t *testing.T, text string) {
-		for _, line := range vcs.ParseNetrc(text) {
-			if line[0] == "" || line[1] == "" || line[2] == "" {
-				t.Errorf("%q gives %q", text, line)
 			}
 		}
 	})

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
 // A host that hangs keeps each of its commands for as long as one may take. So that it
@@ -58,7 +60,7 @@ func (c *crowd) enter(ctx context.Context, host string) (leave func(), err error
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.at[all] >= maxAtHost || mine != all && c.at[mine] >= maxForClient {
-		return nil, &hostError{host, ErrBusy}
+		return nil, &guard.HostError{Host: host, Err: ErrBusy}
 	}
 	c.count(all, 1)
 	if mine != all {

@@ -46,9 +46,9 @@ func (s *Source) Locate(ctx context.Context, modulePath string, reach Reach, ope
 
 // placeOf returns the place of the module of j in repo.
 func (s *Source) placeOf(j job, repo *repository) Place {
-	credential := s.credentials.has(j, repo.url) || !repo.static && s.pageCredential(j)
+	credential := s.credentials.Has(j.module, j.reach, repo.url) || !repo.static && s.pageCredential(j)
 	repository := repo.canonical()
-	if user := s.credentials.sshUser(j, repo.url); user != "" { // git asks the https URL as this user by SSH
+	if user := s.credentials.SSHUser(j.module, j.reach, repo.url); user != "" { // git asks the https URL as this user by SSH
 		host, rest, _ := strings.Cut(repository, "/")
 		repository = host + "/" + strings.TrimPrefix(rest, "~"+strings.ToLower(user)+"/")
 	}
@@ -84,7 +84,7 @@ func (s *Source) pageCredential(j job) bool {
 		return false
 	}
 	host, _, _ := strings.Cut(j.module, "/")
-	return s.credentials.has(j, &url.URL{Scheme: "https", Host: host})
+	return s.credentials.Has(j.module, j.reach, &url.URL{Scheme: "https", Host: host})
 }
 
 // declared returns the module path in a go.mod file, "" if it is none.

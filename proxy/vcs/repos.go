@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/assay-proxy/assay/proxy/vcs/credential"
 )
 
 // repositories are the directories with what was fetched, one for each repository.
@@ -33,10 +35,10 @@ const cachePart = "cache/vcs"
 // copyName returns the name of the directory with the copy of a repository. The go
 // command answers from a copy without asking the host, so a copy serves only those who
 // reach as far, and with the same credential, as the fetches that made it.
-func copyName(repo *repository, reach Reach, auth *auth) string {
+func copyName(repo *repository, reach Reach, auth *credential.Auth) string {
 	id := ""
 	if auth != nil {
-		id = auth.id
+		id = auth.ID
 	}
 	key := fmt.Sprintf("%d %q %q %q", reach, repo.system, repo.url, id)
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(key)))[:40]

@@ -2,12 +2,9 @@ package vcs
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -17,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
 // repository is where a module is.
@@ -96,11 +95,11 @@ func staticRepository(modulePath string) (*repository, error) {
 			return nil, fmt.Errorf("%s has no repositories at this path: %w", elements[0], fs.ErrNotExist)
 		}
 		root := strings.Join(elements[:3], "/")
-		u, err := checkURL("https://" + root)
+		u, err := guard.CheckURL("https://" + root)
 		return &repository{root: root, system: "git", url: u, static: true}, err
 	}
 	if m := qualified.FindStringSubmatch(modulePath); m != nil {
-		u, err := checkURL("https://" + m[1])
+		u, err := guard.CheckURL("https://" + m[1])
 		return &repository{root: m[1], system: m[2], url: u, static: true}, err
 	}
 	return nil, nil
@@ -140,7 +139,7 @@ func (s *Source) discover(ctx context.Context, j job) (*repository, error) {
 			return nil, fmt.Errorf("%w: the go-import pages of %.200q and %.200q name different repositories", ErrForbidden, j.module, tag.prefix)
 		}
 	}
-	u, err := checkURL(tag.repo)
+	u, err := guard.CheckURL(tag.repo)
 	if err != nil {
 		return nil, err
 	}
@@ -163,120 +162,38 @@ func (s *Source) askPage(ctx context.Context, j job, path string) (goImport, err
 	if len(imports) == 0 {
 		// Whatever the status, a tag counts; without one the status says more
 		// than the page.
-		if statusErr := statusError(resp.StatusCode); statusErr != nil {
-			return goImport{}, &hostError{host, fmt.Errorf("status %d: %w", resp.StatusCode, statusErr)}
+		if statusErr := guard.StatusError(resp.StatusCode); statusErr != nil {
+			return goImport{}, &guard.HostError{Host: host, Err: fmt.Errorf("status %d: %w", resp.StatusCode, statusErr)}
 		}
 	}
 	if err != nil {
-		return goImport{}, &hostError{host, fmt.Errorf("the go-import page of %.200q cannot be read: %w", path, fs.ErrNotExist)}
+		return goImport{}, &guard.HostError{Host: host, Err: fmt.Errorf("the go-import page of %.200q cannot be read: %w", path, fs.ErrNotExist)}
 	}
 	tag, err := matchGoImport(imports, j.module)
 	if err != nil {
-		return goImport{}, &hostError{host, fmt.Errorf("%w on the page of %.200q: %w", err, path, fs.ErrNotExist)}
+		return goImport{}, &guard.HostError{Host: host, Err: fmt.Errorf("%w on the page of %.200q: %w", err, path, fs.ErrNotExist)}
 	}
 	return tag, nil
 }
 
 // ask sends a request of our own to a host, with the credential for it.
 func (s *Source) ask(ctx context.Context, j job, u *url.URL) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(context.WithValue(ctx, reachKey{}, j.reach), http.MethodGet, u.String(), nil)
+	r, err := http.NewRequestWithContext(guard.WithReach(ctx, j.reach), http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %.200q is not a URL", ErrForbidden, u.Redacted())
 	}
-	auth, err := s.credentials.find(ctx, j, u)
+	auth, err := s.credentials.Find(ctx, j.module, j.reach, u)
 	if err != nil {
 		return nil, err
 	}
-	if auth != nil && auth.header != "" {
-		r.Header.Set("Authorization", auth.header)
+	if auth != nil && auth.Header != "" {
+		r.Header.Set("Authorization", auth.Header)
 	}
 	resp, err := s.client.Do(r)
 	if err != nil {
-		return nil, &hostError{u.Host, networkError(err)}
+		return nil, &guard.HostError{Host: u.Host, Err: guard.RequestError(err)}
 	}
 	return resp, nil
-}
-
-// statusError says what a status means for a repository or a page, nil for success.
-func statusError(status int) error {
-	switch {
-	case status < 400:
-		return nil
-	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusProxyAuthRequired:
-		return ErrCredential
-	case status == http.StatusTooManyRequests, status >= 500:
-		return ErrUnavailable
-	}
-	return fs.ErrNotExist
-}
-
-// networkError makes an error of net/http one of ours.
-func networkError(err error) error {
-	var (
-		wrapped     *url.Error
-		timeout     net.Error
-		certificate *tls.CertificateVerificationError
-	)
-	if errors.As(err, &wrapped) {
-		err = wrapped.Err // without the URL
-	}
-	switch {
-	case errors.Is(err, ErrForbidden), errors.Is(err, ErrUnavailable):
-		return err
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Errorf("%w: %w", ErrUnavailable, context.DeadlineExceeded)
-	case errors.As(err, &certificate):
-		return fmt.Errorf("its certificate was rejected: %w", &unreachableError{err})
-	}
-	return &unreachableError{err}
-}
-
-// hostError is an error at a host.
-type hostError struct {
-	host string
-	err  error
-}
-
-func (e *hostError) Error() string { return e.host + ": " + e.err.Error() }
-func (e *hostError) Unwrap() error { return e.err }
-
-var (
-	hostName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.\-]*[a-zA-Z0-9])?$`)
-	userName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.\-]*$`)
-	repoPath = regexp.MustCompile(`^(/[\w.~+@][\w.~+@\- ]*)+/?$`)
-)
-
-// checkURL parses the URL of a repository and refuses whatever could be anything
-// else, for git or for ssh: another scheme, a password, a dash at the beginning
-// of a part.
-func checkURL(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("%w: the repository is not a URL", ErrForbidden)
-	}
-	if u.Scheme == "git+ssh" {
-		u.Scheme = "ssh"
-	}
-	port := u.Port()
-	_, noAddress := netip.ParseAddr(u.Hostname())
-	_, hasPassword := u.User.Password()
-	switch {
-	case len(u.String()) > maxModule:
-		return nil, fmt.Errorf("%w: the URL of the repository has more than %d bytes", ErrForbidden, maxModule)
-	case u.Scheme != "https" && u.Scheme != "ssh":
-		return nil, fmt.Errorf("%w: the repository has the scheme %.20q; only https and ssh are allowed", ErrForbidden, u.Scheme)
-	case hasPassword || u.Scheme == "https" && u.User != nil || u.User != nil && !userName.MatchString(u.User.Username()):
-		return nil, fmt.Errorf("%w: the URL of the repository contains credentials", ErrForbidden)
-	case noAddress != nil && !hostName.MatchString(u.Hostname()), strings.Contains(u.Hostname(), "%"):
-		return nil, fmt.Errorf("%w: invalid host of a repository: %.60q", ErrForbidden, u.Host)
-	case strings.Trim(port, "0123456789") != "" || strings.HasSuffix(u.Host, ":"):
-		return nil, fmt.Errorf("%w: invalid port of a repository: %.20q", ErrForbidden, port)
-	case !repoPath.MatchString(u.Path) || strings.Contains(u.Path+"/", "/../") || strings.Contains(u.Path+"/", "/./"):
-		return nil, fmt.Errorf("%w: invalid path of a repository: %.100q", ErrForbidden, u.Path)
-	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || u.Opaque != "":
-		return nil, fmt.Errorf("%w: the URL of a repository must not have a query", ErrForbidden)
-	}
-	return u, nil
 }
 
 // CanonicalRepository returns what is the same in all URLs of a repository:

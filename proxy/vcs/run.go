@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy/vcs/credential"
+	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
 // job is one go command about one module.
@@ -73,7 +75,7 @@ func (s *Source) runResolved(ctx context.Context, j job, use func(out []byte, pl
 		return at(place, s.explain(ctx, j, repo, err))
 	}
 	defer leave()
-	auth, err := s.credentials.find(ctx, j, repo.url)
+	auth, err := s.credentials.Find(ctx, j.module, j.reach, repo.url)
 	if err != nil {
 		return at(place, s.explain(ctx, j, repo, err))
 	}
@@ -101,7 +103,7 @@ func (s *Source) runAt(ctx context.Context, r *goRun, use func(out []byte, redir
 		s.found.forget(j)
 		return s.explain(ctx, j, repo, fmt.Errorf("%w: no ssh_key is configured for this host", ErrCredential))
 	}
-	if err := s.network.allows(ctx, r.remote(), j.reach); err != nil {
+	if err := s.network.Check(ctx, r.remote(), j.reach); err != nil {
 		s.found.forget(j) // perhaps its page gets better
 		return s.explain(ctx, j, repo, err)
 	}
@@ -134,7 +136,7 @@ func (r *goRun) inPlace(ctx context.Context, use func(out []byte, redirected str
 		s.found.forget(r.job) // perhaps it has moved
 		err = r.explain(ctx, err)
 		if errors.Is(err, ErrCredential) {
-			r.auth.refused()
+			r.auth.Rejected()
 		}
 	}
 	s.metrics.evicted.Add(float64(s.repos.tidy(r.dir)))
@@ -147,7 +149,7 @@ type goRun struct {
 	source *Source
 	job    job
 	repo   *repository
-	auth   *auth
+	auth   *credential.Auth
 	dir    string // GOMODCACHE
 }
 
@@ -224,8 +226,8 @@ func (r *goRun) environment(ctx context.Context) (env []string, done func(), err
 				settings = append(settings, [2]string{"url." + remote + ".insteadOf", short})
 			}
 		}
-	case r.auth != nil && r.auth.header != "":
-		settings = append(settings, [2]string{"http." + r.repo.url.Scheme + "://" + r.repo.url.Host + "/.extraHeader", "Authorization: " + r.auth.header})
+	case r.auth != nil && r.auth.Header != "":
+		settings = append(settings, [2]string{"http." + r.repo.url.Scheme + "://" + r.repo.url.Host + "/.extraHeader", "Authorization: " + r.auth.Header})
 	}
 	env = append(env, "GIT_CONFIG_COUNT="+strconv.Itoa(len(settings)))
 	for i, setting := range settings {
@@ -287,7 +289,7 @@ func (s *Source) exec(ctx context.Context, program string, args, env []string, d
 	if errors.As(err, &exit) && exit.Exited() {
 		return out.Bytes(), &exited{exit.ExitCode(), errOut.String()}
 	}
-	if isExhausted(err) {
+	if guard.IsExhausted(err) {
 		return out.Bytes(), err // no fault of the program
 	}
 	if err != nil {

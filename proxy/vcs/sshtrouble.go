@@ -18,33 +18,25 @@ import (
 
 // sshTrouble returns why ssh came to no agreement with the host.
 func (s *Source) sshTrouble(ctx context.Context, r *goRun) error {
-	signer, err := r.auth.ssh.signer()
+	signer, err := r.auth.SSH.Signer()
 	if err != nil {
 		s.log.Error("credential cannot be used", "host", r.remote().Host, "err", err)
 		return fmt.Errorf("%w: the credential cannot be read; see the proxy's log", ErrCredential)
 	}
-	known, err := knownhosts.New(r.auth.ssh.KnownHosts)
+	known, err := knownhosts.New(r.auth.SSH.KnownHosts)
 	if err != nil {
 		s.log.Error("known_hosts cannot be read", "host", r.remote().Host, "err", err)
 		return fmt.Errorf("%w: the host's key cannot be checked; see the proxy's log", ErrCredential)
 	}
 	u := r.remote()
 	g := &greeting{host: net.JoinHostPort(u.Hostname(), portOfSSH(u)), known: known}
-	conn, _, err := s.dialSSH(ctx, u.Hostname(), portOfSSH(u), r.job.reach)
+	conn, _, err := s.network.ConnectSSH(ctx, u.Hostname(), portOfSSH(u), r.job.reach)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	return g.meaning(g.greet(conn, u.User.Username(), signer))
-}
-
-func (c *Credential) signer() (ssh.Signer, error) {
-	data, err := readSecret(c.SSHKey, 0o077)
-	if err != nil {
-		return nil, err
-	}
-	return ssh.ParsePrivateKey(data)
 }
 
 // greeting is the beginning of a conversation by SSH.

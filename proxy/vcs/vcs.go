@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -32,61 +31,26 @@ import (
 
 	"github.com/assay-proxy/assay/internal/egress"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy/vcs/credential"
+	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
-
-// Errors that callers decide on. An unknown repository, module or version is
-// fs.ErrNotExist. A timeout is context.DeadlineExceeded.
-var (
-	// ErrCredential says that a host rejected our credential, requires one that is
-	// not configured, or has another host key than the known one.
-	ErrCredential = errors.New("credential rejected")
-
-	// ErrUnavailable is a failure of a host that says nothing about the module.
-	ErrUnavailable = errors.New("version control host unavailable")
-
-	// ErrForbidden says that a module path or a page leads to a place that is
-	// not allowed: another scheme, an internal address, a version control
-	// system that is not configured.
-	ErrForbidden = errors.New("not allowed")
-
-	// ErrTools says that the go command, or a program that it needs, is missing or
-	// too old for the module.
-	ErrTools = errors.New("cannot fetch from version control on this machine")
-
-	// ErrTooLarge says that a repository does not fit into the space for all.
-	ErrTooLarge = errors.New("repository is too large")
-)
-
-// Error is the error of every failed fetch. It matches one of the errors above,
-// or fs.ErrNotExist, or context.DeadlineExceeded.
-type Error struct {
-	Module string // path, with @ and the version or query
-	Host   string // that failed, if any: of the repository, of a page, of GitHub's API
-	Detail string // what is known, one line, without credentials and local paths
-	Place  Place  // of the module, as far as it was found
-	Err    error
-}
-
-func (e *Error) Error() string {
-	text := "fetch " + e.Module + " from version control"
-	if e.Host != "" {
-		text += " at " + e.Host
-	}
-	text += ": " + e.Err.Error()
-	if e.Detail != "" {
-		text += ": " + e.Detail
-	}
-	return text
-}
-
-// Unwrap returns e.Err.
-func (e *Error) Unwrap() error { return e.Err }
 
 // maxModule is the length of a module path that is read, in bytes. The go command unpacks a
 // module below its path, and a path of files has at most 260 characters on Windows if
 // nothing else is configured, so no module for everyone comes near; but a page with
 // wildcard paths can have any number of paths of 2,000 bytes, and each one read is noted.
 const maxModule = 300
+
+// Credential says how to authenticate at one host.
+type Credential = credential.Credential
+
+// CheckCredentials returns the error that New would return for these credentials, for a
+// file that cannot be read for instance. It changes nothing.
+func CheckCredentials(list []Credential, netrc string) error { return credential.Check(list, netrc) }
+
+// CredentialHosts returns, for each host that a credential is for, the patterns of the
+// modules that it is used for, "*" for those of a netrc.
+func (s *Source) CredentialHosts() map[string][]string { return s.credentials.Hosts() }
 
 // Reach says how far a fetch may reach.
 type Reach = egress.Reach
@@ -140,10 +104,10 @@ type Source struct {
 	config      Config
 	log         *slog.Logger
 	metrics     *metrics
-	network     *network
+	network     *guard.Network
 	client      *http.Client // for what we ask hosts ourselves
 	door        *door
-	credentials *credentials
+	credentials *credential.Set
 	tools       error // why nothing can be fetched, nil if something can
 
 	goCommand, goVersion string
@@ -173,17 +137,17 @@ func New(c Config) (*Source, error) {
 	s := &Source{config: c, log: c.Logger, metrics: newMetrics()}
 	s.children = newChildren()
 	s.repos.limit, s.repos.dir = c.MaxBytes, filepath.Join(c.Dir, "repos")
-	if s.network, err = newNetwork(c); err != nil {
+	if s.network, err = guard.New(guard.Config{Hosts: c.Hosts, CAFile: c.CAFile, Lookup: c.Lookup, Dial: c.Dial}); err != nil {
 		return nil, err
 	}
-	if s.roots, err = s.network.writeRoots(c); err != nil {
+	if s.roots, err = writeRoots(c); err != nil {
 		return nil, err
 	}
-	s.client = s.network.client()
-	if s.credentials, err = newCredentials(c, s.client); err != nil {
+	s.client = s.network.Client()
+	if s.credentials, err = credential.New(c.Credentials, c.Netrc, s.client, c.Logger); err != nil {
 		return nil, err
 	}
-	s.network.ports = s.credentials.ports()
+	s.network.AllowPorts(s.credentials.Ports())
 	if s.tools = s.findTools(); s.tools != nil {
 		return s, nil
 	}
@@ -266,7 +230,7 @@ func (s *Source) prepareHome() error {
 		}
 	}
 	if _, err := os.Stat(s.roots); s.roots != "" && isAbsence(err) {
-		if _, err := s.network.writeRoots(s.config); err != nil {
+		if _, err := writeRoots(s.config); err != nil {
 			return ownTrouble("directory for version control", err)
 		}
 	}
@@ -277,18 +241,6 @@ func (s *Source) prepareHome() error {
 		return nil
 	}
 	return ownTrouble("directory for version control", os.WriteFile(mode, []byte("off\n"), 0o600))
-}
-
-// ownTrouble returns the error of a file of ours. That it does not exist is not that a
-// module does not.
-func ownTrouble(what string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case isAbsence(err):
-		return fmt.Errorf("%s: %v", what, err)
-	}
-	return fmt.Errorf("%s: %w", what, err)
 }
 
 func (s *Source) home() string { return filepath.Join(s.config.Dir, "home") }
@@ -509,6 +461,3 @@ func (s *Source) Repository(modulePath string) string {
 
 // Forget makes the next fetch look up repositories again.
 func (s *Source) Forget() { s.found.clear() }
-
-// isAbsence reports whether err says that something does not exist.
-func isAbsence(err error) bool { return errors.Is(err, fs.ErrNotExist) }

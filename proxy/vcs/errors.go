@@ -1,0 +1,71 @@
+package vcs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/assay-proxy/assay/proxy/vcs/guard"
+)
+
+// Errors that callers decide on. An unknown repository, module or version is
+// fs.ErrNotExist. A timeout is context.DeadlineExceeded.
+var (
+	// ErrCredential says that a host rejected our credential, requires one that is
+	// not configured, or has another host key than the known one.
+	ErrCredential = guard.ErrCredential
+
+	// ErrUnavailable is a failure of a host that says nothing about the module.
+	ErrUnavailable = guard.ErrUnavailable
+
+	// ErrForbidden says that a module path or a page leads to a place that is
+	// not allowed: another scheme, an internal address, a version control
+	// system that is not configured.
+	ErrForbidden = guard.ErrForbidden
+
+	// ErrTools says that the go command, or a program that it needs, is missing or
+	// too old for the module.
+	ErrTools = errors.New("cannot fetch from version control on this machine")
+
+	// ErrTooLarge says that a repository does not fit into the space for all.
+	ErrTooLarge = errors.New("repository is too large")
+)
+
+// Error is the error of every failed fetch. It matches one of the errors above,
+// or fs.ErrNotExist, or context.DeadlineExceeded.
+type Error struct {
+	Module string // path, with @ and the version or query
+	Host   string // that failed, if any: of the repository, of a page, of GitHub's API
+	Detail string // what is known, one line, without credentials and local paths
+	Place  Place  // of the module, as far as it was found
+	Err    error
+}
+
+func (e *Error) Error() string {
+	text := "fetch " + e.Module + " from version control"
+	if e.Host != "" {
+		text += " at " + e.Host
+	}
+	text += ": " + e.Err.Error()
+	if e.Detail != "" {
+		text += ": " + e.Detail
+	}
+	return text
+}
+
+// Unwrap returns e.Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// ownTrouble returns err, of a file of ours. Its absence is not that of a module.
+func ownTrouble(what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isAbsence(err):
+		return fmt.Errorf("%s: %v", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// isAbsence reports whether err says that something does not exist.
+func isAbsence(err error) bool { return errors.Is(err, fs.ErrNotExist) }
