@@ -126,21 +126,23 @@ func New(c Config) (*Server, error) {
 		Times:  content.Times{Answer: c.Answer, Fresh: c.Fresh, Stale: c.Stale, Patience: c.Patience},
 		Memory: content.Memory{Hot: c.Memory.Hot, Proofs: c.Memory.Proofs, Fetches: c.Memory.Fetches},
 		Fills:  c.Fills, ZipFills: c.ZipFills, Site: siteOf, Logger: c.Logger,
-	})
+	}, content.Settings{Upstream: c.Upstream, Policy: c.Policy, VCS: c.VCS})
 	if err != nil {
 		return nil, err
 	}
 	m := newMetrics()
 	s := &Server{content: library, log: c.Logger, metrics: m, via: c.Via, budget: c.Memory.Answers}
 	s.readers = &readers{access: c.Access, remote: c.Remote, log: c.Logger, metrics: m}
-	s.Reload(c.Upstream, c.Policy, c.VCS)
 	return s, nil
 }
+
+// Content returns what the server holds.
+func (s *Server) Content() *content.Library { return s.content }
 
 // Reload makes the server use another upstream, another policy and another access
 // to version control from the next request on, which joins nothing that is under way.
 func (s *Server) Reload(upstream *fetch.Chain, policy *privacy.Policy, vcs *vcs.Source) {
-	s.content.Reload(upstream, policy, vcs)
+	s.content.Reload(content.Settings{Upstream: upstream, Policy: policy, VCS: vcs})
 }
 
 // Close waits for what is being fetched, at most until ctx ends; then it aborts

@@ -41,6 +41,7 @@ type everyone struct {
 const toolchain = "golang.org/toolchain"
 
 func (e *everyone) admit(_ context.Context, q *Ask) error {
+	q.unsure = false
 	if e.rules.judgePublic(q.Req.Module) == refused {
 		return ErrHidden
 	}

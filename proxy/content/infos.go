@@ -95,6 +95,13 @@ func (i *infos) keep(key string, state infoState) {
 	i.known[memo.KeyOf(key)] = state
 }
 
+// source returns the upstream that was asked last for the .info at key, "" if not known.
+func (i *infos) source(key string) string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.known[memo.KeyOf(key)].source
+}
+
 // due reports whether an .info that was stored at that time is to be asked for again
 // by its age.
 func (i *infos) due(stored time.Time) bool {

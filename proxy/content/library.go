@@ -31,22 +31,30 @@ type Library struct {
 	now   atomic.Pointer[snapshot]
 }
 
+// Settings are what Reload changes. VCS fetches private modules, and what the upstream list
+// leaves to direct; without it a private module is served only if it is held.
+type Settings struct {
+	Upstream *fetch.Chain
+	Policy   *privacy.Policy
+	VCS      *vcs.Source // may be nil
+}
+
 // New makes a Library. It fails if its directories cannot be made, and with
-// bindings.ErrLost if it cannot tell any more what its access rules protect. Before anything
-// else, Reload says by which settings it works.
-func New(ctx context.Context, c Config) (*Library, error) {
+// bindings.ErrLost if it cannot tell any more what its access rules protect.
+func New(ctx context.Context, c Config, s Settings) (*Library, error) {
 	p, err := newParts(ctx, c.withDefaults())
 	if err != nil {
 		return nil, err
 	}
-	return &Library{parts: p}, nil
+	l := &Library{parts: p}
+	l.Reload(s)
+	return l, nil
 }
 
-// Reload makes the Library use another upstream, another policy and another access
-// to version control from now on. What is asked for after it joins nothing that is under
+// Reload makes the Library work by other settings from now on. What is asked for after it joins nothing that is under
 // way, and is told nothing that was remembered: a public module may be private now.
-func (l *Library) Reload(upstream *fetch.Chain, policy *privacy.Policy, source *vcs.Source) {
-	l.now.Store(newSnapshot(l.parts, gate.NewSettings(upstream, policy, source), l.now.Load))
+func (l *Library) Reload(s Settings) {
+	l.now.Store(newSnapshot(l.parts, gate.NewSettings(s.Upstream, s.Policy, s.VCS), l.now.Load))
 }
 
 // Close waits for what is being fetched, at most until ctx ends; then it aborts

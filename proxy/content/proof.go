@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"golang.org/x/mod/module"
+
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -23,6 +25,9 @@ type proof interface {
 
 	// prove proves a version that came from its repository.
 	prove(ctx context.Context, v *version) (proved, error)
+
+	// source returns where a version came from, "" if that is not known any more.
+	source(of module.Version) string
 
 	// moved is told where the tag of a version is now.
 	moved(modulePath string, now vcs.Info)

@@ -139,6 +139,10 @@ func (d *byDatabase) prove(ctx context.Context, v *version) (proved, error) {
 	return proved{files: d.proofFor(want)}, nil // the database does not cover an .info
 }
 
+func (d *byDatabase) source(of module.Version) string {
+	return d.parts.infos.source(request.Request{Kind: request.Info, Module: of.Path, Version: of.Version}.Path())
+}
+
 func (d *byDatabase) moved(string, vcs.Info) {}
 
 // byLog proves private modules by our own log.
@@ -163,6 +167,17 @@ func (l *byLog) prove(ctx context.Context, v *version) (proved, error) {
 	_, err = l.pinned.pin(ctx, log, pinlog.Entry{Module: v.Version, Zip: v.zipHash, Mod: v.modHash, Origin: v.origin.String()})
 	name := log.Name()
 	return proved{files: name, info: name}, err
+}
+
+func (l *byLog) source(of module.Version) string {
+	if l.pinned == nil {
+		return ""
+	}
+	entry, err := l.pinned.find(of)
+	if err != nil {
+		return "" // the log says why when the version is served
+	}
+	return entry.Origin
 }
 
 func (l *byLog) moved(modulePath string, now vcs.Info) { l.pinned.moved(modulePath, now, l.log) }

@@ -25,7 +25,7 @@ type infoSource struct {
 
 // served asks again for an .info that is served, if it is old.
 func (s *infoSource) served(req request.Request, stored time.Time) {
-	if req.Kind == request.Info && s.parts.infos.due(stored) {
+	if s.parts.infos.due(stored) {
 		s.recheck(req, "")
 	}
 }

@@ -43,7 +43,7 @@ func (u *upstreams) reachable() bool { return !u.settings.Offline() }
 func (u *upstreams) unheld(request.Request) error { return ErrOffline }
 
 func (u *upstreams) served(req request.Request, stored time.Time) {
-	if u.reachable() {
+	if req.Kind == request.Info && u.reachable() {
 		u.infos.served(req, stored)
 	}
 }

@@ -1,0 +1,83 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"iter"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
+
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// Catalog says what is held of the modules of an origin, and what proves it. It sends no
+// requests, and does not check which client may read the answer: its caller does, with
+// Origin.Admit.
+type Catalog struct {
+	held  holdings
+	shelf *shelf
+	proof proof
+}
+
+// Catalog returns what is held of the modules of o.
+func (o *Origin) Catalog() Catalog { return Catalog{o.parts.held, o.shelf, o.shelf.proof} }
+
+// Modules yields the modules of which a version is held, in the order of their keys, each
+// once. A module whose path is so long that its key is cut is left out: its path cannot be
+// told from a key. It walks the whole store.
+func (c Catalog) Modules(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		last := ""
+		for info, err := range c.held.List(ctx, "") {
+			if err != nil {
+				yield("", err)
+				return
+			}
+			if !c.proof.vouches(info) {
+				continue
+			}
+			req, err := request.Parse(info.Key)
+			if err != nil || req.Kind != request.Info || !req.Immutable() || req.Module == last {
+				continue
+			}
+			if last = req.Module; !yield(last, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Versions returns the versions of a module that are held, sorted. Those without an .info
+// are left out, because the go command cannot use them.
+func (c Catalog) Versions(ctx context.Context, modulePath string) ([]string, error) {
+	versions, err := c.shelf.versions(ctx, modulePath)
+	semver.Sort(versions)
+	return versions, err
+}
+
+// Explanation says what is held of a version, where that came from, and what proves it.
+type Explanation struct {
+	Version module.Version
+	Source  string         // the repository and commit, or the upstream; "" if that is not known any more
+	Files   []storage.Info // at most three; Proof is the database or the log that has the hash
+}
+
+// Explain explains a version. What is damaged is left out, and found out when it is served.
+func (c Catalog) Explain(ctx context.Context, of module.Version) (Explanation, error) {
+	e := Explanation{Version: of, Source: c.proof.source(of)}
+	for _, kind := range []request.Kind{request.Info, request.Mod, request.Zip} {
+		path := request.Request{Kind: kind, Module: of.Path, Version: of.Version}.Path()
+		info, err := c.held.Stat(ctx, storage.Key(path))
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrDamaged) || err == nil && !c.proof.vouches(info) {
+			continue
+		}
+		if err != nil {
+			return Explanation{}, err
+		}
+		e.Files = append(e.Files, info)
+	}
+	return e, nil
+}
