@@ -16,29 +16,29 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
-// client is who a request is from. It is asked for no more than is needed: a hit must not
+// client is the sender of a request. It is identified only when needed: a hit must not
 // check a credential.
 type client struct {
 	r       *http.Request
-	header  http.Header // of the answer
+	header  http.Header // of the response
 	readers *readers
 
-	identity *access.Identity // once it was asked for
-	key      string           // "" if nothing has needed it
-	held     memory.Hold      // what is in memory until the client has it
+	identity *access.Identity // set by identify
+	key      string           // "" until Key needs it
+	held     memory.Hold      // memory in use until the client has received the response
 }
 
-// readers tells who clients are.
+// readers identifies clients.
 type readers struct {
-	access  *access.Authenticator // nil: everybody is anonymous
+	access  *access.Authenticator // nil: every client is anonymous
 	remote  func(*http.Request) string
 	log     *slog.Logger
 	metrics *metrics
 	leaks   leaks
 }
 
-// Key returns the key of the client, by which places are shared: the
-// user if they have proved who they are, else their address.
+// Key returns the key of the client, by which places are shared: the user if the client
+// is authenticated, else its address.
 func (c *client) Key() string {
 	if c.key == "" {
 		c.key = clientKey(c.identify(), c.remote())
@@ -46,14 +46,14 @@ func (c *client) Key() string {
 	return c.key
 }
 
-// Site returns the site that the address of the client is at, for which what it does not
-// read is counted. It does not ask who the client is.
+// Site returns the site of the client's address; unread bytes are counted for it. It does
+// not identify the client.
 func (c *client) Site() string { return SiteOf(c.remote()) }
 
 // Request returns the id of the request.
 func (c *client) Request() string { return c.header.Get("X-Request-Id") }
 
-// Keep counts n more bytes that are held until the client has taken the answer. The
+// Keep counts n more bytes in memory until the client has received the response. The
 // error is memory.ErrFull.
 func (c *client) Keep(n int) error {
 	if n <= smallAnswer {
@@ -65,13 +65,13 @@ func (c *client) Keep(n int) error {
 	return c.held.Try(c.held.Bytes() + int64(n))
 }
 
-// HasCredential reports whether the client has sent a credential.
+// HasCredential reports whether the client sent a credential.
 func (c *client) HasCredential() bool { return c.r.Header["Authorization"] != nil }
 
-// Covers reports whether the credential of the client is good for a module.
+// Covers reports whether the credential of the client is valid for a module.
 func (c *client) Covers(modulePath string) bool { return c.identify().Covers(modulePath) }
 
-// Limited reports whether the credential of the client is good for some modules only.
+// Limited reports whether the credential of the client is valid for some modules only.
 func (c *client) Limited() bool { return c.identify().Scope != "" }
 
 // In reports whether the client is in a group that a policy names.
@@ -82,8 +82,8 @@ func (c *client) In(group string) bool {
 
 func (c *client) remote() string { return c.readers.remote(c.r) }
 
-// identify returns who the client is. One whose credential is wrong, or cannot
-// be judged, is anonymous; why is for the log.
+// identify returns the identity of the client. A client whose credential is wrong, or
+// cannot be checked, is anonymous; identify logs the reason.
 func (c *client) identify() *access.Identity {
 	if c.identity == nil {
 		id := c.identifyOnce()
@@ -109,8 +109,8 @@ func (c *client) identifyOnce() access.Identity {
 	return id
 }
 
-// noteUnread notes that the client may not read what it asked for. One that we know
-// is set up well enough.
+// noteUnread notes that the client may not read the module that it requested. An
+// identified client is configured correctly.
 func (c *client) noteUnread(modulePath string) {
 	if c.identify().Anonymous() {
 		c.noteLeak(NoCredential, modulePath)
@@ -126,8 +126,8 @@ func (c *client) noteLeak(kind LeakKind, modulePath string) {
 	c.readers.leaks.note(name, kind, modulePath, time.Now())
 }
 
-// clientKey returns the key for an identity at an address. Of an IPv6 address it is the
-// /64 prefix: a host that has one address of it has all of them.
+// clientKey returns the key for an identity at an address. For an IPv6 address it is the
+// /64 prefix: a host that has one address of the prefix has all of them.
 func clientKey(id *access.Identity, remote string) string {
 	if !id.Anonymous() {
 		return "user " + id.Kind + " " + id.Name
@@ -144,9 +144,9 @@ func clientKey(id *access.Identity, remote string) string {
 	return prefix.String()
 }
 
-// siteOf returns the site that a client is at: of IPv6 prefixes the first 48 bits, which
-// one customer of a provider has and takes as many clients from as it likes; all others
-// are sites of their own.
+// siteOf returns the site of a client. For an IPv6 prefix it is the first 48 bits: a
+// provider gives them to one customer, who can make any number of clients from them.
+// Every other client is a site of its own.
 func siteOf(client string) string {
 	if !strings.HasSuffix(client, "::/64") {
 		return client

@@ -14,17 +14,17 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// databases are the checksum databases that are served.
+// databases are the checksum databases that this proxy serves.
 type databases struct{ library *content.Library }
 
-// serve answers for a checksum database, always with what this proxy has
-// verified itself.
+// serve answers for a checksum database, only with data that this proxy has verified
+// itself.
 func (d databases) serve(a *answer) error {
 	req := a.ask.Req
 	db := d.library.Database(req.Database)
 	switch {
 	case db == nil && d.library.OwnName() == req.Database:
-		return errNotUnified // a 404 would send the client, with the names it asks for, to the host of that name
+		return errNotUnified // a 404 would send the client, with the names it looks up, to the host of that name
 	case db == nil:
 		return d.unknownDatabase(req)
 	case req.Kind == request.SumDBSupported:
@@ -37,12 +37,12 @@ func (d databases) serve(a *answer) error {
 	return d.serveTile(a, db)
 }
 
-// serveSupported promises to answer for a database, which the client holds us to for
-// the life of its process: it asks nothing else afterwards. With a head that is held this
-// needs no I/O, and does not depend on how the upstream is. A mirror that has none, and
-// does not get one in time, answers nothing, so it must not promise; a client with another
-// proxy behind | goes on to that. It is never a 404, after which the client would send
-// the names it asks for to the host of the database.
+// serveSupported promises to answer for a database; the client relies on it for the life
+// of its process. With a stored head this needs no I/O, and does not depend on the
+// upstream. A mirror that has no head, and gets none in time, can answer nothing, so it
+// must not promise; a client with another proxy behind | then uses that. The response is
+// never a 404: after a 404 the client would send the names it looks up to the host of the
+// database.
 func (d databases) serveSupported(a *answer, db content.Database) error {
 	if db.HasHead() {
 		return a.writeSumDB("public, max-age=3600", nil)
@@ -51,7 +51,7 @@ func (d databases) serveSupported(a *answer, db content.Database) error {
 	switch {
 	case err == nil:
 		return a.writeSumDB("public, max-age=3600", nil)
-	case errors.Is(err, sumdb.ErrFrozen): // has a text that says more
+	case errors.Is(err, sumdb.ErrFrozen): // its text says more
 		return err
 	case errors.Is(err, content.ErrNotHeld):
 		err = errors.New("the request forbids fetching one")
@@ -74,9 +74,8 @@ func (d databases) serveHead(a *answer, db content.Database) error {
 	return a.writeSumDB("public, max-age=60", note)
 }
 
-// unknownDatabase is the answer for a database that nobody configured. After a
-// 404 the client goes on to the database itself, which it chose; where there is
-// no upstream it must not.
+// unknownDatabase is the response for a database that is not configured. After a 404 the
+// client contacts the database itself, which it chose; without an upstream it must not.
 func (d databases) unknownDatabase(req request.Request) error {
 	f := &failure{status: http.StatusNotFound, what: "not found: the checksum database " + text.Clip(req.Database, 100) + " is not served here",
 		why: "this proxy verifies with " + d.names(), err: fs.ErrNotExist}
@@ -114,9 +113,9 @@ func (d databases) serveTile(a *answer, db content.Database) error {
 	age := db.Tiles() + ", max-age=31536000, immutable"
 	switch {
 	case !proved:
-		age = "no-store" // it may be wrong, and the next one right
+		age = "no-store" // it may be wrong; the next one may be right
 	case req.Tile.W < 1<<request.TileHeight:
-		age = db.Tiles() + ", max-age=86400" // it is part of a full one some day
+		age = db.Tiles() + ", max-age=86400" // it will become part of a full tile
 	}
 	a.Header()["Content-Type"] = contentTypes[request.SumDBTile]
 	return a.writeSumDB(age, tile)

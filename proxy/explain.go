@@ -29,7 +29,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// explain turns the error of a question into what the client is told, by the table.
+// explain makes the failure that the client sees from the error of a request, by the
+// table.
 func explain(q *content.Ask, err error) failure {
 	x := &explained{req: q.Req, path: q.Path, err: err, why: text.Line(err.Error())}
 	errors.As(err, &x.upstream)
@@ -42,7 +43,7 @@ func explain(q *content.Ask, err error) failure {
 	return internal(x)
 }
 
-// explained is an error, and what is often said of it.
+// explained is an error with the values that most texts need.
 type explained struct {
 	req      request.Request
 	path     string // of the protocol
@@ -52,7 +53,7 @@ type explained struct {
 	repo     *vcs.Error
 }
 
-// row says what the client is told of an error that matches.
+// row says what the client sees for an error that matches.
 type row struct {
 	matches func(x *explained) bool
 	say     func(x *explained) failure
@@ -63,7 +64,7 @@ func is(target error, say func(x *explained) failure) row {
 	return row{func(x *explained) bool { return errors.Is(x.err, target) }, say}
 }
 
-// both is a row for an error that is two sentinels.
+// both is a row for an error that matches two sentinels.
 func both(a, b error, say func(x *explained) failure) row {
 	return row{func(x *explained) bool { return errors.Is(x.err, a) && errors.Is(x.err, b) }, say}
 }
@@ -77,30 +78,30 @@ func as[T error](say func(x *explained, e T) failure) row {
 	}
 }
 
-// when is a row for what a function tells of an error.
+// when is a row for errors for which a function returns true.
 func when(holds func(error) bool, say func(x *explained) failure) row {
 	return row{func(x *explained) bool { return holds(x.err) }, say}
 }
 
-// upstream is a row for what an upstream has said.
+// upstream is a row for an error of an upstream.
 func upstream(holds func(e *fetch.Error) bool, say func(x *explained) failure) row {
 	return row{func(x *explained) bool { return x.upstream != nil && holds(x.upstream) }, say}
 }
 
-// repository is a row for trouble with a repository, but that it does not have something. A
-// client that reads it may read the module.
+// repository is a row for an error of a repository, except for absences. A client that
+// sees it may read the module.
 func repository(target error, say func(x *explained) failure) row {
 	return row{func(x *explained) bool {
 		return x.repo != nil && !content.IsAbsence(x.err) && errors.Is(x.repo, target)
 	}, say}
 }
 
-// always says the same of each error.
+// always returns the same failure for each error.
 func always(f failure) func(*explained) failure { return func(*explained) failure { return f } }
 
-// table is what clients are told of errors. The first row that matches counts. What this
-// proxy has decided comes first, then what is a security matter, so that nothing which also
-// wraps an absence can make it a 404.
+// table says what clients see for errors. The first row that matches counts. Decisions of
+// this proxy come first, then security errors, so that an error which also wraps an
+// absence cannot become a 404.
 var table = append(decisions, []row{
 	as(func(_ *explained, e *request.Error) failure {
 		return failure{status: http.StatusNotFound, what: "not found: " + e.Error(),
@@ -167,7 +168,8 @@ var table = append(decisions, []row{
 		why:  "pinned versions are still served; an administrator must act",
 		next: "contact this proxy's administrator: run assay log check"})),
 	both(content.ErrOwnLog, sumdb.ErrBeyond, func(x *explained) failure {
-		// What the client has seen proves what is lost, and decides how to go on.
+		// The client's head proves which entries are lost, and the administrator needs it
+		// to decide what to do.
 		return failure{status: http.StatusServiceUnavailable, noStore: true,
 			what: "the private checksum log ends before the requested entry: restored from an old copy, or damaged",
 			why:  "keep $(go env GOPATH)/pkg/sumdb/" + x.req.Database + "/latest: it is the newest tree head that you have",
@@ -246,9 +248,9 @@ var table = append(decisions, []row{
 		what: "the proxy is shutting down", next: "try again in a few seconds"})),
 }...)
 
-// decisions are the rows for what this proxy has decided, and for its own defects.
+// decisions are the rows for decisions of this proxy, and for its own defects.
 var decisions = []row{
-	as(func(x *explained, _ *defect.Error) failure { return internal(x) }), // wherever it passed
+	as(func(x *explained, _ *defect.Error) failure { return internal(x) }), // whatever wraps it
 	as(func(_ *explained, f *failure) failure { return *f }),
 	as(func(_ *explained, e *content.NotFetchedError) failure {
 		return failure{status: http.StatusNotFound, noStore: true,
@@ -318,8 +320,8 @@ func yielded(*explained) failure {
 		next: "try again in a few seconds; if it persists, check the upstream or choose another with --upstream"}
 }
 
-// changed says that a private version is not what it was. Both contents have
-// their line, with where they came from.
+// changed says that a private version has other content than before. Each content has a
+// line, with its source.
 func changed(_ *explained, e *pinlog.ConflictError) failure {
 	file, have, got := "zip", e.Have.Zip, e.Got.Zip
 	if have == got {
@@ -331,30 +333,30 @@ func changed(_ *explained, e *pinlog.ConflictError) failure {
 		next: "do not use it; release a new version, or ask this proxy's administrator, who has the evidence"}
 }
 
-// absent says that something does not exist, and who says so.
+// absent says that an object does not exist, and which source states this.
 func absent(x *explained) failure {
 	f := failure{status: http.StatusNotFound, what: "not found: " + x.path}
 	switch {
 	case x.upstream != nil:
 		f.why = text.Line(x.upstream.Source + ": " + x.upstream.Detail)
 	case x.repo != nil:
-		f.noStore = true // a push is enough
+		f.noStore = true // a push can end the absence
 		detail := cmp.Or(x.repo.Detail, strings.TrimSuffix(x.repo.Err.Error(), ": "+fs.ErrNotExist.Error()))
 		f.why = text.Line(strings.TrimPrefix(x.repo.Host+": "+detail, ": "))
 	case x.req.Database != "":
-		// The mirror says how old it is.
+		// The mirror's text has the age of the absence.
 		f.why = text.Line(strings.TrimSuffix(x.err.Error(), ": "+fs.ErrNotExist.Error()))
 	}
 	return f
 }
 
-// internal is what a client is told of what only the log explains.
+// internal is the failure for errors that only the log explains.
 func internal(*explained) failure {
 	return failure{status: http.StatusInternalServerError, what: "internal error",
 		next: "contact this proxy's administrator with the request id; the log has the details"}
 }
 
-// retryAfter is how long the upstream asks us to wait.
+// retryAfter returns how long the upstream asks us to wait.
 func (x *explained) retryAfter() time.Duration {
 	if x.upstream == nil {
 		return 0
@@ -367,8 +369,8 @@ func isExhausted(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// levelOf returns the level at which an error is logged: an error for what needs
-// an administrator, a warning for what passes.
+// levelOf returns the level at which an error is logged: Error if an administrator must
+// act, Warn if the problem passes.
 func levelOf(err error) slog.Level {
 	x := &explained{err: err}
 	for _, l := range levels {

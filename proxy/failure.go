@@ -13,16 +13,16 @@ import (
 	"github.com/assay-proxy/assay/proxy/content"
 )
 
-// failure is an error that knows what the client is told. What a client may do
-// next follows from the status alone: 404 and 410 let the go command try the next
-// proxy of a comma list, or the origin; everything else stops it.
+// failure is an error with the text and the status that the client sees. What the client
+// does next depends on the status alone: after a 404 or 410 the go command tries the next
+// proxy of a comma list, or the repository; every other error stops it.
 type failure struct {
 	status     int
-	what       string // happened
-	why        string // if more is known
-	next       string // what the reader can do
+	what       string // what happened
+	why        string // the reason, if it is known
+	next       string // what the user can do
 	retryAfter time.Duration
-	noStore    bool // not even for a moment
+	noStore    bool // the client must not cache it at all
 	err        error
 }
 
@@ -50,11 +50,11 @@ var (
 		next: "start the proxy with --unified, or set GOSUMDB to another database and GONOSUMDB to the private patterns",
 	}
 
-	// errClient says that a client did not take what was written.
+	// errClient says that a write to the client failed.
 	errClient = errors.New("the client does not read the response")
 )
 
-// clientError makes err, of writing to a client, an errClient; nil stays nil.
+// clientError wraps err, of a write to a client, in errClient; nil stays nil.
 func clientError(err error) error {
 	if err == nil || errors.Is(err, errClient) {
 		return err
@@ -62,8 +62,8 @@ func clientError(err error) error {
 	return fmt.Errorf("%w: %w", errClient, err)
 }
 
-// hidden is the answer for what a client may not read. It must not depend on
-// anything but the path.
+// hidden is the response for a module that the client may not read. It must depend on the
+// path alone.
 func hidden(path string) error {
 	return &failure{
 		status: http.StatusNotFound, noStore: true,
@@ -96,7 +96,7 @@ func (f failure) write(w http.ResponseWriter, method string) {
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(f.status)
 	if method != http.MethodHead {
-		_, _ = w.Write([]byte(body)) // the client is gone: nobody to tell
+		_, _ = w.Write([]byte(body)) // the client has left
 	}
 }
 
@@ -108,8 +108,8 @@ const (
 	maxErrorBytes = 640
 )
 
-// body returns what the client reads. The last line is the request id; of the
-// others what happened and why are cut before what to do next is.
+// body returns the text that the client sees. The last line is the request id. If the
+// text is too long, the lines about what happened and why are cut before the next step.
 func (f failure) body(requestID string) string {
 	last := ""
 	if requestID != "" {
@@ -136,7 +136,7 @@ func (f failure) body(requestID string) string {
 	return b.String() + last
 }
 
-// printable replaces what the go command would not show.
+// printable replaces runes that the go command would not show.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == unicode.ReplacementChar || !unicode.IsGraphic(r) && !unicode.IsSpace(r) {

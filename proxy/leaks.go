@@ -10,16 +10,16 @@ import (
 	"github.com/assay-proxy/assay/internal/text"
 )
 
-// LeakKind says what a client did that it should not.
+// LeakKind is the kind of a client's mistake.
 type LeakKind uint8
 
 const (
-	// PublicDatabase: it asked a public checksum database for a private name.
-	// Without this proxy the name would be out.
+	// PublicDatabase: it looked up a private name in a public checksum database. Without
+	// this proxy the name would have leaked.
 	PublicDatabase LeakKind = iota
 
-	// NoCredential: it asked for a module that only some may read, and did not
-	// say who it is, or not in a way that could be believed.
+	// NoCredential: it requested a module with access rules and sent no credential, or
+	// one that could not be verified.
 	NoCredential
 
 	numberOfLeakKinds
@@ -29,16 +29,16 @@ func (k LeakKind) String() string {
 	return [...]string{"public_database", "no_credential"}[k]
 }
 
-// Leak is a client whose go command is not set up for private modules.
+// Leak is a client whose go command is not configured for private modules.
 type Leak struct {
 	Client      string // user, or address
 	Kind        LeakKind
 	Requests    int64
 	First, Last time.Time
-	Module      string // that it asked for last, 200 bytes of it at most
+	Module      string // the last one that it requested, at most 200 bytes
 }
 
-// leaks are the clients that were seen. They are in memory only.
+// leaks are the misconfigured clients. They are in memory only.
 type leaks struct {
 	mu   sync.Mutex
 	rows map[leakKey]*Leak
@@ -49,7 +49,7 @@ type leakKey struct {
 	kind   LeakKind
 }
 
-// maxLeaks bounds the rows; the one that was quiet for longest goes.
+// maxLeaks limits the rows; the least recently seen row is removed.
 const maxLeaks = 1000
 
 func (l *leaks) note(client string, kind LeakKind, module string, now time.Time) {

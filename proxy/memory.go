@@ -5,29 +5,29 @@ import (
 	"github.com/assay-proxy/assay/proxy/content"
 )
 
-// Memory bounds what a Server holds in memory, by what it is for. What does not fit
-// waits, or gets 503. A nil budget is no bound.
+// Memory limits the memory of a Server, by purpose. A request that does not fit waits, or
+// gets a 503. A nil budget is no limit.
 type Memory struct {
-	// Hot is how many bytes the small objects that are asked for again have.
-	// Default 16 MiB.
+	// Hot is how many bytes of often requested small objects stay in memory. Default 16
+	// MiB.
 	Hot int64
 
-	// Proofs is to hash and check zips, some 7 MiB each. A holder waits for the
-	// disk alone, or for a checksum database, whose Mirror may have the same.
+	// Proofs is for hashing and checking zips, some 7 MiB each. Its holder waits only for
+	// the disk, or for a checksum database, whose Mirror may have the same budget.
 	Proofs *memory.Budget
 
-	// Fetches is for what is fetched, but zips, until it is stored. A holder
-	// waits for Proofs, for the upstream and the store.
+	// Fetches is for objects other than zips, from the fetch until they are stored. Its
+	// holder waits for Proofs, the upstream and the store.
 	Fetches *memory.Budget
 
-	// Answers is for what clients have not taken yet.
+	// Answers is for responses that clients have not received yet.
 	Answers *memory.Budget
 }
 
-// smallAnswer is how much an answer may keep in memory without being counted: as much
-// as goes with a connection anyway.
+// smallAnswer is the size up to which the memory of a response is not counted: each
+// connection takes as much anyway.
 const smallAnswer = content.HotSize
 
-// ListMemory is what the largest list takes of Memory.Fetches while it is cleaned
-// and kept.
+// ListMemory is how much of Memory.Fetches the largest list takes while it is cleaned and
+// stored.
 const ListMemory = content.ListMemory

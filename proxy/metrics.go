@@ -24,9 +24,9 @@ const (
 const (
 	resultAbsent  = resultNegative + 1 + iota // not found
 	resultRefused                             // by a rule, or because a proof failed
-	resultError                               // upstream's trouble or ours
-	resultAborted                             // broken off after it had begun
-	resultGone                                // the client did not wait
+	resultError                               // of an upstream or of this proxy
+	resultAborted                             // aborted after its first bytes
+	resultGone                                // the client left before the response
 	numberOfResults
 )
 
@@ -48,7 +48,7 @@ func resultOf(status int) result {
 
 type metrics struct {
 	requests     *prometheus.CounterVec
-	counters     [request.NumKinds + 1][numberOfResults]prometheus.Counter // of requests, so that a hit needs no look-up
+	counters     [request.NumKinds + 1][numberOfResults]prometheus.Counter // of requests, as an array, so that a hit needs no map
 	leakRequests *prometheus.CounterVec
 	leaks        [numberOfLeakKinds]prometheus.Counter
 }
@@ -79,7 +79,7 @@ func newMetrics() *metrics {
 
 func (m *metrics) count(kind request.Kind, r result) {
 	if r == resultUnknown {
-		r = resultHit // an answer that needs no store
+		r = resultHit // a response that needs no store
 	}
 	m.counters[kind][r].Inc()
 }

@@ -37,22 +37,21 @@ type Config struct {
 	Upstream *fetch.Chain
 	Policy   *privacy.Policy
 
-	// Databases are the checksum databases that are served. The first one is
-	// what modules are verified with; without any, nothing is verified but
-	// that it is well-formed.
+	// Databases are the checksum databases that the server mirrors. Modules are verified
+	// with the first one; without any, the server checks only that modules are
+	// well-formed.
 	Databases []*sumdb.Mirror
 
-	// VCS fetches private modules, and what the upstream list leaves to
+	// VCS fetches private modules, and the public ones for which the upstream list says
 	// direct. Without it a private module is served only if it is stored.
 	VCS *vcs.Source
 
-	// Log is our own checksum database, in which the first content of each
-	// private version is pinned. It is needed with VCS; without it private
-	// modules are not served at all.
+	// Log is the own log, in which the first content of each private version is pinned.
+	// It is needed with VCS; without it private modules are not served at all.
 	Log *pinlog.Log
 
-	// Unified serves Log as a checksum database that covers public modules
-	// too: what the first of Databases has proved is copied into it.
+	// Unified serves Log as a checksum database that covers public modules too: records
+	// that the first of Databases has proved are copied into it.
 	Unified bool
 
 	// Access says who a request is from. Without it every client is anonymous.
@@ -63,34 +62,32 @@ type Config struct {
 	Remote func(*http.Request) string
 
 	Spool    string // directory for transfers under way; its content is removed by New
-	Evidence string // directory for what was found to be wrong
+	Evidence string // directory for evidence
 
-	// Answer is how long a client waits for its answer, or for the first
-	// bytes of a large one. Default 28 s: the go command waits for ever, but
-	// developers and CI jobs do not.
+	// Answer is how long a client waits for a response, or for the first bytes of a large
+	// one. Default 28 s: the go command waits forever, but developers and CI jobs do not.
 	Answer time.Duration
 
 	// Fresh is how long a list, a latest version or the commit of a branch
 	// counts as current. Default 1 min, as the public mirror has it.
 	Fresh time.Duration
 
-	// Stale is how long such an answer is given when no upstream can be
-	// asked. Default 7 days.
+	// Stale is how long such an answer is served while no upstream is reachable. Default
+	// 7 days.
 	Stale time.Duration
 
-	// Patience is how long a client waits for a new answer when there is such an
-	// old one to give. Default 5 s.
+	// Patience is how long a client waits for a new answer when such an old one exists.
+	// Default 5 s.
 	Patience time.Duration
 
 	// Fills and ZipFills are how many objects, and how many zips, are fetched
 	// at the same time. Default 64 and 16. Hits never wait for them.
 	Fills, ZipFills int
 
-	// Memory bounds what is held in memory.
+	// Memory limits the memory in use.
 	Memory Memory
 
-	// Via is our name in Via headers; a request that carries it has come
-	// round in a circle.
+	// Via is our name in Via headers; a request with it is in a loop.
 	Via string
 
 	Logger *slog.Logger // default: discard
@@ -107,7 +104,7 @@ type Server struct {
 }
 
 // New makes a Server. It fails if its directories cannot be made, and with
-// bindings.ErrLost if it cannot tell any more what its access rules protect.
+// bindings.ErrLost if it does not know any more what its access rules protect.
 func New(c Config) (*Server, error) {
 	if c.Store == nil || c.Upstream == nil || c.Policy == nil {
 		return nil, errors.New("proxy: Store, Upstream and Policy are needed")
@@ -139,19 +136,19 @@ func New(c Config) (*Server, error) {
 // Content returns what the server holds.
 func (s *Server) Content() *content.Library { return s.content }
 
-// Reload makes the server use another upstream, another policy and another access
-// to version control from the next request on, which joins nothing that is under way.
+// Reload makes the server use another upstream, another policy and another access to
+// version control from the next request on. New requests join no work that began before.
 func (s *Server) Reload(upstream *fetch.Chain, policy *privacy.Policy, vcs *vcs.Source) {
 	s.content.Reload(content.Settings{Upstream: upstream, Policy: policy, VCS: vcs})
 }
 
-// Close waits for what is being fetched, at most until ctx ends; then it aborts
-// what is left and waits for that. The store is not closed.
+// Close waits for fetches under way, at most until ctx ends; then it aborts the remaining
+// ones and waits for them. It does not close the store.
 func (s *Server) Close(ctx context.Context) error { return s.content.Close(ctx) }
 
-// Pushed says that a repository has changed, which goes by any of these URLs. The
-// next request for a list, a latest version or a branch of its modules asks the
-// repository, whatever is kept.
+// Pushed says that a repository, which has each of these URLs, has changed. The next
+// request for a list, a latest version or a branch of its modules asks the repository,
+// even if an answer is stored.
 func (s *Server) Pushed(urls ...string) { s.content.Pushed(urls...) }
 
 // Metrics returns the server's collectors.
@@ -159,12 +156,13 @@ func (s *Server) Metrics() []prometheus.Collector {
 	return append(s.content.Metrics(), s.metrics.requests, s.metrics.leakRequests)
 }
 
-// Leaks returns the clients that asked for private names at a public checksum
-// database or without credentials since the start, the latest first, at most 1000.
+// Leaks returns the clients that looked up private names in a public checksum database,
+// or requested private modules without a credential, since the start, the latest first,
+// at most 1000.
 func (s *Server) Leaks() []Leak { return s.readers.leaks.list() }
 
-// ServeHTTP answers one request. It panics with http.ErrAbortHandler when the
-// client must notice that its answer broke off.
+// ServeHTTP answers one request. It panics with http.ErrAbortHandler when the client must
+// notice that the response was aborted.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := &answer{ResponseWriter: w, r: r, client: client{r: r, header: w.Header(), readers: s.readers, held: s.budget.Hold()}}
 	a.ask.Client, a.ask.Req.Kind = &a.client, request.NumKinds
@@ -204,9 +202,9 @@ func (s *Server) serve(a *answer) error {
 	return s.serveModule(a)
 }
 
-// serveHot answers with an object in memory, if there is one, and reports whether it
-// did. Both origins are asked before the path is taken apart: which of them a module has may
-// change.
+// serveHot answers with an object in memory, if there is one, and reports whether it did.
+// It asks both origins before the path is parsed: a module may have moved from one to the
+// other.
 func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 	for _, origin := range s.content.Origins() {
 		hot := origin.Hot(path)
@@ -215,11 +213,11 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 		}
 		a.ask.Req, a.ask.Path = hot.Req, path
 		if err := s.admit(a); err != nil {
-			// A refusal must take as long as that of what is not here.
+			// A refusal must take as long as that of an object that is not held.
 			_, _ = request.Parse(path)
 			return false, err
 		}
-		if a.origin == origin && a.ask.Sure() { // it may be the other one since a moment ago
+		if a.origin == origin && a.ask.Sure() { // a reload may just have changed it
 			a.result = resultHit
 			return true, a.serveObject(origin.Serve(hot))
 		}
@@ -227,14 +225,14 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 	return false, nil
 }
 
-// admit chooses the origin of what is asked for, and returns an error if the client may not
-// have it.
+// admit chooses the origin of the requested module, and returns an error if the client
+// may not read it.
 func (s *Server) admit(a *answer) error {
 	a.origin = s.content.Origin(a.ask.Req.Module)
 	return a.origin.Admit(a.r.Context(), &a.ask)
 }
 
-// serveModule answers for a module, if the client may have it.
+// serveModule answers for a module, if the client may read it.
 func (s *Server) serveModule(a *answer) error {
 	begin := time.Now()
 	if err := s.admit(a); err != nil {
@@ -251,11 +249,11 @@ func (s *Server) serveModule(a *answer) error {
 	return a.origin.Bridge(a.r.Context(), &a.ask, begin, content.Result(a.result), err)
 }
 
-// statusClientGone is what the access log has for a client that did not wait;
-// the number is nginx's.
+// statusClientGone is the status in the access log for a client that left; the number is
+// nginx's.
 const statusClientGone = 499
 
-// writeError answers with err, or breaks the answer off if it has begun.
+// writeError answers with err, or aborts the response if it has begun.
 func (s *Server) writeError(a *answer, err error) {
 	gone := a.r.Context().Err() != nil
 	if a.started {
@@ -271,7 +269,7 @@ func (s *Server) writeError(a *answer, err error) {
 		return
 	}
 	f := explain(&a.ask, s.hide(a, err))
-	f.noStore = f.noStore || a.origin != nil && !a.origin.Caching.Errors // a push is enough, and nobody else is to have it
+	f.noStore = f.noStore || a.origin != nil && !a.origin.Caching.Errors // a push can end the error, and no shared cache may have it
 	if f.status >= 500 && f.status != http.StatusLoopDetected || f.status == http.StatusForbidden {
 		s.log.LogAttrs(a.r.Context(), levelOf(err), "request refused", a.attrs(err)...)
 	}
@@ -286,7 +284,8 @@ func (s *Server) writeError(a *answer, err error) {
 	f.write(a, a.r.Method)
 }
 
-// hide returns err, or what a client is told that may not know it, which is noted.
+// hide returns err, or the response for a client that may not see it; it notes this
+// client.
 func (s *Server) hide(a *answer, err error) error {
 	if a.origin != nil {
 		err = a.origin.Veil(&a.ask, err)

@@ -16,23 +16,21 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// progressTime is how long a client may take for one write, a quarter of a
-// megabyte at most, before it is taken for gone.
+// progressTime limits one write of at most 256 KiB to a client.
 const progressTime = time.Minute
 
-// largeAnswer is the size above which an answer moves the write time-out on with each write.
+// largeAnswer is the size above which each write of a response extends the write timeout.
 const largeAnswer = 256 << 10
 
-// answer is a response and what is known about it. There is one for each
-// request.
+// answer is a response with its state. Each request has one.
 type answer struct {
 	http.ResponseWriter
 	r       *http.Request
 	client  client
-	ask     content.Ask     // what was asked for; its kind is NumKinds before that is known
-	origin  *content.Origin // of its module; nil: not known
+	ask     content.Ask     // the request; its kind is NumKinds until the path is parsed
+	origin  *content.Origin // of its module; nil until it is known
 	result  result
-	started bool // the status is sent, an error can only break off
+	started bool // the status is sent; an error can only abort the response
 }
 
 func (a *answer) attrs(err error) []slog.Attr {
@@ -42,8 +40,7 @@ func (a *answer) attrs(err error) []slog.Attr {
 	}
 }
 
-// serveImmutable answers with an object that never changes: from the store, or
-// by filling it.
+// serveImmutable answers with an object that never changes: from the store, or by a fill.
 func (a *answer) serveImmutable() error {
 	got, err := a.origin.Object(a.r.Context(), &a.ask, a.r.Method == http.MethodGet)
 	a.result = result(got.Result)
@@ -57,13 +54,13 @@ func (a *answer) serveImmutable() error {
 	return a.serveObject(got.Object)
 }
 
-// streamBuffer is what each client has while it follows a zip that arrives.
+// streamBuffer is the size of a client's buffer while it follows an arriving zip.
 const streamBuffer = 16 << 10
 
-// stream answers with a zip while it arrives. The last part waits for the proof:
-// if it fails, the answer breaks off. A Range is not looked at, which HTTP
-// allows (RFC 9110, section 14.2). Once the zip is proved the rest comes from the store:
-// a slow client must not hold on to disk space.
+// stream answers with a zip while it arrives. The last part waits for the proof: if it
+// fails, the response is aborted. stream ignores a Range, which HTTP allows (RFC 9110,
+// section 14.2). Once the zip is proved the rest comes from the store: a slow client must
+// not keep disk space in use.
 func (a *answer) stream(zip *content.Arriving) error {
 	a.setImmutable(nil) // the hash of all bytes is not known yet
 	if err := a.client.Keep(streamBuffer); err != nil {
@@ -90,7 +87,7 @@ func (a *answer) stream(zip *content.Arriving) error {
 		if sent += n; err != nil {
 			return err
 		}
-		_ = out.controller.Flush() // what is there must not wait for what is not
+		_ = out.controller.Flush() // so that the client gets these bytes before the next ones arrive
 	}
 	if err := zip.Proof(ctx); err != nil {
 		return err
@@ -104,7 +101,7 @@ func (a *answer) stream(zip *content.Arriving) error {
 	return err
 }
 
-// writeRest writes an object from where it stands.
+// writeRest writes the rest of an object from its current offset.
 func (a *answer) writeRest(object storage.Object, out io.Writer) error {
 	watched := &watchedObject{Object: object}
 	_, err := watched.WriteTo(out)
@@ -117,9 +114,9 @@ func (a *answer) writeRest(object storage.Object, out io.Writer) error {
 	return watched.err
 }
 
-// setImmutable sets the headers of an object that never changes. A strong entity tag
-// must differ where the bytes do (RFC 9110, section 8.8.1), so it is their SHA-256 and
-// not the h1 hash: honest zips of one h1 may be compressed differently.
+// setImmutable sets the headers of an object that never changes. A strong entity tag must
+// differ when the bytes differ (RFC 9110, section 8.8.1), so it is their SHA-256 and not
+// the h1 hash: correct zips with one h1 may be compressed differently.
 func (a *answer) setImmutable(etag []string) {
 	h := a.Header()
 	h["Content-Type"] = contentTypes[a.ask.Req.Kind]
@@ -131,7 +128,7 @@ func (a *answer) setImmutable(etag []string) {
 	}
 }
 
-// Header values that are the same for every answer; nobody changes them.
+// Header values that all responses share; they are never modified.
 var (
 	acceptRanges = []string{"bytes"}
 	contentTypes = [request.NumKinds][]string{
@@ -153,7 +150,7 @@ var (
 	}
 )
 
-// tagged is an object whose entity tag is known already.
+// tagged is an object with a known entity tag.
 type tagged interface{ ETag() []string }
 
 // serveObject answers with a stored object, and closes it.
@@ -186,8 +183,8 @@ func (a *answer) serveObject(object storage.Object) error {
 }
 
 // oneRange returns r, without its ranges if they are several, which HTTP allows:
-// http.ServeContent would make the parts in a goroutine that nobody watches over, and
-// that may still read from the object when the answer is over and it is closed.
+// http.ServeContent would make the parts in a goroutine of its own, which may still read
+// from the object after the response has ended and the object is closed.
 func oneRange(r *http.Request) *http.Request {
 	if !strings.Contains(r.Header.Get("Range"), ",") {
 		return r
@@ -203,8 +200,8 @@ func conditional(h http.Header) bool {
 		h["If-Modified-Since"] != nil || h["If-Unmodified-Since"] != nil
 }
 
-// watchedObject remembers an error of reading, which http.ServeContent and
-// io.Copy do not tell from one of writing.
+// watchedObject remembers an error of reading: http.ServeContent and io.Copy do not
+// distinguish it from one of writing.
 type watchedObject struct {
 	storage.Object
 	err error
@@ -239,7 +236,7 @@ func (w *watchedWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// serveMutable answers with what may change: lists, latest versions, branches.
+// serveMutable answers for objects that may change: lists, latest versions, branches.
 func (a *answer) serveMutable() error {
 	m, how, err := a.origin.Answer(a.r.Context(), &a.ask)
 	a.result = result(how)
@@ -256,7 +253,7 @@ func (a *answer) serveMutable() error {
 	return a.writeBytes(m.Body)
 }
 
-// writeSumDB answers with what a checksum database says.
+// writeSumDB answers with a response of a checksum database.
 func (a *answer) writeSumDB(cacheControl string, body []byte) error {
 	h := a.Header()
 	if h["Content-Type"] == nil {
@@ -276,8 +273,8 @@ func (a *answer) writeBytes(body []byte) error {
 	return nil
 }
 
-// body returns the writer for an answer of size bytes: the server's own write
-// time-out is enough for a small one, a large one moves it on with each write.
+// body returns the writer for a response of size bytes: the server's own write timeout is
+// enough for a small one; a large one extends it with each write.
 func (a *answer) body(size int64) http.ResponseWriter {
 	if size <= largeAnswer {
 		return a.ResponseWriter
@@ -285,8 +282,8 @@ func (a *answer) body(size int64) http.ResponseWriter {
 	return newPatientWriter(a.ResponseWriter)
 }
 
-// patientWriter gives each write its own time, so that a large transfer may take
-// long and a client that does not read may not.
+// patientWriter gives each write its own timeout, so that a large transfer may take long,
+// but a client that does not read is disconnected.
 type patientWriter struct {
 	http.ResponseWriter
 	controller *http.ResponseController
@@ -297,8 +294,7 @@ func newPatientWriter(w http.ResponseWriter) *patientWriter {
 }
 
 func (w *patientWriter) Write(p []byte) (int, error) {
-	// Where there are no deadlines, as in a test's recorder, there is nothing
-	// to move.
+	// A writer without deadlines, as in a test's recorder, has none to extend.
 	_ = w.controller.SetWriteDeadline(time.Now().Add(progressTime))
 	n, err := w.ResponseWriter.Write(p)
 	return n, clientError(err)
