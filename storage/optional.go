@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"io"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -36,10 +37,17 @@ type Compactor interface {
 
 // Archiver is a Store that can copy itself while it is in use.
 type Archiver interface {
-	// Backup makes a copy in the directory dir, which must not exist: fs.ErrExist. It
-	// is as the store was at one moment, and appears under its name when it is whole
-	// and on disk.
-	Backup(ctx context.Context, dir string) error
+	// Backup calls write for each file of a copy of the store, in turn. Together they
+	// are what the store was at one moment. A call may take any time; what is deleted
+	// meanwhile takes its space until then.
+	Backup(ctx context.Context, write func(BackupFile) error) error
+}
+
+// BackupFile is a file of the copy that Archiver.Backup makes of a store.
+type BackupFile struct {
+	Name    string
+	Size    int64
+	Content io.WriterTo // to be used once, before write returns
 }
 
 // Damage is one thing that Verify found.

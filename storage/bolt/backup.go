@@ -1,26 +1,19 @@
 package bolt
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 
 	"go.etcd.io/bbolt"
 
-	"github.com/assay-proxy/assay/internal/durable"
+	"github.com/assay-proxy/assay/storage"
 )
 
-// notYet follows the name of a directory while a backup is written to it.
-const notYet = ".unfinished"
-
-// Backup implements storage.Archiver. Until the copy is whole it is in dir.unfinished,
-// where an interrupted backup leaves it, and the next one to dir removes it.
+// Backup implements storage.Archiver.
 //
 // The snapshots of both files begin at the same moment, when neither has a commit under
 // way, so together they are what a kill at that moment leaves: Open deletes the blobs
@@ -30,58 +23,30 @@ const notYet = ".unfinished"
 // is not there yet.
 //
 // The space of what is deleted while a file is copied is free only after that, so the file
-// may grow. Where address space is scarce (Windows, 32 bits, ulimit -v) a
-// write that makes a file outgrow its map waits for the end, and readers with it.
-func (db *DB) Backup(ctx context.Context, dir string) error {
-	db.copying.Lock()
-	defer db.copying.Unlock()
-	err := makeWhole(filepath.Clean(dir), func(unfinished string) error { return db.copyTo(ctx, unfinished) })
-	if err != nil {
+// may grow. meta.db, which has the most commits, ends its snapshot first. Where address
+// space is scarce (Windows, 32 bits, ulimit -v) a write that makes a file outgrow its map
+// waits for the end, and readers with it.
+func (db *DB) Backup(ctx context.Context, write func(storage.BackupFile) error) error {
+	if err := db.backup(ctx, write); err != nil {
 		return fmt.Errorf("back up store %s: %w", db.dir, err)
 	}
 	return nil
 }
 
-// makeWhole makes a directory that has its name only when all that fill puts into it, and
-// syncs, is there.
-func makeWhole(dir string, fill func(unfinished string) error) error {
-	_, err := os.Lstat(dir)
-	if err == nil {
-		return fmt.Errorf("%s: %w; name a directory that does not exist yet", dir, fs.ErrExist)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	unfinished := dir + notYet
-	if err := errors.Join(os.RemoveAll(unfinished), makeDir(unfinished)); err != nil {
-		return err
-	}
-	if err := fill(unfinished); err != nil {
-		return errors.Join(explainOpen(dir, err), os.RemoveAll(unfinished))
-	}
-	if err := os.Rename(unfinished, dir); err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(dir))
-}
-
-// copyTo copies both files to a directory. That of meta.db, which has the most commits,
-// ends its snapshot first.
-func (db *DB) copyTo(ctx context.Context, dir string) error {
+func (db *DB) backup(ctx context.Context, write func(storage.BackupFile) error) error {
+	db.copying.Lock()
+	defer db.copying.Unlock()
 	snapshots, err := begin(db.meta, db.blobs.file)
 	if err != nil {
 		return err
 	}
 	for i, name := range []string{metaName, blobsName} {
 		if err == nil {
-			err = copySnapshot(ctx, snapshots[i], filepath.Join(dir, name), &db.closed)
+			err = write(storage.BackupFile{Name: name, Size: snapshots[i].Size(), Content: &snapshot{ctx, &db.closed, snapshots[i]}})
 		}
 		err = errors.Join(err, snapshots[i].Rollback())
 	}
-	if err != nil {
-		return err
-	}
-	return durable.SyncDir(dir)
+	return err
 }
 
 // begin begins a read transaction of each file while none has a commit under way. The
@@ -112,62 +77,38 @@ func begin(files ...*file) (all []*bbolt.Tx, err error) {
 	return all, nil
 }
 
-// copySnapshot writes the file as tx sees it to a new file. closed ends it.
-func copySnapshot(ctx context.Context, tx *bbolt.Tx, name string, closed *atomic.Bool) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close() // again, after an error
-	w := bufio.NewWriterSize(&copier{ctx: ctx, closed: closed, to: f}, copySize)
-	_, err = tx.WriteTo(w)
-	if err == nil {
-		err = w.Flush()
-	}
-	if err == nil {
-		err = f.Truncate(tx.Size()) // it may end with a hole
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
-const (
-	copySize = 1 << 20  // how much of a file is read and written at once
-	holeSize = 16 << 10 // how many zeros in a row are not written
-)
-
-// copier writes to a new file, and leaves holes for zeros.
-type copier struct {
+// snapshot is a file as tx sees it. The end of ctx, or of the store, ends its copy.
+type snapshot struct {
 	ctx    context.Context
 	closed *atomic.Bool
-	to     *os.File
-	offset int64
-	zeros  [holeSize]byte
+	tx     *bbolt.Tx
 }
 
-func (c *copier) Write(b []byte) (n int, err error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
+// WriteTo writes the whole file to w.
+func (s *snapshot) WriteTo(w io.Writer) (int64, error) {
+	guarded := &guardedWriter{snapshot: s, to: w}
+	n, err := s.tx.WriteTo(guarded)
+	if guarded.err != nil {
+		err = guarded.err // bbolt gives its text alone
 	}
-	if c.closed.Load() {
-		return 0, fs.ErrClosed
+	return n, err
+}
+
+// guardedWriter writes to another writer while its snapshot may be copied.
+type guardedWriter struct {
+	snapshot *snapshot
+	to       io.Writer
+	err      error // the first one
+}
+
+func (g *guardedWriter) Write(b []byte) (n int, err error) {
+	switch err = g.snapshot.ctx.Err(); {
+	case err != nil:
+	case g.snapshot.closed.Load():
+		err = fs.ErrClosed
+	default:
+		n, err = g.to.Write(b)
 	}
-	from := 0 // of what is not zero and not written
-	for at := 0; at < len(b) && err == nil; at += holeSize {
-		end := min(at+holeSize, len(b))
-		if bytes.Equal(b[at:end], c.zeros[:end-at]) {
-			_, err = c.to.WriteAt(b[from:at], c.offset+int64(from))
-			from = end
-		}
-	}
-	if err == nil {
-		_, err = c.to.WriteAt(b[from:], c.offset+int64(from))
-	}
-	if err != nil {
-		return 0, err
-	}
-	c.offset += int64(len(b))
-	return len(b), nil
+	g.err = err
+	return n, err
 }

@@ -67,8 +67,8 @@ func TestReadOnly(t *testing.T) {
 	if _, err := bolt.Open(dir, &bolt.Options{LockTimeout: time.Millisecond}); !errors.Is(err, storage.ErrInUse) {
 		t.Errorf("opening it to write = %v, want ErrInUse", err)
 	}
-	backup := noDirectory(t)
-	if err := db.Backup(t.Context(), backup); err != nil {
+	backup := t.TempDir()
+	if err := backUp(t.Context(), db, backup); err != nil {
 		t.Fatal(err)
 	}
 	if _, found := verify(t, openDB(t, backup), false); found != nil {
