@@ -85,8 +85,10 @@ func (l *ledger) adopt(found *findings) error {
 	if err := l.publish(true); err != nil {
 		return err
 	}
-	if err := os.Remove(l.at.path("frozen")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, name := range []string{BackupMark, "frozen"} {
+		if err := os.Remove(l.at.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	l.log.Warn("log adopted", "database", l.key.name(), "size", l.size())
 	return durable.SyncDir(l.at.dir)

@@ -152,6 +152,9 @@ func (r reader) readSigned(ctx context.Context, found *findings) error {
 	if _, err := os.Stat(path); err == nil {
 		found.damaged("%s says that a signed head was seen which is not of this log", path)
 	}
+	if path := r.at.path(BackupMark); exists(path) {
+		found.damaged("%s says that this log is a backup that was put back", path)
+	}
 	return r.addAll(ctx, found, path, heads, damaged)
 }
 
