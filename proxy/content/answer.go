@@ -62,6 +62,12 @@ func decodeAnswer(data []byte) (*Answer, error) {
 	return &Answer{body, time.UnixMilli(fetched)}, nil
 }
 
+// The prefixes of records, see records.prefix.
+const (
+	publicPrefix  = ""
+	privatePrefix = "private/"
+)
+
 // records are the answers of an origin that are kept.
 type records struct {
 	// prefix is before the path in the name of a record. What an upstream said of a

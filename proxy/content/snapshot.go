@@ -55,7 +55,7 @@ func (b builder) public(g *gate.Gate) *Origin {
 	absent := newAbsent(absentFor, maxAbsent-maxAbsentPrivate)
 	b.snapshot.lookups = newLookups(p, absent)
 	proof := newByDatabase(p, g, b.snapshot.lookups)
-	o := b.origin(g, proof, "")
+	o := b.origin(g, proof, publicPrefix)
 	direct := b.repository(o, g, proof)
 	direct.reach, direct.fact, direct.mayRead = vcs.Public, bindings.Fact{Public: true}, unprotected
 	up := &upstreams{
@@ -83,7 +83,7 @@ func (b builder) private(g *gate.Gate) *Origin {
 	p := b.parts
 	absent := newAbsent(absentPrivateFor, maxAbsentPrivate)
 	proof := &byLog{p.pinned, g, p.config.Logger}
-	o := b.origin(g, proof, "private/")
+	o := b.origin(g, proof, privatePrefix)
 	repo := b.repository(o, g, proof)
 	repo.reach, repo.anew = vcs.Private, true
 	all := room{p.rooms.private, zipFillTime} // a repository may have to be cloned first

@@ -1,0 +1,122 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"iter"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// Item is an object of a store as an administrator sees it.
+type Item struct {
+	Key     string
+	Module  string    // "" if it is no file of a module, or if the key does not show of which
+	Version string    // of that module
+	File    string    // info, mod or zip
+	Size    int64     // bytes
+	Proof   string    // the database or the own log that vouches for it, "" if none does
+	Stored  time.Time // when
+}
+
+// Inventory yields the objects of a store, in the order of their keys. If modulePath is not "",
+// these are the files of that module and of the modules below it.
+func Inventory(ctx context.Context, store storage.Store, modulePath string) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		for info, err := range store.List(ctx, escaped(modulePath)) {
+			item := itemOf(info, info.Key)
+			if err == nil && modulePath != "" && item.Module != modulePath && !strings.HasPrefix(item.Module, modulePath+"/") {
+				continue
+			}
+			if !yield(item, err) {
+				return
+			}
+		}
+	}
+}
+
+// escaped returns a module path, or the beginning of one, as keys have it.
+func escaped(modulePath string) string {
+	var b strings.Builder
+	for _, r := range modulePath {
+		if 'A' <= r && r <= 'Z' {
+			b.WriteByte('!')
+			r += 'a' - 'A'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// itemOf describes an object with the path of the protocol that its key stands for.
+func itemOf(info storage.Info, path string) Item {
+	item := Item{Key: info.Key, Size: info.Size, Proof: info.Proof, Stored: info.Time}
+	if req, err := request.Parse(path); err == nil && req.Immutable() && req.Database == "" {
+		item.Module, item.Version, item.File = req.Module, req.Version, req.Kind.String()
+	}
+	return item
+}
+
+// Files yields the stored files of a module, or of one version of it, also where the key
+// does not show the module.
+func Files(ctx context.Context, store storage.Store, mod module.Version) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		dir := escaped(mod.Path) + "/@v"
+		prefix := storage.Prefix(dir)
+		for info, err := range store.List(ctx, prefix) {
+			item := Item{}
+			if err == nil {
+				item = itemOf(info, dir+"/"+info.Key[len(prefix):])
+				if item.Module != mod.Path || mod.Version != "" && item.Version != mod.Version {
+					continue
+				}
+			}
+			if !yield(item, err) {
+				return
+			}
+		}
+	}
+}
+
+// Purge removes the stored files of a module, or of one version of it, and the answers that
+// are kept of the module: its list and its latest version. It returns what it has removed, of
+// which a running Library must Forget the items.
+func Purge(ctx context.Context, store storage.Store, mod module.Version) (purged []Item, err error) {
+	for item, err := range Files(ctx, store, mod) {
+		if err != nil {
+			return nil, err
+		}
+		purged = append(purged, item)
+	}
+	for i, item := range purged {
+		if err := store.Delete(ctx, item.Key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return purged[:i], err
+		}
+	}
+	for _, kind := range []request.Kind{request.List, request.Latest} {
+		for _, prefix := range []string{publicPrefix, privatePrefix} {
+			name := prefix + request.Request{Kind: kind, Module: mod.Path}.Path()
+			if err := store.DeleteRecord(ctx, storage.Key(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return purged, err
+			}
+		}
+	}
+	return purged, nil
+}
+
+// Forget drops items from memory that were removed from the store.
+func (l *Library) Forget(items []Item) {
+	for _, item := range items {
+		kind := map[string]request.Kind{"info": request.Info, "mod": request.Mod, "zip": request.Zip}[item.File]
+		path := request.Request{Kind: kind, Module: item.Module, Version: item.Version}.Path()
+		for _, origin := range l.Origins() {
+			origin.shelf.hot.forget(path)
+		}
+	}
+}
