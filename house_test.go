@@ -26,9 +26,10 @@ const modulePath = "github.com/assay-proxy/assay/"
 // import. Tests may import anything.
 var arrows = map[string][]string{
 	"access":               {"defect", "internal/durable", "internal/watch"},
-	"cmd/assay":            {"access", "cmd/assay/config", "cmd/assay/daemon", "proxy/content", "proxy/modzip", "storage", "storage/bolt", "sumdb/pinlog"},
+	"cmd/assay":            {"access", "cmd/assay/admin", "cmd/assay/config", "cmd/assay/daemon", "proxy/content", "proxy/modzip", "storage", "storage/bolt", "sumdb/pinlog"},
+	"cmd/assay/admin":      {"internal/durable", "proxy/content", "storage", "sumdb/pinlog"},
 	"cmd/assay/config":     {"proxy/fetch"},
-	"cmd/assay/daemon":     {"access", "cmd/assay/config", "internal/memory", "internal/watch", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
+	"cmd/assay/daemon":     {"access", "cmd/assay/admin", "cmd/assay/config", "internal/memory", "internal/watch", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
 	"cmd/bench":            {"access", "proxy/vcs/vcstest", "storage", "storage/bolt"},
 	"defect":               {},
 	"internal/bindings":    {"storage"},

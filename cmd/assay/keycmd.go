@@ -25,7 +25,7 @@ serve --unified, clients set this key and need no GONOSUMDB:
     go env -w GOSUMDB="$(assay key)"
 
 The first start of serve creates the key. Keep a copy of the log's directory, and never
-restore an older state of it without assay log adopt: see docs/operations.md.`,
+restore an older state of it without assay log adopt: see docs/backup.md.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, _, err := config.Load(cmd.Flags(), os.Getenv)

@@ -74,7 +74,8 @@ List all settings: assay serve --help. Print the effective settings: assay confi
 	cmd.SetVersionTemplate("{{.Version}}")
 	// Long lines of help are easier to read when they are broken.
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 100"))
-	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newHealthCommand(), newKeyCommand(), newLogCommand(),
+	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(),
+		newLsCommand(), newDuCommand(), newPurgeCommand(), newCompactCommand(), newHealthCommand(), newKeyCommand(), newLogCommand(),
 		newTokenCommand(), newGoAuthCommand(), newVersionCommand())
 	return cmd
 }

@@ -98,6 +98,7 @@ func TestScripts(t *testing.T) {
 			"certify":    certifyCmd,
 			"hook":       hookCmd,
 			"revoke":     revokeCmd,
+			"truncate":   truncateCmd,
 		},
 	})
 }
@@ -402,6 +403,18 @@ func setWorldCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: setworld path file, or: ! setworld path")
 	}
 	ts.Value(worldKey{}).(*proxytest.World).Set(args[0], []byte(ts.ReadFile(args[1])))
+}
+
+// truncateCmd cuts so many bytes off the end of a file.
+func truncateCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: truncate file bytes")
+	}
+	bytes, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	info, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), info.Size()-bytes))
 }
 
 // damageCmd changes a byte of every occurrence of a text in the server's store,

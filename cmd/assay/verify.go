@@ -55,8 +55,7 @@ const progressEvery = 5 * time.Second
 func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer) error {
 	db, err := bolt.Open(data, &bolt.Options{Existing: true})
 	if errors.Is(err, fs.ErrNotExist) {
-		dir, _ := filepath.Abs(data) // "" is good enough
-		return fmt.Errorf("there is no store in %s (%s); name its directory with --data", data, dir)
+		return noStore(data)
 	}
 	if err != nil {
 		return err
@@ -104,6 +103,12 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 		return errors.New("the store is damaged; assay verify --repair drops damaged objects, so that they are fetched again")
 	}
 	return errors.New("not all damage could be repaired; restore meta.db and blobs.db from a backup, or move both away and start with an empty store; leave log/ and tokens unchanged")
+}
+
+// noStore says that there is no store in a data directory.
+func noStore(data string) error {
+	dir, _ := filepath.Abs(data) // "" is good enough
+	return fmt.Errorf("there is no store in %s (%s); name its directory with --data", data, dir)
 }
 
 // verifyShapes looks for stored zips with bytes that no hash covers, drops them with

@@ -37,7 +37,7 @@ type Config struct {
 	HookSecret  string        `name:"hook-secret-file" value:"FILE" default:"" help:"File with the secret of the webhooks at /-/hooks/github, /-/hooks/gitlab and /-/hooks/gitea. Without it, webhooks are disabled."`
 
 	LogName  string `name:"log-name" value:"NAME" default:"" help:"Name of the own log, host[/path], set when the log is created: each of its signatures contains it. Default: assay- and 8 digits. assay key prints it."`
-	LogGuard string `name:"log-guard" value:"FILE" default:"" help:"File on another disk or machine that records the newest tree of the own log. Only with it can the proxy detect that a whole disk or snapshot was restored to an older state. See docs/operations.md."`
+	LogGuard string `name:"log-guard" value:"FILE" default:"" help:"File on another disk or machine that records the newest tree of the own log. Only with it can the proxy detect that a whole disk or snapshot was restored to an older state. See docs/backup.md."`
 	Unified  bool   `name:"unified" default:"false" help:"Serve the own log as a checksum database that also covers public modules, which are added after verification. Clients then set GOSUMDB to the output of assay key, and need no GONOSUMDB."`
 
 	Access    string `name:"access" value:"RULES" default:"" reload:"yes" help:"Rules for reading private modules: pattern=group|group, separated by commas. The patterns are private too. The group * contains all authenticated clients, anyone contains every client. If several rules match a module, or another module of its repository, a client must satisfy each of them. For all other clients the module does not exist. A module that is read with a credential and has no rule is served to no client. See docs/access.md."`

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/cmd/assay/admin"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/fetch"
@@ -267,6 +268,7 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 		})
 	}
 	running.Go(func() { d.reloader.run(background, hangup) })
+	defer serveAdmin(d.adminServer(), &running, d.log.Logger)()
 	running.Go(func() {
 		if err := d.listener.refusals.serve(d.certificates.http1(), d.log.Logger); !errors.Is(err, net.ErrClosed) {
 			d.log.Error("refusing excess connections stopped", "err", err)
@@ -289,6 +291,14 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 	case <-ctx.Done():
 	}
 	return d.shutdown(httpServer)
+}
+
+// adminServer returns what answers the commands of the administrator.
+func (d *daemon) adminServer() *admin.Server {
+	return &admin.Server{
+		Data: d.config.Data, Tokens: d.config.TokenFile(), Store: d.stores.objects, Forget: d.proxy.Forget,
+		Version: d.reloader.builder.version, Logger: d.log.Logger,
+	}
 }
 
 // shutdown lets what is under way finish, within the time for it.

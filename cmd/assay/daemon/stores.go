@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/assay-proxy/assay/cmd/assay/admin"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
@@ -28,6 +29,9 @@ type stores struct {
 func openStores(ctx context.Context, c config.Config, from *inForce, budgets shares, log *slog.Logger) (*stores, error) {
 	databases, err := databasesOf(c)
 	if err != nil {
+		return nil, err
+	}
+	if err := admin.CheckRestored(c.Data); err != nil {
 		return nil, err
 	}
 	objects, err := bolt.Open(c.Data, &bolt.Options{Logger: log, Readers: budgets.answers, Writers: budgets.store})

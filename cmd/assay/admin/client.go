@@ -1,0 +1,184 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+
+	"github.com/assay-proxy/assay/proxy/content"
+)
+
+// Client asks a Server.
+type Client struct {
+	http  *http.Client
+	close func() error
+}
+
+func newClient(dial func(context.Context) (net.Conn, error), end func() error) *Client {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
+	return &Client{&http.Client{Transport: transport}, func() error {
+		transport.CloseIdleConnections()
+		return end()
+	}}
+}
+
+// Local returns a client of s in this process.
+func Local(s *Server) *Client {
+	listener := &pipes{connections: make(chan net.Conn), closed: make(chan struct{})}
+	server := newHTTPServer(s)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Serve(listener) // until it is closed
+	}()
+	return newClient(listener.dial, func() error {
+		err := server.Close()
+		<-ended
+		return err
+	})
+}
+
+// pipes is a listener for connections from this process.
+type pipes struct {
+	connections chan net.Conn
+	closed      chan struct{}
+	once        sync.Once
+}
+
+func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	select {
+	case p.connections <- theirs:
+		return ours, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.connections:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// Close releases the connection.
+func (c *Client) Close() error { return c.close() }
+
+// do sends a request. The error is the text of the server, if it answers with one.
+func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var sent io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		sent = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://assay"+path, sent)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask the server: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		if err != nil {
+			return nil, err
+		}
+		return nil, errors.New(strings.TrimSpace(string(text)))
+	}
+	return resp, nil
+}
+
+// call sends a request, and decodes the answer.
+func (c *Client) call(ctx context.Context, method, path string, body, answer any) error {
+	resp, err := c.do(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return json.NewDecoder(resp.Body).Decode(answer)
+}
+
+// Backup returns a backup as an archive, which has an end only if it is whole.
+func (c *Client) Backup(ctx context.Context) (io.ReadCloser, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/backup", nil)
+	if err != nil {
+		return nil, err
+	}
+	return &body{resp}, nil
+}
+
+// Items yields the objects of the store, those of a module and below it if that is not "".
+func (c *Client) Items(ctx context.Context, modulePath string) iter.Seq2[content.Item, error] {
+	return func(yield func(content.Item, error) bool) {
+		resp, err := c.do(ctx, http.MethodGet, "/items?"+url.Values{"module": {modulePath}}.Encode(), nil)
+		if err != nil {
+			yield(content.Item{}, err)
+			return
+		}
+		defer resp.Body.Close()
+		decoder := json.NewDecoder(&body{resp})
+		for {
+			var item content.Item
+			err := decoder.Decode(&item)
+			if err == io.EOF || !yield(item, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Purge removes stored files, and returns what it has removed.
+func (c *Client) Purge(ctx context.Context, order Purge) (done Purge, err error) {
+	err = c.call(ctx, http.MethodPost, "/purge", order, &done)
+	return done, err
+}
+
+// Purges returns the purges that the store remembers, the oldest first.
+func (c *Client) Purges(ctx context.Context) (all []Purge, err error) {
+	resp, err := c.do(ctx, http.MethodGet, "/purges", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	for decoder := json.NewDecoder(resp.Body); ; {
+		var p Purge
+		if err := decoder.Decode(&p); err == io.EOF {
+			return all, nil
+		} else if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+}
+
+// Compact gives free space back to the disk, and returns how many bytes that was.
+func (c *Client) Compact(ctx context.Context) (freed int64, err error) {
+	err = c.call(ctx, http.MethodPost, "/compact", nil, &freed)
+	return freed, err
+}

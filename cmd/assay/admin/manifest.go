@@ -1,0 +1,56 @@
+package admin
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/durable"
+)
+
+// A backup is an archive in the format of tar, or a directory with the same files, which
+// are named as in a data directory. The last file is the manifest: without it a backup is
+// not whole.
+const (
+	manifestName = "backup.json"
+	logDir       = "log"
+	evidenceDir  = "evidence"
+	tokensName   = "tokens"
+)
+
+// Manifest says what is in a backup.
+type Manifest struct {
+	Format  int       `json:"format"`  // 1
+	Program string    `json:"program"` // its version
+	Time    time.Time `json:"time"`
+	Files   []File    `json:"files"`
+}
+
+// File is a file of a backup.
+type File struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// Size returns the sum of the sizes of all files.
+func (m Manifest) Size() (total int64) {
+	for _, f := range m.Files {
+		total += f.Size
+	}
+	return total
+}
+
+const manifestFormat = 1
+
+// Unfinished follows the name of a backup while it is written.
+const Unfinished = ".unfinished"
+
+// write writes m as the manifest of the backup in dir.
+func (m Manifest) write(dir string) error {
+	data, err := json.MarshalIndent(m, "", "\t")
+	if err != nil {
+		return err
+	}
+	return durable.Create(filepath.Join(dir, manifestName), data, 0o600)
+}

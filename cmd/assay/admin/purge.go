@@ -1,0 +1,146 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy/content"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
+)
+
+// Purge is an order to forget what is stored of a module, or of one version of it, and the
+// record of it.
+type Purge struct {
+	Module  string    `json:"module"`
+	Version string    `json:"version,omitempty"` // "": all versions
+	Reason  string    `json:"reason"`
+	Pinned  bool      `json:"pinned,omitempty"` // also what the own log has pinned
+	Time    time.Time `json:"time"`
+	Files   int       `json:"files"` // that were removed
+	Bytes   int64     `json:"bytes"`
+}
+
+const (
+	purgesRecord = "purges" // the record with all purges, one a line
+
+	// maxPurges is how many purges the record keeps, the newest ones.
+	maxPurges = 1000
+)
+
+// purger removes files from a store.
+type purger struct {
+	data   string // the data directory
+	store  storage.Store
+	forget func([]content.Item) // nil: nothing is in memory
+	log    *slog.Logger
+}
+
+// purge removes files. The record is written first, with what will be removed: a purge
+// without a record is worse than a record of one that was interrupted.
+func (p *purger) purge(ctx context.Context, order Purge) (Purge, error) {
+	mod := module.Version{Path: order.Module, Version: order.Version}
+	if err := checkPurge(order); err != nil {
+		return order, err
+	}
+	if err := p.count(ctx, &order); err != nil {
+		return order, err
+	}
+	order.Time = time.Now().UTC().Truncate(time.Second)
+	if err := p.note(ctx, order); err != nil {
+		return order, err
+	}
+	items, err := content.Purge(ctx, p.store, mod)
+	if p.forget != nil {
+		p.forget(items)
+	}
+	if err != nil {
+		return order, fmt.Errorf("%d of %d files are removed: %w", len(items), order.Files, err)
+	}
+	p.log.Warn("purged", "module", order.Module, "version", order.Version, "reason", order.Reason, "pinned", order.Pinned,
+		"files", order.Files, "bytes", order.Bytes)
+	return order, nil
+}
+
+func checkPurge(order Purge) error {
+	err := module.CheckPath(order.Module)
+	if err == nil && order.Version != "" {
+		err = module.Check(order.Module, order.Version)
+	}
+	if err == nil && order.Reason == "" {
+		err = errors.New("a purge needs a reason")
+	}
+	return err
+}
+
+// count counts the files that the order is about. The error says why they must not be
+// removed.
+func (p *purger) count(ctx context.Context, order *Purge) error {
+	own, err := p.ownLog()
+	if err != nil {
+		return err
+	}
+	order.Files, order.Bytes = 0, 0
+	mod := module.Version{Path: order.Module, Version: order.Version}
+	for item, err := range content.Files(ctx, p.store, mod) {
+		if err != nil {
+			return err
+		}
+		if own != "" && item.Proof == own && !order.Pinned {
+			return fmt.Errorf("%s@%s is private, and pinned in the own log: if its repository has it no longer, it cannot be fetched again, "+
+				"and with other content it is never accepted; to remove the stored files nevertheless, add --pinned", item.Module, item.Version)
+		}
+		order.Files++
+		order.Bytes += item.Size
+	}
+	if order.Files == 0 {
+		return fmt.Errorf("nothing is stored of %s; assay ls %s lists what is", mod, order.Module)
+	}
+	return nil
+}
+
+// note adds an order to the record of all purges.
+func (p *purger) note(ctx context.Context, order Purge) error {
+	line, err := json.Marshal(order)
+	if err != nil {
+		return err
+	}
+	for {
+		old, err := p.all(ctx)
+		if err != nil {
+			return err
+		}
+		lines := bytes.SplitAfter(append(append([]byte{}, old...), append(line, '\n')...), []byte{'\n'})
+		lines = lines[max(0, len(lines)-1-maxPurges):] // the last one is empty
+		if err := p.store.SwapRecord(ctx, purgesRecord, old, bytes.Join(lines, nil)); !errors.Is(err, storage.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// all returns the record of all purges.
+func (p *purger) all(ctx context.Context) ([]byte, error) {
+	lines, err := p.store.Record(ctx, purgesRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return lines, err
+}
+
+// ownLog returns the name of the own log, "" if there is none.
+func (p *purger) ownLog() (string, error) {
+	name, err := pinlog.NameOf(filepath.Join(p.data, logDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return name, err
+}

@@ -1,0 +1,120 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/assay-proxy/assay/internal/durable"
+)
+
+// restoring is the directory in a data directory in which a backup is unpacked. As long as
+// it is there the restore has not ended.
+const restoring = "restore" + Unfinished
+
+// CheckRestored returns an error if a backup was being put back into a data directory, and
+// that was interrupted.
+func CheckRestored(data string) error {
+	if _, err := os.Lstat(filepath.Join(data, restoring)); err == nil {
+		return fmt.Errorf("a restore into %s was interrupted; run assay restore again, or empty the directory", data)
+	}
+	return nil
+}
+
+// Restore puts a backup back into a data directory, which is made or must be empty. from is
+// an archive.
+//
+// All is unpacked and compared with the manifest before anything gets its place. A restore
+// that was interrupted is begun again by the next one, and a server refuses the directory
+// until then.
+func Restore(from io.Reader, data string) (Manifest, error) {
+	if err := prepare(data); err != nil {
+		return Manifest{}, err
+	}
+	unfinished := filepath.Join(data, restoring)
+	m, err := unpack(from, unfinished)
+	if err == nil {
+		err = syncDirs(unfinished)
+	}
+	if err == nil {
+		err = moveUp(unfinished, data)
+	}
+	if err != nil {
+		return m, errors.Join(err, removeRestored(data))
+	}
+	return m, nil
+}
+
+// RestoreDirectory is Restore for a backup that is a directory.
+func RestoreDirectory(from, data string) (Manifest, error) {
+	in, out := io.Pipe()
+	go func() { out.CloseWithError(pack(from, out)) }()
+	m, err := Restore(in, data)
+	_ = in.Close() // ends pack
+	return m, err
+}
+
+// prepare makes the data directory ready for a restore, or says why it is not.
+func prepare(data string) error {
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return err
+	}
+	if CheckRestored(data) != nil {
+		if err := removeRestored(data); err != nil {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(data)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != "lost+found" { // which each file system of ext4 has
+			return fmt.Errorf("%s is not empty: it has %s; stop its server, and move what is there away, or name another directory with --data", data, e.Name())
+		}
+	}
+	if err := os.Mkdir(filepath.Join(data, restoring), 0o700); err != nil {
+		return err
+	}
+	return durable.SyncDir(data)
+}
+
+// removeRestored removes what a restore has put into the data directory. There was nothing
+// else when it began. The mark goes last.
+func removeRestored(data string) error {
+	unfinished := filepath.Join(data, restoring)
+	for _, name := range []string{logDir, evidenceDir, tokensName, "meta.db", "blobs.db"} {
+		if err := os.RemoveAll(filepath.Join(data, name)); err != nil {
+			return err
+		}
+	}
+	if err := durable.SyncDir(data); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(unfinished); err != nil {
+		return err
+	}
+	return durable.SyncDir(data)
+}
+
+// moveUp moves all that is in a directory into the one that it is in, and removes it.
+func moveUp(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.Rename(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+			return err
+		}
+	}
+	if err := durable.SyncDir(to); err != nil {
+		return err
+	}
+	if err := os.Remove(from); err != nil {
+		return err
+	}
+	return durable.SyncDir(to)
+}

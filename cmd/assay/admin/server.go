@@ -1,0 +1,125 @@
+// Package admin is what an administrator does to a data directory: back it up and put a
+// backup back, list what it holds, purge some of it, give free space back to the disk.
+//
+// A store has one process at a time, so all of it is done by a Server: that of a running
+// assay serve, on a socket in the data directory that only its owner can open, or one
+// that a command makes for itself while no server runs. A Client speaks to both in the
+// same way.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/content"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// Server does what a Client asks for.
+type Server struct {
+	Data    string // the data directory
+	Tokens  string // the file with the tokens
+	Store   storage.Store
+	Forget  func([]content.Item) // drops from memory what was purged; nil: nothing is in memory
+	Version string               // of the program
+	Logger  *slog.Logger
+}
+
+// Handler returns what answers the requests of a Client.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /backup", s.serveBackup)
+	mux.HandleFunc("GET /items", s.serveItems)
+	mux.HandleFunc("POST /purge", s.servePurge)
+	mux.HandleFunc("GET /purges", s.servePurges)
+	mux.HandleFunc("POST /compact", s.serveCompact)
+	return mux
+}
+
+// reply answers with a value or an error.
+func reply(w http.ResponseWriter, value any, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(value) // the client sees that it is not whole
+}
+
+func (s *Server) source() *source { return &source{s.Data, s.Tokens, s.Store, s.Version} }
+
+func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	err := stream(w, func(out io.Writer) error { return s.source().write(r.Context(), out) })
+	if err != nil {
+		s.Logger.Error("backup failed", "err", err)
+		return
+	}
+	s.Logger.Info("backup made", "dur_s", time.Since(began).Seconds())
+}
+
+func (s *Server) serveItems(w http.ResponseWriter, r *http.Request) {
+	_ = stream(w, func(out io.Writer) error { // the client is told
+		encoder := json.NewEncoder(out)
+		for item, err := range content.Inventory(r.Context(), s.Store, r.FormValue("module")) {
+			if err == nil {
+				err = encoder.Encode(item)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Server) serveCompact(w http.ResponseWriter, r *http.Request) {
+	freed, err := s.compact(r.Context())
+	if err == nil {
+		s.Logger.Info("store compacted", "freed_bytes", freed)
+	}
+	reply(w, freed, err)
+}
+
+func (s *Server) compact(ctx context.Context) (freed int64, err error) {
+	store, ok := s.Store.(storage.Compactor)
+	if !ok {
+		return 0, errors.New("this kind of store cannot be compacted")
+	}
+	freed, err = store.Compact(ctx)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return freed, fmt.Errorf("%w; a backup that is restored takes no more space than what is stored: assay backup, assay restore", err)
+	}
+	return freed, err
+}
+
+func (s *Server) purger() *purger { return &purger{s.Data, s.Store, s.Forget, s.Logger} }
+
+func (s *Server) servePurge(w http.ResponseWriter, r *http.Request) {
+	var order Purge
+	if err := json.NewDecoder(r.Body).Decode(&order); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	// It goes on if the client leaves: half of a purge would have no record.
+	done, err := s.purger().purge(context.WithoutCancel(r.Context()), order)
+	reply(w, done, err)
+}
+
+func (s *Server) servePurges(w http.ResponseWriter, r *http.Request) {
+	lines, err := s.purger().all(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(lines) // the client sees that they are not whole
+}
+
+func newHTTPServer(s *Server) *http.Server {
+	return &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second}
+}

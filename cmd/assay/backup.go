@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-proxy/assay/cmd/assay/admin"
+	"github.com/assay-proxy/assay/cmd/assay/config"
+)
+
+func newBackupCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "backup DIR | FILE.tar | -",
+		Short: "Back up the data directory, also while the server runs",
+		Long: `Backup copies the data directory to a new directory DIR, to a new archive FILE.tar, or
+to standard output: the stored modules, the own log with its key, the tokens and the
+evidence, as they are at one moment. The server may be running, and serves meanwhile;
+run the command as the server's user, or as root. The copy appears under its name when
+it is complete and on disk.
+
+The backup contains the key of the own log, which clients trust: protect it like the
+data directory. assay restore puts it back.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, _, err := config.Load(cmd.Flags(), os.Getenv)
+			if err != nil {
+				return err
+			}
+			return withAdmin(cmd.Context(), c, func(client *admin.Client) error {
+				return backup(cmd.Context(), client, args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
+			})
+		},
+	}
+	config.AddFlags(cmd.Flags(), "data")
+	return cmd
+}
+
+// backup writes a backup to a place, "-" for out, and says on errOut what it has written.
+func backup(ctx context.Context, client *admin.Client, place string, out, errOut io.Writer) error {
+	archive, err := client.Backup(ctx)
+	if err != nil {
+		return err
+	}
+	defer archive.Close()
+	var m admin.Manifest
+	switch {
+	case place == "-":
+		m, err = admin.SaveTo(archive, out)
+	case strings.HasSuffix(place, ".tar"):
+		m, err = admin.SaveFile(archive, place)
+	default:
+		m, err = admin.SaveDirectory(archive, place)
+	}
+	if errors.Is(err, admin.ErrNotWhole) {
+		return fmt.Errorf("the backup was interrupted, has the server been stopped? run the command again: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(errOut, "backed up %d files, %.1f MB\n", len(m.Files), float64(m.Size())/1e6)
+	return err
+}

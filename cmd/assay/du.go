@@ -1,0 +1,92 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-proxy/assay/cmd/assay/admin"
+	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/proxy/content"
+)
+
+func newDuCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "du [MODULE]",
+		Short: "Show how much is stored of each module",
+		Long: `Du shows how many bytes are stored of each module, in how many files, the largest
+first. With a module path it shows that module and the modules below it; without one
+also the records and tiles of checksum databases, and what else is stored. Content that
+several files have in common is counted for each of them. The files meta.db and blobs.db
+are larger by what was deleted: assay compact gives that back to the disk. The server may
+be running. With --json it prints an object for each module, one a line.`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	asJSON := cmd.Flags().Bool("json", false, "Print JSON.")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, _, err := config.Load(cmd.Flags(), os.Getenv)
+		if err != nil {
+			return err
+		}
+		return withAdmin(cmd.Context(), c, func(client *admin.Client) error {
+			sizes, err := sumSizes(cmd.Context(), client, strings.Join(args, ""))
+			if err != nil {
+				return err
+			}
+			return printAll(cmd.OutOrStdout(), sizes, *asJSON)
+		})
+	}
+	config.AddFlags(cmd.Flags(), "data")
+	return cmd
+}
+
+// storedSize is how much is stored of a module, or of something else.
+type storedSize struct {
+	Name  string `json:"name"`
+	Files int64  `json:"files"`
+	Bytes int64  `json:"bytes"`
+}
+
+func (storedSize) header() string { return "BYTES\tFILES\tMODULE" }
+
+func (s *storedSize) row() string { return fmt.Sprintf("%d\t%d\t%s", s.Bytes, s.Files, s.Name) }
+
+func sumSizes(ctx context.Context, client *admin.Client, modulePath string) ([]*storedSize, error) {
+	sizes := map[string]*storedSize{}
+	for item, err := range client.Items(ctx, modulePath) {
+		if err != nil {
+			return nil, err
+		}
+		name := sizeName(item)
+		s := sizes[name]
+		if s == nil {
+			s = &storedSize{Name: name}
+			sizes[name] = s
+		}
+		s.Files++
+		s.Bytes += item.Size
+	}
+	var all []*storedSize
+	for _, s := range sizes {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b *storedSize) int { return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Name, b.Name)) })
+	return all, nil
+}
+
+// sizeName is under which name an object is counted.
+func sizeName(item content.Item) string {
+	if item.Module != "" {
+		return item.Module
+	}
+	if rest, ok := strings.CutPrefix(item.Key, "sumdb/"); ok {
+		database, _, _ := strings.Cut(rest, "/")
+		return "(checksum database " + database + ")"
+	}
+	return "(other)"
+}
