@@ -2,9 +2,9 @@
 // module paths, and whether a credential was needed. With it an access rule about a
 // module path protects the repository behind it, under every other path.
 //
-// The facts are records of the store, so that they are saved, restored and replaced
-// together with the objects that they are about. All of them are in memory too: to look
-// one up takes no I/O.
+// The facts are records of the store, so that they are backed up, restored and replaced
+// together with the objects that they describe. All of them are in memory too: a look-up
+// takes no I/O.
 package bindings
 
 import (
@@ -22,25 +22,26 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// ErrLost says that facts which were stored cannot be read. To go on without them would
-// show to everyone what a rule protects.
+// ErrLost says that stored facts cannot be read. Without them Assay would serve protected
+// repositories to every client.
 var ErrLost = errors.New("what this proxy knew about the repositories of its modules is lost; restore meta.db and blobs.db from a backup, or move both away and start with an empty store")
 
 // How says how a repository was read under a module path.
 type How uint8
 
 const (
-	// Unknown: by a version of this program that did not note it.
+	// Unknown: read by a version of this program that did not note it.
 	Unknown How = iota
-	// Open: without a credential.
+	// Open: read without a credential.
 	Open
-	// Credential: with one. It outweighs the others.
+	// Credential: read with a credential. It takes precedence over the others.
 	Credential
-	// Declared: not at all, but a go.mod file in the repository declares the path.
+	// Declared: not read under this path; a go.mod file in the repository declares the
+	// path.
 	Declared
 )
 
-// Fact is that a repository was read.
+// Fact states that a repository was read.
 type Fact struct {
 	Repository string // as vcs.CanonicalRepository returns it
 	Module     string // path
@@ -48,12 +49,12 @@ type Fact struct {
 	How        How
 }
 
-// Table is all facts. Its methods may be called at the same time.
+// Table has all facts. Its methods may be called concurrently.
 type Table struct {
 	store storage.Store
 
 	writing sync.Mutex      // held over I/O
-	told    map[string]bool // each LimitError.Of that was returned: as few as there is room for
+	told    map[string]bool // each LimitError.Of that was returned; the limits keep it small
 
 	mu      sync.RWMutex
 	facts   map[string][]Fact // by repository
@@ -66,47 +67,47 @@ type moduleKey struct {
 	public bool
 }
 
-// index is the record that says what must be in the others. It is written after them,
-// so they may have more than it says, and never less.
+// index is the record that says what the other records must have. It is written after
+// them, so they may have more than it says, never less.
 type index struct {
 	Log    int64       // entries of our own log that the facts cover
-	Counts map[int]int // facts of each shard that has some
+	Counts map[int]int // facts by shard; empty shards have no entry
 }
 
 const (
-	// shards is how many records the facts are in, chosen by repository: one that is
-	// changed is written whole, and a record has at most 16 MiB.
+	// shards is how many records the facts are spread over, by repository: a changed
+	// record is written as a whole, and a record has at most 16 MiB.
 	shards = 64
 
 	// maxDeclared is how many paths declared by the go.mod files of a repository are
-	// kept: those who can write to it choose them.
+	// kept: anyone with write access to it chooses them.
 	maxDeclared = 100
 
 	indexName = "bindings/index"
 )
 
-// Bounds of what Note takes, far beyond what is real (the largest repositories have some
-// hundreds of modules): the owner of a page chooses how many paths name a repository.
-// What the log shows (Learn) is not refused: a version is noted before it is in the log.
+// Limits of Note, far above real numbers (the largest repositories have some hundreds of
+// modules): the owner of a page chooses how many paths name a repository. Learn has no
+// limits: a version in the own log was noted before, within them.
 const (
-	// maxPaths is how many paths one repository can have, private and public ones by
-	// themselves; those on one host can take maxOfHost of them, so that a page cannot
-	// take them all from the paths that the owner of the repository has chosen.
+	// maxPaths is how many paths one repository can have, private and public ones counted
+	// apart. The paths of one host can take maxOfHost of them, so that a page leaves some
+	// for the paths that the owner of the repository chose.
 	maxPaths  = 4096
 	maxOfHost = 1024
 
-	// maxShare is how many bytes of a record the paths of one host can take, a sixteenth.
+	// maxShare is how many bytes of a record the paths of one host can take: a sixteenth.
 	maxShare = 1 << 20
 
 	// maxName is the length of a path, and of a repository, in bytes.
 	maxName = 300
 )
 
-// LimitError says that a fact was not noted because there are too many. What was noted
-// before stays, and so do other repositories.
+// LimitError says that a fact was not noted because there are too many. Facts that were
+// noted before stay, and other repositories are not affected.
 type LimitError struct {
-	Of    string // what has too much: a repository, a host, or a host and the first element of its paths
-	Limit string // for people
+	Of    string // which limit was reached: that of a repository, a host, or a host and the first element of its paths
+	Limit string // as text
 	First bool   // since the start of the program
 }
 
@@ -176,16 +177,16 @@ func read(ctx context.Context, store storage.Store, name string) ([]byte, error)
 	return data, nil
 }
 
-// Log returns how many entries of our own log the facts cover.
+// Log returns how many entries of the own log the facts cover.
 func (t *Table) Log() int64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.index.Log
 }
 
-// Learn notes facts that our own log shows, whose size is log now: after an older
-// version of the program, a crash, or with a store that is older than the log, the table
-// does not have them.
+// Learn notes facts from the own log, whose current size is log. The table does not have
+// them after an older version of the program ran, after a crash, or if the store is older
+// than the log.
 func (t *Table) Learn(ctx context.Context, facts iter.Seq2[Fact, error], log int64) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
@@ -210,8 +211,9 @@ func (t *Table) Learn(ctx context.Context, facts iter.Seq2[Fact, error], log int
 	return t.writeIndex(ctx, log)
 }
 
-// Note notes a fact. It is durable, and can be seen, when Note returns nil. To note what
-// is known costs no I/O. The error is a *LimitError if there are too many facts already.
+// Note notes a fact. The fact is durable and visible when Note returns nil. Noting a
+// known fact costs no I/O. The error is a *LimitError if there are too many facts
+// already.
 func (t *Table) Note(ctx context.Context, f Fact) error {
 	if !t.adds(f) {
 		return nil
@@ -235,8 +237,8 @@ func (t *Table) Note(ctx context.Context, f Fact) error {
 	return t.writeIndex(ctx, t.Log())
 }
 
-// limit returns an error if one more fact is too many for a shard. One that replaces
-// another never is.
+// limit returns an error if one more fact is too many for a shard. A fact that replaces
+// another is never too many.
 func limit(shard []Fact, f Fact) *LimitError {
 	if len(f.Repository) > maxName || len(f.Module) > maxName {
 		return &LimitError{Of: "a repository", Limit: fmt.Sprintf("%d bytes in its name, or in the path of a module", maxName)}
@@ -247,7 +249,7 @@ func limit(shard []Fact, f Fact) *LimitError {
 	host, owner := hostOf(f), f.owner()
 	paths, ofHost, size := 0, 0, f.size()
 	for _, other := range shard {
-		if other.How == Declared { // it is of no host: its path may be that of another owner
+		if other.How == Declared { // it counts for no host: its path may belong to another owner
 			continue
 		}
 		if other.Repository == f.Repository && other.Public == f.Public {
@@ -271,7 +273,7 @@ func limit(shard []Fact, f Fact) *LimitError {
 	return nil
 }
 
-// size is about how many bytes of a record a fact takes.
+// size returns about how many bytes of a record a fact takes.
 func (f Fact) size() int {
 	const words = len("private credential ")
 	return words + len(f.Repository) + len(f.Module) + len("\"\" \"\"\n")
@@ -282,9 +284,9 @@ func hostOf(f Fact) string {
 	return host
 }
 
-// owner returns to whom the share of a record belongs that f takes: the host of a page,
-// or for a repository on the host of its module path that and the first element, because
-// a code host has many owners.
+// owner returns the owner for whom the size of f is counted: the host of a page, or, if
+// the repository is on the host of its module path, that host with the first path
+// element, because a code host has many owners.
 func (f Fact) owner() string {
 	host := hostOf(f)
 	if !strings.HasPrefix(f.Repository, host+"/") {
@@ -333,7 +335,7 @@ func (t *Table) writeIndex(ctx context.Context, log int64) error {
 	return nil
 }
 
-// adds reports whether f says something that the table does not.
+// adds reports whether f is new to the table.
 func (t *Table) adds(f Fact) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -355,11 +357,12 @@ func countDeclared(facts []Fact) (n int) {
 
 // same reports whether two facts are about the same module in the same repository.
 func (f Fact) same(other Fact) bool {
-	f.How, other.How = f.How/Declared, other.How/Declared // a path that is only declared is another fact
+	f.How, other.How = f.How/Declared, other.How/Declared // a declared path is a different fact
 	return f == other
 }
 
-// merge returns facts with one more, which replaces the one that is about the same.
+// merge returns facts with f added; f replaces the fact about the same module and
+// repository.
 func merge(facts []Fact, f Fact) []Fact {
 	if i := slices.IndexFunc(facts, f.same); i >= 0 {
 		facts = slices.Clone(facts) // it is shared with readers
@@ -379,10 +382,10 @@ func (t *Table) add(f Fact) {
 	}
 }
 
-// Private returns what is known about a private module. Only reading is allowed.
+// Private returns the facts about a private module. The caller must not change them.
 func (t *Table) Private(modulePath string) []Fact { return t.of(moduleKey{path: modulePath}) }
 
-// Public returns what is known about a public module. Only reading is allowed.
+// Public returns the facts about a public module. The caller must not change them.
 func (t *Table) Public(modulePath string) []Fact {
 	return t.of(moduleKey{path: modulePath, public: true})
 }
@@ -393,15 +396,15 @@ func (t *Table) of(key moduleKey) []Fact {
 	return t.modules[key]
 }
 
-// At returns what is known about a repository, the declared paths included. It grows
-// whenever a path is added. Only reading is allowed.
+// At returns the facts about a repository, declared paths included. Their number grows
+// whenever a path is added. The caller must not change them.
 func (t *Table) At(repository string) []Fact {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.facts[repository]
 }
 
-// AllPrivate yields the private modules that something is known about.
+// AllPrivate yields the private modules that have facts.
 func (t *Table) AllPrivate() iter.Seq[string] {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -414,7 +417,7 @@ func (t *Table) AllPrivate() iter.Seq[string] {
 	return slices.Values(all)
 }
 
-// A shard is lines of four fields, the last two in quotes as Go has them:
+// A shard consists of lines of four fields, the last two quoted as in Go:
 //
 //	private|public open|credential|unknown|declared "repository" "module"
 

@@ -1,4 +1,4 @@
-// Package durable writes files that are whole on disk after a stop of the machine at
+// Package durable writes files that are complete on disk after a crash of the machine at
 // any moment: written under another name, synced, renamed, and the directory synced.
 package durable
 
@@ -14,15 +14,15 @@ import (
 // such a file behind; the next Replace of the same path removes it.
 const NewSuffix = ".new"
 
-// Replace makes data the content of the file at path: after a crash the file has its
-// old or its new content. The directory must exist, and the caller makes sure that
-// one process at a time replaces the file.
+// Replace makes data the content of the file at path: after a crash the file has its old
+// or its new content. The directory must exist, and the caller ensures that only one
+// process at a time replaces the file.
 func Replace(path string, data []byte, mode fs.FileMode) error {
 	return ReplaceWith(path, mode, func(*os.File) ([]byte, error) { return data, nil })
 }
 
-// ReplaceWith is Replace for content that depends on the new file itself: content gets
-// it while it is empty.
+// ReplaceWith is Replace for content that depends on the new file itself: it calls
+// content with the file while that is empty.
 func ReplaceWith(path string, mode fs.FileMode, content func(*os.File) ([]byte, error)) error {
 	temporary := path + NewSuffix
 	if info, err := os.Lstat(temporary); err == nil && !info.IsDir() {
@@ -63,14 +63,14 @@ func create(path string, mode fs.FileMode, content func(*os.File) ([]byte, error
 	return nil
 }
 
-// UnknownError says that it is unknown what a file has on disk: after a failed sync the
-// next one succeeds without having written anything (lwn.net/Articles/752063).
+// UnknownError says that the content of a file on disk is unknown: after a failed sync
+// the next one succeeds without writing anything (lwn.net/Articles/752063).
 type UnknownError struct{ Err error }
 
-// Error is the text of what failed.
+// Error returns the text of the wrapped error.
 func (e *UnknownError) Error() string { return e.Err.Error() }
 
-// Unwrap returns what failed.
+// Unwrap returns the wrapped error.
 func (e *UnknownError) Unwrap() error { return e.Err }
 
 // Append writes data at end, where f ends, and syncs f. After an error f ends there again,

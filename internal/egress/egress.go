@@ -1,9 +1,9 @@
-// Package egress judges the addresses to which others lead this program: a redirect of
-// an upstream, a page that says where a repository is. What an administrator has
-// configured by name is not its business.
+// Package egress decides whether this program may connect to an address that a third
+// party named: in a redirect of an upstream, or in a page that says where a repository
+// is. It does not apply to hosts that an administrator configured.
 //
-// It judges addresses, not names, because a name may have another address a moment
-// later. A caller judges the address that it connects with.
+// It checks addresses, not names, because a name may have another address a moment later.
+// The caller checks the address that it connects to.
 package egress
 
 import (
@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// Reach says how far an address that others have named may lead.
+// Reach says in which networks an address that a third party named may be.
 type Reach uint8
 
 const (
@@ -22,9 +22,9 @@ const (
 	Intranet              // private networks too
 )
 
-// never are networks that have neither an upstream nor a code host: shared address space,
-// where some clouds have their metadata, the metadata of others over IPv6, and of one at
-// a public address; IPv4 addresses written as IPv6 ones that routers take apart.
+// never has networks without upstreams or code hosts: shared address space, where some
+// clouds have their metadata service; metadata services over IPv6, and one at a public
+// address; IPv6 addresses from which routers extract IPv4 addresses.
 var never = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("168.63.129.16/32"),
@@ -36,9 +36,10 @@ var never = []netip.Prefix{
 // (RFC 6052, section 2.1).
 var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
-// Allowed returns those of addrs that may be reached: no address of this machine (they
-// are read at each call), nor of its link, and no private one if reach is Public. If the
-// addresses of this machine cannot be read, the error says so, and none is allowed.
+// Allowed returns those of addrs to which a connection is allowed: no address of this
+// machine (read at each call), none of its link, and no private one if reach is Public.
+// If the addresses of this machine cannot be read, the error says so, and none is
+// allowed.
 func Allowed(addrs []netip.Addr, reach Reach) ([]netip.Addr, error) {
 	own, err := Machine()
 	if err != nil {
@@ -51,7 +52,7 @@ func Allowed(addrs []netip.Addr, reach Reach) ([]netip.Addr, error) {
 	return slices.DeleteFunc(slices.Clone(addrs), refused), nil
 }
 
-// remote reports whether addr can be an address of another machine, elsewhere.
+// remote reports whether addr can be an address of a machine beyond the local link.
 func remote(addr netip.Addr) bool {
 	switch {
 	case !addr.IsValid(), addr.IsLoopback(), addr.IsUnspecified(), addr.IsLinkLocalUnicast(), addr.IsMulticast():
@@ -60,7 +61,7 @@ func remote(addr netip.Addr) bool {
 	return !slices.ContainsFunc(never, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// plain returns the address that packets for addr end at.
+// plain returns the address at which packets for addr arrive.
 func plain(addr netip.Addr) netip.Addr {
 	addr = addr.Unmap().WithZone("")
 	if nat64.Contains(addr) {
@@ -85,10 +86,9 @@ func Machine() (map[netip.Addr]bool, error) {
 	return own, nil
 }
 
-// AllowedName reports whether host, a name or an address in a URL, may be given to a
-// proxy that finds addresses itself: a name that is not this machine's, or an address
-// that is allowed. Numbers in other notations, which some resolvers take for addresses,
-// are neither.
+// AllowedName reports whether host, a name or an address in a URL, may be sent to a proxy
+// that resolves names itself: a name that is not this machine's, or an allowed address.
+// Numbers in other notations, which some resolvers read as addresses, are neither.
 func AllowedName(host string, reach Reach) bool {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if addr, err := netip.ParseAddr(host); err == nil {

@@ -1,5 +1,5 @@
-// Package evidence writes down what an upstream or a database did wrong: text files for
-// the administrator, who reads them and moves them away.
+// Package evidence records what an upstream or a database did wrong, in text files. The
+// administrator reads them and moves them away.
 package evidence
 
 import (
@@ -13,11 +13,12 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// Most is how many files of a kind Keep writes, so that neither a client that tries again
-// nor an upstream that sends something else each time can fill the disk.
+// Most is how many files of a kind Keep writes, so that neither a client that retries nor
+// an upstream that sends other content each time can fill the disk.
 const Most = 1000
 
-// The evidence names private modules, so it is for the user of the program alone.
+// Evidence has names of private modules, so only the user that runs the program can read
+// it.
 const (
 	dirMode  = 0o700
 	fileMode = 0o600
@@ -32,9 +33,9 @@ func (d Dir) Path(kind, name string) string {
 	return filepath.Join(string(d), kind+"-"+name+".txt")
 }
 
-// Keep writes text into a new file of a kind, and returns its path. A file that is there
-// already stays as it is. An error leaves no file behind; it is one if Most files of the
-// kind are there.
+// Keep writes text into a new file of a kind, and returns its path. An existing file
+// stays as it is. After an error there is no new file. It is an error if there are Most
+// files of the kind.
 func (d Dir) Keep(kind, name, text string) (path string, err error) {
 	path = d.Path(kind, name)
 	if _, err := os.Lstat(path); err == nil && d != "" {
@@ -53,9 +54,9 @@ func (d Dir) Keep(kind, name, text string) (path string, err error) {
 	return path, nil
 }
 
-// Write makes text the content of a file of a kind. An error may leave a part of it:
-// unlike Keep it is for evidence whose file has a meaning by its name alone. A later
-// Write completes it.
+// Write makes text the content of a file of a kind. An error may leave an incomplete
+// file: unlike Keep, Write is for evidence whose file has a meaning by its name alone. A
+// later Write completes it.
 func (d Dir) Write(kind, name, text string) error {
 	if err := d.create(); err != nil {
 		return err

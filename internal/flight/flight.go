@@ -1,9 +1,9 @@
-// Package flight runs work that clients share: one piece at most for each key, which goes
-// on when the clients that wait for it leave.
+// Package flight runs work that clients share: at most one piece for each key. It
+// continues when the clients that wait for it leave.
 //
-// Package x/sync/singleflight is not enough: a client can leave, the work can have to give
-// up its place when the last client has left, and what it has made so far can be seen
-// before it ends.
+// Package x/sync/singleflight is not enough: here a client can leave, work without
+// clients may have to give up its place, and clients can see partial results before the
+// work ends.
 package flight
 
 import (
@@ -14,36 +14,35 @@ import (
 	"github.com/assay-proxy/assay/internal/places"
 )
 
-// Group is work under way in a Scope, by key. Its methods may be called at the same time.
+// Group is the work under way in a Scope, by key. Its methods may be called concurrently.
 type Group[T any] struct {
 	scope  *Scope
 	mu     sync.Mutex
 	active map[string]*Flight[T]
 }
 
-// NewGroup makes a Group of which nothing is under way.
+// NewGroup makes a Group without work.
 func NewGroup[T any](s *Scope) *Group[T] {
 	return &Group[T]{scope: s, active: map[string]*Flight[T]{}}
 }
 
-// Work is what a Flight does.
+// Work describes the work of a Flight.
 type Work[T any] struct {
 	Key    string
-	Places *places.Places // of which it takes one; nil: of none
-	Limit  time.Duration  // of the time that it may take; 0: none
-	Value  T              // what clients can see while it is under way
+	Places *places.Places // it takes one of these; nil: it needs none
+	Limit  time.Duration  // of its time; 0: none
+	Value  T              // clients can read it while the work is under way
 
 	// Do does the work. It may set f.Value.
 	Do func(ctx context.Context, f *Flight[T]) error
 
-	// Ended, if there is one, is called with the error of the work before its clients
-	// have it.
+	// Ended, if it is set, is called with the error of the work before clients get it.
 	Ended func(err error)
 }
 
 // Flight is one piece of work.
 type Flight[T any] struct {
-	Value T // of the Work; what Do sets may be read after the end
+	Value T // of the Work; if Do sets it, clients may read it after the end
 	Begun time.Time
 
 	claim *places.Claim // nil: it needs no place
@@ -71,7 +70,7 @@ func (g *Group[T]) Join(who places.For, w Work[T]) (f *Flight[T], joined bool, e
 	return f, false, nil
 }
 
-// run does the work of f, whether its clients wait or not.
+// run does the work of f, even if no client waits.
 func (g *Group[T]) run(ctx context.Context, f *Flight[T], w Work[T]) {
 	if w.Limit > 0 {
 		var cancel context.CancelFunc
@@ -85,14 +84,14 @@ func (g *Group[T]) run(ctx context.Context, f *Flight[T], w Work[T]) {
 		w.Ended(f.err)
 	}
 	g.mu.Lock()
-	if g.active[w.Key] == f { // else another one began when this one had to yield
+	if g.active[w.Key] == f { // otherwise another one began when this one had to yield
 		delete(g.active, w.Key)
 	}
 	g.mu.Unlock()
 	close(f.done)
 }
 
-// Client returns the client for which the work was begun, "" if it needs no place.
+// Client returns the client that started the work, "" if it needs no place.
 func (f *Flight[T]) Client() string {
 	if f.claim == nil {
 		return ""
@@ -103,7 +102,7 @@ func (f *Flight[T]) Client() string {
 // Claim returns the claim to the place of the work, nil if it needs none.
 func (f *Flight[T]) Claim() *places.Claim { return f.claim }
 
-// Leave says that one request of a client does not wait any more.
+// Leave says that one request of a client no longer waits.
 func (f *Flight[T]) Leave(client string) {
 	if f.claim != nil {
 		f.claim.Leave(client)
@@ -126,7 +125,7 @@ func (f *Flight[T]) Ended() bool {
 // Err returns the error of the work, which has ended.
 func (f *Flight[T]) Err() error { return f.err }
 
-// Wait returns what the work has come to, or the cause for which ctx ended before.
+// Wait returns the result of the work, or the cause of ctx if that ends first.
 func (f *Flight[T]) Wait(ctx context.Context) (value T, err error) {
 	select {
 	case <-f.done:

@@ -16,16 +16,16 @@ type Config struct {
 	// Wait is how long work waits for a place. Default 20 s.
 	Wait time.Duration
 
-	// Prepare makes the context of work for a client that is in its place. Default:
-	// the context as it is.
+	// Prepare makes the context for work of a client when it gets its place. Default: the
+	// context is unchanged.
 	Prepare func(ctx context.Context, client string) context.Context
 
-	// Panicked is told of each panic, with the key of its work. What it returns is the
-	// error of the work. Default: that of the panic.
+	// Panicked is called for each panic, with the key of the work, and returns the error
+	// of the work. Default: the error of the panic.
 	Panicked func(key string, p *defect.Error) error
 }
 
-// Scope is where work runs that is shared by clients, and that therefore outlives them.
+// Scope runs work that clients share and that continues when they leave.
 type Scope struct {
 	config  Config
 	ctx     context.Context
@@ -33,7 +33,7 @@ type Scope struct {
 	running sync.WaitGroup
 }
 
-// NewScope makes a Scope, which Close ends.
+// NewScope makes a Scope; Close ends it.
 func NewScope(c Config) *Scope {
 	if c.Wait <= 0 {
 		c.Wait = 20 * time.Second
@@ -49,8 +49,8 @@ func NewScope(c Config) *Scope {
 	return s
 }
 
-// Close waits for what runs, at most until ctx ends; then it cancels what is left and
-// waits for that.
+// Close waits for running work, at most until ctx ends; then it cancels the rest and
+// waits for it.
 func (s *Scope) Close(ctx context.Context) error {
 	idle := make(chan struct{})
 	go func() { s.running.Wait(); close(idle) }()
@@ -65,13 +65,14 @@ func (s *Scope) Close(ctx context.Context) error {
 	}
 }
 
-// Go does work in a goroutine, with the context of the Scope. It is called by a request
-// that runs, or by work of the Scope: else Close might not wait for it.
+// Go does work in a goroutine, with the context of the Scope. Only a running request, or
+// work of the Scope, may call it: otherwise Close might not wait for the goroutine.
 func (s *Scope) Go(do func(ctx context.Context)) {
 	s.running.Go(func() { do(s.ctx) })
 }
 
-// Guard does work and returns its error, which is that of Config.Panicked if it panics.
+// Guard calls do and returns its error; if do panics, the error is that of
+// Config.Panicked.
 func (s *Scope) Guard(key string, do func() error) error {
 	err := defect.Catch(do)
 	var p *defect.Error
@@ -81,9 +82,9 @@ func (s *Scope) Guard(key string, do func() error) error {
 	return err
 }
 
-// InPlace does work when claim has its place, and gives the place back. Without a claim it
-// does it at once. The error is one of package places if there was no place in time, or
-// if the work had to stop because others needed the place more.
+// InPlace calls do when claim has its place, and then gives the place back. Without a
+// claim it calls do at once. The error is one of package places if there was no place in
+// time, or if the work had to yield its place.
 func (s *Scope) InPlace(ctx context.Context, claim *places.Claim, do func(context.Context) error) error {
 	if claim == nil {
 		return do(ctx)

@@ -9,13 +9,13 @@ import (
 	"github.com/assay-proxy/assay/defect"
 )
 
-// ErrClosed says that a Shared starts no work any more.
+// ErrClosed says that a Shared no longer starts work.
 var ErrClosed = errors.New("closed")
 
-// Shared is work that needs no places: one piece at most for each key, which goes on when
-// the caller that asked first leaves, and ends when no caller waits for it any more.
+// Shared runs work that needs no places: at most one piece for each key. The work
+// continues when its first caller leaves, and ends when no caller waits for it.
 type Shared struct {
-	// life ends with Close, and the work with it. It is the context of no caller.
+	// life ends with Close, and ends the work. It does not belong to a caller.
 	life context.Context
 	end  context.CancelFunc
 
@@ -25,7 +25,7 @@ type Shared struct {
 	running sync.WaitGroup // Add under mu
 }
 
-// NewShared makes a Shared of which nothing is under way.
+// NewShared makes a Shared without work.
 func NewShared() *Shared {
 	s := &Shared{active: map[string]*shared{}}
 	s.life, s.end = context.WithCancel(context.Background())
@@ -38,13 +38,13 @@ type shared struct {
 	value   any
 	err     error
 	cancel  context.CancelFunc
-	callers int // that wait, guarded by Shared.mu
+	callers int // how many wait; guarded by Shared.mu
 }
 
-// Do runs work once for all callers that ask for key at the same time, and returns what
-// it returns. The work has the values of the context of the first caller, but neither its
-// deadline nor its end: it has limit. A caller leaves when its own context ends. All work
-// for a key has the same type.
+// Do runs work once for all concurrent callers with the same key, and returns its result.
+// The context of the work has the values of the first caller's context, but neither its
+// deadline nor its cancellation; its time is limited by limit. A caller leaves when its
+// own context ends. All work for a key has the same type.
 func Do[T any](ctx context.Context, s *Shared, key string, limit time.Duration, work func(context.Context) (T, error)) (value T, err error) {
 	if err := ctx.Err(); err != nil {
 		return value, err
@@ -63,7 +63,7 @@ func Do[T any](ctx context.Context, s *Shared, key string, limit time.Duration, 
 	}
 }
 
-// join returns the work for key, with one caller more, and starts it if there is none.
+// join returns the work for key, with one more caller, and starts it if there is none.
 func (s *Shared) join(ctx context.Context, key string, limit time.Duration, work func(context.Context) (any, error)) (*shared, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,14 +96,14 @@ func (s *Shared) run(ctx context.Context, key string, w *shared, work func(conte
 	close(w.done)
 }
 
-// remove makes the next caller for key start work of its own. mu is held.
+// remove makes the next caller for key start new work. The caller holds mu.
 func (s *Shared) remove(key string, w *shared) {
 	if s.active[key] == w {
 		delete(s.active, key)
 	}
 }
 
-// leave takes a caller away from w, which ends with the last one.
+// leave removes a caller from w; without callers w ends.
 func (s *Shared) leave(key string, w *shared) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +113,7 @@ func (s *Shared) leave(key string, w *shared) {
 	}
 }
 
-// Close ends what is under way and waits for it.
+// Close ends all work and waits for it.
 func (s *Shared) Close() {
 	s.mu.Lock()
 	s.closed = true

@@ -1,5 +1,5 @@
-// Package memo remembers a bounded number of values in memory. None of them is needed:
-// what is forgotten is found out again.
+// Package memo keeps a limited number of values in memory. The caller can obtain each
+// value again, so any of them can be dropped.
 package memo
 
 import (
@@ -7,13 +7,13 @@ import (
 	"sync"
 )
 
-// Map is a map of at most Limit entries. When it is full it forgets those that are
-// Outdated, and if there are none all of them: an order of use would cost a lock for
-// writing at each look. The zero value of all fields but Limit is a Map without entries. Its
-// methods may be called at the same time.
+// Map is a map of at most Limit entries. When it is full it drops the Outdated entries,
+// and if there are none, all of them: an order of use would need a write lock for each
+// Get. The zero value of all fields except Limit is an empty Map. Its methods may be
+// called concurrently.
 type Map[K comparable, V any] struct {
 	Limit    int
-	Outdated func(V) bool // nil: none is
+	Outdated func(V) bool // nil: no entry is
 
 	mu      sync.RWMutex
 	entries map[K]V
@@ -32,8 +32,8 @@ func (m *Map[K, V]) Put(key K, value V) {
 	m.Change(key, func(V) (V, bool) { return value, true })
 }
 
-// Change sets the value of key to what change makes of it, and of the zero value if there
-// is none, unless change reports false. Nothing else reads or writes the Map meanwhile.
+// Change calls change with the value of key, the zero value if there is none, and sets
+// the value to its result, unless change returns false. The Map is locked meanwhile.
 func (m *Map[K, V]) Change(key K, change func(old V) (V, bool)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -47,7 +47,7 @@ func (m *Map[K, V]) Change(key K, change func(old V) (V, bool)) {
 	m.entries[key] = value
 }
 
-// makeRoom makes room for one more entry. It is called with mu held.
+// makeRoom makes room for one more entry. The caller holds mu.
 func (m *Map[K, V]) makeRoom() {
 	if m.Outdated != nil && len(m.entries) >= m.Limit {
 		for key, value := range m.entries {
@@ -61,22 +61,22 @@ func (m *Map[K, V]) makeRoom() {
 	}
 }
 
-// Delete forgets key.
+// Delete removes key.
 func (m *Map[K, V]) Delete(key K) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.entries, key)
 }
 
-// Clear forgets everything.
+// Clear removes all entries.
 func (m *Map[K, V]) Clear() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.entries = nil
 }
 
-// Key stands for a text, however long that is, in 16 bytes that no client can find
-// another text for.
+// Key is a 16-byte hash of a text of any length. A client cannot find another text with
+// the same Key.
 type Key [16]byte
 
 // KeyOf returns the Key of a text.

@@ -1,16 +1,14 @@
-// Package memory bounds the bytes that the program holds in buffers whose size a
-// client or an upstream chooses.
+// Package memory limits the bytes in buffers whose size a client or an upstream chooses.
 //
-// A Budget is a number of bytes. What takes from it waits or is refused when there are
-// not enough: it never grows. A program has one Budget and divides it with Part, so
-// that one use of memory cannot take what another one needs.
+// A Budget is a fixed number of bytes. A taker waits or is refused when there are not
+// enough. A program has one Budget and divides it with Part, so that one use of memory
+// leaves the part of another use untouched.
 //
-// An owner, such as a client, has a part of a Budget at most, so that one owner never
+// An owner, such as a client, gets at most a part of a Budget, so that one owner never
 // holds all of it.
 //
-// Two rules keep uses from waiting for each other for ever. A holder asks for more
-// only with Try, which never waits; and it waits only for parts whose own holders do
-// not wait.
+// Two rules prevent deadlocks. A holder takes more only with Try, which never waits; and
+// it waits only for parts whose own holders do not wait.
 package memory
 
 import (
@@ -22,53 +20,53 @@ import (
 	"sync/atomic"
 )
 
-// ErrFull says that a budget has not as many bytes as were asked for.
+// ErrFull says that a budget does not have the requested bytes.
 var ErrFull = errors.New("the memory budget is used up")
 
-// maxWaiting is how many may wait for one budget, maxWaitingFor how many of them for one
-// owner. What each of them waits with, such as the part of an answer that has arrived
-// already, is not counted.
+// maxWaiting is how many takers may wait for one budget, maxWaitingFor how many of them
+// for one owner. Memory that a waiting taker already uses, such as the first part of a
+// response, is not counted.
 const (
 	maxWaiting    = 64
 	maxWaitingFor = maxWaiting / 4 * 3
 )
 
-// Budget is a number of bytes. All methods may be called at the same time. A nil
-// Budget has no end: it gives whatever is asked for.
+// Budget is a number of bytes. Its methods may be called concurrently. A nil Budget has
+// no limit.
 type Budget struct {
 	size    int64
 	used    atomic.Int64
 	refused atomic.Int64
 	queued  atomic.Int32 // length of queue
-	waiting atomic.Int32 // of these, those that only bytes are missing for
+	waiting atomic.Int32 // of these, those that wait for bytes alone
 
 	mu     sync.Mutex       // guards what follows
-	queue  []*waiter        // in the order in which they came
-	most   int64            // of one owner with several holds
+	queue  []*waiter        // in order of arrival
+	most   int64            // for one owner with several holds
 	owners map[string]int64 // bytes held, by owner
 }
 
-// waiter waits for n bytes. ready is closed when they are its own.
+// waiter waits for n bytes. ready is closed when it has them.
 type waiter struct {
 	owner string
 	n     int64
 	ready chan struct{}
 }
 
-// New returns a budget of size bytes. One owner has three quarters of it, but for a single
-// hold, which may have all: a second owner finds something.
+// New returns a budget of size bytes. One owner gets at most three quarters of it, so
+// that a second owner finds some; but a single hold may take all.
 func New(size int64) *Budget {
 	return &Budget{size: size, most: size - size/4, owners: map[string]int64{}}
 }
 
-// Limit changes how much one owner has, but for a single hold. It comes before the first use.
+// Limit changes how much one owner with several holds gets. Call it before the first use.
 func (b *Budget) Limit(most int64) *Budget {
 	b.most = most
 	return b
 }
 
-// Part takes size bytes for ever and returns a budget of these. It panics if they are
-// not there: how a budget is divided is decided by the program.
+// Part takes size bytes forever and returns a budget of them. It panics if there are not
+// enough: the program decides how a budget is divided.
 func (b *Budget) Part(size int64) *Budget {
 	if b == nil {
 		return nil
@@ -79,7 +77,7 @@ func (b *Budget) Part(size int64) *Budget {
 	return New(size)
 }
 
-// Size returns how many bytes there are, 0 for a budget without end.
+// Size returns the size of the budget, 0 if it has no limit.
 func (b *Budget) Size() int64 {
 	if b == nil {
 		return 0
@@ -95,7 +93,7 @@ func (b *Budget) Used() int64 {
 	return b.used.Load()
 }
 
-// Refused returns how often bytes were not given.
+// Refused returns how often the budget refused bytes.
 func (b *Budget) Refused() int64 {
 	if b == nil {
 		return 0
@@ -103,8 +101,8 @@ func (b *Budget) Refused() int64 {
 	return b.refused.Load()
 }
 
-// Try takes n bytes and reports whether they were there. It takes no lock. It is
-// false also while others wait, whose turn it is.
+// Try takes n bytes if they are free, and reports whether it did. It takes no lock. It
+// also returns false while others wait: they are first.
 func (b *Budget) Try(n int64) bool {
 	if b == nil {
 		return true
@@ -116,7 +114,7 @@ func (b *Budget) Try(n int64) bool {
 	return false
 }
 
-// grab takes n bytes if they are there.
+// grab takes n bytes if they are free.
 func (b *Budget) grab(n int64) bool {
 	for {
 		used := b.used.Load()
@@ -129,8 +127,9 @@ func (b *Budget) grab(n int64) bool {
 	}
 }
 
-// Must takes n bytes although they may not be there, for what cannot be refused, as
-// what is on disk already. Until enough is given back, all others are refused.
+// Must takes n bytes even if they are not free, for memory that cannot be refused, such
+// as that for data already on disk. Until enough bytes are given back, all others are
+// refused.
 func (b *Budget) Must(n int64) {
 	if b != nil {
 		b.used.Add(n)
@@ -138,15 +137,15 @@ func (b *Budget) Must(n int64) {
 }
 
 // Take takes n bytes, and waits for them until ctx ends. The error is ErrFull if the
-// budget will never have so many, if too many wait already, or if ctx ended because
-// of its deadline; else it is that of ctx.
+// budget is smaller, if too many already wait, or if ctx ended because of its deadline;
+// otherwise it is that of ctx.
 func (b *Budget) Take(ctx context.Context, n int64) error { return b.takeFor(ctx, "", n) }
 
-// Give gives back n bytes that were taken.
+// Give gives back n taken bytes.
 func (b *Budget) Give(n int64) { b.giveFor("", n) }
 
-// tryFor is Try for an owner, which has held bytes in the hold that grows by n. It takes no
-// lock if there is no owner.
+// tryFor is Try for an owner, whose hold has held bytes and grows by n. It takes no lock
+// without an owner.
 func (b *Budget) tryFor(owner string, held, n int64) bool {
 	if b == nil || owner == "" {
 		return b.Try(n)
@@ -161,8 +160,8 @@ func (b *Budget) tryFor(owner string, held, n int64) bool {
 	return true
 }
 
-// mayHave reports whether an owner may have n bytes more, with held bytes in the same hold.
-// The caller holds b.mu.
+// mayHave reports whether an owner may take n more bytes, with held bytes in the same
+// hold. The caller holds b.mu.
 func (b *Budget) mayHave(owner string, held, n int64) bool {
 	all := b.owners[owner]
 	return owner == "" || all == held || all+n <= b.most
@@ -190,7 +189,7 @@ func (b *Budget) takeFor(ctx context.Context, owner string, n int64) error {
 	}
 }
 
-// enqueue returns a waiter at the end of the queue, which may have its bytes at once; nil
+// enqueue returns a waiter at the end of the queue, which may get its bytes at once; nil
 // if the queue is full.
 func (b *Budget) enqueue(owner string, n int64) *waiter {
 	b.mu.Lock()
@@ -207,12 +206,12 @@ func (b *Budget) enqueue(owner string, n int64) *waiter {
 	w := &waiter{owner, n, make(chan struct{})}
 	b.queue = append(b.queue, w)
 	b.queued.Store(int32(len(b.queue)))
-	b.serve() // bytes may have come back before giveFor could see the queue
+	b.serve() // bytes may have been given back before giveFor could see the queue
 	return w
 }
 
-// leave takes w out of the queue and returns why. If w got its bytes at the same
-// moment they are given back.
+// leave removes w from the queue and returns the reason. If w got its bytes at the same
+// moment, leave gives them back.
 func (b *Budget) leave(ctx context.Context, w *waiter) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -245,7 +244,7 @@ func (b *Budget) giveFor(owner string, n int64) {
 	b.serve()
 }
 
-// own adds n to what an owner holds. The caller holds b.mu.
+// own adds n to the bytes of an owner. The caller holds b.mu.
 func (b *Budget) own(owner string, n int64) {
 	if owner == "" {
 		return
@@ -255,9 +254,9 @@ func (b *Budget) own(owner string, n int64) {
 	}
 }
 
-// serve gives those in the queue what they wait for, in their order, as long as there is
-// enough for the first of them. Those whose owner has its part let the others go first.
-// The caller holds b.mu.
+// serve gives waiters their bytes, in the order of the queue, while there are enough for
+// the first of them. It skips waiters whose owner already has its part. The caller holds
+// b.mu.
 func (b *Budget) serve() {
 	short := int32(0)
 	b.queue = slices.DeleteFunc(b.queue, func(w *waiter) bool {
@@ -278,35 +277,35 @@ func (b *Budget) serve() {
 
 type ownerKey struct{}
 
-// WithOwner says in the returned context for whom memory is taken: owners have a part of
-// each budget, so that one of them leaves something to the next.
+// WithOwner returns a context that names the owner of taken memory: each owner gets at
+// most a part of each budget, so that some is left for others.
 func WithOwner(ctx context.Context, owner string) context.Context {
 	return context.WithValue(ctx, ownerKey{}, owner)
 }
 
-// Hold is what one use has taken of a budget. One goroutine uses it at a time. The
-// zero value holds nothing of a budget without end.
+// Hold is the bytes that one use has taken from a budget. Only one goroutine may use it
+// at a time. The zero value holds nothing, of a budget without a limit.
 type Hold struct {
 	budget *Budget
 	owner  string // "": none
 	bytes  int64
 }
 
-// Hold returns a Hold of b that is still empty. Its owner calls Free in the end, and
-// does not copy it after its first use.
+// Hold returns an empty Hold of b. The caller must call Free in the end, and must not
+// copy the Hold after its first use.
 func (b *Budget) Hold() Hold { return Hold{budget: b} }
 
-// HoldFor is Hold for the owner that ctx names, if it does.
+// HoldFor is Hold for the owner that ctx names, if any.
 func (b *Budget) HoldFor(ctx context.Context) Hold {
 	owner, _ := ctx.Value(ownerKey{}).(string)
 	return Hold{budget: b, owner: owner}
 }
 
-// Own says whose an empty Hold is.
+// Own sets the owner of an empty Hold.
 func (h *Hold) Own(owner string) { h.owner = owner }
 
-// Grow makes what is held at least n bytes. A Hold that is empty waits until ctx
-// ends, as Take does; one that has something already is refused at once.
+// Grow makes the Hold at least n bytes. An empty Hold waits until ctx ends, as Take does;
+// any other is refused at once.
 func (h *Hold) Grow(ctx context.Context, n int64) error {
 	if h.bytes > 0 || n <= 0 {
 		return h.Try(n)
@@ -318,7 +317,7 @@ func (h *Hold) Grow(ctx context.Context, n int64) error {
 	return nil
 }
 
-// Try makes what is held at least n bytes, or returns ErrFull at once.
+// Try makes the Hold at least n bytes, or returns ErrFull at once.
 func (h *Hold) Try(n int64) error {
 	more := n - h.bytes
 	if more <= 0 {
@@ -331,10 +330,10 @@ func (h *Hold) Try(n int64) error {
 	return nil
 }
 
-// Bytes returns how many bytes are held.
+// Bytes returns the size of the Hold.
 func (h *Hold) Bytes() int64 { return h.bytes }
 
-// Free gives back all that is held. Nothing happens the second time.
+// Free gives back all bytes. A second call does nothing.
 func (h *Hold) Free() {
 	h.budget.giveFor(h.owner, h.bytes)
 	h.bytes = 0
@@ -342,13 +341,13 @@ func (h *Hold) Free() {
 
 type holdKey struct{}
 
-// Context returns a context in which what is read for the caller is read into h. It
-// must not reach a goroutine that goes on when the caller is done with h.
+// Context returns a context whose reads take their memory from h. It must not reach a
+// goroutine that continues when the caller has freed h.
 func (h *Hold) Context(ctx context.Context) context.Context {
 	return context.WithValue(ctx, holdKey{}, h)
 }
 
-// HoldOf returns the Hold of ctx, else one of a budget without end.
+// HoldOf returns the Hold of ctx, or one of a budget without a limit.
 func HoldOf(ctx context.Context) *Hold {
 	if h, ok := ctx.Value(holdKey{}).(*Hold); ok {
 		return h

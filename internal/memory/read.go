@@ -5,14 +5,13 @@ import (
 	"io"
 )
 
-// firstRead is the buffer for what has no known size.
+// firstRead is the size of the first buffer for content of unknown size.
 const firstRead = 8 << 10
 
-// Read reads r to its end, or until it has more than limit bytes, of which it then
-// returns limit+1: the caller refuses them. size is how many bytes r is said to have,
-// negative if nothing is known. The buffer is taken from the budget before it is made,
-// as Grow does: the first of it is waited for until ctx ends. The error is ErrFull, or
-// that of ctx or r.
+// Read reads r to its end, or, if r has more than limit bytes, returns limit+1 bytes,
+// which the caller refuses. size is the stated size of r, negative if there is none. Read
+// takes memory from the budget before it makes a buffer, as Grow does: for the first
+// buffer it waits until ctx ends. The error is ErrFull, or that of ctx or r.
 func (h *Hold) Read(ctx context.Context, r io.Reader, size, limit int64) ([]byte, error) {
 	room := min(int64(firstRead), limit+1)
 	if size >= 0 {
@@ -34,9 +33,9 @@ func (h *Hold) Read(ctx context.Context, r io.Reader, size, limit int64) ([]byte
 			continue
 		}
 		if room = 2 * int64(cap(data)); room >= limit {
-			room = limit + 1 // with the end, or what is limit bytes long would need another buffer
+			room = limit + 1 // one more for the end, or content of limit bytes would need another buffer
 		}
-		if err := h.Try(int64(cap(data)) + room); err != nil { // both are there while one is copied
+		if err := h.Try(int64(cap(data)) + room); err != nil { // both buffers exist during the copy
 			return data, err
 		}
 		data = append(make([]byte, 0, room), data...)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// state is how far a claim has come.
+// state is the state of a claim.
 type state uint8
 
 const (
@@ -14,38 +14,37 @@ const (
 	ended
 )
 
-// Claim is a claim to a place. Its methods may be called at the same time.
+// Claim is a claim to a place. Its methods may be called concurrently.
 type Claim struct {
 	places *Places
 	who    For
 	ready  chan struct{} // closed when the claim has left the queue
 
-	// What follows is guarded by places.mu.
+	// places.mu guards the fields below.
 	state    state
-	err      error          // why it ended without a place
+	err      error          // the reason why it ended without a place
 	clients  map[string]int // requests that wait for the work, by client
-	client   string         // that the place is counted for
+	client   string         // the place is counted for it
 	cancel   context.CancelCauseFunc
-	yielding bool // it was told to give up its place
-	firm     bool // it never yields any more
+	yielding bool // it must give up its place
+	firm     bool // it no longer yields
 
-	since    time.Time // when it got its place, or said that it rests
+	since    time.Time // when it got its place, or Rest was called
 	measured bool      // it has reported progress since
 	bytes    int64
-	last     time.Time // when it last did
-	from, to mark      // bytes at two moments, at least a window apart once there are two
+	last     time.Time // when it last reported progress
+	from, to mark      // progress at two moments; if there are two, they are at least a window apart
 }
 
-// mark is how much progress there was at a moment.
+// mark is the progress at a moment.
 type mark struct {
 	at    time.Time
 	bytes int64
 }
 
-// Take waits until the claim has a place, at most for the given time, and returns the
-// context for the work. The context ends with ErrYielded as its cause when the work must
-// give up its place. The error is ErrLate, ErrFull, ErrLeft, ErrYielded or the cause of
-// ctx.
+// Take waits until the claim has a place, at most for wait, and returns the context for
+// the work. The context ends with ErrYielded as its cause when the work must give up its
+// place. The error is ErrLate, ErrFull, ErrLeft, ErrYielded or the cause of ctx.
 func (c *Claim) Take(ctx context.Context, wait time.Duration) (context.Context, error) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -97,11 +96,11 @@ func (c *Claim) Release() {
 	p.dispatch()
 }
 
-// Client returns the client that the claim was made for first.
+// Client returns the client that made the claim.
 func (c *Claim) Client() string { return c.who.Client }
 
-// Join says that one more request of a client waits for the work. It reports false if
-// the work is about to give up its place, and the request should make a claim of its own.
+// Join adds a request of a client that waits for the work. It returns false if the work
+// is about to give up its place; then the request should make a claim of its own.
 func (c *Claim) Join(client string) bool {
 	p := c.places
 	p.mu.Lock()
@@ -110,7 +109,7 @@ func (c *Claim) Join(client string) bool {
 		return false
 	}
 	c.clients[client]++
-	if c.state == waiting { // the client may have a place where the others have not
+	if c.state == waiting { // this client may get a place where the others may not
 		p.dispatch()
 		if c.state == waiting && c.clients[client] == 1 {
 			p.makeRoom(c)
@@ -119,8 +118,9 @@ func (c *Claim) Join(client string) bool {
 	return true
 }
 
-// Leave takes back one Join, or the client of the claim itself. A claim that waits is
-// dropped with its last client; work that runs goes on while no place is needed.
+// Leave takes back one Join, or the client of the claim itself. A waiting claim is
+// dropped with its last client; running work continues while no other claim needs its
+// place.
 func (c *Claim) Leave(client string) {
 	p := c.places
 	p.mu.Lock()
@@ -133,7 +133,7 @@ func (c *Claim) Leave(client string) {
 	}
 }
 
-// Progress says that the work has moved n bytes more.
+// Progress says that the work has transferred n more bytes.
 func (c *Claim) Progress(n int) {
 	c.places.mu.Lock()
 	defer c.places.mu.Unlock()
@@ -149,15 +149,15 @@ func (c *Claim) Progress(n int) {
 	}
 }
 
-// Rest says that the work waits for something else than bytes from now on: it is judged
-// as if it had just begun.
+// Rest says that the work no longer waits for bytes: its rate is judged as if it had just
+// begun.
 func (c *Claim) Rest() {
 	c.places.mu.Lock()
 	defer c.places.mu.Unlock()
 	c.since, c.measured = time.Now(), false
 }
 
-// Firm says that the work is as good as done: it never yields any more.
+// Firm says that the work is almost done: it no longer yields.
 func (c *Claim) Firm() {
 	c.places.mu.Lock()
 	defer c.places.mu.Unlock()
@@ -172,7 +172,7 @@ func (c *Claim) giveUp() {
 	}
 }
 
-// class says how much work deserves to keep its place, the least deserving first.
+// class is a class of work, in the order in which work yields.
 type class uint8
 
 const (
@@ -182,14 +182,14 @@ const (
 	keep                   // it never yields
 )
 
-// verdict is what is thought of work in a place.
+// verdict says how soon work should yield its place.
 type verdict struct {
 	class class
 	rate  float64 // bytes per second
 	since time.Time
 }
 
-// before reports whether the work judged v yields before the work judged w.
+// before reports whether work with verdict v yields before work with verdict w.
 func (v verdict) before(w verdict) bool {
 	switch {
 	case v.class != w.class:
@@ -201,7 +201,7 @@ func (v verdict) before(w verdict) bool {
 	}
 }
 
-// judge says whether the work of c deserves its place.
+// judge returns the verdict on the work of c.
 func (c *Claim) judge(now time.Time) verdict {
 	v := verdict{class: keep, since: c.since}
 	if c.firm || c.yielding {
@@ -220,8 +220,7 @@ func (c *Claim) judge(now time.Time) verdict {
 	return v
 }
 
-// rate returns the bytes per second of the last while, and whether that says anything
-// yet.
+// rate returns the recent bytes per second, and whether there is enough data.
 func (c *Claim) rate(now time.Time) (rate float64, known bool) {
 	if !c.measured {
 		patience := c.places.config.Patience
@@ -229,7 +228,7 @@ func (c *Claim) rate(now time.Time) (rate float64, known bool) {
 	}
 	took := now.Sub(c.from.at)
 	if now.Sub(c.last) >= c.places.config.Window {
-		return 0, true // it stalls, however much came before
+		return 0, true // it stalls, whatever its earlier rate
 	}
 	return float64(c.bytes-c.from.bytes) / took.Seconds(), took >= c.places.config.Window
 }

@@ -1,14 +1,16 @@
-// Package places bounds how much work runs at the same time, and shares the bound
-// fairly among the clients that the work is for.
+// Package places limits how much work runs at the same time, and shares the places fairly
+// among the clients of the work.
 //
 // A claim names its client, module and host. While places are free a claim gets one at
-// once. One client, and one site with however many clients, holds at most three quarters
+// once. One client, and one site with any number of clients, holds at most three quarters
 // of the places, so that the next client finds one. A freed place goes to the waiting
 // claim whose client holds the fewest places, then whose site does, then whose module,
-// then whose host (max-min fairness); of equals the oldest claim is first. While claims wait, and only then, work yields its place if
-// no client waits for it any more, or if it makes no progress worth the name.
+// then whose host (max-min fairness); among equals the oldest claim is first. Only while
+// claims wait, work yields its place if no client waits for it, or if it makes little
+// progress.
 //
-// The package knows nothing of what the work is: it moves counters and cancels contexts.
+// The package knows nothing about the work itself: it changes counters and cancels
+// contexts.
 package places
 
 import (
@@ -18,20 +20,20 @@ import (
 	"time"
 )
 
-// Bounds that are not settings.
+// Limits that are not settings.
 const (
-	// A client may have this many claims waiting for each place there is, and
-	// minQueue if that is more: a fleet of build machines behind one address asks for
-	// hundreds of objects at once, and the go command does not repeat a refusal.
+	// A client may have this many waiting claims for each place, or minQueue if that is
+	// more: a fleet of build machines behind one address requests hundreds of objects at
+	// once, and the go command does not retry after a refusal.
 	queuePerPlace = 8
 	minQueue      = 256
 
 	// clientsInQueue is how many clients with full queues fit into the whole queue.
 	clientsInQueue = 4
 
-	// Work that moves fewer than crawl bytes per second yields to every claim, below
-	// slow to claims of clients that hold fewer places. A link of 500 kB/s that is
-	// shared by sixteen transfers is not slow.
+	// Work that transfers fewer than crawl bytes per second yields to every claim; below
+	// slow it yields to claims of clients that hold fewer places. A link of 500 kB/s that
+	// is shared by sixteen transfers is not slow.
 	crawl = 4 << 10
 	slow  = 32 << 10
 
@@ -39,9 +41,9 @@ const (
 	review = time.Second
 )
 
-// Errors of claims. All of them pass: the same claim may succeed a little later.
+// Errors of claims. All are temporary: the same claim may succeed a little later.
 var (
-	// ErrClientFull says that the client has as many claims waiting as it may have.
+	// ErrClientFull says that the client may have no more waiting claims.
 	ErrClientFull = errors.New("the client has too many claims waiting")
 
 	// ErrFull says that too many claims of all clients are waiting.
@@ -57,48 +59,48 @@ var (
 	ErrLeft = errors.New("no client waits any more")
 )
 
-// Config says how many places there are and how work in them is judged.
+// Config says how many places there are and when work yields.
 type Config struct {
 	// N is the number of places; at least 1.
 	N int
 
-	// Patience is how long work that has reported no progress yet keeps its place
-	// while claims wait. 0: for as long as a client waits for it.
+	// Patience is how long work without any progress keeps its place while claims wait.
+	// 0: as long as a client waits for it.
 	Patience time.Duration
 
-	// Site returns the site that a client is at, which shares the bounds as one client
-	// does: a customer of a provider can be as many clients as it likes. Default: each client
-	// is a site of its own.
+	// Site returns the site of a client. A site has the limits of one client, because a
+	// customer of a provider can make any number of clients. Default: each client is a
+	// site of its own.
 	Site func(client string) string
 
-	// Window is the time over which the rate of reported progress is taken. Work
-	// is not judged before. Default 3 s.
+	// Window is the time over which the rate of progress is measured. Work is not judged
+	// before it has passed. Default 3 s.
 	Window time.Duration
 }
 
-// Places are a number of places. Its methods may be called at the same time.
+// Places is a number of places. Its methods may be called concurrently.
 type Places struct {
 	config Config
-	share  int // of the places, for one client
-	queue  int // claims of one client that may wait
+	share  int // how many places one client may hold
+	queue  int // how many claims of one client may wait
 
-	mu      sync.Mutex // guards what follows, and the claims
+	mu      sync.Mutex // guards the fields below, and the claims
 	running map[*Claim]struct{}
 	waiting []*Claim       // oldest first
 	held    map[holder]int // places in use, by holder
-	queued  map[holder]int // claims waiting, by the client that came first and by its site
+	queued  map[holder]int // waiting claims, by the client that made them and by its site
 	timer   *time.Timer    // of the next review; nil while no claim waits
 	stats   Stats
 }
 
-// holder is what places are counted for.
+// holder is a client, site, module or host for which places are counted.
 type holder struct{ kind, name string }
 
-// For says what a claim is for.
+// For says for what a claim is made.
 type For struct {
-	Client string // that the work is for
+	Client string // of the work
 	Module string
-	Host   string // where the module lives
+	Host   string // of the module
 }
 
 // Stats are counts of one set of places.
@@ -113,7 +115,7 @@ type Stats struct {
 	Abandoned, Slow uint64
 }
 
-// New makes places, all of them free.
+// New makes places; all are free.
 func New(c Config) *Places {
 	c.N = max(c.N, 1)
 	if c.Window <= 0 {
@@ -128,16 +130,16 @@ func New(c Config) *Places {
 	}
 }
 
-// Judge changes how work is judged, see Config: as if the places were made with patience and
-// window. It comes before the first claim.
+// Judge changes when work yields, as if Config had patience and window. Call it before
+// the first claim.
 func (p *Places) Judge(patience, window time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.config.Patience, p.config.Window = patience, window
 }
 
-// Claim asks for a place. The claim has one at once, or waits; Take tells. Release must
-// follow. The error is ErrClientFull or ErrFull.
+// Claim claims a place. The claim gets one at once, or waits, see Take. The caller must
+// call Release. The error is ErrClientFull or ErrFull.
 func (p *Places) Claim(who For) (*Claim, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,7 +166,7 @@ func (p *Places) Stats() Stats {
 	return stats
 }
 
-// admit gives c a place if one is free and one of its clients may have it.
+// admit gives c a place if one is free and one of its clients may take it.
 func (p *Places) admit(c *Claim) bool {
 	client, ok := p.neediest(c)
 	if !ok || len(p.running) >= p.config.N {
@@ -177,7 +179,7 @@ func (p *Places) admit(c *Claim) bool {
 	return true
 }
 
-// count adds n to the places that are held for what c is for.
+// count adds n to the places of the holders of c.
 func (p *Places) count(c *Claim, n int) {
 	for _, h := range []holder{clientHolder(c.client), p.site(c.client), {"module", c.who.Module}, {"host", c.who.Host}} {
 		add(p.held, h, n)
@@ -188,15 +190,15 @@ func clientHolder(client string) holder { return holder{"client", client} }
 
 func (p *Places) site(client string) holder { return holder{"site", p.config.Site(client)} }
 
-// add adds n to one of the counts.
+// add adds n to one count.
 func add(counts map[holder]int, h holder, n int) {
 	if counts[h] += n; counts[h] == 0 {
 		delete(counts, h)
 	}
 }
 
-// neediest returns the client of c that holds the fewest places, of equals the one whose
-// site does, and whether it may hold one more.
+// neediest returns the client of c that holds the fewest places, among equals the one
+// whose site does, and whether it may hold one more.
 func (p *Places) neediest(c *Claim) (client string, ok bool) {
 	var least [2]int
 	for name := range c.clients {
@@ -208,8 +210,8 @@ func (p *Places) neediest(c *Claim) (client string, ok bool) {
 	return client, ok
 }
 
-// enqueue lets c wait, if need be in the place of the newest claim of the site, and there
-// of the client, with the most claims.
+// enqueue lets c wait. If the queue is full, c replaces the newest claim of the site with
+// the most claims, and there of the client with the most.
 func (p *Places) enqueue(c *Claim) error {
 	if p.queued[clientHolder(c.who.Client)] >= p.queue {
 		p.stats.ClientFull++
@@ -232,7 +234,7 @@ func (p *Places) enqueue(c *Claim) error {
 	return nil
 }
 
-// longest returns the newest claim of the client with the most that wait, at the site with
+// longest returns the newest waiting claim of the client with the most, at the site with
 // the most.
 func (p *Places) longest() *Claim {
 	var found *Claim
@@ -246,13 +248,13 @@ func (p *Places) longest() *Claim {
 	return found
 }
 
-// countQueued adds n to the claims that wait for the client of c.
+// countQueued adds n to the waiting claims of the client of c.
 func (p *Places) countQueued(c *Claim, n int) {
 	add(p.queued, clientHolder(c.who.Client), n)
 	add(p.queued, p.site(c.who.Client), n)
 }
 
-// drop ends a claim that waits.
+// drop ends a waiting claim.
 func (p *Places) drop(c *Claim, why error) {
 	p.dequeue(c)
 	c.state, c.err = ended, why
@@ -290,7 +292,7 @@ func (p *Places) dispatch() {
 	}
 }
 
-// review looks for work that should yield, for as long as claims wait: what runs can
+// review looks for work that should yield, as long as claims wait: running work can
 // become slow, or lose its clients, at any time.
 func (p *Places) review() {
 	p.mu.Lock()
@@ -334,7 +336,7 @@ func (p *Places) idle() bool {
 	return true
 }
 
-// makeRoom makes the work that deserves it most yield to c, and reports whether there
+// makeRoom makes the work with the lowest verdict yield to c, and reports whether there
 // was any.
 func (p *Places) makeRoom(c *Claim) bool {
 	var (
@@ -345,7 +347,7 @@ func (p *Places) makeRoom(c *Claim) bool {
 	client, below := p.neediest(c)
 	for v := range p.running {
 		if !below && !p.atSite(c, v.client) {
-			continue // c's clients have their share: the place of another does not help
+			continue // c's clients have their share: a place of another client does not help
 		}
 		judged := v.judge(now)
 		if judged.class == sluggish && (!below || p.held[clientHolder(v.client)] <= p.held[clientHolder(client)]) {

@@ -1,4 +1,4 @@
-// Package text makes texts of others short enough for a log, an error or a file name.
+// Package text shortens text from outside for logs, errors and file names.
 package text
 
 import "strings"
@@ -14,7 +14,7 @@ func Clip(s string, n int) string {
 	return s[:n]
 }
 
-// Line makes s one line of a bounded length.
+// Line makes s one line of limited length.
 func Line(s string) string {
 	return Clip(strings.Join(strings.Fields(s), " "), 260)
 }

@@ -1,4 +1,4 @@
-// Package watch keeps what is made of files up to date.
+// Package watch reloads values that are made from files when the files change.
 package watch
 
 import (
@@ -11,51 +11,52 @@ import (
 	"time"
 )
 
-// Every is how often files in use are looked at for changes.
+// Every is how often files in use are checked for changes.
 const Every = time.Second
 
-// settled is the age at which a file's time tells its content apart from the
-// next. File systems keep times in steps, so a younger file is read once more.
+// settled is the age from which a file's modification time identifies its content. File
+// systems store times in steps, so a younger file is read once more.
 const settled = 2 * time.Second
 
-// Files is how a Value is made of files.
+// Files says how a Value is made from files.
 type Files[T any] struct {
 	// Names are the files. Without any, the Value is the zero T.
 	Names []string
 
-	// Load reads them. Its sum tells what it makes of them apart from anything else.
+	// Load reads them. Two results of Load are equal if their sums are equal.
 	Load func() (made T, sum string, err error)
 
-	// Changed is called when there is something else than before.
+	// Changed is called when the value has changed.
 	Changed func()
 
-	// Failed is called when what has changed cannot be used: once for each error.
+	// Failed is called when changed files cannot be used: once for each error.
 	Failed func(error)
 }
 
-// A Value is what was made of files. It is made again when they have changed. While that
-// fails, for instance because only one of two files is written yet, it stays what it was.
+// A Value is made from files, and made again when they have changed. While that fails,
+// for instance because only one of two files has been written yet, it keeps the old
+// value.
 type Value[T any] struct {
 	files Files[T]
 
-	looked  atomic.Int64 // when the files were looked at, in Unix nanoseconds
+	looked  atomic.Int64 // when the files were last checked, in Unix nanoseconds
 	content atomic.Pointer[T]
 
-	mu     sync.Mutex    // guards the rest; held while Get reads the files
-	seen   []fs.FileInfo // the files that content is from, nil for one that was missing
+	mu     sync.Mutex    // guards the fields below; held while Get reads the files
+	seen   []fs.FileInfo // the files from which the value was made, nil for a missing one
 	sum    string        // of the content
-	failed string        // the error of newer files
+	failed string        // the error of the newer files
 }
 
-// New returns a Value that is the zero T until it is prepared and committed.
+// New returns a Value that is the zero T until Prepare and its commit.
 func New[T any](files Files[T]) *Value[T] { return &Value[T]{files: files} }
 
-// Get returns the value, after a look at the files if the last one is a while ago. While
-// one caller looks, others get the value of before.
+// Get returns the value. If the last check was a while ago, it checks the files first;
+// meanwhile other callers get the old value.
 func (v *Value[T]) Get() T {
 	if len(v.files.Names) > 0 {
 		now, last := time.Now().UnixNano(), v.looked.Load()
-		due := now-last >= int64(Every) || now < last // or the clock was set back
+		due := now-last >= int64(Every) || now < last // the clock was set back
 		if due && v.looked.CompareAndSwap(last, now) {
 			v.refresh()
 		}
@@ -68,8 +69,8 @@ func (v *Value[T]) Get() T {
 	return *content
 }
 
-// refresh reads the files if they may be others than those that the content is from.
-// Files that cannot be used are tried again each time.
+// refresh reads the files if they may have changed. It tries unusable files again each
+// time.
 func (v *Value[T]) refresh() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -91,13 +92,13 @@ func (v *Value[T]) refresh() {
 	}
 }
 
-// Prepare makes the value again, also of files that look unchanged. It is in force once
-// commit is called; until then, and on an error, everything stays as it was.
+// Prepare makes the value again, also from files that look unchanged. The value is in
+// force once commit is called; until then, and on an error, nothing changes.
 func (v *Value[T]) Prepare() (commit func(), err error) {
 	if len(v.files.Names) == 0 {
 		return func() {}, nil
 	}
-	found, _ := v.stat() // an error comes back from Load
+	found, _ := v.stat() // Load returns the error again
 	made, sum, err := v.files.Load()
 	if err != nil {
 		return nil, err
@@ -109,9 +110,8 @@ func (v *Value[T]) Prepare() (commit func(), err error) {
 	}, nil
 }
 
-// put puts into force what was made of files, and reports whether it is something else.
-// If not, the old one stays with what it has learned, the keys of an issuer for instance.
-// It needs mu.
+// put puts a value into force, and reports whether it has changed. If not, the old value
+// stays, with its own state, for instance the keys of an issuer. The caller holds mu.
 func (v *Value[T]) put(found []fs.FileInfo, made T, sum string) (changed bool) {
 	changed = v.content.Load() == nil || sum != v.sum
 	if changed {
@@ -121,8 +121,8 @@ func (v *Value[T]) put(found []fs.FileInfo, made T, sum string) (changed bool) {
 	return changed
 }
 
-// stat looks at the files. It comes before they are read: if one changes meanwhile, the
-// next look sees another.
+// stat returns the state of the files. Call it before they are read: if one changes
+// meanwhile, the next check sees a difference.
 func (v *Value[T]) stat() (found []fs.FileInfo, err error) {
 	for _, name := range v.files.Names {
 		info, err := os.Stat(name)
