@@ -53,7 +53,7 @@ func openPrivate(t *testing.T, world *proxytest.World, code *vcstest.World, dir 
 	o := verified()
 	o.private = "corp.example"
 	o.config = func(c *proxy.Config) {
-		v := vcs.Config{Dir: filepath.Join(dir, "vcs"), CAFile: code.CAFile(), Lookup: code.Lookup, Dial: code.Dial, Timeout: time.Minute, Logger: c.Logger}
+		v := vcs.Config{Dir: filepath.Join(dir, "vcs"), Network: vcs.Network{CAFile: code.CAFile(), Lookup: code.Lookup, Dial: code.Dial}, Timeout: time.Minute, Logger: c.Logger}
 		c.Answer, c.Patience = 2*time.Minute, time.Minute // git takes long on a busy machine
 		if change != nil {
 			change(c, &v)

@@ -1,9 +1,11 @@
 package vcs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
@@ -56,8 +58,56 @@ func (e *Error) Error() string {
 // Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ownTrouble returns err, of a file of ours. Its absence is not that of a module.
-func ownTrouble(what string, err error) error {
+// newError returns err as the Error of a fetch of what. host is that of the repository, ""
+// if it is not known.
+func newError(ctx context.Context, log *slog.Logger, what, host string, err error) error {
+	var (
+		known  *Error
+		atHost *guard.HostError
+	)
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	e := &Error{Module: what, Host: host, Err: err}
+	if errors.As(err, &atHost) {
+		e.Host, e.Err = atHost.Host, atHost.Err
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		e.Err = cause
+	}
+	if cause := guard.Hidden(e.Err); cause != nil {
+		log.Warn("no connection to a version control host", "module", what, "host", e.Host, "err", cause)
+	}
+	return e
+}
+
+// at sets the place of an Error.
+func at(place Place, err error) error {
+	var known *Error
+	if errors.As(err, &known) {
+		known.Place = place
+	}
+	return err
+}
+
+// reported is an error that the go command reports. Its text is for people.
+type reported struct {
+	text   string
+	commit string // of the version, if the go command found it
+}
+
+func (r *reported) Error() string { return r.text }
+
+// exited is a program that ended with a status other than 0.
+type exited struct {
+	code   int
+	stderr string
+}
+
+func (e *exited) Error() string { return e.stderr }
+
+// fileError returns err, of a file of ours. Its absence is not that of a module.
+func fileError(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil

@@ -15,12 +15,12 @@ var (
 const MaxAtHost = maxAtHost
 
 type (
-	Crowd  = crowd
-	Places = places
+	HostLimit = hostLimit
+	Places    = places
 )
 
-func (c *crowd) Enter(ctx context.Context, host string) (leave func(), err error) {
-	return c.enter(ctx, host)
+func (l *hostLimit) Enter(ctx context.Context, host string) (leave func(), err error) {
+	return l.enter(ctx, host)
 }
 
 func (p *places) Take(ctx context.Context, n int) (release func(), err error) {

@@ -53,13 +53,13 @@ func TestHangingConnections(t *testing.T) {
 	var open atomic.Int32
 	s := newSource(t, w, func(c *vcs.Config) {
 		c.Timeout = 2 * time.Second
-		c.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+		c.Network.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			if host == vcstest.GitHost {
 				return []netip.Addr{netip.MustParseAddr("198.51.100.2")}, nil
 			}
 			return w.Lookup(ctx, host)
 		}
-		c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c.Network.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			if address != "198.51.100.2:443" {
 				return w.Dial(ctx, network, address)
 			}
@@ -82,11 +82,11 @@ func TestSilentAddress(t *testing.T) {
 	w.Module("hello", hello)
 	var silent atomic.Int32
 	s := newSource(t, w, func(c *vcs.Config) {
-		c.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+		c.Network.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			addrs, err := w.Lookup(ctx, host)
 			return append([]netip.Addr{netip.MustParseAddr("2001:db8::1")}, addrs...), err
 		}
-		c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c.Network.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			if address != "[2001:db8::1]:443" {
 				return w.Dial(ctx, network, address)
 			}

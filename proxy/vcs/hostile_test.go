@@ -87,9 +87,9 @@ func TestPorts(t *testing.T) {
 	w.Page("hello", "corp.example/hello git "+strings.Replace(r.URL(), vcstest.GitHost, vcstest.GitHost+":8443", 1))
 	for _, change := range []func(*vcs.Config){
 		func(c *vcs.Config) {},
-		func(c *vcs.Config) { c.Hosts = []string{vcstest.GitHost + ":9443", vcstest.PageHost} },
+		func(c *vcs.Config) { c.Network.Hosts = []string{vcstest.GitHost + ":9443", vcstest.PageHost} },
 	} {
-		s := newSource(t, w, func(c *vcs.Config) { c.Dial = dial; change(c) })
+		s := newSource(t, w, func(c *vcs.Config) { c.Network.Dial = dial; change(c) })
 		told := s.wantError("corp.example/hello", "v1.0.0", vcs.ErrForbidden)
 		if !strings.Contains(told.Error(), "8443") || !strings.Contains(told.Error(), "--vcs-hosts") {
 			t.Errorf("%v", told)
@@ -97,13 +97,13 @@ func TestPorts(t *testing.T) {
 	}
 	token := writeSecret(t, "token", "secret")
 	for _, change := range []func(*vcs.Config){
-		func(c *vcs.Config) { c.Hosts = []string{"Git.corp.example"} },
-		func(c *vcs.Config) { c.Hosts = []string{vcstest.GitHost + ":8443"} },
+		func(c *vcs.Config) { c.Network.Hosts = []string{"Git.corp.example"} },
+		func(c *vcs.Config) { c.Network.Hosts = []string{vcstest.GitHost + ":8443"} },
 		func(c *vcs.Config) {
 			c.Credentials = []vcs.Credential{{Pattern: "corp.example", Host: "Git.corp.example:8443", TokenFile: token}}
 		},
 	} {
-		s := newSource(t, w, func(c *vcs.Config) { c.Dial = dial; change(c) })
+		s := newSource(t, w, func(c *vcs.Config) { c.Network.Dial = dial; change(c) })
 		s.want("corp.example/hello", "v1.0.0")
 	}
 }
@@ -125,9 +125,9 @@ func TestReach(t *testing.T) {
 		return w.Dial(ctx, network, address)
 	}
 	w.Module("hello", hello)
-	s := newSource(t, w, func(c *vcs.Config) { c.Lookup, c.Dial = lookup, dial })
+	s := newSource(t, w, func(c *vcs.Config) { c.Network.Lookup, c.Network.Dial = lookup, dial })
 	s.want("corp.example/hello", "v1.0.0")
-	s = newSource(t, w, func(c *vcs.Config) { c.Lookup, c.Dial = lookup, dial })
+	s = newSource(t, w, func(c *vcs.Config) { c.Network.Lookup, c.Network.Dial = lookup, dial })
 	err := s.Download(t.Context(), module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Public, func(vcs.Files) error { return nil })
 	if err == nil {
 		t.Error("a public module from an intranet")
@@ -151,7 +151,7 @@ func TestNoScan(t *testing.T) {
 	var dialed []string
 	var mu sync.Mutex
 	s := newSource(t, w, func(c *vcs.Config) {
-		c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c.Network.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			mu.Lock()
 			dialed = append(dialed, address)
 			mu.Unlock()
@@ -283,7 +283,7 @@ func TestPanic(t *testing.T) {
 	w.Module("hello", hello)
 	defect := true
 	s := newSource(t, w, func(c *vcs.Config) {
-		c.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+		c.Network.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			if defect {
 				panic("a defect")
 			}
@@ -302,7 +302,7 @@ func TestSystemRoots(t *testing.T) {
 	w := vcstest.New(t)
 	w.Module("hello", hello)
 	t.Setenv("SSL_CERT_FILE", w.CAFile())
-	s := newSource(t, w, func(c *vcs.Config) { c.CAFile = "" })
+	s := newSource(t, w, func(c *vcs.Config) { c.Network.CAFile = "" })
 	if _, _, err := s.download("git.corp.example/hello.git", "v1.0.0"); err != nil {
 		t.Error(err)
 	}
@@ -325,7 +325,7 @@ func TestSystemRootsInDirectory(t *testing.T) {
 	}
 	t.Setenv("SSL_CERT_FILE", writeSecret(t, "none.pem", "no authority"))
 	t.Setenv("SSL_CERT_DIR", dir)
-	s := newSource(t, w, func(c *vcs.Config) { c.CAFile = "" })
+	s := newSource(t, w, func(c *vcs.Config) { c.Network.CAFile = "" })
 	if _, _, err := s.download("git.corp.example/hello.git", "v1.0.0"); err != nil {
 		t.Error(err)
 	}
@@ -340,7 +340,7 @@ func TestSystemRootsAndOwn(t *testing.T) {
 	w.Module("hello", hello)
 	t.Setenv("SSL_CERT_FILE", w.CAFile())
 	other := vcstest.New(t) // an authority that nothing here has
-	s := newSource(t, w, func(c *vcs.Config) { c.CAFile = other.CAFile() })
+	s := newSource(t, w, func(c *vcs.Config) { c.Network.CAFile = other.CAFile() })
 	if _, _, err := s.download("git.corp.example/hello.git", "v1.0.0"); err != nil {
 		t.Error(err)
 	}
@@ -410,7 +410,7 @@ func TestNoSystemRoots(t *testing.T) {
 	}
 	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 	t.Setenv("SSL_CERT_FILE", filepath.Join(t.TempDir(), "none.pem"))
-	s := newSource(t, w, func(c *vcs.Config) { c.CAFile = "" })
+	s := newSource(t, w, func(c *vcs.Config) { c.Network.CAFile = "" })
 	s.wantError("git.corp.example/hello.git", "v1.0.0", vcs.ErrUnavailable)
 	if env, err := os.ReadFile(seen); !strings.Contains(string(env), "http.lowSpeedLimit") || strings.Contains(string(env), "none.pem") {
 		t.Errorf("git had %s, %v", env, err)

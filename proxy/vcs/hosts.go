@@ -6,33 +6,31 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
 // A host that hangs keeps each of its commands for as long as one may take. So that it
-// does not take the places of all, the commands that run at the same time are bounded
-// for each host, too: for the one that a repository is on, and less tightly for the one
-// in the module path, whose page may name others. A page is read before, without a place.
-// Public modules leave a place to private ones. Lists have places of their own, besides
-// those of downloads, which may take minutes.
+// does not occupy all places, the commands that run at the same time are bounded for each
+// host, too: for the host of a repository, and less tightly for the host in the module
+// path, whose page may name others. A page is read before that, without a place. Public
+// modules leave a place to private ones. Lists have separate places from downloads, which
+// may take minutes.
 
-// maxAtHost is how many runs may be under way at one host, waiting ones included. It is
-// below what the proxy lets wait for all repositories, or else those that wait for a host
-// that hangs would keep everything else from being asked for.
+// maxAtHost is how many runs may be under way at one host, including waiting ones. It is
+// below the number that the proxy lets wait for all repositories: otherwise a host that
+// hangs would block all others.
 const maxAtHost = 192
 
-// maxForClient is how many of them may be for one client: whatever it asks for, others find
-// room.
+// maxForClient is how many of them may be for one client, so that there is room for others.
 const maxForClient = maxAtHost * 3 / 4
 
 // clientKey is the key of a context's client.
 type clientKey struct{}
 
-// WithClient says in the returned context for whom version control is asked. At a host one
-// client has three quarters of what may wait there, and a place goes to the client that has the
-// fewest. What is asked for no client is not counted for any.
+// WithClient returns a context with the client of a fetch. At a host one client has three
+// quarters of the queue, and a place goes to the client that has the fewest. A fetch
+// without a client counts for none.
 func WithClient(ctx context.Context, client string) context.Context {
 	return context.WithValue(ctx, clientKey{}, client)
 }
@@ -45,44 +43,44 @@ func clientOf(ctx context.Context) string {
 // ErrBusy says that the queue for a host is full: one more run would not get a place in time.
 var ErrBusy = errors.New("too many fetches are queued for this host")
 
-// crowd counts the runs under way at each host, and those for each client there.
-type crowd struct {
+// hostLimit counts the runs under way at each host, and those for each client there.
+type hostLimit struct {
 	mu sync.Mutex
-	at map[crowdKey]int
+	at map[hostClient]int
 }
 
-// crowdKey is a host, and a client there; "" is all.
-type crowdKey struct{ host, client string }
+// hostClient is a host and a client; "" is all clients.
+type hostClient struct{ host, client string }
 
 // enter counts one more at host, for the client of ctx, until leave is called.
-func (c *crowd) enter(ctx context.Context, host string) (leave func(), err error) {
-	all, mine := crowdKey{host: host}, crowdKey{host, clientOf(ctx)}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.at[all] >= maxAtHost || mine != all && c.at[mine] >= maxForClient {
+func (l *hostLimit) enter(ctx context.Context, host string) (leave func(), err error) {
+	all, mine := hostClient{host: host}, hostClient{host, clientOf(ctx)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.at[all] >= maxAtHost || mine != all && l.at[mine] >= maxForClient {
 		return nil, &guard.HostError{Host: host, Err: ErrBusy}
 	}
-	c.count(all, 1)
+	l.count(all, 1)
 	if mine != all {
-		c.count(mine, 1)
+		l.count(mine, 1)
 	}
 	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.count(all, -1)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.count(all, -1)
 		if mine != all {
-			c.count(mine, -1)
+			l.count(mine, -1)
 		}
 	}, nil
 }
 
 // count adds n to what is counted for key. The lock is held.
-func (c *crowd) count(key crowdKey, n int) {
-	if c.at == nil {
-		c.at = map[crowdKey]int{}
+func (l *hostLimit) count(key hostClient, n int) {
+	if l.at == nil {
+		l.at = map[hostClient]int{}
 	}
-	if c.at[key] += n; c.at[key] == 0 {
-		delete(c.at, key)
+	if l.at[key] += n; l.at[key] == 0 {
+		delete(l.at, key)
 	}
 }
 
@@ -177,51 +175,18 @@ func (p *places) count(w *waiter, n int) {
 	add(w.client)
 }
 
-// bounds returns what a run counts for, with n places in all.
-func (r *goRun) bounds(n int) []bound {
-	page, _, _ := strings.Cut(r.job.module, "/")
+// bounds returns the bounds of a command for t, with n places in all.
+func bounds(t target, n int) []bound {
+	page, _, _ := strings.Cut(t.job.module, "/")
 	atHost := max(1, n/2)
 	forPage := min(n, max(atHost+1, n*3/4))
-	bounds := []bound{
+	all := []bound{
 		{"all", n},
-		{"repositories on " + r.remote().Hostname(), atHost},
+		{"repositories on " + t.remote().Hostname(), atHost},
 		{"modules of " + page, forPage},
 	}
-	if r.job.reach == Public {
-		bounds = append(bounds, bound{"public modules", max(1, n-1)})
+	if t.job.reach == Public {
+		all = append(all, bound{"public modules", max(1, n-1)})
 	}
-	return bounds
-}
-
-// isList reports whether the run is a list or a query.
-func (r *goRun) isList() bool { return r.job.args[0] == "list" }
-
-// listPatience is how long a list waits for the copy of its repository.
-const listPatience = 2 * time.Second
-
-// errCopyBusy says that the time is over.
-var errCopyBusy = errors.New("the clone is in use")
-
-// takeCopy waits for the copy called name. A list does not wait for a download, which may
-// take minutes: while the copy is in use for longer, lists have a second one.
-func (r *goRun) takeCopy(ctx context.Context, name string) (dir string, release func(), err error) {
-	repos := &r.source.repos
-	if !r.isList() {
-		return repos.take(ctx, name)
-	}
-	soon, cancel := context.WithTimeoutCause(ctx, listPatience, errCopyBusy)
-	defer cancel()
-	if dir, release, err = repos.take(soon, name); errors.Is(err, errCopyBusy) {
-		return repos.take(ctx, name+"-lists")
-	}
-	return dir, release, err
-}
-
-// takePlace waits for a place for the run.
-func (r *goRun) takePlace(ctx context.Context) (release func(), err error) {
-	p := &r.source.downloads
-	if r.isList() {
-		p = &r.source.lists
-	}
-	return p.take(ctx, r.bounds(r.source.config.Jobs))
+	return all
 }

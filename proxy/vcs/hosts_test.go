@@ -121,7 +121,7 @@ func TestListDuringDownload(t *testing.T) {
 func TestGreedyClient(t *testing.T) {
 	t.Parallel()
 	greedy, other := vcs.WithClient(t.Context(), "greedy"), vcs.WithClient(t.Context(), "other")
-	var crowd vcs.Crowd
+	var crowd vcs.HostLimit
 	var leave []func()
 	for {
 		l, err := crowd.Enter(greedy, "git.corp.example")

@@ -42,9 +42,8 @@ func newMetrics() *metrics {
 	}
 }
 
-// Metrics returns the collectors of this source, the same ones each time.
-func (s *Source) Metrics() []prometheus.Collector {
-	m := s.metrics
+// collectors returns the collectors, the same ones each time.
+func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.runs, m.seconds, m.running, m.cacheBytes, m.evicted}
 }
 

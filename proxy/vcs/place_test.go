@@ -145,7 +145,7 @@ func TestCanonicalRepositorySpellings(t *testing.T) {
 func TestPlaceOfSystem(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
-	s, err := vcs.New(vcs.Config{Dir: t.TempDir(), Systems: []string{"git", "hg"}, Lookup: w.Lookup, Dial: w.Dial, CAFile: w.CAFile()})
+	s, err := vcs.New(vcs.Config{Dir: t.TempDir(), Systems: []string{"git", "hg"}, Network: vcs.Network{Lookup: w.Lookup, Dial: w.Dial, CAFile: w.CAFile()}})
 	if err != nil {
 		t.Fatal(err)
 	}

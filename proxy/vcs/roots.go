@@ -8,28 +8,25 @@ import (
 	"slices"
 )
 
-// writeRoots writes a file with the system's authorities and those of c.CAFile for git,
+// writeRoots writes a file with the system's authorities and those of caFile for git,
 // which reads one file. It returns its name, "" if git's default is enough. SSL_CERT_FILE
 // has its meaning for git, too, which does not know the variable; a file that does not
 // exist is ignored, as by this program.
-func writeRoots(c Config) (string, error) {
-	if _, err := os.Stat(os.Getenv("SSL_CERT_FILE")); c.CAFile == "" && err != nil {
+func writeRoots(dir, caFile string) (string, error) {
+	if _, err := os.Stat(os.Getenv("SSL_CERT_FILE")); caFile == "" && err != nil {
 		return "", nil
 	}
 	var own []byte
-	if c.CAFile != "" {
+	if caFile != "" {
 		var err error
-		if own, err = os.ReadFile(c.CAFile); err != nil {
+		if own, err = os.ReadFile(caFile); err != nil {
 			return "", fmt.Errorf("certificate authorities: %w", err)
 		}
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("directory for version control: %w", err)
 	}
-	name, err := filepath.Abs(filepath.Join(c.Dir, "roots.pem"))
-	if err != nil {
-		return "", err
-	}
+	name := filepath.Join(dir, "roots.pem")
 	return name, os.WriteFile(name, slices.Concat(own, []byte("\n"), systemRoots()), 0o600)
 }
 

@@ -3,45 +3,48 @@ package vcs
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/assay-proxy/assay/defect"
 )
 
-// shares are questions that are being asked, each once for all who want to know.
+// shares are questions under way, each asked once for all concurrent callers.
 //
-// An answer that was begun before Anew is not for callers that come after it. They share
-// the next one, which begins when that has ended, however often there is something new
-// meanwhile: of each question one is being asked at most, and one waits.
+// A caller that comes after changed does not get an answer that began before it. Such
+// callers share the next question, which begins when the current one has ended, however
+// often changed is called meanwhile: of each question at most one is under way, and one
+// waits.
 type shares struct {
-	mu    sync.Mutex
-	anew  uint64 // counts calls of Anew
-	asked map[string]*share
+	timeout time.Duration // of a question
+
+	mu      sync.Mutex
+	changes uint64 // calls of changed
+	active  map[string]*share
 }
 
 // share is one question. Its answer is there when done is closed.
 type share struct {
-	ask  func() (any, error)
-	anew uint64 // when it began
-	next *share // for those who came too late for this one, nil if there are none
+	ask     func() (any, error)
+	changes uint64 // when it began
+	next    *share // for callers that came too late for this one, nil if there are none
 
 	done   chan struct{}
 	answer any
 	err    error
 }
 
-// Anew says that some repository has changed: later callers do not share the answer
-// to a question that is already under way.
-func (s *Source) Anew() {
-	s.asked.mu.Lock()
-	defer s.asked.mu.Unlock()
-	s.asked.anew++
+// changed says that some repository has changed.
+func (s *shares) changed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes++
 }
 
-// shared does f once for all concurrent callers with the same key. It goes on, with
-// the deadline of a command, when the one who asked first has left.
-func shared[T any](ctx context.Context, s *Source, key string, f func(context.Context) (T, error)) (result T, err error) {
-	q := s.asked.join(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Timeout)
+// shared calls f once for all concurrent callers with the same key. The call continues
+// when the first caller has left.
+func shared[T any](ctx context.Context, s *shares, key string, f func(context.Context) (T, error)) (result T, err error) {
+	q := s.join(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
 		defer cancel()
 		return f(ctx)
 	})
@@ -58,12 +61,12 @@ func shared[T any](ctx context.Context, s *Source, key string, f func(context.Co
 func (s *shares) join(key string, ask func() (any, error)) *share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q := s.asked[key]
+	q := s.active[key]
 	switch {
 	case q == nil:
 		q = &share{ask: ask, done: make(chan struct{})}
 		s.begin(key, q)
-	case q.anew != s.anew:
+	case q.changes != s.changes:
 		if q.next == nil {
 			q.next = &share{ask: ask, done: make(chan struct{})}
 		}
@@ -72,12 +75,12 @@ func (s *shares) join(key string, ask func() (any, error)) *share {
 	return q
 }
 
-// begin asks q. The lock is held.
+// begin asks q. The caller holds s.mu.
 func (s *shares) begin(key string, q *share) {
-	if s.asked == nil {
-		s.asked = map[string]*share{}
+	if s.active == nil {
+		s.active = map[string]*share{}
 	}
-	q.anew, s.asked[key] = s.anew, q
+	q.changes, s.active[key] = s.changes, q
 	go func() {
 		q.err = defect.Catch(func() (err error) { // no page may end the program
 			q.answer, err = q.ask()
@@ -85,7 +88,7 @@ func (s *shares) begin(key string, q *share) {
 		})
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.asked, key)
+		delete(s.active, key)
 		if q.next != nil {
 			s.begin(key, q.next)
 		}

@@ -2,53 +2,42 @@ package vcs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh/knownhosts"
 
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
-// keyless reports whether the repository is reached by SSH and there is no key for its
-// host. Such a host is not even connected with: a page may name any.
-func (r *goRun) keyless() bool {
-	return r.remote().Scheme == "ssh" && (r.auth == nil || r.auth.SSH == nil)
+// probeTime is how long a request of our own to an SSH host may take.
+const probeTime = 20 * time.Second
+
+// sshClient makes ssh reach a host, and finds out why it does not.
+type sshClient struct {
+	network  *guard.Network
+	programs *programs
+	log      *slog.Logger
 }
 
-// remote returns the URL that git will use: by SSH if that is what there is a key
-// for.
-func (r *goRun) remote() *url.URL {
-	if r.auth == nil || r.auth.SSH == nil {
-		return r.repo.url
-	}
-	if r.repo.url.Scheme == "ssh" && r.repo.url.User != nil {
-		return r.repo.url
-	}
-	u, err := guard.CheckURL("ssh://" + r.auth.SSH.At + r.repo.url.EscapedPath())
-	if err != nil { // both parts were checked
-		return r.repo.url
-	}
-	return u
-}
+func sshPort(u *url.URL) string { return cmp.Or(u.Port(), "22") }
 
-func portOfSSH(u *url.URL) string {
-	if port := u.Port(); port != "" {
-		return port
-	}
-	return "22"
-}
-
-// sshOptions returns the options of ssh for a run. The address is one that is
-// allowed and answers; the host's key is looked for under its name.
-func (s *Source) sshOptions(ctx context.Context, r *goRun) ([]string, error) {
-	u := r.remote()
-	port := portOfSSH(u)
-	conn, addr, err := s.network.ConnectSSH(ctx, u.Hostname(), port, r.job.reach)
+// options returns the options of ssh for t. The address is one that is allowed and
+// accepts connections; the host's key is looked up under its name.
+func (c *sshClient) options(ctx context.Context, t target) ([]string, error) {
+	u := t.remote()
+	port := sshPort(u)
+	conn, addr, err := c.network.ConnectSSH(ctx, u.Hostname(), port, t.job.reach)
 	if err == nil {
 		err = conn.Close()
 	}
@@ -65,32 +54,32 @@ func (s *Source) sshOptions(ctx context.Context, r *goRun) ([]string, error) {
 		"-o", "IdentityAgent=none", "-o", "IdentitiesOnly=yes", "-o", "PreferredAuthentications=publickey", "-o", "LogLevel=ERROR",
 		"-o", "HostName=" + addr.String(), "-o", "HostKeyAlias=" + alias, "-o", "GlobalKnownHostsFile=" + os.DevNull,
 	}
-	return append(options, "-i", r.auth.SSH.File, "-o", "UserKnownHostsFile="+sshQuote(r.auth.SSH.KnownHosts)), nil
+	return append(options, "-i", t.auth.SSH.File, "-o", "UserKnownHostsFile="+sshQuote(t.auth.SSH.KnownHosts)), nil
 }
 
 // sshQuote quotes a file name for an option of ssh that takes several.
 func sshQuote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `\"`) + `"` }
 
-// sshCommand returns the value of GIT_SSH_COMMAND, which git gives to a shell.
-func (s *Source) sshCommand(ctx context.Context, r *goRun) (string, error) {
-	options, err := s.sshOptions(ctx, r)
+// command returns the value of GIT_SSH_COMMAND, which git passes to a shell.
+func (c *sshClient) command(ctx context.Context, t target) (string, error) {
+	options, err := c.options(ctx, t)
 	if err != nil {
 		return "", err
 	}
-	command := "ssh"
+	text := "ssh"
 	for _, option := range options {
-		command += " '" + strings.ReplaceAll(option, "'", `'\''`) + "'"
+		text += " '" + strings.ReplaceAll(option, "'", `'\''`) + "'"
 	}
-	return command, nil
+	return text, nil
 }
 
-// probeSSH asks an SSH host for the repository. The status of ssh says whether it
-// was ssh or the other side that gave up, and an advertisement of references that
-// the repository is there.
-func (s *Source) probeSSH(ctx context.Context, r *goRun) error {
+// probe asks an SSH host for the repository. The status of ssh says whether ssh failed or
+// the host refused, and an advertisement of references proves that the repository exists.
+// dir is the directory of the clone.
+func (c *sshClient) probe(ctx context.Context, t target, dir string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, probeTime, context.DeadlineExceeded)
 	defer cancel()
-	options, err := s.sshOptions(ctx, r)
+	options, err := c.options(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -98,7 +87,7 @@ func (s *Source) probeSSH(ctx context.Context, r *goRun) error {
 	if err != nil {
 		return fmt.Errorf("%w: no ssh in PATH", ErrTools)
 	}
-	u := r.remote()
+	u := t.remote()
 	destination := u.Hostname()
 	if u.User != nil {
 		destination = u.User.Username() + "@" + destination
@@ -106,8 +95,8 @@ func (s *Source) probeSSH(ctx context.Context, r *goRun) error {
 	if port := u.Port(); port != "" {
 		options = append(options, "-p", port)
 	}
-	args := append(options, "--", destination, "git-upload-pack '"+u.Path+"'") // checkURL lets no quote through
-	out, err := s.exec(ctx, program, args, s.baseEnvironment(), r.dir)
+	args := append(options, "--", destination, "git-upload-pack '"+u.Path+"'") // guard.CheckURL allows no quotes
+	out, err := c.programs.run(ctx, command{program: program, args: args, env: c.programs.home.environment(), dir: dir})
 	var status *exited
 	switch {
 	case len(out) > 4+40 && bytes.IndexByte(out, '\n') > 44:
@@ -115,9 +104,33 @@ func (s *Source) probeSSH(ctx context.Context, r *goRun) error {
 	case err == nil:
 		return fmt.Errorf("%s does not answer like a repository: %w", u.Host, fs.ErrNotExist)
 	case errors.As(err, &status) && status.code == 255:
-		return &guard.HostError{Host: u.Host, Err: s.sshTrouble(ctx, r)}
+		return &guard.HostError{Host: u.Host, Err: c.failure(ctx, t)}
 	case errors.As(err, &status):
 		return &guard.HostError{Host: u.Host, Err: fmt.Errorf("the host has no such repository, or hides it from this proxy: %w", fs.ErrNotExist)}
 	}
 	return guard.RequestError(err)
+}
+
+// failure returns why ssh failed. Its texts are for people, and it has one status for all
+// failures, so we connect with the host once more, until it accepts or rejects the key.
+func (c *sshClient) failure(ctx context.Context, t target) error {
+	u := t.remote()
+	signer, err := t.auth.SSH.Signer()
+	if err != nil {
+		c.log.Error("credential cannot be used", "host", u.Host, "err", err)
+		return fmt.Errorf("%w: the credential cannot be read; see the proxy's log", ErrCredential)
+	}
+	known, err := knownhosts.New(t.auth.SSH.KnownHosts)
+	if err != nil {
+		c.log.Error("known_hosts cannot be read", "host", u.Host, "err", err)
+		return fmt.Errorf("%w: the host's key cannot be checked; see the proxy's log", ErrCredential)
+	}
+	g := &greeting{host: net.JoinHostPort(u.Hostname(), sshPort(u)), known: known}
+	conn, _, err := c.network.ConnectSSH(ctx, u.Hostname(), sshPort(u), t.job.reach)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	return g.meaning(g.greet(conn, u.User.Username(), signer))
 }

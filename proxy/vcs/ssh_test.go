@@ -43,7 +43,7 @@ func isTimeout(err error) bool {
 // bySSH makes a Source fetch from host by SSH.
 func bySSH(host *vcstest.SSH) func(*vcs.Config) {
 	return func(c *vcs.Config) {
-		c.Hosts = []string{host.Addr}
+		c.Network.Hosts = []string{host.Addr}
 		c.Credentials = []vcs.Credential{{Pattern: "corp.example/*", Host: vcstest.GitHost, SSHKey: host.KeyFile, KnownHosts: host.KnownHosts, SSH: "git@" + host.Addr}}
 	}
 }
@@ -102,9 +102,11 @@ func TestSSHPage(t *testing.T) {
 	host := w.SSH()
 	w.Page("hello", "corp.example/hello git ssh://git@"+host.Addr+"/hello.git")
 	credential := vcs.Credential{Pattern: "corp.example", Host: host.Addr, SSHKey: host.KeyFile, KnownHosts: host.KnownHosts}
-	s := newSource(t, w, func(c *vcs.Config) { c.Hosts, c.Credentials = []string{host.Addr}, []vcs.Credential{credential} })
+	s := newSource(t, w, func(c *vcs.Config) {
+		c.Network.Hosts, c.Credentials = []string{host.Addr}, []vcs.Credential{credential}
+	})
 	s.want("corp.example/hello", "v1.0.0")
-	s = newSource(t, w, func(c *vcs.Config) { c.Hosts = []string{host.Addr} })
+	s = newSource(t, w, func(c *vcs.Config) { c.Network.Hosts = []string{host.Addr} })
 	if told := s.wantError("corp.example/hello", "v1.0.0", vcs.ErrCredential); !strings.Contains(told.Error(), "no ssh_key") {
 		t.Errorf("%v", told)
 	}

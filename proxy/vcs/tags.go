@@ -3,34 +3,33 @@ package vcs
 import (
 	"context"
 	"maps"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/mod/module"
 )
 
 // tagsAtOnce is how many tags one git command removes.
 const tagsAtOnce = 500
 
-// followTags removes those tags from a copy that its host has elsewhere, or has no more.
-// The go command takes a tag that is in the copy for what it is, without a look at the
-// host, so that a tag which was moved before anyone asked for its version would be pinned
-// at its old commit, and one that was put right again would stay wrong here. What was
-// pinned is protected by our log, not by the copy.
+// noTrace keeps our own git commands out of the trace of a run.
+const noTrace = "GIT_TRACE2_EVENT=0"
+
+// followTags removes from a git directory those tags that the host has at another commit,
+// or has no more. The go command uses a tag in the clone without asking the host, so a tag
+// that moved before its version was first requested would be pinned at its old commit, and
+// one that was corrected would stay wrong here. Pinned versions are protected by the own
+// log, not by the clone. If only is not "", only tags that end with it are compared: for a
+// tag that the clone does not have, the go command asks the host.
 //
-// A host that does not answer, or says that there is no such repository, changes nothing.
-func (r *goRun) followTags(ctx context.Context, copied string, env []string) {
-	have, err := r.tags(ctx, env, "--git-dir="+copied, "for-each-ref", "--format=%(objectname) %(refname)", "refs/tags")
+// If the host does not answer, or says that there is no such repository, nothing changes.
+func (c *clone) followTags(ctx context.Context, gitDir string, env []string, only string) {
+	have, err := c.tags(ctx, gitDir, env, "for-each-ref", "--format=%(objectname) %(refname)", "refs/tags")
 	if err != nil {
-		return // a damaged copy: the go command fails too, and it is cloned again
+		return // a damaged clone: the go command fails, too, and the clone is repaired
 	}
-	list := []string{"--git-dir=" + copied, "ls-remote", "--tags", "--refs", "-q", "--end-of-options", "origin"}
-	if version, ok := r.release(); ok {
-		// For another tag than those in the copy the go command asks the host itself.
-		maps.DeleteFunc(have, func(tag, _ string) bool { return path.Base(tag) != version })
+	list := []string{"ls-remote", "--tags", "--refs", "-q", "--end-of-options", "origin"}
+	if only != "" {
+		maps.DeleteFunc(have, func(tag, _ string) bool { return path.Base(tag) != only })
 		for tag := range have {
 			list = append(list, "refs/tags/"+tag)
 		}
@@ -38,41 +37,32 @@ func (r *goRun) followTags(ctx context.Context, copied string, env []string) {
 	if len(have) == 0 {
 		return
 	}
-	now, err := r.tags(ctx, env, list...)
+	now, err := c.tags(ctx, gitDir, env, list...)
 	if err != nil {
-		r.source.log.Debug("tags of clone not compared", "host", r.repo.url.Host, "err", r.clean(err.Error()))
+		c.log.Debug("tags of clone not compared", "host", c.host, "err", c.redact.clean(err.Error()))
 		return
 	}
 	maps.DeleteFunc(have, func(tag, object string) bool { return now[tag] == object })
-	r.dropTags(ctx, copied, env, slices.Sorted(maps.Keys(have)))
+	c.dropTags(ctx, gitDir, env, slices.Sorted(maps.Keys(have)))
 }
 
-// dropTags removes tags from a copy, or else the copy.
-func (r *goRun) dropTags(ctx context.Context, copied string, env []string, tags []string) {
+// dropTags removes tags from a git directory, or if that fails all git directories.
+func (c *clone) dropTags(ctx context.Context, gitDir string, env []string, tags []string) {
 	for some := range slices.Chunk(tags, tagsAtOnce) {
-		args := append([]string{"--git-dir=" + copied, "tag", "-d", "--"}, some...)
-		_, err := r.source.exec(ctx, r.source.git, args, append(env, "GIT_TRACE2_EVENT=0"), r.dir)
+		_, err := c.git(ctx, gitDir, append(env, noTrace), append([]string{"tag", "-d", "--"}, some...)...)
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		r.source.log.Warn("moved tags cannot be removed from clone; cloning again", "host", r.repo.url.Host, "err", r.clean(err.Error()))
-		_ = os.RemoveAll(filepath.Join(r.dir, filepath.FromSlash(cachePart))) // what is left is damaged, and found to be
+		c.log.Warn("moved tags cannot be removed from clone; cloning again", "host", c.host, "err", c.redact.clean(err.Error()))
+		_ = c.remove() // if something is left, it is damaged, which is noticed
 		return
 	}
 }
 
-// release returns the version, as a tag has it at its end, if the run is the download of
-// one that has a tag.
-func (r *goRun) release() (version string, ok bool) {
-	_, version, _ = strings.Cut(r.job.what, "@")
-	ok = !r.isList() && !module.IsPseudoVersion(version)
-	return strings.TrimSuffix(version, "+incompatible"), ok
-}
-
-// tags runs a git command that prints objects and references, one pair a line, and
+// tags runs a git command that prints objects and references, one pair in each line, and
 // returns the object of each tag.
-func (r *goRun) tags(ctx context.Context, env []string, args ...string) (map[string]string, error) {
-	out, err := r.source.exec(ctx, r.source.git, args, append(env, "GIT_TRACE2_EVENT=0"), r.dir)
+func (c *clone) tags(ctx context.Context, gitDir string, env []string, args ...string) (map[string]string, error) {
+	out, err := c.git(ctx, gitDir, append(env, noTrace), args...)
 	if err != nil {
 		return nil, err
 	}
@@ -85,13 +75,4 @@ func (r *goRun) tags(ctx context.Context, env []string, args ...string) (map[str
 		}
 	}
 	return tags, nil
-}
-
-// copyDirs returns the names of the git directories in a copy.
-func (r *goRun) copyDirs() []string {
-	heads, _ := filepath.Glob(filepath.Join(r.dir, filepath.FromSlash(cachePart), "*", "HEAD")) // the pattern is well-formed
-	for i := range heads {
-		heads[i] = filepath.Dir(heads[i])
-	}
-	return heads
 }

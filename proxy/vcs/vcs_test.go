@@ -38,7 +38,7 @@ type source struct {
 func newSource(t *testing.T, w *vcstest.World, change func(*vcs.Config)) *source {
 	t.Helper()
 	s := &source{t: t, dir: filepath.Join(t.TempDir(), "vcs"), log: new(bytes.Buffer)}
-	c := vcs.Config{Dir: s.dir, CAFile: w.CAFile(), Lookup: w.Lookup, Dial: w.Dial, Timeout: time.Minute,
+	c := vcs.Config{Dir: s.dir, Network: vcs.Network{CAFile: w.CAFile(), Lookup: w.Lookup, Dial: w.Dial}, Timeout: time.Minute,
 		Logger: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if change != nil {
 		change(&c)

@@ -75,7 +75,7 @@ func (s *Settings) Repository(modulePath string) string {
 // Anew makes what comes from version control after this join nothing that was begun before.
 func (s *Settings) Anew() {
 	if s.vcs != nil {
-		s.vcs.Anew()
+		s.vcs.Changed()
 	}
 }
 
