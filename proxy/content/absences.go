@@ -20,58 +20,57 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// absences are what the upstreams have said to be absent, kept in the store for an
-// outage. There is a fixed number of records of bounded size; which one a key is in
-// depends on a secret of this store, so that no client can fill the record of another
-// one's keys. What is noted is written a moment later, several together: nothing waits
-// for the disk.
+// absences are the absences that upstreams have stated, kept in the store for an outage.
+// They are in a fixed number of records of limited size. A secret of this store decides
+// which record has a key, so that no client can fill the record of a given key. Noted
+// absences are written a moment later, several together: no request waits for the disk.
 type absences struct {
 	store storage.Store
 	log   *slog.Logger
-	keep  time.Duration // what is older is of no use
+	keep  time.Duration // older absences are dropped
 
-	mu      sync.Mutex // guards what follows
-	secret  []byte     // nil: not read yet
+	mu      sync.Mutex // guards the fields below
+	secret  []byte     // nil until it is read
 	noted   map[absenceKey]time.Time
 	quota   quota
 	writing bool
-	failing bool // the last writing failed, which has been logged
+	failing bool // the last write failed, and was logged
 	closed  bool
 	closing chan struct{} // closed by close
 	written sync.WaitGroup
 }
 
-// absenceKey is an object, and the setting of the upstreams that say that it is absent.
-// By another setting it may be there.
+// absenceKey is the key of an object, and the upstream setting under which it is absent.
+// With another setting it may exist.
 type absenceKey struct{ setting, key string }
 
 const (
-	// absenceRecords times maxAbsenceRecord, 8 MiB, bounds what is kept: some 80,000
-	// absences.
+	// absenceRecords times maxAbsenceRecord, 8 MiB, limits the absences: some 80,000.
 	absenceRecords   = 256
 	maxAbsenceRecord = 32 << 10
 
-	// maxClientAbsences is how many one client may have kept in an hour, so that one
-	// that asks for nonsense does not replace what others need.
+	// maxClientAbsences is how many absences are kept for one client in an hour, so that
+	// a client that requests nonsense does not displace the absences of others.
 	maxClientAbsences = 8000
 	maxNotingClients  = 1000
 
-	// maxNotedAbsences bounds those that are not written yet, to some 2 MiB, see
+	// maxNotedAbsences limits the absences that are not written yet, to some 2 MiB, see
 	// maxAbsent.
 	maxNotedAbsences = 4096
 
-	// absenceRenewal is how old an absence that is stated again must be to be written
+	// absenceRenewal is the age from which an absence is written again when it is stated
 	// again.
 	absenceRenewal = 5 * time.Minute
 
-	absencePause = time.Second // before what was noted is written
+	absencePause = time.Second // from a note to the write
 )
 
 func newAbsences(store storage.Store, log *slog.Logger, keep time.Duration) *absences {
 	return &absences{store: store, log: log, keep: keep, noted: map[absenceKey]time.Time{}, closing: make(chan struct{})}
 }
 
-// note keeps that upstreams have said to be absent what a client asked for at a time.
+// note notes that upstreams stated the absence of an object that a client requested at a
+// time.
 func (a *absences) note(client string, key absenceKey, asked time.Time) {
 	if len(key.key) > maxAbsentKey || strings.Contains(key.key, "\n") {
 		return
@@ -88,7 +87,8 @@ func (a *absences) note(client string, key absenceKey, asked time.Time) {
 	}
 }
 
-// quota counts the absences of each client, so that none fills the room of others.
+// quota counts the absences of each client, so that no client uses up the space of
+// others.
 type quota struct {
 	clients map[string]int // absences noted since counted, by client
 	counted time.Time
@@ -100,13 +100,13 @@ func (q *quota) allow(client string) bool {
 		q.clients, q.counted = map[string]int{}, time.Now()
 	}
 	if _, known := q.clients[client]; !known && len(q.clients) >= maxNotingClients {
-		client = "" // all others
+		client = "" // all other clients
 	}
 	q.clients[client]++
 	return q.clients[client] <= maxClientAbsences
 }
 
-// close writes what was noted. Nothing is noted any more.
+// close writes the noted absences. Later ones are ignored.
 func (a *absences) close() {
 	a.mu.Lock()
 	if !a.closed {
@@ -117,7 +117,7 @@ func (a *absences) close() {
 	a.written.Wait()
 }
 
-// write writes what was noted, after a moment in which more may come.
+// write writes the noted absences, after a pause in which more may come.
 func (a *absences) write() {
 	for {
 		select {
@@ -136,7 +136,8 @@ func (a *absences) write() {
 	}
 }
 
-// report logs the first failure of several in a row: the disk may be full for hours.
+// report logs only the first of several failures in a row: the disk may be full for
+// hours.
 func (a *absences) report(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -160,15 +161,15 @@ func (a *absences) writeAll(noted map[absenceKey]time.Time) error {
 		records[name][key] = asked
 	}
 	var g errgroup.Group
-	g.SetLimit(16) // changes that wait at the same time share a commit
+	g.SetLimit(16) // concurrent changes share a commit
 	for name, noted := range records {
 		g.Go(func() error { return a.merge(ctx, name, noted) })
 	}
 	return g.Wait()
 }
 
-// merge adds what was noted to a record. What is noted is of the setting in force, so
-// that what others have said goes.
+// merge adds noted absences to a record. They are of the setting in force; absences of
+// other settings are dropped.
 func (a *absences) merge(ctx context.Context, name string, noted map[absenceKey]time.Time) error {
 	kept, err := a.record(ctx, name)
 	if err != nil {
@@ -194,7 +195,7 @@ func (a *absences) merge(ctx context.Context, name string, noted map[absenceKey]
 	return a.store.SetRecord(ctx, name, encodeAbsences(kept))
 }
 
-// find returns when what has the key was said to be absent, the zero time if never.
+// find returns when the absence of key was stated, the zero time if never.
 func (a *absences) find(ctx context.Context, key absenceKey) (time.Time, error) {
 	name, err := a.recordOf(ctx, key)
 	if err != nil {
@@ -204,8 +205,8 @@ func (a *absences) find(ctx context.Context, key absenceKey) (time.Time, error) 
 	return kept[absenceKey{digest(key.setting), key.key}], err
 }
 
-// record returns the absences in a record, by key and digest of the setting. One that is
-// damaged has none, and is written anew.
+// record returns the absences in a record, by key and digest of the setting. A damaged
+// record has none, and is rewritten.
 func (a *absences) record(ctx context.Context, name string) (map[absenceKey]time.Time, error) {
 	data, err := a.store.Record(ctx, name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrDamaged) {
@@ -214,8 +215,8 @@ func (a *absences) record(ctx context.Context, name string) (map[absenceKey]time
 	return decodeAbsences(data), nil
 }
 
-// recordOf returns the name of the record that a key is in. No module path begins with
-// an element without a dot.
+// recordOf returns the name of the record for a key. No module path begins with an
+// element without a dot.
 func (a *absences) recordOf(ctx context.Context, key absenceKey) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -235,7 +236,7 @@ func (a *absences) recordOf(ctx context.Context, key absenceKey) (string, error)
 	return fmt.Sprintf("absent/%02x", sum[:1]), nil
 }
 
-// digest stands for a setting in a record.
+// digest identifies a setting in a record.
 func digest(setting string) string {
 	sum := sha256.Sum256([]byte(setting))
 	return fmt.Sprintf("%x", sum[:8])
@@ -243,7 +244,7 @@ func digest(setting string) string {
 
 // encodeAbsences returns the content of a record: a line for each absence, the newest
 // first, with the time in seconds since 1970, the digest of the setting, and the key. The
-// oldest are left out where it would be too large.
+// oldest absences are omitted if it would be too large.
 func encodeAbsences(kept map[absenceKey]time.Time) []byte {
 	keys := make([]absenceKey, 0, len(kept))
 	for key := range kept {

@@ -9,11 +9,11 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// absent remembers for a moment, and only in memory, that an upstream said an
-// object does not exist: over https the go command asks twice. It remembers failures of
+// absent remembers for a moment, and only in memory, that an upstream stated the absence
+// of an object: over https the go command requests it twice. It remembers failures of
 // checksum databases too.
 type absent struct {
-	long time.Duration // for which an absence is remembered
+	long time.Duration // how long an absence is remembered
 	keys memo.Map[memo.Key, absence]
 
 	mu      sync.Mutex
@@ -26,27 +26,27 @@ type absence struct {
 }
 
 const (
-	// absentFor is short, because what is not there is often just about to
-	// be pushed. It must stay below a minute.
+	// absentFor is short, because an absent version is often about to be pushed. It must
+	// stay below a minute.
 	absentFor = 20 * time.Second
 
-	// absentPrivateFor is for what comes from a repository, where the push is
-	// somebody's here, who wants to see it.
+	// absentPrivateFor is for repositories: users of this proxy push to them, and want to
+	// see the new version.
 	absentPrivateFor = 5 * time.Second
 
-	// failedFor is how long a failure is remembered, no longer than an upstream may
-	// take to be used again after it was in trouble.
+	// failedFor is how long a failure is remembered: no longer than it can take until an
+	// upstream is used again after an outage.
 	failedFor = 5 * time.Second
 
-	// maxAbsent bounds the memory that a client which asks for nonsense can take, to some
-	// 7 MiB: an error has the key, twice, and what the upstream said. With
-	// maxInfos, maxChecked, maxPushes and maxNotedAbsences it is less than the 16 MiB
-	// that the program has for them. A quarter is for private modules.
+	// maxAbsent limits the memory that a client can use up by requesting nonsense, to
+	// some 7 MiB: an error has the key, twice, and the text of the upstream. Together
+	// with maxInfos, maxChecked, maxPushes and maxNotedAbsences this is less than the 16
+	// MiB that the program reserves for them. A quarter is for private modules.
 	maxAbsent        = 4000
 	maxAbsentPrivate = maxAbsent / 4
 
-	// maxAbsentKey is the longest key that is remembered. Nothing that exists
-	// has one that is nearly as long, and a client can ask for 30 kB.
+	// maxAbsentKey is the longest key that is remembered. Real keys are much shorter, but
+	// a client can request 30 kB.
 	maxAbsentKey = 400
 )
 
@@ -57,22 +57,23 @@ func newAbsent(long time.Duration, limit int) *absent {
 	return a
 }
 
-// note remembers err if it is an absence; nil is none. What was asked before
-// everything was forgotten is not remembered: that may be why.
+// note remembers err if it is an absence; nil is none. It ignores requests from before
+// the last clear: their answers may be outdated.
 func (a *absent) note(key string, err error, asked time.Time) {
 	if IsAbsence(err) {
 		a.keep(key, absence{err, time.Now().Add(a.long)}, asked)
 	}
 }
 
-// noteFailure remembers an error that is no absence and that is not decided here.
+// noteFailure remembers an error that is neither an absence nor a decision of this
+// program.
 func (a *absent) noteFailure(key string, err error, asked time.Time) {
 	if err != nil && !IsAbsence(err) && !errors.Is(err, sumdb.ErrFrozen) && !decided(err) {
 		a.keep(key, absence{err, time.Now().Add(failedFor)}, asked)
 	}
 }
 
-// keep remembers what is absent or has failed.
+// keep remembers an absence or a failure.
 func (a *absent) keep(key string, what absence, asked time.Time) {
 	if len(key) > maxAbsentKey {
 		return
@@ -84,7 +85,7 @@ func (a *absent) keep(key string, what absence, asked time.Time) {
 	}
 }
 
-// find returns the error that was remembered for key, nil if there is none.
+// find returns the remembered error for key, nil if there is none.
 func (a *absent) find(key string) error {
 	known, ok := a.keys.Get(memo.KeyOf(key))
 	if !ok || time.Now().After(known.until) {
@@ -93,7 +94,7 @@ func (a *absent) find(key string) error {
 	return known.err
 }
 
-// clear forgets everything.
+// clear removes all entries.
 func (a *absent) clear() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

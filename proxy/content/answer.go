@@ -16,22 +16,21 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Answer is a list, a latest version or what a branch points to, as an
-// upstream had it.
+// Answer is a list, a latest version or the commit of a branch, as an upstream had it.
 type Answer struct {
 	Body    []byte
-	fetched time.Time // the zero time if it is made from what is held
+	fetched time.Time // the zero time if it is made from stored versions
 }
 
-// before reports whether the answer is from before a push; the zero time is none. If
-// the answer is from a time that is yet to come, the clock was set back, and nobody
-// knows.
+// before reports whether the answer is from before a push; the zero time is no push. An
+// answer from the future counts as from before it: the clock was set back, so its real
+// time is unknown.
 func (m *Answer) before(push time.Time) bool {
 	return !push.IsZero() && (!m.fetched.After(push) || m.fetched.After(time.Now()))
 }
 
-// age returns how old the answer is; for ever if there is none, or if the clock
-// has been set back behind it.
+// age returns the age of the answer; the largest duration if there is no answer, or if it
+// is from the future, because the clock was set back.
 func (m *Answer) age() time.Duration {
 	if m == nil {
 		return 1<<63 - 1
@@ -43,8 +42,8 @@ func (m *Answer) age() time.Duration {
 	return age
 }
 
-// encode returns m as it is kept: the time in milliseconds since 1970, a newline,
-// the body.
+// encode returns m as it is stored: the time in milliseconds since 1970, a newline, the
+// body.
 func (m *Answer) encode() []byte {
 	data := strconv.AppendInt(nil, m.fetched.UnixMilli(), 10)
 	return append(append(data, '\n'), m.Body...)
@@ -68,24 +67,24 @@ const (
 	privatePrefix = "private/"
 )
 
-// records are the answers of an origin that are kept.
+// records are the stored answers of an origin.
 type records struct {
-	// prefix is before the path in the name of a record. What an upstream said of a
-	// module is kept apart from what its repository said when it was private: neither is
-	// ever given for the other. No module path begins with an element without a dot.
+	// prefix precedes the path in the name of a record. The answers of an upstream about
+	// a module are kept apart from those of its repository from when it was private: one
+	// never replaces the other. No module path begins with an element without a dot.
 	prefix string
 
 	held    holdings
 	gate    *gate.Gate
 	log     *slog.Logger
-	reading chan struct{} // a place for each answer that is being read
+	reading chan struct{} // has an element for each answer that is being read
 }
 
 // name returns the name of the record with the answer for req.
 func (r *records) name(req request.Request) string { return r.prefix + req.Path() }
 
-// find returns the answer that is kept for req, nil if there is none. It counts as held
-// until the client has it.
+// find returns the stored answer for req, nil if there is none. Its memory is counted for
+// the client until the client has received it.
 func (r *records) find(ctx context.Context, c Client, req request.Request) (*Answer, error) {
 	name := r.name(req)
 	data, err := r.read(ctx, c, name)
@@ -113,7 +112,7 @@ func (r *records) read(ctx context.Context, c Client, name string) ([]byte, erro
 	return data, err
 }
 
-// keep keeps an answer. It is as old as the question.
+// keep stores an answer. Its age counts from the question.
 func (r *records) keep(ctx context.Context, req request.Request, asked time.Time, body []byte) *Answer {
 	m := &Answer{body, asked}
 	store, err := r.gate.Store(req.Module)
@@ -121,13 +120,13 @@ func (r *records) keep(ctx context.Context, req request.Request, asked time.Time
 		err = store.SetRecord(ctx, storage.Key(r.name(req)), m.encode())
 	}
 	if err != nil {
-		// The answer is good all the same; the next one asks again.
+		// The answer is still valid; the next request asks again.
 		r.log.Warn("answer not saved", "key", r.name(req), "err", err)
 	}
 	return m
 }
 
-// keepInfo keeps an answer that is a version.
+// keepInfo stores an answer that is a version.
 func (r *records) keepInfo(ctx context.Context, req request.Request, asked time.Time, info vcs.Info) (*Answer, error) {
 	data, err := json.Marshal(info)
 	if err != nil {

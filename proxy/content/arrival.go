@@ -2,15 +2,15 @@ package content
 
 import "time"
 
-// arrival writes a zip into the spool of its fill, and gives the fill up if the zip comes
-// so slowly that it would not be whole in time.
+// arrival writes a zip into the spool of its fill, and aborts the fill if the zip arrives
+// so slowly that it would not be complete in time.
 type arrival struct {
 	fill  *fill
 	begun time.Time
 	got   int64
 }
 
-// slowStart is how long a zip may take to come to its rate.
+// slowStart is how long a zip may take to reach its rate.
 const slowStart = time.Minute
 
 func newArrival(f *fill) *arrival { return &arrival{fill: f, begun: time.Now()} }
@@ -25,8 +25,8 @@ func (a *arrival) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// tooSlow reports whether what has come in took falls short of the rate at which the zip,
-// if its size is known, would be whole within zipFillTime.
+// tooSlow reports whether the bytes that arrived within took are too few for the zip, if
+// its size is known, to be complete within zipFillTime.
 func (a *arrival) tooSlow(took time.Duration) bool {
 	return took > slowStart && float64(a.got)/took.Seconds() < float64(a.fill.size)/zipFillTime.Seconds()
 }

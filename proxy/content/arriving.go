@@ -9,7 +9,8 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// streamStep is how much of a zip is given between two looks whether it is stored by now.
+// streamStep is how many bytes of a zip are sent between two checks of whether it is
+// stored.
 const streamStep = 256 << 10
 
 // Arriving is a zip that a client follows while it arrives. The last part waits for the
@@ -19,21 +20,21 @@ type Arriving struct {
 	shelf   *shelf
 	client  Client
 	path    string
-	release func() // of the spool
+	release func() // releases the spool
 }
 
 func newArriving(f *filling, s *shelf, q *Ask) *Arriving {
 	return &Arriving{f: f, shelf: s, client: q.Client, path: q.Path, release: sync.OnceFunc(f.Value.spool.release)}
 }
 
-// Request returns what it is.
+// Request returns the request for the zip.
 func (a *Arriving) Request() request.Request { return a.f.Value.req }
 
-// Size returns how many bytes it has in all.
+// Size returns the size of the zip.
 func (a *Arriving) Size() int64 { return a.f.Value.size }
 
-// Next waits for bytes behind the first n, and returns those that may be sent before the
-// proof; nil if what is left waits for it.
+// Next waits for bytes after the first n, and returns those that may be sent before the
+// proof; nil if the rest must wait for the proof.
 func (a *Arriving) Next(ctx context.Context, n int64) (io.Reader, error) {
 	public := a.f.Value.size - holdBack
 	if n >= public || a.f.Ended() {
@@ -49,7 +50,7 @@ func (a *Arriving) Next(ctx context.Context, n int64) (io.Reader, error) {
 	return a.section(n, size), nil
 }
 
-// Proof waits for the proof, and returns why there is none.
+// Proof waits for the proof, and returns an error if there is none.
 func (a *Arriving) Proof(ctx context.Context) error {
 	select {
 	case <-a.f.Done():
@@ -59,10 +60,10 @@ func (a *Arriving) Proof(ctx context.Context) error {
 	}
 }
 
-// Rest returns what is behind the first n bytes after the proof: as the stored object, so that
-// a slow client does not hold on to disk space, or as a reader of what has arrived, if
-// something else is stored: not everything that has the same h1 hash has the same bytes. The
-// caller closes the object.
+// Rest returns the bytes after the first n, after the proof: as the stored object, so
+// that a slow client does not keep disk space in use, or as a reader of the spool, if
+// other bytes are stored: zips with the same h1 hash can have different bytes. The caller
+// closes the object.
 func (a *Arriving) Rest(ctx context.Context, n int64) (storage.Object, io.Reader) {
 	if object := a.stored(ctx, n); object != nil {
 		a.release()
@@ -71,7 +72,7 @@ func (a *Arriving) Rest(ctx context.Context, n int64) (storage.Object, io.Reader
 	return nil, a.section(n, a.f.Value.size)
 }
 
-// stored opens the stored object behind the first n bytes, nil if the spool must be used.
+// stored opens the stored object after the first n bytes, nil if the spool must be used.
 func (a *Arriving) stored(ctx context.Context, n int64) storage.Object {
 	f := a.f.Value
 	if !f.stored {
@@ -84,7 +85,7 @@ func (a *Arriving) stored(ctx context.Context, n int64) storage.Object {
 	if _, err = object.Seek(n, io.SeekStart); err == nil && object.Info().Size == f.size {
 		return object
 	}
-	_ = object.Close() // nothing was written
+	_ = object.Close() // it was only read
 	return nil
 }
 
@@ -92,7 +93,7 @@ func (a *Arriving) section(from, to int64) io.Reader {
 	return io.NewSectionReader(a.f.Value.spool.file, from, to-from)
 }
 
-// Close says that the client does not follow it any more.
+// Close says that the client no longer follows the zip.
 func (a *Arriving) Close() {
 	a.release()
 	a.f.Leave(a.client.Key())

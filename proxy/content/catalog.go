@@ -13,21 +13,21 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Catalog says what is held of the modules of an origin, and what proves it. It sends no
-// requests, and does not check which client may read the answer: its caller does, with
-// Origin.Admit.
+// Catalog lists the held versions of the modules of an origin, and what proves them. It
+// sends no requests, and does not check which client may read the answer: its caller
+// does, with Origin.Admit.
 type Catalog struct {
 	held  holdings
 	shelf *shelf
 	proof proof
 }
 
-// Catalog returns what is held of the modules of o.
+// Catalog returns the Catalog of o.
 func (o *Origin) Catalog() Catalog { return Catalog{o.parts.held, o.shelf, o.shelf.proof} }
 
-// Modules yields the modules of which a version is held, in the order of their keys, each
-// once. A module whose path is so long that its key is cut is left out: its path cannot be
-// told from a key. It walks the whole store.
+// Modules yields the modules with a held version, in the order of their keys, each once.
+// It omits a module whose path is so long that its key is cut: the key does not show the
+// path. It walks the whole store.
 func (c Catalog) Modules(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		last := ""
@@ -50,22 +50,22 @@ func (c Catalog) Modules(ctx context.Context) iter.Seq2[string, error] {
 	}
 }
 
-// Versions returns the versions of a module that are held, sorted. Those without an .info
-// are left out, because the go command cannot use them.
+// Versions returns the held versions of a module, sorted. It omits those without an
+// .info, because the go command cannot use them.
 func (c Catalog) Versions(ctx context.Context, modulePath string) ([]string, error) {
 	versions, err := c.shelf.versions(ctx, modulePath)
 	semver.Sort(versions)
 	return versions, err
 }
 
-// Explanation says what is held of a version, where that came from, and what proves it.
+// Explanation lists the held files of a version, with their source and their proof.
 type Explanation struct {
 	Version module.Version
-	Source  string         // the repository and commit, or the upstream; "" if that is not known any more
-	Files   []storage.Info // at most three; Proof is the database or the log that has the hash
+	Source  string         // the repository and commit, or the upstream; "" if it is no longer known
+	Files   []storage.Info // at most three; Proof names the database or the log that has the hash
 }
 
-// Explain explains a version. What is damaged is left out, and found out when it is served.
+// Explain explains a version. It omits damaged files; serving them detects the damage.
 func (c Catalog) Explain(ctx context.Context, of module.Version) (Explanation, error) {
 	e := Explanation{Version: of, Source: c.proof.source(of)}
 	for _, kind := range []request.Kind{request.Info, request.Mod, request.Zip} {

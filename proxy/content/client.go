@@ -11,35 +11,35 @@ import (
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
-// Client is for whom something is asked. Its methods may check a credential, so they are
-// called only where that is needed.
+// Client is the sender of a request. Its methods may check a credential, so they are
+// called only when needed.
 type Client interface {
-	Key() string                   // by which places are shared
+	Key() string                   // places are shared by key
 	Request() string               // the id of its request, for the log
-	Site() string                  // for which memory is counted; needs no credential
-	Keep(n int) error              // counts n bytes that are held until the client has its answer
-	HasCredential() bool           // whether it sent one, which nothing has checked yet
-	Covers(modulePath string) bool // whether its credential is good for a module
+	Site() string                  // memory is counted by site; needs no credential
+	Keep(n int) error              // counts n bytes that stay in memory until the client has received the response
+	HasCredential() bool           // whether it sent one, which may be wrong
+	Covers(modulePath string) bool // whether its credential is valid for a module
 	In(group string) bool
-	Limited() bool // whether its credential is good for some modules only
+	Limited() bool // whether its credential is valid for some modules only
 }
 
-// Ask is a question of a client about a module, and what is known about whether the client
-// may have the answer.
+// Ask is a client's request for an object of a module, and the state of its access check.
 type Ask struct {
 	Client   Client
 	Req      request.Request
 	Path     string // of the protocol: Req.Path()
-	HeldOnly bool   // nothing is to be fetched for it
+	HeldOnly bool   // it must not cause a fetch
 
-	unsure  bool // where the module is, and so which clients may read it, is not known yet
-	located bool // it is known for this question, and the client may have it
+	unsure  bool // the repository of the module, and so which clients may read it, is not known yet
+	located bool // it was found for this request, and the client may read it
 }
 
-// Sure reports whether it is known where the module is, and so which clients may read it.
+// Sure reports whether the repository of the module, and so which clients may read it, is
+// known.
 func (q *Ask) Sure() bool { return !q.unsure }
 
-// Result says how a question was answered.
+// Result says how a request was answered.
 type Result uint8
 
 const (
@@ -47,23 +47,23 @@ const (
 	Hit                     // from the store, current
 	Stale                   // from the store, no longer current
 	Miss                    // fetched for this request
-	Coalesced               // fetched for another request that came first
-	Negative                // remembered to be absent
+	Coalesced               // fetched for an earlier request
+	Negative                // a remembered absence
 )
 
-// claimOf returns what a place for req is claimed for.
+// claimOf returns the parameters of a claim to a place for req.
 func claimOf(client string, req request.Request) places.For {
 	host, _, _ := strings.Cut(req.Module, "/")
 	return places.For{Client: client, Module: req.Module, Host: host}
 }
 
-// patient returns a context for what a client waits for at most that long.
+// patient returns a context that ends when the client has waited that long.
 func patient(ctx context.Context, wait time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, wait, ErrTimeout)
 }
 
-// answerTime makes err the error of a client that has waited long enough, if
-// that is why ctx, from patient, has ended.
+// answerTime makes err an ErrTimeout if ctx, from patient, ended because the client has
+// waited long enough.
 func answerTime(ctx context.Context, err error) error {
 	if err != nil && errors.Is(context.Cause(ctx), ErrTimeout) {
 		return fmt.Errorf("%w: %w", ErrTimeout, err)

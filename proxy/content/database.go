@@ -12,12 +12,12 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// Database is a checksum database that is served: a mirror or our own log. It answers always
-// with what was verified here.
+// Database is a checksum database that this proxy serves: a mirror or the own log. Its
+// answers are always verified.
 type Database interface {
 	Name() string
 
-	// Head returns the newest signed head. Only the first one of a mirror is ever waited for.
+	// Head returns the newest signed head. It waits only for the first head of a mirror.
 	Head(ctx context.Context, c Client, heldOnly bool) ([]byte, error)
 
 	// HasHead reports whether there is a head, so that Head needs no I/O.
@@ -26,14 +26,15 @@ type Database interface {
 	// Record returns the reply to the lookup of a module of o.
 	Record(ctx context.Context, o *Origin, q *Ask) ([]byte, Result, error)
 
-	// Tile returns a tile, and whether it is proved that it hashes up to the head.
+	// Tile returns a tile, and whether the head proves it.
 	Tile(ctx context.Context, c Client, req request.Request, heldOnly bool) (tile []byte, proved bool, err error)
 
-	// Tiles says what may keep a tile, as the header Cache-Control has it: public or private.
+	// Tiles says which caches may store a tile, as in the header Cache-Control: public or
+	// private.
 	Tiles() string
 }
 
-// mirrored is a mirror that is served.
+// mirrored serves a mirror.
 type mirrored struct {
 	mirror
 	parts   *parts
@@ -70,7 +71,7 @@ func (d *mirrored) Record(ctx context.Context, o *Origin, q *Ask) ([]byte, Resul
 }
 
 func (d *mirrored) Tile(ctx context.Context, c Client, req request.Request, heldOnly bool) (tile []byte, proved bool, err error) {
-	proved = d.Covers(req.Tile) // before, since the head may move meanwhile
+	proved = d.Covers(req.Tile) // before the read, since the head may change meanwhile
 	ctx, cancel := d.parts.patient(ctx)
 	defer cancel()
 	tile, err = d.HeldTile(ctx, req.Tile)
@@ -97,7 +98,7 @@ func (d *mirrored) fetchTile(ctx context.Context, c Client, req request.Request,
 	})
 }
 
-// tileBeyond fetches a tile beyond our newest head for a client, unless that asks for
+// tileBeyond fetches a tile beyond our newest head, unless the client requested many
 // tiles that do not exist.
 func (d *mirrored) tileBeyond(ctx context.Context, all *lookups, client string, t tlog.Tile) ([]byte, error) {
 	if all.manyStrays(client) {
@@ -110,7 +111,7 @@ func (d *mirrored) tileBeyond(ctx context.Context, all *lookups, client string, 
 	return tile, said(err)
 }
 
-// unified is our own log that is served. Its errors say that it is ours.
+// unified serves the own log. Its errors are ErrOwnLog.
 type unified struct {
 	parts *parts
 	rules func() *rules // in force
@@ -128,7 +129,7 @@ func (d *unified) Head(ctx context.Context, _ Client, _ bool) ([]byte, error) {
 }
 
 func (d *unified) Tile(ctx context.Context, c Client, req request.Request, _ bool) (tile []byte, proved bool, err error) {
-	if req.Tile.L < 0 { // the names of all private modules are in it
+	if req.Tile.L < 0 { // it has the names of all private modules
 		rules := d.rules()
 		if !rules.policy.AllowedAll(c.In) || c.Limited() || rules.closed() {
 			return nil, false, ErrHidden
@@ -149,9 +150,9 @@ func (d *unified) Record(ctx context.Context, o *Origin, q *Ask) ([]byte, Result
 	return reply, result, ownLogError(err)
 }
 
-// find returns the record for q, and how it came by it. A
-// version that is not there yet is pinned: a private one by fetching it, a public
-// one by copying what the public database has proved.
+// find returns the record for q, and how it was obtained. It pins a version without a
+// record: a private one by fetching it, a public one by copying the proved record of the
+// public database.
 func (d *unified) find(ctx context.Context, o *Origin, q *Ask) (sumdb.Record, Result, error) {
 	if err := o.Admit(ctx, q); err != nil {
 		return sumdb.Record{}, Unknown, err

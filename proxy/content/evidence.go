@@ -13,15 +13,16 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// evidence keeps what was found to be wrong.
+// evidence records contradictions for the administrator.
 type evidence struct {
 	dir     evidencedir.Dir
 	metrics *metrics
 	log     *slog.Logger
 }
 
-// compare returns a *MismatchError, which is kept, if what a source sent for req has not the
-// hash that a database has. Without a hash to want there is nothing to compare.
+// compare returns a *MismatchError, and keeps it as evidence, if the hash of the content
+// that a source sent for req is not that of the database. Without a wanted hash there is
+// nothing to compare.
 func (e evidence) compare(req request.Request, source, got, want, database string) error {
 	if want == "" || got == want {
 		return nil
@@ -44,8 +45,8 @@ func (e evidence) compare(req request.Request, source, got, want, database strin
 	return mismatch
 }
 
-// keepMismatch writes down what an upstream sent in place of what the checksum
-// database says.
+// keepMismatch records that an upstream sent other content than the checksum database
+// states.
 func (e evidence) keepMismatch(m *MismatchError, now time.Time) (string, error) {
 	return e.keep("mismatch", m.Module+"@"+m.Version+"-"+m.File+"-"+m.Got, fmt.Sprintf(`checksum mismatch
 time:     %s
@@ -62,7 +63,8 @@ differs there too, tell the module's author and golang.org/issue.
 `, now.UTC().Format(time.RFC3339), m.Module, m.Version, m.File, m.Source, m.Got, m.Database, m.Want))
 }
 
-// noteChanged makes known that a private version is not what it was.
+// noteChanged logs and records that a private version has other content than when it was
+// pinned.
 func (e evidence) noteChanged(changed *pinlog.ConflictError) {
 	e.metrics.changed.Inc()
 	name := changed.Have.Module.String() + "-" + changed.Got.Zip + changed.Got.Mod
@@ -85,14 +87,14 @@ or what happened to the disk.
 		"err", changed, "evidence", kept, "evidence_err", err)
 }
 
-// keep writes a text about something of a kind, once. It returns the path of the file.
+// keep writes a text of a kind about a version, once. It returns the path of the file.
 func (e evidence) keep(kind, about, content string) (string, error) {
 	sum := sha256.Sum256([]byte(about))
 	return e.dir.Keep(kind, fmt.Sprintf("%s-%x", evidenceName(about), sum[:6]), content)
 }
 
-// evidenceName makes s a part of a file name, which is not one of its own: several have
-// the same.
+// evidenceName makes s a part of a file name. It is not unique: several texts have the
+// same.
 func evidenceName(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {

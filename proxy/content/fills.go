@@ -9,7 +9,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
-// fills are the fills of an origin that are under way.
+// fills are the fills under way of an origin.
 type fills struct {
 	parts  *parts
 	shelf  *shelf
@@ -20,7 +20,7 @@ type fills struct {
 	anew        bool // see joinAnew
 }
 
-// roomFor returns where a fill of req runs.
+// roomFor returns the room for a fill of req.
 func (f *fills) roomFor(req request.Request) room {
 	if req.Kind == request.Zip {
 		return f.zips
@@ -48,28 +48,27 @@ func (f *fills) join(req request.Request, client string) (*filling, bool, error)
 	})
 }
 
-// joinAnew is join for a client that waits at most until ctx ends. If a fill of a private
-// module that was joined ends "not found" it fills once more: the version may have been pushed
-// since that fill looked, and the client come because of it.
+// joinAnew is join for a client that waits at most until ctx ends. If it joined a fill of
+// a private module, and that ends "not found", it fills once more: the version may have
+// just been pushed.
 func (f *fills) joinAnew(ctx context.Context, req request.Request, client string) (running *filling, joined bool, err error) {
 	running, joined, err = f.join(req, client)
 	if !f.anew || !joined {
 		return running, joined, err
 	}
-	if _, err := running.Wait(ctx); !running.Ended() || !IsAbsence(err) { // it is not streamed, nothing is missed
+	if _, err := running.Wait(ctx); !running.Ended() || !IsAbsence(err) { // it is not streamed, so the client misses nothing
 		return running, joined, nil
 	}
 	running.Leave(client)
 	return f.join(req, client)
 }
 
-// run fills, unless that has been done already.
+// run does the fill, unless the object is stored already.
 func (f *fills) run(ctx context.Context, this *fill) error {
 	f.parts.metrics.fillsRunning.Inc()
 	defer f.parts.metrics.fillsRunning.Dec()
 
-	// Another fill may have ended between the client's look into the store
-	// and now.
+	// Another fill may have ended since the client looked into the store.
 	if object, err := f.shelf.open(ctx, nil, this.req, this.key); err == nil {
 		return object.Close()
 	} else if !errors.Is(err, errMiss) {

@@ -11,9 +11,9 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// hot keeps small objects of an origin that were asked for, with their paths taken apart:
-// it halves what a hit costs. Nothing in it is ever out of date, because an object
-// never changes and is proved when it comes here.
+// hot keeps recently requested small objects of an origin in memory, with their parsed
+// paths: this halves the cost of a hit. They are never outdated, because an object never
+// changes and was proved before.
 type hot struct {
 	limit int // of bytes
 
@@ -36,7 +36,8 @@ const (
 	// HotSize is the largest object kept: nearly every go.mod is smaller.
 	HotSize = 8 << 10
 
-	// hotOverhead is what an object takes besides its content and its path, about.
+	// hotOverhead is about how much memory an object takes besides its content and its
+	// path.
 	hotOverhead = 512
 )
 
@@ -50,8 +51,8 @@ func (h *hot) find(path string) *HotObject {
 	return h.objects[path]
 }
 
-// note keeps an object. When there is no more room all the others go: they are
-// still in the store, and the page cache.
+// note keeps an object. If there is no room, it drops all others: they are still in the
+// store, and in the page cache.
 func (h *hot) note(path string, o *HotObject) {
 	size := o.size(path)
 	h.mu.Lock()
@@ -65,7 +66,7 @@ func (h *hot) note(path string, o *HotObject) {
 	}
 }
 
-// forget forgets the object at path, which has been replaced.
+// forget drops the object at path, which has been replaced.
 func (h *hot) forget(path string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -99,7 +100,7 @@ func (r *hotReader) Info() storage.Info        { return r.info }
 func (r *hotReader) SHA256() [sha256.Size]byte { return r.sum }
 func (r *hotReader) Close() error              { return nil }
 
-// ETag returns the header with the entity tag, which is never changed.
+// ETag returns the header with the entity tag, which must not be changed.
 func (r *hotReader) ETag() []string { return r.etag }
 
 // ETag returns the strong entity tag of content with the SHA-256 sum.

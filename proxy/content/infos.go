@@ -13,55 +13,54 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// No database covers an .info, so the first upstream that is asked decides what its
-// Time and Origin are. It must not decide that for ever: an .info is asked for again,
-// behind the client's back, when it is older than infoTrust, when another upstream
-// than its own has sent what was proved for the version, and after assay verify
-// --repair. What comes replaces what is stored if it differs.
+// No database covers an .info, so the first upstream decides its Time and Origin. This
+// must not be final: an .info is fetched again, in the background, when it is older than
+// infoTrust, when another upstream than its own sent proved files of the version, and
+// after assay verify --repair. If the new .info differs it replaces the stored one.
 
 const (
-	// infoTrust is how long an .info is given without asking again. One build a day
-	// then costs one request for each version that it uses, which no client waits for.
+	// infoTrust is how long an .info is served without fetching it again. A daily build
+	// then costs one background request for each version that it uses.
 	infoTrust = 24 * time.Hour
 
-	// infoPause is the time between two questions about one .info.
+	// infoPause is the time between two fetches of one .info.
 	infoPause = time.Hour
 
-	// maxRechecks bounds how many are asked for at the same time. Beyond it none is:
-	// the next client that uses the version brings it up again.
+	// maxRechecks limits how many are fetched at the same time. Beyond the limit the
+	// fetch is skipped; the next use of the version starts it.
 	maxRechecks = 4
 
-	// maxInfos bounds the memory to some 2 MiB, see maxAbsent.
+	// maxInfos limits the memory to some 2 MiB, see maxAbsent.
 	maxInfos = 10000
 
 	// recheckRecord is the record with the time of assay verify --repair, in seconds
-	// since 1970: an .info from before is asked for again.
+	// since 1970: an older .info is fetched again.
 	recheckRecord = "recheck/info"
 )
 
-// RecheckInfos makes a Server on the store ask again for every .info that is stored
-// now, when it is used. It is for when the store is not in use.
+// RecheckInfos makes a Server on the store fetch each .info that is stored now again,
+// when it is used. The store must not be in use.
 func RecheckInfos(ctx context.Context, store storage.Store) error {
 	now := strconv.FormatInt(time.Now().Unix(), 10)
 	return store.SetRecord(ctx, recheckRecord, []byte(now))
 }
 
-// infos are what is known of .info files while the program runs.
+// infos is the state of .info files while the program runs.
 type infos struct {
-	before time.Time // what is older than this is to be asked for again
+	before time.Time // an older .info is fetched again
 
 	mu      sync.Mutex
 	known   map[memo.Key]infoState // by key
 	running int
 }
 
-// infoState is about one .info.
+// infoState is the state of one .info.
 type infoState struct {
-	source string    // the upstream that was asked last, "" if not known
-	next   time.Time // its age does not count before
+	source string    // the upstream that was asked last, "" if it is not known
+	next   time.Time // until then its age does not count
 }
 
-// newInfos reads what a run of assay verify has left.
+// newInfos reads the record of the last assay verify --repair.
 func newInfos(ctx context.Context, store storage.Store) (*infos, error) {
 	i := &infos{known: map[memo.Key]infoState{}}
 	value, err := store.Record(ctx, recheckRecord)
@@ -80,7 +79,7 @@ func newInfos(ctx context.Context, store storage.Store) (*infos, error) {
 }
 
 // note remembers that source was asked for the .info at key, whose age does not count
-// before next.
+// until next.
 func (i *infos) note(key, source string, next time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -95,22 +94,23 @@ func (i *infos) keep(key string, state infoState) {
 	i.known[memo.KeyOf(key)] = state
 }
 
-// source returns the upstream that was asked last for the .info at key, "" if not known.
+// source returns the upstream that was asked last for the .info at key, "" if it is not
+// known.
 func (i *infos) source(key string) string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.known[memo.KeyOf(key)].source
 }
 
-// due reports whether an .info that was stored at that time is to be asked for again
-// by its age.
+// due reports whether an .info that was stored at that time is old enough to be fetched
+// again.
 func (i *infos) due(stored time.Time) bool {
 	return time.Since(stored) > infoTrust || !stored.After(i.before)
 }
 
-// begin reports whether the .info at key may be asked for again now: by its age if
-// source is "", else because that upstream has sent what was proved for the version.
-// If so, end must be called.
+// begin reports whether the .info at key may be fetched again now: because of its age if
+// source is "", otherwise because that upstream sent proved files of the version. If so,
+// the caller must call end.
 func (i *infos) begin(key, source string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -122,7 +122,7 @@ func (i *infos) begin(key, source string) bool {
 	if settled || i.running >= maxRechecks {
 		return false
 	}
-	state.next = time.Now().Add(infoPause) // it is being asked for
+	state.next = time.Now().Add(infoPause) // a fetch is under way
 	if source != "" {
 		state.source = source
 	}

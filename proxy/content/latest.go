@@ -16,10 +16,10 @@ import (
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
-// latestOfList returns the .info of the latest version of a module at an upstream
-// without @latest, which is optional in the protocol (go.dev/ref/mod#goproxy-protocol):
-// file trees and module caches have none. Like the go command it reads the upstream's
-// list. Where that does not help, absence is the error.
+// latestOfList returns the .info of the latest version of a module at an upstream without
+// @latest, which is optional in the protocol (go.dev/ref/mod#goproxy-protocol): file
+// trees and module caches have none. Like the go command it reads the upstream's list. If
+// that does not help, it returns the error absence.
 func latestOfList(modulePath string, read fetch.Reader, source string, absence error) ([]byte, error) {
 	list, err := read(request.Request{Kind: request.List, Module: modulePath}.Path(), listLimit)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -28,7 +28,7 @@ func latestOfList(modulePath string, read fetch.Reader, source string, absence e
 	if err != nil {
 		return nil, err
 	}
-	// From here on the list is not used: what is read next has its memory.
+	// The list is no longer used: the next reads take its memory.
 	versions := candidatesOf(listed(modulePath, list))
 	if versions.highest == "" {
 		return nil, absence
@@ -52,12 +52,12 @@ func latestOfList(modulePath string, read fetch.Reader, source string, absence e
 	return data, nil
 }
 
-// maxListed is the longest version of a list that can be the latest. None that exists is
-// nearly as long; a list can have one of megabytes.
+// maxListed is the longest version of a list that can be the latest. Real versions are
+// much shorter; a list can have one of megabytes.
 const maxListed = 400
 
-// listed returns the versions of an upstream's list that are canonical and of the
-// module, pseudo-versions among them. None of them holds the list.
+// listed returns the canonical versions of the module in an upstream's list, including
+// pseudo-versions. They do not keep the list in memory.
 func listed(modulePath string, list []byte) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for line := range bytes.Lines(list) {
@@ -80,7 +80,7 @@ type candidates struct {
 	compatible string // of those that are not +incompatible
 }
 
-// candidatesOf keeps two of the versions.
+// candidatesOf returns the candidates among the versions.
 func candidatesOf(versions iter.Seq[string]) candidates {
 	var c candidates
 	for v := range versions {
@@ -94,10 +94,11 @@ func candidatesOf(versions iter.Seq[string]) candidates {
 	return c
 }
 
-// latest returns which of the candidates, at least one, the go command means by latest. A
-// +incompatible version counts only if the highest compatible one has no
-// go.mod of its own (go.dev/ref/mod#non-module-compat), which readMod tells; its error
-// is fs.ErrNotExist where that cannot be known, or that of latest.
+// latest returns which of the candidates, of which there is at least one, is latest for
+// the go command. A +incompatible version counts only if the highest compatible version
+// has no go.mod of its own (go.dev/ref/mod#non-module-compat), which latest finds out
+// with readMod. If the error of readMod is fs.ErrNotExist, that is not known; any other
+// error is returned.
 func (c candidates) latest(modulePath string, readMod func(version string) ([]byte, error)) (string, error) {
 	if c.compatible == "" || c.compatible == c.highest {
 		return c.highest, nil
@@ -112,8 +113,8 @@ func (c candidates) latest(modulePath string, readMod func(version string) ([]by
 	return c.highest, nil
 }
 
-// compareLatest returns whether the go command prefers a to b as the latest version, as a
-// positive number, or b, as a negative one.
+// compareLatest returns a positive number if the go command prefers a to b as the latest
+// version, a negative one if it prefers b.
 func compareLatest(a, b string) int {
 	if ca, cb := class(a), class(b); ca != cb {
 		return ca - cb
@@ -126,7 +127,7 @@ func compareLatest(a, b string) int {
 	return semver.Compare(a, b)
 }
 
-// Classes of versions: the latest version is one of the highest class that there is.
+// Classes of versions: the latest version is of the highest class among the versions.
 const (
 	classPseudo = iota
 	classPrerelease
@@ -145,11 +146,12 @@ func class(version string) int {
 
 // commitTime returns when the commit of a pseudo-version was made.
 func commitTime(version string) time.Time {
-	t, _ := module.PseudoVersionTime(version) // without one it is older than all others
+	t, _ := module.PseudoVersionTime(version) // without a time it is older than all others
 	return t
 }
 
-// madeUp reports whether mod is the go.mod that stands for none.
+// madeUp reports whether mod is the go.mod that the go command makes for a module without
+// one.
 func madeUp(modulePath string, mod []byte) bool {
 	return string(mod) == "module "+modfile.AutoQuote(modulePath)+"\n"
 }

@@ -11,27 +11,27 @@ import (
 )
 
 const (
-	// listLimit holds a list of 100,000 pseudo-versions.
+	// listLimit is enough for a list of 100,000 pseudo-versions.
 	listLimit = 4 << 20
 
-	// ListMemory is what the largest list takes of Memory.Fetches while it is cleaned
-	// and kept.
+	// ListMemory is how much of Memory.Fetches the largest list takes while it is cleaned
+	// and stored.
 	ListMemory = listLimit / 2 * listHalves
 
-	// listHalves is how many halves of its size a list takes: it is there as it came,
-	// where it is sorted too, and as versions, of which the shortest, v0.0.0 with its
-	// newline, has 7 bytes and takes 8 and a string of 16. Then it is there four times:
-	// as it is answered, encoded, as a value of the store and in its pages.
+	// listHalves is how many halves of its size a list takes in memory. First it exists
+	// as it arrived, which is sorted in place, and as versions: the shortest, v0.0.0 with
+	// its newline, has 7 bytes and takes 8 and a string of 16. Then it exists four times:
+	// as the answer, encoded, as a value of the store and in the pages of the store.
 	listHalves = 9
 )
 
-// cleanList returns the tagged versions of an upstream's list, sorted. The
-// go command asks for one more file when it sees a pseudo-version or a time in
-// it, and ignores what is no version. A list of nothing but that is no list.
-// The result is where data was: ListMemory counts on it.
+// cleanList returns the tagged versions of an upstream's list, sorted. The go command
+// requests one more file when it sees a pseudo-version or a time in it, and ignores lines
+// that are not versions. A list with nothing else than lines that are not versions is
+// invalid. The result reuses the memory of data: ListMemory relies on it.
 func cleanList(modulePath string, data []byte) ([]byte, error) {
 	const shortest = len("v0.0.0\n")
-	versions := make([]string, 0, len(data)/shortest+1) // never more, so that it does not grow
+	versions := make([]string, 0, len(data)/shortest+1) // the maximum, so that it does not grow
 	lines := 0
 	for line := range bytes.Lines(data) {
 		v := string(firstField(line))
@@ -41,7 +41,7 @@ func cleanList(modulePath string, data []byte) ([]byte, error) {
 		lines++
 		if module.CanonicalVersion(v) != v || module.IsPseudoVersion(v) || module.Check(modulePath, v) != nil {
 			if semver.IsValid(v) {
-				lines-- // a version, though none to list
+				lines-- // a version, but not a tagged one
 			}
 			continue
 		}
@@ -53,8 +53,8 @@ func cleanList(modulePath string, data []byte) ([]byte, error) {
 	return appendList(data[:0], versions), nil
 }
 
-// firstField returns the first field of a line, which is its version; the second one is a
-// time, for people. A line of millions of fields takes no memory.
+// firstField returns the first field of a line, which is its version; the second field is
+// a time, for users. It needs no memory for a line with millions of fields.
 func firstField(line []byte) []byte {
 	line = bytes.TrimLeftFunc(line, unicode.IsSpace)
 	if end := bytes.IndexFunc(line, unicode.IsSpace); end >= 0 {

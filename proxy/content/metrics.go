@@ -68,7 +68,7 @@ func (m *metrics) observeFill(kind request.Kind, err error, took time.Duration) 
 	m.fills.WithLabelValues(kind.String(), outcome).Observe(took.Seconds())
 }
 
-// placesCollector tells how full the places are.
+// placesCollector reports how full the places are.
 type placesCollector struct {
 	all                                map[string]*places.Places
 	running, waiting, refused, yielded *prometheus.Desc
