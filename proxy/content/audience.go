@@ -149,7 +149,7 @@ func (m *members) pretend(ctx context.Context, q *Ask, covered bool) {
 	if q.HeldOnly || !m.settings.VCS() {
 		return
 	}
-	ctx, cancel := patient(ctx, m.parts.config.Times.Answer)
+	ctx, cancel := patient(ctx, m.parts.options.times.Answer)
 	defer cancel()
 	if place, err := m.locate(ctx, q, !covered); err == nil {
 		m.mayHave(q, place)
@@ -228,7 +228,7 @@ func (m *members) mayHave(q *Ask, place vcs.Place) bool {
 // path let it read: the answer does not say it, and the rules do not show it.
 func (m *members) sayWhy(q *Ask, covered bool) {
 	if covered {
-		m.parts.config.Logger.Info("request refused by an access rule of another path of the same repository", "request", q.Client.Request(), "module", q.Req.Module)
+		m.parts.options.log.Info("request refused by an access rule of another path of the same repository", "request", q.Client.Request(), "module", q.Req.Module)
 	}
 }
 

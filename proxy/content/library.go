@@ -80,7 +80,7 @@ func (l *Library) Offline() bool { return l.now.Load().settings.Offline() }
 
 // Databases returns the names of the checksum databases of which there is a mirror.
 func (l *Library) Databases() (names []string) {
-	for _, m := range l.parts.config.Databases {
+	for _, m := range l.parts.options.mirrors {
 		names = append(names, m.Name())
 	}
 	return names
@@ -96,10 +96,10 @@ func (l *Library) OwnName() string {
 
 // Database returns the checksum database with the name, nil if it is not served here.
 func (l *Library) Database(name string) Database {
-	if p := l.parts; p.config.Unified && p.pinned.log.Name() == name {
+	if p := l.parts; p.options.unified && p.pinned.log.Name() == name {
 		return &unified{p, func() *rules { return l.now.Load().rules }}
 	}
-	for _, m := range l.parts.config.Databases {
+	for _, m := range l.parts.options.mirrors {
 		if m.Name() == name {
 			return &mirrored{m, l.parts, func() *lookups { return l.now.Load().lookups }}
 		}

@@ -26,7 +26,7 @@ type lookups struct {
 }
 
 func newLookups(p *parts, a *absent) *lookups {
-	l := &lookups{rooms: p.rooms, site: p.config.Site, absent: a, records: flight.NewGroup[sumdb.Record](p.scope), files: flight.NewGroup[[]byte](p.scope)}
+	l := &lookups{rooms: p.rooms, site: p.options.site, absent: a, records: flight.NewGroup[sumdb.Record](p.scope), files: flight.NewGroup[[]byte](p.scope)}
 	l.strays.Limit = maxStrays
 	return l
 }

@@ -159,7 +159,7 @@ func (o *Origin) Object(ctx context.Context, q *Ask, follow bool) (Fetched, erro
 // fetch waits for the fill of q and returns what it made, or while it
 // is being made.
 func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error) {
-	wait, cancel := context.WithTimeout(ctx, o.parts.config.Times.Answer)
+	wait, cancel := context.WithTimeout(ctx, o.parts.options.times.Answer)
 	defer cancel()
 	client := q.Client.Key()
 	f, joined, err := o.fills.joinAnew(wait, q.Req, client)
@@ -244,7 +244,7 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 	if q.unsure { // what is held may be from where the client may not read
 		held = nil
 	}
-	age, times := held.age(), o.parts.config.Times
+	age, times := held.age(), o.parts.options.times
 	if age < times.Fresh && !held.before(o.source.pushed(q.Req.Module)) {
 		return held, Hit, nil
 	}
@@ -271,7 +271,7 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 // Age returns how old an answer is, if that is known, and less than what it may be.
 func (o *Origin) Age(m *Answer) (age time.Duration, known bool) {
 	age = m.age()
-	return age, age < o.parts.config.Times.Stale
+	return age, age < o.parts.options.times.Stale
 }
 
 // instead returns what is given in place of a new answer, of which err says why there is none;
@@ -284,8 +284,8 @@ func (o *Origin) instead(ctx context.Context, q *Ask, held *Answer, result Resul
 	if final(err) {
 		return nil, result, err
 	}
-	if age := held.age(); age < o.parts.config.Times.Stale {
-		o.parts.config.Logger.Warn("serving stale answer: refresh failed", "path", q.Path, "age_s", age.Round(time.Second).Seconds(), "err", err)
+	if age := held.age(); age < o.parts.options.times.Stale {
+		o.parts.options.log.Warn("serving stale answer: refresh failed", "path", q.Path, "age_s", age.Round(time.Second).Seconds(), "err", err)
 		return held, Stale, nil
 	}
 	if urgent(err) {
@@ -295,7 +295,7 @@ func (o *Origin) instead(ctx context.Context, q *Ask, held *Answer, result Resul
 	if local != nil {
 		return nil, Unknown, err
 	}
-	o.parts.config.Logger.Warn("serving answer from stored versions: refresh failed", "path", q.Path, "err", err)
+	o.parts.options.log.Warn("serving answer from stored versions: refresh failed", "path", q.Path, "err", err)
 	return m, Stale, nil
 }
 

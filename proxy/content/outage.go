@@ -28,13 +28,13 @@ func (u *upstreams) bridge(ctx context.Context, q *Ask, begin time.Time, r Resul
 	case errors.Is(upstream, fs.ErrNotExist):
 		own := r != Negative && r != Coalesced // else it is noted, or is not of now
 		if own && !u.settings.Direct() && u.current(u.settings) {
-			u.parts.absences.note(u.parts.config.Site(q.Client.Key()), key, begin)
+			u.parts.absences.note(u.parts.options.site(q.Client.Key()), key, begin)
 		}
 	case errors.Is(err, fetch.ErrUnavailable):
-		ctx, cancel := context.WithDeadline(ctx, begin.Add(u.parts.config.Times.Answer))
+		ctx, cancel := context.WithDeadline(ctx, begin.Add(u.parts.options.times.Answer))
 		defer cancel()
 		if gone := u.absentInOutage(ctx, q.Req, key); gone != nil {
-			u.parts.config.Logger.Info("serving remembered absence: no upstream is reachable", "path", q.Path, "err", err)
+			u.parts.options.log.Info("serving remembered absence: no upstream is reachable", "path", q.Path, "err", err)
 			return gone
 		}
 	}
@@ -44,13 +44,13 @@ func (u *upstreams) bridge(ctx context.Context, q *Ask, begin time.Time, r Resul
 // absentInOutage returns that what has the key is absent, if every upstream of the
 // list has said so not too long ago, and none of them can be asked now; else nil.
 func (u *upstreams) absentInOutage(ctx context.Context, req request.Request, key absenceKey) error {
-	limit := u.parts.config.Times.Stale
+	limit := u.parts.options.times.Stale
 	if req.Kind != request.List && req.Kind != request.Latest {
 		limit = min(limit, absentVersionFor)
 	}
 	stated, err := u.parts.absences.find(ctx, key)
 	if err != nil {
-		u.parts.config.Logger.Warn("saved absences ignored", "key", key.key, "err", err)
+		u.parts.options.log.Warn("saved absences ignored", "key", key.key, "err", err)
 		return nil
 	}
 	// A time that is yet to come is of a clock that was set back.

@@ -16,6 +16,7 @@ import (
 	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -122,7 +123,7 @@ func setDefault[T comparable](value *T, to T) {
 // parts are what lives as long as the Library, and what its origins, of which a reload makes
 // new ones, share.
 type parts struct {
-	config   Config
+	options  options
 	held     holdings
 	scope    *flight.Scope
 	metrics  *metrics
@@ -134,6 +135,28 @@ type parts struct {
 	pushes   *pushes
 	infos    *infos
 	absences *absences
+}
+
+// options are what of a Config the origins may have. The store, the databases and our own log
+// are not among them: those are behind the gates.
+type options struct {
+	times   Times
+	memory  Memory
+	spool   string
+	site    func(client string) string
+	log     *slog.Logger
+	mirrors []mirror // modules are verified with the first one
+	unified bool
+	outside gate.Outside
+}
+
+func optionsOf(c Config) options {
+	o := options{times: c.Times, memory: c.Memory, spool: c.Spool, site: c.Site, log: c.Logger, unified: c.Unified}
+	for _, m := range c.Databases {
+		o.mirrors = append(o.mirrors, m)
+	}
+	o.outside = gate.NewOutside(c.Store, c.Databases, c.Log)
+	return o
 }
 
 // holdings is the store as far as nothing of a module is stored through it: that is for
@@ -150,7 +173,7 @@ func newParts(ctx context.Context, c Config) (p *parts, err error) {
 	if err := clearSpool(c.Spool); err != nil {
 		return nil, err
 	}
-	p = &parts{config: c, held: c.Store, metrics: newMetrics(), rooms: newRooms(c), pushes: new(pushes)}
+	p = &parts{options: optionsOf(c), held: c.Store, metrics: newMetrics(), rooms: newRooms(c), pushes: new(pushes)}
 	p.scope = flight.NewScope(flight.Config{Wait: c.Times.Answer * 3 / 4, Prepare: p.prepare, Panicked: p.panicked})
 	p.zips = zips{spool: c.Spool, budget: c.Memory.Proofs, answer: c.Times.Answer}
 	p.evidence = evidence{dir: evidencedir.Dir(c.Evidence), metrics: p.metrics, log: c.Logger}
@@ -170,7 +193,7 @@ func newParts(ctx context.Context, c Config) (p *parts, err error) {
 // prepare makes the context of work in a place. Clients leave, and the work goes on: an
 // upstream that is slow has time for it.
 func (p *parts) prepare(ctx context.Context, client string) context.Context {
-	site := p.config.Site(client)
+	site := p.options.site(client)
 	ctx = fetch.WithPatience(ctx)
 	return memory.WithOwner(vcs.WithClient(fetch.WithClient(ctx, site), site), site)
 }
@@ -179,13 +202,13 @@ func (p *parts) prepare(ctx context.Context, client string) context.Context {
 // still waits for it or not.
 func (p *parts) panicked(key string, d *defect.Error) error {
 	p.metrics.panics.Inc()
-	p.config.Logger.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
+	p.options.log.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
 	return fmt.Errorf("%w: panic: %v", ErrDefect, d.Value)
 }
 
 // patient returns a context for what a client waits for.
 func (p *parts) patient(ctx context.Context) (context.Context, context.CancelFunc) {
-	return patient(ctx, p.config.Times.Answer)
+	return patient(ctx, p.options.times.Answer)
 }
 
 // loadBindings reads what is known about repositories, and adds what only our own log
@@ -205,12 +228,11 @@ func loadBindings(ctx context.Context, store storage.Store, log *pinlog.Log) (*b
 // saveBindings notes that there are facts for all that is in our own log, so that the
 // next start need not read it.
 func (p *parts) saveBindings(ctx context.Context) {
-	log := p.config.Log
-	if log == nil {
+	if p.pinned == nil {
 		return
 	}
-	if err := p.bindings.Learn(ctx, func(func(bindings.Fact, error) bool) {}, log.Size()); err != nil {
-		p.config.Logger.Warn("the next start must read the whole private checksum log", "err", err)
+	if err := p.bindings.Learn(ctx, func(func(bindings.Fact, error) bool) {}, p.pinned.log.Size()); err != nil {
+		p.options.log.Warn("the next start must read the whole private checksum log", "err", err)
 	}
 }
 
@@ -237,7 +259,7 @@ func (p *parts) drop(ctx context.Context, key string, why error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	p.config.Logger.Error("stored object dropped; it will be fetched again", "key", key, "err", why, "delete_err", err)
+	p.options.log.Error("stored object dropped; it will be fetched again", "key", key, "err", why, "delete_err", err)
 }
 
 // How much is fetched at the same time, besides Config.Fills and Config.ZipFills.

@@ -37,6 +37,7 @@ type pinned struct {
 // pins is our own log as far as nothing is pinned through it: that is for a gate alone.
 type pins interface {
 	Name() string
+	Size() int64
 	Find(mod module.Version) (pinlog.Entry, error)
 	Latest(ctx context.Context) ([]byte, error)
 	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)

@@ -28,8 +28,8 @@ type byDatabase struct {
 
 func newByDatabase(p *parts, g *gate.Gate, l *lookups) *byDatabase {
 	d := &byDatabase{parts: p, gate: g, lookups: l}
-	if len(p.config.Databases) > 0 {
-		db := p.config.Databases[0]
+	if len(p.options.mirrors) > 0 {
+		db := p.options.mirrors[0]
 		d.name, d.held = db.Name(), db.Held
 	}
 	return d

@@ -56,7 +56,7 @@ func (s *infoSource) recheck(req request.Request, source string) {
 		case err == nil, errors.Is(err, fetch.ErrDirect): // that one came from its repository
 			next = infoTrust
 		default:
-			s.parts.config.Logger.Debug("info not rechecked", "path", key, "err", err)
+			s.parts.options.log.Debug("info not rechecked", "path", key, "err", err)
 		}
 		s.parts.infos.note(key, source, time.Now().Add(next))
 	})
@@ -64,7 +64,7 @@ func (s *infoSource) recheck(req request.Request, source string) {
 
 // ask is one question. It sets source to the upstream that has answered.
 func (s *infoSource) ask(ctx context.Context, req request.Request, source *string) error {
-	memory := s.parts.config.Memory.Fetches.Hold()
+	memory := s.parts.options.memory.Fetches.Hold()
 	defer memory.Free()
 	data, from, err := s.fetch(memory.Context(ctx), req, *source)
 	if err != nil {
@@ -82,7 +82,7 @@ func (s *infoSource) ask(ctx context.Context, req request.Request, source *strin
 		return err
 	}
 	s.parts.metrics.infosReplaced.Inc()
-	s.parts.config.Logger.Warn("info replaced: the upstream's answer changed", "module", req.Module, "version", req.Version,
+	s.parts.options.log.Warn("info replaced: the upstream's answer changed", "module", req.Module, "version", req.Version,
 		"source", from, "before", text.Line(string(held)), "now", text.Line(string(data)))
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 
-	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/proxy/content/gate"
@@ -14,19 +13,6 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
-
-// mirror is a mirror of a checksum database as far as it sends the name of no module: that
-// is for a gate alone.
-type mirror interface {
-	Name() string
-	HasHead() bool
-	Latest(ctx context.Context) ([]byte, error)
-	Held(ctx context.Context, mod module.Version) (sumdb.Record, error)
-	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)
-	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
-	HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error)
-	Covers(t tlog.Tile) bool
-}
 
 // registry is what an origin gives to clients that ask a checksum database for its versions.
 type registry interface {

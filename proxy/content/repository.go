@@ -64,7 +64,7 @@ func (r *repository) fill(ctx context.Context, f *fill) error {
 // that was.
 func (r *repository) share(ctx context.Context, f *fill) (begun time.Time, err error) {
 	of := f.req.ModuleVersion()
-	site := r.parts.config.Site(f.claim.Client())
+	site := r.parts.options.site(f.claim.Client())
 	shared, _, err := r.versions.Join(places.For{}, flight.Work[time.Time]{Key: of.String(), Limit: zipFillTime, Do: func(ctx context.Context, _ *flight.Flight[time.Time]) error {
 		source, err := r.source(ctx, of.Path)
 		if err != nil {

@@ -29,13 +29,12 @@ func (s *snapshot) origin(modulePath string) *Origin {
 
 // newSnapshot makes the origins for settings. now returns the snapshot in force.
 func newSnapshot(p *parts, settings *gate.Settings, now func() *snapshot) *snapshot {
-	s := &snapshot{settings: settings, rules: &rules{policy: settings.Policy(), bindings: p.bindings, log: p.config.Logger}}
+	s := &snapshot{settings: settings, rules: &rules{policy: settings.Policy(), bindings: p.bindings, log: p.options.log}}
 	current := func() *gate.Settings { return now().settings }
-	outside := gate.Outside{Store: p.config.Store, Databases: p.config.Databases, Log: p.config.Log}
 	b := builder{p, s, now, flight.NewGroup[time.Time](p.scope)}
-	s.public = b.public(gate.Public(current, outside))
+	s.public = b.public(gate.Public(current, p.options.outside))
 	b.versions = flight.NewGroup[time.Time](p.scope)
-	s.private = b.private(gate.Private(current, outside))
+	s.private = b.private(gate.Private(current, p.options.outside))
 	return s
 }
 
@@ -65,15 +64,15 @@ func (b builder) public(g *gate.Gate) *Origin {
 	}
 	up.failed.Limit = maxFailed
 	registry := &publicRegistry{parts: p, gate: g, absent: absent, proof: proof}
-	if len(p.config.Databases) > 0 {
-		registry.first = p.config.Databases[0]
+	if len(p.options.mirrors) > 0 {
+		registry.first = p.options.mirrors[0]
 	}
 	small := room{p.rooms.objects, smallFillTime}
 	o.audience, o.registry, o.source, o.absent = &everyone{b.snapshot.rules, proof.name != ""}, registry, up, absent
 	o.fills = &fills{parts: p, shelf: o.shelf, source: up, group: flight.NewGroup[*fill](p.scope), small: small, zips: room{p.rooms.zips, zipFillTime}}
 	o.traits = traits{revalidate: revalidate, renewal: small, inForce: func() *Origin { return b.now().public }}
 	o.Caching = Caching{
-		Object: []string{"public, max-age=31536000, immutable"}, Answer: []string{"public, max-age=" + seconds(p.config.Times.Fresh)},
+		Object: []string{"public, max-age=31536000, immutable"}, Answer: []string{"public, max-age=" + seconds(p.options.times.Fresh)},
 		Record: "public, max-age=60", Errors: true,
 	}
 	return o
@@ -82,7 +81,7 @@ func (b builder) public(g *gate.Gate) *Origin {
 func (b builder) private(g *gate.Gate) *Origin {
 	p := b.parts
 	absent := newAbsent(absentPrivateFor, maxAbsentPrivate)
-	proof := &byLog{p.pinned, g, p.config.Logger}
+	proof := &byLog{p.pinned, g, p.options.log}
 	o := b.origin(g, proof, privatePrefix)
 	repo := b.repository(o, g, proof)
 	repo.reach, repo.anew = vcs.Private, true
@@ -103,8 +102,8 @@ func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
 	p := b.parts
 	return &Origin{
 		parts: p, gate: g, renewing: flight.NewGroup[*Answer](p.scope),
-		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: &hot{limit: int(p.config.Memory.Hot / 2)}},
-		records: &records{prefix: prefix, held: p.held, gate: g, log: p.config.Logger, reading: p.rooms.reading},
+		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: &hot{limit: int(p.options.memory.Hot / 2)}},
+		records: &records{prefix: prefix, held: p.held, gate: g, log: p.options.log, reading: p.rooms.reading},
 	}
 }
 

@@ -68,7 +68,7 @@ func (u *upstreams) fill(ctx context.Context, f *fill) error {
 
 // fillInfo fetches an .info.
 func (u *upstreams) fillInfo(ctx context.Context, f *fill) error {
-	held := u.parts.config.Memory.Fetches.HoldFor(ctx)
+	held := u.parts.options.memory.Fetches.HoldFor(ctx)
 	defer held.Free()
 	data, source, err := u.infos.fetch(held.Context(ctx), f.req, "")
 	if err != nil {
@@ -87,7 +87,7 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 		return err
 	}
 	record := u.wantedSoon(ctx, f.req)
-	held := u.parts.config.Memory.Fetches.HoldFor(ctx) // before anything else is: a fill that waits for memory has none
+	held := u.parts.options.memory.Fetches.HoldFor(ctx) // before anything else is: a fill that waits for memory has none
 	defer held.Free()
 	data, source, err := chain.ReadAll(held.Context(ctx), f.key, modLimit)
 	if err != nil {
@@ -149,7 +149,7 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	if err != nil {
 		return err
 	}
-	spool, err := newSpool(u.parts.config.Spool)
+	spool, err := newSpool(u.parts.options.spool)
 	if err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func (u *upstreams) proveZip(ctx context.Context, f *fill, source, want string) 
 	}
 	size, _ := f.spool.readable()
 	if err := checkShape(f.spool.file); err != nil {
-		u.parts.config.Logger.Error("zip refused: it has bytes that are not covered by its hash", "module", f.req.Module, "version", f.req.Version, "source", source, "err", err)
+		u.parts.options.log.Error("zip refused: it has bytes that are not covered by its hash", "module", f.req.Module, "version", f.req.Version, "source", source, "err", err)
 		return fmt.Errorf("%s: %w", source, err)
 	}
 	info := storage.Info{Size: size, Hash: got, Proof: u.proof.proofFor(want)}
@@ -253,7 +253,7 @@ func (u *upstreams) ask(ctx context.Context, req request.Request) (*Answer, erro
 	if err != nil {
 		return nil, err
 	}
-	held := u.parts.config.Memory.Fetches.HoldFor(ctx)
+	held := u.parts.options.memory.Fetches.HoldFor(ctx)
 	defer held.Free()
 	begin := time.Now()
 	data, source, err := chain.ReadWith(held.Context(ctx), req.Path(), func(read fetch.Reader, source string) ([]byte, error) {

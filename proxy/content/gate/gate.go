@@ -81,9 +81,14 @@ func (s *Settings) Anew() {
 
 // Outside is what the gates lead to, beside what the settings have.
 type Outside struct {
-	Store     storage.Store
-	Databases []*sumdb.Mirror // modules are verified with the first one
-	Log       *pinlog.Log     // our own, nil: none
+	store     storage.Store
+	databases []*sumdb.Mirror
+	log       *pinlog.Log // our own, nil: none
+}
+
+// NewOutside makes an Outside. Nothing but a Gate can get at what is in it.
+func NewOutside(store storage.Store, databases []*sumdb.Mirror, log *pinlog.Log) Outside {
+	return Outside{store, databases, log}
 }
 
 // Gate leads to the outside from one origin.
@@ -144,7 +149,7 @@ func (g *Gate) Database(name, modulePath string) (*sumdb.Mirror, error) {
 	if _, err := g.Check(modulePath); err != nil {
 		return nil, err
 	}
-	for _, db := range g.outside.Databases {
+	for _, db := range g.outside.databases {
 		if db.Name() == name {
 			return db, nil
 		}
@@ -157,7 +162,7 @@ func (g *Gate) Log(modulePath string) (*pinlog.Log, error) {
 	if _, err := g.Check(modulePath); err != nil {
 		return nil, err
 	}
-	return g.outside.Log, nil
+	return g.outside.log, nil
 }
 
 // Store returns the store, to store one object of the module.
@@ -165,5 +170,5 @@ func (g *Gate) Store(modulePath string) (storage.Store, error) {
 	if _, err := g.Check(modulePath); err != nil {
 		return nil, err
 	}
-	return g.outside.Store, nil
+	return g.outside.store, nil
 }

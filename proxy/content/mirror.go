@@ -1,0 +1,23 @@
+package content
+
+import (
+	"context"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/sumdb"
+)
+
+// mirror is a mirror of a checksum database as far as it sends the name of no module: that
+// is for a gate alone.
+type mirror interface {
+	Name() string
+	HasHead() bool
+	Latest(ctx context.Context) ([]byte, error)
+	Held(ctx context.Context, mod module.Version) (sumdb.Record, error)
+	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)
+	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
+	HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error)
+	Covers(t tlog.Tile) bool
+}
