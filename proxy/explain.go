@@ -32,7 +32,7 @@ import (
 // explain makes the failure that the client sees from the error of a request, by the
 // table.
 func explain(q *content.Ask, err error) failure {
-	x := &explained{req: q.Req, path: q.Path, err: err, why: text.Line(err.Error())}
+	x := &explained{req: q.Req, path: q.Path, err: err}
 	errors.As(err, &x.upstream)
 	errors.As(err, &x.repo)
 	for _, row := range table {
@@ -48,7 +48,6 @@ type explained struct {
 	req      request.Request
 	path     string // of the protocol
 	err      error
-	why      string // the error in one line
 	upstream *fetch.Error
 	repo     *vcs.Error
 }
@@ -116,7 +115,7 @@ var table = append(decisions, []row{
 	is(modzip.ErrShape, func(x *explained) failure {
 		return failure{status: http.StatusForbidden, noStore: true,
 			what: fmt.Sprintf("cannot verify: the zip of %s@%s has bytes that are not covered by its hash", x.req.Module, x.req.Version),
-			why:  x.why, next: "do not use the zip of that upstream; contact this proxy's administrator"}
+			why:  x.why(), next: "do not use the zip of that upstream; contact this proxy's administrator"}
 	}),
 	as(changed),
 	when(isExhausted, always(failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
@@ -161,7 +160,7 @@ var table = append(decisions, []row{
 	}),
 
 	is(gate.ErrNoVCS, func(x *explained) failure {
-		return failure{status: http.StatusNotFound, noStore: true, what: "not found: " + x.path, why: x.why, next: "start the proxy with --vcs git"}
+		return failure{status: http.StatusNotFound, noStore: true, what: "not found: " + x.path, why: x.why(), next: "start the proxy with --vcs git"}
 	}),
 	both(content.ErrOwnLog, sumdb.ErrFrozen, always(failure{status: http.StatusServiceUnavailable, noStore: true,
 		what: "the private checksum log is read-only: restored from an old copy, or damaged",
@@ -181,29 +180,29 @@ var table = append(decisions, []row{
 		next: "contact this proxy's administrator: see the evidence directory"})),
 	is(content.ErrUnlisted, func(x *explained) failure {
 		return failure{status: http.StatusForbidden, noStore: true,
-			what: "cannot verify: the checksum database has no record of this version", why: x.why,
+			what: "cannot verify: the checksum database has no record of this version", why: x.why(),
 			next: "if the module is private, add it to the proxy's --private patterns; if the version is new, try again in a minute"}
 	}),
 	is(sumdb.ErrInvalid, func(x *explained) failure {
 		return failure{status: http.StatusBadGateway,
-			what: "cannot verify: invalid data for the checksum database", why: x.why,
+			what: "cannot verify: invalid data for the checksum database", why: x.why(),
 			next: "try again; if it persists, contact this proxy's administrator"}
 	}),
 	is(sumdb.ErrBeyond, func(x *explained) failure {
-		return failure{status: http.StatusNotFound, what: "not found: " + x.why,
+		return failure{status: http.StatusNotFound, what: "not found: " + x.why(),
 			next: "update this mirror, or remove $(go env GOPATH)/pkg/sumdb/" + x.req.Database + "/latest"}
 	}),
 	is(memory.ErrFull, func(x *explained) failure {
 		return failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
-			what: "busy: this proxy has no memory for " + x.path, why: x.why,
+			what: "busy: this proxy has no memory for " + x.path, why: x.why(),
 			next: "try again in a few seconds; if it persists, contact this proxy's administrator: --memory-budget may be too small"}
 	}),
 	is(fetch.ErrTooLarge, func(x *explained) failure {
-		return failure{status: http.StatusBadGateway, what: "too large: " + x.path, why: x.why,
+		return failure{status: http.StatusBadGateway, what: "too large: " + x.path, why: x.why(),
 			next: "the limits are the go command's own: zip 500 MiB, go.mod 16 MiB"}
 	}),
 	is(content.ErrGarbage, func(x *explained) failure {
-		return failure{status: http.StatusBadGateway, what: "invalid response from an upstream for " + x.path, why: x.why,
+		return failure{status: http.StatusBadGateway, what: "invalid response from an upstream for " + x.path, why: x.why(),
 			next: "try again; if it persists, contact that upstream's administrator"}
 	}),
 	is(content.ErrTimeout, func(x *explained) failure {
@@ -231,12 +230,12 @@ var table = append(decisions, []row{
 	}),
 	is(context.DeadlineExceeded, func(x *explained) failure {
 		return failure{status: http.StatusGatewayTimeout, retryAfter: max(5*time.Second, x.retryAfter()),
-			what: "timeout: an upstream did not answer for " + x.path, why: x.why,
+			what: "timeout: an upstream did not answer for " + x.path, why: x.why(),
 			next: "try again; if it persists, check the upstream or choose another with --upstream"}
 	}),
 	is(fetch.ErrUnavailable, func(x *explained) failure {
 		return failure{status: http.StatusBadGateway, retryAfter: x.retryAfter(),
-			what: "an upstream failed for " + x.path, why: x.why,
+			what: "an upstream failed for " + x.path, why: x.why(),
 			next: "try again; if it persists, check the upstream or choose another with --upstream"}
 	}),
 	when(content.IsAbsence, absent),
@@ -355,6 +354,9 @@ func internal(*explained) failure {
 	return failure{status: http.StatusInternalServerError, what: "internal error",
 		next: "contact this proxy's administrator with the request id; the log has the details"}
 }
+
+// why returns the error in one line.
+func (x *explained) why() string { return text.Line(x.err.Error()) }
 
 // retryAfter returns how long the upstream asks us to wait.
 func (x *explained) retryAfter() time.Duration {
