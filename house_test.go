@@ -154,6 +154,34 @@ func TestNoInit(t *testing.T) {
 	})
 }
 
+// Whether a module is private is a choice of its origin, made once: no function is told it.
+func TestNoPrivateBool(t *testing.T) {
+	goFiles(t, func(_, name string) {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			fn, ok := n.(*ast.FuncType)
+			if !ok {
+				return true
+			}
+			for _, field := range fn.Params.List {
+				if kind, ok := field.Type.(*ast.Ident); !ok || kind.Name != "bool" {
+					continue
+				}
+				for _, parameter := range field.Names {
+					if lower := strings.ToLower(parameter.Name); strings.Contains(lower, "private") || strings.Contains(lower, "public") {
+						t.Errorf("%s: a function has the parameter %s bool", name, parameter.Name)
+					}
+				}
+			}
+			return true
+		})
+	})
+}
+
 // Older versions of x/mod do not verify tiles and lookups (CVE-2026-56865,
 // CVE-2026-56864). Athens stays where its storage interface is known.
 func TestVersions(t *testing.T) {
