@@ -12,20 +12,19 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// An access rule names module paths, and what it is to protect is in a repository, which
-// can have other paths: the one that says where it is, that of any page which names it,
-// an old one. So of everything that is read from a repository it is noted under which
-// path and with or without a credential (bindings), and a reader must satisfy the rules
-// about each path under which the repository is known, not only about the one that was
-// asked for. What is read with a credential, and is covered by no rule, is given to no
-// client as soon as there is any rule.
+// An access rule names module paths, but it must protect a repository, which can have
+// other paths: that of its location, that of any page which names it, an old one. So
+// bindings notes for each read of a repository the path, and whether a credential was
+// used, and a reader must satisfy the rules about each known path of the repository, not
+// only about the requested one. As soon as there is any rule, no client may read a module
+// that was read with a credential and that no rule covers.
 
-// verdict says whether a reader may have a module.
+// verdict says whether a reader may read a module.
 type verdict uint8
 
 const (
 	allowed verdict = iota
-	unsure          // where the module is has to be found out first
+	unsure          // the repository of the module must be found first
 	refused
 )
 
@@ -46,29 +45,29 @@ type rules struct {
 	log      *slog.Logger
 
 	mu    sync.RWMutex
-	repos map[string]protection // as far as they were asked for
+	repos map[string]protection // filled on demand
 }
 
 type protection struct {
-	facts int // of the repository, when the rules were looked for
+	facts int // of the repository, when its rules were collected
 	rules privacy.Rules
 }
 
-// judgePublic decides whether everyone may have a public module. It does no I/O, as
-// judgePrivate: what is held can be served or refused by them.
+// judgePublic decides whether all clients may read a public module. Like judgePrivate it
+// does no I/O, so that it can decide on each hit.
 func (r *rules) judgePublic(modulePath string) verdict {
 	if !r.policy.Ruled() {
 		return allowed
 	}
 	for _, f := range r.bindings.Public(modulePath) {
 		if !r.protection(f.Repository).Allowed(noGroup) {
-			return refused // members of the groups have another name for it
+			return refused // members of the groups use another path of it
 		}
 	}
 	return allowed
 }
 
-// judgePrivate decides whether a reader who is in some groups may have a private module.
+// judgePrivate decides whether a reader with some groups may read a private module.
 func (r *rules) judgePrivate(modulePath string, in func(string) bool) verdict {
 	if !r.policy.Ruled() {
 		return allowed
@@ -88,8 +87,8 @@ func (r *rules) judgePrivate(modulePath string, in func(string) bool) verdict {
 	return result
 }
 
-// judgeFact decides about a repository in which a module is. covered says that there is a
-// rule about the path of the module.
+// judgeFact decides about the repository of a module. covered says that a rule covers the
+// path of the module.
 func (r *rules) judgeFact(covered bool, f bindings.Fact, in func(string) bool) verdict {
 	rules := r.protection(f.Repository)
 	switch {
@@ -104,10 +103,10 @@ func (r *rules) judgeFact(covered bool, f bindings.Fact, in func(string) bool) v
 }
 
 // protection returns the rules about a repository: about its own path, and about each
-// path under which it is known.
+// other known path of it.
 func (r *rules) protection(repository string) privacy.Rules {
 	if repository == "" {
-		return nil // it is not known
+		return nil // the repository is not known
 	}
 	facts := r.bindings.At(repository)
 	r.mu.RLock()
@@ -118,7 +117,7 @@ func (r *rules) protection(repository string) privacy.Rules {
 	}
 	rules := r.policy.Rules(pathsOf(repository, facts))
 	if len(facts) == 0 {
-		return rules // a client can ask for many that are not known
+		return rules // not kept: a client can request many unknown repositories
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -142,8 +141,8 @@ func pathsOf(repository string, facts []bindings.Fact) iter.Seq[string] {
 	}
 }
 
-// noteRead notes that the module of a fact was read at a place, before anything of it is
-// stored or served.
+// noteRead notes that the module of a fact was read at a place. It comes before any file
+// of the module is stored or served.
 func (r *rules) noteRead(ctx context.Context, fact bindings.Fact, place vcs.Place) error {
 	fact.Repository, fact.How = place.Repository, howRead(place)
 	facts := []bindings.Fact{fact}
@@ -167,8 +166,8 @@ func (r *rules) noteRead(ctx context.Context, fact bindings.Fact, place vcs.Plac
 	return nil
 }
 
-// unnoted returns the error for a module about which err says that it was not noted. That
-// it is in this repository is not for every client (veil).
+// unnoted returns the error for a module that could not be noted because of err. Not
+// every client may learn its repository (veil).
 func (r *rules) unnoted(modulePath string, place vcs.Place, err error) error {
 	var full *bindings.LimitError
 	if !errors.As(err, &full) {
@@ -180,7 +179,7 @@ func (r *rules) unnoted(modulePath string, place vcs.Place, err error) error {
 	return &vcs.Error{Module: modulePath, Place: place, Err: full}
 }
 
-// closed reports whether there is a private module that no client may read.
+// closed reports whether there is any private module that no client may read.
 func (r *rules) closed() bool {
 	for modulePath := range r.bindings.AllPrivate() {
 		if r.judgePrivate(modulePath, everyGroup) != allowed {

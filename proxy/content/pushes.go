@@ -7,17 +7,17 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// pushes remembers when repositories were said to have changed. What was asked
-// before is then no longer current.
+// pushes remembers when webhooks reported changes of repositories. Earlier answers are
+// then no longer current.
 type pushes struct {
 	mu   sync.Mutex
 	last time.Time            // of any repository
-	all  time.Time            // of those that are forgotten
+	all  time.Time            // the latest of those that were dropped
 	repo map[string]time.Time // by vcs.CanonicalRepository
 }
 
-// maxPushes bounds the memory to some 2 MiB, see maxAbsent. Beyond it everything is asked
-// again.
+// maxPushes limits the memory to some 2 MiB, see maxAbsent. Beyond it all answers count
+// as outdated.
 const maxPushes = 4000
 
 // maxPushed is the longest name of a repository that is remembered.
@@ -40,8 +40,8 @@ func (p *pushes) note(urls []string, now time.Time) {
 	}
 }
 
-// of returns when repo has changed last, the zero time if never. Of a module whose
-// repository is not known, "", any may be it.
+// of returns the last change of repo, the zero time if there is none. The repository of a
+// module may be unknown, ""; then the last change of any repository counts.
 func (p *pushes) of(repo string) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()

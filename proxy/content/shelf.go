@@ -15,7 +15,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// shelf has the objects of an origin that are stored.
+// shelf has the stored objects of an origin.
 type shelf struct {
 	parts *parts
 	gate  *gate.Gate
@@ -23,8 +23,8 @@ type shelf struct {
 	hot   *hot
 }
 
-// open opens the stored object of req, whose key is its path. What is damaged, or
-// not proved by what is in force now, is dropped and counts as not held, for which the error
+// open opens the stored object of req, whose key is its path. An object that is damaged,
+// or not proved under the settings in force, is removed and counts as not held: the error
 // is errMiss. For c see proof.
 func (s *shelf) open(ctx context.Context, c Client, req request.Request, key string) (storage.Object, error) {
 	if c != nil {
@@ -38,20 +38,20 @@ func (s *shelf) open(ctx context.Context, c Client, req request.Request, key str
 		if err = s.check(ctx, c, req, object); err == nil {
 			return object, nil
 		}
-		_ = object.Close() // nothing was written
+		_ = object.Close() // it was only read
 	}
 	return nil, s.missing(ctx, key, err)
 }
 
 func (s *shelf) check(ctx context.Context, c Client, req request.Request, object storage.Object) error {
 	if !s.proof.vouches(object.Info()) {
-		return errMiss // from when the module was not what it is now
+		return errMiss // the module belonged to the other origin when it was stored
 	}
 	return s.proof.check(ctx, c, req, object)
 }
 
-// missing returns what err, of reading the object at key, means. The object is dropped if
-// it must not be served.
+// missing returns the meaning of err, from reading the object at key. It removes the
+// object if it must not be served.
 func (s *shelf) missing(ctx context.Context, key string, err error) error {
 	if errors.Is(err, storage.ErrDamaged) || errors.Is(err, errUnfit) {
 		s.parts.drop(ctx, key, err)
@@ -75,7 +75,7 @@ func (s *shelf) get(ctx context.Context, c Client, req request.Request, key stri
 	return small.open(), nil
 }
 
-// read returns the content of a stored object that is small.
+// read returns the content of a small stored object.
 func (s *shelf) read(ctx context.Context, req request.Request) ([]byte, error) {
 	key := req.Path()
 	object, err := s.open(ctx, nil, req, key)
@@ -83,21 +83,21 @@ func (s *shelf) read(ctx context.Context, req request.Request) ([]byte, error) {
 		return nil, err
 	}
 	defer object.Close()
-	data, err := io.ReadAll(io.LimitReader(object, infoLimit)) // of a go.mod, enough to see what it is
+	data, err := io.ReadAll(io.LimitReader(object, infoLimit)) // the beginning of a go.mod is enough for callers
 	if err != nil {
 		return nil, s.missing(ctx, key, err)
 	}
 	return data, nil
 }
 
-// has reports whether something is stored for req.
+// has reports whether an object is stored for req.
 func (s *shelf) has(ctx context.Context, req request.Request) bool {
 	_, err := s.parts.held.Stat(ctx, storage.Key(req.Path()))
 	return err == nil
 }
 
-// versions returns the versions of a module whose .info is stored, without
-// which the go command cannot use one.
+// versions returns the versions of a module whose .info is stored; the go command cannot
+// use others.
 func (s *shelf) versions(ctx context.Context, modulePath string) ([]string, error) {
 	dir := strings.TrimSuffix(request.Request{Kind: request.List, Module: modulePath}.Path(), "/list")
 	prefix := storage.Prefix(dir)
@@ -116,9 +116,9 @@ func (s *shelf) versions(ctx context.Context, modulePath string) ([]string, erro
 	return versions, nil
 }
 
-// put stores what was proved, and reports whether it is that, and not what another fill has
-// stored before, which is as good. What is there from before, when a private module was
-// public or the other way round, goes.
+// put stores a proved object, and reports whether this object is stored now, and not an
+// equivalent one of another fill. It replaces an object from before the module moved from
+// one origin to the other.
 func (s *shelf) put(ctx context.Context, req request.Request, info storage.Info, data io.ReadSeeker) (ours bool, err error) {
 	store, err := s.gate.Store(req.Module)
 	if err != nil {
@@ -153,7 +153,7 @@ func (s *shelf) replace(ctx context.Context, req request.Request, info storage.I
 	return store.Replace(ctx, info, data)
 }
 
-// create is put for who does not ask whose data it is that is stored.
+// create is put for callers that do not need to know which data is stored.
 func (s *shelf) create(ctx context.Context, req request.Request, info storage.Info, data io.ReadSeeker) error {
 	_, err := s.put(ctx, req, info, data)
 	return err
@@ -181,8 +181,8 @@ func (s *shelf) putVersion(ctx context.Context, v *version, p proved) error {
 	return nil
 }
 
-// unreadable is the error for an object that was stored a moment ago and is not held.
-// It is no absence: an upstream has it.
+// unreadable is the error for an object that was just stored and is not held. It is no
+// absence: an upstream has the object.
 func (s *shelf) unreadable(req request.Request) error {
 	if _, err := s.gate.Check(req.Module); err != nil {
 		return err

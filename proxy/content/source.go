@@ -9,69 +9,69 @@ import (
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
-// source is where an origin gets modules from.
+// source gets the modules of an origin.
 type source interface {
-	// reachable reports whether there is anywhere to ask.
+	// reachable reports whether there is any upstream or repository to ask.
 	reachable() bool
 
-	// unheld is the error for what is not held while there is nowhere to ask.
+	// unheld is the error for an object that is not held while the source is not
+	// reachable.
 	unheld(req request.Request) error
 
 	// fill fetches, proves and stores an object.
 	fill(ctx context.Context, f *fill) error
 
-	// ask gets a list, a latest version or what a branch points to, and keeps it.
+	// ask gets a list, a latest version or the commit of a branch, and stores the answer.
 	ask(ctx context.Context, req request.Request) (*Answer, error)
 
-	// pushed returns when the repository of a module was last said to have changed, the
-	// zero time if never: an answer of before is not current.
+	// pushed returns when a webhook last reported a change of the module's repository,
+	// the zero time if never: an earlier answer is not current.
 	pushed(modulePath string) time.Time
 
-	// served is told that an object was served which was stored at a time.
+	// served is called when an object was served that was stored at a time.
 	served(req request.Request, stored time.Time)
 
-	// bridge makes err, of asking for q since a time, what the client is told while nobody can
-	// be asked.
+	// bridge replaces err, of a request that began at a time, with an older absence while
+	// no upstream is reachable.
 	bridge(ctx context.Context, q *Ask, begin time.Time, r Result, err error) error
 }
 
-// fill is one object being fetched, proved and stored. A client that wants the object
-// meanwhile waits for the same fill.
+// fill is an object that is being fetched, proved and stored. Clients that request the
+// object meanwhile wait for the same fill.
 type fill struct {
 	req   request.Request
 	key   string
 	begun time.Time
 	claim *places.Claim
 
-	// started is closed when the fields below it are set and the object can
-	// be streamed; it may never be.
+	// started is closed when the fields below it are set and the object can be streamed.
+	// It is not closed if the object is never streamed.
 	started chan struct{}
 
 	size  int64
-	hash  string // that the content must have
+	hash  string // the content must have it
 	spool *spool // of a zip
 
-	stored bool // what is in the spool is what is stored, byte for byte
+	stored bool // the spool and the stored object have the same bytes
 }
 
 // filling is a fill with the clients that wait for it.
 type filling = flight.Flight[*fill]
 
-// room is where work runs: in one of the places, no longer than limit.
+// room says how work runs: in one of the places, no longer than limit.
 type room struct {
 	places *places.Places
 	limit  time.Duration
 }
 
 const (
-	// A fill that takes longer than this is given up. The longest honest one
-	// is a zip of 500 MiB at half a megabyte per second.
+	// A fill that takes longer than this is aborted. The longest legitimate one is a zip
+	// of 500 MiB at half a megabyte per second.
 	smallFillTime = 3 * time.Minute
 	zipFillTime   = 20 * time.Minute
 )
 
-// holdBack is how much of a zip waits for its proof: the end, where the
-// directory of a zip stands, so that what a client has is of no use
-// without it. A zip that is not longer is not streamed at all, so that
-// its errors have a status and a text.
+// holdBack is how many bytes at the end of a zip wait for its proof. The directory of the
+// zip is there, so the bytes that a client has before are useless. A zip that is not
+// longer is not streamed at all, so that its errors have a status and a text.
 const holdBack = 256 << 10

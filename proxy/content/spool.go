@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// spool is a temporary file that grows while others read it. It is removed when
-// the last of its users has released it.
+// spool is a temporary file that grows while other goroutines read it. It is removed when
+// its last user has released it.
 type spool struct {
 	file *os.File
 
@@ -21,15 +21,15 @@ type spool struct {
 	users int
 }
 
-// spoolPattern names the files of spools, and nothing else in their directory.
+// spoolPattern matches the files of spools, and no other file in their directory.
 const spoolPattern = "fill-*.part"
 
-// clearSpool makes dir and removes what a killed process left there.
+// clearSpool makes dir and removes the files that a killed process left there.
 func clearSpool(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("spool directory: %w", err)
 	}
-	entries, err := os.ReadDir(dir) // not filepath.Glob, to which the directory's name may mean something
+	entries, err := os.ReadDir(dir) // not filepath.Glob: the directory's name may have wildcards
 	if err != nil {
 		return fmt.Errorf("spool directory: %w", err)
 	}
@@ -53,8 +53,8 @@ func newSpool(dir string) (*spool, error) {
 	return &spool{file: file, more: make(chan struct{}), users: 1}, nil
 }
 
-// createSpool makes an empty file in the directory of spools, which is made again if
-// another program has removed it.
+// createSpool makes an empty file in the directory of spools. It makes the directory
+// again if another program has removed it.
 func createSpool(dir string) (*os.File, error) {
 	file, err := os.CreateTemp(dir, spoolPattern)
 	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(dir, 0o700) == nil {
@@ -104,7 +104,7 @@ func (s *spool) wait(ctx context.Context, n int64, done <-chan struct{}) (int64,
 	}
 }
 
-// acquire adds a user and reports whether that was still possible.
+// acquire adds a user, and reports whether the spool still exists.
 func (s *spool) acquire() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,12 +115,12 @@ func (s *spool) acquire() bool {
 	return true
 }
 
-// release takes a user away; the last one takes the file along.
+// release removes a user; the last one removes the file.
 func (s *spool) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.users--; s.users == 0 {
-		_ = s.file.Close()           // nothing in it is needed any more
-		_ = os.Remove(s.file.Name()) // what stays is removed at the next start
+		_ = s.file.Close()           // its content is no longer needed
+		_ = os.Remove(s.file.Name()) // the next start removes a remaining file
 	}
 }

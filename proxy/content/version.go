@@ -18,7 +18,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// version are the files of a version that came from its repository.
+// version has the files of a version from its repository.
 type version struct {
 	module.Version
 	origin vcs.Origin
@@ -34,8 +34,8 @@ func (v *version) request(kind request.Kind) request.Request {
 	return request.Request{Kind: kind, Module: v.Path, Version: v.Version.Version}
 }
 
-// openVersion checks and hashes what the go command has made of a version. The caller
-// closes its zip.
+// openVersion checks and hashes the files that the go command made of a version. The
+// caller closes the zip.
 func openVersion(ctx context.Context, of module.Version, files vcs.Files, z zips) (*version, error) {
 	found, err := parseInfo(files.Info)
 	if err == nil && found != of.Version {

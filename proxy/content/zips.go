@@ -21,16 +21,16 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// zips hashes and checks the zips of modules, in a bounded part of the memory.
+// zips hashes and checks the zips of modules, in a limited part of the memory.
 type zips struct {
 	spool  string // directory
 	budget *memory.Budget
 	answer time.Duration // how long a client waits for memory
 }
 
-// hash returns the h1 hash of a module zip, as x/mod/sumdb/dirhash.HashZip does. It
-// waits for the memory that it takes until ctx ends; a holder of it waits for the
-// disk alone. The error is modzip.ErrFormat if the file is none.
+// hash returns the h1 hash of a module zip, as x/mod/sumdb/dirhash.HashZip does. It waits
+// for its memory until ctx ends; a holder of this memory waits only for the disk. The
+// error is modzip.ErrFormat if the file is not a zip.
 func (s zips) hash(ctx context.Context, file *os.File) (hash string, err error) {
 	err = s.with(ctx, file, func(z *modzip.Zip) error {
 		hash, err = z.Hash(ctx, s.scratch)
@@ -39,13 +39,12 @@ func (s zips) hash(ctx context.Context, file *os.File) (hash string, err error) 
 	return hash, err
 }
 
-// check returns why a file is not the zip of a module that a go command could use.
+// check returns an error if a file is not a module zip that a go command could use.
 func (s zips) check(ctx context.Context, mod module.Version, file *os.File) error {
 	return s.with(ctx, file, func(z *modzip.Zip) error { return z.Check(mod, s.scratch) })
 }
 
-// with calls do with the zip in a file. It waits for the memory that do may take until
-// ctx ends.
+// with calls do with the zip in a file. It waits for the memory of do until ctx ends.
 func (s zips) with(ctx context.Context, file *os.File, do func(*modzip.Zip) error) error {
 	stat, err := file.Stat()
 	if err != nil {
@@ -67,8 +66,9 @@ func (s zips) with(ctx context.Context, file *os.File, do func(*modzip.Zip) erro
 }
 
 // checkMade returns an error if mod is the go.mod that the go command makes for a module
-// without one, and the zip has one: to the go command a git that was killed while it read
-// the file, for want of memory for instance, is the same as one that found none.
+// without one, but the zip has one: the go command cannot distinguish a git that was
+// killed while it read the file, for instance because memory was short, from one that
+// found no file.
 func (s zips) checkMade(ctx context.Context, of module.Version, mod []byte, zip *os.File) error {
 	made := "module " + modfile.AutoQuote(of.Path) + "\n"
 	if string(mod) != made {
@@ -76,7 +76,7 @@ func (s zips) checkMade(ctx context.Context, of module.Version, mod []byte, zip 
 	}
 	return s.with(ctx, zip, func(z *modzip.Zip) error {
 		return z.Entries(func(e modzip.Entry) error {
-			// The zip may have a carriage return, by .gitattributes.
+			// By .gitattributes the file in the zip may have a carriage return.
 			if e.Name == of.String()+"/go.mod" && e.Size != uint64(len(made)) && e.Size != uint64(len(made)+1) {
 				return fmt.Errorf("%w: git did not print the module's go.mod", vcs.ErrTools)
 			}
@@ -85,7 +85,7 @@ func (s zips) checkMade(ctx context.Context, of module.Version, mod []byte, zip 
 	})
 }
 
-// hashStored returns the hash of what is really stored.
+// hashStored returns the hash of the stored bytes.
 func (s zips) hashStored(ctx context.Context, kind request.Kind, object storage.Object) (string, error) {
 	if kind == request.Mod {
 		hash, err := hashMod(object)
@@ -105,7 +105,7 @@ func (s zips) hashStored(ctx context.Context, kind request.Kind, object storage.
 	if _, err := object.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
-	// A client waits for it: for the memory no longer than for any answer.
+	// A client waits: for the memory no longer than for any response.
 	wait, cancel := context.WithTimeout(ctx, s.answer)
 	defer cancel()
 	hash := ""
@@ -131,19 +131,19 @@ func checkShape(file *os.File) error {
 // scratch makes an empty file beside the spools.
 func (s zips) scratch() (*os.File, error) { return createSpool(s.spool) }
 
-// hashMod returns the h1 hash of a go.mod, as go.sum has it.
+// hashMod returns the h1 hash of a go.mod, as in go.sum.
 func hashMod(content io.Reader) (string, error) {
 	return dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) {
 		return io.NopCloser(content), nil
 	})
 }
 
-// notZip stands for the hash of what has none.
+// notZip stands for the hash of a file that is not a zip.
 func notZip(err error) string { return text.Line(err.Error()) }
 
 // CheckStored returns an error if a stored object is a zip with bytes that no hash
-// covers, which earlier versions kept. Any other object is not looked at. The error
-// is modzip.ErrShape, or of reading the object.
+// covers, which earlier versions stored. It does not read other objects. The error is
+// modzip.ErrShape, or of reading the object.
 func CheckStored(object storage.Object) error {
 	info := object.Info()
 	if req, err := request.Parse(info.Key); err != nil || req.Kind != request.Zip {
@@ -152,7 +152,7 @@ func CheckStored(object storage.Object) error {
 	return modzip.CheckShape(objectReader{object}, info.Size)
 }
 
-// objectReader reads a stored object from anywhere.
+// objectReader reads a stored object at any offset.
 type objectReader struct{ object storage.Object }
 
 func (r objectReader) ReadAt(p []byte, at int64) (int, error) {
