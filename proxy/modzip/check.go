@@ -13,9 +13,9 @@ import (
 	"golang.org/x/mod/zip"
 )
 
-// Check returns why the zip is none that a go command could use as that of mod, which
-// is known to be a module and a version: what x/mod/zip.CheckZip says of names and
-// sizes. The error is that of the first thing it finds. scratch is that of Hash.
+// Check returns an error if the go command could not use the zip for mod, whose path and
+// version are known to be valid: it checks names and sizes as x/mod/zip.CheckZip does, and
+// returns the first error. scratch is that of Hash.
 func (z *Zip) Check(mod module.Version, scratch func() (*os.File, error)) error {
 	if z.size > zip.MaxZipFile {
 		return fmt.Errorf("%w: %d bytes; the limit is %d", ErrTooLarge, z.size, zip.MaxZipFile)
@@ -28,9 +28,8 @@ func (z *Zip) Check(mod module.Version, scratch func() (*os.File, error)) error 
 	return c.collisions()
 }
 
-// checker checks the entries of a zip. It needs all paths, and those of the folders
-// that they are in, in the order of the names under which a file system that does not
-// tell case apart would have them.
+// checker checks the entries of a zip. It sorts all paths, and those of their folders, by
+// the names that a file system has for them that ignores case.
 type checker struct {
 	prefix string
 	size   uint64
@@ -44,12 +43,12 @@ const (
 	isFolder = 'd'
 )
 
-// maxPath is the longest path that is accepted. Linux has none that is longer.
+// maxPath is the longest path that is accepted: the limit of Linux.
 const maxPath = 4096
 
 var errNames = errors.New("bad file name in a zip")
 
-// entry checks what can be seen of one entry alone.
+// entry checks one entry without the others.
 func (c *checker) entry(e Entry) error {
 	name, ok := strings.CutPrefix(e.Name, c.prefix)
 	if !ok {
@@ -77,7 +76,7 @@ func (c *checker) entry(e Entry) error {
 	return c.file(name, e.Size)
 }
 
-// file checks where a file is and how large.
+// file checks the path and the size of a file.
 func (c *checker) file(name string, size uint64) error {
 	if strings.EqualFold(path.Base(name), "go.mod") && name != "go.mod" {
 		return fmt.Errorf("%w: %.200q: a go.mod is in the root of its module, and in lower case", errNames, name)
@@ -95,7 +94,7 @@ func (c *checker) file(name string, size uint64) error {
 	return nil
 }
 
-// add notes a path, and the folders that it is in if they are others than before.
+// add adds a path, and its folders unless they are those of the path before.
 func (c *checker) add(name string, kind byte) error {
 	if err := c.names.add(fold(name), append([]byte{kind}, name...)); err != nil {
 		return err
@@ -113,8 +112,8 @@ func (c *checker) add(name string, kind byte) error {
 	return nil
 }
 
-// collisions looks for paths that are one to some file systems. All that are folded
-// alike are neighbours.
+// collisions looks for paths that some file systems cannot distinguish. Those that fold to
+// the same name are neighbours.
 func (c *checker) collisions() error {
 	var folded, before []byte
 	return c.names.each(func(key, value []byte) error {
@@ -134,8 +133,8 @@ func (c *checker) collisions() error {
 	})
 }
 
-// fold returns s with each rune replaced by the one that stands for all that differ
-// from it in case alone: the smallest, but lower case for ASCII.
+// fold returns s with each rune replaced by a representative of all runes that differ
+// only in case: the smallest, but lower case for ASCII.
 func fold(s string) string {
 	return strings.Map(func(r rune) rune {
 		least := r

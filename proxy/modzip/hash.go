@@ -24,12 +24,11 @@ import (
 	"github.com/assay-proxy/assay/defect"
 )
 
-// Memory is how many bytes Hash and Check take at most: an arena, which is copied when
-// it grows, or the buffers of a merge; and what each of the readers that work at the
-// same time has to unpack with.
+// Memory is how many bytes Hash and Check use at most: an arena, which is copied when it
+// grows, or the buffers of a merge, and the decompressors of concurrent readers.
 const Memory = 2*arenaSize + maxReaders*(128<<10)
 
-// maxReaders bounds how many entries of one zip are unpacked at the same time.
+// maxReaders is how many entries of one zip are unpacked at the same time.
 const maxReaders = 8
 
 // Methods of compression. Go's zip writer has no others.
@@ -38,15 +37,14 @@ const (
 	deflated = 8
 )
 
-// Hash returns the h1 hash of the zip, as x/mod/sumdb/dirhash.HashZip does, with the
-// work of unpacking spread over the processors. scratch makes an empty file for a
-// directory that is too large to be sorted in memory; Hash removes it.
+// Hash returns the h1 hash of the zip, as x/mod/sumdb/dirhash.HashZip does. It unpacks on
+// several processors. scratch creates an empty file for a directory that is too large to
+// be sorted in memory; Hash removes it.
 //
-// The error is ErrFormat for what is no zip, or has names that h1 does not cover;
-// ErrShape for bytes that belong to a file and not to its content, which only unpacking
-// shows and HashZip does not look for;
-// ErrTooLarge for what would unpack to more than a module may have; else that of a
-// file or of ctx.
+// The error is ErrFormat if the file is not a zip, or has names that h1 does not cover;
+// ErrShape if an entry has bytes that are not part of its content, which only unpacking
+// shows, and HashZip does not check; ErrTooLarge if it would unpack to more than a module
+// may have; otherwise that of a file or of ctx.
 func (z *Zip) Hash(ctx context.Context, scratch func() (*os.File, error)) (string, error) {
 	b := batch{zip: z, sorter: sorter{scratch: scratch, beside: contentSize}}
 	defer b.sorter.done()
@@ -69,14 +67,14 @@ func (z *Zip) Hash(ctx context.Context, scratch func() (*os.File, error)) (strin
 	return hashLines(&b.sorter)
 }
 
-// batch is the entries that are hashed, and sorted, at the same time.
+// batch is a group of entries that are hashed and sorted together.
 type batch struct {
 	zip     *Zip
 	sorter  sorter
 	entries []content
 }
 
-// content is what is needed of an entry to read its content.
+// content is the part of an entry that is needed to read its content.
 type content struct {
 	packed     uint64
 	size       uint32 // at most zip.MaxZipFile
@@ -90,8 +88,8 @@ type content struct {
 // contentSize is the size of a content.
 const contentSize = 32
 
-// add adds an entry. If there is no room for it, those that are there are hashed and
-// leave the memory first.
+// add adds an entry. If there is no room for it, the batch is hashed first, which frees the
+// memory.
 func (b *batch) add(ctx context.Context, e Entry) error {
 	if !b.sorter.fits(len(e.Name) + sha256.Size) {
 		if err := b.hash(ctx); err != nil {
@@ -131,8 +129,8 @@ func (b *batch) hash(ctx context.Context) error {
 	return err
 }
 
-// hashLines is dirhash.Hash1 over sums already known. Of entries with the same name
-// it takes the last one as often as there are any, as HashZip does.
+// hashLines is dirhash.Hash1 over known sums. If n entries have the same name, it uses the
+// last one n times, as HashZip does.
 func hashLines(s *sorter) (string, error) {
 	var (
 		h    = sha256.New()
@@ -247,9 +245,8 @@ func (r *reader) copy(c content, body int64) (int64, error) {
 	return n, err
 }
 
-// check compares the CRC-32 of what was unpacked, and that in the data descriptor
-// behind it, with that of the directory. A directory may leave it out where there is
-// no descriptor.
+// check compares the CRC-32 of the unpacked content, and that in the data descriptor
+// behind it, with that of the directory, which may omit it if there is no descriptor.
 func (r *reader) check(c content, body int64) error {
 	if c.folder || !c.descriptor && c.crc == 0 {
 		return nil

@@ -10,33 +10,33 @@ import (
 	"math"
 )
 
-// ErrFormat says that the bytes are no zip file.
+// ErrFormat says that the bytes are not a zip file.
 var ErrFormat = errors.New("not a zip file")
 
 // ErrTooLarge says that reading the zip would take too long, or too much of a disk.
 var ErrTooLarge = errors.New("too large")
 
-// directoryLimit bounds the directory of a zip, since each of its entries takes time
-// however small it is. The largest modules there are have a third of it.
+// directoryLimit is the size of the directory of a zip: each entry takes time, however
+// small it is. The largest known modules have a third of it.
 const directoryLimit = 64 << 20
 
-// zip64Extra is the extra field with what does not fit into 32 bits.
+// zip64Extra is the extra field with values that do not fit into 32 bits.
 const zip64Extra = 1
 
 // Zip is a zip file in r, of size bytes, as archive/zip reads it. Its
 // directory is not in memory: it is read in a stream, as often as it is needed. Its
 // methods may be called at the same time.
 //
-// What CheckShape refuses may be refused here, but nothing is read here that
-// archive/zip would refuse, or would read otherwise.
+// A Zip may accept a file that CheckShape refuses, but none that archive/zip would refuse
+// or read differently.
 type Zip struct {
 	r    io.ReaderAt
 	size int64
 
 	start   int64  // of the directory
 	end     int64  // after its last byte
-	base    int64  // what offsets in the zip are counted from
-	entries uint64 // as the end record has it
+	base    int64  // the origin of offsets in the zip
+	entries uint64 // according to the end record
 	wide    bool   // that number has 64 bits
 }
 
@@ -77,8 +77,8 @@ func Open(r io.ReaderAt, size int64) (*Zip, error) {
 	return z, z.unambiguous(int64(offset))
 }
 
-// unambiguous refuses a zip with something before or in it that is not counted, if a
-// directory may also be where it would be without that: archive/zip reads that one.
+// unambiguous refuses a zip with bytes that its offsets do not count, if there may also be
+// a directory where it would be without them: archive/zip reads that one.
 func (z *Zip) unambiguous(offset int64) error {
 	if z.base == 0 {
 		return nil
@@ -114,8 +114,8 @@ func (z *Zip) findEnd() (record []byte, at int64, err error) {
 	return nil, 0, fmt.Errorf("%w: it has no end record", ErrFormat)
 }
 
-// readEnd64 reads what did not fit into the end record at at from the zip64 end
-// record, if there is one, which is then where the directory ends.
+// readEnd64 reads the values that did not fit into the end record from the zip64 end
+// record, if there is one, and sets at to its position: the directory ends there.
 func (z *Zip) readEnd64(at *int64, records, length, offset *uint64) error {
 	locator := make([]byte, locatorLen)
 	if *at < locatorLen {
@@ -144,9 +144,8 @@ func (z *Zip) readEnd64(at *int64, records, length, offset *uint64) error {
 	return nil
 }
 
-// Entries calls visit for each entry of the directory, in its order. The Entry is
-// another one each time. The error is ErrFormat, that of the file, or that of visit,
-// which ends it.
+// Entries calls visit for each entry of the directory, in its order. The error is
+// ErrFormat, that of the file, or that of visit, which ends it.
 func (z *Zip) Entries(visit func(Entry) error) error {
 	directory := bufio.NewReaderSize(io.NewSectionReader(z.r, z.start, z.end-z.start), 64<<10)
 	count := uint64(0)
@@ -197,7 +196,7 @@ func (z *Zip) readEntry(directory *bufio.Reader) (Entry, error) {
 	if err := widen(text[name:], &e.Size, &e.Packed, &header); err != nil {
 		return Entry{}, err
 	}
-	// Neither reaches the directory; and the sum cannot overflow.
+	// The entry must end before the directory; the sum cannot overflow.
 	room := uint64(z.start - z.base)
 	if header > room || e.Packed > room-header {
 		return Entry{}, fmt.Errorf("%w: %.200q is outside of it", ErrFormat, e.Name)
@@ -206,8 +205,8 @@ func (z *Zip) readEntry(directory *bufio.Reader) (Entry, error) {
 	return e, nil
 }
 
-// widen replaces those of values that have not fitted into 32 bits by those of the
-// zip64 field among the extra fields of an entry.
+// widen replaces values that do not fit into 32 bits by those of the zip64 field in the
+// extra fields of an entry.
 func widen(extra []byte, values ...*uint64) error {
 	for len(extra) >= 4 {
 		tag, length := binary.LittleEndian.Uint16(extra), int(binary.LittleEndian.Uint16(extra[2:]))
@@ -232,7 +231,7 @@ func widen(extra []byte, values ...*uint64) error {
 	return nil
 }
 
-// unexpected makes the end of a file in the middle of an entry what it is.
+// unexpected turns the end of a file in the middle of an entry into an error.
 func unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

@@ -1,18 +1,17 @@
-// Package modzip hashes and checks the zip file of a module in a bounded amount of
-// memory.
+// Package modzip hashes and checks the zip file of a module in a bounded amount of memory.
 //
-// archive/zip makes an object of some 700 bytes of each entry, so that a zip of 70 MB
-// whose entries are empty takes 900 MB. Here the directory is read in a stream, and
-// what must be sorted is sorted in pieces, in a scratch file. However large a zip is,
-// Memory is what it takes. Zip.Hash gives the hash of golang.org/x/mod/sumdb/dirhash,
-// Zip.Check makes the checks of golang.org/x/mod/zip.
+// archive/zip makes an object of some 700 bytes for each entry, so that a zip of 70 MB with
+// empty entries takes 900 MB. This package reads the directory as a stream, and sorts
+// pieces of it in a scratch file: Memory is the limit, however large a zip is. Zip.Hash
+// returns the hash of golang.org/x/mod/sumdb/dirhash, Zip.Check makes the checks of
+// golang.org/x/mod/zip.
 //
-// The h1 hash of a zip covers the names and the contents of its files, and nothing
-// else of the archive. A zip with text behind its end, between its files or in its
-// comments has the hash of the honest one. CheckShape refuses such bytes, so that
-// what is stored and served as proved has no room for what no hash covers.
+// The h1 hash of a zip covers the names and the contents of its files, and nothing else. A
+// zip with bytes behind its end, between its files or in its comments has the same hash as
+// one without. CheckShape refuses such bytes, so that a zip that is stored and served as
+// proved has no bytes that no hash covers.
 //
-// The format is that of PKWARE's APPNOTE.TXT, sections 4.3 and 4.4.
+// The format is defined in PKWARE's APPNOTE.TXT, sections 4.3 and 4.4.
 package modzip
 
 import (
@@ -24,36 +23,16 @@ import (
 	"io"
 )
 
-// ErrShape is the error of a zip that Go's zip writer does not make.
+// ErrShape says that Go's zip writer would not make such a zip.
 var ErrShape = errors.New("zip file is not in the form that Go writes")
 
-// Signatures and fixed lengths (APPNOTE.TXT, section 4.3).
-const (
-	fileSignature       = 0x04034b50
-	descriptorSignature = 0x08074b50
-	entrySignature      = 0x02014b50
-	endSignature        = 0x06054b50
-	end64Signature      = 0x06064b50
-	locatorSignature    = 0x07064b50
-
-	fileLen       = 30
-	descriptorLen = 16
-	entryLen      = 46
-	endLen        = 22
-	end64Len      = 56
-	locatorLen    = 20
-
-	// hasDescriptor is the flag of an entry whose sizes stand behind its content.
-	hasDescriptor = 1 << 3
-)
-
-// maxExtra bounds the extra fields of an entry. Those of all writers of zips, with times,
-// owners and marks, take less than half.
+// maxExtra is the size of the extra fields of an entry. Those of all known writers, with
+// times, owners and marks, take less than half.
 const maxExtra = 128
 
-// maxPacked returns how many bytes a content of size bytes may take. What cannot be
-// compressed is put into blocks with five bytes each, of 65,535 bytes by Go and of some
-// thousand by others; and a writer that flushes adds empty ones.
+// maxPacked returns how many bytes a content of size bytes may take when compressed.
+// Incompressible content is stored in blocks with five bytes more, of 65,535 bytes by Go
+// and of some thousand by other writers, and a writer that flushes adds empty blocks.
 func maxPacked(size uint64) uint64 { return size + size/64 + 512 }
 
 // CheckShape returns an error that is ErrShape if the zip of size bytes in r has any
@@ -61,13 +40,12 @@ func maxPacked(size uint64) uint64 { return size + size/64 + 512 }
 // or overlaps between entries, comments, bytes behind the end, or a local header that
 // contradicts the directory. It reads the directory once, in order, and of each entry
 // the header and the data descriptor; its memory does not grow with the number of
-// entries. It does not look at contents.
+// entries. It does not read contents.
 //
-// Entries must stand in the order of the directory, as Go's writer puts them. An entry
-// of 4 GiB or more is refused; a module has none (golang.org/x/mod/zip, MaxZipFile).
-// What stays free are the modification times, the attributes and short extra fields of
-// entries, the same in both of an entry's headers, and how the contents are compressed,
-// but for their length.
+// Entries must be in the order of the directory, as Go's writer writes them. An entry of
+// 4 GiB or more is refused; a module has none (golang.org/x/mod/zip, MaxZipFile). Not
+// checked are modification times, attributes and short extra fields, if they are the same
+// in both headers of an entry, and the compression, except for its length.
 //
 // The directory is the one that archive/zip reads: a zip with another one for other
 // programs is refused.
@@ -108,7 +86,7 @@ func shapeError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrShape, fmt.Sprintf(format, args...))
 }
 
-// directory is where the list of entries stands.
+// directory is the position of the list of entries.
 type directory struct {
 	entries uint64
 	offset  int64
@@ -160,7 +138,7 @@ func (d directory) checkOnly(r io.ReaderAt, size int64) error {
 }
 
 // findDirectory64 reads the records that Go's writer puts before the end record at
-// byte end if there are 65,535 entries or more. It returns where they begin.
+// byte end if there are 65,535 entries or more. It also returns where they begin.
 func findDirectory64(r io.ReaderAt, end int64) (directory, int64, error) {
 	var b [end64Len + locatorLen]byte
 	at := end - int64(len(b))
@@ -185,8 +163,8 @@ func findDirectory64(r io.ReaderAt, end int64) (directory, int64, error) {
 
 // entry is an element of the directory.
 type entry struct {
-	// common is what the local header repeats: version, flags, method, time and
-	// date.
+	// common are the fields that the local header repeats: version, flags, method, time
+	// and date.
 	common []byte
 	sums   []byte // CRC-32, compressed and uncompressed size
 	name   []byte

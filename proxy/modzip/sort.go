@@ -16,18 +16,17 @@ const (
 	// Nearly all modules fit.
 	arenaSize = 3 << 20
 
-	// scratchLimit bounds what is written into a scratch file. The names of a
-	// directory of 64 MiB, with their hashes, take less; only names that are in
-	// many folders take more.
+	// scratchLimit is the size of a scratch file. The names of a directory of 64 MiB,
+	// with their hashes, take less; only names in many folders take more.
 	scratchLimit = 192 << 20
 
 	// runBuffer is for each sorted piece of a scratch file while they are merged.
 	runBuffer = 8 << 10
 )
 
-// sorter sorts keys with values in a bounded amount of memory. What does not fit is
-// sorted in pieces, each of them written into a scratch file, which are merged in the
-// end. It is stable: equal keys stay in the order in which they were added.
+// sorter sorts keys with values in a bounded amount of memory. If they do not fit, it sorts
+// pieces, writes them to a scratch file, and merges them at the end. It is stable: equal
+// keys stay in the order in which they were added.
 type sorter struct {
 	scratch func() (*os.File, error) // makes an empty file, which done removes
 	beside  int                      // bytes that the caller keeps in memory for each row
@@ -47,16 +46,16 @@ func (r row) valueIn(arena []byte) []byte {
 	return arena[r.at+r.key : r.at+r.key+r.value]
 }
 
-// rowSize is what a row takes besides its key and value.
+// rowSize is the size of a row without its key and value.
 const rowSize = 12
 
-// fits reports whether a key and a value of so many bytes together fit into memory
-// beside the rows that it has. There is always room for one.
+// fits reports whether a key and a value of so many bytes together fit into memory. One
+// row always fits.
 func (s *sorter) fits(n int) bool {
 	return len(s.rows) == 0 || len(s.arena)+n+(len(s.rows)+1)*(rowSize+s.beside) <= arenaSize
 }
 
-// add adds a key and a value, which both may change afterwards.
+// add adds copies of a key and a value.
 func (s *sorter) add(key string, value []byte) error {
 	if !s.fits(len(key) + len(value)) {
 		if err := s.spill(); err != nil {
@@ -68,12 +67,12 @@ func (s *sorter) add(key string, value []byte) error {
 	return nil
 }
 
-// sort sorts what is in memory.
+// sort sorts the rows in memory.
 func (s *sorter) sort() {
 	slices.SortStableFunc(s.rows, func(a, b row) int { return bytes.Compare(a.keyIn(s.arena), b.keyIn(s.arena)) })
 }
 
-// spill writes what is in memory, sorted, to the end of the scratch file.
+// spill writes the rows in memory, sorted, to the end of the scratch file.
 func (s *sorter) spill() (err error) {
 	if s.file == nil {
 		if s.file, err = s.scratch(); err != nil {
