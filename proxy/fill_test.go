@@ -2,7 +2,9 @@ package proxy_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -190,20 +192,23 @@ func TestFillOutlivesClient(t *testing.T) {
 	world := newWorld(t)
 	path := big(world, 1<<20)
 	f := start(t, world, world.URL("slow"), verified())
-	client := http.Client{Timeout: 50 * time.Millisecond}
-	if resp, err := client.Get(f.url + "/" + path); err == nil {
-		resp.Body.Close()
-	}
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		if _, err := f.store.Stat(t.Context(), path); err == nil {
-			break
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, f.url+"/"+path, nil) // a good one
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("never stored")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	}()
+	eventually(t, "the upstream is asked", func() bool { return world.Count(path) == 1 })
+	leave()
+	<-left
+	eventually(t, "it is stored", func() bool {
+		_, err := f.store.Stat(t.Context(), path)
+		return err == nil
+	})
 	if n := world.Count(path); n != 1 {
 		t.Errorf("fetched %d times", n)
 	}

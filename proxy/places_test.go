@@ -108,7 +108,7 @@ func (f *fixture) ask(r *http.Request, client, path string) *httptest.ResponseRe
 // eventually waits until something is true.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for range 1000 {
+	for range 6000 {
 		if is() {
 			return
 		}

@@ -115,7 +115,7 @@ func (p *privateServer) get(path string) (body []byte, status int, err error) {
 	p.mu.Lock()
 	url := p.url
 	p.mu.Unlock()
-	client := http.Client{Timeout: 15 * time.Second}
+	client := http.Client{Timeout: time.Minute} // more than --answer-timeout
 	resp, err := client.Get(url + "/" + path)
 	if err != nil {
 		return nil, 0, err

@@ -38,7 +38,7 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 	}
 	select {
 	case <-ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(25 * time.Second): // less than --shutdown-timeout
 		t.Error("it waits for a transfer after the second signal")
 	}
 	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
