@@ -11,30 +11,31 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// audience decides which clients may have the modules of an origin.
+// audience decides which clients may read the modules of an origin.
 type audience interface {
-	// admit returns an error, ErrHidden mostly, if the client may not have the module. It
-	// does no I/O but for pretence. It notes in q if where the module is has to be found
-	// out first.
+	// admit returns an error, usually ErrHidden, if the client may not read the module.
+	// It does no I/O except to hide what it knows (pretend). It notes in q if the
+	// repository of the module must be found first.
 	admit(ctx context.Context, q *Ask) error
 
-	// ascertain finds out where a module is, before anything is fetched for it or, if that
-	// is not known, served, and returns an error if the client may not have what is there.
+	// ascertain finds the repository of a module before anything is fetched for it, and,
+	// if the repository is not known, before anything is served. It returns an error if
+	// the client may not read the repository.
 	ascertain(ctx context.Context, q *Ask) error
 
-	// veil returns err, or ErrHidden if it is about a repository that the client may not
-	// read: also that it does not have something is not for everyone.
+	// veil returns err, or ErrHidden if err is about a repository that the client may not
+	// read: even an absence must stay hidden.
 	veil(q *Ask, err error) error
 
-	// admitByPath returns ErrHidden if by the rules about its path alone the client may not
-	// have the module: for an answer that does not depend on what it is.
+	// admitByPath returns ErrHidden if the rules about the module's path alone forbid the
+	// client to read it. It is for responses that do not depend on the module's content.
 	admitByPath(q *Ask) error
 }
 
 // everyone is the audience of public modules.
 type everyone struct {
 	rules    *rules
-	verified bool // by a checksum database
+	verified bool // there is a checksum database
 }
 
 // toolchain is the module of Go toolchains.
@@ -69,13 +70,13 @@ type members struct {
 	gate     *gate.Gate
 	parts    *parts
 	absent   *absent
-	pinned   bool // there is a log of our own
+	pinned   bool // there is an own log
 }
 
 func (m *members) admit(ctx context.Context, q *Ask) error {
 	modulePath := q.Req.Module
 	in, v := noGroup, m.rules.judgePrivate(modulePath, noGroup)
-	// With a credential, it may be a token that is good for other modules only.
+	// A credential may be a token that is valid for other modules only.
 	if v == refused || q.Client.HasCredential() {
 		if !q.Client.Covers(modulePath) {
 			return ErrHidden
@@ -84,7 +85,7 @@ func (m *members) admit(ctx context.Context, q *Ask) error {
 		v = m.rules.judgePrivate(modulePath, in)
 	}
 	if v == refused {
-		if covered, mayRead := m.rules.policy.Read(modulePath, in); mayRead { // it is its repository that is protected
+		if covered, mayRead := m.rules.policy.Read(modulePath, in); mayRead { // the rules about its repository refuse it
 			m.pretend(ctx, q, covered)
 			m.sayWhy(q, covered)
 		}
@@ -97,7 +98,8 @@ func (m *members) admit(ctx context.Context, q *Ask) error {
 	return nil
 }
 
-// notFetched is the error for a private module that is not held and cannot be fetched.
+// notFetched is the error for a private module that is not held, while it cannot be
+// fetched.
 func (m *members) notFetched(modulePath string) error {
 	pattern, _ := m.rules.policy.Private(modulePath)
 	return &NotFetchedError{modulePath, pattern}
@@ -114,8 +116,8 @@ func (m *members) admitByPath(q *Ask) error {
 	return nil
 }
 
-// ascertain does not ask the repository itself, so its error does not depend on what that
-// has.
+// ascertain does not ask the repository itself, so its error does not depend on the
+// content of the repository.
 func (m *members) ascertain(ctx context.Context, q *Ask) error {
 	if q.located || !m.rules.policy.Ruled() {
 		return nil
@@ -123,7 +125,7 @@ func (m *members) ascertain(ctx context.Context, q *Ask) error {
 	facts := m.rules.bindings.Private(q.Req.Module)
 	covered, _ := m.rules.policy.Read(q.Req.Module, everyGroup)
 	if q.HeldOnly || !m.settings.VCS() {
-		if q.unsure && (q.HeldOnly || !covered) { // else the answer would tell whether it was fetched for others
+		if q.unsure && (q.HeldOnly || !covered) { // otherwise the response would tell whether other clients fetched it
 			return ErrHidden
 		}
 		return nil
@@ -143,8 +145,8 @@ func (m *members) ascertain(ctx context.Context, q *Ask) error {
 	return nil
 }
 
-// pretend does the work of ascertain for a module that is known to be in a repository that
-// the client may not read. Else the time of the refusal would tell that it is known.
+// pretend does the work of ascertain for a module whose known repository the client may
+// not read. Otherwise the duration of the refusal would tell that the module is known.
 func (m *members) pretend(ctx context.Context, q *Ask, covered bool) {
 	if q.HeldOnly || !m.settings.VCS() {
 		return
@@ -156,10 +158,10 @@ func (m *members) pretend(ctx context.Context, q *Ask, covered bool) {
 	}
 }
 
-// locate is vcs.Source.Locate in one of the places for private modules.
+// locate calls vcs.Source.Locate in one of the places for private modules.
 func (m *members) locate(ctx context.Context, q *Ask, open bool) (place vcs.Place, err error) {
 	modulePath := q.Req.Module
-	key := "locate " + modulePath // no path of the protocol has a blank in it
+	key := "locate " + modulePath // no path of the protocol has a space
 	if err := m.absent.find(key); err != nil {
 		return vcs.Place{}, err
 	}
@@ -176,8 +178,8 @@ func (m *members) locate(ctx context.Context, q *Ask, open bool) (place vcs.Plac
 	return place, answerTime(ctx, err)
 }
 
-// inPlace does work about a module, for which the client waits, in one of the places for
-// private modules.
+// inPlace calls do, which is about a module and for which the client waits, in one of the
+// places for private modules.
 func (m *members) inPlace(ctx context.Context, q *Ask, do func(context.Context) error) error {
 	claim, err := m.parts.rooms.private.Claim(claimOf(q.Client.Key(), request.Request{Module: q.Req.Module}))
 	if err != nil {
@@ -186,9 +188,10 @@ func (m *members) inPlace(ctx context.Context, q *Ask, do func(context.Context) 
 	return m.parts.scope.InPlace(ctx, claim, do)
 }
 
-// learn asks the repository of a private module that no rule covers, and of which is held
-// what an older version of this program has fetched, perhaps with a credential that is
-// not configured any more. If it answers without one, what is held is open.
+// learn asks the repository of a private module that no rule covers, and whose held
+// versions an older version of this program fetched, perhaps with a credential that is no
+// longer configured. If the repository answers without a credential, these versions are
+// open.
 func (m *members) learn(ctx context.Context, q *Ask) error {
 	modulePath := q.Req.Module
 	err := m.inPlace(ctx, q, func(ctx context.Context) error {
@@ -208,13 +211,13 @@ func (m *members) learn(ctx context.Context, q *Ask) error {
 	if err := m.admit(ctx, q); err != nil {
 		return err
 	}
-	if q.unsure { // it is held from another repository than the one that has it now
+	if q.unsure { // the held versions are from another repository than the current one
 		return ErrHidden
 	}
 	return nil
 }
 
-// mayHave reports whether the client may have what is at a place.
+// mayHave reports whether the client may read the repository at a place.
 func (m *members) mayHave(q *Ask, place vcs.Place) bool {
 	covered, _ := m.rules.policy.Read(q.Req.Module, everyGroup)
 	f := bindings.Fact{Repository: place.Repository, Module: q.Req.Module, How: howRead(place)}
@@ -224,8 +227,8 @@ func (m *members) mayHave(q *Ask, place vcs.Place) bool {
 	return m.rules.judgeFact(covered, f, q.Client.In) == allowed
 }
 
-// sayWhy notes in the log why a client may not read a module that the rules about its own
-// path let it read: the answer does not say it, and the rules do not show it.
+// sayWhy logs why a client may not read a module although the rules about its own path
+// allow it: neither the response nor the rules show the reason.
 func (m *members) sayWhy(q *Ask, covered bool) {
 	if covered {
 		m.parts.options.log.Info("request refused by an access rule of another path of the same repository", "request", q.Client.Request(), "module", q.Req.Module)

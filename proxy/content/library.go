@@ -1,14 +1,14 @@
 // Package content holds, fetches, proves and lists modules. It knows no HTTP.
 //
 // A module comes from one of two origins, which Library.Origin chooses by the private
-// patterns: the public one gets it from upstream proxies and proves it by a checksum
-// database, the private one gets it from its repository and proves it by a log of our own.
-// Nothing unproved leaves this package, or gets into the store, but what no database
-// covers: a go.mod or a zip is compared with a record whose inclusion in the database was
-// proved, or with what it was when it was first seen.
+// patterns: the public one gets it from upstream proxies and proves it with a checksum
+// database, the private one gets it from its repository and proves it with the own log.
+// Every go.mod and zip is compared with a record whose inclusion in the database was
+// proved, or with its first content, before it leaves this package or enters the store.
+// Only files that no database covers are not compared.
 //
-// The name of a module is sent to, and its content stored in, what package gate leads to, and
-// nothing else.
+// The name of a module is sent only to upstreams, repositories and databases that package
+// gate returns, and its content is stored only in the store that gate returns.
 package content
 
 import (
@@ -25,14 +25,15 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// Library is all the content that there is. Its methods may be called at the same time.
+// Library is all content. Its methods may be called concurrently.
 type Library struct {
 	parts *parts
 	now   atomic.Pointer[snapshot]
 }
 
-// Settings are what Reload changes. VCS fetches private modules, and what the upstream list
-// leaves to direct; without it a private module is served only if it is held.
+// Settings are the settings that Reload changes. VCS fetches private modules, and the
+// public ones for which the upstream list says direct; without it a private module is
+// served only if it is held.
 type Settings struct {
 	Upstream *fetch.Chain
 	Policy   *privacy.Policy
@@ -40,7 +41,7 @@ type Settings struct {
 }
 
 // New makes a Library. It fails if its directories cannot be made, and with
-// bindings.ErrLost if it cannot tell any more what its access rules protect.
+// bindings.ErrLost if it does not know any more what its access rules protect.
 func New(ctx context.Context, c Config, s Settings) (*Library, error) {
 	p, err := newParts(ctx, c.withDefaults())
 	if err != nil {
@@ -51,14 +52,15 @@ func New(ctx context.Context, c Config, s Settings) (*Library, error) {
 	return l, nil
 }
 
-// Reload makes the Library work by other settings from now on. What is asked for after it joins nothing that is under
-// way, and is told nothing that was remembered: a public module may be private now.
+// Reload makes the Library use other settings from now on. Later requests join no work
+// under way, and get nothing from the memory of the old origins: a public module may now
+// be private.
 func (l *Library) Reload(s Settings) {
 	l.now.Store(newSnapshot(l.parts, gate.NewSettings(s.Upstream, s.Policy, s.VCS), l.now.Load))
 }
 
-// Close waits for what is being fetched, at most until ctx ends; then it aborts
-// what is left and waits for that. The store is not closed.
+// Close waits for fetches under way, at most until ctx ends; then it aborts the remaining
+// ones and waits for them. It does not close the store.
 func (l *Library) Close(ctx context.Context) error {
 	err := l.parts.scope.Close(ctx)
 	l.parts.absences.close()
@@ -86,7 +88,8 @@ func (l *Library) Databases() (names []string) {
 	return names
 }
 
-// OwnName returns the name of our own log, which may not be served, "" if there is none.
+// OwnName returns the name of the own log, "" if there is none. The log may not be
+// served.
 func (l *Library) OwnName() string {
 	if l.parts.pinned == nil {
 		return ""
@@ -107,9 +110,9 @@ func (l *Library) Database(name string) Database {
 	return nil
 }
 
-// Pushed says that a repository has changed, which goes by any of these URLs. The
-// next request for a list, a latest version or a branch of its modules asks the
-// repository, whatever is kept.
+// Pushed says that a repository, which has each of these URLs, has changed. The next
+// request for a list, a latest version or a branch of its modules asks the repository,
+// even if an answer is stored.
 func (l *Library) Pushed(urls ...string) {
 	now := l.now.Load()
 	now.settings.Anew()

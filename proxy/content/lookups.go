@@ -11,11 +11,12 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// lookupTime bounds what a checksum database is asked for. What is fetched has shorter
-// budgets of its own.
+// lookupTime limits a lookup in a checksum database. Its fetches have shorter budgets of
+// their own.
 const lookupTime = 150 * time.Second
 
-// lookups are what clients ask checksum databases, once for all that ask for the same.
+// lookups are the requests of clients to checksum databases, once for all clients with
+// the same request.
 type lookups struct {
 	rooms   rooms
 	site    func(client string) string
@@ -31,8 +32,8 @@ func newLookups(p *parts, a *absent) *lookups {
 	return l
 }
 
-// record shares the work of finding a record. What is remembered to be absent,
-// or has failed a moment ago, is not asked for again.
+// record shares the work of finding a record. It does not ask again for a record that is
+// remembered as absent, or whose lookup has just failed.
 func (l *lookups) record(ctx context.Context, client string, req request.Request, key string, do func(context.Context) (sumdb.Record, error)) (sumdb.Record, error) {
 	return shareLookup(ctx, l.records, l.absent, claimOf(client, req), flight.Work[sumdb.Record]{Key: key, Places: l.rooms.lookups}, do)
 }
@@ -42,9 +43,8 @@ func (l *lookups) file(ctx context.Context, client, key string, of *places.Place
 	return shareLookup(ctx, l.files, l.absent, places.For{Client: client}, flight.Work[[]byte]{Key: key, Places: of}, do)
 }
 
-// shareLookup does w, whose work is do. It remembers for a moment that what is asked for is
-// absent, or that it has failed: clients that ask again at once would make it hang or fail
-// again.
+// shareLookup does w, whose work is do. It remembers an absence or a failure for a
+// moment: clients that retry at once would make the lookup hang or fail again.
 func shareLookup[T any](ctx context.Context, all *flight.Group[T], a *absent, who places.For, w flight.Work[T], do func(context.Context) (T, error)) (value T, err error) {
 	if err := a.find(w.Key); err != nil {
 		return value, err
@@ -53,7 +53,7 @@ func shareLookup[T any](ctx context.Context, all *flight.Group[T], a *absent, wh
 	w.Do = func(ctx context.Context, f *flight.Flight[T]) (err error) {
 		begin := time.Now()
 		f.Value, err = do(ctx)
-		if ctx.Err() == nil { // else it says nothing about the object
+		if ctx.Err() == nil { // otherwise err says nothing about the object
 			a.note(w.Key, err, begin)
 			a.noteFailure(w.Key, err, begin)
 		}
@@ -67,30 +67,30 @@ func shareLookup[T any](ctx context.Context, all *flight.Group[T], a *absent, wh
 	return f.Wait(ctx)
 }
 
-// stray counts the tiles beyond the end of a checksum database that a client
-// asked for and that the upstream did not have. A client with a signed head asks for
-// tiles that exist; one that makes them up would make us ask for each.
+// stray counts the tiles beyond the end of a checksum database that a client requested
+// and that the upstream did not have. A client with a signed head requests tiles that
+// exist; an invented tile would cause a request upstream each time.
 type stray struct {
 	tiles int
 	since time.Time
 }
 
 const (
-	// strayTiles is how many such tiles a client may ask for within StrayTime.
+	// strayTiles is how many such tiles a client may request within StrayTime.
 	strayTiles = 16
 	StrayTime  = time.Minute
 
-	// maxStrays bounds the memory, at some hundred bytes each.
+	// maxStrays limits the memory, at some hundred bytes each.
 	maxStrays = 10000
 )
 
-// manyStrays reports whether a client has asked for too many.
+// manyStrays reports whether a client has requested too many.
 func (l *lookups) manyStrays(client string) bool {
 	s, _ := l.strays.Get(l.site(client))
 	return s.tiles >= strayTiles && time.Since(s.since) < StrayTime
 }
 
-// noteStray counts one.
+// noteStray counts one such tile.
 func (l *lookups) noteStray(client string) {
 	l.strays.Change(l.site(client), func(s stray) (stray, bool) {
 		if time.Since(s.since) >= StrayTime {

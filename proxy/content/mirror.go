@@ -9,8 +9,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// mirror is a mirror of a checksum database as far as it sends the name of no module: that
-// is for a gate alone.
+// mirror is a mirror of a checksum database without the methods that send the name of a
+// module: those are for a gate alone.
 type mirror interface {
 	Name() string
 	HasHead() bool

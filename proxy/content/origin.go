@@ -16,9 +16,9 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Origin is where modules come from, and what proves them, under one set of settings. There
-// are two: one for public modules, one for private ones. Library.Origin chooses; all that
-// differs between the two is in their fields.
+// Origin gets and proves modules, under one set of settings. There are two: one for
+// public modules, one for private ones. Library.Origin chooses; the two differ only in
+// their fields.
 type Origin struct {
 	Caching Caching
 
@@ -36,34 +36,34 @@ type Origin struct {
 	traits   traits
 }
 
-// Caching says what may keep the content of an origin, besides the client that asked for it,
-// as the header Cache-Control has it (RFC 9111). The values are never changed.
+// Caching says which caches may store responses of an origin, as values of the header
+// Cache-Control (RFC 9111). The values must not be changed.
 type Caching struct {
 	Object []string // never changes
 	Answer []string // a list, a latest version or the commit of a branch
 	Record string   // of a checksum database
-	Errors bool     // errors may be kept for a moment
+	Errors bool     // errors may be cached for a moment
 }
 
-// traits are numbers that differ between the origins, and what leads from an origin to the
-// one that a reload has put in its place.
+// traits are numbers that differ between the origins, and the link from an origin to the
+// one that replaced it in a reload.
 type traits struct {
-	// revalidate is how old an answer may be to be given while it is being
-	// refreshed. An older one is worth waiting for, so that somebody who
-	// comes back after lunch sees the tag of this morning. A private module's next tag is
-	// pushed by a user of this proxy, whose client waits for it: never.
+	// revalidate is the age up to which an answer is served while it is refreshed. For an
+	// older one the client waits for the new answer, so that a developer who comes back
+	// after lunch sees this morning's tag. It is 0 for private modules: colleagues push
+	// their tags and wait for them.
 	revalidate time.Duration
 
 	renewal room // of answers
 	inForce func() *Origin
 }
 
-// Admit returns an error if the client may not have the module. It notes in q whether where
-// the module is has to be found out first.
+// Admit returns an error if the client may not read the module. It notes in q whether the
+// repository of the module must be found first.
 func (o *Origin) Admit(ctx context.Context, q *Ask) error { return o.audience.admit(ctx, q) }
 
-// admitAgain is Admit after something was fetched: where the module is, is known only now,
-// and the rules may be others now.
+// admitAgain is Admit after a fetch: only now is the repository of the module known, and
+// the rules may have changed.
 func (o *Origin) admitAgain(ctx context.Context, q *Ask) error {
 	if _, err := o.gate.Check(q.Req.Module); err != nil {
 		return err
@@ -76,8 +76,8 @@ func (o *Origin) Veil(q *Ask, err error) error {
 	return o.traits.inForce().audience.veil(q, err)
 }
 
-// Bridge makes err, of asking for q since a time with this result, what the client is told: in
-// an outage that something is absent is given from memory, as an *OldAbsenceError.
+// Bridge returns the error for the client, where err and r are the results of q, which
+// began at a time: in an outage it is a remembered absence, as an *OldAbsenceError.
 func (o *Origin) Bridge(ctx context.Context, q *Ask, begin time.Time, r Result, err error) error {
 	if err == nil {
 		return nil
@@ -85,7 +85,7 @@ func (o *Origin) Bridge(ctx context.Context, q *Ask, begin time.Time, r Result, 
 	return o.source.bridge(ctx, q, begin, r, err)
 }
 
-// Hot returns the object at a path that is in memory, nil if there is none.
+// Hot returns the object at a path if it is in memory, otherwise nil.
 func (o *Origin) Hot(path string) *HotObject { return o.shelf.hot.find(path) }
 
 // Serve returns an object in memory for one reader.
@@ -97,7 +97,7 @@ func (o *Origin) Serve(h *HotObject) storage.Object {
 // Drop removes a stored object whose reading has failed with why.
 func (o *Origin) Drop(ctx context.Context, key string, why error) { o.parts.drop(ctx, key, why) }
 
-// sure finds out whether the client may have what is held, if that is not known.
+// sure finds out whether the client may read the held versions, if that is not known.
 func (o *Origin) sure(ctx context.Context, q *Ask) error {
 	if !q.unsure {
 		return nil
@@ -105,17 +105,17 @@ func (o *Origin) sure(ctx context.Context, q *Ask) error {
 	return o.ascertain(ctx, q)
 }
 
-// ascertain finds out where a module is while the client waits.
+// ascertain finds the repository of a module while the client waits.
 func (o *Origin) ascertain(ctx context.Context, q *Ask) error {
 	ctx, cancel := o.parts.patient(ctx)
 	defer cancel()
 	return o.audience.ascertain(ctx, q)
 }
 
-// reachable reports whether there is anywhere to get what is not held from.
+// reachable reports whether an object that is not held can be fetched.
 func (o *Origin) reachable(q *Ask) bool { return !q.HeldOnly && o.source.reachable() }
 
-// unheld is the error for what only the store could answer and does not.
+// unheld is the error for an object that is not held and must not, or cannot, be fetched.
 func (o *Origin) unheld(q *Ask) error {
 	if q.HeldOnly {
 		return ErrNotHeld
@@ -130,8 +130,8 @@ type Fetched struct {
 	Result   Result
 }
 
-// Object returns an object that never changes: from the store, or by filling it. If follow is
-// set it can be one that is still arriving. The caller closes what it gets.
+// Object returns an object that never changes: from the store, or by a fill. If follow is
+// set the object may still be arriving. The caller closes it.
 func (o *Origin) Object(ctx context.Context, q *Ask, follow bool) (Fetched, error) {
 	if err := o.sure(ctx, q); err != nil {
 		return Fetched{}, err
@@ -156,8 +156,8 @@ func (o *Origin) Object(ctx context.Context, q *Ask, follow bool) (Fetched, erro
 	return o.fetch(ctx, q, follow)
 }
 
-// fetch waits for the fill of q and returns what it made, or while it
-// is being made.
+// fetch waits for the fill of q and returns its object, which may still be arriving if
+// follow is set.
 func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error) {
 	wait, cancel := context.WithTimeout(ctx, o.parts.options.times.Answer)
 	defer cancel()
@@ -198,8 +198,9 @@ func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error
 	return got, err
 }
 
-// arriving returns an object of a fill as soon as it can be followed and has a first byte: until
-// then there can be a status and a text. It is nil if the fill has ended before.
+// arriving returns the object of a fill as soon as it can be followed and has a first
+// byte: until then an error can have a status and a text. It is nil if the fill ends
+// first.
 func (o *Origin) arriving(ctx context.Context, f *filling, q *Ask) (*Arriving, error) {
 	select {
 	case <-f.Done():
@@ -222,10 +223,9 @@ func (o *Origin) arriving(ctx context.Context, f *filling, q *Ask) (*Arriving, e
 	return nil, nil
 }
 
-// Answer returns what may change: a list, a latest version, what a branch points to.
-// The answer is at most Times.Fresh old; or a little older while it is refreshed
-// behind the client's back; or old if no upstream can be asked; or made from
-// what is stored.
+// Answer returns an answer that may change: a list, a latest version, the commit of a
+// branch. The answer is at most Times.Fresh old, or a little older while it is refreshed
+// in the background, or old if no upstream is reachable, or made from stored versions.
 func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 	if err := o.sure(ctx, q); err != nil {
 		return nil, Unknown, err
@@ -241,7 +241,7 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 	if err != nil {
 		return nil, Unknown, err
 	}
-	if q.unsure { // what is held may be from where the client may not read
+	if q.unsure { // what is held may be from a repository that the client may not read
 		held = nil
 	}
 	age, times := held.age(), o.parts.options.times
@@ -252,7 +252,7 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 		return nil, Negative, err
 	}
 	if meanwhile := min(o.traits.revalidate, times.Stale); meanwhile > 0 && age < meanwhile { // an age can be negative
-		if f, _, err := o.renewal(q); err == nil { // else there is too much to do for that now
+		if f, _, err := o.renewal(q); err == nil { // otherwise there is no place for it now
 			f.Leave(q.Client.Key())
 		}
 		return held, Stale, nil
@@ -268,14 +268,14 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 	return o.instead(ctx, q, held, result, err)
 }
 
-// Age returns how old an answer is, if that is known, and less than what it may be.
+// Age returns the age of an answer, if it is known and below the limit.
 func (o *Origin) Age(m *Answer) (age time.Duration, known bool) {
 	age = m.age()
 	return age, age < o.parts.options.times.Stale
 }
 
-// instead returns what is given in place of a new answer, of which err says why there is none;
-// or that, if nothing must be given.
+// instead returns the answer that replaces a new one, which failed with err; it returns
+// err if no older answer may be served.
 func (o *Origin) instead(ctx context.Context, q *Ask, held *Answer, result Result, err error) (*Answer, Result, error) {
 	if ctx.Err() != nil {
 		return nil, result, ctx.Err()
@@ -299,7 +299,7 @@ func (o *Origin) instead(ctx context.Context, q *Ask, held *Answer, result Resul
 	return m, Stale, nil
 }
 
-// renew returns a new answer, for which the client waits no longer than wait.
+// renew returns a new answer. The client waits for it no longer than wait.
 func (o *Origin) renew(ctx context.Context, q *Ask, wait time.Duration) (*Answer, Result, error) {
 	waiting, cancel := patient(ctx, wait)
 	defer cancel()
@@ -321,9 +321,9 @@ func (o *Origin) renew(ctx context.Context, q *Ask, wait time.Duration) (*Answer
 	return m, Miss, o.admitAgain(ctx, q)
 }
 
-// renewal asks for a new answer, once for all who ask at the same time. It goes on
-// when they have left. A client that comes after a push must not have what was asked before
-// it.
+// renewal gets a new answer, once for all concurrent clients. It continues when they have
+// left. A client that comes after a push must not get an answer that was requested before
+// the push.
 func (o *Origin) renewal(q *Ask) (*flight.Flight[*Answer], bool, error) {
 	name, req := o.records.name(q.Req), q.Req
 	key := fmt.Sprint(name, " ", o.source.pushed(req.Module).UnixNano())
@@ -338,10 +338,10 @@ func (o *Origin) renewal(q *Ask) (*flight.Flight[*Answer], bool, error) {
 	})
 }
 
-// local makes a list or a latest version from the versions that are
-// stored, and a query from what it answered last.
+// local makes a list or a latest version from the stored versions, and answers a query
+// with its last answer.
 func (o *Origin) local(ctx context.Context, q *Ask) (*Answer, error) {
-	if q.unsure { // what is held may be from where the client may not read
+	if q.unsure { // what is held may be from a repository that the client may not read
 		return nil, o.unheld(q)
 	}
 	if q.Req.Kind == request.Info {
@@ -368,7 +368,7 @@ func (o *Origin) local(ctx context.Context, q *Ask) (*Answer, error) {
 	return &Answer{Body: body}, err
 }
 
-// latest returns the .info of the latest of the versions that are held.
+// latest returns the .info of the latest of the held versions.
 func (o *Origin) latest(ctx context.Context, modulePath string, versions []string) ([]byte, error) {
 	latest, err := candidatesOf(slices.Values(versions)).latest(modulePath, func(version string) ([]byte, error) {
 		data, err := o.shelf.read(ctx, request.Request{Kind: request.Mod, Module: modulePath, Version: version})

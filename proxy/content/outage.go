@@ -10,14 +10,14 @@ import (
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
-// absentVersionFor is how long the absence of a version, a branch or a commit is given
+// absentVersionFor is how long the absence of a version, a branch or a commit is served
 // in an outage: it may have been published since.
 const absentVersionFor = time.Hour
 
-// bridge bridges an outage. The go command asks for modules that do not exist, and stops when
-// anything but an absence is the answer; so an absence that every upstream of the list
-// has stated is kept, and given with its age while none of them can be asked. The word is
-// still theirs: where an upstream answers, or anything here is in the way, err stays.
+// bridge bridges an outage. The go command requests modules that do not exist, and stops
+// unless the answer is an absence. So an absence that every upstream of the list has
+// stated is stored, and served with its age while none of them is reachable. If an
+// upstream answers, or an error is our own, err stays.
 func (u *upstreams) bridge(ctx context.Context, q *Ask, begin time.Time, r Result, err error) error {
 	var upstream *fetch.Error
 	if q.HeldOnly || ctx.Err() != nil || !errors.As(err, &upstream) {
@@ -26,7 +26,7 @@ func (u *upstreams) bridge(ctx context.Context, q *Ask, begin time.Time, r Resul
 	key := absenceKey{u.settings.UpstreamSetting(), q.Path}
 	switch {
 	case errors.Is(upstream, fs.ErrNotExist):
-		own := r != Negative && r != Coalesced // else it is noted, or is not of now
+		own := r != Negative && r != Coalesced // otherwise it is noted already, or is older
 		if own && !u.settings.Direct() && u.current(u.settings) {
 			u.parts.absences.note(u.parts.options.site(q.Client.Key()), key, begin)
 		}
@@ -41,8 +41,8 @@ func (u *upstreams) bridge(ctx context.Context, q *Ask, begin time.Time, r Resul
 	return err
 }
 
-// absentInOutage returns that what has the key is absent, if every upstream of the
-// list has said so not too long ago, and none of them can be asked now; else nil.
+// absentInOutage returns an absence for key if every upstream of the list stated it not
+// too long ago, and none of them is reachable now; otherwise nil.
 func (u *upstreams) absentInOutage(ctx context.Context, req request.Request, key absenceKey) error {
 	limit := u.parts.options.times.Stale
 	if req.Kind != request.List && req.Kind != request.Latest {
@@ -53,7 +53,7 @@ func (u *upstreams) absentInOutage(ctx context.Context, req request.Request, key
 		u.parts.options.log.Warn("saved absences ignored", "key", key.key, "err", err)
 		return nil
 	}
-	// A time that is yet to come is of a clock that was set back.
+	// A time in the future means that the clock was set back.
 	age := time.Since(stated)
 	if stated.IsZero() || age >= limit || age < -time.Minute || !u.settings.Unreachable(ctx) {
 		return nil

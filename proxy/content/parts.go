@@ -24,26 +24,26 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// Config is what a Library is made of. Store is needed; the zero value of everything else is
-// its default.
+// Config has the parts of a Library. Store is required; the zero value of every other
+// field is its default.
 type Config struct {
 	Store storage.Store
 
-	// Databases are the checksum databases that are served. The first one is
-	// what modules are verified with; without any, nothing is verified but
-	// that it is well-formed.
+	// Databases are the checksum databases that the Library mirrors. Modules are verified
+	// with the first one; without any, the Library checks only that modules are
+	// well-formed.
 	Databases []*sumdb.Mirror
 
-	// Log is our own checksum database, in which the first content of each
-	// private version is pinned. Without it there are no private modules.
+	// Log is the own log, in which the first content of each private version is pinned.
+	// Without it there are no private modules.
 	Log *pinlog.Log
 
-	// Unified serves Log as a checksum database that covers public modules
-	// too: what the first of Databases has proved is copied into it.
+	// Unified serves Log as a checksum database that covers public modules too: records
+	// that the first of Databases has proved are copied into it.
 	Unified bool
 
 	Spool    string // directory for transfers under way; its content is removed by New
-	Evidence string // directory for what was found to be wrong
+	Evidence string // directory for evidence
 
 	Times  Times
 	Memory Memory
@@ -52,50 +52,49 @@ type Config struct {
 	// at the same time. Default 64 and 16. Hits never wait for them.
 	Fills, ZipFills int
 
-	// Site returns the site that a client is at, see places.Config. Default: each client is
-	// a site of its own.
+	// Site returns the site of a client, see places.Config. Default: each client is a
+	// site of its own.
 	Site func(client string) string
 
 	Logger *slog.Logger // default: discard
 }
 
-// Times are how long something is waited for, or given.
+// Times says how long clients wait, and how long answers are served.
 type Times struct {
-	// Answer is how long a client waits for its answer, or for the first
-	// bytes of a large one. Default 28 s: the go command waits for ever, but
-	// developers and CI jobs do not.
+	// Answer is how long a client waits for a response, or for the first bytes of a large
+	// one. Default 28 s: the go command waits forever, but developers and CI jobs do not.
 	Answer time.Duration
 
 	// Fresh is how long a list, a latest version or the commit of a branch
 	// counts as current. Default 1 min, as the public mirror has it.
 	Fresh time.Duration
 
-	// Stale is how long such an answer is given when no upstream can be
-	// asked. Default 7 days.
+	// Stale is how long such an answer is served while no upstream is reachable. Default
+	// 7 days.
 	Stale time.Duration
 
-	// Patience is how long a client waits for a new answer when there is such an
-	// old one to give. Default 5 s.
+	// Patience is how long a client waits for a new answer when such an old one exists.
+	// Default 5 s.
 	Patience time.Duration
 }
 
-// Memory bounds what a Library holds in memory, by what it is for. What does not fit waits.
-// A nil budget is no bound.
+// Memory limits the memory of a Library, by purpose. A request that does not fit waits. A
+// nil budget is no limit.
 type Memory struct {
-	// Hot is how many bytes the small objects that are asked for again have.
-	// Default 16 MiB.
+	// Hot is how many bytes of often requested small objects stay in memory. Default 16
+	// MiB.
 	Hot int64
 
-	// Proofs is to hash and check zips, some 7 MiB each. A holder waits for the
-	// disk alone, or for a checksum database, whose Mirror may have the same.
+	// Proofs is for hashing and checking zips, some 7 MiB each. Its holder waits only for
+	// the disk, or for a checksum database, whose Mirror may have the same budget.
 	Proofs *memory.Budget
 
-	// Fetches is for what is fetched, but zips, until it is stored. A holder
-	// waits for Proofs, for the upstream and the store.
+	// Fetches is for objects other than zips, from the fetch until they are stored. Its
+	// holder waits for Proofs, the upstream and the store.
 	Fetches *memory.Budget
 }
 
-// withDefaults returns c with the defaults of what it does not say.
+// withDefaults returns c with its zero values replaced by the defaults.
 func (c Config) withDefaults() Config {
 	setDefault(&c.Times.Answer, 28*time.Second)
 	setDefault(&c.Times.Fresh, time.Minute)
@@ -120,8 +119,8 @@ func setDefault[T comparable](value *T, to T) {
 	}
 }
 
-// parts are what lives as long as the Library, and what its origins, of which a reload makes
-// new ones, share.
+// parts are the parts that live as long as the Library. All origins, also those that a
+// reload makes, share them.
 type parts struct {
 	options  options
 	held     holdings
@@ -130,15 +129,15 @@ type parts struct {
 	rooms    rooms
 	zips     zips
 	evidence evidence
-	pinned   *pinned // nil: there is no log of our own
+	pinned   *pinned // nil: there is no own log
 	bindings *bindings.Table
 	pushes   *pushes
 	infos    *infos
 	absences *absences
 }
 
-// options are what of a Config the origins may have. The store, the databases and our own log
-// are not among them: those are behind the gates.
+// options are the parts of a Config that the origins may use. The store, the databases
+// and the own log are not among them: origins get those from their gates.
 type options struct {
 	times   Times
 	memory  Memory
@@ -159,8 +158,8 @@ func optionsOf(c Config) options {
 	return o
 }
 
-// holdings is the store as far as nothing of a module is stored through it: that is for
-// its gate alone.
+// holdings is the store without the methods that store objects of a module: those are for
+// the gate alone.
 type holdings interface {
 	Open(ctx context.Context, key string) (storage.Object, error)
 	Stat(ctx context.Context, key string) (storage.Info, error)
@@ -190,29 +189,29 @@ func newParts(ctx context.Context, c Config) (p *parts, err error) {
 	return p, nil
 }
 
-// prepare makes the context of work in a place. Clients leave, and the work goes on: an
-// upstream that is slow has time for it.
+// prepare makes the context of work in a place. The work continues when clients leave, so
+// it has more time for a slow upstream than they have.
 func (p *parts) prepare(ctx context.Context, client string) context.Context {
 	site := p.options.site(client)
 	ctx = fetch.WithPatience(ctx)
 	return memory.WithOwner(vcs.WithClient(fetch.WithClient(ctx, site), site), site)
 }
 
-// panicked makes known that work which clients share has panicked, whether any of them
-// still waits for it or not.
+// panicked logs and counts a panic in work that clients share, also if no client waits
+// for it any more.
 func (p *parts) panicked(key string, d *defect.Error) error {
 	p.metrics.panics.Inc()
 	p.options.log.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
 	return fmt.Errorf("%w: panic: %v", ErrDefect, d.Value)
 }
 
-// patient returns a context for what a client waits for.
+// patient returns a context that ends when a client has waited long enough.
 func (p *parts) patient(ctx context.Context) (context.Context, context.CancelFunc) {
 	return patient(ctx, p.options.times.Answer)
 }
 
-// loadBindings reads what is known about repositories, and adds what only our own log
-// knows.
+// loadBindings reads the facts about repositories, and adds those that only the own log
+// has.
 func loadBindings(ctx context.Context, store storage.Store, log *pinlog.Log) (*bindings.Table, error) {
 	table, err := bindings.Load(ctx, store)
 	if err != nil || log == nil || log.Size() == table.Log() {
@@ -220,13 +219,13 @@ func loadBindings(ctx context.Context, store storage.Store, log *pinlog.Log) (*b
 	}
 	known := table.Log()
 	if log.Size() < known {
-		known = 0 // it is another log, or an older one
+		known = 0 // the log is another one, or an older state of it
 	}
 	return table, table.Learn(ctx, factsOf(log, known), log.Size())
 }
 
-// saveBindings notes that there are facts for all that is in our own log, so that the
-// next start need not read it.
+// saveBindings notes that the facts cover the whole own log, so that the next start need
+// not read it.
 func (p *parts) saveBindings(ctx context.Context) {
 	if p.pinned == nil {
 		return
@@ -236,8 +235,8 @@ func (p *parts) saveBindings(ctx context.Context) {
 	}
 }
 
-// factsOf yields what our own log shows from its entry known on: each version has where
-// it came from.
+// factsOf yields the facts in the own log from its entry known on: each entry has the
+// origin of its version.
 func factsOf(log *pinlog.Log, known int64) iter.Seq2[bindings.Fact, error] {
 	return func(yield func(bindings.Fact, error) bool) {
 		for e, err := range log.Entries("") {
@@ -262,45 +261,45 @@ func (p *parts) drop(ctx context.Context, key string, why error) {
 	p.options.log.Error("stored object dropped; it will be fetched again", "key", key, "err", why, "delete_err", err)
 }
 
-// How much is fetched at the same time, besides Config.Fills and Config.ZipFills.
+// How many fetches run at the same time, besides Config.Fills and Config.ZipFills.
 const (
-	// privatePlaces is how many private objects may be waited for at the same time.
-	// What really runs at the same time is bounded by the vcs.Source.
+	// privatePlaces is how many fills of private objects may wait or run at the same
+	// time. The vcs.Source limits how many of them run.
 	privatePlaces = 256
 
-	// For clients that ask checksum databases through this proxy. What a fill asks for
-	// is in the fill's own place.
+	// For requests of clients to checksum databases. A lookup for a fill is in the place
+	// of the fill.
 	lookupPlaces = 32
 	filePlaces   = 32 // for tiles and first heads
 	beyondPlaces = 4  // for tiles beyond the newest head
 
 	// silence is how long a fill without a byte keeps its place while others wait: the
-	// first answer of a mirror for a version that it has not got takes seconds.
+	// first response of a mirror for a version that it does not hold takes seconds.
 	silence = 10 * time.Second
 )
 
-// parallelReads is how many kept answers are read at the same time. How large one is
-// shows when it has been read.
+// parallelReads is how many stored answers are read at the same time. The size of an
+// answer is known only after it has been read.
 const parallelReads = 8
 
-// rooms are the places in which work runs that clients share.
+// rooms are the places for work that clients share.
 type rooms struct {
 	objects, zips, private, lookups, files, beyond *places.Places
 
-	reading chan struct{} // a place for each kept answer that is being read
+	reading chan struct{} // has an element for each stored answer that is being read
 }
 
 func newRooms(c Config) rooms {
 	of := func(n int) *places.Places { return places.New(places.Config{N: n, Patience: silence, Site: c.Site}) }
 	return rooms{
 		objects: of(c.Fills), zips: of(c.ZipFills),
-		private: places.New(places.Config{N: privatePlaces, Site: c.Site}), // a clone may take minutes, and tells no progress
+		private: places.New(places.Config{N: privatePlaces, Site: c.Site}), // a clone may take minutes, and reports no progress
 		lookups: of(lookupPlaces), files: of(filePlaces), beyond: of(beyondPlaces),
 		reading: make(chan struct{}, parallelReads),
 	}
 }
 
-// byName returns the places by the names that the metrics have for them.
+// byName returns the places by their names in metrics.
 func (r rooms) byName() map[string]*places.Places {
 	return map[string]*places.Places{
 		"objects": r.objects, "zips": r.zips, "private": r.private,

@@ -24,7 +24,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// pinned is our own log, and what this process has compared with it.
+// pinned is the own log, and the objects that this process has compared with it.
 type pinned struct {
 	log      pins
 	zips     zips
@@ -34,7 +34,7 @@ type pinned struct {
 	checking *flight.Group[struct{}]      // by key
 }
 
-// pins is our own log as far as nothing is pinned through it: that is for a gate alone.
+// pins is the own log without the method that pins: that is for a gate alone.
 type pins interface {
 	Name() string
 	Size() int64
@@ -44,7 +44,8 @@ type pins interface {
 	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
 }
 
-// maxChecked bounds the memory to some 4 MiB, see maxAbsent; what is beyond it is compared again.
+// maxChecked limits the memory to some 4 MiB, see maxAbsent; beyond it objects are
+// compared again.
 const maxChecked = 100000
 
 func newPinned(log pins, scope *flight.Scope, z zips, e evidence) *pinned {
@@ -53,14 +54,14 @@ func newPinned(log pins, scope *flight.Scope, z zips, e evidence) *pinned {
 	return p
 }
 
-// vouches reports whether a stored object was pinned.
+// vouches reports whether a stored object was pinned in the own log.
 func (p *pinned) vouches(info storage.Info) bool { return p != nil && info.Proof == p.log.Name() }
 
-// check checks a stored object that was pinned, once in the life of this
-// process: our log must have its hash, and its content must have it too, for who can
-// write to the disk can write both the content and its hash. The log does not have an
-// .info, see checkInfo. The object is then at its beginning. The error is
-// errMiss if the log does not know it.
+// check checks a stored object that was pinned, once in the life of this process: its
+// content must have the hash that the own log has, because a program that can write to
+// the disk can write both the content and its stored hash. The log does not cover an
+// .info, see checkInfo. Afterwards the object is at its beginning. The error is errMiss
+// if the log has no entry for it.
 func (p *pinned) check(req request.Request, object storage.Object) error {
 	key := object.Info().Key
 	if p.wasChecked(key) {
@@ -73,8 +74,8 @@ func (p *pinned) check(req request.Request, object storage.Object) error {
 		}
 		return err
 	}
-	// Once for all who ask at the same time: a zip is copied for it. The one that has begun
-	// waits for the end, because its object is read.
+	// Once for all concurrent clients, because a zip is copied for it. The client that
+	// began waits for the end, because its object is read.
 	f, _, err := p.checking.Join(places.For{}, flight.Work[struct{}]{Key: key, Do: func(ctx context.Context, _ *flight.Flight[struct{}]) error {
 		if p.wasChecked(key) {
 			return nil
@@ -96,7 +97,7 @@ func (p *pinned) wasChecked(key string) bool {
 	return ok
 }
 
-// compare returns a *pinlog.ConflictError if an object is not what the log says.
+// compare returns a *pinlog.ConflictError if an object does not have the hash in the log.
 func (p *pinned) compare(ctx context.Context, req request.Request, object storage.Object) error {
 	entry, err := p.find(req.ModuleVersion())
 	if err != nil {
@@ -135,9 +136,9 @@ func (p *pinned) find(mod module.Version) (pinlog.Entry, error) {
 	return entry, err
 }
 
-// moved warns if the tag of a private version is at another commit than when the
-// version was pinned. Nobody is refused for it: whether the content is another one
-// shows when it is fetched, and what is stored stays.
+// moved warns if the tag of a private version is at another commit than when the version
+// was pinned. It refuses no request: only a fetch shows whether the content differs, and
+// stored files stay.
 func (p *pinned) moved(modulePath string, now vcs.Info, log *slog.Logger) {
 	if now.Origin == nil || now.Origin.Hash == "" {
 		return
@@ -150,7 +151,7 @@ func (p *pinned) moved(modulePath string, now vcs.Info, log *slog.Logger) {
 		"first", entry.Origin, "now", now.Origin.String())
 }
 
-// pin writes an entry into our log, or compares it with what is there.
+// pin writes an entry into the own log, or compares it with the existing one.
 func (p *pinned) pin(ctx context.Context, log *pinlog.Log, e pinlog.Entry) (pinlog.Entry, error) {
 	entry, err := log.Pin(ctx, e)
 	var changed *pinlog.ConflictError
@@ -161,9 +162,8 @@ func (p *pinned) pin(ctx context.Context, log *pinlog.Log, e pinlog.Entry) (pinl
 	return entry, ownLogError(err)
 }
 
-// checkInfo checks what can be checked of an .info, which the log does not have: that
-// it is the one that was stored, and of the version that was asked for. If not, it is
-// storage.ErrDamaged.
+// checkInfo checks an .info, which the log does not cover, as far as possible: that it is
+// the stored one, and of the requested version. If not, the error is storage.ErrDamaged.
 func checkInfo(req request.Request, object storage.Object) error {
 	data, err := io.ReadAll(object)
 	if err != nil {
@@ -181,9 +181,9 @@ func checkInfo(req request.Request, object storage.Object) error {
 	return nil
 }
 
-// ownFrozen is an ErrFrozen of our own log. Its text is short, because each request
-// that is refused for it has a line in the log; why it is so was logged once, when the
-// log was opened or frozen, with all that an operator has to do.
+// ownFrozen is an ErrFrozen of the own log. Its text is short, because it is logged for
+// each refused request; the reason, and what the administrator must do, was logged once,
+// when the own log was opened or frozen.
 type ownFrozen struct{ err error }
 
 func (e *ownFrozen) Error() string {
@@ -192,7 +192,7 @@ func (e *ownFrozen) Error() string {
 
 func (e *ownFrozen) Unwrap() []error { return []error{ErrOwnLog, e.err} }
 
-// ownLogError makes an ErrFrozen or ErrBeyond one of our own log.
+// ownLogError makes an ErrFrozen or ErrBeyond an error of the own log.
 func ownLogError(err error) error {
 	if errors.Is(err, sumdb.ErrFrozen) {
 		return &ownFrozen{err}

@@ -17,12 +17,12 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// byDatabase proves public modules by a checksum database.
+// byDatabase proves public modules with a checksum database.
 type byDatabase struct {
 	parts   *parts
 	gate    *gate.Gate
 	lookups *lookups
-	name    string // of the database, "" if there is none: then nothing is proved
+	name    string // of the database; "": there is none, and nothing is proved
 	held    func(ctx context.Context, mod module.Version) (sumdb.Record, error)
 }
 
@@ -49,7 +49,7 @@ func (d *byDatabase) check(ctx context.Context, c Client, req request.Request, o
 	return err
 }
 
-// wantedBy is wanted for a client, which waits for it; without one for a fill.
+// wantedBy is wanted for a client that waits, or, without a client, for a fill.
 func (d *byDatabase) wantedBy(ctx context.Context, c Client, req request.Request) (string, error) {
 	if c == nil {
 		return d.wanted(ctx, req)
@@ -65,7 +65,7 @@ func (d *byDatabase) wantedBy(ctx context.Context, c Client, req request.Request
 }
 
 // shared fetches the proved record of req from a database, in a place and once for all
-// clients that ask.
+// clients that request it.
 func (d *byDatabase) shared(ctx context.Context, client, database string, req request.Request) (sumdb.Record, error) {
 	key := request.Request{Kind: request.SumDBLookup, Database: database, Module: req.Module, Version: req.Version}.Path()
 	return d.lookups.record(ctx, client, req, key, func(ctx context.Context) (sumdb.Record, error) { return d.lookup(ctx, database, req) })
@@ -91,8 +91,9 @@ func (d *byDatabase) wanted(ctx context.Context, req request.Request) (string, e
 	return d.hashIn(record, err, req)
 }
 
-// hashIn returns the hash that a record has for the object, or what the error of its
-// lookup means: that the database does not know a version which an upstream has is no absence.
+// hashIn returns the hash in a record for the object, or the meaning of the lookup's
+// error: if the database has no record of a version that an upstream has, this is no
+// absence.
 func (d *byDatabase) hashIn(record sumdb.Record, err error, req request.Request) (string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("%w: %s: %s", ErrUnlisted, d.name, err)
@@ -107,8 +108,8 @@ func (d *byDatabase) hashIn(record sumdb.Record, err error, req request.Request)
 	return zip, err
 }
 
-// proofFor returns what goes into the store as the proof of an object for
-// which the database wanted the hash want.
+// proofFor returns the proof that the store keeps with an object whose hash in the
+// database is want.
 func (d *byDatabase) proofFor(want string) string {
 	if want == "" {
 		return ""
@@ -116,7 +117,7 @@ func (d *byDatabase) proofFor(want string) string {
 	return d.name
 }
 
-// compare returns a *MismatchError if the content is not what it must be.
+// compare returns a *MismatchError if the content does not have the wanted hash.
 func (d *byDatabase) compare(req request.Request, source, got, want string) error {
 	return d.parts.evidence.compare(req, source, got, want, d.name)
 }
@@ -145,7 +146,7 @@ func (d *byDatabase) source(of module.Version) string {
 
 func (d *byDatabase) moved(string, vcs.Info) {}
 
-// byLog proves private modules by our own log.
+// byLog proves private modules with the own log.
 type byLog struct {
 	pinned *pinned
 	gate   *gate.Gate
@@ -158,7 +159,7 @@ func (l *byLog) check(_ context.Context, _ Client, req request.Request, object s
 	return l.pinned.check(req, object)
 }
 
-// prove writes the hashes into our log, or compares them with what is there.
+// prove writes the hashes into the own log, or compares them with those in it.
 func (l *byLog) prove(ctx context.Context, v *version) (proved, error) {
 	log, err := l.gate.Log(v.Path)
 	if err != nil {
@@ -175,7 +176,7 @@ func (l *byLog) source(of module.Version) string {
 	}
 	entry, err := l.pinned.find(of)
 	if err != nil {
-		return "" // the log says why when the version is served
+		return "" // serving the version logs the reason
 	}
 	return entry.Origin
 }

@@ -15,23 +15,24 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// infoSource gets .info files of public modules from upstreams, and asks for them again.
+// infoSource fetches .info files of public modules from upstreams, and fetches them again
+// later.
 type infoSource struct {
 	parts  *parts
 	gate   *gate.Gate
 	shelf  *shelf
-	forget func(path string) // what the origin in force has in memory
+	forget func(path string) // drops an object from the memory of the origin in force
 }
 
-// served asks again for an .info that is served, if it is old.
+// served fetches a served .info again if it is old.
 func (s *infoSource) served(req request.Request, stored time.Time) {
 	if s.parts.infos.due(stored) {
 		s.recheck(req, "")
 	}
 }
 
-// proved asks source, which has sent a go.mod or zip that was proved, for the
-// .info of the version, if one is stored that came from another upstream.
+// proved fetches the .info of a version from source, which sent a proved go.mod or zip of
+// it, if the stored .info came from another upstream.
 func (s *infoSource) proved(ctx context.Context, req request.Request, source string) {
 	req.Kind = request.Info
 	if s.shelf.has(ctx, req) {
@@ -39,8 +40,8 @@ func (s *infoSource) proved(ctx context.Context, req request.Request, source str
 	}
 }
 
-// recheck asks for an .info again, source if it is not "", and replaces the one that is
-// stored if they differ. It does not wait for the answer.
+// recheck fetches an .info again, from source if it is not "", and replaces the stored
+// one if they differ. It does not wait for the result.
 func (s *infoSource) recheck(req request.Request, source string) {
 	key := req.Path()
 	if !s.parts.infos.begin(key, source) {
@@ -53,7 +54,7 @@ func (s *infoSource) recheck(req request.Request, source string) {
 		next := infoPause
 		err := s.parts.scope.Guard(key, func() error { return s.ask(ctx, req, &source) })
 		switch {
-		case err == nil, errors.Is(err, fetch.ErrDirect): // that one came from its repository
+		case err == nil, errors.Is(err, fetch.ErrDirect): // the .info came from its repository
 			next = infoTrust
 		default:
 			s.parts.options.log.Debug("info not rechecked", "path", key, "err", err)
@@ -62,7 +63,7 @@ func (s *infoSource) recheck(req request.Request, source string) {
 	})
 }
 
-// ask is one question. It sets source to the upstream that has answered.
+// ask does one fetch. It sets source to the upstream that answered.
 func (s *infoSource) ask(ctx context.Context, req request.Request, source *string) error {
 	memory := s.parts.options.memory.Fetches.Hold()
 	defer memory.Free()
@@ -71,7 +72,7 @@ func (s *infoSource) ask(ctx context.Context, req request.Request, source *strin
 		return err
 	}
 	*source = from
-	defer s.forget(req.Path()) // a reader may still put the old one there
+	defer s.forget(req.Path()) // a reader may still put the old one into memory
 	held, err := s.shelf.read(ctx, req)
 	if err != nil || bytes.Equal(held, data) {
 		return err
@@ -87,9 +88,9 @@ func (s *infoSource) ask(ctx context.Context, req request.Request, source *strin
 	return nil
 }
 
-// fetch gets the .info of a canonical version, from any upstream or from source
-// alone. The checksum database does not cover it, so what can be checked is that it is
-// the .info of the version that was asked for.
+// fetch gets the .info of a canonical version, from any upstream or from source alone.
+// The checksum database does not cover it, so fetch can only check that it is the .info
+// of the requested version.
 func (s *infoSource) fetch(ctx context.Context, req request.Request, source string) (data []byte, from string, err error) {
 	chain, err := s.gate.Upstream(req.Module)
 	if err != nil {
@@ -98,7 +99,7 @@ func (s *infoSource) fetch(ctx context.Context, req request.Request, source stri
 	key := req.Path()
 	data, from, err = chain.ReadWith(ctx, key, func(read fetch.Reader, from string) ([]byte, error) {
 		if source != "" && from != source {
-			return nil, fs.ErrNotExist // the next entry may be it
+			return nil, fs.ErrNotExist // the next upstream may be source
 		}
 		return read(key, infoLimit)
 	})

@@ -14,12 +14,13 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// registry is what an origin gives to clients that ask a checksum database for its versions.
+// registry answers lookups of clients in checksum databases for the versions of an
+// origin.
 type registry interface {
 	// lookup returns the proved record of a version in a mirror.
 	lookup(ctx context.Context, q *Ask, m mirror) (sumdb.Record, Result, error)
 
-	// pin returns the record of a version in our own log, where there is none yet.
+	// pin returns the new record of a version that has none in the own log.
 	pin(ctx context.Context, client string, req request.Request) (sumdb.Record, error)
 }
 
@@ -29,7 +30,7 @@ type publicRegistry struct {
 	gate   *gate.Gate
 	absent *absent
 	proof  *byDatabase
-	first  mirror // that modules are verified with; nil: none
+	first  mirror // modules are verified with it; nil: there is none
 }
 
 func (r *publicRegistry) lookup(ctx context.Context, q *Ask, m mirror) (sumdb.Record, Result, error) {
@@ -52,8 +53,8 @@ func (r *publicRegistry) lookup(ctx context.Context, q *Ask, m mirror) (sumdb.Re
 	return record, Miss, nil
 }
 
-// pin copies the record of a public version into our log after it was proved: in a place
-// for lookups and once for all clients that ask, if the record has to be fetched first.
+// pin copies the proved record of a public version into the own log. If the record must
+// be fetched first, this takes a place for lookups, once for all clients that request it.
 func (r *publicRegistry) pin(ctx context.Context, client string, req request.Request) (sumdb.Record, error) {
 	if _, err := r.first.Held(ctx, req.ModuleVersion()); err == nil {
 		return r.copy(ctx, req)
@@ -61,7 +62,7 @@ func (r *publicRegistry) pin(ctx context.Context, client string, req request.Req
 	return r.proof.lookups.record(ctx, client, req, req.Path(), func(ctx context.Context) (sumdb.Record, error) { return r.copy(ctx, req) })
 }
 
-// copy copies a record into our log, with where it came from.
+// copy copies a record into the own log, with its source.
 func (r *publicRegistry) copy(ctx context.Context, req request.Request) (sumdb.Record, error) {
 	record, err := r.proof.lookup(ctx, r.first.Name(), req)
 	if err != nil {
@@ -104,7 +105,7 @@ type privateRegistry struct {
 	fills    *fills
 }
 
-// lookup refuses to ask a database for a private name.
+// lookup refuses to send a private name to a database.
 func (r *privateRegistry) lookup(_ context.Context, q *Ask, _ mirror) (sumdb.Record, Result, error) {
 	pattern, _ := r.audience.rules.policy.Private(q.Req.Module)
 	return sumdb.Record{}, Unknown, &LeakError{Module: q.Req.Module, Pattern: pattern, Err: r.audience.admitByPath(q)}

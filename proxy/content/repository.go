@@ -14,8 +14,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// repository is where private modules come from, and public ones where the upstream list
-// says direct: the version control of each module.
+// repository gets modules from their repositories: private ones, and public ones for
+// which the upstream list says direct.
 type repository struct {
 	parts    *parts
 	settings *gate.Settings
@@ -27,9 +27,9 @@ type repository struct {
 	versions *flight.Group[time.Time]
 
 	reach   vcs.Reach
-	fact    bindings.Fact                         // how what is read is noted
-	mayRead func(rules *rules, p vcs.Place) error // nil: what is at any place may be read
-	anew    bool                                  // what was begun before is not the last word, see fill
+	fact    bindings.Fact                         // how reads are noted
+	mayRead func(rules *rules, p vcs.Place) error // nil: every place may be read
+	anew    bool                                  // an absence from earlier work is not final, see fill
 }
 
 func (r *repository) reachable() bool { return r.settings.VCS() }
@@ -49,9 +49,9 @@ func (r *repository) bridge(_ context.Context, _ *Ask, _ time.Time, _ Result, er
 	return err
 }
 
-// fill fetches a version, all three files of it at
-// once: that is how the go command gives them. Fills of the other files share it. If
-// what f shares began before f and finds nothing, it looks once more, see fills.joinAnew.
+// fill fetches a version with all three files at once, because the go command returns
+// them together. Fills of the other files share this work. If shared work began before f
+// and ends with an absence, fill does it once more, see fills.joinAnew.
 func (r *repository) fill(ctx context.Context, f *fill) error {
 	begun, err := r.share(ctx, f)
 	if r.anew && begun.Before(f.begun) && IsAbsence(err) {
@@ -60,8 +60,8 @@ func (r *repository) fill(ctx context.Context, f *fill) error {
 	return err
 }
 
-// share fetches a version, or waits for a fill that has begun to, and returns when
-// that was.
+// share fetches a version, or waits for a fill that does, and returns when the fetch
+// began.
 func (r *repository) share(ctx context.Context, f *fill) (begun time.Time, err error) {
 	of := f.req.ModuleVersion()
 	site := r.parts.options.site(f.claim.Client())
@@ -80,7 +80,8 @@ func (r *repository) share(ctx context.Context, f *fill) (begun time.Time, err e
 	return shared.Begun, err
 }
 
-// download fetches and keeps a version. An error of keeping it is no word of the repository.
+// download fetches and stores a version. An error of storing it is no statement of the
+// repository.
 func (r *repository) download(ctx context.Context, source *vcs.Source, req request.Request) error {
 	var ours error
 	err := source.Download(ctx, req.ModuleVersion(), r.reach, func(files vcs.Files) error {
@@ -93,8 +94,8 @@ func (r *repository) download(ctx context.Context, source *vcs.Source, req reque
 	return said(err)
 }
 
-// source returns what asks the repository of a module, after it has found out that the
-// repository may be asked.
+// source returns the vcs.Source for a module, after it has checked that the repository
+// may be read.
 func (r *repository) source(ctx context.Context, modulePath string) (*vcs.Source, error) {
 	source, err := r.gate.Repository(modulePath)
 	if err != nil || r.mayRead == nil {
@@ -114,14 +115,15 @@ func (r *repository) source(ctx context.Context, modulePath string) (*vcs.Source
 	return r.gate.Repository(modulePath)
 }
 
-// keep proves what came from version control and stores it.
+// keep proves and stores the files of a version.
 func (r *repository) keep(ctx context.Context, req request.Request, files vcs.Files) error {
 	v, err := openVersion(ctx, req.ModuleVersion(), files, r.parts.zips)
 	if err != nil {
 		return err
 	}
 	defer v.zip.Close()
-	// Before it is pinned: what is in the log is learned at the next start without a bound.
+	// Before the version is pinned: the next start learns all entries of the own log,
+	// without a limit.
 	if err := r.noteRead(ctx, req.Module, files.Place); err != nil {
 		return err
 	}
@@ -139,8 +141,8 @@ func (r *repository) noteRead(ctx context.Context, modulePath string, place vcs.
 	return r.rules().noteRead(ctx, fact, place)
 }
 
-// ask gets an answer from version control. What is asked for the list says the
-// latest version too, and both are kept.
+// ask gets an answer from version control. The answer for a list has the latest version
+// too; both are stored.
 func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, error) {
 	source, err := r.source(ctx, req.Module)
 	if err != nil {
@@ -177,8 +179,8 @@ func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, err
 	return latest, err
 }
 
-// unprotected returns errProtected if a rule protects what is at a place: a public name
-// must not lead there.
+// unprotected returns errProtected if a rule protects the repository at a place: a public
+// name must not lead there.
 func unprotected(rules *rules, p vcs.Place) error {
 	if !rules.protection(p.Repository).Allowed(noGroup) {
 		return fmt.Errorf("a public name leads to it: %w", errProtected)

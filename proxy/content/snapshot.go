@@ -10,8 +10,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// snapshot is one set of settings, and the two origins that work by them. What they have under
-// way, and what they remember, is their own: what an older snapshot has begun ends by itself.
+// snapshot is one set of settings, and the two origins that use it. The origins own their
+// work under way and their memory: the work of an older snapshot ends by itself.
 type snapshot struct {
 	settings        *gate.Settings
 	rules           *rules
@@ -46,7 +46,7 @@ type builder struct {
 	versions *flight.Group[time.Time]
 }
 
-// revalidate is how old a public answer may be to be given while it is being refreshed.
+// revalidate is the age up to which a public answer is served while it is refreshed.
 const revalidate = 10 * time.Minute
 
 func (b builder) public(g *gate.Gate) *Origin {
@@ -91,13 +91,13 @@ func (b builder) private(g *gate.Gate) *Origin {
 	o.audience, o.registry, o.source, o.absent = audience, &privateRegistry{p, audience, o.fills}, repo, absent
 	o.traits = traits{renewal: all, inForce: func() *Origin { return b.now().private }}
 	o.Caching = Caching{
-		Object: []string{"private, max-age=31536000, immutable"}, Answer: []string{"private, no-cache"}, // else a push would not show
+		Object: []string{"private, max-age=31536000, immutable"}, Answer: []string{"private, no-cache"}, // otherwise a push would not be visible
 		Record: "private, max-age=60",
 	}
 	return o
 }
 
-// origin makes what both origins have.
+// origin makes the parts that both origins have.
 func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
 	p := b.parts
 	return &Origin{
@@ -107,7 +107,7 @@ func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
 	}
 }
 
-// repository makes a source of modules that come from version control.
+// repository makes a source of modules from version control.
 func (b builder) repository(o *Origin, g *gate.Gate, proof proof) *repository {
 	return &repository{
 		parts: b.parts, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, records: o.records,

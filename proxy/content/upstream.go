@@ -22,8 +22,8 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// upstreams are where public modules come from: a list of other proxies, and where that
-// says direct the module's repository.
+// upstreams gets public modules from a list of other proxies, and where the list says
+// direct from their repositories.
 type upstreams struct {
 	parts    *parts
 	settings *gate.Settings
@@ -78,7 +78,7 @@ func (u *upstreams) fillInfo(ctx context.Context, f *fill) error {
 	return u.shelf.create(ctx, f.req, infoOf(data, ""), bytes.NewReader(data))
 }
 
-// fillMod fetches a go.mod, and its record at the same time.
+// fillMod fetches a go.mod and, at the same time, its record.
 func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -87,7 +87,7 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 		return err
 	}
 	record := u.wantedSoon(ctx, f.req)
-	held := u.parts.options.memory.Fetches.HoldFor(ctx) // before anything else is: a fill that waits for memory has none
+	held := u.parts.options.memory.Fetches.HoldFor(ctx) // before any other memory: a fill that waits for memory must hold none
 	defer held.Free()
 	data, source, err := chain.ReadAll(held.Context(ctx), f.key, modLimit)
 	if err != nil {
@@ -115,10 +115,10 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 	return nil
 }
 
-// wantedSoon begins to look for the hash that the object must have, and returns
-// what waits for it, at most until a context ends. What the upstream says of the object
-// comes first: if it has none, it does not matter that the database does not know it
-// either.
+// wantedSoon starts the lookup of the hash that the object must have, and returns a
+// function that waits for it, at most until a context ends. The result of the upstream
+// counts first: if it does not have the object, it does not matter whether the database
+// has a record.
 func (u *upstreams) wantedSoon(ctx context.Context, req request.Request) func(context.Context) (string, error) {
 	var (
 		want string
@@ -142,8 +142,8 @@ func (u *upstreams) wantedSoon(ctx context.Context, req request.Request) func(co
 	}
 }
 
-// fillZip fetches a zip into a spool, and its record at the same time. As soon
-// as its size and the hash it must have are known, clients can follow the spool.
+// fillZip fetches a zip into a spool and, at the same time, its record. As soon as the
+// size of the zip and its wanted hash are known, clients can follow the spool.
 func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	chain, err := u.gate.Upstream(f.req.Module)
 	if err != nil {
@@ -167,10 +167,10 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	var want string
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		defer context.AfterFunc(gctx, func() { object.Body.Close() })() // no record, no use for a zip
+		defer context.AfterFunc(gctx, func() { object.Body.Close() })() // without a record the zip is useless: stop the download
 		return defect.Catch(func() error {
 			_, err := io.CopyBuffer(newArrival(f), struct{ io.Reader }{object.Body}, make([]byte, 128<<10))
-			f.claim.Rest() // what is missing now is the record
+			f.claim.Rest() // the fill now waits for the record
 			return err
 		})
 	})
@@ -190,13 +190,12 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	return u.proveZip(ctx, f, object.Source, want)
 }
 
-// proveZip checks the zip in the spool of f, whole, and stores it.
+// proveZip checks the complete zip in the spool of f, and stores it.
 func (u *upstreams) proveZip(ctx context.Context, f *fill, source, want string) error {
 	got, err := u.parts.zips.hash(ctx, f.spool.file)
 	switch {
 	case errors.Is(err, modzip.ErrFormat) && want != "":
-		// With a record at hand a zip that cannot be read is just not what
-		// the record says.
+		// There is a record, so an unreadable zip is a mismatch like any other.
 		got = notZip(err)
 	case errors.Is(err, modzip.ErrFormat):
 		return fmt.Errorf("%w: %s: %w", ErrGarbage, source, err)
@@ -224,13 +223,13 @@ func (u *upstreams) proveZip(ctx context.Context, f *fill, source, want string) 
 	return nil
 }
 
-// maxFailed bounds the memory of noteFailed; beyond it some clients see a broken transfer in
-// place of a text.
+// maxFailed limits the memory of noteFailed; beyond it some clients see a broken transfer
+// instead of an error text.
 const maxFailed = 1000
 
-// noteFailed notes that the content for a key was refused, or could not be kept here, a moment
-// ago. What comes for it is not streamed until one has come through, so that the client
-// gets the reason and no broken transfer.
+// noteFailed notes that content for a key was refused, or could not be stored. The next
+// content for it is not streamed until a fill succeeds, so that the client gets an error
+// text and no broken transfer.
 func (u *upstreams) noteFailed(key string, err error) {
 	var mismatch *MismatchError
 	switch {
@@ -246,8 +245,8 @@ func (u *upstreams) hasFailed(key string) bool {
 	return ok
 }
 
-// ask gets an answer from the upstream, or where that says direct from the
-// module's repository.
+// ask gets an answer from the upstreams, or where the list says direct from the module's
+// repository.
 func (u *upstreams) ask(ctx context.Context, req request.Request) (*Answer, error) {
 	chain, err := u.gate.Upstream(req.Module)
 	if err != nil {

@@ -1,11 +1,11 @@
-// Package gate is the only way from a module to what its name could be sent to, and to
-// where its content is stored.
+// Package gate is the only way from a module to the upstreams, repositories and databases
+// that may get its name, and to the store that may get its content.
 //
 // Work runs for minutes, and a reload can make its module private, or public, meanwhile.
-// So nothing holds an upstream, a repository, a database or the store for long: it asks
-// its Gate right before it sends the name of a module or stores something of it, and the Gate
-// answers with what the settings in force have, or with ErrReloaded if these give the
-// module to the other origin.
+// So no work holds an upstream, a repository, a database or the store for long. It asks
+// its Gate right before it sends the name of a module or stores an object of it. The Gate
+// returns the one of the settings in force, or ErrReloaded if these give the module to
+// the other origin.
 package gate
 
 import (
@@ -22,27 +22,27 @@ import (
 
 // Errors of a Gate.
 var (
-	// ErrReloaded says that work was begun under settings that are no longer in force.
+	// ErrReloaded says that work began under settings that are no longer in force.
 	ErrReloaded = errors.New("the settings changed during the request")
 
-	// ErrNoVCS says that version control is needed and off.
+	// ErrNoVCS says that version control is needed, but off.
 	ErrNoVCS = errors.New("fetching from version control is disabled")
 )
 
-// Settings are what a reload changes.
+// Settings are the settings that a reload changes.
 type Settings struct {
 	upstream *fetch.Chain
 	policy   *privacy.Policy
 	vcs      *vcs.Source // nil: none
 }
 
-// NewSettings makes settings. They are in force when the function that the gates have
-// returns them.
+// NewSettings makes settings. They are in force when the function of the gates returns
+// them.
 func NewSettings(upstream *fetch.Chain, policy *privacy.Policy, vcs *vcs.Source) *Settings {
 	return &Settings{upstream, policy, vcs}
 }
 
-// Policy returns which modules are private, and who may read them.
+// Policy returns the policy: which modules are private, and which groups may read them.
 func (s *Settings) Policy() *privacy.Policy { return s.policy }
 
 // Offline reports whether there is no upstream at all.
@@ -54,17 +54,19 @@ func (s *Settings) Direct() bool { return s.upstream.Direct() }
 // Upstreams returns the upstream list, without credentials.
 func (s *Settings) Upstreams() string { return s.upstream.String() }
 
-// UpstreamSetting returns what tells the upstream list from others, see fetch.Chain.Setting.
+// UpstreamSetting returns a text that identifies the upstream list, see
+// fetch.Chain.Setting.
 func (s *Settings) UpstreamSetting() string { return s.upstream.Setting() }
 
-// Unreachable reports whether no upstream can be asked at this moment. It asks for
-// nothing that has the name of a module in it.
+// Unreachable reports whether no upstream is reachable now. Its requests have no names of
+// modules.
 func (s *Settings) Unreachable(ctx context.Context) bool { return s.upstream.Unreachable(ctx) }
 
 // VCS reports whether modules are fetched from version control.
 func (s *Settings) VCS() bool { return s.vcs != nil }
 
-// Repository returns in which repository a module was found last, "" if that is not known.
+// Repository returns the repository in which a module was last found, "" if it is not
+// known.
 func (s *Settings) Repository(modulePath string) string {
 	if s.vcs == nil {
 		return ""
@@ -72,26 +74,27 @@ func (s *Settings) Repository(modulePath string) string {
 	return s.vcs.Repository(modulePath)
 }
 
-// Anew makes what comes from version control after this join nothing that was begun before.
+// Anew makes later work in version control join no earlier work.
 func (s *Settings) Anew() {
 	if s.vcs != nil {
 		s.vcs.Changed()
 	}
 }
 
-// Outside is what the gates lead to, beside what the settings have.
+// Outside has what the gates return besides the settings: the store, the databases and
+// the own log.
 type Outside struct {
 	store     storage.Store
 	databases []*sumdb.Mirror
-	log       *pinlog.Log // our own, nil: none
+	log       *pinlog.Log // the own log, nil: there is none
 }
 
-// NewOutside makes an Outside. Nothing but a Gate can get at what is in it.
+// NewOutside makes an Outside. Only a Gate has access to its fields.
 func NewOutside(store storage.Store, databases []*sumdb.Mirror, log *pinlog.Log) Outside {
 	return Outside{store, databases, log}
 }
 
-// Gate leads to the outside from one origin.
+// Gate connects one origin with the outside.
 type Gate struct {
 	now     func() *Settings
 	owns    func(p *privacy.Policy, modulePath string) bool
@@ -123,7 +126,7 @@ func (g *Gate) Check(modulePath string) (*Settings, error) {
 	return now, nil
 }
 
-// Upstream returns the upstreams, for one request for the module.
+// Upstream returns the upstreams, for one request about the module.
 func (g *Gate) Upstream(modulePath string) (*fetch.Chain, error) {
 	now, err := g.Check(modulePath)
 	if err != nil {
@@ -132,7 +135,7 @@ func (g *Gate) Upstream(modulePath string) (*fetch.Chain, error) {
 	return now.upstream, nil
 }
 
-// Repository returns what fetches from version control, for one request for the module.
+// Repository returns the vcs.Source, for one request about the module.
 func (g *Gate) Repository(modulePath string) (*vcs.Source, error) {
 	now, err := g.Check(modulePath)
 	if err != nil {
@@ -157,7 +160,7 @@ func (g *Gate) Database(name, modulePath string) (*sumdb.Mirror, error) {
 	return nil, errors.New("no database " + name)
 }
 
-// Log returns our own log, to pin one version of the module.
+// Log returns the own log, to pin one version of the module.
 func (g *Gate) Log(modulePath string) (*pinlog.Log, error) {
 	if _, err := g.Check(modulePath); err != nil {
 		return nil, err
