@@ -237,8 +237,6 @@ var exceptions = map[string]exception{
 	"proxy/proxytest World: methods":          {28, "a fault is a method of the world that has it"},
 	"proxy/proxytest: arrows back":            {1, "a fault is a method of the world that has it"},
 	"proxy/vcs/credential Credential: fields": {13, "one field for each key of the file"},
-	"proxy/vcs/vcstest World: methods":        {28, "a host is a method of the world that has it"},
-	"proxy/vcs/vcstest World: fields":         {15, "a host is a method of the world that has it"},
 	"storage/athens Backend.Save: parameters": {7, "the interface is that of Athens"},
 	"sumdb/sumdbtest Log: fields":             {13, "one field for each fault"},
 }

@@ -143,7 +143,7 @@ func TestPrivateFetch(t *testing.T) {
 		}
 	}
 	// What is stored needs no repository.
-	repo.Vanish()
+	repo.Remove()
 	a := h.get("corp.example/lib/@v/v1.0.0.zip")
 	if a.status != http.StatusOK || a.header.Get("Cache-Status") != "assay; hit" || a.header.Get("Cache-Control") != "private, max-age=31536000, immutable" {
 		t.Errorf("GET of what is stored = %d, %v", a.status, a.header)

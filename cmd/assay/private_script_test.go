@@ -61,7 +61,7 @@ func codeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	case what == "tag" && len(rest) == 2:
 		c.repos[rest[0]].Tag(rest[1])
 	case what == "vanish" && len(rest) == 1:
-		c.repos[rest[0]].Vanish()
+		c.repos[rest[0]].Remove()
 	case what == "page" && len(rest) == 2:
 		c.world.Page(rest[0], rest[1])
 	case what == "password" && len(rest) == 2:

@@ -97,7 +97,7 @@ func TestVanishedRepository(t *testing.T) {
 	r := w.Module("hello", hello)
 	s := newSource(t, w, nil)
 	s.want("corp.example/hello", "v1.0.0")
-	r.Vanish()
+	r.Remove()
 	s.want("corp.example/hello", "v1.0.0")
 	if v, err := s.Versions(t.Context(), "corp.example/hello", vcs.Private); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%+v, %v", v, err)

@@ -311,7 +311,7 @@ func TestErrors(t *testing.T) {
 	s.wantError("corp.example/hello", "v1.0.7", vcs.ErrCredential)
 	w.Status(0)
 	s.want("corp.example/hello", "v1.0.0")
-	r.Vanish()
+	r.Remove()
 	s.wantError("corp.example/hello", "v1.0.1", fs.ErrNotExist)
 }
 

@@ -27,7 +27,7 @@ func batchTests() []contract {
 	}
 }
 
-// inOrderTests are those of batches and moves, for an engine without transactions.
+// inOrderTests are the tests of batches and moves on an engine without transactions.
 func inOrderTests() (tests []contract) {
 	for _, c := range append(batchTests(), moveTests()...) {
 		tests = append(tests, contract{c.promise, func(t *testing.T, s storage.Store) { c.check(t, Cut(s, -1)) }})
@@ -187,8 +187,8 @@ func batchCancelled(t *testing.T, s storage.Store) {
 	expectAbsent(t, s, smalls(10)[0].Info.Key)
 }
 
-// entry is a place in a log of batches: an object for each, and a record with how many
-// there are.
+// entry is a position in a log that batches write: an object for each entry, and a record
+// with the number of entries.
 func entry(n int, content string) storage.Small {
 	return storage.Small{Info: storage.Info{Key: fmt.Sprintf("log/%06d", n)}, Content: []byte(content)}
 }

@@ -50,8 +50,8 @@ func concurrentMix(t *testing.T, s storage.Store) {
 	})
 }
 
-// concurrentShared has workers who create and delete the same content under
-// keys of their own, so that a deletion often meets a creation.
+// concurrentShared creates and deletes the same content under several keys concurrently, so
+// that deletions and creations often overlap.
 func concurrentShared(t *testing.T, s storage.Store) {
 	content := Content(1, 300<<10)
 	parallel(t, 4, func(w int) {

@@ -17,7 +17,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// sizes are around the boundaries that an engine may have: nothing, inline
+// sizes are around the boundaries that an engine may have: empty objects, inline
 // values, chunks, parts of an upload, transactions.
 var sizes = []int{
 	0, 1, 511, 4 << 10,
@@ -28,7 +28,7 @@ var sizes = []int{
 	4<<20 - 1025, 4<<20 - 1024, 4<<20 - 1023, 4 << 20, 4<<20 + 1, 5<<20 + 1,
 }
 
-// smallAndLarge are the sizes for promises that do not depend on boundaries.
+// smallAndLarge are the sizes for rules that do not depend on boundaries.
 var smallAndLarge = []int{100, 700 << 10}
 
 func createTests() []contract {
@@ -136,7 +136,7 @@ func createExisting(t *testing.T, s storage.Store) {
 	}
 }
 
-// createLosesLate creates a key from inside of the reader of another Create.
+// createLosesLate creates a key while another Create reads its content.
 func createLosesLate(t *testing.T, s storage.Store) {
 	for _, size := range smallAndLarge {
 		key := fmt.Sprint("key", size)
@@ -286,7 +286,7 @@ func createBounds(t *testing.T, s storage.Store) {
 	expectAbsent(t, s, "k")
 }
 
-// createDistinctKeys has keys that a file system may take for the same.
+// createDistinctKeys creates keys that a file system may treat as equal.
 func createDistinctKeys(t *testing.T, s storage.Store) {
 	keys := []string{"a", "A", "!a", "b/a", "b/c/a", "b.a", "b a", "b+a", "b%2Fa", "\u00e9", "e\u0301"}
 	for _, key := range keys {

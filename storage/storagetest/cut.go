@@ -8,15 +8,14 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// ErrCut is the error of a store that Cut has cut off.
+// ErrCut is the error of a store after Cut has stopped it.
 var ErrCut = errors.New("cut off")
 
-// Cut returns s as an engine without transactions would be that is cut off after so
-// many steps: each Create, Replace, Delete and change of a record is one, those of a
-// Batch or a Move included. What comes after them fails with ErrCut and does nothing.
-// With fewer than 0 it is never cut off.
+// Cut returns s as an engine without transactions that crashes after some steps. Each
+// Create, Replace, Delete and change of a record is a step, also in a Batch or a Move. Later
+// steps fail with ErrCut and do nothing. With a negative number it never crashes.
 //
-// One that is cut off is for one goroutine at a time.
+// A store that crashes may be used by one goroutine at a time.
 func Cut(s storage.Store, steps int) storage.Store { return &cut{s, steps} }
 
 type cut struct {
@@ -80,7 +79,7 @@ func (c *cut) Apply(ctx context.Context, b storage.Batch) error {
 	return storage.ApplyInOrder(ctx, c, b)
 }
 
-// Move copies, which an engine need not: the object is under both keys for a while.
+// Move copies, so that the object is under both keys for a while. An engine may move instead.
 func (c *cut) Move(ctx context.Context, from, to, proof string) error {
 	o, err := c.Open(ctx, from)
 	if err != nil {

@@ -39,8 +39,8 @@ func replace(t testing.TB, s storage.Store, key string, content []byte) {
 	}
 }
 
-// Small and large objects take the place of each other and of themselves, also where
-// another key has the content too.
+// Small and large objects replace each other and objects of the same size, also while
+// another key has the same content.
 func replaceTakesPlace(t *testing.T, s storage.Store) {
 	for _, from := range smallAndLarge {
 		for _, to := range smallAndLarge {
@@ -140,8 +140,8 @@ func deleteAbsent(t *testing.T, s storage.Store) {
 	}
 }
 
-// deleteWhileOpen writes much after the deletion, so that what was freed would
-// be used again.
+// deleteWhileOpen writes much after the deletion, so that an engine would reuse freed
+// space.
 func deleteWhileOpen(t *testing.T, s storage.Store) {
 	for _, size := range smallAndLarge {
 		key := fmt.Sprint("key", size)

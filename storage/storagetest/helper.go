@@ -15,14 +15,13 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// contract is one promise, in words, and the test of it.
+// contract is one rule of the contract, in words, and its test.
 type contract struct {
 	promise string
 	check   func(t *testing.T, s storage.Store)
 }
 
-// Content returns size bytes that nothing compresses, the same for the same
-// seed.
+// Content returns size incompressible bytes, the same for the same seed.
 func Content(seed uint64, size int) []byte {
 	var key [32]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
@@ -73,7 +72,7 @@ func read(ctx context.Context, s storage.Store, key string) ([]byte, error) {
 	return b, errors.Join(err, o.Close())
 }
 
-// expectAbsent checks that nothing of key is visible.
+// expectAbsent checks that key does not exist for any method.
 func expectAbsent(t testing.TB, s storage.Store, key string) {
 	t.Helper()
 	ctx := t.Context()

@@ -74,8 +74,8 @@ func listOrder(t *testing.T, s storage.Store) {
 	}
 }
 
-// listKeys creates n keys below prefix, from many goroutines for the sake of
-// engines with a slow commit.
+// listKeys creates n keys below prefix, in many goroutines, because some engines commit
+// slowly.
 func listKeys(t *testing.T, s storage.Store, prefix string, n int) []string {
 	t.Helper()
 	keys := make([]string, n)

@@ -36,7 +36,7 @@ func objectReader(t *testing.T, s storage.Store) {
 		content := Content(uint64(i), size)
 		create(t, s, key, content)
 		o := mustOpen(t, s, key)
-		// TestReader makes small reads, and does not know WriteTo.
+		// TestReader makes small reads, and does not use WriteTo.
 		if err := iotest.TestReader(struct {
 			io.Reader
 			io.Seeker
@@ -52,7 +52,7 @@ func objectReader(t *testing.T, s storage.Store) {
 	}
 }
 
-// The hash does not depend on what was read, and two objects of one content share it.
+// The hash does not depend on reads, and two objects with the same content share it.
 func objectSHA256(t *testing.T, s storage.Store) {
 	for i, size := range []int{0, 1000, 33 << 10, 600 << 10} {
 		content := Content(uint64(i), size)

@@ -1,6 +1,6 @@
-// Package storagetest holds the contract of storage.Store as a test that every
-// engine passes. It is not about how an engine keeps what it is given, nor
-// about what happens to it below: each engine tests its own damage and crashes.
+// Package storagetest is the contract of storage.Store as a test that every engine passes.
+// It does not test how an engine stores objects, or its files: each engine tests its own
+// damage and crashes.
 package storagetest
 
 import (
@@ -9,8 +9,8 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Test checks that the stores that open returns keep the contract. Each subtest
-// asks for an empty store of its own, which open closes with t.Cleanup.
+// Test checks that the stores that open returns keep the contract. Each subtest opens an
+// empty store of its own, which open closes with t.Cleanup.
 func Test(t *testing.T, open func(t *testing.T) storage.Store) {
 	for _, group := range []struct {
 		name  string

@@ -9,8 +9,8 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Strict returns s with a check of what no engine can be asked to see: t fails when an
-// object is stored whose key is a directory of another.
+// Strict returns s with a check that engines need not make: t fails when an object is
+// stored whose key is a directory of another.
 func Strict(t testing.TB, s storage.Store) storage.Store {
 	return &strict{Store: s, t: t, keys: map[string]bool{}, dirs: map[string]string{}}
 }

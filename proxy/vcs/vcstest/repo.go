@@ -42,8 +42,8 @@ func (w *World) Repo(name string) *Repo {
 		// As the large hosts have it.
 		r.Dir(): core + "true\n[uploadpack]\n\tallowReachableSHA1InWant = true\n\tallowFilter = true\n",
 	} {
-		w.write(filepath.Join(dir, "HEAD"), []byte("ref: refs/heads/main\n"), 0o644)
-		w.write(filepath.Join(dir, "config"), []byte(config), 0o644)
+		writeFile(w.t, filepath.Join(dir, "HEAD"), []byte("ref: refs/heads/main\n"), 0o644)
+		writeFile(w.t, filepath.Join(dir, "config"), []byte(config), 0o644)
 	}
 	return r
 }
@@ -75,7 +75,7 @@ func (r *Repo) Dir() string { return filepath.Join(r.w.repos(), filepath.FromSla
 func (r *Repo) Commit(archive string) string {
 	r.w.t.Helper()
 	for _, file := range txtar.Parse([]byte(archive)).Files {
-		r.w.write(filepath.Join(r.tree, filepath.FromSlash(file.Name)), file.Data, 0o644)
+		writeFile(r.w.t, filepath.Join(r.tree, filepath.FromSlash(file.Name)), file.Data, 0o644)
 	}
 	r.Git("add", "-A")
 	r.Git("commit", "-q", "--allow-empty", "-m", "change")
@@ -94,8 +94,8 @@ func (r *Repo) Branch(name string) {
 	r.Git("checkout", "-q", "-B", name)
 }
 
-// Vanish removes the repository from its host.
-func (r *Repo) Vanish() {
+// Remove removes the repository from its host.
+func (r *Repo) Remove() {
 	r.w.t.Helper()
 	if err := os.RemoveAll(r.Dir()); err != nil {
 		r.w.t.Fatal(err)
@@ -104,20 +104,16 @@ func (r *Repo) Vanish() {
 
 // Git runs git in the work tree and returns what it prints.
 func (r *Repo) Git(args ...string) string {
-	r.w.t.Helper()
-	return r.w.git(r.tree, args...)
-}
-
-func (w *World) git(dir string, args ...string) string {
-	w.t.Helper()
+	t := r.w.t
+	t.Helper()
 	cmd := exec.Command("git", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "HOME="+w.dir,
+	cmd.Dir = r.tree
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "HOME="+r.w.dir,
 		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=maintenance.auto", "GIT_CONFIG_VALUE_0=false",
 		"GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@corp.example", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@corp.example")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		w.t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+		t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return strings.TrimSpace(string(out))
 }

@@ -23,6 +23,12 @@ type SSH struct {
 	KnownHosts string // file with the host's key
 }
 
+// sshServer serves repositories by SSH.
+type sshServer struct {
+	repos  string
+	config *ssh.ServerConfig
+}
+
 // SSH starts the repositories' SSH host, which ends with the test.
 func (w *World) SSH() *SSH {
 	w.t.Helper()
@@ -30,9 +36,9 @@ func (w *World) SSH() *SSH {
 		w.t.Skip("there is no ssh")
 	}
 	s := &SSH{KeyFile: filepath.Join(w.dir, "ssh", "key"), OtherKey: filepath.Join(w.dir, "ssh", "other"), KnownHosts: filepath.Join(w.dir, "ssh", "known_hosts")}
-	accepted := w.sshKey(s.KeyFile)
-	w.sshKey(s.OtherKey)
-	host := w.sshKey(filepath.Join(w.dir, "ssh", "host"))
+	accepted := newSSHKey(w.t, s.KeyFile)
+	newSSHKey(w.t, s.OtherKey)
+	host := newSSHKey(w.t, filepath.Join(w.dir, "ssh", "host"))
 	config := &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 		if string(key.Marshal()) != string(accepted.PublicKey().Marshal()) {
 			return nil, errors.New("unknown key")
@@ -40,46 +46,48 @@ func (w *World) SSH() *SSH {
 		return nil, nil
 	}}
 	config.AddHostKey(host)
+	server := &sshServer{w.repos(), config}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { listener.Close() })
 	s.Addr = listener.Addr().String()
-	w.write(s.KnownHosts, []byte(knownhosts.Line([]string{s.Addr}, host.PublicKey())+"\n"), 0o644)
+	writeFile(w.t, s.KnownHosts, []byte(knownhosts.Line([]string{s.Addr}, host.PublicKey())+"\n"), 0o644)
 	go func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			go w.serveSSH(conn, config)
+			go server.serve(conn)
 		}
 	}()
 	return s
 }
 
-func (w *World) sshKey(name string) ssh.Signer {
-	w.t.Helper()
+func newSSHKey(t T, name string) ssh.Signer {
+	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	block, err := ssh.MarshalPrivateKey(private, "")
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
-	w.write(name, pem.EncodeToMemory(block), 0o600)
+	writeFile(t, name, pem.EncodeToMemory(block), 0o600)
 	signer, err := ssh.NewSignerFromKey(private)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return signer
 }
 
-func (w *World) serveSSH(conn net.Conn, config *ssh.ServerConfig) {
+// serve answers one connection.
+func (s *sshServer) serve(conn net.Conn) {
 	defer conn.Close()
-	server, channels, requests, err := ssh.NewServerConn(conn, config)
+	server, channels, requests, err := ssh.NewServerConn(conn, s.config)
 	if err != nil {
 		return
 	}
@@ -94,12 +102,12 @@ func (w *World) serveSSH(conn net.Conn, config *ssh.ServerConfig) {
 		if err != nil {
 			return
 		}
-		go w.serveSession(channel, requests)
+		go s.session(channel, requests)
 	}
 }
 
-// serveSession runs git-upload-pack, and nothing else.
-func (w *World) serveSession(channel ssh.Channel, requests <-chan *ssh.Request) {
+// session runs git-upload-pack, and nothing else.
+func (s *sshServer) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 	defer channel.Close()
 	for request := range requests {
 		if request.Type != "exec" {
@@ -114,7 +122,7 @@ func (w *World) serveSession(channel ssh.Channel, requests <-chan *ssh.Request) 
 		if !ok || !quoted {
 			return
 		}
-		cmd := exec.Command("git", "upload-pack", filepath.Join(w.repos(), filepath.FromSlash(path)))
+		cmd := exec.Command("git", "upload-pack", filepath.Join(s.repos, filepath.FromSlash(path)))
 		cmd.Stdout = channel
 		in, err := cmd.StdinPipe() // not waited for: the other side keeps it open
 		if err != nil {

@@ -20,30 +20,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 )
-
-// The hosts of a World. Whatever else one asks for does not exist.
-const (
-	PageHost = "corp.example"     // has go-import pages
-	GitHost  = "git.corp.example" // has repositories
-)
-
-// T is what a World needs of a testing.TB.
-type T interface {
-	Helper()
-	Error(args ...any)
-	Fatal(args ...any)
-	Fatalf(format string, args ...any)
-	Skip(args ...any)
-	Cleanup(func())
-	TempDir() string
-}
 
 // World is the hosts and what is on them. All methods may be called at the same
 // time.
@@ -52,31 +34,14 @@ type World struct {
 	dir    string
 	server *httptest.Server
 	code   *gitHost
-	ca     []byte
+	front  *gitFront // of code
 
 	mu        sync.Mutex
 	pages     map[string]string       // go-import content by path
-	hosts     map[string]http.Handler // more of them, by name
-	gitLogin  login                   // that the git host wants
-	pageLogin login                   // that the page host wants
-	status    int                     // of the git host instead of anything else, 0 for none
+	hosts     map[string]http.Handler // more hosts, by name
+	pageLogin login                   // that the page host requires
 	requests  []string
-	sent      int64         // bytes, by the git host
-	hang      chan struct{} // the git host waits for it, nil for no wait
 	dialed    []string
-}
-
-// login is basic authentication; without a user nobody is asked for it.
-type login struct{ user, password string }
-
-// ask reports whether the request may go on, and answers it if not.
-func (l login) ask(rw http.ResponseWriter, r *http.Request) bool {
-	if user, password, _ := r.BasicAuth(); l.user == "" || user == l.user && password == l.password {
-		return true
-	}
-	rw.Header().Set("WWW-Authenticate", `Basic realm="corp"`)
-	http.Error(rw, "who are you?", http.StatusUnauthorized)
-	return false
 }
 
 // New starts the hosts. They end with the test, which is skipped where there is no
@@ -90,7 +55,8 @@ func New(t T) *World {
 	}
 	w := &World{t: t, dir: t.TempDir(), pages: map[string]string{}, hosts: map[string]http.Handler{}}
 	w.code = newGitHost(w.repos())
-	certificate := w.certificate()
+	w.front = &gitFront{host: w.code}
+	certificate := newCertificate(t, w.CAFile())
 	w.server = httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
 	w.server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
 	w.server.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may be killed
@@ -103,11 +69,12 @@ func New(t T) *World {
 	return w
 }
 
-// certificate makes a certificate for all hosts, which is its own authority.
-func (w *World) certificate() tls.Certificate {
+// newCertificate makes a certificate for all hosts, which is its own authority, and writes
+// that to caFile.
+func newCertificate(t T, caFile string) tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "corp.example test authority"},
@@ -118,10 +85,9 @@ func (w *World) certificate() tls.Certificate {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
-	w.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	w.write(w.CAFile(), w.ca, 0o644)
+	writeFile(t, caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
@@ -220,11 +186,12 @@ func (w *World) Rename(from, to string) { w.code.rename(from, to) }
 // Git answers for the repositories as the git host does, for more hosts that have them.
 func (w *World) Git() http.Handler { return w.code }
 
-// Password makes the git host want basic authentication; an empty user none.
+// Password makes the git host require basic authentication; with an empty user it does
+// not.
 func (w *World) Password(user, password string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.gitLogin = login{user, password}
+	w.front.mu.Lock()
+	defer w.front.mu.Unlock()
+	w.front.login = login{user, password}
 }
 
 // PagePassword is Password for the page host.
@@ -236,23 +203,13 @@ func (w *World) PagePassword(user, password string) {
 
 // Status makes the git host answer everything with a status; 0 ends it.
 func (w *World) Status(status int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.status = status
+	w.front.mu.Lock()
+	defer w.front.mu.Unlock()
+	w.front.status = status
 }
 
 // Hang makes the git host keep all clients waiting.
-func (w *World) Hang(on bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.hang != nil {
-		close(w.hang)
-		w.hang = nil
-	}
-	if on {
-		w.hang = make(chan struct{})
-	}
-}
+func (w *World) Hang(on bool) { w.front.setHang(on) }
 
 // Requests returns what was asked for so far, method, host and path, and forgets it.
 func (w *World) Requests() []string {
@@ -265,23 +222,9 @@ func (w *World) Requests() []string {
 
 // Sent returns how many bytes the git host has sent in bodies so far.
 func (w *World) Sent() int64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.sent
-}
-
-// counted is an answer of the git host.
-type counted struct {
-	http.ResponseWriter
-	w *World
-}
-
-func (c counted) Write(p []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(p)
-	c.w.mu.Lock()
-	defer c.w.mu.Unlock()
-	c.w.sent += int64(n)
-	return n, err
+	w.front.mu.Lock()
+	defer w.front.mu.Unlock()
+	return w.front.sent
 }
 
 func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
@@ -292,7 +235,7 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	w.requests = append(w.requests, r.Method+" "+host+r.URL.RequestURI())
 	page, isPage := w.pages[strings.Trim(r.URL.Path, "/")]
-	more, status, hang, git, pages := w.hosts[host], w.status, w.hang, w.gitLogin, w.pageLogin
+	more, pages := w.hosts[host], w.pageLogin
 	w.mu.Unlock()
 	if more != nil {
 		more.ServeHTTP(rw, r)
@@ -309,33 +252,7 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(rw, "<!DOCTYPE html><html><head><meta charset=\"utf-8\"><meta name=\"go-import\" content=\"%s\"></head><body>hello<br></body></html>", html.EscapeString(page))
 		return
 	}
-	if hang != nil {
-		select {
-		case <-hang:
-		case <-r.Context().Done():
-			return
-		}
-	}
-	if status != 0 {
-		http.Error(rw, "out of order", status)
-		return
-	}
-	if !git.ask(rw, r) {
-		return
-	}
-	if !w.code.redirect(rw, r) {
-		w.code.ServeHTTP(counted{rw, w}, r)
-	}
+	w.front.ServeHTTP(rw, r)
 }
 
 func (w *World) repos() string { return filepath.Join(w.dir, "repos") }
-
-func (w *World) write(name string, data []byte, mode os.FileMode) {
-	w.t.Helper()
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := os.WriteFile(name, data, mode); err != nil {
-		w.t.Fatal(err)
-	}
-}
