@@ -318,7 +318,11 @@ func (f *follower) commit(ctx context.Context, ours, next *head) error {
 // its full tiles objects. What fails is logged and done at the next start; until then the
 // tiles are answered from the head.
 func (f *follower) archive(ctx context.Context, h *head) {
-	if err := f.heads.remember(ctx, h); err != nil {
+	err := f.heads.remember(ctx, h)
+	if errors.Is(err, storage.ErrReadOnly) {
+		return // a process that writes has done it, or will
+	}
+	if err != nil {
 		f.log.Error("tree head not in history", "size", h.tree.N, "err", err)
 	}
 	archived := *h

@@ -13,13 +13,23 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// withAdmin calls f with a client of the server that is using the data directory, or of one
-// in this process if it is not in use.
-func withAdmin(ctx context.Context, c config.Config, f func(*admin.Client) error) error {
+// reading calls f with a client of the server that is using the data directory, or, if none
+// does or all of them only read, of one in this process, which reads too.
+func reading(ctx context.Context, c config.Config, f func(*admin.Client) error) error {
+	return withAdmin(ctx, c, bolt.Options{ReadOnly: true}, f)
+}
+
+// changing is reading for what changes the store.
+func changing(ctx context.Context, c config.Config, f func(*admin.Client) error) error {
+	return withAdmin(ctx, c, bolt.Options{Existing: true}, f)
+}
+
+func withAdmin(ctx context.Context, c config.Config, o bolt.Options, f func(*admin.Client) error) error {
 	if err := admin.CheckRestored(c.Data); err != nil {
 		return err
 	}
-	db, err := bolt.Open(c.Data, &bolt.Options{Existing: true, LockTimeout: time.Millisecond})
+	o.LockTimeout = time.Millisecond
+	db, err := bolt.Open(c.Data, &o)
 	if errors.Is(err, storage.ErrInUse) {
 		client, err := admin.Dial(ctx, c.Data)
 		if err != nil {

@@ -32,7 +32,7 @@ data directory. assay restore puts it back.`,
 			if err != nil {
 				return err
 			}
-			return withAdmin(cmd.Context(), c, func(client *admin.Client) error {
+			return reading(cmd.Context(), c, func(client *admin.Client) error {
 				return backup(cmd.Context(), client, args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 			})
 		},

@@ -26,7 +26,7 @@ Btrfs, ZFS, tmpfs); elsewhere use a backup that is restored.`,
 			if err != nil {
 				return err
 			}
-			return withAdmin(cmd.Context(), c, func(client *admin.Client) error {
+			return changing(cmd.Context(), c, func(client *admin.Client) error {
 				freed, err := client.Compact(cmd.Context())
 				if err != nil {
 					return err

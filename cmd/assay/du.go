@@ -33,7 +33,7 @@ be running. With --json it prints an object for each module, one a line.`,
 		if err != nil {
 			return err
 		}
-		return withAdmin(cmd.Context(), c, func(client *admin.Client) error {
+		return reading(cmd.Context(), c, func(client *admin.Client) error {
 			sizes, err := sumSizes(cmd.Context(), client, strings.Join(args, ""))
 			if err != nil {
 				return err

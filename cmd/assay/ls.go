@@ -37,7 +37,7 @@ running. With --json it prints an object for each version, one a line.`,
 		if err != nil {
 			return err
 		}
-		return withAdmin(cmd.Context(), c, func(client *admin.Client) error {
+		return reading(cmd.Context(), c, func(client *admin.Client) error {
 			versions, err := listVersions(cmd.Context(), client, strings.Join(args, ""))
 			if err != nil {
 				return err

@@ -40,10 +40,10 @@ log stays: the version is never accepted with other content.`,
 			if err != nil {
 				return err
 			}
-			return withAdmin(cmd.Context(), c, func(client *admin.Client) error {
-				if list {
-					return listPurges(cmd, client, asJSON)
-				}
+			if list {
+				return reading(cmd.Context(), c, func(client *admin.Client) error { return listPurges(cmd, client, asJSON) })
+			}
+			return changing(cmd.Context(), c, func(client *admin.Client) error {
 				order.Module, order.Version, _ = strings.Cut(args[0], "@")
 				return purge(cmd.Context(), cmd, client, order)
 			})

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -99,6 +100,8 @@ func TestScripts(t *testing.T) {
 			"hook":       hookCmd,
 			"revoke":     revokeCmd,
 			"truncate":   truncateCmd,
+			"snapshot":   snapshotCmd,
+			"unchanged":  unchangedCmd,
 		},
 	})
 }
@@ -127,6 +130,7 @@ func setupScript(env *testscript.Env) error {
 	env.Values[codeKey{}] = new(codeHosts)
 	env.Values[testKey{}] = env.T().(testing.TB)
 	env.Values[issuerKey{}] = new(jobIssuer)
+	env.Values[snapshotKey{}] = new(string)
 	goCache, err := exec.Command("go", "env", "GOCACHE").Output()
 	if err != nil {
 		return fmt.Errorf("go env GOCACHE: %w", err)
@@ -403,6 +407,49 @@ func setWorldCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: setworld path file, or: ! setworld path")
 	}
 	ts.Value(worldKey{}).(*proxytest.World).Set(args[0], []byte(ts.ReadFile(args[1])))
+}
+
+type snapshotKey struct{}
+
+// snapshotCmd remembers all files in a directory, and unchangedCmd compares them.
+func snapshotCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: snapshot directory")
+	}
+	*ts.Value(snapshotKey{}).(*string) = describeFiles(ts, args[0])
+}
+
+func unchangedCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: unchanged directory")
+	}
+	before, now := *ts.Value(snapshotKey{}).(*string), describeFiles(ts, args[0])
+	if now != before {
+		ts.Fatalf("before:\n%s\nnow:\n%s", before, now)
+	}
+}
+
+// describeFiles returns the names and hashes of all files in a directory.
+func describeFiles(ts *testscript.TestScript, dir string) string {
+	var b strings.Builder
+	ts.Check(filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		var content []byte
+		if info.Mode().IsRegular() {
+			if content, err = os.ReadFile(name); err != nil {
+				return err
+			}
+		}
+		_, err = fmt.Fprintf(&b, "%s %v %x\n", name, info.Mode(), sha256.Sum256(content))
+		return err
+	}))
+	return b.String()
 }
 
 // truncateCmd cuts so many bytes off the end of a file.

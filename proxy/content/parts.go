@@ -221,7 +221,11 @@ func loadBindings(ctx context.Context, store storage.Store, log *pinlog.Log) (*b
 	if log.Size() < known {
 		known = 0 // the log is another one, or an older state of it
 	}
-	return table, table.Learn(ctx, factsOf(log, known), log.Size())
+	err = table.Learn(ctx, factsOf(log, known), log.Size())
+	if errors.Is(err, storage.ErrReadOnly) {
+		err = nil // they are known as long as we run
+	}
+	return table, err
 }
 
 // saveBindings notes that the facts cover the whole own log, so that the next start need
@@ -230,7 +234,8 @@ func (p *parts) saveBindings(ctx context.Context) {
 	if p.pinned == nil {
 		return
 	}
-	if err := p.bindings.Learn(ctx, func(func(bindings.Fact, error) bool) {}, p.pinned.log.Size()); err != nil {
+	err := p.bindings.Learn(ctx, func(func(bindings.Fact, error) bool) {}, p.pinned.log.Size())
+	if err != nil && !errors.Is(err, storage.ErrReadOnly) {
 		p.options.log.Warn("the next start must read the whole private checksum log", "err", err)
 	}
 }
@@ -255,6 +260,10 @@ func factsOf(log *pinlog.Log, known int64) iter.Seq2[bindings.Fact, error] {
 func (p *parts) drop(ctx context.Context, key string, why error) {
 	p.metrics.dropped.Inc()
 	err := p.held.Delete(context.WithoutCancel(ctx), storage.Key(key))
+	if errors.Is(err, storage.ErrReadOnly) {
+		p.options.log.Error("stored object must not be served", "key", key, "err", why)
+		return
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

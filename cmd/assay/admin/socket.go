@@ -102,7 +102,7 @@ func Dial(ctx context.Context, data string) (*Client, error) {
 		return nil, fmt.Errorf("a server is using %s, and only its user may ask it: %w; run this command as that user, or as root", data, err)
 	case err != nil:
 		return nil, fmt.Errorf("another process is using %s, and it does not answer: %w; "+
-			"if it is a server that has just begun, or an older one, wait or stop it; otherwise wait until the other command has ended", data, err)
+			"it may be a server that runs with --read-only, is just starting or is older, or another command; stop it, or wait until it has ended", data, err)
 	}
 	_ = conn.Close() // it was only to see whether there is a server
 	return newClient(dial, func() error { return nil }), nil

@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"sync"
@@ -56,6 +55,7 @@ type daemon struct {
 
 // Run serves until ctx ends, and stops in good order.
 func Run(ctx context.Context, o Options) error {
+	o.Load = offlineIfReadOnly(o.Load)
 	c, from, err := o.Load()
 	if err != nil {
 		return err
@@ -211,7 +211,7 @@ func (d *daemon) newProxy(via string, who *clients) (*proxy.Server, error) {
 	return proxy.New(proxy.Config{
 		Store: d.stores.objects, Upstream: now.chain, Policy: now.policy, Databases: d.stores.mirrors,
 		VCS: now.vcs, Log: d.stores.ownLog, Unified: c.Unified, Access: d.access, Remote: who.address,
-		Spool: filepath.Join(c.Data, "spool"), Evidence: filepath.Join(c.Data, "evidence"),
+		Spool: d.stores.spool, Evidence: evidenceDir(c),
 		Answer: c.AnswerTimeout, Fresh: c.Fresh, Stale: c.Stale, Fills: c.Fills, ZipFills: c.ZipFills,
 		Via: via, Logger: d.log.Logger,
 		Memory: proxy.Memory{Hot: d.memory.hot, Proofs: d.memory.proofs, Fetches: d.memory.fetches, Answers: d.memory.answers},
@@ -268,7 +268,9 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 		})
 	}
 	running.Go(func() { d.reloader.run(background, hangup) })
-	defer serveAdmin(d.adminServer(), &running, d.log.Logger)()
+	if !d.config.ReadOnly { // the commands that read open the store beside us
+		defer serveAdmin(d.adminServer(), &running, d.log.Logger)()
+	}
 	running.Go(func() {
 		if err := d.listener.refusals.serve(d.certificates.http1(), d.log.Logger); !errors.Is(err, net.ErrClosed) {
 			d.log.Error("refusing excess connections stopped", "err", err)

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -22,7 +24,10 @@ import (
 type stores struct {
 	objects storage.Store
 	mirrors []*sumdb.Mirror // of checksum databases; the first one verifies
-	ownLog  *pinlog.Log
+	ownLog  *pinlog.Log     // nil: there is none to be read
+	spool   string          // directory
+
+	removeSpool func() error
 }
 
 // openStores opens the store and a mirror for each checksum database.
@@ -34,11 +39,17 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 	if err := admin.CheckRestored(c.Data); err != nil {
 		return nil, err
 	}
-	objects, err := bolt.Open(c.Data, &bolt.Options{Logger: log, Readers: budgets.answers, Writers: budgets.store})
+	objects, err := bolt.Open(c.Data, &bolt.Options{Logger: log, Readers: budgets.answers, Writers: budgets.store, ReadOnly: c.ReadOnly})
+	if c.ReadOnly && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no store in %s to be read; name its directory with --data", c.Data)
+	}
 	if err != nil {
 		return nil, err
 	}
 	s := &stores{objects: objects}
+	if s.spool, s.removeSpool, err = openSpool(c); err != nil {
+		return nil, errors.Join(err, objects.Close())
+	}
 	for _, db := range databases {
 		m, err := sumdb.Open(ctx, sumdb.Config{
 			Key: db.Key, Store: objects, Current: from.fetchFrom(db.Name),
@@ -79,7 +90,7 @@ func shellWord(text string) string {
 // as long as nothing needs it: its data directory is a copy.
 func (s *stores) openOwnLog(ctx context.Context, c config.Config, needed bool, budget *memory.Budget, log *slog.Logger) (err error) {
 	own := OwnLogConfig(c)
-	own.Store, own.Memory = s.objects, budget
+	own.Store, own.Memory, own.ReadOnly = s.objects, budget, c.ReadOnly
 	if needed {
 		own.Logger = log
 	}
@@ -87,6 +98,9 @@ func (s *stores) openOwnLog(ctx context.Context, c config.Config, needed bool, b
 		return err
 	}
 	s.ownLog, err = pinlog.Open(ctx, own)
+	if c.ReadOnly && !needed && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err == nil && !needed && s.ownLog.Refuses() != nil {
 		log.Info("the own log is read-only; no private modules are configured, so nothing is refused", "why", s.ownLog.Refuses())
 	}
@@ -130,7 +144,10 @@ func (s *stores) recheck(log *slog.Logger) {
 
 // metrics returns the collectors of all of them.
 func (s *stores) metrics() []prometheus.Collector {
-	all := s.ownLog.Metrics()
+	var all []prometheus.Collector
+	if s.ownLog != nil {
+		all = s.ownLog.Metrics()
+	}
 	if measured, ok := s.objects.(storage.Measured); ok {
 		all = append(all, measured.Metrics()...)
 	}
@@ -149,6 +166,9 @@ func (s *stores) close(log *slog.Logger) {
 		if err := s.ownLog.Close(); err != nil {
 			log.Error("close log", "err", err)
 		}
+	}
+	if err := s.removeSpool(); err != nil {
+		log.Warn("temporary directory not removed", "err", err)
 	}
 	if err := s.objects.Close(); err != nil {
 		log.Error("close store", "err", err)

@@ -1,0 +1,45 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
+)
+
+// loadFunc reads the settings.
+type loadFunc = func() (config.Config, config.Sources, error)
+
+// offlineIfReadOnly returns load with what the setting read-only implies: nothing is
+// fetched, because it could not be stored.
+func offlineIfReadOnly(load loadFunc) loadFunc {
+	return func() (config.Config, config.Sources, error) {
+		c, from, err := load()
+		if err == nil && c.ReadOnly {
+			c.Upstream, c.VCS = "off", "off"
+			from["upstream"], from["vcs"] = "read-only", "read-only"
+		}
+		return c, from, err
+	}
+}
+
+// openSpool returns the directory for what is under way, and what removes it at the end.
+func openSpool(c config.Config) (dir string, remove func() error, err error) {
+	if !c.ReadOnly {
+		return filepath.Join(c.Data, "spool"), func() error { return nil }, nil
+	}
+	dir, err = os.MkdirTemp("", "assay-spool-")
+	if err != nil {
+		return "", nil, fmt.Errorf("with read-only, zips of private modules are checked in a temporary directory: %w; set TMPDIR to one", err)
+	}
+	return dir, func() error { return os.RemoveAll(dir) }, nil
+}
+
+// evidenceDir returns the directory for evidence, "" if nothing may be written.
+func evidenceDir(c config.Config) string {
+	if c.ReadOnly {
+		return ""
+	}
+	return filepath.Join(c.Data, "evidence")
+}
