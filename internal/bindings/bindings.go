@@ -70,7 +70,7 @@ type moduleKey struct {
 // index is the record that says what the other records must have. It is written after
 // them, so they may have more than it says, never less.
 type index struct {
-	Log    int64       // entries of our own log that the facts cover
+	Log    int64       // entries of the own log that the facts cover
 	Counts map[int]int // facts by shard; empty shards have no entry
 }
 

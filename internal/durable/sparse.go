@@ -22,7 +22,7 @@ func NewSparse(f *os.File) *Sparse { return &Sparse{file: f} }
 // Write writes b. Large writes are better than small ones: of a piece that is shorter
 // than a hole no hole is made.
 func (s *Sparse) Write(b []byte) (n int, err error) {
-	from := 0 // of what is not zero and not written
+	from := 0 // the first byte that is not zero and not written
 	for at := 0; at < len(b) && err == nil; at += holeSize {
 		end := min(at+holeSize, len(b))
 		if end-at == holeSize && bytes.Equal(b[at:end], s.zeros[:]) {

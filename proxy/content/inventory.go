@@ -17,12 +17,12 @@ import (
 // Item is an object of a store as an administrator sees it.
 type Item struct {
 	Key     string
-	Module  string    // "" if it is no file of a module, or if the key does not show of which
-	Version string    // of that module
+	Module  string    // "" if the object is not a file of a module, or if its key does not show the module
+	Version string    // of the module
 	File    string    // info, mod or zip
 	Size    int64     // bytes
-	Proof   string    // the database or the own log that vouches for it, "" if none does
-	Stored  time.Time // when
+	Proof   string    // the database or the own log that vouches for the object, "" if there is none
+	Stored  time.Time // when it was stored
 }
 
 // Inventory yields the objects of a store, in the order of their keys. If modulePath is not "",
@@ -41,7 +41,7 @@ func Inventory(ctx context.Context, store storage.Store, modulePath string) iter
 	}
 }
 
-// escaped returns a module path, or the beginning of one, as keys have it.
+// escaped returns a module path, or the beginning of one, as it is written in keys.
 func escaped(modulePath string) string {
 	var b strings.Builder
 	for _, r := range modulePath {
@@ -54,7 +54,7 @@ func escaped(modulePath string) string {
 	return b.String()
 }
 
-// itemOf describes an object with the path of the protocol that its key stands for.
+// itemOf describes an object; path is the path of the protocol for its key.
 func itemOf(info storage.Info, path string) Item {
 	item := Item{Key: info.Key, Size: info.Size, Proof: info.Proof, Stored: info.Time}
 	if req, err := request.Parse(path); err == nil && req.Immutable() && req.Database == "" {
@@ -63,8 +63,8 @@ func itemOf(info storage.Info, path string) Item {
 	return item
 }
 
-// Files yields the stored files of a module, or of one version of it, also where the key
-// does not show the module.
+// Files yields the stored files of a module, or of one version of it, including those
+// whose keys do not show the module.
 func Files(ctx context.Context, store storage.Store, mod module.Version) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		dir := escaped(mod.Path) + "/@v"
@@ -84,9 +84,9 @@ func Files(ctx context.Context, store storage.Store, mod module.Version) iter.Se
 	}
 }
 
-// Purge removes the stored files of a module, or of one version of it, and the answers that
-// are kept of the module: its list and its latest version. It returns what it has removed, of
-// which a running Library must Forget the items.
+// Purge removes the stored files of a module, or of one version of it, and the stored
+// answers about the module: its list and its latest version. It returns the removed
+// items; a running Library must Forget them.
 func Purge(ctx context.Context, store storage.Store, mod module.Version) (purged []Item, err error) {
 	for item, err := range Files(ctx, store, mod) {
 		if err != nil {
@@ -110,7 +110,7 @@ func Purge(ctx context.Context, store storage.Store, mod module.Version) (purged
 	return purged, nil
 }
 
-// Forget drops items from memory that were removed from the store.
+// Forget drops items from memory after they were removed from the store.
 func (l *Library) Forget(items []Item) {
 	for _, item := range items {
 		kind := map[string]request.Kind{"info": request.Info, "mod": request.Mod, "zip": request.Zip}[item.File]
