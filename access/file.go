@@ -67,7 +67,7 @@ func (w watched[T]) load() (content T, sum string, err error) {
 // readFile returns the content of a regular file with which others cannot do what
 // is forbidden.
 func readFile(name string, forbidden fs.FileMode) ([]byte, fs.FileInfo, error) {
-	// Before it is opened: to open a pipe can take for ever.
+	// Before it is opened: to open a pipe can take forever.
 	if info, err := os.Stat(name); err != nil {
 		return nil, nil, withoutName(err)
 	} else if !info.Mode().IsRegular() {

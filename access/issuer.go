@@ -16,7 +16,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/sync/singleflight"
 
-	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/panics"
 )
 
 const (
@@ -167,7 +167,7 @@ func (i *issuer) discovered() (keys *issuerKeys, fresh bool, err error) {
 // discover asks the issuer where its keys are.
 func (i *issuer) discover(ctx context.Context) error {
 	var keys oidc.KeySet
-	err := defect.Catch(func() (err error) { // the caller may have left
+	err := panics.Catch(func() (err error) { // the caller may have left
 		keys, err = i.ask(ctx)
 		return err
 	})
@@ -237,7 +237,7 @@ func issuerClient(given *http.Client) *http.Client {
 		client = *given
 	}
 	if client.Timeout == 0 {
-		client.Timeout = issuerTime // no key fetch hangs for ever
+		client.Timeout = issuerTime // no key fetch hangs forever
 	}
 	if client.Transport == nil {
 		client.Transport = http.DefaultTransport

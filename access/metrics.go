@@ -40,7 +40,7 @@ func newMetrics() *metrics {
 }
 
 // possible reports whether there can be such a request, so that there are no
-// series that stay 0 for ever.
+// series that stay 0 forever.
 func possible(kind, result string) bool {
 	switch result {
 	case resultOK:

@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/internal/text"
 	"github.com/assay-proxy/assay/proxy/content"
@@ -252,7 +252,7 @@ var table = append(decisions, []row{
 
 // decisions are the rows for decisions of this proxy, and for its own defects.
 var decisions = []row{
-	as(func(x *explained, _ *defect.Error) failure { return internal(x) }), // whatever wraps it
+	as(func(x *explained, _ *panics.Error) failure { return internal(x) }), // whatever wraps it
 	as(func(_ *explained, f *failure) failure { return *f }),
 	as(func(_ *explained, e *content.NotFetchedError) failure {
 		return failure{status: http.StatusNotFound, noStore: true,
@@ -394,7 +394,7 @@ var levels = []struct {
 	rows  []row
 }{
 	{slog.LevelError, []row{
-		as[*defect.Error](nil), as[*content.MismatchError](nil), as[*pinlog.ConflictError](nil),
+		as[*panics.Error](nil), as[*content.MismatchError](nil), as[*pinlog.ConflictError](nil),
 		is(sumdb.ErrFrozen, nil), is(storage.ErrDamaged, nil), when(content.IsFull, nil),
 	}},
 	{slog.LevelInfo, []row{is(errClient, nil), is(errors.ErrUnsupported, nil)}},

@@ -49,7 +49,7 @@ func (r *refusing) find(path string) int {
 	return 0
 }
 
-// refuse makes r say status for paths with part in it, so many times, 0 for ever.
+// refuse makes r say status for paths with part in it, so many times, 0 forever.
 func (r *refusing) refuse(part string, status, times int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

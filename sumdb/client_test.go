@@ -35,7 +35,7 @@ func verify(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, latest []byte, id
 	}
 }
 
-// Whatever was answered once is answered for ever, without upstream and after a
+// Whatever was answered once is answered forever, without upstream and after a
 // restart, over any number of advances of any width: to a new client, to clients
 // with any head we ever had, and tile by tile.
 func TestEverythingSeenStaysAnswerable(t *testing.T) {

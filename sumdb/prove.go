@@ -10,7 +10,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/panics"
 )
 
 // parallelTiles is how many tiles of one proof are asked for at once. A proof needs a
@@ -212,7 +212,7 @@ func (r *reader) readTiles(tiles []tlog.Tile) ([][]byte, error) {
 	group.SetLimit(parallelTiles)
 	for _, i := range missing {
 		group.Go(func() error {
-			return defect.Catch(func() (err error) {
+			return panics.Catch(func() (err error) {
 				data[i], err = r.get(ctx, tiles[i])
 				return err
 			})

@@ -154,7 +154,7 @@ func (r *records) refuseSecond(first, second Record, mod module.Version) error {
 	file, err := r.freezer.keepConflict(fmt.Sprintf(
 		"The checksum database %s has two different records of %s.\nSeen %s. Both are proved to be under this tree head:\n%s\n"+
 			"Record %d, which is held and stays:\n%s\nRecord %d, which is refused:\n%s\n"+
-			"What to do: one version must have one content for ever. Keep this file, find out which of\n"+
+			"What to do: one version must have one content forever. Keep this file, find out which of\n"+
 			"the two is true, and tell the operators of the database.\n",
 		r.client.name, mod, time.Now().UTC().Format(time.RFC3339), indent(h.note),
 		first.ID, indent(first.Text), second.ID, indent(second.Text)))

@@ -53,7 +53,7 @@ func (p *privateServer) list(path string) string {
 	return string(body)
 }
 
-// A clock that is set, in either direction, makes nobody believe for ever in what was
+// A clock that is set, in either direction, makes nobody believe forever in what was
 // current once, nor lose it when its host is down.
 func TestClock(t *testing.T) {
 	t.Parallel()

@@ -23,7 +23,7 @@ func newLogCommand() *cobra.Command {
 		Use:   "log [PATH]",
 		Short: "Show and check the own log: its size, head and entries",
 		Long: `Log shows the own log, in which the first content of each private version is pinned
-for ever: its name, size and newest signed head. With a module path it prints the
+forever: its name, size and newest signed head. With a module path it prints the
 entries of that module and of the modules below it, each with its source and time; the
 path "all" prints all entries. The server may be running.`,
 		Args: cobra.MaximumNArgs(1),

@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/internal/places"
 )
 
@@ -96,7 +96,7 @@ func TestGroupYields(t *testing.T) {
 // before them.
 func TestGroupPanics(t *testing.T) {
 	var told string
-	scope := flight.NewScope(flight.Config{Panicked: func(key string, p *defect.Error) error { told = key; return errDone }})
+	scope := flight.NewScope(flight.Config{Panicked: func(key string, p *panics.Error) error { told = key; return errDone }})
 	group := flight.NewGroup[int](scope)
 	var ended error
 	f, _, err := group.Join(places.For{}, flight.Work[int]{Key: "k", Do: func(context.Context, *flight.Flight[int]) error { panic("a defect") }, Ended: func(err error) { ended = err }})

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/internal/places"
 )
 
@@ -22,7 +22,7 @@ type Config struct {
 
 	// Panicked is called for each panic, with the key of the work, and returns the error
 	// of the work. Default: the error of the panic.
-	Panicked func(key string, p *defect.Error) error
+	Panicked func(key string, p *panics.Error) error
 }
 
 // Scope runs work that clients share and that continues when they leave.
@@ -42,7 +42,7 @@ func NewScope(c Config) *Scope {
 		c.Prepare = func(ctx context.Context, _ string) context.Context { return ctx }
 	}
 	if c.Panicked == nil {
-		c.Panicked = func(_ string, p *defect.Error) error { return p }
+		c.Panicked = func(_ string, p *panics.Error) error { return p }
 	}
 	s := &Scope{config: c}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -74,8 +74,8 @@ func (s *Scope) Go(do func(ctx context.Context)) {
 // Guard calls do and returns its error; if do panics, the error is that of
 // Config.Panicked.
 func (s *Scope) Guard(key string, do func() error) error {
-	err := defect.Catch(do)
-	var p *defect.Error
+	err := panics.Catch(do)
+	var p *panics.Error
 	if errors.As(err, &p) {
 		return s.config.Panicked(key, p)
 	}

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/panics"
 )
 
 // ErrClosed says that a Shared no longer starts work.
@@ -86,7 +86,7 @@ func (s *Shared) join(ctx context.Context, key string, limit time.Duration, work
 func (s *Shared) run(ctx context.Context, key string, w *shared, work func(context.Context) (any, error)) {
 	defer s.running.Done()
 	defer w.cancel()
-	w.err = defect.Catch(func() (err error) {
+	w.err = panics.Catch(func() (err error) {
 		w.value, err = work(ctx)
 		return err
 	})

@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/internal/panics"
 )
 
 // The work is done once for all callers, also when the first one leaves, with the values
@@ -107,8 +107,8 @@ func TestSharedPanic(t *testing.T) {
 	s := flight.NewShared()
 	defer s.Close()
 	_, err := flight.Do(t.Context(), s, "a", time.Minute, func(context.Context) (int, error) { panic("broken") })
-	var p *defect.Error
+	var p *panics.Error
 	if !errors.As(err, &p) {
-		t.Errorf("error %v, want a *defect.Error", err)
+		t.Errorf("error %v, want a *panics.Error", err)
 	}
 }

@@ -85,7 +85,7 @@ func (m *members) admit(ctx context.Context, q *Ask) error {
 		v = m.rules.judgePrivate(modulePath, in)
 	}
 	if v == refused {
-		if covered, mayRead := m.rules.policy.Read(modulePath, in); mayRead { // the rules about its repository refuse it
+		if covered, mayRead := m.rules.policy.MayRead(modulePath, in); mayRead { // the rules about its repository refuse it
 			m.pretend(ctx, q, covered)
 			m.sayWhy(q, covered)
 		}
@@ -119,11 +119,11 @@ func (m *members) admitByPath(q *Ask) error {
 // ascertain does not ask the repository itself, so its error does not depend on the
 // content of the repository.
 func (m *members) ascertain(ctx context.Context, q *Ask) error {
-	if q.located || !m.rules.policy.Ruled() {
+	if q.located || !m.rules.policy.HasRules() {
 		return nil
 	}
 	facts := m.rules.bindings.Private(q.Req.Module)
-	covered, _ := m.rules.policy.Read(q.Req.Module, everyGroup)
+	covered, _ := m.rules.policy.MayRead(q.Req.Module, everyGroup)
 	if q.HeldOnly || !m.settings.VCS() {
 		if q.unsure && (q.HeldOnly || !covered) { // otherwise the response would tell whether other clients fetched it
 			return ErrHidden
@@ -219,7 +219,7 @@ func (m *members) learn(ctx context.Context, q *Ask) error {
 
 // mayHave reports whether the client may read the repository at a place.
 func (m *members) mayHave(q *Ask, place vcs.Place) bool {
-	covered, _ := m.rules.policy.Read(q.Req.Module, everyGroup)
+	covered, _ := m.rules.policy.MayRead(q.Req.Module, everyGroup)
 	f := bindings.Fact{Repository: place.Repository, Module: q.Req.Module, How: howRead(place)}
 	if m.rules.judgeFact(covered, f, noGroup) == allowed {
 		return true
@@ -242,7 +242,7 @@ func (m *members) veil(q *Ask, err error) error {
 		return err
 	case errors.Is(err, errProtected):
 		return ErrHidden
-	case m.rules.policy.Ruled() && errors.As(err, &repo) && repo.Place != vcs.Place{} && !m.mayHave(q, repo.Place):
+	case m.rules.policy.HasRules() && errors.As(err, &repo) && repo.Place != vcs.Place{} && !m.mayHave(q, repo.Place):
 		return ErrHidden
 	}
 	return err

@@ -38,7 +38,7 @@ const (
 	recheckRecord = "recheck/info"
 )
 
-// RecheckInfos makes a Server on the store fetch each .info that is stored now again,
+// RecheckInfos makes a Library that is opened on the store later fetch each .info that is stored now again,
 // when it is used. The store must not be in use.
 func RecheckInfos(ctx context.Context, store storage.Store) error {
 	now := strconv.FormatInt(time.Now().Unix(), 10)

@@ -10,11 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/internal/bindings"
 	evidencedir "github.com/assay-proxy/assay/internal/evidence"
 	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
@@ -199,7 +199,7 @@ func (p *parts) prepare(ctx context.Context, client string) context.Context {
 
 // panicked logs and counts a panic in work that clients share, also if no client waits
 // for it any more.
-func (p *parts) panicked(key string, d *defect.Error) error {
+func (p *parts) panicked(key string, d *panics.Error) error {
 	p.metrics.panics.Inc()
 	p.options.log.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
 	return fmt.Errorf("%w: panic: %v", ErrDefect, d.Value)

@@ -56,7 +56,7 @@ type protection struct {
 // judgePublic decides whether all clients may read a public module. Like judgePrivate it
 // does no I/O, so that it can decide on each hit.
 func (r *rules) judgePublic(modulePath string) verdict {
-	if !r.policy.Ruled() {
+	if !r.policy.HasRules() {
 		return allowed
 	}
 	for _, f := range r.bindings.Public(modulePath) {
@@ -69,11 +69,11 @@ func (r *rules) judgePublic(modulePath string) verdict {
 
 // judgePrivate decides whether a reader with some groups may read a private module.
 func (r *rules) judgePrivate(modulePath string, in func(string) bool) verdict {
-	if !r.policy.Ruled() {
+	if !r.policy.HasRules() {
 		return allowed
 	}
 	facts := r.bindings.Private(modulePath)
-	covered, mayRead := r.policy.Read(modulePath, in)
+	covered, mayRead := r.policy.MayRead(modulePath, in)
 	if !mayRead {
 		return refused
 	}

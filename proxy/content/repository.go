@@ -102,7 +102,7 @@ func (r *repository) source(ctx context.Context, modulePath string) (*vcs.Source
 		return source, err
 	}
 	rules := r.rules()
-	if !rules.policy.Ruled() {
+	if !rules.policy.HasRules() {
 		return source, nil
 	}
 	place, err := source.Locate(ctx, modulePath, r.reach, true)

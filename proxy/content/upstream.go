@@ -13,8 +13,8 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/modzip"
@@ -168,7 +168,7 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer context.AfterFunc(gctx, func() { object.Body.Close() })() // without a record the zip is useless: stop the download
-		return defect.Catch(func() error {
+		return panics.Catch(func() error {
 			_, err := io.CopyBuffer(newArrival(f), struct{ io.Reader }{object.Body}, make([]byte, 128<<10))
 			f.claim.Rest() // the fill now waits for the record
 			return err

@@ -9,7 +9,7 @@ import (
 )
 
 // maxRetryAfter bounds what an upstream can make us wait, or pass on: a day is as
-// good as for ever, and no arithmetic overflows.
+// good as forever, and no arithmetic overflows.
 const maxRetryAfter = 24 * time.Hour
 
 // parseRetryAfter returns how long after now the value of a Retry-After header

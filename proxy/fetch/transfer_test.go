@@ -206,7 +206,7 @@ func TestNoResume(t *testing.T) {
 		{"no size, no validator", &flaky{piece: 1000, broken: 1}, 1},
 		{"no size, weak validator", &flaky{piece: 1000, broken: 1, header: "W/" + etag, date: oldDate}, 1},
 		{"encoded on resume", &flaky{piece: 1000, broken: 1, sized: true, edit: set("Content-Encoding", "gzip")}, 2},
-		{"absent for ever", &flaky{piece: 1000, broken: 1, sized: true, edit: func(w http.ResponseWriter, _ *http.Request, n int) bool {
+		{"absent forever", &flaky{piece: 1000, broken: 1, sized: true, edit: func(w http.ResponseWriter, _ *http.Request, n int) bool {
 			if n > 1 {
 				w.Header().Del("Content-Length")
 				w.WriteHeader(404)

@@ -16,7 +16,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// sequence answers each request with the next handler, the last one for ever.
+// sequence answers each request with the next handler, the last one forever.
 func sequence(c *counter, handlers ...http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		handlers[min(c.next(), len(handlers))-1](w, r)

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/panics"
 )
 
 // Memory is how many bytes Hash and Check use at most: an arena, which is copied when it
@@ -110,7 +110,7 @@ func (b *batch) hash(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for range min(runtime.GOMAXPROCS(0), maxReaders, len(b.entries)) {
 		g.Go(func() error {
-			return defect.Catch(func() error {
+			return panics.Catch(func() error {
 				r := newReader(b.zip)
 				for i := int(next.Add(1)) - 1; i < len(b.entries); i = int(next.Add(1)) - 1 {
 					if err := ctx.Err(); err != nil {

@@ -28,7 +28,7 @@ func TestAround(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		around := p.Around([]string{"git.corp.example"}, func(pattern string) bool { return pattern != "other.example" })
+		around := p.Bypasses([]string{"git.corp.example"}, func(pattern string) bool { return pattern != "other.example" })
 		var got []string
 		for _, rule := range slices.Sorted(maps.Keys(around)) {
 			for _, other := range around[rule] {
@@ -49,7 +49,7 @@ func TestAnyone(t *testing.T) {
 	}
 	nobody := func(string) bool { return false }
 	for path, want := range map[string][2]bool{"corp.example/lib": {true, true}, "corp.example/pay": {true, false}, "other.example/x": {false, true}} {
-		if covered, allowed := p.Read(path, nobody); covered != want[0] || allowed != want[1] {
+		if covered, allowed := p.MayRead(path, nobody); covered != want[0] || allowed != want[1] {
 			t.Errorf("Read(%q) = %v, %v, want %v", path, covered, allowed, want)
 		}
 	}

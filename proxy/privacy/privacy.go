@@ -237,13 +237,13 @@ func (p *Policy) Restricted(modulePath string) bool {
 // Allowed reports whether a reader may have the module with the decoded path. in
 // says whether the reader is in a group; it is not asked if there is no rule.
 func (p *Policy) Allowed(modulePath string, in func(group string) bool) bool {
-	_, allowed := p.Read(modulePath, in)
+	_, allowed := p.MayRead(modulePath, in)
 	return allowed
 }
 
-// Read reports whether some rule covers the module with the decoded path, and whether
+// MayRead reports whether some rule covers the module with the decoded path, and whether
 // a reader satisfies all that do, as Allowed does.
-func (p *Policy) Read(modulePath string, in func(group string) bool) (covered, allowed bool) {
+func (p *Policy) MayRead(modulePath string, in func(group string) bool) (covered, allowed bool) {
 	for r := range p.covering(modulePath) {
 		if covered = true; !r.allows(in) {
 			return true, false
@@ -262,8 +262,8 @@ func (p *Policy) AllowedAll(in func(group string) bool) bool {
 	return Rules(p.rules).Allowed(in)
 }
 
-// Ruled reports whether there is any rule.
-func (p *Policy) Ruled() bool { return len(p.rules) > 0 }
+// HasRules reports whether there is any rule.
+func (p *Policy) HasRules() bool { return len(p.rules) > 0 }
 
 // Rules are some of the rules of a Policy.
 type Rules []rule
@@ -291,13 +291,13 @@ func (rs Rules) Allowed(in func(group string) bool) bool {
 	return !slices.ContainsFunc(rs, func(r rule) bool { return !r.allows(in) })
 }
 
-// Around returns, by pattern of a rule, the patterns of other rules whose readers can
+// Bypasses returns, by pattern of a rule, the patterns of other rules whose readers can
 // get around it: by a path that they may read, and that leads to the same repository. It is
 // so as long as nothing was read through the path of the first. hosts are those that
 // credentials are for. A rule on one of them protects the repository by its name, and one
 // elsewhere is left out if another has the same groups on one of them. usable says whether
 // a credential is used for some module that a pattern covers.
-func (p *Policy) Around(hosts []string, usable func(pattern string) bool) map[string][]string {
+func (p *Policy) Bypasses(hosts []string, usable func(pattern string) bool) map[string][]string {
 	onHost := func(r rule) bool {
 		host, _, _ := strings.Cut(r.lower, "/")
 		return slices.ContainsFunc(hosts, func(h string) bool { ok, err := path.Match(host, h); return ok && err == nil })
@@ -324,9 +324,9 @@ func (r rule) subsetOf(other rule) bool {
 	})
 }
 
-// Open returns the private patterns that no rule is about, word for word: what
+// Unrestricted returns the private patterns that no rule is about, word for word: what
 // they match can be read by every client that reaches the proxy, unless another rule matches.
-func (p *Policy) Open() []string {
+func (p *Policy) Unrestricted() []string {
 	var open []string
 	for _, private := range p.private {
 		if !slices.ContainsFunc(p.rules, func(r rule) bool { return r.text == private.text }) {
@@ -371,9 +371,9 @@ func (p *Policy) Private(modulePath string) (covering string, private bool) {
 	return covering, covering != ""
 }
 
-// Everything reports whether some pattern makes every module private, which is
+// MatchesAll reports whether some pattern makes every module private, which is
 // legal and rarely meant.
-func (p *Policy) Everything() bool {
+func (p *Policy) MatchesAll() bool {
 	_, all := p.Private("a.example/b")
 	_, too := p.Private("b.test")
 	return all && too

@@ -76,8 +76,8 @@ func TestEverything(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := p.Everything(); got != want {
-			t.Errorf("New(%q).Everything() = %t, want %t", patterns, got, want)
+		if got := p.MatchesAll(); got != want {
+			t.Errorf("New(%q).MatchesAll() = %t, want %t", patterns, got, want)
 		}
 	}
 }
@@ -171,7 +171,7 @@ func TestRestrict(t *testing.T) {
 	if got, want := p.Patterns(), "corp.example,open.example,corp.example/secret,*.team.example"; got != want {
 		t.Errorf("Patterns() = %q, want %q", got, want)
 	}
-	if got := p.Open(); len(got) != 1 || got[0] != "open.example" {
+	if got := p.Unrestricted(); len(got) != 1 || got[0] != "open.example" {
 		t.Errorf("Open() = %q", got)
 	}
 	for _, tt := range []struct {

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/assay-proxy/assay/defect"
+	"github.com/assay-proxy/assay/internal/panics"
 )
 
 // shares are questions under way, each asked once for all concurrent callers.
@@ -82,7 +82,7 @@ func (s *shares) begin(key string, q *share) {
 	}
 	q.changes, s.active[key] = s.changes, q
 	go func() {
-		q.err = defect.Catch(func() (err error) { // no page may end the program
+		q.err = panics.Catch(func() (err error) { // no page may end the program
 			q.answer, err = q.ask()
 			return err
 		})

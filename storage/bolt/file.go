@@ -37,7 +37,7 @@ type file struct {
 	commits  prometheus.Observer // is told how many seconds each took
 
 	// stuck is set once a panic left bbolt inside of its locks: any further
-	// use would block for ever. failed is set once the disk failed below a
+	// use would block forever. failed is set once the disk failed below a
 	// commit, or another program changed the file: any further change would build
 	// on what may not be on disk.
 	stuck, failed atomic.Pointer[error]

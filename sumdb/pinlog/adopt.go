@@ -26,7 +26,7 @@ import (
 //
 // A nil head says that clients have seen no heads of the log but those in c.Dir. If that
 // is wrong, the log signs a head that contradicts the one that a client has, and that
-// client stops for ever with a SECURITY ERROR. So ask the operator twice.
+// client stops forever with a SECURITY ERROR. So ask the operator twice.
 func Adopt(ctx context.Context, c Config, head []byte) error {
 	l, err := newLog(c)
 	if err == nil && c.ReadOnly {

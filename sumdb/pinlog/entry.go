@@ -73,7 +73,7 @@ func (e Entry) Source() string {
 // ConflictError says that the log has a version with other content. The log is not
 // changed.
 type ConflictError struct {
-	Have Entry // what the log has, for ever
+	Have Entry // what the log has, forever
 	Got  Entry // what was refused
 }
 

@@ -170,7 +170,7 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 	}
 	d.current.put(made)
 	needed := c.Unified || made.policy.Patterns() != ""
-	if err := d.stores.openOwnLog(ctx, c, needed, d.memory.ownLog, d.log.Logger); err != nil { // last, because its name is made for ever
+	if err := d.stores.openOwnLog(ctx, c, needed, d.memory.ownLog, d.log.Logger); err != nil { // last, because its name is made forever
 		return err
 	}
 	b.ownLog = d.stores.ownLog
@@ -334,7 +334,7 @@ func (d *daemon) logStart(version string, from config.Sources) {
 		d.log.Warn("NOTHING IS VERIFIED: the checksum database is off. Everything that an upstream sends is stored and served. Toolchains are refused.")
 	}
 	now := d.current.load()
-	if now.policy.Everything() {
+	if now.policy.MatchesAll() {
 		d.log.Warn("every module is private: only toolchains are fetched from an upstream", "private", now.policy.Patterns())
 	}
 	now.warnOfAccess(d.access, d.log.Logger)

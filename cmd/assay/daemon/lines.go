@@ -15,7 +15,7 @@ const (
 )
 
 // lineQueue is what stands between those who log and a file or pipe, which may block
-// for ever: nothing but a goroutine of its own waits for it. Lines are written within
+// forever: nothing but a goroutine of its own waits for it. Lines are written within
 // lineDelay, warnings at once. When queueBytes are used up, lines are dropped, the lowest
 // rank first and of that the newest; they are counted, and report is told of them when
 // something can be written again.

@@ -13,7 +13,7 @@ import (
 
 // indexMemory is what the proxy remembers of objects at most: absences, states of .info
 // files, what was compared with the log, pushes. Its bounds, of which maxAbsent in package
-// proxy is the first, do not depend on the budget.
+// proxy/content is the first, do not depend on the budget.
 const indexMemory = 16 << 20
 
 // shares is the memory budget, divided by what it is for. A use cannot take what

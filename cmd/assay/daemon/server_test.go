@@ -132,7 +132,7 @@ func TestHostileClients(t *testing.T) {
 			}
 			time.Sleep(250 * time.Millisecond)
 			if time.Since(begin) > headerTime+10*time.Second {
-				t.Error("a header may take for ever")
+				t.Error("a header may take forever")
 				return
 			}
 		}
@@ -152,7 +152,7 @@ func TestHostileClients(t *testing.T) {
 			}
 			time.Sleep(250 * time.Millisecond)
 			if time.Since(begin) > bodyTime+10*time.Second {
-				t.Error("a body may take for ever")
+				t.Error("a body may take forever")
 				return
 			}
 		}

@@ -13,7 +13,7 @@ import (
 // warnOfAccess warns of settings that are legal and rarely meant.
 func (s *settings) warnOfAccess(who *access.Authenticator, log *slog.Logger) {
 	c, p := s.config, s.policy
-	local, open := loopback(c.Listen), p.Open()
+	local, open := loopback(c.Listen), p.Unrestricted()
 	if c.Access != "" {
 		open = s.warnOfCredentials(log)
 	}
@@ -46,11 +46,11 @@ func (s *settings) warnOfCredentials(log *slog.Logger) (open []string) {
 		}
 		return false
 	}
-	for rule, others := range s.policy.Around(slices.Collect(maps.Keys(hosts)), usable) {
+	for rule, others := range s.policy.Bypasses(slices.Collect(maps.Keys(hosts)), usable) {
 		log.Warn("a repository is protected by this rule only after it was read through the rule's path; until then clients of the other rules can read it; write the rule for the repository's own path too", "rule", rule, "others", strings.Join(others, ","))
 	}
 	var closed []string
-	for _, pattern := range s.policy.Open() {
+	for _, pattern := range s.policy.Unrestricted() {
 		if usable(pattern) {
 			closed = append(closed, pattern)
 		} else {

@@ -20,8 +20,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"golang.org/x/sync/singleflight"
 
-	"github.com/assay-proxy/assay/defect"
 	"github.com/assay-proxy/assay/internal/egress"
+	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
@@ -77,7 +77,7 @@ func (a *gitHubApp) token(ctx context.Context) (string, error) {
 		}
 		var token string
 		var until time.Time
-		err := defect.Catch(func() (err error) {
+		err := panics.Catch(func() (err error) {
 			token, until, err = a.fetch(context.WithoutCancel(ctx)) // the client limits its time
 			return err
 		})

@@ -1,8 +1,8 @@
-// Package defect keeps a panic in a goroutine of our own from ending the program.
+// Package panics keeps a panic in a goroutine of our own from ending the program.
 //
 // net/http recovers panics of handlers, but not of goroutines that handlers start and
 // share. These read data from outside, and no such data may end the program.
-package defect
+package panics
 
 import (
 	"fmt"
