@@ -156,6 +156,22 @@ func (o *Origin) Object(ctx context.Context, q *Ask, follow bool) (Fetched, erro
 	return o.fetch(ctx, q, follow)
 }
 
+// Prefetch begins to fill the object of q, which will probably be asked for next, if a place
+// is free. No client waits for it, so it is the first to yield that place. An error is found
+// again when a client asks.
+func (o *Origin) Prefetch(ctx context.Context, q *Ask) {
+	if !q.Req.Immutable() || !o.reachable(q) || o.shelf.has(ctx, q.Req) || o.absent.find(q.Path) != nil {
+		return
+	}
+	if o.ascertain(ctx, q) != nil {
+		return
+	}
+	client := q.Client.Key()
+	if f, _, err := o.fills.join(q.Req, client); err == nil {
+		f.Leave(client) // if it waits for a place it is dropped
+	}
+}
+
 // fetch waits for the fill of q and returns its object, which may still be arriving if
 // follow is set.
 func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error) {
