@@ -17,7 +17,7 @@ type fills struct {
 	group  *flight.Group[*fill]
 
 	small, zips room
-	anew        bool // see joinAnew
+	fresh       bool // see joinFresh
 }
 
 // roomFor returns the room for a fill of req.
@@ -48,12 +48,12 @@ func (f *fills) join(req request.Request, client string) (*filling, bool, error)
 	})
 }
 
-// joinAnew is join for a client that waits at most until ctx ends. If it joined a fill of
+// joinFresh is join for a client that waits at most until ctx ends. If it joined a fill of
 // a private module, and that ends "not found", it fills once more: the version may have
 // just been pushed.
-func (f *fills) joinAnew(ctx context.Context, req request.Request, client string) (running *filling, joined bool, err error) {
+func (f *fills) joinFresh(ctx context.Context, req request.Request, client string) (running *filling, joined bool, err error) {
 	running, joined, err = f.join(req, client)
-	if !f.anew || !joined {
+	if !f.fresh || !joined {
 		return running, joined, err
 	}
 	if _, err := running.Wait(ctx); !running.Ended() || !IsAbsence(err) { // it is not streamed, so the client misses nothing

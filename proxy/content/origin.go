@@ -178,7 +178,7 @@ func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error
 	wait, cancel := context.WithTimeout(ctx, o.parts.options.times.Answer)
 	defer cancel()
 	client := q.Client.Key()
-	f, joined, err := o.fills.joinAnew(wait, q.Req, client)
+	f, joined, err := o.fills.joinFresh(wait, q.Req, client)
 	if err != nil {
 		return Fetched{}, err
 	}

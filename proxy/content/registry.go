@@ -113,7 +113,7 @@ func (r *privateRegistry) lookup(_ context.Context, q *Ask, _ mirror) (sumdb.Rec
 
 // pin fetches a version, which pins it.
 func (r *privateRegistry) pin(ctx context.Context, client string, req request.Request) (sumdb.Record, error) {
-	f, _, err := r.fills.joinAnew(ctx, request.Request{Kind: request.Zip, Module: req.Module, Version: req.Version}, client)
+	f, _, err := r.fills.joinFresh(ctx, request.Request{Kind: request.Zip, Module: req.Module, Version: req.Version}, client)
 	if err != nil {
 		return sumdb.Record{}, err
 	}

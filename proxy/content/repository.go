@@ -29,7 +29,7 @@ type repository struct {
 	reach   vcs.Reach
 	fact    bindings.Fact                         // how reads are noted
 	mayRead func(rules *rules, p vcs.Place) error // nil: every place may be read
-	anew    bool                                  // an absence from earlier work is not final, see fill
+	fresh   bool                                  // an absence from earlier work is not final, see fill
 }
 
 func (r *repository) reachable() bool { return r.settings.VCS() }
@@ -51,10 +51,10 @@ func (r *repository) bridge(_ context.Context, _ *Ask, _ time.Time, _ Result, er
 
 // fill fetches a version with all three files at once, because the go command returns
 // them together. Fills of the other files share this work. If shared work began before f
-// and ends with an absence, fill does it once more, see fills.joinAnew.
+// and ends with an absence, fill does it once more, see fills.joinFresh.
 func (r *repository) fill(ctx context.Context, f *fill) error {
 	begun, err := r.share(ctx, f)
-	if r.anew && begun.Before(f.begun) && IsAbsence(err) {
+	if r.fresh && begun.Before(f.begun) && IsAbsence(err) {
 		_, err = r.share(ctx, f)
 	}
 	return err

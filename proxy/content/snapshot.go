@@ -62,7 +62,7 @@ func (b builder) public(g *gate.Gate) *Origin {
 		infos:   &infoSource{parts: p, gate: g, shelf: o.shelf, forget: func(path string) { b.now().public.shelf.hot.forget(path) }},
 		current: func(s *gate.Settings) bool { return b.now().settings == s },
 	}
-	up.failed.Limit = maxFailed
+	up.recentlyFailed.Limit = maxRecentlyFailed
 	registry := &publicRegistry{parts: p, gate: g, absent: absent, proof: proof}
 	if len(p.options.mirrors) > 0 {
 		registry.first = p.options.mirrors[0]
@@ -84,10 +84,10 @@ func (b builder) private(g *gate.Gate) *Origin {
 	proof := &byLog{p.pinned, g, p.options.log}
 	o := b.origin(g, proof, privatePrefix)
 	repo := b.repository(o, g, proof)
-	repo.reach, repo.anew = vcs.Private, true
+	repo.reach, repo.fresh = vcs.Private, true
 	all := room{p.rooms.private, zipFillTime} // a repository may have to be cloned first
 	audience := &members{rules: b.snapshot.rules, settings: b.snapshot.settings, gate: g, parts: p, absent: absent, pinned: p.pinned != nil}
-	o.fills = &fills{parts: p, shelf: o.shelf, source: repo, group: flight.NewGroup[*fill](p.scope), small: all, zips: all, anew: true}
+	o.fills = &fills{parts: p, shelf: o.shelf, source: repo, group: flight.NewGroup[*fill](p.scope), small: all, zips: all, fresh: true}
 	o.audience, o.registry, o.source, o.absent = audience, &privateRegistry{p, audience, o.fills}, repo, absent
 	o.traits = traits{renewal: all, inForce: func() *Origin { return b.now().private }}
 	o.Caching = Caching{

@@ -34,8 +34,8 @@ type upstreams struct {
 	direct   *repository
 	infos    *infoSource
 
-	current func(*gate.Settings) bool  // whether they are in force
-	failed  memo.Map[string, struct{}] // keys, see noteFailed
+	current        func(*gate.Settings) bool  // whether they are in force
+	recentlyFailed memo.Map[string, struct{}] // keys, see noteFailed
 }
 
 func (u *upstreams) reachable() bool { return !u.settings.Offline() }
@@ -223,9 +223,9 @@ func (u *upstreams) proveZip(ctx context.Context, f *fill, source, want string) 
 	return nil
 }
 
-// maxFailed limits the memory of noteFailed; beyond it some clients see a broken transfer
+// maxRecentlyFailed limits the memory of noteFailed; beyond it some clients see a broken transfer
 // instead of an error text.
-const maxFailed = 1000
+const maxRecentlyFailed = 1000
 
 // noteFailed notes that content for a key was refused, or could not be stored. The next
 // content for it is not streamed until a fill succeeds, so that the client gets an error
@@ -234,14 +234,14 @@ func (u *upstreams) noteFailed(key string, err error) {
 	var mismatch *MismatchError
 	switch {
 	case err == nil:
-		u.failed.Delete(key)
+		u.recentlyFailed.Delete(key)
 	case errors.As(err, &mismatch), errors.Is(err, modzip.ErrShape), errors.Is(err, fetch.ErrTooLarge), errors.Is(err, ErrDefect), IsFull(err):
-		u.failed.Put(key, struct{}{})
+		u.recentlyFailed.Put(key, struct{}{})
 	}
 }
 
 func (u *upstreams) hasFailed(key string) bool {
-	_, ok := u.failed.Get(key)
+	_, ok := u.recentlyFailed.Get(key)
 	return ok
 }
 
