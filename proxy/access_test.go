@@ -25,7 +25,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// readers are the credentials of a server for which corp.example/lib is for team.
+// readers are the credentials for a server whose rules restrict corp.example/lib to team.
 type readers struct {
 	*hosts
 	store  *countingStore
@@ -89,7 +89,7 @@ func startReaders(t *testing.T) *readers {
 	auth, err := access.New(t.Context(), access.Config{
 		Htpasswd: write("htpasswd", "alice:"+hash("right horse")+"\nbob:"+hash("his horse")+"\n"),
 		Groups:   write("groups", "team: alice\nops: bob\n"), Tokens: r.tokens,
-		Remote: func(q *http.Request) string { return q.Header.Get("X-Test-Client") }, // none is slowed by the others
+		Remote: func(q *http.Request) string { return q.Header.Get("X-Test-Client") }, // so that no client slows another
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -116,8 +116,8 @@ func (r *readers) as(authorization, path string) answer {
 	return r.get(path, header...)
 }
 
-// endpoints are all that can be asked about lib and the log, and the same of what
-// does not exist.
+// endpoints are all requests about lib and the own log, and the same about modules that
+// do not exist.
 func endpoints(module string) []string {
 	var all []string
 	for _, version := range []string{"v1.0.0", "v1.9.0"} {
@@ -133,8 +133,7 @@ func endpoints(module string) []string {
 	return all
 }
 
-// refusal is everything that a client gets, but for what depends on the path it
-// asked for.
+// refusal is the whole response, except for parts that depend on the requested path.
 func (a answer) refusal(path string) string {
 	header := a.header.Clone()
 	header.Del("Date")
@@ -142,9 +141,9 @@ func (a answer) refusal(path string) string {
 	return fmt.Sprint(a.status, header, strings.ReplaceAll(string(a.body), path, "PATH"), len(a.body)-len(path)-len(header.Get("Content-Length")))
 }
 
-// Whoever may not read a module gets one and the same answer, byte for byte,
-// whatever they ask for, whether it is there or not, stored or not, and whatever is
-// wrong with them. Nothing is looked for.
+// A client that may not read a module gets the same response, byte for byte, for each
+// request, whether the object exists or not, is stored or not, and whatever is wrong with
+// its credential. Nothing is looked up.
 func TestAccessMatrix(t *testing.T) {
 	t.Parallel()
 	r := startReaders(t)
@@ -181,7 +180,7 @@ func TestAccessMatrix(t *testing.T) {
 				nobody[path] = got
 			}
 		}
-		// So how long it takes cannot depend on what there is.
+		// So the duration cannot depend on what exists.
 		if asked := r.code.Requests(); len(asked) > 0 || r.log.Size() != size || r.store.looked.Load() != looked {
 			t.Errorf("%s: somebody who may not read made us ask %q, and look %d times into the store", when, asked, r.store.looked.Load()-looked)
 		}
@@ -206,8 +205,8 @@ func TestAccessMatrix(t *testing.T) {
 	}
 	check("hit")
 
-	// What is public, or private without a rule, is for everybody, however wrong
-	// their credentials are.
+	// Every client may read public modules, and private ones without a rule, even with a
+	// wrong credential.
 	r.code.Module("open", strings.ReplaceAll(lib, "corp.example/lib", "corp.example/open"))
 	for who, authorization := range r.wrong {
 		for _, path := range []string{"example.com/hello/@v/v1.0.0.zip", "corp.example/open/@v/list", "sumdb/log.corp.example/lookup/corp.example/open@v1.0.0", "sumdb/log.corp.example/latest"} {
@@ -224,7 +223,7 @@ func TestAccessMatrix(t *testing.T) {
 	}
 }
 
-// countingStore counts what is looked for.
+// countingStore counts look-ups.
 type countingStore struct {
 	storage.Store
 	looked atomic.Int64
@@ -250,13 +249,13 @@ func (s *countingStore) List(ctx context.Context, prefix string) iter.Seq2[stora
 	return s.Store.List(ctx, prefix)
 }
 
-// The list of misconfigured clients names users, else addresses.
+// The list of misconfigured clients names users, or addresses of anonymous clients.
 func TestLeaks(t *testing.T) {
 	t.Parallel()
 	r := startReaders(t)
 	r.as("", "corp.example/lib/@v/list")
 	r.as("", "corp.example/lib/@latest")
-	r.as(r.wrong["wrong group"], "corp.example/lib/@v/list") // set up, and not allowed: no leak
+	r.as(r.wrong["wrong group"], "corp.example/lib/@v/list") // configured correctly, but not allowed: no leak
 	r.as(r.right[0], "sumdb/"+proxytest.Database+"/lookup/corp.example/lib@v1.0.0")
 	var got []string
 	for _, leak := range r.server.Leaks() {
@@ -274,8 +273,8 @@ func TestLeaks(t *testing.T) {
 	}
 }
 
-// A code host that does not tell upper case from lower case, or takes .git for
-// nothing, has other names for a module than the one in the rule.
+// A code host that ignores case, or a .git suffix, has other names for a module than the
+// one in the rule.
 func TestAccessOtherNames(t *testing.T) {
 	t.Parallel()
 	r := startReaders(t)
@@ -294,13 +293,13 @@ func TestAccessOtherNames(t *testing.T) {
 	}
 }
 
-// To refuse what is in memory costs what it costs to refuse what is not here: a
-// stranger cannot tell them apart by the time either.
+// Refusing an object in memory costs as much as refusing one that is not held: a stranger
+// cannot distinguish them by time either.
 func TestRefusalCosts(t *testing.T) {
 	r := startReaders(t)
 	r.code.Module("lib", lib)
 	const here, missing = "corp.example/lib/@v/v1.0.0.mod", "corp.example/lib/@v/v1.9.0.mod"
-	for range 2 { // the second one brings it into memory
+	for range 2 { // the second request brings it into memory
 		if a := r.as(r.right[0], here); a.status != http.StatusOK {
 			t.Fatal(a)
 		}
@@ -321,21 +320,22 @@ func TestRefusalCosts(t *testing.T) {
 				}
 			})
 		}
-		// To take a path apart is five. The race detector makes it one more or less at random.
+		// Parsing a path takes five. The race detector makes it one more or less at
+		// random.
 		if a, b := cost(here), cost(missing); math.Abs(a-b) > 2 {
 			t.Errorf("%s: %v allocations for what is here, %v for what is not", who, a, b)
 		}
 	}
 }
 
-// However a path is spelled, and however it is asked for, a module that some may read
-// cannot be told from one that is not there.
+// For any spelling of a path, and any kind of request, a restricted module looks like one
+// that does not exist.
 func TestAccessSpellings(t *testing.T) {
 	t.Parallel()
 	r := startReaders(t)
 	r.code.Module("lib", lib)
 	for _, file := range []string{"@v/list", "@latest", "@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip", "@v/main.info"} {
-		for range 2 { // the second one is in memory
+		for range 2 { // the second one comes from memory
 			if a := r.as(r.right[0], "corp.example/lib/"+file); a.status != http.StatusOK {
 				t.Fatal(a)
 			}
@@ -368,7 +368,7 @@ func TestAccessSpellings(t *testing.T) {
 					t.Errorf("%q %s of %s: %v", request, path, name, a)
 				}
 				a.header.Del("Date")
-				a.header.Del("Content-Length") // the name is in it
+				a.header.Del("Content-Length") // it depends on the name
 				return strings.ReplaceAll(fmt.Sprint(a.status, a.header, string(a.body)), name, "NAME")
 			}
 			if there, not := ask("lib"), ask("lib/nothing"); there != not {

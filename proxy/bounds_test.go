@@ -10,7 +10,7 @@ import (
 	"golang.org/x/tools/txtar"
 )
 
-// Names can have 30 kB. What is remembered of those who ask for such does not add up.
+// Names can have 30 kB. Requests for such names do not use up memory.
 func TestLongNames(t *testing.T) {
 	t.Parallel()
 	r := startReaders(t)
@@ -27,7 +27,7 @@ func TestLongNames(t *testing.T) {
 	}
 }
 
-// A path that is too long for a key of the store is served like any other, and held.
+// A path that is too long for a key of the store is served and stored like any other.
 func TestLongPaths(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

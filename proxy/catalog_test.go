@@ -11,8 +11,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// Each origin tells what is held of its modules, where that came from and what proves it,
-// and nothing of the other's.
+// Each origin lists the held versions of its own modules alone, with their sources and
+// proofs.
 func TestCatalog(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -20,7 +20,7 @@ func TestCatalog(t *testing.T) {
 	for _, path := range []string{
 		"corp.example/lib/@v/v1.0.0.zip",
 		"example.com/hello/@v/v1.1.0.info", "example.com/hello/@v/v1.0.0.info", "example.com/hello/@v/v1.0.0.mod", "example.com/hello/@v/v1.0.0.zip",
-		"example.com/old/@v/v1.5.0.mod", // without an .info no version can be used
+		"example.com/old/@v/v1.5.0.mod", // a version without an .info is unusable
 		"example.com/!upper/@v/v1.0.0-!r!c.1.info",
 	} {
 		h.ok(path)

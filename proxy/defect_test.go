@@ -12,8 +12,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// startDefect starts a server whose requests to the upstream call permit first, in
-// the goroutines that make them: wherever a fetch is, it can be made to panic there.
+// startDefect starts a server whose requests to the upstream call permit first, in the
+// goroutines that make them, so that a test can make each of these panic.
 func startDefect(t *testing.T, fault string, permit func(path string)) *fixture {
 	world := newWorld(t)
 	big(world, 2<<20)
@@ -22,8 +22,8 @@ func startDefect(t *testing.T, fault string, permit func(path string)) *fixture 
 	return start(t, world, world.URL(fault), o)
 }
 
-// A panic in what runs for several clients, or for none, costs those who wait a 500:
-// the program lives on, and the log has the stack.
+// After a panic in work for several clients, or for none, the waiting clients get a 500,
+// the program continues, and the log has the stack.
 func TestSharedWorkPanics(t *testing.T) {
 	t.Parallel()
 	for name, part := range map[string]string{
@@ -32,7 +32,7 @@ func TestSharedWorkPanics(t *testing.T) {
 		"example.com/big/@v/v1.0.0.zip":                          "v1.0.0.zip",
 		"example.com/hello/@v/list":                              "list",
 		"example.com/hello/@latest":                              "latest",
-		"example.com/hello/@v/v1.1.0.mod":                        "/lookup/", // the database is asked by goroutines of its own
+		"example.com/hello/@v/v1.1.0.mod":                        "/lookup/", // goroutines of its own send the lookups
 		"example.com/hello/@v/v1.1.0.zip":                        "/tile/",
 		"sumdb/sum.test.example/lookup/example.com/hello@v1.0.0": "/lookup/",
 		"sumdb/sum.test.example/latest":                          "test.example/latest",
@@ -59,8 +59,7 @@ func (f *fixture) wantLogged(t *testing.T, texts ...string) {
 	}
 }
 
-// The goroutine that receives a zip is watched over too: there it panics in the
-// middle.
+// The goroutine that receives a zip is guarded too: here it panics in the middle.
 func TestReceiverPanics(t *testing.T) {
 	t.Parallel()
 	zips := 0
@@ -78,7 +77,7 @@ func TestReceiverPanics(t *testing.T) {
 	f.want("example.com/hello/@v/v1.0.0.mod")
 }
 
-// Nobody waits any more when it happens.
+// No client waits any more when it happens.
 func TestPanicWithoutClient(t *testing.T) {
 	t.Parallel()
 	begun, gone := make(chan struct{}), make(chan struct{})
@@ -104,7 +103,7 @@ func TestPanicWithoutClient(t *testing.T) {
 	<-begun
 	cancel()
 	<-ended
-	time.Sleep(50 * time.Millisecond) // the server sees it a little later
+	time.Sleep(50 * time.Millisecond) // the server notices that the client left a little later
 	close(gone)
 	f.wantLogged(t, "a defect", "startDefect")
 	f.want("example.com/hello/@v/v1.1.0.info")
@@ -113,7 +112,7 @@ func TestPanicWithoutClient(t *testing.T) {
 	}
 }
 
-// The same for private modules, whose repositories are asked.
+// The same for private modules and their repositories.
 func TestPrivateWorkPanics(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(_ *proxy.Config, v *vcs.Config) { v.Logger = slog.New(brokenHandler{slog.DiscardHandler}) })

@@ -6,7 +6,7 @@ import (
 	"github.com/assay-proxy/assay/access"
 )
 
-// ErrorText returns the text that a client reads.
+// ErrorText returns the text that a client sees.
 func ErrorText(what, why, next, requestID string) string {
 	return failure{what: what, why: why, next: next}.body(requestID)
 }
@@ -16,8 +16,7 @@ func (s *Server) NoteLeak(client string) {
 	s.readers.leaks.note(client, NoCredential, "corp.example/x", time.Now())
 }
 
-// Hasten makes the server judge by other times what must yield its place. It comes before
-// the first request.
+// Hasten changes when work must yield its place. Call it before the first request.
 func (s *Server) Hasten(silence, window time.Duration) {
 	for name, p := range s.content.Places() {
 		if name != "private" { // its work is never judged by its progress

@@ -22,7 +22,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
-// A mismatch is kept as evidence, logged and counted; nothing of it is stored.
+// A mismatch is kept as evidence, logged and counted; its content is not stored.
 func TestMismatch(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -50,8 +50,8 @@ func TestMismatch(t *testing.T) {
 	}
 }
 
-// Evidence is kept of each mismatch, however alike their names are, and of no more than
-// a bounded number: a page that is another one each time must not fill the disk.
+// Evidence is kept of each mismatch, even if names are similar, but only of a limited
+// number: a page with other content each time must not fill the disk.
 func TestEvidence(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -75,7 +75,7 @@ func TestEvidence(t *testing.T) {
 	if len(first) != len(modules) {
 		t.Fatalf("evidence %q, want %d files", first, len(modules))
 	}
-	for i := range evidence.Most { // links, for a thousand files are much work for some file systems
+	for i := range evidence.Most { // links, because a thousand files are slow on some file systems
 		if err := os.Link(first[0], filepath.Join(dir, fmt.Sprintf("mismatch-%d.txt", i))); err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +88,7 @@ func TestEvidence(t *testing.T) {
 	f.wantLogged(t, "evidence of a checksum mismatch not saved")
 }
 
-// A zip reaches the client while it arrives, but for its last part.
+// A zip reaches the client while it arrives, except for its last part.
 func TestStreams(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -105,7 +105,7 @@ func TestStreams(t *testing.T) {
 	}
 	got := make([]byte, len(want))
 	n := 0
-	for n < len(want)/2 { // the gate is closed behind the first half
+	for n < len(want)/2 { // the gate closes after the first half
 		m, err := resp.Body.Read(got[n:])
 		if err != nil {
 			t.Fatal(err)
@@ -126,14 +126,14 @@ func TestStreams(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Error("wrong bytes")
 	}
-	// What a client holds complete is in the store.
+	// When a client has the complete zip it is in the store.
 	if _, err := f.store.Stat(t.Context(), path); err != nil {
 		t.Error(err)
 	}
 }
 
-// Of a large zip that is not what the database says, every waiting client gets a
-// broken transfer without the last part, and who comes then gets the reason.
+// If a large zip does not match the database, every waiting client gets a broken transfer
+// without the last part, and later clients get the reason.
 func TestTamperedStream(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -155,7 +155,7 @@ func TestTamperedStream(t *testing.T) {
 	}
 }
 
-// However many ask, and whenever they leave, an object is fetched once.
+// An object is fetched once, for any number of clients, whenever they leave.
 func TestOneFill(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -186,7 +186,7 @@ func TestOneFill(t *testing.T) {
 	}
 }
 
-// A client that leaves does not stop what it asked for.
+// A client that leaves does not stop its fill.
 func TestFillOutlivesClient(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -214,7 +214,7 @@ func TestFillOutlivesClient(t *testing.T) {
 	}
 }
 
-// A go.mod never waits for a zip, and never asks for one.
+// A request for a go.mod never waits for a zip, and never causes a fetch of one.
 func TestModAlone(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -251,7 +251,7 @@ func TestHitsDoNotWait(t *testing.T) {
 	wg.Wait()
 }
 
-// When the places are taken for too long, clients are told so, not kept.
+// When no place becomes free in time, clients get an error that says so.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -268,7 +268,7 @@ func TestBusy(t *testing.T) {
 	world.OpenGate()
 }
 
-// Who waits for a place for a list is told so too.
+// A client that waits for a place for a list gets this error too.
 func TestBusyLists(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -276,7 +276,7 @@ func TestBusyLists(t *testing.T) {
 	o := verified()
 	o.config = func(c *proxy.Config) { c.Fills, c.Answer = 1, 1200*time.Millisecond }
 	f := start(t, world, g.url, o)
-	defer g.release() // else Close waits for it
+	defer g.release() // otherwise Close waits for it
 	var clients sync.WaitGroup
 	clients.Go(func() { f.get("example.com/hello/@v/v1.0.0.info") })
 	<-g.came
@@ -304,8 +304,8 @@ func TestDamage(t *testing.T) {
 	flip(t, filepath.Join(f.dir, "data"), []byte("module example.com/hello\n"))
 	f.open(world.URL("ok"), verified())
 	f.want(small)
-	// Damage at the beginning is noticed before the answer, elsewhere the
-	// answer breaks off.
+	// Damage at the beginning is detected before the response starts; damage elsewhere
+	// aborts the response.
 	if a := f.get(path); a.err == nil && a.status == 200 && !bytes.Equal(a.body, world.File(path)) {
 		t.Errorf("a damaged zip was served: %d bytes", len(a.body))
 	}
@@ -316,7 +316,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// What is in memory is the same answer, and the same rules hold for it.
+// An object in memory gives the same response, under the same rules.
 func TestHot(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -356,11 +356,11 @@ func TestHot(t *testing.T) {
 	f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusNotFound, "is private here")
 }
 
-// A client that reads slowly, or not at all, delays nobody else.
+// A client that reads slowly, or not at all, delays no other client.
 func TestSlowClient(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
-	path := big(world, 16<<20) // more than the kernel takes of it
+	path := big(world, 16<<20) // more than the kernel buffers
 	f := start(t, world, world.URL("ok"), verified())
 	var stuck []*http.Response
 	for range 4 {
@@ -385,7 +385,7 @@ func TestSlowClient(t *testing.T) {
 	}
 }
 
-// A store that fails to keep something is an error, not a success.
+// If the store fails to store an object, the response is an error.
 func TestStoreFails(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

@@ -51,7 +51,7 @@ module example.com/major/v2
 not really
 `
 
-// fixture is a Server with the world it gets its modules from.
+// fixture is a Server with the world that has its modules.
 type fixture struct {
 	t      *testing.T
 	world  *proxytest.World
@@ -64,7 +64,7 @@ type fixture struct {
 	logs   *lockedBuffer
 }
 
-// option changes what a fixture is made of.
+// option changes the parts of a fixture.
 type option struct {
 	private  string
 	database bool // false: sumdb off
@@ -157,15 +157,15 @@ func (f *fixture) open(list string, o option) {
 func (f *fixture) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	_ = f.server.Close(ctx) // what is still fetched may be cut off
+	_ = f.server.Close(ctx) // running fetches may be aborted
 	f.chain.Close()
 	if f.mirror != nil {
 		f.mirror.Close()
 	}
-	_ = f.store.Close() // closed already where a test reopens it
+	_ = f.store.Close() // a test that reopens it has closed it already
 }
 
-// answer is what a client got.
+// answer is the response that a client got.
 type answer struct {
 	status int
 	header http.Header
@@ -199,7 +199,7 @@ func (f *fixture) get(path string, header ...string) answer {
 	return f.do(http.MethodGet, path, header...)
 }
 
-// want gets path and checks that the answer is what the world has there.
+// want gets path and checks that the response is the file in the world.
 func (f *fixture) want(path string) answer {
 	f.t.Helper()
 	a := f.get(path)
@@ -209,8 +209,8 @@ func (f *fixture) want(path string) answer {
 	return a
 }
 
-// wantStatus gets path and checks the status, and that the text is one that the
-// go command shows.
+// wantStatus gets path and checks the status, and that the go command would show the
+// text.
 func (f *fixture) wantStatus(path string, status int, texts ...string) answer {
 	f.t.Helper()
 	a := f.get(path)
@@ -226,7 +226,7 @@ func (f *fixture) wantStatus(path string, status int, texts ...string) answer {
 	return a
 }
 
-// checkText checks that an error's text survives the go command's window.
+// checkText checks that the go command shows an error's text completely.
 func checkText(t *testing.T, a answer) {
 	t.Helper()
 	if ct := a.header.Get("Content-Type"); ct != "text/plain; charset=utf-8" {

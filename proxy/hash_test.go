@@ -13,7 +13,7 @@ import (
 	"github.com/assay-proxy/assay/proxy"
 )
 
-// A zip whose directory would take very long is not read.
+// A zip whose directory would take very long to read is refused.
 func TestHashZipDirectory(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -38,8 +38,7 @@ func TestHashZipDirectory(t *testing.T) {
 	f.wantStatus("example.com/hello/@v/v1.0.0.zip", http.StatusBadGateway, "too large", "the directory of a zip")
 }
 
-// Whatever goes wrong, the text fits the go command's window and ends with the
-// request id.
+// The text of every error fits the go command's limits and ends with the request id.
 func FuzzErrorText(f *testing.F) {
 	f.Add("not found: example.com/a", "because", "go away", "ab-1")
 	f.Add("a\n\n\nb", "\x00\xff\u202e\ufffd", strings.Repeat("é", 1000), "")

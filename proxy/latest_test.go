@@ -12,8 +12,8 @@ import (
 	"github.com/assay-proxy/assay/proxy"
 )
 
-// An upstream without @latest has a list, from which the latest version follows as the
-// go command says.
+// For an upstream without @latest the latest version follows from its list, by the rules
+// of the go command.
 func TestLatestOfList(t *testing.T) {
 	t.Parallel()
 	const p2018, p2019, p2020 = "v0.0.0-20180101000000-cccccccccccc", "v0.0.0-20190101000000-bbbbbbbbbbbb", "v0.0.0-20200101000000-aaaaaaaaaaaa"
@@ -57,7 +57,7 @@ func TestLatestOfList(t *testing.T) {
 	}
 }
 
-// Trouble on the way is no absence, and a wrong info is not passed on.
+// A failure of the fetch is no absence, and a wrong info is not passed on.
 func TestLatestOfListTrouble(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -69,8 +69,8 @@ func TestLatestOfListTrouble(t *testing.T) {
 	broken.wantStatus("example.com/m/@latest", http.StatusBadGateway, "503")
 }
 
-// A list's separators hold: an upstream with neither leaves it to the next one, and a
-// tree of files is an upstream like others.
+// The separators of the upstream list apply: if an upstream has neither, the next one is
+// asked; a tree of files is an upstream like others.
 func TestLatestOfFiles(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

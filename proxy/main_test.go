@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestMain lets more tests run side by side than there are processors: most of them
-// wait, for git or for an upstream that hangs. A flag on the command line counts more.
+// TestMain runs more tests in parallel than there are processors: most of them wait for
+// git or for an upstream that hangs. A flag on the command line takes precedence.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	given := false
@@ -17,8 +17,8 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	// The authorities of this machine are many, and git reads all of them each time. Those
-	// of the tests are given by name.
+	// This machine has many authorities, and git would read all of them each time. The
+	// tests name theirs explicitly.
 	for name, value := range map[string]string{"SSL_CERT_FILE": os.DevNull, "SSL_CERT_DIR": "none"} {
 		if err := os.Setenv(name, value); err != nil {
 			panic(err)

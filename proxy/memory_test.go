@@ -31,12 +31,11 @@ func withMemory(m proxy.Memory) option {
 	return option{config: func(c *proxy.Config) { c.Memory = m }, storage: func(o *bolt.Options) {
 		o.Readers, o.Writers = m.Answers, memory.New(bolt.WriterMemory)
 	}, conn: func(c net.Conn) {
-		_ = c.(*net.TCPConn).SetWriteBuffer(64 << 10) // else the kernel takes megabytes of what a client does not read
+		_ = c.(*net.TCPConn).SetWriteBuffer(64 << 10) // otherwise the kernel buffers megabytes that a client does not read
 	}}
 }
 
-// peak returns how many more bytes than before the objects of the program had at most
-// while do ran.
+// peak returns by how many bytes at most the objects of the program grew while do ran.
 func peak(do func()) int64 {
 	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	read := func() int64 { metrics.Read(sample); return int64(sample[0].Value.Uint64()) }
@@ -61,7 +60,7 @@ func peak(do func()) int64 {
 	return most
 }
 
-// all asks for all paths at the same time, and returns how often there was which status.
+// all requests all paths at the same time, and returns the number of responses by status.
 func (f *fixture) all(paths []string) map[int]int {
 	var all sync.WaitGroup
 	var mu sync.Mutex
@@ -74,7 +73,7 @@ func (f *fixture) all(paths []string) map[int]int {
 				return
 			}
 			defer resp.Body.Close()
-			_, _ = io.Copy(io.Discard, resp.Body) // one that is too small is no matter here
+			_, _ = io.Copy(io.Discard, resp.Body) // an incomplete body does not matter here
 			if resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") == "" {
 				f.t.Errorf("%s: 503 without Retry-After", path)
 			}
@@ -87,8 +86,8 @@ func (f *fixture) all(paths []string) map[int]int {
 	return statuses
 }
 
-// Large go.mod files that are asked for at the same time take turns in the memory that
-// there is for them, or get 503.
+// Concurrent requests for large go.mod files take turns in the memory for them, or get a
+// 503.
 func TestLargeModsTogether(t *testing.T) {
 	world := newWorld(t)
 	mod := append([]byte("module example.com/large\n"), bytes.Repeat([]byte("// 0123456789ab\n"), 1<<20/16)...)
@@ -104,7 +103,7 @@ func TestLargeModsTogether(t *testing.T) {
 	if statuses[200] == 0 || statuses[200]+statuses[503] != len(paths) {
 		t.Errorf("statuses %v", statuses)
 	}
-	if limit := int64(3<<20 + bolt.WriterMemory + 8<<20); grown > limit { // 60 MB without a bound
+	if limit := int64(3<<20 + bolt.WriterMemory + 8<<20); grown > limit { // 60 MB without a limit
 		t.Errorf("%d MB, want at most %d", grown>>20, limit>>20)
 	}
 	if fetches.Used() != 0 {
@@ -112,8 +111,8 @@ func TestLargeModsTogether(t *testing.T) {
 	}
 }
 
-// zipOfMany returns the zip of example.com/many@v1.0.0, as Go writes it, with so many
-// empty files.
+// zipOfMany returns the zip of example.com/many@v1.0.0, as Go writes it, with the given
+// number of empty files.
 func zipOfMany(t *testing.T, files int) []byte {
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
@@ -128,13 +127,13 @@ func zipOfMany(t *testing.T, files int) []byte {
 	return b.Bytes()
 }
 
-// Three zips with 40,000 files each, at the same time, take the memory to hash one of
-// them, not an object for each file.
+// Hashing three zips with 40,000 files each at the same time takes the memory for one of
+// them, and no object for each file.
 func TestZipsOfManyFiles(t *testing.T) {
 	world := newWorld(t)
 	data := zipOfMany(t, 40_000)
 	var paths []string
-	for _, name := range []string{"many", "mane", "mani"} { // whose zips have the same length
+	for _, name := range []string{"many", "mane", "mani"} { // their zips have the same length
 		paths = append(paths, "example.com/"+name+"/@v/v1.0.0.zip")
 		world.Set("example.com/"+name+"/@v/v1.0.0.zip", bytes.ReplaceAll(data, []byte("example.com/many@"), []byte("example.com/"+name+"@")))
 	}
@@ -153,7 +152,7 @@ func TestZipsOfManyFiles(t *testing.T) {
 	}
 }
 
-// stall sends a request and reads no more of the answer than its first line.
+// stall sends a request and reads only the first line of the response.
 func (f *fixture) stall(path string) (status string) {
 	f.t.Helper()
 	u, err := url.Parse(f.url)
@@ -165,7 +164,7 @@ func (f *fixture) stall(path string) (status string) {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { conn.Close() })
-	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10) // else the kernel takes much of it
+	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10) // otherwise the kernel buffers much of it
 	fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: x\r\n\r\n", path)
 	line, err := bufio.NewReaderSize(conn, 16).ReadString('\n')
 	if err != nil {
@@ -174,7 +173,7 @@ func (f *fixture) stall(path string) (status string) {
 	return strings.TrimSpace(strings.TrimPrefix(line, "HTTP/1.1 "))
 }
 
-// taken returns how many bytes there are in objects and stacks.
+// taken returns how many bytes objects and stacks have.
 func taken() int64 {
 	var m runtime.MemStats
 	runtime.GC()
@@ -182,7 +181,7 @@ func taken() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
-// Clients that stop reading one zip share its chunks: each has some ten KiB, not 280.
+// Clients that stop reading one zip share its chunks: each takes some ten KiB, not 280.
 func TestStoppedClients(t *testing.T) {
 	world := newWorld(t)
 	path := big(world, 12<<20)
@@ -200,8 +199,8 @@ func TestStoppedClients(t *testing.T) {
 	}
 }
 
-// A client that stops reading a large list has its part of the memory for answers, and is
-// refused more; others are served, lists and zips.
+// A client that stops reading large lists uses up its part of the memory for responses,
+// and is then refused; other clients still get lists and zips.
 func TestStoppedListReaders(t *testing.T) {
 	world := newWorld(t)
 	zip := big(world, 12<<20)
@@ -242,8 +241,7 @@ func TestStoppedListReaders(t *testing.T) {
 	}
 }
 
-// What one client has asked for, and an upstream sends slowly, leaves memory for what
-// others ask for.
+// Slow fetches for one client leave memory for the requests of others.
 func TestSlowModsOfOneClient(t *testing.T) {
 	world := newWorld(t)
 	var now atomic.Int32
@@ -254,7 +252,7 @@ func TestSlowModsOfOneClient(t *testing.T) {
 			return
 		}
 		select {
-		case <-stop: // else what was cut off is asked for again
+		case <-stop: // otherwise aborted requests would be sent again
 			w.WriteHeader(http.StatusNotFound)
 			return
 		default:
@@ -275,13 +273,13 @@ func TestSlowModsOfOneClient(t *testing.T) {
 	byMemory := o.config
 	o.config = func(c *proxy.Config) { byMemory(c); byClient(c) }
 	f := start(t, world, upstream.URL+"/ok", o)
-	f.server.Hasten(time.Hour, time.Hour) // nothing yields
+	f.server.Hasten(time.Hour, time.Hour) // no work yields
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 	for i := range 4 {
 		go f.ask(request, "192.0.2.1", fmt.Sprintf("slow.example/m%d/@v/v1.0.0.mod", i))
 	}
 	eventually(t, "all asked for", func() bool { return now.Load() == 4 && fetches.Used() > 0 })
-	time.Sleep(100 * time.Millisecond) // none of the others finds memory meanwhile
+	time.Sleep(100 * time.Millisecond) // no other client gets memory meanwhile
 	if fetches.Used() > 18<<20 {
 		t.Errorf("one client has %d bytes of %d", fetches.Used(), fetches.Size())
 	}
@@ -290,8 +288,8 @@ func TestSlowModsOfOneClient(t *testing.T) {
 	}
 }
 
-// The largest list of the shortest versions is cleaned and kept in the memory that is said
-// to be enough; so is one that is a single line of very many fields.
+// ListMemory is enough to clean and store the largest list of the shortest versions, and
+// one that is a single line with very many fields.
 func TestLargestList(t *testing.T) {
 	world := newWorld(t)
 	var list bytes.Buffer

@@ -12,7 +12,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// A list is tagged versions only, sorted.
+// A list has tagged versions only, sorted.
 func TestList(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -41,8 +41,8 @@ func TestList(t *testing.T) {
 	}
 }
 
-// A list is asked for once in its time, refreshed behind the client's back, and
-// given stale when the upstream is down.
+// A list is fetched once within Fresh, refreshed in the background, and served stale
+// while the upstream is down.
 func TestListFreshness(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -80,8 +80,8 @@ func TestListFreshness(t *testing.T) {
 	}
 }
 
-// With the upstream down and no list kept, what is held makes one; latest is
-// what the go command means by it.
+// While the upstream is down, and no list is stored, the held versions make one; latest
+// follows from it by the rules of the go command.
 func TestListFromStore(t *testing.T) {
 	t.Parallel()
 	world := proxytest.New(t)
@@ -129,8 +129,8 @@ func TestListFromStore(t *testing.T) {
 	}
 }
 
-// A list that is made from the store because of trouble is said to be old, and the log
-// says why; what is no trouble but a decision is told.
+// A list that is made from the store because of an error is marked as stale, and the log
+// has the reason; a decision of this proxy is an error for the client.
 func TestListFromStoreInTrouble(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -149,7 +149,7 @@ func TestListFromStoreInTrouble(t *testing.T) {
 	h.wantLogged(t, "from stored versions")
 }
 
-// A client waits for a refresh no longer than for any answer.
+// A client waits for a refresh no longer than for any response.
 func TestRefreshInTime(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Answer, c.Fresh = 300*time.Millisecond, time.Millisecond })
@@ -165,7 +165,7 @@ func TestRefreshInTime(t *testing.T) {
 	}
 }
 
-// Absence is remembered for a moment, trouble is not.
+// An absence is remembered for a moment, a failure is not.
 func TestNegative(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -179,7 +179,7 @@ func TestNegative(t *testing.T) {
 	}
 }
 
-// A branch is asked for again after its time; what it names is passed on.
+// A branch is fetched again after Fresh; its commit is passed on.
 func TestQueries(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

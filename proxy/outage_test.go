@@ -34,7 +34,7 @@ func newTurning(t *testing.T, world *proxytest.World) *turning {
 	u := new(turning)
 	u.turn("ok")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if u.fault.Load() == "alive" { // answers its probe, and nothing of a module
+		if u.fault.Load() == "alive" { // answers its probe, but no request about a module
 			if !strings.Contains(r.URL.Path, "/@") {
 				return
 			}
@@ -51,8 +51,8 @@ func newTurning(t *testing.T, world *proxytest.World) *turning {
 
 func (u *turning) turn(fault string) { u.fault.Store(fault) }
 
-// absentPaths are paths of every kind that nothing is at. Those of versions, branches and
-// commits may be kept for an hour.
+// absentPaths are paths of every kind at which nothing exists. The absences of versions,
+// branches and commits may be kept for an hour.
 var (
 	absentLists    = []string{"example.com/none/@v/list", "example.com/none/@latest", "example.com/hello/deep/@v/list"}
 	absentVersions = []string{
@@ -61,7 +61,7 @@ var (
 	}
 )
 
-// ask asks for the paths, which an upstream says are absent, and stops the server.
+// ask requests the paths, which are absent at an upstream, and stops the server.
 func (f *fixture) askAbsent(paths ...string) {
 	f.t.Helper()
 	for _, path := range paths {
@@ -72,7 +72,7 @@ func (f *fixture) askAbsent(paths ...string) {
 	f.close()
 }
 
-// wantBridged checks that the paths are absent as they were before the outage.
+// wantBridged checks that the paths are still absent, as before the outage.
 func (f *fixture) wantBridged(paths ...string) {
 	f.t.Helper()
 	for _, path := range paths {
@@ -90,7 +90,7 @@ func (f *fixture) wantTrouble(paths ...string) {
 	}
 }
 
-// age makes all absences that the stopped server of f keeps older.
+// age makes all stored absences of the stopped server of f older.
 func (f *fixture) age(by time.Duration) {
 	f.t.Helper()
 	store, err := bolt.Open(filepath.Join(f.dir, "data"), nil)
@@ -135,8 +135,8 @@ func absenceRecords(t *testing.T, store storage.Store) map[string][]byte {
 	return records
 }
 
-// quickly has budgets for upstreams that fail, which a busy machine does not take for ones
-// that hang.
+// quickly has budgets for upstreams that fail; on a busy machine these do not look like
+// ones that hang.
 func quickly(private string) option {
 	o := verified()
 	o.budget, o.private = quick, private
@@ -144,8 +144,8 @@ func quickly(private string) option {
 	return o
 }
 
-// What the upstream has said to be absent is absent in its outage as well, and nothing
-// else is.
+// Objects that the upstream stated to be absent are absent in its outage too, and no
+// others.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -168,7 +168,7 @@ func TestOutage(t *testing.T) {
 		t.Errorf("verify finds %+v, %v", v, err)
 	}
 
-	// It is back, with what was published meanwhile.
+	// It is back, with newly published versions.
 	upstream.turn("ok")
 	world.Add("-- example.com/none@v1.0.0/go.mod --\nmodule example.com/none\n")
 	f.open(upstream.url, quickly(""))
@@ -189,7 +189,8 @@ func verifyStore(t *testing.T, dir string) (storage.Verified, error) {
 	return store.Verify(t.Context(), storage.VerifyOptions{})
 }
 
-// Absences are of an age, and of the setting of the upstreams that stated them.
+// An absence counts only up to its age limit, and only for the upstream setting under
+// which it was stated.
 func TestOutageLimits(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -233,8 +234,8 @@ func TestOutageLimits(t *testing.T) {
 	}
 }
 
-// Only an outage is bridged: not an upstream that answers its probe, nor what is in the
-// way here, nor a list of which one entry is well.
+// Only an outage is bridged: not an upstream that answers its probe, nor an error of our
+// own, nor a list with one healthy upstream.
 func TestNoOutage(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -249,7 +250,7 @@ func TestNoOutage(t *testing.T) {
 			upstream.turn(first)
 			other.turn(second)
 			o := quickly("")
-			if first == "hang" { // and our own time is short
+			if first == "hang" { // and the client's time is short
 				o.config = func(c *proxy.Config) { c.Answer = 100 * time.Millisecond }
 			}
 			f.open(list, o)
@@ -262,7 +263,7 @@ func TestNoOutage(t *testing.T) {
 	}
 }
 
-// What only one of two upstreams has stated is not kept.
+// An absence that only one of two upstreams stated is not kept.
 func TestOutageOfPartOfList(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -278,8 +279,8 @@ func TestOutageOfPartOfList(t *testing.T) {
 	f.wantTrouble(absentLists[0], absentVersions[0])
 }
 
-// A name that has become private is not answered from what a public upstream has said,
-// nor what a reload has made another upstream's matter.
+// A public upstream's absence is not served for a module that has become private, nor
+// after a reload with another upstream.
 func TestOutageReload(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -312,8 +313,8 @@ func TestOutageReload(t *testing.T) {
 	f.wantBridged(absentLists[0])
 }
 
-// Without room on the disk an absence is an absence all the same, and the log says once
-// that it is not kept.
+// With a full disk an absence is still an absence, and the log says once that it is not
+// kept.
 func TestOutageDiskFull(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

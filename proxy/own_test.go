@@ -18,8 +18,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// Our own log is a checksum database with which the client of the go command is
-// content, for what is private and for what is public.
+// The client of the go command accepts the own log as a checksum database, for private
+// and for public modules.
 func TestUnified(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Unified = true })
@@ -63,7 +63,7 @@ func TestUnified(t *testing.T) {
 	if data := h.ok("sumdb/log.corp.example/tile/8/data/000.p/5"); !strings.Contains(data, "corp.example/lib v1.0.0 h1:") {
 		t.Errorf("data tile %q", data)
 	}
-	// The public database is served beside it, and knows nothing private.
+	// The public database is served beside it, and has no private names.
 	h.ok("sumdb/" + proxytest.Database + "/lookup/example.com/hello@v1.0.0")
 	h.wantStatus("sumdb/"+proxytest.Database+"/lookup/corp.example/lib@v1.0.0", http.StatusForbidden, "GONOSUMDB")
 	leaks := h.server.Leaks()
@@ -72,8 +72,8 @@ func TestUnified(t *testing.T) {
 	}
 }
 
-// Without Unified our log is nobody's business, and a client that has its key is not
-// sent elsewhere.
+// Without Unified the own log is not served, and a client that has its key is not sent
+// elsewhere.
 func TestNotUnified(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -82,7 +82,7 @@ func TestNotUnified(t *testing.T) {
 	h.wantStatus("sumdb/other.example/supported", http.StatusNotFound, "not served here")
 }
 
-// A log that refuses takes nothing new and gives what it has.
+// A frozen log accepts nothing new, and serves its entries.
 func TestPrivateFrozen(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -98,7 +98,7 @@ func TestPrivateFrozen(t *testing.T) {
 	if n := strings.Count(again.logs.String(), "find the newest signed head"); n != 1 {
 		t.Errorf("the log has the whole reason %d times", n)
 	}
-	// The log has the reason whole, once, and a short line for each request.
+	// The program's log has the full reason once, and a short line for each request.
 	refused := 0
 	for line := range strings.Lines(again.logs.String()) {
 		if strings.Contains(line, "request refused") {
@@ -113,7 +113,8 @@ func TestPrivateFrozen(t *testing.T) {
 	}
 }
 
-// copyBack replaces a directory by a copy of it, as somebody does who restores it.
+// copyBack replaces a directory by a copy of it, as an administrator who restores it
+// does.
 func copyBack(t *testing.T, dir string) {
 	t.Helper()
 	other := dir + ".backup"
@@ -128,8 +129,8 @@ func copyBack(t *testing.T, dir string) {
 	}
 }
 
-// A client that has seen more of our log than there is keeps what proves it, and
-// is told whom to show it.
+// A client that has seen more entries of the own log than there are keeps the proof, and
+// the error says to whom to send it.
 func TestUnifiedLostEntries(t *testing.T) {
 	t.Parallel()
 	unified := func(c *proxy.Config, _ *vcs.Config) { c.Unified = true }
@@ -181,7 +182,7 @@ func newClient(h *hosts) *sumdbtest.Client {
 	return &sumdbtest.Client{Key: h.log.Key, Remote: h.askOwn}
 }
 
-// askOwn asks for something of the own log.
+// askOwn sends a request to the own log.
 func (h *hosts) askOwn(path string) ([]byte, error) {
 	resp, err := http.Get(h.url + "/sumdb/" + h.log.Name() + path)
 	if err != nil {

@@ -25,8 +25,8 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// The tag moves after the version was pinned, and the store is lost: what comes
-// then is refused, whoever is right.
+// The tag moves after the version was pinned, and the store is lost: the new content is
+// refused.
 func TestPrivateMovedTag(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -57,8 +57,8 @@ func TestPrivateMovedTag(t *testing.T) {
 	}
 }
 
-// A git that is killed while the go command reads go.mod looks to it like a module without
-// one. What it then makes is not pinned.
+// If git is killed while the go command reads go.mod, the go command assumes a module
+// without one. The go.mod that it then makes is not pinned.
 func TestPrivateModNotShown(t *testing.T) {
 	git, err := exec.LookPath("git")
 	if err != nil || runtime.GOOS == "windows" {
@@ -77,7 +77,7 @@ func TestPrivateModNotShown(t *testing.T) {
 	h.code.Module("lib", "v1.0.0\n-- go.mod --\nmodule corp.example/lib\n\ngo 1.20\n-- lib.go --\npackage lib\n")
 	h.code.Module("old", "v1.0.0\n-- lib.go --\npackage old\n")
 	h.wantStatus("corp.example/lib/@v/v1.0.0.mod", http.StatusBadGateway, "go.mod")
-	h.ok("corp.example/old/@v/v1.0.0.mod") // it has none
+	h.ok("corp.example/old/@v/v1.0.0.mod") // this version has none
 	if h.log.Size() != 1 {
 		t.Errorf("the log has %d entries, want the one of the other module", h.log.Size())
 	}
@@ -87,8 +87,8 @@ func TestPrivateModNotShown(t *testing.T) {
 	h.ok("corp.example/lib/@v/v1.0.0.mod")
 }
 
-// A tag that moved and was put right again: the pin held, and is good again, without a
-// hand in the directory for version control.
+// A tag that moved, and moved back: the pin stayed, and the version is served again
+// without manual clean-up in the directory for version control.
 func TestPrivateMovedTagHeals(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -111,8 +111,8 @@ func TestPrivateMovedTagHeals(t *testing.T) {
 	}
 }
 
-// A tag that moved before its version was asked for is pinned where it is then, although
-// the copy of the repository has it at its old commit.
+// A tag that moved before its version was requested is pinned at its new commit, although
+// the clone has it at the old one.
 func TestPrivateMovedBeforePinned(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -130,7 +130,7 @@ func TestPrivateMovedBeforePinned(t *testing.T) {
 	}
 }
 
-// A tag that moves while everything is there changes nothing for anybody.
+// A tag that moves while the whole version is stored changes nothing for clients.
 func TestPrivateMovedTagHeld(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -144,7 +144,8 @@ func TestPrivateMovedTagHeld(t *testing.T) {
 	}
 }
 
-// Who can write to the disk can write a zip and its hash. The log has another one.
+// A program that can write to the disk can write a zip and its hash. The log has another
+// hash.
 func TestPrivateTamperedDisk(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -197,7 +198,7 @@ func TestPrivateTamperedDisk(t *testing.T) {
 	}
 }
 
-// hashesOf returns the h1 hashes of a zip and a go.mod, as the go command has them.
+// hashesOf returns the h1 hashes of a zip and a go.mod, as the go command computes them.
 func hashesOf(t *testing.T, content, mod []byte) (zipHash, modHash string) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "x.zip")
@@ -226,8 +227,8 @@ func replaceStored(t *testing.T, store *bolt.DB, info storage.Info, data string)
 	}
 }
 
-// Our log has no hash of an info. One on the disk that is of another version is not
-// served all the same.
+// The own log has no hash of an info. Still, an info on the disk that is of another
+// version is not served.
 func TestPrivateTamperedInfo(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -251,7 +252,7 @@ func TestPrivateTamperedInfo(t *testing.T) {
 	}
 }
 
-// countedStore counts what is read whole, which takes a while.
+// countedStore counts complete reads, and makes them slow.
 type countedStore struct {
 	storage.Store
 	read atomic.Int32
@@ -276,8 +277,8 @@ func (o countedObject) WriteTo(w io.Writer) (int64, error) {
 	return o.Object.WriteTo(w)
 }
 
-// After a restart everybody asks for the same zip. It is compared with the log once,
-// not once for each with a copy on the disk for each.
+// After a restart many clients request the same zip. It is compared with the log once,
+// not once for each client with a copy on the disk for each.
 func TestPrivateCheckedOnce(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -300,8 +301,8 @@ func TestPrivateCheckedOnce(t *testing.T) {
 	}
 }
 
-// A client that waits until its zip can be compared with the log waits for the memory no
-// longer than for any answer.
+// A client whose zip must be compared with the log waits for the memory no longer than
+// for any response.
 func TestPrivateCheckWithoutMemory(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)

@@ -25,8 +25,8 @@ import (
 
 const lookups = "sumdb/" + proxytest.Database + "/lookup/"
 
-// hanging is a world in front of which some paths hang, or drip, until their client leaves
-// or the test ends.
+// hanging is a world of which some paths hang, or drip, until their client leaves or the
+// test ends.
 type hanging struct {
 	url       string
 	now, most atomic.Int32 // requests that hang
@@ -35,7 +35,7 @@ type hanging struct {
 }
 
 // hang makes the paths for which hangs is true hang; those that end in .zip get one byte
-// every tenth of a second of a long answer.
+// of a long response every tenth of a second.
 func hang(t *testing.T, world *proxytest.World, hangs func(path string) bool) *hanging {
 	h := &hanging{stop: make(chan struct{})}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +44,7 @@ func hang(t *testing.T, world *proxytest.World, hangs func(path string) bool) *h
 			return
 		}
 		select {
-		case <-h.stop: // else what was cut off is asked for again and again
+		case <-h.stop: // otherwise aborted requests would be sent again and again
 			w.WriteHeader(http.StatusNotImplemented)
 			return
 		default:
@@ -66,7 +66,7 @@ func hang(t *testing.T, world *proxytest.World, hangs func(path string) bool) *h
 	return h
 }
 
-// release ends what hangs, so that the server need not be waited for.
+// release ends the hanging requests, so that the test need not wait for the server.
 func (h *hanging) release() { h.once.Do(func() { close(h.stop) }) }
 
 func (h *hanging) drip(w http.ResponseWriter, r *http.Request) {
@@ -89,23 +89,23 @@ func (h *hanging) drip(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// byClient makes a header say what the address of a client is.
+// byClient takes the address of a client from a header.
 func byClient(c *proxy.Config) {
 	c.Remote = func(r *http.Request) string { return r.Header.Get("X-Client") }
 }
 
-// ask asks the server without a connection.
+// ask sends a request to the server without a connection.
 func (f *fixture) ask(r *http.Request, client, path string) *httptest.ResponseRecorder {
 	r = r.Clone(r.Context())
 	r.URL.Path = "/" + path
 	r.Header.Set("X-Client", client)
 	w := httptest.NewRecorder()
-	defer func() { _ = recover() }() // of an answer that broke off
+	defer func() { _ = recover() }() // of an aborted response
 	f.server.ServeHTTP(w, r)
 	return w
 }
 
-// eventually waits until something is true.
+// eventually waits until a condition is true.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for range 6000 {
@@ -119,8 +119,8 @@ func eventually(t *testing.T, what string, is func() bool) {
 
 func hangingLookup(path string) bool { return strings.Contains(path, "/lookup/hang.example/") }
 
-// One client with 700 lookups that hang has a bounded part of what there is; another
-// client's miss, and a fill's lookup, are answered at once, and so is what is held.
+// One client with 700 hanging lookups gets a limited part of the places. A miss of
+// another client, a lookup of a fill, and hits are answered at once.
 func TestHangingLookups(t *testing.T) {
 	world := newWorld(t)
 	h := hang(t, world, hangingLookup)
@@ -129,7 +129,7 @@ func TestHangingLookups(t *testing.T) {
 	f := start(t, world, h.url, o)
 	defer h.release()
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
-	f.server.Hasten(time.Hour, time.Hour) // nothing yields: others have places of their own
+	f.server.Hasten(time.Hour, time.Hour) // no work yields: other clients have places of their own
 	held := lookups + "example.com/hello@v1.0.0"
 	if w := f.ask(request, "192.0.2.9", held); w.Code != 200 {
 		t.Fatal(w.Body)
@@ -165,8 +165,9 @@ func TestHangingLookups(t *testing.T) {
 	}
 }
 
-// 700 clients with a lookup each that hangs take all places; one that asks for a module of
-// another host has its turn as soon as the oldest of them have had their time.
+// 700 clients with one hanging lookup each take all places; a client that requests a
+// module of another host gets a place as soon as the oldest of them reach their time
+// limit.
 func TestHangingLookupsOfMany(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -184,13 +185,13 @@ func TestHangingLookupsOfMany(t *testing.T) {
 	if w := f.ask(request, "198.51.100.1", lookups+"example.com/hello@v1.0.0"); w.Code != 200 {
 		t.Errorf("another client: %d %s", w.Code, w.Body)
 	}
-	if most := h.most.Load(); most > 4*32 { // the upstream hears a little later that its client has left
+	if most := h.most.Load(); most > 4*32 { // the upstream notices a little later that its client has left
 		t.Errorf("%d requests to the upstream at once", most)
 	}
 }
 
-// One that has a whole IPv6 /48, and is a client with each of its prefixes, takes neither
-// all places nor the queue from a client elsewhere.
+// A site with a whole IPv6 /48, and so with any number of clients, takes neither all
+// places nor the whole queue from a client elsewhere.
 func TestHangingLookupsOfOneSite(t *testing.T) {
 	world := newWorld(t)
 	h := hang(t, world, hangingLookup)
@@ -198,7 +199,7 @@ func TestHangingLookupsOfOneSite(t *testing.T) {
 	o.config = byClient
 	f := start(t, world, h.url, o)
 	defer h.release()
-	f.server.Hasten(time.Hour, time.Hour) // nothing yields
+	f.server.Hasten(time.Hour, time.Hour) // no work yields
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 	for i := range 1100 {
 		go f.ask(request, fmt.Sprintf("2001:db8:1:%x::1", i), fmt.Sprintf("%shang.example/m%d@v1.0.0", lookups, i))
@@ -211,8 +212,8 @@ func TestHangingLookupsOfOneSite(t *testing.T) {
 	}
 }
 
-// However many clients ask for the same record that hangs, the upstream is asked once; what
-// has failed is not asked again at once.
+// Any number of clients that request the same hanging record cause one request upstream;
+// after a failure it is not repeated at once.
 func TestLookupsAreShared(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -225,7 +226,7 @@ func TestLookupsAreShared(t *testing.T) {
 	})
 	o := verified()
 	o.budget = quick
-	o.budget.FirstByte = 4 * time.Second // longer than an answer may take
+	o.budget.FirstByte = 4 * time.Second // longer than a response may take
 	o.config = func(c *proxy.Config) { byClient(c); c.Answer = 2 * time.Second }
 	f := start(t, world, h.url, o)
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
@@ -248,7 +249,8 @@ func TestLookupsAreShared(t *testing.T) {
 	}
 }
 
-// Tiles beyond the end that do not exist cost few requests, and others nothing.
+// Requests for tiles beyond the end that do not exist cause few requests upstream, and
+// cost other clients nothing.
 func TestTilesBeyond(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -288,7 +290,7 @@ func TestTilesBeyond(t *testing.T) {
 	}
 }
 
-// A cold job of 200 machines behind one address is not refused anything.
+// No request of a cold job on 200 machines behind one address is refused.
 func TestFleet(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -338,8 +340,8 @@ func TestClientKey(t *testing.T) {
 	}
 }
 
-// Sixteen zips that drip, of sixteen clients, hold no other client up, whether those
-// clients still wait or have left. While no place is short they go on.
+// Sixteen dripping zips of sixteen clients delay no other client, whether those clients
+// still wait or have left. While there are free places they continue.
 func TestDrippingZips(t *testing.T) {
 	t.Parallel()
 	for _, left := range []bool{false, true} {
@@ -381,8 +383,8 @@ func TestDrippingZips(t *testing.T) {
 	}
 }
 
-// A client that is slower than the fill gets the rest from the store: the spool does not
-// wait for it.
+// A client that is slower than the fill gets the rest from the store: the spool is not
+// kept for it.
 func TestSlowClientLetsSpoolGo(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -393,7 +395,7 @@ func TestSlowClientLetsSpoolGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	world.OpenGate() // the client follows a fill that goes on
+	world.OpenGate() // the client follows a running fill
 	var got bytes.Buffer
 	spools := func() int {
 		entries, err := os.ReadDir(filepath.Join(f.dir, "spool"))
@@ -412,7 +414,7 @@ func TestSlowClientLetsSpoolGo(t *testing.T) {
 		}
 		return spools() == 0
 	})
-	if got.Len() > 16<<20 { // the kernel holds some megabytes that the client has not read
+	if got.Len() > 16<<20 { // the kernel buffers some megabytes that the client has not read
 		t.Errorf("the spool was gone only after %d bytes", got.Len())
 	}
 	if _, err := got.ReadFrom(resp.Body); err != nil || !bytes.Equal(got.Bytes(), world.File(path)) {
@@ -420,7 +422,7 @@ func TestSlowClientLetsSpoolGo(t *testing.T) {
 	}
 }
 
-// A path that is too long for a key is malformed, wherever it is asked for.
+// A path that is too long for a key is malformed, in each kind of request.
 func TestTooLongPath(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

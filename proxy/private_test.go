@@ -38,14 +38,14 @@ type hosts struct {
 	vcs  *vcs.Source
 }
 
-// startPrivate starts a server for which corp.example is private. change may change
-// what it is made of.
+// startPrivate starts a server for which corp.example is private. change may change its
+// parts.
 func startPrivate(t *testing.T, change func(*proxy.Config, *vcs.Config)) *hosts {
 	t.Helper()
 	return openPrivate(t, newWorld(t), vcstest.New(t), t.TempDir(), change)
 }
 
-// openPrivate is startPrivate on directories and hosts that are there already.
+// openPrivate is startPrivate on existing directories and hosts.
 func openPrivate(t *testing.T, world *proxytest.World, code *vcstest.World, dir string, change func(*proxy.Config, *vcs.Config)) *hosts {
 	t.Helper()
 	h := &hosts{code: code}
@@ -54,7 +54,7 @@ func openPrivate(t *testing.T, world *proxytest.World, code *vcstest.World, dir 
 	o.private = "corp.example"
 	o.config = func(c *proxy.Config) {
 		v := vcs.Config{Dir: filepath.Join(dir, "vcs"), Network: vcs.Network{CAFile: code.CAFile(), Lookup: code.Lookup, Dial: code.Dial}, Timeout: time.Minute, Logger: c.Logger}
-		c.Answer, c.Patience = 2*time.Minute, time.Minute // git takes long on a busy machine
+		c.Answer, c.Patience = 2*time.Minute, time.Minute // git is slow on a busy machine
 		if change != nil {
 			change(c, &v)
 		}
@@ -76,14 +76,14 @@ func openPrivate(t *testing.T, world *proxytest.World, code *vcstest.World, dir 
 	return h
 }
 
-// stop stops everything, so that its directory can be opened again.
+// stop stops all parts, so that the directory can be opened again.
 func (h *hosts) stop() {
 	h.close()
 	_ = h.vcs.Close()
 	_ = h.log.Close()
 }
 
-// ok gets path and returns the body of the answer, which must be a good one.
+// ok gets path, checks that the response is a 200, and returns its body.
 func (h *hosts) ok(path string, header ...string) string {
 	h.t.Helper()
 	a := h.get(path, header...)
@@ -93,8 +93,8 @@ func (h *hosts) ok(path string, header ...string) string {
 	return string(a.body)
 }
 
-// A private module comes whole from its repository, once, and nobody outside hears
-// its name.
+// All files of a private module come from its repository, once, and its name is not sent
+// outside.
 func TestPrivateFetch(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -142,13 +142,13 @@ func TestPrivateFetch(t *testing.T) {
 			t.Errorf("the upstream was asked for %s", path)
 		}
 	}
-	// What is stored needs no repository.
+	// Stored files need no repository.
 	repo.Remove()
 	a := h.get("corp.example/lib/@v/v1.0.0.zip")
 	if a.status != http.StatusOK || a.header.Get("Cache-Status") != "assay; hit" || a.header.Get("Cache-Control") != "private, max-age=31536000, immutable" {
 		t.Errorf("GET of what is stored = %d, %v", a.status, a.header)
 	}
-	h.ok("corp.example/lib/@v/v1.1.0.zip") // from our copy of the repository
+	h.ok("corp.example/lib/@v/v1.1.0.zip") // from the clone
 	h.wantStatus("corp.example/lib/@v/v1.2.0.zip", http.StatusNotFound, "git.corp.example")
 }
 
@@ -174,7 +174,7 @@ func TestPrivateErrors(t *testing.T) {
 	h.ok("corp.example/lib/@v/v1.0.0.zip")
 }
 
-// A repository that hangs is a timeout, and is used again when it does not.
+// A hanging repository causes a timeout, and is used again when it no longer hangs.
 func TestPrivateHangs(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(_ *proxy.Config, v *vcs.Config) { v.Timeout = 3 * time.Second })
@@ -190,8 +190,8 @@ func TestPrivateHangs(t *testing.T) {
 	}
 }
 
-// Twenty clients that ask for everything of a version cause one fetch, and those
-// who ask for what is stored do not wait for it.
+// Twenty clients that request all files of a version cause one fetch; clients that
+// request stored files do not wait for it.
 func TestPrivateCoalesces(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -227,7 +227,7 @@ func TestPrivateCoalesces(t *testing.T) {
 	}
 }
 
-// direct gets public modules from their repositories, and proves them as always.
+// direct gets public modules from their repositories, and proves them like others.
 func TestDirect(t *testing.T) {
 	t.Parallel()
 	world, code := newWorld(t), vcstest.New(t)
@@ -248,7 +248,7 @@ func TestDirect(t *testing.T) {
 	}
 	h.ok("corp.example/lib/@v/main.info")
 
-	// The database knows what the repository has, and another version of it.
+	// The database has the repository's version, and another one of the module.
 	mod := module.Version{Path: "corp.example/lib", Version: "v1.0.0"}
 	files := vcs.Files{}
 	var content []byte
@@ -275,12 +275,12 @@ func TestDirect(t *testing.T) {
 	if h.log.Size() != 0 {
 		t.Errorf("our log has %d entries of public modules", h.log.Size())
 	}
-	// Without version control it is an absence that says so.
+	// Without version control it is an absence with the reason.
 	h.server.Reload(chain, public, nil)
 	h.wantStatus("corp.example/lib/@v/v1.2.0.zip", http.StatusNotFound, "--vcs git")
 }
 
-// No cache in between keeps that a private module is not there.
+// No cache in between may store the absence of a private module.
 func TestPrivateAbsenceIsNotKept(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -292,8 +292,8 @@ func TestPrivateAbsenceIsNotKept(t *testing.T) {
 	}
 }
 
-// A page of a private module that sends us elsewhere, to be logged in for instance,
-// does not make us say there where we come from.
+// If a page of a private module redirects elsewhere, for instance to a login, the request
+// there has no Referer.
 func TestPrivateReferer(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -311,8 +311,8 @@ func TestPrivateReferer(t *testing.T) {
 	}
 }
 
-// What only the credential of this proxy can read is not shown to everybody because
-// its name was not said to be private.
+// A repository that only this proxy's credential can read is not served to all clients if
+// its name is not a private pattern.
 func TestDirectCredential(t *testing.T) {
 	t.Parallel()
 	netrc := filepath.Join(t.TempDir(), "netrc")
@@ -342,7 +342,7 @@ func policyOf(t *testing.T, private string) *privacy.Policy {
 
 func noPolicy(t *testing.T) *privacy.Policy { return policyOf(t, "") }
 
-// A newest tag that is no version of its module leaves the list as it is.
+// If the newest tag is no version of its module, the list does not change.
 func TestPrivateBadNewest(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -355,7 +355,7 @@ func TestPrivateBadNewest(t *testing.T) {
 	h.wantStatus("corp.example/lib/@v/v1.1.0.info", http.StatusNotFound, "corp.example/lib/v3")
 }
 
-// What is refused is said once, and --vcs-hosts only where it would help.
+// The error says once what is not allowed, and --vcs-hosts only where it would help.
 func TestPrivateNotAllowed(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)

@@ -33,8 +33,8 @@ const (
 	evilPath = "evil.corp.example/x"      // a page of another team that names the repository
 )
 
-// guarded is a server that reads all repositories of a company with its netrc. The rules
-// are about vanity paths.
+// guarded is a server that reads all repositories of a company with its netrc. Its rules
+// name vanity paths.
 type guarded struct {
 	*hosts
 	store    *fullStore
@@ -45,8 +45,8 @@ type guarded struct {
 	netrc    string
 }
 
-// startGuarded starts it with rules, on the payment repository: two versions, a commit
-// from before its go.mod, and a module in a subdirectory.
+// startGuarded starts it with rules, on the payment repository, which has two versions, a
+// commit from before its go.mod, and a module in a subdirectory.
 func startGuarded(t *testing.T, rules string) *guarded {
 	t.Helper()
 	g := &guarded{netrc: filepath.Join(t.TempDir(), "netrc")}
@@ -84,7 +84,7 @@ func startGuarded(t *testing.T, rules string) *guarded {
 	return g
 }
 
-// pageFor makes a host name the repository at url for its one module.
+// pageFor makes a host whose page names the repository at url for its one module.
 func pageFor(code *vcstest.World, host, url string) {
 	code.Host(host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		root := host + "/" + strings.Split(r.URL.Path, "/")[1]
@@ -127,7 +127,7 @@ func (g *guarded) restart(rules string, meanwhile func(*bolt.DB)) {
 	g.hosts = openPrivate(g.t, g.world, g.code, g.dir, g.change(g.t, rules))
 }
 
-// everything is all that can be asked about a module of the repository.
+// everything is all requests about a module of the repository.
 func (g *guarded) everything(modulePath string) []string {
 	all := []string{modulePath + "/@v/list", modulePath + "/@latest", modulePath + "/@v/main.info", modulePath + "/@v/" + g.old[:12] + ".info"}
 	for _, version := range []string{"v1.0.0", "v1.7.0"} {
@@ -142,8 +142,8 @@ func (g *guarded) everything(modulePath string) []string {
 	return all
 }
 
-// wantHidden checks that a client gets, for all of these modules, the refusal of a module
-// that a rule is about and that is not there, and that nothing was looked for.
+// wantHidden checks that a client gets, for each of these modules, the same refusal as
+// for a missing module with a rule, and that nothing was looked up.
 func (g *guarded) wantHidden(who string, modulePaths ...string) {
 	g.t.Helper()
 	g.code.Requests()
@@ -173,8 +173,8 @@ func (g *guarded) wantHidden(who string, modulePaths ...string) {
 	}
 }
 
-// A rule about a vanity path protects the repository, before anything was read from it
-// and after, under its own path, under that of another page and under an old one.
+// A rule about a vanity path protects the repository, before it was first read and
+// afterwards, under its own path, under that of another page and under an old one.
 func TestRuleProtectsRepository(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay")
@@ -189,9 +189,9 @@ func TestRuleProtectsRepository(t *testing.T) {
 	g.wantHidden("", others...)
 	g.wantHidden(g.dev, others...)
 
-	// Those who satisfy the rule may use the other paths; all others still may not.
+	// Clients that satisfy the rule may use the other paths; all other clients may not.
 	for _, path := range []string{payRepo, payRepo + "/sub", evilPath, "old.corp.example/pay"} {
-		for range 2 { // the second time from memory
+		for range 2 { // the second response comes from memory
 			g.ok(path+"/@v/v1.0.0.mod", "Authorization", g.pay)
 		}
 		g.ok(path+"/@v/v1.0.0.zip", "Authorization", g.pay)
@@ -209,13 +209,13 @@ func TestRuleProtectsRepository(t *testing.T) {
 	}
 	g.ok("sumdb/log.corp.example/tile/8/data/000.p/1", "Authorization", g.pay)
 
-	// Kept on disk, together with the objects.
+	// The facts are on disk, together with the objects.
 	g.restart(payPath+"=pay", nil)
 	g.wantHidden("", others...)
 	g.wantHidden(g.dev, others...)
 	g.ok(payRepo+"/@v/v1.0.0.zip", "Authorization", g.pay)
-	// Another rule about the same path counts at once, and one that is gone leaves what
-	// was read with a credential to no client.
+	// A changed rule about the same path counts at once; after the removal of a rule, no
+	// client may read modules that were read with a credential.
 	g.server.Reload(g.chain, ruled(t, payPath+"=dev"), g.vcs)
 	g.wantHidden(g.pay, payRepo, evilPath)
 	g.ok(payRepo+"/@v/v1.0.0.zip", "Authorization", g.dev)
@@ -227,8 +227,8 @@ func TestRuleProtectsRepository(t *testing.T) {
 	}
 }
 
-// To refuse what is known to be in a protected repository costs what it costs to refuse
-// what is not known.
+// Refusing a module that is known to be in a protected repository costs as much as
+// refusing an unknown one.
 func TestRuleRefusalCosts(t *testing.T) {
 	g := startGuarded(t, payPath+"=pay")
 	g.ok(payPath+"/@v/v1.0.0.mod", "Authorization", g.pay)
@@ -247,7 +247,7 @@ func TestRuleRefusalCosts(t *testing.T) {
 	}
 }
 
-// However a page spells the URL of a repository, it is that repository.
+// All spellings of a repository's URL in a page are the same repository.
 func TestRuleSpellings(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay,*.corp.example=pay|dev")
@@ -272,9 +272,9 @@ func TestRuleSpellings(t *testing.T) {
 	}
 }
 
-// Where a weaker rule covers another path that is asked first, what the go.mod file
-// declares is enough to refuse; of a commit without one, the first client that has the
-// right to the vanity path closes the other, also for what is stored.
+// If a weaker rule covers another path, which is requested first, the declaration in the
+// go.mod file is enough to refuse. For a commit without a go.mod, the first client with
+// access to the vanity path closes the other path, also for stored files.
 func TestRuleAfterWeaker(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay,git.corp.example=pay|dev,evil.corp.example=dev")
@@ -301,8 +301,8 @@ func TestRuleAfterWeaker(t *testing.T) {
 	}
 }
 
-// A repository that was renamed on its host is found under the old name too, and is the
-// same one, also where its commits declare nothing.
+// A repository that was renamed on its host, and is still found under the old name, is
+// one repository, even if its commits declare nothing.
 func TestRuleRenamed(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, "go.corp.example/money=pay,git.corp.example=pay|dev")
@@ -324,15 +324,15 @@ func TestRuleAnyone(t *testing.T) {
 	g := startGuarded(t, "git.corp.example/pay=anyone,corp.example/other=dev")
 	g.ok(payRepo + "/@v/v1.0.0.zip")
 	g.ok(payRepo + "/@v/list")
-	g.ok(evilPath + "/@v/v1.0.0.zip") // it is the same repository
+	g.ok(evilPath + "/@v/v1.0.0.zip") // this is the same repository
 	g.ok("sumdb/log.corp.example/lookup/" + payRepo + "@v1.0.0")
 	g.server.Reload(g.chain, ruled(t, "git.corp.example/pay=anyone,"+payPath+"=pay"), g.vcs)
 	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
-	g.wantHidden("", payRepo, evilPath) // anyone takes nothing away, and the other rule does
+	g.wantHidden("", payRepo, evilPath) // anyone refuses no client, but the other rule does
 }
 
 // A module that is read without a credential and has no rule stays open, whatever rules
-// there are for others, until its repository is known under a path that has one.
+// other modules have, until its repository is known under a path with a rule.
 func TestRuleLeavesOpen(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay")
@@ -354,9 +354,9 @@ func TestRuleLeavesOpen(t *testing.T) {
 	g.ok(path+"/@v/v1.0.0.zip", "Authorization", g.pay)
 }
 
-// What was stored before there was a rule is hidden from the moment of the reload, and
-// after a restart; also if an older version of the program has stored it, which noted
-// nothing but what is in the log.
+// Modules that were stored before there was a rule are hidden after the reload, and after
+// a restart; also those that an older version of the program stored, which noted only the
+// entries of the own log.
 func TestRuleForStored(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, "")
@@ -387,9 +387,9 @@ func TestRuleForStored(t *testing.T) {
 	g.wantHidden(g.dev, paths...)
 	g.ok(evilPath+"/@v/v1.0.0.mod", "Authorization", g.pay)
 
-	// No rule says who may read it, and whether a credential was used is not known.
+	// No rule covers it, and it is not known whether a credential was used.
 	g.restart("corp.example/other=dev", forget)
-	if err := os.Remove(g.netrc); err != nil { // so it must be assumed that there was one
+	if err := os.Remove(g.netrc); err != nil { // so one must be assumed
 		t.Fatal(err)
 	}
 	for _, path := range g.everything(payRepo) {
@@ -397,7 +397,7 @@ func TestRuleForStored(t *testing.T) {
 			t.Errorf("GET %s = %v", path, a)
 		}
 	}
-	// What now answers without a credential is open, and what is held of it too.
+	// A repository that now answers without a credential is open, with its held versions.
 	g.code.Password("", "")
 	if err := os.WriteFile(g.netrc, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -409,7 +409,7 @@ func TestRuleForStored(t *testing.T) {
 	}
 }
 
-// A store that is older than the log, from a backup, knows what the log knows.
+// A store from a backup, older than the own log, gets the facts of the log.
 func TestRuleAfterRestore(t *testing.T) {
 	t.Parallel()
 	const rules = "go.corp.example/money=pay,git.corp.example=pay|dev,evil.corp.example=pay|dev"
@@ -432,8 +432,8 @@ func TestRuleAfterRestore(t *testing.T) {
 	g.wantHidden(g.dev, payRepo, evilPath)
 }
 
-// A page that a rule is about, and that names the repository of others first, closes it
-// to them. The log says why, and to take the rule away opens it again.
+// A page with a rule that names another team's repository first closes it to that team.
+// The log has the reason; removing the rule opens it again.
 func TestRuleOfAnotherPage(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, "go.corp.example/money=pay,evil.corp.example=dev")
@@ -448,8 +448,8 @@ func TestRuleOfAnotherPage(t *testing.T) {
 	g.wantHidden(g.dev, evilPath)
 }
 
-// What cannot be noted, because the disk is full for instance, is not served, and not
-// stored either.
+// A module that cannot be noted, for instance because the disk is full, is neither served
+// nor stored.
 func TestRuleNotNoted(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay")
@@ -465,9 +465,10 @@ func TestRuleNotNoted(t *testing.T) {
 	g.wantHidden("", payRepo, evilPath)
 }
 
-// The owner of a page with wildcard paths chooses under how many a repository is read. Too
-// long ones are refused before anything is asked; of too many nothing is noted, pinned or
-// served, and what the owner of the repository has named is served as before.
+// The owner of a page with wildcard paths chooses how many paths lead to a repository.
+// Too long paths are refused before any request; beyond the limit no path is noted,
+// pinned or served, and the paths that the owner of the repository chose are served as
+// before.
 func TestRulePathsAreBounded(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay,evil.corp.example=pay")
@@ -517,8 +518,8 @@ func TestRulePathsAreBounded(t *testing.T) {
 	}
 }
 
-// A page that says something else each time, with a server that looks each time, gets
-// nothing of a protected repository out, neither content nor what it has.
+// A page that changes with each request, with a server that reads it each time, reveals
+// nothing about a protected repository: neither content nor which versions it has.
 func TestRuleChangingPage(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay,evil.corp.example=dev")
@@ -556,7 +557,7 @@ func TestRuleChangingPage(t *testing.T) {
 	forgetting.Wait()
 }
 
-// What a protected repository does not have is not told either, where a page begins to
+// Nor does an error tell what a protected repository does not have, if a page begins to
 // name it while a request waits.
 func TestRuleVeilsErrors(t *testing.T) {
 	t.Parallel()
@@ -584,13 +585,13 @@ func TestRuleVeilsErrors(t *testing.T) {
 			hidden++
 		}
 	}
-	if hidden != 1 { // the one that looked once more
+	if hidden != 1 { // the client that looked once more
 		t.Errorf("%d answers are the refusal, want 1: %v", hidden, answers)
 	}
 }
 
-// A public name with direct gets nothing of a repository that a rule protects, whatever
-// was stored under it before, not even the .info of a commit.
+// With direct, a public name serves nothing of a repository that a rule protects,
+// whatever was stored under the name before, not even the .info of a commit.
 func TestRuleDirect(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay")
@@ -606,7 +607,7 @@ func TestRuleDirect(t *testing.T) {
 	for _, who := range []string{"", g.pay} {
 		for _, path := range g.everything("public.corp.example/x") {
 			if strings.Contains(path, "sumdb/") || strings.HasPrefix(path, "cached-only/") {
-				continue // the repository plays no part in it
+				continue // this does not depend on the repository
 			}
 			if a := g.get(path, "Authorization", who); a.status != http.StatusNotFound || !strings.Contains(string(a.body), "if it is private, check") {
 				t.Errorf("GET %s = %v", path, a)
@@ -619,7 +620,7 @@ func TestRuleDirect(t *testing.T) {
 		}
 	}
 
-	// The host does not ask for a credential, and nothing protects the repository yet.
+	// The host does not ask for a credential, and no rule protects the repository yet.
 	g.code.Password("", "")
 	other := g.code.Repo("other")
 	other.Commit("-- go.mod --\nmodule public.corp.example/y\n")
@@ -671,7 +672,7 @@ func TestRuleExample(t *testing.T) {
 	}
 }
 
-// A server that cannot tell what its rules protect does not start, and says what to do.
+// A server that does not know what its rules protect does not start, and says what to do.
 func TestBindingsLost(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, payPath+"=pay")
@@ -684,7 +685,7 @@ func TestBindingsLost(t *testing.T) {
 	}
 }
 
-// fullStore can take nothing about repositories any more.
+// fullStore can store no more facts about repositories.
 type fullStore struct {
 	countingStore
 	full atomic.Bool
@@ -697,8 +698,7 @@ func (s *fullStore) SetRecord(ctx context.Context, name string, value []byte) er
 	return s.countingStore.SetRecord(ctx, name, value)
 }
 
-// lossyStore has lost the facts about repositories, and not what says that there were
-// some.
+// lossyStore has lost the facts about repositories, but not their index.
 type lossyStore struct{ storage.Store }
 
 func (s *lossyStore) Record(ctx context.Context, name string) ([]byte, error) {

@@ -21,7 +21,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
-// Every file of the protocol, as the go command asks for it.
+// Every file of the protocol, as the go command requests it.
 func TestProtocol(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -104,7 +104,7 @@ func TestMalformedPathsStayHere(t *testing.T) {
 	}
 }
 
-// Origin and whatever else is in an info goes through as it came.
+// Origin, and all other fields of an info, are passed on unchanged.
 func TestInfoVerbatim(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -115,7 +115,7 @@ func TestInfoVerbatim(t *testing.T) {
 	f.want(path)
 }
 
-// What an upstream says, and what the client is told: the decision table.
+// The response of an upstream, and the response for the client: the decision table.
 func TestStatuses(t *testing.T) {
 	for _, tt := range []struct {
 		fault, path string
@@ -160,7 +160,7 @@ func TestStatuses(t *testing.T) {
 			world := newWorld(t)
 			o := verified()
 			o.budget = quick
-			if strings.Contains(tt.fault, "hang") { // the client waits no longer
+			if strings.Contains(tt.fault, "hang") { // the client does not wait longer
 				o.config = func(c *proxy.Config) { c.Answer = 3 * time.Second }
 			}
 			f := start(t, world, world.URL(tt.fault), o)
@@ -175,7 +175,7 @@ func TestStatuses(t *testing.T) {
 	}
 }
 
-// A passing failure of an upstream, or of the database, is never seen.
+// A client never sees a temporary failure of an upstream, or of the database.
 func TestPassingFailures(t *testing.T) {
 	for _, fault := range []string{"503-once", "429-once", "reset-mid", "sumdb-503-once"} {
 		t.Run(fault, func(t *testing.T) {
@@ -188,7 +188,7 @@ func TestPassingFailures(t *testing.T) {
 	}
 }
 
-// Nothing sticks once an upstream is well again, not even after a mismatch.
+// After an upstream has recovered its objects are served again, even after a mismatch.
 func TestNothingSticks(t *testing.T) {
 	for _, fault := range []string{"503", "hang", "html", "tampered-mod", "tampered-zip", "truncated", "sumdb-503", "sumdb-wrong", "sumdb-tile", "sumdb-lost", "sumdb-html"} {
 		t.Run(fault, func(t *testing.T) {
@@ -210,7 +210,7 @@ func TestNothingSticks(t *testing.T) {
 	}
 }
 
-// metric returns the sum over a metric's series.
+// metric returns the sum of a metric's series.
 func (f *fixture) metric(t *testing.T, name string) float64 {
 	t.Helper()
 	registry := prometheus.NewRegistry()
@@ -297,7 +297,7 @@ func TestToolchain(t *testing.T) {
 	f.want("example.com/hello/@v/v1.0.0.zip")
 }
 
-// What was stored without a proof is not served as if it had one.
+// An object that was stored without a proof is not served as if it had one.
 func TestDatabaseSwitchedOn(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -317,8 +317,8 @@ func TestDatabaseSwitchedOn(t *testing.T) {
 	}
 }
 
-// Everything once served is served again by a new process without an upstream,
-// with the upstream dead or switched off.
+// A new process serves all objects that were served before, with the upstream unreachable
+// or switched off.
 func TestRestartWithoutUpstream(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -352,7 +352,8 @@ func TestRestartWithoutUpstream(t *testing.T) {
 			}
 		}
 	}
-	// Without upstream a list is what is held, and so is the latest version.
+	// Without an upstream a list, and the latest version, are made from the held
+	// versions.
 	if a := f.get("example.com/hello/@v/list"); string(a.body) != "v1.0.0\n" {
 		t.Errorf("list = %v", a)
 	}
@@ -395,7 +396,7 @@ func flip(t *testing.T, dir string, text []byte) {
 	}
 }
 
-// A request that has been here before is not sent round again.
+// A request that has already passed this proxy is not sent upstream again.
 func TestLoop(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -410,7 +411,7 @@ func TestLoop(t *testing.T) {
 	}
 }
 
-// Another policy and another upstream hold from the next request on.
+// Another policy and another upstream count from the next request on.
 func TestReload(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

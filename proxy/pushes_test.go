@@ -14,8 +14,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// A push is not missed by who comes after it while the answer of before is still on
-// its way.
+// A client that comes after a push does not miss it, even while the answer from before is
+// still on its way.
 func TestPushDuringRefresh(t *testing.T) {
 	t.Parallel()
 	store := &slowStore{came: make(chan string, 100)}
@@ -24,13 +24,13 @@ func TestPushDuringRefresh(t *testing.T) {
 		store.Store, c.Store = c.Store, store
 	})
 	repo := h.code.Module("lib", lib)
-	h.ok("corp.example/lib/@v/list") // the repository is known
+	h.ok("corp.example/lib/@v/list") // now the repository is known
 	h.server.Pushed(repo.URL())
 	wait := make(chan struct{})
 	store.set(nil, wait)
 	var clients sync.WaitGroup
 	clients.Go(func() { h.get("corp.example/lib/@v/list") })
-	<-store.came // it was asked, and had one tag
+	<-store.came // it has answered, with one tag
 	repo.Commit("-- new.go --\npackage lib\n")
 	repo.Tag("v1.1.0")
 	h.server.Pushed(repo.URL())
@@ -46,8 +46,8 @@ func TestPushDuringRefresh(t *testing.T) {
 }
 
 // startHangingRun starts a server with a client that waits for the list of
-// corp.example/lib, whose host hangs. It returns how many requests the host has for a
-// run, and how many it has had for this one.
+// corp.example/lib, whose host hangs. It returns how many requests the host gets for a
+// run, and how many it got for this one.
 func startHangingRun(t *testing.T, clients *sync.WaitGroup) (h *hosts, repo *vcstest.Repo, once, asked int) {
 	t.Helper()
 	h = startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
@@ -64,7 +64,7 @@ func startHangingRun(t *testing.T, clients *sync.WaitGroup) (h *hosts, repo *vcs
 	return h, repo, once, asked
 }
 
-// The same while the repository is still being asked.
+// The same while the request to the repository is still running.
 func TestPushDuringRun(t *testing.T) {
 	t.Parallel()
 	var clients sync.WaitGroup
@@ -80,7 +80,8 @@ func TestPushDuringRun(t *testing.T) {
 	}
 }
 
-// However many pushes come while the repository is being asked, it is asked once more.
+// Any number of pushes while the request to the repository is running cause one more
+// request.
 func TestPushFlood(t *testing.T) {
 	t.Parallel()
 	var clients sync.WaitGroup
@@ -105,7 +106,7 @@ func TestPushFlood(t *testing.T) {
 	}
 }
 
-// What was found to be absent before a push is not remembered after it.
+// An absence from before a push is not remembered after it.
 func TestPushDuringAbsence(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -130,8 +131,8 @@ func TestPushDuringAbsence(t *testing.T) {
 	}
 }
 
-// A version that was pushed while an older question about it was under way, which
-// says that there is none, is there for who asks after the push.
+// If a version is pushed while an older request for it, which finds nothing, is running,
+// a client that requests it after the push gets it.
 func TestPushDuringFill(t *testing.T) {
 	t.Parallel()
 	held := heldHandler{slog.DiscardHandler, make(chan struct{}, 100), make(chan struct{})}
@@ -141,11 +142,11 @@ func TestPushDuringFill(t *testing.T) {
 	var clients sync.WaitGroup
 	clients.Go(func() { h.get("corp.example/lib/@v/v1.1.0.info") })
 	clients.Go(func() { h.get("corp.example/lib/@v/v1.1.0.zip") })
-	<-held.came // the repository has said that it has no such tag
+	<-held.came // the repository has answered that it has no such tag
 	repo.Tag("v1.1.0")
 	h.server.Pushed(repo.URL())
 	for _, path := range []string{"corp.example/lib/@v/v1.1.0.info", "corp.example/lib/@v/v1.1.0.zip", // join the fill
-		"corp.example/lib/@v/v1.1.0.mod", // joins what is fetched for the fill
+		"corp.example/lib/@v/v1.1.0.mod", // joins the fetch of the fill
 		"sumdb/log.corp.example/lookup/corp.example/lib@v1.1.0"} {
 		clients.Go(func() {
 			if a := h.get(path); a.status != http.StatusOK {
@@ -158,7 +159,7 @@ func TestPushDuringFill(t *testing.T) {
 	clients.Wait()
 }
 
-// heldHandler lets what the go command did not find wait.
+// heldHandler delays the result when the go command finds nothing.
 type heldHandler struct {
 	slog.Handler
 	came, open chan struct{}
@@ -174,8 +175,8 @@ func (h heldHandler) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// A tag shows within Fresh, at once when its commit is asked for, and at once after
-// its repository has said so.
+// A tag is visible within Fresh, in the .info of its commit at once, and after a
+// webhook of its repository.
 func TestPrivateNewTags(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
@@ -202,7 +203,7 @@ func TestPrivateNewTags(t *testing.T) {
 	if got := h.ok("corp.example/lib/@latest"); !strings.Contains(got, `"v1.1.0"`) {
 		t.Errorf("latest after the push = %q", got)
 	}
-	h.ok("corp.example/lib/@v/v1.1.0.info") // its absence is forgotten too
+	h.ok("corp.example/lib/@v/v1.1.0.info") // its absence is dropped too
 
 	h.code.Requests()
 	h.ok("corp.example/lib/@v/list")
@@ -212,8 +213,8 @@ func TestPrivateNewTags(t *testing.T) {
 	}
 }
 
-// An answer that is older than Fresh is never given without asking, other than for
-// a public module.
+// For a private module, unlike for a public one, an answer older than Fresh is never
+// served without asking the repository.
 func TestPrivateFreshness(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Millisecond })

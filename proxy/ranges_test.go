@@ -14,8 +14,8 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Several parts of an object in one answer are not made: the answer is the whole,
-// which HTTP allows (RFC 9110, section 14.2).
+// A request for several ranges gets the whole object, which HTTP allows (RFC 9110,
+// section 14.2).
 func TestSeveralRanges(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -31,7 +31,7 @@ func TestSeveralRanges(t *testing.T) {
 	}
 }
 
-// When an answer is over nobody reads from the object any more, however it ended.
+// After a response has ended, in whatever way, no goroutine reads from the object.
 func TestNoReaderIsLeft(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -47,7 +47,7 @@ func TestNoReaderIsLeft(t *testing.T) {
 			r.Header.Set("Range", header)
 		}
 		func() {
-			defer func() { _ = recover() }() // the answer breaks off
+			defer func() { _ = recover() }() // the response is aborted
 			f.server.ServeHTTP(brokenWriter{httptest.NewRecorder()}, r)
 		}()
 	}
@@ -62,7 +62,7 @@ type brokenWriter struct{ *httptest.ResponseRecorder }
 
 func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("connection reset") }
 
-// readingStore counts who reads objects that are closed.
+// readingStore counts reads of closed objects.
 type readingStore struct {
 	storage.Store
 	late atomic.Int32

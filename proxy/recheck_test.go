@@ -16,7 +16,7 @@ const (
 	poisoned  = `{"Version":"v1.0.0","Time":"2037-01-01T00:00:00Z"}`
 )
 
-// plant stores a poisoned .info that was stored at that time.
+// plant stores a poisoned .info with that time.
 func plant(f *fixture, stored time.Time) {
 	f.t.Helper()
 	info := storage.Info{Key: helloInfo, Size: int64(len(poisoned)), Time: stored}
@@ -25,8 +25,8 @@ func plant(f *fixture, stored time.Time) {
 	}
 }
 
-// wantHealed waits until the .info is what the world has. Every answer until then is
-// the one or the other, and none is an error.
+// wantHealed waits until the .info is what the world has. Until then every response is
+// one of the two, and none is an error.
 func (f *fixture) wantHealed() {
 	f.t.Helper()
 	want := f.world.File(helloInfo)
@@ -41,7 +41,7 @@ func (f *fixture) wantHealed() {
 	}
 }
 
-// An .info that is a day old is asked for again behind the client's back, once.
+// An .info that is a day old is fetched again in the background, once.
 func TestInfoHealsWithAge(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -60,8 +60,8 @@ func TestInfoHealsWithAge(t *testing.T) {
 	}
 }
 
-// A young one is not, nor is an old one that the upstream confirms asked for twice; and
-// what cannot be asked for stays as it is.
+// A younger one is not; an old one that the upstream confirms is not fetched twice; one
+// that cannot be fetched stays as it is.
 func TestInfoStays(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -88,7 +88,7 @@ func TestInfoStays(t *testing.T) {
 					t.Errorf("%v", a)
 				}
 			}
-			f.close() // waits for what is under way
+			f.close() // waits for work under way
 			if asked := world.Count(helloInfo) > 0; asked != tt.asks {
 				t.Errorf("asked: %t, want %t", asked, tt.asks)
 			}
@@ -112,7 +112,8 @@ func TestInfoStays(t *testing.T) {
 	}
 }
 
-// The upstream whose zip was proved is asked for the .info that came from another one.
+// The .info is fetched from the upstream whose zip was proved, if it came from another
+// one.
 func TestInfoHealsByProof(t *testing.T) {
 	t.Parallel()
 	for _, file := range []string{"zip", "mod"} {
@@ -133,7 +134,7 @@ func TestInfoHealsByProof(t *testing.T) {
 	}
 }
 
-// From one upstream alone, an .info is asked for once, whatever is proved.
+// With one upstream alone, an .info is fetched once, whatever is proved.
 func TestInfoFromOneUpstream(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -147,7 +148,7 @@ func TestInfoFromOneUpstream(t *testing.T) {
 	}
 }
 
-// After assay verify --repair each .info is asked for again when it is used.
+// After assay verify --repair each .info is fetched again when it is used.
 func TestInfoHealsAfterRepair(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

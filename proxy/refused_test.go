@@ -12,13 +12,13 @@ import (
 )
 
 // refusing is an upstream that passes requests on to another one, but answers those for
-// some paths with a status and words.
+// some paths with a status and a text.
 type refusing struct {
 	*httptest.Server
 
 	mu     sync.Mutex
 	status map[string]int // by a part of the path
-	times  map[string]int // how often that is said, 0 for always
+	times  map[string]int // how often it answers so, 0 for always
 }
 
 func newRefusing(t *testing.T, upstream string) *refusing {
@@ -49,14 +49,15 @@ func (r *refusing) find(path string) int {
 	return 0
 }
 
-// refuse makes r say status for paths with part in it, so many times, 0 forever.
+// refuse makes r answer with status for paths that contain part, so many times, 0 for
+// always.
 func (r *refusing) refuse(part string, status, times int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.status[part], r.times[part] = status, times
 }
 
-// An upstream's refusal is told as what it is, with its words. A program repeats a 502,
+// An upstream's refusal is passed on as a refusal, with its text. Clients retry a 502,
 // and an absence would send the client elsewhere.
 func TestUpstreamRefuses(t *testing.T) {
 	t.Parallel()
@@ -72,17 +73,17 @@ func TestUpstreamRefuses(t *testing.T) {
 			t.Errorf("%v %v", a, a.header)
 		}
 		up.refuse(path, http.StatusForbidden, 1)
-		if strings.Contains(path, "v1.0.0") { // one that passes is not seen
+		if strings.Contains(path, "v1.0.0") { // the client does not see a temporary refusal
 			f.want("example.com/hello/" + path)
 		}
 	}
-	// What is stored is served, whatever the upstream says now.
+	// A stored object is served, whatever the upstream answers now.
 	up.refuse("example.com", http.StatusForbidden, 0)
 	f.want("example.com/hello/@v/v1.0.0.zip")
 }
 
-// Credentials that an upstream does not accept are trouble of the administrator, and no
-// verdict on the module.
+// If an upstream does not accept our credentials, the administrator must act; this says
+// nothing about the module.
 func TestUpstreamCredentials(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -94,7 +95,7 @@ func TestUpstreamCredentials(t *testing.T) {
 	}
 }
 
-// A checksum database that is refused is no absence either.
+// A refusal of the checksum database is no absence either.
 func TestDatabaseRefuses(t *testing.T) {
 	t.Parallel()
 	for _, part := range []string{"/supported", "/lookup/"} {
@@ -107,8 +108,8 @@ func TestDatabaseRefuses(t *testing.T) {
 	}
 }
 
-// A list that is held is given while it may be, as in any trouble; after that the refusal
-// is told.
+// A stored list is served for Stale, as after any failure; after that the client gets the
+// refusal.
 func TestRefusedList(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

@@ -22,7 +22,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// evil is what somebody has published under the name of a private module.
+// evil is content that an attacker published under the name of a private module.
 const evil = `
 -- corp.example/lib@v1.0.0/go.mod --
 module corp.example/lib
@@ -34,7 +34,7 @@ module corp.example/lib
 package evil
 `
 
-// gate is an upstream that lets paths with a text in them wait.
+// gate is an upstream that delays requests for paths that contain a text.
 type gate struct {
 	url, text string
 	came      chan string
@@ -61,7 +61,7 @@ func newGate(t *testing.T, world *proxytest.World, text string) *gate {
 
 func (g *gate) release() { g.once.Do(func() { close(g.open) }) }
 
-// chainOf returns a chain that ends with the test.
+// chainOf returns a chain that is closed at the end of the test.
 func chainOf(t *testing.T, list string) *fetch.Chain {
 	t.Helper()
 	chain, err := fetch.New(fetch.Config{List: list})
@@ -72,7 +72,7 @@ func chainOf(t *testing.T, list string) *fetch.Chain {
 	return chain
 }
 
-// wantUnnamed checks that no upstream has heard of a private module.
+// wantUnnamed checks that no upstream got the name of a private module.
 func (h *hosts) wantUnnamed() {
 	h.t.Helper()
 	for _, path := range h.world.Paths() {
@@ -82,9 +82,8 @@ func (h *hosts) wantUnnamed() {
 	}
 }
 
-// What an upstream said of a name while it was public is never said of the private
-// module, however fresh it is, nor when its repository cannot be asked; and the other
-// way round.
+// An upstream's answer about a name from when it was public is never served for the
+// private module, even if it is fresh or the repository is not reachable; and vice versa.
 func TestReloadRecords(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
@@ -119,8 +118,8 @@ func TestReloadRecords(t *testing.T) {
 	h.wantStatus("corp.example/lib/@v/main.info", http.StatusNotFound, "private here")
 }
 
-// A request for a private module does not join what runs for the public one of the
-// same name, and what comes of that later changes nothing.
+// A request for a private module does not join work for the public one of the same name,
+// and the later result of that work changes nothing.
 func TestReloadJoinsNothing(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -156,7 +155,7 @@ func TestReloadJoinsNothing(t *testing.T) {
 	check()
 }
 
-// Who comes after a reload does not wait for what the upstream of before has to say.
+// A client that comes after a reload does not wait for the earlier upstream.
 func TestReloadUpstream(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -178,8 +177,8 @@ func TestReloadUpstream(t *testing.T) {
 	before.Wait()
 }
 
-// What an upstream had said of a module is not given when the module has become private
-// while it was asked again.
+// An upstream's earlier answer about a module is not served if the module became private
+// during a new request.
 func TestReloadStale(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh, c.Stale, c.Fills = time.Millisecond, time.Hour, 1 })
@@ -193,7 +192,7 @@ func TestReloadStale(t *testing.T) {
 	g := newGate(t, h.world, "/ok/example.com/")
 	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
 	var clients sync.WaitGroup
-	clients.Go(func() { h.get("example.com/hello/@v/v1.0.0.info") }) // has the only place
+	clients.Go(func() { h.get("example.com/hello/@v/v1.0.0.info") }) // takes the only place
 	<-g.came
 	clients.Go(func() {
 		if a := h.get("corp.example/lib/@v/list"); a.status != http.StatusServiceUnavailable {
@@ -206,8 +205,7 @@ func TestReloadStale(t *testing.T) {
 	clients.Wait()
 }
 
-// A name that has become private while a request for it waited for a place is not
-// sent any more.
+// A name that became private while a request for it waited for a place is not sent.
 func TestReloadQueue(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fills, c.ZipFills = 1, 1 })
@@ -233,8 +231,8 @@ func TestReloadQueue(t *testing.T) {
 	h.wantUnnamed()
 }
 
-// The same while a repository is fetched for a public module: what it has is not
-// looked up at the public database any more, and a private request does not join.
+// The same while a repository is fetched for a public module: its versions are not looked
+// up in the public database, and a private request does not join.
 func TestReloadDirect(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -269,12 +267,12 @@ func waitUntil(t *testing.T, done func() bool) {
 	}
 }
 
-// slowStore is a store in which one thing waits.
+// slowStore is a store in which one operation waits.
 type slowStore struct {
 	storage.Store
 	mu      sync.Mutex
-	opened  chan struct{} // when an object was opened, if not nil
-	written chan struct{} // before a record is written, if not nil
+	opened  chan struct{} // if not nil, Open waits for it after it has opened an object
+	written chan struct{} // if not nil, SetRecord waits for it before it writes
 	came    chan string
 }
 
@@ -305,7 +303,7 @@ func (s *slowStore) SetRecord(ctx context.Context, name string, value []byte) er
 	return s.Store.SetRecord(ctx, name, value)
 }
 
-// What a request from before has read is not in memory for those who come after.
+// An object that an earlier request read is not in memory for later requests.
 func TestReloadHot(t *testing.T) {
 	t.Parallel()
 	store := &slowStore{came: make(chan string, 100)}
@@ -315,7 +313,7 @@ func TestReloadHot(t *testing.T) {
 	path := "corp.example/lib/@v/v1.0.0.info"
 	h.server.Reload(h.chain, noPolicy(t), h.vcs)
 	h.ok(path)
-	h.server.Reload(h.chain, noPolicy(t), h.vcs) // it is not in memory now
+	h.server.Reload(h.chain, noPolicy(t), h.vcs) // now it is not in memory
 	wait := make(chan struct{})
 	store.set(wait, nil)
 	var before sync.WaitGroup
@@ -330,8 +328,8 @@ func TestReloadHot(t *testing.T) {
 	}
 }
 
-// What is private is fetched from its repository even if something public of the
-// same name is stored, and the other way round nothing private gets out as public.
+// A private module is fetched from its repository even if a public one of the same name
+// is stored; and a stored private one is never served as public.
 func TestPrivateConfusion(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -339,7 +337,7 @@ func TestPrivateConfusion(t *testing.T) {
 	mod := module.Version{Path: "corp.example/lib", Version: "v1.0.0"}
 	h.world.Add("-- corp.example/lib@v1.0.0/go.mod --\nmodule corp.example/lib\n-- corp.example/lib@v1.0.0/evil.go --\npackage evil\n")
 	h.server.Reload(h.chain, noPolicy(t), h.vcs)
-	public := h.ok("corp.example/lib/@v/v1.0.0.zip") // it was forgotten that it is private
+	public := h.ok("corp.example/lib/@v/v1.0.0.zip") // the private pattern is missing
 	h.ok("corp.example/lib/@v/v1.0.0.mod")
 	h.ok("corp.example/lib/@v/v1.0.0.info")
 
@@ -361,8 +359,8 @@ func TestPrivateConfusion(t *testing.T) {
 	}
 }
 
-// A fill that is under way when the module becomes private is not what those get who
-// ask for the private one.
+// Clients that request a private module do not get the result of a fill that began while
+// the module was public.
 func TestPrivateConfusionUnderWay(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, nil)
@@ -389,7 +387,7 @@ func TestPrivateConfusionUnderWay(t *testing.T) {
 		t.Error("the public module is served as the private one")
 	}
 	h.world.OpenGate()
-	if a := <-public; a.err == nil { // its last part is held back for good
+	if a := <-public; a.err == nil { // its last part is never sent
 		t.Errorf("who asked before has all of it: %d, %d bytes", a.status, len(a.body))
 	}
 	if again := h.ok(key); again != private {
@@ -411,7 +409,7 @@ func (s *storeWithHook) Open(ctx context.Context, key string) (storage.Object, e
 	return object, err
 }
 
-// What comes into memory while the module becomes private is not, either.
+// Nor do they get an object that came into memory while the module became private.
 func TestPrivateConfusionInMemory(t *testing.T) {
 	t.Parallel()
 	var store *storeWithHook

@@ -11,7 +11,7 @@ import (
 )
 
 // Bytes of a zip that no hash covers are neither served nor stored, whether the zip is
-// streamed or not, and the honest zip is taken as soon as an upstream has it.
+// streamed or not, and the correct zip is accepted as soon as an upstream has it.
 func TestHiddenBytes(t *testing.T) {
 	for name, database := range map[string]bool{"verified": true, "without a database": false} {
 		t.Run(name, func(t *testing.T) {
@@ -47,7 +47,7 @@ func TestHiddenBytes(t *testing.T) {
 	}
 }
 
-// What an older version has stored with such bytes is found.
+// A stored zip of an older version with such bytes is found.
 func TestStoredShape(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

@@ -14,8 +14,9 @@ const (
 	latest    = "sumdb/" + proxytest.Database + "/latest"
 )
 
-// The promise to answer for a database is made only with a head: one that is held, or
-// one that comes in time. It is never a 404, upon which a client goes to the database.
+// The server promises to answer for a database only with a head: a stored one, or one
+// that comes in time. The response is never a 404, after which a client would contact the
+// database.
 func TestSupported(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -58,8 +59,8 @@ func TestSupported(t *testing.T) {
 	}
 }
 
-// A head that is held is enough, however the upstream is; and a database that could not
-// be reached at first is served as soon as it can be.
+// A stored head is enough, whatever the state of the upstream; a database that was not
+// reachable at first is served as soon as it is.
 func TestSupportedLater(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

@@ -7,8 +7,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// What is relayed is not proved, so nobody between us and the client may keep it
-// as what is.
+// A relayed tile is not proved, so no cache between us and the client may store it like a
+// proved one.
 func TestRelayedTileIsNotKept(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

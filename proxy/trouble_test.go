@@ -26,7 +26,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// A spool directory that somebody has removed is no absence of a module.
+// A removed spool directory is no absence of a module.
 func TestSpoolGone(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -49,7 +49,8 @@ func TestSpoolGone(t *testing.T) {
 	f.want("example.com/hello/@v/v1.1.0.zip")
 }
 
-// What a killed process left in the spool goes, whatever the directory's name.
+// Files that a killed process left in the spool are removed, whatever the directory's
+// name.
 func TestSpoolIsCleared(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -74,12 +75,12 @@ func TestSpoolIsCleared(t *testing.T) {
 	}
 }
 
-// badStore is a store in which some things go wrong.
+// badStore is a store in which some operations fail.
 type badStore struct {
 	storage.Store
-	damaged string // key that cannot be read, and not be deleted
-	panics  string // key whose creation is a defect
-	full    string // key for which there is no room
+	damaged string // key that can be neither read nor deleted
+	panics  string // key whose creation panics
+	full    string // key for which the disk is full
 }
 
 func (s *badStore) Open(ctx context.Context, key string) (storage.Object, error) {
@@ -115,7 +116,7 @@ func startBad(t *testing.T, bad *badStore) *fixture {
 	return start(t, world, world.URL("ok"), o)
 }
 
-// An object that is damaged and cannot be dropped is our trouble, not an absence.
+// A damaged object that cannot be removed is an error of our own, not an absence.
 func TestDamageThatStays(t *testing.T) {
 	t.Parallel()
 	const path = "example.com/hello/@v/v1.0.0.mod"
@@ -127,7 +128,7 @@ func TestDamageThatStays(t *testing.T) {
 	f.want("example.com/hello/@v/v1.1.0.mod")
 }
 
-// A defect in a fill costs those who wait for it their answer, and nobody else.
+// A defect in a fill fails the requests that wait for it, and no others.
 func TestFillPanics(t *testing.T) {
 	t.Parallel()
 	const mod, zip = "example.com/hello/@v/v1.0.0.mod", "example.com/big/@v/v1.0.0.zip"
@@ -148,8 +149,8 @@ func TestFillPanics(t *testing.T) {
 	}
 }
 
-// What fails here, and not on its way, would fail again: who comes then gets the reason
-// and not another transfer that breaks off.
+// A failure of our own would occur again: later clients get the reason, and not another
+// aborted transfer.
 func TestReasonAfterBrokenStream(t *testing.T) {
 	t.Parallel()
 	const zip = "example.com/big/@v/v1.0.0.zip"
@@ -170,8 +171,8 @@ func TestReasonAfterBrokenStream(t *testing.T) {
 	}
 }
 
-// A client that leaves in the middle of an answer, or does not read it, is no
-// error of ours.
+// A client that leaves in the middle of a response, or does not read it, is no error of
+// this proxy.
 func TestClientLeaves(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -199,7 +200,7 @@ func TestClientLeaves(t *testing.T) {
 	}
 }
 
-// stuckWriter is a client that takes nothing, and whose connection still stands.
+// stuckWriter is a client that reads nothing, but keeps its connection open.
 type stuckWriter struct{ *httptest.ResponseRecorder }
 
 func (stuckWriter) Write([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
@@ -226,7 +227,7 @@ func TestStuckClientIsNoError(t *testing.T) {
 	}
 }
 
-// A large answer may take as long as it moves, a part of an object too.
+// A large response may take any time while it makes progress, also for a range.
 func TestSlowRange(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -256,8 +257,8 @@ func TestSlowRange(t *testing.T) {
 	}
 }
 
-// An upstream that announces a zip and sends nothing of it costs a client no more
-// than the time for an answer, and the client gets a status and a text.
+// If an upstream announces a zip and sends nothing, a client waits no longer than for any
+// response, and gets a status and a text.
 func TestZipThatDoesNotBegin(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -286,10 +287,10 @@ func TestZipThatDoesNotBegin(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	_ = f.server.Close(ctx) // it need not wait for the upstream
+	_ = f.server.Close(ctx) // without waiting for the upstream
 }
 
-// A zip that cannot be had does not wait for its record.
+// The error for a zip that cannot be fetched does not wait for its record.
 func TestBrokenZipDoesNotWait(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -316,8 +317,8 @@ func TestBrokenZipDoesNotWait(t *testing.T) {
 	}
 }
 
-// Nobody waits longer than for an answer because the database hangs: not for an
-// object that was stored without a proof, nor for the head of the log.
+// If the database hangs, no client waits longer than for any response: neither for an
+// object that was stored without a proof, nor for the head of the database.
 func TestDatabaseHangs(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -337,7 +338,7 @@ func TestDatabaseHangs(t *testing.T) {
 	}
 }
 
-// Who asks for what is stored makes us ask nobody.
+// A request for a stored object causes no request to others.
 func TestCachedOnlyAsksNobody(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -353,8 +354,8 @@ func TestCachedOnlyAsksNobody(t *testing.T) {
 	}
 }
 
-// While a zip is on its way the hash of its bytes is not known: there is no entity tag,
-// and a client that has one of before gets the zip. Afterwards the tag holds.
+// While a zip arrives the hash of its bytes is not known: there is no entity tag, and a
+// client with an earlier one gets the zip. Afterwards the tag counts.
 func TestConditionalWhileStreaming(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -386,7 +387,7 @@ func TestConditionalWhileStreaming(t *testing.T) {
 	}
 }
 
-// The next step is in the text, however long the names before it are.
+// The text has the next step, however long the names before it are.
 func TestLongNamesKeepTheNextStep(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -396,7 +397,7 @@ func TestLongNamesKeepTheNextStep(t *testing.T) {
 	f.wantStatus("sumdb/sum.test.example/lookup/"+name+"@v1.0.0", http.StatusForbidden, "go env -w GONOSUMDB=corp.example\n")
 }
 
-// An answer is never older than Stale.
+// No answer is older than Stale.
 func TestStale(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -412,7 +413,7 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// Of those who ask for a list at the same time one has missed.
+// Of concurrent requests for a list one counts as a miss.
 func TestOneMissOfMany(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

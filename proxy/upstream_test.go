@@ -13,8 +13,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// One client that asks for 1,000 distinct modules which hang costs the others no healthy
-// miss, whether those are of new modules or of new files.
+// One client that requests 1,000 different hanging modules does not affect misses of
+// other clients, of new modules or new files.
 func TestOneClientsHangingModules(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -25,7 +25,7 @@ func TestOneClientsHangingModules(t *testing.T) {
 	world.Add(archive.String())
 	h := hang(t, world, func(path string) bool { return strings.Contains(path, "/hang.example/") })
 	o := verified()
-	o.budget = fetch.Budget{FirstByte: 2 * time.Second, Answer: 20 * time.Second} // what is well must have time on a busy machine
+	o.budget = fetch.Budget{FirstByte: 2 * time.Second, Answer: 20 * time.Second} // healthy requests need time on a busy machine
 	o.config = func(c *proxy.Config) { byClient(c); c.Answer = 25 * time.Second }
 	f := start(t, world, h.url, o)
 	t.Cleanup(h.release)
@@ -54,8 +54,9 @@ func TestOneClientsHangingModules(t *testing.T) {
 	mallory.Wait()
 }
 
-// A go command asks for all prefixes of a path with six elements. An upstream that says 500
-// for what it does not have is used on, for the module that it has and for others.
+// A go command requests all prefixes of a path with six elements. An upstream that
+// answers 500 for modules that it does not have stays in use, for the module that it has
+// and for others.
 func TestPathOfSixElements(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -93,8 +94,9 @@ func TestPathOfSixElements(t *testing.T) {
 	}
 }
 
-// An upstream that always answers, later than an attempt lasts and than a client waits: the
-// first client is told 504, the work goes on, once, and the next one finds it done.
+// An upstream always answers, but later than an attempt lasts and than a client waits:
+// the first client gets a 504, the work continues, once, and the next client gets its
+// result.
 func TestLateUpstream(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{
@@ -134,7 +136,7 @@ func TestLateUpstream(t *testing.T) {
 			if !strings.HasPrefix(path, "sumdb/") && string(last.body) != string(world.File(path)) {
 				t.Errorf("the next client has %q", last.body)
 			}
-			if n := world.Count(path); n > 2 { // those that were cut did not come so far
+			if n := world.Count(path); n > 2 { // aborted ones did not come so far
 				t.Errorf("the upstream was asked %d times to the end", n)
 			}
 		})
