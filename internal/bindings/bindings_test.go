@@ -39,7 +39,8 @@ func facts(all ...bindings.Fact) iter.Seq2[bindings.Fact, error] {
 	}
 }
 
-// What is noted is there after a restart, and a stronger fact is not lost to a weaker.
+// Noted facts are there after a restart, and a weaker fact does not replace a stronger
+// one.
 func TestNote(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -81,8 +82,8 @@ func TestNote(t *testing.T) {
 	}
 }
 
-// Those who can write to a repository choose what its go.mod files declare, but not how
-// much is kept of it.
+// Anyone with write access to a repository chooses what its go.mod files declare, but not
+// how much of it is kept.
 func TestDeclaredIsBounded(t *testing.T) {
 	t.Parallel()
 	_, table := open(t, t.TempDir())
@@ -119,9 +120,9 @@ func many(repository, prefix string, n, size int) iter.Seq2[bindings.Fact, error
 	}
 }
 
-// The owner of a page chooses under how many paths a repository can be read, but not how
-// many are noted: neither of one host, nor in all. Other repositories, what is known
-// already, and public paths are not concerned, and it is told once.
+// The owner of a page chooses how many paths lead to a repository, but not how many are
+// noted, neither of one host nor in all. Other repositories, known paths and public paths
+// are not affected, and the limit is reported once.
 func TestPathsAreBounded(t *testing.T) {
 	t.Parallel()
 	_, table := open(t, t.TempDir())
@@ -161,8 +162,8 @@ func TestPathsAreBounded(t *testing.T) {
 	}
 }
 
-// One owner on a code host cannot fill the record that it shares with the repositories of
-// others, with however many repositories.
+// One owner on a code host, with any number of repositories, cannot fill the record that
+// it shares with other owners.
 func TestRecordIsShared(t *testing.T) {
 	t.Parallel()
 	store, table := open(t, t.TempDir())
@@ -195,7 +196,7 @@ func TestRecordIsShared(t *testing.T) {
 	}
 }
 
-// A table of which something is missing, damaged or strange is not used.
+// A table with a missing, damaged or strange part is not used.
 func TestLost(t *testing.T) {
 	t.Parallel()
 	names := []string{"bindings/index"}
@@ -222,7 +223,7 @@ func TestLost(t *testing.T) {
 				continue
 			}
 			if how == "missing" && name == names[0] {
-				continue // the shards are all there; the log is read again
+				continue // all shards are there; the log is read again
 			}
 			if err := change(store, name, value); err != nil {
 				t.Fatal(err)
@@ -237,7 +238,7 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// Facts that cannot be made durable are not facts.
+// A fact that cannot be made durable is not noted.
 func TestNoteFails(t *testing.T) {
 	t.Parallel()
 	store, table := open(t, t.TempDir())

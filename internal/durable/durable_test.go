@@ -67,7 +67,7 @@ func TestCreate(t *testing.T) {
 	checkFile(t, path, "first")
 }
 
-// What was written in part is cut off; a file that cannot be cut either is unknown.
+// An incomplete write is truncated; if that fails too, the state of the file is unknown.
 func TestAppend(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "file")

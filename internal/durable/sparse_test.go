@@ -9,7 +9,7 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// Whatever the pieces in which it comes, the file has all bytes, and its length.
+// The file has all bytes, and its length, whatever the sizes of the writes.
 func TestSparse(t *testing.T) {
 	t.Parallel()
 	data := make([]byte, 200_000)

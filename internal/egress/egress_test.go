@@ -35,7 +35,7 @@ func TestAllowed(t *testing.T) {
 	}
 }
 
-// No address of this machine is allowed, whatever network it is in.
+// No address of this machine is allowed, in any network.
 func TestMachine(t *testing.T) {
 	t.Parallel()
 	own, err := egress.Machine()

@@ -24,7 +24,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// A kind has a bounded number of files; other kinds do not count.
+// The number of files of a kind is limited; other kinds do not count.
 func TestKeepBounded(t *testing.T) {
 	t.Parallel()
 	dir := evidence.Dir(t.TempDir())

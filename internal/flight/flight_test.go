@@ -14,7 +14,7 @@ import (
 
 var errDone = errors.New("done")
 
-// Clients that ask for the same share one piece of work, which goes on when they leave.
+// Clients with the same request share one piece of work, which continues when they leave.
 func TestGroupShares(t *testing.T) {
 	scope := flight.NewScope(flight.Config{})
 	group := flight.NewGroup[int](scope)
@@ -58,8 +58,8 @@ func TestGroupShares(t *testing.T) {
 	}
 }
 
-// The error of work that had to yield its place says so, and a client that comes then
-// begins it anew.
+// The error of work that had to yield its place says so, and the next client starts it
+// again.
 func TestGroupYields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		scope := flight.NewScope(flight.Config{})
@@ -92,8 +92,8 @@ func TestGroupYields(t *testing.T) {
 	})
 }
 
-// A panic is an error for all who wait, and is told with the key of its work; Ended has it
-// before them.
+// A panic is an error for all clients that wait, and is reported with the key of its
+// work; Ended gets it before them.
 func TestGroupPanics(t *testing.T) {
 	var told string
 	scope := flight.NewScope(flight.Config{Panicked: func(key string, p *panics.Error) error { told = key; return errDone }})
@@ -108,8 +108,8 @@ func TestGroupPanics(t *testing.T) {
 	}
 }
 
-// Close waits for what runs, and cancels it when it has waited long enough. Limit ends
-// work before.
+// Close waits for running work, and cancels it when it has waited long enough. Limit ends
+// work earlier.
 func TestScopeClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		scope := flight.NewScope(flight.Config{})

@@ -11,8 +11,8 @@ import (
 	"github.com/assay-proxy/assay/internal/panics"
 )
 
-// The work is done once for all callers, also when the first one leaves, with the values
-// of its context; afterwards it is done again.
+// The work runs once for all callers, also when the first one leaves, with the values of
+// that caller's context; afterwards it runs again.
 func TestSharedOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"github.com/assay-proxy/assay/internal/memo"
 )
 
-// A full Map forgets all that it has, and goes on.
+// A full Map drops all entries, and continues.
 func TestMapIsBounded(t *testing.T) {
 	m := memo.Map[int, int]{Limit: 3}
 	for i := range 10 {
@@ -29,7 +29,7 @@ func TestMapIsBounded(t *testing.T) {
 	}
 }
 
-// What is outdated goes first.
+// Outdated entries are dropped first.
 func TestMapOutdated(t *testing.T) {
 	m := memo.Map[string, bool]{Limit: 2, Outdated: func(old bool) bool { return old }}
 	m.Put("old", true)

@@ -15,8 +15,8 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-// What does not fit waits, in the order in which it came, and is refused when its
-// time is over.
+// A taker without enough bytes waits, in order of arrival, and is refused when its time
+// is over.
 func TestTake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := memory.New(100)
@@ -58,7 +58,8 @@ func TestTake(t *testing.T) {
 	})
 }
 
-// What can never be had is refused at once, and so is a queue without end.
+// More bytes than the budget has are refused at once, and so is a taker beyond the limit
+// of the queue.
 func TestRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := memory.New(100)
@@ -79,7 +80,7 @@ func TestRefused(t *testing.T) {
 	})
 }
 
-// Two that each hold a half and want more do not wait for each other.
+// Two holders that each have a half and want more do not wait for each other.
 func TestHold(t *testing.T) {
 	b := memory.New(100)
 	first, second := b.Hold(), b.Hold()
@@ -117,7 +118,7 @@ func TestPart(t *testing.T) {
 	b.Part(1)
 }
 
-// Without a budget there is no end.
+// Without a budget there is no limit.
 func TestUnbounded(t *testing.T) {
 	var b *memory.Budget
 	part := b.Part(1 << 40)
@@ -133,8 +134,8 @@ func TestUnbounded(t *testing.T) {
 	}
 }
 
-// What is read is all there, whatever was said of its size; the buffer is taken before
-// it is made, and never larger than the limit asks for.
+// Read returns all bytes, whatever the stated size was; it takes the memory before it
+// makes the buffer, and never more than the limit needs.
 func TestRead(t *testing.T) {
 	t.Parallel()
 	content := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
@@ -155,7 +156,7 @@ func TestRead(t *testing.T) {
 			h.Free()
 		}
 	}
-	exact := memory.New(int64(len(content))*3/2 + 1) // what doubles is copied from half of it
+	exact := memory.New(int64(len(content))*3/2 + 1) // a doubled buffer is copied from one of half its size
 	held := exact.Hold()
 	defer held.Free()
 	if data, err := held.Read(t.Context(), bytes.NewReader(content), -1, int64(len(content))); err != nil || len(data) != len(content) {
@@ -173,8 +174,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// However many take, give and leave at the same time, no more is given than there is,
-// all of it comes back, and no caller is forgotten.
+// While any number of callers take, give and leave at the same time, the budget never
+// gives more than it has, gets all bytes back, and forgets no caller.
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	b := memory.New(1000)
@@ -221,8 +222,8 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// One owner leaves something to the next, whatever waits for it: those whose owner has its
-// part stop no other. A single hold may have all.
+// One owner leaves some bytes to the next: waiters whose owner has its part do not block
+// others. A single hold may take all.
 func TestOwners(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := memory.New(100)
@@ -275,7 +276,7 @@ func TestOwners(t *testing.T) {
 	})
 }
 
-// Who waits because its owner has its part is served when that gives something back.
+// A waiter whose owner has its part is served when that owner gives bytes back.
 func TestOwnerWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := memory.New(100)

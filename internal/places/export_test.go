@@ -1,6 +1,6 @@
 package places
 
-// Leftovers returns how many holders, clients and claims are still counted.
+// Leftovers returns the number of holders, clients and claims that are still counted.
 func (p *Places) Leftovers() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

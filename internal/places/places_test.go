@@ -16,7 +16,7 @@ import (
 	"github.com/assay-proxy/assay/internal/places"
 )
 
-// bench makes claims for a test and fails it where they are refused.
+// bench makes claims for a test and fails it if they are refused.
 type bench struct {
 	*testing.T
 	*places.Places
@@ -31,7 +31,7 @@ func (b bench) claim(client, module, host string) *places.Claim {
 	return c
 }
 
-// placed reports whether a claim has a place by now.
+// placed reports whether a claim has a place now.
 func placed(c *places.Claim) bool {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -39,7 +39,7 @@ func placed(c *places.Claim) bool {
 	return err == nil && got != nil
 }
 
-// take takes a place that must be there at once.
+// take takes a place that must be free at once.
 func (b bench) take(c *places.Claim) context.Context {
 	b.Helper()
 	begin := time.Now()
@@ -59,7 +59,7 @@ func wantYield(t *testing.T, ctx context.Context, want bool) {
 	}
 }
 
-// However many places one client asks for, another one finds one.
+// For any number of claims of one client, another client finds a place.
 func TestShare(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -78,8 +78,8 @@ func TestShare(t *testing.T) {
 	})
 }
 
-// A freed place goes to the client that holds the fewest, then the module, then the
-// host; of equals to the oldest.
+// A freed place goes to the client that holds the fewest, then the module, then the host;
+// among equals to the oldest claim.
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -121,8 +121,8 @@ func TestOrder(t *testing.T) {
 	})
 }
 
-// A client's queue is bounded, and that of all: then a client with few claims takes the
-// room of the one with the most.
+// The queue of a client is limited, and that of all clients: when it is full, a client
+// with few claims displaces a claim of the one with the most.
 func TestQueue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -151,7 +151,7 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// Who waits too long is told; who leaves takes its claim along.
+// A claim that waits too long gets an error; a client that leaves removes its claim.
 func TestLateAndLeft(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -182,8 +182,8 @@ func TestLateAndLeft(t *testing.T) {
 	})
 }
 
-// Sixteen transfers that drip, each of another client, yield to whoever comes; while no
-// claim waits nothing yields.
+// Sixteen dripping transfers of different clients yield to any new claim; while no claim
+// waits none yields.
 func TestDripping(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -220,7 +220,7 @@ func TestDripping(t *testing.T) {
 	})
 }
 
-// move makes progress of n bytes a second until ctx ends.
+// move makes progress of n bytes per second until ctx ends.
 func move(ctx context.Context, c *places.Claim, n int) {
 	for ctx.Err() == nil {
 		c.Progress(n / 10)
@@ -231,8 +231,8 @@ func move(ctx context.Context, c *places.Claim, n int) {
 	}
 }
 
-// Work that makes progress never yields; sluggish work only to a client that holds
-// fewer places; what has not begun to move is given its time; what is firm stays.
+// Work that makes progress never yields; sluggish work only to a client that holds fewer
+// places; work without progress yet has its time; firm work stays.
 func TestYields(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -285,8 +285,8 @@ func TestYields(t *testing.T) {
 	}
 }
 
-// A transfer that was fast and stalls yields; one that was slow and is fast does not; one
-// that has all its bytes and rests has its time again.
+// A transfer that was fast and now stalls yields; one that was slow and now is fast does
+// not; one that has all its bytes and rests has its full time again.
 func TestRate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -316,8 +316,7 @@ func TestRate(t *testing.T) {
 	})
 }
 
-// Work that has not moved yet keeps its place for as long as a client waits, where
-// Patience says so.
+// Work without progress keeps its place as long as a client waits, if Patience is 0.
 func TestNoPatience(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -364,8 +363,8 @@ func TestJoin(t *testing.T) {
 	})
 }
 
-// Whatever happens at the same time, no more runs than there are places, no client has
-// more than its share, and nothing is left in the end.
+// Under concurrent use no more work runs than there are places, no client has more than
+// its share, and no count is left in the end.
 func TestChaos(t *testing.T) {
 	p := places.New(places.Config{N: 8, Patience: time.Millisecond, Window: time.Millisecond})
 	var (
@@ -411,9 +410,9 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// A site that can be as many clients as it likes takes neither all places nor the whole
-// queue, and its clients come after one at another site that holds as little; among
-// themselves they share as before.
+// A site with any number of clients takes neither all places nor the whole queue. Its
+// clients come after one of another site that holds as few places; among themselves they
+// share as before.
 func TestSites(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -433,7 +432,7 @@ func TestSites(t *testing.T) {
 		if _, err := b.Claim(places.For{Client: "x/3"}); err != places.ErrFull {
 			t.Errorf("a claim of a client at a site that fills the queue: %v, want ErrFull", err)
 		}
-		b.claim("x/new", "m", "h") // in the room of a client with two
+		b.claim("x/new", "m", "h") // displaces a claim of a client with two
 		first := b.claim("y/1", "m", "h")
 		b.take(first) // the fourth place
 		second := b.claim("z/1", "m", "h")

@@ -11,7 +11,7 @@ import (
 	"github.com/assay-proxy/assay/internal/watch"
 )
 
-// pair is two files, whose texts together are the value; "bad" cannot be used.
+// pair is two files whose texts together are the value; the text "bad" is unusable.
 type pair struct {
 	t       *testing.T
 	a, b    string
@@ -54,7 +54,7 @@ func (p *pair) load() (made, sum string, err error) {
 	return text, text, nil
 }
 
-// want looks once more and checks what is in force, and what was told until then.
+// want checks the files once more, and compares the value and the reports so far.
 func (p *pair) want(value string, changed, failed int) {
 	p.t.Helper()
 	time.Sleep(watch.Every)
@@ -63,8 +63,8 @@ func (p *pair) want(value string, changed, failed int) {
 	}
 }
 
-// A change of either file is seen, and told once; while one is bad or missing, the value
-// stays, and that is told once too.
+// A change of either file is noticed, and reported once; while one is bad or missing, the
+// value stays, and the error is reported once too.
 func TestValueFollowsFiles(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -94,8 +94,7 @@ func TestValueFollowsFiles(t *testing.T) {
 	})
 }
 
-// What is prepared is in force when it is committed, and only then; what cannot be used
-// leaves everything as it was.
+// A prepared value is in force only once it is committed; unusable files change nothing.
 func TestPrepare(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

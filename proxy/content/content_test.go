@@ -19,7 +19,7 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// Many absences of long names are no more than those of short ones.
+// Many absences of long names take no more memory than those of short names.
 func TestLongAbsences(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -33,7 +33,8 @@ func TestLongAbsences(t *testing.T) {
 	runtime.KeepAlive(keep)
 }
 
-// All that a server remembers of objects takes less than the program has for it.
+// All that a server remembers about objects takes less memory than the program reserves
+// for it.
 func TestIndexMemory(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -49,7 +50,7 @@ func TestIndexMemory(t *testing.T) {
 	runtime.KeepAlive(keep)
 }
 
-// A cleaned list has only versions that the module can have, once, in order.
+// A cleaned list has only valid versions of the module, each once, in order.
 func FuzzCleanList(f *testing.F) {
 	for _, seed := range []string{"", "v1.0.0\n", "v1.0.0 2020-01-01T00:00:00Z\r\nv0.9.0", "<html>\nv1 is here", "v2.0.0\nv2.0.0+incompatible\nv1.0.0-pre", "\xff\nv1.0.0", "v0.0.0-20200101000000-abcdefabcdef"} {
 		f.Add("example.com/a", []byte(seed))
@@ -84,8 +85,8 @@ func TestHotIsBounded(t *testing.T) {
 	}
 }
 
-// However many absences there are, records are bounded in number and size; and one client
-// does not take the room of another.
+// For any number of absences, records are limited in number and size; and one client does
+// not use up the space of another.
 func TestAbsencesAreBounded(t *testing.T) {
 	t.Parallel()
 	store, err := bolt.Open(t.TempDir(), nil)
@@ -115,8 +116,8 @@ func TestAbsencesAreBounded(t *testing.T) {
 	}
 }
 
-// A zip that would not be whole in 20 minutes is given up after the first of them; one that
-// would be is not.
+// A zip that would not be complete in 20 minutes is aborted after the first minute; a
+// faster one is not.
 func TestSlowZip(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -142,7 +143,7 @@ func TestSlowZip(t *testing.T) {
 	}
 }
 
-// absenceRecords returns the records in which absences are kept.
+// absenceRecords returns the records with absences.
 func absenceRecords(t *testing.T, store storage.Store) map[string][]byte {
 	t.Helper()
 	records := map[string][]byte{}

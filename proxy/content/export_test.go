@@ -13,13 +13,13 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// CleanList is cleanList, which does not keep data as it was.
+// CleanList is cleanList, which changes data.
 func CleanList(modulePath string, data []byte) ([]byte, error) {
 	return cleanList(modulePath, bytes.Clone(data))
 }
 
-// Hot notes n objects of so many bytes each and returns how many bytes are kept, when
-// limit may be.
+// Hot notes n objects of size bytes each and returns how many bytes are kept with that
+// limit.
 func Hot(n, size, limit int) int {
 	h := hot{limit: limit}
 	for i := range n {
@@ -38,8 +38,8 @@ func Absences(n, size int) any {
 	return a
 }
 
-// Indexes returns what a Server remembers of objects, with as many of the longest as it may
-// have.
+// Indexes returns everything that a Server remembers about objects, at its limits and
+// with the longest names.
 func Indexes() any {
 	long := func(of string, i, size int) string { return fmt.Sprintf("%s%0*d", of, size-len(of), i) }
 	absences, known, compared, pushed := newAbsent(absentFor, maxAbsent), &infos{known: map[memo.Key]infoState{}}, newPinned(nil, nil, zips{}, evidence{}), new(pushes)
@@ -69,7 +69,7 @@ func Indexes() any {
 func KeepAbsences(store storage.Store, client string, n int) {
 	a := newAbsences(store, slog.New(slog.DiscardHandler), time.Hour)
 	for i := range n {
-		if len(a.noted) == maxNotedAbsences { // as if a moment had passed
+		if len(a.noted) == maxNotedAbsences { // as if the pause had passed
 			a.close()
 			a.closed, a.closing = false, make(chan struct{})
 		}
@@ -93,8 +93,8 @@ const (
 	MaxAbsenceRecord  = maxAbsenceRecord
 )
 
-// Arrive lets a zip of size bytes come into a spool in dir, rate bytes a second, and returns
-// what was in it when it was whole or given up, and why.
+// Arrive writes a zip of size bytes into a spool in dir, rate bytes per second, and
+// returns how much had arrived when it was complete or aborted, and the error.
 func Arrive(dir string, size int64, rate int) (got int64, err error) {
 	claim, err := places.New(places.Config{N: 1}).Claim(places.For{})
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// A gate leads to what the settings in force have, and nowhere if these give the module to
-// the other origin.
+// A gate returns the upstreams, repositories and stores of the settings in force, and an
+// error if these give the module to the other origin.
 func TestGate(t *testing.T) {
 	settings := func(list, patterns string) (*gate.Settings, *fetch.Chain) {
 		chain, err := fetch.New(fetch.Config{List: list})
@@ -31,7 +31,7 @@ func TestGate(t *testing.T) {
 	now := func() *gate.Settings { return inForce }
 	public, private := gate.Public(now, gate.Outside{}), gate.Private(now, gate.Outside{})
 
-	// ways returns the errors of all that leads outside.
+	// ways returns the errors of all methods that lead outside.
 	ways := func(g *gate.Gate, modulePath string) (errs []error) {
 		_, err := g.Check(modulePath)
 		errs = append(errs, err)
