@@ -151,9 +151,6 @@ func (s *Server) Close(ctx context.Context) error { return s.content.Close(ctx) 
 // even if an answer is stored.
 func (s *Server) Pushed(urls ...string) { s.content.Pushed(urls...) }
 
-// Forget drops items from memory that were removed from the store.
-func (s *Server) Forget(items []content.Item) { s.content.Forget(items) }
-
 // Metrics returns the server's collectors.
 func (s *Server) Metrics() []prometheus.Collector {
 	return append(s.content.Metrics(), s.metrics.requests, s.metrics.leakRequests)

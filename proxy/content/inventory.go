@@ -16,13 +16,14 @@ import (
 
 // Item is an object of a store as an administrator sees it.
 type Item struct {
-	Key     string
-	Module  string    // "" if the object is not a file of a module, or if its key does not show the module
-	Version string    // of the module
-	File    string    // info, mod or zip
-	Size    int64     // bytes
-	Proof   string    // the database or the own log that vouches for the object, "" if there is none
-	Stored  time.Time // when it was stored
+	Key      string
+	Module   string    // "" if the object is not a file of a module, or if its key does not show the module
+	Version  string    // of the module
+	File     string    // info, mod or zip
+	Database string    // the checksum database whose record or tile it is, "" if it is none
+	Size     int64     // bytes
+	Proof    string    // the database or the own log that vouches for the object, "" if there is none
+	Stored   time.Time // when it was stored
 }
 
 // Inventory yields the objects of a store, in the order of their keys. If modulePath is not "",
@@ -57,7 +58,9 @@ func escaped(modulePath string) string {
 // itemOf describes an object; path is the path of the protocol for its key.
 func itemOf(info storage.Info, path string) Item {
 	item := Item{Key: info.Key, Size: info.Size, Proof: info.Proof, Stored: info.Time}
-	if req, err := request.Parse(path); err == nil && req.Immutable() && req.Database == "" {
+	if rest, ok := strings.CutPrefix(path, "sumdb/"); ok {
+		item.Database, _, _ = strings.Cut(rest, "/")
+	} else if req, err := request.Parse(path); err == nil && req.Immutable() {
 		item.Module, item.Version, item.File = req.Module, req.Version, req.Kind.String()
 	}
 	return item

@@ -1,0 +1,68 @@
+package proxy_test
+
+import (
+	"context"
+	"net/http"
+	"testing"
+
+	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// pausingStore is a store whose objects are not read before goOn is closed. It says on
+// reading that one is about to be read.
+type pausingStore struct {
+	storage.Store
+	reading, goOn chan struct{}
+}
+
+func (s *pausingStore) Open(ctx context.Context, key string) (storage.Object, error) {
+	object, err := s.Store.Open(ctx, key)
+	return &pausingObject{object, s}, err
+}
+
+type pausingObject struct {
+	storage.Object
+	store *pausingStore
+}
+
+func (o *pausingObject) Read(b []byte) (int, error) {
+	select {
+	case o.store.reading <- struct{}{}:
+	case <-o.store.goOn:
+	}
+	<-o.store.goOn
+	return o.Object.Read(b)
+}
+
+// What is purged while a client reads it does not stay in memory.
+func TestPurgeWhileRead(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), option{})
+	const path = "example.com/hello/@v/v1.0.0.mod"
+	f.want(path)
+	f.close()
+
+	store := &pausingStore{reading: make(chan struct{}), goOn: make(chan struct{})}
+	f.open("off", option{config: func(c *proxy.Config) {
+		store.Store = c.Store
+		c.Store = store
+	}})
+	read := make(chan answer)
+	go func() { read <- f.get(path) }()
+	<-store.reading
+	items, err := content.Purge(t.Context(), f.store, module.Version{Path: "example.com/hello", Version: "v1.0.0"})
+	if err != nil || len(items) != 1 {
+		t.Fatalf("Purge = %v, %v", items, err)
+	}
+	f.server.Content().Forget(items)
+	close(store.goOn)
+	if a := <-read; a.status != http.StatusOK || string(a.body) != string(world.File(path)) {
+		t.Errorf("what was open = %v", a)
+	}
+	f.wantStatus(path, http.StatusNotFound)
+}
