@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,11 +44,12 @@ data directory. assay restore puts it back.`,
 
 // backup writes a backup to a place, "-" for out, and says on errOut what it has written.
 func backup(ctx context.Context, client *admin.Client, place string, out, errOut io.Writer) error {
-	archive, err := client.Backup(ctx)
+	stream, err := client.Backup(ctx)
 	if err != nil {
 		return err
 	}
-	defer archive.Close()
+	defer stream.Close()
+	archive := &progress{in: stream, out: errOut, told: time.Now()}
 	var m admin.Manifest
 	switch {
 	case place == "-":
@@ -65,4 +67,22 @@ func backup(ctx context.Context, client *admin.Client, place string, out, errOut
 	}
 	_, err = fmt.Fprintf(errOut, "backed up %d files, %.1f MB\n", len(m.Files), float64(m.Size())/1e6)
 	return err
+}
+
+// progress is a reader that prints now and then how much it has read.
+type progress struct {
+	in   io.Reader
+	out  io.Writer
+	read int64
+	told time.Time
+}
+
+func (p *progress) Read(b []byte) (int, error) {
+	n, err := p.in.Read(b)
+	p.read += int64(n)
+	if time.Since(p.told) >= progressEvery {
+		p.told = time.Now()
+		fmt.Fprintf(p.out, "%.1f MB so far\n", float64(p.read)/1e6)
+	}
+	return n, err
 }

@@ -81,12 +81,11 @@ func sumSizes(ctx context.Context, client *admin.Client, modulePath string) ([]*
 
 // sizeName is under which name an object is counted.
 func sizeName(item content.Item) string {
-	if item.Module != "" {
+	switch {
+	case item.Module != "":
 		return item.Module
-	}
-	if rest, ok := strings.CutPrefix(item.Key, "sumdb/"); ok {
-		database, _, _ := strings.Cut(rest, "/")
-		return "(checksum database " + database + ")"
+	case item.Database != "":
+		return "(checksum database " + item.Database + ")"
 	}
 	return "(other)"
 }

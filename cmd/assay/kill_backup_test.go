@@ -7,7 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -97,6 +100,92 @@ func TestKilledBackup(t *testing.T) {
 	if out, err := output(t, program, "verify", "--data", dir); err != nil {
 		t.Errorf("verify: %v\n%s", err, out)
 	}
+}
+
+// A server stops in good order although a backup is not read, and the backup says that it
+// is not whole.
+func TestBackupThatIsNotRead(t *testing.T) {
+	t.Parallel()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, dir, _, server := filled(t, program)
+	reader := assay(program, "backup", "-", "--data", dir)
+	var stderr bytes.Buffer
+	reader.Stderr = &stderr
+	stdout, err := reader.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, stdout, 100_000); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Wait(); err != nil {
+		t.Errorf("the server ended with %v", err)
+	}
+	_, _ = io.Copy(io.Discard, stdout) // until it ends
+	if err := reader.Wait(); err == nil || !strings.Contains(stderr.String(), "the backup was interrupted") {
+		t.Errorf("a backup whose server has stopped: %v\n%s", err, &stderr)
+	}
+}
+
+// Backups that are made while clients fetch have everything that a client had before, and
+// nothing but the truth.
+func TestBackupUnderLoad(t *testing.T) {
+	t.Parallel()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	world := proxytest.New(t)
+	paths := bigModules(world, 60, 100_000)
+	dir := filepath.Join(t.TempDir(), "data")
+	url, server := startProcess(t, program, "--data", dir, "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB())
+	var mu sync.Mutex
+	var complete []string
+	var clients sync.WaitGroup
+	for _, part := range [][]string{paths[:30], paths[30:]} {
+		clients.Go(func() {
+			for _, path := range part {
+				getAll(t, world, url, []string{path})
+				mu.Lock()
+				complete = append(complete, path)
+				mu.Unlock()
+			}
+		})
+	}
+	for n := range 4 {
+		waitFor(t, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(complete) >= 12*n
+		})
+		mu.Lock()
+		before := slices.Clone(complete)
+		mu.Unlock()
+		backup, restored := filepath.Join(t.TempDir(), "backup"), filepath.Join(t.TempDir(), "data")
+		for _, args := range [][]string{
+			{"backup", backup, "--data", dir},
+			{"restore", backup, "--data", restored},
+			{"verify", "--data", restored},
+		} {
+			if out, err := output(t, program, args...); err != nil {
+				t.Fatalf("%v: %v\n%s", args, err, out)
+			}
+		}
+		url, second := startProcess(t, program, "--data", restored, "--read-only", "--sumdb", world.GOSUMDB())
+		getAll(t, world, url, before)
+		kill(t, second)
+	}
+	clients.Wait()
+	kill(t, server)
 }
 
 // A restore that is killed leaves nothing that a server takes for a data directory, and the

@@ -52,19 +52,14 @@ func TestDataDirs(t *testing.T) {
 			}
 			d := &oldData{t: t, program: program, dir: dir}
 			args := append(strings.Fields(d.read("args")), "--upstream", "off")
-			url, cmd := startProcess(t, program, append(args, "--data", filepath.Join(dir, "data"))...)
-			answers := strings.Split(strings.TrimSpace(d.read("answers")), "\n")
-			if len(answers) < 10 {
-				t.Errorf("only %d answers are compared", len(answers))
-			}
-			for _, want := range answers {
-				path, _, _ := strings.Cut(want, " ")
-				if got := d.answer(url, path); got != want {
-					t.Errorf("now  %s\nthen %s", got, want)
-				}
-			}
-			kill(t, cmd)
+			d.compare(append(args, "--data", filepath.Join(dir, "data")))
 			d.run("verify")
+			d.run("backup", filepath.Join(dir, "backup"))
+			restored := filepath.Join(dir, "restored")
+			if out, err := assay(program, "restore", filepath.Join(dir, "backup"), "--data", restored).CombinedOutput(); err != nil {
+				t.Fatalf("restore: %v\n%s", err, out)
+			}
+			d.compare(append(args, "--data", restored, "--read-only"))
 			if slices.Contains(args, "--private") {
 				d.run("log", "adopt", "--no-client-has-seen-more") // for it is a copy
 				d.run("log", "check")
@@ -87,6 +82,23 @@ func (d *oldData) read(name string) string {
 		d.t.Fatal(err)
 	}
 	return string(data)
+}
+
+// compare starts a server with args, and compares its answers with those of then.
+func (d *oldData) compare(args []string) {
+	d.t.Helper()
+	url, cmd := startProcess(d.t, d.program, args...)
+	answers := strings.Split(strings.TrimSpace(d.read("answers")), "\n")
+	if len(answers) < 10 {
+		d.t.Errorf("only %d answers are compared", len(answers))
+	}
+	for _, want := range answers {
+		path, _, _ := strings.Cut(want, " ")
+		if got := d.answer(url, path); got != want {
+			d.t.Errorf("now  %s\nthen %s", got, want)
+		}
+	}
+	kill(d.t, cmd)
 }
 
 // run runs a command of the program on the directory.

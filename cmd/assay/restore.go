@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,11 +35,14 @@ new before assay log adopt: see docs/backup.md.`,
 			if err != nil {
 				return err
 			}
-			m, err := restore(args[0], c.Data, cmd.InOrStdin())
+			m, err := restore(args[0], c.Data, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "restored the backup of %s, %d files, %.1f MB\n", m.Time, len(m.Files), float64(m.Size())/1e6)
+			if os.Geteuid() == 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "its files belong to root; for a server of another user: chown -R USER %s\n", c.Data)
+			}
 			return tellOfOwnLog(cmd.Context(), c, cmd.OutOrStdout())
 		},
 	}
@@ -46,10 +50,11 @@ new before assay log adopt: see docs/backup.md.`,
 	return cmd
 }
 
-// restore puts the backup at a place, "-" for in, into a data directory.
-func restore(place, data string, in io.Reader) (admin.Manifest, error) {
+// restore puts the backup at a place, "-" for in, into a data directory. It prints on errOut
+// how far it is.
+func restore(place, data string, in io.Reader, errOut io.Writer) (admin.Manifest, error) {
 	if place == "-" {
-		return admin.Restore(in, data)
+		return admin.Restore(&progress{in: in, out: errOut, told: time.Now()}, data)
 	}
 	info, err := os.Stat(place)
 	if err != nil {
@@ -63,7 +68,7 @@ func restore(place, data string, in io.Reader) (admin.Manifest, error) {
 		return admin.Manifest{}, err
 	}
 	defer f.Close()
-	return admin.Restore(f, data)
+	return admin.Restore(&progress{in: f, out: errOut, told: time.Now()}, data)
 }
 
 // tellOfOwnLog says why the own log signs nothing new, and what to do.

@@ -48,7 +48,7 @@ way.`,
 	return cmd
 }
 
-// progressEvery is how often verify says how far it is.
+// progressEvery is how often a command that takes long prints how far it is.
 const progressEvery = 5 * time.Second
 
 // verify checks the store in the directory data. Damage that stays is an error.
