@@ -10,7 +10,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
-// ahead is a client for which something is fetched ahead.
+// ahead is a client for which an object is prefetched.
 type ahead struct{}
 
 func (ahead) Key() string         { return "192.0.2.1" }
@@ -22,7 +22,7 @@ func (ahead) Covers(string) bool  { return true }
 func (ahead) In(string) bool      { return false }
 func (ahead) Limited() bool       { return false }
 
-// prefetch lets the server fetch a path ahead.
+// prefetch makes the server prefetch a path.
 func (f *fixture) prefetch(path string) {
 	f.t.Helper()
 	req, err := request.Parse(path)
@@ -38,7 +38,7 @@ func (f *fixture) prefetch(path string) {
 
 func (f *fixture) objects() places.Stats { return f.server.Content().Places()["objects"].Stats() }
 
-// What was fetched ahead is a hit, and asked for once.
+// A prefetched object is a hit, and is fetched once.
 func TestPrefetch(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -55,7 +55,7 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
-// What is fetched ahead takes no place that a client needs: it waits for none, and gives up
+// A prefetch takes no place that a client needs: it does not wait for a place, and yields
 // the one that it has.
 func TestPrefetchYields(t *testing.T) {
 	t.Parallel()
