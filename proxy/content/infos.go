@@ -78,8 +78,8 @@ func newInfos(ctx context.Context, store storage.Store) (*infos, error) {
 	return i, nil
 }
 
-// note remembers that the .info at key was fetched from source, and that its age does not
-// count until next.
+// note remembers that the .info at key was requested from source, and that its age does
+// not count until next.
 func (i *infos) note(key, source string, next time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
