@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/assay-proxy/assay/storage"
 )
@@ -81,7 +82,7 @@ func concurrentFirstSight(t *testing.T, s storage.Store) {
 				create(t, s, key, content)
 				return
 			}
-			for range 100_000 {
+			for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 				got, err := read(t.Context(), s, key)
 				if err == nil {
 					expectBytes(t, key, got, content)
