@@ -44,7 +44,7 @@ func withAdmin(ctx context.Context, c config.Config, o bolt.Options, f func(*adm
 		return err
 	}
 	client := admin.Local(&admin.Server{
-		Data: c.Data, Tokens: c.TokenFile(), Store: db, Version: version(), Logger: slog.New(slog.DiscardHandler),
+		Data: c.Data, Store: db, Version: version(), Logger: slog.New(slog.DiscardHandler),
 	})
 	return errors.Join(f(client), client.Close(), db.Close())
 }

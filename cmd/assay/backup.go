@@ -49,7 +49,7 @@ func backup(ctx context.Context, client *admin.Client, place string, out, errOut
 		return err
 	}
 	defer stream.Close()
-	archive := &progress{in: stream, out: errOut, told: time.Now()}
+	archive := &progress{ctx: ctx, in: stream, out: errOut, told: time.Now()}
 	var m admin.Manifest
 	switch {
 	case place == "-":
@@ -69,8 +69,9 @@ func backup(ctx context.Context, client *admin.Client, place string, out, errOut
 	return err
 }
 
-// progress is a reader that prints now and then how much it has read.
+// progress is a reader that prints now and then how much it has read. The end of ctx ends it.
 type progress struct {
+	ctx  context.Context
 	in   io.Reader
 	out  io.Writer
 	read int64
@@ -78,6 +79,9 @@ type progress struct {
 }
 
 func (p *progress) Read(b []byte) (int, error) {
+	if err := p.ctx.Err(); err != nil {
+		return 0, err
+	}
 	n, err := p.in.Read(b)
 	p.read += int64(n)
 	if time.Since(p.told) >= progressEvery {

@@ -35,11 +35,11 @@ new before assay log adopt: see docs/backup.md.`,
 			if err != nil {
 				return err
 			}
-			m, err := restore(args[0], c.Data, cmd.InOrStdin(), cmd.ErrOrStderr())
+			m, err := restore(cmd, args[0], c.Data)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "restored the backup of %s, %d files, %.1f MB\n", m.Time, len(m.Files), float64(m.Size())/1e6)
+			fmt.Fprintf(cmd.OutOrStdout(), "restored the backup of %s, %d files, %.1f MB\n", m.Time.Format(time.RFC3339), len(m.Files), float64(m.Size())/1e6)
 			if os.Geteuid() == 0 {
 				fmt.Fprintf(cmd.OutOrStdout(), "its files belong to root; for a server of another user: chown -R USER %s\n", c.Data)
 			}
@@ -50,25 +50,18 @@ new before assay log adopt: see docs/backup.md.`,
 	return cmd
 }
 
-// restore puts the backup at a place, "-" for in, into a data directory. It prints on errOut
-// how far it is.
-func restore(place, data string, in io.Reader, errOut io.Writer) (admin.Manifest, error) {
-	if place == "-" {
-		return admin.Restore(&progress{in: in, out: errOut, told: time.Now()}, data)
+// restore puts the backup at a place, "-" for standard input, into a data directory, and
+// prints on standard error how far it is.
+func restore(cmd *cobra.Command, place, data string) (admin.Manifest, error) {
+	in := io.NopCloser(cmd.InOrStdin())
+	if place != "-" {
+		var err error
+		if in, err = admin.OpenBackup(place); err != nil {
+			return admin.Manifest{}, err
+		}
 	}
-	info, err := os.Stat(place)
-	if err != nil {
-		return admin.Manifest{}, err
-	}
-	if info.IsDir() {
-		return admin.RestoreDirectory(place, data)
-	}
-	f, err := os.Open(place)
-	if err != nil {
-		return admin.Manifest{}, err
-	}
-	defer f.Close()
-	return admin.Restore(&progress{in: f, out: errOut, told: time.Now()}, data)
+	defer in.Close()
+	return admin.Restore(&progress{ctx: cmd.Context(), in: in, out: cmd.ErrOrStderr(), told: time.Now()}, data)
 }
 
 // tellOfOwnLog says why the own log signs nothing new, and what to do.

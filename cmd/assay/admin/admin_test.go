@@ -33,7 +33,7 @@ func newServer(t *testing.T, data string) *admin.Server {
 			t.Fatal(err)
 		}
 	}
-	return &admin.Server{Data: data, Tokens: filepath.Join(data, "tokens"), Store: db, Version: "test", Logger: slog.New(slog.DiscardHandler)}
+	return &admin.Server{Data: data, Store: db, Version: "test", Logger: slog.New(slog.DiscardHandler)}
 }
 
 func save(t *testing.T, client *admin.Client) []byte {
@@ -260,16 +260,32 @@ func TestSaveAgain(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "backup.tar.unfinished"), bytes.Repeat([]byte("half"), 10<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// Another user may have put something there that leads elsewhere, or is open to read.
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := errors.Join(os.WriteFile(victim, []byte("of another"), 0o600), os.Symlink(victim, filepath.Join(dir, "linked.tar.unfinished"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.SaveFile(bytes.NewReader(archive), filepath.Join(dir, "linked.tar")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(victim); err != nil || string(got) != "of another" {
+		t.Errorf("the file that a link leads to has %d bytes, %v", len(got), err)
+	}
 	if _, err := admin.SaveDirectory(bytes.NewReader(archive), filepath.Join(dir, "backup")+"/"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := admin.SaveFile(bytes.NewReader(archive), filepath.Join(dir, "backup.tar")); err != nil {
 		t.Fatal(err)
 	}
-	if got := names(t, dir); !slices.Equal(got, []string{"backup", "backup.tar"}) {
+	if got := names(t, dir); !slices.Equal(got, []string{"backup", "backup.tar", "linked.tar"}) {
 		t.Errorf("there is %v", got)
 	}
-	if _, err := admin.RestoreDirectory(filepath.Join(dir, "backup"), t.TempDir()); err != nil {
+	in, err := admin.OpenBackup(filepath.Join(dir, "backup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if _, err := admin.Restore(in, t.TempDir()); err != nil {
 		t.Error(err)
 	}
 	if got, err := os.ReadFile(filepath.Join(dir, "backup.tar")); err != nil || !bytes.Equal(got, archive) {

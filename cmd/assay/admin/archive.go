@@ -21,9 +21,9 @@ import (
 
 // source is the data directory that a backup is of.
 type source struct {
-	data, tokens string
-	store        storage.Store
-	version      string // of the program
+	data    string
+	store   storage.Store
+	version string // of the program
 }
 
 // write writes a backup. The store comes first: it remembers how large the own log was,
@@ -41,7 +41,7 @@ func (s *source) write(ctx context.Context, out io.Writer) error {
 	if err := a.addLog(filepath.Join(s.data, logDir)); err != nil {
 		return err
 	}
-	if err := a.addPath(tokensName, s.tokens); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := a.addPath(tokensName, filepath.Join(s.data, tokensName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := a.addDir(evidenceDir, filepath.Join(s.data, evidenceDir)); err != nil {

@@ -22,7 +22,10 @@ func SaveDirectory(backup io.Reader, dir string) (Manifest, error) {
 	if err := os.RemoveAll(unfinished); err != nil {
 		return Manifest{}, err
 	}
-	if err := os.MkdirAll(unfinished, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return Manifest{}, err
+	}
+	if err := os.Mkdir(unfinished, 0o700); err != nil { // a directory of another user could be read by that user
 		return Manifest{}, err
 	}
 	m, err := unpack(backup, unfinished)
@@ -44,7 +47,10 @@ func SaveFile(backup io.Reader, name string) (Manifest, error) {
 		return Manifest{}, err
 	}
 	unfinished := name + Unfinished
-	f, err := os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := os.RemoveAll(unfinished); err != nil {
+		return Manifest{}, err
+	}
+	f, err := os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // see SaveDirectory
 	if err != nil {
 		return Manifest{}, err
 	}

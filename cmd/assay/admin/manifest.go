@@ -18,6 +18,15 @@ const (
 	tokensName   = "tokens"
 )
 
+// ofBackup reports whether a backup can have a file or a directory with the name beside its
+// manifest.
+func ofBackup(name string, isDir bool) bool {
+	if isDir {
+		return name == logDir || name == evidenceDir
+	}
+	return name == tokensName || filepath.Ext(name) == ".db"
+}
+
 // Manifest says what is in a backup.
 type Manifest struct {
 	Format  int       `json:"format"`  // 1

@@ -23,6 +23,20 @@ func CheckRestored(data string) error {
 	return nil
 }
 
+// OpenBackup opens a backup, a directory or a file, as an archive.
+func OpenBackup(name string) (io.ReadCloser, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return os.Open(name)
+	}
+	in, out := io.Pipe()
+	go func() { out.CloseWithError(pack(name, out)) }() // in.Close ends it
+	return in, nil
+}
+
 // Restore puts a backup back into a data directory, which is made or must be empty. from is
 // an archive.
 //
@@ -45,15 +59,6 @@ func Restore(from io.Reader, data string) (Manifest, error) {
 		return m, errors.Join(err, removeRestored(data))
 	}
 	return m, nil
-}
-
-// RestoreDirectory is Restore for a backup that is a directory.
-func RestoreDirectory(from, data string) (Manifest, error) {
-	in, out := io.Pipe()
-	go func() { out.CloseWithError(pack(from, out)) }()
-	m, err := Restore(in, data)
-	_ = in.Close() // ends pack
-	return m, err
 }
 
 // prepare makes the data directory ready for a restore, or says why it is not.
@@ -84,16 +89,22 @@ func prepare(data string) error {
 // removeRestored removes what a restore has put into the data directory. There was nothing
 // else when it began. The mark goes last.
 func removeRestored(data string) error {
-	unfinished := filepath.Join(data, restoring)
-	for _, name := range []string{logDir, evidenceDir, tokensName, "meta.db", "blobs.db"} {
-		if err := os.RemoveAll(filepath.Join(data, name)); err != nil {
+	entries, err := os.ReadDir(data)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !ofBackup(e.Name(), e.IsDir()) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(data, e.Name())); err != nil {
 			return err
 		}
 	}
 	if err := durable.SyncDir(data); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(unfinished); err != nil {
+	if err := os.RemoveAll(filepath.Join(data, restoring)); err != nil {
 		return err
 	}
 	return durable.SyncDir(data)

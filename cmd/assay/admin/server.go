@@ -24,7 +24,6 @@ import (
 // Server does what a Client asks for.
 type Server struct {
 	Data    string // the data directory
-	Tokens  string // the file with the tokens
 	Store   storage.Store
 	Forget  func([]content.Item) // drops from memory what was purged; nil: nothing is in memory
 	Version string               // of the program
@@ -51,7 +50,7 @@ func reply(w http.ResponseWriter, value any, err error) {
 	_ = json.NewEncoder(w).Encode(value) // the client sees that it is not whole
 }
 
-func (s *Server) source() *source { return &source{s.Data, s.Tokens, s.Store, s.Version} }
+func (s *Server) source() *source { return &source{s.Data, s.Store, s.Version} }
 
 func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()

@@ -96,10 +96,10 @@ func readManifest(in io.Reader, files []File) (m Manifest, err error) {
 // checkName refuses names that no backup has: they might lead elsewhere.
 func checkName(header *tar.Header, files []File) error {
 	dir, name, below := strings.Cut(header.Name, "/")
+	known := ofBackup(dir, below)
 	if !below {
 		name = dir
 	}
-	known := below && (dir == logDir || dir == evidenceDir) || !below && (name == tokensName || strings.HasSuffix(name, ".db"))
 	again := slices.ContainsFunc(files, func(f File) bool { return f.Name == header.Name })
 	if header.Typeflag != tar.TypeReg || !known || again || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
 		return fmt.Errorf("%w: no backup has a file %q", ErrNotWhole, header.Name)

@@ -298,7 +298,7 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 // adminServer returns what answers the commands of the administrator.
 func (d *daemon) adminServer() *admin.Server {
 	return &admin.Server{
-		Data: d.config.Data, Tokens: d.config.TokenFile(), Store: d.stores.objects, Forget: d.proxy.Content().Forget,
+		Data: d.config.Data, Store: d.stores.objects, Forget: d.proxy.Content().Forget,
 		Version: d.reloader.builder.version, Logger: d.log.Logger,
 	}
 }
