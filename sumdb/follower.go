@@ -13,6 +13,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -95,7 +96,7 @@ func (f *follower) newest(ctx context.Context) (*head, error) {
 		return h, nil
 	}
 	if !f.client.connected() {
-		return nil, fmt.Errorf("this mirror of %s is empty and has no upstream: %w", f.client.name, fs.ErrNotExist)
+		return nil, fmt.Errorf("this mirror of %s is empty and has no upstream: %w", f.client.name, notfound.Stated)
 	}
 	if err := f.refresh(ctx); err != nil {
 		return nil, err

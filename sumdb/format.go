@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"path"
 	"strings"
@@ -12,6 +11,8 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // What follows is the format of a checksum database: names, paths, records and tiles.
@@ -44,19 +45,19 @@ func NewVerifier(key string) (note.Verifier, error) {
 	return verifier, nil
 }
 
-// LookupPath is the path of the lookup of mod. The error is fs.ErrNotExist if no
+// LookupPath is the path of the lookup of mod. The error is notfound.Stated if no
 // database can have mod.
 func LookupPath(mod module.Version) (string, error) {
 	path, err := module.EscapePath(mod.Path)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", err, fs.ErrNotExist)
+		return "", fmt.Errorf("%w: %w", err, notfound.Stated)
 	}
 	version, err := module.EscapeVersion(mod.Version)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", err, fs.ErrNotExist)
+		return "", fmt.Errorf("%w: %w", err, notfound.Stated)
 	}
 	if module.CanonicalVersion(mod.Version) != mod.Version {
-		return "", fmt.Errorf("%s: not a canonical version: %w", mod, fs.ErrNotExist)
+		return "", fmt.Errorf("%s: not a canonical version: %w", mod, notfound.Stated)
 	}
 	return "lookup/" + path + "@" + version, nil
 }

@@ -3,9 +3,10 @@ package sumdb
 import (
 	"context"
 	"fmt"
-	"io/fs"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // hashTiles answers hash tiles under a head of ours: those that are held, and those of
@@ -22,7 +23,7 @@ func (t *hashTiles) mayFetch(path string) error {
 		return err
 	}
 	if !t.client.connected() {
-		return fmt.Errorf("%s of %s is not in this mirror, which has no upstream: %w", path, t.client.name, fs.ErrNotExist)
+		return fmt.Errorf("%s of %s is not in this mirror, which has no upstream: %w", path, t.client.name, notfound.Stated)
 	}
 	return nil
 }

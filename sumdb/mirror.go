@@ -179,7 +179,7 @@ func (m *Mirror) Recheck() error { return m.follower.freezer.recheck() }
 // has, once it is proved and stored. Concurrent calls share one request to upstream, which
 // has a deadline of 150 s of its own.
 //
-// The errors are fs.ErrNotExist if the database does not know mod, or if it is
+// The errors are notfound.Stated if the database does not know mod, or if it is
 // not held and there is no upstream; ErrInvalid if upstream's answer does not
 // verify; ErrFrozen; and those of the FetchFunc and the store. Errors are
 // not cached.
@@ -212,7 +212,7 @@ func (m *Mirror) Reply(ctx context.Context, r Record) ([]byte, error) {
 // head; if that does not reach it either, the mirror compares what it knows of the tile,
 // relays it, and does not store it. The client verifies it.
 //
-// The errors are fs.ErrNotExist for a tile that no log has (height not 8, say);
+// The errors are notfound.Stated for a tile that no log has (height not 8, say);
 // ErrBeyond; ErrInvalid if upstream's answer does not verify; ErrFrozen; and
 // those of the FetchFunc and the store.
 func (m *Mirror) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // records looks records up: those that are held, and those of upstream once they are
@@ -72,10 +73,10 @@ func (r *records) lookup(ctx context.Context, mod module.Version) (Record, strin
 func (r *records) notHeld(mod module.Version) error {
 	h := r.follower.head.Load()
 	if h == nil {
-		return fmt.Errorf("%s: this mirror of %s is empty and has no upstream: %w", mod, r.client.name, fs.ErrNotExist)
+		return fmt.Errorf("%s: this mirror of %s is empty and has no upstream: %w", mod, r.client.name, notfound.Stated)
 	}
 	return fmt.Errorf("%s: not in this mirror of %s, which has no upstream and ends at tree %d of %s: %w",
-		mod, r.client.name, h.tree.N, h.time.UTC().Format(time.DateOnly), fs.ErrNotExist)
+		mod, r.client.name, h.tree.N, h.time.UTC().Format(time.DateOnly), notfound.Stated)
 }
 
 // lookupMemory is how much memory a lookup takes: for the answer of upstream, while it

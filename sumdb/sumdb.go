@@ -20,7 +20,7 @@ import (
 )
 
 // Errors that callers decide on. A module that the database does not know is
-// fs.ErrNotExist.
+// notfound.Stated.
 var (
 	// ErrFrozen says that a fork was seen and no operator has cleared it: the
 	// mirror answers what it has proved, and accepts nothing new.
@@ -36,6 +36,6 @@ var (
 
 // FetchFunc gets the file at path below the root of the database: latest,
 // lookup/<escaped path>@<escaped version>, tile/8/0/x001/234. Absence (404, 410)
-// is fs.ErrNotExist; a body of more than limit bytes is an error, a body cut
+// is notfound.Stated; a body of more than limit bytes is an error, a body cut
 // short too. A nil FetchFunc stands for a mirror without upstream.
 type FetchFunc func(ctx context.Context, path string, limit int64) ([]byte, error)

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // tiles answers every tile that a client asks for, also one beyond our head.
@@ -23,7 +24,7 @@ type tiles struct {
 // get is Mirror.Tile; result is the label of a metric.
 func (t *tiles) get(ctx context.Context, tile tlog.Tile) (data []byte, result string, err error) {
 	if !KnownTile(tile) {
-		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", t.client.name, TileHeight, fs.ErrNotExist)
+		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", t.client.name, TileHeight, notfound.Stated)
 	}
 	h, err := t.follower.newest(ctx)
 	if err != nil {

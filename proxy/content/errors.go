@@ -3,11 +3,11 @@ package content
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"syscall"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/bindings"
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
@@ -67,7 +67,7 @@ func (a *Absence) Unwrap() error { return a.Err }
 // said returns err, from an upstream, a repository or a database, as an Absence if it
 // says that an object does not exist.
 func said(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	if notfound.Is(err) {
 		return &Absence{err}
 	}
 	return err

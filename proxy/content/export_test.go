@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/storage"
@@ -33,7 +33,7 @@ func Absences(n, size int) any {
 	a := newAbsent(absentFor, maxAbsent)
 	for i := range n {
 		key := fmt.Sprintf("%0*d", size, i)
-		a.note(key, said(fmt.Errorf("%s: %w", key, os.ErrNotExist)), time.Now())
+		a.note(key, said(fmt.Errorf("%s: %w", key, notfound.Stated)), time.Now())
 	}
 	return a
 }
@@ -46,7 +46,7 @@ func Indexes() any {
 	now := time.Now()
 	for i := range maxAbsent {
 		key := long("absent", i, maxAbsentKey)
-		answered := &fetch.Error{Source: "https://upstream.example", Path: key[:len(key)-1] + "x", Status: 404, Detail: long("said", i, 200), Err: os.ErrNotExist}
+		answered := &fetch.Error{Source: "https://upstream.example", Path: key[:len(key)-1] + "x", Status: 404, Detail: long("said", i, 200), Err: notfound.Stated}
 		absences.note(key, said(fmt.Errorf("ask: %w", answered)), now)
 	}
 	for i := range maxInfos {

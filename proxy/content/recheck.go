@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/internal/text"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
@@ -99,7 +99,7 @@ func (s *infoSource) fetch(ctx context.Context, req request.Request, source stri
 	key := req.Path()
 	data, from, err = chain.ReadWith(ctx, key, func(read fetch.Reader, from string) ([]byte, error) {
 		if source != "" && from != source {
-			return nil, fs.ErrNotExist // the next upstream may be source
+			return nil, notfound.Stated // the next upstream may be source
 		}
 		return read(key, infoLimit)
 	})

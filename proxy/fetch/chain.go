@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // Chain is a list of upstreams that are asked in order. Its methods may be called
@@ -175,7 +177,7 @@ func (c *Chain) ReadWith(ctx context.Context, path string, answer func(read Read
 // ask walks through the list, for a patient caller twice.
 func ask[T any](ctx context.Context, c *Chain, path string, try func(ctx context.Context, o origin, deadline time.Time) (T, error)) (result T, from string, err error) {
 	if !fs.ValidPath(path) || path == "." {
-		return result, "", &Error{Source: c.text, Path: path, Err: fmt.Errorf("%w: it is not a path", fs.ErrNotExist)}
+		return result, "", &Error{Source: c.text, Path: path, Err: fmt.Errorf("%w: it is not a path", notfound.Stated)}
 	}
 	late := false
 	result, from, err = walk(ctx, c, path, c.client.deadline(ctx), func(ctx context.Context, o origin, deadline time.Time) (T, error) {
@@ -200,14 +202,14 @@ func walk[T any](ctx context.Context, c *Chain, path string, deadline time.Time,
 			return result, "", &Error{Source: "direct", Path: path, Err: ErrDirect}
 		}
 		if e.origin == nil {
-			return result, "", better(err, &Error{Source: "off", Path: path, Err: fmt.Errorf("%w: disabled by off", fs.ErrNotExist)})
+			return result, "", better(err, &Error{Source: "off", Path: path, Err: fmt.Errorf("%w: disabled by off", notfound.Stated)})
 		}
 		result, failed := try(ctx, e.origin, c.share(i, deadline))
 		if failed == nil {
 			return result, e.origin.String(), nil
 		}
 		err = better(err, failed)
-		if ctx.Err() != nil || !e.anyError && !errors.Is(failed, fs.ErrNotExist) {
+		if ctx.Err() != nil || !e.anyError && !notfound.Is(failed) {
 			break
 		}
 	}
@@ -221,7 +223,7 @@ func better(best, next error) error {
 		switch {
 		case err == nil:
 			return 0
-		case errors.Is(err, fs.ErrNotExist):
+		case notfound.Is(err):
 			return 1
 		case errors.Is(err, ErrRefused):
 			return 2

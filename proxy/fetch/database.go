@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"sync"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // databaseLifetime is how long the way to a checksum database is remembered: long
@@ -72,7 +74,7 @@ const supportedLimit = 64 << 10
 
 func (d *database) readAll(ctx context.Context, path string, limit int64) ([]byte, error) {
 	if !fs.ValidPath(path) || path == "." {
-		return nil, &Error{Source: d.name, Path: path, Err: fmt.Errorf("%w: it is not a path", fs.ErrNotExist)}
+		return nil, &Error{Source: d.name, Path: path, Err: fmt.Errorf("%w: it is not a path", notfound.Stated)}
 	}
 	data, err := d.read(ctx, path, limit, d.chain.client.deadline(ctx))
 	if next, deadline, ok := lastAttempt(ctx, isLate(err)); ok {
@@ -90,7 +92,7 @@ func (d *database) read(ctx context.Context, path string, limit int64, deadline 
 		return nil, err
 	}
 	data, err := w.origin.readAll(ctx, w.prefix+path, limit, deadline)
-	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrRefused) || errors.Is(err, ErrTooLarge) || ctx.Err() != nil {
+	if err == nil || notfound.Is(err) || errors.Is(err, ErrRefused) || errors.Is(err, ErrTooLarge) || ctx.Err() != nil {
 		return data, err
 	}
 	d.forget(w)
@@ -145,11 +147,11 @@ func (d *database) ask(ctx context.Context, deadline time.Time) (way, error) {
 			return way{e.origin, prefix}, nil
 		}
 		best = better(best, err)
-		if ctx.Err() != nil || !e.anyError && !errors.Is(err, fs.ErrNotExist) {
+		if ctx.Err() != nil || !e.anyError && !notfound.Is(err) {
 			break
 		}
 	}
-	if errors.Is(best, fs.ErrNotExist) {
+	if notfound.Is(best) {
 		return way{origin: d.direct}, nil
 	}
 	return way{}, best

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // directory is a file:// entry: a tree of files in the layout of the protocol.
@@ -80,7 +81,7 @@ func (d *directory) open(ctx context.Context, path string) (*os.File, int64, err
 	name := filepath.FromSlash(path)
 	info, err := root.Stat(name) // before Open, which waits at a named pipe
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%w: it is not a file", fs.ErrNotExist)
+		err = fmt.Errorf("%w: it is not a file", notfound.Stated)
 	}
 	if err != nil {
 		return nil, 0, absentOr(err)
@@ -100,7 +101,7 @@ func (d *directory) open(ctx context.Context, path string) (*os.File, int64, err
 // directory is in trouble.
 func absentOr(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) {
-		return fs.ErrNotExist
+		return notfound.Stated
 	}
 	return unavailable(err)
 }
@@ -122,7 +123,7 @@ func outcomeOfFile(err error) string {
 	switch {
 	case err == nil:
 		return outcomeOK
-	case errors.Is(err, fs.ErrNotExist):
+	case notfound.Is(err):
 		return outcomeNotFound
 	case errors.Is(err, ErrTooLarge):
 		return outcomeTooLarge

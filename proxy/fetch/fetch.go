@@ -19,7 +19,7 @@ import (
 )
 
 // Errors that callers decide on. Authoritative absence (404, 410, no such file,
-// the end of a list that says off) is fs.ErrNotExist. A timeout of a phase
+// the end of a list that says off) is notfound.Stated. A timeout of a phase
 // is context.DeadlineExceeded.
 var (
 	// ErrRefused says that an upstream refuses this object: 403, 451. That is
@@ -41,7 +41,7 @@ var (
 )
 
 // Error is the error of every failed fetch; it matches one of the errors above,
-// or fs.ErrNotExist, or context.DeadlineExceeded.
+// or notfound.Stated, or context.DeadlineExceeded.
 type Error struct {
 	Source     string        // the upstream, without credentials
 	Path       string        // requested

@@ -2,14 +2,14 @@ package fetch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // transfer is the body of an object: a stream, and when it breaks, another one that begins
@@ -141,7 +141,7 @@ func (t *transfer) resume() {
 		t.stream = s
 		return
 	}
-	if errors.Is(f.Err, fs.ErrNotExist) {
+	if notfound.Is(f.Err) {
 		// The object existed a moment ago, so this is a failure, not absence.
 		f.Err, f.retry = fmt.Errorf("%w: the object disappeared during the transfer", ErrUnavailable), true
 	}

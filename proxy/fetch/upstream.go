@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // upstream is one proxy, or one checksum database, over HTTP.
@@ -126,7 +127,7 @@ func (u *upstream) refused(resp answer, cancel context.CancelCauseFunc, path str
 	f.Status, f.Detail = resp.StatusCode, u.at.clean(text)
 	switch status := resp.StatusCode; {
 	case status == http.StatusNotFound, status == http.StatusGone:
-		f.Err, f.outcome, f.retry, f.blame = fs.ErrNotExist, outcomeNotFound, false, false
+		f.Err, f.outcome, f.retry, f.blame = notfound.Stated, outcomeNotFound, false, false
 	case status == http.StatusTooManyRequests:
 		f.outcome = outcomeLimited
 		f.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())

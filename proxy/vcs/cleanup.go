@@ -73,7 +73,7 @@ func unlock(dir string) error {
 func hasNothing(dir string) bool {
 	copies, err := os.ReadDir(filepath.Join(dir, filepath.FromSlash(cachePart)))
 	if err != nil {
-		return isAbsence(err)
+		return errors.Is(err, fs.ErrNotExist)
 	}
 	return !slices.ContainsFunc(copies, func(c fs.DirEntry) bool {
 		return c.IsDir() && hasObjects(filepath.Join(dir, filepath.FromSlash(cachePart), c.Name()))

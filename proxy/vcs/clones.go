@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,7 +56,7 @@ func (c *clones) take(ctx context.Context, name string) (dir string, release fun
 	}
 	if err != nil {
 		release()
-		return "", nil, fileError("directory of a repository", err)
+		return "", nil, fmt.Errorf("directory of a repository: %w", err)
 	}
 	return dir, release, nil
 }
@@ -117,7 +118,7 @@ func (c *clones) forgetRemoved() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for name := range c.sizes {
-		if _, err := os.Stat(filepath.Join(c.dir, name)); isAbsence(err) {
+		if _, err := os.Stat(filepath.Join(c.dir, name)); errors.Is(err, fs.ErrNotExist) {
 			delete(c.sizes, name)
 		}
 	}

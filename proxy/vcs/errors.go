@@ -3,15 +3,14 @@ package vcs
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
 // Errors that callers decide on. An unknown repository, module or version is
-// fs.ErrNotExist. A timeout is context.DeadlineExceeded.
+// notfound.Stated. A timeout is context.DeadlineExceeded.
 var (
 	// ErrCredential says that a host rejected our credential, requires one that is
 	// not configured, or has another host key than the known one.
@@ -34,7 +33,8 @@ var (
 )
 
 // Error is the error of every failed fetch. It matches one of the errors above,
-// or fs.ErrNotExist, or context.DeadlineExceeded.
+// or notfound.Stated, or context.DeadlineExceeded. A missing file of this program never
+// matches fs.ErrNotExist.
 type Error struct {
 	Module string // path, with @ and the version or query
 	Host   string // that failed, if any: of the repository, of a page, of GitHub's API
@@ -75,6 +75,7 @@ func newError(ctx context.Context, log *slog.Logger, what, host string, err erro
 	if cause := context.Cause(ctx); cause != nil {
 		e.Err = cause
 	}
+	e.Err = notfound.Only(e.Err)
 	if cause := guard.Hidden(e.Err); cause != nil {
 		log.Warn("no connection to a version control host", "module", what, "host", e.Host, "err", cause)
 	}
@@ -105,17 +106,3 @@ type exited struct {
 }
 
 func (e *exited) Error() string { return e.stderr }
-
-// fileError returns err, of a file of ours. Its absence is not that of a module.
-func fileError(what string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case isAbsence(err):
-		return fmt.Errorf("%s: %v", what, err)
-	}
-	return fmt.Errorf("%s: %w", what, err)
-}
-
-// isAbsence reports whether err says that something does not exist.
-func isAbsence(err error) bool { return errors.Is(err, fs.ErrNotExist) }

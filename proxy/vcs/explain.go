@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"go/version"
-	"io/fs"
 	"os"
 	"strings"
 	"syscall"
 
 	"golang.org/x/mod/modfile"
 
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
@@ -36,7 +36,7 @@ func (r *run) explain(ctx context.Context, err error) error {
 	r.log.Info("go command failed", "module", r.target.job.what, "host", r.target.host(), "said", detail)
 	err = r.cause(ctx)
 	if err == nil {
-		err = fs.ErrNotExist
+		err = notfound.Stated
 	} else if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrCredential) {
 		detail = "" // git's text says no more
 	}
@@ -101,7 +101,7 @@ func (r *run) probe(ctx context.Context) error {
 func roomLeft(dir string) error {
 	f, err := os.CreateTemp(dir, "room")
 	if err != nil {
-		return fileError("directory of a repository", err)
+		return fmt.Errorf("directory of a repository: %w", err)
 	}
 	_, err = f.Write(make([]byte, 256<<10))
 	err = errors.Join(err, f.Close(), os.Remove(f.Name()))

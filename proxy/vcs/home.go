@@ -1,6 +1,9 @@
 package vcs
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -42,12 +45,12 @@ func (h *home) prepare() error {
 	telemetry := filepath.Join(h.user(), ".config", "go", "telemetry")
 	for _, dir := range []string{telemetry, h.empty(), h.clones()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fileError("directory for version control", err)
+			return fmt.Errorf("directory for version control: %w", err)
 		}
 	}
-	if _, err := os.Stat(h.roots); h.roots != "" && isAbsence(err) {
+	if _, err := os.Stat(h.roots); h.roots != "" && errors.Is(err, fs.ErrNotExist) {
 		if _, err := writeRoots(h.dir, h.caFile); err != nil {
-			return fileError("directory for version control", err)
+			return fmt.Errorf("directory for version control: %w", err)
 		}
 	}
 	// Unless this file exists before its first run, the go command counts its own use, in
@@ -56,7 +59,10 @@ func (h *home) prepare() error {
 	if data, err := os.ReadFile(mode); err == nil && string(data) == "off\n" {
 		return nil
 	}
-	return fileError("directory for version control", os.WriteFile(mode, []byte("off\n"), 0o600))
+	if err := os.WriteFile(mode, []byte("off\n"), 0o600); err != nil {
+		return fmt.Errorf("directory for version control: %w", err)
+	}
+	return nil
 }
 
 // environment is what any program needs to run at all.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 type metrics struct {
@@ -62,7 +64,7 @@ func outcomeOf(err error) string {
 		return "credential"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "timeout"
-	case isAbsence(err):
+	case notfound.Is(err):
 		return "not_found"
 	case errors.Is(err, ErrTools):
 		return "tools"

@@ -66,7 +66,7 @@ const (
 func readFile(ctx context.Context, name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("output of the go command: %v", err) // its absence is not the module's
+		return nil, fmt.Errorf("output of the go command: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()

@@ -97,7 +97,7 @@ func (p *programs) run(ctx context.Context, c command) ([]byte, error) {
 		return out.Bytes(), err // no fault of the program
 	}
 	if err != nil {
-		return out.Bytes(), fmt.Errorf("%w: %v", ErrTools, err) // its absence is not the module's
+		return out.Bytes(), fmt.Errorf("%w: %w", ErrTools, err)
 	}
 	return out.Bytes(), nil
 }

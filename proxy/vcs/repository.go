@@ -2,13 +2,13 @@ package vcs
 
 import (
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"net/url"
 	"path"
 	"regexp"
 	"strings"
 
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
@@ -35,7 +35,7 @@ func staticRepository(modulePath string) (*repository, error) {
 	elements := strings.SplitN(modulePath, "/", 4)
 	if knownHosts[elements[0]] {
 		if !knownPath.MatchString(modulePath) {
-			return nil, fmt.Errorf("%s has no repositories at this path: %w", elements[0], fs.ErrNotExist)
+			return nil, fmt.Errorf("%s has no repositories at this path: %w", elements[0], notfound.Stated)
 		}
 		root := strings.Join(elements[:3], "/")
 		u, err := guard.CheckURL("https://" + root)

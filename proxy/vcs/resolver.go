@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
@@ -160,11 +160,11 @@ func (r *resolver) askPage(ctx context.Context, j job, path string) (goImport, e
 		}
 	}
 	if err != nil {
-		return goImport{}, &guard.HostError{Host: host, Err: fmt.Errorf("the go-import page of %.200q cannot be read: %w", path, fs.ErrNotExist)}
+		return goImport{}, &guard.HostError{Host: host, Err: fmt.Errorf("the go-import page of %.200q cannot be read: %w", path, notfound.Stated)}
 	}
 	tag, err := matchGoImport(imports, j.module)
 	if err != nil {
-		return goImport{}, &guard.HostError{Host: host, Err: fmt.Errorf("%w on the page of %.200q: %w", err, path, fs.ErrNotExist)}
+		return goImport{}, &guard.HostError{Host: host, Err: fmt.Errorf("%w on the page of %.200q: %w", err, path, notfound.Stated)}
 	}
 	return tag, nil
 }

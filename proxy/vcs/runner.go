@@ -162,7 +162,7 @@ func (r *runner) once(ctx context.Context, run *run, use func(out []byte, redire
 		return err
 	}
 	if err := os.MkdirAll(run.temp(), 0o700); err != nil {
-		return fileError("directory of a repository", err)
+		return fmt.Errorf("directory of a repository: %w", err)
 	}
 	env, done, err := run.environment(ctx)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/proxy/vcs/credential"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
@@ -125,7 +126,7 @@ func (s *Source) Changed() { s.shares.changed() }
 func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (Versions, error) {
 	v, err := shared(ctx, s.shares, fmt.Sprint("versions ", reach, " ", modulePath), func(ctx context.Context) (Versions, error) {
 		l, err := s.list(ctx, modulePath, "latest", reach, "-versions", "-retracted")
-		if err != nil && (!isAbsence(err) || len(l.Versions) == 0) {
+		if err != nil && (!notfound.Is(err) || len(l.Versions) == 0) {
 			return Versions{}, err
 		}
 		// A tag with a bad go.mod must not hide the others.
@@ -137,7 +138,7 @@ func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (
 			latest, err := s.list(ctx, modulePath, "latest", reach)
 			if err == nil {
 				v.Latest = latest.info()
-			} else if !isAbsence(err) {
+			} else if !notfound.Is(err) {
 				return Versions{}, err
 			}
 		}
@@ -241,7 +242,7 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 			return err
 		}
 		files.Place.Declared = declared(files.Mod)
-		if err = use(files); isAbsence(err) {
+		if err = use(files); notfound.Is(err) {
 			err = fmt.Errorf("using the files: %v", err) // the files exist, so the module exists
 		}
 		return err

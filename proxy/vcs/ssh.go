@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
@@ -17,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
@@ -102,11 +102,11 @@ func (c *sshClient) probe(ctx context.Context, t target, dir string) error {
 	case len(out) > 4+40 && bytes.IndexByte(out, '\n') > 44:
 		return nil
 	case err == nil:
-		return fmt.Errorf("%s does not answer like a repository: %w", u.Host, fs.ErrNotExist)
+		return fmt.Errorf("%s does not answer like a repository: %w", u.Host, notfound.Stated)
 	case errors.As(err, &status) && status.code == 255:
 		return &guard.HostError{Host: u.Host, Err: c.failure(ctx, t)}
 	case errors.As(err, &status):
-		return &guard.HostError{Host: u.Host, Err: fmt.Errorf("the host has no such repository, or hides it from this proxy: %w", fs.ErrNotExist)}
+		return &guard.HostError{Host: u.Host, Err: fmt.Errorf("the host has no such repository, or hides it from this proxy: %w", notfound.Stated)}
 	}
 	return guard.RequestError(err)
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -70,11 +71,11 @@ func (l *Log) Reply(ctx context.Context, r sumdb.Record) ([]byte, error) {
 }
 
 // Tile returns the tile t, with L = -1 the records themselves. The errors are
-// fs.ErrNotExist for a tile that no log has (height not 8, say), sumdb.ErrBeyond, and
+// notfound.Stated for a tile that no log has (height not 8, say), sumdb.ErrBeyond, and
 // sumdb.ErrInvalid if the disk has changed a record.
 func (l *Log) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	if !sumdb.KnownTile(t) {
-		return nil, fmt.Errorf("%s has tiles of height %d: %w", l.Name(), sumdb.TileHeight, fs.ErrNotExist)
+		return nil, fmt.Errorf("%s has tiles of height %d: %w", l.Name(), sumdb.TileHeight, notfound.Stated)
 	}
 	v, err := l.signedView(ctx)
 	if err != nil {

@@ -23,6 +23,8 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // Log is a log of modules. All methods may be called at the same time.
@@ -286,7 +288,7 @@ func (l *Log) answer(path string) ([]byte, error) {
 	}
 	tile, err := tlog.ParseTilePath(path)
 	if err != nil || tile.H != 8 {
-		return nil, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
+		return nil, fmt.Errorf("%s: %w", path, notfound.Stated)
 	}
 	return l.Tile(tile)
 }
@@ -306,7 +308,7 @@ func (l *Log) answerLookup(escaped string) ([]byte, error) {
 	path, err1 := module.UnescapePath(escapedPath)
 	version, err2 := module.UnescapeVersion(escapedVersion)
 	if err1 != nil || err2 != nil {
-		return nil, fmt.Errorf("lookup/%s: %w", escaped, fs.ErrNotExist)
+		return nil, fmt.Errorf("lookup/%s: %w", escaped, notfound.Stated)
 	}
 	mod := module.Version{Path: path, Version: version}
 	id, text, ok := l.find(mod)
@@ -315,7 +317,7 @@ func (l *Log) answerLookup(escaped string) ([]byte, error) {
 		id, text, ok = l.find(mod)
 	}
 	if !ok {
-		return nil, fmt.Errorf("not found: %s: unknown revision: %w", mod, fs.ErrNotExist)
+		return nil, fmt.Errorf("not found: %s: unknown revision: %w", mod, notfound.Stated)
 	}
 	msg, err := tlog.FormatRecord(id, text)
 	if err != nil {
@@ -342,7 +344,7 @@ func (l *Log) Tile(tile tlog.Tile) ([]byte, error) {
 	level := max(tile.L, 0)
 	end := tile.N<<8 + int64(tile.W)
 	if 8*level > 40 || end > int64(len(l.records))>>(8*level) {
-		return nil, fmt.Errorf("%s: %w", tile.Path(), fs.ErrNotExist)
+		return nil, fmt.Errorf("%s: %w", tile.Path(), notfound.Stated)
 	}
 	if tile.L >= 0 {
 		return tlog.ReadTileData(tile, hashReader(l.hashes))

@@ -6,10 +6,8 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -21,6 +19,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/assay-proxy/assay/internal/egress"
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
@@ -129,7 +128,7 @@ func (a *gitHubApp) failed(err error) error {
 // mean that there is no such module.
 func (a *gitHubApp) statusError(status int) error {
 	err := guard.StatusError(status)
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
+	if err == nil || notfound.Is(err) {
 		err = guard.ErrCredential
 	}
 	return a.failed(fmt.Errorf("%w: status %d", err, status))

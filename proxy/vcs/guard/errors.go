@@ -5,12 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"syscall"
+
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 // Errors that callers decide on.
@@ -49,7 +50,7 @@ func StatusError(status int) error {
 	case status == http.StatusTooManyRequests, status >= 500:
 		return ErrUnavailable
 	}
-	return fs.ErrNotExist
+	return notfound.Stated
 }
 
 // RequestError returns the meaning of an error of a Client. It does not contain the URL.
