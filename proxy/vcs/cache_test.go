@@ -22,7 +22,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// copies returns how many copies of repositories there are.
+// copies returns the number of clones.
 func (s *source) copies() int {
 	s.t.Helper()
 	entries, err := os.ReadDir(filepath.Join(s.dir, "repos"))
@@ -49,7 +49,7 @@ func (s *source) gauge(name string) float64 {
 	return m.GetGauge().GetValue() + m.GetCounter().GetValue()
 }
 
-// waitFor waits until what is so.
+// waitFor waits until the condition is true.
 func waitFor(t *testing.T, what string, so func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !so(); time.Sleep(10 * time.Millisecond) {
@@ -71,8 +71,8 @@ func repositoriesAsked(requests []string) map[string]int {
 	return asked
 }
 
-// fetched returns the repositories of which more was asked than the list of references,
-// which always comes with one POST for each GET of git's protocol.
+// fetched returns the repositories from which git requested more than the list of
+// references, which takes one POST for each GET of git's protocol.
 func fetched(requests []string) (names []string) {
 	lists := repositoriesAsked(requests)
 	for name := range lists {
@@ -89,8 +89,8 @@ func fetched(requests []string) (names []string) {
 	return names
 }
 
-// A repository that is gone has no versions any more; what was copied of it can
-// still be had.
+// A repository that was removed has no versions any more; the versions in its clone can
+// still be downloaded.
 func TestVanishedRepository(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -107,7 +107,7 @@ func TestVanishedRepository(t *testing.T) {
 	}
 }
 
-// A major version can be a branch with another go.mod, on the same repository.
+// A major version can be a branch with another go.mod, in the same repository.
 func TestMajorBranch(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -128,8 +128,8 @@ func TestMajorBranch(t *testing.T) {
 	}
 }
 
-// However many versions are asked for at once, there is one copy of the repository,
-// its page is asked once, and what the versions have in common is fetched once.
+// Concurrent requests for many versions make one clone of the repository and one request
+// for its page, and fetch what the versions have in common once.
 func TestOneCopy(t *testing.T) {
 	t.Parallel()
 	const versions = 8
@@ -165,7 +165,7 @@ func TestOneCopy(t *testing.T) {
 			lists++
 		}
 	}
-	// What there is, and a fetch, for each version; the newest tag comes along unasked,
+	// The references and a fetch for each version; the newest tag comes with another one,
 	// and is compared.
 	if pages != 1 || lists > 2*versions+1 {
 		t.Errorf("the page was asked %d times, git %d times", pages, lists)
@@ -175,8 +175,8 @@ func TestOneCopy(t *testing.T) {
 	}
 }
 
-// No more commands run at one host than it has places, half of all; the others wait, and
-// get one.
+// At one host at most half of all commands run at the same time; the others wait, and run
+// later.
 func TestJobs(t *testing.T) {
 	t.Parallel()
 	const jobs, modules = 2, 6
@@ -200,7 +200,7 @@ func TestJobs(t *testing.T) {
 		requests = append(requests, w.Requests()...)
 		return len(repositoriesAsked(requests)) >= jobs
 	})
-	time.Sleep(300 * time.Millisecond) // for what must not come
+	time.Sleep(300 * time.Millisecond) // a further request would be a failure
 	requests = append(requests, w.Requests()...)
 	groups := map[int]bool{}
 	for _, p := range running(t, s.dir) {
@@ -216,8 +216,8 @@ func TestJobs(t *testing.T) {
 	}
 }
 
-// Who waits for a place, or for somebody else with the same repository, leaves when
-// he likes.
+// A caller that waits for a place, or for a run with the same repository, can leave at any
+// time.
 func TestWaitingLeaves(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -240,11 +240,11 @@ func TestWaitingLeaves(t *testing.T) {
 	}
 }
 
-// The one that was not used for longest goes first, and never one in use.
+// The least recently used clone is evicted first, and never one in use.
 func TestEviction(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
-	// What is in the copy and not in the zip: beside it, all that a run needs is small.
+	// It is in the clone and not in the zip; everything else that a run needs is small.
 	large := "-- sub/go.mod --\nmodule corp.example/sub\n-- sub/large.txt --\n" + noise(1<<18)
 	for _, name := range []string{"a", "b", "c", "d"} {
 		w.Module(name, strings.ReplaceAll(hello, "/hello", "/"+name)+large)
@@ -290,7 +290,7 @@ func TestEviction(t *testing.T) {
 	}
 }
 
-// noise is text of n bytes that does not compress well.
+// noise is n bytes of text that compresses badly.
 func noise(n int) string {
 	r := rand.New(rand.NewPCG(1, 2))
 	text := make([]byte, n)
@@ -303,7 +303,7 @@ func noise(n int) string {
 	return strings.ReplaceAll(string(text), "\n-- ", "\n++ ")
 }
 
-// The size that is bounded is counted anew at the start.
+// The size of the clones is measured again at the start.
 func TestSizeAtStart(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -321,7 +321,8 @@ func TestSizeAtStart(t *testing.T) {
 	}
 }
 
-// A directory may be given as it stands to where we are, not to where commands run.
+// A relative directory is relative to the working directory of this program, not to that
+// of its commands.
 func TestRelativeDir(t *testing.T) {
 	t.Chdir(t.TempDir())
 	w := vcstest.New(t)
@@ -345,7 +346,7 @@ func TestRelativeDir(t *testing.T) {
 	}
 }
 
-// What goes wrong with the files of a module that is there is no absence either.
+// An error of using the files of a module that exists is not an absence.
 func TestErrorOfUse(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -360,7 +361,7 @@ func TestErrorOfUse(t *testing.T) {
 	}
 }
 
-// That our own directory, or the go command, is gone says nothing about a module.
+// A missing directory of ours, or a missing go command, says nothing about a module.
 func TestNothingHereIsNoAbsence(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -378,7 +379,7 @@ func TestNothingHereIsNoAbsence(t *testing.T) {
 }
 
 // Repositories that do not exist, or do not answer, leave nothing on the disk: a client can
-// ask for as many as it likes. One that exists stays.
+// name any number of them. A repository that exists stays.
 func TestNoCopyOfNothing(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)

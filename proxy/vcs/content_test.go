@@ -17,9 +17,9 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// What a repository can say about its own files changes nothing: the zip is that of the
-// go command, byte for byte in what is hashed. Links and other repositories inside are left
-// out, and nobody fetches them; a pointer of git-lfs stays one.
+// Attributes in a repository change nothing: the zip has the same hashed bytes as that of
+// the go command. Links and submodules are left out and not fetched; a pointer of git-lfs
+// stays a pointer.
 func TestContent(t *testing.T) {
 	t.Parallel()
 	const path, version = vcstest.GitHost + "/strange.git", "v1.0.0"
@@ -89,7 +89,7 @@ package v
 	}
 }
 
-// direct returns the h1 hash of the zip that a go command makes which asks the
+// direct returns the h1 hash of the zip that a go command makes which reads the
 // repositories in a directory itself.
 func direct(t *testing.T, repos, path, version string) string {
 	t.Helper()

@@ -25,7 +25,7 @@ module corp.example/hello
 package hello // again
 `
 
-// writeSecret writes a file that only we may read, and returns its name.
+// writeSecret writes a file that only its owner may read, and returns its name.
 func writeSecret(t *testing.T, name, text string) string {
 	t.Helper()
 	if filepath.Base(name) == name {
@@ -42,7 +42,7 @@ func forGit(user, file string) vcs.Credential {
 	return vcs.Credential{Pattern: "corp.example/*", Host: vcstest.GitHost, User: user, TokenFile: file}
 }
 
-// keepsSecrets checks that nothing a Source has written or told has a secret in it.
+// keepsSecrets checks that no file, log line or error of a Source has a secret in it.
 func (s *source) keepsSecrets(secrets ...string) {
 	s.t.Helper()
 	texts := map[string]string{"the log": s.log.String(), "an error": s.errors.String()}
@@ -66,8 +66,8 @@ func (s *source) keepsSecrets(secrets ...string) {
 	}
 }
 
-// Each way to say who we are gets the module, and whoever has no way, or a wrong
-// one, is told that it was the credential, and of which host.
+// Each kind of credential gets the module. Without one, or with a wrong one, the error says
+// that the credential failed, and at which host.
 func TestHTTPSCredentials(t *testing.T) {
 	t.Setenv("TEST_TOKEN", " s3cret-environment\n")
 	netrc := "machine other.example login x password y\nmachine git.corp.example\n  login ci\n  password s3cret-netrc\n"
@@ -123,8 +123,8 @@ func TestHTTPSCredentials(t *testing.T) {
 	}
 }
 
-// A credential that expires between two questions is trouble with the credential,
-// and when its file has a new one that is what is used.
+// A credential that expires between two requests is an error of the credential; a new one
+// in its file is used.
 func TestCredentialExpires(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -147,9 +147,9 @@ func TestCredentialExpires(t *testing.T) {
 	s.keepsSecrets("s3cret-")
 }
 
-// A file that is gone, empty or open to others while we run is trouble with the
-// credential. That there is no such file must not look like there being no module,
-// and its name is nothing for whoever asked for one.
+// A file that is removed, emptied or made readable to others while the program runs is an
+// error of the credential. A missing file must not look like a missing module, and its name
+// is not in the error that the client sees.
 func TestCredentialFileDisappears(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -181,8 +181,7 @@ func TestCredentialFileDisappears(t *testing.T) {
 	}
 }
 
-// The page that says where a repository is can want a credential too, and gets the
-// one that is for its host.
+// The go-import page can require a credential, too, and gets that of its host.
 func TestPageCredential(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -201,8 +200,8 @@ func TestPageCredential(t *testing.T) {
 	s.keepsSecrets("s3cret-")
 }
 
-// A host that says our secrets aloud, in the words that git passes on, does not get
-// them into an error or a log line.
+// A host that repeats our secrets, in texts that git passes on, does not get them into an
+// error or a log line.
 func TestHostTellsSecret(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -228,8 +227,8 @@ func TestHostTellsSecret(t *testing.T) {
 	}
 }
 
-// A repository that has moved to another host is not followed there, by git or by us,
-// with what is for the first one.
+// If a repository redirects to another host, neither git nor this program sends the
+// credential of the first one there.
 func TestRedirectedRepository(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -257,7 +256,7 @@ func TestRedirectedRepository(t *testing.T) {
 	s.keepsSecrets("s3cret")
 }
 
-// What cannot be a credential, or is one for everybody, is refused at the start.
+// An invalid credential, or one for every host, is refused at the start.
 func TestBadCredentials(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)

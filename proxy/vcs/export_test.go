@@ -35,8 +35,8 @@ func ParseGoImports(page string) (all [][4]string) {
 	return all
 }
 
-// Output is what a command that prints so many bytes leaves in memory of a budget of
-// size bytes, and why it is ended, nil if it is not.
+// Output returns how much of a command's output is in memory, with a budget of size bytes,
+// and why the command was killed, nil if it was not.
 func Output(t testing.TB, size, printed int64) (kept int, ended error) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	budget := memory.New(size)

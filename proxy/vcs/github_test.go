@@ -21,7 +21,7 @@ import (
 
 const apiHost = "api.corp.example"
 
-// gitHubKey returns the PEM of a key and the key's public part.
+// gitHubKey returns the PEM of a key, and its public key.
 func gitHubKey(t *testing.T) (string, *rsa.PublicKey) {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -32,7 +32,7 @@ func gitHubKey(t *testing.T) (string, *rsa.PublicKey) {
 	return string(pem.EncodeToMemory(block)), &key.PublicKey
 }
 
-// gitHub is the part of GitHub's API that gives tokens
+// gitHub is the part of GitHub's API that issues tokens
 // (docs.github.com/en/rest/apps/apps, "Create an installation access token").
 type gitHub struct {
 	t   *testing.T
@@ -52,7 +52,7 @@ func (g *gitHub) set(lives time.Duration, status int) {
 	g.lives, g.status = lives, status
 }
 
-// hang makes everybody wait until back is called.
+// hang makes all requests wait until back is called.
 func (g *gitHub) hang() (back func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -93,12 +93,12 @@ func (g *gitHub) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	g.given++
 	token := fmt.Sprintf("ghs_s3cret%d", g.given)
-	g.w.Password("x-access-token", token) // the one before is worth nothing more
+	g.w.Password("x-access-token", token) // the previous one is no longer valid
 	rw.WriteHeader(http.StatusCreated)
 	fmt.Fprintf(rw, `{"token":%q,"expires_at":%q}`, token, time.Now().Add(g.lives).Format(time.RFC3339))
 }
 
-// check verifies what the app says about itself.
+// check verifies the assertion of the app.
 func (g *gitHub) check(r *http.Request) error {
 	text, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	signed, err := jose.ParseSignedCompact(text, []jose.SignatureAlgorithm{jose.RS256})
@@ -141,7 +141,8 @@ func newGitHub(t *testing.T, change func(*vcs.Config)) (*gitHub, *vcstest.World,
 	})
 }
 
-// A token is used until it is about to expire, and then the next one, without a gap.
+// A token is used until it is about to expire; then the next one is fetched, without a
+// gap.
 func TestGitHubApp(t *testing.T) {
 	t.Parallel()
 	g, _, s := newGitHub(t, nil)
@@ -167,7 +168,7 @@ func TestGitHubAppRenews(t *testing.T) {
 	s.keepsSecrets("s3cret", "eyJhbGci")
 }
 
-// A token that the host refuses before its time is not used again.
+// A token that the host rejects before it expires is not used again.
 func TestGitHubAppRevoked(t *testing.T) {
 	t.Parallel()
 	g, w, s := newGitHub(t, nil)
@@ -180,8 +181,8 @@ func TestGitHubAppRevoked(t *testing.T) {
 	}
 }
 
-// An API that gives no token says something about the credential, or is down; it
-// never says that there is no module.
+// An API that issues no token means that the credential is wrong, or the API is down; it
+// never means that there is no module.
 func TestGitHubAPIFails(t *testing.T) {
 	t.Parallel()
 	g, _, s := newGitHub(t, nil)
@@ -196,8 +197,7 @@ func TestGitHubAPIFails(t *testing.T) {
 	s.keepsSecrets("s3cret", "eyJhbGci", "PRIVATE KEY")
 }
 
-// An API that hangs costs everybody who waits for it no more than the time for a
-// command.
+// Callers wait for an API that hangs no longer than for a command.
 func TestGitHubAPIHangs(t *testing.T) {
 	t.Parallel()
 	g, _, s := newGitHub(t, func(c *vcs.Config) { c.Timeout = 3 * time.Second })

@@ -22,7 +22,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// A host that keeps us waiting costs the time for a command, and nothing runs on.
+// A host that hangs takes the time for a command, and no process stays.
 func TestHang(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -35,7 +35,7 @@ func TestHang(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	waitFor(t, "the end of all processes", func() bool { return len(running(t, s.dir)) == 0 })
-	// Others are not held up.
+	// Other hosts are not delayed.
 	w.Hang(false)
 	waitFor(t, "a host that is back", func() bool {
 		_, _, err := s.download("corp.example/hello", "v1.0.0")
@@ -43,8 +43,7 @@ func TestHang(t *testing.T) {
 	})
 }
 
-// A host that takes a connection and never ends it does not keep ours open when git
-// is gone.
+// A host that never ends a connection does not keep it open when git has ended.
 func TestHangingConnections(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -75,7 +74,7 @@ func TestHangingConnections(t *testing.T) {
 	waitFor(t, "the end of all connections", func() bool { return open.Load() == 0 })
 }
 
-// An address that says nothing costs little when another one answers.
+// An address that does not answer costs little if another one does.
 func TestSilentAddress(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -104,7 +103,7 @@ func TestSilentAddress(t *testing.T) {
 	waitFor(t, "the end of all tries", func() bool { return silent.Load() == 0 })
 }
 
-// tracked is a connection that says when it is closed.
+// tracked is a connection that reports when it is closed.
 type tracked struct {
 	*net.TCPConn
 	closed func()
@@ -121,8 +120,7 @@ type process struct {
 	args       string // joined by spaces
 }
 
-// running returns the processes that work for the Source with the directory dir,
-// whatever they have become.
+// running returns the processes of the Source with the directory dir, in any state.
 func running(t *testing.T, dir string) (all []process) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -150,7 +148,7 @@ func running(t *testing.T, dir string) (all []process) {
 	return all
 }
 
-// A host that takes the connection and says nothing costs the time for a command.
+// A host that accepts the connection and does not answer takes the time for a command.
 func TestSSHHangs(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -169,8 +167,8 @@ func TestSSHHangs(t *testing.T) {
 	waitFor(t, "the end of all processes", func() bool { return len(running(t, s.dir)) == 0 })
 }
 
-// While a command hangs, no argument of its processes has a secret in it, and they
-// are one group of which none is left when its time is over.
+// While a command hangs, no argument of its processes has a secret in it. They are one
+// process group, of which none is left when the time is over.
 func TestHangingProcesses(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)

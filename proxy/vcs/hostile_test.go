@@ -22,8 +22,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// Repositories that a page must not be able to name: each is refused before a
-// socket is opened to it or a program is run.
+// Repositories that a page must not name: each is refused before a socket is opened or a
+// program is run.
 var hostileRepos = []string{
 	"-x", "--upload-pack=touch pwned", "ext::sh -c touch% pwned", "file:///etc/passwd", "/etc/passwd", "../x",
 	"http://git.corp.example/x.git", "git://git.corp.example/x.git", "svn://git.corp.example/x",
@@ -34,13 +34,13 @@ var hostileRepos = []string{
 	"https://git.corp.example", "https:///x.git", "https:x", "https://git.corp.example/x'y.git", "https://git.corp.example/x$(touch).git",
 	"https://git.corp.example/x;y.git", "https://git.corp.example/x%00y", "ssh://git@git.corp.example/x`y`.git", "https://[fe80::1%25eth0]/x.git",
 	"https://ɡit.corp.example/x.git", "https://git.corp.example/x\u202egit",
-	// Addresses: this machine, the wire, metadata, in every spelling.
+	// Addresses: this machine, its link, metadata, in every notation.
 	"https://127.0.0.1/x.git", "https://[::1]/x.git", "https://0.0.0.0/x.git", "https://169.254.169.254/latest", "https://[fe80::1]/x.git",
 	"https://[fd00:ec2::254]/x.git", "https://[fd20:ce::254]/x.git", "https://168.63.129.16/x.git", "https://100.100.100.200/x.git", "https://[::ffff:127.0.0.1]/x.git", "https://[::ffff:169.254.169.254]/x.git",
 	"https://[64:ff9b::7f00:1]/x.git", "https://[2002:7f00:1::]/x.git", "https://[::127.0.0.1]/x.git", "https://224.0.0.1/x.git", "https://255.255.255.255/x.git",
 	"https://127.0.0.1.bad.example/x.git", "https://169.254.169.254.bad.example/x.git", "ssh://git@127.0.0.1/x.git", "ssh://git@127.0.0.1.bad.example/x.git",
 	"git+ssh://git@169.254.169.254/x.git",
-	// Ports that may be anything else's.
+	// Ports of other services.
 	"https://git.corp.example:8443/x.git", "https://git.corp.example:22/x.git", "ssh://git@git.corp.example:443/x.git", "ssh://git@git.corp.example:6379/x.git",
 	"https://git.corp.example:0/x.git", "https://git.corp.example:65979/x.git",
 }
@@ -52,7 +52,7 @@ func TestHostileRepositories(t *testing.T) {
 	for _, repo := range hostileRepos {
 		w.Page("x", "corp.example/x git "+repo)
 		_, _, err := s.download("corp.example/x", "v1.0.0")
-		// A name that does not resolve, a tag that is none, and SSH without a key are no harm.
+		// A name that does not resolve, an invalid tag, and SSH without a key are harmless.
 		if !errors.Is(err, vcs.ErrForbidden) && !errors.Is(err, vcs.ErrCredential) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, vcs.ErrUnavailable) {
 			t.Errorf("%s: %v, want it refused", repo, err)
 		}
@@ -76,7 +76,8 @@ func TestHostileRepositories(t *testing.T) {
 	}
 }
 
-// A port other than the usual one is for hosts that an administrator has named with it.
+// Another port than the usual one is allowed only for hosts that the administrator has
+// named with it.
 func TestPorts(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -134,9 +135,9 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// A page cannot find out what is around this machine: the client gets one text for an
-// address that is refused, among them each of this machine, and for one that would have
-// refused or reset the connection.
+// A page cannot scan the network around this machine: the client gets the same text for a
+// refused address, including each of this machine, and for one that refuses or resets the
+// connection.
 func TestNoScan(t *testing.T) {
 	t.Parallel()
 	own, err := egress.Machine()
@@ -195,8 +196,8 @@ func TestNoScan(t *testing.T) {
 	}
 }
 
-// Module paths and versions that come here have passed module.CheckPath; what that
-// lets through must not become anything but a name either.
+// Module paths and versions have passed module.CheckPath; what that allows must not become
+// anything but a name.
 func TestHostileNames(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -205,7 +206,7 @@ func TestHostileNames(t *testing.T) {
 		"127.0.0.1/x", "10.0.0.1/x", "169.254.169.254/latest", "1.2/x", "foo.localhost/x", "localhost/x", "nodot/x", "0x7f.1/x", "corp.example",
 		"github.com", "github.com/one", "github.com/-x/y", "github.com/a/--upload-pack=x", "git.corp.example/x.git/-x", "git.corp.example/-x.git", "corp.example/x.svn",
 		"git.corp.example/--upload-pack=x.git",
-		// What request.Parse never lets through.
+		// request.Parse refuses these.
 		"", "-x", "--upload-pack=touch pwned", "ext::sh -c touch% pwned", "file:///etc/passwd", "https://corp.example/hello", "corp.example/hello -x", "corp.example/hello\n-x",
 		"corp.example/hello@v1.0.0", "corp.example/../hello", "corp.example/hello\x00", "сorp.example/hello", "corp.example/hеllo", "corp.example/\u202ehello", "corp。example/hello",
 	} {
@@ -233,8 +234,8 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// Nobody speaks for the paths above his own, and no page leads into another's
-// repository under a name that is not his.
+// A page does not speak for the paths above its own, and cannot lead into the repository of
+// another host under a wrong name.
 func TestPagesThatDisagree(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -254,8 +255,8 @@ func TestPagesThatDisagree(t *testing.T) {
 	s.wantError("corp.example/dash", "v1.0.0", vcs.ErrForbidden)
 }
 
-// The environment of a command is made here: nothing of ours is in it, neither are
-// secrets in arguments.
+// A command gets a clean environment, without variables of this process, and no secrets in
+// arguments.
 func TestEnvironment(t *testing.T) {
 	for _, variable := range []string{"GIT_DIR=/x", "GIT_SSH=/bin/false", "GOFLAGS=-insecure", "GOPROXY=off", "GIT_EXEC_PATH=/nowhere", "GOINSECURE=*", "GIT_CONFIG_PARAMETERS='x.y=z'",
 		"SSH_AUTH_SOCK=/x", "GOTOOLCHAIN=go1.1", "HOME=/nowhere", "GOMODCACHE=/nowhere", "LD_PRELOAD="} {
@@ -276,7 +277,7 @@ func TestEnvironment(t *testing.T) {
 	newSource(t, w, nil).want("corp.example/hello", "v1.0.0")
 }
 
-// A panic in work that callers share is an error of theirs, and not the end.
+// A panic in shared work becomes an error of its callers, and does not end the program.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -297,7 +298,7 @@ func TestPanic(t *testing.T) {
 	s.want("corp.example/hello", "v1.0.0")
 }
 
-// The authorities of SSL_CERT_FILE are those of this program, so they are git's.
+// The authorities of SSL_CERT_FILE count for git as for this program.
 func TestSystemRoots(t *testing.T) {
 	w := vcstest.New(t)
 	w.Module("hello", hello)
@@ -308,8 +309,8 @@ func TestSystemRoots(t *testing.T) {
 	}
 }
 
-// An authority that stands only in the system's directory, there under two names as
-// c_rehash leaves it, is one of git's too, which reads it once.
+// An authority that is only in the system's directory, under two names as c_rehash leaves
+// it, counts for git, too, which reads it once.
 func TestSystemRootsInDirectory(t *testing.T) {
 	w := vcstest.New(t)
 	w.Module("hello", hello)
@@ -339,16 +340,15 @@ func TestSystemRootsAndOwn(t *testing.T) {
 	w := vcstest.New(t)
 	w.Module("hello", hello)
 	t.Setenv("SSL_CERT_FILE", w.CAFile())
-	other := vcstest.New(t) // an authority that nothing here has
+	other := vcstest.New(t) // an authority of no host in this test
 	s := newSource(t, w, func(c *vcs.Config) { c.Network.CAFile = other.CAFile() })
 	if _, _, err := s.download("git.corp.example/hello.git", "v1.0.0"); err != nil {
 		t.Error(err)
 	}
 }
 
-// Where a host does not answer over https, the go command would try ssh, which we
-// have told nothing: it would use the keys of the machine's user, and whatever address
-// the name has by then.
+// If a host does not answer over https, the go command would try ssh without our options:
+// with the keys of the machine's user, and any address that the name then has.
 func TestNoOtherProtocol(t *testing.T) {
 	w := vcstest.New(t)
 	bin, called := t.TempDir(), filepath.Join(t.TempDir(), "called")
@@ -400,8 +400,8 @@ func FuzzGoImports(f *testing.F) {
 	})
 }
 
-// An SSL_CERT_FILE that is not there is nothing to this program, so it is nothing to git,
-// which could not reach any host with it.
+// This program ignores an SSL_CERT_FILE that does not exist, and so must git, which could
+// not reach any host with it.
 func TestNoSystemRoots(t *testing.T) {
 	w := vcstest.New(t)
 	bin, seen := t.TempDir(), filepath.Join(t.TempDir(), "seen")

@@ -31,8 +31,8 @@ func twoHosts(t *testing.T) *vcstest.World {
 	return w
 }
 
-// hold asks for a module on the host that hangs, so many times, and returns when as many
-// runs wait as can. Those end with the test.
+// hold requests modules on the host that hangs n times, and returns when as many runs as
+// possible wait. They end with the test.
 func (s *source) hold(w *vcstest.World, n int) {
 	var wg sync.WaitGroup
 	for range n {
@@ -51,8 +51,7 @@ func (s *source) hold(w *vcstest.World, n int) {
 	waitFor(s.t, "a run at the host that hangs", func() bool { return s.gauge("assay_vcs_running") > 0 })
 }
 
-// A host that hangs does not keep other hosts from being asked, though the same page
-// names both.
+// A host that hangs does not block other hosts, even if the same page names both.
 func TestHungHost(t *testing.T) {
 	t.Parallel()
 	w := twoHosts(t)
@@ -66,7 +65,7 @@ func TestHungHost(t *testing.T) {
 	}
 }
 
-// A list does not wait for downloads, not even where there is one place.
+// A list does not wait for downloads, even if there is one place.
 func TestListsDoNotWait(t *testing.T) {
 	t.Parallel()
 	w := twoHosts(t)
@@ -77,7 +76,7 @@ func TestListsDoNotWait(t *testing.T) {
 	}
 }
 
-// A list does not wait for a download from its own repository either.
+// A list does not wait for a download from its own repository.
 func TestListDuringDownload(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -116,22 +115,22 @@ func TestListDuringDownload(t *testing.T) {
 	}
 }
 
-// One client that asks a host for much, whether that exists or not, does not keep the others
-// from it: they are not refused, and do not wait for all that it wants.
+// A client with many requests to a host does not block other clients: they are not refused,
+// and do not wait for all of its requests.
 func TestGreedyClient(t *testing.T) {
 	t.Parallel()
 	greedy, other := vcs.WithClient(t.Context(), "greedy"), vcs.WithClient(t.Context(), "other")
-	var crowd vcs.HostLimit
+	var limit vcs.HostLimit
 	var leave []func()
 	for {
-		l, err := crowd.Enter(greedy, "git.corp.example")
+		l, err := limit.Enter(greedy, "git.corp.example")
 		if errors.Is(err, vcs.ErrBusy) {
 			break
 		}
 		leave = append(leave, l)
 	}
 	for _, ctx := range []context.Context{other, t.Context()} {
-		l, err := crowd.Enter(ctx, "git.corp.example")
+		l, err := limit.Enter(ctx, "git.corp.example")
 		if err != nil {
 			t.Fatalf("refused because of %d of one client: %v", len(leave), err)
 		}
@@ -140,7 +139,7 @@ func TestGreedyClient(t *testing.T) {
 	for _, l := range leave {
 		l()
 	}
-	if _, err := crowd.Enter(greedy, "git.corp.example"); err != nil {
+	if _, err := limit.Enter(greedy, "git.corp.example"); err != nil {
 		t.Errorf("all have left: %v", err)
 	}
 
@@ -175,8 +174,7 @@ func TestGreedyClient(t *testing.T) {
 	})
 }
 
-// However many want something of a host that hangs, so many that the proxy would ask for
-// nothing else do not wait.
+// The queue for a host that hangs is limited, so that it cannot block the proxy.
 func TestCrowd(t *testing.T) {
 	t.Parallel()
 	w := twoHosts(t)

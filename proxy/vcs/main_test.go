@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestMain lets more tests run side by side than there are processors: most of them
-// wait, for git or for a host that hangs. A flag on the command line counts more. And it
-// hides the system's authorities, 140 of them, which each git that asks a host would read.
+// TestMain runs more tests in parallel than there are processors, because most of them wait
+// for git or for a host that hangs; a flag on the command line has priority. It hides the
+// system's 140 authorities, which each git that uses the network would read.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	given := false

@@ -7,15 +7,15 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// What a command prints is in memory that is counted, and a command that prints more
-// than there is memory for, or than can be meant, is ended.
+// The output of a command counts against the memory budget. A command is killed if its
+// output exceeds the budget, or the limit for any output.
 func TestOutput(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		budget, printed int64
 		ended           string
 	}{
-		{1 << 10, 32 << 10, ""}, // as all do
+		{1 << 10, 32 << 10, ""}, // small output is not counted
 		{64 << 20, 1 << 20, ""},
 		{1 << 20, 2 << 20, memory.ErrFull.Error()},
 		{64 << 20, vcs.MaxOutput + 1<<10, "too much output"},

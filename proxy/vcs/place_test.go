@@ -20,8 +20,8 @@ func pageAt(w *vcstest.World, host, url string) {
 	}))
 }
 
-// The copy of a repository that was fetched with a credential answers neither a module
-// that the credential is not for, nor a public one.
+// A clone that was fetched with a credential is not used for a module without that
+// credential, or a public one.
 func TestCopyHasReachAndCredential(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -53,7 +53,7 @@ func TestCopyHasReachAndCredential(t *testing.T) {
 	if err := s.Download(t.Context(), module.Version{Path: "corp.example/hello", Version: "v1.0.0"}, vcs.Public, func(vcs.Files) error { return nil }); err == nil {
 		t.Error("the same path, public: served from the private copy")
 	}
-	// A credential whose secret is renewed keeps its copy.
+	// A credential whose secret is renewed keeps its clone.
 	write("another-secret")
 	w.Password("ci", "another-secret")
 	sent := w.Sent()
@@ -63,7 +63,7 @@ func TestCopyHasReachAndCredential(t *testing.T) {
 	}
 }
 
-// What is read under the old name of a repository says the new one.
+// A fetch by the old name of a repository reports the new one.
 func TestRedirected(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -72,7 +72,7 @@ func TestRedirected(t *testing.T) {
 	w.Page("hello", "corp.example/hello git https://git.corp.example/old.git")
 	s := newSource(t, w, nil)
 	want := vcs.Place{Repository: "git.corp.example/old", Redirected: "git.corp.example/hello", Declared: "corp.example/hello"}
-	for range 2 { // the second time from the copy
+	for range 2 { // the second time from the clone
 		if files := s.want("corp.example/hello", "v1.0.0"); files.Place != want {
 			t.Errorf("place %+v", files.Place)
 		}
@@ -87,8 +87,8 @@ func TestRedirected(t *testing.T) {
 	}
 }
 
-// Locate asks no repository, shows no credential to a page where it must not, and says
-// whether one would be shown.
+// Locate sends no request to the repository, sends no credential to a page if it must not,
+// and says whether there is one.
 func TestLocate(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -125,7 +125,7 @@ func TestLocate(t *testing.T) {
 	}
 }
 
-// All spellings of a repository that hosts do not tell apart are one.
+// All spellings of a repository that hosts treat as equal are equal.
 func TestCanonicalRepositorySpellings(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{
@@ -140,8 +140,8 @@ func TestCanonicalRepositorySpellings(t *testing.T) {
 	}
 }
 
-// The path of a module that ends with the name of a system has the repository without it,
-// as a page has that may name it too.
+// A module path that ends with the name of a system has the same repository as a page that
+// names it without.
 func TestPlaceOfSystem(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -168,8 +168,8 @@ func TestCloseTwice(t *testing.T) {
 	}
 }
 
-// Where there is an SSH key, git expands the home directory of its user in the path of an
-// https URL: that is the repository without it.
+// With an SSH key, git expands the home directory of its user in the path of an https URL:
+// the repository is named without it.
 func TestPlaceInHome(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// copyDir returns the git directory of the only copy.
+// copyDir returns the git directory of the only clone.
 func (s *source) copyDir() string {
 	s.t.Helper()
 	names, err := filepath.Glob(filepath.Join(s.dir, "repos", "*", "cache", "vcs", "*", "HEAD"))
@@ -24,7 +24,7 @@ func (s *source) copyDir() string {
 	return filepath.Dir(names[0])
 }
 
-// truncate cuts all files below dir to a part of their size.
+// truncate truncates all files below dir.
 func truncate(t *testing.T, dir string, part int64) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
@@ -39,15 +39,15 @@ func truncate(t *testing.T, dir string, part int64) {
 	}
 }
 
-// A copy that cannot be used any more says nothing about the repository: it is made
-// anew, and nobody notices but the log.
+// A damaged clone says nothing about the repository: it is cloned again, and only the log
+// says so.
 func TestDamagedCopy(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(t *testing.T, dir string){
 		"halves":     func(t *testing.T, dir string) { truncate(t, filepath.Join(dir, "objects"), 50) },
 		"empty":      func(t *testing.T, dir string) { truncate(t, filepath.Join(dir, "objects"), 0) },
 		"references": func(t *testing.T, dir string) { truncate(t, filepath.Join(dir, "refs"), 0) },
-		"name": func(t *testing.T, dir string) { // as a power failure leaves it on some file systems
+		"name": func(t *testing.T, dir string) { // some file systems leave this after a power failure
 			if err := os.WriteFile(dir+".info", make([]byte, 40), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -83,7 +83,7 @@ func TestDamagedCopy(t *testing.T) {
 	}
 }
 
-// Somebody who makes room may remove all that is ours while it runs.
+// An administrator may remove files of a running program to free space.
 func TestRemovedWhileRunning(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -103,7 +103,7 @@ func TestRemovedWhileRunning(t *testing.T) {
 	}
 }
 
-// What somebody else has removed takes no room any more.
+// A clone that was removed from outside no longer counts.
 func TestRemovedTakesNoRoom(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -126,8 +126,8 @@ func TestRemovedTakesNoRoom(t *testing.T) {
 	}
 }
 
-// A git that fails here, for want of memory for instance, says nothing about what the
-// repository has.
+// A git that fails on this machine, without memory for instance, says nothing about the
+// repository.
 func TestLocalFailure(t *testing.T) {
 	git, err := exec.LookPath("git")
 	if err != nil || runtime.GOOS == "windows" {
@@ -146,7 +146,7 @@ func TestLocalFailure(t *testing.T) {
 	s.wantError("corp.example/hello", "v9.0.0", fs.ErrNotExist)
 }
 
-// A process that was killed has not written the end of its trace.
+// A killed process has not written the end of its trace.
 func TestLocalFailureTraces(t *testing.T) {
 	t.Parallel()
 	start, end := `{"event":"start","sid":"1"}`+"\n", `{"event":"exit","sid":"1","code":`
@@ -160,8 +160,8 @@ func TestLocalFailureTraces(t *testing.T) {
 		start + name("archive") + end + `0}`:    false,
 		start + name("archive") + end + `128}`:  true,
 		start + name("archive") + `{"event":"error","sid":"1","fmt":"pathspec '%s' did not match any files"}` + "\n" + end + `128}`: false,
-		start + name("fetch"): false, // that is for the host to answer for
-		// Two at the same time, and one that another one has started.
+		start + name("fetch"): false, // a failure of the host
+		// Two at the same time, and one that was started by another one.
 		start + other("fetch") + name("archive") + otherEnd + end + `0}`:                            false,
 		start + other("fetch") + name("archive") + otherEnd:                                         true,
 		start + name("archive") + strings.ReplaceAll(other("archive"), `"2"`, `"1/2"`) + end + `0}`: false,
@@ -176,7 +176,7 @@ func TestLocalFailureTraces(t *testing.T) {
 	}
 }
 
-// A copy that cannot be looked at is not damaged for that reason.
+// A clone that cannot be read at the moment is not damaged.
 func TestCopyNotLookedAt(t *testing.T) {
 	git, err := exec.LookPath("git")
 	if err != nil {
@@ -191,7 +191,7 @@ func TestCopyNotLookedAt(t *testing.T) {
 	t.Setenv("PATH", filepath.Dir(link)+string(os.PathListSeparator)+os.Getenv("PATH"))
 	s := newSource(t, w, nil)
 	s.want("corp.example/hello", "v1.0.0")
-	if err := os.Remove(link); err != nil { // as while it is being updated
+	if err := os.Remove(link); err != nil { // as during an update
 		t.Fatal(err)
 	}
 	s.wantError("corp.example/hello", "v9.0.0", fs.ErrNotExist)
@@ -200,8 +200,8 @@ func TestCopyNotLookedAt(t *testing.T) {
 	}
 }
 
-// A file that is missing in the copy is missed when it is needed, and then it is
-// fetched. One that no module may have is not.
+// A file that is missing in the clone is noticed when it is needed, and fetched again. One
+// that no module may have is not needed.
 func TestDamagedFile(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -228,8 +228,8 @@ func TestDamagedFile(t *testing.T) {
 	}
 }
 
-// A path that says where its repository is and a page that names the same one have two
-// copies in one place. That the one has no such commit is no damage.
+// A module path with its repository, and a page that names the same one, have two git
+// directories in one clone. A commit that only one of them has is no damage.
 func TestTwoCopies(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)

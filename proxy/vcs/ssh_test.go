@@ -34,8 +34,7 @@ func encryptedKey(t *testing.T) string {
 	return writeSecret(t, "encrypted", string(pem.EncodeToMemory(block)))
 }
 
-// isTimeout reports whether err says that it took too long, and not that there is
-// no module.
+// isTimeout reports whether err is a timeout, and not an absence.
 func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, fs.ErrNotExist)
 }
@@ -48,8 +47,7 @@ func bySSH(host *vcstest.SSH) func(*vcs.Config) {
 	}
 }
 
-// A page says https, and there is a key for its host: it goes by SSH, and by
-// nothing else.
+// If a page says https, and there is a key for the host, only SSH is used.
 func TestSSH(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -76,7 +74,7 @@ func TestSSH(t *testing.T) {
 	s.wantError("corp.example/gone", "v1.0.0", fs.ErrNotExist)
 }
 
-// A path that says where its repository is has no page, and goes by SSH all the same.
+// A module path with its repository has no page; SSH is used for it, too.
 func TestSSHQualifiedPath(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -94,7 +92,7 @@ func TestSSHQualifiedPath(t *testing.T) {
 	}
 }
 
-// A page may name SSH itself.
+// A page may name an SSH URL.
 func TestSSHPage(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -110,7 +108,7 @@ func TestSSHPage(t *testing.T) {
 	if told := s.wantError("corp.example/hello", "v1.0.0", vcs.ErrCredential); !strings.Contains(told.Error(), "no ssh_key") {
 		t.Errorf("%v", told)
 	}
-	// That there is a key for it does not make this machine a host.
+	// A key does not make this machine an allowed host.
 	s = newSource(t, w, func(c *vcs.Config) { c.Credentials = []vcs.Credential{credential} })
 	s.wantError("corp.example/hello", "v1.0.0", vcs.ErrUnavailable)
 	if !strings.Contains(s.log.String(), "--vcs-hosts") {
@@ -118,8 +116,8 @@ func TestSSHPage(t *testing.T) {
 	}
 }
 
-// A host that there is no key for is not connected with: which ports are open is not for
-// a page to find out.
+// Without a key there is no connection with an SSH host: a page must not find out which
+// ports are open.
 func TestSSHWithoutKey(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -133,7 +131,7 @@ func TestSSHWithoutKey(t *testing.T) {
 	}
 }
 
-// Whatever is wrong between ssh and its host is told for what it is.
+// Each failure between ssh and its host has its own error.
 func TestSSHTrouble(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -176,8 +174,8 @@ func TestSSHTrouble(t *testing.T) {
 	}
 }
 
-// A key that is opened to others, or taken away, while we run is trouble with the
-// credential.
+// A key that is made readable to others, or removed, while the program runs is an error of
+// the credential.
 func TestSSHKeyDisappears(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)

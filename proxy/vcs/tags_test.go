@@ -10,14 +10,14 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// taggings are ways to put a tag on the newest commit, whether it is there already or not.
+// taggings are ways to tag the newest commit, whether the tag exists or not.
 var taggings = map[string]func(r *vcstest.Repo, tag string){
 	"lightweight": func(r *vcstest.Repo, tag string) { r.Tag(tag) },
 	"annotated":   func(r *vcstest.Repo, tag string) { r.Git("tag", "-f", "-a", "-m", "release", tag) },
 }
 
-// A version is the commit that its tag has when it is asked for, whatever the copy has,
-// and there and back again.
+// A version is the commit that its tag has when it is requested, whatever the clone has,
+// also if the tag moves back.
 func TestMovedTag(t *testing.T) {
 	t.Parallel()
 	for name, tag := range taggings {
@@ -28,7 +28,7 @@ func TestMovedTag(t *testing.T) {
 				r := w.Module("hello", hello)
 				tag(r, "v1.0.0")
 				s := newSource(t, w, nil)
-				if history { // the copy has it then
+				if history { // then the clone has it
 					r.Branch("dev")
 					query(s, r.Commit("-- dev.go --\npackage hello\n"))
 				}
@@ -60,8 +60,8 @@ func wantCommit(s *source, version, commit string) {
 	}
 }
 
-// A question about a module sees where its tags are, and brings them into the copy; one
-// that moves afterwards, before anyone asks for its version, has moved in time.
+// A list of a module fetches its tags into the clone. A tag that moves later, before its
+// version is first requested, is followed.
 func TestMovedTagBeforeAsked(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -97,7 +97,7 @@ func TestMovedTagBeforeAsked(t *testing.T) {
 	}
 }
 
-// The tags of a module below the root have its directory before them.
+// The tags of a module below the root begin with its directory.
 func TestMovedTagBelowRoot(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -114,8 +114,8 @@ func TestMovedTagBelowRoot(t *testing.T) {
 	}
 }
 
-// A tag that is gone is no version, also if the copy still has it. A host that says
-// nothing of tags, because it is down, takes nothing away.
+// A deleted tag is no version, even if the clone still has it. A host that is down removes
+// no tags.
 func TestDeletedTag(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)

@@ -12,9 +12,9 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// A copy that has the history of its repository gets what is new and nothing twice:
-// commits, tags and branches, and lists between them. The go command alone would cut
-// the history off and get all of it again.
+// A clone with the history of its repository fetches new commits, tags and branches, and
+// nothing twice, also with lists between them. The go command alone would cut the history
+// off and fetch all of it again.
 func TestHistoryOnce(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -64,8 +64,8 @@ func TestHistoryOnce(t *testing.T) {
 	}
 }
 
-// A tag that was deleted before anybody asked for it is no version, and what it was is
-// not in the way of what comes instead.
+// A tag that was deleted before it was first requested is no version, and its reference
+// does not block a new one.
 func TestDeletedReferences(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)

@@ -32,7 +32,7 @@ type source struct {
 	t      *testing.T
 	dir    string
 	log    *bytes.Buffer
-	errors strings.Builder // texts of those that wantError saw
+	errors strings.Builder // texts of errors that wantError checked
 }
 
 func newSource(t *testing.T, w *vcstest.World, change func(*vcs.Config)) *source {
@@ -64,7 +64,7 @@ func (s *source) download(path, version string) (files vcs.Files, zip []byte, er
 	return files, zip, err
 }
 
-// want checks that a version can be had.
+// want checks that a version can be downloaded.
 func (s *source) want(path, version string) vcs.Files {
 	s.t.Helper()
 	files, zip, err := s.download(path, version)
@@ -77,7 +77,7 @@ func (s *source) want(path, version string) vcs.Files {
 	return files
 }
 
-// wantError checks that a version cannot be had, and why.
+// wantError checks the error of a download.
 func (s *source) wantError(path, version string, want error) *vcs.Error {
 	s.t.Helper()
 	_, _, err := s.download(path, version)
@@ -85,8 +85,8 @@ func (s *source) wantError(path, version string, want error) *vcs.Error {
 	if !errors.Is(err, want) || !errors.As(err, &told) {
 		s.t.Fatalf("%s@%s: %v, want %v", path, version, err, want)
 	}
-	// Whatever else it is, it is the one or the other: a caller that sees absence
-	// goes on to somebody else.
+	// An error is an absence or anything else, never both: after an absence, a client
+	// requests the module elsewhere.
 	if want != fs.ErrNotExist && errors.Is(err, fs.ErrNotExist) {
 		s.t.Fatalf("%s@%s: %v counts as absence", path, version, err)
 	}
@@ -126,7 +126,7 @@ func TestQueries(t *testing.T) {
 		}
 		s.want("corp.example/hello", info.Version)
 	}
-	// A branch that is rewritten is another commit at once.
+	// A rewritten branch is another commit at once.
 	r.Git("reset", "-q", "--hard", "HEAD~1")
 	rewritten := r.Commit("-- other.go --\npackage hello\n")
 	info, err := s.Query(t.Context(), "corp.example/hello", "dev", vcs.Private)
@@ -140,7 +140,7 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// A path may say itself where its repository is.
+// A module path may contain its repository.
 func TestQualifiedPath(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -154,8 +154,8 @@ func TestQualifiedPath(t *testing.T) {
 	}
 }
 
-// A newest tag whose go.mod is bad, or another module's, takes nothing away from the
-// versions before it.
+// A newest tag with a bad go.mod, or that of another module, does not hide the versions
+// before it.
 func TestBadNewest(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -177,7 +177,7 @@ func TestBadNewest(t *testing.T) {
 	}
 }
 
-// What a module has taken back is in the list, for who has it already, and is not the
+// A retracted version is in the list, for those that use it already, and is not the
 // latest.
 func TestRetracted(t *testing.T) {
 	t.Parallel()
@@ -248,8 +248,7 @@ func TestNoTags(t *testing.T) {
 	}
 }
 
-// What stays of a run is copies of repositories, and a second version is an
-// incremental fetch.
+// Only clones outlive a run, and a second version is an incremental fetch.
 func TestNothingIsLeft(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
@@ -295,7 +294,7 @@ func TestErrors(t *testing.T) {
 	s.wantError("corp.example/lost", "v1.0.0", vcs.ErrUnavailable)
 	s.wantError("nowhere.example/x", "v1.0.0", vcs.ErrUnavailable)
 
-	// What is in the copy already needs no host, so these are about something new.
+	// Versions in the clone need no host, so these are new.
 	w.Password("ci", "secret")
 	if told := s.wantError("corp.example/hello", "v1.0.7", vcs.ErrCredential); told.Host != vcstest.GitHost || strings.Contains(told.Error(), s.dir) {
 		t.Errorf("%v", told)
@@ -320,7 +319,7 @@ func TestTooLarge(t *testing.T) {
 	w := vcstest.New(t)
 	w.Module("hello", hello)
 	s := newSource(t, w, func(c *vcs.Config) { c.MaxBytes = 100 })
-	// It can be had if that is quick, and is not kept.
+	// It can be downloaded if that is quick, and is not kept.
 	if _, _, err := s.download("corp.example/hello", "v1.0.0"); err != nil && !errors.Is(err, vcs.ErrTooLarge) {
 		t.Error(err)
 	}
@@ -344,7 +343,7 @@ func TestTools(t *testing.T) {
 	}
 }
 
-// A module for a go command that there will be some day says so.
+// The error for a module that needs a future go command says so.
 func TestNewerGo(t *testing.T) {
 	t.Parallel()
 	w := vcstest.New(t)
