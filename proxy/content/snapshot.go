@@ -31,9 +31,8 @@ func (s *snapshot) origin(modulePath string) *Origin {
 func newSnapshot(p *parts, settings *gate.Settings, now func() *snapshot) *snapshot {
 	s := &snapshot{settings: settings, rules: &rules{policy: settings.Policy(), bindings: p.bindings, log: p.options.log}}
 	current := func() *gate.Settings { return now().settings }
-	b := builder{p, s, now, flight.NewGroup[time.Time](p.scope)}
+	b := builder{p, s, now}
 	s.public = b.public(gate.Public(current, p.options.outside))
-	b.versions = flight.NewGroup[time.Time](p.scope)
 	s.private = b.private(gate.Private(current, p.options.outside))
 	return s
 }
@@ -43,7 +42,6 @@ type builder struct {
 	parts    *parts
 	snapshot *snapshot
 	now      func() *snapshot
-	versions *flight.Group[time.Time]
 }
 
 // revalidate is the age up to which a public answer is served while it is refreshed.
@@ -111,7 +109,7 @@ func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
 func (b builder) repository(o *Origin, g *gate.Gate, proof proof) *repository {
 	return &repository{
 		parts: b.parts, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, records: o.records,
-		rules: func() *rules { return b.now().rules }, versions: b.versions,
+		rules: func() *rules { return b.now().rules }, versions: flight.NewGroup[time.Time](b.parts.scope),
 	}
 }
 
