@@ -111,7 +111,7 @@ its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 		check := func(store storage.Store) error {
 			return withOwnLog(cmd.Context(), c, store, func(own *pinlog.Log) error { return checkLog(cmd, own, *head) })
 		}
-		if err = withStore(c.Data, check); errors.Is(err, storage.ErrInUse) {
+		if err = withStore(c.Data, bolt.Options{ReadOnly: true}, check); errors.Is(err, storage.ErrInUse) {
 			return check(nil) // the server has compared it at its start
 		}
 		return err
@@ -122,8 +122,9 @@ its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 
 // withStore calls f with the store beside our own log, nil if there is none. The
 // error is storage.ErrInUse while a server has it.
-func withStore(data string, f func(storage.Store) error) error {
-	db, err := bolt.Open(data, &bolt.Options{Existing: true, LockTimeout: time.Millisecond})
+func withStore(data string, o bolt.Options, f func(storage.Store) error) error {
+	o.LockTimeout = time.Millisecond
+	db, err := bolt.Open(data, &o)
 	if errors.Is(err, fs.ErrNotExist) {
 		return f(nil)
 	}
@@ -193,7 +194,7 @@ changes. If the log cannot be continued, begin a new one under a new name.`,
 				return err
 			}
 		}
-		err = withStore(c.Data, func(store storage.Store) error {
+		err = withStore(c.Data, bolt.Options{Existing: true}, func(store storage.Store) error {
 			config := daemon.OwnLogConfig(c)
 			config.Store = store
 			return pinlog.Adopt(cmd.Context(), config, seen)

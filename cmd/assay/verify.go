@@ -53,7 +53,7 @@ const progressEvery = 5 * time.Second
 
 // verify checks the store in the directory data. Damage that stays is an error.
 func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer) error {
-	db, err := bolt.Open(data, &bolt.Options{Existing: true})
+	db, err := bolt.Open(data, &bolt.Options{Existing: true, ReadOnly: !repair})
 	if errors.Is(err, fs.ErrNotExist) {
 		return noStore(data)
 	}
