@@ -24,27 +24,40 @@ func changing(ctx context.Context, c config.Config, f func(*admin.Client) error)
 	return withAdmin(ctx, c, bolt.Options{Existing: true}, f)
 }
 
+// adminPatience is how long a command waits for a server that is just starting, or for
+// another command.
+const adminPatience = 3 * time.Second
+
 func withAdmin(ctx context.Context, c config.Config, o bolt.Options, f func(*admin.Client) error) error {
 	if err := admin.CheckRestored(c.Data); err != nil {
 		return err
 	}
+	patient, cancel := context.WithTimeout(ctx, adminPatience)
+	defer cancel()
 	o.LockTimeout = time.Millisecond
-	db, err := bolt.Open(c.Data, &o)
-	if errors.Is(err, storage.ErrInUse) {
-		client, err := admin.Dial(ctx, c.Data)
-		if err != nil {
+	for {
+		db, err := bolt.Open(c.Data, &o)
+		if err == nil {
+			client := admin.Local(&admin.Server{Data: c.Data, Store: db, Version: version(), Logger: slog.New(slog.DiscardHandler)})
+			return errors.Join(f(client), client.Close(), db.Close())
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return noStore(c.Data)
+		}
+		if !errors.Is(err, storage.ErrInUse) {
 			return err
 		}
-		return errors.Join(f(client), client.Close())
+		client, err := admin.Dial(ctx, c.Data)
+		if err == nil {
+			return errors.Join(f(client), client.Close())
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		select {
+		case <-time.After(adminPatience / 10):
+		case <-patient.Done():
+			return err
+		}
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return noStore(c.Data)
-	}
-	if err != nil {
-		return err
-	}
-	client := admin.Local(&admin.Server{
-		Data: c.Data, Store: db, Version: version(), Logger: slog.New(slog.DiscardHandler),
-	})
-	return errors.Join(f(client), client.Close(), db.Close())
 }

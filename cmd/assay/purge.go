@@ -49,7 +49,7 @@ log stays: the version is never accepted with other content.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&order.Reason, "reason", "", "Why, for the log and the list.")
+	cmd.Flags().StringVar(&order.Reason, "reason", "", "Why, as `TEXT` for the log and the list.")
 	cmd.Flags().BoolVar(&order.Pinned, "pinned", false, "Also remove private versions, which the own log has pinned.")
 	cmd.Flags().BoolVar(&list, "list", false, "List what was purged, and why.")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "Print JSON.")

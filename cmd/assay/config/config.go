@@ -21,7 +21,7 @@ import (
 // command that means the same, else it is the default.
 type Config struct {
 	Listen   string `name:"listen" value:"ADDR" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means all interfaces: :3000. Anyone who can reach it can read everything except modules restricted by access."`
-	Data     string `name:"data" value:"DIR" default:"assay-data" help:"Directory for all data; serve creates it. Only one process can use it at a time."`
+	Data     string `name:"data" value:"DIR" default:"assay-data" help:"Directory for all data; serve creates it. Only one server can use it at a time."`
 	ReadOnly bool   `name:"read-only" default:"false" help:"Serve what is stored, and write nothing to the data directory, which may be on a read-only file system and be used by several such servers. Nothing is fetched (upstream and vcs count as off), and the own log signs nothing new. Zips of private modules are checked in the directory for temporary files (TMPDIR)."`
 	Upstream string `name:"upstream" value:"GOPROXYLIST" default:"https://proxy.golang.org" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (continue with the next one if it does not have the module) or a bar (continue after any error). off: no upstream, serve stored modules only. direct, at the end: fetch from the module's own repository, verified like everything else."`
 	SumDB    string `name:"sumdb" value:"GOSUMDB" default:"sum.golang.org" go:"GOSUMDB" help:"Checksum database that verifies modules, in the syntax of GOSUMDB: a known name like sum.golang.org, or name+hash+key, either followed by a space and a URL. off: verify nothing; the log has a warning at every start."`
