@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/request"
 )
@@ -22,7 +23,7 @@ import (
 // that does not help, it returns the error absence.
 func latestOfList(modulePath string, read fetch.Reader, source string, absence error) ([]byte, error) {
 	list, err := read(request.Request{Kind: request.List, Module: modulePath}.Path(), listLimit)
-	if errors.Is(err, fs.ErrNotExist) {
+	if notfound.Is(err) {
 		return nil, absence
 	}
 	if err != nil {
@@ -40,7 +41,7 @@ func latestOfList(modulePath string, read fetch.Reader, source string, absence e
 		return nil, err
 	}
 	data, err := read(request.Request{Kind: request.Info, Module: modulePath, Version: latest}.Path(), infoLimit)
-	if errors.Is(err, fs.ErrNotExist) {
+	if notfound.Is(err) {
 		return nil, absence
 	}
 	if err != nil {

@@ -3,9 +3,9 @@ package content
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/request"
 )
@@ -25,7 +25,7 @@ func (u *upstreams) bridge(ctx context.Context, q *Ask, begin time.Time, r Resul
 	}
 	key := absenceKey{u.settings.UpstreamSetting(), q.Path}
 	switch {
-	case errors.Is(upstream, fs.ErrNotExist):
+	case notfound.Is(upstream):
 		own := r != Negative && r != Coalesced // otherwise it is noted already, or is older
 		if own && !u.settings.Direct() && u.current(u.settings) {
 			u.parts.absences.note(u.parts.options.site(q.Client.Key()), key, begin)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/mod/module"
 
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -95,7 +96,7 @@ func (d *byDatabase) wanted(ctx context.Context, req request.Request) (string, e
 // error: if the database has no record of a version that an upstream has, this is no
 // absence.
 func (d *byDatabase) hashIn(record sumdb.Record, err error, req request.Request) (string, error) {
-	if errors.Is(err, fs.ErrNotExist) {
+	if notfound.Is(err) {
 		return "", fmt.Errorf("%w: %s: %s", ErrUnlisted, d.name, err)
 	}
 	if err != nil {

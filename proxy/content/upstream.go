@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"time"
 
 	"golang.org/x/mod/modfile"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
@@ -257,7 +257,7 @@ func (u *upstreams) ask(ctx context.Context, req request.Request) (*Answer, erro
 	begin := time.Now()
 	data, source, err := chain.ReadWith(held.Context(ctx), req.Path(), func(read fetch.Reader, source string) ([]byte, error) {
 		data, err := read(req.Path(), listLimit)
-		if req.Kind == request.Latest && errors.Is(err, fs.ErrNotExist) {
+		if req.Kind == request.Latest && notfound.Is(err) {
 			return latestOfList(req.Module, read, source, err)
 		}
 		return data, err

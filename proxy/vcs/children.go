@@ -5,13 +5,13 @@ import (
 	"sync"
 )
 
-// children are the commands that run. When one is killed with its whole group, what it
-// had started becomes the child of process 1. In a container that is often this program,
-// and a dead process stays in the table until its parent has asked for its status. So as
-// process 1 this program asks for the status of every dead child, but for those that
-// os/exec waits for, which are known here.
+// children are the running commands. When a command is killed with its process group, its
+// child processes become children of process 1. In a container that is often this program,
+// and a dead process stays in the process table until its parent waits for its status. So
+// as process 1 this program waits for every dead child except those of os/exec, which are
+// recorded here.
 type children struct {
-	mu    sync.Mutex // held while a command is started, so that no child is unknown
+	mu    sync.Mutex // held while a command is started, so that each child is recorded
 	known map[int]struct{}
 	ended chan struct{} // closed by close
 	once  sync.Once     // of close

@@ -14,8 +14,8 @@ type goImport struct {
 	prefix, system, repo, subdir string
 }
 
-// parseGoImports returns the go-import tags in the head of a page. It reads as the
-// go command does: what stands before the body, however broken the rest is.
+// parseGoImports returns the go-import tags in the head of a page. Like the go command it
+// reads up to the body, and ignores errors after a tag.
 func parseGoImports(r io.Reader) ([]goImport, error) {
 	d := xml.NewDecoder(r)
 	d.CharsetReader = func(charset string, input io.Reader) (io.Reader, error) {
@@ -75,8 +75,8 @@ func attribute(e xml.StartElement, name string) string {
 	return ""
 }
 
-// matchGoImport returns the one tag whose prefix covers the path. A tag that names
-// a module proxy is no version control.
+// matchGoImport returns the only tag whose prefix covers the path. Tags that name a module
+// proxy do not count.
 func matchGoImport(imports []goImport, path string) (goImport, error) {
 	var match []goImport
 	for _, tag := range imports {

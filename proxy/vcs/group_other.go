@@ -4,8 +4,8 @@ package vcs
 
 import "os/exec"
 
-// ownGroup does nothing: where there are no process groups, the command alone is
-// ended, and its children end when they find their pipes closed.
+// ownGroup does nothing: without process groups only the command is killed, and its child
+// processes end when their pipes are closed.
 func ownGroup(*exec.Cmd) {}
 
 func endGroup(*exec.Cmd) {}

@@ -7,16 +7,16 @@ import (
 	"syscall"
 )
 
-// ownGroup makes the command the first of a process group, all of which dies with
-// it: the go command has children that would go on.
+// ownGroup puts the command into a process group of its own, which is killed with it: the
+// child processes of the go command would continue.
 func ownGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 }
 
-// endGroup ends what the command may have left behind.
+// endGroup kills what is left of the group.
 func endGroup(cmd *exec.Cmd) {
 	if cmd.Process != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // mostly there is nothing left
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // usually nothing is left
 	}
 }

@@ -74,7 +74,7 @@ func (l *hostLimit) enter(ctx context.Context, host string) (leave func(), err e
 	}, nil
 }
 
-// count adds n to what is counted for key. The lock is held.
+// count adds n to the count of key. The caller holds l.mu.
 func (l *hostLimit) count(key hostClient, n int) {
 	if l.at == nil {
 		l.at = map[hostClient]int{}
@@ -84,14 +84,14 @@ func (l *hostLimit) count(key hostClient, n int) {
 	}
 }
 
-// places bound what runs at the same time: in all, and for each part of a kind.
+// places limit how many commands run at the same time: in all, and under each name.
 type places struct {
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	running map[string]int
 	waiting []*waiter // oldest first
 }
 
-// bound is how many may run under one name.
+// bound is how many commands may run under one name.
 type bound struct {
 	name  string
 	limit int
@@ -104,8 +104,8 @@ type waiter struct {
 	ready  chan struct{} // closed when it has its places
 }
 
-// take waits until there is room under all names at once: a run that held one place and waited
-// for another would keep others from the one. They are given back by release.
+// take waits until there is room under all names at once: a command that held one place
+// while it waits for another would block others. release gives the places back.
 func (p *places) take(ctx context.Context, bounds []bound) (release func(), err error) {
 	w := &waiter{"client " + clientOf(ctx), bounds, make(chan struct{})}
 	p.mu.Lock()
@@ -122,7 +122,7 @@ func (p *places) take(ctx context.Context, bounds []bound) (release func(), err 
 	}
 }
 
-// release gives back what w has, or takes it out of the queue.
+// release gives back the places of w, or removes it from the queue.
 func (p *places) release(w *waiter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -134,8 +134,8 @@ func (p *places) release(w *waiter) {
 	p.dispatch()
 }
 
-// dispatch gives places to those for whom there is room: the client that has the fewest is
-// first, then the oldest. The lock is held.
+// dispatch gives places to waiters for which there is room: first those of the client with
+// the fewest places, then the oldest. The caller holds p.mu.
 func (p *places) dispatch() {
 	for {
 		next := -1
@@ -154,12 +154,13 @@ func (p *places) dispatch() {
 	}
 }
 
-// hasRoom reports whether there is room for w under each of its names. The lock is held.
+// hasRoom reports whether there is room for w under each of its names. The caller holds
+// p.mu.
 func (p *places) hasRoom(w *waiter) bool {
 	return !slices.ContainsFunc(w.bounds, func(b bound) bool { return p.running[b.name] >= b.limit })
 }
 
-// count adds n under all names of w. The lock is held.
+// count adds n under all names of w. The caller holds p.mu.
 func (p *places) count(w *waiter, n int) {
 	if p.running == nil {
 		p.running = map[string]int{}

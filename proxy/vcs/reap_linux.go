@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reapEvery is how soon a look is repeated when a child of os/exec, for which it will
-// ask itself, is in the way.
+// reapEvery is the pause before another attempt if the next dead child is one of os/exec,
+// which waits for it itself.
 const reapEvery = 50 * time.Millisecond
 
-// reapOrphans begins to ask for the status of orphans if this is process 1.
+// reapOrphans starts to wait for orphans if this is process 1.
 func (c *children) reapOrphans() {
 	if os.Getpid() != 1 {
 		return
@@ -38,8 +38,8 @@ func (c *children) reapOrphans() {
 	}()
 }
 
-// reap asks for the status of all dead children but the known ones. It returns false if
-// it has to look again, because it met one of those.
+// reap waits for all dead children except the recorded ones. It returns false if it must
+// be called again, because the next one is recorded.
 func (c *children) reap() bool {
 	for {
 		known, pid := c.reapOne()
@@ -52,7 +52,7 @@ func (c *children) reap() bool {
 	}
 }
 
-// reapOne asks for the status of a dead child, if there is one and it is not known.
+// reapOne waits for a dead child, if there is one that is not recorded.
 func (c *children) reapOne() (known bool, pid int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,7 +64,7 @@ func (c *children) reapOne() (known bool, pid int) {
 	}
 	_, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
 	if err != nil {
-		return false, 0 // there is none any more
+		return false, 0 // it is gone
 	}
 	return false, pid
 }
@@ -78,8 +78,8 @@ type childInfo struct {
 
 const is64Bit = ^uint(0) >> 63
 
-// deadChild returns a child that is dead and not yet asked for its status, 0 if there is
-// none. It stays so.
+// deadChild returns a dead child that nothing has waited for, 0 if there is none. It does
+// not wait for it.
 func deadChild() int {
 	var info unix.Siginfo
 	for {

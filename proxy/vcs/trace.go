@@ -29,7 +29,7 @@ func (p gitProcess) transfers() bool { return p.command == "fetch" || p.command 
 // gitProcesses returns the processes of a trace (git's technical/api-trace2) as they
 // began.
 func gitProcesses(trace string) (all []gitProcess) {
-	index := map[string]int{} // by what the trace calls a process
+	index := map[string]int{} // by the id of a process in the trace
 	for event := range traceEvents(trace) {
 		if strings.Contains(event.Sid, "/") { // started by another one
 			continue

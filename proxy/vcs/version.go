@@ -9,11 +9,11 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// Versions are what a repository says about a module as a whole.
+// Versions are the versions of a module in its repository.
 type Versions struct {
 	Tagged   []string // versions, retracted ones included, in no particular order
-	Latest   Info     // what the go command means by latest
-	NoLatest error    // why there is none, though there are Tagged ones: the newest is no version of the module
+	Latest   Info     // latest according to the go command
+	NoLatest error    // why there is none, although there are Tagged ones: the newest is no version of the module
 	Origin   Origin
 	Place    Place
 }
@@ -40,13 +40,13 @@ func (o Origin) String() string {
 	return strings.Join(slices.DeleteFunc([]string{o.URL, o.Ref, o.Hash}, func(s string) bool { return s == "" }), " ")
 }
 
-// listed is what go list -m -json prints of a module, and where that was found.
+// listed is the output of go list -m -json, and the place of the module.
 type listed struct {
 	Path, Version string
 	Versions      []string
 	Time          *time.Time
 	GoMod         string
-	Retracted     []string // why, of a version that its module has taken back
+	Retracted     []string // the reasons, of a retracted version
 	Origin        *Origin
 	Error         *struct{ Err string }
 
@@ -61,8 +61,8 @@ func (l listed) info() Info {
 	return info
 }
 
-// Files is what go mod download has made of a version. They are readable until the
-// function that got them returns.
+// Files are the files that go mod download created for a version. They exist until the
+// function that gets them returns.
 type Files struct {
 	Info, Mod []byte
 	Zip       string // name of a file
@@ -70,18 +70,18 @@ type Files struct {
 	Place     Place
 }
 
-// Place is where a module is, and with what it is read.
+// Place is where a module is, and how it is read.
 type Place struct {
 	// Repository is host/path as CanonicalRepository returns it, "" if it was not
 	// found.
 	Repository string
 
-	// Credential says that a credential is shown to the host of the repository, or
-	// to that of the page which names it.
+	// Credential says that a credential is sent to the host of the repository, or
+	// to that of the page that names it.
 	Credential bool
 
-	// Redirected is the repository to which the host has redirected git, "" if to none:
-	// one that was renamed is found under its old name too.
+	// Redirected is the repository to which the host redirected git, "" if it did not: a
+	// renamed repository is found under its old name, too.
 	Redirected string
 
 	// Declared is the module path in the go.mod file that was read, "" if there was

@@ -42,10 +42,10 @@ type Credential struct {
 	GitHubAPI          string `toml:"github_api" doc:"Base URL of the API. Default https://api.github.com."`
 }
 
-// defaultUser is the user name beside a token where nothing else is said.
+// defaultUser is the user name for a token without one.
 const defaultUser = "x-access-token"
 
-// complete checks a credential and fills in what follows from the rest.
+// complete checks a credential and fills in defaults.
 func (c *Credential) complete() error {
 	if _, err := path.Match(c.Pattern, ""); c.Pattern == "" || strings.ContainsAny(c.Pattern, ", ") || err != nil {
 		return errors.New("pattern is not one pattern in the syntax of GOPRIVATE")

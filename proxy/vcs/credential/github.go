@@ -40,7 +40,7 @@ type gitHubApp struct {
 }
 
 // renewBefore is how long before a token expires the next one is fetched: longer than a
-// fetch takes that begins with it.
+// command that uses it may take.
 const renewBefore = 12 * time.Minute
 
 // readAppKey reads the private key of an app.

@@ -5,8 +5,8 @@ import "strings"
 // netrcLine is one machine of a netrc file.
 type netrcLine struct{ machine, login, password string }
 
-// readNetrc reads a netrc file. As for the go command, a default entry ends it: what
-// would be sent to every host is not for this program.
+// readNetrc reads a netrc file. As for the go command, a default entry ends it: this
+// program sends no login to every host.
 func readNetrc(name string) ([]netrcLine, error) {
 	data, err := readSecret(name, 0o027)
 	if err != nil {
