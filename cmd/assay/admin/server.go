@@ -105,7 +105,7 @@ func (s *Server) servePurge(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	// It goes on if the client leaves: half of a purge would have no record.
+	// A purge that has begun is finished, even if the client leaves.
 	done, err := s.purger().purge(context.WithoutCancel(r.Context()), order)
 	reply(w, done, err)
 }
