@@ -8,7 +8,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// BenchmarkHeld is what a client asks for that is held.
+// BenchmarkHeld measures the answers from held objects.
 func BenchmarkHeld(b *testing.B) {
 	log := newLog(b, 5000)
 	m := open(b, log, newStore(b), "", log.Fetch)
@@ -33,8 +33,7 @@ func BenchmarkHeld(b *testing.B) {
 	}
 }
 
-// BenchmarkAdvance is a new head that completes one tile, with everything it
-// writes.
+// BenchmarkAdvance measures accepting a new head that completes one tile, including all writes.
 func BenchmarkAdvance(b *testing.B) {
 	log := newLog(b, 5000)
 	m := open(b, log, newStore(b), "", log.Fetch)
@@ -48,7 +47,7 @@ func BenchmarkAdvance(b *testing.B) {
 	}
 }
 
-// BenchmarkLookup is a record from upstream, proved and stored.
+// BenchmarkLookup measures fetching, proving and storing one record.
 func BenchmarkLookup(b *testing.B) {
 	log := newLog(b, 100_000)
 	m := open(b, log, newStore(b), "", log.Fetch)

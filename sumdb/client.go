@@ -22,19 +22,19 @@ const (
 	// about 200 bytes.
 	dataLimit = 1 << 20
 
-	// lookupTime is how long upstream may take for a module it has never seen:
-	// it clones the repository first (golang/go#70042).
+	// lookupTime bounds one lookup. For a module that the database has never seen, it clones the
+	// repository first (golang/go#70042).
 	lookupTime = 150 * time.Second
 
-	// fileTime is the same for what upstream only has to read.
+	// fileTime bounds a request for a file that upstream only has to read.
 	fileTime = 60 * time.Second
 
-	// dataCopies is how often a data tile is in memory: as it came, and as the records
-	// that are made of it for the callers and for the store.
+	// dataCopies is how many copies of a data tile are in memory: the response, and the records
+	// that are cut from it for the callers and for the store.
 	dataCopies = 3
 )
 
-// client asks upstream. It checks the form of the answers, and proves nothing.
+// client sends requests to upstream. It checks the form of the responses, and proves nothing.
 type client struct {
 	name    string           // of the database
 	current func() FetchFunc // returns nil without upstream
@@ -45,10 +45,10 @@ type client struct {
 // connected reports whether there is an upstream.
 func (c *client) connected() bool { return c.current() != nil }
 
-// errDisconnected says that a reload removed the upstream during a request.
+// errDisconnected is the error when a reload removed the upstream during a request.
 var errDisconnected = errors.New("no upstream any more")
 
-// fetch asks the current upstream.
+// fetch sends one request to the current upstream.
 func (c *client) fetch(ctx context.Context, path string, limit int64) ([]byte, error) {
 	f := c.current()
 	if f == nil {
@@ -66,11 +66,11 @@ func share[T any](ctx context.Context, c *client, key string, limit time.Duratio
 	return value, err
 }
 
-// latest returns the signed head that upstream says is the newest.
+// latest fetches the signed head that upstream states is the newest.
 func (c *client) latest(ctx context.Context) ([]byte, error) {
 	msg, err := c.fetch(ctx, "latest", textLimit)
 	if errors.Is(err, fs.ErrNotExist) {
-		// Not to be mistaken for the absence of a module or a tile.
+		// Not fs.ErrNotExist, which would mean that a module or a tile does not exist.
 		return nil, fmt.Errorf("%w: %s has no latest: %v", ErrInvalid, c.name, err)
 	}
 	if err != nil {
@@ -79,17 +79,15 @@ func (c *client) latest(ctx context.Context) ([]byte, error) {
 	return msg, nil
 }
 
-// errNoTile is what becomes of fs.ErrNotExist for a tile.
+// errNoTile replaces fs.ErrNotExist when upstream does not have a tile.
 var errNoTile = errors.New("upstream has no such tile")
 
-// tile returns the hash tile t. Callers that ask for the same tile at the same time
-// share one request.
+// tile fetches the hash tile t. Concurrent callers for the same tile share one request.
 func (c *client) tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	return share(ctx, c, t.Path(), fileTime, func(ctx context.Context) ([]byte, error) {
 		data, err := c.fetchTile(ctx, t)
 		if full := placeOf(t).full(); err != nil && t != full && ctx.Err() == nil {
-			// When a tile has been completed, upstream need not keep its
-			// narrower forms.
+			// Once a tile is complete, upstream need not keep its narrower forms.
 			if wide, err := c.fetchTile(ctx, full); err == nil {
 				return wide[:t.W*tlog.HashSize], nil
 			}
@@ -105,8 +103,7 @@ func (c *client) fetchTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s of %s has %d bytes, not %d", ErrInvalid, t.Path(), c.name, len(data), want)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		// The absence of a tile that a signed head promises is not the
-		// absence of a module, and must not look like it.
+		// A signed head promises this tile. Its absence must not look like the absence of a module.
 		return nil, fmt.Errorf("%w: %w of %s: %v", ErrInvalid, errNoTile, c.name, err)
 	}
 	if err != nil {
@@ -115,10 +112,10 @@ func (c *client) fetchTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	return data, nil
 }
 
-// records returns the records of the data tile t.
+// records fetches the records of the data tile t.
 func (c *client) records(ctx context.Context, t tlog.Tile) ([][]byte, error) {
 	return share(ctx, c, t.Path(), fileTime, func(ctx context.Context) ([][]byte, error) {
-		held := c.memory.HoldFor(ctx) // of what has come; a database that hangs takes none from others
+		held := c.memory.HoldFor(ctx) // counts bytes as they arrive: a database that hangs takes no memory from other requests
 		defer held.Free()
 		records, err := c.fetchRecords(ctx, &held, t)
 		if full := placeOf(t).full(); err != nil && t != full && ctx.Err() == nil {

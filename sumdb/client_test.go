@@ -14,8 +14,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// verify looks mods of log up in m as a go command does that last saw latest,
-// which may be empty.
+// verify looks up modules of log in m, like a go command whose newest head is latest, which may be
+// empty.
 func verify(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, latest []byte, ids ...int64) {
 	t.Helper()
 	ops := &sumdbtest.Client{Key: log.Key, Seen: latest, Cached: true, Remote: func(path string) ([]byte, error) {
@@ -35,9 +35,9 @@ func verify(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, latest []byte, id
 	}
 }
 
-// Whatever was answered once is answered forever, without upstream and after a
-// restart, over any number of advances of any width: to a new client, to clients
-// with any head we ever had, and tile by tile.
+// An answer, once given, can be given again forever, without upstream and after a restart, across
+// any number of advances of any width: to a new client, to clients with any of our heads, and tile
+// by tile.
 func TestEverythingSeenStaysAnswerable(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestEverythingSeenStaysAnswerable(t *testing.T) {
 	}
 }
 
-// grow makes log larger by an amount that is interesting.
+// grow makes log larger by an amount near a tile boundary, or by a random one.
 func grow(random *rand.Rand, log *sumdbtest.Log) {
 	size := log.Size()
 	switch random.IntN(4) {
@@ -118,7 +118,7 @@ func checkOffline(t *testing.T, random *rand.Rand, log *sumdbtest.Log, store *re
 	}
 }
 
-// The same over a step into the third level of tiles.
+// The same test across the step into the third level of tiles.
 func TestThirdLevelStaysAnswerable(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a log of 66,000 records")
@@ -141,7 +141,8 @@ func TestThirdLevelStaysAnswerable(t *testing.T) {
 	checkStore(t, store, log)
 }
 
-// A client that is ahead of us, and one of a log that nobody has grown.
+// A client whose head is newer than ours, and a client with a head of a log that did not grow from
+// ours.
 func TestClientAhead(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 500)

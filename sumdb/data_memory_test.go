@@ -14,8 +14,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// A database that hangs takes no memory from others who wait for the same budget: a data
-// tile takes it when it arrives.
+// A data tile takes memory from the budget as it arrives. A database that hangs takes none from the
+// other requests that wait for this budget.
 func TestDataTileMemory(t *testing.T) {
 	log, store := newLog(t, 5000), newStore(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -10,15 +10,16 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// dataTiles answers data tiles, which have the records themselves, under a head of ours.
+// dataTiles answers requests for data tiles, which contain the records themselves, under one of our
+// heads.
 type dataTiles struct {
 	client  *client
 	objects *objects
 	hashes  *hashTiles
 }
 
-// get returns the data tile, which h covers. Only a full one is stored; narrower ones are
-// cut from it while the tile is full under h.
+// get returns the data tile, which h covers. Only full data tiles are stored; a narrower one is cut
+// from the full one if h covers that.
 func (t *dataTiles) get(ctx context.Context, h *head, tile tlog.Tile) (data []byte, result string, err error) {
 	data, err = t.held(ctx, h, tile)
 	if err != nil || data != nil {
@@ -29,7 +30,7 @@ func (t *dataTiles) get(ctx context.Context, h *head, tile tlog.Tile) (data []by
 	}
 	wide, full := fullData(h, tile)
 	if !full {
-		wide = tile // it is not stored, so there is no reason to ask for more
+		wide = tile // it is not stored, so a wider one would be of no use
 	}
 	records, err := t.client.records(ctx, wide)
 	if errors.Is(err, errNoTile) {
@@ -77,8 +78,8 @@ func (t *dataTiles) held(ctx context.Context, h *head, tile tlog.Tile) ([]byte, 
 	return FormatDataTile(records[:tile.W]), nil
 }
 
-// check compares records, which begin data tile number n and are all under h, with the
-// level-0 hashes under h.
+// check compares records with the level-0 hashes under h. The records are the first ones of data
+// tile number n, and h covers them all.
 func (t *dataTiles) check(ctx context.Context, h *head, n int64, records [][]byte) error {
 	hashes, _, err := t.hashes.get(ctx, h, place{0, n}.tile(len(records)))
 	if err != nil {

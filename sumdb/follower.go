@@ -17,14 +17,13 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// refreshGrace is how long an answer of upstream to latest, or its failure, counts as
-// new, so that a client that is ahead of us and asks for one tile after the other does
-// not make us ask each time.
+// refreshGrace is how long a response of upstream to latest, or a failure, counts as recent. It
+// limits the requests that a client with a newer head than ours causes when it requests one tile
+// after the other.
 const refreshGrace = time.Second
 
-// follower follows the log: it moves our head forward, only to heads that provably
-// continue it, and stores the tiles that clients of every accepted head need. It does not
-// look records up.
+// follower follows the log. It moves our head forward, only to heads that provably continue it, and
+// stores the tiles that clients with any accepted head need. It does not look up records.
 type follower struct {
 	client  *client
 	prover  *prover
@@ -33,23 +32,23 @@ type follower struct {
 	metrics *metrics
 	log     *slog.Logger
 
-	// head is the newest head we proved, nil before the first. It is read without a
-	// lock; the holder of moving alone replaces it, only forward.
+	// head is the newest proved head, nil before the first one. It is read without a lock; only the
+	// holder of moving replaces it, and only by a larger one.
 	head atomic.Pointer[head]
 
-	// moving holds a value while the head is moved. It is no mutex, so that a caller can
-	// stop waiting when its context ends.
+	// moving holds a value while a goroutine moves the head. It is a channel and not a mutex, so
+	// that a caller can stop waiting when its context ends.
 	moving chan struct{}
 
-	older memo.Map[tlog.Tree, struct{}] // smaller trees that are proved to be of our log
+	older memo.Map[tlog.Tree, struct{}] // smaller trees that are proved to be prefixes of our head
 	polls polls
 }
 
-// maxOlder is how many smaller trees are remembered. Upstream's caches show a few dozen
-// at a time.
+// maxOlder is how many smaller trees are remembered. The caches of upstream show a few dozen at a
+// time.
 const maxOlder = 4096
 
-// polls is when upstream was asked for its latest head.
+// polls records when upstream was asked for its latest head.
 type polls struct {
 	mu       sync.Mutex
 	ended    time.Time // with an answer or an error
@@ -68,21 +67,21 @@ func (p *polls) answer() {
 	p.answered = time.Now()
 }
 
-// recent reports whether upstream was asked a moment ago.
+// recent reports whether upstream was asked within refreshGrace.
 func (p *polls) recent() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return time.Since(p.ended) < refreshGrace
 }
 
-// lastAnswer is zero if there was none.
+// lastAnswer returns when upstream last sent a head that verified, the zero time if it never did.
 func (p *polls) lastAnswer() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.answered
 }
 
-// size is the number of records under our head, 0 if there is none.
+// size returns the number of records under our head, 0 if there is no head.
 func (f *follower) size() int64 {
 	if h := f.head.Load(); h != nil {
 		return h.tree.N
@@ -90,7 +89,7 @@ func (f *follower) size() int64 {
 	return 0
 }
 
-// newest is our head, which is asked for if there is none.
+// newest returns our head. If there is none, it fetches the first one.
 func (f *follower) newest(ctx context.Context) (*head, error) {
 	if h := f.head.Load(); h != nil {
 		return h, nil
@@ -104,7 +103,7 @@ func (f *follower) newest(ctx context.Context) (*head, error) {
 	return f.head.Load(), nil
 }
 
-// refresh asks upstream for its latest head and makes it ours if it is newer.
+// refresh fetches the latest head of upstream and makes it ours if it is newer.
 func (f *follower) refresh(ctx context.Context) error {
 	if !f.client.connected() {
 		return fmt.Errorf("refresh %s: no upstream", f.client.name)
@@ -127,19 +126,19 @@ func (f *follower) refresh(ctx context.Context) error {
 	return err
 }
 
-// load makes the stored head ours.
+// load makes the stored head our head.
 func (f *follower) load(ctx context.Context) error {
 	stored, record, damage := f.heads.read(ctx)
 	switch {
 	case damage == nil:
 		return f.resume(ctx, stored)
 	case errors.Is(damage, fs.ErrNotExist) && record == nil:
-		damage = nil // it is gone, if there is a history
+		damage = nil // the history replaces the damaged head, if there is a history
 	case record == nil && !errors.Is(damage, storage.ErrDamaged):
 		return fmt.Errorf("stored tree head: %w", damage)
 	}
-	// The newest head of the history takes its place: the log may grow from there, but
-	// not shrink or change.
+	// The newest head of the history takes its place: the log may grow from there, but must not
+	// shrink or change.
 	h, err := f.heads.recall(ctx)
 	if err != nil {
 		return err
@@ -153,13 +152,13 @@ func (f *follower) load(ctx context.Context) error {
 		return nil
 	}
 	f.log.Error("stored tree head is damaged or missing; continuing from the history", "size", h.tree.N, "err", damage)
-	h.record = record // the next head replaces it
+	h.record = record // the next commit replaces it
 	f.head.Store(h)
 	return nil
 }
 
-// resume makes h, which was stored, our head again. Tiles that do not verify are
-// dropped; what was interrupted is completed.
+// resume makes the stored head h our head again. It drops tiles that do not verify, and completes a
+// commit that was interrupted.
 func (f *follower) resume(ctx context.Context, h *head) error {
 	if err := f.prover.checkTiles(ctx, h); err != nil {
 		f.log.Error("stored tiles do not verify; they will be fetched again", "size", h.tree.N, "err", err)
@@ -170,7 +169,7 @@ func (f *follower) resume(ctx context.Context, h *head) error {
 	return ctx.Err()
 }
 
-// lock waits until no other goroutine moves the head. unlock must follow.
+// lock waits until no other goroutine moves the head. The caller must call unlock.
 func (f *follower) lock(ctx context.Context) error {
 	select {
 	case f.moving <- struct{}{}:
@@ -182,10 +181,9 @@ func (f *follower) lock(ctx context.Context) error {
 
 func (f *follower) unlock() { <-f.moving }
 
-// accept proves that the signed head msg and ours are of one log, and makes it
-// ours if it is larger. from says where it was seen. The error is ErrInvalid if
-// msg is no head of the database or cannot be proved, and ErrFrozen if it is the
-// head of a fork, or one was seen before.
+// accept proves that the signed head msg and our head are of one log, and makes it ours if it is
+// larger. from says where it was seen. The error is ErrInvalid if msg is not a head of the database
+// or cannot be proved, and ErrFrozen if it is the head of a fork or the mirror is frozen already.
 func (f *follower) accept(ctx context.Context, msg []byte, from string) error {
 	theirs, err := openHead(msg, f.heads.key)
 	if err != nil {
@@ -199,7 +197,7 @@ func (f *follower) accept(ctx context.Context, msg []byte, from string) error {
 		return err
 	}
 	defer f.unlock()
-	const attempts = 10 // another process wins a race only by moving the stored head
+	const attempts = 10 // the only way to lose a race is that another process moves the stored head
 	for range attempts {
 		ours := f.head.Load()
 		if ours != nil && theirs.tree.N <= ours.tree.N {
@@ -216,8 +214,7 @@ func (f *follower) accept(ctx context.Context, msg []byte, from string) error {
 	return err
 }
 
-// acceptOlder proves that theirs, which is not larger than ours, is a prefix
-// of it.
+// acceptOlder proves that theirs, which is not larger than ours, is a prefix of ours.
 func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from string) error {
 	if _, proved := f.older.Get(theirs.tree); proved || theirs.tree == ours.tree {
 		return nil
@@ -244,9 +241,9 @@ func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from str
 // addOlder remembers that tree is a prefix of our head, and so of every later one.
 func (f *follower) addOlder(tree tlog.Tree) { f.older.Put(tree, struct{}{}) }
 
-// advance proves that ours, nil before the first one, is a prefix of theirs, and
-// makes theirs our head. The caller holds the lock. By reading the tiles of the old edge
-// under the new head it makes sure that whatever was answerable stays so.
+// advance proves that ours, nil before the first one, is a prefix of theirs, and makes theirs our
+// head. The caller holds the lock. advance reads the tiles of the right edge of ours under theirs,
+// so that every answer that was possible stays possible.
 func (f *follower) advance(ctx context.Context, ours, theirs *head, from string) error {
 	if err := f.freezer.check(); err != nil {
 		return err
@@ -280,8 +277,8 @@ func (f *follower) advance(ctx context.Context, ours, theirs *head, from string)
 	return nil
 }
 
-// countRefused counts a head that does not verify, as opposed to one whose tiles could not
-// be fetched.
+// countRefused counts a head that does not verify. It does not count one whose tiles could not be
+// fetched.
 func (f *follower) countRefused(err error) {
 	if errors.Is(err, ErrInvalid) {
 		f.metrics.heads.WithLabelValues("refused").Inc()
@@ -295,7 +292,7 @@ func (f *follower) refuseFork(ours, theirs *head, found comparison, from string)
 	return f.freezer.freeze(ours, theirs, found, from)
 }
 
-// commit replaces our head by next: it stores next, then shows it, then archives it. The
+// commit replaces our head by next: it stores next, publishes it to readers, and archives it. The
 // error is storage.ErrConflict if the stored head is not ours.
 func (f *follower) commit(ctx context.Context, ours, next *head) error {
 	record, err := next.encode(true)
@@ -315,13 +312,13 @@ func (f *follower) commit(ctx context.Context, ours, next *head) error {
 	return nil
 }
 
-// archive finishes the commit of h, which is stored: it adds h to the history, and makes
-// its full tiles objects. What fails is logged and done at the next start; until then the
-// tiles are answered from the head.
+// archive finishes the commit of h, which is stored: it adds h to the history and stores its full
+// tiles as objects. It logs errors; the next start repeats the work. Until then the tiles are
+// answered from the head.
 func (f *follower) archive(ctx context.Context, h *head) {
 	err := f.heads.remember(ctx, h)
 	if errors.Is(err, storage.ErrReadOnly) {
-		return // a process that writes has done it, or will
+		return // the process that writes the store has archived it, or will
 	}
 	if err != nil {
 		f.log.Error("tree head not in history", "size", h.tree.N, "err", err)
@@ -341,9 +338,8 @@ func (f *follower) archive(ctx context.Context, h *head) {
 	f.head.CompareAndSwap(h, &archived)
 }
 
-// acceptStored makes the stored head ours after another process moved it from ours. The
-// caller holds the lock. A stored head that does not continue ours is a fork like any
-// other.
+// acceptStored makes the stored head ours after another process moved it. The caller holds the
+// lock. A stored head that does not continue ours is handled as a fork.
 func (f *follower) acceptStored(ctx context.Context, ours *head) error {
 	stored, record, err := f.heads.read(ctx)
 	if err != nil && record == nil && !errors.Is(err, fs.ErrNotExist) {
@@ -353,7 +349,7 @@ func (f *follower) acceptStored(ctx context.Context, ours *head) error {
 	case err != nil && ours == nil:
 		return fmt.Errorf("stored tree head: %w", err)
 	case err != nil:
-		// Gone or damaged underneath us: ours takes its place.
+		// The stored head was removed or damaged while we run: store ours again.
 		f.log.Error("stored tree head is damaged or gone", "size", ours.tree.N, "err", err)
 		f.replaceNext(ours, record)
 		return nil
@@ -388,15 +384,15 @@ func (f *follower) acceptStored(ctx context.Context, ours *head) error {
 	return nil
 }
 
-// replaceNext makes the next commit replace record, whatever it is.
+// replaceNext makes the next commit replace record, whatever it contains.
 func (f *follower) replaceNext(ours *head, record []byte) {
 	same := *ours
 	same.record = record
 	f.head.Store(&same)
 }
 
-// completeEdge gets the edge of a head that was recalled from the history, which does
-// not keep it.
+// completeEdge fetches the tiles of the right edge of a head from the history, which does not store
+// them.
 func (f *follower) completeEdge(ctx context.Context) error {
 	if h := f.head.Load(); h == nil || h.complete() {
 		return nil

@@ -15,9 +15,9 @@ import (
 	"github.com/assay-proxy/assay/internal/evidence"
 )
 
-// freezer knows whether a fork was seen that no administrator has cleared, and keeps the
-// evidence of it. The file with the evidence is the freeze: it outlives the process, and
-// to move it away ends the freeze.
+// freezer knows whether a fork was seen that no administrator has cleared, and keeps the evidence
+// of it. The evidence file is what freezes the mirror: the freeze outlives the process, and moving
+// the file away ends it.
 type freezer struct {
 	name string // of the database
 	key  string // its verifier key
@@ -28,18 +28,18 @@ type freezer struct {
 	frozen *freeze // nil if not frozen
 }
 
-// freeze says why nothing new is accepted.
+// freeze is the reason why nothing new is accepted.
 type freeze struct {
 	file      string // the name of the file with the evidence
-	unwritten string // the evidence until it is there, whole
+	unwritten string // the evidence, until the file has all of it
 }
 
-// stamp is what follows fork-NAME- in the name of a file of evidence. It tells
+// stamp matches the part that follows fork-NAME- in the name of an evidence file. It tells
 // fork-sum.example-20261120T101500Z.txt from a file about sum.example-corp.
 var stamp = regexp.MustCompile(`^[0-9]{8}T.*\.txt$`)
 
-// state reports whether a fork was seen that no administrator has cleared, and the path
-// of its evidence, "" if that could not be written.
+// state reports whether a fork was seen that no administrator has cleared, and the path of its
+// evidence, "" if that could not be written.
 func (f *freezer) state() (file string, frozen bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -52,7 +52,7 @@ func (f *freezer) state() (file string, frozen bool) {
 	return f.dir.Path("fork", f.frozen.file), true
 }
 
-// check returns ErrFrozen if nothing new is accepted.
+// check returns ErrFrozen while nothing new is accepted.
 func (f *freezer) check() error {
 	if _, frozen := f.state(); frozen {
 		return fmt.Errorf("%s: %w; its operator has the evidence", f.name, ErrFrozen)
@@ -60,10 +60,10 @@ func (f *freezer) check() error {
 	return nil
 }
 
-// recheck looks for evidence again. Evidence that could not be written is written now;
-// as long as that fails, the mirror stays frozen.
+// recheck looks for evidence files again. It writes evidence that could not be written before; as
+// long as that fails, the mirror stays frozen.
 func (f *freezer) recheck() error {
-	f.mu.Lock() // also during the look: evidence may be written at this moment
+	f.mu.Lock() // held while looking, because another goroutine may be writing evidence
 	defer f.mu.Unlock()
 	found, err := f.find()
 	if err != nil {
@@ -107,16 +107,16 @@ func (f *freezer) find() (string, error) {
 	return "", nil
 }
 
-// fileName is the name of the database without the slashes that it may have.
+// fileName returns the name of the database with its slashes replaced.
 func (f *freezer) fileName() string { return strings.ReplaceAll(f.name, "/", "!") }
 
-// newFile is the name of a new file of evidence: of which database it is, and from when.
+// newFile returns a name for a new evidence file, with the name of the database and the time.
 func (f *freezer) newFile() string {
 	return f.fileName() + "-" + time.Now().UTC().Format("20060102T150405.000000000Z")
 }
 
-// freeze keeps the evidence that theirs, a head signed by the database and seen in from,
-// and ours are of two logs, and lets nothing new in from now on. It returns ErrFrozen.
+// freeze keeps the evidence that ours and theirs are heads of two logs, and freezes the mirror.
+// theirs is signed by the database; from says where it was seen. freeze returns ErrFrozen.
 func (f *freezer) freeze(ours, theirs *head, found comparison, from string) error {
 	text := f.describe(ours, theirs, found, from)
 	f.begin(text)
@@ -127,7 +127,7 @@ func (f *freezer) freeze(ours, theirs *head, found comparison, from string) erro
 		f.name, ErrFrozen, theirs.tree.N, from, ours.tree.N)
 }
 
-// begin freezes, if it is not frozen yet, and writes the evidence.
+// begin freezes the mirror, if it is not frozen yet, and writes the evidence.
 func (f *freezer) begin(text string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -142,14 +142,14 @@ func (f *freezer) begin(text string) {
 	f.frozen.unwritten = ""
 }
 
-// keepConflict keeps the evidence that the log has two contents of one version. It
-// returns the path of the file.
+// keepConflict keeps the evidence that the log has two records of one version. It returns the path
+// of the file.
 func (f *freezer) keepConflict(text string) (string, error) {
 	return f.dir.Keep("conflict", f.newFile(), text)
 }
 
-// describe is the text of the evidence: all that is needed to check with the
-// key alone that the database signed two logs.
+// describe returns the text of the evidence: all that is needed to check, with nothing but the key,
+// that the database signed two logs.
 func (f *freezer) describe(ours, theirs *head, found comparison, from string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "The checksum database %s signed two tree heads that cannot be of one log.\n", f.name)

@@ -30,7 +30,7 @@ func forkOf(log *sumdbtest.Log, size, end int64) *sumdbtest.Log {
 var forks = []struct {
 	name    string
 	size    int64 // of the true log when the fork is shown
-	at, end int64 // where the fork begins and how large it is
+	at, end int64 // where the fork begins, and its size
 }{
 	{name: "equal", size: 300, at: 290, end: 300},
 	{name: "smaller", size: 300, at: 100, end: 200},
@@ -85,8 +85,8 @@ func TestFork(t *testing.T) {
 	}
 }
 
-// withRecordOf replaces the record in a lookup by a well-formed one of mod: the
-// head must be judged all the same.
+// withRecordOf replaces the record in a lookup by a well-formed record of mod: the head must be
+// checked all the same.
 func withRecordOf(mod module.Version) func(string, []byte, error) ([]byte, error) {
 	return func(path string, data []byte, err error) ([]byte, error) {
 		if !strings.HasPrefix(path, "lookup/") || err != nil {
@@ -98,7 +98,7 @@ func withRecordOf(mod module.Version) func(string, []byte, error) ([]byte, error
 	}
 }
 
-// askAll makes m hold all it can.
+// askAll requests everything from m, so that m holds all it can.
 func askAll(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, size int64) {
 	t.Helper()
 	eachTile(size, 256, func(tile tlog.Tile) {
@@ -146,7 +146,7 @@ func checkFrozen(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, size int64, 
 
 func second[T any](_ T, err error) error { return err }
 
-// checkEvidence checks the evidence as somebody would who has nothing but it.
+// checkEvidence checks the evidence with nothing but its text.
 func checkEvidence(t *testing.T, log, fork *sumdbtest.Log, text string, ours, theirs int64) {
 	t.Helper()
 	verifier, err := note.NewVerifier(log.Key())
@@ -189,7 +189,7 @@ func checkEvidence(t *testing.T, log, fork *sumdbtest.Log, text string, ours, th
 	}
 }
 
-// thaw clears the evidence, as an operator would who found that ours is the true log.
+// thaw clears the evidence, as an administrator does after finding that ours is the true log.
 func thaw(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, evidence string, shown **sumdbtest.Log) {
 	t.Helper()
 	if err := m.Recheck(); err != nil {
@@ -218,7 +218,7 @@ func thaw(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, evidence string, sh
 	lookup(t, m, sumdbtest.Filler(log.Size()-1))
 }
 
-// What is under our head but not held is new, too.
+// An object under our head that is not held counts as new, too.
 func TestFrozenFetchesNothing(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 700)
@@ -240,8 +240,8 @@ func TestFrozenFetchesNothing(t *testing.T) {
 	}
 }
 
-// A fork whose tiles nobody shows cannot be proved to be one, and freezes
-// nothing; nor does anything that is not signed.
+// A fork of which no upstream serves the tiles cannot be proved to be one, and freezes nothing; nor
+// does anything that is not signed.
 func TestOnlyTheKeyFreezes(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)
@@ -283,12 +283,12 @@ func TestOnlyTheKeyFreezes(t *testing.T) {
 				t.Errorf("frozen; evidence %q", evidenceFiles(t, evidence))
 			}
 			shown = false
-			lookup(t, m, sumdbtest.Filler(200)) // and nothing is remembered
+			lookup(t, m, sumdbtest.Filler(200)) // and no error is remembered
 		})
 	}
 }
 
-// Evidence that cannot be written freezes all the same, until it can.
+// Evidence that cannot be written freezes the mirror all the same, until it can be written.
 func TestEvidenceCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 50)
@@ -320,7 +320,7 @@ func TestEvidenceCannotBeWritten(t *testing.T) {
 	}
 	checkEvidence(t, log, shown, readEvidence(t, inTheWay), 50, 60)
 
-	// Without a directory, the freeze is for as long as we run.
+	// Without a directory, the freeze lasts as long as the process.
 	shown = log
 	m = open(t, log, newStore(t), "", fetchFrom(&shown))
 	refresh(t, m)
@@ -362,7 +362,7 @@ func TestEvidenceOfOthers(t *testing.T) {
 	}
 }
 
-// Two contents of one version in one log.
+// One log has two records of one version.
 func TestConflict(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 100)
@@ -379,7 +379,7 @@ func TestConflict(t *testing.T) {
 			store, evidence := newStore(t), t.TempDir()
 			slow := open(t, log, store, evidence, func(ctx context.Context, path string, limit int64) ([]byte, error) {
 				if strings.HasPrefix(path, "lookup/") {
-					// While this one waits, another mirror stores the first record.
+					// While this lookup waits, another mirror stores the first record.
 					log.Point(mod, first)
 					lookup(t, open(t, log, store, evidence, log.Fetch), mod)
 					log.Point(mod, tt.id)
@@ -405,8 +405,7 @@ func TestConflict(t *testing.T) {
 	}
 }
 
-// An operator who has the evidence looked for at the moment of the fork does not
-// thaw the mirror.
+// An administrator who calls Recheck at the moment of the fork does not thaw the mirror.
 func TestRecheckAtTheFork(t *testing.T) {
 	t.Parallel()
 	for round := range 50 {

@@ -15,22 +15,22 @@ import (
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
-// What follows is the format of a checksum database: names, paths, records and tiles.
-// It is all that a mirror and a log of our own have in common.
+// The rest of this file is the format of a checksum database: names, paths, records and tiles. A
+// mirror and our own log share nothing else.
 
 const (
 	// TileHeight is the height of every tile that a checksum database serves.
 	TileHeight = 8
 
-	// MaxTree bounds the size of a tree. It is far beyond any log there will be,
-	// and keeps the arithmetic on stored hashes inside an int64.
+	// MaxTree bounds the size of a tree. No log will ever reach it, and it keeps the arithmetic on
+	// stored hashes inside an int64.
 	MaxTree = 1 << 48
 
-	maxLevel = 7 // 2^(8*7) records are more than there will be
+	maxLevel = 7 // no log will have 2^(8*7) records
 )
 
-// NewVerifier is note.NewVerifier for a database, whose name is a host with or
-// without a path, because it becomes a URL and a part of our keys.
+// NewVerifier is note.NewVerifier for a database. The name must be a host with or without a path,
+// because it becomes a URL and a part of our keys.
 func NewVerifier(key string) (note.Verifier, error) {
 	verifier, err := note.NewVerifier(key)
 	if err != nil {
@@ -45,8 +45,8 @@ func NewVerifier(key string) (note.Verifier, error) {
 	return verifier, nil
 }
 
-// LookupPath is the path of the lookup of mod. The error is notfound.Stated if no
-// database can have mod.
+// LookupPath returns the path of the lookup of mod. The error is notfound.Stated if no database can
+// have mod.
 func LookupPath(mod module.Version) (string, error) {
 	path, err := module.EscapePath(mod.Path)
 	if err != nil {
@@ -62,7 +62,7 @@ func LookupPath(mod module.Version) (string, error) {
 	return "lookup/" + path + "@" + version, nil
 }
 
-// Record is a record of the log that was proved to be in it.
+// Record is a record whose inclusion in the log was proved.
 type Record struct {
 	ID   int64
 	Text []byte // the two lines of a go.sum file
@@ -134,8 +134,8 @@ func FormatDataTile(records [][]byte) []byte {
 	return data
 }
 
-// parseDataTile is the inverse of FormatDataTile for a tile of w records. Each record
-// ends in a blank line, that of the last one may be missing: x/mod's server writes it,
+// parseDataTile is the inverse of FormatDataTile for a tile of w records. Each record ends in a
+// blank line. The blank line of the last record may be missing: the server of x/mod writes it,
 // others do not (golang/go#69348). The error is ErrInvalid.
 func parseDataTile(data []byte, w int) ([][]byte, error) {
 	var records [][]byte

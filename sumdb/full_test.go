@@ -13,12 +13,12 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// Evidence of a fork that a full disk cut short is no evidence: it is written again,
-// whole, when there is room.
+// A full disk cuts evidence of a fork short. Such a file does not count as evidence: the mirror
+// writes it again, whole, when there is room.
 func TestEvidenceOnFullDisk(t *testing.T) {
 	t.Parallel()
 	const child = "ASSAY_SUMDB_CHILD"
-	if os.Getenv(child) == "" { // the limit is one of the process, so another process has it
+	if os.Getenv(child) == "" { // the limit holds for a whole process, so the test needs another one
 		self, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)
@@ -57,7 +57,7 @@ func TestEvidenceOnFullDisk(t *testing.T) {
 	checkEvidence(t, log, shown, readEvidence(t, evidence), 50, 60)
 }
 
-// limitFiles makes every write of this process beyond size an error.
+// limitFiles makes every write of this process beyond size fail.
 func limitFiles(t *testing.T, size uint64) {
 	t.Helper()
 	var limit syscall.Rlimit

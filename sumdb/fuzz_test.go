@@ -14,8 +14,8 @@ import (
 // fuzzLog has a record for each of the two tiles of its first level.
 func fuzzLog(f *testing.F) *sumdbtest.Log { return newLog(f, 300) }
 
-// Whatever upstream answers to a lookup: the true record, or an error, and
-// nothing wrong in the store.
+// For any response of upstream to a lookup, the mirror returns the true record or an error, and
+// stores nothing wrong.
 func FuzzLookupReply(f *testing.F) {
 	log := fuzzLog(f)
 	mod := sumdbtest.Filler(7)
@@ -48,8 +48,8 @@ func FuzzLookupReply(f *testing.F) {
 	})
 }
 
-// Whatever tile is asked for and whatever upstream answers: the true bytes, or
-// an error.
+// For any requested tile and any response of upstream, the mirror returns the true bytes or an
+// error.
 func FuzzTile(f *testing.F) {
 	log := fuzzLog(f)
 	for _, path := range []string{"tile/8/0/000", "tile/8/0/001.p/44", "tile/8/1/000.p/1", "tile/8/data/000", "tile/8/data/001.p/2"} {

@@ -2,7 +2,7 @@ package sumdb
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// gauges returns the collectors of what f knows at the moment.
+// gauges returns the collectors of the current state of f.
 func gauges(f *follower) []prometheus.Collector {
 	labels := prometheus.Labels{"database": f.client.name}
 	gauge := func(name, help string, value func() float64) prometheus.Collector {

@@ -9,15 +9,15 @@ import (
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
-// hashTiles answers hash tiles under a head of ours: those that are held, and those of
-// upstream once they are proved and stored.
+// hashTiles answers requests for hash tiles under one of our heads, from the store or from
+// upstream. Tiles of upstream are proved and stored first.
 type hashTiles struct {
 	client  *client
 	prover  *prover
 	freezer *freezer
 }
 
-// mayFetch says why the file at path, which is not held, cannot be asked for.
+// mayFetch returns an error if the file at path, which is not held, cannot be fetched.
 func (t *hashTiles) mayFetch(path string) error {
 	if err := t.freezer.check(); err != nil {
 		return err
@@ -34,8 +34,8 @@ func (t *hashTiles) held(ctx context.Context, h *head, tile tlog.Tile) ([]byte, 
 	return data, err
 }
 
-// get returns tile, which h covers. It is read as wide as it is under h, so that one
-// request to upstream serves all widths.
+// get returns tile, which h covers. It fetches the widest form under h, so that one request to
+// upstream serves all widths.
 func (t *hashTiles) get(ctx context.Context, h *head, tile tlog.Tile) (data []byte, result string, err error) {
 	data, err = t.held(ctx, h, tile)
 	if err != nil || data != nil {
@@ -52,9 +52,9 @@ func (t *hashTiles) get(ctx context.Context, h *head, tile tlog.Tile) (data []by
 	return data[:end:end], "miss", nil
 }
 
-// prove authenticates the tile at p, as wide as it is under h, to h, and stores what was
-// not held. Callers that need the same tile share the work: between the request to
-// upstream and the store there is no moment in which another caller would ask again.
+// prove authenticates the widest form under h of the tile at p, and stores it if it was not held.
+// Callers that need the same tile share the work, from the request to upstream until the tile is
+// stored, so that no caller sends a second request in between.
 func (t *hashTiles) prove(ctx context.Context, h *head, p place) ([]byte, error) {
 	tile := p.tile(p.width(h.tree.N))
 	key := fmt.Sprintf("%s of tree %d", tile.Path(), h.tree.N)

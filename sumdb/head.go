@@ -9,31 +9,29 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// head is a tree head that was accepted. It does not change.
+// head is an accepted tree head. It does not change.
 type head struct {
 	tree tlog.Tree
-	note []byte    // the text and the signature of the database, nothing else
+	note []byte    // the text and the signature of the database only
 	time time.Time // when it was accepted
 
-	// tiles holds the partial tiles of the right edge, which are never objects
-	// of their own because they change with every head. It also holds the full
-	// tiles that were proved together with this head, until they are objects:
-	// they must not reach the store before the head does, and must not be lost
-	// after it.
+	// tiles holds the partial tiles of the right edge, which are never objects of their own because
+	// they change with every head. It also holds the full tiles that were proved together with this
+	// head until they are stored as objects: that must not happen before the head is stored, and
+	// they must not be lost after it.
 	tiles map[place][]byte
 
-	record []byte // what is stored; nil if nothing is
+	record []byte // the stored bytes; nil if the head is not stored
 }
 
-// headRecord is a head as it is stored: the record of the head, and without
-// tiles an entry of the history.
+// headRecord is the stored form of a head. Entries of the history have no tiles.
 type headRecord struct {
 	Time  time.Time         `json:"time"`
 	Note  string            `json:"note"`
 	Tiles map[string][]byte `json:"tiles,omitempty"` // by path
 }
 
-// openHead parses a head that key signed. Of its signatures only that one is kept.
+// openHead parses a head that key signed. It keeps no other signatures.
 func openHead(msg []byte, key note.Verifier) (*head, error) {
 	n, err := note.Open(msg, note.VerifierList(key))
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 
 const headRecord = "sumdb/" + testName + "/latest"
 
-// A mirror that is opened again has its head, asks nobody, and still knows a
-// log that was rolled back.
+// A mirror that is opened again has its head, sends no requests, and still detects a log that was
+// rolled back.
 func TestReopen(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 700)
@@ -42,7 +42,7 @@ func TestReopen(t *testing.T) {
 	if n := log.Requests("") - before; n != 0 {
 		t.Errorf("%d requests after opening again", n)
 	}
-	log.ShowLatest(500) // older, and on our line
+	log.ShowLatest(500) // older, and a prefix of our head
 	refresh(t, m)
 	if m.Size() != 700 {
 		t.Errorf("Size = %d, want 700", m.Size())
@@ -56,7 +56,8 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// A head that is damaged or gone is taken from the history, never trusted anew.
+// A damaged or missing head is taken from the history. The mirror never starts over with a head
+// that it cannot compare.
 func TestHeadIsDamaged(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(s *realStore){
@@ -89,13 +90,13 @@ func TestHeadIsDamaged(t *testing.T) {
 				t.Fatalf("Size = %d, want 700 from the history", m.Size())
 			}
 			lookup(t, m, sumdbtest.Filler(4))
-			tile := tlog.Tile{H: 8, L: 0, N: 2, W: 100} // of the edge, which the history has not
+			tile := tlog.Tile{H: 8, L: 0, N: 2, W: 100} // of the edge, which is not in the history
 			if got, err := m.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, trueTile(t, log, tile)) {
 				t.Errorf("Tile = %d bytes, %v", len(got), err)
 			}
 			refresh(t, m)
 			offline := open(t, log, store, evidence, nil)
-			verify(t, offline, log, log.Head(300), 4) // the edge is mended
+			verify(t, offline, log, log.Head(300), 4) // the edge is complete again
 			if got, err := offline.Tile(t.Context(), tile); err != nil || !bytes.Equal(got, trueTile(t, log, tile)) {
 				t.Errorf("offline Tile = %d bytes, %v", len(got), err)
 			}
@@ -169,7 +170,7 @@ func (failing) Record(context.Context, string) ([]byte, error) {
 	return nil, errors.New("disk on fire")
 }
 
-// Two mirrors on one store move one head.
+// Two mirrors on one store advance one stored head.
 func TestTwoMirrors(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 10)
@@ -177,12 +178,12 @@ func TestTwoMirrors(t *testing.T) {
 	shown := log
 	a, b := open(t, log, store, evidence, log.Fetch), open(t, log, store, evidence, fetchFrom(&shown))
 	refresh(t, a)
-	refresh(t, b) // the first head, too, is somebody else's
+	refresh(t, b) // the other mirror stored the first head, too
 	for _, size := range []int64{300, 513, 530, 2000} {
 		log.Fill(size)
 		refresh(t, a)
 		log.ShowLatest(size - 5)
-		refresh(t, b) // between the stored head and its own
+		refresh(t, b) // between the stored head and the head of b
 		log.ShowLatest(-1)
 		if b.Size() != size {
 			t.Errorf("Size = %d, want the %d that the other one has", b.Size(), size)
@@ -208,8 +209,8 @@ func TestTwoMirrors(t *testing.T) {
 	checkStore(t, store, log)
 }
 
-// A mirror that lags is shown a fork that continues what it knows, but not what
-// the other mirror on the store knows: nothing of the fork may be stored.
+// A mirror that lags sees a fork that continues its own head, but not the head that the other
+// mirror stored: nothing of the fork may be stored.
 func TestForkOfTheOneThatLags(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)
@@ -232,7 +233,7 @@ func TestForkOfTheOneThatLags(t *testing.T) {
 	checkStore(t, store, log)
 }
 
-// Another mirror stored a head, and stopped before its tiles were objects.
+// Another mirror stored a head, and stopped before it stored its tiles as objects.
 func TestTilesOfTheOneThatStopped(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)
@@ -263,7 +264,8 @@ func TestTilesOfTheOneThatStopped(t *testing.T) {
 	checkStore(t, store, log)
 }
 
-// A store that another mirror moved to a fork freezes us, and is not overwritten.
+// Another mirror moved the store to a fork. That freezes this mirror, which does not overwrite the
+// store.
 func TestStoreIsOfAFork(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int64{295, 300, 350} {
@@ -292,8 +294,8 @@ func TestStoreIsOfAFork(t *testing.T) {
 	}
 }
 
-// A store that went back to an older head of the same log, or lost it, is moved
-// forward again.
+// A store that was put back to an older head of the same log, or lost its head, is moved forward
+// again.
 func TestStoreWentBack(t *testing.T) {
 	t.Parallel()
 	for _, lost := range []bool{false, true} {
@@ -317,8 +319,8 @@ func TestStoreWentBack(t *testing.T) {
 	}
 }
 
-// Whatever write fails, and whether or not we start again after it: nothing
-// wrong is stored, nothing that was answered is lost, and the next try succeeds.
+// After any write fails, with or without a restart after it: nothing wrong is stored, no earlier
+// answer is lost, and the next attempt succeeds.
 func TestStoreFails(t *testing.T) {
 	t.Parallel()
 	for _, restart := range []bool{false, true} {
@@ -344,7 +346,7 @@ func TestStoreFails(t *testing.T) {
 				log.Fill(1600)
 				_ = m.Refresh(t.Context())
 				if !restart {
-					// Answered without the disk having taken it.
+					// The mirror answers although the disk did not take the object.
 					verify(t, m, log, log.Head(300), 290)
 				}
 				store.failWith(nil)
@@ -362,7 +364,7 @@ func TestStoreFails(t *testing.T) {
 	}
 }
 
-// A crash right after the head was stored: the next start does the rest.
+// The process crashes right after the head was stored: the next start does the rest.
 func TestCrashAfterHead(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)
@@ -390,8 +392,8 @@ func TestCrashAfterHead(t *testing.T) {
 	verify(t, m, log, log.Head(300))
 }
 
-// A head that upstream's caches showed us once, older than ours, is one that
-// clients have, too.
+// Clients may have every older head that the caches of upstream have shown us, so these heads stay
+// answerable.
 func TestOlderHeadsStayAnswerable(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 2000)
@@ -409,7 +411,7 @@ func TestOlderHeadsStayAnswerable(t *testing.T) {
 	if n := counter(t, m, "assay_sumdb_heads_total", "older"); n != 3 {
 		t.Errorf("%v older heads proved, want 3", n)
 	}
-	// What was our head, or was proved once, is not proved again.
+	// A head that was ours, or was proved once, is not proved again.
 	log.Fill(3000)
 	refresh(t, m)
 	for _, size := range []int64{300, 1000, 1999, 2000} {
@@ -421,7 +423,7 @@ func TestOlderHeadsStayAnswerable(t *testing.T) {
 	}
 }
 
-// Objects that are damaged, or wrong, are replaced by what is proved.
+// Damaged or wrong objects are replaced by proved ones.
 func TestStoredObjectsAreDamaged(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(s *realStore, key string){
@@ -455,7 +457,7 @@ func TestStoredObjectsAreDamaged(t *testing.T) {
 	}
 }
 
-// The head is followed until the context ends, through trouble.
+// Run follows the head until its context ends, also after errors.
 func TestRun(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -510,8 +512,8 @@ func TestRunWithoutUpstream(t *testing.T) {
 	}
 }
 
-// Upstream that hangs: who waits leaves when they like, the work ends by itself,
-// and readers are not held up.
+// While upstream hangs, a caller leaves when its context ends, the work has its own deadline, and
+// readers do not wait.
 func TestUpstreamHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -546,7 +548,7 @@ func TestUpstreamHangs(t *testing.T) {
 				t.Errorf("%s hangs: %v after %v", prefix, err, time.Since(start))
 			}
 			cancel()
-			lookup(t, m, sumdbtest.Filler(1)) // held: nobody waits
+			lookup(t, m, sumdbtest.Filler(1)) // held: the lookup does not wait for upstream
 			time.Sleep(time.Second)
 			synctest.Wait()
 			start = time.Now()
@@ -563,7 +565,7 @@ func TestUpstreamHangs(t *testing.T) {
 		go func() { _, _ = m.Lookup(t.Context(), sumdbtest.Filler(5)) }()
 		synctest.Wait()
 		start := time.Now()
-		m.Close() // ends what is under way
+		m.Close() // ends the running fetches
 		if waited := time.Since(start); waited > time.Second {
 			t.Errorf("Close waited %v", waited)
 		}
@@ -573,7 +575,7 @@ func TestUpstreamHangs(t *testing.T) {
 	})
 }
 
-// Lookups while the head moves and while it does not: no request is made twice.
+// Lookups while the head moves and while it does not: the mirror sends no request twice.
 func TestRequestsAreFew(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 5000)
@@ -594,7 +596,7 @@ func TestRequestsAreFew(t *testing.T) {
 	}
 }
 
-// A new log has no records, and a head all the same.
+// A new log has a head although it has no records.
 func TestEmptyLog(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 0)

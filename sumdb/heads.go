@@ -13,19 +13,19 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// headStore is the stored head, and the history of all heads that were accepted.
+// headStore stores the newest head, and the history of all accepted heads.
 type headStore struct {
 	objects *objects
 	key     note.Verifier // of the database
 	log     *slog.Logger
 }
 
-// recordKey is that of the record of the newest head.
+// recordKey is the key of the newest head.
 func (s *headStore) recordKey() string { return s.objects.key("latest") }
 
-// read returns the stored head, whose tiles are not verified. The error is
-// fs.ErrNotExist if there is none. One that does not verify is an error with its record,
-// which is not nil.
+// read returns the stored head, whose tiles are not verified. The error is fs.ErrNotExist if there
+// is none. If the stored head does not verify, read returns an error together with the record,
+// which is not nil then.
 func (s *headStore) read(ctx context.Context) (h *head, record []byte, err error) {
 	record, err = s.objects.store.Record(ctx, s.recordKey())
 	if err != nil {
@@ -41,8 +41,8 @@ func (s *headStore) read(ctx context.Context) (h *head, record []byte, err error
 	return h, record, nil
 }
 
-// swap makes value the stored head if that is old, or if its bytes are damaged: then it
-// can be compared with nothing, and the history has what it was.
+// swap replaces the stored head old by value. It also replaces a stored head with damaged bytes,
+// which cannot be compared with anything; the history has that head.
 func (s *headStore) swap(ctx context.Context, old, value []byte) error {
 	store, key := s.objects.store, s.recordKey()
 	err := store.SwapRecord(ctx, key, old, value)

@@ -38,7 +38,7 @@ func open(t testing.TB, log *sumdbtest.Log, store storage.Store, evidence string
 	return m
 }
 
-// openChanging is open with a FetchFunc that set changes; there is none yet.
+// openChanging is open with a FetchFunc that set replaces; at first there is none.
 func openChanging(t testing.TB, log *sumdbtest.Log, store storage.Store, evidence string) (m *sumdb.Mirror, set func(sumdb.FetchFunc)) {
 	t.Helper()
 	var current atomic.Pointer[sumdb.FetchFunc]
@@ -54,7 +54,7 @@ func openChanging(t testing.TB, log *sumdbtest.Log, store storage.Store, evidenc
 	return m, set
 }
 
-// fetchFrom returns a FetchFunc that asks whatever log *from points to.
+// fetchFrom returns a FetchFunc that reads from the log that *from points to at that moment.
 func fetchFrom(from **sumdbtest.Log) sumdb.FetchFunc {
 	return func(ctx context.Context, path string, limit int64) ([]byte, error) {
 		return (*from).Fetch(ctx, path, limit)
@@ -117,8 +117,7 @@ func writeFile(t testing.TB, path, data string) {
 	}
 }
 
-// checkStore compares every tile and record in store with log: nothing else may
-// ever get there.
+// checkStore compares every tile and record in store with log: nothing else may ever be stored.
 func checkStore(t testing.TB, store storage.Store, log *sumdbtest.Log) {
 	t.Helper()
 	prefix := "sumdb/" + testName + "/"
@@ -164,7 +163,7 @@ func readObject(t testing.TB, store storage.Store, key string) []byte {
 	return []byte(b.String())
 }
 
-// answers is the mirror as a go command sees it, as a FetchFunc-like function.
+// answers requests a path from the mirror like a go command. It has the form of a FetchFunc.
 func answers(ctx context.Context, m *sumdb.Mirror, path string) ([]byte, error) {
 	if escaped, ok := strings.CutPrefix(path, "lookup/"); ok {
 		escapedPath, escapedVersion, _ := strings.Cut(escaped, "@")

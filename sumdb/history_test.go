@@ -39,8 +39,8 @@ func (s *realStore) rot() {
 	}
 }
 
-// A head that the store finds damaged is one like any other: the history has it,
-// and the next one that is stored replaces it.
+// The store finds its head damaged: the mirror takes the head from the history, and the next commit
+// replaces the damaged one.
 func TestHeadRots(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 700)
@@ -49,7 +49,7 @@ func TestHeadRots(t *testing.T) {
 	m := open(t, log, store, evidence, fetchFrom(&shown))
 	refresh(t, m)
 	lookup(t, m, sumdbtest.Filler(4))
-	for _, size := range []int64{700, 900} { // what upstream has then
+	for _, size := range []int64{700, 900} { // the size of upstream's log after the restart
 		m.Close()
 		store.rot()
 		log.Fill(size)
@@ -81,9 +81,9 @@ func TestHeadRots(t *testing.T) {
 	}
 }
 
-// A store that is put back from a backup has an older head. Clients that have seen a
-// newer one go on, since the mirror asks the database for it. A fork that began after
-// the backup is not told here any more, but by these clients.
+// A store that was restored from a backup has an older head. Clients that have seen a newer one
+// still get answers, because the mirror fetches the newer head. After that, only these clients can
+// detect a fork that began after the backup.
 func TestMirrorSetBack(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)

@@ -20,7 +20,7 @@ import (
 // memory is a storage.Store for tests that make thousands of them, or run in a
 // bubble of synctest. The others use the real one.
 type memory struct {
-	storage.Store // what mirrors do not ask for is not there
+	storage.Store // nil: mirrors do not call its other methods
 
 	mu      sync.Mutex
 	objects map[string][]byte
@@ -59,7 +59,7 @@ func (s *memory) Create(ctx context.Context, info storage.Info, r io.Reader) err
 }
 
 func (s *memory) Replace(ctx context.Context, info storage.Info, r io.Reader) error {
-	_ = s.Delete(ctx, info.Key) // there may be none
+	_ = s.Delete(ctx, info.Key) // the object may not exist
 	return s.Create(ctx, info, r)
 }
 

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics counts what the parts of a mirror do.
+// metrics counts the work of the parts of a mirror.
 type metrics struct {
 	lookups   *prometheus.CounterVec // by result
 	tiles     *prometheus.CounterVec // by result
@@ -38,12 +38,12 @@ func newMetrics(name string) *metrics {
 	}
 }
 
-// collectors returns what m counts.
+// collectors returns the counters of m.
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.lookups, m.tiles, m.heads, m.forks, m.conflicts}
 }
 
-// resultOf is the label for an answer: result, unless there is an error.
+// resultOf returns the label of an answer: result, unless there is an error.
 func resultOf(result string, err error) string {
 	switch {
 	case err == nil:

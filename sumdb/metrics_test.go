@@ -11,8 +11,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// counter is the value of the metric name with the given result, or of the only
-// one of that name.
+// counter returns the value of the metric name with the given result, or of the only metric of that
+// name.
 func counter(t testing.TB, m *sumdb.Mirror, name, result string) float64 {
 	t.Helper()
 	registry := prometheus.NewRegistry()
@@ -39,8 +39,8 @@ func counter(t testing.TB, m *sumdb.Mirror, name, result string) float64 {
 	return 0
 }
 
-// The metrics of two databases go into one registry, and nothing but the name of
-// the database and closed sets are their labels.
+// The metrics of two databases fit into one registry. Their only labels are the name of the
+// database and labels with a fixed set of values.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)

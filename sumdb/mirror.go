@@ -19,36 +19,35 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Config is what a Mirror is made of. Key and Store are needed; the zero value
-// of everything else is its default.
+// Config has the dependencies and settings of a Mirror. Key and Store are required; the zero value
+// of any other field is its default.
 type Config struct {
 	Key   string // verifier key, name+hash+key
 	Store storage.Store
 	Fetch FetchFunc // nil: no upstream
 
-	// Current returns what is used instead of Fetch at the moment. Default: Fetch.
+	// Current returns the FetchFunc to use at this moment, nil if there is no upstream. Default:
+	// Fetch.
 	Current func() FetchFunc
 
-	// Evidence is the directory for what proves that the log misbehaves. It
-	// is created when needed. A file fork-NAME-*.txt in it keeps the mirror
-	// frozen. Without a directory the evidence is only logged, and the freeze
-	// ends with the process.
+	// Evidence is the directory for evidence that the log misbehaves. The mirror creates it when it
+	// writes the first file. A file fork-NAME-*.txt in it keeps the mirror frozen. Without a
+	// directory the evidence is only logged, and the freeze ends with the process.
 	Evidence string
 
-	// Memory is the budget of lookups, which wait for it, and of data tiles, whose bytes
-	// are counted as they arrive, in the memory.Hold of the context of Fetch. Nil is no
-	// bound.
+	// Memory bounds the memory of lookups, which wait for it, and of data tiles, whose bytes are
+	// counted as they arrive, in the memory.Hold of the context of Fetch. Nil means no bound.
 	Memory *memory.Budget
 
 	Refresh time.Duration // how often Run asks for latest; default 10 min
 	Logger  *slog.Logger  // default: discard
 }
 
-// Mirror is a mirror of one checksum database, as its clients need it: heads, records,
-// tiles. All methods may be called at the same time.
+// Mirror is a mirror of one checksum database as clients need it: heads, records and tiles. All
+// methods may be called concurrently.
 //
-// Two parts of it are what a follower of the whole log needs as well: follower, which
-// advances the head, and prover, which verifies tiles.
+// A follower of the whole log needs two parts of it as well: follower, which advances the head, and
+// prover, which verifies tiles.
 type Mirror struct {
 	refresh  time.Duration // between two polls of Run
 	follower *follower
@@ -59,10 +58,9 @@ type Mirror struct {
 	log      *slog.Logger
 }
 
-// Open returns the mirror of the database with c.Key, with the head that
-// c.Store has. It does not use the network. It is an error if there is a head
-// that does not verify, and none in the history to go back to: a mirror that
-// started empty would not detect a log that was rolled back.
+// Open returns the mirror of the database with c.Key, at the stored head of c.Store. It does not
+// use the network. It is an error if the stored head does not verify and the history has none that
+// does: a mirror that started empty would not detect a log that was rolled back.
 func Open(ctx context.Context, c Config) (*Mirror, error) {
 	if c.Store == nil {
 		return nil, errors.New("sumdb: no store")
@@ -89,7 +87,7 @@ func Open(ctx context.Context, c Config) (*Mirror, error) {
 	return m, nil
 }
 
-// newMirror makes the parts of a mirror.
+// newMirror wires the parts of a mirror.
 func newMirror(c Config) (*Mirror, error) {
 	key, err := NewVerifier(c.Key)
 	if err != nil {
@@ -119,21 +117,21 @@ func newMirror(c Config) (*Mirror, error) {
 	}, nil
 }
 
-// Close ends what is under way and waits for it. The store stays open.
+// Close cancels all running work and waits for it to end. The store stays open.
 func (m *Mirror) Close() { m.flights.Close() }
 
-// Name is the name of the database.
+// Name returns the name of the database.
 func (m *Mirror) Name() string { return m.follower.client.name }
 
-// Size is the number of records under our newest head, 0 if there is none.
+// Size returns the number of records under our newest head, 0 if there is no head.
 func (m *Mirror) Size() int64 { return m.follower.size() }
 
-// HasHead reports whether there is a head, without which nothing can be answered.
+// HasHead reports whether there is a head. Without one the mirror cannot answer anything.
 func (m *Mirror) HasHead() bool { return m.follower.head.Load() != nil }
 
-// Latest returns our newest signed head, and asks upstream for a first one if there is
-// none. The error is fs.ErrNotExist if there is neither a head nor an upstream. The head
-// may be a few minutes old: Run refreshes it.
+// Latest returns our newest signed head. If there is none, it fetches the first one from upstream.
+// The error is fs.ErrNotExist if there is neither a head nor an upstream. The head may be a few
+// minutes old: Run refreshes it.
 func (m *Mirror) Latest(ctx context.Context) ([]byte, error) {
 	h, err := m.follower.newest(ctx)
 	if err != nil {
@@ -142,19 +140,19 @@ func (m *Mirror) Latest(ctx context.Context) ([]byte, error) {
 	return h.note, nil
 }
 
-// Refresh asks upstream for its latest head and makes it ours if it is newer.
-// The errors are ErrFrozen, ErrInvalid and those of the FetchFunc and the store; without
-// upstream it returns an error, too.
+// Refresh fetches the latest head of upstream and makes it ours if it is newer. The errors are
+// ErrFrozen, ErrInvalid and those of the FetchFunc and the store. Without an upstream, Refresh
+// returns an error.
 func (m *Mirror) Refresh(ctx context.Context) error { return m.follower.refresh(ctx) }
 
-// Run asks for the latest head at once and then every Config.Refresh, until ctx
-// ends; it returns nil then. Errors are logged: the next round may go better.
+// Run refreshes the head at once and then every Config.Refresh, until ctx ends; it returns nil
+// then. Errors are logged: the next round may succeed.
 func (m *Mirror) Run(ctx context.Context) error {
 	ticker := time.NewTicker(m.refresh)
 	defer ticker.Stop()
 	for {
 		if !m.follower.client.connected() {
-			// There may be an upstream later.
+			// A reload may add an upstream later.
 		} else if err := m.Refresh(ctx); err != nil && ctx.Err() == nil {
 			m.log.Warn("latest head not refreshed", "size", m.Size(), "err", err)
 		}
@@ -166,31 +164,29 @@ func (m *Mirror) Run(ctx context.Context) error {
 	}
 }
 
-// Frozen reports whether a fork was seen that no operator has cleared, and the file with
-// its evidence; the name is empty if the file could not be written.
+// Frozen reports whether a fork was seen that no administrator has cleared, and the file with its
+// evidence; the name is empty if the file could not be written.
 func (m *Mirror) Frozen() (evidenceFile string, frozen bool) { return m.follower.freezer.state() }
 
-// Recheck looks for evidence again: an operator moves the files away to thaw the mirror,
-// or adds one to freeze it. Recheck writes evidence that could not be written before; as
-// long as that fails, the mirror stays frozen.
+// Recheck looks for evidence files again: an administrator moves them away to thaw the mirror, or
+// adds one to freeze it. Recheck writes evidence that could not be written before; as long as that
+// fails, the mirror stays frozen.
 func (m *Mirror) Recheck() error { return m.follower.freezer.recheck() }
 
-// Lookup returns the record of mod: the one that is held, or else the one that upstream
-// has, once it is proved and stored. Concurrent calls share one request to upstream, which
-// has a deadline of 150 s of its own.
+// Lookup returns the record of mod, from the store or else from upstream, whose record is proved
+// and stored first. Concurrent calls share one request to upstream, which has its own deadline of
+// 150 s.
 //
-// The errors are notfound.Stated if the database does not know mod, or if it is
-// not held and there is no upstream; ErrInvalid if upstream's answer does not
-// verify; ErrFrozen; and those of the FetchFunc and the store. Errors are
-// not cached.
+// The errors are notfound.Stated if the database does not know mod, or if the record is not held and
+// there is no upstream; ErrInvalid if upstream's response does not verify; ErrFrozen; and those of
+// the FetchFunc and the store. Errors are not cached.
 func (m *Mirror) Lookup(ctx context.Context, mod module.Version) (Record, error) {
 	record, result, err := m.records.lookup(ctx, mod)
 	m.metrics.lookups.WithLabelValues(resultOf(result, err)).Inc()
 	return record, err
 }
 
-// Held returns the record of mod if it is held. The error is fs.ErrNotExist
-// otherwise.
+// Held returns the record of mod from the store. The error is fs.ErrNotExist if it is not held.
 func (m *Mirror) Held(ctx context.Context, mod module.Version) (Record, error) {
 	path, err := LookupPath(mod)
 	if err != nil {
@@ -199,30 +195,28 @@ func (m *Mirror) Held(ctx context.Context, mod module.Version) (Record, error) {
 	return m.records.heldAt(ctx, path, mod)
 }
 
-// Reply returns the body of the answer to a lookup: the record and our newest head,
-// which covers it. The error is ErrBeyond if our head does not, which happens
-// only after a store lost its head and went back to an older one.
+// Reply returns the body of the response to a lookup: the record and our newest head, which covers
+// it. The error is ErrBeyond if our head does not cover it. That happens only after a store lost
+// its head and was put back to an older one.
 func (m *Mirror) Reply(ctx context.Context, r Record) ([]byte, error) {
 	return m.records.reply(ctx, r)
 }
 
-// Tile returns the tile t, with L = -1 the records themselves. A tile under our
-// head is one that is held, or one from upstream that is proved and, if full,
-// stored. A tile that our head does not reach makes the mirror ask for a newer
-// head; if that does not reach it either, the mirror compares what it knows of the tile,
-// relays it, and does not store it. The client verifies it.
+// Tile returns the tile t; with L = -1, the records themselves. A tile under our head comes from
+// the store, or from upstream; then it is proved and, if full, stored. If our head does not reach
+// t, the mirror fetches a newer head. If that does not reach t either, the mirror relays the tile:
+// it compares the part that it knows, and does not store the tile. The client verifies it.
 //
-// The errors are notfound.Stated for a tile that no log has (height not 8, say);
-// ErrBeyond; ErrInvalid if upstream's answer does not verify; ErrFrozen; and
-// those of the FetchFunc and the store.
+// The errors are notfound.Stated for a tile that no log has (a height other than 8, for example);
+// ErrBeyond; ErrInvalid if upstream's response does not verify; ErrFrozen; and those of the
+// FetchFunc and the store.
 func (m *Mirror) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	data, result, err := m.tiles.get(ctx, t)
 	m.metrics.tiles.WithLabelValues(resultOf(result, err)).Inc()
 	return data, err
 }
 
-// HeldTile is Tile without the upstream. The error is fs.ErrNotExist for a tile that is
-// not held.
+// HeldTile is Tile without upstream. The error is fs.ErrNotExist for a tile that is not held.
 func (m *Mirror) HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	data, err := m.tiles.held(ctx, t)
 	if err == nil && data == nil {
@@ -232,8 +226,8 @@ func (m *Mirror) HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	return data, err
 }
 
-// Covers reports whether t is under our head. If it is when Tile is called, what Tile
-// returns is proved; otherwise it may be relayed, and no cache should keep it.
+// Covers reports whether t is under our head. If Covers is true before a call of Tile, the result
+// of Tile is proved. Otherwise Tile may relay the tile, and no cache should keep it.
 func (m *Mirror) Covers(t tlog.Tile) bool { return m.tiles.covers(t) }
 
 // Metrics returns the collectors of the mirror, all with the label database.

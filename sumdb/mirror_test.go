@@ -56,8 +56,8 @@ func TestLookup(t *testing.T) {
 	checkStore(t, store, log)
 }
 
-// Odd names are names like others: uppercase, toolchains, pre-module versions;
-// and so is a database with a path.
+// Unusual names work like others: uppercase, toolchains, versions from before modules, and a
+// database with a path.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	log := sumdbtest.NewLog(t, "sum.corp.example/go/2")
@@ -93,7 +93,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// A reply carries our newest head, whichever came with the record.
+// A reply carries our newest head, not the one that came with the record.
 func TestReplyHasOurHead(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 40)
@@ -114,7 +114,7 @@ func TestReplyHasOurHead(t *testing.T) {
 	}
 }
 
-// Signatures of others and text around the record never get through.
+// Signatures of other keys and text around the record never reach a client.
 func TestNothingUnverifiedIsKept(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 20)
@@ -142,8 +142,8 @@ func TestNothingUnverifiedIsKept(t *testing.T) {
 	}
 }
 
-// However many ask for one module at once, upstream is asked once. A caller that leaves
-// early leaves alone; with the last one the work ends.
+// Concurrent lookups of one module cause one request to upstream. A caller that leaves early does
+// not disturb the others; when the last one leaves, the work ends.
 func TestLookupIsShared(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -203,7 +203,7 @@ func TestLookupIsShared(t *testing.T) {
 	})
 }
 
-// Many lookups of different modules with different heads, at the same time.
+// Concurrent lookups of different modules with different heads.
 func TestLookupsAtOnce(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 10)
@@ -273,7 +273,7 @@ func TestUnknownModule(t *testing.T) {
 	}
 }
 
-// Every width of every tile under the head, hash and data, is that of the log.
+// Each width of each tile under the head, hash or data, equals that of the log.
 func TestTile(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int64{1, 2, 17, 255, 256, 257, 513, 600} {
@@ -294,8 +294,8 @@ func TestTile(t *testing.T) {
 	}
 }
 
-// eachTile calls f for the tiles of a log of the given size: the widest ones,
-// and narrower ones in steps.
+// eachTile calls f for the tiles of a log of the given size: the widest ones, and narrower ones in
+// steps.
 func eachTile(size int64, step int, f func(tlog.Tile)) {
 	for level := -1; size>>(8*max(level, 0)) > 0; level++ {
 		count := size >> (8 * max(level, 0))
@@ -309,7 +309,7 @@ func eachTile(size int64, step int, f func(tlog.Tile)) {
 	}
 }
 
-// One full tile is one request, whatever the widths that are asked for.
+// The mirror fetches one full tile once, for all requested widths.
 func TestTileRequests(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 600)
@@ -332,7 +332,7 @@ func TestTileRequests(t *testing.T) {
 	}
 }
 
-// Upstreams need not keep the narrow forms of a tile that was completed.
+// Upstreams need not keep the narrow forms of a completed tile.
 func TestNarrowTilesAreGone(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 1000)
@@ -397,7 +397,7 @@ func TestBeyond(t *testing.T) {
 		}
 	}
 
-	// The log has grown, its latest lags: relayed, not stored.
+	// The log has grown, its latest lags: the tile is relayed and not stored.
 	log.Fill(600)
 	log.ShowLatest(300)
 	objects := len(store.keys())
@@ -414,7 +414,7 @@ func TestBeyond(t *testing.T) {
 		t.Errorf("%v relayed tiles counted, want %d", n, len(tiles))
 	}
 
-	// What is no tile is not relayed.
+	// A response that is not a tile is not relayed.
 	for _, answer := range []string{"", "Not found", strings.Repeat("x\n", 20)} {
 		log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 			if strings.HasPrefix(path, "tile/") {
@@ -429,7 +429,7 @@ func TestBeyond(t *testing.T) {
 		}
 	}
 
-	// What we know of a relayed tile must be in it.
+	// A relayed tile must agree with the part that we know.
 	log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 		if strings.HasPrefix(path, "tile/") {
 			data = bytes.Clone(data)
@@ -439,7 +439,7 @@ func TestBeyond(t *testing.T) {
 	})
 	for _, tile := range tiles {
 		if tile.N == 2 {
-			continue // nothing of it is known to us
+			continue // we know no part of it
 		}
 		if _, err := m.Tile(t.Context(), tile); !errors.Is(err, sumdb.ErrInvalid) {
 			t.Errorf("tampered Tile(%s) = %v, want ErrInvalid", tile.Path(), err)
@@ -457,7 +457,7 @@ func TestBeyond(t *testing.T) {
 	checkStore(t, store, log)
 }
 
-// A tile that no client can have heard of costs upstream nothing.
+// The mirror does not ask upstream for a tile that no client can know of.
 func TestFarBeyond(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)
@@ -476,7 +476,7 @@ func TestFarBeyond(t *testing.T) {
 	}
 }
 
-// An upstream that does not tell its latest may still have the tile.
+// An upstream that does not serve latest may still have the tile.
 func TestBeyondWithoutLatest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -498,7 +498,7 @@ func TestBeyondWithoutLatest(t *testing.T) {
 			t.Errorf("%d requests for latest", log.Requests("latest"))
 		}
 
-		// While latest is new, or has just failed, it is not asked again for each tile.
+		// While latest is recent, or has just failed, it is not fetched again for each tile.
 		if _, err := m.Tile(t.Context(), tile); err != nil || log.Requests("latest") != 1 {
 			t.Errorf("%v, %d requests for latest, want 1", err, log.Requests("latest"))
 		}
@@ -522,7 +522,7 @@ func TestBeyondWithoutLatest(t *testing.T) {
 	})
 }
 
-// A mirror that is asked for more than it has gets a newer head by itself.
+// A request beyond the head of the mirror makes it fetch a newer head.
 func TestBeyondAdvances(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)

@@ -12,18 +12,18 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// objects is what is stored of a database. All of it was proved before it got there.
+// objects stores the objects of one database. All of them are proved before they are stored.
 type objects struct {
 	name  string // of the database
 	store storage.Store
 	log   *slog.Logger
 }
 
-// key is where the file at path is kept in the store.
+// key returns the key of the file at path in the store.
 func (o *objects) key(path string) string { return storage.Key("sumdb/" + o.name + "/" + path) }
 
-// read returns the object at path. One that is damaged is removed and as good as
-// absent: it will be fetched and proved again.
+// read returns the object at path. It removes a damaged one and returns fs.ErrNotExist, so that it
+// is fetched and proved again.
 func (o *objects) read(ctx context.Context, path string) ([]byte, error) {
 	data, err := o.readKey(ctx, o.key(path))
 	if errors.Is(err, storage.ErrDamaged) {
@@ -55,14 +55,14 @@ func (o *objects) remove(ctx context.Context, path string) error {
 	return fmt.Errorf("%s: %w", path, fs.ErrNotExist)
 }
 
-// create stores data at path. The error is fs.ErrExist if there is something.
+// create stores data at path. The error is fs.ErrExist if there is an object already.
 func (o *objects) create(ctx context.Context, path string, data []byte) error {
 	info := storage.Info{Key: o.key(path), Size: int64(len(data)), Proof: o.name}
 	return o.store.Create(ctx, info, bytes.NewReader(data))
 }
 
-// put stores data, which is proved, at path. Other bytes that are there already are
-// wrong, and are replaced.
+// put stores data, which is proved, at path. If the stored object has other bytes, they are wrong,
+// and put replaces them.
 func (o *objects) put(ctx context.Context, path string, data []byte) error {
 	const attempts = 3 // another process may do the same
 	var err error

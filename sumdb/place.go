@@ -4,7 +4,7 @@ import "golang.org/x/mod/sumdb/tlog"
 
 const fullTile = tlog.HashSize << TileHeight // bytes
 
-// place is where a hash tile is, whatever its width.
+// place is the position of a hash tile, without its width.
 type place struct {
 	level  int
 	number int64
@@ -12,18 +12,18 @@ type place struct {
 
 func placeOf(t tlog.Tile) place { return place{t.L, t.N} }
 
-// leavesOf is the place of the hashes of t; those of a data tile are those of its
+// leavesOf returns the place of the hashes of t. For a data tile these are the hashes of its
 // records.
 func leavesOf(t tlog.Tile) place { return place{max(t.L, 0), t.N} }
 
-// tile is the tile of width w at p.
+// tile returns the tile of width w at p.
 func (p place) tile(w int) tlog.Tile {
 	return tlog.Tile{H: TileHeight, L: p.level, N: p.number, W: w}
 }
 
-// full is the full tile at p.
+// full returns the full tile at p.
 func (p place) full() tlog.Tile { return p.tile(1 << TileHeight) }
 
-// width is how many hashes the tile at p has in a tree of the given size, 0 if
-// the tree does not reach it.
+// width returns how many hashes the tile at p has in a tree of the given size, 0 if the tree does
+// not reach it.
 func (p place) width(size int64) int { return TileWidth(p.full(), size) }

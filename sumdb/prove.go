@@ -13,19 +13,18 @@ import (
 	"github.com/assay-proxy/assay/internal/panics"
 )
 
-// parallelTiles is how many tiles of one proof are asked for at once. A proof needs a
-// handful.
+// parallelTiles is how many tiles of one proof are read at once. A proof needs a handful.
 const parallelTiles = 8
 
-// prover verifies tiles, held ones and those of upstream, against the root of a signed
-// head. It does not decide whether the head is accepted.
+// prover verifies tiles, from the store and from upstream, against the root of a signed head. It
+// does not decide whether the head is accepted.
 type prover struct {
 	client  *client
 	objects *objects
 	log     *slog.Logger
 }
 
-// source says where a reader may take tiles from.
+// source is a set of places that a reader may read tiles from.
 type source int
 
 const (
@@ -33,15 +32,14 @@ const (
 	fromUpstream                    // the FetchFunc
 )
 
-// prove runs f with a reader of the hashes of tree and returns the tiles it used
-// that are no objects in the store. Every hash that f sees is authenticated to
-// tree, which may be a head that is not accepted yet: therefore nothing is stored here;
-// the caller does that when it has decided.
+// prove runs f with a reader of the hashes of tree and returns the tiles that f used and that are
+// not objects in the store. Every hash that f sees is authenticated to tree, which may be a head
+// that is not accepted yet: therefore prove stores nothing; the caller does that when it has
+// decided.
 //
-// Tiles that are held are read first; base, which may be nil, is the head that has some of
-// them. If they do not authenticate, everything is read again from upstream, for two
-// reasons: tiles that are held may be damaged, and those of the true log must not hide
-// that a fork is one.
+// prove reads held tiles first; base, which may be nil, is the head that has some of them. If they
+// do not authenticate, it reads everything again from upstream, for two reasons: held tiles may be
+// damaged, and tiles of the true log must not hide that a fork is one.
 //
 // The error is ErrInvalid if tiles do not authenticate.
 func (p *prover) prove(ctx context.Context, tree tlog.Tree, base *head, f func(tlog.HashReader) error) (map[place][]byte, error) {
@@ -65,7 +63,7 @@ func (p *prover) prove(ctx context.Context, tree tlog.Tree, base *head, f func(t
 	}
 }
 
-// checkTiles proves all tiles of h with nothing but what is held.
+// checkTiles proves all tiles of h, from held tiles only.
 func (p *prover) checkTiles(ctx context.Context, h *head) error {
 	var indexes []int64
 	for at := range h.tiles {
@@ -79,7 +77,7 @@ func (p *prover) checkTiles(ctx context.Context, h *head) error {
 	return err
 }
 
-// comparison is what two trees were found to have in common.
+// comparison is the result of comparing two trees.
 type comparison struct {
 	older, newer tlog.Tree
 	root         tlog.Hash      // of the first older.N records of newer
@@ -87,9 +85,9 @@ type comparison struct {
 	tiles        map[place][]byte
 }
 
-// compare computes the root that newer had at the size of older, from tiles that
-// authenticate to newer. base is the head whose tiles are held. If newer is no
-// head of ours, its edge is among the tiles.
+// compare computes the root that newer had at the size of older, from tiles that authenticate to
+// newer. base is the head whose tiles are held. If newer is not one of our heads, its edge is among
+// the tiles.
 func (p *prover) compare(ctx context.Context, older, newer tlog.Tree, base *head) (comparison, error) {
 	found := comparison{older: older, newer: newer}
 	tiles, err := p.prove(ctx, newer, base, func(r tlog.HashReader) error {
@@ -150,23 +148,22 @@ func (p *prover) save(ctx context.Context, tiles map[place][]byte) error {
 	return nil
 }
 
-// saveTile makes data, which is proved, the object of its tile. Other bytes
-// that are there already are wrong, and are replaced.
+// saveTile stores data, which is proved, as the object of its tile. If the stored object has other
+// bytes, they are wrong, and saveTile replaces them.
 func (p *prover) saveTile(ctx context.Context, at place, data []byte) error {
 	return p.objects.put(ctx, at.full().Path(), data)
 }
 
-// reader is a tlog.TileReader for one proof. Nothing it reads leaves it but
-// through proved.
+// reader is a tlog.TileReader for one proof. It returns tiles only through proved.
 type reader struct {
-	ctx  context.Context // TileReader has none; a reader ends with its proof
+	ctx  context.Context // TileReader has no context parameter; a reader ends with its proof
 	held func(ctx context.Context, base *head, p place, w int) (data []byte, stored bool, err error)
 	get  func(context.Context, tlog.Tile) ([]byte, error)
 	base *head // may be nil
 	from source
 
-	tiles    map[tlog.Tile][]byte // read so far, suspect
-	stored   map[tlog.Tile]bool   // those that are objects in the store
+	tiles    map[tlog.Tile][]byte // read so far, not authenticated
+	stored   map[tlog.Tile]bool   // those of tiles that are objects in the store
 	usedHeld bool
 	proved   map[place][]byte // authenticated, and not in the store
 	err      error            // why a tile could not be read
@@ -188,7 +185,7 @@ func (r *reader) Height() int { return TileHeight }
 func (r *reader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 	data, err := r.readTiles(tiles)
 	if err != nil {
-		r.err = err // tlog does not say which of its errors are those of the TileReader
+		r.err = err // tlog does not distinguish errors of its TileReader from its own
 	}
 	return data, err
 }
@@ -245,7 +242,7 @@ func (r *reader) readHeld(t tlog.Tile) ([]byte, error) {
 	return data, nil
 }
 
-// SaveTiles implements tlog.TileReader: tiles are authenticated.
+// SaveTiles implements tlog.TileReader. tlog calls it with authenticated tiles.
 func (r *reader) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 	for i, t := range tiles {
 		if !r.stored[t] {

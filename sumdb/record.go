@@ -15,8 +15,8 @@ import (
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
-// records looks records up: those that are held, and those of upstream once they are
-// proved to be under our head.
+// records looks up records in the store, and else at upstream; those of upstream are proved to be
+// under our head.
 type records struct {
 	client   *client
 	objects  *objects
@@ -28,8 +28,8 @@ type records struct {
 	log      *slog.Logger
 }
 
-// heldAt returns the record of mod, whose lookup is at path. The error is fs.ErrNotExist
-// if it is not held.
+// heldAt returns the record of mod from the store. path is the path of its lookup. The error is
+// fs.ErrNotExist if it is not held.
 func (r *records) heldAt(ctx context.Context, path string, mod module.Version) (Record, error) {
 	data, err := r.objects.read(ctx, path)
 	if err != nil {
@@ -68,8 +68,8 @@ func (r *records) lookup(ctx context.Context, mod module.Version) (Record, strin
 	return record, "miss", err
 }
 
-// notHeld is the error for a record that only an upstream could have. It says how old the
-// mirror is.
+// notHeld returns the error for a record that is not held while there is no upstream. It says how
+// old the mirror is.
 func (r *records) notHeld(mod module.Version) error {
 	h := r.follower.head.Load()
 	if h == nil {
@@ -79,11 +79,11 @@ func (r *records) notHeld(mod module.Version) error {
 		mod, r.client.name, h.tree.N, h.time.UTC().Format(time.DateOnly), notfound.Stated)
 }
 
-// lookupMemory is how much memory a lookup takes: for the answer of upstream, while it
-// grows, and for the tiles of its proof.
+// lookupMemory is how much memory a lookup takes: for upstream's response, while it grows, and for
+// the tiles of its proof.
 const lookupMemory = 2*textLimit + 8*fullTile
 
-// fetchRecord gets the record of mod from upstream, proves it and stores it.
+// fetchRecord fetches the record of mod from upstream, proves it and stores it.
 func (r *records) fetchRecord(ctx context.Context, path string, mod module.Version) (Record, error) {
 	held := r.memory.HoldFor(ctx)
 	if err := held.Grow(ctx, lookupMemory); err != nil {
@@ -125,8 +125,8 @@ func (r *records) proveIncluded(ctx context.Context, record Record, mod module.V
 	return nil
 }
 
-// keep stores record, which is proved. If another one is stored already, the
-// first one stays; two contents of one version are refused, with evidence.
+// keep stores record, which is proved. If a record is stored already, that one stays; a record with
+// other hashes is refused, with evidence.
 func (r *records) keep(ctx context.Context, path string, record Record, mod module.Version) (Record, error) {
 	data, err := tlog.FormatRecord(record.ID, record.Text)
 	if err != nil {
@@ -149,7 +149,7 @@ func (r *records) keep(ctx context.Context, path string, record Record, mod modu
 	return first, nil
 }
 
-// refuseSecond keeps the evidence that the log has two contents of mod.
+// refuseSecond keeps the evidence that the log has two records of mod.
 func (r *records) refuseSecond(first, second Record, mod module.Version) error {
 	h := r.follower.head.Load()
 	file, err := r.freezer.keepConflict(fmt.Sprintf(
@@ -165,7 +165,7 @@ func (r *records) refuseSecond(first, second Record, mod module.Version) error {
 	return fmt.Errorf("%w: record %d of %s contradicts record %d of %s", ErrInvalid, second.ID, mod, first.ID, r.client.name)
 }
 
-// reply does what Mirror.Reply does.
+// reply implements Mirror.Reply.
 func (r *records) reply(ctx context.Context, record Record) ([]byte, error) {
 	h, err := r.follower.newest(ctx)
 	if err != nil {

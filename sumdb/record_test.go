@@ -22,15 +22,15 @@ func checkInvalid(t *testing.T, err error) {
 	}
 }
 
-// Everything that is not the record of exactly the module that was asked for,
-// in the tree at exactly its id, is refused, and the next answer is judged anew.
+// A lookup refuses everything but the record of exactly the requested module, in the tree at
+// exactly its id. The next response is checked without regard to the refused one.
 func TestRecordTrouble(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)
 	mod := sumdbtest.Filler(100)
 	other := sumdbtest.Filler(101)
 	line := strings.SplitAfter(string(sumdbtest.Text(mod, sumdbtest.Hash(mod.Path), sumdbtest.Hash(mod.Path+"/go.mod"))), "\n")
-	// Records that are in the log, and are no records of mod.
+	// Records that are in the log, but are not records of mod.
 	odd := map[string]int64{
 		"foreign record":    101,
 		"one line":          log.AddText([]byte(line[0])),
@@ -105,7 +105,7 @@ func TestRecordTrouble(t *testing.T) {
 	}
 }
 
-// Upstream's trouble is not remembered, and is never absence.
+// A failure of upstream is not remembered, and never becomes an absence.
 func TestUpstreamTrouble(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)
@@ -113,7 +113,7 @@ func TestUpstreamTrouble(t *testing.T) {
 	for _, what := range []string{"lookup/", "latest", "tile/8/0/", "tile/8/1/", "tile/"} {
 		for name, fault := range map[string]error{"trouble": trouble, "absent": fs.ErrNotExist} {
 			if what == "lookup/" && fault == fs.ErrNotExist {
-				continue // that is absence
+				continue // these mean absence
 			}
 			t.Run(what+" "+name, func(t *testing.T) {
 				m := open(t, log, newStore(t), "", log.Fetch)

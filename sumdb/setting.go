@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// The only database that the go command knows by its short name, and its key
+// The only database that the go command knows by a short name, and its key
 // (cmd/go/internal/modfetch/key.go).
 const (
 	defaultName = "sum.golang.org"
@@ -21,24 +21,23 @@ var userinfo = regexp.MustCompile(`//[^/\s]*@`)
 
 // Setting is a parsed value of GOSUMDB.
 type Setting struct {
-	Off  bool   // no database; nothing else is set then
+	Off  bool   // no database; no other field is set then
 	Name string // for instance sum.golang.org
 	Key  string // verifier key, name+hash+key
 
-	// URL is where the database is asked when no proxy is: https://NAME
-	// unless the setting names another.
+	// URL is the base URL of the database for direct requests: https://NAME unless the setting
+	// names another.
 	URL string
 
-	// Direct says that the setting names a URL. The go command then asks it
-	// instead of a proxy, and so should we.
+	// Direct means that the setting names a URL. The go command then sends its requests to this URL
+	// instead of to a proxy, and so should we.
 	Direct bool
 }
 
-// ParseGOSUMDB parses a value of GOSUMDB as the go command does:
-// a name that is known (sum.golang.org, or sum.golang.google.cn for the same
-// database elsewhere) or a verifier key, either of them followed by a URL if
-// the database is somewhere else than at https://NAME, or off. The empty string
-// stands for sum.golang.org. Errors name the value and what is allowed.
+// ParseGOSUMDB parses a value of GOSUMDB like the go command: a known name (sum.golang.org, or
+// sum.golang.google.cn for the same database elsewhere) or a verifier key, either of them followed
+// by a URL if the database is not at https://NAME; or off. The empty string stands for
+// sum.golang.org. Errors contain the value and the allowed forms.
 func ParseGOSUMDB(value string) (Setting, error) {
 	switch value {
 	case "":

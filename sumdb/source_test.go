@@ -8,7 +8,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// An upstream can be taken away and given back while the mirror runs.
+// The upstream can be removed and set again while the mirror runs.
 func TestCurrentFetch(t *testing.T) {
 	t.Parallel()
 	log := sumdbtest.NewLog(t, "sum.test.example")

@@ -13,8 +13,8 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// realStore is the embedded store, which a test can restart, look into, and make
-// fail as a disk does.
+// realStore is the embedded store. A test can restart it, read its files, and make its operations
+// fail like those of a disk.
 type realStore struct {
 	storage.Store
 	t   testing.TB
@@ -41,7 +41,7 @@ func (s *realStore) open() {
 	s.Store = store
 }
 
-// reopen is a restart. Mirrors on the store must be closed.
+// reopen restarts the store. Mirrors on it must be closed.
 func (s *realStore) reopen() {
 	s.t.Helper()
 	if err := s.Close(); err != nil {
@@ -50,8 +50,8 @@ func (s *realStore) reopen() {
 	s.open()
 }
 
-// failWith makes f decide which operations fail: create, open, swap. A nil f
-// lets all of them through.
+// failWith makes operations (create, open, swap) fail with the error that f returns. A nil f lets
+// all of them through.
 func (s *realStore) failWith(f func(op, key string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *realStore) set(key string, data []byte) {
 	}
 }
 
-// head is the record of the head.
+// head returns the record of the head.
 func (s *realStore) head() []byte {
 	s.t.Helper()
 	record, err := s.Record(s.t.Context(), headRecord)

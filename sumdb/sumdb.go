@@ -1,17 +1,15 @@
-// Package sumdb mirrors a checksum database and proves what it says.
+// Package sumdb mirrors a checksum database and proves its statements.
 //
-// A Mirror keeps the newest tree head it has proved, the records it has proved
-// to be included, and the tiles that prove them, and answers from these. It
-// stores and returns only what it has verified: a record is exactly the record of
-// the module that was asked for, its inclusion under our head is proved; a tile
-// hashes up to the root; a head extends the head before it. A head that does not
-// is a fork of the log: the evidence is written to a file, and the mirror goes on
-// with what it has proved until an operator clears it.
+// A Mirror keeps the newest tree head it has proved, the records it has proved to be included, and
+// the tiles that prove them, and answers from these. It stores and returns only verified data: a
+// record is exactly the record of the requested module, and its inclusion under our head is proved;
+// a tile hashes up to the root; a head extends the head before it. A head that does not extend ours
+// is a fork of the log: the mirror writes the evidence to a file and serves only the objects it has
+// proved, until an administrator clears the evidence.
 //
-// The design of the log is go.dev/design/25530-sumdb, its format
-// go.dev/ref/mod#checksum-database. The arithmetic is x/mod's tlog and note.
-// x/mod's sumdb.Client is not used: it remembers errors for the life of the
-// process and evicts nothing.
+// The design of the log is go.dev/design/25530-sumdb, its format go.dev/ref/mod#checksum-database.
+// The arithmetic is from tlog and note in x/mod. The Client of x/mod's sumdb is not used: it
+// remembers errors for the life of the process and evicts nothing.
 package sumdb
 
 import (
@@ -19,23 +17,23 @@ import (
 	"errors"
 )
 
-// Errors that callers decide on. A module that the database does not know is
+// Errors that callers distinguish. The error for a module that the database does not know is
 // notfound.Stated.
 var (
-	// ErrFrozen says that a fork was seen and no operator has cleared it: the
-	// mirror answers what it has proved, and accepts nothing new.
+	// ErrFrozen means that a fork was seen and no administrator has cleared it: the mirror serves
+	// the objects it has proved, and accepts nothing new.
 	ErrFrozen = errors.New("checksum database is frozen after a fork")
 
-	// ErrInvalid says that an answer of upstream does not verify. It is not cached.
+	// ErrInvalid means that a response of upstream does not verify. It is not cached.
 	ErrInvalid = errors.New("not verified")
 
-	// ErrBeyond says that a tile or record lies beyond our newest head, and
-	// that no upstream could tell more.
+	// ErrBeyond means that a tile or record lies beyond our newest head, and that no upstream has a
+	// newer one.
 	ErrBeyond = errors.New("beyond the newest verified tree head")
 )
 
-// FetchFunc gets the file at path below the root of the database: latest,
-// lookup/<escaped path>@<escaped version>, tile/8/0/x001/234. Absence (404, 410)
-// is notfound.Stated; a body of more than limit bytes is an error, a body cut
-// short too. A nil FetchFunc stands for a mirror without upstream.
+// FetchFunc fetches the file at path below the root of the database: latest, lookup/<escaped
+// path>@<escaped version>, tile/8/0/x001/234. Absence (404, 410) is notfound.Stated. A body of more
+// than limit bytes is an error, and so is a body that is cut short. A nil FetchFunc means that the
+// mirror has no upstream.
 type FetchFunc func(ctx context.Context, path string, limit int64) ([]byte, error)

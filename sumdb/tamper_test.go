@@ -14,7 +14,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// tamperSizes are all small trees, and those around the edges of tiles.
+// tamperSizes returns all small tree sizes, and those around the edges of tiles.
 func tamperSizes() []int64 {
 	var sizes []int64
 	for size := int64(1); size <= 20; size++ {
@@ -23,7 +23,7 @@ func tamperSizes() []int64 {
 	return append(sizes, 255, 256, 257, 300, 511, 512, 513, 600)
 }
 
-// flip makes upstream show one byte of one hash wrong, in every width of the tile.
+// flip makes upstream serve one wrong byte in one hash, in every width of the tile.
 func flip(log *sumdbtest.Log, tile tlog.Tile, hash, offset int) {
 	place := strings.TrimSuffix(tlog.Tile{H: 8, L: tile.L, N: tile.N, W: 256}.Path(), ".p")
 	log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
@@ -38,9 +38,9 @@ func flip(log *sumdbtest.Log, tile tlog.Tile, hash, offset int) {
 	})
 }
 
-// Every stored hash of every tile is shown wrong in turn. Whatever a mirror that
-// knows nothing, one that knows the head, and one that knows an older head read
-// then is true or an error, and nothing wrong is ever stored.
+// Upstream serves each stored hash of each tile wrong in turn. A mirror without a head, one with
+// the newest head and one with an older head then return the truth or an error, and nothing wrong
+// is ever stored.
 func TestTamper(t *testing.T) {
 	for _, size := range tamperSizes() {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestTamper(t *testing.T) {
 				for hash := 0; hash < tile.W; hash += step(tile.W, hash) {
 					for i, offset := range []int{0, 15, tlog.HashSize - 1} {
 						if size > 8 && i != hash%3 {
-							continue // one of the three
+							continue // one of the three kinds of mirror
 						}
 						tamper(t, log, evidence, size, tile, hash, offset)
 					}
@@ -110,10 +110,10 @@ func tamper(t *testing.T, log *sumdbtest.Log, evidence string, size int64, tile 
 	}
 }
 
-// read reads everything that depends on the hash that is wrong.
+// read reads everything that depends on the wrong hash.
 func read(t *testing.T, what string, m *sumdb.Mirror, log *sumdbtest.Log, size int64, tile tlog.Tile, hash int) {
 	t.Helper()
-	_ = m.Refresh(t.Context()) // may fail, must not accept
+	_ = m.Refresh(t.Context()) // may fail, must not accept the wrong hash
 	if head, err := m.Latest(t.Context()); err == nil && !bytes.Equal(head, log.Head(m.Size())) {
 		t.Fatalf("%s: wrong head %q", what, head)
 	}
@@ -139,7 +139,7 @@ func trueTile(t *testing.T, log *sumdbtest.Log, tile tlog.Tile) []byte {
 	return data
 }
 
-// What is no tile at all is refused, and asked for again next time.
+// A response that is not a tile is refused, and the tile is fetched again next time.
 func TestTileTrouble(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 600)
@@ -166,7 +166,7 @@ func TestTileTrouble(t *testing.T) {
 			if err == nil {
 				t.Errorf("Tile = %.40q, want an error", got)
 			}
-			if len(answer) <= 8192 { // what is longer is the FetchFunc's error
+			if len(answer) <= 8192 { // the FetchFunc itself refuses longer responses
 				checkInvalid(t, err)
 			}
 			_, err = m.Lookup(t.Context(), sumdbtest.Filler(3))
@@ -183,7 +183,7 @@ func TestTileTrouble(t *testing.T) {
 	}
 }
 
-// Data tiles: every record wrong in turn, and the forms of a data tile.
+// Data tiles: each record wrong in turn, and malformed data tiles.
 func TestDataTileTrouble(t *testing.T) {
 	t.Parallel()
 	log := newLog(t, 300)
@@ -228,7 +228,7 @@ func TestDataTileTrouble(t *testing.T) {
 			return data, err
 		})
 		checkInvalid(t, second(m.Tile(t.Context(), tile))) // not absence: it is under a signed head
-		// As other servers write it: nothing after the last record.
+		// The form of other servers: nothing after the last record.
 		log.Tamper(func(path string, data []byte, err error) ([]byte, error) {
 			return bytes.TrimSuffix(data, []byte("\n")), err
 		})

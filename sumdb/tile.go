@@ -11,7 +11,7 @@ import (
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
-// tiles answers every tile that a client asks for, also one beyond our head.
+// tiles answers requests for any tile, also for one beyond our head.
 type tiles struct {
 	client   *client
 	follower *follower
@@ -21,7 +21,7 @@ type tiles struct {
 	log      *slog.Logger
 }
 
-// get is Mirror.Tile; result is the label of a metric.
+// get implements Mirror.Tile; result is the label of a metric.
 func (t *tiles) get(ctx context.Context, tile tlog.Tile) (data []byte, result string, err error) {
 	if !KnownTile(tile) {
 		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", t.client.name, TileHeight, notfound.Stated)
@@ -64,21 +64,20 @@ func (t *tiles) held(ctx context.Context, tile tlog.Tile) ([]byte, error) {
 	return t.hashes.held(ctx, h, tile)
 }
 
-// farAhead is how many records a client's tree may have more than twice ours before its
-// tiles are taken for invented. To ask upstream for each would let any client make us
-// send any number of requests.
+// farAhead bounds the size of a client's tree: more than twice ours plus farAhead records is
+// implausible. Without the bound, a client could make us send any number of requests to upstream.
 const farAhead = 1 << 20
 
-// implausible reports whether tile begins so far beyond size that no client can have
-// seen a tree that has it.
+// implausible reports whether tile begins so far beyond size that no client can have a tree with
+// it.
 func implausible(tile tlog.Tile, size int64) bool {
 	p := leavesOf(tile)
 	return p.number > (2*size+farAhead)>>(TileHeight*(p.level+1))
 }
 
-// advanceFor returns our head after it was made as new as upstream's, for tile. An
-// upstream that does not tell its latest, as some proxies do not because the go command
-// never asks for it, may still have the tile.
+// advanceFor refreshes our head because of a request for tile, and returns it. An upstream that
+// does not serve latest may still have the tile: some proxies do not serve it, because the go
+// command never requests it.
 func (t *tiles) advanceFor(ctx context.Context, tile tlog.Tile) (*head, error) {
 	if err := t.freezer.check(); err != nil {
 		return nil, err
@@ -102,8 +101,8 @@ func (t *tiles) beyond(tile tlog.Tile) error {
 	return fmt.Errorf("%s of %s: %w: this mirror ends at tree %d", tile.Path(), t.client.name, ErrBeyond, t.follower.size())
 }
 
-// relay gets tile, which h does not cover, and compares what h covers of it. It is not
-// stored: only the client that asked for it can verify it.
+// relay fetches tile, which h does not cover, and compares the part that h covers. It does not
+// store the tile: only the client that requested it can verify it.
 func (t *tiles) relay(ctx context.Context, h *head, tile tlog.Tile) ([]byte, error) {
 	if tile.L < 0 {
 		return t.relayData(ctx, h, tile)
