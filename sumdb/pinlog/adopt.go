@@ -11,22 +11,20 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// Adopt makes a log that refuses sign again, after its administrator has checked
-// that it extends every head that clients have seen: after a copy of it was restored,
-// it was moved to another disk, or a guard was lost or is new. No process may have
-// the log open.
+// Adopt makes a log that refuses sign again, after its administrator has checked that it extends
+// every head that clients have seen. This is needed after a copy of the log was restored, after it
+// was moved to another disk, and when a guard was lost or is new. No process may have the log open.
 //
-// head is the newest signed head that any client or other machine has seen. A
-// client keeps its own in $GOPATH/pkg/sumdb/NAME/latest. The log must contain it,
-// all signed heads that are found in c.Dir, the trees of the guards, and what c.Store
-// records of the log. Then Adopt rewrites the guards, lifts the freeze, and moves what
-// follows the last whole entry to a file cut-TIME in c.Dir. Otherwise the log stays as it
-// is. The error is sumdb.ErrFrozen if the log does not contain one of these,
-// sumdb.ErrInvalid if head is not one of this log, fs.ErrNotExist if there is no log.
+// head is the newest signed head that any client or other machine has seen. A client keeps its own
+// in $GOPATH/pkg/sumdb/NAME/latest. The log must contain head, all signed heads found in c.Dir, the
+// trees of the guards, and all that c.Store records of the log. Then Adopt rewrites the guards,
+// lifts the freeze, and moves the bytes after the last whole entry to a file cut-TIME in c.Dir.
+// Otherwise the log stays as it is. The error is sumdb.ErrFrozen if the log does not contain one of
+// these, sumdb.ErrInvalid if head is not a head of this log, fs.ErrNotExist if there is no log.
 //
-// A nil head says that clients have seen no heads of the log but those in c.Dir. If that
-// is wrong, the log signs a head that contradicts the one that a client has, and that
-// client stops forever with a SECURITY ERROR. So ask the operator twice.
+// A nil head means that clients have seen no heads of the log but those in c.Dir. If that is wrong,
+// the log signs a head that contradicts a client's head, and that client stops forever with a
+// SECURITY ERROR. So ask the administrator twice.
 func Adopt(ctx context.Context, c Config, head []byte) error {
 	l, err := newLog(c)
 	if err == nil && c.ReadOnly {
@@ -69,8 +67,8 @@ func (l *Log) adopt(ctx context.Context, head []byte) error {
 	return l.ledger.adopt(found)
 }
 
-// adopt makes the entries that were found the log. The freeze is lifted last: should it
-// be interrupted, the log still refuses.
+// adopt makes the found entries the log. It lifts the freeze last: if adopt is interrupted, the log
+// still refuses.
 func (l *ledger) adopt(found *findings) error {
 	l.showSigned(found.newestHead())
 	if err := l.keepTail(); err != nil {
@@ -94,8 +92,8 @@ func (l *ledger) adopt(found *findings) error {
 	return durable.SyncDir(l.at.dir)
 }
 
-// keepTail copies what follows the last whole entry into a file of its own, for the
-// operator to look at.
+// keepTail copies the bytes after the last whole entry into a file of their own, which the
+// administrator can inspect.
 func (l *ledger) keepTail() error {
 	tail, err := l.entries.tail()
 	if err != nil || tail == nil {

@@ -10,14 +10,14 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-// appender decides what happens to entries that are pinned.
+// appender decides for each pin whether it is appended, known already, or a conflict.
 type appender struct {
 	ledger *ledger
 	queue  *queue
 	memory *memory.Budget // of the index
 }
 
-// pin does what Log.Pin does. The result is appended or known.
+// pin implements Log.Pin. The result is appended or known.
 func (a *appender) pin(ctx context.Context, e Entry) (Entry, string, error) {
 	e, err := e.normal()
 	if err != nil {
@@ -40,7 +40,7 @@ func (a *appender) pin(ctx context.Context, e Entry) (Entry, string, error) {
 	return p.result()
 }
 
-// mayAppend says why nothing can be appended.
+// mayAppend returns an error if nothing can be appended.
 func (a *appender) mayAppend() error {
 	if err := a.ledger.refusals.reason(); err != nil {
 		return err
@@ -51,11 +51,11 @@ func (a *appender) mayAppend() error {
 	if !a.memory.Try(entryMemory) {
 		return fmt.Errorf("the index of the log %s with its %d entries: %w", a.ledger.key.name(), a.ledger.size(), memory.ErrFull)
 	}
-	a.memory.Give(entryMemory) // it is taken when the entry is there
+	a.memory.Give(entryMemory) // only a check: the entry takes its memory when it is appended
 	return nil
 }
 
-// compare decides p by entry id of tree, which is of the same version.
+// compare decides p by entry id of tree, which is an entry of the same version.
 func (a *appender) compare(p *pin, tree hashTree, id int64) error {
 	stored, err := a.ledger.entries.read(tree, id)
 	if err == nil {
@@ -79,8 +79,8 @@ func (a *appender) commit(batch []*pin) {
 	}
 }
 
-// sortOut compares batch with what is on disk, also if it is not signed yet, and
-// with itself. It returns what is left to be appended, numbered.
+// sortOut decides each pin of batch whose version is on disk, signed or not, or earlier in batch.
+// It returns the entries that are left to append, numbered.
 func (a *appender) sortOut(batch []*pin) (fresh []Entry) {
 	tree := a.ledger.entries.tree()
 	first := make(map[module.Version]*pin)

@@ -8,17 +8,16 @@ import (
 	"strings"
 )
 
-// BackupMark is the name of a file in the directory of a log that is in every backup of
-// it. A log beside this file signs nothing before it is adopted, in whatever way the
-// backup was put back.
+// BackupMark is the name of a file in the directory of a log that every backup of it contains. A
+// log beside this file signs nothing until it is adopted, no matter how the backup was restored.
 const BackupMark = "restored"
 
-// BackupFiles returns the names of the files in the directory dir of a log that a backup
-// needs, in the order in which they are to be copied while a process may append: the
-// file of entries is the last one, so the copy has the entries of every head in it. Of a
-// file that grows meanwhile, the beginning is enough.
+// BackupFiles returns the names of the files in the directory dir of a log that a backup needs, in
+// the order in which to copy them while a process may append: the file of entries is last, so the
+// copy contains the entries of every head. If a file grows meanwhile, it is enough to copy its
+// beginning.
 //
-// The guards are not among them. They are about files that the copy does not have.
+// The guards are not among them: they describe files that the copy does not contain.
 func BackupFiles(dir string) (names []string, err error) {
 	files, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -45,8 +44,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// NameOf returns the name of the log in the directory dir. The error is fs.ErrNotExist if
-// there is none.
+// NameOf returns the name of the log in the directory dir. The error is fs.ErrNotExist if there is
+// no log.
 func NameOf(dir string) (string, error) {
 	key, err := readPublicKey(location{dir: dir})
 	if err != nil {

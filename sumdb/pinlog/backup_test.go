@@ -11,7 +11,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// copyLog copies a log as a backup does.
+// copyLog copies a log like a backup.
 func copyLog(t *testing.T, from, to string) {
 	t.Helper()
 	names, err := pinlog.BackupFiles(from)
@@ -32,8 +32,8 @@ func copyLog(t *testing.T, from, to string) {
 	}
 }
 
-// A copy that is made while the log appends refuses until it is adopted, and has the entries
-// of every head in it.
+// A copy that is made while the log appends refuses until it is adopted, and contains the entries
+// of every head.
 func TestBackupFiles(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 3)
@@ -60,7 +60,7 @@ func TestBackupFiles(t *testing.T) {
 		heads := headsOnDisk(t, copied.Dir)
 		var size int64
 		with(t, copied, func(l *pinlog.Log) {
-			if size = l.Size(); size < int64(len(heads))-1 { // the first one is of the empty log
+			if size = l.Size(); size < int64(len(heads))-1 { // the first head is that of the empty log
 				t.Errorf("%d entries, and %d heads", size, len(heads))
 			}
 			refuses(t, l, size, "restored says that this log is a backup that was put back")
@@ -79,7 +79,7 @@ func TestBackupFiles(t *testing.T) {
 	<-stopped
 }
 
-// The mark alone is enough, and stays as long as the log is not adopted.
+// The mark alone makes the log refuse, and stays until the log is adopted.
 func TestBackupMark(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 3)

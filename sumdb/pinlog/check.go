@@ -14,12 +14,11 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// Witness compares a signed head that a client has seen with the log. A head that
-// our key signed and that the log does not contain, because it is larger or has
-// another root, freezes the log, also after a restart: the error is sumdb.ErrFrozen. A
-// head that our key did not sign is sumdb.ErrInvalid and changes nothing. For a log that is
-// open ReadOnly a larger head is sumdb.ErrBeyond: another process may have appended since,
-// or the log has lost entries.
+// Witness compares a signed head that a client has seen with the log. A head that our key signed
+// and that the log does not contain, because it is larger or has another root, freezes the log,
+// also after a restart: the error is sumdb.ErrFrozen. For a head that our key did not sign the
+// error is sumdb.ErrInvalid, and nothing changes. For a log that is open ReadOnly, a larger head is
+// sumdb.ErrBeyond: another process may have appended since, or the log has lost entries.
 func (l *Log) Witness(head []byte) error {
 	seen, err := openHead(head, l.key.verifier)
 	if err != nil {
@@ -34,7 +33,7 @@ func (l *Log) Witness(head []byte) error {
 	defer l.queue.unlock()
 	entries := l.ledger.entries.tree()
 	if entries.contains(seen.tree) {
-		return nil // it was signed meanwhile
+		return nil // the log signed it in the meantime
 	}
 	if l.config.ReadOnly && seen.tree.N > entries.size() {
 		return fmt.Errorf("head of %d entries shown to the log %s: %w, which was tree %d when it was opened for reading: "+
@@ -43,8 +42,8 @@ func (l *Log) Witness(head []byte) error {
 	return l.ledger.freeze(seen, !l.config.ReadOnly)
 }
 
-// freeze makes the log refuse because it signed seen and does not contain it; with keep,
-// also after a restart.
+// freeze makes the log refuse because it signed seen and does not contain it. With keep, it still
+// refuses after a restart.
 func (l *ledger) freeze(seen signedHead, keep bool) error {
 	refusal := l.refusals.contradicted(fmt.Errorf("a client has seen a signed head of %d entries that does not fit the %d entries here",
 		seen.tree.N, l.entries.tree().size()), false)
@@ -73,10 +72,10 @@ func (l *ledger) keepEvidence(seen signedHead) error {
 	return durable.Replace(path, append(held, seen.note...), 0o600)
 }
 
-// Check reads all files of the log again, and compares: each entry with its checksum and
-// the tree, each head that was ever signed with the key and the tree, the guards, the
-// freeze, and the tree with the one in memory. The error has everything that is wrong. It
-// takes a second for 10,000 heads or 100,000 entries; appends go on meanwhile.
+// Check reads all files of the log again, and compares each entry with its checksum and the tree,
+// each head that was ever signed with the key and the tree, the guards, the freeze, and the tree
+// with the one in memory. The error contains all contradictions. Check takes a second for 10,000
+// heads or 100,000 entries; appends go on meanwhile.
 func (l *Log) Check(ctx context.Context) error {
 	v := l.ledger.view.Load()
 	found, err := l.read(ctx, true)

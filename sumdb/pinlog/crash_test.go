@@ -22,8 +22,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// childTask says to a test binary that it is the child of a test: what it is to
-// do, and its arguments.
+// childTask is the environment variable that makes a test binary the child of a test. It has the
+// child's task and arguments.
 const childTask = "ASSAY_LOG_CHILD"
 
 // startChild runs this test binary again, with test alone.
@@ -38,7 +38,7 @@ func startChild(t *testing.T, test string, task ...string) *exec.Cmd {
 	return cmd
 }
 
-// childArgs is what startChild was told, nil if this is no child.
+// childArgs returns the task of startChild, nil if this process is not a child.
 func childArgs() []string {
 	if task := os.Getenv(childTask); task != "" {
 		return strings.Split(task, "\n")
@@ -46,14 +46,14 @@ func childArgs() []string {
 	return nil
 }
 
-// shown is what the world has heard from a log.
+// shown is what a log has shown to clients.
 type shown struct {
 	pinned map[int64]bool
 	heads  map[string]bool
 }
 
-// A process that is killed while it appends has lost nothing that it said, and
-// its heads are those of one log.
+// A process that is killed while it appends loses no entry that it acknowledged, and its heads are
+// heads of one log.
 func TestLogKill(t *testing.T) {
 	t.Parallel()
 	if args := childArgs(); args != nil {
@@ -65,7 +65,7 @@ func TestLogKill(t *testing.T) {
 	c := pinlog.Config{Dir: filepath.Join(dir, "log"), Name: logName, Guard: filepath.Join(dir, "guard")}
 	all := shown{make(map[int64]bool), make(map[string]bool)}
 	for round := range rounds {
-		// The first ones are killed while they make the log.
+		// The first processes are killed while they create the log.
 		after := time.Duration(rand.IntN(5+round*20)) * time.Millisecond
 		appendAndKill(t, c, round, after, &all)
 		l, err := pinlog.Open(t.Context(), c)
@@ -83,8 +83,8 @@ func TestLogKill(t *testing.T) {
 	}
 }
 
-// appendAndKill starts a process that appends, kills it some time later, and
-// takes down what it said.
+// appendAndKill starts a process that appends, kills it after the given time, and records its
+// output.
 func appendAndKill(t *testing.T, c pinlog.Config, round int, after time.Duration, all *shown) {
 	t.Helper()
 	cmd := startChild(t, "TestLogKill", c.Dir, c.Guard, strconv.Itoa(round))
@@ -99,7 +99,7 @@ func appendAndKill(t *testing.T, c pinlog.Config, round int, after time.Duration
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
-			break // a line without end was not said
+			break // a line without an end counts as not written
 		}
 		what, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		switch what {
@@ -126,8 +126,8 @@ func appendAndKill(t *testing.T, c pinlog.Config, round int, after time.Duration
 	}
 }
 
-// pinForEver is the child: it appends as fast as it can, and says what was
-// acknowledged and which heads it has seen.
+// pinForEver is the child: it appends as fast as it can, and prints each acknowledged entry and
+// each head.
 func pinForEver(t *testing.T, args []string) {
 	round, err := strconv.ParseInt(args[2], 10, 64)
 	if err != nil {
@@ -162,7 +162,7 @@ func pinForEver(t *testing.T, args []string) {
 	group.Wait()
 }
 
-// checkKilled compares l with what was shown of it.
+// checkKilled compares l with the recorded output.
 func checkKilled(t *testing.T, l *pinlog.Log, c pinlog.Config, all shown) {
 	t.Helper()
 	if err := l.Refuses(); err != nil {
@@ -184,8 +184,8 @@ func checkKilled(t *testing.T, l *pinlog.Log, c pinlog.Config, all shown) {
 	}
 }
 
-// checkPrefixes computes with x/mod from the file of entries that each of heads is
-// of a prefix of the log, and that the log answers these entries.
+// checkPrefixes computes with x/mod from the file of entries that each of heads is a head of a
+// prefix of the log, and that the log serves these entries.
 func checkPrefixes(t testing.TB, l *pinlog.Log, dir string, heads map[string]bool) {
 	t.Helper()
 	records := recordsOnDisk(t, dir)
@@ -226,7 +226,7 @@ func (s storedHashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	return hashes, nil
 }
 
-// framesOnDisk takes the file of entries apart by its lengths alone.
+// framesOnDisk splits the file of entries by the lengths in it alone.
 func framesOnDisk(t testing.TB, dir string) (frames [][]byte) {
 	t.Helper()
 	data := readFile(t, filepath.Join(dir, "entries"))
@@ -241,7 +241,7 @@ func framesOnDisk(t testing.TB, dir string) (frames [][]byte) {
 	return frames
 }
 
-// recordsOnDisk is what follows the blank line of each entry.
+// recordsOnDisk returns the text after the blank line of each entry.
 func recordsOnDisk(t testing.TB, dir string) (records [][]byte) {
 	t.Helper()
 	for _, frame := range framesOnDisk(t, dir) {
@@ -251,7 +251,7 @@ func recordsOnDisk(t testing.TB, dir string) (records [][]byte) {
 	return records
 }
 
-// headsOnDisk takes the file of heads apart.
+// headsOnDisk splits the file of heads.
 func headsOnDisk(t testing.TB, dir string) (heads []string) {
 	t.Helper()
 	const start = "go.sum database tree\n"
@@ -270,7 +270,7 @@ func readFile(t testing.TB, path string) []byte {
 	return data
 }
 
-// Who reads the files while others append sees a whole log at every moment.
+// A process that reads the files while another one appends sees a consistent log at every moment.
 func TestLogReadWhileAppended(t *testing.T) {
 	t.Parallel()
 	const size = 60

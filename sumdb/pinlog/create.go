@@ -16,10 +16,9 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// create makes an empty log with a new key; without a name it invents one. The key is
-// the last file: as long as it is not there nothing can be signed, and all else is made
-// again. So a key without a guard is a key that was put beside an empty log, which must
-// refuse.
+// create makes an empty log with a new key. Without a name it generates one. It writes the key
+// last: as long as the key is missing, nothing can be signed, and the next create makes everything
+// again. A key without a guard was therefore put beside an empty log later; such a log must refuse.
 func create(ctx context.Context, at location, name string) (keyPair, error) {
 	if err := checkVacant(ctx, at, name); err != nil {
 		return keyPair{}, err
@@ -30,7 +29,7 @@ func create(ctx context.Context, at location, name string) (keyPair, error) {
 		name = "assay-" + hex.EncodeToString(random)
 	}
 	if strings.ContainsFunc(name, func(r rune) bool { return r == '+' || unicode.IsSpace(r) }) {
-		return keyPair{}, fmt.Errorf("name %q of a new log is not host[/path] without + and spaces", name) // which separate the parts of a key
+		return keyPair{}, fmt.Errorf("name %q of a new log is not host[/path] without + and spaces", name) // both separate the parts of a key
 	}
 	secret, _, err := note.GenerateKey(rand.Reader, name)
 	if err != nil {
@@ -49,7 +48,7 @@ func create(ctx context.Context, at location, name string) (keyPair, error) {
 	return key, durable.Replace(at.path("key"), []byte(secret+"\n"), 0o600)
 }
 
-// createEntries makes an empty file of entries, and its guards.
+// createEntries makes an empty file of entries and its guards.
 func createEntries(at location, key keyPair) error {
 	empty, err := newHashTree().at(0)
 	if err != nil {
@@ -63,8 +62,8 @@ func createEntries(at location, key keyPair) error {
 	return errors.Join(entries.Sync(), guards.write(empty, entries), entries.Close())
 }
 
-// checkVacant returns an error if there is something where a new log shall be. What an
-// interrupted create leaves behind is nothing.
+// checkVacant returns an error if there is already something at the place of a new log. Files that
+// an interrupted create has left do not count.
 func checkVacant(ctx context.Context, at location, name string) error {
 	for _, file := range []string{"entries", "heads", "head", "frozen"} {
 		info, err := os.Stat(at.path(file))
@@ -93,14 +92,14 @@ func checkVacant(ctx context.Context, at location, name string) error {
 		return fmt.Errorf("guard: %w", err)
 	}
 	if g, err := decodeGuard(text); err == nil && g.tree.N == 0 && len(guards) > 0 {
-		return nil // of the same creation, or of an interrupted one before it
+		return nil // from this create, or from an interrupted one before it
 	}
 	return frozen("the guard %s is that of another log, or of one that was here; "+
 		"bring that log back, or move the guard away if a new log, with a new key for all clients, is what you want", at.guard)
 }
 
-// checkStoreVacant returns an error if the store remembers a log where a new one shall
-// be. A new log needs a new name, else its clients stop at its first head.
+// checkStoreVacant returns an error if the store remembers a log at the place of a new one. A new
+// log needs a new name, or its clients stop at its first head.
 func checkStoreVacant(ctx context.Context, at location, name string) error {
 	if at.store == nil {
 		return nil
@@ -108,7 +107,7 @@ func checkStoreVacant(ctx context.Context, at location, name string) error {
 	g, err := readStoreGuard(ctx, at.store)
 	if errors.Is(err, errNoRecord) {
 		if name == "" {
-			return nil // it gets one that no log had
+			return nil // the generated name is one that no log had
 		}
 		old, err := pinnedBy(ctx, at.store, name)
 		if err != nil || len(old) == 0 {

@@ -19,7 +19,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// copyTo makes to a copy of the directory from, in new files.
+// copyTo copies the directory from to to, in new files.
 func copyTo(t testing.TB, to, from string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
@@ -34,7 +34,7 @@ func rename(t testing.TB, from, to string) {
 	}
 }
 
-// stillAnswers checks that a log which refuses goes on to answer what it has.
+// stillAnswers checks that a log that refuses still serves its entries.
 func stillAnswers(t *testing.T, l *pinlog.Log, size int64) {
 	t.Helper()
 	if tree := treeOf(t, l.Key(), latest(t, l)); tree.N != size {
@@ -57,7 +57,7 @@ func stillAnswers(t *testing.T, l *pinlog.Log, size int64) {
 	goCommand(t, l, nil, sumdbtest.Filler(0), sumdbtest.Filler(size-1))
 }
 
-// adoptRefuses checks that head may not be adopted, and that to ask changes nothing.
+// adoptRefuses checks that Adopt refuses head, and changes nothing.
 func adoptRefuses(t *testing.T, c pinlog.Config, head []byte, want error) {
 	t.Helper()
 	before := saveState(t, pinlog.Config{Dir: c.Dir})
@@ -71,16 +71,16 @@ func adoptRefuses(t *testing.T, c pinlog.Config, head []byte, want error) {
 	}
 }
 
-// An old copy that is put back signs nothing that contradicts what was signed, and
-// goes on when the newest copy is put back and adopted.
+// A restored old copy signs nothing that contradicts earlier heads, and takes entries again once
+// the newest copy is restored and adopted.
 func TestLogRestored(t *testing.T) {
 	t.Parallel()
-	const guardOutside, storeStays, witness = 1, 2, 3 // what else there is to show it
+	const guardOutside, storeStays, witness = 1, 2, 3 // the traces of newer entries that remain
 	for _, test := range []struct {
 		name    string
 		restore func(t testing.TB, c pinlog.Config, old diskState)
 		also    int
-		knows   bool // who adopts cannot say that no client has seen more
+		knows   bool // a client has seen more than the copy, and the administrator cannot deny it
 		why     string
 	}{
 		{"new files", putCopy, 0, false, "is a copy: the guard beside it was written for another file"},
@@ -127,7 +127,7 @@ func TestLogRestored(t *testing.T) {
 			adoptRefuses(t, c, newest, sumdb.ErrFrozen)
 			adoptRefuses(t, c, sumdbtest.NewLog(t, logName).Head(0), sumdb.ErrInvalid)
 			if test.knows {
-				// The operator need not know the newest head.
+				// The administrator does not know the newest head.
 				adoptRefuses(t, c, nil, sumdb.ErrFrozen)
 				adoptRefuses(t, c, []byte(heads[4]), sumdb.ErrFrozen)
 			}
@@ -139,22 +139,22 @@ func TestLogRestored(t *testing.T) {
 				signs(t, l, c.Dir, 7, heads...)
 				pinOne(t, l, entry(7))
 				signs(t, l, c.Dir, 8, heads...)
-				goCommand(t, l, newest, sumdbtest.Filler(7)) // a client that has seen the newest
+				goCommand(t, l, newest, sumdbtest.Filler(7)) // a client that has seen the newest head
 			})
 		})
 	}
 }
 
-// putOver is cp -a BACKUP/. LOG/: the contents go into the files of the same names, what
-// is only in the log stays.
+// putOver is cp -a BACKUP/. LOG/: the contents go into the files of the same names; files that
+// exist only in the log stay.
 func putOver(t testing.TB, _ pinlog.Config, old diskState) {
 	for path, data := range old {
 		writeFile(t, path, data)
 	}
 }
 
-// putInPlace is rsync --inplace --delete: as putOver, but what the backup does not have
-// is removed.
+// putInPlace is rsync --inplace --delete: like putOver, but files that the backup does not have are
+// removed.
 func putInPlace(t testing.TB, c pinlog.Config, old diskState) {
 	for name := range listing(t, c.Dir) {
 		if _, ok := old[filepath.Join(c.Dir, name)]; !ok {
@@ -166,7 +166,7 @@ func putInPlace(t testing.TB, c pinlog.Config, old diskState) {
 	putOver(t, c, old)
 }
 
-// putCopy puts a backup where the log was: all files are new.
+// putCopy replaces the log by a backup: all files are new.
 func putCopy(t testing.TB, c pinlog.Config, old diskState) {
 	rename(t, c.Dir, c.Dir+".away")
 	if err := os.Mkdir(c.Dir, 0o700); err != nil {
@@ -175,8 +175,7 @@ func putCopy(t testing.TB, c pinlog.Config, old diskState) {
 	putOver(t, c, old)
 }
 
-// A log that moves to another disk is adopted there, and goes on. What was torn is
-// put aside.
+// A log that moves to another disk is adopted there and goes on. Adopt puts a torn tail aside.
 func TestLogMoved(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 5)
@@ -200,8 +199,8 @@ func TestLogMoved(t *testing.T) {
 	}
 }
 
-// A file of the log is lost or wrong. It refuses with the reason, answers what it
-// has, changes nothing, and can be adopted only if that contradicts nothing.
+// A file of the log is lost or wrong. The log refuses with the reason, serves its entries, changes
+// nothing, and can be adopted only if that contradicts nothing.
 func TestLogDamagedFiles(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 5)
@@ -214,7 +213,7 @@ func TestLogDamagedFiles(t *testing.T) {
 	for _, test := range []struct {
 		name, path, data string // no data: the file is removed
 		why              string
-		without, seen    error // what Adopt says without and with the newest head
+		without, seen    error // the result of Adopt without and with the newest head
 	}{
 		{"inner guard gone", inner, "", "guard-SIZE is gone", nil, nil},
 		{"inner guard renamed", filepath.Join(c.Dir, "guard-6"), good[inner], "the text of the guard is about 5 entries", sumdb.ErrFrozen, sumdb.ErrFrozen},
@@ -265,13 +264,12 @@ func TestLogDamagedFiles(t *testing.T) {
 	}
 }
 
-// A guard that is there and cannot be read may have a tree that contradicts the
-// entries, so nobody adopts them over it.
+// An unreadable guard may have a tree that contradicts the entries, so Adopt refuses.
 func TestLogGuardUnreadable(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 5)
 	newest, guard := headsOnDisk(t, c.Dir)[5], string(readFile(t, c.Guard))
-	if err := errors.Join(os.Remove(c.Guard), os.Mkdir(c.Guard, 0o700)); err != nil { // who is root can read any file
+	if err := errors.Join(os.Remove(c.Guard), os.Mkdir(c.Guard, 0o700)); err != nil { // a directory, because root can read any file
 		t.Fatal(err)
 	}
 	with(t, c, func(l *pinlog.Log) { refuses(t, l, 5, "the guard cannot be read") })
@@ -284,7 +282,7 @@ func TestLogGuardUnreadable(t *testing.T) {
 	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 5, newest) })
 }
 
-// checkDamaged opens a log of 5 entries that refuses because of why.
+// checkDamaged opens a log of 5 entries, which refuses with the reason why.
 func checkDamaged(t *testing.T, c pinlog.Config, why string) {
 	t.Helper()
 	damaged := saveState(t, c)
@@ -302,7 +300,7 @@ func checkDamaged(t *testing.T, c pinlog.Config, why string) {
 	}
 }
 
-// What follows from the other files is written again, a torn head is cut off.
+// Files that can be derived from the others are written again, and a torn head is cut off.
 func TestLogMends(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 3)
@@ -323,7 +321,7 @@ func TestLogMends(t *testing.T) {
 	}
 }
 
-// A log without its key, or with another one, is not opened, and no new key is made.
+// A log without its key, or with another one, is not opened, and no new key is generated.
 func TestLogKeys(t *testing.T) {
 	t.Parallel()
 	c, other := newGuardedLog(t, 3), newGuardedLog(t, 3)
@@ -332,7 +330,7 @@ func TestLogKeys(t *testing.T) {
 	key, public := filepath.Join(c.Dir, "key"), filepath.Join(c.Dir, "key.pub")
 	for _, test := range []struct {
 		name  string
-		files diskState // "" removes
+		files diskState // "" removes the file
 		want  string
 		is    error
 	}{
@@ -370,7 +368,7 @@ func TestLogKeys(t *testing.T) {
 			}
 		}
 	}
-	// Who only reads is not told that there never was a log.
+	// A read-only Open does not return fs.ErrNotExist, which would mean that there never was a log.
 	for _, lost := range []string{"entries", "key.pub"} {
 		putState(t, c, good)
 		if err := os.Remove(filepath.Join(c.Dir, lost)); err != nil {
@@ -381,7 +379,7 @@ func TestLogKeys(t *testing.T) {
 			t.Errorf("%s gone: Open to read: %v", lost, err)
 		}
 	}
-	// Both halves of another key: the guards and the heads are not of it.
+	// Both halves of another key: the guards and the heads are of the first key.
 	putState(t, c, good)
 	writeFile(t, key, otherKey)
 	writeFile(t, public, otherPublic)
@@ -394,8 +392,8 @@ func TestLogKeys(t *testing.T) {
 	adoptRefuses(t, c, nil, sumdb.ErrFrozen)
 }
 
-// forgedHead is a head of size entries that the key in dir signed, over a root that
-// is none of the log.
+// forgedHead returns a head of size entries that the key in dir signed, over a root that the log
+// does not have.
 func forgedHead(t testing.TB, dir string, size int64) []byte {
 	t.Helper()
 	signer, err := note.NewSigner(strings.TrimSpace(string(readFile(t, filepath.Join(dir, "key")))))
@@ -409,8 +407,8 @@ func forgedHead(t testing.TB, dir string, size int64) []byte {
 	return head
 }
 
-// Heads of the log, also old ones and those with more signatures, change nothing.
-// One that the key signed and the log does not contain freezes it for good.
+// Heads of the log, also old ones and those with more signatures, change nothing. A head that the
+// key signed and the log does not contain freezes the log, also after a restart.
 func TestLogWitness(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int64{0, 4, 5, 9} {
@@ -464,5 +462,5 @@ func TestLogWitnessReadOnly(t *testing.T) {
 	if err := reader.Witness(forgedHead(t, c.Dir, 3)); !errors.Is(err, sumdb.ErrFrozen) || !errors.Is(reader.Refuses(), sumdb.ErrFrozen) {
 		t.Errorf("Witness of a forged head: %v, %v", err, reader.Refuses())
 	}
-	appendMore(t, c, 6) // the log itself is not frozen by a reader
+	appendMore(t, c, 6) // a reader does not freeze the log itself
 }

@@ -15,19 +15,19 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// entryFile is the file of all entries, one frame after another, and its index. The
-// holder of the queue alone appends; all other methods may be called at the same time.
+// entryFile is the file of all entries, one frame after another, and its index. Only the holder of
+// the queue appends; all other methods may be called concurrently.
 type entryFile struct {
 	name   string // of the log
 	file   *os.File
 	memory *memory.Budget
 
-	mu    sync.RWMutex // guards index, but the holder of the queue reads it without
+	mu    sync.RWMutex // guards index; the holder of the queue reads it without
 	index entryIndex   // also of entries that are not signed yet
 }
 
-// openEntries opens the file at path, in which index was found. The memory of the index
-// is taken whether the budget has it or not.
+// openEntries opens the file at path, in which index was found. It takes the memory of the index
+// even if that exceeds the budget.
 func openEntries(name, path string, writable bool, index entryIndex, budget *memory.Budget) (*entryFile, error) {
 	flag := os.O_RDONLY
 	if writable {
@@ -75,7 +75,7 @@ func checkEntry(e Entry, tree hashTree, id int64) error {
 	return nil
 }
 
-// scan yields the entries of tree from first up to before end.
+// scan yields the entries of tree from first to before end.
 func (f *entryFile) scan(tree hashTree, first, end int64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		from := tree.offsets[first]
@@ -105,8 +105,8 @@ func scanEntry(in *bufio.Reader, tree hashTree, id int64) (Entry, error) {
 	return e, checkEntry(e, tree, id)
 }
 
-// append writes entries, which are numbered, durably. After an error the file is as it
-// was, or the error is a *durable.UnknownError.
+// append writes entries, which are numbered, durably. After an error the file is unchanged, or the
+// error is a *durable.UnknownError.
 func (f *entryFile) append(entries []Entry) error {
 	if len(entries) == 0 {
 		return nil
@@ -132,10 +132,10 @@ func (f *entryFile) append(entries []Entry) error {
 	return nil
 }
 
-// rewrite makes all whole entries durable, and cuts off what follows them. Entries from
-// number first on are written once more: if their sync failed, in the process before
-// this one, the system thinks that there is nothing left to write. An error that is no
-// *durable.UnknownError, no room for instance, can be tried again.
+// rewrite makes all whole entries durable, and cuts off the bytes after them. It writes the entries
+// from number first on once more: if their sync failed in the previous process, the operating
+// system assumes that nothing is left to write. After an error that is not a *durable.UnknownError,
+// for example a full disk, rewrite can be called again.
 func (f *entryFile) rewrite(first int64) error {
 	from, end := f.tree().offsets[first], f.tree().end()
 	_, err := io.Copy(io.NewOffsetWriter(f.file, from), io.NewSectionReader(f.file, from, end-from))
@@ -148,8 +148,8 @@ func (f *entryFile) rewrite(first int64) error {
 	return durable.Sync(f.file)
 }
 
-// cutTail cuts off what follows the last whole entry. A file without such a tail is not
-// touched: the guard says when the file was changed.
+// cutTail cuts off the bytes after the last whole entry. It does not touch a file without such
+// bytes, because the guard has the time of the last change.
 func (f *entryFile) cutTail() error {
 	info, err := f.file.Stat()
 	if err != nil || info.Size() == f.tree().end() {
@@ -158,7 +158,7 @@ func (f *entryFile) cutTail() error {
 	return f.file.Truncate(f.tree().end())
 }
 
-// tail returns what follows the last whole entry, nil if nothing does.
+// tail returns the bytes after the last whole entry, nil if there are none.
 func (f *entryFile) tail() ([]byte, error) {
 	info, err := f.file.Stat()
 	end := f.tree().end()

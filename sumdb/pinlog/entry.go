@@ -16,15 +16,15 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// maxRecord bounds the two lines of a record, so that a data tile of 256 of
-// them is within what a mirror reads. Real ones have about 200 bytes.
+// maxRecord bounds the two lines of a record, so that a mirror accepts a data tile of 256 of them.
+// Real ones have about 200 bytes.
 const maxRecord = 4 << 10
 
-// userinfo matches user and password in a URL, which no entry may keep. A password may
-// contain an @.
+// userinfo matches user and password in a URL, which no entry may contain. A password may contain
+// an @.
 var userinfo = regexp.MustCompile(`//[^/\s]*@`)
 
-// Entry is what a Log holds of one module version.
+// Entry is the content of a Log for one module version.
 type Entry struct {
 	ID       int64          // the place in the log, from 0; Pin sets it
 	Module   module.Version // of a canonical version
@@ -39,22 +39,21 @@ type Entry struct {
 	Public *PublicProof
 }
 
-// PublicProof says which record of which database was copied, so that an
-// auditor can look it up there.
+// PublicProof says which record of which database was copied, so that an auditor can look it up
+// there.
 type PublicProof struct {
 	Name string // of the database, for instance sum.golang.org
 	ID   int64  // of the record there
 	Head []byte // the signed head under which it was proved to be there
 }
 
-// Record is the entry as the log shows it: its two lines of a go.sum file.
+// Record returns the entry as the log serves it: its two lines of a go.sum file.
 func (e Entry) Record() sumdb.Record {
 	return sumdb.Record{ID: e.ID, Text: fmt.Appendf(nil, "%s %s %s\n%s %s/go.mod %s\n",
 		e.Module.Path, e.Module.Version, e.Zip, e.Module.Path, e.Module.Version, e.Mod)}
 }
 
-// same reports whether e and other have the same content, wherever and whenever it was
-// seen.
+// same reports whether e and other have the same content; their times and origins may differ.
 func (e Entry) same(other Entry) bool {
 	return e.Module == other.Module && e.Zip == other.Zip && e.Mod == other.Mod
 }
@@ -70,11 +69,10 @@ func (e Entry) Source() string {
 	return "unknown origin"
 }
 
-// ConflictError says that the log has a version with other content. The log is not
-// changed.
+// ConflictError means that the log has the version with other content. The log is not changed.
 type ConflictError struct {
-	Have Entry // what the log has, forever
-	Got  Entry // what was refused
+	Have Entry // the content in the log, which never changes
+	Got  Entry // the refused content
 }
 
 // Error names both contents and where they came from.
@@ -84,7 +82,7 @@ func (e *ConflictError) Error() string {
 		e.Got.Source(), e.Got.Zip, e.Got.Mod)
 }
 
-// normal returns e as it is stored. The error is sumdb.ErrInvalid.
+// normal returns e in its stored form. The error is sumdb.ErrInvalid.
 func (e Entry) normal() (Entry, error) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
@@ -132,8 +130,8 @@ func validDatabase(name string) bool {
 	return name != "" && len(name) <= maxRecord && printable(name) && !strings.ContainsFunc(name, unicode.IsSpace)
 }
 
-// validNote reports whether text has the form of a signed note: complete lines. It does
-// not check signatures: their keys are not known here.
+// validNote reports whether text has the form of a signed note: complete lines. It does not check
+// signatures, because it does not know their keys.
 func validNote(text []byte) bool {
 	if len(text) == 0 || len(text) > maxHead || text[len(text)-1] != '\n' {
 		return false
@@ -191,8 +189,8 @@ func decodeEntry(text []byte) (Entry, error) {
 	return e, e.check()
 }
 
-// setField sets the field of one line. The caller checks that each field is there once,
-// in order, and in its only form.
+// setField sets the field of one line. The caller checks that each field appears once, in order,
+// and in its only form.
 func (e *Entry) setField(line string) bool {
 	if text, ok := strings.CutPrefix(line, "\t"); ok {
 		if e.Public != nil {

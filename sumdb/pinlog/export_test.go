@@ -3,7 +3,7 @@ package pinlog
 // EntryMemory is entryMemory.
 const EntryMemory = entryMemory
 
-// What the fuzz targets read and write of the files of a log.
+// The functions with which the fuzz targets read and write the files of a log.
 
 func (e Entry) Normal() (Entry, error) { return e.normal() }
 func (e Entry) Encode() []byte         { return e.encode() }
@@ -21,22 +21,22 @@ func RecodeGuard(text []byte) ([]byte, error) {
 	return g.encode(), err
 }
 
-// EncodeGuard is the text of a guard without what only a guard in the directory says.
+// EncodeGuard returns the text of a guard without the fields of a guard in the directory.
 func EncodeGuard(key string, size int64, root [32]byte, inode uint64, born int64) []byte {
 	g := guard{key: key, file: identity{inode: inode, born: born}}
 	g.tree.N, g.tree.Hash = size, root
 	return g.encode()
 }
 
-// EncodeMark is the text of a guard in the directory of the log.
+// EncodeMark returns the text of a guard in the directory of the log.
 func EncodeMark(key string, size int64, inode uint64, times ...int64) []byte {
 	g := guard{key: key, inside: true, file: identity{inode, times[0], times[1]}, self: identity{inode: inode + 1, born: times[2]}}
 	g.tree.N = size
 	return g.encode()
 }
 
-// OldGuard is the text of the guard, called guard, that the first version of this
-// program wrote beside the file of entries, with what the guard at path says.
+// OldGuard returns the text of the file called guard that the first version of this program wrote
+// beside the file of entries, with the tree of the guard at path.
 func OldGuard(path string) (text []byte, size int64, err error) {
 	m := readGuardFile(path, -1)
 	m.guard.inside = false

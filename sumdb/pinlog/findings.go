@@ -13,42 +13,42 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// claim is a tree that a file of the log says the log has.
+// claim is a tree that, according to a file of the log, the log has.
 type claim struct {
 	file   string // its path, or inStore
 	tree   tlog.Tree
-	signed bool   // else it is only a guard's
+	signed bool   // false: only a guard claims it
 	note   []byte // if it is signed
 }
 
-// inStore is what a claim of the store has instead of the path of a file.
+// inStore replaces the path of a file in claims of the store.
 const inStore = "the store"
 
-// findings is all that was found of a log, and what is wrong with it.
+// findings is everything that was found of a log, and all that is wrong with it.
 type findings struct {
 	claims  []claim
 	entries foundEntries
 	guards  foundGuards
-	pinned  []pinned // versions in the store, if nothing there says how large the log was
+	pinned  []pinned // versions in the store; only needed if the store has no size of the log
 
-	damage     []error // why the log must not sign; what follows is among it
-	foreign    error   // a guard is that of another log
-	unread     error   // a guard is there and cannot be read
-	unverified error   // something that should be a signed head of our key is none
-	missing    error   // the entries do not have some of pinned
+	damage     []error // why the log must not sign; contains the errors below
+	foreign    error   // a guard belongs to another log
+	unread     error   // a guard exists and cannot be read
+	unverified error   // a file has an invalid head in place of one that our key signed
+	missing    error   // some of pinned are not among the entries
 
 	headsEnd int64 // of the last whole head of the history
-	complete bool  // guards and heads are about all entries: nothing is left to sign
+	complete bool  // guards and heads cover all entries: nothing is left to sign
 }
 
-// foundEntries is what the file of entries says, up to the first that is not whole.
+// foundEntries is the content of the file of entries, up to the first entry that is not whole.
 type foundEntries struct {
 	index entryIndex
-	torn  error     // what follows them; nil if nothing does
-	began time.Time // of the first
+	torn  error     // why the bytes after them are not an entry; nil if there are none
+	began time.Time // time of the first entry
 }
 
-// foundGuards is what the guards in the directory say.
+// foundGuards is the content of the guards in the directory.
 type foundGuards struct {
 	count   int
 	newest  *guardFile // nil if there is none
@@ -64,7 +64,8 @@ func (f *findings) damaged(format string, args ...any) {
 	f.damage = append(f.damage, fmt.Errorf(format, args...))
 }
 
-// noHead adds that something in the file at path is no head. The first is enough.
+// noHead adds the error that something in the file at path is not a head. Only the first one is
+// kept.
 func (f *findings) noHead(path string, why error) {
 	if f.unverified == nil {
 		f.unverified = fmt.Errorf("%s: %w", path, why)
@@ -72,8 +73,8 @@ func (f *findings) noHead(path string, why error) {
 	}
 }
 
-// add appends the entry with the given text. The error is sumdb.ErrInvalid if it is not
-// the next entry of a log.
+// add appends the entry with the given text. The error is sumdb.ErrInvalid if it is not the next
+// entry of a log.
 func (f *foundEntries) add(text []byte) error {
 	e, err := decodeEntry(text)
 	if err != nil {
@@ -91,8 +92,8 @@ func (f *foundEntries) add(text []byte) error {
 	return f.index.add(e, frameHeader+len(text))
 }
 
-// judge adds to the damage what the entries contradict: of each file the largest tree,
-// and versions that they do not have.
+// judge adds all claims that the entries contradict to the damage: of each file the largest tree,
+// and the versions that the entries do not have.
 func (f *findings) judge() {
 	tree := f.entries.index.tree
 	largest := make(map[string]claim)
@@ -119,8 +120,8 @@ func (f *findings) judge() {
 	f.judgePinned()
 }
 
-// judgePinned counts the versions in the store that the log must have pinned and does
-// not have. What was stored before its first entry was pinned in an older log of the
+// judgePinned counts the versions in the store that the log must have pinned and does not have.
+// Versions that were stored before the first entry of this log were pinned in an older log of the
 // same name.
 func (f *findings) judgePinned() {
 	missing := make(map[module.Version]bool)
@@ -136,8 +137,8 @@ func (f *findings) judgePinned() {
 	}
 }
 
-// lost says which trace of the log its entries contradict, nil if none: a signed head, a
-// guard, a version in the store.
+// lost returns an error for the first trace of the log that its entries contradict: a signed head,
+// a guard, or a version in the store. It returns nil if there is none.
 func (f *findings) lost() error {
 	tree := f.entries.index.tree
 	if f.guards.named > tree.size() {
@@ -162,8 +163,8 @@ func (f *findings) lost() error {
 	return nil
 }
 
-// mayAdopt says why the entries of the log called name must not be continued; nil if
-// they may. seen says that the operator has shown a head which a client has seen.
+// mayAdopt returns an error if the entries of the log called name must not be continued. seen means
+// that the administrator has given a head that a client has seen.
 func (f *findings) mayAdopt(name string, seen bool) error {
 	if f.foreign != nil {
 		return frozen("the log %s stays as it is: %w; name another file, or put the right key back", name, f.foreign)
@@ -181,7 +182,7 @@ func (f *findings) mayAdopt(name string, seen bool) error {
 	return nil
 }
 
-// newestHead is the largest signed head that the entries contain, nil if there is none.
+// newestHead returns the largest signed head that the entries contain, nil if there is none.
 func (f *findings) newestHead() *signedHead {
 	var newest *signedHead
 	for _, c := range f.claims {
@@ -192,7 +193,7 @@ func (f *findings) newestHead() *signedHead {
 	return newest
 }
 
-// heads are the signed heads in the file at path, one after another.
+// heads returns the signed heads in the file at path, one after another.
 func (f *findings) heads(path string) []byte {
 	var heads []byte
 	for _, c := range f.claims {

@@ -12,10 +12,9 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// An entry in the file of entries is a frame: a line with the length of the text
-// and a CRC32C, both as 8 hex digits, then the text. The checksum is over the
-// digits of the length and the text. It is there for torn writes and bad disks;
-// the tree protects against changes made on purpose.
+// An entry in the file of entries is a frame: a line with the length of the text and a CRC32C, both
+// as 8 hex digits, then the text. The checksum covers the digits of the length and the text. It
+// detects torn writes and bad disks; the tree detects deliberate changes.
 const (
 	frameMark   = "entry "
 	frameHeader = len(frameMark + "00000000 00000000\n")
@@ -33,12 +32,12 @@ func appendFrame(b, text []byte) []byte {
 }
 
 func frameSum(length string, text []byte) uint32 {
-	castagnoli := crc32.MakeTable(crc32.Castagnoli) // made once, by the library
+	castagnoli := crc32.MakeTable(crc32.Castagnoli) // the library computes it once
 	return crc32.Update(crc32.Checksum([]byte(length), castagnoli), castagnoli, text)
 }
 
-// readFrame reads the next frame of r and returns its text. The error is io.EOF at the
-// end, sumdb.ErrInvalid if there is no whole frame, or that of r.
+// readFrame reads the next frame of r and returns its text. The error is io.EOF at the end,
+// sumdb.ErrInvalid if there is no whole frame, or that of r.
 func readFrame(r *bufio.Reader) ([]byte, error) {
 	header := make([]byte, frameHeader)
 	if _, err := io.ReadFull(r, header); err == io.EOF {

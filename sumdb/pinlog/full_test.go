@@ -17,8 +17,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// A disk that is full in the middle of an entry or of a head, at any byte: Pin says
-// so, the log is as it was, and goes on when there is room.
+// The disk is full in the middle of an entry or of a head, at any byte: Pin returns an error, the
+// log is unchanged, and takes entries again when there is room.
 func TestLogFullDisk(t *testing.T) {
 	t.Parallel()
 	if args := childArgs(); args != nil {
@@ -28,11 +28,11 @@ func TestLogFullDisk(t *testing.T) {
 	for _, file := range []string{"entries", "heads"} {
 		name := logName
 		if file == "heads" {
-			name += strings.Repeat("/long", 50) // so that it is the longest file
+			name += strings.Repeat("/long", 50) // makes it the longest file
 		}
 		c := newNamedLog(t, name, 5)
 		heads := headsOnDisk(t, c.Dir)
-		// The limit is one of the process, so it is another process that has it.
+		// The limit holds for a whole process, so another process runs with it.
 		if out, err := startChild(t, "TestLogFullDisk", c.Dir, c.Guard, file).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", file, err, out)
 		}
@@ -65,11 +65,11 @@ func pinWithoutRoom(t *testing.T, c pinlog.Config, file string) {
 	signs(t, l, c.Dir, 9)
 }
 
-// A disk without room for what a start writes again, the entries that are whole and
-// not signed: Pin says so, and goes on when there is room.
+// The disk has no room for the bytes that a start writes again, the whole entries that are not
+// signed: Pin returns an error, and succeeds when there is room.
 func TestLogStartOnFullDisk(t *testing.T) {
 	t.Parallel()
-	if childArgs() == nil { // the limit is one of the process
+	if childArgs() == nil { // the limit holds for a whole process
 		if out, err := startChild(t, "TestLogStartOnFullDisk", "child").CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
@@ -99,7 +99,7 @@ func TestLogStartOnFullDisk(t *testing.T) {
 	signs(t, l, c.Dir, 7, heads...)
 }
 
-// limitFiles makes every write of this process beyond size an error.
+// limitFiles makes every write of this process beyond size fail.
 func limitFiles(t *testing.T, size uint64) {
 	t.Helper()
 	var limit syscall.Rlimit
@@ -112,8 +112,8 @@ func limitFiles(t *testing.T, size uint64) {
 	}
 }
 
-// pinFails checks that entry 5 cannot be pinned, by one or by many, that it is not
-// to be seen, and that the log of 5 entries answers and does not refuse.
+// pinFails checks that entry 5 cannot be pinned, alone or with others, that it is not visible, and
+// that the log of 5 entries serves them and does not refuse.
 func pinFails(t *testing.T, l *pinlog.Log, want error) {
 	t.Helper()
 	var group sync.WaitGroup
@@ -134,8 +134,8 @@ func pinFails(t *testing.T, l *pinlog.Log, want error) {
 	finds(t, l, 5)
 }
 
-// The guards, the history or the head cannot be written: nothing is signed or shown,
-// and the next who pins, or the next start, makes up for it.
+// The guards, the history or the head cannot be written: nothing is signed or shown. The next Pin,
+// or the next start, completes the append.
 func TestLogUnwritable(t *testing.T) {
 	t.Parallel()
 	for _, restart := range []bool{false, true} {
@@ -152,7 +152,7 @@ func TestLogUnwritable(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer func() { l.Close() }()
-				// A folder is in the way of the new file.
+				// A directory blocks the name of the new file.
 				if err := os.Mkdir(path+".new", 0o700); err != nil {
 					t.Fatal(err)
 				}
@@ -163,7 +163,7 @@ func TestLogUnwritable(t *testing.T) {
 						t.Fatal(err)
 					}
 					if blocked == "head" {
-						signs(t, l, c.Dir, 6, heads...) // it was signed: it is in the history
+						signs(t, l, c.Dir, 6, heads...) // it was signed, so it is in the history
 					} else {
 						pinFails(t, l, nil)
 					}

@@ -14,7 +14,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// fuzzEntries are one of each kind.
+// fuzzEntries returns one entry of each kind.
 func fuzzEntries(t testing.TB) []pinlog.Entry {
 	private, mirrored, bare := entry(0), entry(1), entry(2)
 	private.Time = time.Date(2026, 11, 20, 10, 15, 0, 0, time.UTC)
@@ -24,7 +24,7 @@ func fuzzEntries(t testing.TB) []pinlog.Entry {
 	return []pinlog.Entry{private, mirrored, bare}
 }
 
-// What Pin takes comes back from the disk as it was, and the frame of it is read.
+// An entry that Pin accepts is read from the disk unchanged, and its frame can be read.
 func FuzzLogEntryRoundTrip(f *testing.F) {
 	for _, e := range fuzzEntries(f) {
 		proof := pinlog.PublicProof{}
@@ -41,7 +41,7 @@ func FuzzLogEntryRoundTrip(f *testing.F) {
 	for _, head := range []string{"", "x", "\n", "\n\n\n", "a\n\n\nb\n", "\t\n", "\r\n", "id 7\n"} {
 		f.Add(int64(0), good.Module.Path, good.Module.Version, good.Zip, good.Mod, int64(0), int64(0), "", true, "sum.golang.org", int64(1), []byte(head))
 	}
-	// More than a frame may have, if nobody looks.
+	// Longer than a frame may be, if Normal does not check it.
 	f.Add(int64(0), good.Module.Path, good.Module.Version, good.Zip, good.Mod, int64(0), int64(0), "", true,
 		strings.Repeat("long.example/", 300_000), int64(1), []byte("head\n"))
 	f.Add(int64(0), good.Module.Path, good.Module.Version, good.Zip, good.Mod, int64(0), int64(0), "", true,
@@ -72,7 +72,7 @@ func FuzzLogEntryRoundTrip(f *testing.F) {
 	})
 }
 
-// A text is that of an entry which Pin would write exactly so, or ErrInvalid.
+// A text either is exactly the text that Pin would write for an entry, or ErrInvalid.
 func FuzzLogEntry(f *testing.F) {
 	for _, e := range fuzzEntries(f) {
 		text := e.Encode()
@@ -96,16 +96,16 @@ func FuzzLogEntry(f *testing.F) {
 		if again := e.Encode(); !bytes.Equal(again, text) {
 			t.Errorf("%q is encoded as %q", text, again)
 		}
-		// The user information of an origin is cut off on the way in.
+		// Normal removes the user information of an origin.
 		e.Origin = ""
-		written, err := e.Normal() // what has no time gets one
+		written, err := e.Normal() // Normal sets a missing time
 		if err != nil || !bytes.Equal(written.Encode(), e.Encode()) {
 			t.Errorf("Pin would write %q as %q, %v", e.Encode(), written.Encode(), err)
 		}
 	})
 }
 
-// A frame is read as it is written, or ErrInvalid.
+// A frame that can be read equals the frame that would be written; otherwise ErrInvalid.
 func FuzzLogFrame(f *testing.F) {
 	for _, e := range fuzzEntries(f) {
 		frame := pinlog.AppendFrame(nil, e.Encode())
@@ -129,8 +129,8 @@ func FuzzLogFrame(f *testing.F) {
 	})
 }
 
-// Each byte of a file of heads is in a head, in what is damaged, or in the tail.
-// Heads that were written are found again, whatever stands before them.
+// Each byte of a file of heads is in a head, in a damaged part, or in the tail. Written heads are
+// found again, whatever bytes precede them.
 func FuzzLogHeads(f *testing.F) {
 	twin := sumdbtest.NewLog(f, "twin.example")
 	twin.Fill(3)
@@ -161,7 +161,7 @@ func FuzzLogHeads(f *testing.F) {
 	})
 }
 
-// Exactly one text is that of a guard.
+// A guard has exactly one valid text.
 func FuzzLogGuard(f *testing.F) {
 	guard := pinlog.EncodeGuard("sum.corp.example+0123abcd+AAAA", 17, [32]byte{1}, 4711, 1_763_000_000_000_000_000)
 	f.Add(guard)

@@ -17,14 +17,14 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// guard says which tree a log is about to sign. It is on disk before anything is
-// signed, so a log that does not contain the tree of its guard has lost entries.
+// guard has the tree that a log is about to sign. It is on disk before the log signs the tree, so a
+// log that does not contain the tree of its guard has lost entries.
 type guard struct {
 	key  string // verifier key of the log
 	tree tlog.Tree
 
-	// Only the guard in the directory of the log has what follows. The guard outside
-	// and the record in the store outlive the disk of the log.
+	// Only the guard in the directory of the log has the fields below. The guard outside and the
+	// record in the store outlive the disk of the log.
 	inside bool
 	file   identity // the file of entries when the guard was written
 	self   identity // the file of the guard
@@ -34,12 +34,12 @@ const (
 	guardStart  = "assay log guard"
 	guardFormat = guardStart + "\nkey %s\nsize %d\nroot %s\nfile %d %d\n"
 
-	// insideFormat follows in a guard in the directory. The guards of the first
-	// version of this program did not have it.
+	// insideFormat is the last part of a guard in the directory. The guards of the first version of
+	// this program did not have it.
 	insideFormat = "changed %d\nself %d %d\n"
 )
 
-// name is the name of the log.
+// name returns the name of the log.
 func (g guard) name() string {
 	name, _, _ := strings.Cut(g.key, "+")
 	return name
@@ -72,23 +72,22 @@ func decodeGuard(text []byte) (guard, error) {
 	return g, nil
 }
 
-// The guard in the directory of a log has the size of its tree in its name,
-// guard-SIZE, and each tree has a new file: a backup that is copied over the
-// directory brings an old name back and leaves the newest one where it is. A copy
-// that also removes what the backup does not have writes the old guard into another
-// file than the guard says that it is.
+// The name of the guard in the directory of a log has the size of its tree, guard-SIZE, and each
+// tree gets a new file. A backup that is copied over the directory brings an old name back and
+// leaves the newest file where it is. A copy that also removes files that the backup does not have
+// writes the old guard into another file than the one that the guard names.
 const (
 	guardPrefix    = "guard-"
-	firstGuardName = "guard" // the name that the first version of this program gave it
+	firstGuardName = "guard" // its name in the first version of this program
 )
 
-// guardFile is a guard as it was found in the directory of a log.
+// guardFile is a guard that was found in the directory of a log.
 type guardFile struct {
 	path  string
-	size  int64 // what the name says; for firstGuardName what the text says
+	size  int64 // from the name; for firstGuardName from the text
 	guard guard
 	self  identity // the file in which it was found
-	err   error    // sumdb.ErrInvalid if the text is not that of a guard with this name
+	err   error    // sumdb.ErrInvalid if the text does not match a guard of this name
 }
 
 // guardSize returns the size in the name of a guard, -1 for firstGuardName.
@@ -101,9 +100,9 @@ func guardSize(name string) (size int64, ok bool) {
 	return size, ok && err == nil && size >= 0 && digits == strconv.FormatInt(size, 10)
 }
 
-// readGuards returns the guards in dir, the newest last. There is more than one after
-// a crash between two writes, or after a backup was copied over the directory. A
-// process that appends may rename them meanwhile: then they are listed again.
+// readGuards returns the guards in dir, the newest last. There are several after a crash between
+// two writes, or after a backup was copied over the directory. A process that appends may rename
+// them meanwhile; then readGuards lists them again.
 func readGuards(dir string) (guards []guardFile, err error) {
 	for range 10 {
 		if guards, err = listGuards(dir); err != nil {
@@ -118,8 +117,8 @@ func readGuards(dir string) (guards []guardFile, err error) {
 	return guards, nil
 }
 
-// listGuards is one attempt of readGuards. os.ReadDir sorts, so firstGuardName is before
-// a guard of the same size.
+// listGuards is one attempt of readGuards. os.ReadDir sorts, so firstGuardName comes before a guard
+// of the same size.
 func listGuards(dir string) (guards []guardFile, err error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
@@ -141,7 +140,7 @@ func readGuardFile(path string, size int64) guardFile {
 		return g
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 64<<10)) // a guard has some 300 bytes
+	text, err := io.ReadAll(io.LimitReader(f, 64<<10)) // a guard has about 300 bytes
 	if err == nil {
 		g.self, err = identify(f)
 	}
@@ -158,8 +157,8 @@ func readGuardFile(path string, size int64) guardFile {
 	return g
 }
 
-// copied says how g shows that its directory is a copy, "" if it does not.
-// entries is the file of entries.
+// copied returns the reason why g shows that its directory is a copy, "" if it does not. entries is
+// the file of entries.
 func (g guardFile) copied(entries identity) string {
 	switch {
 	case g.guard.file.differs(entries):
@@ -170,9 +169,9 @@ func (g guardFile) copied(entries identity) string {
 	return ""
 }
 
-// changed reports whether another program changed the file of entries, or its owner, mode
-// or links, after g was written. That may have been a copy; only copied, or a tree that
-// the entries do not have, proves one.
+// changed reports whether another program changed the file of entries, or its owner, mode or links,
+// after g was written. That may have been a copy; only copied, or a tree that the entries do not
+// have, proves one.
 func (g guardFile) changed(entries identity) bool {
 	return g.guard.inside && g.guard.file.changed != 0 && entries.changed != 0 && g.guard.file.changed != entries.changed
 }

@@ -15,16 +15,16 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// guards are all guards of a log: in its directory, outside of it, and in the store. The
-// holder of the queue alone uses them.
+// guards are all guards of a log: in its directory, outside of it, and in the store. Only the
+// holder of the queue uses them.
 type guards struct {
 	at      location
 	key     string    // verifier key of the log
-	written tlog.Tree // in all of them, when they were last written or read
+	written tlog.Tree // in all guards, when they were last written or read
 }
 
-// write says in all guards that tree is about to be signed. entries is the file that
-// has it.
+// write writes to all guards that the log is about to sign tree. entries is the file with its
+// entries.
 func (g *guards) write(tree tlog.Tree, entries *os.File) error {
 	if err := g.writeInside(tree, entries); err != nil {
 		return err
@@ -36,7 +36,7 @@ func (g *guards) write(tree tlog.Tree, entries *os.File) error {
 		}
 	}
 	if g.at.store != nil {
-		// The append is shared, so it does not end with the context of one caller.
+		// Several callers share the append, so it does not end with the context of one of them.
 		if err := g.at.store.SetRecord(context.Background(), storeGuard, outside.encode()); err != nil {
 			return err
 		}
@@ -45,8 +45,8 @@ func (g *guards) write(tree tlog.Tree, entries *os.File) error {
 	return nil
 }
 
-// writeInside writes the guard in the directory. Those of older trees are removed when
-// it is durable, so that there is always one.
+// writeInside writes the guard in the directory. It removes the guards of older trees only when the
+// new one is durable, so that there is always one.
 func (g *guards) writeInside(tree tlog.Tree, entries *os.File) error {
 	file, err := identify(entries)
 	if err != nil {
@@ -75,11 +75,11 @@ func (g *guards) writeInside(tree tlog.Tree, entries *os.File) error {
 	return nil
 }
 
-// errNotAlone says that something else than this process wrote to the files of the log.
+// errNotAlone means that something other than this process wrote to the files of the log.
 var errNotAlone = errors.New("another process uses the files")
 
-// check looks whether the guards are as this process left them; entries is the tree
-// that it has. The error is errNotAlone if they are not.
+// check checks that the guards are as this process left them; entries is the tree in memory. The
+// error is errNotAlone if they are not.
 func (g *guards) check(entries hashTree) error {
 	if err := g.checkInside(entries); err != nil || g.at.guard == "" {
 		return err
@@ -87,8 +87,8 @@ func (g *guards) check(entries hashTree) error {
 	return g.checkOutside(entries)
 }
 
-// checkInside looks whether the newest guard in the directory is the one that this
-// process wrote last.
+// checkInside checks that the newest guard in the directory is the last one that this process
+// wrote.
 func (g *guards) checkInside(entries hashTree) error {
 	files, err := readGuards(g.at.dir)
 	if err != nil {
@@ -112,8 +112,7 @@ func (g *guards) checkInside(entries hashTree) error {
 	return g.checkGuard(newest.path, newest.guard, entries)
 }
 
-// checkOutside is checkInside for the guard outside. One that is gone is written with
-// the next tree.
+// checkOutside is checkInside for the guard outside. A missing one is written with the next tree.
 func (g *guards) checkOutside(entries hashTree) error {
 	text, err := os.ReadFile(g.at.guard)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -129,8 +128,8 @@ func (g *guards) checkOutside(entries hashTree) error {
 	return g.checkGuard(g.at.guard, found, entries)
 }
 
-// checkGuard looks whether found, which is at path, is of this log and not older than
-// what this process wrote.
+// checkGuard checks that found, which is at path, belongs to this log and is not older than the
+// last guard that this process wrote.
 func (g *guards) checkGuard(path string, found guard, entries hashTree) error {
 	var why string
 	switch {

@@ -27,8 +27,8 @@ type signedHead struct {
 	note []byte
 }
 
-// openHead parses a head, which verifier must have signed. It keeps no other signature.
-// The error is sumdb.ErrInvalid.
+// openHead parses a head that verifier must have signed. It keeps no other signature. The error is
+// sumdb.ErrInvalid.
 func openHead(msg []byte, verifier note.Verifier) (signedHead, error) {
 	n, err := note.Open(msg, note.VerifierList(verifier))
 	if err != nil {
@@ -46,17 +46,15 @@ func openHead(msg []byte, verifier note.Verifier) (signedHead, error) {
 	return signedHead{tree, signed}, nil
 }
 
-// signHead signs tree. The caller has made sure that its entries are on disk and that all
-// guards have it.
+// signHead signs tree. The caller must have written its entries to disk and the tree to all guards.
 func signHead(tree tlog.Tree, signer note.Signer) (signedHead, error) {
 	signed, err := note.Sign(&note.Note{Text: string(tlog.FormatTree(tree))}, signer)
 	return signedHead{tree, signed}, err
 }
 
-// splitHeads splits a file of heads. Each head is three lines, a blank line, and a line
-// with a signature. damaged has what lies between two heads and is not a head. What
-// follows the last head is ignored: it is the rest of a torn write. end is where the last
-// head ends.
+// splitHeads splits a file of heads. Each head is three lines, a blank line, and a line with a
+// signature. damaged contains the bytes between two heads that are not a head. The bytes after the
+// last head are ignored: they are the rest of a torn write. end is the end of the last head.
 func splitHeads(data []byte) (heads, damaged [][]byte, end int) {
 	for at := 0; at < len(data); {
 		length := headLength(data[at:])
@@ -95,13 +93,13 @@ func headLength(data []byte) int {
 	return 0
 }
 
-// headTail is how much of the end of the file of heads is read to find the newest. A head
-// has about 200 bytes.
+// headTail is how many bytes at the end of the file of heads are read to find the newest one. A
+// head has about 200 bytes.
 const headTail = 64 << 10
 
-// readHeads returns the heads in the file at path, unverified: all of them, or those in
-// its last headTail bytes. size is the length of the file up to the end of the last whole
-// head. A missing file has no heads.
+// readHeads returns the heads in the file at path, unverified: all of them, or those in its last
+// headTail bytes. size is the length of the file up to the end of the last whole head. A missing
+// file has no heads.
 func readHeads(path string, all bool) (heads, damaged [][]byte, size int64, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -124,7 +122,7 @@ func readHeads(path string, all bool) (heads, damaged [][]byte, size int64, err 
 		return nil, nil, 0, err
 	}
 	if from > 0 {
-		// The first bytes are most likely the middle of a head.
+		// The first bytes are most likely the second half of a head.
 		first := max(0, bytes.Index(data, []byte("\n"+headStart))+1)
 		data, from = data[first:], from+int64(first)
 	}

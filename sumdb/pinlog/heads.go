@@ -8,15 +8,15 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// headFile is the history of all signed heads, and the file with the newest one. The
-// holder of the queue alone uses it.
+// headFile is the history of all signed heads, and the file with the newest one. Only the holder of
+// the queue uses it.
 type headFile struct {
 	at      location
 	history *os.File
 	end     int64 // of the last whole head of the history
 }
 
-// openHeads opens the history, which ends at end, to append to it.
+// openHeads opens the history for appending at end, where its last whole head ends.
 func openHeads(at location, end int64) (*headFile, error) {
 	history, err := os.OpenFile(at.path("heads"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -35,8 +35,8 @@ func (f *headFile) write(head signedHead) error {
 	return durable.Replace(f.at.path("head"), head.note, 0o600)
 }
 
-// endsWith reports whether head is the last of the history: an earlier attempt to write
-// it came that far.
+// endsWith reports whether head is the last one of the history. It is if an earlier attempt has
+// added it and failed later.
 func (f *headFile) endsWith(head signedHead) bool {
 	last := make([]byte, len(head.note))
 	_, err := f.history.ReadAt(last, max(0, f.end-int64(len(last))))
@@ -52,7 +52,7 @@ func (f *headFile) append(head signedHead) error {
 	return nil
 }
 
-// cutTail cuts off what follows the last whole head.
+// cutTail cuts off the bytes after the last whole head.
 func (f *headFile) cutTail() error {
 	return errors.Join(f.history.Truncate(f.end), f.history.Sync())
 }

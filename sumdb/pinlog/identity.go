@@ -1,13 +1,13 @@
 package pinlog
 
-// identity tells a file from a copy of it. A zero field is one that the system does not
-// know. Times are nanoseconds of Unix time.
+// identity distinguishes a file from a copy of it. A zero field is one that the operating system
+// does not provide. Times are nanoseconds of Unix time.
 type identity struct {
 	inode uint64
 	born  int64
 
-	// changed is when the content, owner, mode or links of the file changed. It does
-	// not tell files apart.
+	// changed is when the content, owner, mode or links of the file changed. It does not
+	// distinguish files.
 	changed int64
 }
 

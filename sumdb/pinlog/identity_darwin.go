@@ -5,8 +5,8 @@ import (
 	"syscall"
 )
 
-// identify returns what tells f from a copy of it: its inode number and its time
-// of birth; and when it was changed.
+// identify returns the inode number and the time of birth of f, which distinguish it from a copy,
+// and the time of its last change.
 func identify(f *os.File) (identity, error) {
 	info, err := f.Stat()
 	if err != nil {

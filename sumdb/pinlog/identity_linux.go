@@ -6,9 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// identify returns what tells f from a copy of it: its inode number, and its time
-// of birth where the file system knows it, because inode numbers are used again; and
-// when it was changed.
+// identify returns the inode number of f; its time of birth where the file system has it, because
+// inode numbers are reused; and the time of its last change.
 func identify(f *os.File) (identity, error) {
 	var stat unix.Statx_t
 	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME|unix.STATX_CTIME, &stat)

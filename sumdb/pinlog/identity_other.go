@@ -4,5 +4,5 @@ package pinlog
 
 import "os"
 
-// identify knows nothing that tells a file from a copy of it on this system.
+// identify returns nothing: this system has nothing that distinguishes a file from a copy.
 func identify(*os.File) (identity, error) { return identity{}, nil }

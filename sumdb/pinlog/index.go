@@ -6,12 +6,11 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// entryMemory is what an entry takes in memory: two hashes, an offset, and its place in
-// the index.
+// entryMemory is the memory of one entry: two hashes, an offset, and its place in the index.
 const entryMemory = 120
 
-// indexKey stands for a module version: half of a SHA-256, which is smaller than the
-// text and still without collisions.
+// indexKey is the key of a module version: half of a SHA-256, which is smaller than the text and
+// still has no collisions.
 type indexKey [16]byte
 
 func keyOf(mod module.Version) (key indexKey) {
@@ -20,7 +19,7 @@ func keyOf(mod module.Version) (key indexKey) {
 	return key
 }
 
-// entryIndex is what is in memory of the entries of a log: their hashes, their offsets,
+// entryIndex is the part of the entries of a log that is in memory: their hashes, their offsets,
 // and the number of each by its version.
 type entryIndex struct {
 	tree hashTree

@@ -25,8 +25,8 @@ type keyPair struct {
 
 func (k keyPair) name() string { return k.verifier.Name() }
 
-// checkName compares the name of the log with the one that its operator asks for, if
-// any.
+// checkName returns an error if the administrator has configured a name, and the log has another
+// one.
 func (k keyPair) checkName(want string) error {
 	if want != "" && want != k.name() {
 		return fmt.Errorf("the log here has the name %q, not %q: its name is in each of its signatures, so a new name is a new log; "+
@@ -35,7 +35,7 @@ func (k keyPair) checkName(want string) error {
 	return nil
 }
 
-// readPublicKey reads the public half, of a log that is there.
+// readPublicKey reads the public half of the key of an existing log.
 func readPublicKey(at location) (keyPair, error) {
 	text, err := os.ReadFile(at.path("key.pub"))
 	if _, secret := os.Stat(at.path("key")); errors.Is(err, fs.ErrNotExist) && secret == nil {
@@ -49,7 +49,7 @@ func readPublicKey(at location) (keyPair, error) {
 	return keyPair{public: key, verifier: verifier}, err
 }
 
-// readKey reads both halves. The error is fs.ErrNotExist if there is none.
+// readKey reads both halves. The error is fs.ErrNotExist if there is no key.
 func readKey(at location) (keyPair, error) {
 	secret, err := os.ReadFile(at.path("key"))
 	if err != nil {
@@ -58,7 +58,7 @@ func readKey(at location) (keyPair, error) {
 	return parseKey(at, string(bytes.TrimSuffix(secret, []byte("\n"))))
 }
 
-// parseKey returns the key with the given secret half. No error shows it.
+// parseKey returns the key with the given secret half. No error contains it.
 func parseKey(at location, secret string) (keyPair, error) {
 	signer, err := note.NewSigner(secret)
 	if err != nil {
@@ -72,8 +72,8 @@ func parseKey(at location, secret string) (keyPair, error) {
 	return keyPair{public, verifier, signer}, err
 }
 
-// publicHalf makes the verifier key of secret: PRIVATE+KEY+NAME+HASH+DATA, where the
-// data is an algorithm, 1 for Ed25519, and a seed.
+// publicHalf computes the verifier key of secret: PRIVATE+KEY+NAME+HASH+DATA, where the data is an
+// algorithm, 1 for Ed25519, and a seed.
 func publicHalf(secret string, signer note.Signer) (string, error) {
 	fields := strings.SplitN(secret, "+", 5) // base64 has + too
 	data, err := base64.StdEncoding.DecodeString(fields[len(fields)-1])
@@ -87,8 +87,8 @@ func publicHalf(secret string, signer note.Signer) (string, error) {
 	return note.NewEd25519VerifierKey(signer.Name(), public)
 }
 
-// checkPublicFile compares the key with key.pub, from which an administrator copies
-// it, and writes that file if it is gone.
+// checkPublicFile compares the key with key.pub, from which administrators copy it, and writes that
+// file if it is missing.
 func (k keyPair) checkPublicFile(at location) error {
 	text, err := os.ReadFile(at.path("key.pub"))
 	if errors.Is(err, fs.ErrNotExist) {

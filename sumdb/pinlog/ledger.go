@@ -13,32 +13,33 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// ledger is a log on disk: what is written, what of it is signed, and what of it can be
-// seen. The view may be read at any time; the holder of the queue alone uses the rest.
+// ledger is a log on disk: the written entries, the signed ones, and the visible ones. The view may
+// be read at any time; only the holder of the queue uses the rest.
 type ledger struct {
 	at       location
 	key      keyPair
 	entries  *entryFile
-	heads    *headFile // nil if nothing is signed: the log is open for reading, or refuses
+	heads    *headFile // nil if the log signs nothing: it is open for reading, or refuses
 	guards   guards
 	refusals *refusals
 	log      *slog.Logger
 
-	// repaired says that what a crash may have left behind entries and heads is gone.
+	// repaired means that the leftovers of a crash after the last entry and the last head are
+	// removed.
 	repaired bool
 
-	// view is what can be seen. It is replaced as a whole.
+	// view is the visible part of the log. It is replaced as a whole.
 	view atomic.Pointer[view]
 }
 
-// view is the log at one moment. It does not change.
+// view is the visible log at one moment. It does not change.
 type view struct {
 	tree    hashTree
 	visible int64       // entries that can be found, at most those of tree
-	head    *signedHead // nil only if the log refuses and has no head left
+	head    *signedHead // nil only if the log refuses and has lost all heads
 }
 
-// size is the number of entries under the signed head.
+// size returns the number of entries under the signed head.
 func (v *view) size() int64 {
 	if v.head == nil {
 		return 0
@@ -46,7 +47,7 @@ func (v *view) size() int64 {
 	return v.head.tree.N
 }
 
-// size is the number of entries under the newest signed head.
+// size returns the number of entries under the newest signed head.
 func (l *ledger) size() int64 {
 	if v := l.view.Load(); v != nil {
 		return v.size()
@@ -54,30 +55,29 @@ func (l *ledger) size() int64 {
 	return 0
 }
 
-// visible returns the number of the entry of mod, if it can be found, and the view that
-// has it.
+// visible returns the number of the entry of mod, if it can be found, and the view with this entry.
 func (l *ledger) visible(mod module.Version) (v *view, id int64, ok bool) {
 	v = l.view.Load()
 	id, ok = l.entries.find(mod)
 	return v, id, ok && id < v.visible
 }
 
-// showSigned shows what head covers; it may be nil.
+// showSigned makes the entries visible that head, which may be nil, covers.
 func (l *ledger) showSigned(head *signedHead) {
 	v := &view{tree: l.entries.tree(), head: head}
 	v.visible = v.size()
 	l.view.Store(v)
 }
 
-// showAll shows all entries, also those that no head covers.
+// showAll makes all entries visible, also those that no head covers.
 func (l *ledger) showAll(head *signedHead) {
 	tree := l.entries.tree()
 	l.view.Store(&view{tree, tree.size(), head})
 }
 
-// resume does what a crash may have left to do: what is torn is cut off, what is whole
-// and not signed yet is signed. If that cannot be done now, a full disk for instance,
-// the next append does it; until then there is the head that was found.
+// resume completes what a crash interrupted: it cuts off torn writes, and signs whole entries that
+// are not signed yet. If that fails, for example because the disk is full, the next append does it;
+// until then the log serves the head that was found.
 func (l *ledger) resume(found *findings) error {
 	l.showSigned(found.newestHead())
 	if found.complete {
@@ -98,7 +98,7 @@ func (l *ledger) resume(found *findings) error {
 	switch {
 	case err != nil && l.view.Load().head == nil:
 		return err
-	case l.refusals.reason() != nil: // which is logged
+	case l.refusals.reason() != nil: // the reason is logged already
 	case err != nil:
 		l.log.Error("the log cannot be written; the next append tries again", "database", l.key.name(), "size", l.size(), "err", err)
 	default:
@@ -107,7 +107,7 @@ func (l *ledger) resume(found *findings) error {
 	return nil
 }
 
-// repair cuts off, once, what a crash left incomplete. No head and no guard covers it.
+// repair cuts off, once, the incomplete rest of a crash. No head and no guard covers it.
 func (l *ledger) repair() error {
 	if l.repaired {
 		return nil
@@ -120,8 +120,8 @@ func (l *ledger) repair() error {
 	return err
 }
 
-// append writes entries, guards and signs all that is on disk, and shows it. An error
-// says that no entry became visible by it.
+// append writes entries, guards and signs everything on disk, and makes it visible. After an error
+// none of the entries is visible.
 func (l *ledger) append(entries []Entry) error {
 	if err := l.refusals.reason(); err != nil {
 		return err
@@ -138,9 +138,9 @@ func (l *ledger) append(entries []Entry) error {
 	return l.publish(false)
 }
 
-// publish makes all that is on disk visible. The guards are first: if the process stops
-// behind them, the next start knows what may have been signed. A head that is there
-// already is published only if again is set.
+// publish makes everything on disk visible. It writes the guards first: if the process stops after
+// that, the next start knows what may have been signed. If the newest head covers everything
+// already, publish writes it again only if again is set.
 func (l *ledger) publish(again bool) error {
 	entries := l.entries.tree()
 	tree, err := entries.at(entries.size())
@@ -153,7 +153,7 @@ func (l *ledger) publish(again bool) error {
 	if err := l.guards.write(tree, l.entries.file); err != nil {
 		return fmt.Errorf("guard: %w", diskError(err))
 	}
-	// A backup may have been put back while this was written.
+	// A backup may have been restored during these writes.
 	if err := l.refuseUnlessAlone(l.checkEnds()); err != nil {
 		return err
 	}
@@ -168,10 +168,10 @@ func (l *ledger) publish(again bool) error {
 	return nil
 }
 
-// checkAlone makes the log refuse if another process signs it, or if its files were
-// replaced or written to: a lock that does not hold, a copy that was adopted while
-// this process runs, and a backup that was put back under it are found before there
-// is a second continuation, or an entry that no start would find.
+// checkAlone makes the log refuse if another process signs it, or if its files were replaced or
+// written to. So a lock that does not hold, a copy that was adopted while this process runs, and a
+// backup that was restored under it are found before there is a second continuation, or an entry
+// that no start would find.
 func (l *ledger) checkAlone() error {
 	err := l.checkEntries()
 	if err == nil {
@@ -183,7 +183,7 @@ func (l *ledger) checkAlone() error {
 	return l.refuseUnlessAlone(err)
 }
 
-// checkEntries looks whether entries is still the file that is open.
+// checkEntries checks that entries is still the file that is open.
 func (l *ledger) checkEntries() error {
 	path := l.at.path("entries")
 	ours, err := l.entries.file.Stat()
@@ -200,8 +200,8 @@ func (l *ledger) checkEntries() error {
 	return nil
 }
 
-// checkEnds looks whether entries and heads end where this process left them. What a
-// failed write may have left behind the last head is written over.
+// checkEnds checks that entries and heads end where this process left them. The rest of a failed
+// write after the last head is overwritten.
 func (l *ledger) checkEnds() error {
 	entries, err := l.entries.file.Stat()
 	if err != nil {
@@ -223,7 +223,7 @@ func (l *ledger) checkEnds() error {
 	return nil
 }
 
-// refuse makes the log refuse until it is opened again. It returns why.
+// refuse makes the log refuse until it is opened again. It returns the reason.
 func (l *ledger) refuse(why error) error {
 	l.refusals.begin(why)
 	l.log.Error("the log signs nothing new", "database", l.key.name(), "size", l.size(), "err", why)
@@ -238,8 +238,8 @@ func (l *ledger) refuseUnlessAlone(err error) error {
 	return err
 }
 
-// refuseIfUnknown makes the log refuse if err says that what is on disk is unknown. It
-// returns err, or else why.
+// refuseIfUnknown makes the log refuse if err means that the content of the disk is unknown. It
+// returns the refusal then, otherwise err.
 func (l *ledger) refuseIfUnknown(err error) error {
 	var unknown *durable.UnknownError
 	if errors.As(err, &unknown) {

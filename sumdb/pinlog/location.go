@@ -7,7 +7,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// location is where a log has its files, and where it writes down what it has signed.
+// location is the place of the files of a log, and of the guards.
 type location struct {
 	dir   string
 	guard string        // the guard outside of dir, may be ""
@@ -30,7 +30,7 @@ func inside(dir, path string) (bool, error) {
 	return err == nil && filepath.IsLocal(rel), nil
 }
 
-// diskError adds to an error of writing what it means for the log.
+// diskError adds to a write error what it means for the log.
 func diskError(err error) error {
 	if err == nil {
 		return nil

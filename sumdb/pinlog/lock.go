@@ -21,12 +21,12 @@ func takeLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// lockWait is how long another process may take to release the lock; the store waits as
-// long for its own. A process that starts a command shares the lock with it until the
-// command runs, so the lock outlives its Close by that moment.
+// lockWait is how long lockSoon waits for another process to release the lock; the store waits as
+// long for its own. A process that starts a command shares the lock with it until the command
+// executes, so the lock outlives its Close by that moment.
 const lockWait = time.Second
 
-// lockSoon is lockFile, tried for lockWait.
+// lockSoon retries lockFile for lockWait.
 func lockSoon(f *os.File) error {
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		if err := lockFile(f); !errors.Is(err, storage.ErrInUse) || time.Since(begin) > lockWait {

@@ -8,7 +8,7 @@ import (
 	"os"
 )
 
-// lockFile refuses: two processes that sign one log would fork it.
+// lockFile returns an error: without a lock, two processes could sign one log and fork it.
 func lockFile(*os.File) error {
 	return fmt.Errorf("no file locks on this system: %w", errors.ErrUnsupported)
 }

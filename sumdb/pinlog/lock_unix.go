@@ -10,8 +10,8 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// lockFile holds f until it is closed or the process ends, however it ends. The
-// error is storage.ErrInUse if another process holds it.
+// lockFile locks f until it is closed or the process ends in any way. The error is storage.ErrInUse
+// if another process has it locked.
 func lockFile(f *os.File) error {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

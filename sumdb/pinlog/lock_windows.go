@@ -9,8 +9,8 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// lockFile holds f until it is closed or the process ends, however it ends. The
-// error is storage.ErrInUse if another process holds it.
+// lockFile locks f until it is closed or the process ends in any way. The error is storage.ErrInUse
+// if another process has it locked.
 func lockFile(f *os.File) error {
 	const flags = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY
 	err := windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, new(windows.Overlapped))

@@ -30,7 +30,7 @@ import (
 
 const logName = "sum.corp.example/log"
 
-// openLog opens the log in dir, or makes one, and closes it with the test.
+// openLog opens or creates the log in c.Dir, and closes it with the test.
 func openLog(t testing.TB, c pinlog.Config) *pinlog.Log {
 	t.Helper()
 	l, err := pinlog.Open(t.Context(), c)
@@ -60,22 +60,22 @@ func newStore(t testing.TB) storage.Store {
 	return store
 }
 
-// newOwnLog returns an empty log and what it is opened with.
+// newOwnLog returns an empty log and its configuration.
 func newOwnLog(t testing.TB) (*pinlog.Log, pinlog.Config) {
 	t.Helper()
 	c := pinlog.Config{Dir: filepath.Join(t.TempDir(), "log"), Name: logName}
 	return openLog(t, c), c
 }
 
-// entry is the content of the filler module number n.
+// entry returns the content of filler module number n.
 func entry(n int64) pinlog.Entry {
 	mod := sumdbtest.Filler(n)
 	return pinlog.Entry{Module: mod, Zip: sumdbtest.Hash(mod.Path), Mod: sumdbtest.Hash(mod.Path + "/go.mod"),
 		Origin: fmt.Sprintf("https://git.corp.example/m%d 1f3870be", n)}
 }
 
-// fill pins filler modules until l has size entries. Those who pin at the same
-// time share a write, so their numbers are in any order.
+// fill pins filler modules until l has size entries. Concurrent pins share a write, so their
+// numbers are in any order.
 func fill(t testing.TB, l *pinlog.Log, size int64) {
 	t.Helper()
 	var group sync.WaitGroup
@@ -110,7 +110,7 @@ func latest(t testing.TB, l *pinlog.Log) []byte {
 	return head
 }
 
-// treeOf opens a head with the key of l, as a stranger would.
+// treeOf opens a head with nothing but the key of l.
 func treeOf(t testing.TB, key string, head []byte) tlog.Tree {
 	t.Helper()
 	verifier, err := note.NewVerifier(key)
@@ -128,7 +128,7 @@ func treeOf(t testing.TB, key string, head []byte) tlog.Tree {
 	return tree
 }
 
-// serve answers path as the root of a database that is l.
+// serve returns the file at path below the root of the database l.
 func serve(ctx context.Context, l *pinlog.Log, path string) ([]byte, error) {
 	if path == "latest" {
 		return l.Latest(ctx)
@@ -154,8 +154,8 @@ func serve(ctx context.Context, l *pinlog.Log, path string) ([]byte, error) {
 	return l.Reply(ctx, e.Record())
 }
 
-// goCommand is a go command that has seen the head seen, which may be empty. It
-// looks all mods up and returns the head that it has seen then.
+// goCommand is a go command whose newest head is seen, which may be empty. It looks up all mods and
+// returns its newest head afterwards.
 func goCommand(t testing.TB, l *pinlog.Log, seen []byte, mods ...module.Version) []byte {
 	t.Helper()
 	ops := &sumdbtest.Client{Key: l.Key, Seen: seen, Cached: true, Remote: func(path string) ([]byte, error) {
@@ -177,8 +177,8 @@ func goCommand(t testing.TB, l *pinlog.Log, seen []byte, mods ...module.Version)
 	return ops.Seen
 }
 
-// The go command's client accepts the log at all sizes at which something
-// changes, as a newcomer and as one who has seen each head before.
+// The go command's client accepts the log at all sizes at which its structure changes, both a new
+// client and a client with each earlier head.
 func TestLogClient(t *testing.T) {
 	t.Parallel()
 	l, c := newOwnLog(t)
@@ -213,12 +213,12 @@ func TestLogClient(t *testing.T) {
 	}
 }
 
-// What the log answers is what x/mod computes from the same records.
+// The log serves exactly what x/mod computes from the same records.
 func TestLogFormats(t *testing.T) {
 	t.Parallel()
 	l, _ := newOwnLog(t)
 	twin := sumdbtest.NewLog(t, "twin.example")
-	fill(t, l, 500) // those who pin one by one wait for the disk each time
+	fill(t, l, 500) // pins one after another wait for the disk each time
 	for e, err := range l.Entries("") {
 		if err != nil || e.ID != twin.Size() {
 			t.Fatalf("entry %d is %+v, %v", twin.Size(), e, err)
@@ -322,7 +322,7 @@ func TestLogName(t *testing.T) {
 	}
 }
 
-// l2dir is the directory of a closed log.
+// l2dir returns the directory of a closed log.
 func l2dir(t *testing.T) string {
 	l, c := newOwnLog(t)
 	l.Close()
@@ -393,7 +393,7 @@ func TestLogEntries(t *testing.T) {
 		}
 	}
 	for range l.Entries("") {
-		break // must not go on
+		break // the loop must not go on
 	}
 }
 
@@ -432,7 +432,7 @@ func TestLogConflict(t *testing.T) {
 	}
 }
 
-// Of those who pin one version at the same time one wins, and all hear the same.
+// Of concurrent pins of one version one wins, and all of them get the same result.
 func TestLogConcurrent(t *testing.T) {
 	t.Parallel()
 	l, _ := newOwnLog(t)
@@ -461,7 +461,7 @@ func TestLogConcurrent(t *testing.T) {
 				winners[e.Module.Path] = make(map[string]bool)
 			}
 			winners[e.Module.Path][stored.Zip] = true
-			// What was returned is signed.
+			// Each returned entry is signed.
 			if _, err := l.Reply(t.Context(), stored.Record()); err != nil {
 				t.Errorf("Reply after Pin: %v", err)
 			}
@@ -481,7 +481,7 @@ func TestLogConcurrent(t *testing.T) {
 	}
 }
 
-// Who waits while another one writes shares the next write.
+// Pins that wait during a write share the next write.
 func TestLogGroups(t *testing.T) {
 	t.Parallel()
 	l, c := newOwnLog(t)
@@ -532,9 +532,9 @@ func TestLogReadOnly(t *testing.T) {
 	fill(t, l, 300)
 	c.ReadOnly = true
 	before := listing(t, c.Dir)
-	reader := openLog(t, c) // beside the one that writes
+	reader := openLog(t, c) // while l writes
 	goCommand(t, reader, nil, sumdbtest.Filler(3), sumdbtest.Filler(299))
-	pinOne(t, reader, entry(7)) // which it has
+	pinOne(t, reader, entry(7)) // an entry that it has
 	if _, err := reader.Pin(t.Context(), entry(300)); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("Pin: %v", err)
 	}
@@ -557,7 +557,7 @@ func TestLogReadOnly(t *testing.T) {
 	}
 }
 
-// listing is all files in dir with their contents.
+// listing returns all files in dir with their contents.
 func listing(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	files := make(map[string]string)

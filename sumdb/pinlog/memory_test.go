@@ -8,8 +8,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// The index of a log does not outgrow its memory: what does not fit is refused, what is
-// there is found, and with more memory it goes on.
+// The index of a log does not exceed its memory: an entry that does not fit is refused, existing
+// entries are found, and with more memory the log takes entries again.
 func TestLogMemory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

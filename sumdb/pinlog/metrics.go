@@ -36,7 +36,7 @@ func newMetrics(size func() int64, refuses func() error) *metrics {
 	}
 }
 
-// appendResult is the label for an append: result, unless there is an error.
+// appendResult returns the label of an append: result, unless there is an error.
 func appendResult(result string, err error) string {
 	var conflict *ConflictError
 	switch {

@@ -10,12 +10,11 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// Open opens the log in c.Dir, or makes an empty one with a new key. One
-// process at a time can have it open, but for ReadOnly; the error is
-// storage.ErrInUse for the second. A log whose files are damaged or contradict
-// each other is opened and Refuses, unless nothing of it can be used: then the
-// error is sumdb.ErrFrozen. To open a log ReadOnly that is not there, or not made to the
-// end, is fs.ErrNotExist.
+// Open opens the log in c.Dir, or creates an empty one with a new key. Only one process at a time
+// can have it open, except with ReadOnly; the error for a second one is storage.ErrInUse. A log
+// whose files are damaged or contradict each other is opened and Refuses, unless none of its files
+// can be used: then the error is sumdb.ErrFrozen. With ReadOnly, a missing log or one whose
+// creation was interrupted is fs.ErrNotExist.
 func Open(ctx context.Context, c Config) (*Log, error) {
 	l, err := newLog(c)
 	if err != nil {
@@ -27,7 +26,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 	return l, nil
 }
 
-// newLog checks c, and returns a log of which nothing is open.
+// newLog checks c, and returns a log without open files.
 func newLog(c Config) (*Log, error) {
 	if c.Dir == "" {
 		return nil, errors.New("no directory")
@@ -48,7 +47,7 @@ func newLog(c Config) (*Log, error) {
 	return l, nil
 }
 
-// open does what Open does, but leaves files open if it fails.
+// open implements Open, but leaves files open if it fails.
 func (l *Log) open(ctx context.Context) error {
 	if err := l.openKey(ctx, true); err != nil {
 		return err
@@ -73,8 +72,8 @@ func (l *Log) open(ctx context.Context) error {
 	return nil
 }
 
-// openKey locks the log and reads its key. If there is no log, it makes one, if it may.
-// The error is fs.ErrNotExist if there is none and there must be.
+// openKey locks the log and reads its key. If there is no log, openKey creates one if mayCreate is
+// set; otherwise the error is fs.ErrNotExist.
 func (l *Log) openKey(ctx context.Context, mayCreate bool) (err error) {
 	at := l.config.location()
 	if l.config.ReadOnly {
@@ -107,7 +106,7 @@ func (l *Log) openKey(ctx context.Context, mayCreate bool) (err error) {
 	return l.key.checkPublicFile(at)
 }
 
-// useKey checks that the key is that of the log which the operator asks for.
+// useKey returns an error if the key is not that of the log that the administrator configured.
 func (l *Log) useKey() error {
 	l.refusals = &refusals{name: l.key.name(), adopt: l.config.Adopt}
 	return l.key.checkName(l.config.Name)
@@ -118,8 +117,8 @@ func (l *Log) read(ctx context.Context, allHeads bool) (*findings, error) {
 	return reader{l.config.location(), l.key, allHeads}.read(ctx)
 }
 
-// openRefusing opens a log that must not sign. Nothing on disk is changed. All heads are
-// looked through for the newest that the entries still contain.
+// openRefusing opens a log that must not sign. It changes nothing on disk. It searches all heads
+// for the newest one that the entries still contain.
 func (l *Log) openRefusing(ctx context.Context) error {
 	found, err := l.read(ctx, true)
 	if err != nil {
@@ -135,7 +134,7 @@ func (l *Log) openRefusing(ctx context.Context) error {
 	return nil
 }
 
-// openLedger opens the files that stay open, as they were found.
+// openLedger opens the files that stay open, in the state that was found.
 func (l *Log) openLedger(found *findings, writable bool) (err error) {
 	at := l.config.location()
 	l.ledger = &ledger{at: at, key: l.key, guards: guards{at: at, key: l.key.public}, refusals: l.refusals, log: l.log}

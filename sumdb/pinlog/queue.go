@@ -8,21 +8,21 @@ import (
 	"sync"
 )
 
-// errClosed says that the log was closed.
+// errClosed means that the log was closed.
 var errClosed = fmt.Errorf("log is closed: %w", fs.ErrClosed)
 
 // pin is an entry that a caller of Log.Pin waits for.
 type pin struct {
-	entry Entry         // what was asked for; what is stored, in the end
-	have  *Entry        // what it contradicts
-	fresh bool          // it was appended for this call
+	entry Entry         // the caller's entry; at the end the stored one
+	have  *Entry        // the entry that it contradicts
+	fresh bool          // this call appended it
 	err   error         // why it was not decided
 	done  chan struct{} // closed when the rest is set
 }
 
 func newPin(e Entry) *pin { return &pin{entry: e, done: make(chan struct{})} }
 
-// id is the entry on which the answer rests.
+// id returns the number of the entry that decided p.
 func (p *pin) id() int64 {
 	if p.have != nil {
 		return p.have.ID
@@ -45,7 +45,7 @@ func (p *pin) finish(err error) {
 	close(p.done)
 }
 
-// result is what Log.Pin returns of p, which is decided.
+// result returns the results of Log.Pin for p, which is decided.
 func (p *pin) result() (Entry, string, error) {
 	switch {
 	case p.err != nil:
@@ -58,22 +58,22 @@ func (p *pin) result() (Entry, string, error) {
 	return p.entry, "known", nil
 }
 
-// queue lets one goroutine at a time write the log, and collects what others want
-// appended meanwhile: the next writer appends all of it.
+// queue lets one goroutine at a time write the log, and collects the pins of the others meanwhile:
+// the next writer appends all of them.
 type queue struct {
-	// writer holds a value while the queue is locked. It is no mutex, so that a caller
-	// can stop waiting when its context ends.
+	// writer holds a value while the queue is locked. It is a channel and not a mutex, so that a
+	// caller can stop waiting when its context ends.
 	writer chan struct{}
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	waiting []*pin
 	closed  bool
 }
 
 func newQueue() *queue { return &queue{writer: make(chan struct{}, 1)} }
 
-// lock waits until no other goroutine writes. The error is errClosed; unlock must
-// follow if there is none.
+// lock waits until no other goroutine writes. The error is errClosed; if there is none, the caller
+// must call unlock.
 func (q *queue) lock() error {
 	q.writer <- struct{}{}
 	q.mu.Lock()
@@ -87,8 +87,8 @@ func (q *queue) lock() error {
 
 func (q *queue) unlock() { <-q.writer }
 
-// append queues p and waits until it is decided. The goroutine that gets the lock has
-// write decide all that is queued.
+// append queues p and waits until it is decided. The goroutine that gets the lock calls write with
+// all queued pins.
 func (q *queue) append(ctx context.Context, p *pin, write func([]*pin)) error {
 	if err := q.add(p); err != nil {
 		return err
@@ -131,7 +131,7 @@ func (q *queue) takeAll() []*pin {
 	return all
 }
 
-// close ends what waits with errClosed. The caller holds the lock.
+// close fails all waiting pins with errClosed. The caller holds the lock.
 func (q *queue) close() {
 	q.mu.Lock()
 	q.closed = true

@@ -13,19 +13,19 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// reader reads the files of a log, and what the store says of it. It changes nothing.
+// reader reads the files of a log, and the records of it in the store. It changes nothing.
 type reader struct {
 	at  location
 	key keyPair
 	all bool // verify all heads, not the newest ones only
 }
 
-// read reads everything. Guards and heads are read before the entries: a process that
-// appends meanwhile writes in the other order.
+// read reads everything. It reads guards and heads before the entries: a process that appends
+// meanwhile writes in the opposite order.
 func (r reader) read(ctx context.Context) (*findings, error) {
 	entries, err := os.Open(r.at.path("entries"))
 	if errors.Is(err, fs.ErrNotExist) {
-		// The file is made before the key, so there is a log, which has lost it.
+		// The file is created before the key, so the log exists and has lost the file.
 		return nil, frozen("there is a key but no %s, all entries of the log are lost: put back a copy of them, then adopt it; "+
 			"if there is none, begin a new log under a new name in an empty directory", r.at.path("entries"))
 	}
@@ -50,16 +50,16 @@ func (r reader) read(ctx context.Context) (*findings, error) {
 		return nil, err
 	}
 	if found.entries.torn != nil || found.guards.changed && found.guards.newest.size != found.entries.index.tree.size() {
-		found.guards.changed = false // it was an append of this program
+		found.guards.changed = false // this program appended meanwhile
 	}
 	found.judge()
 	r.judgeHistory(found)
 	return found, r.judgeComplete(found)
 }
 
-// readInside adds what the guards in the directory say. entries is the file of entries.
-// Only the newest guard must be in its own file and beside its own entries: an older one
-// may be left from a crash, or come from a backup that holds nothing else which is older.
+// readInside adds the guards in the directory. entries is the file of entries. Only the newest
+// guard must be in its own file and beside its own entries: an older one may be left from a crash,
+// or come from a backup in which nothing else is older.
 func (r reader) readInside(found *findings, entries identity) error {
 	files, err := readGuards(r.at.dir)
 	if err != nil {
@@ -89,7 +89,7 @@ func (r reader) readInside(found *findings, entries identity) error {
 	return nil
 }
 
-// readOutside adds what the guard outside says, if there shall be one.
+// readOutside adds the guard outside, if one is configured.
 func (r reader) readOutside(found *findings) {
 	if r.at.guard == "" {
 		return
@@ -122,8 +122,8 @@ func (r reader) addGuard(found *findings, path string, g guard, err error) {
 	}
 }
 
-// readSigned adds what was signed: the head, the heads before it, and those that made
-// the log freeze.
+// readSigned adds everything that was signed: the newest head, the history, and the heads that
+// froze the log.
 func (r reader) readSigned(ctx context.Context, found *findings) error {
 	path := r.at.path("head")
 	head, err := os.ReadFile(path)
@@ -182,8 +182,8 @@ func (r reader) addSigned(found *findings, path string, msg []byte) {
 	found.claims = append(found.claims, claim{path, head.tree, true, head.note})
 }
 
-// readStore adds what the store says of the log. A store that has no guard of a log,
-// which the first version of this program did not write, has versions that were pinned.
+// readStore adds the guard in the store. The first version of this program did not write one; if it
+// is missing, readStore adds the pinned versions in the store.
 func (r reader) readStore(ctx context.Context, found *findings) error {
 	if r.at.store == nil {
 		return nil
@@ -206,7 +206,7 @@ func (r reader) readStore(ctx context.Context, found *findings) error {
 	return nil
 }
 
-// readEntries adds the whole entries of file up to the first that is not one.
+// readEntries adds the whole entries of file up to the first invalid one.
 func readEntries(ctx context.Context, file *os.File, found *foundEntries) error {
 	in := bufio.NewReaderSize(file, 256<<10)
 	for {
@@ -230,9 +230,8 @@ func readEntries(ctx context.Context, file *os.File, found *foundEntries) error 
 	}
 }
 
-// judgeHistory adds to the damage that heads are gone which must have been there: each
-// is in the history before it is the newest, and the empty log has one before its first
-// entry is guarded.
+// judgeHistory adds missing heads to the damage: each head is in the history before it is the
+// newest, and the empty log has one before its first entry is guarded.
 func (r reader) judgeHistory(found *findings) {
 	end := make(map[string]int64) // by file: the largest tree, -1 if there is none
 	for _, name := range []string{"heads", "head"} {
@@ -249,7 +248,7 @@ func (r reader) judgeHistory(found *findings) {
 	}
 }
 
-// judgeComplete finds out whether all files say the same.
+// judgeComplete finds out whether all files agree.
 func (r reader) judgeComplete(found *findings) error {
 	whole, err := found.entries.index.tree.at(found.entries.index.tree.size())
 	files := make(map[string]bool)

@@ -8,7 +8,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// refusal is why a log signs nothing new. It is a sumdb.ErrFrozen with a text of its own.
+// refusal is the reason why a log signs nothing new. It is a sumdb.ErrFrozen with its own text.
 type refusal struct {
 	text string
 	err  error
@@ -17,7 +17,7 @@ type refusal struct {
 func (r *refusal) Error() string   { return r.text }
 func (r *refusal) Unwrap() []error { return []error{sumdb.ErrFrozen, r.err} }
 
-// frozen is a refusal with the text of a fmt.Errorf.
+// frozen returns a refusal with the text of a fmt.Errorf.
 func frozen(format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	return &refusal{err.Error(), err}
@@ -26,21 +26,20 @@ func frozen(format string, args ...any) error {
 // refusals keeps the first reason why a log signs nothing new, until it is opened again.
 type refusals struct {
 	name  string // of the log
-	adopt string // the command that has Adopt called
+	adopt string // the command that calls Adopt
 
 	mu    sync.RWMutex
 	first error
 }
 
-// reason is why the log signs nothing new, nil if it does.
+// reason returns why the log signs nothing new, nil if it does.
 func (r *refusals) reason() error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.first
 }
 
-// begin makes the log refuse because of why. It reports whether the log did not refuse
-// before.
+// begin makes the log refuse because of why. It reports whether the log did not refuse before.
 func (r *refusals) begin(why error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -51,8 +50,8 @@ func (r *refusals) begin(why error) bool {
 	return true
 }
 
-// contradicted is the refusal of a log whose files contradict what it may have signed.
-// newest says that nothing but the word of its operator is needed to adopt it.
+// contradicted returns the refusal of a log whose files contradict what it may have signed. newest
+// means that the administrator's confirmation is enough to adopt it.
 func (r *refusals) contradicted(why error, newest bool) error {
 	var restored string
 	if newest {
@@ -65,10 +64,10 @@ func (r *refusals) contradicted(why error, newest bool) error {
 		r.name, oneLine(why), restored, r.name, r.adopt), why}
 }
 
-// diskFailed is the refusal of a log that does not know what is on disk.
+// diskFailed returns the refusal of a log that does not know what is on disk.
 func (r *refusals) diskFailed(why error) error {
 	return &refusal{fmt.Sprintf("the log %s signs nothing new after an error of the disk: %v; check the disk, then restart", r.name, why), why}
 }
 
-// oneLine is the text of an error that may be several.
+// oneLine returns the text of an error, which may be a joined one, on one line.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -20,7 +20,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// A log whose files got another owner, mode or link, or another path, is no copy.
+// A log whose files got another owner, mode, link or path is not a copy.
 func TestLogTouched(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
@@ -82,7 +82,7 @@ func TestLogTouched(t *testing.T) {
 				}
 			}
 			if links := c.Dir + ".links"; test.name == "a backup by links" {
-				// It has the same entries, since it is the same file, and an older guard.
+				// The same file of entries, and an older guard.
 				rename(t, c.Dir, c.Dir+".away")
 				rename(t, links, c.Dir)
 				with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 4, heads...) })
@@ -104,9 +104,8 @@ func (s *hookedStore) SetRecord(ctx context.Context, name string, value []byte) 
 	return s.Store.SetRecord(ctx, name, value)
 }
 
-// A backup that is put back under a log that is open stops it before it appends, or, if
-// it comes in the middle of an append, before that is signed. Nothing is acknowledged
-// that is lost, and no start signs it.
+// A backup that is restored under an open log stops it before it appends, or, in the middle of an
+// append, before it signs. No acknowledged entry is lost, and no start signs the lost ones.
 func TestLogRestoredWhileOpen(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -154,11 +153,11 @@ func TestLogRestoredWhileOpen(t *testing.T) {
 			}
 			l.Close()
 			with(t, c, func(l *pinlog.Log) { refuses(t, l, 4, "") })
-			adoptRefuses(t, c, nil, sumdb.ErrFrozen) // the store remembers
+			adoptRefuses(t, c, nil, sumdb.ErrFrozen) // the store remembers them
 			store.hook = func() error { return nil }
 			putOver(t, c, state)
 			err := pinlog.Adopt(t.Context(), c, newest)
-			if test.middle != errors.Is(err, sumdb.ErrFrozen) { // the store has what was about to be signed
+			if test.middle != errors.Is(err, sumdb.ErrFrozen) { // the store has the tree that the log was about to sign
 				t.Errorf("Adopt of the newest copy: %v", err)
 			}
 			if !test.middle {
@@ -168,8 +167,8 @@ func TestLogRestoredWhileOpen(t *testing.T) {
 	}
 }
 
-// toOldGuard makes the guard beside the entries what the first version of this program
-// wrote.
+// toOldGuard replaces the guard beside the entries by the one that the first version of this
+// program wrote.
 func toOldGuard(t *testing.T, c pinlog.Config, guard string) {
 	t.Helper()
 	path := filepath.Join(c.Dir, guard)
@@ -183,8 +182,8 @@ func toOldGuard(t *testing.T, c pinlog.Config, guard string) {
 	}
 }
 
-// A directory that the first version of this program wrote is opened and upgraded,
-// wherever a crash interrupted that, and is as safe as a new one from then on.
+// A directory of the first version of this program is opened and upgraded, also after a crash at
+// any point of the upgrade, and is as safe as a new one from then on.
 func TestLogUpgrade(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 5)
@@ -219,14 +218,14 @@ func TestLogUpgrade(t *testing.T) {
 	putState(t, c, old)
 	writeFile(t, filepath.Join(c.Dir, "entries"), six[filepath.Join(c.Dir, "entries")])
 	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 6, heads...) })
-	// The old backup, over the upgraded log.
+	// The old backup is copied over the upgraded log.
 	putState(t, c, six)
 	putOver(t, c, oldFiles)
 	with(t, c, func(l *pinlog.Log) { refuses(t, l, 5, "guard-6 has the tree of 6 entries, but there are only 5") })
 	adoptRefuses(t, c, nil, sumdb.ErrFrozen)
 	putState(t, c, new)
-	with(t, c, func(l *pinlog.Log) { refuses(t, l, 5, "guard has the tree of 6 entries") }) // the guard outside is not set back
-	// A directory of the old program that is a copy.
+	with(t, c, func(l *pinlog.Log) { refuses(t, l, 5, "guard has the tree of 6 entries") }) // the guard outside is not restored
+	// A copy of a directory of the old program.
 	putState(t, c, old)
 	writeFile(t, c.Guard, old[c.Guard])
 	putCopy(t, c, old)
@@ -239,8 +238,8 @@ func TestLogUpgrade(t *testing.T) {
 	upgraded()
 }
 
-// storeOf makes a store that has the zips of filler modules below size, as pinned by
-// the log called name.
+// storeOf returns a store with the zips of the filler modules below size, pinned by the log called
+// name.
 func storeOf(t *testing.T, name string, size int64) storage.Store {
 	t.Helper()
 	store := newStore(t)
@@ -258,8 +257,8 @@ func storePinned(t *testing.T, store storage.Store, name string, mod module.Vers
 	}
 }
 
-// A store of the first version of this program remembers no tree, but it has the
-// versions that were pinned: a log that lacks one of them was put back.
+// A store of the first version of this program has no tree, but it has the versions that were
+// pinned: a log that lacks one of them was restored from an old copy.
 func TestLogLacksStored(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 5)
@@ -268,7 +267,7 @@ func TestLogLacksStored(t *testing.T) {
 	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 5) })
 	storePinned(t, c.Store, logName, entry(5).Module)
 	storePinned(t, c.Store, logName, entry(6).Module)
-	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 5) }) // the tree that the store remembers is enough
+	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 5) }) // the tree in the store is enough
 	if err := c.Store.DeleteRecord(t.Context(), "log/guard"); err != nil {
 		t.Fatal(err)
 	}
@@ -290,8 +289,8 @@ func TestLogLacksStored(t *testing.T) {
 	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 7, head) })
 }
 
-// What was stored before the first entry of a log was pinned in another one, of the
-// same name, that the first version of this program let begin.
+// Versions that were stored before the first entry of a log were pinned in another one of the same
+// name, which the first version of this program allowed.
 func TestLogLacksOlder(t *testing.T) {
 	t.Parallel()
 	store := storeOf(t, logName, 0)
@@ -304,21 +303,21 @@ func TestLogLacksOlder(t *testing.T) {
 	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 2) })
 }
 
-// The store remembers a log that is gone: no other one begins under its name, nor
-// without a name. A store that was beside another log has nothing to say.
+// The store remembers a lost log: no other one can be created with its name, or without a name. A
+// store that was used with another log has no effect.
 func TestLogStoreRemembers(t *testing.T) {
 	t.Parallel()
 	c := pinlog.Config{Dir: filepath.Join(t.TempDir(), "log"), Name: logName, Store: storeOf(t, "", 0)}
 	appendMore(t, c, 0)
 	rename(t, c.Dir, c.Dir+".0")
-	appendMore(t, c, 3) // nothing was ever in the first one
+	appendMore(t, c, 3) // the first log has no entries yet
 	rename(t, c.Dir, c.Dir+".3")
 	for _, name := range []string{"", logName} {
 		c.Name = name
 		if _, err := pinlog.Open(t.Context(), c); !errors.Is(err, sumdb.ErrFrozen) || !strings.Contains(err.Error(), "the store remembers the log "+logName+" of 3 entries") {
 			t.Errorf("a new log %q: %v", name, err)
 		}
-		if files := listing(t, c.Dir); len(files) > 1 { // the lock
+		if files := listing(t, c.Dir); len(files) > 1 { // more than the lock
 			t.Errorf("a log %q was begun: %v", name, files)
 		}
 	}
@@ -334,15 +333,15 @@ func TestLogStoreRemembers(t *testing.T) {
 	adoptRefuses(t, same, nil, sumdb.ErrFrozen)
 	c.Dir += ".3"
 	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 3) })
-	// The versions in the store of the first version of this program say the same.
+	// The versions in the store of the first version of this program have the same effect.
 	c = pinlog.Config{Dir: filepath.Join(t.TempDir(), "log"), Name: logName, Store: storeOf(t, logName, 1)}
 	if _, err := pinlog.Open(t.Context(), c); !errors.Is(err, sumdb.ErrFrozen) || !strings.Contains(err.Error(), "that log is gone") {
 		t.Errorf("a new log beside versions of an old one: %v", err)
 	}
 }
 
-// A store that cannot take what is about to be signed keeps it from being signed, as a
-// guard does; a store that is older than the log, or has a damaged record, does not.
+// A store that cannot record the tree that is about to be signed prevents the signature, like a
+// guard. A store that is older than the log, or has a damaged record, does not.
 func TestLogStoreTrouble(t *testing.T) {
 	t.Parallel()
 	full := errors.New("no room")
@@ -377,8 +376,8 @@ func pinFailsWith(t *testing.T, l *pinlog.Log, want error) {
 	}
 }
 
-// A backup of a log that is open, made as docs/operations.md says, with entries copied
-// last, has all that its heads say, however many appends come between two files.
+// A backup of an open log as in docs/operations.md, with the entries copied last, has the entries
+// of all its heads, no matter how many appends happen between two files.
 func TestLogBackupWhileOpen(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 2)

@@ -14,10 +14,9 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// Find returns the entry of mod. The error is fs.ErrNotExist if there is none,
-// sumdb.ErrInvalid if the disk has changed it. A log that refuses also finds
-// entries that no head covers, because their hashes were the first ones; an entry that it
-// does not find may be lost.
+// Find returns the entry of mod. The error is fs.ErrNotExist if there is none, sumdb.ErrInvalid if
+// the entry is damaged on disk. In a log that refuses, Find also finds entries that no head covers,
+// because their hashes were the first ones; an entry that it does not find may be lost.
 func (l *Log) Find(mod module.Version) (Entry, error) {
 	v, id, ok := l.ledger.visible(mod)
 	if !ok {
@@ -30,8 +29,8 @@ func (l *Log) Find(mod module.Version) (Entry, error) {
 	return e, err
 }
 
-// Latest returns the newest signed head; an empty log has one, too. The error is
-// sumdb.ErrFrozen if the log refuses and has lost all its heads.
+// Latest returns the newest signed head; an empty log has one, too. The error is sumdb.ErrFrozen if
+// the log refuses and has lost all its heads.
 func (l *Log) Latest(ctx context.Context) ([]byte, error) {
 	v, err := l.signedView(ctx)
 	if err != nil {
@@ -49,9 +48,9 @@ func (l *Log) signedView(ctx context.Context) (*view, error) {
 	return v, ctx.Err()
 }
 
-// Reply returns the body of the answer to a lookup: the record and the newest head.
-// The error is sumdb.ErrBeyond if the head does not cover it, sumdb.ErrInvalid if the log has
-// another record in its place.
+// Reply returns the body of the response to a lookup: the record and the newest head. The error is
+// sumdb.ErrBeyond if the head does not cover the record, sumdb.ErrInvalid if the log has another
+// record in its place.
 func (l *Log) Reply(ctx context.Context, r sumdb.Record) ([]byte, error) {
 	v, err := l.signedView(ctx)
 	if err != nil {
@@ -70,9 +69,9 @@ func (l *Log) Reply(ctx context.Context, r sumdb.Record) ([]byte, error) {
 	return append(body, v.head.note...), nil
 }
 
-// Tile returns the tile t, with L = -1 the records themselves. The errors are
-// notfound.Stated for a tile that no log has (height not 8, say), sumdb.ErrBeyond, and
-// sumdb.ErrInvalid if the disk has changed a record.
+// Tile returns the tile t; with L = -1, the records themselves. The errors are notfound.Stated for a
+// tile that no log has (a height other than 8, for example), sumdb.ErrBeyond, and sumdb.ErrInvalid
+// if a record is damaged on disk.
 func (l *Log) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	if !sumdb.KnownTile(t) {
 		return nil, fmt.Errorf("%s has tiles of height %d: %w", l.Name(), sumdb.TileHeight, notfound.Stated)
@@ -97,10 +96,10 @@ func (l *Log) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	return sumdb.FormatDataTile(records), nil
 }
 
-// Entries yields the entries of modules whose path is prefix or below it, all of
-// them for "", in the order of the log. It reads the whole file. If that fails, it
-// yields an error and ends: sumdb.ErrInvalid if the disk has changed an entry. It does not
-// yield what is appended meanwhile.
+// Entries yields the entries of modules whose path is prefix or below it, all of them for "", in
+// the order of the log. It reads the whole file. If that fails, it yields an error and ends:
+// sumdb.ErrInvalid if an entry is damaged on disk. It does not yield entries that are appended
+// meanwhile.
 func (l *Log) Entries(prefix string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		v := l.ledger.view.Load()

@@ -12,8 +12,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// Two that sign one log, though the lock should not let them, do not fork it: the
-// second that wants to append finds what the first has signed.
+// Two processes that sign one log, although the lock should prevent that, do not fork it: before it
+// appends, the second one finds what the first one has signed.
 func TestLogTwoSigners(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
@@ -57,8 +57,7 @@ func TestLogTwoSigners(t *testing.T) {
 	}
 }
 
-// Who puts back a copy while the log is open does not make it append to files that
-// nobody finds any more.
+// A log whose files are replaced by a copy while it is open does not append to the removed files.
 func TestLogReplacedWhileOpen(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {

@@ -14,12 +14,11 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// storeGuard is the name of the record in the store that has a guard of the log. It is
-// written as the guard outside is, before anything is signed.
+// storeGuard is the name of the record in the store with a guard of the log. Like the guard
+// outside, it is written before anything is signed.
 const storeGuard = "log/guard"
 
-// errNoRecord says that the store does not remember a log. A damaged record is as good
-// as none.
+// errNoRecord means that the store does not remember a log. A damaged record counts as none.
 var errNoRecord = errors.New("the store remembers no log")
 
 // readStoreGuard returns the guard in store.
@@ -38,13 +37,13 @@ func readStoreGuard(ctx context.Context, store storage.Store) (guard, error) {
 	return g, nil
 }
 
-// pinned is a version in the store that was proved by a log, and when it was stored.
+// pinned is a version in the store that a log proved, and when it was stored.
 type pinned struct {
 	mod  module.Version
 	time time.Time
 }
 
-// pinnedBy returns the versions in store that were proved by the log called name.
+// pinnedBy returns the versions in store that the log called name proved.
 func pinnedBy(ctx context.Context, store storage.Store, name string) (all []pinned, err error) {
 	for info, err := range store.List(ctx, "") {
 		if err != nil {

@@ -21,7 +21,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// diskState is all files of a log and its guard, with their contents.
+// diskState has the contents of all files of a log and its guard.
 type diskState map[string]string
 
 // saveState reads the files of a log.
@@ -40,8 +40,8 @@ func saveState(t testing.TB, c pinlog.Config) diskState {
 	return state
 }
 
-// keepFile keeps a link to a guard in a log, so that putState can bring back the file
-// itself: a crash is no copy.
+// keepFile keeps a link to a guard in a log, so that putState can restore the file itself: a crash
+// is not a copy.
 func keepFile(t testing.TB, path, data string) {
 	t.Helper()
 	if kept, ok := keptAs(path, data); ok {
@@ -52,15 +52,15 @@ func keepFile(t testing.TB, path, data string) {
 	}
 }
 
-// keptAs is where keepFile keeps a guard with a text, which has the number of its file
-// in it.
+// keptAs returns the path at which keepFile keeps a guard with this text, which has the number of
+// its file in it.
 func keptAs(path, data string) (kept string, ok bool) {
 	sum := sha256.Sum256([]byte(data))
 	return filepath.Join(filepath.Dir(path)+".kept", hex.EncodeToString(sum[:8])), strings.HasPrefix(filepath.Base(path), "guard-")
 }
 
-// putState writes contents back into the same files, with the same inodes, and
-// removes the files that were not there.
+// putState writes contents back into the same files, with the same inodes, and removes the files
+// that did not exist.
 func putState(t testing.TB, c pinlog.Config, state diskState) {
 	t.Helper()
 	for name := range listing(t, c.Dir) {
@@ -76,7 +76,7 @@ func putState(t testing.TB, c pinlog.Config, state diskState) {
 	}
 }
 
-// putFile writes what saveState has found at path.
+// putFile writes the content that saveState found at path.
 func putFile(t testing.TB, path, data string) {
 	t.Helper()
 	if kept, ok := keptAs(path, data); ok {
@@ -97,7 +97,7 @@ func writeFile(t testing.TB, path, data string) {
 	}
 }
 
-// newGuardedLog makes a log of size entries that has a guard outside, and closes it.
+// newGuardedLog creates a log of size entries with a guard outside, and closes it.
 func newGuardedLog(t testing.TB, size int64) pinlog.Config {
 	t.Helper()
 	return newNamedLog(t, logName, size)
@@ -111,8 +111,8 @@ func newNamedLog(t testing.TB, name string, size int64) pinlog.Config {
 	return c
 }
 
-// appendMore opens a log, pins filler modules until it has size entries, each under
-// a head of its own, and closes it. It returns the newest head.
+// appendMore opens a log, pins filler modules until it has size entries, each under a head of its
+// own, and closes it. It returns the newest head.
 func appendMore(t testing.TB, c pinlog.Config, size int64) (head []byte) {
 	t.Helper()
 	l, err := pinlog.Open(t.Context(), c)
@@ -158,7 +158,7 @@ func signs(t testing.TB, l *pinlog.Log, dir string, size int64, heads ...string)
 	}
 }
 
-// finds checks that l answers the filler modules below size.
+// finds checks that l serves the filler modules below size.
 func finds(t testing.TB, l *pinlog.Log, size int64) {
 	t.Helper()
 	for n := range size {
@@ -170,8 +170,8 @@ func finds(t testing.TB, l *pinlog.Log, size int64) {
 	}
 }
 
-// refuses checks that l signs nothing, shows that to a program and to a person, and
-// answers what is below size.
+// refuses checks that l signs nothing, reports that by its method and in its log, and serves the
+// entries below size.
 func refuses(t testing.TB, l *pinlog.Log, size int64, why string) {
 	t.Helper()
 	err := l.Refuses()
@@ -187,12 +187,12 @@ func refuses(t testing.TB, l *pinlog.Log, size int64, why string) {
 	}
 	finds(t, l, size)
 	for n := range size {
-		pinOne(t, l, entry(n)) // nothing new
+		pinOne(t, l, entry(n)) // a known entry
 	}
 }
 
-// The file of entries ends anywhere, or in zeros. What is whole and was not signed
-// is kept, what is not whole is cut off, and what was signed must be there.
+// The file of entries ends at any byte, or in zeros. Whole entries that were not signed are kept,
+// incomplete ones are cut off, and signed ones must be there.
 func TestLogTorn(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 3)
@@ -212,7 +212,7 @@ func TestLogTorn(t *testing.T) {
 			whole++
 		}
 		if whole != 3 && whole < 5 && cut > ends[whole]+30 && cut < ends[whole+1]-3 && cut%7 != 0 {
-			continue // as in the entry that is cut at every byte
+			continue // like the entry that is cut at every byte
 		}
 		torn := entries[:cut]
 		if cut%2 == 1 && cut > ends[whole] {
@@ -228,7 +228,7 @@ func TestLogTorn(t *testing.T) {
 			if got := string(readFile(t, path)); got != entries[:ends[whole]] {
 				t.Fatalf("cut at byte %d: %d bytes are left, want %d", cut, len(got), ends[whole])
 			}
-			// All heads but those beyond what is left were signed once.
+			// All heads except those beyond the remaining entries were signed once.
 			signs(t, l, c.Dir, int64(whole), heads[:whole+1]...)
 		})
 		if whole < 3 && string(readFile(t, path)) != torn {
@@ -237,8 +237,8 @@ func TestLogTorn(t *testing.T) {
 	}
 }
 
-// A crash comes between any two writes of an append, and in the middle of one. Nothing
-// of it looks like a copy.
+// A crash between any two writes of an append, and in the middle of one. None of them looks like a
+// copy.
 func TestLogCrashBetweenWrites(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 3)
@@ -301,7 +301,7 @@ func TestLogCrashBetweenWrites(t *testing.T) {
 	}
 }
 
-// storeRecord is what a store remembers of a log.
+// storeRecord returns the record of the log in store.
 func storeRecord(t testing.TB, store storage.Store) []byte {
 	t.Helper()
 	text, err := store.Record(t.Context(), "log/guard")
@@ -318,8 +318,8 @@ func setRecord(t testing.TB, store storage.Store, text []byte) {
 	}
 }
 
-// Any byte of an entry changes on disk: it is not answered, nor is anything that
-// has it, and all else is.
+// Any byte of an entry changes on disk: the log serves neither this entry nor anything that
+// contains it, and serves everything else.
 func TestLogFlippedByte(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 5)
@@ -334,7 +334,7 @@ func TestLogFlippedByte(t *testing.T) {
 		writeFile(t, path, string(data))
 		isDamaged(t, l, 2)
 	}
-	// With a checksum that is right, only the tree tells.
+	// With a correct checksum, only the tree detects the change.
 	text := frames[2][24:]
 	forged := bytes.Replace(text, []byte(entry(2).Zip), []byte(entry(3).Zip), 1)
 	renumbered := bytes.Replace(text, []byte("id 2"), []byte("id 3"), 1)
@@ -349,7 +349,7 @@ func TestLogFlippedByte(t *testing.T) {
 	writeFile(t, path, good[path])
 	signs(t, l, c.Dir, 5)
 	l.Close()
-	// A log that is opened with it goes no further than what is right.
+	// A log that is opened with the wrong entry has only the entries before it.
 	writeFile(t, path, strings.Replace(good[path], entry(2).Zip, entry(3).Zip, 1))
 	with(t, c, func(l *pinlog.Log) {
 		refuses(t, l, 2, "has the tree of 5 entries, but there are only 2")
@@ -364,7 +364,7 @@ func TestLogFlippedByte(t *testing.T) {
 		}
 	})
 	adoptRefuses(t, c, nil, sumdb.ErrFrozen)
-	// An entry that is forged with its checksum, below a head.
+	// A forged entry with its checksum, below a head.
 	writeFile(t, path, strings.Replace(good[path], string(frames[2]), string(pinlog.AppendFrame(nil, forged)), 1))
 	with(t, c, func(l *pinlog.Log) {
 		refuses(t, l, 2, "has another tree of 5 entries than the entries make")
@@ -375,7 +375,7 @@ func TestLogFlippedByte(t *testing.T) {
 	adoptRefuses(t, c, nil, sumdb.ErrFrozen)
 }
 
-// isDamaged checks that entry id of 5 is not answered, and the others are.
+// isDamaged checks that entry id of 5 is not served, and that the others are.
 func isDamaged(t *testing.T, l *pinlog.Log, id int64) {
 	t.Helper()
 	for n := range int64(5) {
@@ -411,7 +411,7 @@ func isDamaged(t *testing.T, l *pinlog.Log, id int64) {
 	}
 }
 
-// A log that is not made to the end is made by the next who may.
+// The next writer completes a log whose creation was interrupted.
 func TestLogHalfMade(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 0)
@@ -429,7 +429,7 @@ func TestLogHalfMade(t *testing.T) {
 			t.Errorf("without %s: Open: %v", name, err)
 		}
 	}
-	// It was interrupted once more, between the two guards.
+	// A second interruption, between the two guards.
 	writeFile(t, filepath.Join(c.Dir, "guard-0"), string(readFile(t, filepath.Join(newGuardedLog(t, 0).Dir, "guard-0"))))
 	c.ReadOnly = false
 	appendMore(t, c, 2)
@@ -439,8 +439,8 @@ func TestLogHalfMade(t *testing.T) {
 	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 2) })
 }
 
-// Files that are set back while a log is open are all right but for what is
-// answered.
+// The files of an open log are restored from an old copy: Check finds them consistent except with
+// what the log serves.
 func TestLogCheckAnswers(t *testing.T) {
 	t.Parallel()
 	c := newGuardedLog(t, 3)

@@ -6,19 +6,19 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// hashTree has the hashes of a log and the offsets of its entries. It only grows: a copy
-// does not change when the original grows.
+// hashTree has the hashes of a log and the offsets of its entries. It only grows: a copy does not
+// change when the original grows.
 type hashTree struct {
 	hashes  []tlog.Hash // by tlog.StoredHashIndex
-	offsets []int64     // of the entries in their file, and of the end of the last
+	offsets []int64     // of the entries in their file, and of the end of the last one
 }
 
 func newHashTree() hashTree { return hashTree{offsets: []int64{0}} }
 
-// size is the number of entries.
+// size returns the number of entries.
 func (t hashTree) size() int64 { return int64(len(t.offsets) - 1) }
 
-// end is where the next entry begins in the file.
+// end returns where the next entry begins in the file.
 func (t hashTree) end() int64 { return t.offsets[len(t.offsets)-1] }
 
 // add appends an entry with the hash leaf and a frame of length bytes.
