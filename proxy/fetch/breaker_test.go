@@ -25,8 +25,8 @@ func wantState(t testing.TB, c *fetch.Chain, want float64) {
 	}
 }
 
-// An upstream that is down is not asked, but by its probe; when it is well again, all
-// who come at once are answered: it is no client's request that goes to see.
+// An upstream that is down gets only probes. When it works again, all concurrent clients
+// get answers: no client's request is used as a probe.
 func TestBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
@@ -68,7 +68,7 @@ func TestBreaker(t *testing.T) {
 		if requests.total() != before || probes.total() < 12 || probes.total() > 14 {
 			t.Errorf("%d requests and %d probes in a minute", requests.total()-before, probes.total())
 		}
-		well.Store(true) // nothing sticks
+		well.Store(true) // no failure persists
 		time.Sleep(5 * time.Second)
 		var all sync.WaitGroup
 		for i := range 20 {
@@ -88,8 +88,8 @@ func TestBreaker(t *testing.T) {
 	})
 }
 
-// While a probe hangs, nothing goes to see, and the list goes on to its next entry; who
-// comes when the probe is due waits for it a moment, no longer.
+// While a probe hangs, no other request is sent, and the list continues with its next
+// entry. A client that comes when the probe is due waits for it only a moment.
 func TestBreakerHalfOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var requests counter
@@ -128,7 +128,7 @@ func TestBreakerHalfOpen(t *testing.T) {
 	})
 }
 
-// What clients choose does not open the breaker of an upstream that lives.
+// Requests of clients do not open the breaker of an upstream that works.
 func TestBreakerStaysClosed(t *testing.T) {
 	for name, handler := range map[string]http.HandlerFunc{
 		"404": status(404), "403": status(403), "429": status(429), "500": status(500), "503": status(503),
@@ -183,7 +183,7 @@ func TestBreakerStaysClosed(t *testing.T) {
 	})
 }
 
-// A connection that breaks under many streams is one passing failure of each.
+// A connection that breaks with many streams is one transient failure of each.
 func TestBreakerSurvivesBlip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -209,8 +209,8 @@ func TestBreakerSurvivesBlip(t *testing.T) {
 	})
 }
 
-// Most of many fetches, of many modules and for many clients, are the upstream's trouble,
-// whatever it says to a probe.
+// If most fetches, of many modules and for many clients, fail, the upstream is the reason,
+// whatever it answers to a probe.
 func TestBreakerShare(t *testing.T) {
 	const well, lost = false, true
 	spread := func(fetches, modules, clients int, answer func(i, client int) bool) (all [][3]int) {
@@ -226,7 +226,7 @@ func TestBreakerShare(t *testing.T) {
 	}
 	always := func(int, int) bool { return lost }
 	crowd := spread(100, 100, 10, func(_, client int) bool { return client < 3 })
-	for i := range crowd { // four fifths of all are those of three clients
+	for i := range crowd { // four fifths are of three clients
 		if i%2 == 0 {
 			crowd[i][0], crowd[i][2] = i%3, 1
 		}
@@ -274,8 +274,8 @@ func TestBreakerShare(t *testing.T) {
 	}
 }
 
-// One client that asks for 1,000 distinct modules which hang, and for 200 which fail,
-// costs the others nothing.
+// One client that requests 1,000 modules that hang, and 200 that fail, does not affect
+// others.
 func TestOneClientsModules(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -314,8 +314,8 @@ func TestOneClientsModules(t *testing.T) {
 	})
 }
 
-// The go command asks for each prefix of a path. An upstream that says 500 for what it does
-// not have says so to probes too.
+// The go command requests each prefix of a path. An upstream that answers 500 for missing
+// objects answers probes so, too.
 func TestUpstreamSays500ForAbsence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -351,8 +351,8 @@ func TestUpstreamSays500ForAbsence(t *testing.T) {
 	})
 }
 
-// Such an upstream, that at first was asked for nothing but what it does not have, is asked
-// again, and known from then on.
+// Such an upstream, from which only missing objects were requested at first, is used again,
+// and its habit is known from then on.
 func TestUpstreamSays500FromTheBeginning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -378,8 +378,8 @@ func TestUpstreamSays500FromTheBeginning(t *testing.T) {
 	})
 }
 
-// A path that fails is not asked for again for a while, which grows, is told, and ends
-// when it has come. Others are none of its business, not even of the same module.
+// A path that fails is not requested for a while, which grows, is returned, and ends with a
+// success. Other paths are not affected, even of the same module.
 func TestRememberedFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
@@ -432,7 +432,7 @@ func TestRememberedFailure(t *testing.T) {
 	})
 }
 
-// What failed before and while the upstream was down is asked for as soon as it is back.
+// Paths that failed before and during an outage are requested as soon as it is over.
 func TestRememberedFailureEndsWithOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lives, well atomic.Bool
@@ -464,9 +464,8 @@ func TestRememberedFailureEndsWithOutage(t *testing.T) {
 	})
 }
 
-// An upstream whose probe is always answered with a 503, as by a gateway that has nothing
-// at its root, is used again a minute after something failed there, and from then on that
-// answer means nothing.
+// An upstream that always answers its probe with 503, such as a gateway with nothing at its
+// root, is used again a minute after a failure; from then on that answer is ignored.
 func TestBreakerOfGateway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -497,8 +496,8 @@ func TestBreakerOfGateway(t *testing.T) {
 	})
 }
 
-// A gateway whose upstream is gone is not asked more often than once a minute, and is used
-// at once when that is back.
+// A gateway whose upstream is down gets no more than one request a minute, and is used at
+// once when that works again.
 func TestBreakerOfGatewayInOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -534,7 +533,7 @@ func TestBreakerOfGatewayInOutage(t *testing.T) {
 	})
 }
 
-// An upstream that answers clients while its probe fails lives.
+// An upstream that answers clients while its probe fails is alive.
 func TestBreakerBelievesAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -561,7 +560,7 @@ func TestBreakerBelievesAnswers(t *testing.T) {
 	})
 }
 
-// However much fails, little is remembered.
+// The number of remembered failures is limited.
 func TestRememberedFailuresAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// after answers after a time, if it is still asked.
+// after answers after a time, if the client still waits.
 func after(d time.Duration, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		select {
@@ -26,15 +26,15 @@ func after(d time.Duration, next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// patient is the context of a fill: three minutes, whoever waits.
+// patient is the context of a fill, which has three minutes.
 func patient(t testing.TB, client string) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return fetch.WithPatience(fetch.WithClient(ctx, client))
 }
 
-// An upstream that always answers, and always late, gives what is asked of it to who has
-// time, whatever list it is in; and from then on to everybody.
+// An upstream that always answers late answers callers that have time, in any list, and from
+// then on all callers.
 func TestPatience(t *testing.T) {
 	for _, test := range []struct {
 		name, list string
@@ -96,7 +96,7 @@ func TestPatience(t *testing.T) {
 	}
 }
 
-// The same for a checksum database behind such an upstream, and for one asked directly.
+// The same for a checksum database behind such an upstream, and for a direct one.
 func TestPatienceForDatabase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -113,8 +113,8 @@ func TestPatienceForDatabase(t *testing.T) {
 	})
 }
 
-// Patience is not for an upstream that does not live, nor for what failed a moment ago,
-// and ends in time for its caller.
+// There is no last attempt at a dead upstream, or for a path that failed recently, and it
+// ends in time for its caller.
 func TestPatienceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -148,8 +148,7 @@ func TestPatienceEnds(t *testing.T) {
 	})
 }
 
-// However much hangs, little is waited for beyond the time for an answer, and one client
-// leaves something to the others.
+// The number of last attempts is limited, and lower for one client.
 func TestPatienceIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (

@@ -57,7 +57,7 @@ func TestSeparators(t *testing.T) {
 		{"http://denied|http://absent", "", []error{fetch.ErrRefused}, []error{fs.ErrNotExist}},
 		{"http://absent,http://denied", "", []error{fetch.ErrRefused}, []error{fs.ErrNotExist}},
 		{"http://denied|off", "", []error{fetch.ErrRefused}, []error{fs.ErrNotExist}},
-		// What may pass says more than a refusal: the other upstream may have it soon.
+		// A transient failure says more than a refusal: that upstream may have the object.
 		{"http://denied|http://sick", "", []error{fetch.ErrUnavailable}, []error{fetch.ErrRefused}},
 		{"http://sick|http://denied", "", []error{fetch.ErrUnavailable}, []error{fetch.ErrRefused}},
 		{"http://teapot,http://good", "", []error{fetch.ErrUnavailable}, []error{fs.ErrNotExist}},
@@ -96,7 +96,7 @@ func TestSeparators(t *testing.T) {
 				}
 				wantIs(t, err, test.err...)
 				wantIsNot(t, err, test.not...)
-				c = n.list(test.list) // one that remembers nothing
+				c = n.list(test.list) // without remembered failures
 				all, source, err2 := c.ReadAll(t.Context(), "example.com/b/@v/list", 100)
 				if string(all) != test.want || err2 == nil != (test.err == nil) {
 					t.Errorf("ReadAll: %q, %v, want %q", all, err2, test.want)
@@ -113,8 +113,7 @@ func TestSeparators(t *testing.T) {
 	}
 }
 
-// A body that breaks belongs to the entry for ReadAll, and to the transfer for
-// Fetch.
+// A broken body is a failure of the entry in ReadAll, and of the transfer in Fetch.
 func TestReadAllGoesOnAfterBrokenBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -131,8 +130,8 @@ func TestReadAllGoesOnAfterBrokenBody(t *testing.T) {
 	})
 }
 
-// However many entries hang, the answer comes within its budget, and in time for
-// the last one to be asked.
+// If entries hang, the answer still comes within its budget, and the last entry is asked in
+// time.
 func TestAnswerBudget(t *testing.T) {
 	for _, list := range []string{
 		"http://stuck", "http://hole", "http://stuck,http://hole", "http://stuck|http://hole", "http://hole|http://hole|http://stuck|http://stuck|http://hole",
@@ -237,8 +236,8 @@ func TestOfflineAndString(t *testing.T) {
 	}
 }
 
-// A setting is the same in every process, differs with everything in the list, and has no
-// secret in it.
+// A setting is the same in every process, differs for different lists, and has no secret
+// in it.
 func TestSetting(t *testing.T) {
 	seen := map[string]string{}
 	for _, list := range []string{

@@ -33,7 +33,7 @@ func TestSumDB(t *testing.T) {
 	for _, test := range []struct {
 		list     string
 		proxies  bool
-		from     string // who answers
+		from     string // the host that answers
 		err      error
 		elsewise string
 	}{
@@ -46,10 +46,10 @@ func TestSumDB(t *testing.T) {
 		{"http://sick,http://yes", true, "", fetch.ErrUnavailable, ""},
 		{"http://denied,http://yes", true, "", fetch.ErrRefused, ""},
 		{"http://empty,http://yes", true, "", fetch.ErrUnavailable, ""},
-		// As the go command: trouble before | does not lead to the database.
+		// Like the go command: a failure before | does not lead to the database.
 		{"http://sick|http://no", true, "", fetch.ErrUnavailable, ""},
 		{"http://sick|", true, "", fetch.ErrUnavailable, ""},
-		// Other than for the go command: off means it.
+		// Unlike for the go command, off means off.
 		{"http://no,off", true, "", fetch.ErrUnavailable, ""},
 		{"off", true, "", fetch.ErrUnavailable, ""},
 		{"http://yes,off", true, "yes", nil, ""},
@@ -91,8 +91,7 @@ func TestSumDB(t *testing.T) {
 	}
 }
 
-// Nothing sticks: the way is looked for again after a while, and when it is in
-// trouble.
+// The way to the database is looked for again after a while, and after a failure.
 func TestSumDBForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var one, two atomic.Int32
@@ -124,13 +123,13 @@ func TestSumDBForgets(t *testing.T) {
 		one.Store(200)
 		time.Sleep(6 * time.Second) // if the breaker has opened
 		want("one")
-		one.Store(404) // absence is an answer, not trouble
+		one.Store(404) // absence is an answer, not a failure
 		_, err := get(t.Context(), "latest", 100)
 		wantIs(t, err, fs.ErrNotExist)
 	})
 }
 
-// However many ask at once, the way is looked for once.
+// Concurrent callers look for the way once.
 func TestSumDBAsksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var supported counter
@@ -209,7 +208,7 @@ func TestSumDBBadURL(t *testing.T) {
 	wantIs(t, err, fs.ErrNotExist)
 }
 
-// A directory can carry the database too, as a bundle does.
+// A directory can contain the database, too, as a bundle does.
 func TestSumDBDirectory(t *testing.T) {
 	root := tree(t, map[string]string{"sumdb/sum.example/supported": "", "sumdb/sum.example/latest": "head"})
 	c := newChain(t, fetch.Config{List: fileURL(root) + ",off"})

@@ -19,7 +19,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// A firewall that forgets connections makes idle ones swallow what is sent.
+// After a firewall has forgotten its connections, idle ones lose all requests.
 func TestDeadIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var forgotten atomic.Bool
@@ -60,8 +60,8 @@ func TestDeadIdleConnections(t *testing.T) {
 	})
 }
 
-// HTTP/2 puts everything on one connection; when that is dead, and other streams
-// hang on it, a retry must not.
+// HTTP/2 uses one connection for all requests. If that is dead, a retry must use another
+// one.
 func TestDeadHTTP2Connection(t *testing.T) {
 	t.Parallel()
 	backend, ca := tlsServer(t, text("good"), true)
@@ -72,7 +72,7 @@ func TestDeadHTTP2Connection(t *testing.T) {
 		Budget: fetch.Budget{FirstByte: 400 * time.Millisecond, Answer: 5 * time.Second}})
 	data, err := read(t, c, zipPath)
 	wantData(t, data, err, []byte("good"))
-	dead.Store(true) // for the connection there is, not for new ones
+	dead.Store(true) // of the current connection, not of new ones
 	var all sync.WaitGroup
 	for range 5 {
 		all.Go(func() {
@@ -84,8 +84,8 @@ func TestDeadHTTP2Connection(t *testing.T) {
 	all.Wait()
 }
 
-// newRelay forwards TCP connections to target. Those that were made before dead
-// was set are silent afterwards.
+// newRelay forwards TCP connections to target. Connections from before dead was set are
+// silent afterwards.
 func newRelay(t *testing.T, target string, dead *atomic.Bool) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -100,7 +100,7 @@ func newRelay(t *testing.T, target string, dead *atomic.Bool) string {
 	t.Cleanup(func() {
 		_ = l.Close()
 		mu.Lock()
-		for _, c := range conns { // a dial that nobody waits for any more may have left one
+		for _, c := range conns { // an abandoned dial may have left one
 			_ = c.Close()
 		}
 		mu.Unlock()
@@ -143,7 +143,7 @@ func newRelay(t *testing.T, target string, dead *atomic.Bool) string {
 	return l.Addr().String()
 }
 
-// The environment is read once in a process, so this test is one.
+// The environment is read once in a process, so this test starts one.
 func TestProxyFromEnvironment(t *testing.T) {
 	if list := os.Getenv("FETCH_TEST_LIST"); list != "" {
 		c, err := fetch.New(fetch.Config{List: list})

@@ -14,7 +14,7 @@ import (
 
 func tree(t *testing.T, files map[string]string) string {
 	t.Helper()
-	root := filepath.Join(t.TempDir(), "a b") // a space needs no care
+	root := filepath.Join(t.TempDir(), "a b") // with a space
 	for name, content := range files {
 		file := filepath.Join(root, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -75,12 +75,12 @@ func TestDirectory(t *testing.T) {
 			wantIsNot(t, err, fs.ErrNotExist)
 		}
 	}
-	if k := metric(t, c, "assay_upstream_requests_total", "upstream="+fileURL(inside), "outcome=not_found"); k != 8 { // not those that are no paths
+	if k := metric(t, c, "assay_upstream_requests_total", "upstream="+fileURL(inside), "outcome=not_found"); k != 8 { // without those that are not paths
 		t.Errorf("not_found counted %v times", k)
 	}
 }
 
-// A directory that is not mounted says nothing about what is in it.
+// A directory that is not mounted says nothing about its files.
 func TestDirectoryMissing(t *testing.T) {
 	root := tree(t, map[string]string{"x": "x"})
 	list := fileURL(root) + "," + fileURL(filepath.Join(root, "x")) + "|" + fileURL(filepath.Join(root, "not")) + "," + fileURL(root)

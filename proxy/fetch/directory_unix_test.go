@@ -11,7 +11,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// A named pipe is not a file, and nobody waits for its other end.
+// A named pipe is not a file, and opening it must not wait for its other end.
 func TestDirectoryPipe(t *testing.T) {
 	root := tree(t, map[string]string{"x": ""})
 	if err := syscall.Mkfifo(filepath.Join(root, "pipe"), 0o644); err != nil {

@@ -15,7 +15,7 @@ var (
 	Escape          = escape
 )
 
-// ParseContentRange is parseContentRange with its results spread out.
+// ParseContentRange is parseContentRange with separate results.
 func ParseContentRange(value string) (first, last, total int64, err error) {
 	r, err := parseContentRange(value)
 	return r.first, r.last, r.total, err
@@ -24,7 +24,7 @@ func ParseContentRange(value string) (first, last, total int64, err error) {
 // FormatList is formatList.
 func FormatList(entries []Entry) string { return formatList(entries) }
 
-// SetDial makes c use a network of the test.
+// SetDial makes c use the network of a test.
 func (c *Chain) SetDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
 	t := c.client.transports
 	for _, transport := range []*http.Transport{t.named, t.other, t.fresh, t.freshOther} {
@@ -33,14 +33,14 @@ func (c *Chain) SetDial(dial func(ctx context.Context, network, address string) 
 	}
 }
 
-// SetNamedDial makes c use dial for hosts that an administrator has named, and its own
+// SetNamedDial makes c use dial for hosts that the administrator has named, and its own
 // dialer for others.
 func (c *Chain) SetNamedDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
 	c.client.transports.named.DialContext = dial
 	c.client.transports.fresh.DialContext = dial
 }
 
-// SetProxy makes c use a proxy as if the environment said so.
+// SetProxy makes c use a proxy as if it were in the environment.
 func (c *Chain) SetProxy(proxy func(*http.Request) (*url.URL, error)) {
 	c.client.transports.named.Proxy = proxy
 }

@@ -129,7 +129,7 @@ func FuzzParseList(f *testing.F) {
 	})
 }
 
-// What Redact leaves must not hold a password that ParseList would find.
+// The output of Redact must not contain a password that ParseList would find.
 func FuzzRedact(f *testing.F) {
 	f.Add("https://u:topsecret@h.example/x,u:topsecret@h")
 	f.Add("x+y+z https://u:topsecret@h")

@@ -65,7 +65,7 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
-// wantClosedLabels checks that no label comes from anything but the list.
+// wantClosedLabels checks that all labels come from the list.
 func wantClosedLabels(t *testing.T, c *fetch.Chain) {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
@@ -88,7 +88,7 @@ func wantClosedLabels(t *testing.T, c *fetch.Chain) {
 	}
 }
 
-// The same URL with other credentials is another upstream, told apart by number.
+// The same URL with other credentials is another upstream, with a number.
 func TestMetricsOfTwins(t *testing.T) {
 	c := newChain(t, fetch.Config{List: "https://a:x@h.example|https://b:x@h.example|https://b:x@h.example"})
 	c.SumDB("sum.example", "", true)

@@ -20,15 +20,15 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// network is an Internet in memory. It lives in a synctest bubble, where the real
-// budgets pass in no time.
+// network is an internet in memory. It is used in a synctest bubble, where the real time
+// budgets take no time.
 type network struct {
 	t testing.TB
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	hosts   map[string]func(net.Conn)
 	dials   map[string]int
-	refused map[string]error // what a dial comes to
+	refused map[string]error // the errors of dials
 }
 
 func newNetwork(t testing.TB) *network {
@@ -74,7 +74,7 @@ func (n *network) refuse(address string, err error) {
 	n.refused[address] = err
 }
 
-// serve puts an HTTP server at host, port 80. A handler that is still busy when the
+// serve starts an HTTP server at host, port 80. A handler that is still busy when the
 // test ends, or a goroutine of the chain, is a deadlock to synctest: leaks fail.
 func (n *network) serve(host string, handler http.HandlerFunc) {
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
@@ -97,8 +97,8 @@ func (n *network) serve(host string, handler http.HandlerFunc) {
 	})
 }
 
-// raw puts a server at host, port 80, that gets the head of each request and
-// answers with bytes, then closes the connection.
+// raw starts a server at host, port 80, that reads the head of each request, answers with
+// bytes, and closes the connection.
 func (n *network) raw(host string, answer func(head string) string) {
 	n.host(host+":80", func(c net.Conn) {
 		go func() {
@@ -169,14 +169,13 @@ func (c *counter) total() int {
 	return c.n
 }
 
-// abort breaks the connection of a request after what was written, the headers at
-// least.
+// abort breaks the connection of a request after the bytes written, at least the headers.
 func abort(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).Flush()
 	panic(http.ErrAbortHandler)
 }
 
-// lives makes an upstream answer its neutral probe, and everything else with next.
+// lives makes an upstream answer its probe, and everything else with next.
 func lives(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/" && r.URL.Path != supported {
@@ -200,7 +199,7 @@ func text(s string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, s) }
 }
 
-// noise returns n bytes in which no two places look alike.
+// noise returns n bytes without repetitions.
 func noise(n int) []byte {
 	b := make([]byte, n)
 	state := uint32(2463534242)
@@ -233,7 +232,7 @@ func read(t testing.TB, s fetch.Source, path string) ([]byte, error) {
 	return data, err
 }
 
-// wantErrorType checks what holds for every error.
+// wantErrorType checks the rules for every error.
 func wantErrorType(t testing.TB, err error) {
 	t.Helper()
 	var e *fetch.Error

@@ -17,7 +17,7 @@ import (
 
 const supported = "/sumdb/sum.example/supported"
 
-// What says that an upstream lives, and which upstreams of a list count.
+// Answers that prove an upstream alive, and the upstreams of a list that count.
 func TestUnreachable(t *testing.T) {
 	dir := filepath.ToSlash(t.TempDir())
 	if dir[0] != '/' {
@@ -85,8 +85,8 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// However many callers ask, an upstream is probed by one request at a time, and not again
-// for a moment; with a path that nobody has chosen.
+// An upstream gets one probe at a time for all callers, and not again for a moment, with a
+// path that no client has chosen.
 func TestUnreachableIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
@@ -124,7 +124,7 @@ func TestUnreachableIsShared(t *testing.T) {
 	})
 }
 
-// A caller that leaves, and a chain that is closed, do not know.
+// For a caller that leaves, and in a closed chain, it is not known.
 func TestUnreachableUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -149,7 +149,7 @@ func TestUnreachableUnknown(t *testing.T) {
 	})
 }
 
-// While an upstream hangs, its callers wait for the first probe, and not for each.
+// While an upstream hangs, callers wait for the first probe, not for each of them.
 func TestUnreachableIsQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)

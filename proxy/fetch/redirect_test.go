@@ -20,7 +20,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// inner is a service inside that must not be read.
+// inner is an internal service that must not be read.
 type inner struct {
 	*httptest.Server
 	requests counter
@@ -52,11 +52,11 @@ func (i *inner) port() string {
 	return port
 }
 
-// on returns a URL of the service at an address or a name.
+// on returns the URL of the service at an address or a name.
 func (i *inner) on(host string) string { return "http://" + net.JoinHostPort(host, i.port()) + "/x" }
 
-// newUpstream starts an upstream that answers all but probes, which are not waited for,
-// with a redirect to what to says.
+// newUpstream starts an upstream that answers all requests except probes with a redirect to
+// the result of to.
 func newUpstream(t *testing.T, to func() string) string {
 	t.Helper()
 	server := httptest.NewServer(lives(func(w http.ResponseWriter, r *http.Request) {
@@ -81,9 +81,8 @@ func lanAddresses(t *testing.T) (all []string) {
 	return all
 }
 
-// An upstream cannot make us read a service inside, nor explore the network: the client
-// gets the same text whether the address is refused, or would have refused or reset the
-// connection.
+// An upstream cannot make us read an internal service, or scan the network: the client gets
+// the same text for a refused address, and for one that refuses or resets the connection.
 func TestRedirectInside(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusOK, http.StatusUnauthorized, http.StatusInternalServerError} {
@@ -112,7 +111,7 @@ func TestRedirectInside(t *testing.T) {
 				t.Errorf("to %s: %v", to, err)
 			}
 			if strings.HasPrefix(to, "ftp:") {
-				continue // what the upstream itself has sent
+				continue // sent by the upstream itself
 			}
 			texts[e.Err.Error()] = true
 			if u, err := url.Parse(to); err != nil || !strings.Contains(log.String(), u.Hostname()) {
@@ -128,8 +127,8 @@ func TestRedirectInside(t *testing.T) {
 	}
 }
 
-// Hosts that an administrator has named are followed wherever they are. What they say
-// instead of a file is not for clients.
+// Redirects to hosts that the administrator has named are followed to any address. Their
+// error texts are not passed on to clients.
 func TestRedirectHosts(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusOK, http.StatusForbidden, http.StatusNotFound, http.StatusInternalServerError} {
@@ -156,8 +155,8 @@ func TestRedirectHosts(t *testing.T) {
 	}
 }
 
-// An upstream inside may redirect to another one of the list, and to itself; to a database
-// that is asked directly the same applies.
+// An internal upstream may redirect to another one of the list, and to itself, and so may a
+// database that is asked directly.
 func TestRedirectAmongUpstreams(t *testing.T) {
 	t.Parallel()
 	second := httptest.NewServer(text("good"))
@@ -191,14 +190,14 @@ func TestRedirectAmongUpstreams(t *testing.T) {
 	}
 }
 
-// publicConn is a connection that seems to be with an address of the internet.
+// publicConn is a connection that appears to be with an address of the internet.
 type publicConn struct{ net.Conn }
 
 func (publicConn) RemoteAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("198.51.100.7:80"))
 }
 
-// An upstream outside leads to none inside, not even to one of the list.
+// An external upstream cannot redirect to an internal one, even to one of the list.
 func TestRedirectFromOutside(t *testing.T) {
 	t.Parallel()
 	secret := newInner(t, http.StatusOK)
@@ -218,8 +217,8 @@ func TestRedirectFromOutside(t *testing.T) {
 	}
 }
 
-// What came back to the upstream by way of another host is that host's choice: it gets
-// no credentials and its answer is not quoted.
+// A redirect back to the upstream over another host is that host's choice: the request has
+// no credentials, and its answer is not quoted.
 func TestRedirectAndBack(t *testing.T) {
 	t.Parallel()
 	var upstream string
@@ -248,8 +247,7 @@ func TestRedirectAndBack(t *testing.T) {
 	}
 }
 
-// A proxy of the environment finds addresses itself; what is an address already does not
-// come to it.
+// A proxy of the environment resolves names itself; a numeric address is checked before.
 func TestRedirectThroughProxy(t *testing.T) {
 	t.Parallel()
 	var asked []string
@@ -292,7 +290,7 @@ func TestRedirectThroughProxy(t *testing.T) {
 	}
 }
 
-// A transfer that breaks after a redirect does not tell addresses either.
+// A transfer that breaks after a redirect does not reveal addresses.
 func TestRedirectBreaks(t *testing.T) {
 	t.Parallel()
 	cdn := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

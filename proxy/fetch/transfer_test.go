@@ -16,13 +16,12 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// flaky serves data in pieces: each request breaks after piece bytes of its body,
-// until broken ones are used up.
+// flaky serves data in pieces: the first broken requests break after piece bytes.
 type flaky struct {
 	data   []byte
 	piece  int
 	broken int    // how many requests break; -1 for all
-	stall  bool   // they stall instead
+	stall  bool   // they stall instead of breaking
 	header string // ETag
 	date   string // Last-Modified
 	plain  bool   // no ranges: each answer is a 200 from the beginning
@@ -149,8 +148,8 @@ func set(name, value string) func(http.ResponseWriter, *http.Request, int) bool 
 	}
 }
 
-// A transfer that cannot go on safely fails, with what came before intact, and
-// never as absence.
+// A transfer that cannot continue safely fails, with the bytes before intact, and never as
+// absence.
 func TestNoResume(t *testing.T) {
 	data := noise(300_000)
 	for _, test := range []struct {
@@ -235,7 +234,7 @@ func TestNoResume(t *testing.T) {
 	}
 }
 
-// However much each attempt brings, there are not more than a hundred.
+// There are at most a hundred attempts, however many bytes each of them brings.
 func TestManyResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, server := newNetwork(t), &flaky{piece: 8 << 10, broken: -1, sized: true, data: noise(1 << 20)}
@@ -248,7 +247,7 @@ func TestManyResumes(t *testing.T) {
 	})
 }
 
-// An answer that lies about its length, seen on the wire.
+// Answers with a wrong length, as bytes on the wire.
 func TestFraming(t *testing.T) {
 	for _, test := range []struct {
 		name, answer string
@@ -327,7 +326,7 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// A reader that takes its time is not an idle upstream.
+// A slow reader does not make the upstream idle.
 func TestSlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, data := newNetwork(t), noise(100_000)

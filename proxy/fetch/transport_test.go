@@ -95,8 +95,8 @@ func countdown(n int) http.HandlerFunc {
 	}
 }
 
-// A resumed transfer begins at the upstream again: what it redirects to may have
-// expired.
+// A resumed transfer begins at the upstream again, because the target of its redirect may
+// have expired.
 func TestResumeThroughRedirect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -161,7 +161,7 @@ func TestCredentials(t *testing.T) {
 	})
 }
 
-// An upstream that quotes what we sent, wherever in its words, tells nobody a secret.
+// An upstream that quotes our request in its texts does not reveal a secret.
 func TestEcho(t *testing.T) {
 	for _, test := range []struct{ list, body string }{
 		{"http://localhost/x?token=s3cr3t-value", "Cannot GET /x/list?token=s3cr3t-value"},
@@ -187,7 +187,7 @@ func TestEcho(t *testing.T) {
 	}
 }
 
-// Every way a request can end in peace leaves its connection for the next one.
+// After any complete answer the connection is reused.
 func TestConnectionsAreReused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -316,7 +316,7 @@ func TestCAFile(t *testing.T) {
 	}
 }
 
-// A reset, as the kernel sends it.
+// A reset by the kernel.
 func TestReset(t *testing.T) {
 	t.Parallel()
 	var requests counter
@@ -336,7 +336,7 @@ func TestReset(t *testing.T) {
 	wantData(t, data, err, []byte("good"))
 }
 
-// An upstream that accepts and says nothing, not even TLS.
+// An upstream that accepts the connection and sends nothing, not even TLS.
 func TestSilentTLS(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

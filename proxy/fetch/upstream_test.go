@@ -77,7 +77,7 @@ func TestStatuses(t *testing.T) {
 	}
 }
 
-// A trouble that passes is never seen.
+// The caller never sees a single transient failure.
 func TestPassingTrouble(t *testing.T) {
 	for name, trouble := range map[string]http.HandlerFunc{
 		"503":       status(503),
@@ -109,7 +109,7 @@ func TestPassingTrouble(t *testing.T) {
 				n.serve("two", sequence(&two, trouble, server.ServeHTTP))
 				begin := time.Now()
 				data, err := read(t, n.list("http://one"), zipPath)
-				if name != "truncated" && name != "stall" { // their size was another one
+				if name != "truncated" && name != "stall" { // their size differs
 					wantData(t, data, err, []byte("good"))
 				}
 				if strings.HasPrefix(name, "Retry-After") && time.Since(begin) < 4*time.Second {
@@ -122,7 +122,7 @@ func TestPassingTrouble(t *testing.T) {
 	}
 }
 
-// More than fits into the budget is told at once.
+// A Retry-After that does not fit into the budget is returned at once.
 func TestRetryAfterTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -172,8 +172,8 @@ func TestDetail(t *testing.T) {
 	}
 }
 
-// What an upstream says when it refuses is for clients to read, in its own words: as many
-// as fit, and none that could pass for ours, or that are secret.
+// The text of a refusal is passed on to clients as far as it fits, marked as the
+// upstream's, and without secrets.
 func TestWords(t *testing.T) {
 	for _, test := range []struct{ contentType, body, want string }{
 		{"text/plain", "forbidden by policy 7\n", "localhost: forbidden by policy 7"},
@@ -206,7 +206,7 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// A refusal by way of a redirect is one, but what that host says is not for clients.
+// A refusal after a redirect is a refusal, but its text is not passed on to clients.
 func TestWordsAfterRedirect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -223,7 +223,7 @@ func TestWordsAfterRedirect(t *testing.T) {
 	})
 }
 
-// The status of a 404 is known before its text, which may never come.
+// The status of a 404 counts even if its text never comes.
 func TestDetailHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
@@ -261,7 +261,7 @@ func TestRequest(t *testing.T) {
 	})
 }
 
-// What is no longer permitted is not asked for again, there or elsewhere, and that is
+// A path that is no longer permitted is not requested again, at any upstream, and this is
 // no absence.
 func TestPermit(t *testing.T) {
 	for _, separator := range []string{",", "|"} {
@@ -290,8 +290,8 @@ func TestPermit(t *testing.T) {
 	}
 }
 
-// Want of file descriptors shows through, whatever was to be opened: it is ours, and
-// passes.
+// A lack of file descriptors can be told from the error, whatever was opened: it is ours,
+// and transient.
 func TestExhausted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, err := range []error{

@@ -24,8 +24,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/modzip"
 )
 
-// scratchIn returns what makes scratch files in a folder of the test, which must be
-// empty again in the end.
+// scratchIn returns a function that creates scratch files in a folder of the test, which
+// must be empty at the end.
 func scratchIn(t testing.TB) func() (*os.File, error) {
 	dir := t.TempDir()
 	t.Cleanup(func() {
@@ -44,7 +44,7 @@ func hash(t testing.TB, data []byte) (string, error) {
 	return z.Hash(t.Context(), none)
 }
 
-// none makes no scratch files: what is small does not need any.
+// none fails: small zips need no scratch file.
 func none() (*os.File, error) { return nil, errors.New("a scratch file is asked for") }
 
 // theirs is the hash of dirhash.
@@ -56,7 +56,7 @@ func theirs(t testing.TB, data []byte) (string, error) {
 	return dirhash.HashZip(name, dirhash.Hash1)
 }
 
-// randomZip returns a zip with entries as Go's writer makes them, and in other ways.
+// randomZip returns a zip with entries of Go's writer and of others.
 func randomZip(t testing.TB, random *rand.Rand, entries int) []byte {
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
@@ -89,7 +89,7 @@ func randomZip(t testing.TB, random *rand.Rand, entries int) []byte {
 	return b.Bytes()
 }
 
-// Our hash is that of x/mod, also for names that are there several times.
+// Our hash is that of x/mod, also for repeated names.
 func TestHash(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -105,7 +105,7 @@ func TestHash(t *testing.T) {
 	}
 }
 
-// FuzzHash changes zips. What we can hash, x/mod hashes to the same.
+// FuzzHash changes zips. If we can hash one, x/mod has the same hash.
 func FuzzHash(f *testing.F) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for i := range 8 {
@@ -130,7 +130,7 @@ func FuzzHash(f *testing.F) {
 	})
 }
 
-// Each byte that is not as it was is noticed, or changes nothing for x/mod either.
+// A change of any byte is an error, or changes nothing for x/mod either.
 func TestHashTampered(t *testing.T) {
 	t.Parallel()
 	data := randomZip(t, rand.New(rand.NewPCG(5, 6)), 3)
@@ -156,8 +156,8 @@ func TestHashTampered(t *testing.T) {
 	}
 }
 
-// writeZip writes a zip with so many empty entries, in an order that is not sorted,
-// without holding them as zip.Writer does.
+// writeZip writes a zip with n unsorted empty entries, without keeping them in memory as
+// zip.Writer does.
 func writeZip(t testing.TB, w io.Writer, entries int, prefix string) {
 	out := bufio.NewWriterSize(w, 1<<20)
 	le := binary.LittleEndian
@@ -199,8 +199,7 @@ func writeZip(t testing.TB, w io.Writer, entries int, prefix string) {
 	}
 }
 
-// peak returns how many more bytes than before the objects of the program had at most
-// while do ran.
+// peak returns by how many bytes the heap grew at most while do ran.
 func peak(do func()) int64 {
 	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	read := func() int64 { metrics.Read(sample); return int64(sample[0].Value.Uint64()) }
@@ -266,8 +265,8 @@ func TestManyEntries(t *testing.T) {
 	}
 }
 
-// What would unpack to more than a module may have is not unpacked: the sizes that the
-// directory declares are enough to know, and no content has a byte more.
+// A zip that would unpack to more than a module may have is not unpacked: the directory
+// declares the sizes, and no content has a byte more.
 func TestBomb(t *testing.T) {
 	t.Parallel()
 	f, err := os.Create(filepath.Join(t.TempDir(), "bomb.zip"))
@@ -298,7 +297,7 @@ func TestBomb(t *testing.T) {
 	}
 }
 
-// A disk that is full is not the fault of the zip.
+// A full disk is not an error of the zip.
 func TestScratchFull(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -337,7 +336,7 @@ var checkCases = []struct {
 	{"vendor/x/a.go", true},
 }
 
-// Names are judged as x/mod judges them.
+// Names are checked as x/mod checks them.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	mod := module.Version{Path: "example.com/m", Version: "v1.0.0"}

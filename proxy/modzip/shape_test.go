@@ -104,7 +104,7 @@ func TestHonest(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// What the go command makes of a directory.
+	// The go command's zip of a directory.
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module example.com/m\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -121,8 +121,8 @@ func TestHonest(t *testing.T) {
 // end is the length of the end record.
 const end = 22
 
-// insert puts text into a zip at byte at and moves what points behind it, so that every
-// reader of zips accepts the result. Offsets of entries from moved on are adjusted too.
+// insert inserts text into a zip at byte at and adjusts offsets behind it, so that every
+// reader of zips accepts the result, also those of entries from moved on.
 func insert(b []byte, at int, text string, moved int) []byte {
 	le := binary.LittleEndian
 	b = append(append(append([]byte(nil), b[:at]...), text...), b[at:]...)
@@ -138,7 +138,7 @@ func insert(b []byte, at int, text string, moved int) []byte {
 	return b
 }
 
-// Each of these has the h1 hash of the honest zip, and is refused.
+// Each of these has the h1 hash of the original zip, and is refused.
 func TestHidden(t *testing.T) {
 	plain := makeZip(t, "", honest...)
 	le := binary.LittleEndian
@@ -231,8 +231,8 @@ func hashOf(t *testing.T, b []byte) (string, error) {
 }
 
 // twoDirectories returns a zip whose end record leads to a directory with the entry
-// "hidden", and in which archive/zip finds the directory of the honest files all the same:
-// it looks for a zip64 end record if the directory has 65,535 bytes.
+// "hidden", while archive/zip finds the directory of the real files: it looks for a zip64
+// end record if the directory has 65,535 bytes.
 func twoDirectories(t testing.TB) []byte {
 	t.Helper()
 	le := binary.LittleEndian
@@ -285,7 +285,7 @@ func twoDirectories(t testing.TB) []byte {
 	return makeZip(t, "", files...)
 }
 
-// A zip in which other readers find other files, or which has a whole other zip in it, is
+// A zip in which other readers find other files, or that contains another whole zip, is
 // refused.
 func TestTwoDirectories(t *testing.T) {
 	t.Parallel()
@@ -299,11 +299,10 @@ func TestTwoDirectories(t *testing.T) {
 	}
 }
 
-// Compressed content can be as long as one likes: blocks without content have room for
-// anything.
+// Compressed content can have any length: empty blocks have room for any bytes.
 func TestHiddenInBlocks(t *testing.T) {
 	t.Parallel()
-	stored := string([]byte{0, 0, 0, 0xff, 0xff}) // a block without content, with 5 bits that mean nothing
+	stored := string([]byte{0, 0, 0, 0xff, 0xff}) // an empty block, with 5 unused bits
 	for name, test := range map[string]struct {
 		content, packed string
 		want            error
@@ -329,7 +328,7 @@ func TestHiddenInBlocks(t *testing.T) {
 	}
 }
 
-// Extra fields have times and owners, of some ten bytes each, and not a file.
+// Extra fields have times and owners, of some ten bytes each; a whole file is refused.
 func TestLongExtra(t *testing.T) {
 	t.Parallel()
 	for size, want := range map[int]error{60: nil, 300: modzip.ErrShape, 1 << 15: modzip.ErrShape} {
@@ -352,7 +351,7 @@ func TestFolderWithContent(t *testing.T) {
 	}
 }
 
-// sameHash fails the test if the h1 hashes differ: then what was hidden does not count.
+// sameHash fails the test if the h1 hashes differ: then the hidden bytes are hashed.
 func sameHash(t *testing.T, a, b []byte) {
 	t.Helper()
 	var hashes [2]string
@@ -372,7 +371,7 @@ func sameHash(t *testing.T, a, b []byte) {
 	}
 }
 
-// Cut anywhere, it is refused and nothing else.
+// A truncated zip is refused with ErrShape.
 func TestCut(t *testing.T) {
 	plain := makeZip(t, "", honest...)
 	for n := range plain {
@@ -382,8 +381,8 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// What is accepted has a place for every byte: changed in any single one, it is
-// refused, or archive/zip sees the change in an entry's name, content or header.
+// Every byte of an accepted zip counts: if any is changed, the zip is refused, or
+// archive/zip sees the change in an entry's name, content or header.
 func FuzzCheckShape(f *testing.F) {
 	f.Add(makeZip(f, "", honest...))
 	f.Add(makeZip(f, "", honest[:1]...))
