@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -405,6 +406,43 @@ func TestRuleForStored(t *testing.T) {
 	for _, path := range g.everything(payRepo)[:len(g.everything(payRepo))/2] {
 		if a := g.get(path); a.status != http.StatusOK && !strings.Contains(path, "v1.7.0") {
 			t.Errorf("GET %s = %v", path, a)
+		}
+	}
+}
+
+// A rule that a reload adds while a repository is asked whether it is open counts for what
+// is held of it: neither files nor answers nor records are served by the older rules.
+func TestRuleWhileLearning(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, "")
+	paths := []string{payRepo + "/@v/v1.0.0.mod", payRepo + "/@v/list", "sumdb/log.corp.example/lookup/" + payRepo + "@v1.0.0"}
+	for _, path := range paths {
+		g.ok(path)
+	}
+	g.code.Password("", "")
+	if err := os.WriteFile(g.netrc, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		g.restart("corp.example/other=dev", func(store *bolt.DB) { // it is not known whether a credential was used
+			for i := range 64 {
+				_ = store.DeleteRecord(t.Context(), fmt.Sprintf("bindings/%02x", i))
+			}
+			if err := store.DeleteRecord(t.Context(), "bindings/index"); err != nil {
+				t.Fatal(err)
+			}
+		})
+		g.code.Hang(true)
+		g.code.Requests()
+		got := make(chan answer)
+		go func() { got <- g.get(path) }()
+		eventually(t, "the repository is asked", func() bool {
+			return slices.ContainsFunc(g.code.Requests(), func(r string) bool { return strings.Contains(r, "git.corp.example") })
+		})
+		g.server.Reload(g.chain, ruled(t, "git.corp.example=pay"), g.vcs)
+		g.code.Hang(false)
+		if a := <-got; a.status != http.StatusNotFound {
+			t.Errorf("GET %s = %v, want 404", path, a)
 		}
 	}
 }

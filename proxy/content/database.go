@@ -159,10 +159,8 @@ func (d *unified) find(ctx context.Context, o *Origin, q *Ask) (sumdb.Record, Re
 	}
 	waiting, cancel := d.parts.patient(ctx)
 	defer cancel()
-	if q.unsure {
-		if err := o.audience.ascertain(waiting, q); err != nil {
-			return sumdb.Record{}, Unknown, err
-		}
+	if err := o.sure(waiting, q); err != nil {
+		return sumdb.Record{}, Unknown, err
 	}
 	entry, err := d.parts.pinned.find(q.Req.ModuleVersion())
 	if !errors.Is(err, errMiss) {

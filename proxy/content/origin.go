@@ -97,12 +97,16 @@ func (o *Origin) Serve(h *HotObject) storage.Object {
 // Drop removes a stored object whose reading has failed with why.
 func (o *Origin) Drop(ctx context.Context, key string, why error) { o.parts.drop(ctx, key, why) }
 
-// sure finds out whether the client may read the held versions, if that is not known.
+// sure finds out whether the client may read the held versions, if that is not known. It
+// asks the repository, and the rules may change meanwhile.
 func (o *Origin) sure(ctx context.Context, q *Ask) error {
 	if !q.unsure {
 		return nil
 	}
-	return o.ascertain(ctx, q)
+	if err := o.ascertain(ctx, q); err != nil {
+		return err
+	}
+	return o.admitAgain(ctx, q)
 }
 
 // ascertain finds the repository of a module while the client waits.
