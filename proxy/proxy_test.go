@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/mod/module"
 	"golang.org/x/tools/txtar"
 
@@ -210,24 +211,45 @@ func TestNothingSticks(t *testing.T) {
 	}
 }
 
-// metric returns the sum of a metric's series.
-func (f *fixture) metric(t *testing.T, name string) float64 {
-	t.Helper()
+// series returns the series of a metric.
+func (f *fixture) series(name string) []*dto.Metric {
+	f.t.Helper()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(f.server.Metrics()...)
 	families, err := registry.Gather()
 	if err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	var sum float64
 	for _, family := range families {
 		if family.GetName() == name {
-			for _, m := range family.GetMetric() {
-				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			return family.GetMetric()
+		}
+	}
+	return nil
+}
+
+// metric returns the sum of a metric's series.
+func (f *fixture) metric(t *testing.T, name string) float64 {
+	t.Helper()
+	var sum float64
+	for _, m := range f.series(name) {
+		sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+	}
+	return sum
+}
+
+// results returns how many requests were counted with each result.
+func (f *fixture) results() map[string]float64 {
+	f.t.Helper()
+	counts := map[string]float64{}
+	for _, m := range f.series("assay_cache_requests_total") {
+		for _, label := range m.GetLabel() {
+			if n := m.GetCounter().GetValue(); label.GetName() == "result" && n > 0 {
+				counts[label.GetValue()] += n
 			}
 		}
 	}
-	return sum
+	return counts
 }
 
 // big returns a zip that is long enough to be streamed.

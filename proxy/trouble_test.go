@@ -23,7 +23,9 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
 )
 
 // A removed spool directory is no absence of a module.
@@ -126,6 +128,27 @@ func TestDamageThatStays(t *testing.T) {
 	}
 	f.wantStatus(path, http.StatusInternalServerError)
 	f.want("example.com/hello/@v/v1.1.0.mod")
+}
+
+// A held record that cannot be read is counted as an error, not as a hit.
+func TestUnreadableRecordIsNoHit(t *testing.T) {
+	t.Parallel()
+	const path = "sumdb/" + proxytest.Database + "/lookup/example.com/hello@v1.0.0"
+	world := newWorld(t)
+	o := verified()
+	o.config = func(c *proxy.Config) {
+		mirror, err := sumdb.Open(t.Context(), sumdb.Config{Key: world.GOSUMDB(), Store: &badStore{Store: c.Store, damaged: path}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(mirror.Close)
+		c.Databases = []*sumdb.Mirror{mirror}
+	}
+	f := start(t, world, world.URL("ok"), o)
+	f.wantStatus(path, http.StatusInternalServerError)
+	if got := f.results(); len(got) != 1 || got["error"] != 1 {
+		t.Errorf("counted as %v, want one error", got)
+	}
 }
 
 // A defect in a fill fails the requests that wait for it, and no others.

@@ -67,7 +67,10 @@ func (d *mirrored) Record(ctx context.Context, o *Origin, q *Ask) ([]byte, Resul
 		return nil, result, err
 	}
 	reply, err := d.mirror.Reply(ctx, record)
-	return reply, result, err
+	if err != nil {
+		return nil, Unknown, err
+	}
+	return reply, result, nil
 }
 
 func (d *mirrored) Tile(ctx context.Context, c Client, req request.Request, heldOnly bool) (tile []byte, proved bool, err error) {
@@ -147,7 +150,10 @@ func (d *unified) Record(ctx context.Context, o *Origin, q *Ask) ([]byte, Result
 		return nil, result, err
 	}
 	reply, err := d.parts.pinned.log.Reply(ctx, record)
-	return reply, result, ownLogError(err)
+	if err != nil {
+		return nil, Unknown, ownLogError(err)
+	}
+	return reply, result, nil
 }
 
 // find returns the record for q, and how it was obtained. It pins a version without a
@@ -163,8 +169,11 @@ func (d *unified) find(ctx context.Context, o *Origin, q *Ask) (sumdb.Record, Re
 		return sumdb.Record{}, Unknown, err
 	}
 	entry, err := d.parts.pinned.find(q.Req.ModuleVersion())
+	if err == nil {
+		return entry.Record(), Hit, nil
+	}
 	if !errors.Is(err, errMiss) {
-		return entry.Record(), Hit, err
+		return sumdb.Record{}, Unknown, err
 	}
 	if q.HeldOnly {
 		return sumdb.Record{}, Unknown, ErrNotHeld

@@ -35,8 +35,11 @@ type publicRegistry struct {
 
 func (r *publicRegistry) lookup(ctx context.Context, q *Ask, m mirror) (sumdb.Record, Result, error) {
 	record, err := m.Held(ctx, q.Req.ModuleVersion())
+	if err == nil {
+		return record, Hit, nil
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return record, Hit, err
+		return record, Unknown, err
 	}
 	if q.HeldOnly {
 		return record, Unknown, ErrNotHeld
