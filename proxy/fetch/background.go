@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// background is work that outlives the request which caused it, until the chain is closed.
+// background is work that outlives the request that started it, until the chain is closed.
 type background struct {
 	ctx context.Context
 	end context.CancelFunc
@@ -21,8 +21,7 @@ func newBackground() *background {
 	return b
 }
 
-// start does work in a goroutine, and reports whether it does: it does not once the chain
-// is closed.
+// start runs work in a goroutine and returns true. Once the chain is closed it returns false.
 func (b *background) start(work func(context.Context)) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -8,37 +8,38 @@ import (
 	"time"
 )
 
-// answeredOpen bounds how long the breaker stays open for an upstream that answers its
-// probes with an error: it may give that answer for whatever it does not have, and a
-// gateway for what it does not route. A few requests in a minute show it.
+// answeredOpen bounds how long the breaker stays open for an upstream that answers its probes with
+// an error. An upstream may give that answer to every request for an object that it does not have,
+// and a gateway to every path that it does not route. A few requests per minute tell such an
+// upstream from one that is down.
 const answeredOpen = time.Minute
 
 // States of a breaker, the values of its metric.
 const (
 	stateClosed   = 0
-	stateHalfOpen = 1 // the next probe is due, or under way
+	stateHalfOpen = 1 // the next probe is due, or running
 	stateOpen     = 2
 )
 
-// breaker decides whether an upstream is asked at all.
+// breaker decides whether requests are sent to an upstream.
 type breaker struct {
 	log        *slog.Logger // names the upstream
 	limits     Breaker
 	background *background
 	probe      *probe
-	closed     func() // is called, with mu held, when the breaker closes
+	closed     func() // called, with mu held, when the breaker closes
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	open     bool
-	shared   bool      // opened because many fetches failed, though the probe may succeed
-	opened   time.Time // when
-	refused  time.Time // when it was opened, or the last probe since failed
+	shared   bool      // opened because many fetches failed, although the probe may succeed
+	opened   time.Time // when it opened
+	refused  time.Time // when it opened, or the last probe since then failed
 	window   window
-	watching bool // watch runs
+	watching bool // watch is running
 }
 
-// newBreaker makes the breaker of an upstream, and its probe. closed is called when the
-// breaker closes.
+// newBreaker returns the breaker of an upstream, with its probe. It calls closed when the breaker
+// closes.
 func newBreaker(at *endpoint, c *client, closed func()) *breaker {
 	b := &breaker{log: c.log.With("source", at.label), limits: c.breaker, background: c.background, closed: closed}
 	b.window = window{limits: c.breaker, seed: maphash.MakeSeed()}
@@ -46,9 +47,9 @@ func newBreaker(at *endpoint, c *client, closed func()) *breaker {
 	return b
 }
 
-// allow returns nil if the upstream may be asked, else for how long it may not. If the
-// next probe is due it waits a moment for the verdict, so that the first clients get
-// answers as soon as the upstream works again.
+// allow returns nil if a request may be sent to the upstream; otherwise it returns how long
+// requests are refused. If the next probe is due, allow waits a moment for its verdict, so that the
+// first clients get responses as soon as the upstream works again.
 func (b *breaker) allow(ctx context.Context) (wait time.Duration, err error) {
 	if b.state() == stateHalfOpen {
 		if running := b.probe.begin(0); running != nil {
@@ -93,7 +94,7 @@ func (b *breaker) note(ctx context.Context, path string, lost bool) {
 	}
 }
 
-// probed tells the breaker how a probe ended.
+// probed updates the breaker after a probe.
 func (b *breaker) probed(found finding) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -125,8 +126,8 @@ func (b *breaker) close(why string) {
 	b.log.Warn("circuit breaker of upstream closed", "why", why, "open_s", time.Since(b.opened).Seconds())
 }
 
-// watch probes the upstream until the breaker closes, with or without requests of clients,
-// so that no client has to find out that the upstream works again.
+// watch probes the upstream until the breaker closes, with or without requests of clients, so that
+// no client's request has to test whether the upstream works again.
 func (b *breaker) watch(ctx context.Context) {
 	for {
 		b.mu.Lock()
@@ -141,7 +142,7 @@ func (b *breaker) watch(ctx context.Context) {
 			return // the chain is closed
 		}
 		<-running
-		if b.state() == stateHalfOpen && !sleep(ctx, b.limits.Open) { // this machine could not connect
+		if b.state() == stateHalfOpen && !sleep(ctx, b.limits.Open) { // unknown: this machine could not connect
 			return
 		}
 	}

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// caller is what a context says about the client of a fetch.
+// caller is the information about the client of a fetch that a context carries.
 type caller struct {
 	client  string
 	patient bool
-	last    bool // it has one attempt, which may take long
+	last    bool // a last attempt, which may take long
 }
 
 type callerKey struct{}
@@ -25,21 +25,20 @@ func (c caller) in(ctx context.Context) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-// WithClient returns a context with the client of the fetch: the name of a user, or an
-// address. The circuit breaker counts clients that lost their fetches. The name is sent
-// nowhere.
+// WithClient returns a context with the client of the fetch: the name of a user, or an address. The
+// circuit breaker counts clients whose fetches got no answer. The name is sent nowhere.
 func WithClient(ctx context.Context, client string) context.Context {
 	c := callerOf(ctx)
 	c.client = client
 	return c.in(ctx)
 }
 
-// WithPatience returns a context whose fetches are useful after Budget.Answer, too. If
-// that has run out, and time was the only failure, the list is walked once more, with one
-// attempt for each upstream, which does not end at Budget.FirstByte. It ends two seconds
-// before ctx does, and after three minutes at most. A host has eight such attempts at a
-// time, four of them for one client; beyond that, and while the upstream does not answer
-// its probe, a fetch ends as without patience.
+// WithPatience returns a context whose fetches are still useful after Budget.Answer. If that has
+// run out, and time was the only failure, Fetch walks the list once more, with one attempt for each
+// upstream, which does not end at Budget.FirstByte. It ends two seconds before ctx does, and after
+// three minutes at most. A host gets at most eight such attempts at a time, four of them for one
+// client; beyond that, and while the upstream does not answer its probe, a fetch ends as without
+// patience.
 func WithPatience(ctx context.Context) context.Context {
 	c := callerOf(ctx)
 	c.patient = true
@@ -47,29 +46,28 @@ func WithPatience(ctx context.Context) context.Context {
 }
 
 const (
-	// patience is how long a last attempt may take.
+	// patience bounds a last attempt.
 	patience = 3 * time.Minute
 
-	// patienceLeft is how much of its caller's time a last attempt leaves for the use of
-	// what it fetched.
+	// patienceLeft is how much of its caller's time a last attempt leaves for using the fetched
+	// object.
 	patienceLeft = 2 * time.Second
 
-	// patienceProof is how old the proof may be that an upstream is alive, without which
-	// there is no last attempt. The first attempts caused a probe.
+	// patienceProof is how old the proof may be that an upstream is alive; without it there is no
+	// last attempt. The first attempts started a probe.
 	patienceProof = 30 * time.Second
 
-	// maxPatient is how many last attempts there are at one host at a time, maxPatientFor
-	// how many of them for one client.
+	// maxPatient bounds the last attempts at one host at a time, maxPatientFor those of one client.
 	maxPatient    = 8
 	maxPatientFor = 4
 
-	// slowFor is how long an upstream counts as slow after a slow probe, or a slow answer
+	// slowFor is how long an upstream counts as slow after a slow probe, or after a slow answer
 	// while it counts as slow.
 	slowFor = 10 * time.Minute
 )
 
-// lastAttempt returns the context and the deadline of one more attempt, if late says that
-// time was the only failure, and the caller has time left.
+// lastAttempt returns the context and the deadline of one more attempt. ok is false unless late,
+// which means that time was the only failure, and the caller has time left.
 func lastAttempt(ctx context.Context, late bool) (next context.Context, deadline time.Time, ok bool) {
 	c := callerOf(ctx)
 	if !c.patient || !late || ctx.Err() != nil {
@@ -83,23 +81,23 @@ func lastAttempt(ctx context.Context, late bool) (next context.Context, deadline
 	return c.in(ctx), deadline, time.Now().Before(deadline)
 }
 
-// isLate reports whether err says that the time of a fetch ran out.
+// isLate reports whether err means that the time of a fetch ran out.
 func isLate(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.late && !e.remembered
 }
 
-// untried reports whether err says that a last attempt was not made.
+// untried reports whether err means that a last attempt was not made.
 func untried(err error) bool { return errors.Is(err, errCrowded) || errors.Is(err, errOpen) }
 
-// patients counts last attempts.
+// patients counts the last attempts.
 type patients struct {
 	mu sync.Mutex
-	at map[string]map[string]int // by host and client; none is 0
+	at map[string]map[string]int // by host and client; zeros are removed
 }
 
-// enter counts a last attempt at host for client until leave is called, if there may be
-// one more.
+// enter counts a last attempt at host for client until leave is called. ok is false if there are
+// too many.
 func (p *patients) enter(host, client string) (leave func(), ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

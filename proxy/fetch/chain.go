@@ -16,8 +16,7 @@ import (
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
-// Chain is a list of upstreams that are asked in order. Its methods may be called
-// at the same time.
+// Chain is a list of upstreams that are tried in order. Its methods may be called concurrently.
 type Chain struct {
 	entries []entry
 	text    string // the list, without credentials
@@ -25,19 +24,19 @@ type Chain struct {
 	client  *client
 
 	mu    sync.Mutex           // guards hosts and names
-	hosts map[string]*upstream // by base URL with credentials; more come with SumDB
-	names map[string]bool      // metric labels of hosts that are taken
+	hosts map[string]*upstream // by base URL with credentials; SumDB adds more
+	names map[string]bool      // metric labels that hosts use already
 }
 
 // entry is an element of the list in use.
 type entry struct {
 	origin   origin // nil: off or direct
 	direct   bool
-	anyError bool // go on after any error, not only after absence
+	anyError bool // continue after any error, not only after absence
 }
 
-// origin is an upstream of a chain: HTTP or a directory. Fetching must have come
-// to the headers by the deadline, reading to the end.
+// origin is an upstream of a chain: HTTP or a directory. A fetch must receive the headers by the
+// deadline, and a read all of the body.
 type origin interface {
 	fetch(ctx context.Context, path string, limit int64, deadline time.Time) (*Object, error)
 	readAll(ctx context.Context, path string, limit int64, deadline time.Time) ([]byte, error)
@@ -45,9 +44,9 @@ type origin interface {
 	String() string
 }
 
-// New makes a chain. It does not connect to anything, and asks the resolver only
-// about entries with a port of Self. Its errors are those of ParseList, a CAFile
-// that cannot be used, and an entry that is ourselves.
+// New returns a chain. It connects to nothing, and resolves only names of entries that have a port
+// of Self. Its errors are those of ParseList, an unusable CAFile, and an entry that leads to this
+// program itself.
 func New(c Config) (*Chain, error) {
 	entries, err := ParseList(c.List)
 	if err != nil {
@@ -77,7 +76,7 @@ func New(c Config) (*Chain, error) {
 	return chain, nil
 }
 
-// origin returns what stands behind an entry.
+// origin returns the upstream of an entry.
 func (c *Chain) origin(e Entry) origin {
 	switch {
 	case e.Off, e.Direct:
@@ -88,8 +87,8 @@ func (c *Chain) origin(e Entry) origin {
 	return c.upstream(e.URL)
 }
 
-// upstream returns the upstream at base, always the same one for the same URL, so
-// that it has one circuit breaker.
+// upstream returns the upstream at base. It returns the same one for the same URL, so that this has
+// only one circuit breaker.
 func (c *Chain) upstream(base *url.URL) *upstream {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,9 +116,9 @@ func (c *Chain) Direct() bool { return c.entries[len(c.entries)-1].direct }
 // String returns the list without credentials.
 func (c *Chain) String() string { return c.text }
 
-// Setting returns a text that differs from that of any other list, and is the same in
-// every process. It has no credentials or queries, but 16 bits of a checksum of them:
-// enough that others are noticed, too little to guess them by.
+// Setting returns a text that differs from that of any other list, and is the same in every
+// process. It contains no credentials or queries, but 16 bits of a checksum of them: enough to
+// notice other ones, too little to guess them.
 func (c *Chain) Setting() string { return c.setting }
 
 func settingOf(entries []Entry) string {
@@ -132,15 +131,15 @@ func settingOf(entries []Entry) string {
 	return fmt.Sprintf("%s %x", formatList(entries), secrets.Sum(nil)[:2])
 }
 
-// Metrics returns the collectors of this chain, the same ones each time.
+// Metrics returns the collectors of this chain, the same ones on each call.
 func (c *Chain) Metrics() []prometheus.Collector { return c.client.metrics.collectors() }
 
-// Close ends probes and closes idle connections. Bodies that are being read go on.
+// Close ends probes and closes idle connections. It does not affect bodies that are being read.
 func (c *Chain) Close() { c.client.close() }
 
-// Fetch implements Source. The separators of the list apply until the headers of
-// an answer are there; a transfer that breaks later is resumed at the upstream it
-// came from. The error is ErrDirect where the list has come to direct.
+// Fetch implements Source. The separators of the list apply until the headers of a response arrive;
+// a transfer that breaks later is resumed at the same upstream. The error is ErrDirect when the
+// list has come to direct.
 func (c *Chain) Fetch(ctx context.Context, path string, limit int64) (*Object, error) {
 	object, _, err := ask(ctx, c, path, func(ctx context.Context, o origin, deadline time.Time) (*Object, error) {
 		return o.fetch(ctx, path, limit, deadline)
@@ -148,33 +147,30 @@ func (c *Chain) Fetch(ctx context.Context, path string, limit int64) (*Object, e
 	return object, err
 }
 
-// ReadAll returns a small object whole, and the upstream it comes from. It has
-// Budget.Answer for all of it. A body that does not arrive is a failure like any
-// other: the upstream is asked again, then the separators of the list apply. It is
-// read into the memory.Hold of ctx. The errors are those of Source.Fetch, and
-// memory.ErrFull.
+// ReadAll returns all of a small object, and its upstream. Budget.Answer bounds the whole call. A
+// body that does not arrive is a failure like any other: the same upstream gets another request,
+// then the separators of the list apply. The body is read into the memory.Hold of ctx. The errors
+// are those of Source.Fetch, and memory.ErrFull.
 func (c *Chain) ReadAll(ctx context.Context, path string, limit int64) (data []byte, source string, err error) {
 	return ask(ctx, c, path, func(ctx context.Context, o origin, deadline time.Time) ([]byte, error) {
 		return o.readAll(ctx, path, limit, deadline)
 	})
 }
 
-// Reader reads one small object from one upstream, whole. The errors are those of
-// Source.Fetch.
+// Reader reads all of one small object from one upstream. The errors are those of Source.Fetch.
 type Reader func(path string, limit int64) ([]byte, error)
 
-// ReadWith is ReadAll for an answer that is made from several objects of one upstream:
-// answer is called for the entries of the list in order, as its separators say, with
-// what reads from that entry and with the entry's name without credentials. All its
-// reads share Budget.Answer. path names what is asked for in errors, and is what an
-// entry that is direct or off does not have.
+// ReadWith is ReadAll for a result that is computed from several objects of one upstream. It calls
+// answer for the entries of the list in order, as its separators say, with a Reader for that entry
+// and with the entry's name without credentials. All reads share Budget.Answer. path names the
+// result in errors, and is the absent path if the entry is direct or off.
 func (c *Chain) ReadWith(ctx context.Context, path string, answer func(read Reader, source string) ([]byte, error)) (data []byte, source string, err error) {
 	return ask(ctx, c, path, func(ctx context.Context, o origin, deadline time.Time) ([]byte, error) {
 		return answer(func(path string, limit int64) ([]byte, error) { return o.readAll(ctx, path, limit, deadline) }, o.String())
 	})
 }
 
-// ask walks through the list, for a patient caller twice.
+// ask walks through the list, for a caller with patience twice.
 func ask[T any](ctx context.Context, c *Chain, path string, try func(ctx context.Context, o origin, deadline time.Time) (T, error)) (result T, from string, err error) {
 	if !fs.ValidPath(path) || path == "." {
 		return result, "", &Error{Source: c.text, Path: path, Err: fmt.Errorf("%w: it is not a path", notfound.Stated)}
@@ -193,9 +189,8 @@ func ask[T any](ctx context.Context, c *Chain, path string, try func(ctx context
 	return result, from, err
 }
 
-// walk tries the entries in order until one succeeds, one fails in a way that
-// ends the list, or ctx is done. It returns the best error: one that is not about
-// absence says more.
+// walk tries the entries in order until one succeeds, one fails in a way that ends the list, or ctx
+// is done. It returns the most informative error: any error is better than absence.
 func walk[T any](ctx context.Context, c *Chain, path string, deadline time.Time, try func(ctx context.Context, o origin, deadline time.Time) (T, error)) (result T, from string, err error) {
 	for i, e := range c.entries {
 		if e.direct {
@@ -216,8 +211,8 @@ func walk[T any](ctx context.Context, c *Chain, path string, deadline time.Time,
 	return result, "", err
 }
 
-// better returns the error that says more, the next one if both say as much. A failure,
-// which may be transient, says more than a refusal, and a refusal more than absence.
+// better returns the more informative error, next if both are equal. A failure, which may be
+// transient, says more than a refusal, and a refusal more than absence.
 func better(best, next error) error {
 	rank := func(err error) int {
 		switch {
@@ -236,9 +231,9 @@ func better(best, next error) error {
 	return next
 }
 
-// share returns the deadline for entry i. After | an entry has only its part of
-// the time that is left, because the next ones may have the object. Before a comma it
-// has all of it: a failure ends the list.
+// share returns the deadline for entry i. An entry before | has only its part of the remaining
+// time, because the next ones may have the object. An entry before a comma has all of it: a failure
+// ends the list.
 func (c *Chain) share(i int, deadline time.Time) time.Time {
 	left := len(c.entries) - i
 	if c.entries[len(c.entries)-1].origin == nil {
@@ -251,13 +246,13 @@ func (c *Chain) share(i int, deadline time.Time) time.Time {
 	return now.Add(deadline.Sub(now) / time.Duration(left))
 }
 
-// Unreachable reports whether every upstream of the list that could answer fails its
-// probe now: it does not connect, does not answer within twice Budget.FirstByte, or
-// answers 500 or above. Entries behind off cannot answer. It is false if the list has
-// direct in it, if it is only off, and whenever it is not known: ctx has ended, or this
-// machine cannot connect. Circuit breakers do not matter here.
+// Unreachable reports whether every upstream of the list that could answer fails its probe now: it
+// does not connect, does not answer within twice Budget.FirstByte, or answers 500 or above. Entries
+// after off cannot answer. Unreachable is false if the list contains direct, if it is only off, and
+// if the state is not known: ctx has ended, or this machine cannot connect. The circuit breakers do
+// not affect it.
 //
-// A verdict is shared by all callers for 3 s. A call takes as long as a probe at most.
+// All callers share a verdict for 3 s. A call takes at most as long as a probe.
 func (c *Chain) Unreachable(ctx context.Context) bool {
 	origins := c.reached()
 	if len(origins) == 0 {
@@ -277,8 +272,8 @@ func (c *Chain) Unreachable(ctx context.Context) bool {
 	return true
 }
 
-// reached returns the upstreams that a walk through the list may ask, none if it may come
-// to direct.
+// reached returns the upstreams to which a walk through the list may send requests, none if it may
+// come to direct.
 func (c *Chain) reached() []origin {
 	var origins []origin
 	for _, e := range c.entries {

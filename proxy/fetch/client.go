@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// client is what the upstreams of a chain share.
+// client is the part that the upstreams of a chain share.
 type client struct {
 	transports transports
 	trusted    trustedHosts
@@ -44,7 +44,7 @@ func newClient(c Config, transports transports, trusted trustedHosts) *client {
 	}
 }
 
-// close ends the work in the background, waits for it, and closes idle connections.
+// close cancels the work in the background, waits for it, and closes idle connections.
 func (c *client) close() {
 	c.background.close()
 	c.transports.closeIdle()

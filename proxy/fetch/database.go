@@ -11,12 +11,12 @@ import (
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
-// databaseLifetime is how long the way to a checksum database is remembered: long
-// enough to cost nothing, short enough that an upstream which begins to serve the
-// database, or has been passed by while it was down, is used without a restart.
+// databaseLifetime is how long the route to a checksum database is remembered: long enough to cost
+// nothing, short enough that an upstream is used without a restart when it begins to serve the
+// database, or was skipped while it was down.
 const databaseLifetime = 10 * time.Minute
 
-// database finds the way to a checksum database, as the go command does
+// database finds the route to a checksum database, like the go command
 // (go.dev/design/25530-sumdb#proxying-a-checksum-database).
 type database struct {
 	chain      *Chain
@@ -24,8 +24,8 @@ type database struct {
 	direct     origin
 	viaProxies bool
 
-	// asking is a semaphore, so that one caller at a time asks for the way, and the
-	// others wait for the result as long as their contexts allow.
+	// asking is a semaphore: one caller at a time finds the route, and the others wait for the
+	// result as long as their contexts allow.
 	asking chan struct{}
 
 	mu    sync.Mutex // guards known and until
@@ -33,26 +33,25 @@ type database struct {
 	until time.Time
 }
 
-// way is how the files of a database are reached.
+// way is the route to the files of a database.
 type way struct {
 	origin origin
 	prefix string
 }
 
-// SumDB returns a function that gets files of the checksum database called name,
-// by their paths below its root, whole. With viaProxies the entries of the list
-// are asked in order whether they serve it, at /sumdb/<name>/supported: 200 means
-// yes; absence means the next one; anything else is the error, unless | follows
-// the entry. If none does, the database is asked directly, at direct, which may be
-// empty and then is https://<name>. Like for the go command, trouble at an entry
-// before | is not absence: it does not lead to the database itself.
+// SumDB returns a function that fetches files of the checksum database called name, by their paths
+// below its root, whole. With viaProxies it requests /sumdb/<name>/supported from the entries of
+// the list in order: 200 means that the entry serves the database; absence means that the next
+// entry is tried; anything else is the error, unless | follows the entry. If none serves it, the
+// database is asked directly, at direct, which may be empty and then is https://<name>. Like in the
+// go command, a failure of an entry that | does not follow is not absence: it does not lead to the
+// database itself.
 //
-// Unlike for the go command, off at the end of the list keeps us from going there
-// (the error is ErrUnavailable, for nothing is known about the file), and the way
-// is forgotten after ten minutes, and at once when it is in trouble.
+// Unlike in the go command, off at the end of the list prevents direct requests to the database
+// (the error is ErrUnavailable, because nothing is known about the file), and the route is
+// forgotten after ten minutes, and at once when it fails.
 //
-// The function has Budget.Answer for everything. Its errors are those of
-// Source.Fetch.
+// Budget.Answer bounds each call of the function. Its errors are those of Source.Fetch.
 func (c *Chain) SumDB(name, direct string, viaProxies bool) func(ctx context.Context, path string, limit int64) ([]byte, error) {
 	d := &database{chain: c, name: name, viaProxies: viaProxies, asking: make(chan struct{}, 1)}
 	if direct == "" {
@@ -69,7 +68,7 @@ func (c *Chain) SumDB(name, direct string, viaProxies bool) func(ctx context.Con
 	return d.readAll
 }
 
-// supportedLimit bounds the answer of /supported, which may be anything.
+// supportedLimit bounds the response to /supported, which may have any content.
 const supportedLimit = 64 << 10
 
 func (d *database) readAll(ctx context.Context, path string, limit int64) ([]byte, error) {
@@ -85,7 +84,7 @@ func (d *database) readAll(ctx context.Context, path string, limit int64) ([]byt
 	return data, err
 }
 
-// read asks where the database is, and reads path there.
+// read finds the database, and reads path there.
 func (d *database) read(ctx context.Context, path string, limit int64, deadline time.Time) ([]byte, error) {
 	w, err := d.way(ctx, deadline)
 	if err != nil {
@@ -98,12 +97,12 @@ func (d *database) read(ctx context.Context, path string, limit int64, deadline 
 	d.forget(w)
 	next, failed := d.way(ctx, deadline)
 	if failed != nil || next == w {
-		return nil, err // what was wrong says more than that the way is not known
+		return nil, err // this error says more than one that the route is not known
 	}
 	return next.origin.readAll(ctx, next.prefix+path, limit, deadline)
 }
 
-// way returns the way that is known, or asks for it.
+// way returns the known route, or finds it.
 func (d *database) way(ctx context.Context, deadline time.Time) (way, error) {
 	if !d.viaProxies {
 		return way{origin: d.direct}, nil
@@ -130,7 +129,7 @@ func (d *database) way(ctx context.Context, deadline time.Time) (way, error) {
 	return w, nil
 }
 
-// ask walks the list. It is walk with another end: not to be found is an answer.
+// ask walks the list. It differs from walk at the end: not to find the database is a result.
 func (d *database) ask(ctx context.Context, deadline time.Time) (way, error) {
 	prefix := "sumdb/" + d.name + "/"
 	var best error
@@ -143,7 +142,7 @@ func (d *database) ask(ctx context.Context, deadline time.Time) (way, error) {
 				Err: fmt.Errorf("%w: no entry serves the checksum database, and off forbids asking it directly", ErrUnavailable)})
 		}
 		_, err := e.origin.readAll(ctx, prefix+"supported", supportedLimit, d.chain.share(i, deadline))
-		if err == nil || errors.Is(err, ErrTooLarge) { // any body will do
+		if err == nil || errors.Is(err, ErrTooLarge) { // any body means yes
 			return way{e.origin, prefix}, nil
 		}
 		best = better(best, err)
@@ -157,7 +156,7 @@ func (d *database) ask(ctx context.Context, deadline time.Time) (way, error) {
 	return way{}, best
 }
 
-// forget makes the next request ask again, unless another way is known already.
+// forget makes the next request find the route again, unless another one is known already.
 func (d *database) forget(w way) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -11,15 +11,15 @@ import (
 	"unicode"
 )
 
-// maxDetail is how many bytes of an upstream's words are passed on; the go command
-// shows 648 of all of ours.
+// maxDetail is how many bytes of an upstream's message are passed on; the go command shows 648
+// bytes of our whole text.
 const maxDetail = 200
 
-// Bounds on the words of a refusal.
+// Bounds on the message of a refusal.
 const (
 	maxLines = 3
 	maxWords = 300 // bytes
-	minWords = 8   // less of a line says nothing
+	minWords = 8   // a shorter line says nothing
 )
 
 var (
@@ -30,22 +30,22 @@ var (
 	urlUser    = regexp.MustCompile(`://[^\s/?"'<>]*@`)
 )
 
-// detailOf returns what the body of an unwanted answer says. It is neither cut nor
-// cleaned: half a secret would not be recognised.
+// detailOf returns the message in the body of an unwanted response. It neither cuts nor cleans it:
+// half a secret would not be recognized.
 func detailOf(resp *http.Response) string {
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, 8<<10)) // half of it is better than nothing
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 8<<10)) // a partial message is better than none
 	s := string(text)
 	var compact bytes.Buffer
 	switch {
 	case strings.Contains(resp.Header.Get("Content-Type"), "html") || strings.HasPrefix(strings.TrimSpace(s), "<"):
 		return textOfHTML(s)
 	case strings.HasPrefix(strings.TrimSpace(s), "{") && json.Compact(&compact, text) == nil:
-		return compact.String() // its first lines alone have no words in them
+		return compact.String() // the first lines of JSON alone say nothing
 	}
 	return s
 }
 
-// textOfHTML returns the title of a page, or what is left of it without its tags.
+// textOfHTML returns the title of a page, or else its text without the tags.
 func textOfHTML(s string) string {
 	if title := htmlTitle.FindStringSubmatch(s); title != nil && strings.TrimSpace(title[1]) != "" {
 		return html.UnescapeString(title[1])

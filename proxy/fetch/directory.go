@@ -35,7 +35,8 @@ func newDirectory(u *url.URL, name string, m *metrics) *directory {
 
 func (d *directory) String() string { return d.name }
 
-// fetch opens a file. The deadline is not needed: a file system cannot be interrupted.
+// fetch opens a file. It does not use the deadline: an operation of a file system cannot be
+// interrupted.
 func (d *directory) fetch(ctx context.Context, path string, limit int64, _ time.Time) (*Object, error) {
 	begin := time.Now()
 	f, size, err := d.open(ctx, path)
@@ -66,9 +67,8 @@ func (d *directory) readAll(ctx context.Context, path string, limit int64, deadl
 	return data, err
 }
 
-// open opens the regular file at path. The root is opened again each time, so that
-// a directory which is replaced as a whole is seen; one that is not there at all
-// is trouble, not absence.
+// open opens the regular file at path. It opens the root again each time, so that a directory that
+// was replaced as a whole is seen. A missing root is a failure, not absence.
 func (d *directory) open(ctx context.Context, path string) (*os.File, int64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
@@ -79,7 +79,7 @@ func (d *directory) open(ctx context.Context, path string) (*os.File, int64, err
 	}
 	defer root.Close()
 	name := filepath.FromSlash(path)
-	info, err := root.Stat(name) // before Open, which waits at a named pipe
+	info, err := root.Stat(name) // before Open, which blocks on a named pipe
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%w: it is not a file", notfound.Stated)
 	}
@@ -97,8 +97,8 @@ func (d *directory) open(ctx context.Context, path string) (*os.File, int64, err
 	return f, info.Size(), nil
 }
 
-// absentOr returns err if it says that there is no such file, else that the
-// directory is in trouble.
+// absentOr returns err if it means that the file does not exist, otherwise the error that the
+// directory fails.
 func absentOr(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) {
 		return notfound.Stated
@@ -106,8 +106,8 @@ func absentOr(err error) error {
 	return unavailable(err)
 }
 
-// unavailable returns an error that is ErrUnavailable and nothing else: err says nothing
-// about the object. Only a lack of file descriptors, which is ours, can be told.
+// unavailable returns an error that is ErrUnavailable and nothing else: err says nothing about the
+// object. It wraps err only if this process lacks file descriptors.
 func unavailable(err error) error {
 	if isExhausted(err) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, syscall.EMFILE)
@@ -133,11 +133,11 @@ func outcomeOfFile(err error) string {
 	return outcomeCanceled
 }
 
-// fileBody reads the bytes a file had when it was opened.
+// fileBody reads the bytes that a file had when it was opened.
 type fileBody struct {
 	file     *os.File
 	left     int64
-	done     func() error // why the caller does not wait any more
+	done     func() error // why the caller does not wait any longer
 	failed   func(error) error
 	received func(n int)
 }

@@ -14,8 +14,8 @@ import (
 	"syscall"
 )
 
-// endpoint is the address of an upstream, with its credentials. It makes the errors of
-// the upstream, which never contain them.
+// endpoint is the address of an upstream, with its credentials. It creates the errors of the
+// upstream, which never contain them.
 type endpoint struct {
 	base          *url.URL // without credentials
 	label         string   // in metrics
@@ -53,11 +53,11 @@ func secretsOf(base *url.URL) []string {
 	return append(secrets, password)
 }
 
-// maskOf returns a replacer of secrets, however they are escaped.
+// maskOf returns a replacer of secrets in any escaped form.
 func maskOf(secrets []string) *strings.Replacer {
 	var pairs []string
 	for _, s := range secrets {
-		if len(s) > 3 { // a shorter one would garble innocent words
+		if len(s) > 3 { // a shorter one would garble unrelated words
 			pairs = append(pairs, s, "xxxxx", url.QueryEscape(s), "xxxxx", url.PathEscape(s), "xxxxx")
 		}
 	}
@@ -89,8 +89,8 @@ func (e *endpoint) timeout(path, what string) *failure {
 	return f
 }
 
-// broken returns the meaning of err, an error of the transport. ctx is that of the
-// request; its cause tells our own time limits from a caller that left.
+// broken returns the failure for err, an error of the transport. ctx is that of the request; its
+// cause distinguishes our own time limits from a caller that left.
 func (e *endpoint) broken(ctx context.Context, path string, err error) *failure {
 	var (
 		network net.Error
@@ -123,8 +123,8 @@ func (e *endpoint) broken(ctx context.Context, path string, err error) *failure 
 // clean returns text as one printable line without our credentials.
 func (e *endpoint) clean(text string) string { return printable(e.secrets.Replace(text)) }
 
-// words returns the first lines of text that are not empty, without our credentials. Each
-// has the host before it, so that it cannot pass for a text of ours.
+// words returns the first non-empty lines of text, without our credentials. Each line begins with
+// the host, so that it cannot pass for a text of ours.
 func (e *endpoint) words(text string) string {
 	var lines []string
 	room := maxWords
@@ -141,14 +141,14 @@ func (e *endpoint) words(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// tooLarge returns the failure of an object that is larger than its limit. The
-// upstream is well, and another attempt would not make the object smaller.
+// tooLarge returns the failure of an object that is larger than its limit. The upstream works, and
+// another attempt would not make the object smaller.
 func (e *endpoint) tooLarge(path string, limit int64) *failure {
 	return e.fail(path, outcomeTooLarge, fmt.Errorf("%w: the limit is %d bytes", ErrTooLarge, limit)).final().innocent()
 }
 
-// canceled returns the failure of a request that we ended or did not send, for a reason
-// that says nothing about the upstream: the caller left, or we have no memory for it.
+// canceled returns the failure of a request that we ended or did not send, for a reason that says
+// nothing about the upstream: the caller left, or we have no memory for the response.
 func (e *endpoint) canceled(path string, err error) *failure {
 	return e.fail(path, outcomeCanceled, err).final().innocent()
 }

@@ -9,14 +9,14 @@ import (
 	"syscall"
 )
 
-// failure is why one attempt failed, and what follows from it.
+// failure is the reason why one attempt failed, and its consequences.
 type failure struct {
 	*Error
 	outcome string // for the metrics
 	retry   bool   // another attempt may succeed
-	once    bool   // but not more than one
-	blame   bool   // the upstream may be unwell, and is probed
-	lost    bool   // there was no answer: connection, TLS or time-out
+	once    bool   // but only one more
+	blame   bool   // the upstream may be down, and is probed
+	lost    bool   // there was no answer: connection, TLS or timeout
 }
 
 // final returns f as a failure that another attempt would not change.
@@ -31,14 +31,13 @@ func (f *failure) innocent() *failure {
 	return f
 }
 
-// counts reports whether f says anything about the upstream or the object. A missing
-// answer does not if the caller left, or left the upstream less time than our own budget
-// gives it.
+// counts reports whether f says anything about the upstream or the object. A missing answer does
+// not if the caller left, or gave the upstream less time than our own budget.
 func (f *failure) counts(hurried bool) bool {
 	return f.outcome != outcomeCanceled && (f.outcome != outcomeTimeout || !hurried)
 }
 
-// Causes for which we cancel a request ourselves.
+// Causes with which we cancel a request ourselves.
 var (
 	errSlow   = errors.New("no answer in time")
 	errIdle   = errors.New("no byte in time")
@@ -51,8 +50,8 @@ var (
 	errCrowded = errors.New("too many requests wait for this host") // of a last attempt
 )
 
-// isExhausted reports whether err says that this process or this machine has no file
-// descriptor left. The resolver says it only in its text.
+// isExhausted reports whether err means that this process or this machine has no file descriptor
+// left. The resolver says it only in its text.
 func isExhausted(err error) bool {
 	var dns *net.DNSError
 	if errors.As(err, &dns) && (strings.Contains(dns.Err, syscall.EMFILE.Error()) || strings.Contains(dns.Err, syscall.ENFILE.Error())) {
@@ -61,8 +60,8 @@ func isExhausted(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// isOurs reports whether err, of connecting, says something about this machine, and
-// nothing about the upstream.
+// isOurs reports whether err, of connecting, says something about this machine, and nothing about
+// the upstream.
 func isOurs(err error) bool {
 	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, errno) {

@@ -1,13 +1,12 @@
-// Package fetch gets one object of a module from an upstream.
+// Package fetch fetches one object of a module from an upstream.
 //
-// It knows upstream proxies (http, https), directories (file), and the list of
-// both that the go command calls GOPROXY, with the meaning the go command gives
-// to its separators (go.dev/ref/mod#environment-variables). In addition to the go
-// command it has time budgets for every phase, retries, resumption of a broken
-// transfer, and a circuit breaker for each upstream.
+// It knows upstream proxies (http, https), directories (file), and the list of both that the go
+// command calls GOPROXY, whose separators mean the same as in the go command
+// (go.dev/ref/mod#environment-variables). Unlike the go command it has time budgets for every
+// phase, retries, resumption of a broken transfer, and a circuit breaker for each upstream.
 //
-// It does not decide what may be requested, and proves nothing about the content
-// except that it is complete.
+// It does not decide which objects may be requested, and proves nothing about the content except
+// that it is complete.
 package fetch
 
 import (
@@ -22,9 +21,8 @@ import (
 // the end of a list that says off) is notfound.Stated. A timeout of a phase
 // is context.DeadlineExceeded.
 var (
-	// ErrRefused says that an upstream refuses this object: 403, 451. That is
-	// neither absence nor a failure: firewalls and products that curate modules
-	// answer so by design.
+	// ErrRefused means that an upstream refuses this object: 403, 451. That is neither absence nor
+	// a failure: firewalls and products that curate modules answer so by design.
 	ErrRefused = errors.New("refused by the upstream")
 
 	// ErrUnavailable is any failure of an upstream that says nothing about
@@ -32,11 +30,11 @@ var (
 	// circuit breaker.
 	ErrUnavailable = errors.New("upstream unavailable")
 
-	// ErrTooLarge says that the object is larger than the caller allowed.
+	// ErrTooLarge means that the object is larger than the caller allowed.
 	ErrTooLarge = errors.New("larger than allowed")
 
-	// ErrDirect says that the list has reached direct: the caller must fetch the
-	// module from its repository, which a Source does not do.
+	// ErrDirect means that the list has reached direct: the caller must fetch the module from its
+	// repository, which a Source does not do.
 	ErrDirect = errors.New("direct: fetch from the repository")
 )
 
@@ -52,25 +50,24 @@ type Error struct {
 	Err        error
 
 	late       bool // a timeout of the upstream or of a host that it redirects to
-	remembered bool // it is that of an earlier fetch
+	remembered bool // the error of an earlier fetch
 }
 
 // Object is an object that a Source has opened.
 type Object struct {
-	Body   io.ReadCloser // fails with an error, never with a clean EOF, if the object did not arrive whole
+	Body   io.ReadCloser // ends with an error, never with a clean EOF, if the object did not arrive whole
 	Size   int64         // bytes, -1 if the upstream did not say
 	Source string        // the upstream it comes from, without credentials
 }
 
-// Source is somewhere else. Its methods may be called at the same time.
+// Source provides objects. Its methods may be called concurrently.
 type Source interface {
-	// Fetch opens the object at path, a path of the GOPROXY protocol, escaped
-	// and without a leading slash. Of an object larger than limit bytes the
-	// error is ErrTooLarge, now or when its body is read.
+	// Fetch opens the object at path, a path of the GOPROXY protocol, escaped and without a leading
+	// slash. If the object is larger than limit bytes, the error is ErrTooLarge, now or when the
+	// body is read.
 	//
-	// Fetch returns when the headers are there; the budget for that, retries
-	// and all, is bounded. The caller closes the body. Cancelling ctx ends
-	// both.
+	// Fetch returns when the headers arrive; its time, retries included, is bounded. The caller
+	// closes the body. Cancelling ctx ends both.
 	Fetch(ctx context.Context, path string, limit int64) (*Object, error)
 
 	// String names the source without credentials, for logs.

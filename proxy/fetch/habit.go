@@ -5,12 +5,13 @@ import (
 	"time"
 )
 
-// lifeFresh is how recent an answer to a client's request must be to prove that an
-// upstream works that answers its probe with 500.
+// lifeFresh is how recent an answer to a client's request must be to prove that an upstream works
+// although it answers its probe with 500.
 const lifeFresh = 10 * time.Second
 
-// habit is how an upstream answers its probe while it works. Some answer 500 to whatever
-// they do not have, and so to every probe; that they answer clients is the better proof.
+// habit is how an upstream answers its probe while it works. Some upstreams answer 500 to every
+// request for an object that they do not have, and so to every probe; that they answer clients is
+// the better proof.
 type habit struct {
 	normal  int       // the status of the probe when clients are answered; 0: none
 	doubted int       // a status of the probe that may be normal; 0: none
@@ -18,10 +19,9 @@ type habit struct {
 	lived   time.Time // when a client's request was last answered below 500
 }
 
-// judge returns the verdict on the upstream after a probe that was sent at began. The
-// answers of a gateway whose upstream is gone (502, 503, 504) become normal only if the
-// probe got no other for as long as the breaker was open, and then clients were answered
-// all the same.
+// judge returns the verdict on the upstream after a probe that was sent at began. The answers of a
+// gateway whose upstream is down (502, 503, 504) become normal only if the probe got no other
+// answer for as long as the breaker was open, and clients were answered afterwards all the same.
 func (h *habit) judge(found finding, began time.Time) verdict {
 	if found.verdict == alive {
 		h.normal, h.doubted = 0, 0
@@ -45,11 +45,12 @@ func (h *habit) judge(found finding, began time.Time) verdict {
 	return verdict
 }
 
-// doubt notes that probes got only this status for so long that the upstream is used again
+// doubt notes that probes got only this status for so long that the upstream gets requests again,
 // to see whether it answers clients.
 func (h *habit) doubt(status int) { h.doubted, h.since = status, time.Now() }
 
-// isHabit reports whether an upstream may answer with status whatever it does not have.
+// isHabit reports whether an upstream may answer with status for every object that it does not
+// have.
 func isHabit(status int) bool {
 	return status == http.StatusInternalServerError || status == http.StatusNotImplemented
 }
@@ -63,7 +64,7 @@ const (
 	dead
 )
 
-// finding is how a probe ended.
+// finding is the result of a probe's requests.
 type finding struct {
 	verdict verdict
 	status  int  // of the last answer, 0 if there was none

@@ -8,13 +8,12 @@ import (
 	"time"
 )
 
-// maxRetryAfter bounds what an upstream can make us wait, or pass on: a day is as
-// good as forever, and no arithmetic overflows.
+// maxRetryAfter bounds how long an upstream can make us wait, or what we pass on: a day is as good
+// as forever, and no arithmetic overflows.
 const maxRetryAfter = 24 * time.Hour
 
-// parseRetryAfter returns how long after now the value of a Retry-After header
-// (RFC 9110, section 10.2.3: seconds, or a date) asks to wait. It is 0 if it does
-// not ask.
+// parseRetryAfter returns how long after now the value of a Retry-After header (RFC 9110, section
+// 10.2.3: seconds, or a date) asks to wait, 0 if it does not.
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	value = strings.TrimSpace(value)
 	if value == "" {
@@ -36,7 +35,7 @@ func parseRetryAfter(value string, now time.Time) time.Duration {
 
 // contentRange is the value of a Content-Range header.
 type contentRange struct {
-	first, last int64 // bytes, last is included
+	first, last int64 // bytes, inclusive
 	total       int64 // -1 if not known
 }
 
@@ -66,7 +65,7 @@ func parseContentRange(value string) (contentRange, error) {
 	return r, nil
 }
 
-// parseDigits returns the number that s is in decimal digits, -1 if it is none.
+// parseDigits returns the value of the decimal digits s, -1 if s has anything else.
 func parseDigits(s string) int64 {
 	if s == "" || strings.Trim(s, "0123456789") != "" {
 		return -1
@@ -78,7 +77,7 @@ func parseDigits(s string) int64 {
 	return n
 }
 
-// validator is what a server says to tell one state of an object from another.
+// validator identifies one state of an object at a server.
 type validator struct {
 	etag, lastModified string
 }
@@ -98,8 +97,7 @@ func (v validator) ifRange() string {
 	return v.lastModified
 }
 
-// same reports whether nothing in v and w speaks against their being of the same
-// object.
+// same reports whether v and w may be of the same object.
 func (v validator) same(w validator) bool {
 	if v.etag != "" && w.etag != "" {
 		return v.etag == w.etag

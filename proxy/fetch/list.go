@@ -17,9 +17,8 @@ type Entry struct {
 	Off    bool     // the word off, always the last entry
 	Direct bool     // the word direct, always the last entry
 
-	// AnyError says that | follows the entry: whatever goes wrong here, the
-	// next entry is asked. Otherwise it is asked only about what this one
-	// does not have.
+	// AnyError means that | follows the entry: after any error here, the next entry is tried.
+	// Otherwise it is tried only if this one does not have the object.
 	AnyError bool
 }
 
@@ -34,14 +33,13 @@ func (e Entry) String() string {
 	return redactURL(e.URL)
 }
 
-// ParseList parses a list in the syntax of GOPROXY
-// (go.dev/ref/mod#environment-variables) as the go command does: entries are
-// trimmed, empty ones skipped, a host without a scheme is https, what follows
-// off or direct is ignored.
+// ParseList parses a list in the syntax of GOPROXY (go.dev/ref/mod#environment-variables) like the
+// go command: it trims entries, skips empty ones, reads a host without a scheme as https, and
+// ignores everything after off or direct.
 //
-// A list without an entry is an error, as is a URL that could not work: another scheme, no host, a file with a
-// host or a query, or credentials that would travel in the clear (http, except
-// to a loopback address). No error quotes credentials.
+// A list without an entry is an error, as is a URL that could not work: another scheme, no host, a
+// file with a host or a query, or credentials that would be sent unencrypted (http, except to a
+// loopback address). No error contains credentials.
 func ParseList(list string) ([]Entry, error) {
 	var entries []Entry
 	for rest := list; rest != ""; {
@@ -71,13 +69,13 @@ func ParseList(list string) ([]Entry, error) {
 	return entries, nil
 }
 
-// formatList returns the list that entries come from, without credentials.
+// formatList returns the list of entries, without credentials.
 func formatList(entries []Entry) string {
 	var b strings.Builder
 	for i, e := range entries {
 		b.WriteString(e.String())
 		switch {
-		case i == len(entries)-1: // a separator behind the last one means nothing
+		case i == len(entries)-1: // a separator after the last one means nothing
 		case e.AnyError:
 			b.WriteByte('|')
 		default:
@@ -87,8 +85,8 @@ func formatList(entries []Entry) string {
 	return b.String()
 }
 
-// withScheme adds https:// where the go command does: single words are reserved,
-// what contains :/ or is an absolute path must be a complete URL.
+// withScheme adds https:// where the go command does: single words are reserved, and a text with :/
+// or an absolute path must be a complete URL.
 func withScheme(text string) string {
 	if strings.ContainsAny(text, ".:/") && !strings.Contains(text, ":/") && !filepath.IsAbs(text) && !path.IsAbs(text) {
 		return "https://" + text
@@ -122,7 +120,7 @@ func parseURL(text string) (*url.URL, error) {
 		return nil, errors.New("the scheme must be https, http or file")
 	}
 	u.Fragment, u.RawFragment = "", ""
-	// What we print is what can be typed in again; url.Parse accepts hosts that
+	// An entry must be accepted in the form in which we print it; url.Parse accepts some hosts that
 	// it does not accept as it prints them.
 	printed := redactURL(u)
 	if again, err := url.Parse(printed); err != nil || again.String() != printed || strings.ContainsAny(printed, ",| ") {
@@ -136,9 +134,9 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// Redact returns text, a list in the syntax of GOPROXY or a value of GOSUMDB,
-// without the credentials and queries of the URLs in it. What looks like a URL
-// and is none is left out as a whole.
+// Redact returns text, a list in the syntax of GOPROXY or a value of GOSUMDB, without the
+// credentials and queries of the URLs in it. It leaves out a text that looks like a URL but cannot
+// be parsed.
 func Redact(text string) string {
 	var b strings.Builder
 	for text != "" {

@@ -10,20 +10,20 @@ import (
 // Outcomes of one request to an upstream, the values of the label outcome.
 const (
 	outcomeOK          = "ok"           // the headers of a 200
-	outcomeResumed     = "resumed"      // a broken transfer goes on
+	outcomeResumed     = "resumed"      // a broken transfer continues
 	outcomeNotFound    = "not_found"    // 404, 410, no such file
 	outcomeRefused     = "refused"      // another 4xx
 	outcomeLimited     = "limited"      // 429
 	outcomeUnavailable = "unavailable"  // everything else that says nothing about the object
-	outcomeTimeout     = "timeout"      // a budget was used up
+	outcomeTimeout     = "timeout"      // a time budget ran out
 	outcomeTooLarge    = "too_large"    // the declared size is over the limit
-	outcomeCanceled    = "canceled"     // the caller did not wait
+	outcomeCanceled    = "canceled"     // the caller left
 	outcomeOpen        = "breaker_open" // not sent: the circuit breaker is open
 	outcomeRemembered  = "remembered"   // not sent: it failed a moment ago
 )
 
-// metrics are the collectors of a chain. The label upstream is an entry of the
-// configured list, without credentials.
+// metrics are the collectors of a chain. The label upstream is an entry of the configured list,
+// without credentials.
 type metrics struct {
 	requests *prometheus.CounterVec
 	retries  *prometheus.CounterVec
@@ -66,8 +66,8 @@ func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.requests, m.retries, m.broken, m.bytes, m.answer, m.breakers}
 }
 
-// count counts a request to upstream that began at begin; no time is kept of one
-// that had no answer.
+// count counts a request to upstream that began at begin. It observes the duration only if there
+// was an answer.
 func (m *metrics) count(upstream, outcome string, begin time.Time) {
 	m.requests.WithLabelValues(upstream, outcome).Inc()
 	switch outcome {
@@ -76,8 +76,8 @@ func (m *metrics) count(upstream, outcome string, begin time.Time) {
 	}
 }
 
-// breakerCollector reads the states when metrics are collected: an open breaker becomes
-// half open by the clock alone.
+// breakerCollector reads the states when metrics are collected, because an open breaker becomes
+// half open as time passes.
 type breakerCollector struct {
 	desc *prometheus.Desc
 

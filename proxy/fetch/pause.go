@@ -30,8 +30,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // Bounds on resuming.
 const (
-	// maxFruitless is how many attempts in a row may bring less than worthwhile bytes
-	// that are not the rest.
+	// maxFruitless bounds the attempts in a row that bring less than worthwhile bytes and not the
+	// rest.
 	maxFruitless = 5
 	worthwhile   = 8 << 10
 

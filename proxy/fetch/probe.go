@@ -10,33 +10,33 @@ import (
 )
 
 const (
-	// probeTimes is how many times Budget.FirstByte a probe has. An upstream that takes
-	// 9 s for every answer is alive, and a caller that waits for one that hangs gets the
-	// verdict before Budget.Answer is over.
+	// probeTimes times Budget.FirstByte is the time of a probe. An upstream that takes 9 s for
+	// every answer is alive, and a caller of one that hangs gets the verdict before Budget.Answer
+	// is over.
 	probeTimes = 2
 
 	// probeFresh is how long the verdict of a probe is valid.
 	probeFresh = 3 * time.Second
 
-	// probeStale is how long the last verdict is good enough while the next probe takes
-	// longer than probeGrace: an upstream that hangs delays each probe, and callers need
-	// not wait for the same verdict again.
+	// probeStale is how old the last verdict may be while the next probe takes longer than
+	// probeGrace: an upstream that hangs delays each probe, and callers need not wait for the same
+	// verdict again.
 	probeStale = time.Minute
 	probeGrace = time.Second
 )
 
-// probe finds out whether an upstream is alive, by a request that no client has chosen: for
-// the name of the checksum database, else for the root. Any answer below 500 means alive.
-// There is at most one request at a time, and all callers share its verdict.
+// probe finds out whether an upstream is alive, by a request that no client has chosen: for the
+// name of the checksum database, or else for the root. Any answer below 500 means alive. There is
+// at most one request at a time, and all callers share its verdict.
 type probe struct {
 	at     *endpoint
 	client *client
 	paths  []string            // requested in this order until one has a good answer
-	report func(found finding) // is told of each verdict
+	report func(found finding) // called with each verdict
 
 	mu      sync.Mutex    // guards what follows
-	running chan struct{} // closed when the probe under way has ended; nil: none
-	began   time.Time     // when that one, or the last one, began
+	running chan struct{} // closed when the running probe has ended; nil: none
+	began   time.Time     // when the running or last one began
 	ended   time.Time     // when the last one ended
 	last    finding       // of it
 	habit   habit
@@ -52,9 +52,9 @@ func newProbe(at *endpoint, c *client, report func(found finding)) *probe {
 	return p
 }
 
-// begin starts a probe unless one is under way or there is a verdict not older than age.
-// It returns a channel that is closed when the probe has ended, nil if the verdict is
-// there or the chain is closed.
+// begin starts a probe unless one is running or there is a verdict not older than age. It returns a
+// channel that is closed when the probe has ended, nil if there is a verdict or the chain is
+// closed.
 func (p *probe) begin(age time.Duration) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -145,7 +145,7 @@ func (p *probe) doubt(status int) {
 	p.habit.doubt(status)
 }
 
-// isLong reports whether an upstream that took so long to answer is slow.
+// isLong reports whether an upstream is slow that takes so long to answer.
 func (p *probe) isLong(took time.Duration) bool { return took > p.client.budget.FirstByte*3/4 }
 
 // isSlow reports whether the upstream is alive but slow, so that attempts do not end at
@@ -166,7 +166,7 @@ func (p *probe) noteAnswer(took time.Duration) {
 	}
 	contradicts := p.last.verdict == dead && p.last.status != 0
 	p.mu.Unlock()
-	if contradicts { // the probe was answered with an error, and a client was not
+	if contradicts { // the probe got an error, and a client did not
 		p.begin(probeFresh)
 	}
 }
@@ -205,15 +205,15 @@ func (p *probe) verdict(age time.Duration) verdict {
 	return p.last.verdict
 }
 
-// stillDead reports whether the last probe failed recently, and the one under way has had
-// no answer for a while either.
+// stillDead reports whether the last probe failed recently, and the running one has had no answer
+// for a while either.
 func (p *probe) stillDead() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.last.verdict == dead && time.Since(p.ended) < probeStale && time.Since(p.began) >= probeGrace
 }
 
-// grace returns how long a request waits at most for the probe that is under way.
+// grace returns how long a request waits at most for the running probe.
 func (p *probe) grace() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -26,8 +26,8 @@ func (u *upstream) fetch(ctx context.Context, path string, limit int64, deadline
 
 func (u *upstream) readAll(ctx context.Context, path string, limit int64, deadline time.Time) ([]byte, error) {
 	return retry(ctx, u, path, deadline, func(deadline time.Time) ([]byte, *failure) {
-		// The body has to be there in time too, and is not resumed: what is
-		// small is asked for again.
+		// The body must arrive by the deadline, too. It is not resumed: a small object is requested
+		// again.
 		ctx, cancel := context.WithDeadlineCause(ctx, deadline, errSlow)
 		defer cancel()
 		s, f := u.open(ctx, path, limit, deadline, nil)

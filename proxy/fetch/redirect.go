@@ -12,7 +12,7 @@ import (
 	"github.com/assay-proxy/assay/internal/egress"
 )
 
-// maxRedirects is how many redirects are followed, as by the go command.
+// maxRedirects is how many redirects are followed, the same number as in the go command.
 const maxRedirects = 10
 
 // sender sends requests to one upstream and follows its redirects.
@@ -22,8 +22,8 @@ type sender struct {
 	probe  *probe
 }
 
-// away returns err, of a host that the upstream redirects to, as an error that clients may
-// see, and logs the rest.
+// away returns an error that clients may see in place of err, which is the error of a host that the
+// upstream redirects to, and logs err.
 func (s *sender) away(ctx context.Context, host string, err error) error {
 	if ctx.Err() == nil {
 		s.client.log.Warn("redirect of upstream failed", "source", s.at.label, "host", printable(host), "err", s.at.clean(err.Error()))
@@ -34,7 +34,7 @@ func (s *sender) away(ctx context.Context, host string, err error) error {
 // answer is the response at the end of the redirects.
 type answer struct {
 	*http.Response
-	away bool // the redirects led to another host than the upstream's, or over one
+	away bool // a redirect led to another host than the upstream's, at the end or on the way
 }
 
 // roundTrip sends a GET for target and follows redirects. The http.Client is not
@@ -68,9 +68,9 @@ func (s *sender) roundTrip(ctx context.Context, target *url.URL, header http.Hea
 	}
 }
 
-// hop sends one request for target. away says that a redirect led away from the upstream,
-// inside that this redirect came from inside. It reports whether the answer came from
-// inside: neither from a public address nor through a proxy.
+// hop sends one request for target. away means that a redirect led away from the upstream, inside
+// that this redirect came from the internal network. hop reports whether the response came from the
+// internal network: neither from a public address nor through a proxy.
 func (s *sender) hop(ctx context.Context, target *url.URL, header http.Header, away, inside bool) (resp *http.Response, near bool, err error) {
 	var remote net.Addr
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { remote = info.Conn.RemoteAddr() }})
@@ -93,7 +93,7 @@ func (s *sender) hop(ctx context.Context, target *url.URL, header http.Header, a
 	return resp, through == nil && remote != nil && isInside(remote), nil
 }
 
-// isInside reports whether a connection to addr stays inside.
+// isInside reports whether a connection to addr stays in the internal network.
 func isInside(addr net.Addr) bool {
 	ap, err := netip.ParseAddrPort(addr.String())
 	if err != nil {
@@ -103,7 +103,7 @@ func isInside(addr net.Addr) bool {
 	return err == nil && len(public) == 0
 }
 
-// location returns where resp redirects to, nil if it does not.
+// location returns the target to which resp redirects, nil if it does not.
 func location(resp *http.Response) (*url.URL, error) {
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
@@ -113,7 +113,7 @@ func location(resp *http.Response) (*url.URL, error) {
 	}
 	value := resp.Header.Get("Location")
 	if value == "" {
-		return nil, nil // a 3xx like any other that is not a 200
+		return nil, nil // handled like any other status than 200
 	}
 	from := resp.Request.URL
 	next, err := from.Parse(value)

@@ -42,10 +42,9 @@ func retry[T any](ctx context.Context, u *upstream, path string, deadline time.T
 	}
 }
 
-// distrust closes idle connections after a timeout. If one died silently, behind a
-// firewall that forgot it, all have, and the next attempts would use them one by one. It
-// probes the upstream, so that the verdict is there before the time for the answer is
-// over.
+// distrust closes idle connections after a timeout. If one died silently, behind a firewall that
+// forgot it, all of them have, and the next attempts would use them one by one. It also probes the
+// upstream, so that there is a verdict before the time for the answer is over.
 func (u *upstream) distrust(f *failure) {
 	if f.outcome == outcomeTimeout {
 		u.client.transports.closeIdle()

@@ -13,14 +13,13 @@ import (
 	"github.com/assay-proxy/assay/internal/egress"
 )
 
-// lookupBudget bounds the look-ups of a start. A resolver that is slow must not
-// keep us from serving what is stored.
+// lookupBudget bounds the DNS lookups at start. A slow resolver must not prevent us from serving
+// stored objects.
 const lookupBudget = 2 * time.Second
 
-// refuseSelf returns an error if an entry leads back to us: a request would be
-// answered by itself. A name that cannot be resolved now is let through; the Via
-// header finds the loop later. So it does if the addresses of this machine cannot be
-// read, which log is told.
+// refuseSelf returns an error if an entry leads back to this program: a request would be answered
+// by itself. It accepts a name that cannot be resolved now; the Via header detects the loop later.
+// It also accepts all entries, and logs that, if the addresses of this machine cannot be read.
 func refuseSelf(entries []Entry, self []string, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupBudget)
 	defer cancel()
@@ -41,8 +40,8 @@ func refuseSelf(entries []Entry, self []string, log *slog.Logger) error {
 	return nil
 }
 
-// leadsTo reports whether u is served at address, or at any loopback address with
-// the same port. machine are the addresses of this machine.
+// leadsTo reports whether u is served at address, or at any loopback address with the same port.
+// machine are the addresses of this machine.
 func leadsTo(ctx context.Context, u *url.URL, address string, machine map[netip.Addr]bool) bool {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || port == "0" || port != portOf(u) {
@@ -70,8 +69,8 @@ func portOf(u *url.URL) string {
 	return "80"
 }
 
-// ownAddresses returns the addresses that a listener on host has, of those of the machine
-// if it has no host of its own.
+// ownAddresses returns the addresses of a listener on host: all those of the machine if host is
+// empty or unspecified.
 func ownAddresses(ctx context.Context, host string, machine map[netip.Addr]bool) map[netip.Addr]bool {
 	ip, err := netip.ParseAddr(host)
 	if host == "" || err == nil && ip.IsUnspecified() {
@@ -84,7 +83,7 @@ func ownAddresses(ctx context.Context, host string, machine map[netip.Addr]bool)
 	return own
 }
 
-// resolve returns the addresses of host, none if they cannot be had.
+// resolve returns the addresses of host, none if they cannot be resolved.
 func resolve(ctx context.Context, host string) []netip.Addr {
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {

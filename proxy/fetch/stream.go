@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// stream is the body of one answer.
+// stream is the body of one response.
 type stream struct {
-	ctx    context.Context // of the request, which ends with the body, as net/http has it
+	ctx    context.Context // of the request; as in net/http, it ends with the body
 	cancel context.CancelCauseFunc
 	sender *sender
 	resp   answer
@@ -26,8 +26,8 @@ func newStream(ctx context.Context, cancel context.CancelCauseFunc, resp answer,
 
 func (s *stream) size() int64 { return s.resp.ContentLength }
 
-// Read reads a part of the body. The idle time runs only while it waits for the
-// upstream, not while our reader is busy with something else.
+// Read reads a part of the body. The idle time runs only while Read waits for the upstream, not
+// while our reader is busy with something else.
 func (s *stream) Read(p []byte) (int, error) {
 	s.idle.Reset(s.budget)
 	n, err := s.resp.Body.Read(p)

@@ -12,8 +12,8 @@ import (
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
-// transfer is the body of an object: a stream, and when it breaks, another one that begins
-// where it broke.
+// transfer is the body of an object: a stream, and when it breaks, another one that continues
+// there.
 type transfer struct {
 	ctx    context.Context // of all streams; it ends with the body
 	cancel context.CancelCauseFunc
@@ -21,16 +21,16 @@ type transfer struct {
 	path   string
 	limit  int64
 
-	mu       sync.Mutex // held while reading; guards what follows
+	mu       sync.Mutex // held while reading; guards the fields below
 	stream   *stream    // nil if it broke
 	object   identity
 	got      int64 // bytes delivered
 	attempts resumption
 	last     *failure // why the stream broke
-	err      error    // what every further Read returns
+	err      error    // the result of every further Read
 }
 
-// identity is what is known of the object that a transfer delivers.
+// identity is the known properties of the object that a transfer delivers.
 type identity struct {
 	size      int64 // -1 if not known
 	validator validator
@@ -86,7 +86,7 @@ func (t *transfer) took(n int) int {
 	return n - int(min(excess, int64(n)))
 }
 
-// ended decides whether the end of the stream is that of the object, or a break.
+// ended decides whether the end of the stream is the end of the object, or a break.
 func (t *transfer) ended(err error) {
 	if t.got == t.object.size || t.object.size < 0 && err == io.EOF {
 		t.end(io.EOF)
@@ -187,7 +187,7 @@ func (t *transfer) acceptPart(s *stream) *failure {
 	case t.object.size >= 0 && r.total >= 0 && r.total != t.object.size, t.object.size >= 0 && r.last >= t.object.size, !t.object.validator.same(validatorOf(s.resp.Header)):
 		return t.changed()
 	case t.object.size < 0 && r.total < 0:
-		return t.fail("a partial response without the total length") // the end of it could be any
+		return t.fail("a partial response without the total length") // nothing would show where the object ends
 	case t.object.size < 0 && r.total > t.limit:
 		return t.u.at.tooLarge(t.path, t.limit)
 	}
@@ -197,8 +197,8 @@ func (t *transfer) acceptPart(s *stream) *failure {
 	return nil
 }
 
-// acceptWhole checks that a 200, of a server that does not support ranges or considers ours
-// outdated, is the same object, and skips what was delivered.
+// acceptWhole checks that a 200 is the same object, and skips the bytes that were delivered. A
+// server sends a 200 if it does not support ranges or considers ours outdated.
 func (t *transfer) acceptWhole(s *stream) *failure {
 	v := validatorOf(s.resp.Header)
 	sure := t.object.validator.strong() && t.object.validator == v

@@ -17,12 +17,11 @@ import (
 	"github.com/assay-proxy/assay/internal/egress"
 )
 
-// streamBuffer is how much of an answer HTTP/2 receives before we read it. It is there
-// for each answer that waits for memory, and it bounds the speed where the way is long:
-// 50 MB/s at 20 ms.
+// streamBuffer is how much of a response HTTP/2 receives before we read it. Each response that
+// waits for memory has one, and it bounds the speed over long distances: 50 MB/s at 20 ms.
 const streamBuffer = 1 << 20
 
-// newTransports makes the transports of a chain.
+// newTransports returns the transports of a chain.
 func newTransports(c Config) (transports, error) {
 	roots, err := readRoots(c.CAFile)
 	if err != nil {
@@ -51,16 +50,16 @@ func newTransport(b Budget, roots *x509.CertPool, dialer *net.Dialer) *http.Tran
 		TLSHandshakeTimeout:   b.TLS,
 		ResponseHeaderTimeout: b.FirstByte,
 		ForceAttemptHTTP2:     true,
-		// A connection that died in silence would swallow a request and its
-		// retries too, for HTTP/2 puts them all on the same one.
+		// A connection that died silently would swallow a request and its retries, because HTTP/2
+		// sends them all over the same one.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: b.FirstByte / 2, PingTimeout: b.FirstByte / 4, MaxReceiveBufferPerStream: streamBuffer},
-		// A fleet of clients starts many fills of one upstream at once.
+		// Many clients start many fills from one upstream at once.
 		MaxIdleConns:           256,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
-		// Transparent decompression hides the length of the body, without
-		// which nothing can be resumed, and zips do not shrink.
+		// Transparent decompression hides the length of the body, without which no transfer can be
+		// resumed, and zips do not shrink.
 		DisableCompression: true,
 	}
 }
@@ -77,7 +76,7 @@ func readRoots(file string) (*x509.CertPool, error) {
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
-		roots = x509.NewCertPool() // a minimal container has none
+		roots = x509.NewCertPool() // a minimal container has no system roots
 	}
 	if !roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("certificate authorities: no PEM certificate in %s", file)
@@ -85,12 +84,12 @@ func readRoots(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// maxDiscard is what is read only to use a connection again; more than that takes
-// longer than a new one.
+// maxDiscard bounds how much is read only to reuse a connection; a larger rest takes longer than a
+// new connection.
 const maxDiscard = 16 << 10
 
-// discard reads what little there is of an unwanted body, so that its
-// connection can be used again, and closes it.
+// discard reads the short rest of an unwanted body, so that its connection can be reused, and
+// closes it.
 func discard(resp *http.Response) {
 	if resp.ContentLength <= maxDiscard {
 		_, _ = io.CopyN(io.Discard, resp.Body, maxDiscard)
@@ -98,34 +97,33 @@ func discard(resp *http.Response) {
 	_ = resp.Body.Close()
 }
 
-// escape returns path as the go command sends it in a URL.
+// escape returns path in the form in which the go command sends it in a URL.
 func escape(path string) string {
 	return strings.ReplaceAll(url.PathEscape(path), "%2F", "/")
 }
 
-// transports are the ways to a host.
+// transports are the transports to a host.
 type transports struct {
-	named *http.Transport // to what an administrator has named
-	other *http.Transport // to what an upstream has named: public addresses only, no proxy
+	named *http.Transport // to hosts that an administrator has configured
+	other *http.Transport // to hosts that an upstream redirects to: public addresses only, no proxy
 
-	// The same for patient requests: they make a connection each, and leave the time
-	// for the headers to the context.
+	// The same for patient requests: each of them makes a connection, and the context bounds the
+	// time for the headers.
 	fresh, freshOther *http.Transport
 }
 
-// closeIdle closes idle connections, and ends dials that nothing waits for.
+// closeIdle closes idle connections, and ends abandoned dials.
 func (t transports) closeIdle() {
 	for _, transport := range []*http.Transport{t.named, t.other, t.fresh, t.freshOther} {
 		transport.CloseIdleConnections()
 	}
 }
 
-// to returns the transport for req, and the proxy of the environment that it goes
-// through, nil if there is none. They are two, because connections are used again, and
-// one to an address that only named hosts may have must not be.
+// to returns the transport for req, and the proxy of the environment for it, nil if there is none.
+// There are two transports, because connections are reused, and a connection to an address that is
+// allowed only for configured hosts must not be reused for others.
 //
-// A proxy finds the address of a name itself, and is where an intranet decides what may
-// be reached.
+// A proxy resolves a name itself, and is where an intranet decides which hosts may be reached.
 func (t transports) to(req *http.Request, named, patient bool) (_ *http.Transport, through *url.URL, err error) {
 	if patient {
 		t.named, t.other = t.fresh, t.freshOther
@@ -146,8 +144,8 @@ func (t transports) to(req *http.Request, named, patient bool) (_ *http.Transpor
 	return t.named, through, nil
 }
 
-// publicOnly is the Control of a dialer. It sees the address that is about to be
-// connected with, after the resolver, so that a name which changes gains nothing.
+// publicOnly is the Control of a dialer. It sees the address of the connection, after the resolver,
+// so that a name with changing addresses cannot evade it.
 func publicOnly(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {

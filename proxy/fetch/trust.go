@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// errRedirect says that a redirect is not followed.
+// errRedirect means that a redirect is not followed.
 var errRedirect = errors.New("redirect not followed")
 
 // trustedHosts are the hosts to which an upstream may redirect, whatever their address is.
 type trustedHosts struct {
-	upstreams map[string]bool // host:port of those that are configured
+	upstreams map[string]bool // host:port of the configured ones
 	redirects []string        // host, or host:port
 }
 
@@ -31,15 +31,15 @@ func trust(entries []Entry, redirects []string) trustedHosts {
 	return h
 }
 
-// redirect reports whether a redirect to target is followed whatever its address is. The
-// upstreams may redirect among each other, but none from outside to one inside.
+// redirect reports whether a redirect to target is followed, whatever its address is. The upstreams
+// may redirect to each other, but none outside to one inside.
 func (h trustedHosts) redirect(target *url.URL, fromInside bool) bool {
 	host := hostPort(target)
 	name, _, _ := net.SplitHostPort(host)
 	return slices.Contains(h.redirects, host) || slices.Contains(h.redirects, name) || fromInside && h.upstreams[host]
 }
 
-// hostPort returns the host and port of u in the one spelling that is compared.
+// hostPort returns the host and port of u in the spelling that is compared.
 func hostPort(u *url.URL) string {
 	return net.JoinHostPort(strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")), portOf(u))
 }

@@ -39,9 +39,9 @@ const (
 	headerIfRange = "If-Range"
 )
 
-// open sends one request, follows redirects and returns the answer if its status
-// is 200, or 206 where a range is asked for. It must be there by the deadline;
-// ctx bounds the body too. A body that is declared longer than limit is a failure.
+// open sends one request, follows redirects and returns the response if its status is 200, or 206
+// for a request with ranges. Its headers must arrive by the deadline; ctx bounds the body, too. A
+// body whose declared length exceeds limit is a failure.
 func (u *upstream) open(ctx context.Context, path string, limit int64, deadline time.Time, ranges http.Header) (*stream, *failure) {
 	begin := time.Now()
 	if err := u.client.permit(path); err != nil {
@@ -101,19 +101,19 @@ func unusable(resp *http.Response) error {
 	if encoding := resp.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return fmt.Errorf("the response has the encoding %q, which was not requested", printable(encoding))
 	}
-	// Such a body ends where the connection ends. TLS says whether that is the end;
-	// with TCP half a list would pass for a whole one.
+	// Such a body ends where the connection ends. TLS shows whether that is the end; with TCP half
+	// a list would pass for a whole one.
 	if resp.ContentLength < 0 && resp.ProtoMajor == 1 && len(resp.TransferEncoding) == 0 && resp.TLS == nil {
 		return errors.New("the response has neither a length nor an end marker, so it cannot be known to be complete")
 	}
 	return nil
 }
 
-// detailBudget bounds the wait for the text of an answer whose status is known.
+// detailBudget bounds the wait for the text of a response whose status is known.
 const detailBudget = 2 * time.Second
 
-// refused returns the meaning of a status, and closes resp. The text of another host than
-// the upstream is not passed on: it may contain what only this proxy may see.
+// refused returns the failure for a status, and closes resp. It does not pass on the text of
+// another host than the upstream, which may contain data that only this proxy may see.
 func (u *upstream) refused(resp answer, cancel context.CancelCauseFunc, path string) *failure {
 	timer := time.AfterFunc(detailBudget, func() { cancel(errSlow) })
 	text := ""
@@ -133,8 +133,8 @@ func (u *upstream) refused(resp answer, cancel context.CancelCauseFunc, path str
 		f.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	case status == http.StatusRequestTimeout:
 	case status == http.StatusForbidden, status == http.StatusUnavailableForLegalReasons:
-		// The public mirror has transient ones (tsouza/cerberus#2432). Others refuse
-		// this one file, which says nothing about the rest.
+		// The public mirror has transient ones (tsouza/cerberus#2432). Other upstreams refuse this
+		// one file, which says nothing about the rest.
 		f.outcome, f.retry, f.once, f.blame = outcomeRefused, isVersioned(path), true, false
 		f.Err, f.Words = ErrRefused, u.at.words(text)
 		if resp.away {

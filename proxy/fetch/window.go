@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// breakerClients is how many clients must have had no answer.
+// breakerClients is how many clients must have got no answer.
 const breakerClients = 3
 
-// window holds how the last fetches from an upstream ended.
+// window holds the results of the last fetches from an upstream.
 type window struct {
 	limits Breaker
 	seed   maphash.Seed
@@ -36,10 +36,9 @@ func (w *window) add(client, path string, lost bool) {
 // clear forgets all fetches.
 func (w *window) clear() { w.last, w.next = nil, 0 }
 
-// mostLost reports whether so many of the last fetches got no answer, for so many clients
-// and modules, that the upstream must be the reason. One client can choose all modules
-// and fill the window, so it has one vote: most clients must have lost most of their
-// fetches.
+// mostLost reports whether so many of the last fetches got no answer, for so many clients and
+// modules, that the upstream must be the reason. One client can choose all modules and fill the
+// window, so it has one vote: most clients must have lost most of their fetches.
 func (w *window) mostLost() bool {
 	type count struct{ lost, all int }
 	var total count
