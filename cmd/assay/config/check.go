@@ -13,16 +13,16 @@ import (
 	"unicode"
 )
 
-// mostNumber is the greatest value of a setting that is a number: more is a mistake, and so
-// many MiB, the largest unit of a setting, can still be calculated with as bytes.
+// mostNumber is the greatest value of a numeric setting: more is a mistake, and the same number of
+// MiB, the largest unit of a setting, still fits into an integer as bytes.
 const mostNumber = 1 << 30
 
-// LeastMemory is the least memory-budget, in MiB: with it each share has room for the
-// largest single thing that is ever taken from it.
+// LeastMemory is the smallest memory-budget, in MiB: with it each share has room for its largest
+// single use.
 const LeastMemory = 144
 
-// check refuses what would be dangerous or without effect. What the parts check
-// themselves (patterns, lists, keys) is not checked here.
+// check refuses settings that would be dangerous or without effect. It does not check what the
+// parts check themselves (patterns, lists, keys).
 func (c Config) check() error {
 	v := reflect.ValueOf(c)
 	for _, s := range Settings() {
@@ -67,7 +67,7 @@ func (c Config) check() error {
 	return c.checkPrivate()
 }
 
-// checkPrivate refuses what contradicts itself about private modules.
+// checkPrivate refuses contradictory settings of private modules.
 func (c Config) checkPrivate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls-cert and tls-key must be set together")
@@ -102,7 +102,7 @@ func (c Config) checkPrivate() error {
 	return nil
 }
 
-// isHost reports whether text is a host, a name or an address, or host:port.
+// isHost reports whether text is a host, as a name or an address, or host:port.
 func isHost(text string) bool {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// loadFile is Load with a file's content instead of a file, and nothing else.
+// loadFile is Load with only a file, whose content is data.
 func loadFile(data []byte) (Config, error) {
 	values, err := parseFile(data)
 	if err != nil {
@@ -18,8 +18,7 @@ func loadFile(data []byte) (Config, error) {
 	return c, err
 }
 
-// A file that is accepted means something, and what assay config prints of it
-// means the same.
+// An accepted file is printed by assay config with the same meaning.
 func FuzzConfigFile(f *testing.F) {
 	for _, seed := range []string{
 		"", "listen = \":3000\"", "attempts = 5\naccess_log = false\nfresh = \"90s\"", "data = \"\"", "upstream = \"off\"",
@@ -53,7 +52,7 @@ func FuzzConfigFile(f *testing.F) {
 	})
 }
 
-// No secret is printed, wherever a URL can stand.
+// No secret is printed, in any setting that can contain a URL.
 func TestConfigPrintsNoSecrets(t *testing.T) {
 	t.Parallel()
 	const key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"

@@ -9,11 +9,11 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// AddFlags adds a flag for each setting, or for those that are named, and one for
-// the file. The flags are strings (or, for switches, may be): Load gives
-// them their meaning, the same as everywhere else.
+// AddFlags adds a flag for each setting, or for the named ones, and one for the file. The values of
+// the flags are strings (or, for switches, may be): Load parses them like the values from all other
+// sources.
 func AddFlags(flags *pflag.FlagSet, names ...string) {
-	flags.SortFlags = false // what matters most comes first
+	flags.SortFlags = false // the most important flags come first
 	flags.Var(&FlagText{Kind: "FILE"}, "config", "TOML file with settings; assay config prints one. (ASSAY_CONFIG)")
 	for _, s := range Settings() {
 		if names != nil && !slices.Contains(names, s.Name) {
@@ -27,7 +27,7 @@ func AddFlags(flags *pflag.FlagSet, names ...string) {
 	}
 }
 
-// FlagText is the value of a flag, which --help calls by its kind.
+// FlagText is the value of a flag, with the kind that --help shows.
 type FlagText struct{ Text, Kind string }
 
 func (f *FlagText) String() string        { return f.Text }

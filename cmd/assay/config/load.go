@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Load returns the effective configuration and where each setting of it came from. The
-// environment is what getenv says.
+// Load returns the effective configuration and the source of each setting. It reads the environment
+// with getenv.
 func Load(flags *pflag.FlagSet, getenv func(string) string) (Config, Sources, error) {
 	file, err := readFile(flags, getenv)
 	if err != nil {
@@ -40,8 +40,8 @@ func load(flags *pflag.FlagSet, getenv func(string) string, file settingsFile) (
 	return c, from, nil
 }
 
-// Lookup returns the text of one setting and looks at nothing else. An error of the file
-// counts only if neither flag nor environment have the setting.
+// Lookup returns the text of one setting and checks nothing else. An error of the file counts only
+// if neither flag nor environment have the setting.
 func Lookup(name string, flags *pflag.FlagSet, getenv func(string) string) (text string, err error) {
 	all := Settings()
 	s := all[slices.IndexFunc(all, func(s Setting) bool { return s.Name == name })]
@@ -53,7 +53,7 @@ func Lookup(name string, flags *pflag.FlagSet, getenv func(string) string) (text
 	return text, nil
 }
 
-// choose returns the text of a setting and where it came from.
+// choose returns the text of a setting and its source.
 func choose(s Setting, flags *pflag.FlagSet, getenv func(string) string, file settingsFile) (text, source string) {
 	if f := flags.Lookup(s.Name); f != nil && f.Changed {
 		return f.Value.String(), "flag --" + s.Name
@@ -70,9 +70,9 @@ func choose(s Setting, flags *pflag.FlagSet, getenv func(string) string, file se
 	return s.Default, "default"
 }
 
-// goSetting returns what the go command's own variables say. Of the three that
-// hold patterns all count: each of them names something that must not leave. The
-// direct at the end of a GOPROXY is meant for the client, which still has it.
+// goSetting returns the value from the go command's own variables. All three variables with
+// patterns count: each of them names modules that must not be sent to others. The direct at the end
+// of a GOPROXY is meant for the client, which still has it.
 func goSetting(s Setting, getenv func(string) string) (text, names string) {
 	var values, used []string
 	for _, name := range s.GoEnv {
@@ -103,14 +103,14 @@ func withoutDirect(list string) string {
 	return list
 }
 
-// settingsFile is what a file has, as text, by TOML key.
+// settingsFile is the content of a file, as text, by TOML key.
 type settingsFile struct {
 	name   string
 	values map[string]string
 }
 
-// readFile returns what the file of the flag or the environment has, if there is one. An
-// unknown key is an error.
+// readFile returns the content of the file that the flag or the environment names, if there is one.
+// An unknown key is an error.
 func readFile(flags *pflag.FlagSet, getenv func(string) string) (settingsFile, error) {
 	name := getenv("ASSAY_CONFIG")
 	if f := flags.Lookup("config"); f != nil && f.Changed {
@@ -177,7 +177,7 @@ func tomlText(s Setting, value any) (string, error) {
 	return "", fmt.Errorf("want a value like %s, not a %T", tomlValue(s, s.Default), value)
 }
 
-// set gives a field the value that text stands for.
+// set sets a field to the value of text.
 func set(field reflect.Value, text string) error {
 	switch field.Interface().(type) {
 	case string:

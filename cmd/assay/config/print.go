@@ -52,7 +52,7 @@ func wrap(text string, width int) string {
 	return b.String()
 }
 
-// redacted reports whether text leaves something out.
+// redacted reports whether text omits something from the value of a setting.
 func (c Config) redacted(s Setting) bool {
 	text, ok := reflect.ValueOf(c).Field(s.field).Interface().(string)
 	return ok && text != c.text(s)
@@ -71,7 +71,7 @@ func (c Config) text(s Setting) string {
 	return text
 }
 
-// shortDuration is d.String without the zeros: 1m, not 1m0s.
+// shortDuration is d.String without trailing zeros: 1m, not 1m0s.
 func shortDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -83,10 +83,10 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
-// TOMLDefault returns the default as the file has it.
+// TOMLDefault returns the default in the form of the file.
 func (s Setting) TOMLDefault() string { return tomlValue(s, s.Default) }
 
-// tomlValue returns text as the file has it.
+// tomlValue returns text in the form of the file.
 func tomlValue(s Setting, text string) string {
 	if s.kind.Kind() == reflect.Bool || s.kind.Kind() == reflect.Int {
 		return text

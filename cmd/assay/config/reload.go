@@ -2,8 +2,8 @@ package config
 
 import "reflect"
 
-// Difference returns the names of the settings in which c differs from next:
-// those that can change while running, and those that cannot.
+// Difference returns the names of the settings in which c differs from next: those that can change
+// without a restart, and those that cannot.
 func (c Config) Difference(next Config) (changed, restart []string) {
 	old, new := reflect.ValueOf(c), reflect.ValueOf(next)
 	for _, s := range Settings() {
@@ -19,7 +19,7 @@ func (c Config) Difference(next Config) (changed, restart []string) {
 	return changed, restart
 }
 
-// Reloaded returns c with those settings of next that can change while running.
+// Reloaded returns c with those settings of next that can change without a restart.
 func (c Config) Reloaded(next Config) Config {
 	for _, s := range Settings() {
 		if s.Reload {

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// serviceVariable matches what Kubernetes sets for a service that is called like us.
+// serviceVariable matches the variables that Kubernetes sets for a service with our name.
 var serviceVariable = regexp.MustCompile(`_(PORT|SERVICE)(_|$)`)
 
-// StrayVariables returns the names of variables that look like settings and are none: a
-// misspelt ASSAY_PRIVATE would let private names out. Those in others are known besides.
+// StrayVariables returns the names of variables that look like settings and are none: a misspelled
+// ASSAY_PRIVATE would send private names to others. The names in others are known, too.
 func StrayVariables(environ, others []string) []string {
 	known := append([]string{"ASSAY_CONFIG", "ASSAY_TOKEN"}, others...)
 	for _, s := range Settings() {

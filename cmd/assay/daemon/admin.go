@@ -7,8 +7,8 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/admin"
 )
 
-// serveAdmin answers the commands of the administrator, on a socket in the data directory,
-// until end is called. Where no socket can be made that is no reason not to serve.
+// serveAdmin serves the administrator's commands on a socket in the data directory, until end is
+// called. If the socket cannot be created, Assay serves clients without it.
 func serveAdmin(server *admin.Server, running *sync.WaitGroup, log *slog.Logger) (end func()) {
 	socket, err := admin.Listen(server)
 	if err != nil {

@@ -6,21 +6,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// rank says which line is dropped first when there is no room for all.
+// rank is the order in which lines are dropped when there is no room for all of them.
 type rank int
 
 const (
 	rankRequest   rank = iota // the line of a request
 	rankInfo                  // other lines below a warning
 	rankWarning               // warnings and errors
-	numberOfRanks             // of which the names are rankNames
+	numberOfRanks             // their names are rankNames
 )
 
 var rankNames = [numberOfRanks]string{"request", "info", "warning"}
 
 const (
-	queueBytes = 1 << 20  // that wait to be written, at most
-	batchBytes = 64 << 10 // of one write, about
+	queueBytes = 1 << 20  // waiting to be written, at most
+	batchBytes = 64 << 10 // of one write, approximately
 	lineCost   = 64       // memory of a line besides its bytes
 )
 
@@ -33,13 +33,13 @@ type line struct {
 
 func (l line) cost() int { return len(l.text) + lineCost }
 
-// backlog is the lines that wait to be written.
+// backlog has the lines that wait to be written.
 type backlog struct {
 	lines [numberOfRanks][]line
 	size  int    // of all lines
 	last  uint64 // number of a line
 
-	lost    [numberOfRanks]uint64 // dropped since the last report
+	lost    [numberOfRanks]uint64 // number of lines dropped since the last report
 	dropped *prometheus.CounterVec
 }
 
@@ -49,12 +49,12 @@ func newDroppedLines() *prometheus.CounterVec {
 		Help: "Log lines that were dropped because the log was not read in time or could not be written, by kind: request, info, warning (and error).",
 	}, []string{"kind"})
 	for _, name := range rankNames {
-		dropped.WithLabelValues(name) // 0, not nothing
+		dropped.WithLabelValues(name) // the counter exists with 0
 	}
 	return dropped
 }
 
-// add appends a line, if there is room or can be made, and returns the size of all.
+// add appends a line, if there is room or room can be made, and returns the size of all lines.
 func (b *backlog) add(r rank, text []byte) (size int) {
 	b.last++
 	added := line{b.last, r, text}
@@ -67,8 +67,8 @@ func (b *backlog) add(r rank, text []byte) (size int) {
 	return b.size
 }
 
-// makeRoom drops lines of lower ranks until there is room for one, and reports whether
-// there is.
+// makeRoom drops lines of lower ranks until there is room for one, and reports whether there is
+// room.
 func (b *backlog) makeRoom(one line) bool {
 	for r := rankRequest; r < one.rank && b.size+one.cost() > queueBytes; {
 		n := len(b.lines[r])
@@ -84,13 +84,13 @@ func (b *backlog) makeRoom(one line) bool {
 	return b.size+one.cost() <= queueBytes
 }
 
-// drop counts a line that is dropped.
+// drop counts a dropped line.
 func (b *backlog) drop(one line) {
 	b.lost[one.rank]++
 	b.dropped.WithLabelValues(rankNames[one.rank]).Inc()
 }
 
-// take appends the oldest lines to lines, together about as long as one write is to be.
+// take appends the oldest lines to lines, together about batchBytes.
 func (b *backlog) take(lines []line) []line {
 	for size := 0; size < batchBytes; {
 		oldest := &b.lines[rankRequest]
@@ -103,7 +103,7 @@ func (b *backlog) take(lines []line) []line {
 			break
 		}
 		first := (*oldest)[0]
-		(*oldest)[0] = line{} // its text is garbage soon
+		(*oldest)[0] = line{} // releases its text
 		*oldest = (*oldest)[1:]
 		b.size -= first.cost()
 		size += len(first.text)
@@ -112,14 +112,14 @@ func (b *backlog) take(lines []line) []line {
 	return lines
 }
 
-// lineWriter writes whole lines, as far as that is possible.
+// lineWriter writes whole lines if the underlying writer takes them.
 type lineWriter struct {
 	out  io.Writer
-	torn bool   // the last write ended within a line
-	text []byte // room for the text of the lines of a write
+	torn bool   // the last write ended in the middle of a line
+	text []byte // buffer for the text of a write
 }
 
-// write writes lines at once. With an error it returns those that are not written whole.
+// write writes lines in one call. If that fails, it returns the lines that are not written whole.
 func (w *lineWriter) write(lines []line) (lost []line, err error) {
 	w.text = w.text[:0]
 	if w.torn {

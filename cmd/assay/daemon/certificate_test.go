@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// writeCertificate writes a certificate for a name that signs itself, and its key.
+// writeCertificate writes a self-signed certificate for a name, and its key.
 func writeCertificate(certFile, keyFile, name string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

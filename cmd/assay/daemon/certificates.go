@@ -14,8 +14,8 @@ import (
 	"github.com/assay-proxy/assay/internal/watch"
 )
 
-// certificates are the files of TLS. They are read again when they have changed,
-// so that the program that renews them need not know of this one.
+// certificates are the TLS files. They are read again when they have changed, so that the program
+// that renews them need not notify this one.
 type certificates struct {
 	cert, key, clientCA string // names of files; clientCA may be ""
 	current             *watch.Value[*tls.Config]
@@ -42,7 +42,7 @@ func newCertificates(c config.Config, log *slog.Logger) (*certificates, error) {
 	return files, nil
 }
 
-// server returns the configuration of a server that uses the files of the day.
+// server returns the configuration of a server that uses the newest files.
 func (c *certificates) server() *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
@@ -51,8 +51,8 @@ func (c *certificates) server() *tls.Config {
 	}
 }
 
-// http1 returns the configuration of a server that speaks HTTP/1.1 alone, nil if there are
-// no certificates at all.
+// http1 returns the configuration of a server that speaks only HTTP/1.1, nil if there are no
+// certificates.
 func (c *certificates) http1() *tls.Config {
 	if c == nil {
 		return nil
@@ -64,8 +64,8 @@ func (c *certificates) http1() *tls.Config {
 	}}
 }
 
-// prepare reads the files again. What they say is in force once commit is called. For
-// no certificates at all that is nothing.
+// prepare reads the files again. commit puts them into force. Without certificates, prepare does
+// nothing.
 func (c *certificates) prepare() (commit func(), err error) {
 	if c == nil {
 		return func() {}, nil
@@ -73,7 +73,7 @@ func (c *certificates) prepare() (commit func(), err error) {
 	return c.current.Prepare()
 }
 
-// load reads the files, and returns the sum of what they have.
+// load reads the files, and returns a checksum of their contents.
 func (c *certificates) load() (made *tls.Config, sum string, err error) {
 	if err := checkMode(c.key, othersAny); err != nil {
 		return nil, "", fmt.Errorf("tls-key: %w", err)
@@ -103,7 +103,7 @@ func (c *certificates) load() (made *tls.Config, sum string, err error) {
 
 // loadAuthorities reads the authorities of client certificates into a configuration.
 func (c *certificates) loadAuthorities(into *tls.Config) ([]byte, error) {
-	if err := checkMode(c.clientCA, othersWrite); err != nil { // else others can add authorities
+	if err := checkMode(c.clientCA, othersWrite); err != nil { // otherwise others could add authorities
 		return nil, err
 	}
 	data, err := os.ReadFile(c.clientCA)
@@ -114,6 +114,6 @@ func (c *certificates) loadAuthorities(into *tls.Config) ([]byte, error) {
 	if !into.ClientCAs.AppendCertsFromPEM(data) {
 		return nil, errors.New("no certificate in " + c.clientCA)
 	}
-	into.ClientAuth = tls.VerifyClientCertIfGiven // a client without one is anonymous, as over http
+	into.ClientAuth = tls.VerifyClientCertIfGiven // a client without a certificate is anonymous, as over http
 	return data, nil
 }

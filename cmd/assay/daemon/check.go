@@ -19,7 +19,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// Check checks everything that can be checked without opening anything.
+// Check checks everything that can be checked without opening the data directory.
 func Check(c config.Config) error {
 	if _, err := policyOf(c); err != nil {
 		return err
@@ -38,11 +38,11 @@ func Check(c config.Config) error {
 	return err
 }
 
-// errDirectOff says that two settings contradict each other.
+// errDirectOff means that two settings contradict each other.
 var errDirectOff = errors.New("upstream ends with direct, and vcs is off: nothing can be fetched from repositories; remove one of them")
 
-// checkStart checks all settings of c as a start with them would, together with the files
-// that they name.
+// checkStart performs all checks of a start with the settings c, including those of the files that
+// they name.
 func checkStart(c config.Config, log *slog.Logger) error {
 	if err := Check(c); err != nil {
 		return err
@@ -66,7 +66,7 @@ func checkStart(c config.Config, log *slog.Logger) error {
 	return err
 }
 
-// policyOf returns what c says about private modules.
+// policyOf returns the rules of c about private modules.
 func policyOf(c config.Config) (*privacy.Policy, error) {
 	p, err := privacy.New(c.Private)
 	if err != nil {
@@ -75,7 +75,7 @@ func policyOf(c config.Config) (*privacy.Policy, error) {
 	return p.Restrict(c.Access)
 }
 
-// databasesOf returns the checksum databases of c; the first one verifies.
+// databasesOf returns the checksum databases of c; the first one verifies modules.
 func databasesOf(c config.Config) ([]sumdb.Setting, error) {
 	var all []sumdb.Setting
 	first, err := sumdb.ParseGOSUMDB(c.SumDB)
@@ -109,7 +109,7 @@ func readCredentials(c config.Config) ([]vcs.Credential, error) {
 	if c.Credentials == "" {
 		return nil, nil
 	}
-	// It says to whom secrets are shown.
+	// The file decides which hosts receive secrets.
 	if err := checkMode(c.Credentials, othersWrite); err != nil {
 		return nil, fmt.Errorf("credentials: %w", err)
 	}
@@ -119,7 +119,7 @@ func readCredentials(c config.Config) ([]vcs.Credential, error) {
 	meta, err := toml.DecodeFile(c.Credentials, &file)
 	var syntax toml.ParseError
 	if errors.As(err, &syntax) {
-		// Its text quotes the line, which may have a secret in it.
+		// The parser's error quotes the line, which may contain a secret.
 		return nil, fmt.Errorf("credentials: %s: line %d is not TOML", c.Credentials, syntax.Position.Line)
 	}
 	if err != nil {
@@ -131,17 +131,16 @@ func readCredentials(c config.Config) ([]vcs.Credential, error) {
 	return file.Credential, nil
 }
 
-// TokenVariables returns the names of the variables that have tokens for code hosts.
+// TokenVariables returns the names of the environment variables that contain tokens for code hosts.
 func TokenVariables(c config.Config) (names []string) {
-	credentials, _ := readCredentials(c) // an error is told elsewhere
+	credentials, _ := readCredentials(c) // the error is reported elsewhere
 	for _, credential := range credentials {
 		names = append(names, credential.TokenEnv)
 	}
 	return names
 }
 
-// checkCredentials reads all files with credentials for code hosts that can be read
-// without asking a host.
+// checkCredentials reads all files with credentials for code hosts, without a request to a host.
 func checkCredentials(c config.Config) error {
 	credentials, err := readCredentials(c)
 	if err != nil {
@@ -150,7 +149,7 @@ func checkCredentials(c config.Config) error {
 	return vcs.CheckCredentials(credentials, c.Netrc)
 }
 
-// accessConfig is what c says about who is who.
+// accessConfig returns the configuration of client authentication.
 func accessConfig(c config.Config, from *clients, log *slog.Logger) access.Config {
 	return access.Config{
 		Htpasswd: c.Htpasswd, Groups: c.Groups, Tokens: c.TokenFile(), OIDC: c.OIDC, Certificates: c.TLSClientCA != "",

@@ -11,8 +11,8 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
-// What could not work, or not as it is meant, is refused with a text that says so
-// and has no secrets in it.
+// Settings that cannot work, or contradict each other, are refused with a text that says so and
+// contains no secrets.
 func TestConfigRefuses(t *testing.T) {
 	t.Parallel()
 	const key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"

@@ -13,13 +13,13 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
-// clients says where requests come from.
+// clients determines the addresses of clients.
 type clients struct {
 	trusted []netip.Prefix                  // reverse proxies
-	read    func(http.Handler) http.Handler // reads what they say; nil if there are none
+	read    func(http.Handler) http.Handler // reads the headers of reverse proxies; nil if there are none
 }
 
-// newClients makes them for networks of reverse proxies, separated by commas.
+// newClients returns clients behind reverse proxies in networks, a list separated by commas.
 func newClients(networks string) (*clients, error) {
 	c := &clients{}
 	for _, network := range config.List(networks) {
@@ -35,7 +35,7 @@ func newClients(networks string) (*clients, error) {
 	return c, nil
 }
 
-// forwarded takes from X-Forwarded-For what the reverse proxies say there.
+// forwarded takes the client address that a reverse proxy puts into X-Forwarded-For.
 func (c *clients) forwarded(next http.Handler) http.Handler {
 	if c.read == nil {
 		return next
@@ -43,8 +43,8 @@ func (c *clients) forwarded(next http.Handler) http.Handler {
 	return withoutPorts(c.read(next))
 }
 
-// withoutPorts takes the ports off the addresses in X-Forwarded-For that
-// some proxies write there. Without that all their clients would be one.
+// withoutPorts removes the ports that some proxies add to the addresses in X-Forwarded-For. Without
+// that, all their clients would have the proxy's address.
 func withoutPorts(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		lines := r.Header["X-Forwarded-For"]
@@ -61,8 +61,8 @@ func withoutPorts(next http.Handler) http.Handler {
 	})
 }
 
-// address returns the address of the client: that of the connection, or what
-// trusted proxies say.
+// address returns the address of the client: that of the connection, or the one that a trusted
+// proxy states.
 func (c *clients) address(r *http.Request) string {
 	if len(c.trusted) > 0 {
 		if ip := middleware.GetClientIP(r.Context()); ip != "" {

@@ -16,9 +16,9 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// processor returns how many seconds of processor time the program and its collector
-// have used since the start. What the collector does on a processor that has nothing
-// else to do takes nothing away.
+// processor returns how many seconds of processor time the program and its garbage collector have
+// used since the start. Work of the collector on an idle processor does not count: it takes nothing
+// from the program.
 func processor() (used, collector float64) {
 	names := []string{"/cpu/classes/gc/total:cpu-seconds", "/cpu/classes/gc/mark/idle:cpu-seconds", "/cpu/classes/user:cpu-seconds", "/cpu/classes/scavenge/total:cpu-seconds"}
 	samples := make([]metrics.Sample, len(names))
@@ -30,8 +30,8 @@ func processor() (used, collector float64) {
 	return samples[2].Value.Float64() + collector, collector
 }
 
-// useUp takes all of the shares, and returns what is then in memory: large and small
-// pieces, and the index of the small ones.
+// useUp takes the memory of all shares, and returns what then occupies it: large and small pieces,
+// and the index of the small ones.
 func useUp(s shares) (large [][]byte, small map[int]*[1 << 10]byte) {
 	const piece = 128 << 10
 	for _, b := range s.named() {
@@ -46,8 +46,8 @@ func useUp(s shares) (large [][]byte, small map[int]*[1 << 10]byte) {
 	return large, small
 }
 
-// When the whole budget is used up, hits go on, and the collector takes less than a
-// fifth of the processor time that they need: Go's memory limit leaves it room.
+// When the whole budget is used up, hits go on, and the garbage collector takes less than a fifth
+// of the processor time that they need: Go's memory limit leaves it room.
 func TestCollector(t *testing.T) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		t.Skip("GOMEMLIMIT is set")

@@ -12,21 +12,21 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-// What a connection takes besides what is held for an answer: its goroutine, its
-// buffers, a request's header. With TLS there are records, and what HTTP/2 keeps. Of a
-// connection with HTTP/2 each request takes as much again.
+// The memory of a connection without the response: its goroutine, its buffers, a request's header.
+// TLS adds records, and HTTP/2 its state. On an HTTP/2 connection, each request takes as much
+// again.
 const (
 	connectionMemory    = 24 << 10
 	tlsConnectionMemory = 48 << 10
 )
 
-// connection is one that is counted.
+// connection is a counted connection.
 type connection struct {
 	net.Conn
-	idle   atomic.Int64 // since when, in nanoseconds of Unix time; 0 while it has a request
-	client string       // that it counts for, once it has entered
+	idle   atomic.Int64 // since when, in nanoseconds of Unix time; 0 during a request
+	client string       // the client that it counts for, once it has entered
 	once   sync.Once
-	close  func(*connection) // called once, when it is closed
+	close  func(*connection) // called once, on Close
 }
 
 // Close closes the connection.
@@ -36,26 +36,26 @@ func (c *connection) Close() error {
 	return err
 }
 
-// connections is the memory for connections, which their clients share. When none is left, or a
-// client has its part, an idle connection is closed for the sake of a new one.
+// connections is the memory for connections, which all clients share. When none is left, or a
+// client has used its part, an idle connection is closed to make room for a new one.
 type connections struct {
 	budget *memory.Budget
 	each   int64
-	most   int // connections of one client
+	most   int // maximum for one client
 
 	mu      sync.Mutex
 	open    map[*connection]struct{}
-	clients map[string]int // connections, and requests of HTTP/2, by client
+	clients map[string]int // connections, and HTTP/2 requests, by client
 }
 
-// newConnections makes the room for so many connections at most, or fewer if there is no more
-// memory. One client has three quarters of them: the next one finds a place.
+// newConnections returns room for at most most connections, or for fewer if the budget has less
+// memory. One client gets at most three quarters of them, so that others find a place.
 func newConnections(budget *memory.Budget, each, most int64) *connections {
 	n := min(budget.Size()/each, most)
 	return &connections{budget: budget, each: each, most: int(n - n/4), open: map[*connection]struct{}{}, clients: map[string]int{}}
 }
 
-// enter takes the memory for a connection, and reports whether there was any.
+// enter takes the memory for a connection, and reports whether it succeeded.
 func (r *connections) enter(c *connection) bool {
 	c.client = siteOf(c.RemoteAddr().String())
 	for {
@@ -69,8 +69,8 @@ func (r *connections) enter(c *connection) bool {
 	}
 }
 
-// tryEnter takes the memory for a connection if there is any. If not, room must be made
-// among the connections of the client that it returns, "" for all.
+// tryEnter takes the memory for a connection if there is any. Otherwise, of is the client among
+// whose connections room must be made, "" for all clients.
 func (r *connections) tryEnter(c *connection) (entered bool, of string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,20 +85,20 @@ func (r *connections) tryEnter(c *connection) (entered bool, of string) {
 	return true, ""
 }
 
-// makeRoom closes a connection that is idle, of one client unless that is "", and reports
-// whether there was any.
+// makeRoom closes an idle connection of the client of, or of any client if of is "", and reports
+// whether there was one.
 func (r *connections) makeRoom(of string) bool {
 	idle := r.longestIdle(of)
 	if idle == nil {
 		return false
 	}
-	_ = idle.Close() // it is given up; this gives its memory back
+	_ = idle.Close() // this connection is given up; closing it gives its memory back
 	return true
 }
 
-// longestIdle returns the connection that was idle for longest, of the client that has the
-// most unless one is named; nil if all have a request under way. If its client is just
-// sending one, it notices that it must connect again.
+// longestIdle returns the connection that was idle for longest, of the client of, or else of the
+// client with the most connections; nil if all of them have a running request. A client that is
+// just sending a request over the returned connection notices that it must connect again.
 func (r *connections) longestIdle(of string) *connection {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,15 +130,15 @@ func (r *connections) leave(c *connection) {
 	}
 }
 
-// count adds n to what a client has. The caller holds r.mu.
+// count adds n to the count of a client. The caller holds r.mu.
 func (r *connections) count(client string, n int) {
 	if r.clients[client] += n; r.clients[client] == 0 {
 		delete(r.clients, client)
 	}
 }
 
-// siteOf returns the client that a connection from an address, with or without a
-// port, counts for: of IPv6 the first 48 bits, which one site has.
+// siteOf returns the client for which a connection from an address, with or without a port, counts:
+// for IPv6 the first 48 bits, which belong to one site.
 func siteOf(address string) string {
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		address = host
@@ -154,8 +154,8 @@ func siteOf(address string) string {
 	return prefix.String()
 }
 
-// noteState notes since when a connection is idle, for http.Server.ConnState. It takes
-// no lock: it is called twice for each request.
+// noteState notes since when a connection is idle. It is http.Server.ConnState, and takes no lock
+// because it is called twice for each request.
 func noteState(conn net.Conn, state http.ConnState) {
 	if encrypted, ok := conn.(*tls.Conn); ok {
 		conn = encrypted.NetConn()
@@ -163,15 +163,15 @@ func noteState(conn net.Conn, state http.ConnState) {
 	c, ok := conn.(*connection)
 	switch {
 	case !ok:
-	case state == http.StateIdle, state == http.StateNew: // a request counts once its header is there
+	case state == http.StateIdle, state == http.StateNew: // a request counts once its header has arrived
 		c.idle.Store(time.Now().UnixNano())
 	case state == http.StateActive:
 		c.idle.Store(0)
 	}
 }
 
-// boundStreams takes memory for each request of a connection with HTTP/2, which has
-// many at the same time. They count for the client that remote returns.
+// boundStreams takes memory for each request of an HTTP/2 connection, which has many requests at
+// the same time. A request counts for the client that remote returns.
 func (r *connections) boundStreams(remote func(*http.Request) string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -189,7 +189,7 @@ func (r *connections) boundStreams(remote func(*http.Request) string) func(http.
 	}
 }
 
-// beginStream takes the memory for a request of HTTP/2, and reports whether there was any.
+// beginStream takes the memory for an HTTP/2 request, and reports whether it succeeded.
 func (r *connections) beginStream(client string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-// source is where connections come from.
+// source is the address from which connections seem to come.
 type source struct {
 	address  atomic.Pointer[string]
 	accepted atomic.Int64
@@ -24,7 +24,7 @@ type source struct {
 
 func (s *source) set(address string) { s.address.Store(&address) }
 
-// sourced is a listener whose connections come from a source.
+// sourced is a listener whose connections seem to come from a source.
 type sourced struct {
 	net.Listener
 	from *source
@@ -50,9 +50,9 @@ type sourcedConn struct {
 
 func (c sourcedConn) RemoteAddr() net.Addr { return c.addr }
 
-// startRoom starts a server that has memory for so many connections, which come from the
-// source from, and returns its own. A request for /wait is answered whole when release
-// is closed.
+// startRoom starts a server that has memory for at most most connections, which seem to come from
+// the source from, and returns its address. The response to /wait is complete only after release is
+// closed.
 func startRoom(t *testing.T, most int64, release <-chan struct{}, from *source) (string, *memory.Budget) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -75,8 +75,8 @@ func startRoom(t *testing.T, most int64, release <-chan struct{}, from *source) 
 	return listener.Addr().String(), budget
 }
 
-// knock sends a request on a connection of its own, and returns it and the first line
-// of its answer.
+// knock sends a request over a connection of its own, and returns the connection and the first line
+// of the response.
 func knock(t *testing.T, addr, path string) (conn net.Conn, status string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -95,8 +95,8 @@ func knock(t *testing.T, addr, path string) (conn net.Conn, status string) {
 	return conn, strings.TrimSpace(strings.TrimPrefix(line, "HTTP/1.1 "))
 }
 
-// When there is no memory for another connection, one that is idle makes room; where
-// all are busy the next one gets 503, and is served when one has ended.
+// When there is no memory for another connection, an idle one makes room. If all are busy, the new
+// one gets 503, and is served once another has ended.
 func TestRoom(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
@@ -104,7 +104,7 @@ func TestRoom(t *testing.T) {
 	addr, budget := startRoom(t, 4, release, &from)
 	want := func(path, want string) {
 		t.Helper()
-		// A connection is idle a moment after its answer.
+		// A connection becomes idle a moment after its response.
 		for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 			_, status := knock(t, addr, path)
 			if status == want {
@@ -121,7 +121,7 @@ func TestRoom(t *testing.T) {
 	from.set("10.0.0.1")
 	want("/wait", "200 OK")
 	want("/wait", "200 OK")
-	for range 8 { // two of them fit, idle, and give way one after the other
+	for range 8 { // two of them fit, become idle, and are closed one after the other
 		want("/", "200 OK")
 	}
 	want("/wait", "200 OK")
@@ -134,7 +134,7 @@ func TestRoom(t *testing.T) {
 	want("/", "200 OK")
 }
 
-// All memory comes back when connections are closed.
+// All memory is given back when connections are closed.
 func TestRoomReturns(t *testing.T) {
 	t.Parallel()
 	var from source
@@ -151,9 +151,8 @@ func TestRoomReturns(t *testing.T) {
 	}
 }
 
-// One client never has all connections: neither with requests that are not over, nor with
-// connections on which it says nothing, nor from many addresses of one site. The next
-// client is served at once.
+// One client never has all connections: neither with unfinished requests, nor with silent
+// connections, nor from many addresses of one site. The next client is served at once.
 func TestRoomForOthers(t *testing.T) {
 	t.Parallel()
 	for _, send := range []string{"", "GET / HTTP/1.1\r\nHost: x\r\nA: ", "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"} {
@@ -188,7 +187,7 @@ func TestRoomForOthers(t *testing.T) {
 	}
 }
 
-// The requests of a connection with HTTP/2 count for its client, and give back what they took.
+// The requests of an HTTP/2 connection count for its client, and give their memory back.
 func TestRoomForStreams(t *testing.T) {
 	t.Parallel()
 	budget := memory.New(8 * connectionMemory)

@@ -2,5 +2,5 @@ package daemon
 
 import "math"
 
-// noLimit is the number of descriptors where none is known.
+// noLimit is the limit on descriptors where none is known.
 const noLimit = math.MaxInt64 / 2

@@ -2,5 +2,5 @@
 
 package daemon
 
-// descriptorLimit returns noLimit: handles are bounded by memory alone.
+// descriptorLimit returns noLimit: only memory bounds the handles.
 func descriptorLimit() int64 { return noLimit }

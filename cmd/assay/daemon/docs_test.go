@@ -38,7 +38,7 @@ func readDoc(t *testing.T, name string) string {
 	return string(data)
 }
 
-// compareDoc compares a document that is made of the code with what is there.
+// compareDoc compares a document with want, which is generated from the code.
 func compareDoc(t *testing.T, name, want string) {
 	t.Helper()
 	if *updateDocs {
@@ -51,7 +51,7 @@ func compareDoc(t *testing.T, name, want string) {
 	}
 }
 
-// metricDescription is what a collector says of one of its series.
+// metricDescription matches the description of a series.
 var metricDescription = regexp.MustCompile(`fqName: "([^"]*)", help: ("(?:[^"\\]|\\.)*"),.*? constLabels: \{(.*?)\}, variableLabels: \{(.*?)\}`)
 
 func TestDocMetrics(t *testing.T) {
@@ -72,7 +72,7 @@ func TestDocMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := d.proxy.Close(context.Background()); err != nil { // which still writes down absences
+		if err := d.proxy.Close(context.Background()); err != nil { // it still writes absences to the store
 			t.Error(err)
 		}
 		d.close()
@@ -89,7 +89,7 @@ func TestDocMetrics(t *testing.T) {
 		}
 	}
 
-	// What a running server answers has no series beside these.
+	// A running server has no series that are not in the document.
 	handler := d.front.routes()
 	for _, path := range []string{"/example.com/greet/@v/v1.2.0.zip", "/example.com/greet/@v/v1.2.0.mod", "/livez"} {
 		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
@@ -131,7 +131,7 @@ func describe(t *testing.T, collector prometheus.Collector) map[string]string {
 			t.Fatalf("%s", d)
 		}
 		kind := kinds[found[1]]
-		switch collector.(type) { // those that may be empty
+		switch collector.(type) { // collectors that may have no series
 		case *prometheus.CounterVec:
 			kind = "counter"
 		case *prometheus.HistogramVec:
@@ -155,7 +155,7 @@ func describe(t *testing.T, collector prometheus.Collector) map[string]string {
 	return series
 }
 
-// gather returns the types of the series that a registry has values of.
+// gather returns the types of the series that have values in a registry.
 func gather(t *testing.T, registry *prometheus.Registry) map[string]string {
 	t.Helper()
 	families, err := registry.Gather()
@@ -169,8 +169,7 @@ func gather(t *testing.T, registry *prometheus.Registry) map[string]string {
 	return kinds
 }
 
-// What the proxy can answer is in the catalogue, under its status and with
-// something to do, and nothing else is.
+// The catalogue has every error of the proxy, with its status and an action, and no others.
 func TestDocErrors(t *testing.T) {
 	t.Parallel()
 	answers := proxyAnswers(t)
@@ -208,8 +207,8 @@ func TestDocErrors(t *testing.T) {
 	}
 }
 
-// proxyAnswers returns the status and the first line of each failure that the
-// source of package proxy makes, with … for what is filled in.
+// proxyAnswers returns the status and the first line of each failure in the source of package
+// proxy, with … in place of values.
 func proxyAnswers(t *testing.T) map[string]bool {
 	t.Helper()
 	files, err := filepath.Glob("../../../proxy/*.go")
@@ -237,8 +236,7 @@ func proxyAnswers(t *testing.T) map[string]bool {
 	return answers
 }
 
-// failureOf returns the status and the text of the literal of a failure, "" if it
-// is none.
+// failureOf returns the status and the text of the literal of a failure, "" for other literals.
 func failureOf(literal *ast.CompositeLit) (status int, what string) {
 	for _, element := range literal.Elts {
 		pair, ok := element.(*ast.KeyValueExpr)
@@ -258,7 +256,7 @@ func failureOf(literal *ast.CompositeLit) (status int, what string) {
 	return status, what
 }
 
-// statusNames are the statuses that the proxy answers with.
+// statusNames are the statuses of the proxy's errors.
 var statusNames = map[string]int{
 	"StatusNotFound": http.StatusNotFound, "StatusForbidden": http.StatusForbidden, "StatusMethodNotAllowed": http.StatusMethodNotAllowed,
 	"StatusBadGateway": http.StatusBadGateway, "StatusServiceUnavailable": http.StatusServiceUnavailable,
@@ -266,7 +264,7 @@ var statusNames = map[string]int{
 	"StatusInternalServerError": http.StatusInternalServerError,
 }
 
-// template returns the text of an expression, with … for what is filled in.
+// template returns the text of an expression, with … in place of values.
 func template(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.BasicLit:

@@ -7,14 +7,14 @@ import (
 	"runtime"
 )
 
-// What others may not be allowed to do with a file: anything with a secret, write to
-// one that says whom to trust.
+// Permissions that others must not have for a file: any for one with a secret, writing for one that
+// defines whom to trust.
 const (
 	othersAny   fs.FileMode = 0o007
 	othersWrite fs.FileMode = 0o002
 )
 
-// checkMode refuses a file with which others on this machine can do what is forbidden.
+// checkMode returns an error if other users of this machine have a forbidden permission for a file.
 func checkMode(name string, forbidden fs.FileMode) error {
 	info, err := os.Stat(name)
 	if err != nil {

@@ -13,20 +13,20 @@ import (
 	"github.com/assay-proxy/assay/access"
 )
 
-// Time-outs of the server. There is none for a whole request: a zip may take as
-// long as it moves, which the proxy sees to.
+// Timeouts of the server. There is none for a whole request: a zip may take as long as its bytes
+// keep moving, which the proxy checks.
 const (
 	headerTime = 10 * time.Second // to send a request's header
 	idleTime   = 2 * time.Minute  // between two requests of a connection
-	writeSlack = 60 * time.Second // to take an answer, once it is there
+	writeSlack = 60 * time.Second // to receive a response once it is there
 )
 
-// http2Memory bounds the part of a connection's requests that we have not read: we
-// read none but webhooks. Each request has memory of its own, see boundStreams.
+// http2Memory bounds the unread request bodies of a connection: only webhooks have bodies that are
+// read. Each request has its own memory, see boundStreams.
 const http2Memory = 128 << 10
 
-// front is what clients talk to. It finds out who they are, answers the fixed paths, and
-// sends all others to the protocol.
+// front is the part that clients connect to. It authenticates them, serves the fixed paths, and
+// passes all others to the protocol.
 type front struct {
 	log         *logger
 	observer    *observer
@@ -38,12 +38,12 @@ type front struct {
 
 	ready    *readiness
 	metrics  prometheus.Gatherer
-	webhooks *webhooks // nil: there are none
+	webhooks *webhooks // nil: webhooks are off
 	leaks    *leaksPage
 	protocol http.Handler
 }
 
-// newServer makes the server for all we serve.
+// newServer returns the HTTP server of the front.
 func (f *front) newServer(answerTimeout time.Duration) *http.Server {
 	return &http.Server{
 		Handler:           f.routes(),
@@ -57,18 +57,18 @@ func (f *front) newServer(answerTimeout time.Duration) *http.Server {
 	}
 }
 
-// routes mounts the fixed paths; all others are the protocol's.
+// routes mounts the fixed paths; all others go to the protocol.
 func (f *front) routes() http.Handler {
 	r := chi.NewRouter()
 	r.Use(f.clients.forwarded, f.observer.middleware)
-	if f.scheme == "https" { // there is no HTTP/2 without
+	if f.scheme == "https" { // HTTP/2 needs TLS
 		r.Use(f.connections.boundStreams(f.clients.address))
 	}
 	if !f.anonymous {
 		r.Use(f.authenticated)
 	}
 	metrics := promhttp.HandlerFor(f.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelError)})
-	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // load balancers like to ask with HEAD
+	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // some load balancers send HEAD
 		get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
 		get("/readyz", f.ready.ServeHTTP)
 		get("/metrics", metrics.ServeHTTP)
@@ -81,12 +81,12 @@ func (f *front) routes() http.Handler {
 	}
 	r.Handle("/-/leaks", f.leaks)
 	r.MethodNotAllowed(wrongMethod)
-	r.NotFound(f.protocol.ServeHTTP) // not "/*", which would copy the path for a variable that is not used
+	r.NotFound(f.protocol.ServeHTTP) // not "/*", which would copy the path into an unused variable
 	return r
 }
 
-// authenticated lets only those through who have said who they are, but for what
-// machines ask for.
+// authenticated lets authenticated clients through, and everyone to the paths that machines
+// request.
 func (f *front) authenticated(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {

@@ -39,8 +39,8 @@ func (f tlsFiles) write(t *testing.T) {
 	}
 }
 
-// client returns a client that trusts what is in the file now, with a certificate
-// of its own if names are given.
+// client returns a client that trusts the current certificate file. If names of files are given, it
+// has a client certificate.
 func (f tlsFiles) client(t *testing.T, pair ...string) *http.Client {
 	t.Helper()
 	data, err := os.ReadFile(f.cert)
@@ -90,8 +90,8 @@ func startFront(t *testing.T, args ...string) *program {
 
 const helloInfo = "/example.com/hello/@v/v1.0.0.info"
 
-// The server speaks HTTP/2 over TLS, and takes a renewed certificate without a
-// restart; one that cannot be used changes nothing.
+// The server speaks HTTP/2 over TLS, and loads a renewed certificate without a restart; an unusable
+// one changes nothing.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	files := newTLSFiles(t)
@@ -124,7 +124,7 @@ func TestTLS(t *testing.T) {
 	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
 		t.Errorf("while the file is bad: %v", err)
 	}
-	if n := strings.Count(p.log.String(), refused); n != 1 { // errors are written at once
+	if n := strings.Count(p.log.String(), refused); n != 1 { // errors are written to the log at once
 		t.Errorf("the log says %d times that the file is bad", n)
 	}
 
@@ -163,7 +163,7 @@ func TestTLSFiles(t *testing.T) {
 	}
 }
 
-// A client certificate is a user, whose groups are in the groups file.
+// A client certificate identifies a user, whose groups are in the groups file.
 func TestClientCertificate(t *testing.T) {
 	t.Parallel()
 	files, laptop, stranger := newTLSFiles(t), newTLSFiles(t), newTLSFiles(t)
@@ -189,7 +189,7 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
-// With anonymous=false only what machines ask for is open.
+// With anonymous=false only the paths that machines request are open.
 func TestNotAnonymous(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -229,7 +229,7 @@ func TestNotAnonymous(t *testing.T) {
 			waitFor(t, func() bool { return strings.Contains(p.log.String(), `msg="credential refused" request=`+id+" ") })
 		}
 	}
-	// Each request is counted once, also one that asks who it is from a second time.
+	// Each request is counted once, also one that authenticates its client twice.
 	if resp, _, err := ask(t, http.DefaultClient, p.url+"/corp.example/x/@v/v1.0.0.info", "Authorization", basic("right")); err != nil || resp.StatusCode == 401 {
 		t.Fatal(resp, err)
 	}
@@ -238,10 +238,10 @@ func TestNotAnonymous(t *testing.T) {
 	}
 }
 
-// Only trusted proxies say who the client is.
+// Only trusted proxies may state the address of a client.
 func TestTrustedProxies(t *testing.T) {
 	t.Parallel()
-	lookup := "/sumdb/" + proxytest.Database + "/lookup/corp.example/x@v1.0.0" // is refused, which has a line of its own
+	lookup := "/sumdb/" + proxytest.Database + "/lookup/corp.example/x@v1.0.0" // refused, and therefore logged with the reason
 	count := 0
 	remote := func(p *program, forwarded string) string {
 		t.Helper()
@@ -250,7 +250,7 @@ func TestTrustedProxies(t *testing.T) {
 		if _, _, err := ask(t, http.DefaultClient, p.url+lookup, "X-Forwarded-For", forwarded, "X-Request-Id", id); err != nil {
 			t.Fatal(err)
 		}
-		var remotes []string // of the line that says why, and of the access log
+		var remotes []string // in the line with the reason, and in the access log
 		waitFor(t, func() bool {
 			remotes = nil
 			for line := range strings.Lines(p.log.String()) {
@@ -274,7 +274,7 @@ func TestTrustedProxies(t *testing.T) {
 	for forwarded, want := range map[string]string{
 		"203.0.113.9, 192.0.2.7, 10.1.2.3":                       "192.0.2.7",
 		"garbage, 192.0.2.7":                                     "192.0.2.7",
-		"192.0.2.7:4711, 10.1.2.3:80":                            "192.0.2.7", // as Azure's gateway writes it
+		"192.0.2.7:4711, 10.1.2.3:80":                            "192.0.2.7", // the format of Azure's gateway
 		"[2001:db8::7]:4711":                                     "2001:db8::7",
 		"2001:db8::7":                                            "2001:db8::7",
 		"192.0.2.7:4711:1, 10.1.2.3":                             "127.0.0.1",
@@ -290,8 +290,8 @@ func TestTrustedProxies(t *testing.T) {
 	}
 }
 
-// Without go and git everything works but private modules, and who asks for one is
-// told; with none of them private nobody hears of it.
+// Without go and git everything works but private modules, and the response to a request for one
+// says so; if no module is private, nothing mentions it.
 func TestNoTools(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	p := startFront(t, "--private", "corp.example")
@@ -310,7 +310,7 @@ func TestNoTools(t *testing.T) {
 	}
 }
 
-// Settings that let others read private modules are legal, and warned of.
+// Settings that let others read private modules are legal, and logged as warnings.
 func TestAccessWarnings(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -331,8 +331,8 @@ func TestAccessWarnings(t *testing.T) {
 	}
 }
 
-// A certificate whose authority was taken away is nobody's, also for a client that
-// takes up the session of before.
+// A certificate whose authority was removed authenticates no user, also not for a client that
+// resumes an earlier TLS session.
 func TestClientCertificateWithdrawn(t *testing.T) {
 	t.Parallel()
 	files, laptop, other := newTLSFiles(t), newTLSFiles(t), newTLSFiles(t)
@@ -374,7 +374,7 @@ func TestClientCertificateWithdrawn(t *testing.T) {
 	}
 }
 
-// Whatever is asked, an error says something, in plain text.
+// Every error has a text, in plain text, for any method.
 func TestMethods(t *testing.T) {
 	t.Parallel()
 	p, _ := startHooks(t)
@@ -407,7 +407,7 @@ func TestMethods(t *testing.T) {
 	}
 }
 
-// Who can change the file with the authorities can be anybody.
+// A client CA file that others may write is refused: they could mint client identities.
 func TestClientAuthoritiesOpen(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {

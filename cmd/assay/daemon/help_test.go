@@ -35,7 +35,7 @@ func (b *syncBuilder) String() string {
 	return b.b.String()
 }
 
-// waitFor waits until ok, for a time that a busy machine needs.
+// waitFor waits until ok, with a time limit for a busy machine.
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
 	for range 500 {
@@ -61,8 +61,7 @@ func fetchText(t *testing.T, url string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// bigModules adds n modules with zips of random content of about the size, and
-// returns their paths.
+// bigModules adds n modules with zips of random content of about the size, and returns their paths.
 func bigModules(world *proxytest.World, n, size int) []string {
 	var paths []string
 	random := rand.NewChaCha8(sha256.Sum256([]byte("modules")))

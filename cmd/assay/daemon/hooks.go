@@ -21,19 +21,19 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// maxHook is the largest body of a webhook that is read: what GitHub sends at most.
+// maxHook is the largest body of a webhook that is read: the limit of GitHub.
 const maxHook = 25 << 20
 
-// maxHooks is how many webhooks are read at the same time. Until its body is there
-// it is not known whether one is from a code host, and all of them are in memory.
+// maxHooks is how many webhooks are read at the same time. Only a complete body shows whether a
+// webhook is from a code host, so all of these bodies are in memory.
 const maxHooks = 8
 
-// smallHook is the largest body that all of them may have at the same time. Of larger
-// ones, which are rare, one is read at a time.
+// smallHook is the largest body that all of them may have at the same time. Larger ones are rare,
+// and are read one at a time.
 const smallHook = 1 << 20
 
-// hook is what we read of a webhook, of whatever code host: where the repository
-// is, under each name that one of them has for it.
+// hook contains the fields that are read from a webhook of any code host: the address of the
+// repository, under each name that one of the hosts has for it.
 type hook struct {
 	Repository hookRepository
 	Project    hookRepository // GitLab
@@ -61,23 +61,23 @@ func (h hook) urls() []string {
 	return all
 }
 
-// webhooks answers the messages of code hosts.
+// webhooks serves the webhooks of code hosts.
 type webhooks struct {
 	secret  string
-	reading chan struct{}  // a place for each that is read
-	large   chan struct{}  // a place for the one that is large
-	memory  *memory.Budget // their bodies count as what is fetched
+	reading chan struct{}  // one place for each webhook that is being read
+	large   chan struct{}  // the place for one large webhook
+	memory  *memory.Budget // their bodies count as fetched objects
 	clients *clients
 	log     *slog.Logger
-	pushed  func(urls ...string) // is told of repositories that have changed
+	pushed  func(urls ...string) // called with the URLs of changed repositories
 }
 
 func newWebhooks(secret string, budget *memory.Budget, from *clients, log *slog.Logger, pushed func(urls ...string)) *webhooks {
 	return &webhooks{secret, make(chan struct{}, maxHooks), make(chan struct{}, 1), budget, from, log, pushed}
 }
 
-// ServeHTTP answers the message of a code host that a repository has changed. Nothing else
-// in it is believed: the repository itself is asked again.
+// ServeHTTP handles the message of a code host that a repository has changed. It uses nothing else
+// from it: the repository itself is fetched again.
 func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kind := chi.URLParam(r, "kind")
 	verify, ok := verifier(kind, h.secret, r.Header)
@@ -93,7 +93,7 @@ func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	held := h.memory.Hold()
-	held.Own(proxy.SiteOf(h.clients.address(r))) // its secret shows only when it is there
+	held.Own(proxy.SiteOf(h.clients.address(r))) // the secret can be checked only when the body is complete
 	defer held.Free()
 	body, err := h.read(r, http.MaxBytesReader(w, r.Body, maxHook), &held)
 	if errors.Is(err, errBusy) || errors.Is(err, memory.ErrFull) {
@@ -115,7 +115,7 @@ func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var sent hook
 	err = json.Unmarshal(text, &sent)
-	if err == nil && len(sent.urls()) == 0 && r.Header.Get("X-GitHub-Event") == "ping" { // of an organisation
+	if err == nil && len(sent.urls()) == 0 && r.Header.Get("X-GitHub-Event") == "ping" { // a ping of an organisation
 		writeText(w, http.StatusOK, "ok\n")
 		return
 	}
@@ -124,11 +124,11 @@ func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.pushed(sent.urls()...)
-	h.log.Info("repository changed", "kind", kind, "repository", vcs.CanonicalRepository(sent.urls()[0])) // which has no password
+	h.log.Info("repository changed", "kind", kind, "repository", vcs.CanonicalRepository(sent.urls()[0])) // without a password
 	writeText(w, http.StatusOK, "ok\n")
 }
 
-// errBusy says that another large webhook is being read.
+// errBusy means that another large webhook is being read.
 var errBusy = errors.New("busy")
 
 // read reads the body of a webhook into memory of held.
@@ -156,8 +156,8 @@ func (h *webhooks) refuse(w http.ResponseWriter, r *http.Request, kind string) {
 	writeText(w, http.StatusForbidden, "refused: the secret of this hook differs from the one in hook-secret-file\n")
 }
 
-// hookJSON returns the JSON of a body: GitHub can be told to send a form. To take that
-// apart takes as much memory again, several times; the error is memory.ErrFull.
+// hookJSON returns the JSON of a body: GitHub can be configured to send a form. Parsing that takes
+// several times the memory of the body; the error is memory.ErrFull.
 func hookJSON(r *http.Request, body []byte, held *memory.Hold) ([]byte, error) {
 	if !strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
 		return body, nil
@@ -167,14 +167,14 @@ func hookJSON(r *http.Request, body []byte, held *memory.Hold) ([]byte, error) {
 	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil {
-		return nil, nil // which is no JSON either
+		return nil, nil // fails later: it is not JSON
 	}
 	return []byte(form.Get("payload")), nil
 }
 
-// verifier returns what says whether the body of a webhook is from one who knows the
-// secret, and false if the header shows that it cannot be. GitHub and Gitea sign the
-// body with it, GitLab sends it along.
+// verifier returns a function that reports whether the sender of a body knows the secret, and false
+// if the header shows that it does not. GitHub and Gitea sign the body with the secret; GitLab
+// sends the secret.
 func verifier(kind, secret string, header http.Header) (verify func(body []byte) bool, ok bool) {
 	switch kind {
 	case "github":

@@ -21,7 +21,7 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
-// startHooks starts a server with webhooks, whose secret it returns too.
+// startHooks starts a server with webhooks, and returns their secret.
 func startHooks(t *testing.T, args ...string) (*program, string) {
 	t.Helper()
 	secret := "0123456789abcdef-secret"
@@ -32,8 +32,8 @@ func startHooks(t *testing.T, args ...string) (*program, string) {
 	return startFront(t, append(args, "--hook-secret-file", file)...), secret
 }
 
-// hookBegins sends the header of a webhook with a body that does not come, and
-// returns the status line that comes within a moment, "" if none does.
+// hookBegins sends the header of a webhook without its body, and returns the status line if it
+// arrives within a moment, otherwise "".
 func hookBegins(t *testing.T, p *program, path string, headers ...string) (status string, conn net.Conn) {
 	t.Helper()
 	conn, err := net.Dial("tcp", p.addr())
@@ -45,11 +45,11 @@ func hookBegins(t *testing.T, p *program, path string, headers ...string) (statu
 	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n", path, maxHook, strings.Join(append(headers, ""), "\r\n"))
 	_ = conn.SetReadDeadline(time.Now().Add(bodyTime * 3 / 5)) // the server waits longer for the body
 	line := make([]byte, 12)
-	n, _ := io.ReadFull(conn, line) // nothing, or the whole of it
+	n, _ := io.ReadFull(conn, line) // the whole line or nothing
 	return string(line[:n]), conn
 }
 
-// Nothing is read of what cannot be a webhook of ours.
+// The body of a request that cannot be a webhook of ours is not read.
 func TestHookUnread(t *testing.T) {
 	t.Parallel()
 	p, secret := startHooks(t)
@@ -69,7 +69,7 @@ func TestHookUnread(t *testing.T) {
 	}
 }
 
-// What many webhooks that are not proved yet can make us keep in memory is bounded.
+// The memory of many webhooks that are not verified yet is bounded.
 func TestHookCrowd(t *testing.T) {
 	t.Parallel()
 	p, _ := startHooks(t)
@@ -89,7 +89,8 @@ func TestHookCrowd(t *testing.T) {
 	}
 }
 
-// Only one large one is in memory at a time; small ones, as nearly all are, go on.
+// Only one large webhook is in memory at a time; small ones, which are the usual ones, are still
+// accepted.
 func TestHookLarge(t *testing.T) {
 	t.Parallel()
 	p, secret := startHooks(t)
@@ -102,13 +103,13 @@ func TestHookLarge(t *testing.T) {
 		t.Cleanup(func() { conn.Close() })
 		go func() {
 			fmt.Fprintf(conn, "POST /-/hooks/github HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Hub-Signature-256: sha256=%s\r\n\r\n", maxHook, strings.Repeat("ab", 32))
-			_, _ = conn.Write(make([]byte, smallHook+1)) // the answer may come before its end
+			_, _ = conn.Write(make([]byte, smallHook+1)) // the response may come before the end of the body
 			line := make([]byte, 12)
 			n, _ := io.ReadFull(conn, line)
 			answers <- string(line[:n])
 		}()
 	}
-	// The other one waits for the rest of its body, and then is answered 400.
+	// The other one waits for the rest of its body, and then gets 400.
 	if first := <-answers; first != "HTTP/1.1 503" {
 		t.Errorf("of two large ones, the first answer is %q", first)
 	}
@@ -122,7 +123,7 @@ func TestHookLarge(t *testing.T) {
 	}
 }
 
-// Webhooks of one client that are not proved yet leave memory for what others fetch.
+// Unverified webhooks of one client leave memory for the fetches of others.
 func TestHookOwner(t *testing.T) {
 	t.Parallel()
 	p, _ := startHooks(t, "--memory-budget", strconv.Itoa(config.LeastMemory))
@@ -143,7 +144,7 @@ func TestHookOwner(t *testing.T) {
 		_, metrics := fetchText(t, p.url+"/metrics")
 		taken, _ = strconv.ParseFloat(used.FindStringSubmatch(metrics)[1], 64)
 	}
-	conn := begin(17 << 20) // with those it is more than three quarters of the share, and less than all
+	conn := begin(17 << 20) // together with the others more than three quarters of the share, and less than all of it
 	_, _ = conn.Write(make([]byte, smallHook+1))
 	line := make([]byte, 12)
 	if n, _ := io.ReadFull(conn, line); string(line[:n]) != "HTTP/1.1 503" {
@@ -151,7 +152,7 @@ func TestHookOwner(t *testing.T) {
 	}
 }
 
-// The addresses of repositories that a webhook has may have a password in them.
+// The URLs of repositories in a webhook may contain a password.
 func TestHookSecrets(t *testing.T) {
 	t.Parallel()
 	p, secret := startHooks(t)
@@ -172,7 +173,7 @@ func TestHookSecrets(t *testing.T) {
 	}
 }
 
-// GitHub shows a webhook as broken if its first message is refused. That of an
+// GitHub marks a webhook as broken if its first message is refused. The first message of an
 // organisation is about no repository.
 func TestHookPing(t *testing.T) {
 	t.Parallel()

@@ -10,15 +10,15 @@ import (
 	"github.com/assay-proxy/assay/proxy"
 )
 
-// leaksPage is the page of clients that are not set up for private modules.
+// leaksPage lists the clients that are not configured for private modules.
 type leaksPage struct {
 	operators *operators
 	list      func() []proxy.Leak
-	others    http.Handler // answers those to whom there is no such page
+	others    http.Handler // handles the requests of clients that must not see the page
 }
 
-// ServeHTTP lists the clients that are not configured for private modules, for
-// operators. For other clients the page does not exist.
+// ServeHTTP lists the clients that are not configured for private modules, for administrators. For
+// other clients the page does not exist.
 func (p *leaksPage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !p.operators.include(r) {
 		p.others.ServeHTTP(w, r)
@@ -38,7 +38,7 @@ func (p *leaksPage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\n", leak.Client, leak.Kind, leak.Requests,
 			leak.First.UTC().Format(time.RFC3339), leak.Last.UTC().Format(time.RFC3339), leak.Module)
 	}
-	_ = table.Flush() // into memory
+	_ = table.Flush() // writes into memory
 	w.Header().Set("Cache-Control", "no-store")
 	writeText(w, http.StatusOK, b.String())
 }

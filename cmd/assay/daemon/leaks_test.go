@@ -13,8 +13,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// The list of misconfigured clients is for this machine, and not for what a proxy on
-// it forwards, or for the groups that are named.
+// The list of misconfigured clients is for clients on this machine, but not through a proxy on it,
+// or for the configured groups.
 func TestLeaksPage(t *testing.T) {
 	t.Parallel()
 	p := startFront(t, "--private", "corp.example", "--vcs", "off")
@@ -39,7 +39,7 @@ func TestLeaksPage(t *testing.T) {
 	if resp, _, err := ask(t, http.DefaultClient, p.url+"/-/leaks", "Authorization", "Bearer "+secret); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("with a token: %v %v", resp, err)
 	}
-	// It has names of private modules that are outside of the scope.
+	// The list contains names of private modules outside the scope of this token.
 	scoped, err := access.CreateToken(tokens, access.Token{Name: "op", Groups: []string{"ops"}, Scope: []string{"corp.example/lib"}})
 	if err != nil {
 		t.Fatal(err)
@@ -50,9 +50,8 @@ func TestLeaksPage(t *testing.T) {
 	}
 }
 
-// A page that some other site shows in a browser on this machine, or a proxy on it
-// that says nothing of itself but the name it was called by, is nobody who runs the
-// server.
+// A request from a browser on this machine for a page of another site, or through a proxy on it
+// that sends only the original host name, is not one of an administrator.
 func TestLeaksPageHost(t *testing.T) {
 	t.Parallel()
 	p := startFront(t)
@@ -81,8 +80,8 @@ func TestLeaksPageHost(t *testing.T) {
 	}
 }
 
-// A proxy on this machine that adds no header and calls us localhost is nginx as it
-// is out of the box, or one whose address is in trusted-proxies.
+// A proxy on this machine that adds no header and calls us localhost is nginx with its default
+// configuration, or one whose address is in trusted-proxies.
 func TestLeaksPageBehindASilentProxy(t *testing.T) {
 	t.Parallel()
 	get := func(p *program, version string) string {
@@ -111,7 +110,7 @@ func TestLeaksPageBehindASilentProxy(t *testing.T) {
 	}
 }
 
-// To strangers the page of the leaks is a path like any other, however they ask.
+// For other clients the page of the leaks is a path like any other, for every kind of request.
 func TestLeaksPageIsNotThere(t *testing.T) {
 	t.Parallel()
 	p := startFront(t, "--operators", "ops")

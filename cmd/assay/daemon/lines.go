@@ -9,31 +9,30 @@ import (
 )
 
 const (
-	lineDelay       = 200 * time.Millisecond // of a line, so that many share a write; short enough to watch a log live
-	warningPatience = 100 * time.Millisecond // for a warning to be written
-	endPatience     = 2 * time.Second        // for everything to be written at the end
+	lineDelay       = 200 * time.Millisecond // before a line is written, so that many share a write; short enough to watch a log live
+	warningPatience = 100 * time.Millisecond // for the write of a warning
+	endPatience     = 2 * time.Second        // for writing all queued lines at the end
 )
 
-// lineQueue is what stands between those who log and a file or pipe, which may block
-// forever: nothing but a goroutine of its own waits for it. Lines are written within
-// lineDelay, warnings at once. When queueBytes are used up, lines are dropped, the lowest
-// rank first and of that the newest; they are counted, and report is told of them when
-// something can be written again.
+// lineQueue decouples loggers from a file or pipe that may block forever: only the queue's own
+// goroutine waits for it. Lines are written within lineDelay, warnings at once. When queueBytes are
+// used up, lines are dropped, the lowest rank first and the newest of that rank; they are counted,
+// and report gets their number when something can be written again.
 type lineQueue struct {
-	report func(dropped [numberOfRanks]uint64) // nil: none; it must not settle
+	report func(dropped [numberOfRanks]uint64) // nil: none; it must not call settle
 
-	some, prompt chan struct{} // something is queued; it is to be written at once
+	some, prompt chan struct{} // a line is queued; it is to be written at once
 	closing      chan struct{} // closed by Close
 	ended        chan struct{} // closed by run
 
-	mu      sync.Mutex // guards all below; it is never held over a write
+	mu      sync.Mutex // guards all fields below; never held during a write
 	backlog backlog
-	settled []chan struct{} // closed when all is written
-	stalled bool            // a warning waited in vain, and since then not all was written
+	settled []chan struct{} // closed when all lines are written
+	stalled bool            // the wait for a warning timed out, and since then lines were always waiting
 
-	// For run alone:
+	// Only run uses these:
 	out   lineWriter
-	batch []line // room for the lines of a write
+	batch []line // buffer for the lines of a write
 }
 
 func newLineQueue(out io.Writer, report func([numberOfRanks]uint64)) *lineQueue {
@@ -46,11 +45,11 @@ func newLineQueue(out io.Writer, report func([numberOfRanks]uint64)) *lineQueue 
 	return q
 }
 
-// metrics returns the counter of lines that were dropped.
+// metrics returns the counter of dropped lines.
 func (q *lineQueue) metrics() prometheus.Collector { return q.backlog.dropped }
 
-// writer returns a writer each Write to which is one line of the rank. It never
-// blocks, and never fails.
+// writer returns a writer for lines of the rank. Each Write is one line. It never blocks, and never
+// fails.
 func (q *lineQueue) writer(r rank) io.Writer { return &rankedWriter{q, r} }
 
 type rankedWriter struct {
@@ -82,8 +81,8 @@ func signalTo(c chan struct{}) {
 	}
 }
 
-// settle waits until everything is written that is queued, for warningPatience. Once that
-// was in vain no warning waits until everything is written again.
+// settle waits until all queued lines are written, for at most warningPatience. After a timeout no
+// warning waits until all lines were written once.
 func (q *lineQueue) settle() {
 	q.mu.Lock()
 	if q.stalled {
@@ -107,7 +106,7 @@ func (q *lineQueue) settle() {
 	}
 }
 
-// run writes what is queued, until Close.
+// run writes queued lines, until Close.
 func (q *lineQueue) run() {
 	defer close(q.ended)
 	for {
@@ -126,7 +125,7 @@ func (q *lineQueue) run() {
 	}
 }
 
-// drain writes until nothing is queued.
+// drain writes until the queue is empty.
 func (q *lineQueue) drain() {
 	for {
 		q.batch = q.take(q.batch[:0])
@@ -134,12 +133,12 @@ func (q *lineQueue) drain() {
 			return
 		}
 		q.write(q.batch)
-		clear(q.batch) // their texts are garbage now
+		clear(q.batch) // releases their texts
 	}
 }
 
-// take appends the oldest lines to lines, together about as long as one write is to be. If
-// there are none, everything is written.
+// take appends the oldest lines to lines, together about batchBytes. If there are none, it wakes
+// all waiters: everything is written.
 func (q *lineQueue) take(lines []line) []line {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -153,7 +152,7 @@ func (q *lineQueue) take(lines []line) []line {
 	return lines
 }
 
-// write writes lines, and counts those that could not be.
+// write writes lines, and counts those that could not be written.
 func (q *lineQueue) write(lines []line) {
 	lost, err := q.out.write(lines)
 	q.mu.Lock()
@@ -170,7 +169,7 @@ func (q *lineQueue) write(lines []line) {
 	}
 }
 
-// Close writes what is queued, and gives up after endPatience. Later lines are dropped.
+// Close writes the queued lines, and gives up after endPatience. Later lines are dropped.
 func (q *lineQueue) Close() {
 	close(q.closing)
 	select {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Whatever is logged at the same time, by whomever, while the log comes and goes: each
-// line is written whole and once, or counted.
+// Several goroutines log concurrently, while writes sometimes fail: each line is written whole and
+// once, or counted.
 func TestLineQueueCounts(t *testing.T) {
 	t.Parallel()
 	out := &flakyWriter{}
@@ -57,7 +57,7 @@ func TestLineQueueCounts(t *testing.T) {
 	}
 }
 
-// flakyWriter writes every third time a part only.
+// flakyWriter writes only a part every third time.
 type flakyWriter struct {
 	b bytes.Buffer
 	n int

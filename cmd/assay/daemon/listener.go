@@ -13,30 +13,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// listener is a net.Listener that leaves descriptors to the rest of the program: to fetch, to
-// write and to run commands takes some, and clients choose how many connections they
-// open. A connection beyond most, one for which there is no descriptor but the spare
-// one, and one for which there is no memory, is told so with a 503 and closed.
+// listener is a net.Listener that keeps descriptors for the rest of the program: fetches, writes
+// and commands need some, and clients choose how many connections they open. It refuses a
+// connection beyond most, one for which only the spare descriptor is left, and one for which there
+// is no memory: it responds with 503 and closes the connection.
 type listener struct {
 	net.Listener
 	most        int64        // connections at the same time
 	connections *connections // those that are served
-	refusals    *refusals    // those that are one too many
+	refusals    *refusals    // those that are refused
 	log         *slog.Logger
 	refused     prometheus.Counter
 
 	open   atomic.Int64
 	spare  spareDescriptor
-	logged atomic.Int64 // when a refusal was, in nanoseconds of Unix time
+	logged atomic.Int64 // time of the last refusal that was logged, in nanoseconds of Unix time
 }
 
-// refusalLogs is the least time between two lines about refusals.
+// refusalLogs is the minimum time between two lines about refusals.
 const refusalLogs = time.Minute
 
-// reserved returns how many of so many descriptors are kept back from connections.
+// reserved returns how many of the descriptors are not available for connections.
 func reserved(descriptors int64) int64 { return max(descriptors/4, min(descriptors/2, 512)) }
 
-// newListener makes a listener for a process that may have so many descriptors.
+// newListener returns a listener for a process that may have so many descriptors.
 func newListener(inner net.Listener, descriptors int64, served *connections, log *slog.Logger) *listener {
 	l := &listener{
 		Listener: inner, most: descriptors - reserved(descriptors), connections: served, log: log,
@@ -80,14 +80,14 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// leave is called once for each connection that is closed.
+// leave is called once for each closed connection.
 func (l *listener) leave(c *connection) {
 	l.open.Add(-1)
 	l.connections.leave(c)
 	l.spare.take()
 }
 
-// refuse has a connection told that there is no room for it.
+// refuse passes the connection to the server that responds with 503.
 func (l *listener) refuse(c *connection, why string) {
 	l.refused.Inc()
 	l.logRefusal(why)
@@ -99,7 +99,7 @@ func (l *listener) refuse(c *connection, why string) {
 	l.refusals.add(c)
 }
 
-// logRefusal logs why connections are refused, now and then.
+// logRefusal logs why connections are refused, at most once per refusalLogs.
 func (l *listener) logRefusal(why string) {
 	now, last := time.Now().UnixNano(), l.logged.Load()
 	if now-last >= int64(refusalLogs) && l.logged.CompareAndSwap(last, now) {
@@ -107,24 +107,24 @@ func (l *listener) logRefusal(why string) {
 	}
 }
 
-// Close ends Accept, here and of what is refused.
+// Close ends Accept, of the listener and of the refused connections.
 func (l *listener) Close() error {
 	l.refusals.end()
 	l.spare.give()
 	return l.Listener.Close()
 }
 
-// exhausted reports whether err is that there are no descriptors left, for this process
-// or on this machine.
+// exhausted reports whether err means that no descriptors are left, for this process or on this
+// machine.
 func exhausted(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// spareDescriptor is a descriptor that can be given up for a connection that is told
-// that there is none.
+// spareDescriptor is a descriptor that can be released to accept a connection and respond that
+// there is none.
 type spareDescriptor struct {
 	mu   sync.Mutex
-	file *os.File // nil: it is in use, or could not be had again
+	file *os.File // nil: it is in use, or could not be opened again
 }
 
 // take opens the descriptor, and reports whether there is one.
@@ -132,12 +132,12 @@ func (s *spareDescriptor) take() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.file == nil {
-		s.file, _ = os.Open(os.DevNull) // without it refusals are less polite
+		s.file, _ = os.Open(os.DevNull) // without it, the next refusal closes the connection without a response
 	}
 	return s.file != nil
 }
 
-// give frees the descriptor, and reports whether there was one.
+// give releases the descriptor, and reports whether there was one.
 func (s *spareDescriptor) give() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

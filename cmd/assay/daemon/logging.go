@@ -10,13 +10,13 @@ import (
 // logger is a slog.Logger on a queue of lines.
 type logger struct {
 	*slog.Logger
-	requests slog.Handler // for the line of each request, which is dropped first
+	requests slog.Handler // for access log lines, which are dropped first
 	warnings slog.Handler // does not wait until its line is written
 	lines    *lineQueue
 }
 
-// newLogger makes a logger for lines of at least a level, which may change, in the format
-// text or json.
+// newLogger returns a logger for lines of at least a level, which may change, in the format text or
+// json.
 func newLogger(w io.Writer, format string, level slog.Leveler) *logger {
 	l := &logger{}
 	l.lines = newLineQueue(w, l.sayDropped)
@@ -33,7 +33,7 @@ func newLogger(w io.Writer, format string, level slog.Leveler) *logger {
 	return l
 }
 
-// sayDropped tells the reader of the log, who is back, what is missing.
+// sayDropped writes to the log how many lines are missing, once its reader reads again.
 func (l *logger) sayDropped(lines [numberOfRanks]uint64) {
 	record := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines dropped: the log was not read in time or could not be written", 0)
 	record.Add("requests", lines[rankRequest], "infos", lines[rankInfo], "warnings", lines[rankWarning])
@@ -42,11 +42,11 @@ func (l *logger) sayDropped(lines [numberOfRanks]uint64) {
 	}
 }
 
-// Close writes what is queued, and gives up after endPatience.
+// Close writes the queued lines, and gives up after endPatience.
 func (l *logger) Close() { l.lines.Close() }
 
-// rankedHandler sends each record to the handler for its rank, and lets a warning or
-// an error be written before it returns, if that is possible: the program may crash next.
+// rankedHandler sends each record to the handler for its rank. After a warning or an error it waits
+// until the line is written, if that is possible: the program may crash next.
 type rankedHandler struct {
 	info, warning slog.Handler
 	lines         *lineQueue

@@ -11,27 +11,26 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-// indexMemory is what the proxy remembers of objects at most: absences, states of .info
-// files, what was compared with the log, pushes. Its bounds, of which maxAbsent in package
+// indexMemory is the maximum memory of the proxy's indexes of objects: absences, states of .info
+// files, objects compared with the log, pushes. Their bounds, of which maxAbsent in package
 // proxy/content is the first, do not depend on the budget.
 const indexMemory = 16 << 20
 
-// shares is the memory budget, divided by what it is for. A use cannot take what
-// another one needs: clients that do not read keep no client from fetching, and what
-// is fetched keeps none from connecting.
+// shares is the memory budget, divided by purpose. No purpose can take the memory of another one:
+// slow clients do not prevent fetches, and fetches do not prevent connections.
 type shares struct {
-	hot     int64 // of objects that are asked for often
-	indexes int64 // of what the proxy remembers of objects
+	hot     int64 // frequently requested objects
+	indexes int64 // the proxy's indexes of objects
 
 	ownLog      *memory.Budget // the index of our own log
-	store       *memory.Budget // large objects while they are written
+	store       *memory.Budget // large objects during writes
 	proofs      *memory.Budget // zips while they are hashed, lookups while they are proved
-	fetches     *memory.Budget // what is fetched, while it is not stored yet; webhooks
-	answers     *memory.Budget // what is read from the store, while clients take it
+	fetches     *memory.Budget // fetched data that is not stored yet; webhooks
+	answers     *memory.Budget // data read from the store, until clients have received it
 	connections *memory.Budget // clients
 }
 
-// divide divides so many MiB. In a budget of 256 a unit is 8 MiB.
+// divide divides a budget of so many MiB. In a budget of 256 MiB a unit is 8 MiB.
 func divide(mebibytes int) shares {
 	total := int64(mebibytes) << 20
 	unit, all := (total-indexMemory)/30, memory.New(total)
@@ -41,26 +40,26 @@ func divide(mebibytes int) shares {
 	s.store = all.Part(3 * unit)
 	s.proofs = all.Part(4 * unit)
 	s.fetches = all.Part(6 * unit)
-	s.answers = all.Part(7 * unit).Limit(7 * unit * 3 / 8) // chunks, which readers share, are half of it
+	s.answers = all.Part(7 * unit).Limit(7 * unit * 3 / 8) // half of it for the chunks, which readers share
 	s.connections = all.Part(6 * unit)
 	return s
 }
 
-// named returns the shares that are counted, by the names that they have in metrics.
+// named returns the counted shares by the names that they have in metrics.
 func (s shares) named() map[string]*memory.Budget {
 	return map[string]*memory.Budget{
 		"log": s.ownLog, "store": s.store, "proofs": s.proofs, "fetches": s.fetches, "answers": s.answers, "connections": s.connections,
 	}
 }
 
-// gcPercent has the collector run half as often as Go's default while the program has
-// taken little: the memory limit bounds the heap, and nearly all that a hit allocates is
+// gcPercent makes the garbage collector run half as often as Go's default while the program uses
+// little memory: the memory limit bounds the heap, and nearly everything that a hit allocates is
 // garbage at its end.
 const gcPercent = 200
 
-// limitMemory tells Go's collector how much memory the program has: the budget, what it
-// has taken at its start, and a quarter for what is not collected yet; or nine tenths of
-// what the container has, if that is less. GOMEMLIMIT in the environment counts instead.
+// limitMemory sets Go's memory limit: the budget, plus the memory in use at the start, plus a
+// quarter for garbage; or nine tenths of the container's memory, if that is less. GOMEMLIMIT in the
+// environment takes precedence.
 func limitMemory(mebibytes int, container int64, log *slog.Logger) {
 	if text := os.Getenv("GOMEMLIMIT"); text != "" {
 		log.Info("memory limit", "budget_mib", mebibytes, "limit", text, "from", "environment GOMEMLIMIT")
@@ -83,16 +82,16 @@ func limitMemory(mebibytes int, container int64, log *slog.Logger) {
 	}
 }
 
-// memoryTaken returns how many bytes Go has from the operating system, as its memory
-// limit counts them.
+// memoryTaken returns how many bytes Go has from the operating system, counted like its memory
+// limit.
 func memoryTaken() int64 {
 	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(samples)
 	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
 }
 
-// memoryCollector tells how the shares are used, and how much memory the process has
-// that is its own: not the pages of files, which the kernel takes back when it likes.
+// memoryCollector reports how much of the shares is used, and how much memory of its own the
+// process has: without the pages of files, which the kernel can reclaim at any time.
 type memoryCollector struct {
 	shares                           shares
 	budget, used, refused, anonymous *prometheus.Desc

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// containerMemory returns how many bytes the cgroup of this process may take, 0 if it
-// is not limited. root is "/", but for tests.
+// containerMemory returns how many bytes the cgroup of this process may use, 0 if there is no
+// limit. root is "/", except in tests.
 func containerMemory(root string) int64 {
 	file, err := os.Open(filepath.Join(root, "proc/self/cgroup"))
 	if err != nil {
@@ -39,8 +39,8 @@ func containerMemory(root string) int64 {
 	return least
 }
 
-// leastAbove returns the least value of a file in the cgroup at dir, and in those that
-// it is in. In a container dir may be a path outside, which is not there.
+// leastAbove returns the smallest value of a file in the cgroup at dir and in its ancestors. In a
+// container, dir may be a path outside of it, which does not exist.
 func leastAbove(mount, dir, name string) (least int64) {
 	for dir = path.Clean("/" + dir); ; dir = path.Dir(dir) {
 		text, err := os.ReadFile(filepath.Join(mount, dir, name))
@@ -56,10 +56,10 @@ func leastAbove(mount, dir, name string) (least int64) {
 	}
 }
 
-// unlimited and more is what version 1 has for no limit: the largest number of pages.
+// unlimited, or more, is the value of version 1 for no limit: the largest number of pages.
 const unlimited = 1 << 60
 
-// lesser returns the lesser one of two limits, of which 0 is none.
+// lesser returns the smaller of two limits; 0 means no limit.
 func lesser(a, b int64) int64 {
 	if a == 0 || b != 0 && b < a {
 		return b
@@ -67,8 +67,7 @@ func lesser(a, b int64) int64 {
 	return a
 }
 
-// anonymousMemory returns the resident memory of this process that is no page of a
-// file.
+// anonymousMemory returns the resident memory of this process without the pages of files.
 func anonymousMemory() (bytes int64, ok bool) {
 	text, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// The limit of a container is found in both versions of cgroups, wherever in the tree
-// it stands, and also where the path of the cgroup is that of the host.
+// The limit of a container is found in both versions of cgroups, at any level of the tree, and also
+// if the path of the cgroup is that of the host.
 func TestContainerMemory(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20

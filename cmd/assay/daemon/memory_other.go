@@ -2,8 +2,8 @@
 
 package daemon
 
-// containerMemory returns 0: there are no cgroups here. docs/operations.md says so.
+// containerMemory returns 0: this system has no cgroups. docs/operations.md says so.
 func containerMemory(string) int64 { return 0 }
 
-// anonymousMemory reports that it is not known here. docs/operations.md says so.
+// anonymousMemory returns false: its value is not known on this system. docs/operations.md says so.
 func anonymousMemory() (bytes int64, ok bool) { return 0, false }

@@ -10,8 +10,8 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// The shares are all of the budget and no more, and the least budget has room for the
-// largest single thing that is taken from each of them.
+// The shares add up to the budget, and the smallest budget has room for the largest single use of
+// each of them.
 func TestShares(t *testing.T) {
 	t.Parallel()
 	for _, mebibytes := range []int{config.LeastMemory, 256, 1000, 16 << 10} {

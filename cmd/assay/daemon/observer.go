@@ -17,11 +17,11 @@ import (
 	"github.com/assay-proxy/assay/access"
 )
 
-// observer sees every request: it gives it an id, counts it, logs it, and keeps
-// a panic from taking more along than its own request.
+// observer sees every request: it assigns an id, counts it, logs it, and limits a panic to its own
+// request.
 type observer struct {
 	log       *logger
-	accessLog func() bool // whether a line for each request is wanted
+	accessLog func() bool // whether to log a line for each request
 	clients   *clients
 	idPrefix  string // of this process
 	lastID    atomic.Uint64
@@ -63,12 +63,12 @@ func (o *observer) collectors() []prometheus.Collector {
 	return []prometheus.Collector{o.responses, o.durations, o.running, o.panics}
 }
 
-// observed is a response, and what became of it.
+// observed is a response and its result.
 type observed struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
-	client *access.Memory // nil if there is no credential
+	client *access.Memory // nil if the request has no credential
 	attrs  [8]slog.Attr   // room for those of the log line
 }
 
@@ -111,19 +111,17 @@ func (o *observer) middleware(next http.Handler) http.Handler {
 	})
 }
 
-// bodyTime is for a client to send a body that is not read.
+// bodyTime is how long a client may take to send a body that is not read.
 const bodyTime = 5 * time.Second
 
-// refuseBody gives a body that is not expected little time, and its connection
-// no other request.
+// refuseBody limits the time for an unexpected body, and allows no other request on its connection.
 func refuseBody(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // without deadlines there is nothing to hold
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // a connection without deadlines has none to set
 }
 
-// end counts and logs a request. A panic that is not the abortion of an answer
-// is a defect: it is logged with where it came from, and the client gets a 500
-// if it has nothing yet.
+// end counts and logs a request. A panic other than an aborted response is a bug: it is logged with
+// its stack, and the client gets a 500 if no response has begun.
 func (o *observer) end(r *http.Request, out *observed, id string, begin time.Time, panicked any) {
 	aborted := panicked == http.ErrAbortHandler
 	if panicked != nil && !aborted {
@@ -151,14 +149,14 @@ func (o *observer) end(r *http.Request, out *observed, id string, begin time.Tim
 	}
 }
 
-// logAccess writes the line of a request. The query is left out: the protocol has
-// none, and people put secrets there.
+// logAccess writes the line of a request. It omits the query: the protocol has none, and some
+// clients put secrets there.
 func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, end time.Time, aborted bool) {
 	cache := ""
 	if status := out.Header()["Cache-Status"]; status != nil {
 		cache = status[0]
 	}
-	// Not by the logger, which looks for its caller each time.
+	// Not through the logger, which determines its caller each time.
 	record := slog.NewRecord(end, slog.LevelInfo, "request", 0)
 	out.attrs = [...]slog.Attr{
 		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
@@ -175,8 +173,8 @@ func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, e
 	_ = o.log.requests.Handle(r.Context(), record) // never fails, see lineQueue.writer
 }
 
-// clientAttrs says who a request is from, if that was asked. A name that was not proved
-// is not in the log.
+// clientAttrs returns who sent a request, if it was authenticated. An unverified name is not
+// logged.
 func clientAttrs(client *access.Memory) []slog.Attr {
 	switch {
 	case errors.Is(client.Err, access.ErrUnavailable):
@@ -187,11 +185,11 @@ func clientAttrs(client *access.Memory) []slog.Attr {
 	return []slog.Attr{slog.String("user", client.Identity.Name), slog.String("credential", client.Identity.Kind)}
 }
 
-// milliseconds is how the log has a duration: with three decimals, and its unit in the
+// milliseconds is the form of a duration in the log: with three decimals, and with the unit in the
 // name of the field.
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// code returns the counter for a status, found without a look-up by label.
+// code returns the counter for a status without a lookup by label.
 func (o *observer) code(status int) prometheus.Counter {
 	if status < 100 || status >= len(o.codes) {
 		status = 599
@@ -204,11 +202,11 @@ func (o *observer) code(status int) prometheus.Counter {
 	return c
 }
 
-// maxID is the longest request id that is taken over from a client.
+// maxID is the maximum length of a request id that is taken from a client.
 const maxID = 64
 
-// requestID returns the client's id for the request if it has a plain one, else
-// one of our own.
+// requestID returns the client's id for the request if it has only plain characters, otherwise a
+// new one.
 func (o *observer) requestID(r *http.Request) string {
 	if values := r.Header["X-Request-Id"]; len(values) == 1 && plain(values[0]) {
 		return values[0]

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// publicModules are real ones: ordinary, without go.mod, +incompatible, upper
-// case, major versions, gopkg.in, pseudo-versions.
+// publicModules are real ones: ordinary, without go.mod, +incompatible, upper case, major versions,
+// gopkg.in, pseudo-versions.
 const publicModules = `
 rsc.io/quote@v1.5.2
 rsc.io/quote/v3@v3.1.0
@@ -55,12 +55,11 @@ google.golang.org/protobuf@v1.33.0
 k8s.io/klog/v2@v2.120.1
 `
 
-// toolchainModule has no .info or .mod that a go command would ask for.
+// toolchainModule has no .info or .mod that a go command would request.
 const toolchainModule = "golang.org/toolchain@v0.0.1-go1.22.2.linux-amd64"
 
-// TestPublic gets real modules from the public mirror, verified with the real
-// checksum database, and then again without any upstream. What the mirror does
-// not answer from here is left out.
+// TestPublic fetches real modules from the public mirror, verified with the real checksum database,
+// and then again without any upstream. It skips modules that the mirror does not serve.
 //
 //	go test -tags public -run Public ./cmd/assay/daemon
 func TestPublic(t *testing.T) {

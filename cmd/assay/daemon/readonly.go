@@ -11,8 +11,8 @@ import (
 // loadFunc reads the settings.
 type loadFunc = func() (config.Config, config.Sources, error)
 
-// offlineIfReadOnly returns load with what the setting read-only implies: nothing is
-// fetched, because it could not be stored.
+// offlineIfReadOnly wraps load so that the setting read-only implies offline: a fetched object
+// could not be stored.
 func offlineIfReadOnly(load loadFunc) loadFunc {
 	return func() (config.Config, config.Sources, error) {
 		c, from, err := load()
@@ -24,7 +24,7 @@ func offlineIfReadOnly(load loadFunc) loadFunc {
 	}
 }
 
-// openSpool returns the directory for what is under way, and what removes it at the end.
+// openSpool returns the directory for temporary files, and a function that removes it at the end.
 func openSpool(c config.Config) (dir string, remove func() error, err error) {
 	if !c.ReadOnly {
 		return filepath.Join(c.Data, "spool"), func() error { return nil }, nil
@@ -36,7 +36,7 @@ func openSpool(c config.Config) (dir string, remove func() error, err error) {
 	return dir, func() error { return os.RemoveAll(dir) }, nil
 }
 
-// evidenceDir returns the directory for evidence, "" if nothing may be written.
+// evidenceDir returns the directory for evidence, "" if Assay may not write.
 func evidenceDir(c config.Config) string {
 	if c.ReadOnly {
 		return ""

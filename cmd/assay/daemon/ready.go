@@ -10,15 +10,15 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// readiness is whether requests can be answered.
+// readiness reports whether requests can be answered.
 type readiness struct {
 	ready atomic.Bool // it has started, and is not stopping
 	store storage.Store
 	log   *slog.Logger
 }
 
-// ServeHTTP says whether requests can be answered. How the upstream is does not
-// matter: what is stored is served without it.
+// ServeHTTP reports whether requests can be answered. The state of the upstream does not matter:
+// stored objects are served without it.
 func (d *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !d.ready.Load() {
 		writeText(w, http.StatusServiceUnavailable, "stopping\n")

@@ -13,22 +13,22 @@ import (
 // refusals is the listener of the server that tells clients why they are refused.
 type refusals struct {
 	addr net.Addr
-	most int64 // connections at the same time; others are just closed
+	most int64 // connections at the same time; others are closed without a response
 	open atomic.Int64
 
 	conns chan net.Conn
 	ended chan struct{}
-	once  sync.Once // to close ended
+	once  sync.Once // closes ended once
 }
 
-// refusalTime is for a request that is refused, and for its answer.
+// refusalTime bounds a refused request and its response.
 const refusalTime = 2 * time.Second
 
 func newRefusals(addr net.Addr, most int64) *refusals {
 	return &refusals{addr: addr, most: most, conns: make(chan net.Conn), ended: make(chan struct{})}
 }
 
-// add hands a connection to the server, which it may wait for, or closes it.
+// add passes a connection to the server, or closes it if too many wait.
 func (r *refusals) add(conn net.Conn) {
 	if r.open.Add(1) > r.most {
 		conn.Close()
@@ -54,14 +54,14 @@ func (r *refusals) Accept() (net.Conn, error) {
 	}
 }
 
-// Addr is where those connections come to.
+// Addr returns the address of those connections.
 func (r *refusals) Addr() net.Addr { return r.addr }
 
-// Close does nothing: end does it.
+// Close does nothing: end ends the listener.
 func (r *refusals) Close() error { return nil }
 
-// serve answers those connections until the end. With a config it speaks TLS, which must
-// be HTTP/1.1 alone, because that ends with the answer.
+// serve serves those connections until the end. With a config it speaks TLS, and only HTTP/1.1,
+// because its connections end with the response.
 func (r *refusals) serve(config *tls.Config, log *slog.Logger) error {
 	server := &http.Server{
 		ReadHeaderTimeout: refusalTime, WriteTimeout: 2 * refusalTime, MaxHeaderBytes: headerSize,

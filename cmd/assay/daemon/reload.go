@@ -13,7 +13,7 @@ import (
 	"github.com/assay-proxy/assay/proxy"
 )
 
-// reloader puts settings into force that can change while the program runs.
+// reloader puts changed settings into force while the program runs.
 type reloader struct {
 	load         func() (config.Config, config.Sources, error)
 	builder      *builder
@@ -26,7 +26,7 @@ type reloader struct {
 	log          *slog.Logger
 }
 
-// run reads the settings again whenever a signal comes, until ctx ends.
+// run reads the settings again at each signal, until ctx ends.
 func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 	for {
 		select {
@@ -42,20 +42,20 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 	}
 }
 
-// reload puts into force what can be changed while running. If anything is wrong, nothing
-// changes.
+// reload puts into force all settings that can change without a restart. If anything is wrong,
+// nothing changes.
 func (r *reloader) reload() error {
-	r.stores.recheck(r.log) // first, so that settings which are wrong do not keep a fork from being cleared
+	r.stores.recheck(r.log) // first, so that wrong settings do not prevent an administrator from clearing a fork
 	c, from, err := r.load()
 	if err != nil {
 		return err
 	}
-	if err := checkStart(c, r.log); err != nil { // else the restart that some need would fail
+	if err := checkStart(c, r.log); err != nil { // otherwise the next restart would fail
 		return err
 	}
 	old := r.current.load().config
 	changed, restart := old.Difference(c)
-	commit, err := r.prepare(old.Reloaded(c), from) // what needs a restart stays as it was
+	commit, err := r.prepare(old.Reloaded(c), from) // settings that need a restart keep their values
 	if err != nil {
 		return err
 	}
@@ -68,8 +68,8 @@ func (r *reloader) reload() error {
 	return nil
 }
 
-// prepare reads and builds all that is needed to go on with the settings of c. Nothing
-// of it is in force before commit, which cannot fail.
+// prepare reads and builds everything that the settings of c need. None of it is in force before
+// commit, which cannot fail.
 func (r *reloader) prepare(c config.Config, from config.Sources) (commit func(), err error) {
 	if err := Check(c); err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (r *reloader) prepare(c config.Config, from config.Sources) (commit func(),
 	if err != nil {
 		return nil, err
 	}
-	next, err := r.builder.withVCS(made) // last: what it opens stays open
+	next, err := r.builder.withVCS(made) // last: it opens something that stays open
 	if err != nil {
 		made.chain.Close()
 		return nil, err
@@ -94,15 +94,15 @@ func (r *reloader) prepare(c config.Config, from config.Sources) (commit func(),
 	return func() {
 		commitAccess()
 		commitCertificates()
-		// From here on nothing that has become private is sent, and no database is asked
-		// by the old upstream; then the proxy begins to decide by the new settings.
+		// From here on, no name of a module that has become private is sent, and the old upstream
+		// is not used for a database; then the proxy starts to use the new settings.
 		old := r.current.put(next)
 		r.proxy.Reload(next.chain, next.policy, next.vcs)
 		old.chain.Close()
 	}, nil
 }
 
-// reloadMetrics say how the last reload went.
+// reloadMetrics has the result of the last reload.
 type reloadMetrics struct {
 	successful prometheus.Gauge
 	time       prometheus.Gauge

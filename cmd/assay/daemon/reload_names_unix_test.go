@@ -14,8 +14,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// A name that becomes private while it is being asked for goes to no other upstream,
-// and is not asked for a second time: not of a module, and not at the checksum database.
+// A name that becomes private during a request is sent to no other upstream, and not sent again:
+// neither for a module nor to the checksum database.
 func TestReloadStopsNames(t *testing.T) {
 	world := proxytest.New(t)
 	world.Add("-- example.com/a@v1.0.0/go.mod --\nmodule example.com/a\n")
@@ -41,16 +41,16 @@ func TestReloadStopsNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, status := range []int{http.StatusNotFound, http.StatusServiceUnavailable} { // the next upstream, the next attempt
+	for _, status := range []int{http.StatusNotFound, http.StatusServiceUnavailable} { // leads to the next upstream, or the next attempt
 		write("")
 		p := serveIn(t, "--data", filepath.Join(t.TempDir(), "data"), "--upstream", first.URL+"/ok,"+world.URL("ok"), "--sumdb", world.GOSUMDB(), "--vcs", "off", "--config", file)
-		fetchText(t, p.url+"/example.com/a/@v/v1.0.0.mod") // the way to the database is known
+		fetchText(t, p.url+"/example.com/a/@v/v1.0.0.mod") // now the route to the database is known
 		world.ResetCounts()
 		paths := []string{"/corp.example/x/@v/list", "/corp.example/x/@v/v1.0.0.info", "/sumdb/" + proxytest.Database + "/lookup/corp.example/x@v1.0.0"}
 		var clients sync.WaitGroup
 		for _, path := range paths {
 			clients.Go(func() {
-				// There is no other database to ask.
+				// There is no other database that could be asked.
 				if got, body := fetchText(t, p.url+path); got < 500 && (got != status || !strings.HasPrefix(path, "/sumdb/")) {
 					t.Errorf("GET %s = %d %s", path, got, body)
 				}

@@ -13,8 +13,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// A reload replaces the settings as one value, so that all that depend on it change at
-// once. One that is refused, wherever it fails, leaves the very same value in force.
+// A reload replaces the settings as one value, so that everything that depends on them changes at
+// once. A refused reload, whatever its error, leaves the very same value in force.
 func TestReloadReplacesSettings(t *testing.T) {
 	t.Parallel()
 	world := proxytest.New(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// A reload with a change that needs a restart leaves what it is about as it was:
-// another checksum database does not cut off the one in force.
+// If a reload changes a setting that needs a restart, the old value stays in force: with another
+// checksum database in the settings, the old one keeps working.
 func TestReloadKeepsDatabase(t *testing.T) {
 	world := proxytest.New(t)
 	world.Add("-- example.com/a@v1.0.0/go.mod --\nmodule example.com/a\n")
@@ -40,7 +40,7 @@ func TestReloadKeepsDatabase(t *testing.T) {
 	reload("reload refused")
 }
 
-// hangup sends this process what makes serve read its settings again.
+// hangup sends this process the signal for a reload.
 func hangup(t *testing.T) {
 	t.Helper()
 	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {

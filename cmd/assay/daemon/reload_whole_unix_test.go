@@ -14,8 +14,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// A reload changes nothing at all if any part is wrong: a setting, or a file that one
-// names, whether a reload or a restart would put it into force.
+// A reload changes nothing at all if any part is wrong: a setting, or a file that a setting names,
+// whether it would take effect at a reload or at a restart.
 func TestReloadAllOrNothing(t *testing.T) {
 	world := proxytest.New(t)
 	dir := t.TempDir()
@@ -90,7 +90,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 	write("assay.toml", upstream+after)
 	for name, text := range files {
 		path := write(name, "[x = \x00")
-		if name == "netrc" { // anything is one
+		if name == "netrc" { // any content is valid
 			if err := os.Chmod(path, 0o644); err != nil {
 				t.Fatal(err)
 			}

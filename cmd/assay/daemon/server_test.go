@@ -30,8 +30,8 @@ type program struct {
 	log  *syncBuilder
 }
 
-// serveIn runs serve in this process, with the arguments, until the test or stop
-// ends it.
+// serveIn runs serve in this process, with the arguments, until the end of the test or a call of
+// stop.
 func serveIn(t *testing.T, args ...string) *program {
 	t.Helper()
 	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
@@ -63,7 +63,7 @@ func serveIn(t *testing.T, args ...string) *program {
 	return p
 }
 
-// announced returns the URL in the announcement of a log that is JSON, or "".
+// announced returns the URL in the announcement of a JSON log, or "".
 func announced(log string) string {
 	for line := range strings.Lines(log) {
 		var record struct{ Msg, URL string }
@@ -90,8 +90,8 @@ func (p *program) end() {
 
 func (p *program) addr() string { return strings.TrimPrefix(p.url, "http://") }
 
-// A header of 100 MB is refused after a few kilobytes, a header or body that
-// drips in costs its own connection and nothing else.
+// A header of 100 MB is refused after a few kilobytes. A header or body that arrives slowly affects
+// only its own connection.
 func TestHostileClients(t *testing.T) {
 	t.Parallel()
 	p := serveIn(t, "--data", t.TempDir(), "--upstream", "off", "--sumdb", "off")
@@ -157,7 +157,7 @@ func TestHostileClients(t *testing.T) {
 			}
 		}
 	})
-	for range 50 { // meanwhile
+	for range 50 { // at the same time
 		begin := time.Now()
 		resp, err := http.Get(p.url + "/livez")
 		if err != nil {
@@ -193,8 +193,8 @@ func TestShutdownFinishesTransfers(t *testing.T) {
 	}
 }
 
-// A request has an id, the client's if it is plain; a line in the log; and none
-// of its query there.
+// A request has an id, the client's if it has only plain characters, and a line in the log, without
+// its query.
 func TestAccessLog(t *testing.T) {
 	t.Parallel()
 	p := serveIn(t, "--data", t.TempDir(), "--upstream", "off", "--sumdb", "off", "--log-format", "json")
@@ -245,7 +245,7 @@ func TestAccessLog(t *testing.T) {
 	}
 }
 
-// readyz is about us, not about the upstream; metrics have what was asked.
+// readyz does not depend on the upstream; the metrics count the requests.
 func TestOperations(t *testing.T) {
 	t.Parallel()
 	world := proxytest.New(t)

@@ -20,18 +20,18 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// settings are what a reload can change, with what is made of it. They are one value that
-// is never changed: a reload makes another one and puts it into force at once.
+// settings are the settings that a reload can change, with the parts that are built from them. They
+// are one immutable value: a reload builds another one and puts it into force at once.
 type settings struct {
 	config    config.Config
-	level     slog.Level // least level that is logged
+	level     slog.Level // minimum level of logged lines
 	policy    *privacy.Policy
 	chain     *fetch.Chain
 	databases map[string]sumdb.FetchFunc // by name; none if there is no upstream
 	vcs       *vcs.Source                // nil if no module needs it
 }
 
-// metrics returns the collectors of what is made of the settings.
+// metrics returns the collectors of the parts that are built from the settings.
 func (s *settings) metrics() []prometheus.Collector {
 	var all []prometheus.Collector
 	if s.chain != nil {
@@ -43,7 +43,7 @@ func (s *settings) metrics() []prometheus.Collector {
 	return all
 }
 
-// close ends what is made of the settings.
+// close closes the parts that are built from the settings.
 func (s *settings) close() error {
 	if s.chain != nil {
 		s.chain.Close()
@@ -54,13 +54,12 @@ func (s *settings) close() error {
 	return nil
 }
 
-// inForce is the settings in force. What needs any of them while it runs asks here each
-// time: they change.
+// inForce has the settings in force. Running parts read them here each time, because they change.
 type inForce struct {
 	settings atomic.Pointer[settings]
 }
 
-// newInForce returns those of a configuration of which nothing is made yet.
+// newInForce returns the settings of a configuration, without the parts.
 func newInForce(c config.Config) *inForce {
 	f := &inForce{}
 	f.settings.Store(&settings{config: c, level: c.Level()})
@@ -69,25 +68,24 @@ func newInForce(c config.Config) *inForce {
 
 func (f *inForce) load() *settings { return f.settings.Load() }
 
-// put puts settings into force, and returns those of before.
+// put puts settings into force, and returns the previous ones.
 func (f *inForce) put(s *settings) (old *settings) { return f.settings.Swap(s) }
 
-// Level is the least level that is logged, for package slog.
+// Level returns the minimum level of logged lines, for package slog.
 func (f *inForce) Level() slog.Level { return f.load().level }
 
 // accessLog reports whether a line is logged for each request.
 func (f *inForce) accessLog() bool { return f.load().config.AccessLog }
 
-// fetchFrom returns what returns the way to a checksum database.
+// fetchFrom returns a function that returns the current FetchFunc for a checksum database.
 func (f *inForce) fetchFrom(database string) func() sumdb.FetchFunc {
 	return func() sumdb.FetchFunc { return f.load().databases[database] }
 }
 
-// permit refuses to send the name of a module that is private now. The proxy has
-// decided that before, but what runs for long may have been decided on by the settings
-// of before a reload.
+// permit refuses to send the name of a module that is private now. The proxy has decided that
+// before, but a long request may have been decided by the settings before a reload.
 func (f *inForce) permit(path string) error {
-	if strings.HasPrefix(path, "lookup/") { // at the database itself
+	if strings.HasPrefix(path, "lookup/") { // a path of the database itself
 		path = "sumdb/-/" + path
 	}
 	req, err := request.Parse(path)
@@ -100,30 +98,29 @@ func (f *inForce) permit(path string) error {
 	return nil
 }
 
-// Describe says nothing, which makes a collector an unchecked one: the next settings may
+// Describe describes nothing, which makes this collector an unchecked one: the next settings may
 // have other upstreams.
 func (f *inForce) Describe(chan<- *prometheus.Desc) {}
 
-// Collect collects the metrics of what is in force.
+// Collect collects the metrics of the settings in force.
 func (f *inForce) Collect(ch chan<- prometheus.Metric) {
 	for _, collector := range f.load().metrics() {
 		collector.Collect(ch)
 	}
 }
 
-// builder makes settings of configurations.
+// builder builds settings from configurations.
 type builder struct {
 	version string
 	via     string   // our name in Via headers
-	addr    net.Addr // where we listen, which an upstream must not be
+	addr    net.Addr // our listen address, which an upstream must not be
 	permit  func(path string) error
-	memory  *memory.Budget // of what is fetched
+	memory  *memory.Budget // of fetched data
 	ownLog  *pinlog.Log    // nil until it is open
 	log     *slog.Logger
 }
 
-// build makes settings of a configuration, with a source of repositories that is there
-// already.
+// build builds settings from a configuration, with an existing source of repositories.
 func (b *builder) build(c config.Config, from config.Sources, source *vcs.Source) (*settings, error) {
 	policy, err := policyOf(c)
 	if err != nil {
@@ -133,7 +130,7 @@ func (b *builder) build(c config.Config, from config.Sources, source *vcs.Source
 	if err != nil {
 		return nil, err
 	}
-	database := "" // that upstreams are asked for to see whether they live
+	database := "" // that probes request from upstreams
 	if len(databases) > 0 {
 		database = databases[0].Name
 	}
@@ -143,7 +140,7 @@ func (b *builder) build(c config.Config, from config.Sources, source *vcs.Source
 		Database: database,
 		Budget: fetch.Budget{
 			Connect: c.ConnectTimeout, TLS: c.ConnectTimeout, FirstByte: c.HeaderTimeout, IdleBody: c.IdleTimeout,
-			Answer: c.AnswerTimeout * 9 / 10, // so that a client can be told what went wrong
+			Answer: c.AnswerTimeout * 9 / 10, // so that there is time to send the client an error
 		},
 		Breaker: fetch.Breaker{
 			Share: c.BreakerShare, Window: c.BreakerWindow, Minimum: c.BreakerMinimum, Open: c.BreakerOpen,
@@ -178,14 +175,13 @@ func (b *builder) build(c config.Config, from config.Sources, source *vcs.Source
 	return s, nil
 }
 
-// withVCS returns s with a source of repositories, if any module needs one and it is not
-// there already.
+// withVCS returns s with a source of repositories, if any module needs one and there is none yet.
 func (b *builder) withVCS(s *settings) (*settings, error) {
 	c := s.config
 	if s.vcs != nil || c.VCS == "off" || s.policy.Patterns() == "" && !s.chain.Direct() {
 		return s, nil
 	}
-	if b.ownLog != nil && b.ownLog.Refuses() != nil { // at a reload; at the start it is not open yet
+	if b.ownLog != nil && b.ownLog.Refuses() != nil { // at a reload; at the start the log is not open yet
 		b.log.Error("the own log is read-only: new private versions are refused", "err", b.ownLog.Refuses())
 	}
 	credentials, err := readCredentials(c)

@@ -10,7 +10,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
-// warnOfAccess warns of settings that are legal and rarely meant.
+// warnOfAccess logs warnings about settings that are legal and rarely intended.
 func (s *settings) warnOfAccess(who *access.Authenticator, log *slog.Logger) {
 	c, p := s.config, s.policy
 	local, open := loopback(c.Listen), p.Unrestricted()
@@ -20,7 +20,7 @@ func (s *settings) warnOfAccess(who *access.Authenticator, log *slog.Logger) {
 	if len(open) > 0 && !local && c.Anonymous {
 		log.Warn("every client that reaches this address can read these private modules; restrict them with access", "listen", c.Listen, "patterns", strings.Join(open, ","))
 	}
-	if !p.AllowedAll(func(string) bool { return false }) { // a rule asks who the client is
+	if !p.AllowedAll(func(string) bool { return false }) { // a rule depends on the client
 		if !who.Configured() {
 			log.Warn("access rules set but no credentials configured: no client can read these modules; create a token with assay token create", "access", c.Access)
 		}
@@ -30,12 +30,12 @@ func (s *settings) warnOfAccess(who *access.Authenticator, log *slog.Logger) {
 	}
 }
 
-// warnOfCredentials warns where credentials for code hosts and the rules about who may
-// read do not fit together. It returns the private patterns that have no rule, and for
-// which no credential is used: what they match is open.
+// warnOfCredentials logs warnings where credentials for code hosts and access rules do not fit
+// together. It returns the private patterns that have no rule, and for which no credential is used:
+// modules that they match are open.
 func (s *settings) warnOfCredentials(log *slog.Logger) (open []string) {
 	if s.vcs == nil {
-		return nil // and nothing is fetched
+		return nil // repositories are not fetched
 	}
 	hosts := s.vcs.CredentialHosts()
 	usable := func(pattern string) bool {
