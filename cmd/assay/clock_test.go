@@ -15,8 +15,8 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// shift makes the answers that a stopped server keeps of lists older, or younger,
-// as if the clock had been set meanwhile.
+// shift makes the lists that a stopped server has stored older, or younger, as if the clock had
+// been set meanwhile.
 func (p *privateServer) shift(by time.Duration, keys ...string) {
 	p.t.Helper()
 	store, err := bolt.Open(p.data, nil)
@@ -40,7 +40,7 @@ func (p *privateServer) shift(by time.Duration, keys ...string) {
 	}
 }
 
-// list returns the list of a module, which must be there.
+// list returns the list of a module, which must exist.
 func (p *privateServer) list(path string) string {
 	p.t.Helper()
 	p.mu.Lock()
@@ -53,8 +53,8 @@ func (p *privateServer) list(path string) string {
 	return string(body)
 }
 
-// A clock that is set, in either direction, makes nobody believe forever in what was
-// current once, nor lose it when its host is down.
+// After the clock is set, in either direction, no list counts as current forever, and none is lost
+// while its host is down.
 func TestClock(t *testing.T) {
 	t.Parallel()
 	p := newPrivateServer(t)
@@ -98,7 +98,7 @@ func TestClock(t *testing.T) {
 		p.code.Status(0)
 	}
 
-	// What is less off counts as current, until a webhook comes.
+	// A list with a smaller error counts as current, until a webhook arrives.
 	kill(t, cmd)
 	p.shift(50*time.Second, "private/"+private)
 	tag("v1.9.0")

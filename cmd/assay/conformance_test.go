@@ -24,22 +24,21 @@ import (
 	"time"
 )
 
-// The scripts of the go command that may ask a proxy, by their names and by what is in
-// them; which of them do ask is counted. Others compile for minutes and ask for nothing
-// that these do not ask for.
+// The scripts of the go command that may send requests to a proxy, selected by name and content;
+// the test counts those that do. Others compile for minutes and add no other requests.
 var (
 	scriptName = regexp.MustCompile(`^(badgo|get_|go(debug|line|toolchain|vcs)|import_|install_|list_|malformed_|mod|vendor_|work)`)
 	scriptText = regexp.MustCompile(`go (get|mod|work) |@v|@latest|@upgrade|rsc\.io/|(example\.[a-z]+|golang\.org)/[^ ]* v[0-9]|toolchain`)
 )
 
-// fewestScripts is how many must go through Assay. Fewer are a sign that they were not
-// found, or did not go through it.
+// fewestScripts is how many must go through Assay. If there are fewer, they were not found, or did
+// not use it.
 const fewestScripts = 200
 
-// TestConformance runs the go command's own scripts of modules with Assay between them
-// and the proxy that they bring along: once as it is, and once with that proxy gone and
-// Assay started again, when everything that they need has been asked for before. What
-// may differ is in testdata/conformance, by minor version of Go.
+// TestConformance runs the go command's own scripts of modules with Assay between them and the
+// proxy that they contain: once as it is, and once with that proxy stopped and Assay started again,
+// when everything that they need has been fetched before. The allowed differences are in
+// testdata/conformance, by minor version of Go.
 func TestConformance(t *testing.T) {
 	s := newScripts(t)
 	upstream := s.startProxy()
@@ -64,7 +63,7 @@ func TestConformance(t *testing.T) {
 
 	upstream.stop()
 	kill(t, server)
-	address, _ = startProcess(t, s.assay, append(args, "1ms")...) // nothing is current
+	address, _ = startProcess(t, s.assay, append(args, "1ms")...) // no answer is current
 	s.to(address)
 	asked = slices.DeleteFunc(asked, func(name string) bool { return failed[name] != "" })
 	failed = s.run(asked)
@@ -80,14 +79,14 @@ type scripts struct {
 	binary string // their test
 	assay  string
 
-	front  *httptest.Server // sends the requests of each script on
+	front  *httptest.Server // forwards the requests of each script
 	target atomic.Pointer[url.URL]
 	mu     sync.Mutex
 	asked  map[string]int // requests by script
 }
 
-// newScripts builds the test of the go command, from the files in GOROOT. One line is
-// another one: each script has a GOPROXY of its own, with its name in it.
+// newScripts builds the test of the go command, from the files in GOROOT. It changes one line: each
+// script gets its own GOPROXY, with the name of the script in it.
 func newScripts(t *testing.T) *scripts {
 	env, err := exec.Command("go", "env", "GOROOT", "GOVERSION").Output()
 	if err != nil {
@@ -150,7 +149,7 @@ func (s *scripts) read(file string) string {
 	return string(data)
 }
 
-// database returns the key of the checksum database that the proxy of the scripts has.
+// database returns the key of the checksum database at the proxy of the scripts.
 func (s *scripts) database() string {
 	key := regexp.MustCompile(`testSumDBVerifierKey = "(.+)"`).FindStringSubmatch(s.read(filepath.Join(s.dir, "proxy_test.go")))
 	if key == nil {
@@ -159,7 +158,7 @@ func (s *scripts) database() string {
 	return key[1]
 }
 
-// all returns the scripts that may ask a proxy.
+// all returns the scripts that may send requests to a proxy.
 func (s *scripts) all() (names []string) {
 	files, err := filepath.Glob(filepath.Join(s.dir, "testdata", "script", "*.txt"))
 	if err != nil {
@@ -206,7 +205,7 @@ func (p *scriptProxy) stop() {
 	_ = p.cmd.Wait()
 }
 
-// to makes the scripts ask the server at address, and forgets who has asked before.
+// to makes the scripts use the server at address, and clears the counts of requests.
 func (s *scripts) to(address string) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -218,7 +217,7 @@ func (s *scripts) to(address string) {
 	clear(s.asked)
 }
 
-// pass sends a request for /NAME/mod/PATH on, as PATH below the target.
+// pass forwards a request for /NAME/mod/PATH, as PATH below the target.
 func (s *scripts) pass(w http.ResponseWriter, r *http.Request) {
 	name, path, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/mod/")
 	s.mu.Lock()
@@ -233,7 +232,7 @@ func (s *scripts) pass(w http.ResponseWriter, r *http.Request) {
 	proxy.ServeHTTP(w, r)
 }
 
-// askedBy returns the scripts that have asked.
+// askedBy returns the scripts that have sent requests.
 func (s *scripts) askedBy() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -242,8 +241,8 @@ func (s *scripts) askedBy() []string {
 
 var scriptFailed = regexp.MustCompile(`(?m)^    --- FAIL: TestScript/(\S+) `)
 
-// run runs the scripts with these names, and returns what those that failed said, of the
-// ones that have asked.
+// run runs the scripts with these names, and returns the output of those that failed and had sent
+// requests.
 func (s *scripts) run(names []string) map[string]string {
 	s.t.Helper()
 	if len(names) == 0 {
@@ -275,8 +274,8 @@ func (s *scripts) run(names []string) map[string]string {
 	return failed
 }
 
-// compare compares what failed with the list of what may: each must be in it, and
-// nothing else.
+// compare compares the failed scripts with the list of allowed differences: each must be in it, and
+// the list must contain no others.
 func (s *scripts) compare(pass string, asked []string, failed map[string]string) {
 	s.t.Helper()
 	listed := s.listed(pass)
@@ -298,7 +297,7 @@ func (s *scripts) compare(pass string, asked []string, failed map[string]string)
 // list returns the name of the file with the differences.
 func (s *scripts) list() string { return filepath.Join("testdata", "conformance", s.minor+".txt") }
 
-// listed returns the reasons for differences in a pass, by script.
+// listed returns the reasons for the differences in a pass, by script.
 func (s *scripts) listed(pass string) map[string]string {
 	reasons := map[string]string{}
 	file := s.list()
@@ -320,7 +319,7 @@ func (s *scripts) listed(pass string) map[string]string {
 	return reasons
 }
 
-// tail returns the last lines of what a script said, where it failed.
+// tail returns the last lines of the output of a script, where it failed.
 func tail(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-25):], "\n")

@@ -21,8 +21,8 @@ var limits = map[string]*regexp.Regexp{
 	"../../docker-compose.yml":   regexp.MustCompile(`(?m)^    mem_limit: (\d+)m$`),
 }
 
-// What the unit and the compose file give is enough for the default budget, 32 MiB
-// besides and a quarter of both, with a tenth to spare.
+// The limits of the unit and of the compose file are enough for the default budget, 32 MiB besides
+// and a quarter of both, with a tenth to spare.
 func TestMemoryLimits(t *testing.T) {
 	t.Parallel()
 	budget := 0
@@ -47,9 +47,9 @@ func TestMemoryLimits(t *testing.T) {
 	}
 }
 
-// Each image asks the program that it runs for its health, and the compose file
-// leaves that to the image: the program has another name in each. The image with
-// git has ssh, which does not run for a user without a name.
+// The health check of each image runs the image's own program, and the compose file uses the
+// image's check: the program has a different name in each. The image with git has ssh, which does
+// not run for a user without a name.
 func TestImages(t *testing.T) {
 	t.Parallel()
 	stages := strings.Split(readDoc(t, "../../deploy/Dockerfile"), "\nFROM ")

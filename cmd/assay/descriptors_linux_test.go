@@ -27,12 +27,12 @@ import (
 func limited(program, limit string, args ...string) *exec.Cmd {
 	cmd := assay(program)
 	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", "ulimit " + limit + ` && exec "$0" "$@"`, "assay"}, args...)
-	// The name decides what the test's binary is, see testscript.Main.
+	// testscript.Main chooses what the test binary does by its name.
 	cmd.Env = append(cmd.Env, "PATH="+filepath.Dir(program)+string(os.PathListSeparator)+os.Getenv("PATH"))
 	return cmd
 }
 
-// linked makes the test's binary the program assay in a directory of its own.
+// linked links the test binary as the program assay in a directory of its own.
 func linked(t *testing.T) (program string) {
 	t.Helper()
 	self, err := os.Executable()
@@ -69,13 +69,13 @@ func TestDescriptorLimitRaised(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := regexp.MustCompile(`descriptors=(\S+)`).FindSubmatch(text[:n])
-	if got == nil || string(got[1]) != fmt.Sprint(hard.Max) && string(got[1]) != fmt.Sprint(hard.Max-1) { // Go may leave one, to know its own limit again
+	if got == nil || string(got[1]) != fmt.Sprint(hard.Max) && string(got[1]) != fmt.Sprint(hard.Max-1) { // Go may reserve one descriptor in order to recognize its own limit
 		t.Errorf("want descriptors=%d in the log: %s", hard.Max, text[:n])
 	}
 }
 
-// Connections take a part of the descriptors only: who comes when there are too many is
-// told so, and what is fetched for the others finds its descriptors.
+// Connections use only a part of the descriptors: a client beyond that gets a response that says
+// so, and fetches for the others have their descriptors.
 func TestTooManyConnections(t *testing.T) {
 	t.Parallel()
 	world := proxytest.New(t)
@@ -128,7 +128,7 @@ func TestTooManyConnections(t *testing.T) {
 			}
 		}
 		refused := func(ip string) bool {
-			hang(ip, 1) // instead of one that had to yield before its request was read
+			hang(ip, 1) // in place of one that was closed before its request was read
 			status, body := get(from(ip), "/livez")
 			return status == http.StatusServiceUnavailable && strings.Contains(body, "too many open connections")
 		}
@@ -139,7 +139,7 @@ func TestTooManyConnections(t *testing.T) {
 				t.Errorf("a miss of another client: %d %s", status, body)
 			}
 		}
-		hang("127.0.0.3", 20) // now all are in use
+		hang("127.0.0.3", 20) // now all places are in use
 		waitFor(t, func() bool { return refused("127.0.0.3") && refused("127.0.0.4") })
 		for _, conn := range busy {
 			conn.Close()
@@ -152,8 +152,8 @@ func TestTooManyConnections(t *testing.T) {
 	}
 }
 
-// Without a descriptor, wherever one is needed, new things are refused with a text that
-// says so, what is stored is served, and when there are some everything is.
+// Without a descriptor, wherever one is needed, new objects are refused with a text that says so,
+// stored ones are served, and with new descriptors everything is served.
 func TestNoDescriptors(t *testing.T) {
 	t.Parallel()
 	p := newPrivateServer(t)
@@ -212,7 +212,7 @@ func TestNoDescriptors(t *testing.T) {
 			}
 		}
 		for i := range 2 {
-			m := p.versions[i*24+random.IntN(8)] // a private one and a public one
+			m := p.versions[i*24+random.IntN(8)] // a private version and a public one
 			for _, kind := range []string{"info", "mod", "zip"} {
 				path := m.Path + "/@v/" + m.Version + "." + kind
 				body, status, err := p.get(path)
@@ -247,8 +247,8 @@ func TestNoDescriptors(t *testing.T) {
 	}
 }
 
-// limitFor returns the limit that leaves room for so many descriptors: it is about their
-// numbers, and those that are free are used from below.
+// limitFor returns the limit that leaves room for so many descriptors. The limit applies to their
+// numbers, and free numbers are used from the lowest.
 func limitFor(t *testing.T, open []os.DirEntry, room uint64) (limit uint64) {
 	t.Helper()
 	taken := map[string]bool{}

@@ -31,7 +31,7 @@ func readDoc(t *testing.T, name string) string {
 	return string(data)
 }
 
-// compareDoc compares a document that is made of the code with what is there.
+// compareDoc compares a document with want, which is generated from the code.
 func compareDoc(t *testing.T, name, want string) {
 	t.Helper()
 	if *updateDocs {
@@ -100,7 +100,7 @@ func fill(text string) string {
 	return b.String()
 }
 
-// The table of the keys of a credential is made of its tags.
+// The table of the keys of a credential is generated from its tags.
 func TestDocCredentials(t *testing.T) {
 	t.Parallel()
 	const begin, end = "<!-- credentials:begin -->\n", "<!-- credentials:end -->"
@@ -119,8 +119,8 @@ func TestDocCredentials(t *testing.T) {
 	compareDoc(t, docsDir+"private.md", before+begin+b.String()+"\n"+end+after)
 }
 
-// The table of client settings has a row for each of the thirteen combinations that
-// the script tries, with the same settings.
+// The table of client settings has a row for each of the thirteen combinations in the script, with
+// the same settings.
 func TestDocClients(t *testing.T) {
 	t.Parallel()
 	script := readDoc(t, "testdata/script/matrix.txtar")
@@ -144,8 +144,7 @@ func TestDocClients(t *testing.T) {
 	}
 }
 
-// Flags, variables and commands that documents and packaging use are some that
-// there are.
+// Flags, variables and commands in documents and packaging exist.
 func TestDocFlags(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{"--config": true, "--repair": true, "--help": true, "ASSAY_CONFIG": true, "ASSAY_TOKEN": true}
@@ -161,7 +160,7 @@ func TestDocFlags(t *testing.T) {
 	line := regexp.MustCompile(`assay["', ]+(?:serve|verify|config|health|token|goauth)["', ]*[^\n]*`)
 	flags := regexp.MustCompile(`--[a-z][a-z-]*`)
 	variables := regexp.MustCompile(`\bASSAY_[A-Z][A-Z_]*`)
-	// In code: an indented line, or between backticks; or as a container has it.
+	// In code: an indented line, or between backticks; or in the form of a container file.
 	commands := regexp.MustCompile("(?m)(?:^    (?:\\$ )?(?:go run \\./cmd/)?|`(?:go run \\./cmd/)?|\"/)assay(?: |\", \")([a-z]+)")
 	found := map[string]int{}
 	eachDocument(t, func(name, text string) {
@@ -191,7 +190,7 @@ func TestDocFlags(t *testing.T) {
 	}
 }
 
-// What README and CONTRIBUTING tell people to run is there.
+// The programs and packages that README and CONTRIBUTING tell readers to run exist.
 func TestDocPrograms(t *testing.T) {
 	t.Parallel()
 	programs := regexp.MustCompile(`(?:\./cmd/[a-z]+|\.ci/[a-z]+)\b`)
@@ -220,7 +219,7 @@ var (
 	notInAnchors    = regexp.MustCompile(`[^a-z0-9 _-]`)
 )
 
-// Links inside of the tree lead somewhere.
+// Links within the tree have a target.
 func TestDocLinks(t *testing.T) {
 	t.Parallel()
 	eachDocument(t, func(name, text string) {

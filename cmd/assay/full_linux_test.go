@@ -13,12 +13,12 @@ import (
 	"testing"
 )
 
-// onSmallDisk makes the directory of the server a disk of 64 MiB of its own, and
-// starts the server. It returns where the disk is seen from here.
+// onSmallDisk makes the directory of the server a disk of its own of 64 MiB, and starts the server.
+// It returns the path of the disk as the test sees it.
 func (p *privateServer) onSmallDisk() (disk string) {
 	p.t.Helper()
 	dir := p.t.TempDir()
-	link := filepath.Join(dir, "assay") // the name says what this program is to be
+	link := filepath.Join(dir, "assay") // the name selects the program
 	disk = filepath.Join(dir, "disk")
 	if err := os.Mkdir(disk, 0o700); err != nil {
 		p.t.Fatal(err)
@@ -55,8 +55,8 @@ func (p *privateServer) onSmallDisk() (disk string) {
 	return disk
 }
 
-// On a full disk what is new is refused with a text that says so, private and public;
-// what is stored is served, and when there is room everything is.
+// On a full disk new objects are refused with a text that says so, private and public; stored ones
+// are served, and when there is room everything is served.
 func TestFullDiskPrivate(t *testing.T) {
 	t.Parallel()
 	p := newPrivateServer(t)
@@ -71,15 +71,15 @@ func TestFullDiskPrivate(t *testing.T) {
 			}
 		}
 	}
-	// However little room there is, somewhere between the repository, the log and the
-	// store it ends.
+	// For any amount of free space, the disk is full at some point between the repository, the log
+	// and the store.
 	file := filepath.Join(disk, "other")
 	full := 0
 	for i, room := range []int64{0, 4, 64, 128, 160, 192, 256, 0} { // KiB
 		fillDisk(t, file, room<<10)
 		m := wanted[i]
 		if i%4 == 3 {
-			m = wanted[len(wanted)-1-i/4] // a public one
+			m = wanted[len(wanted)-1-i/4] // a public module
 		}
 		for _, path := range []string{m.Path + "/@v/" + m.Version + ".zip", "sumdb/" + p.name + "/lookup/" + m.String()} {
 			body, status, err := p.get(path)
@@ -114,7 +114,7 @@ func TestFullDiskPrivate(t *testing.T) {
 	p.checkLog(client.Seen)
 }
 
-// fillDisk makes a file that takes all the room there is, but for some bytes.
+// fillDisk writes a file that takes all free space but a number of bytes.
 func fillDisk(t *testing.T, name string, but int64) {
 	t.Helper()
 	file, err := os.Create(name)

@@ -24,7 +24,7 @@ import (
 const (
 	// oidcTime is how long a CI system may take to issue a token.
 	oidcTime = 10 * time.Second
-	// maxToken is the longest token in bytes; the server reads no longer header.
+	// // longest token in bytes; the server accepts no longer header
 	maxToken = 8 << 10
 )
 
@@ -41,9 +41,9 @@ the header with which the go command sends a token to the proxy, and to no other
 The token is in a file or in an environment variable, or a CI system issues it for the
 job. If the proxy rejects a token of GitHub Actions, goauth requests a new one. The go
 command prints the errors of goauth only with -x (go mod download -x).`,
-		Args: cobra.MaximumNArgs(1), // the go command adds the URL that it could not get
+		Args: cobra.MaximumNArgs(1), // the go command adds the URL whose request failed
 		RunE: func(cmd *cobra.Command, args []string) error {
-			failed := strings.Join(args, "") // of one or none
+			failed := strings.Join(args, "") // at most one argument
 			return goAuth(cmd.Context(), o, failed, os.Getenv, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
@@ -63,8 +63,8 @@ func (o *goAuthOptions) addFlags(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "audience")
 }
 
-// goAuth answers the go command: failed is the URL that it got an answer in the
-// 4xx for, "" in the beginning, and in has that answer.
+// goAuth implements GOAUTH for the go command: failed is the URL whose response had a status 4xx,
+// "" for the first call, and in has that response.
 func goAuth(ctx context.Context, o goAuthOptions, failed string, getenv func(string) string, in io.Reader, out io.Writer) error {
 	proxy, err := parseProxyURL(o.url.Text)
 	if err != nil {
@@ -81,8 +81,8 @@ func goAuth(ctx context.Context, o goAuthOptions, failed string, getenv func(str
 	return err
 }
 
-// parseProxyURL refuses what the go command would not send a token to, and what
-// would say something else to it.
+// parseProxyURL refuses a URL to which the go command would not send a token, and one that the go
+// command reads differently.
 func parseProxyURL(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, errors.New("--url is missing; it must be the proxy's URL, as it is in GOPROXY")
@@ -115,12 +115,12 @@ func below(text string, proxy *url.URL) bool {
 	return path == prefix || strings.HasPrefix(path, prefix+"/")
 }
 
-// mayBeAuth reports whether another token can change the answer that is in the
-// input. A private module is a 404 for those who may not see it. An answer that
-// cannot be read counts: the go command asks only after a failure.
+// mayBeAuth reports whether another token can change the response in in. A private module is a 404
+// for clients that may not see it. A response that cannot be read counts: the go command runs this
+// command again only after a failure.
 func mayBeAuth(in io.Reader) bool {
 	if f, ok := in.(*os.File); ok {
-		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 { // a person, who would wait
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 { // a terminal: its user would have to enter the response
 			return true
 		}
 	}
@@ -133,7 +133,7 @@ func mayBeAuth(in io.Reader) bool {
 	return err != nil || status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusNotFound
 }
 
-// token returns the token from where the flags say it is.
+// token returns the token from the source that the flags name.
 func (o goAuthOptions) token(ctx context.Context, getenv func(string) string) (string, error) {
 	switch {
 	case o.file.Text != "":
@@ -170,8 +170,8 @@ func fileToken(name string) (string, error) {
 	return token, nil
 }
 
-// cleanToken returns a token without the white space around it. Nothing in it may
-// be more than a token to who parses the header. No error has a part of it.
+// cleanToken returns a token without the white space around it. A parser of the header must find
+// nothing but the token in it. No error contains a part of it.
 func cleanToken(text string) (string, error) {
 	token := strings.TrimSpace(text)
 	switch {
@@ -208,7 +208,7 @@ func actionsToken(ctx context.Context, audience string, getenv func(string) stri
 	return token, nil
 }
 
-// encrypted reports whether what goes to a URL cannot be read on the way.
+// encrypted reports whether requests to a URL cannot be read on the network.
 func encrypted(u *url.URL) bool {
 	local := u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback()
 	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && local)
@@ -222,7 +222,7 @@ func requestToken(ctx context.Context, u *url.URL, credential string) (string, e
 	}
 	r.Header.Set("Authorization", "Bearer "+credential)
 	r.Header.Set("Accept", "application/json")
-	// No client: it would follow a redirect, and quotes the URL in its errors.
+	// No http.Client: it would follow a redirect, and quotes the URL in its errors.
 	resp, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
 		return "", err
@@ -234,7 +234,7 @@ func requestToken(ctx context.Context, u *url.URL, credential string) (string, e
 	var answer struct {
 		Value string `json:"value"`
 	}
-	// The decoder's errors can quote what it reads.
+	// The decoder's errors can quote the response.
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 2*maxToken)).Decode(&answer); err != nil {
 		return "", errors.New("unexpected response: not the expected JSON")
 	}

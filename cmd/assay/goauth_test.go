@@ -26,19 +26,19 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
-// requestCredential is what a job of GitHub Actions requests its tokens with.
+// requestCredential is the credential with which a job of GitHub Actions requests its tokens.
 const requestCredential = "request-credential"
 
-// A jobIssuer issues tokens of jobs as GitHub Actions does: for the audience assay
-// job-1, job-2 and so on, for the audience proxy signed ones, of which the first
-// has expired, as that of a long job has.
+// A jobIssuer issues tokens of jobs like GitHub Actions: for the audience assay job-1, job-2 and so
+// on; for the audience proxy signed ones, of which the first has expired, like the token of a long
+// job.
 type jobIssuer struct {
 	issued atomic.Int64
 	url    string
 	key    *ecdsa.PrivateKey
 }
 
-// start starts the issuer and sets ISSUER to where jobs request tokens.
+// start starts the issuer and sets ISSUER to its URL.
 func (i *jobIssuer) start(ts *testscript.TestScript) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
@@ -91,8 +91,8 @@ func (i *jobIssuer) sign(expired bool) (string, error) {
 	return signed.CompactSerialize()
 }
 
-// issuerCmd starts the issuer and writes an OIDC file that gives its jobs of acme
-// the group team.
+// issuerCmd starts the issuer and writes an OIDC file that puts its jobs of acme into the group
+// team.
 func issuerCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: issuer file")
@@ -103,8 +103,8 @@ func issuerCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
 
-// netrcCmd gives the go command a netrc with the password in a file, for a machine
-// or for that of GOPROXY.
+// netrcCmd gives the go command a netrc with the password in a file, for a machine or for that of
+// GOPROXY.
 func netrcCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 || len(args) > 3 {
 		ts.Fatalf("usage: netrc login passwordfile [machine]")
@@ -121,8 +121,8 @@ func netrcCmd(ts *testscript.TestScript, neg bool, args []string) {
 
 type issuerKey struct{}
 
-// guardedCmd starts a proxy with TLS that wants one of the tokens, and whose
-// /open must never be sent a credential. It has an issuer beside it.
+// guardedCmd starts a proxy with TLS that requires one of the tokens, and whose /open must never
+// get a credential. It has an issuer beside it.
 func guardedCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: guarded token...")

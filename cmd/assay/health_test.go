@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// answer sends a text as serve does.
+// answer sends a text like serve.
 func answer(w http.ResponseWriter, status int, text string) {
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, text)
@@ -58,7 +58,7 @@ func TestHealthURL(t *testing.T) {
 	}
 }
 
-// A server with TLS is asked with TLS, whatever its certificate is called.
+// A server with TLS is requested over TLS, whatever the name in its certificate.
 func TestHealthTLS(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") }))
@@ -69,7 +69,7 @@ func TestHealthTLS(t *testing.T) {
 	}
 }
 
-// The whole command, with the address from wherever serve takes it.
+// The whole command, with the address from each source that serve reads.
 func TestHealthCommand(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") }))
 	defer server.Close()
@@ -82,7 +82,7 @@ func TestHealthCommand(t *testing.T) {
 		}
 	}
 	for name, test := range map[string]struct {
-		listen, file string // of the environment
+		listen, file string // environment variables
 		args         []string
 		fails        string
 	}{
@@ -99,7 +99,7 @@ func TestHealthCommand(t *testing.T) {
 			var out strings.Builder
 			cmd := newHealthCommand()
 			cmd.SilenceUsage, cmd.SilenceErrors = true, true
-			cmd.SetArgs(append([]string{}, test.args...)) // nil would be those of the test
+			cmd.SetArgs(append([]string{}, test.args...)) // nil would mean the arguments of the test
 			cmd.SetOut(&out)
 			err := cmd.ExecuteContext(t.Context())
 			switch {
@@ -114,8 +114,8 @@ func TestHealthCommand(t *testing.T) {
 	}
 }
 
-// Whether the server has TLS is found out, whatever flags, environment and file say:
-// they may be those of the next start, and the address of the image alone.
+// The command finds out whether the server has TLS. Flags, environment and file do not decide it:
+// they may be those of the next start, and in an image only the address is known.
 func TestHealthFindsTLS(t *testing.T) {
 	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	for _, start := range []func(http.Handler) *httptest.Server{httptest.NewServer, httptest.NewTLSServer} {
@@ -140,7 +140,7 @@ func TestHealthFindsTLS(t *testing.T) {
 	}
 }
 
-// A server that takes the connection and says nothing is not ready.
+// A server that accepts the connection and sends nothing is not ready.
 func TestHealthHangs(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

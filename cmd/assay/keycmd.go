@@ -42,8 +42,8 @@ restore an older state of it without assay log adopt: see docs/backup.md.`,
 	return cmd
 }
 
-// withOwnLog opens our own log for f, to read it, also while a server has it. store is the
-// store beside it; nil leaves out what it remembers of the log.
+// withOwnLog opens our own log for f, for reading, also while a server has it open. store is the
+// store beside it; with nil, its records of the log are not compared.
 func withOwnLog(ctx context.Context, c config.Config, store storage.Store, f func(own *pinlog.Log) error) error {
 	config := daemon.OwnLogConfig(c)
 	config.ReadOnly, config.Store = true, store

@@ -28,7 +28,7 @@ func filled(t *testing.T, program string) (world *proxytest.World, paths []strin
 	return world, paths, dir, url, server
 }
 
-// getAll gets all paths, which are as in the world.
+// getAll fetches all paths, whose contents must be those in the world.
 func getAll(t *testing.T, world *proxytest.World, url string, paths []string) {
 	t.Helper()
 	for _, path := range paths {
@@ -46,8 +46,8 @@ func output(t *testing.T, program string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// A backup that is killed leaves nothing that looks like one, and the server goes on. If
-// the server is killed, the backup says so.
+// A backup that is killed leaves no file that looks like a backup, and the server keeps running. If
+// the server is killed, the backup reports that.
 func TestKilledBackup(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -67,7 +67,7 @@ func TestKilledBackup(t *testing.T) {
 	})
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()                           // killed
-	if _, err := os.Stat(name); err == nil { // it was faster
+	if _, err := os.Stat(name); err == nil { // the backup was faster
 		if out, err := output(t, program, "restore", name, "--data", filepath.Join(t.TempDir(), "data")); err != nil {
 			t.Errorf("what has the name of a backup is none: %v\n%s", err, out)
 		}
@@ -91,7 +91,7 @@ func TestKilledBackup(t *testing.T) {
 	if _, err := io.CopyN(io.Discard, stdout, 1<<20); err != nil {
 		t.Fatal(err)
 	}
-	getAll(t, world, url, paths) // the backup has not ended, and is in the way of no client
+	getAll(t, world, url, paths) // the backup is still running, and blocks no client
 	kill(t, server)
 	_, _ = io.Copy(io.Discard, stdout) // until it ends
 	if err := reader.Wait(); err == nil || !strings.Contains(stderr.String(), "the backup was interrupted") {
@@ -102,8 +102,8 @@ func TestKilledBackup(t *testing.T) {
 	}
 }
 
-// A server stops in good order although a backup is not read, and the backup says that it
-// is not whole.
+// A server shuts down gracefully although a backup is not read, and the backup is marked as
+// incomplete.
 func TestBackupThatIsNotRead(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -136,8 +136,8 @@ func TestBackupThatIsNotRead(t *testing.T) {
 	}
 }
 
-// Backups that are made while clients fetch have everything that a client had before, and
-// nothing but the truth.
+// Backups that run while clients fetch contain everything that a client had before, with correct
+// contents.
 func TestBackupUnderLoad(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -188,8 +188,8 @@ func TestBackupUnderLoad(t *testing.T) {
 	kill(t, server)
 }
 
-// A restore that is killed leaves nothing that a server takes for a data directory, and the
-// next one succeeds.
+// A restore that is killed leaves nothing that a server accepts as a data directory, and the next
+// one succeeds.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -246,7 +246,7 @@ func TestKilledRestore(t *testing.T) {
 	kill(t, server)
 }
 
-// A compaction that is killed leaves a whole store.
+// A compaction that is killed leaves a consistent store.
 func TestKilledCompact(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -262,7 +262,7 @@ func TestKilledCompact(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(10*i) * time.Millisecond) // it is somewhere else each time
+		time.Sleep(time.Duration(10*i) * time.Millisecond) // each time at another step
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // killed
 	}

@@ -26,8 +26,8 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// privateServer is a server of private and public modules that is killed again and
-// again, and what clients of it have.
+// privateServer is a server of private and public modules that is killed again and again, and the
+// objects that its clients have.
 type privateServer struct {
 	t       *testing.T
 	program string
@@ -41,11 +41,11 @@ type privateServer struct {
 
 	mu    sync.Mutex
 	url   string
-	whole map[string][]byte // what a client has complete, by path
+	whole map[string][]byte // the complete responses of clients, by path
 }
 
-// newPrivateServer makes a world of private repositories with several versions each,
-// and public modules.
+// newPrivateServer creates a world of private repositories with several versions each, and public
+// modules.
 func newPrivateServer(t *testing.T) *privateServer {
 	t.Helper()
 	program, err := os.Executable()
@@ -98,7 +98,7 @@ func (p *privateServer) start(more ...string) *exec.Cmd {
 	return cmd
 }
 
-// killStarting kills a server some time after its process was made.
+// killStarting kills a server some time after its process was started.
 func (p *privateServer) killStarting(after time.Duration) {
 	p.t.Helper()
 	cmd := assay(p.program, append([]string{"serve", "--listen", "127.0.0.1:0"}, p.args...)...)
@@ -110,12 +110,12 @@ func (p *privateServer) killStarting(after time.Duration) {
 	kill(p.t, cmd)
 }
 
-// get gets a path. What came whole must be what came before.
+// get fetches a path. A complete response must equal earlier ones.
 func (p *privateServer) get(path string) (body []byte, status int, err error) {
 	p.mu.Lock()
 	url := p.url
 	p.mu.Unlock()
-	client := http.Client{Timeout: time.Minute} // more than --answer-timeout
+	client := http.Client{Timeout: time.Minute} // longer than --answer-timeout
 	resp, err := client.Get(url + "/" + path)
 	if err != nil {
 		return nil, 0, err
@@ -134,8 +134,8 @@ func (p *privateServer) get(path string) (body []byte, status int, err error) {
 	return body, resp.StatusCode, nil
 }
 
-// logClient is the part of a go command that verifies, with its memory, which
-// outlives the processes.
+// logClient is the part of a go command that verifies, with its stored heads, which outlive the
+// processes.
 type logClient struct {
 	*privateServer
 	sumdbtest.Client
@@ -151,8 +151,7 @@ func newLogClient(p *privateServer) *logClient {
 	}}}
 }
 
-// use fetches versions in an order of its own, and verifies them, until the server
-// is gone.
+// use fetches versions in an order of its own, and verifies them, until the server is killed.
 func (c *logClient) use(random *rand.Rand) {
 	client := modsumdb.NewClient(&c.Client)
 	for _, i := range random.Perm(len(c.versions)) {
@@ -201,8 +200,8 @@ func hashOf(t *testing.T, kind string, body []byte) string {
 	return hash
 }
 
-// goCommand runs the real go command, whose GOPATH is never cleared. It may fail,
-// because the server is killed meanwhile, but never with a SECURITY ERROR.
+// goCommand runs the real go command, whose GOPATH is never cleared. It may fail, because the
+// server is killed meanwhile, but never with a SECURITY ERROR.
 func (p *privateServer) goCommand(gopath string, versions ...module.Version) error {
 	args := []string{"mod", "download"}
 	for _, m := range versions {
@@ -240,9 +239,8 @@ func (p *privateServer) checkLog(head []byte) {
 	}
 }
 
-// Killed again and again while clients fetch private and public versions, the
-// server contradicts no head that anybody has seen, loses nothing that anybody has,
-// and serves nothing that is not whole.
+// Killed again and again while clients fetch private and public versions, the server contradicts no
+// head that a client has seen, loses no object that a client has, and serves nothing incomplete.
 func TestKilledPrivate(t *testing.T) {
 	t.Parallel()
 	p := newPrivateServer(t)
@@ -281,9 +279,8 @@ func TestKilledPrivate(t *testing.T) {
 	p.checkWhole(gopath)
 }
 
-// checkWhole checks what is left after the kills: with nobody to ask, everything
-// that a client has is there, and what is there is what the log says; with somebody
-// to ask, all is well.
+// checkWhole checks the data directory after the kills: without upstreams and repositories,
+// everything that a client has is served, and equals the log; with them, everything works.
 func (p *privateServer) checkWhole(gopath string) {
 	t := p.t
 	cmd := p.start("--upstream", "off", "--vcs", "off")

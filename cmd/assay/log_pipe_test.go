@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// piped is assay serve whose standard output and error are the ends of one pipe, which
-// is read only when the test says so.
+// piped is assay serve whose standard output and error are the ends of one pipe, which the test
+// reads only at certain points.
 type piped struct {
 	t      *testing.T
 	url    string
@@ -27,7 +27,7 @@ type piped struct {
 	ended  chan error
 }
 
-// pipedServe starts it. before is called with the pipe before.
+// pipedServe starts it. It calls before with the pipe first.
 func pipedServe(t *testing.T, before func(writer *os.File), args ...string) *piped {
 	t.Helper()
 	program, err := os.Executable()
@@ -70,7 +70,7 @@ func freeAddr(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// fillPipe fills a pipe, of 64 KiB mostly, so that the next write blocks.
+// fillPipe fills a pipe, usually of 64 KiB, so that the next write blocks.
 func fillPipe(t *testing.T) func(writer *os.File) {
 	return func(writer *os.File) {
 		t.Helper()
@@ -89,7 +89,7 @@ func fillPipe(t *testing.T) func(writer *os.File) {
 
 func empty(*os.File) {}
 
-// ask sends n requests whose access lines are long, and one which is refused.
+// ask sends n requests whose access lines are long, and one that is refused.
 func (p *piped) ask(n int) {
 	p.t.Helper()
 	for i := range n {
@@ -118,8 +118,8 @@ func (p *piped) wantEnd(signal os.Signal, status int) {
 	}
 }
 
-// A log that is not read stops neither the start nor an answer nor the end. What there
-// is no room for is counted and said when the log is read again: requests go first,
+// A log that is not read blocks neither the start nor a response nor the end. Lines without room
+// are counted, and the count is logged when the log is read again: access lines are dropped first,
 // and no warning is missing.
 func TestLogPipeNotRead(t *testing.T) {
 	t.Parallel()
@@ -179,7 +179,7 @@ func TestLogPipeNotReadAtEnd(t *testing.T) {
 	p.wantEnd(syscall.SIGTERM, 0)
 }
 
-// So does a start that is refused.
+// A start that is refused ends, too.
 func TestLogPipeNotReadAtRefusal(t *testing.T) {
 	t.Parallel()
 	p := pipedServe(t, fillPipe(t), "--upstream", "off")
@@ -209,7 +209,7 @@ func TestLogPipeNotReadAtRefusal(t *testing.T) {
 // writeDelay is how long a line waits for others, at most.
 const writeDelay = 200 * time.Millisecond
 
-// The reader of the log may end: the program does not.
+// The reader of the log may end: the program keeps running.
 func TestLogPipeClosed(t *testing.T) {
 	t.Parallel()
 	p := pipedServe(t, empty, "--upstream", "http://127.0.0.1:1", "--attempts", "1")
@@ -218,7 +218,7 @@ func TestLogPipeClosed(t *testing.T) {
 	}
 	for range 3 {
 		p.ask(2)
-		time.Sleep(writeDelay) // so that each is written
+		time.Sleep(writeDelay) // so that each line is written
 	}
 	_, metrics := fetchText(t, p.url+"/metrics")
 	if !regexp.MustCompile(`assay_logging_dropped_lines_total\{kind="warning"\} [1-9]`).MatchString(metrics) {
@@ -227,7 +227,7 @@ func TestLogPipeClosed(t *testing.T) {
 	p.wantEnd(syscall.SIGTERM, 0)
 }
 
-// What was said before a crash comes out, and so does what the runtime says of it.
+// Lines before a crash are written, and so is the runtime's message about it.
 func TestLogPipeCrash(t *testing.T) {
 	t.Parallel()
 	p := pipedServe(t, empty, "--upstream", "http://127.0.0.1:1", "--attempts", "1")

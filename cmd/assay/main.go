@@ -1,5 +1,5 @@
-// Command assay is a private Go module proxy that serves nothing it has not
-// proved. See README.md, or run assay --help.
+// Command assay is a private Go module proxy that serves only proved modules. See README.md, or run
+// assay --help.
 package main
 
 import (
@@ -36,7 +36,7 @@ func tell(out io.Writer, text string) {
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		_, _ = io.WriteString(out, text) // there is no other place to say that it failed
+		_, _ = io.WriteString(out, text) // an error cannot be reported anywhere else
 	}()
 	select {
 	case <-written:
@@ -44,8 +44,7 @@ func tell(out io.Writer, text string) {
 	}
 }
 
-// stopOn asks the program to stop at the first signal, and ends it at the second, whatever
-// is under way.
+// stopOn stops the program gracefully at the first signal, and ends it immediately at the second.
 func stopOn(signals <-chan os.Signal, stop context.CancelFunc, exit func(status int)) {
 	<-signals
 	stop()
@@ -72,7 +71,7 @@ List all settings: assay serve --help. Print the effective settings: assay confi
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.SetVersionTemplate("{{.Version}}")
-	// Long lines of help are easier to read when they are broken.
+	// Long lines of help are easier to read when they are wrapped.
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 100"))
 	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(),
 		newLsCommand(), newDuCommand(), newPurgeCommand(), newCompactCommand(), newHealthCommand(), newKeyCommand(), newLogCommand(),

@@ -37,9 +37,8 @@ type codeHosts struct {
 	repos map[string]*vcstest.Repo
 }
 
-// codeCmd does something on the code hosts of the script, corp.example and
-// git.corp.example, which the first of these starts. The server reaches them through
-// a proxy, and trusts $CODECA.
+// codeCmd changes the code hosts of the script, corp.example and git.corp.example. The first call
+// starts them. The server reaches them through a proxy, and trusts $CODECA.
 func codeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: code what [arguments]")
@@ -115,8 +114,8 @@ func ownKeyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("OWNKEY", strings.TrimSpace(string(key)))
 }
 
-// certifyCmd writes a certificate for localhost that signs itself, and its key, and
-// makes the go command trust it.
+// certifyCmd writes a self-signed certificate for localhost, and its key, and makes the go command
+// trust it.
 func certifyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: certify certfile keyfile")
@@ -125,7 +124,7 @@ func certifyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("SSL_CERT_FILE", ts.MkAbs(args[0]))
 }
 
-// writeCertificate writes a certificate for a name that signs itself, and its key.
+// writeCertificate writes a self-signed certificate for a name, and its key.
 func writeCertificate(certFile, keyFile, name string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -151,8 +150,7 @@ func writeCertificate(certFile, keyFile, name string) error {
 	return os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: encoded}), 0o600)
 }
 
-// revokeCmd revokes the tokens of a name, with the program, and waits until a server
-// has seen it.
+// revokeCmd revokes the tokens of a name, with the program, and waits until a server has read that.
 func revokeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: revoke name")
@@ -169,10 +167,10 @@ func revokeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if !revoked {
 		ts.Fatalf("there is no token of %s", args[0])
 	}
-	time.Sleep(2 * time.Second) // a running server looks at the file every second
+	time.Sleep(2 * time.Second) // a running server reads a changed file within a second
 }
 
-// hookCmd sends a push webhook as a code host does, and checks the status.
+// hookCmd sends a push webhook like a code host, and checks the status.
 func hookCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 4 {
 		ts.Fatalf("usage: hook status github|gitlab|gitea secret url")

@@ -21,8 +21,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// Killed again and again in the middle of fills, the program loses nothing that
-// a client holds complete, and never serves anything else than the truth.
+// Killed again and again in the middle of fills, the program loses no object that a client has
+// completely, and never serves wrong bytes.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -86,11 +86,11 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// quickExit is for processes of this program: where races are looked for, each would
-// wait a second at its end.
+// quickExit is for processes of this program: with the race detector, each would wait a second at
+// its end.
 const quickExit = "GORACE=atexit_sleep_ms=0"
 
-// assay returns a command that runs this test's binary as the program.
+// assay returns a command that runs this test binary as the program.
 func assay(program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
 	cmd.Args[0] = "assay" // see testscript.Main
@@ -104,7 +104,7 @@ func startProcess(t *testing.T, program string, args ...string) (url string, cmd
 	return startProcessIn(t, []string{}, program, args...)
 }
 
-// startProcessIn is startProcess with an environment.
+// startProcessIn is startProcess with additional environment variables.
 func startProcessIn(t *testing.T, env []string, program string, args ...string) (url string, cmd *exec.Cmd) {
 	t.Helper()
 	cmd = assay(program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false"}, args...)...)
@@ -124,7 +124,7 @@ func startCommand(t *testing.T, cmd *exec.Cmd) (url string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it still runs
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // in case it still runs
 	if _, err := fmt.Fscanf(stdout, "Assay serves %s\n", &url); err != nil {
 		t.Fatalf("%v\n%s", err, stderr.String())
 	}
@@ -139,8 +139,7 @@ func kill(t *testing.T, cmd *exec.Cmd) {
 	_ = cmd.Wait() // killed
 }
 
-// bigModules adds n modules with zips of random content of about the size, and
-// returns their paths.
+// bigModules adds n modules with zips of random content of about the size, and returns their paths.
 func bigModules(world *proxytest.World, n, size int) []string {
 	var paths []string
 	random := rand.NewChaCha8(sha256.Sum256([]byte("modules")))
@@ -154,7 +153,7 @@ func bigModules(world *proxytest.World, n, size int) []string {
 	return paths
 }
 
-// waitFor waits until ok, for a time that a busy machine needs.
+// waitFor waits until ok, with a time limit for a busy machine.
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
 	for range 500 {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// process is a line of the table of processes.
+// process is a line of the process table.
 type process struct {
 	parent int
 	name   string
@@ -45,8 +45,8 @@ func processes(t *testing.T) map[int]process {
 	return all
 }
 
-// As process 1, which the program is in a container, it asks for the status of what a
-// killed fetch has left, and of nothing that os/exec waits for: fetches go on as ever.
+// As process 1, which the program is in a container, it reads the exit status of the processes that
+// a killed fetch has left, and of none that os/exec waits for: fetches keep working.
 func TestReapsAsInit(t *testing.T) {
 	p := newPrivateServer(t)
 	cmd := assay(p.program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false", "--vcs-timeout", "4s"}, p.args...)...)
@@ -62,8 +62,7 @@ func TestReapsAsInit(t *testing.T) {
 		t.Skipf("no namespace of processes can be made here: %v %s", err, out)
 	}
 	p.url = startCommand(t, cmd)
-	// On a machine that is busy an honest fetch may need more than the time for it, and
-	// goes on where it was.
+	// On a busy machine, a fetch may need more than its time, and continues later.
 	fetch := func(path string, want int) {
 		t.Helper()
 		var (
@@ -84,7 +83,7 @@ func TestReapsAsInit(t *testing.T) {
 	zip := func(i int) string { return p.versions[i].Path + "/@v/" + p.versions[i].Version + ".zip" }
 	fetch(zip(0), http.StatusOK)
 
-	// Two repositories hang, so two fetches are killed with what they have started.
+	// Two repositories hang, so two fetches are killed with the processes that they have started.
 	p.code.Hang(true)
 	var clients sync.WaitGroup
 	for _, i := range []int{1, 9} {
@@ -113,7 +112,7 @@ func TestReapsAsInit(t *testing.T) {
 		return true
 	})
 
-	// The status of the commands themselves is not lost.
+	// The exit status of the commands themselves is not lost.
 	p.code.Hang(false)
 	for i := range 4 {
 		clients.Go(func() { fetch(zip(i*6+2), http.StatusOK) })

@@ -50,8 +50,8 @@ new before assay log adopt: see docs/backup.md.`,
 	return cmd
 }
 
-// restore puts the backup at a place, "-" for standard input, into a data directory, and
-// prints on standard error how far it is.
+// restore extracts the backup at a place, "-" for standard input, into a data directory, and prints
+// its progress on standard error.
 func restore(cmd *cobra.Command, place, data string) (admin.Manifest, error) {
 	in := io.NopCloser(cmd.InOrStdin())
 	if place != "-" {
@@ -64,13 +64,13 @@ func restore(cmd *cobra.Command, place, data string) (admin.Manifest, error) {
 	return admin.Restore(&progress{ctx: cmd.Context(), in: in, out: cmd.ErrOrStderr(), told: time.Now()}, data)
 }
 
-// tellOfOwnLog says why the own log signs nothing new, and what to do.
+// tellOfOwnLog prints why the own log signs nothing new, and how to resolve it.
 func tellOfOwnLog(ctx context.Context, c config.Config, out io.Writer) error {
 	own := daemon.OwnLogConfig(c)
 	own.Name, own.ReadOnly = "", true
 	log, err := pinlog.Open(ctx, own)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the backup has none
+		return nil // the backup contains no log
 	}
 	if err != nil {
 		return err

@@ -35,13 +35,13 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// tests are those of this package, where this binary is not the program.
+// tests are the tests of this package, when this binary is not run as the program.
 type tests struct{ *testing.M }
 
-// Run lets more tests run side by side than there are processors: most of them wait, for
-// a child, a clock or an upstream that hangs. A flag on the command line counts more. And
-// it hides the system's authorities, which are no part of a test: every server and every
-// git that asks a host would read hundreds of files.
+// Run runs more tests in parallel than there are processors: most of them wait, for a child, a
+// clock or an upstream that hangs. A flag on the command line takes precedence. Run also hides the
+// system's certificate authorities, which no test needs: every server and every git process that
+// connects to a host would read hundreds of files.
 func (m tests) Run() int {
 	flag.Parse()
 	given := false
@@ -60,14 +60,14 @@ func (m tests) Run() int {
 	return m.M.Run()
 }
 
-// noAuthorities is the environment of a process to which the system has none.
+// noAuthorities returns the environment of a process without the system's certificate authorities.
 func noAuthorities() []string {
 	none := filepath.Join(os.TempDir(), "no-such-directory")
 	return []string{"SSL_CERT_FILE=" + none, "SSL_CERT_DIR=" + none}
 }
 
-// TestScripts runs the real program and the real go command against a world of
-// the script's own. testdata/script/README.md has the commands.
+// TestScripts runs the real program and the real go command against a world of the script's own.
+// testdata/script/README.md describes the commands.
 func TestScripts(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("no go command to be the client")
@@ -110,8 +110,7 @@ type worldKey struct{}
 type serverKey struct{}
 type testKey struct{}
 
-// setupScript gives a script its world and a go command without settings of its
-// user.
+// setupScript gives a script its world and a go command without its user's settings.
 func setupScript(env *testscript.Env) error {
 	world := proxytest.New(env.T().(testing.TB))
 	archives, err := filepath.Glob("testdata/modules/*.txtar")
@@ -144,7 +143,7 @@ func setupScript(env *testscript.Env) error {
 		return err
 	}
 	for name, value := range map[string]string{
-		"FREEPORT":    port, // on which nothing listens
+		"FREEPORT":    port, // an unused port
 		"UPSTREAM":    strings.TrimSuffix(world.URL("ok"), "/ok"),
 		"KEY":         world.GOSUMDB(),
 		"GOSUMDB":     world.GOSUMDB(),
@@ -190,9 +189,8 @@ func (b *syncBuilder) String() string {
 
 func (p *serverProcess) running() bool { return p.cmd != nil }
 
-// serveCmd starts assay serve with the arguments, a port of its own and the
-// directory $WORK/data, and sets GOPROXY and ASSAY to its URL. With ! it must
-// refuse to start.
+// serveCmd starts assay serve with the arguments, a port of its own and the directory $WORK/data,
+// and sets GOPROXY and ASSAY to its URL. With ! it must refuse to start.
 func serveCmd(ts *testscript.TestScript, neg bool, args []string) {
 	p := ts.Value(serverKey{}).(*serverProcess)
 	if p.running() {
@@ -257,8 +255,8 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 	return "", fs.ErrNotExist
 }
 
-// environment returns what a server started by a script sees: not the client's
-// settings, but what the script says with env SERVER_NAME=value.
+// environment returns the environment of a server that a script starts: not the client's settings,
+// but those that the script sets with env SERVER_NAME=value.
 func environment(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR"), quickExit, "SYSTEMROOT=" + ts.Getenv("SYSTEMROOT")}
 	env = append(env, noAuthorities()...)
@@ -271,8 +269,8 @@ func environment(ts *testscript.TestScript) []string {
 	return env
 }
 
-// shutdownCmd stops the server as a service manager does; its log becomes the
-// standard error that later commands can look at.
+// shutdownCmd stops the server like a service manager; its log becomes the standard error for later
+// commands.
 func shutdownCmd(ts *testscript.TestScript, neg bool, args []string) { end(ts, syscall.SIGTERM) }
 
 // crashCmd kills the server.
@@ -297,7 +295,7 @@ func end(ts *testscript.TestScript, sig os.Signal) {
 	fmt.Fprint(ts.Stderr(), p.stderr.String())
 }
 
-// hangupCmd makes the server read its settings again, and waits until it has.
+// hangupCmd makes the server read its settings again, and waits until it has done so.
 func hangupCmd(ts *testscript.TestScript, neg bool, args []string) {
 	p := ts.Value(serverKey{}).(*serverProcess)
 	before := strings.Count(p.stderr.String(), "reload")
@@ -311,8 +309,8 @@ func hangupCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("no reload in the log:\n%s", p.stderr.String())
 }
 
-// getCmd gets a path of the server, which must answer with the status; the body
-// becomes the standard output. More arguments are headers, Name:value.
+// getCmd requests a path of the server, which must respond with the status; the body becomes the
+// standard output. Further arguments are headers, Name:value.
 func getCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: get status path [Name:value...]")
@@ -351,8 +349,8 @@ func get(ts *testscript.TestScript, path string, header []string) (int, []byte, 
 	return resp.StatusCode, body, err
 }
 
-// eventuallyCmd is get for what takes a moment: it tries for ten seconds, until
-// the body has the text as well.
+// eventuallyCmd is get for a result that takes a moment: it retries for ten seconds, until the body
+// has the text as well.
 func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: eventually status path text")
@@ -369,8 +367,8 @@ func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("GET %s: %d %q %v, want %s and %q", args[1], status, body, err, args[0], args[2])
 }
 
-// askedCmd checks how often the world was asked for a path since the last
-// forget; a path may end in *.
+// askedCmd checks how many requests for a path the world has received since the last forget; a path
+// may end in *.
 func askedCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: asked path n")
@@ -385,19 +383,19 @@ func forgetCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Value(worldKey{}).(*proxytest.World).ResetCounts()
 }
 
-// freshCmd makes the go command one that has never run: no modules, and no tree
-// head, which go clean -modcache would leave.
+// freshCmd removes everything that the go command has stored: modules, and the tree head, which go
+// clean -modcache would keep.
 func freshCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.RemoveAll(ts.Getenv("GOPATH")))
 }
 
-// cleanCmd is fresh, and an empty store for the server that comes next.
+// cleanCmd is fresh, and empties the store for the next server.
 func cleanCmd(ts *testscript.TestScript, neg bool, args []string) {
 	freshCmd(ts, neg, args)
 	ts.Check(os.RemoveAll(dataDir(ts)))
 }
 
-// setWorldCmd makes the content of a file the world's answer at a path.
+// setWorldCmd makes the content of a file the world's response at a path.
 func setWorldCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg && len(args) == 1 {
 		ts.Value(worldKey{}).(*proxytest.World).Set(args[0], nil)
@@ -452,7 +450,7 @@ func describeFiles(ts *testscript.TestScript, dir string) string {
 	return b.String()
 }
 
-// truncateCmd cuts so many bytes off the end of a file.
+// truncateCmd cuts a number of bytes off the end of a file.
 func truncateCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: truncate file bytes")
@@ -464,8 +462,8 @@ func truncateCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.Truncate(ts.MkAbs(args[0]), info.Size()-bytes))
 }
 
-// damageCmd changes a byte of every occurrence of a text in the server's store,
-// which must not be running.
+// damageCmd changes a byte in every occurrence of a text in the store of the server, which must not
+// be running.
 func damageCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: damage text")

@@ -13,7 +13,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// The second signal to stop does not wait for anybody.
+// The second signal to stop ends the program without waiting.
 func TestSecondSignalStopsAtOnce(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -34,7 +34,7 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(200 * time.Millisecond) // two at once are one
+		time.Sleep(200 * time.Millisecond) // two signals at once are delivered as one
 	}
 	select {
 	case <-ended:
@@ -46,7 +46,7 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 	}
 }
 
-// A second signal that comes while the first one is looked at is not lost.
+// A second signal is not lost if it arrives while the first one is handled.
 func TestSecondSignalIsNotLost(t *testing.T) {
 	t.Parallel()
 	signals := make(chan os.Signal, 2)
@@ -61,8 +61,8 @@ func TestSecondSignalIsNotLost(t *testing.T) {
 	}
 }
 
-// For shutdown-delay after the signal everything is answered, and /readyz says that it
-// ends; a second signal does not wait for it.
+// For shutdown-delay after the signal all requests are served, and /readyz says that the server
+// stops; a second signal ends the program at once.
 func TestShutdownDelay(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -80,7 +80,7 @@ func TestShutdownDelay(t *testing.T) {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // so that the listener is needed
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // every request needs the listener
 		saw := false
 		waitFor(t, func() bool {
 			resp, err := client.Get(url + "/readyz")

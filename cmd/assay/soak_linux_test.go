@@ -30,8 +30,8 @@ import (
 
 var soakTime = flag.Duration("soak", 6*time.Second, "how long TestSoak runs; 20m is a real one")
 
-// soakFaults are what the upstream does while TestSoak runs, one after the other. None
-// of them says that something does not exist, so no client may be told that.
+// soakFaults are the faults of the upstream during TestSoak, one after the other. None of them
+// states that an object does not exist, so no client may get that answer.
 var soakFaults = []string{
 	"ok", "503", "503-once", "500", "403", "429-once", "hang", "hang-zip", "reset", "reset-mid", "reset-mid-each",
 	"truncated", "truncated-mod", "slow", "list-503", "tampered-zip", "tampered-mod", "html", "html-modules", "wrong-info",
@@ -47,7 +47,7 @@ const (
 	soakMemory     = 500 << 20 // anonymous memory; the budget is 256 MiB
 )
 
-// soak is a server under a mixed load, and what its clients know.
+// soak is a server under a mixed load, and the state that its clients know.
 type soak struct {
 	t       *testing.T
 	world   *proxytest.World
@@ -58,20 +58,20 @@ type soak struct {
 	mu       sync.Mutex
 	url      string
 	cmd      *exec.Cmd
-	up       bool // the server was not killed since it was started
-	lives    int  // how often it was started
+	up       bool // the server was not killed since its last start
+	lives    int  // number of starts
 	versions []module.Version
-	whole    map[string]bool // paths that a client has had whole
-	counts   map[string]int  // of answers, by status
+	whole    map[string]bool // paths that a client has received completely
+	counts   map[string]int  // of responses, by status
 	slowest  time.Duration   // until a first byte
 	peak     map[string]int64
 }
 
-// TestSoak runs the real program under a mixed load while everything around it fails:
-// the upstream in thirty ways, or altogether, reloads, SIGKILL. Every byte that a client
-// gets is right; nothing that exists is ever said to be absent; every answer begins in
-// time; memory, goroutines and descriptors stay in bounds; and what a client has had
-// whole is there afterwards, without any upstream.
+// TestSoak runs the real program under a mixed load while everything around it fails: the upstream
+// in thirty ways, or altogether, reloads, SIGKILL. Every byte that a client gets is right; no
+// existing object is reported as absent; every response begins in time; memory, goroutines and
+// descriptors stay within bounds; and all objects that a client has received completely are served
+// afterwards, without any upstream.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -112,18 +112,18 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// trouble goes through the faults until ctx ends. Each phase has new modules, of which
-// nothing is held.
+// trouble goes through the faults until ctx ends. Each phase has new modules, of which nothing is
+// held.
 func (s *soak) trouble(ctx context.Context) {
-	const phases = 40 // at least; a long soak goes round several times
+	const phases = 40 // at least; a long soak repeats them
 	phase := min(*soakTime/phases, 8*time.Second)
-	first := rand.IntN(len(soakFaults)) // a short run does not see them all
+	first := rand.IntN(len(soakFaults)) // a short run has only some of them
 	for n := 1; ctx.Err() == nil; n++ {
 		s.grow(n)
 		upstream := s.world.URL(soakFaults[(first+n)%len(soakFaults)])
 		switch {
 		case n%10 == 0:
-			upstream = "http://127.0.0.1:1" // nothing listens there
+			upstream = "http://127.0.0.1:1" // an unused port
 		case n%7 == 0:
 			upstream += "|" + s.world.URL("ok")
 		}
@@ -184,12 +184,12 @@ func (s *soak) start() {
 
 func (s *soak) kill() {
 	s.mu.Lock()
-	s.up = false // what is under way may get no answer
+	s.up = false // running requests may get no response
 	s.mu.Unlock()
 	kill(s.t, s.cmd)
 }
 
-// request asks for something, mostly for what is new, and checks the answer.
+// request sends a request, mostly for a new object, and checks the response.
 func (s *soak) request(ctx context.Context, random *rand.Rand) {
 	s.mu.Lock()
 	url, up, life := s.url, s.up, s.lives
@@ -217,7 +217,7 @@ func (s *soak) request(ctx context.Context, random *rand.Rand) {
 	begin := time.Now()
 	resp, err := http.DefaultTransport.RoundTrip(r)
 	took := time.Since(begin)
-	if err != nil { // no answer: only a server that was killed gives none
+	if err != nil { // only a killed server gives no response
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.counts["none"]++
@@ -246,7 +246,7 @@ func (s *soak) request(ctx context.Context, random *rand.Rand) {
 	}
 }
 
-// check checks an answer that came whole.
+// check checks a complete response.
 func (s *soak) check(kind, path string, m module.Version, resp *http.Response, body []byte) {
 	switch status := resp.StatusCode; {
 	case status == http.StatusOK:
@@ -277,7 +277,7 @@ func (s *soak) right(kind, path string, m module.Version, body []byte) bool {
 
 var goroutinesLine = regexp.MustCompile(`(?m)^go_goroutines (\d+)$`)
 
-// measure compares what the server takes with its bounds.
+// measure compares the resources of the server with their bounds.
 func (s *soak) measure() {
 	s.mu.Lock()
 	url, pid := s.url, s.cmd.Process.Pid
@@ -311,8 +311,8 @@ func (s *soak) measure() {
 	}
 }
 
-// checkHeld starts the server without an upstream and compares all that a client has
-// had whole, and has it verified as a go command does.
+// checkHeld starts the server without an upstream, compares everything that a client has received
+// completely, and verifies it like a go command.
 func (s *soak) checkHeld() {
 	s.setUpstream("off")
 	s.start()

@@ -54,7 +54,7 @@ not stored, so it cannot be printed again. All messages go to standard error.
 				t.Groups = strings.Split(groups.Text, ",")
 			}
 			if cmd.Flags().Changed("scope") {
-				if scope.Text == "" { // of a variable that is not set, say; it would be a token for everything
+				if scope.Text == "" { // for example from an unset variable; the token would be valid for everything
 					return errors.New("--scope is empty; omit it for a token without a scope")
 				}
 				t.Scope = strings.Split(scope.Text, ",")
@@ -103,8 +103,8 @@ name the owner of a revoked token that is still in use.`,
 	}
 }
 
-// tokenFile returns the name of the file that the server reads. Its directory
-// must be there: a token in a mistyped one would be good for nothing.
+// tokenFile returns the name of the file that the server reads. Its directory must exist: the
+// server would never read a token in a mistyped one.
 func tokenFile(flags *pflag.FlagSet, getenv func(string) string) (string, error) {
 	c, _, err := config.Load(flags, getenv)
 	if err != nil {
@@ -114,7 +114,7 @@ func tokenFile(flags *pflag.FlagSet, getenv func(string) string) (string, error)
 	dir := filepath.Dir(name)
 	switch info, err := os.Stat(dir); {
 	case errors.Is(err, fs.ErrNotExist):
-		full, _ := filepath.Abs(dir) // "" is good enough
+		full, _ := filepath.Abs(dir) // the error does not matter: dir is then ""
 		return "", fmt.Errorf("there is no directory %s (%s); name the server's directory with --data, or the token file with --tokens", dir, full)
 	case err != nil:
 		return "", fmt.Errorf("token file: %w", err)
@@ -124,11 +124,11 @@ func tokenFile(flags *pflag.FlagSet, getenv func(string) string) (string, error)
 	return name, nil
 }
 
-// maxDays keeps the sum of a time and days inside of what a time can be. A
-// hundred years are as good as never.
+// maxDays keeps the sum of a time and days within the range of a time. A hundred years are as good
+// as never.
 const maxDays = 36500
 
-// parseExpiry returns when a token made at now expires; zero = never.
+// parseExpiry returns when a token that is created at now expires; zero means never.
 func parseExpiry(text string, now time.Time) (time.Time, error) {
 	if text == "never" {
 		return time.Time{}, nil
@@ -144,10 +144,10 @@ func parseExpiry(text string, now time.Time) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("--expires %s: want a number of days like 90d, a day like 2027-01-31, or never", text)
 	}
-	return day.AddDate(0, 0, 1), nil // that day is the last one
+	return day.AddDate(0, 0, 1), nil // the token is valid on that day, too
 }
 
-// createToken makes a token. Only the secret goes to out.
+// createToken creates a token. Only the secret is written to out.
 func createToken(file string, t access.Token, out, errOut io.Writer) error {
 	secret, err := access.CreateToken(file, t)
 	if err != nil {
@@ -171,7 +171,7 @@ func createToken(file string, t access.Token, out, errOut io.Writer) error {
 	return nil
 }
 
-// listTokens prints what the file says of its tokens.
+// listTokens prints the tokens in the file.
 func listTokens(file string, now time.Time, out, errOut io.Writer) error {
 	all, err := access.ListTokens(file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -34,7 +34,7 @@ type brokenWriter struct{}
 
 func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
-// The secret is in one place. If that place is gone, the command says so.
+// The secret is in one place only. If it cannot be written there, the command reports that.
 func TestCreateTokenPrints(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")

@@ -11,8 +11,8 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// A zip with bytes that no hash covers, stored by an earlier version, is reported, and
-// dropped with --repair. Other objects stay.
+// A zip with bytes that no hash covers, stored by an earlier version, is reported, and deleted with
+// --repair. Other objects stay.
 func TestVerifyShapes(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer

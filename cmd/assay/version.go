@@ -20,13 +20,13 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// versionLine is what assay version and assay --version print.
+// versionLine returns the output of assay version and assay --version.
 func versionLine() string {
 	return fmt.Sprintf("assay %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// version returns what the build knows of its version: the module's version, or
-// the commit, or devel.
+// version returns the version from the build information: the module's version, or the commit, or
+// devel.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
