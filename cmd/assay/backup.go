@@ -34,6 +34,11 @@ data directory. assay restore puts it back.`,
 				return err
 			}
 			return reading(cmd.Context(), c, func(client *admin.Client) error {
+				if args[0] != "-" {
+					if err := admin.CheckTarget(c.Data, args[0]); err != nil {
+						return err
+					}
+				}
 				return backup(cmd.Context(), client, args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 			})
 		},

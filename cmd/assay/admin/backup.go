@@ -19,15 +19,16 @@ func SaveDirectory(backup io.Reader, dir string) (Manifest, error) {
 		return Manifest{}, err
 	}
 	unfinished := dir + Unfinished
-	if err := os.RemoveAll(unfinished); err != nil {
-		return Manifest{}, err
-	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return Manifest{}, err
 	}
-	if err := os.Mkdir(unfinished, 0o700); err != nil { // a directory of another user could be read by that user
+	release, err := claim(unfinished,
+		func() error { return os.RemoveAll(unfinished) },
+		func() error { return os.Mkdir(unfinished, 0o700) }) // a directory of another user could be read by that user
+	if err != nil {
 		return Manifest{}, err
 	}
+	defer release()
 	m, err := unpack(backup, unfinished)
 	if err == nil {
 		err = m.write(unfinished)
@@ -47,14 +48,20 @@ func SaveFile(backup io.Reader, name string) (Manifest, error) {
 		return Manifest{}, err
 	}
 	unfinished := name + Unfinished
-	if err := os.RemoveAll(unfinished); err != nil {
-		return Manifest{}, err
+	var f *os.File
+	release, err := claim(unfinished,
+		func() error { return os.RemoveAll(unfinished) },
+		func() (err error) {
+			f, err = os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // see SaveDirectory
+			return err
+		})
+	if f != nil {
+		defer f.Close() // again, after an error
 	}
-	f, err := os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // see SaveDirectory
 	if err != nil {
 		return Manifest{}, err
 	}
-	defer f.Close() // again, after an error
+	defer release()
 	m, err := SaveTo(backup, f)
 	if err == nil {
 		err = f.Sync()
@@ -70,6 +77,28 @@ func SaveTo(backup io.Reader, out io.Writer) (Manifest, error) {
 	return unpack(io.TeeReader(backup, out), "")
 }
 
+// CheckTarget returns an error if a backup called name would be in the data directory.
+// What it is called meanwhile, or at the end, may mean something there.
+func CheckTarget(data, name string) error {
+	of, err := os.Stat(data)
+	if err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(name)
+	if err != nil {
+		return err
+	}
+	for last := ""; dir != last; last, dir = dir, filepath.Dir(dir) {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			dir = real // from here on, above is where it really is
+		}
+		if info, err := os.Stat(dir); err == nil && os.SameFile(info, of) {
+			return fmt.Errorf("the backup %s would be in the data directory %s; name a place outside it, best on another disk", name, data)
+		}
+	}
+	return nil
+}
+
 func checkFree(name string) error {
 	_, err := os.Lstat(name)
 	if err == nil {
@@ -81,7 +110,11 @@ func checkFree(name string) error {
 	return nil
 }
 
+// publish gives a backup its name, which another command may have used since checkFree.
 func publish(unfinished, name string) error {
+	if err := checkFree(name); err != nil {
+		return errors.Join(err, os.RemoveAll(unfinished))
+	}
 	if err := os.Rename(unfinished, name); err != nil {
 		return err
 	}

@@ -44,9 +44,11 @@ func OpenBackup(name string) (io.ReadCloser, error) {
 // that was interrupted is begun again by the next one, and a server refuses the directory
 // until then.
 func Restore(from io.Reader, data string) (Manifest, error) {
-	if err := prepare(data); err != nil {
+	release, err := prepare(data)
+	if err != nil {
 		return Manifest{}, err
 	}
+	defer release()
 	unfinished := filepath.Join(data, restoring)
 	m, err := unpack(from, unfinished)
 	if err == nil {
@@ -61,29 +63,50 @@ func Restore(from io.Reader, data string) (Manifest, error) {
 	return m, nil
 }
 
-// prepare makes the data directory ready for a restore, or says why it is not.
-func prepare(data string) error {
+// prepare makes the data directory ready for a restore, or says why it is not. Until
+// release is called no other restore begins there.
+func prepare(data string) (release func(), err error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
-		return err
+		return nil, err
 	}
-	if CheckRestored(data) != nil {
-		if err := removeRestored(data); err != nil {
-			return err
-		}
+	mark := filepath.Join(data, restoring)
+	release, err = claim(mark,
+		func() error { return removeRestored(data) },
+		func() error {
+			// Without this the mark would be in a directory in use, should we be killed now.
+			if err := checkEmpty(data); err != nil {
+				return err
+			}
+			return os.Mkdir(mark, 0o700)
+		})
+	if err != nil {
+		return nil, err
 	}
+	err = checkEmpty(data) // another restore may have ended since
+	if err != nil {
+		err = errors.Join(err, os.Remove(mark))
+	} else {
+		err = durable.SyncDir(data)
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// checkEmpty returns an error if the data directory has more than the mark of a restore.
+func checkEmpty(data string) error {
 	entries, err := os.ReadDir(data)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != "lost+found" { // which each file system of ext4 has
+		if e.Name() != restoring && e.Name() != "lost+found" { // which each file system of ext4 has
 			return fmt.Errorf("%s is not empty: it has %s; stop its server, and move what is there away, or name another directory with --data", data, e.Name())
 		}
 	}
-	if err := os.Mkdir(filepath.Join(data, restoring), 0o700); err != nil {
-		return err
-	}
-	return durable.SyncDir(data)
+	return nil
 }
 
 // removeRestored removes what a restore has put into the data directory. There was nothing

@@ -1,0 +1,59 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+// errHeld says that another process holds a path.
+var errHeld = errors.New("another command is writing it; wait until that has ended")
+
+// claim makes path, where a backup is written or put back, and keeps other commands from
+// it until release is called. What an interrupted one has left there is cleared first.
+func claim(path string, clear, create func() error) (release func(), err error) {
+	if err := clearLeft(path, clear); err != nil {
+		return nil, err
+	}
+	if err := create(); errors.Is(err, fs.ErrExist) {
+		return nil, held(path)
+	} else if err != nil {
+		return nil, err
+	}
+	release, err = hold(path)
+	if errors.Is(err, errHeld) || errors.Is(err, fs.ErrNotExist) {
+		return nil, held(path)
+	}
+	if err != nil {
+		return func() {}, nil // without locks clearLeft takes nothing from us
+	}
+	return release, nil
+}
+
+// clearLeft clears what is at path, if no other process holds it.
+func clearLeft(path string, clear func() error) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() && !info.Mode().IsRegular() {
+		return clear() // it is of no command
+	}
+	release, err := hold(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, errHeld):
+		return held(path)
+	case err != nil:
+		return fmt.Errorf("%s was left by an interrupted command, or is of one that is running; if none is running, remove it: %w", path, err)
+	}
+	defer release()
+	return clear()
+}
+
+func held(path string) error { return &fs.PathError{Op: "write", Path: path, Err: errHeld} }
