@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"time"
@@ -43,6 +44,10 @@ func withAdmin(ctx context.Context, c config.Config, o bolt.Options, f func(*adm
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return noStore(c.Data)
+		}
+		if denied := new(fs.PathError); errors.Is(err, fs.ErrPermission) && errors.As(err, &denied) {
+			// The store's own advice, to make its files writable, would open the key of the log.
+			return fmt.Errorf("%w; run this command as the server's user, or as root", denied)
 		}
 		if !errors.Is(err, storage.ErrInUse) {
 			return err

@@ -2,11 +2,10 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"fmt"
+	"iter"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,12 +32,16 @@ be running. With --json it prints an object for each module, one a line.`,
 		if err != nil {
 			return err
 		}
+		modulePath, err := listedModule(args)
+		if err != nil {
+			return err
+		}
 		return reading(cmd.Context(), c, func(client *admin.Client) error {
-			sizes, err := sumSizes(cmd.Context(), client, strings.Join(args, ""))
+			sizes, err := sumSizes(client.Items(cmd.Context(), modulePath))
 			if err != nil {
 				return err
 			}
-			return printAll(cmd.OutOrStdout(), sizes, *asJSON)
+			return printAll(cmd.OutOrStdout(), withoutErrors(sizes), *asJSON)
 		})
 	}
 	config.AddFlags(cmd.Flags(), "data")
@@ -56,9 +59,9 @@ func (storedSize) header() string { return "BYTES\tFILES\tMODULE" }
 
 func (s *storedSize) row() string { return fmt.Sprintf("%d\t%d\t%s", s.Bytes, s.Files, s.Name) }
 
-func sumSizes(ctx context.Context, client *admin.Client, modulePath string) ([]*storedSize, error) {
+func sumSizes(items iter.Seq2[content.Item, error]) ([]*storedSize, error) {
 	sizes := map[string]*storedSize{}
-	for item, err := range client.Items(ctx, modulePath) {
+	for item, err := range items {
 		if err != nil {
 			return nil, err
 		}

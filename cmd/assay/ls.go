@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"cmp"
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -14,11 +16,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 
 	"github.com/assay-proxy/assay/cmd/assay/admin"
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/proxy/content"
 )
 
 func newLsCommand() *cobra.Command {
@@ -37,16 +39,28 @@ running. With --json it prints an object for each version, one a line.`,
 		if err != nil {
 			return err
 		}
+		modulePath, err := listedModule(args)
+		if err != nil {
+			return err
+		}
 		return reading(cmd.Context(), c, func(client *admin.Client) error {
-			versions, err := listVersions(cmd.Context(), client, strings.Join(args, ""))
-			if err != nil {
-				return err
-			}
-			return printAll(cmd.OutOrStdout(), versions, *asJSON)
+			return printAll(cmd.OutOrStdout(), listVersions(client.Items(cmd.Context(), modulePath)), *asJSON)
 		})
 	}
 	config.AddFlags(cmd.Flags(), "data")
 	return cmd
+}
+
+// listedModule is the module that the arguments of a command name, "" if they name none.
+func listedModule(args []string) (modulePath string, err error) {
+	if len(args) == 0 {
+		return "", nil
+	}
+	modulePath = strings.TrimRight(args[0], "/")
+	if modulePath == "" || strings.Contains(modulePath, "@") {
+		return "", fmt.Errorf("%q is no module path; name a module, or the beginning of some, without a version", args[0])
+	}
+	return modulePath, nil
 }
 
 // storedVersion is a version of which files are stored.
@@ -65,67 +79,106 @@ func (v *storedVersion) row() string {
 	return fmt.Sprintf("%s\t%s\t%s\t%d\t%s", v.Module, v.Version, strings.Join(v.Files, ","), v.Bytes, cmp.Or(v.Proof, "-"))
 }
 
-// listVersions returns what is stored, sorted. Where the files of a version are does not
-// matter.
-func listVersions(ctx context.Context, client *admin.Client, modulePath string) ([]*storedVersion, error) {
-	versions := map[module.Version]*storedVersion{}
-	for item, err := range client.Items(ctx, modulePath) {
-		if err != nil {
-			return nil, err
+// listVersions yields what is stored, in the order of items, the versions of a module in
+// their own. Where the files of a version are does not matter. It keeps one module in
+// memory: a store may have a million objects.
+func listVersions(items iter.Seq2[content.Item, error]) iter.Seq2[*storedVersion, error] {
+	return func(yield func(*storedVersion, error) bool) {
+		var current moduleVersions
+		for item, err := range items {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if item.Module == "" {
+				continue
+			}
+			if item.Module != current.module {
+				if !current.yieldAll(yield) {
+					return
+				}
+				current = moduleVersions{item.Module, map[string]*storedVersion{}}
+			}
+			current.add(item)
 		}
-		if item.Module == "" {
-			continue
-		}
-		mod := module.Version{Path: item.Module, Version: item.Version}
-		v := versions[mod]
-		if v == nil {
-			v = &storedVersion{Module: item.Module, Version: item.Version}
-			versions[mod] = v
-		}
-		v.Files = append(v.Files, item.File)
-		v.Bytes += item.Size
-		if item.Stored.After(v.Stored) {
-			v.Stored = item.Stored
-		}
-		if item.File != "info" || v.Proof == "" { // no database covers an info
-			v.Proof = item.Proof
-		}
+		current.yieldAll(yield)
 	}
-	var all []*storedVersion
-	for _, v := range versions {
-		slices.Sort(v.Files)
-		all = append(all, v)
-	}
-	slices.SortFunc(all, func(a, b *storedVersion) int {
-		return cmp.Or(cmp.Compare(a.Module, b.Module), semver.Compare(a.Version, b.Version), cmp.Compare(a.Version, b.Version))
-	})
-	return all, nil
 }
 
-// printAll prints rows as a table or as JSON.
+// moduleVersions is what is stored of a module. Its files follow each other in a list.
+type moduleVersions struct {
+	module   string
+	versions map[string]*storedVersion
+}
+
+func (m *moduleVersions) add(item content.Item) {
+	v := m.versions[item.Version]
+	if v == nil {
+		v = &storedVersion{Module: item.Module, Version: item.Version}
+		m.versions[item.Version] = v
+	}
+	v.Files = append(v.Files, item.File)
+	v.Bytes += item.Size
+	if item.Stored.After(v.Stored) {
+		v.Stored = item.Stored
+	}
+	if item.File != "info" || v.Proof == "" { // no database covers an info
+		v.Proof = item.Proof
+	}
+}
+
+// yieldAll yields the versions in their order. It reports whether more are wanted.
+func (m *moduleVersions) yieldAll(yield func(*storedVersion, error) bool) bool {
+	all := slices.SortedFunc(maps.Values(m.versions), func(a, b *storedVersion) int {
+		return cmp.Or(semver.Compare(a.Version, b.Version), cmp.Compare(a.Version, b.Version))
+	})
+	for _, v := range all {
+		slices.Sort(v.Files)
+		if !yield(v, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// alignedRows is how many rows of a table are aligned with each other. They are in memory.
+const alignedRows = 1000
+
+// printAll prints rows as a table or as JSON. What comes before an error is printed.
 func printAll[T interface {
 	header() string
 	row() string
-}](w io.Writer, rows []T, asJSON bool) error {
+}](w io.Writer, rows iter.Seq2[T, error], asJSON bool) error {
 	buffered := bufio.NewWriter(w)
-	if asJSON {
-		encoder := json.NewEncoder(buffered)
-		for _, row := range rows {
-			if err := encoder.Encode(row); err != nil {
-				return err
+	encoder := json.NewEncoder(buffered)
+	table := tabwriter.NewWriter(buffered, 0, 0, 2, ' ', 0)
+	n := 0
+	for row, err := range rows {
+		if err == nil && asJSON {
+			err = encoder.Encode(row)
+		} else if err == nil {
+			if n == 0 {
+				fmt.Fprintln(table, row.header())
+			}
+			fmt.Fprintln(table, row.row())
+			if n++; n%alignedRows == 0 {
+				err = table.Flush()
 			}
 		}
-		return buffered.Flush()
-	}
-	table := tabwriter.NewWriter(buffered, 0, 0, 2, ' ', 0)
-	for i, row := range rows {
-		if i == 0 {
-			fmt.Fprintln(table, row.header())
+		if err != nil {
+			return errors.Join(err, table.Flush(), buffered.Flush())
 		}
-		fmt.Fprintln(table, row.row())
 	}
-	if err := table.Flush(); err != nil {
-		return err
+	return errors.Join(table.Flush(), buffered.Flush())
+}
+
+// withoutErrors yields rows that are all there.
+func withoutErrors[T any](rows []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, row := range rows {
+			if !yield(row, nil) {
+				return
+			}
+		}
 	}
-	return buffered.Flush()
 }

@@ -36,6 +36,12 @@ log stays: the version is never accepted with other content.`,
 			if !list && strings.TrimSpace(order.Reason) == "" {
 				return errors.New("say why, with --reason TEXT; it is logged and kept")
 			}
+			if !list {
+				var hasAt bool
+				if order.Module, order.Version, hasAt = strings.Cut(args[0], "@"); hasAt && order.Version == "" {
+					return fmt.Errorf("%s has an @ and no version; without the @ all versions are purged", args[0])
+				}
+			}
 			c, _, err := config.Load(cmd.Flags(), os.Getenv)
 			if err != nil {
 				return err
@@ -44,7 +50,6 @@ log stays: the version is never accepted with other content.`,
 				return reading(cmd.Context(), c, func(client *admin.Client) error { return listPurges(cmd, client, asJSON) })
 			}
 			return changing(cmd.Context(), c, func(client *admin.Client) error {
-				order.Module, order.Version, _ = strings.Cut(args[0], "@")
 				return purge(cmd.Context(), cmd, client, order)
 			})
 		},
@@ -88,5 +93,5 @@ func listPurges(cmd *cobra.Command, client *admin.Client, asJSON bool) error {
 	for _, p := range all {
 		rows = append(rows, purged{p})
 	}
-	return printAll(cmd.OutOrStdout(), rows, asJSON)
+	return printAll(cmd.OutOrStdout(), withoutErrors(rows), asJSON)
 }
