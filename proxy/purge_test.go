@@ -2,7 +2,10 @@ package proxy_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"golang.org/x/mod/module"
@@ -65,4 +68,39 @@ func TestPurgeWhileRead(t *testing.T) {
 		t.Errorf("what was open = %v", a)
 	}
 	f.wantStatus(path, http.StatusNotFound)
+}
+
+// What is replaced while a client reads it does not stay in memory.
+func TestReplaceWhileRead(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), option{})
+	const path = "example.com/hello/@v/v1.0.0.info"
+	f.want(path)
+	f.close()
+
+	store := &pausingStore{reading: make(chan struct{}), goOn: make(chan struct{})}
+	f.open("off", option{config: func(c *proxy.Config) {
+		store.Store = c.Store
+		c.Store = store
+	}})
+	read := make(chan answer)
+	go func() { read <- f.get(path) }()
+	<-store.reading
+	const now = `{"Version":"v1.0.0","Time":"2021-01-02T03:04:05Z"}`
+	info, err := f.store.Stat(t.Context(), storage.Key(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Size, info.Hash = int64(len(now)), fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(now)))
+	if err := f.store.Replace(t.Context(), info, strings.NewReader(now)); err != nil {
+		t.Fatal(err)
+	}
+	close(store.goOn)
+	if a := <-read; a.status != http.StatusOK || string(a.body) != string(world.File(path)) {
+		t.Errorf("what was open = %v", a)
+	}
+	if a := f.get(path); string(a.body) != now {
+		t.Errorf("after it was replaced = %v, want %s", a, now)
+	}
 }

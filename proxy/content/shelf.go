@@ -72,8 +72,8 @@ func (s *shelf) get(ctx context.Context, c Client, req request.Request, key stri
 		return nil, s.missing(ctx, key, err)
 	}
 	s.hot.note(key, small)
-	if _, err := s.parts.held.Stat(ctx, object.Info().Key); errors.Is(err, fs.ErrNotExist) {
-		s.hot.forget(key) // it was purged while it was read, perhaps before it was noted
+	if now, err := s.parts.held.Stat(ctx, object.Info().Key); err != nil || now.Hash != object.Info().Hash {
+		s.hot.forget(key) // it was purged or replaced while it was read, perhaps before it was noted
 	}
 	return small.open(), nil
 }
