@@ -234,8 +234,6 @@ var exceptions = map[string]exception{
 	"cmd/bench bench: methods":                {37, "a measure is a method of the run; nothing else uses the type"},
 	"cmd/bench: arrows back":                  {7, "a measure is a method of the run; nothing else uses the type"},
 	"proxy Config: fields":                    {20, "what its caller has made: one field for each part and each setting"},
-	"proxy/proxytest World: methods":          {28, "a fault is a method of the world that has it"},
-	"proxy/proxytest: arrows back":            {1, "a fault is a method of the world that has it"},
 	"proxy/vcs/credential Credential: fields": {13, "one field for each key of the file"},
 	"storage/athens Backend.Save: parameters": {7, "the interface is that of Athens"},
 	"sumdb/sumdbtest Log: fields":             {13, "one field for each fault"},
