@@ -9,10 +9,10 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/bindings"
+	"github.com/assay-proxy/assay/internal/descriptors"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/internal/places"
@@ -118,7 +118,7 @@ var table = append(decisions, []row{
 			why:  x.why(), next: "do not use the zip of that upstream; contact this proxy's administrator"}
 	}),
 	as(changed),
-	when(isExhausted, always(failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
+	when(descriptors.Exhausted, always(failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
 		what: "busy: the proxy has no free file descriptors",
 		why:  "stored objects are still served",
 		next: "try again in a few seconds; the administrator can raise the limit: ulimit -n, LimitNOFILE"})),
@@ -367,11 +367,6 @@ func (x *explained) retryAfter() time.Duration {
 		return 0
 	}
 	return x.upstream.RetryAfter
-}
-
-// isExhausted reports whether this process, or this machine, has no file descriptor left.
-func isExhausted(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // levelOf returns the level at which an error is logged: Error if an administrator must

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/descriptors"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/notfound"
 )
@@ -109,7 +110,7 @@ func absentOr(err error) error {
 // unavailable returns an error that is ErrUnavailable and nothing else: err says nothing about the
 // object. It wraps err only if this process lacks file descriptors.
 func unavailable(err error) error {
-	if isExhausted(err) {
+	if descriptors.Exhausted(err) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, syscall.EMFILE)
 	}
 	return fmt.Errorf("%w: %s", ErrUnavailable, printable(err.Error()))

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+
+	"github.com/assay-proxy/assay/internal/descriptors"
 )
 
 // endpoint is the address of an upstream, with its credentials. It creates the errors of the
@@ -102,7 +104,7 @@ func (e *endpoint) broken(ctx context.Context, path string, err error) *failure 
 		return e.timeout(path, cause.Error())
 	case cause != nil:
 		return e.canceled(path, cause)
-	case isExhausted(err):
+	case descriptors.Exhausted(err):
 		return e.fail(path, outcomeUnavailable, fmt.Errorf("%w: %w", ErrUnavailable, syscall.EMFILE)).innocent()
 	case !errors.As(err, &away) && errors.As(err, &network) && network.Timeout():
 		return e.timeout(path, e.clean(err.Error()))

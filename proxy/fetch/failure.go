@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"strings"
 	"syscall"
 )
 
@@ -49,16 +47,6 @@ var (
 	errOpen    = errors.New("its circuit breaker is open: recent requests got no answer")
 	errCrowded = errors.New("too many requests wait for this host") // of a last attempt
 )
-
-// isExhausted reports whether err means that this process or this machine has no file descriptor
-// left. The resolver says it only in its text.
-func isExhausted(err error) bool {
-	var dns *net.DNSError
-	if errors.As(err, &dns) && (strings.Contains(dns.Err, syscall.EMFILE.Error()) || strings.Contains(dns.Err, syscall.ENFILE.Error())) {
-		return true
-	}
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
-}
 
 // isOurs reports whether err, of connecting, says something about this machine, and nothing about
 // the upstream.

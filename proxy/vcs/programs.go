@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/descriptors"
 	"github.com/assay-proxy/assay/internal/memory"
-	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
 // watchEvery is how often the size of a clone is measured while a command works in it.
@@ -93,7 +93,7 @@ func (p *programs) run(ctx context.Context, c command) ([]byte, error) {
 	if errors.As(err, &exit) && exit.Exited() {
 		return out.Bytes(), &exited{exit.ExitCode(), errOut.String()}
 	}
-	if guard.IsExhausted(err) {
+	if descriptors.Exhausted(err) {
 		return out.Bytes(), err // no fault of the program
 	}
 	if err != nil {

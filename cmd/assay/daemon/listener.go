@@ -1,16 +1,16 @@
 package daemon
 
 import (
-	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-proxy/assay/internal/descriptors"
 )
 
 // listener is a net.Listener that keeps descriptors for the rest of the program: fetches, writes
@@ -55,12 +55,12 @@ func (l *listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		short := false
-		if exhausted(err) && l.spare.give() {
+		if descriptors.Exhausted(err) && l.spare.give() {
 			conn, err = l.Listener.Accept()
 			short = !l.spare.take()
 		}
 		if err != nil {
-			if exhausted(err) {
+			if descriptors.Exhausted(err) {
 				l.spare.take()
 				l.logRefusal("no free file descriptor for a connection")
 			}
@@ -112,12 +112,6 @@ func (l *listener) Close() error {
 	l.refusals.end()
 	l.spare.give()
 	return l.Listener.Close()
-}
-
-// exhausted reports whether err means that no descriptors are left, for this process or on this
-// machine.
-func exhausted(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // spareDescriptor is a descriptor that can be released to accept a connection and respond that

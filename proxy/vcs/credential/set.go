@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/assay-proxy/assay/internal/descriptors"
 	"github.com/assay-proxy/assay/internal/egress"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
@@ -168,7 +169,7 @@ func (s *Set) unusable(u *url.URL, err error) error {
 		return err
 	}
 	s.log.Error("credential cannot be used", "host", u.Host, "err", err)
-	if guard.IsExhausted(err) {
+	if descriptors.Exhausted(err) {
 		return &guard.HostError{Host: u.Host, Err: fmt.Errorf("%w: a credential: %w", guard.ErrUnavailable, syscall.EMFILE)}
 	}
 	return &guard.HostError{Host: u.Host, Err: fmt.Errorf("%w: the credential cannot be read; see the proxy's log", guard.ErrCredential)}

@@ -8,9 +8,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"syscall"
 
+	"github.com/assay-proxy/assay/internal/descriptors"
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
@@ -86,7 +86,7 @@ func (e *unreachableError) Error() string {
 
 // Unwrap tells a lack of file descriptors, which says nothing about any host.
 func (e *unreachableError) Unwrap() []error {
-	if IsExhausted(e.err) {
+	if descriptors.Exhausted(e.err) {
 		return []error{ErrUnavailable, syscall.EMFILE}
 	}
 	return []error{ErrUnavailable}
@@ -100,14 +100,4 @@ func Hidden(err error) error {
 		return unreachable.err
 	}
 	return nil
-}
-
-// IsExhausted reports whether err says that this process or this machine has no file
-// descriptor left. The resolver says it only in its text.
-func IsExhausted(err error) bool {
-	var dns *net.DNSError
-	if errors.As(err, &dns) && (strings.Contains(dns.Err, syscall.EMFILE.Error()) || strings.Contains(dns.Err, syscall.ENFILE.Error())) {
-		return true
-	}
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
