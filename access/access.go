@@ -1,9 +1,8 @@
-// Package access says who a request is from: basic authentication from an
-// htpasswd file, bearer tokens, OIDC tokens of CI jobs, client certificates.
+// Package access identifies the client of a request: by basic authentication from an htpasswd file,
+// bearer tokens, OIDC tokens of CI jobs, or client certificates.
 //
-// It returns a name and groups; the caller decides what they may do. It answers no
-// request itself. The text of its errors is for the log only: in an answer it would
-// reveal which users exist.
+// It returns a name and groups; the caller decides what they may do. It writes no response itself.
+// The text of its errors is for the log only: in a response it would reveal which users exist.
 package access
 
 import (
@@ -41,23 +40,22 @@ type Config struct {
 	// the token is refused. "" = none.
 	OIDC string
 
-	// Certificates says that a client certificate which crypto/tls has verified
-	// (VerifiedChains) names the client: by its first DNS name, else by its common
-	// name.
+	// Certificates makes a client certificate that crypto/tls has verified (VerifiedChains)
+	// identify the client: by its first DNS name, or else by its common name.
 	Certificates bool
 
 	// Remote returns the address for which wrong passwords are counted. nil = the
 	// host of RemoteAddr, which behind a reverse proxy is the proxy's.
 	Remote func(*http.Request) string
 
-	// Client asks OIDC issuers. nil = one with timeouts of 10 s.
+	// Client sends requests to OIDC issuers. nil = one with timeouts of 10 s.
 	Client *http.Client
 
-	// Logger gets a line when a file changes. nil = discard.
+	// Logger logs changes of the files. nil = discard.
 	Logger *slog.Logger
 }
 
-// An Authenticator identifies requests. It can be used by many goroutines.
+// An Authenticator identifies requests. Its methods may be called concurrently.
 type Authenticator struct {
 	certificates bool
 	remote       func(*http.Request) string

@@ -23,7 +23,7 @@ import (
 	"github.com/assay-proxy/assay/access"
 )
 
-// write makes a file for the owner alone and returns its name.
+// write creates a file that only its owner may read, and returns its name.
 func write(t testing.TB, name, text string) string {
 	t.Helper()
 	if !filepath.IsAbs(name) {
@@ -69,7 +69,7 @@ func basic(user, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
-// wantIdentity checks who a header is from. The groups are one text.
+// wantIdentity checks the identity for a header. The groups are one text.
 func wantIdentity(t testing.TB, a *access.Authenticator, authorization, kind, name, groups string) {
 	t.Helper()
 	id, err := a.Identify(request(t, authorization))
@@ -178,7 +178,7 @@ func TestMalformedHeaders(t *testing.T) {
 		"Digest " + secretBytes:                "neither Basic nor Bearer",
 		"Basic " + secretBytes + "!":           "not base64",
 		"Basic " + secretBytes + "==":          "not base64",
-		"Basic YR==":                           "not base64", // a with stray bits
+		"Basic YR==":                           "not base64", // a with extra bits
 		"Basic " + secretBytes:                 "no colon",
 		basic("alice", "sec\x00ret"):           "NUL",
 		basic("ali\x00ce", "secret"):           "NUL",
@@ -315,8 +315,8 @@ func TestFilesThatAreNone(t *testing.T) {
 	}
 }
 
-// A new version of any file is in force after a second, a broken one is not, and
-// is logged once.
+// A new version of any file takes effect within a second; a broken one does not, and is logged
+// once.
 func TestFilesChange(t *testing.T) {
 	t.Parallel() // it sleeps
 	dir := t.TempDir()
@@ -334,7 +334,7 @@ func TestFilesChange(t *testing.T) {
 	write(t, htpasswd, entry(t, "alice", "two", 4)+entry(t, "bob", "three", 5))
 	write(t, groups, "dev ops\n")
 	time.Sleep(1100 * time.Millisecond)
-	wantRefused(t, a, basic("alice", "one"), "wrong password") // though it was remembered
+	wantRefused(t, a, basic("alice", "one"), "wrong password") // although it was remembered
 	wantIdentity(t, a, basic("alice", "two"), "basic", "alice", "dev")
 	wantIdentity(t, a, basic("bob", "three"), "basic", "bob", "dev,ops")
 	wantIdentity(t, a, "Bearer "+secret, "token", "ci", "build")
@@ -371,7 +371,7 @@ func TestReload(t *testing.T) {
 	}
 	wantIdentity(t, a, basic("alice", "two"), "basic", "alice", "ops")
 
-	// All or nothing: the good file does not count either.
+	// All or nothing: the valid file does not take effect either.
 	write(t, htpasswd, entry(t, "alice", "three", 4))
 	write(t, groups, "ops alice\n")
 	if err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), groups+": line 1") {

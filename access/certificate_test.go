@@ -20,7 +20,7 @@ import (
 	"github.com/assay-proxy/assay/access"
 )
 
-// An authority is a certificate authority made for a test.
+// An authority is a certificate authority for a test.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -64,13 +64,13 @@ func (a authority) issue(t testing.TB, until time.Time, commonName string, dnsNa
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// answer is what Identify said of a request.
+// answer is the result of Identify for a request.
 type answer struct {
 	id  access.Identity
 	err error
 }
 
-// tlsServer serves TLS and hands over what an authenticator says of requests.
+// tlsServer serves TLS and returns what an authenticator says of requests.
 func tlsServer(t testing.TB, a *access.Authenticator, clients authority, mode tls.ClientAuthType) (*httptest.Server, <-chan answer) {
 	t.Helper()
 	answers := make(chan answer, 1)
@@ -81,7 +81,7 @@ func tlsServer(t testing.TB, a *access.Authenticator, clients authority, mode tl
 	pool := x509.NewCertPool()
 	pool.AddCert(clients.certificate)
 	s.TLS = &tls.Config{ClientAuth: mode, ClientCAs: pool}
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that fail, on purpose
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that fail on purpose
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s, answers
@@ -93,7 +93,7 @@ func call(t testing.TB, s *httptest.Server, certificate *tls.Certificate, author
 	transport := s.Client().Transport.(*http.Transport).Clone()
 	defer transport.CloseIdleConnections()
 	if certificate != nil {
-		// Whatever the server says whose certificates it wants.
+		// Whatever certificates the server requests.
 		transport.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate, nil }
 	}
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL, nil)
@@ -162,7 +162,8 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// What crypto/tls has not verified, or nobody wants, is no credential.
+// A certificate that crypto/tls has not verified, or that the configuration does not accept, is not
+// a credential.
 func TestCertificatesThatDoNotCount(t *testing.T) {
 	t.Parallel()
 	clients := newAuthority(t)
@@ -184,7 +185,7 @@ func TestCertificatesThatDoNotCount(t *testing.T) {
 	}
 }
 
-// A connection can live longer than the certificate that it was made with.
+// A connection can outlive the certificate with which it was made.
 func TestCertificateExpiresWhileConnected(t *testing.T) {
 	t.Parallel()
 	clients := newAuthority(t)

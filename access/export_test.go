@@ -8,14 +8,14 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// CountWork returns a counter of the work that passwords cost from now on, in
-// rounds of bcrypt: 2^cost for each.
+// CountWork returns a counter of the work for passwords from now on, in rounds of bcrypt: 2^cost
+// for each.
 func CountWork(a *Authenticator) *atomic.Int64 {
 	work, hash := new(atomic.Int64), a.passwords.hash
 	a.passwords.hash = func(h, password []byte) error {
 		cost, err := bcrypt.Cost(h)
 		if err != nil {
-			panic(err) // then it would do no work
+			panic(err) // a hash without a cost would need no work
 		}
 		work.Add(1 << cost)
 		return hash(h, password)
@@ -23,7 +23,7 @@ func CountWork(a *Authenticator) *atomic.Int64 {
 	return work
 }
 
-// NoWork makes every password wrong, at once.
+// NoWork makes every password wrong, immediately.
 func NoWork(a *Authenticator) {
 	a.passwords.hash = func([]byte, []byte) error { return bcrypt.ErrMismatchedHashAndPassword }
 }
@@ -36,7 +36,7 @@ func SlowWork(a *Authenticator, each time.Duration) {
 	}
 }
 
-// Addresses returns of how many addresses something is known.
+// Addresses returns the number of addresses in the table.
 func Addresses(a *Authenticator) int {
 	a.passwords.guard.mu.Lock()
 	defer a.passwords.guard.mu.Unlock()
@@ -51,7 +51,7 @@ func Remembered(a *Authenticator) int {
 	return len(all.judged)
 }
 
-// Reload puts the files into force as they are now, or changes nothing.
+// Reload puts the current files into force, or changes nothing.
 func (a *Authenticator) Reload(ctx context.Context) error {
 	commit, err := a.Prepare(ctx)
 	if err == nil {

@@ -17,7 +17,7 @@ import (
 // maxFile bounds what is read. A hundred thousand users have 8 MB.
 const maxFile = 64 << 20
 
-// What others may not be allowed to do with a file.
+// Permissions that others must not have for a file.
 const (
 	othersAny   fs.FileMode = 0o007
 	othersWrite fs.FileMode = 0o002
@@ -26,14 +26,14 @@ const (
 // watched is a file that is parsed again when it changes.
 type watched[T any] struct {
 	name      string // "" = none: the content is the zero T
-	what      string // for messages
+	what      string // its name in messages
 	forbidden fs.FileMode
-	optional  bool // it may be missing, which is the same as empty
+	optional  bool // it may be missing, which means empty
 	parse     func([]byte) (T, error)
 }
 
-// watch returns what the file has. What cannot be read or parsed leaves the last good
-// content in place.
+// watch returns the content of the file, and follows its changes. An unreadable or malformed file
+// leaves the last good content in force.
 func (w watched[T]) watch(log *slog.Logger) *watch.Value[T] {
 	files := watch.Files[T]{
 		Load:    w.load,
@@ -48,7 +48,7 @@ func (w watched[T]) watch(log *slog.Logger) *watch.Value[T] {
 	return watch.New(files)
 }
 
-// load returns the file's content, and the sum of its bytes, which may have secrets.
+// load returns the file's content, and a checksum of its bytes, which may contain secrets.
 func (w watched[T]) load() (content T, sum string, err error) {
 	data, _, err := readFile(w.name, w.forbidden)
 	if w.optional && errors.Is(err, fs.ErrNotExist) {
@@ -64,10 +64,10 @@ func (w watched[T]) load() (content T, sum string, err error) {
 	return content, string(hash[:]), nil
 }
 
-// readFile returns the content of a regular file with which others cannot do what
-// is forbidden.
+// readFile returns the content of a regular file for which others do not have the forbidden
+// permissions.
 func readFile(name string, forbidden fs.FileMode) ([]byte, fs.FileInfo, error) {
-	// Before it is opened: to open a pipe can take forever.
+	// Before opening it: opening a pipe can block forever.
 	if info, err := os.Stat(name); err != nil {
 		return nil, nil, withoutName(err)
 	} else if !info.Mode().IsRegular() {
@@ -95,7 +95,7 @@ func readFile(name string, forbidden fs.FileMode) ([]byte, fs.FileInfo, error) {
 	return data, info, nil
 }
 
-// withoutName takes the name off an error of package os that the caller says.
+// withoutName removes the name from an error of package os, because the caller adds it.
 func withoutName(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {
@@ -104,7 +104,7 @@ func withoutName(err error) error {
 	return err
 }
 
-// checkMode refuses a file that others on the machine can read or change.
+// checkMode refuses a file that other users of the machine can read or change.
 func checkMode(name string, info fs.FileInfo, forbidden fs.FileMode) error {
 	switch bits := info.Mode() & forbidden; {
 	case runtime.GOOS == "windows" || bits == 0:
@@ -116,8 +116,8 @@ func checkMode(name string, info fs.FileInfo, forbidden fs.FileMode) error {
 	}
 }
 
-// eachLine calls visit with each line that is neither empty nor a comment, and
-// adds the number of the line to its error.
+// eachLine calls visit with each line that is neither empty nor a comment, and adds the number of
+// the line to its error.
 func eachLine(data []byte, visit func(line string) error) error {
 	number := 0
 	for line := range bytes.Lines(data) {

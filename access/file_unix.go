@@ -10,9 +10,9 @@ import (
 	"syscall"
 )
 
-// lockFile waits for the lock of a file, which ends with the file or the process.
-// The file stays: to remove it would let a third one lock a new file beside the
-// second process, which waits for the old one.
+// lockFile waits for the lock of a file, which is released when the file is closed or the process
+// ends. The file stays: if it were removed, a third process could lock a new file beside a second
+// process that waits for the old one.
 func lockFile(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -32,8 +32,8 @@ func lockFile(name string) (*os.File, error) {
 	return f, nil
 }
 
-// inherit gives f the mode and owner of the file it will replace. A new file that
-// root makes belongs to the owner of the directory: that is the server's user.
+// inherit gives f the mode and owner of the file that it will replace. A new file that root creates
+// gets the owner of the directory: that is the server's user.
 func inherit(f *os.File, dir string, old fs.FileInfo) error {
 	from := old
 	if old != nil {

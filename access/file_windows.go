@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lockFile waits for the lock of a file, which ends with the file or the process.
+// lockFile waits for the lock of a file, which is released when the file is closed or the process
+// ends.
 func lockFile(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

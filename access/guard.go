@@ -11,17 +11,18 @@ import (
 )
 
 const (
-	// guesses is how many wrong passwords an address has, and guessWindow the
-	// time in which it gets them all back, one after the other: a person who
-	// mistypes is never slowed, a program has 14 400 guesses a day.
+	// guesses is how many wrong passwords an address has, and guessWindow the time in which it gets
+	// them all back, one after the other: a user who mistypes is never slowed, a program has 14,400
+	// guesses a day.
 	guesses     = 10
 	guessWindow = time.Minute
-	// wrongKept is how many wrong passwords of an address are told from new ones.
+	// wrongKept is how many wrong passwords of an address are remembered, so that repeating them
+	// does not count.
 	wrongKept = 4
 	// maxAddresses bounds the table, at about 20 MB.
 	maxAddresses = 1 << 16
-	// evictAmong is how many rows of a full table are compared for the one to
-	// drop. To choose the best of all would make each new address expensive.
+	// evictAmong is how many rows of a full table are compared to choose the one to drop. Comparing
+	// all of them would make each new address expensive.
 	evictAmong = 16
 )
 
@@ -31,14 +32,13 @@ type bucket struct {
 	at    time.Time
 }
 
-// levelAt returns what is left at now if max events are forgotten in window.
+// levelAt returns the remaining level at now if max events are forgotten in window.
 func (b bucket) levelAt(now time.Time, max float64, window time.Duration) float64 {
 	forgotten := max * float64(now.Sub(b.at)) / float64(window)
 	return math.Max(0, b.level-math.Max(0, forgotten))
 }
 
-// wait returns how long it takes until there is room for one more event, 0 if
-// there is.
+// wait returns how long it takes until there is room for one more event, 0 if there is room.
 func (b bucket) wait(now time.Time, max float64, window time.Duration) time.Duration {
 	over := b.levelAt(now, max, window) - (max - 1)
 	if over < 1e-9 { // rounding
@@ -52,16 +52,16 @@ func (b *bucket) add(now time.Time, max float64, window time.Duration) {
 	*b = bucket{b.levelAt(now, max, window) + 1, now}
 }
 
-// attempt stands for a user, a password and the hash it was compared with.
+// attempt identifies a user, a password and the hash with which it was compared.
 type attempt [sha256.Size]byte
 
-// guard slows down clients that guess passwords. Those from one site are tried one
-// after the other, so that a thousand at once are still ten guesses, and a site with
-// many addresses does not delay the log-ins of all others. The same password again is
-// not a guess: a go command with an old password sends it twice for each file, and
-// must not slow down the other clients at its address.
+// guard slows down clients that guess passwords. Passwords from one site are tried one after the
+// other, so that a thousand concurrent ones are still ten guesses, and a site with many addresses
+// does not delay the logins of all others. The same password again is not a guess: a go command
+// with an old password sends it twice for each file, and must not slow down the other clients at
+// its address.
 type guard struct {
-	mu   sync.Mutex      // guards rows and what is in them
+	mu   sync.Mutex      // guards rows and their contents
 	rows map[string]*row // of addresses, and of sites with many addresses
 }
 
@@ -69,10 +69,10 @@ type row struct {
 	turn   chan struct{} // of a site: holds one element while one of its passwords is tried
 	users  int           // calls between enter and leave; such a row is not dropped
 	failed bucket
-	wrong  []attempt // the last ones
+	wrong  []attempt // the last wrong ones
 }
 
-// knows reports whether the same was wrong from the same address before.
+// knows reports whether the same attempt was wrong from the same address before.
 func (g *guard) knows(address string, a attempt) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -80,9 +80,8 @@ func (g *guard) knows(address string, a attempt) bool {
 	return r != nil && slices.Contains(r.wrong, a)
 }
 
-// enter waits until a password from the address may be tried. The caller then
-// calls leave, and says whether it was wrong. The error is a *SlowedError, or
-// wraps ErrUnavailable if ctx ended.
+// enter waits until a password from the address may be tried. The caller then calls leave with the
+// result. The error is a *SlowedError, or wraps ErrUnavailable if ctx ended.
 func (g *guard) enter(ctx context.Context, address string, a attempt) (leave func(wrong bool), err error) {
 	key, site := addressKey(address), siteKey(address)
 	r, queue := g.hold(key), g.hold(site)
@@ -100,7 +99,7 @@ func (g *guard) enter(ctx context.Context, address string, a attempt) (leave fun
 		release()
 		return nil, unavailable("the request ended before its password was tried: %w", context.Cause(ctx))
 	}
-	if err := g.slowed(r); err != nil { // by those that were tried before
+	if err := g.slowed(r); err != nil { // by passwords that were tried before
 		<-queue.turn
 		release()
 		return nil, err
@@ -110,7 +109,7 @@ func (g *guard) enter(ctx context.Context, address string, a attempt) (leave fun
 			g.fail(r, a)
 		}
 		release()
-		<-queue.turn // all is noted before the next one is tried
+		<-queue.turn // the next one is tried only when everything is noted
 	}, nil
 }
 
@@ -133,7 +132,7 @@ func (g *guard) slowed(r *row) error {
 	return nil
 }
 
-// hold returns the row of an address, which stays until release.
+// hold returns the row of an address, and keeps it until release.
 func (g *guard) hold(key string) *row {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -158,8 +157,8 @@ func (g *guard) release(key string, r *row) {
 	}
 }
 
-// evict drops the row with the fewest failures of a few. Rows in use stay; there
-// are as many of them as requests. The caller holds mu.
+// evict drops the row with the fewest failures among a few. Rows in use stay; there are at most as
+// many of them as requests. The caller holds mu.
 func (g *guard) evict() {
 	now := time.Now()
 	best, least, compared := "", math.Inf(1), 0
@@ -176,12 +175,12 @@ func (g *guard) evict() {
 	}
 }
 
-// addressKey returns what failures are counted for. A customer has a /64 of IPv6
-// at least, so its single addresses mean nothing.
+// addressKey returns the key under which failures are counted. An IPv6 customer has at least a /64,
+// so single addresses mean nothing.
 func addressKey(address string) string { return prefixKey(address, 64) }
 
-// siteKey returns for what passwords are tried one after the other. A customer can have
-// a /48 of IPv6, and with it 65,536 addresses.
+// siteKey returns the key for which passwords are tried one after the other. A customer can have an
+// IPv6 /48, and with it 65,536 addresses.
 func siteKey(address string) string { return prefixKey(address, 48) }
 
 func prefixKey(address string, bits int) string {
@@ -193,6 +192,6 @@ func prefixKey(address string, bits int) string {
 	if ip.Is4() {
 		return ip.String()
 	}
-	prefix, _ := ip.Prefix(bits) // fits
+	prefix, _ := ip.Prefix(bits) // bits are in range
 	return prefix.String()
 }

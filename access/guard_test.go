@@ -22,7 +22,7 @@ func from(t testing.TB, a *access.Authenticator, address, authorization string) 
 	return a.Identify(r)
 }
 
-// wantSlowed checks that a password is not looked at, and for how long.
+// wantSlowed checks that a password is not tried, and how long the client must wait.
 func wantSlowed(t testing.TB, a *access.Authenticator, address, authorization string, wait time.Duration) {
 	t.Helper()
 	_, err := from(t, a, address, authorization)
@@ -36,10 +36,10 @@ func wantSlowed(t testing.TB, a *access.Authenticator, address, authorization st
 	}
 }
 
-// guess returns a header with a password that nobody has tried.
+// guess returns a header with a password that was not tried before.
 func guess() string { return basic("alice", rand.Text()) }
 
-// wantTried checks that a password is looked at, and is wrong.
+// wantTried checks that a password is tried, and is wrong.
 func wantTried(t testing.TB, a *access.Authenticator, address, authorization string) {
 	t.Helper()
 	if _, err := from(t, a, address, authorization); !errors.Is(err, access.ErrRefused) || errors.Is(err, access.ErrSlowed) {
@@ -63,21 +63,22 @@ func TestBruteForce(t *testing.T) {
 		}
 		work.Store(0)
 		wantSlowed(t, a, "192.0.2.1:2", guess(), 6*time.Second)
-		wantSlowed(t, a, "192.0.2.1:3", basic("alice", "right"), 6*time.Second) // or it could be told
+		wantSlowed(t, a, "192.0.2.1:3", basic("alice", "right"), 6*time.Second) // otherwise a client could tell that it is right
 		wantSlowed(t, a, "192.0.2.1:3", basic("nobody", "x"), 6*time.Second)
 		if n := work.Load(); n != 0 {
 			t.Errorf("%d rounds for passwords that are not looked at", n)
 		}
 		wantTried(t, a, "192.0.2.2:1", guess()) // another address
 
-		// One more every six seconds; a right one costs none.
+		// One more every six seconds; a right password costs none.
 		time.Sleep(6 * time.Second)
 		if id, err := from(t, a, "192.0.2.1:4", basic("alice", "right")); err != nil || id.Name != "alice" {
 			t.Errorf("after six seconds: %v, %v", id, err)
 		}
 		wantTried(t, a, "192.0.2.1:5", guess())
 		wantSlowed(t, a, "192.0.2.1:6", guess(), 6*time.Second)
-		// The right one is remembered, and who knows it is not locked out by others.
+		// The right password is remembered, and other clients cannot lock out a client that knows
+		// it.
 		if _, err := from(t, a, "192.0.2.1:7", basic("alice", "right")); err != nil {
 			t.Errorf("the password that is remembered: %v", err)
 		}
@@ -101,8 +102,8 @@ func TestSlowedError(t *testing.T) {
 	}
 }
 
-// What counts as one address: a customer has 2^64 of IPv6, and an IPv4 address
-// has a second form in it.
+// Which addresses count as one: an IPv6 customer has 2^64 of them, and an IPv4 address has a second
+// form in IPv6.
 func TestAddresses(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -160,7 +161,7 @@ func TestRemoteIsConfigured(t *testing.T) {
 	}
 }
 
-// Fifty guesses at once are ten.
+// Fifty concurrent guesses count as ten.
 func TestBruteForceAtOnce(t *testing.T) {
 	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
@@ -180,7 +181,7 @@ func TestBruteForceAtOnce(t *testing.T) {
 	})
 }
 
-// A site with many addresses delays the log-ins of others by no more than one password.
+// A site with many addresses delays the logins of others by at most one password.
 func TestSiteOfManyAddresses(t *testing.T) {
 	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
@@ -192,15 +193,15 @@ func TestSiteOfManyAddresses(t *testing.T) {
 		time.Sleep(1500 * time.Millisecond)
 		begin := time.Now()
 		wantTried(t, a, "192.0.2.1:1", guess())
-		if took := time.Since(begin); took > 5*time.Second { // alice's hash, and one that is under way; each takes several steps
+		if took := time.Since(begin); took > 5*time.Second { // alice's hash, and a running one; each takes several steps
 			t.Errorf("a log-in from elsewhere took %v", took)
 		}
 		all.Wait()
 	})
 }
 
-// A go command with an old password sends it twice for each file. That is no
-// guessing, and costs the others at its address nothing; a new password does.
+// A go command with an old password sends it twice for each file. That does not count as guessing,
+// and does not slow down other clients at its address; a new password counts.
 func TestTheSameWrongPassword(t *testing.T) {
 	t.Parallel()
 	file := write(t, "htpasswd", entry(t, "alice", "right", 4)+entry(t, "bob", "bobs", 4))
@@ -222,17 +223,17 @@ func TestTheSameWrongPassword(t *testing.T) {
 	if _, err := from(t, a, "192.0.2.1:2", basic("bob", "bobs")); err != nil {
 		t.Errorf("a neighbour: %v", err)
 	}
-	wantTried(t, a, "192.0.2.2:1", basic("alice", "old")) // which says nothing of another address
+	wantTried(t, a, "192.0.2.2:1", basic("alice", "old")) // another address has not sent this password yet
 	if n := work.Load(); n != 4<<4 {
 		t.Errorf("%d hashes, want 4", n>>4)
 	}
-	// When it has become the right one, it is.
+	// When this password becomes the right one, it is accepted.
 	reload(t, a, file, entry(t, "alice", "old", 4)+entry(t, "nobody", "old", 4))
 	wantIdentity(t, a, basic("alice", "old"), "basic", "alice", "")
 	wantIdentity(t, a, basic("nobody", "old"), "basic", "nobody", "")
 }
 
-// Only the last few are known, and to go through more of them is guessing.
+// Only the last few wrong passwords are remembered; repeating more of them counts as guessing.
 func TestManyWrongPasswords(t *testing.T) {
 	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
@@ -244,8 +245,8 @@ func TestManyWrongPasswords(t *testing.T) {
 	})
 }
 
-// Tokens cannot be guessed, so who sends wrong ones is not slowed, nor is who
-// sends good ones from an address that is.
+// Tokens cannot be guessed, so wrong ones do not slow down an address, and good ones are accepted
+// from a slowed address.
 func TestTokensAreNotSlowed(t *testing.T) {
 	t.Parallel()
 	tokens := write(t, "tokens", "")
@@ -265,8 +266,8 @@ func TestTokensAreNotSlowed(t *testing.T) {
 	}
 }
 
-// A flood of addresses does not fill the memory, and does not make the table
-// forget who is guessing.
+// A flood of addresses does not fill the memory, and does not make the table forget the addresses
+// that guess.
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
@@ -285,7 +286,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	})
 }
 
-// An address that has nothing to its charge is not in the table.
+// An address without recent wrong passwords is not in the table.
 func TestAddressesAreForgotten(t *testing.T) {
 	t.Parallel()
 	bruteForce(t, func(t *testing.T, a *access.Authenticator) {
@@ -299,7 +300,7 @@ func TestAddressesAreForgotten(t *testing.T) {
 	})
 }
 
-// Whatever is in the header, it is an identity or a refusal without a part of it.
+// For any header, the result is an identity, or a refusal that contains no part of the header.
 func FuzzAuthorization(f *testing.F) {
 	tokens := write(f, "tokens", "")
 	secret := create(f, tokens, access.Token{Name: "ci"})
@@ -333,7 +334,7 @@ func FuzzAuthorization(f *testing.F) {
 	})
 }
 
-// offline is a transport that reaches nobody.
+// offline is a transport whose requests fail.
 type offline struct{}
 
 func (offline) RoundTrip(*http.Request) (*http.Response, error) {

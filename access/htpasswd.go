@@ -19,19 +19,19 @@ import (
 )
 
 const (
-	// rememberPassword is how long a password that was right is not hashed again.
+	// rememberPassword is how long a right password is not hashed again.
 	rememberPassword = 5 * time.Minute
 	// maxCost bounds the time for one password: 16 takes some seconds.
 	maxCost = 16
 )
 
-// htpasswd is the content of such a file.
+// htpasswd is the content of an htpasswd file.
 type htpasswd struct {
 	users map[string]string // bcrypt hashes by name
 	cost  int               // the highest of them
 }
 
-// bcryptHash matches what htpasswd -B writes. The first group is the cost.
+// bcryptHash matches the output of htpasswd -B. The first group is the cost.
 var bcryptHash = regexp.MustCompile(`^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$`)
 
 // parseHtpasswd reads a file of lines name:hash.
@@ -50,7 +50,7 @@ func parseHtpasswd(data []byte) (*htpasswd, error) {
 		case found == nil:
 			return fmt.Errorf("the password of %s is not hashed with bcrypt; set it again with: htpasswd -B FILE %s", user, user)
 		}
-		cost, _ := strconv.Atoi(found[1]) // two digits
+		cost, _ := strconv.Atoi(found[1]) // two digits, so there is no error
 		if cost < bcrypt.MinCost || cost > maxCost {
 			return fmt.Errorf("the password of %s is hashed with a cost of %d; want %d to %d", user, cost, bcrypt.MinCost, maxCost)
 		}
@@ -69,8 +69,8 @@ func parseHtpasswd(data []byte) (*htpasswd, error) {
 // memberships has the groups of each user.
 type memberships map[string][]string
 
-// parseGroups reads a file of lines "group: user user". A group that is there
-// more than once has the members of all its lines.
+// parseGroups reads a file of lines "group: user user". A group with several lines has the members
+// of all of them.
 func parseGroups(data []byte) (memberships, error) {
 	m := memberships{}
 	err := eachLine(data, func(line string) error {
@@ -100,10 +100,9 @@ func parseGroups(data []byte) (memberships, error) {
 	return m, nil
 }
 
-// passwords tries passwords, which is slow on purpose, and remembers those that
-// were right.
+// passwords tries passwords, which is slow on purpose, and remembers the right ones.
 type passwords struct {
-	key   []byte // of the hashes below; a core dump of another process does not help
+	key   []byte // of the hashes below; it differs in each process, so a core dump of another one is of no use
 	guard guard
 	slots chan struct{}                     // one element for each hash that is computed
 	hash  func(hash, password []byte) error // bcrypt.CompareHashAndPassword; tests count it
@@ -125,7 +124,7 @@ func newPasswords() *passwords {
 	return &passwords{
 		key:   key,
 		guard: guard{rows: map[string]*row{}},
-		// Half of the processors are left for those who need no hash.
+		// Half of the processors are left for requests that need no hash.
 		slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		hash:  bcrypt.CompareHashAndPassword,
 		right: map[string]verified{},
@@ -151,12 +150,12 @@ func (p *passwords) check(ctx context.Context, h *htpasswd, address, user, passw
 	if err != nil {
 		return err
 	}
-	if done, err := judged(); done { // by one who had the turn before, often the same client
+	if done, err := judged(); done { // by an earlier request, often of the same client
 		leave(false)
 		return err
 	}
 	right, err := p.compare(ctx, h, user, password)
-	if right { // before the next has its turn
+	if right { // before the next request is tried
 		p.remember(user, verified{mac, h.users[user], time.Now().Add(rememberPassword)})
 	}
 	leave(err == nil && !right)
@@ -169,14 +168,13 @@ func (p *passwords) check(ctx context.Context, h *htpasswd, address, user, passw
 // wrong returns the error for a wrong password.
 func (h *htpasswd) wrong(user string) error {
 	if h.users[user] == "" {
-		return refused("unknown user") // whose name may be a password in the wrong place
+		return refused("unknown user") // the name may be a password in the wrong place
 	}
 	return refused("wrong password for %s", user)
 }
 
-// compare hashes the password. It does the same work for a user there is not, and
-// for one whose hash has a lower cost than others, or else the time would tell
-// who there is.
+// compare hashes the password. It does the same work for an unknown user, and for one whose hash
+// has a lower cost than others; otherwise the time would reveal which users exist.
 func (p *passwords) compare(ctx context.Context, h *htpasswd, user, password string) (right bool, err error) {
 	select {
 	case p.slots <- struct{}{}:
@@ -192,7 +190,7 @@ func (p *passwords) compare(ctx context.Context, h *htpasswd, user, password str
 	if p.hash([]byte(hash), []byte(password)) == nil {
 		return true, nil
 	}
-	// Each step doubles the work, so all from this cost on are what is missing.
+	// Each step doubles the work, so the steps from this cost on add up to the missing work.
 	cost, _ := bcrypt.Cost([]byte(hash)) // parsed
 	for ; cost < h.cost; cost++ {
 		p.hash(nobody(cost), []byte(password))
@@ -205,11 +203,11 @@ func nobody(cost int) []byte {
 	return fmt.Appendf(nil, "$2a$%02d$%s", cost, strings.Repeat(".", 53))
 }
 
-// mac stands for a user, a password and more in memory. The key is of this
-// process, so that it cannot be looked for in lists of hashes.
+// mac returns the key under which a user, a password and more are in memory. It is keyed by this
+// process, so that it cannot be found in lists of hashes.
 func (p *passwords) mac(parts ...string) [sha256.Size]byte {
 	h := hmac.New(sha256.New, p.key)
-	h.Write([]byte(strings.Join(parts, "\x00"))) // none contains a NUL
+	h.Write([]byte(strings.Join(parts, "\x00"))) // no part contains a NUL
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
@@ -227,8 +225,8 @@ func (p *passwords) remembered(h *htpasswd, user string, mac [sha256.Size]byte) 
 	return hmac.Equal(v.mac[:], mac[:])
 }
 
-// remember keeps one password for each user, so the map has no more elements
-// than the file ever had users.
+// remember keeps one password for each user, so the map has no more elements than the file ever had
+// users.
 func (p *passwords) remember(user string, v verified) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/assay-proxy/assay/access"
 )
 
-// reload writes a new version of a file and puts it in force.
+// reload writes a new version of a file and puts it into force.
 func reload(t testing.TB, a *access.Authenticator, file, text string) {
 	t.Helper()
 	write(t, file, text)
@@ -24,13 +24,13 @@ func reload(t testing.TB, a *access.Authenticator, file, text string) {
 
 func TestPasswords(t *testing.T) {
 	t.Parallel()
-	long := strings.Repeat("ä", 36) // 72 bytes, all that bcrypt looks at
+	long := strings.Repeat("ä", 36) // 72 bytes, the limit of bcrypt
 	text := entry(t, "alice", "correct horse", 4) +
 		strings.Replace(entry(t, "bob", "pass:word", 4), "$2a$", "$2y$", 1) +
 		strings.Replace(entry(t, "carol", "", 4), "$2a$", "$2b$", 1) +
 		"# comment\n\n  " + entry(t, "dän", long, 4)
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", strings.ReplaceAll(text, "\n", "\r\n"))})
-	for range 2 { // hashed, and remembered
+	for range 2 { // hashed, then remembered
 		wantIdentity(t, a, basic("alice", "correct horse"), "basic", "alice", "")
 		wantIdentity(t, a, basic("bob", "pass:word"), "basic", "bob", "")
 		wantIdentity(t, a, basic("carol", ""), "basic", "carol", "")
@@ -59,16 +59,16 @@ func TestGroups(t *testing.T) {
 	if !id.In("ops") || id.In("empty") || id.In("") || id.In("de") {
 		t.Errorf("%+v", id)
 	}
-	_ = append(id.Groups, "root") // must not end up in another's
+	_ = append(id.Groups, "root") // must not change the groups of another identity
 	wantIdentity(t, a, basic("bob", "b"), "basic", "bob", "dev,ops")
-	// A token is in the groups of its own line only.
+	// A token has only the groups of its own line.
 	tokens := write(t, "tokens", "")
 	secret := create(t, tokens, access.Token{Name: "bob", Groups: []string{"build"}})
 	wantIdentity(t, newAuthenticator(t, access.Config{Groups: groups, Tokens: tokens}), "Bearer "+secret, "token", "bob", "build")
 }
 
-// Whether there is a user, and whose hash is cheap, cannot be told from the work:
-// a refusal always costs as much as the dearest hash.
+// The work reveals neither whether a user exists nor whose hash is cheap: a refusal always costs as
+// much as the most expensive hash.
 func TestRefusalsCostTheSame(t *testing.T) {
 	t.Parallel()
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", entry(t, "cheap", "x", 4)+entry(t, "dear", "x", 7))})
@@ -106,10 +106,10 @@ func TestPasswordIsRemembered(t *testing.T) {
 		}
 		ask("alice", "one", 1)
 		ask("alice", "one", 0)
-		ask("bob", "one", 1) // what is right for another
+		ask("bob", "one", 1) // the right password of another user
 		ask("alice", "two", 1)
 		ask("alice", "three", 1)
-		ask("alice", "one", 0) // still, whatever else was tried
+		ask("alice", "one", 0) // still remembered, whatever else was tried
 		time.Sleep(5*time.Minute - time.Millisecond)
 		ask("alice", "one", 0)
 		time.Sleep(time.Millisecond)
@@ -124,7 +124,7 @@ func TestPasswordIsForgotten(t *testing.T) {
 	file := write(t, "htpasswd", alice)
 	a := newAuthenticator(t, access.Config{Htpasswd: file})
 	wantIdentity(t, a, basic("alice", "one"), "basic", "alice", "")
-	reload(t, a, file, alice+entry(t, "bob", "two", 4)) // not her line
+	reload(t, a, file, alice+entry(t, "bob", "two", 4)) // her line has not changed
 	work := access.CountWork(a)
 	wantIdentity(t, a, basic("alice", "one"), "basic", "alice", "")
 	if n := work.Load(); n != 0 {
@@ -135,11 +135,11 @@ func TestPasswordIsForgotten(t *testing.T) {
 	reload(t, a, file, entry(t, "alice", "two", 4))
 	wantRefused(t, a, basic("alice", "one"), "wrong password")
 	wantIdentity(t, a, basic("alice", "two"), "basic", "alice", "")
-	reload(t, a, file, alice) // as it was: what was remembered then is gone
+	reload(t, a, file, alice) // as before; the remembered password is forgotten
 	wantRefused(t, a, basic("alice", "two"), "wrong password")
 }
 
-// A client that opens forty connections at once costs one hash.
+// A client that opens forty connections at once causes one hash.
 func TestPasswordOfManyAtOnce(t *testing.T) {
 	t.Parallel()
 	a := newAuthenticator(t, access.Config{Htpasswd: write(t, "htpasswd", entry(t, "alice", "one", 6))})
@@ -160,7 +160,7 @@ func TestPasswordOfARequestThatEnded(t *testing.T) {
 	work := access.CountWork(a)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("gone"))
-	for range 40 { // at random it may have a turn; then it is an answer like any other
+	for range 40 { // select chooses at random, so one may be tried; then it gets a normal answer
 		id, err := a.Identify(request(t, guess()).WithContext(ctx))
 		if err == nil || !id.Anonymous() || errors.Is(err, access.ErrUnavailable) && !strings.Contains(err.Error(), "gone") {
 			t.Fatalf("%+v, %v", id, err)
@@ -171,7 +171,7 @@ func TestPasswordOfARequestThatEnded(t *testing.T) {
 	}
 }
 
-// The dearest hash that is accepted is; to compute it would take seconds.
+// The most expensive accepted hash is accepted; computing it would take seconds.
 func TestCostLimits(t *testing.T) {
 	t.Parallel()
 	hash := entry(t, "alice", "one", 4)
@@ -184,7 +184,7 @@ func TestCostLimits(t *testing.T) {
 	}
 }
 
-// No file makes the parser panic, or accept an empty name; no hash is in an error.
+// No file makes the parser panic, or accept an empty name; no error contains a hash.
 func FuzzHtpasswd(f *testing.F) {
 	hash := "$2a$04$" + strings.Repeat("a", 53)
 	for _, seed := range []string{"", "alice:" + hash + "\n", "alice:" + hash, "# c\n\nalice:" + hash + "\r\nbob:" + hash, ":" + hash, "alice:" + hash + ":x", "a:b:c", "a b:" + hash, "alice:{SHA}x"} {
@@ -206,8 +206,8 @@ func FuzzHtpasswd(f *testing.F) {
 	})
 }
 
-// otherHashes returns the file with the letters of each hash in the other case,
-// but for its version and cost. What was like bcrypt still is, what was not is not.
+// otherHashes returns the file with the letters of each hash in the other case, but for its version
+// and cost. A text is a bcrypt hash afterwards if and only if it was one before.
 func otherHashes(file string) string {
 	other := []byte(file)
 	start := 0
@@ -225,7 +225,7 @@ func otherHashes(file string) string {
 	return string(other)
 }
 
-// Whatever can be read gives good names to good names.
+// A file that can be parsed assigns valid group names to valid user names.
 func FuzzGroups(f *testing.F) {
 	hash := entry(f, "alice", "x", 4)
 	for _, seed := range []string{"", "dev: alice bob\n", "dev: alice\r\nops:alice", "dev:alice\ndev:alice", ":alice", "a b: alice", "-: alice", "a,b: alice", "# dev: alice", "dev alice"} {

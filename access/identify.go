@@ -10,21 +10,21 @@ import (
 	"time"
 )
 
-// maxHeader is the longest Authorization header that is looked at. The tokens of
-// CI systems have 1 to 3 KiB.
+// maxHeader is the length of the longest Authorization header that is read. The tokens of CI
+// systems have 1 to 3 KiB.
 const maxHeader = 8 << 10
 
-// Identify returns who r is from. Without any credential that is the zero
-// Identity and no error. For one that is wrong, expired, malformed or unknown it
-// is the zero Identity and an error that wraps ErrRefused; for one that cannot be
-// judged at present, an error that wraps ErrUnavailable instead. The text says
-// why, for the log, and contains no part of the credential.
+// Identify returns the identity of the client of r. Without any credential that is the zero
+// Identity and no error. For a wrong, expired, malformed or unknown credential it is the zero
+// Identity and an error that wraps ErrRefused; for one that cannot be checked at present, an error
+// that wraps ErrUnavailable instead. The text contains the reason, for the log, and no part of the
+// credential.
 //
-// An Authorization header goes before a client certificate: it is what the
-// client chose for this request, and if it is wrong, the client should know.
+// An Authorization header takes precedence over a client certificate: the client chose it for this
+// request, and must learn that it is wrong.
 //
-// It counts the request, and so it looks once at one that Remember made; later it
-// returns what it returned then.
+// Identify counts the request. If r is from Remember, it checks the credential once, and returns
+// the same result on later calls.
 func (a *Authenticator) Identify(r *http.Request) (Identity, error) {
 	memory, _ := r.Context().Value(memoryKey{}).(*Memory)
 	if memory != nil && memory.Asked {
@@ -41,8 +41,8 @@ func (a *Authenticator) Identify(r *http.Request) (Identity, error) {
 	return id, err
 }
 
-// A Memory is what Identify has found out about one request. It belongs to the
-// goroutine that answers the request.
+// A Memory is the result of Identify for one request. It belongs to the goroutine that handles the
+// request.
 type Memory struct {
 	Asked    bool // whether Identify was called at all
 	Identity Identity
@@ -51,9 +51,8 @@ type Memory struct {
 
 type memoryKey struct{}
 
-// Remember returns r with a Memory, for the caller to read when the request is
-// answered. A request without any credential is anonymous: it is returned as it is,
-// with nil.
+// Remember returns r with a Memory, which the caller reads when the response is written. A request
+// without any credential is anonymous: it is returned unchanged, with nil.
 func Remember(r *http.Request) (*http.Request, *Memory) {
 	if len(r.Header["Authorization"]) == 0 && (r.TLS == nil || len(r.TLS.VerifiedChains) == 0) {
 		return r, nil
@@ -105,12 +104,12 @@ func (a *Authenticator) identifyBearer(r *http.Request, secret string) (id Ident
 	return Identity{}, kindOther, refused("the bearer token is neither a token of this server nor a JWT")
 }
 
-// identifyBasic takes value for a user and a password, or for any user with a
-// token as the password, which is the form that .netrc has.
+// identifyBasic parses value as a user and a password, or as any user with a token as the password,
+// which is the form of .netrc.
 func (a *Authenticator) identifyBasic(r *http.Request, value string) (Identity, string, error) {
 	decoded, err := base64.StdEncoding.Strict().DecodeString(value)
 	if err != nil {
-		return Identity{}, kindBasic, refused("the basic credential is not base64") // the decoder's error has bytes of it
+		return Identity{}, kindBasic, refused("the basic credential is not base64") // the decoder's error contains bytes of the credential
 	}
 	user, password, ok := strings.Cut(string(decoded), ":")
 	switch {
@@ -125,14 +124,14 @@ func (a *Authenticator) identifyBasic(r *http.Request, value string) (Identity, 
 	return id, kindBasic, err
 }
 
-// looksLikeJWT tells a JWT from a password that happens to have two dots: a JWT
-// begins with the base64 of {".
+// looksLikeJWT distinguishes a JWT from a password that happens to contain two dots: a JWT begins
+// with the base64 of {".
 func looksLikeJWT(password string) bool {
 	return strings.HasPrefix(password, "eyJ") && strings.Count(password, ".") == 2
 }
 
-// identifyCertificate names the client by its certificate, which crypto/tls has
-// verified when the connection was made: connections can outlive certificates.
+// identifyCertificate identifies the client by its certificate. crypto/tls verified it when the
+// connection was made, and connections can outlive certificates, so it checks the time again.
 func (a *Authenticator) identifyCertificate(r *http.Request) (Identity, error) {
 	leaf := r.TLS.VerifiedChains[0][0]
 	name := leaf.Subject.CommonName
@@ -160,8 +159,8 @@ func (a *Authenticator) identifyPassword(r *http.Request, user, password string)
 	return Identity{Name: user, Groups: slices.Clip(a.groups.Get()[user]), Kind: kindBasic}, nil
 }
 
-// identifyToken identifies the bearer of one of our tokens. The map is asked for
-// a hash, so the time that it takes says nothing of the secrets in it.
+// identifyToken identifies the bearer of one of our tokens. It looks up a hash in the map, so the
+// time reveals nothing about the secrets.
 func (a *Authenticator) identifyToken(secret string) (Identity, error) {
 	t := a.tokens.Get()[sha256.Sum256([]byte(secret))]
 	switch {

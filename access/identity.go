@@ -47,8 +47,7 @@ const (
 	kindOther       = "other" // a header that is none of these
 )
 
-// An Identity is who a request is from. The zero Identity is an
-// anonymous client.
+// An Identity identifies the client of a request. The zero Identity is an anonymous client.
 type Identity struct {
 	Name   string
 	Groups []string // in no order; shared, so it must not be modified
@@ -76,13 +75,13 @@ func refused(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrRefused, fmt.Errorf(format, args...))
 }
 
-// unavailable returns an error about a credential that could not be judged.
+// unavailable returns an error about a credential that could not be checked.
 func unavailable(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, fmt.Errorf(format, args...))
 }
 
-// maxName is the longest name of a user, a token or a group in bytes. Names go
-// to logs.
+// maxName is the maximum length of the name of a user, a token or a group in bytes. Names are
+// logged.
 const maxName = 255
 
 // goodName reports whether name can be written to a log and to our files: it is
@@ -92,7 +91,7 @@ func goodName(name string) bool {
 		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) })
 }
 
-// none is what our files have in place of a name or a time that there is not.
+// none replaces a missing name or time in our files.
 const none = "-"
 
 // goodGroup reports whether a group can have this name in each of our files.

@@ -20,50 +20,50 @@ import (
 )
 
 const (
-	// issuerTime is how long an issuer may take for an answer.
+	// issuerTime bounds a request to an issuer.
 	issuerTime = 10 * time.Second
-	// discoveryFails is how long a failed discovery is not tried again.
+	// discoveryFails is how long a failed discovery is not repeated.
 	discoveryFails = 3 * time.Second
-	// discoveryAge is when an issuer is discovered again, which also forgets keys
-	// that it has withdrawn.
+	// discoveryAge is when an issuer is discovered again, which also removes keys that it has
+	// withdrawn.
 	discoveryAge = time.Hour
-	// keyFetches is how often in keyWindow the keys are fetched: a token with a key
-	// that is not known makes go-oidc fetch them, and any client can make such a token.
+	// keyFetches is how often the keys are fetched in keyWindow: a token with an unknown key makes
+	// go-oidc fetch them, and any client can make such a token.
 	keyFetches = 4
 	keyWindow  = time.Minute
-	// maxAnswer bounds an answer of an issuer; keys have some KiB.
+	// maxAnswer bounds a response of an issuer; keys have some KiB.
 	maxAnswer = 1 << 20
 )
 
-// algorithms are those with a public key. A token names its own algorithm, and
-// with others the public key would be the secret, or none would be needed.
+// algorithms returns the accepted algorithms, all with a public key. A token names its own
+// algorithm; with others the public key would be the secret, or no key would be needed.
 func algorithms() []string {
 	return []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA}
 }
 
-// issuer verifies the tokens of one issuer. It is discovered when it is needed
-// first, so that a server starts while the issuer is down.
+// issuer verifies the tokens of one issuer. It is discovered when it is first needed, so that a
+// server can start while the issuer is down.
 type issuer struct {
 	issuerTable
 	client     *http.Client // for discovery
-	keysClient *http.Client // for keys, slowed
+	keysClient *http.Client // for keys, rate-limited
 	log        *slog.Logger
 
 	flight singleflight.Group
 
-	mu       sync.Mutex // guards the rest
+	mu       sync.Mutex // guards the fields below
 	keys     *issuerKeys
-	failure  error // of the last discovery, nil if it was good
+	failure  error // of the last discovery, nil if it succeeded
 	failedAt time.Time
 }
 
-// issuerKeys are the keys of an issuer, which go-oidc fetches as it needs them.
+// issuerKeys are the keys of an issuer, which go-oidc fetches when it needs them.
 type issuerKeys struct {
 	oidc.KeySet
 	at time.Time // of the discovery
 }
 
-// due returns when the issuer is to be discovered again.
+// due returns when the issuer must be discovered again.
 func (k *issuerKeys) due() time.Time { return k.at.Add(discoveryAge) }
 
 func newIssuer(table issuerTable, client *http.Client, log *slog.Logger) *issuer {
@@ -72,8 +72,8 @@ func newIssuer(table issuerTable, client *http.Client, log *slog.Logger) *issuer
 	return &issuer{issuerTable: table, client: client, keysClient: &slowed, log: log}
 }
 
-// judge verifies a token. It returns who it is from, and until when that is good
-// without another look: not for longer than the keys, which may be withdrawn.
+// judge verifies a token. It returns the identity, and until when the result is valid: at most as
+// long as the keys, which the issuer may withdraw.
 func (i *issuer) judge(ctx context.Context, token string) (Identity, time.Time, error) {
 	keys, err := i.keySet(ctx)
 	if err != nil {
@@ -96,7 +96,7 @@ func (i *issuer) judge(ctx context.Context, token string) (Identity, time.Time, 
 	return id, until, err
 }
 
-// identity returns what the first rule that matches says.
+// identity returns the identity that the first matching rule gives.
 func (i *issuer) identity(token *oidc.IDToken) (Identity, error) {
 	var raw json.RawMessage
 	if err := token.Claims(&raw); err != nil {
@@ -120,18 +120,18 @@ func (i *issuer) identity(token *oidc.IDToken) (Identity, error) {
 	return Identity{}, refused("token of issuer %s for %s: no rule matches its claims", i.URL, name)
 }
 
-// keySet returns the issuer's keys after a discovery, which concurrent requests
-// share. While an old one is repeated, the keys of before are used.
+// keySet returns the issuer's keys after a discovery, which concurrent requests share. While a
+// discovery is repeated, the previous keys are used.
 func (i *issuer) keySet(ctx context.Context) (*issuerKeys, error) {
 	keys, fresh, err := i.discovered()
 	if fresh || err != nil {
 		return keys, err
 	}
 	done := i.flight.DoChan("", func() (any, error) {
-		// Not for one request alone, so it does not end with it.
+		// Several requests share it, so it does not end with one of them.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), issuerTime)
 		defer cancel()
-		if _, fresh, err := i.discovered(); fresh || err != nil { // by a flight that has just ended
+		if _, fresh, err := i.discovered(); fresh || err != nil { // a discovery that has just ended
 			return nil, err
 		}
 		return nil, i.discover(ctx)
@@ -151,9 +151,8 @@ func (i *issuer) keySet(ctx context.Context) (*issuerKeys, error) {
 	}
 }
 
-// discovered returns the keys that are known, if any, and whether nothing is to
-// be done about them now. It returns the error of a discovery that failed just
-// before.
+// discovered returns the known keys, if any, and whether no discovery is needed now. It returns the
+// error of a discovery that failed recently.
 func (i *issuer) discovered() (keys *issuerKeys, fresh bool, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -164,7 +163,7 @@ func (i *issuer) discovered() (keys *issuerKeys, fresh bool, err error) {
 	return i.keys, failing || i.keys != nil && time.Now().Before(i.keys.due()), nil
 }
 
-// discover asks the issuer where its keys are.
+// discover fetches the location of the issuer's keys.
 func (i *issuer) discover(ctx context.Context) error {
 	var keys oidc.KeySet
 	err := panics.Catch(func() (err error) { // the caller may have left
@@ -200,25 +199,25 @@ func (i *issuer) ask(ctx context.Context) (oidc.KeySet, error) {
 	return oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), i.keysClient), document.Keys), nil
 }
 
-// watchedKeys notes what became of a signature. The verifier hides that in a text,
-// and a token that could not be judged is not one that was refused.
+// watchedKeys records the result of a signature check. The verifier returns it only as a text, and
+// a token that could not be checked must not count as refused.
 type watchedKeys struct {
 	keys    oidc.KeySet
 	asked   bool
 	signed  bool  // by the issuer
-	trouble error // why there are no keys
+	trouble error // why the keys could not be fetched
 }
 
-// VerifySignature implements oidc.KeySet. What kept the set from its keys is
-// wrapped in its error; that a signature is wrong is an error of its own.
+// VerifySignature implements oidc.KeySet. An error of fetching keys wraps its cause; a wrong
+// signature is an error without one.
 func (w *watchedKeys) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	payload, err := w.keys.VerifySignature(ctx, token)
 	w.asked, w.signed, w.trouble = true, err == nil, errors.Unwrap(err)
 	return payload, err
 }
 
-// reason returns why the verifier refused a token. Its own text can quote the
-// token, which is good only where the issuer has signed what is quoted.
+// reason returns why the verifier refused a token. The verifier's text can quote the token, which
+// is acceptable only if the issuer has signed the quoted part.
 func (w *watchedKeys) reason(err error) string {
 	switch {
 	case !w.asked:
@@ -229,8 +228,8 @@ func (w *watchedKeys) reason(err error) string {
 	return err.Error()
 }
 
-// issuerClient returns a client for issuers: with timeouts, answers of bounded
-// length, and https, also behind redirects.
+// issuerClient returns a client for issuers: with timeouts, responses of bounded length, and https,
+// also after redirects.
 func issuerClient(given *http.Client) *http.Client {
 	client := http.Client{}
 	if given != nil {
@@ -246,7 +245,7 @@ func issuerClient(given *http.Client) *http.Client {
 	return &client
 }
 
-// safeTransport refuses what is not safe on its way, and what is not an answer.
+// safeTransport refuses URLs that are not protected in transit, and responses with an error status.
 type safeTransport struct{ base http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
@@ -266,20 +265,20 @@ func (t safeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if len(body) > maxAnswer {
 		return nil, fmt.Errorf("%s answers with more than %d bytes", r.URL.Redacted(), maxAnswer)
 	}
-	if resp.StatusCode >= 400 { // as an error, which is told from a wrong signature
+	if resp.StatusCode >= 400 { // as an error, unlike a wrong signature
 		return nil, fmt.Errorf("%s answers %s", r.URL.Redacted(), resp.Status)
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return resp, nil
 }
 
-// slowTransport repeats the last answer when it is asked too often.
+// slowTransport repeats the last response when there are too many requests.
 type slowTransport struct {
 	base http.RoundTripper
 
-	mu      sync.Mutex // guards the rest
+	mu      sync.Mutex // guards the fields below
 	fetches bucket
-	last    *http.Response // without its body; nil = none yet, or it failed
+	last    *http.Response // without its body; nil = none yet, or the request failed
 	body    []byte
 	err     error
 }
@@ -305,7 +304,7 @@ func (t *slowTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.copyFor(r), nil
 }
 
-// repeat returns the last answer if it is too early for another, else nothing.
+// repeat returns the last response if it is too early for another request, otherwise nil.
 func (t *slowTransport) repeat(r *http.Request) (*http.Response, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -321,7 +320,7 @@ func (t *slowTransport) repeat(r *http.Request) (*http.Response, error) {
 	return nil, nil
 }
 
-// copyFor returns the last answer once more. The caller holds mu.
+// copyFor returns a copy of the last response. The caller holds mu.
 func (t *slowTransport) copyFor(r *http.Request) *http.Response {
 	resp := *t.last
 	resp.Request, resp.Header = r, t.last.Header.Clone()

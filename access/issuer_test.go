@@ -24,7 +24,7 @@ func TestOIDCRotatedKey(t *testing.T) {
 		fresh := newKey(t, "fresh")
 		wantIdentity(t, a, "Bearer "+sign(t, old, i.claims()), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 		token := sign(t, fresh, i.claims())
-		synctest.Wait() // or the next may share the fetch of the one before
+		synctest.Wait() // otherwise the next request may share the fetch of the previous one
 		refusedKey(t, a, token)
 		synctest.Wait()
 		i.setKeys(old, fresh)
@@ -42,8 +42,7 @@ func refusedKey(t testing.TB, a *access.Authenticator, token string) {
 	wantRefused(t, a, "Bearer "+token, "its key is not known to the issuer")
 }
 
-// Anybody can make tokens with a key that is not known; the issuer is not asked
-// for each.
+// Any client can make tokens with an unknown key; they do not cause one request to the issuer each.
 func TestOIDCKeyStorm(t *testing.T) {
 	t.Parallel()
 	key := newKey(t, "1")
@@ -88,11 +87,11 @@ func TestOIDCIssuerIsDown(t *testing.T) {
 		time.Sleep(time.Nanosecond)
 		wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 
-		// What it said before is good while it is down again.
+		// Its earlier response is used while it is down again.
 		i.setAnswer(status(http.StatusBadGateway))
 		wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 		wantIdentity(t, a, "Bearer "+sign(t, key, i.claims("jti", "2")), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
-		synctest.Wait() // or the next may share the fetch of the one before
+		synctest.Wait() // otherwise the next request may share the fetch of the previous one
 		wantUnavailable(t, a, sign(t, newKey(t, "2"), i.claims()), i.URL)
 		if got := counts(t, a); got["oidc unavailable"] != 7 || got["oidc ok"] != 3 {
 			t.Errorf("counted %v", got)
@@ -100,7 +99,7 @@ func TestOIDCIssuerIsDown(t *testing.T) {
 	})
 }
 
-// An issuer that cannot be reached at all.
+// An issuer that cannot be reached.
 func TestOIDCIssuerIsGone(t *testing.T) {
 	t.Parallel()
 	key := newKey(t, "1")
@@ -110,7 +109,7 @@ func TestOIDCIssuerIsGone(t *testing.T) {
 	wantUnavailable(t, a, sign(t, key, i.claims()), "issuer "+i.URL)
 }
 
-// Answers of an issuer that are no reason to believe anything.
+// Responses of an issuer that must not be trusted.
 func TestOIDCIssuerThatLies(t *testing.T) {
 	t.Parallel()
 	key := newKey(t, "1")
@@ -166,7 +165,7 @@ func TestOIDCIssuerThatLies(t *testing.T) {
 	}
 }
 
-// Many requests share one discovery, and none of them waits longer than it wants.
+// Concurrent requests share one discovery, and none of them waits beyond its own context.
 func TestOIDCIssuerIsSlow(t *testing.T) {
 	t.Parallel()
 	key := newKey(t, "1")
@@ -188,7 +187,7 @@ func TestOIDCIssuerIsSlow(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	cancel(errors.New("left"))
-	for range 10 { // the discovery goes on for these
+	for range 10 { // the discovery continues for these requests
 		all.Go(func() { wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", "build") })
 	}
 	time.Sleep(50 * time.Millisecond)
@@ -215,8 +214,7 @@ func TestOIDCTokenExpires(t *testing.T) {
 	})
 }
 
-// inBubble is a client that reaches an issuer without a network, so that hours
-// pass in no time.
+// inBubble is a client that calls an issuer without a network, so that hours pass in no time.
 type inBubble struct{ http.Handler }
 
 func (b inBubble) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -243,7 +241,7 @@ func TestOIDCKeyStormEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
 		for n := range 10 {
 			refusedKey(t, a, sign(t, newKey(t, fmt.Sprint("unknown", n)), i.claims()))
-			synctest.Wait() // or the next may share its fetch
+			synctest.Wait() // otherwise the next request may share its fetch
 		}
 		if n := i.fetches.Load(); n != 4 {
 			t.Errorf("%d fetches of keys, want 4", n)
@@ -261,8 +259,8 @@ func TestOIDCKeyStormEnds(t *testing.T) {
 	})
 }
 
-// A key that the issuer has withdrawn is forgotten after an hour. While the new
-// discovery goes on, or fails, the old keys do.
+// A key that the issuer has withdrawn is removed after an hour. During the new discovery, and if it
+// fails, the old keys stay in use.
 func TestOIDCWithdrawnKey(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
@@ -292,7 +290,7 @@ func TestOIDCWithdrawnKey(t *testing.T) {
 		wantIdentity(t, a, "Bearer "+ask("5"), "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 		synctest.Wait() // for the discovery
 		refusedKey(t, a, ask("6"))
-		for _, id := range []string{"1", "2", "3", "4", "5"} { // that a token was good before changes nothing
+		for _, id := range []string{"1", "2", "3", "4", "5"} { // that a token was valid before changes nothing
 			if id, err := a.Identify(request(t, "Bearer "+tokens[id])); err == nil {
 				t.Errorf("a token that was judged by a withdrawn key is good: %+v", id)
 			}
@@ -300,7 +298,7 @@ func TestOIDCWithdrawnKey(t *testing.T) {
 	})
 }
 
-// The tokens that are remembered are bounded.
+// The number of remembered tokens is bounded.
 func TestOIDCRemembersSome(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {
@@ -321,7 +319,7 @@ func TestOIDCRemembersSome(t *testing.T) {
 	})
 }
 
-// A reload of files that are the same forgets no keys: the issuer may be down.
+// A reload of unchanged files keeps the keys: the issuer may be down.
 func TestOIDCReloadKeepsKeys(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, a *access.Authenticator, i *fakeIssuer, key jose.JSONWebKey) {

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The results of an identification, a label.
+// The results of an identification, values of a label.
 const (
 	resultOK          = "ok"
 	resultRefused     = "refused"
@@ -16,8 +16,8 @@ const (
 
 type metrics struct {
 	requests *prometheus.CounterVec
-	// counters are those of requests by kind and result: looking one up in the
-	// vector would cost as much as a token does.
+	// counters has the counters by kind and result: a lookup in the vector would cost as much as
+	// checking a token.
 	counters map[[2]string]prometheus.Counter
 }
 
@@ -39,8 +39,7 @@ func newMetrics() *metrics {
 	return m
 }
 
-// possible reports whether there can be such a request, so that there are no
-// series that stay 0 forever.
+// possible reports whether there can be such a request, so that no series stays 0 forever.
 func possible(kind, result string) bool {
 	switch result {
 	case resultOK:

@@ -14,7 +14,7 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// maxRemembered bounds the verified tokens that are remembered, at about 2 MB.
+// maxRemembered bounds the remembered tokens, at about 2 MB.
 const maxRemembered = 4096
 
 // issuers is the content of an OIDC file.
@@ -25,14 +25,14 @@ type issuers struct {
 	judged map[[sha256.Size]byte]judgement
 }
 
-// judgement is a token that was verified, by its hash.
+// judgement is the result for a verified token, which is known by its hash.
 type judgement struct {
 	id    Identity
-	until time.Time // when the token expires, or its issuer's keys are to be looked at
+	until time.Time // when the token expires, or its issuer's keys must be checked again
 }
 
-// parseIssuers reads an OIDC file. What would let strangers in is an error:
-// every user of GitHub has tokens of GitHub's issuer.
+// parseIssuers reads an OIDC file. Rules that would admit strangers are an error: every user of
+// GitHub has tokens of GitHub's issuer.
 func parseIssuers(data []byte, client *http.Client, log *slog.Logger) (*issuers, error) {
 	var file struct {
 		Issuers []issuerTable `toml:"issuer"`
@@ -57,8 +57,8 @@ func parseIssuers(data []byte, client *http.Client, log *slog.Logger) (*issuers,
 	return all, nil
 }
 
-// unverifiedIssuer returns the claim iss of a token as it stands there, to find
-// whose keys to verify it with; "" if there is none.
+// unverifiedIssuer returns the claim iss of a token without verification, to choose the issuer
+// whose keys verify it; "" if there is none.
 func unverifiedIssuer(token string) string {
 	_, rest, _ := strings.Cut(token, ".")
 	payload, _, _ := strings.Cut(rest, ".")
@@ -81,13 +81,13 @@ func (i *issuers) remembered(sum [sha256.Size]byte) (Identity, bool) {
 	j, ok := i.judged[sum]
 	if ok && time.Now().After(j.until) {
 		delete(i.judged, sum)
-		return Identity{}, false // it will be judged again
+		return Identity{}, false // the token will be verified again
 	}
 	return j.id, ok
 }
 
-// remember keeps a judgement. If there are too many, those go that have expired,
-// else any one: to verify a token again costs a fraction of a millisecond.
+// remember keeps a judgement. If there are too many, it drops the expired ones, or else any one:
+// verifying a token again costs a fraction of a millisecond.
 func (i *issuers) remember(sum [sha256.Size]byte, j judgement) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -32,10 +32,10 @@ type fakeIssuer struct {
 	*httptest.Server
 	discoveries, fetches atomic.Int64
 
-	mu     sync.Mutex // guards the rest
+	mu     sync.Mutex // guards the fields below
 	keys   jose.JSONWebKeySet
-	answer http.HandlerFunc // to everything, if it is not nil
-	wait   chan struct{}    // answers wait until it is closed, if it is not nil
+	answer http.HandlerFunc // response to everything, if it is not nil
+	wait   chan struct{}    // responses wait until it is closed, if it is not nil
 }
 
 func newIssuer(t testing.TB, keys ...jose.JSONWebKey) *fakeIssuer {
@@ -70,7 +70,7 @@ func (i *fakeIssuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// setKeys makes the public halves of keys those that the issuer has.
+// setKeys makes the issuer serve the public halves of keys.
 func (i *fakeIssuer) setKeys(keys ...jose.JSONWebKey) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -86,7 +86,7 @@ func (i *fakeIssuer) setAnswer(answer http.HandlerFunc) {
 	i.answer = answer
 }
 
-// status returns an answer of that status.
+// status returns a handler that responds with a status.
 func status(code int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 }
@@ -101,8 +101,8 @@ func newKey(t testing.TB, id string) jose.JSONWebKey {
 	return jose.JSONWebKey{Key: key, KeyID: id, Algorithm: string(jose.ES256), Use: "sig"}
 }
 
-// claims are those of a job at the issuer, changed by pairs of name and value; a
-// value of nil takes the claim away.
+// claims returns the claims of a job at the issuer, changed by pairs of name and value; a value of
+// nil removes the claim.
 func (i *fakeIssuer) claims(changes ...any) map[string]any {
 	now := time.Now()
 	all := map[string]any{"iss": i.URL, "aud": "assay", "sub": "repo:acme/app:ref:refs/heads/main", "repository": "acme/app", "ref": "refs/heads/main",
@@ -115,7 +115,7 @@ func (i *fakeIssuer) claims(changes ...any) map[string]any {
 	return all
 }
 
-// sign returns a token that says the claims.
+// sign returns a token with the claims.
 func sign(t testing.TB, key jose.JSONWebKey, claims map[string]any) string {
 	t.Helper()
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(key.Algorithm), Key: key}, nil)
@@ -137,7 +137,7 @@ func sign(t testing.TB, key jose.JSONWebKey, claims map[string]any) string {
 	return token
 }
 
-// rules is an OIDC file for one issuer.
+// rules returns an OIDC file for one issuer.
 func rules(url string) string {
 	return fmt.Sprintf(`
 [[issuer]]
@@ -161,7 +161,7 @@ claims = { repository_id = "1234567890123", protected = "true" }
 `, url)
 }
 
-// believer returns an authenticator that believes an issuer.
+// believer returns an authenticator that trusts an issuer.
 func believer(t testing.TB, i *fakeIssuer, log *logBuffer) *access.Authenticator {
 	t.Helper()
 	c := access.Config{OIDC: write(t, "oidc.toml", rules(i.URL)), Client: i.Client()}
@@ -171,7 +171,7 @@ func believer(t testing.TB, i *fakeIssuer, log *logBuffer) *access.Authenticator
 	return newAuthenticator(t, c)
 }
 
-// wantUnavailable checks that a token is not judged.
+// wantUnavailable checks that a token cannot be checked at present.
 func wantUnavailable(t testing.TB, a *access.Authenticator, token, text string) {
 	t.Helper()
 	id, err := a.Identify(request(t, "Bearer "+token))
@@ -205,7 +205,7 @@ func TestOIDC(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			token := sign(t, key, i.claims(tt.changes...))
-			for range 2 { // judged, and remembered
+			for range 2 { // verified, then remembered
 				wantIdentity(t, a, "Bearer "+token, "oidc", "repo:acme/app:ref:refs/heads/main", tt.groups)
 			}
 			wantIdentity(t, a, basic("oauth2", token), "oidc", "repo:acme/app:ref:refs/heads/main", tt.groups)
@@ -216,7 +216,7 @@ func TestOIDC(t *testing.T) {
 	}
 }
 
-// What is refused, and that no text says more of the token than its issuer signed.
+// Refused tokens. No error contains more of a token than its issuer signed.
 func TestOIDCRefuses(t *testing.T) {
 	t.Parallel()
 	key, stranger := newKey(t, "1"), newKey(t, "1")
@@ -255,7 +255,7 @@ func TestOIDCRefuses(t *testing.T) {
 	}
 }
 
-// refusedJWT checks that a token is refused, twice, without a word of its text.
+// refusedJWT checks that a token is refused, twice, without a part of it in the text.
 func refusedJWT(t testing.TB, a *access.Authenticator, token, want string) {
 	t.Helper()
 	for range 2 {
@@ -272,7 +272,7 @@ func refusedJWT(t testing.TB, a *access.Authenticator, token, want string) {
 	}
 }
 
-// Tokens that choose an algorithm for which the public key is no secret.
+// Tokens that choose an algorithm for which the public key is not a secret.
 func TestOIDCAlgorithms(t *testing.T) {
 	t.Parallel()
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -330,7 +330,7 @@ func TestOIDCAlgorithms(t *testing.T) {
 	wantIdentity(t, a, "Bearer "+good, "oidc", "repo:acme/app:ref:refs/heads/main", "build")
 }
 
-// New rules count at once, for tokens that are remembered too.
+// New rules apply at once, also to remembered tokens.
 func TestOIDCRulesChange(t *testing.T) {
 	t.Parallel()
 	key := newKey(t, "1")
@@ -345,7 +345,7 @@ func TestOIDCRulesChange(t *testing.T) {
 	refusedJWT(t, a, token, "no OIDC issuer is configured")
 }
 
-// At an issuer that strangers use too, a rule must say whose tokens it means.
+// At a shared issuer, a rule must say whose tokens it means.
 func TestOIDCSharedIssuers(t *testing.T) {
 	t.Parallel()
 	github, gitlab := "https://token.actions.githubusercontent.com", "https://gitlab.com"
@@ -385,7 +385,7 @@ func TestOIDCSharedIssuers(t *testing.T) {
 	}
 }
 
-// The file in the manual is one that the server takes.
+// The server accepts the example file in the manual.
 func TestOIDCFileOfTheManual(t *testing.T) {
 	t.Parallel()
 	manual, err := os.ReadFile("../docs/access.md")
@@ -402,8 +402,7 @@ func TestOIDCFileOfTheManual(t *testing.T) {
 	}
 }
 
-// Two issuers: each is believed for its own tokens only, though they share ids of
-// keys.
+// Two issuers: each is trusted only for its own tokens, although their keys have the same ids.
 func TestOIDCTwoIssuers(t *testing.T) {
 	t.Parallel()
 	keyA, keyB := newKey(t, "1"), newKey(t, "1")
@@ -415,8 +414,8 @@ func TestOIDCTwoIssuers(t *testing.T) {
 	wantRefused(t, a, "Bearer "+sign(t, keyA, issuerB.claims()), "its signature is wrong")
 }
 
-// What is configured is what the file says, and rules that match everybody are
-// none, however they are written.
+// The configured issuers are those of the file, and rules that match every token are refused, in
+// any spelling.
 func FuzzOIDCFile(f *testing.F) {
 	f.Add(rules("https://issuer.test"))
 	f.Add("")
@@ -449,7 +448,7 @@ func FuzzOIDCFile(f *testing.F) {
 	})
 }
 
-// values returns the values of a key, whose letters may be in any case in a file for Go.
+// values returns the values of a key, which may have letters in any case.
 func values(table map[string]any, key string) (all []any) {
 	for name, value := range table {
 		if strings.EqualFold(name, key) {
@@ -459,7 +458,7 @@ func values(table map[string]any, key string) (all []any) {
 	return all
 }
 
-// tables returns the tables of an array, however it is written.
+// tables returns the tables of an array, in any notation.
 func tables(table map[string]any, key string) (all []map[string]any) {
 	for _, value := range values(table, key) {
 		switch list := value.(type) {

@@ -79,7 +79,7 @@ func (r rule) matches(claims map[string]any) bool {
 	return true
 }
 
-// claimMatches reports whether a claim matches; of an array one element must.
+// claimMatches reports whether a claim matches the pattern; of an array, one element must match.
 func claimMatches(value any, pattern string) bool {
 	var text string
 	switch value := value.(type) {
@@ -103,7 +103,7 @@ func claimMatches(value any, pattern string) bool {
 	return ok && err == nil
 }
 
-// safeURL reports whether no one in between can change the content of a URL.
+// safeURL reports whether the content of a URL is protected from changes in transit.
 func safeURL(u *url.URL) bool {
 	if u.Scheme == "https" {
 		return true

@@ -5,20 +5,21 @@ import (
 	"strings"
 )
 
-// ownerClaim is a claim that says whose a token of a shared issuer is.
+// ownerClaim is a claim that names the owner of a token of a shared issuer.
 type ownerClaim struct {
 	name string
-	// path says that the owner is the first element of a path, which stands behind
-	// prefix. Otherwise the owner is the whole value.
+	// path means that the owner is the first element of a path after prefix. Otherwise the owner is
+	// the whole value.
 	path   bool
 	prefix string
 }
 
-// ownerClaims returns the claims that say whose a token is, of issuers at which
-// strangers have accounts. nil = we know of none, as for an issuer of one's own.
+// ownerClaims returns the claims that name the owner of a token, for issuers at which strangers
+// have accounts. nil means that the issuer is not known to be shared, for example a company's own
+// one.
 //
-// GitHub's job_workflow_ref is not among them: it says whose a reusable workflow
-// is, and strangers can use those that are public.
+// GitHub's job_workflow_ref is not among them: it names the owner of a reusable workflow, and
+// strangers can use public ones.
 func ownerClaims(url string) []ownerClaim {
 	switch strings.TrimSuffix(url, "/") {
 	case "https://token.actions.githubusercontent.com":
@@ -35,8 +36,8 @@ func ownerClaims(url string) []ownerClaim {
 	return nil
 }
 
-// checkOwner refuses claims of a rule for a shared issuer that match tokens of strangers:
-// on GitHub, { ref = "refs/heads/main" } is the main branch of every user.
+// checkOwner refuses claims of a rule for a shared issuer that match tokens of strangers: on
+// GitHub, { ref = "refs/heads/main" } is the main branch of every user.
 func checkOwner(url string, claims map[string]string) error {
 	owners := ownerClaims(url)
 	if owners == nil {

@@ -13,27 +13,25 @@ import (
 	"time"
 )
 
-// tokenPrefix is how a token begins, so that people and scanners of secrets know
-// one when they see it.
+// tokenPrefix is the prefix of a token, so that people and secret scanners recognize one.
 const tokenPrefix = "assay_"
 
-// revoked is the word of the token file for a token that is.
+// revoked marks a revoked token in the token file.
 const revoked = "revoked"
 
-// A Token is what the token file says of one.
+// A Token is an entry of the token file.
 type Token struct {
-	ID      string // how to name it; CreateToken makes it
-	Name    string // whose requests it is for: no white space, at most 255 bytes
+	ID      string // CreateToken sets it
+	Name    string // name of the client: no white space, at most 255 bytes
 	Groups  []string
-	Scope   []string  // patterns in the syntax of GOPRIVATE; none = whatever its groups may read
+	Scope   []string  // patterns in the syntax of GOPRIVATE; none = everything that its groups may read
 	Created time.Time // CreateToken sets it; zero = not known
 	Expires time.Time // zero = never
 	Revoked bool
 
-	// sum is the hash of the secret. SHA-256 is right here, and bcrypt would be
-	// wrong: a secret of 200 random bits cannot be guessed however fast the hash
-	// is, and a request with a token costs microseconds. A fast hash is bad only
-	// for what people think up.
+	// sum is the hash of the secret. SHA-256 is right here, and bcrypt would be wrong: a secret of
+	// 200 random bits cannot be guessed however fast the hash is, and a request with a token costs
+	// microseconds. A fast hash is unsafe only for secrets that people choose.
 	sum [sha256.Size]byte
 }
 
@@ -47,17 +45,17 @@ func newSecret() string {
 	return tokenPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(random))
 }
 
-// newID returns an ID of 8 characters, which is no secret.
+// newID returns an ID of 8 characters, which is not a secret.
 func newID() string {
 	return strings.ToLower(rand.Text()[:8])
 }
 
 // Matches reports whether secret is the secret of the token.
 func (t Token) Matches(secret string) bool {
-	return t.sum == sha256.Sum256([]byte(secret)) // of hashes, so the time says nothing
+	return t.sum == sha256.Sum256([]byte(secret)) // compares hashes, so the time reveals nothing
 }
 
-// ExpiredAt reports whether the token is refused at now because of its age.
+// ExpiredAt reports whether the token is refused at now because it has expired.
 func (t Token) ExpiredAt(now time.Time) bool {
 	return !t.Expires.IsZero() && !now.Before(t.Expires)
 }
@@ -75,8 +73,8 @@ func parseTokens(data []byte) (tokens, error) {
 	return all, nil
 }
 
-// parseTokenList returns the tokens in the order of the file. The fields are
-// separated by tabs when we write them; people may use blanks.
+// parseTokenList returns the tokens in the order of the file. We write tabs between the fields;
+// administrators may use spaces.
 func parseTokenList(data []byte) ([]Token, error) {
 	var list []Token
 	ids := map[string]bool{}
@@ -98,8 +96,8 @@ func parseTokenList(data []byte) ([]Token, error) {
 	return list, err
 }
 
-// parseToken reads a line of the file: id, sha256, name, groups, created,
-// expires, revoked, and if it has one the scope.
+// parseToken reads a line of the file: id, sha256, name, groups, created, expires, revoked, and the
+// scope if it has one.
 func parseToken(line string) (Token, error) {
 	fields := strings.Fields(line)
 	if len(fields) != 7 && len(fields) != 8 {
@@ -137,9 +135,8 @@ func parseToken(line string) (Token, error) {
 	return t, nil
 }
 
-// checkScope refuses patterns that would match nothing, and the file's word for no
-// scope: what a token may read less of than somebody meant is found out, what it may
-// read more of is not.
+// checkScope refuses patterns that would match nothing, and the file's word for no scope. An
+// administrator notices if a token may read too little, but not if it may read too much.
 func checkScope(patterns []string) error {
 	for _, pattern := range patterns {
 		if _, err := path.Match(pattern, ""); err != nil || !goodName(pattern) || pattern == none || strings.Contains(pattern, ",") {
@@ -171,7 +168,7 @@ func parseTime(text string) (time.Time, error) {
 	return t, nil
 }
 
-// line returns the token as the file has it.
+// line returns the line of the token in the file.
 func (t Token) line() string {
 	groups, mark := none, none
 	if len(t.Groups) > 0 {

@@ -48,7 +48,7 @@ func TestTokens(t *testing.T) {
 	}
 	expires := time.Now().Add(time.Hour).Truncate(time.Second)
 	ci := create(t, file, access.Token{Name: "ci", Groups: []string{"build", "ops"}, Expires: expires})
-	bob := create(t, file, access.Token{Name: "bob@corp.example", ID: "mine", Revoked: true, Created: expires}) // these are ignored
+	bob := create(t, file, access.Token{Name: "bob@corp.example", ID: "mine", Revoked: true, Created: expires}) // CreateToken ignores these fields
 	if form := regexp.MustCompile(`^assay_[a-z2-7]{40}$`); !form.MatchString(ci) || !form.MatchString(bob) || ci == bob {
 		t.Errorf("secrets %q and %q", ci, bob)
 	}
@@ -81,7 +81,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// No secret is in the file, and only its owner can read it.
+// The file contains no secret, and only its owner can read it.
 func TestTokenFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
@@ -100,7 +100,7 @@ func TestTokenFile(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	// What it was is kept by an edit, such as that the server's group may read it.
+	// An edit keeps the file's permissions, for example that the server's group may read it.
 	if err := os.Chmod(file, 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestTokenFile(t *testing.T) {
 		}
 	}
 	entries, err := os.ReadDir(filepath.Dir(file))
-	if err != nil || len(entries) != 2 { // and the lock
+	if err != nil || len(entries) != 2 { // the file and its lock
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }
@@ -174,7 +174,7 @@ func TestRevokeToken(t *testing.T) {
 	one := create(t, file, access.Token{Name: "one"})
 	two := create(t, file, access.Token{Name: "two"})
 	before := list(t, file)
-	for range 2 { // the second time is no error
+	for range 2 { // the second time is not an error
 		if err := access.RevokeToken(file, before[0].ID); err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +195,7 @@ func TestRevokeToken(t *testing.T) {
 	wantIdentity(t, a, "Bearer "+two, "token", "two", "")
 }
 
-// What people have written into the file stays.
+// Manual changes of the file are kept.
 func TestTokenFileEditedByHand(t *testing.T) {
 	t.Parallel()
 	hash := strings.Repeat("0", 63)
@@ -218,7 +218,7 @@ func TestTokenFileEditedByHand(t *testing.T) {
 	}
 }
 
-// A scope takes away, and survives a change of the file.
+// A scope restricts a token, and survives a change of the file.
 func TestTokenScope(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
@@ -276,8 +276,7 @@ func TestTokenExpires(t *testing.T) {
 	})
 }
 
-// The file is seen again when it changes, when another takes its place, and when
-// it goes; it need not be there at first.
+// The file is read again when it changes, is replaced or is removed; it need not exist at first.
 func TestTokenFileIsReplaced(t *testing.T) {
 	t.Parallel() // it sleeps
 	dir := t.TempDir()
@@ -300,7 +299,7 @@ func TestTokenFileIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(1100 * time.Millisecond)
-	wantRefused(t, a, "Bearer "+two, "is revoked") // the last good version
+	wantRefused(t, a, "Bearer "+two, "is revoked") // from the last good version
 }
 
 // wantLater waits until a token is accepted, or refused.
@@ -316,7 +315,7 @@ func wantLater(t testing.TB, a *access.Authenticator, secret, name string, accep
 	t.Fatalf("after three seconds the token of %s is still not accepted=%v", name, accepted)
 }
 
-// Nobody's token is lost, whoever writes at the same time.
+// Concurrent calls of CreateToken lose no token.
 func TestCreateTokensAtOnce(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens")
@@ -335,7 +334,7 @@ func TestCreateTokensAtOnce(t *testing.T) {
 			mu.Lock()
 			secrets[name] = secret
 			mu.Unlock()
-			if _, err := access.ListTokens(file); err != nil { // a reader sees a whole file always
+			if _, err := access.ListTokens(file); err != nil { // a reader always sees a complete file
 				t.Error(err)
 			}
 			if i%5 == 0 {
@@ -371,7 +370,7 @@ func FuzzTokenFile(f *testing.F) {
 			}
 			return
 		}
-		// What can be read can be edited, and nothing but the edit changes.
+		// Every file that can be read can be edited, and nothing else in it changes.
 		secret := create(t, file, access.Token{Name: "n", Groups: []string{"g"}})
 		after := list(t, file)
 		same := cmpopts.IgnoreUnexported(access.Token{})

@@ -18,13 +18,13 @@ const tokenHeader = `# Tokens of assay, one per line. The tokens themselves are 
 # id, SHA-256 of the token, name, groups (a,b), created, expires, revoked, scope if it has one; - is none.
 `
 
-// CreateToken adds a token to a file, which it makes if there is none (mode
-// 0600), and returns its secret. No file has the secret, so it cannot be read
-// again. Name, Groups, Scope and Expires of t are used.
+// CreateToken adds a token to a file, which it creates if it does not exist (mode 0600), and
+// returns its secret. No file contains the secret, so it cannot be read again. It uses Name,
+// Groups, Scope and Expires of t.
 //
-// The file is replaced as a whole and synced, under a lock in a file beside it
-// (the name and ".lock"): several at once, with RevokeToken too, lose nothing,
-// and a crash leaves the old file or the new one.
+// The file is replaced as a whole and synced, under a lock in a file beside it (the name and
+// ".lock"): concurrent calls, also of RevokeToken, lose nothing, and a crash leaves the old file or
+// the new one.
 func CreateToken(file string, t Token) (secret string, err error) {
 	now := time.Now()
 	if err := t.check(now); err != nil {
@@ -55,7 +55,7 @@ func CreateToken(file string, t Token) (secret string, err error) {
 	return secret, nil
 }
 
-// check refuses what the file cannot hold, and what would be of no use.
+// check refuses a token that the file cannot store, and one that would be useless.
 func (t Token) check(now time.Time) error {
 	if !goodName(t.Name) {
 		return fmt.Errorf("the name %q of a token must have no white space or unprintable characters, and 1 to %d bytes", t.Name, maxName)
@@ -68,7 +68,7 @@ func (t Token) check(now time.Time) error {
 	if err := checkScope(t.Scope); err != nil {
 		return err
 	}
-	if year := t.Expires.UTC().Year(); year > 9999 { // which no time of RFC 3339 has
+	if year := t.Expires.UTC().Year(); year > 9999 { // RFC 3339 has no such year
 		return fmt.Errorf("the token would expire in the year %d; the last possible year is 9999; create one that never expires", year)
 	}
 	if t.ExpiredAt(now) {
@@ -77,8 +77,8 @@ func (t Token) check(now time.Time) error {
 	return nil
 }
 
-// ListTokens returns the tokens of a file in their order. The error wraps
-// fs.ErrNotExist if there is no file.
+// ListTokens returns the tokens of a file in their order. The error wraps fs.ErrNotExist if there
+// is no file.
 func ListTokens(file string) ([]Token, error) {
 	data, _, err := readFile(file, othersAny)
 	if err != nil {
@@ -91,16 +91,16 @@ func ListTokens(file string) ([]Token, error) {
 	return list, nil
 }
 
-// RevokeToken marks a token as revoked. It stays in the file, so that the log can
-// say whose token is still being used. To revoke it twice is no error. The error
-// wraps fs.ErrNotExist if there is no such token.
+// RevokeToken marks a token as revoked. It stays in the file, so that the log can name the token if
+// it is still used. Revoking it twice is not an error. The error wraps fs.ErrNotExist if there is
+// no such token.
 func RevokeToken(file, id string) error {
 	err := editTokens(file, func(data []byte, list []Token) ([]byte, error) {
 		var edited strings.Builder
 		found := false
 		for line := range strings.Lines(string(data)) {
 			if fields := strings.Fields(line); len(fields) > 0 && fields[0] == id {
-				if t, err := parseToken(strings.TrimSpace(line)); err == nil { // not so in a comment
+				if t, err := parseToken(strings.TrimSpace(line)); err == nil { // a comment is not a token
 					t.Revoked, found = true, true
 					line = t.line() + "\n"
 				}
@@ -118,11 +118,10 @@ func RevokeToken(file, id string) error {
 	return nil
 }
 
-// editTokens replaces a token file by what edit makes of it. Comments and order
-// are edit's to keep.
+// editTokens replaces a token file by the result of edit, which must keep comments and order.
 func editTokens(file string, edit func(data []byte, list []Token) ([]byte, error)) error {
 	if target, err := filepath.EvalSymlinks(file); err == nil {
-		file = target // the link stays, what it points to is replaced
+		file = target // a symbolic link stays; its target is replaced
 	}
 	lock, err := lockFile(file + ".lock")
 	if err != nil {
@@ -141,7 +140,7 @@ func editTokens(file string, edit func(data []byte, list []Token) ([]byte, error
 	if err != nil {
 		return err
 	}
-	// Owner and mode stay: the command of an administrator must not take the file from the
+	// Owner and mode stay: a command of an administrator must not make the file unreadable for the
 	// user of the server.
 	return durable.ReplaceWith(file, 0o600, func(f *os.File) ([]byte, error) {
 		return edited, inherit(f, filepath.Dir(file), info)

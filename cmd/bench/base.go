@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// spec is what the yardstick serves: a path with these headers, from memory, or
-// a file with http.ServeContent.
+// spec is one path of the yardstick: its headers, and its body from memory or, with
+// http.ServeContent, from a file.
 type spec struct {
 	Path   string
 	Header http.Header
@@ -17,8 +17,8 @@ type spec struct {
 	File   string
 }
 
-// base serves the specs in a file of JSON: the obvious program with
-// net/http who only wanted these bytes to be served.
+// base serves the specs in a file of JSON. It is the obvious program with net/http that only serves
+// these bytes.
 func base(address, specFile string) error {
 	data, err := os.ReadFile(specFile)
 	if err != nil {

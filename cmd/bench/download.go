@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// downloadRounds is how often the public mirror is asked for everything: often
-// enough for a median, no more, since it belongs to others.
+// downloadRounds is how often everything is downloaded from the public mirror: often enough for a
+// median, and not more, because others operate it.
 const downloadRounds = 3
 
-// goModDownload runs go mod download for the go.mod, with fresh caches and
-// without a go.sum, so that the checksum database is asked for every module. It
-// returns the seconds it took and the module cache.
+// goModDownload runs go mod download for the go.mod, with fresh caches and without a go.sum, so
+// that the go command looks up every module in the checksum database. It returns the seconds it
+// took and the module cache.
 func (b *bench) goModDownload(goproxy string) (seconds float64, cache string, err error) {
 	if b.gomod == "" {
 		return 0, "", errors.New("no go.mod was given")
@@ -43,8 +43,8 @@ func (b *bench) goModDownload(goproxy string) (seconds float64, cache string, er
 	return time.Since(begin).Seconds(), cache, nil
 }
 
-// coldDownload compares an empty assay, whose upstream is the public mirror, with
-// the public mirror itself.
+// coldDownload compares an empty assay, whose upstream is the public mirror, with the public mirror
+// itself.
 func (b *bench) coldDownload() (result, error) {
 	ours := func() (float64, error) {
 		data, err := b.newDir()
@@ -76,15 +76,15 @@ func (b *bench) coldDownload() (result, error) {
 	return r.atMost(1.1), nil
 }
 
-// startPublic starts assay as it comes, with the public mirror as its upstream.
+// startPublic starts assay with its default settings, with the public mirror as its upstream.
 func (b *bench) startPublic(data string) (*process, error) {
 	env := []string{"GOPROXY=", "GOSUMDB=", "GOPRIVATE=", "GONOPROXY=", "GONOSUMDB="}
 	return b.start("/readyz", false, env, b.assay, "serve", "--listen", "ADDRESS", "--data", data)
 }
 
-// warmDownload compares an assay that has everything with the files of a module
-// cache. The go command asks the database of both: in its cache it keeps the
-// records and tiles under the paths at which a proxy has them, all but one.
+// warmDownload compares an assay that holds everything with the files of a module cache. The go
+// command uses the database of both: in its cache it keeps the records and tiles under the same
+// paths as a proxy, all but one.
 func (b *bench) warmDownload() (result, error) {
 	data, err := b.newDir()
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// coldZips compares reading zips of which nothing is in the page cache.
+// coldZips compares reading zips that are not in the page cache.
 func (b *bench) coldZips() (result, error) {
 	u, err := b.newUpstream()
 	if err != nil {
@@ -58,8 +58,8 @@ func (b *bench) coldZips() (result, error) {
 	return r.atLeast(0.8), nil
 }
 
-// fillMemory measures the memory for a zip that is fetched, proved, stored and
-// streamed to four clients, and then served to them again.
+// fillMemory measures the memory for a zip that is fetched, proved, stored and streamed to four
+// clients, and then served to them again.
 func (b *bench) fillMemory() (result, error) {
 	u, err := b.newUpstream()
 	if err != nil {
@@ -87,7 +87,7 @@ func (b *bench) fillMemory() (result, error) {
 	return result{fmt.Sprintf("%d MB", peak/1e6), peak < 128e6}, nil
 }
 
-// together has n clients get a URL at the same time.
+// together runs n clients that request a URL at the same time.
 func (b *bench) together(n int, url string) error {
 	errs := make(chan error, n)
 	var wg sync.WaitGroup
@@ -106,7 +106,7 @@ func (b *bench) together(n int, url string) error {
 	return nil
 }
 
-// coalesced counts what an upstream is asked when many want the same.
+// coalesced counts the requests to an upstream when many clients request the same object.
 func (b *bench) coalesced() (result, error) {
 	u, err := b.newUpstream()
 	if err != nil {

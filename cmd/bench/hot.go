@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// hotSmall compares the requests per second for a small object that is asked for
-// again and again, each server alone on one core.
+// hotSmall compares the requests per second for a small object that is requested again and again,
+// each server alone on one core.
 func (b *bench) hotSmall(suffix string, againstAthens bool) (result, error) {
 	if _, err := exec.LookPath("wrk"); err != nil {
 		return result{}, err
@@ -71,8 +71,7 @@ func (b *bench) filled(oneCore bool, u *upstream, paths ...string) (*process, er
 	return p, nil
 }
 
-// startCopy starts the yardstick with the answer that ours gives: the same
-// headers, the same bytes.
+// startCopy starts the yardstick with assay's response: the same headers, the same bytes.
 func (b *bench) startCopy(ours *process, path string) (*process, error) {
 	resp, err := http.Get(ours.url + path)
 	if err != nil {
@@ -88,7 +87,7 @@ func (b *bench) startCopy(ours *process, path string) (*process, error) {
 	return b.startBase(true, spec{Path: path, Header: header, Body: body})
 }
 
-// startAthens starts Athens as it comes, with the module in its disk storage.
+// startAthens starts Athens with its default settings, with the module in its disk storage.
 func (b *bench) startAthens(u *upstream, path, suffix string) (*process, error) {
 	if b.athens == "" {
 		return nil, errors.New("no Athens was given")
@@ -116,8 +115,8 @@ func (b *bench) startAthens(u *upstream, path, suffix string) (*process, error) 
 	}, b.athens)
 }
 
-// hotZip compares the bytes per second of a zip that does not fit into a
-// processor's cache, for one client after the other.
+// hotZip compares the bytes per second of a zip that does not fit into a processor's cache, for one
+// client at a time.
 func (b *bench) hotZip() (result, error) {
 	u, err := b.newUpstream()
 	if err != nil {
@@ -145,8 +144,8 @@ func (b *bench) hotZip() (result, error) {
 	return r.atLeast(1), nil
 }
 
-// throughput returns a side of a pair: bytes per second of a URL for the length
-// of a slice.
+// throughput returns a side of a pair: it reads a URL repeatedly for the length of a slice, and
+// returns the bytes per second.
 func (b *bench) throughput(url string) func() (float64, error) {
 	return func() (float64, error) {
 		var total int64

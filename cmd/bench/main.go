@@ -1,8 +1,8 @@
-// Command bench measures assay against others, side by side in one run, and
-// prints one Markdown table of ratios. .ci/bench builds and runs it.
+// Command bench compares assay with others, side by side in one run, and prints one Markdown table
+// of ratios. .ci/bench builds and runs it.
 //
-// It needs Linux, two processors, wrk and taskset, the real public mirror for
-// two of its measures, and root for one (it drops the page cache).
+// It needs Linux, two processors, wrk and taskset, the real public mirror for two of its measures,
+// and root for one (it drops the page cache).
 package main
 
 import (
@@ -56,13 +56,13 @@ func main() {
 // bench is one run.
 type bench struct {
 	ctx           context.Context
-	dir           string // for everything; removed at the end
+	dir           string // for all files; removed at the end
 	assay, athens string // programs
 	gomod         string
 	rounds        int
 	slice         time.Duration
 	dirs          int    // directories made
-	million       string // the store of a million objects, once it is made
+	million       string // the store of a million objects, once it exists
 }
 
 // measure is one line of the table.
@@ -72,14 +72,14 @@ type measure struct {
 	run           func() (result, error)
 }
 
-// result is what a measure came to.
+// result is the result of a measure.
 type result struct {
 	text string
 	met  bool
 }
 
-// all runs the measures whose name matches and returns the table. One that
-// cannot be run has its reason in the table.
+// all runs the measures whose name matches and returns the table. For a measure that cannot run,
+// the table has the reason.
 func (b *bench) all(only *regexp.Regexp) (string, error) {
 	t := table{heading: fmt.Sprintf("%s, %s/%s, %d processors, %s. Each ratio is the median of pairs that took turns in one run, with the smallest and the largest.",
 		time.Now().UTC().Format(time.DateOnly), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())}
@@ -125,7 +125,7 @@ func (b *bench) measures() []measure {
 	}
 }
 
-// newDir returns a new empty directory.
+// newDir creates a new empty directory and returns its name.
 func (b *bench) newDir() (string, error) {
 	b.dirs++
 	dir := fmt.Sprintf("%s/%d", b.dir, b.dirs)

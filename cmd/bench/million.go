@@ -12,8 +12,8 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// fillMillion makes a store with a million objects as a server would have them:
-// infos, go.mod files, lookups.
+// fillMillion creates a store with a million objects like those of a server: infos, go.mod files,
+// lookups.
 func (b *bench) fillMillion() (dir string, err error) {
 	if dir, err = b.newDir(); err != nil {
 		return "", err
@@ -48,8 +48,8 @@ func (b *bench) fillMillion() (dir string, err error) {
 	return dir, errors.Join(err, db.Close())
 }
 
-// startMillion starts assay on the store of a million objects, which it makes
-// the first time, and calls measure.
+// startMillion starts assay on the store of a million objects, which it creates the first time, and
+// calls measure.
 func (b *bench) startMillion(measure func(p *process, took time.Duration) error) error {
 	if b.million == "" {
 		dir, err := b.fillMillion()
@@ -67,12 +67,12 @@ func (b *bench) startMillion(measure func(p *process, took time.Duration) error)
 	return measure(p, time.Since(begin))
 }
 
-// millionStart measures the time from the start of the process to its readiness,
-// with nothing of the store in the page cache if that can be had.
+// millionStart measures the time from the start of the process to its readiness, without pages of
+// the store in the page cache if they can be dropped.
 func (b *bench) millionStart() (result, error) {
 	var took []time.Duration
 	for _, prepare := range []func() error{func() error { return nil }, dropCaches} {
-		if err := b.startMillion(func(*process, time.Duration) error { return nil }); err != nil { // the store is there
+		if err := b.startMillion(func(*process, time.Duration) error { return nil }); err != nil { // creates the store
 			return result{}, err
 		}
 		if err := prepare(); err != nil {
@@ -87,8 +87,7 @@ func (b *bench) millionStart() (result, error) {
 	return result{text, took[0] < time.Second && took[1] < time.Second}, nil
 }
 
-// millionMemory measures the memory of a server that does nothing, half a minute
-// after its start.
+// millionMemory measures the memory of an idle server, half a minute after its start.
 func (b *bench) millionMemory() (result, error) {
 	var rss int64
 	err := b.startMillion(func(p *process, _ time.Duration) (err error) {

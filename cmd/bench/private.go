@@ -18,13 +18,13 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// host is what vcstest needs of a test.
+// host is the part of testing.TB that vcstest needs.
 type host struct {
 	dir   string
 	ended []func()
 }
 
-// failed is how a host says that it cannot go on.
+// failed is the panic of a host that cannot continue.
 type failed struct{ error }
 
 func (h *host) Helper()                           {}
@@ -48,8 +48,8 @@ func (h *host) end() {
 	}
 }
 
-// company is code hosts with one repository of 200 MB, and what a server needs to
-// reach them.
+// company is code hosts with one repository of 200 MB, and the settings with which a server reaches
+// them.
 type company struct {
 	*vcstest.World
 	host  *host
@@ -62,12 +62,11 @@ type company struct {
 const (
 	privateModule  = "corp.example/big"
 	historyCommits = 20
-	historySize    = 10 << 20 // bytes that each of them replaces
+	historySize    = 10 << 20 // bytes that each commit of the history replaces
 )
 
-// newCompany makes the hosts. The history is random bytes, which do not compress; what
-// is left of them at its end is a few small files, as of a repository that somebody
-// has cleaned up.
+// newCompany creates the hosts. The history is random bytes, which do not compress; only a few
+// small files are left at its end, as in a repository that was cleaned up.
 func (b *bench) newCompany() (c *company, err error) {
 	c = &company{host: &host{dir: b.dir}}
 	defer func() {
@@ -99,9 +98,9 @@ func (b *bench) newCompany() (c *company, err error) {
 		return nil, err
 	}
 	c.repo.Commit("")
-	c.repo.Git("repack", "-adq") // as a host has it
-	// What the go commands of both servers need to know of the hosts: git reads it from
-	// the home directory, the go command from the environment.
+	c.repo.Git("repack", "-adq") // as a code host stores it
+	// The settings for the go commands of both servers: git reads them from the home directory, the
+	// go command from the environment.
 	home, err := b.newDir()
 	if err != nil {
 		return nil, err
@@ -128,8 +127,8 @@ func (b *bench) startOurs(c *company, args ...string) (*process, error) {
 	return b.start("/readyz", false, append([]string(nil), c.env...), b.assay, args...)
 }
 
-// startTheirs starts Athens with empty directories, as it comes, but that it may
-// take as long as it likes.
+// startTheirs starts Athens with empty directories and its default settings, but without a time
+// limit.
 func (b *bench) startTheirs(c *company) (*process, error) {
 	if b.athens == "" {
 		return nil, errors.New("no Athens was given")
@@ -145,7 +144,7 @@ func (b *bench) startTheirs(c *company) (*process, error) {
 	return b.start("/healthz", false, env, b.athens)
 }
 
-// fetch gets the version that a commit is, info and zip, and returns the seconds.
+// fetch fetches the version of a commit, info and zip, and returns the seconds.
 func (b *bench) fetch(p *process, commit string) (float64, error) {
 	begin := time.Now()
 	resp, err := http.Get(p.url + "/" + privateModule + "/@v/" + commit + ".info")
@@ -167,7 +166,7 @@ func (b *bench) fetch(p *process, commit string) (float64, error) {
 	return time.Since(begin).Seconds(), nil
 }
 
-// withCompany makes the hosts for f.
+// withCompany creates the hosts for f.
 func (b *bench) withCompany(f func(c *company) (result, error)) (r result, err error) {
 	c, err := b.newCompany()
 	if c != nil {
@@ -179,7 +178,7 @@ func (b *bench) withCompany(f func(c *company) (result, error)) (r result, err e
 	return f(c)
 }
 
-// withBoth starts assay and Athens beside the hosts for f.
+// withBoth starts assay and Athens with the hosts for f.
 func (b *bench) withBoth(f func(c *company, ours, theirs *process) (result, error)) (result, error) {
 	return b.withCompany(func(c *company) (result, error) {
 		ours, err := b.startOurs(c)
@@ -196,7 +195,7 @@ func (b *bench) withBoth(f func(c *company, ours, theirs *process) (result, erro
 	})
 }
 
-// cloneRounds is how often a repository of 200 MB is cloned by each side.
+// cloneRounds is how often each side clones a repository of 200 MB.
 const cloneRounds = 3
 
 // secondVersion compares the second version of a large repository with the first.
@@ -224,8 +223,7 @@ func (b *bench) secondVersion() (result, error) {
 	})
 }
 
-// secondVersionAthens compares the second version of a large repository with the
-// same at Athens.
+// secondVersionAthens compares the second version of a large repository with the same at Athens.
 func (b *bench) secondVersionAthens() (result, error) {
 	return b.withBoth(func(c *company, ours, theirs *process) (result, error) {
 		first := c.commit()
@@ -245,7 +243,7 @@ func (b *bench) secondVersionAthens() (result, error) {
 	})
 }
 
-// privateList compares the time of a list of versions that was asked for before.
+// privateList compares the time for a list of versions that was requested before.
 func (b *bench) privateList() (result, error) {
 	return b.withBoth(func(c *company, ours, theirs *process) (result, error) {
 		side := func(p *process, times int) func() (float64, error) {
@@ -259,7 +257,7 @@ func (b *bench) privateList() (result, error) {
 				return time.Since(begin).Seconds() / float64(times), nil
 			}
 		}
-		for _, p := range []*process{ours, theirs} { // warm
+		for _, p := range []*process{ours, theirs} { // warms up
 			if _, err := side(p, 1)(); err != nil {
 				return result{}, err
 			}
@@ -272,8 +270,8 @@ func (b *bench) privateList() (result, error) {
 	})
 }
 
-// privateHit compares the requests per second for a private go.mod that only some
-// may read, with a token, with those for a public one.
+// privateHit compares the requests per second for a private go.mod with an access rule, with a
+// token, with those for a public one.
 func (b *bench) privateHit() (result, error) {
 	if _, err := exec.LookPath("wrk"); err != nil {
 		return result{}, err
@@ -325,7 +323,7 @@ func (b *bench) privateHit() (result, error) {
 	})
 }
 
-// getWith gets a URL with a header, which must be there.
+// getWith requests a URL with a header; the response must be 200.
 func (b *bench) getWith(url, header string) error {
 	req, err := http.NewRequestWithContext(b.ctx, http.MethodGet, url, nil)
 	if err != nil {

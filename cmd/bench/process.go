@@ -22,8 +22,8 @@ type process struct {
 	cmd *exec.Cmd
 }
 
-// start starts a server and waits until it answers at ready. With oneCore it has
-// processor 0 for itself.
+// start starts a server and waits until it responds at ready. With oneCore it has processor 0 for
+// itself.
 func (b *bench) start(ready string, oneCore bool, env []string, program string, args ...string) (*process, error) {
 	address, err := freeAddress()
 	if err != nil {
@@ -43,7 +43,7 @@ func (b *bench) start(ready string, oneCore bool, env []string, program string, 
 	cmd := exec.CommandContext(b.ctx, program, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Dir = b.dir
-	// A log goes to a file, as it would in earnest.
+	// The log goes to a file, as in production.
 	out, err := os.CreateTemp(b.dir, "log-")
 	if err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func (p *process) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 	killer := time.AfterFunc(20*time.Second, func() { _ = p.cmd.Process.Kill() })
 	defer killer.Stop()
-	_ = p.cmd.Wait() // how it ended is of no interest
+	_ = p.cmd.Wait() // its exit status does not matter
 }
 
 // memory returns a line of /proc/PID/status, VmRSS or VmHWM, in bytes.
@@ -115,7 +115,7 @@ func (b *bench) serve(oneCore bool, data string, u *upstream) (*process, error) 
 	return b.start("/readyz", oneCore, nil, b.assay, "serve", "--listen", "ADDRESS", "--data", data, "--upstream", u.url, "--sumdb", u.key)
 }
 
-// get reads all there is at a URL and returns its size.
+// get reads the whole body at a URL and returns its size.
 func get(ctx context.Context, url string) (int64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -133,8 +133,8 @@ func get(ctx context.Context, url string) (int64, error) {
 	return io.Copy(io.Discard, resp.Body)
 }
 
-// wrk returns the requests per second that the server answers for 16 clients on
-// the other processor.
+// wrk returns the requests per second that the server completes for 16 clients on the other
+// processor.
 func (b *bench) wrk(url string, args ...string) (float64, error) {
 	args = append([]string{"-c", "1", "wrk", "-t1", "-c16", fmt.Sprintf("-d%ds", max(1, int(b.slice.Seconds())))}, append(args, url)...)
 	out, err := exec.CommandContext(b.ctx, "taskset", args...).Output()

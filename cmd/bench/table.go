@@ -11,14 +11,13 @@ import (
 // ratios are the results of pairs.
 type ratios []float64
 
-// median returns the one in the middle; there must be one.
+// median returns the median; r must not be empty.
 func (r ratios) median() float64 {
 	sorted := slices.Sorted(slices.Values(r))
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
-// atLeast and atMost make a result of ratios that must reach, or stay below,
-// goal.
+// atLeast and atMost return the result of ratios whose median must reach, or stay below, goal.
 func (r ratios) atLeast(goal float64) result { return result{r.String(), r.median() >= goal} }
 func (r ratios) atMost(goal float64) result  { return result{r.String(), r.median() <= goal} }
 
@@ -26,8 +25,8 @@ func (r ratios) String() string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", r.median(), slices.Min(r), slices.Max(r))
 }
 
-// pairs runs the two sides in turns and returns the ratios of their results.
-// Which one begins changes, so that neither always has the warmer machine.
+// pairs runs the two sides in turns and returns the ratios of their results. The side that begins
+// alternates, so that neither always has the warmer machine.
 func pairs(rounds int, ours, theirs func() (float64, error)) (ratios, error) {
 	var r ratios
 	for i := range rounds {
@@ -68,13 +67,13 @@ func (t *table) String() string {
 	return t.heading + "\n\n| measure | against | must reach | reached | met |\n|---|---|---|---|---|\n" + strings.Join(t.rows, "\n") + "\n"
 }
 
-// What stands between these lines of a document is the table.
+// The table is between these lines of a document.
 const (
 	tableBegin = "<!-- benchmarks:begin -->\n"
 	tableEnd   = "<!-- benchmarks:end -->\n"
 )
 
-// replaceTables puts the table into the files that names lists.
+// replaceTables writes the table into the files that names lists.
 func replaceTables(names, table string) error {
 	for name := range strings.SplitSeq(names, ",") {
 		if name == "" {

@@ -19,11 +19,10 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-// upstream is a module proxy with files of our own, and a checksum database that
-// knows them.
+// upstream is a module proxy with files of our own, and a checksum database with their records.
 type upstream struct {
 	url  string
-	key  string // as GOSUMDB takes it
+	key  string // in the form of GOSUMDB
 	dir  string
 	http http.Server
 
@@ -74,7 +73,7 @@ func (u *upstream) stop() {
 	u.async.Wait()
 }
 
-// asked returns how often a path was asked for.
+// asked returns the number of requests for a path.
 func (u *upstream) asked(path string) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -92,8 +91,8 @@ func (u *upstream) gosum(path, version string) ([]byte, error) {
 	return []byte(sum), nil
 }
 
-// add adds version v1.0.0 of a module with a zip of about size bytes that cannot
-// be compressed, and returns the path of its files without the ending.
+// add adds version v1.0.0 of a module with an incompressible zip of about size bytes, and returns
+// the path of its files without the extension.
 func (u *upstream) add(module string, size int) (string, error) {
 	path := "/" + module + "/@v/v1.0.0"
 	base := filepath.Join(u.dir, filepath.FromSlash(path))
