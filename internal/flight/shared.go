@@ -19,7 +19,7 @@ type Shared struct {
 	life context.Context
 	end  context.CancelFunc
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	active  map[string]*shared
 	closed  bool
 	running sync.WaitGroup // Add under mu

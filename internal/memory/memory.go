@@ -40,7 +40,7 @@ type Budget struct {
 	queued  atomic.Int32 // length of queue
 	waiting atomic.Int32 // of these, those that wait for bytes alone
 
-	mu     sync.Mutex       // guards what follows
+	mu     sync.Mutex       // guards the fields below
 	queue  []*waiter        // in order of arrival
 	most   int64            // for one owner with several holds
 	owners map[string]int64 // bytes held, by owner

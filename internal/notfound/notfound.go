@@ -1,6 +1,6 @@
-// Package notfound tells the statement that something does not exist from a missing file of
-// this program. Both are fs.ErrNotExist, but only a statement is answered with 404: a client
-// that gets 404 requests the module elsewhere.
+// Package notfound distinguishes the statement that something does not exist from a missing file of
+// this program. Both are fs.ErrNotExist, but only a statement becomes a 404: a client that gets a
+// 404 requests the module elsewhere.
 package notfound
 
 import (
