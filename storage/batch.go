@@ -9,7 +9,7 @@ import (
 	"io/fs"
 )
 
-// Check checks what a caller of Apply asks for.
+// Check checks the arguments of Apply.
 func (b Batch) Check() error {
 	keys, total := map[string]bool{}, 0
 	for _, c := range b.Create {
@@ -34,8 +34,8 @@ func (b Batch) Check() error {
 	return CheckRecord(b.Swap.Name, b.Swap.New)
 }
 
-// ApplyInOrder is Store.Apply for an engine without transactions, by its Create, Open
-// and SwapRecord.
+// ApplyInOrder implements Store.Apply for an engine without transactions, with its Create, Open and
+// SwapRecord.
 func ApplyInOrder(ctx context.Context, s Store, b Batch) error {
 	if err := b.Check(); err != nil {
 		return fmt.Errorf("apply: %w", err)
@@ -59,7 +59,7 @@ func ApplyInOrder(ctx context.Context, s Store, b Batch) error {
 	return nil
 }
 
-// holds reports whether the object that s has at the key is the one of the batch.
+// holds reports whether the object at the key in s is the one of the batch.
 func holds(ctx context.Context, s Store, c Small) bool {
 	o, err := s.Open(ctx, c.Info.Key)
 	if err != nil {
@@ -73,7 +73,7 @@ func holds(ctx context.Context, s Store, c Small) bool {
 	return err == nil && bytes.Equal(content, c.Content)
 }
 
-// Same reports whether an object with this Info is that of the batch, if its content is.
+// Same reports whether an object with this Info and the same content equals the one of the batch.
 func (c Small) Same(as Info) bool {
 	return as.Size == int64(len(c.Content)) && as.Hash == c.Info.Hash && as.Proof == c.Info.Proof
 }

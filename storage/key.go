@@ -11,24 +11,24 @@ import (
 )
 
 const (
-	// MaxKey is how many bytes a key may have. A bucket allows 1,024, of which 128 are
-	// left for the prefix that a store has in it.
+	// MaxKey is the maximum length of a key in bytes. A bucket allows 1,024, of which 128 are left
+	// for the prefix of a store in it.
 	MaxKey = 1024 - 128
 
-	// MaxComponent is how many bytes there may be between two slashes of a key. File
-	// systems allow no more, and what keeps a bucket in one does not either.
+	// MaxComponent is the maximum number of bytes between two slashes of a key. File systems allow
+	// no more, and neither do servers that store a bucket in one.
 	MaxComponent = 255
 
-	// maxDir is how long the directory of a key may be, so that there is room for any name.
+	// maxDir is the maximum length of the directory of a key, so that there is room for any name.
 	maxDir = MaxKey - MaxComponent - 1
 
-	// MaxRecord is the size of the largest mutable record.
+	// MaxRecord is the maximum size of a mutable record.
 	MaxRecord = 16 << 20
 
-	// MaxSmall is how large an object of a Batch may be.
+	// MaxSmall is the maximum size of an object of a Batch.
 	MaxSmall = 32 << 10
 
-	// MaxBatch is how large all objects of a Batch may be together.
+	// MaxBatch is the maximum size of all objects of a Batch together.
 	MaxBatch = 1 << 20
 
 	maxText = 1 << 10 // of Hash and of Proof
@@ -77,7 +77,7 @@ func CheckRecord(name string, value []byte) error {
 	return nil
 }
 
-// Check checks what a caller of Create says about an object.
+// Check checks the Info of an object for Create.
 func (i Info) Check() error {
 	if err := CheckKey(i.Key); err != nil {
 		return err
@@ -93,10 +93,10 @@ func (i Info) Check() error {
 	return nil
 }
 
-// Key returns the key for a path, which is the path itself unless it is too long for
-// one: a directory of more than 640 bytes, or a component of more than 255, is cut and
-// ends with a hash of all of it. The hash has upper-case letters, which the protocol
-// escapes in its paths, so that no path has such a key as its own.
+// Key returns the key for a path. It is the path itself unless that is too long: a directory of
+// more than 640 bytes, or a component of more than 255, is cut and ends with a hash of all of it.
+// The hash has upper-case letters, which the protocol escapes in its paths, so that no path equals
+// such a key.
 func Key(path string) string {
 	if len(path) <= MaxComponent {
 		return path
@@ -108,8 +108,8 @@ func Key(path string) string {
 	return cutDir(path[:slash]) + "/" + cutName(path[slash+1:])
 }
 
-// Prefix returns how the keys begin of what is in the directory dir, not deeper:
-// Prefix(dir) plus a name of at most 255 bytes is Key(dir + "/" + name).
+// Prefix returns the prefix of the keys of objects directly in the directory dir: Prefix(dir) plus
+// a name of at most 255 bytes is Key(dir + "/" + name).
 func Prefix(dir string) string {
 	if dir == "" {
 		return ""
@@ -117,7 +117,7 @@ func Prefix(dir string) string {
 	return cutDir(dir) + "/"
 }
 
-// cutDir returns a directory that is not too long, and has no component that is.
+// cutDir cuts a directory, and its components, to the maximum lengths.
 func cutDir(dir string) string {
 	components := strings.Split(dir, "/")
 	for i, component := range components {
@@ -131,7 +131,7 @@ func cutDir(dir string) string {
 	return cut
 }
 
-// cutName returns a component that is not too long. Its extension stays.
+// cutName cuts a component to the maximum length. Its extension stays.
 func cutName(name string) string {
 	if len(name) <= MaxComponent {
 		return name

@@ -40,8 +40,7 @@ func TestKeyOfPath(t *testing.T) {
 	}
 }
 
-// Two paths have one key only if they are the same, and a directory is listed by its
-// prefix.
+// Two paths have one key only if they are the same, and a prefix lists its directory.
 func FuzzKey(f *testing.F) {
 	deep := strings.Repeat("/abcdefghi", 70)
 	for _, dir := range []string{"a", "example.com" + deep, strings.Repeat("w", 300), "sumdb/x/" + strings.Repeat("é", 600), ""} {
@@ -57,7 +56,7 @@ func FuzzKey(f *testing.F) {
 		if !strings.Contains(name, "/") && len(name) <= 255 && dir != "" && storage.Prefix(dir)+name != key {
 			t.Errorf("Prefix(%q) = %q, but Key(%q) = %q", dir, storage.Prefix(dir), path, key)
 		}
-		clean := storage.CheckKey(strings.ReplaceAll(dir+"/"+name, "/", "")) // what is wrong is not a matter of length
+		clean := storage.CheckKey(strings.ReplaceAll(dir+"/"+name, "/", "")) // whether other errors remain does not depend on lengths
 		if len(path) <= storage.MaxComponent && clean == nil && key != path {
 			t.Errorf("Key(%q) = %q", path, key)
 		}

@@ -7,18 +7,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// What only some engines can do. A caller asks a Store for it by a type assertion.
+// Capabilities of only some engines. A caller checks with a type assertion whether a Store has
+// them.
 
 // Verifier is a Store that can check itself.
 type Verifier interface {
-	// Verify reads everything in the store and checks it. An error means that it
-	// could not go on; damage is no error. Readers and writers go on beside it.
+	// Verify reads everything in the store and checks it. An error means that Verify could not
+	// continue; damage is not an error. Reads and writes are possible meanwhile.
 	Verify(ctx context.Context, o VerifyOptions) (Verified, error)
 }
 
-// Sizer is a Store that knows how much it holds.
+// Sizer is a Store that knows the size of its contents.
 type Sizer interface {
-	// Stats returns how much the store holds, without walking it.
+	// Stats returns the size of the store's contents, without walking it.
 	Stats(ctx context.Context) (Stats, error)
 }
 
@@ -28,18 +29,18 @@ type Measured interface {
 	Metrics() []prometheus.Collector
 }
 
-// Compactor is a Store that can give free space back to the file system.
+// Compactor is a Store that can return free space to the file system.
 type Compactor interface {
-	// Compact gives back what is free, and returns how many bytes that was. Readers go
-	// on beside it, writers wait.
+	// Compact returns free space to the file system, and returns its number of bytes. Reads are
+	// possible meanwhile, writes wait.
 	Compact(ctx context.Context) (freed int64, err error)
 }
 
 // Archiver is a Store that can copy itself while it is in use.
 type Archiver interface {
-	// Backup calls write for each file of a copy of the store, in turn. Together they
-	// are what the store was at one moment. A call may take any time; what is deleted
-	// meanwhile takes its space until then.
+	// Backup calls write for each file of a copy of the store, one after the other. Together they
+	// are the state of the store at one moment. A call may take any time; the space of objects that
+	// are deleted meanwhile is free only after it.
 	Backup(ctx context.Context, write func(BackupFile) error) error
 }
 
@@ -50,41 +51,41 @@ type BackupFile struct {
 	Content io.WriterTo // to be used once, before write returns
 }
 
-// Damage is one thing that Verify found.
+// Damage is one error that Verify found.
 type Damage struct {
-	Key      string // of an object, "record " and the name of a mutable record, or "" if it is about neither
-	Err      error  // what is wrong
-	Repaired bool   // the object was dropped, or what is wrong put right
+	Key      string // of an object, "record " and the name of a mutable record, or ""
+	Err      error  // the error
+	Repaired bool   // the object was deleted, or the error corrected
 }
 
-// Verified is how much Verify has walked, and what came of it.
+// Verified counts what Verify has checked, and the results.
 type Verified struct {
 	Objects  int64 // objects whose record and content were checked
-	Bytes    int64 // of their content, what several share counted once
+	Bytes    int64 // of their content; shared content counts once
 	Records  int64 // mutable records
 	Damaged  int64 // Damages found
-	Repaired int64 // of those
+	Repaired int64 // number of repaired ones
 }
 
 // VerifyOptions are the options of Verify. All may be zero.
 type VerifyOptions struct {
-	// Repair drops what is damaged, so that it is fetched again, and puts right
-	// what can be: references, and blobs that are not referenced.
+	// Repair deletes damaged objects, so that they are fetched again, and corrects errors that can
+	// be corrected: references, and blobs that are not referenced.
 	Repair bool
 
-	// Damage is told each Damage when it is found.
+	// Damage is called with each Damage when it is found.
 	Damage func(Damage)
 
-	// Progress is told every now and then how far Verify is.
+	// Progress is called at intervals with the counts so far.
 	Progress func(Verified)
 }
 
-// Stats is how much a store holds.
+// Stats is the size of a store's contents.
 type Stats struct {
 	Objects int64 // number of objects
-	Bytes   int64 // sum of their sizes, each counted though its blob be shared
+	Bytes   int64 // sum of their sizes, also of objects that share a blob
 
 	FileBytes int64 // size of the two files
-	FreeBytes int64 // part of them that is free for the next objects
+	FreeBytes int64 // part of them that is free for new objects
 	Orphans   int64 // blobs that wait to be deleted
 }

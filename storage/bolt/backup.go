@@ -15,17 +15,16 @@ import (
 
 // Backup implements storage.Archiver.
 //
-// The snapshots of both files begin at the same moment, when neither has a commit under
-// way, so together they are what a kill at that moment leaves: Open deletes the blobs
-// that were being written. Two snapshots one after the other would not do. With that of
-// meta.db first, the content of an object that is deleted in between is gone from
-// blobs.db; with that of blobs.db first, the content of one that is created in between
-// is not there yet.
+// The snapshots of both files begin at the same moment, when neither has a running commit. Together
+// they are the state that a kill at that moment leaves: Open deletes the blobs that were being
+// written. Two snapshots one after the other would not suffice. If meta.db came first, the content
+// of an object that is deleted in between would be missing in blobs.db; if blobs.db came first, the
+// content of one that is created in between.
 //
-// The space of what is deleted while a file is copied is free only after that, so the file
-// may grow. meta.db, which has the most commits, ends its snapshot first. Where address
-// space is scarce (Windows, 32 bits, ulimit -v) a write that makes a file outgrow its map
-// waits for the end, and readers with it.
+// The space of data that is deleted while a file is copied is free only after the copy, so the file
+// may grow. The snapshot of meta.db, which has the most commits, ends first. Where address space is
+// scarce (Windows, 32 bits, ulimit -v), a write that makes a file outgrow its map waits for the end
+// of the copy, and readers wait with it.
 func (db *DB) Backup(ctx context.Context, write func(storage.BackupFile) error) error {
 	if err := db.backup(ctx, write); err != nil {
 		return fmt.Errorf("back up store %s: %w", db.dir, err)
@@ -49,8 +48,8 @@ func (db *DB) backup(ctx context.Context, write func(storage.BackupFile) error) 
 	return err
 }
 
-// begin begins a read transaction of each file while none has a commit under way. The
-// caller ends them.
+// begin begins a read transaction of each file while none has a running commit. The caller ends the
+// transactions.
 func begin(files ...*file) (all []*bbolt.Tx, err error) {
 	for _, f := range files {
 		f.commitMu.Lock()
@@ -77,7 +76,7 @@ func begin(files ...*file) (all []*bbolt.Tx, err error) {
 	return all, nil
 }
 
-// snapshot is a file as tx sees it. The end of ctx, or of the store, ends its copy.
+// snapshot is a file as tx sees it. Its copy ends early with ctx, or when the store is closed.
 type snapshot struct {
 	ctx    context.Context
 	closed *atomic.Bool
@@ -89,12 +88,12 @@ func (s *snapshot) WriteTo(w io.Writer) (int64, error) {
 	guarded := &guardedWriter{snapshot: s, to: w}
 	n, err := s.tx.WriteTo(guarded)
 	if guarded.err != nil {
-		err = guarded.err // bbolt gives its text alone
+		err = guarded.err // bbolt wraps only its text
 	}
 	return n, err
 }
 
-// guardedWriter writes to another writer while its snapshot may be copied.
+// guardedWriter writes to another writer as long as its snapshot may be copied.
 type guardedWriter struct {
 	snapshot *snapshot
 	to       io.Writer

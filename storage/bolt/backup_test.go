@@ -38,7 +38,7 @@ func backUp(ctx context.Context, db *bolt.DB, dir string) error {
 	})
 }
 
-// A backup is a store like the one that it is of.
+// A backup is a store with the same content as its original.
 func TestBackup(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, verifyStore(t))
@@ -61,8 +61,8 @@ func TestBackup(t *testing.T) {
 	expectContent(t, db, "later.example/@v/v1.0.0.zip", storagetest.Content(9, 300_000))
 }
 
-// While others create and delete, a backup is as the store was at one moment: each object
-// has its content, and what was there all the time is there.
+// While other goroutines create and delete, a backup has the state of one moment: each object has
+// its content, and objects that existed all the time are in it.
 func TestBackupWhileUsed(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, verifyStore(t))
@@ -119,7 +119,7 @@ func TestBackupRefuses(t *testing.T) {
 	}
 }
 
-// A backup has no room for what the store has none of.
+// A backup uses no disk space for holes of the store.
 func TestBackupHoles(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, holedStore(t))
@@ -138,8 +138,8 @@ func TestBackupHoles(t *testing.T) {
 	expectHoled(t, openDB(t, dir))
 }
 
-// maintainStore compacts and backs up beside a churn until it is killed. It says "c N"
-// and "b DIRECTORY" when it has, and what the churn says.
+// maintainStore compacts and backs up during a churn until it is killed. It prints "c N" and "b
+// DIRECTORY" after each, and the lines of the churn.
 func maintainStore(dir string) error {
 	db, err := bolt.Open(dir, nil)
 	if err != nil {
@@ -169,8 +169,8 @@ func maintainStore(dir string) error {
 	return <-failed
 }
 
-// Whatever moment a process is killed at, a compaction leaves the store whole, and what
-// has the name of a backup is one.
+// If a process is killed at any moment, a compaction leaves the store intact, and a directory with
+// the name of a backup is a complete one.
 func TestKilledInMaintenance(t *testing.T) {
 	t.Parallel()
 	rounds := 8
@@ -183,7 +183,7 @@ func TestKilledInMaintenance(t *testing.T) {
 	backups := 0
 	for round := range rounds {
 		said := map[string]bool{}
-		killed(t, "maintain", dir, 1+round%4, func(line string) bool { // within one of the two, by turns
+		killed(t, "maintain", dir, 1+round%4, func(line string) bool { // during one of the two, alternating
 			what, key, ok := strings.Cut(line, " ")
 			switch {
 			case !ok || what == "c":
@@ -220,7 +220,7 @@ func TestKilledInMaintenance(t *testing.T) {
 	t.Logf("%d backups in %d lives", backups, rounds)
 }
 
-// A store can be closed while a backup is made.
+// A store can be closed during a backup.
 func TestCloseInBackup(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, verifyStore(t))

@@ -15,10 +15,10 @@ import (
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
-// batchWorkers is how many work at the same time, so that their changes share commits.
+// batchWorkers is the number of concurrent workers, so that their changes share commits.
 const batchWorkers = 4
 
-// extension is the batch that makes a worker's log one longer than n.
+// extension returns the batch that extends a worker's log of n entries by one.
 func extension(worker, n int) storage.Batch {
 	b := storage.Batch{Swap: &storage.Swap{Name: fmt.Sprint("size/", worker), New: fmt.Append(nil, n+1)}}
 	if n > 0 {
@@ -33,7 +33,7 @@ func extension(worker, n int) storage.Batch {
 	return b
 }
 
-// logLength is how long the log of a worker is.
+// logLength returns the length of a worker's log.
 func logLength(ctx context.Context, s storage.Store, worker int) (n int, err error) {
 	value, err := s.Record(ctx, fmt.Sprint("size/", worker))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -45,13 +45,13 @@ func logLength(ctx context.Context, s storage.Store, worker int) (n int, err err
 	return n, err
 }
 
-// movedContent is what each worker moves to and fro: small, or large.
+// movedContent returns the content that each worker moves back and forth: small, or large.
 func movedContent(worker int) []byte {
 	return storagetest.Content(uint64(worker), []int{100, 100_000}[worker%2])
 }
 
-// batchStore applies batches and moves objects until it is killed. It says "WORKER N"
-// when a log has N entries.
+// batchStore applies batches and moves objects until it is killed. It prints "WORKER N" when a log
+// has N entries.
 func batchStore(dir string) error {
 	db, err := bolt.Open(dir, nil)
 	if err != nil {
@@ -93,8 +93,8 @@ func batchWorker(db *bolt.DB, worker int) error {
 	}
 }
 
-// Whatever moment a process is killed at, a batch is there as a whole or not at all, and
-// what was moved is at one place.
+// If a process is killed at any moment, each batch is in the store as a whole or not at all, and
+// each moved object is at exactly one place.
 func TestKilledInBatch(t *testing.T) {
 	t.Parallel()
 	rounds := 8
@@ -179,12 +179,12 @@ func checkMoved(t *testing.T, db *bolt.DB, worker, said int) {
 		}
 		o.Close()
 	}
-	if places > 1 || places == 0 && said > 0 { // it is made before the first entry
+	if places > 1 || places == 0 && said > 0 { // the object is created before the first entry
 		t.Errorf("what %d moves is at %d places", worker, places)
 	}
 }
 
-// What is damaged is not given a new checksum by a move.
+// A move does not give a damaged object a new checksum.
 func TestMoveDamaged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

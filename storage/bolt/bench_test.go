@@ -64,7 +64,7 @@ func BenchmarkPut(b *testing.B) {
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				// Other content each time, or it would be shared.
+				// Different content each time, because equal content would be shared.
 				content[i%size]++
 				put(b, db, fmt.Sprint(i), content)
 				if i >= 4 {
@@ -88,7 +88,7 @@ func put(tb testing.TB, s storage.Store, key string, content []byte) {
 // onlyWriter hides all methods of w but Write.
 type onlyWriter struct{ io.Writer }
 
-// readBench reads n things of size bytes, one after the other.
+// readBench measures n reads of size bytes, one after the other.
 func readBench(b *testing.B, n, size int, prepare func(), open func(i int) io.ReadCloser) {
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
@@ -166,7 +166,7 @@ func benchGet(b *testing.B, prepare func()) {
 	}
 }
 
-// BenchmarkGetSmall is the hot path: a go.mod, an .info, a tile.
+// BenchmarkGetSmall measures the most frequent read: a go.mod, an .info, a tile.
 func BenchmarkGetSmall(b *testing.B) {
 	for _, size := range []int{200, 8 << 10, 32 << 10} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
@@ -190,7 +190,7 @@ func BenchmarkGetSmall(b *testing.B) {
 	}
 }
 
-// BenchmarkPutSmall has 1 and 64 creators at the same time.
+// BenchmarkPutSmall measures 1 and 64 concurrent creators.
 func BenchmarkPutSmall(b *testing.B) {
 	for _, size := range []int{200, 8 << 10, 31 << 10, 40 << 10} {
 		for _, creators := range []int{1, 64} {
@@ -215,8 +215,7 @@ func BenchmarkPutSmall(b *testing.B) {
 	}
 }
 
-// BenchmarkPutSmallBesideBlobs reports how long small writes take while large
-// ones are going on.
+// BenchmarkPutSmallBesideBlobs reports how long small writes take during large ones.
 func BenchmarkPutSmallBesideBlobs(b *testing.B) {
 	db := openDB(b, b.TempDir())
 	stop, done := make(chan struct{}), make(chan struct{})

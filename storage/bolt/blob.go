@@ -20,7 +20,7 @@ func putSegment(id uint64, segment, first int, values [][]byte) func(*bbolt.Tx) 
 		if err != nil {
 			return err
 		}
-		bucket.FillPercent = 1 // nothing is ever put between
+		bucket.FillPercent = 1 // keys are only ever appended
 		for i, value := range values {
 			if err := bucket.Put(chunkKey(first+i), value); err != nil {
 				return err
@@ -30,8 +30,7 @@ func putSegment(id uint64, segment, first int, values [][]byte) func(*bbolt.Tx) 
 	}
 }
 
-// readFull fills b from r. An r that ends before is an error of its own, not
-// the end of a file.
+// readFull fills b from r. If r ends before, the error is not io.EOF or io.ErrUnexpectedEOF.
 func readFull(r io.Reader, b []byte) error {
 	_, err := io.ReadFull(r, b)
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
@@ -40,7 +39,7 @@ func readFull(r io.Reader, b []byte) error {
 	return err
 }
 
-// expectEnd checks that r is at its end.
+// expectEnd returns an error if r is not at its end.
 func expectEnd(r io.Reader) error {
 	var b [1]byte
 	n, err := io.ReadFull(r, b[:])
@@ -53,8 +52,8 @@ func expectEnd(r io.Reader) error {
 	return nil
 }
 
-// eachChunk calls visit for the chunks of a blob, in order. The value is valid
-// within the transaction.
+// eachChunk calls visit for the chunks of a blob, in order. The value is valid within the
+// transaction.
 func eachChunk(tx *bbolt.Tx, id uint64, size int64, visit func(chunk int, value []byte) error) error {
 	for first, segment := 0, 0; first < chunkCount(size); segment++ {
 		bucket := tx.Bucket(bucketBlobs).Bucket(segmentKey(id, segment))
@@ -76,7 +75,7 @@ func eachChunk(tx *bbolt.Tx, id uint64, size int64, visit func(chunk int, value 
 	return nil
 }
 
-// deleteBlob deletes what there is of a blob, in bounded transactions.
+// deleteBlob deletes all existing segments of a blob, in bounded transactions.
 func deleteBlob(blobs *file, id uint64) error {
 	for {
 		var keys [][]byte
@@ -101,7 +100,7 @@ func deleteBlob(blobs *file, id uint64) error {
 	}
 }
 
-// segmentKeys returns the keys of the first segments there are of a blob.
+// segmentKeys returns the keys of the first existing segments of a blob.
 func segmentKeys(tx *bbolt.Tx, id uint64) [][]byte {
 	var keys [][]byte
 	prefix := blobKey(id)

@@ -18,8 +18,8 @@ import (
 // blobs are the contents of large objects, in blobs.db.
 type blobs struct {
 	file    *file
-	reader  *os.File // a second descriptor of the file, to read chunks
-	chunks  chunks   // that readers are at
+	reader  *os.File // a second descriptor of the file, for reading chunks
+	chunks  chunks   // the chunks that readers use
 	damaged prometheus.Counter
 }
 
@@ -33,8 +33,8 @@ func openBlobs(f *file, readers *memory.Budget, damaged prometheus.Counter) (*bl
 
 func (b *blobs) close() error { return errors.Join(b.reader.Close(), b.file.close()) }
 
-// write writes what r yields, exactly size bytes, as the blob id. On disk
-// when it returns nil. After an error the caller deletes the blob.
+// write writes exactly size bytes from r as the blob id. They are on disk when it returns nil.
+// After an error the caller deletes the blob.
 func (b *blobs) write(ctx context.Context, id uint64, size int64, r io.Reader) (sum [sha256.Size]byte, err error) {
 	hash := sha256.New()
 	values := make([][]byte, 0, segmentChunks+1)
@@ -70,8 +70,8 @@ func (b *blobs) write(ctx context.Context, id uint64, size int64, r io.Reader) (
 	return [sha256.Size]byte(hash.Sum(nil)), nil
 }
 
-// readAt reads a chunk of a blob of size bytes into buffer, and returns the part of it
-// that has the content.
+// readAt reads a chunk of a blob of size bytes into buffer, and returns the part of it with the
+// content.
 func (b *blobs) readAt(blob *blobRef, size int64, chunk int, buffer []byte) ([]byte, error) {
 	value := buffer[:sumSize+chunkLen(size, chunk)]
 	_, err := b.reader.ReadAt(value, blob.extents[chunk])

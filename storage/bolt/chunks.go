@@ -6,28 +6,26 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
-// chunks are the chunks that readers have in memory. Readers of one blob that are at
-// the same chunk share it: a thousand clients that stop reading one zip keep as many
-// chunks as it has, at most. And all of them together keep no more than half of the
-// readers' budget; a reader that finds it used up reads by the piece.
+// chunks are the chunks that readers have in memory. Readers of one blob at the same chunk share
+// it: a thousand stalled readers of one zip keep at most all of its chunks in memory. All chunks
+// together use at most half of the readers' budget; a reader that finds it used up reads small
+// pieces.
 type chunks struct {
 	buffers buffers
 	budget  *memory.Budget
-	spare   chan struct{} // a place for each chunk that is read for a piece
+	spare   chan struct{} // one element for each chunk that is being read for a piece
 
 	mu   sync.Mutex
 	open map[chunkID]*chunk
 }
 
-// chunkID says which chunk of which blob it is. A blob never changes, and its number
-// is never used again.
+// chunkID identifies a chunk of a blob. A blob never changes, and its number is never reused.
 type chunkID struct {
 	blob  uint64
 	chunk int
 }
 
-// chunk is a chunk in memory. ready is closed when data, which is checked, or err is
-// set.
+// chunk is a chunk in memory. ready is closed when data, which is verified, or err is set.
 type chunk struct {
 	id    chunkID
 	users int // guarded by the mutex of chunks
@@ -42,8 +40,8 @@ func newChunks(budget *memory.Budget) chunks {
 	return chunks{budget: budget, spare: make(chan struct{}, spareChunks), open: map[chunkID]*chunk{}}
 }
 
-// acquire returns a chunk, which the caller releases; it is nil if there is no memory
-// for it. The first who needs it reads it with read, into a buffer of bufferSize.
+// acquire returns a chunk, which the caller must release, or nil if there is no memory for it. The
+// first caller reads it with read, into a buffer of bufferSize.
 func (s *chunks) acquire(id chunkID, read func(buffer []byte) ([]byte, error)) (*chunk, error) {
 	s.mu.Lock()
 	c := s.open[id]
@@ -68,7 +66,7 @@ func (s *chunks) acquire(id chunkID, read func(buffer []byte) ([]byte, error)) (
 	return c, nil
 }
 
-// add returns a chunk with one user, nil if there is no memory for it. It needs mu.
+// add returns a chunk with one user, nil if there is no memory for it. The caller holds mu.
 func (s *chunks) add(id chunkID) *chunk {
 	if s.budget != nil && int64(len(s.open)+1)*bufferSize > s.budget.Size()/2 || !s.budget.Try(bufferSize) {
 		return nil
@@ -78,7 +76,7 @@ func (s *chunks) add(id chunkID) *chunk {
 	return c
 }
 
-// release gives a chunk back, which goes with its last user.
+// release ends one use of a chunk. Its memory is freed with the last user.
 func (s *chunks) release(c *chunk) {
 	s.mu.Lock()
 	c.users--
@@ -93,10 +91,10 @@ func (s *chunks) release(c *chunk) {
 	}
 }
 
-// copyPiece copies what fits into piece of what a chunk has from offset on, and
-// returns that. It holds the chunk no longer.
+// copyPiece copies the part of a chunk from offset on into piece, as much as fits, and returns
+// that. It does not keep the chunk.
 func (s *chunks) copyPiece(piece []byte, offset int64, read func(buffer []byte) ([]byte, error)) ([]byte, error) {
-	s.spare <- struct{}{} // a reader that has a place waits for the disk alone
+	s.spare <- struct{}{} // a reader with an element waits only for the disk
 	defer func() { <-s.spare }()
 	buffer := s.buffers.get()
 	defer s.buffers.put([][]byte{buffer})
@@ -107,7 +105,7 @@ func (s *chunks) copyPiece(piece []byte, offset int64, read func(buffer []byte) 
 	return piece[:copy(piece, data[offset:])], nil
 }
 
-// buffers are used again.
+// buffers reuses buffers.
 type buffers struct {
 	pool sync.Pool // of *[]byte with room for a chunk and its checksum
 }
@@ -120,7 +118,7 @@ func (p *buffers) get() []byte {
 	return make([]byte, bufferSize)
 }
 
-// put gives buffers back. None of them may be used afterwards.
+// put gives buffers back. The caller must not use them afterwards.
 func (p *buffers) put(all [][]byte) {
 	for _, b := range all {
 		b = b[:cap(b)]

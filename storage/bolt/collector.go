@@ -13,7 +13,7 @@ func (db *DB) Metrics() []prometheus.Collector {
 	return []prometheus.Collector{m.created, m.deleted, m.damaged, m.commitSeconds, state}
 }
 
-// stateCollector reads what the store knows about itself when it is asked.
+// stateCollector reads the store's statistics at each collection.
 type stateCollector struct {
 	db        *DB
 	fileBytes *prometheus.Desc

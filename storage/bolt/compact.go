@@ -12,21 +12,21 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// errPinned says that a reader holds pages that were freed since it began.
+// errPinned means that a reader uses pages that were freed since it began.
 var errPinned = errors.New("readers hold freed pages")
 
-// compactAgain is how long Compact waits for readers that hold freed pages. Those that
-// serve clients hold them for less than a millisecond.
+// compactAgain is how long Compact waits for readers that use freed pages. Readers that serve
+// clients use them for less than a millisecond.
 const compactAgain = 10 * time.Millisecond
 
-// Compact implements storage.Compactor. It moves nothing: the pages of both files that
-// are free become holes in them. The files keep their length, their order and all that
-// refers to a place in them, so a process that is killed meanwhile leaves a whole store,
-// and no other disk space is needed. The pages of each file are checked before, since
-// what a damaged list of free pages says must not be believed.
+// Compact implements storage.Compactor. It moves no data: the free pages of both files become holes
+// in them. The files keep their length, their order and all references to positions in them, so a
+// process that is killed meanwhile leaves an intact store, and no additional disk space is needed.
+// The pages of each file are checked first, because a damaged list of free pages may contain used
+// ones.
 //
-// Nothing is written while it runs. The error is errors.ErrUnsupported if the file system
-// has no holes, or this system has no way to make them.
+// Nothing is written while Compact runs. The error is errors.ErrUnsupported if the file system or
+// the operating system does not support holes.
 func (db *DB) Compact(ctx context.Context) (freed int64, err error) {
 	db.copying.Lock()
 	defer db.copying.Unlock()
@@ -50,7 +50,7 @@ func compactFile(ctx context.Context, f *file) (freed int64, err error) {
 	}
 	for {
 		err = f.discard(
-			func(*bbolt.Tx) error { return nil }, // bbolt lets go of what no reader holds, and counts the rest
+			func(*bbolt.Tx) error { return nil }, // makes bbolt release the pages that no reader uses, and count the others
 			func(tx *bbolt.Tx) error {
 				if f.bolt.Stats().PendingPageN > 0 {
 					return errPinned
@@ -70,8 +70,7 @@ func compactFile(ctx context.Context, f *file) (freed int64, err error) {
 	return max(before-after, 0), errors.Join(err, err2)
 }
 
-// punchFree makes holes of the free pages of the file, and of what is behind its last
-// page.
+// punchFree makes holes of the free pages of the file, and of the space after its last page.
 func punchFree(ctx context.Context, tx *bbolt.Tx, raw *os.File) error {
 	bad, err := badPages(ctx, tx)
 	if err != nil || bad != nil {

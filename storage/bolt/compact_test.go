@@ -20,7 +20,7 @@ import (
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
-// holedContent is what is left in a store of holedStore.
+// holedContent is the remaining content in a store of holedStore.
 var holedContent = map[string][]byte{
 	"left/small": storagetest.Content(1, 3000),
 	"left/large": storagetest.Content(2, 600_000),
@@ -65,7 +65,7 @@ func expectHoled(t *testing.T, db storage.Store) {
 	}
 }
 
-// Compact gives back what is free, and all else is as it was.
+// Compact frees disk space, and changes nothing else.
 func TestCompact(t *testing.T) {
 	t.Parallel()
 	dir := holedStore(t)
@@ -110,7 +110,7 @@ func TestCompact(t *testing.T) {
 	}
 }
 
-// Compact may run while the store is used.
+// Compact can run while the store is used.
 func TestCompactWhileUsed(t *testing.T) {
 	t.Parallel()
 	dir := holedStore(t)
@@ -145,7 +145,7 @@ func TestCompactWhileUsed(t *testing.T) {
 	}
 }
 
-// What a reader can still see is not given back.
+// Pages that a reader can still see are not freed.
 func TestCompactWaitsForReaders(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, holedStore(t))
@@ -192,7 +192,7 @@ func TestCompactWaitsForReaders(t *testing.T) {
 	}
 }
 
-// A page that is in use and on the list of free ones is no reason to lose it.
+// A used page on a damaged list of free pages is not lost.
 func TestCompactDamaged(t *testing.T) {
 	t.Parallel()
 	dir := holedStore(t)
@@ -212,8 +212,7 @@ func TestCompactDamaged(t *testing.T) {
 	expectHoled(t, db)
 }
 
-// addFreePage puts a page that is in use in place of the first one on the list of free
-// pages in meta.db.
+// addFreePage replaces the first page on the list of free pages in meta.db by a used page.
 func addFreePage(t *testing.T, file []byte) {
 	t.Helper()
 	const pageSize, header = 4096, 16

@@ -8,8 +8,7 @@ import (
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
-// openDB opens the store in dir and closes it with the test, if the test did
-// not.
+// openDB opens the store in dir and closes it with the test, unless the test did.
 func openDB(t testing.TB, dir string) *bolt.DB {
 	t.Helper()
 	db, err := bolt.Open(dir, nil)

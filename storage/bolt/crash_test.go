@@ -21,8 +21,8 @@ import (
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
-// churnContents are the contents of the churn: inline for most, a blob of one or of
-// several segments for the others; some keys share theirs.
+// churnContents are the contents of the churn: most are inline, the others blobs of one or of
+// several segments; some keys have equal contents.
 type churnContents [12][]byte
 
 func newChurnContents() *churnContents {
@@ -34,15 +34,14 @@ func newChurnContents() *churnContents {
 	return &c
 }
 
-// of is the content of a key.
+// of returns the content of a key.
 func (c *churnContents) of(key string) []byte {
 	n, _ := strconv.Atoi(key[strings.LastIndexByte(key, '/')+1:])
 	return c[n%len(c)]
 }
 
-// churnStore creates and deletes until it is killed, and says what it was told:
-// "+ key" when a creation was acknowledged, "? key" before it deletes, "- key"
-// after that.
+// churnStore creates and deletes until it is killed, and prints the results: "+ key" when a
+// creation was acknowledged, "? key" before it deletes, "- key" after that.
 func churnStore(dir string) error {
 	db, err := bolt.Open(dir, nil)
 	if err != nil {
@@ -51,10 +50,10 @@ func churnStore(dir string) error {
 	return churn(context.Background(), db, sayChange)
 }
 
-// sayChange prints a line. Lines are short: a write of one is not torn.
+// sayChange prints a line. Lines are short, so that each write is atomic.
 func sayChange(what, key string) { fmt.Fprintf(os.Stdout, "%s %s\n", what, key) }
 
-// churn creates and deletes until ctx ends or something fails.
+// churn creates and deletes until ctx ends or an operation fails.
 func churn(ctx context.Context, db *bolt.DB, say func(what, key string)) error {
 	contents := newChurnContents()
 	const workers = 6
@@ -82,7 +81,7 @@ func churn(ctx context.Context, db *bolt.DB, say func(what, key string)) error {
 	return nil
 }
 
-// churnKey creates the object, or deletes it if it is there.
+// churnKey creates the object, or deletes it if it exists.
 func churnKey(db *bolt.DB, key string, content []byte, say func(what, key string)) error {
 	err := db.Create(context.Background(), storage.Info{Key: key, Size: int64(len(content))}, bytes.NewReader(content))
 	switch {
@@ -100,8 +99,8 @@ func churnKey(db *bolt.DB, key string, content []byte, say func(what, key string
 	return nil
 }
 
-// killed runs a helper on dir, kills it a moment after it has said so many lines that
-// count, and returns how many there were.
+// killed runs a helper on dir, kills it a moment after it has printed the given number of lines
+// that count, and returns their number.
 func killed(t *testing.T, helper, dir string, after int, hear func(line string) (counts bool)) (heard int) {
 	t.Helper()
 	cmd := helperCommand(t, helper, dir)
@@ -116,7 +115,7 @@ func killed(t *testing.T, helper, dir string, after int, hear func(line string) 
 		if !hear(lines.Text()) {
 			continue
 		}
-		if heard++; heard == after { // a moment later it is in the middle of the next ones
+		if heard++; heard == after { // a moment later it is in the middle of the next operations
 			time.AfterFunc(rand.N(10*time.Millisecond), func() { _ = cmd.Process.Kill() })
 		}
 	}
@@ -124,8 +123,8 @@ func killed(t *testing.T, helper, dir string, after int, hear func(line string) 
 	return heard
 }
 
-// Whatever moment a process is killed at: what was acknowledged is there, byte
-// for byte, nothing else is, and nothing is left over.
+// If a process is killed at any moment, all acknowledged objects are in the store, byte for byte,
+// no others are, and no temporary data is left.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	rounds := 12
@@ -151,9 +150,8 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d operations in %d lives", operations, rounds)
 }
 
-// checkStore checks a store that was killed, or a backup: each object has the content that
-// it is to have, those that were acknowledged are there, and nothing is left over. Then
-// state is what there is.
+// checkStore checks a store after a kill, or a backup: each object has its expected content, the
+// acknowledged ones exist, and no temporary data is left. Then it sets state to the found objects.
 func checkStore(t *testing.T, dir string, content func(key string) []byte, state map[string]string) {
 	t.Helper()
 	db := openDB(t, dir)
@@ -183,7 +181,7 @@ func checkStore(t *testing.T, dir string, content func(key string) []byte, state
 	if _, found := verify(t, db, false); found != nil {
 		t.Errorf("found %v", found)
 	}
-	// What was not acknowledged may be there or not; from now on it is known.
+	// A change that was not acknowledged may have happened or not; from now on its result is known.
 	clear(state)
 	for key := range there {
 		state[key] = "+"

@@ -10,8 +10,8 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Create implements storage.Store. The memory for an object of more than 32 KiB is taken from
-// Options.Writers; Create waits for it until ctx ends.
+// Create implements storage.Store. It takes the memory for an object of more than 32 KiB from
+// Options.Writers, and waits for it until ctx ends.
 func (db *DB) Create(ctx context.Context, info storage.Info, r io.Reader) error {
 	free := func(tx *bbolt.Tx) error { _, err := expectFree(tx, info.Key); return err }
 	err := info.Check()

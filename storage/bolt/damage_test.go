@@ -20,8 +20,8 @@ import (
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
-// Whatever byte changes on disk: what is read is what was stored, or an error.
-// Nothing hangs and nothing panics.
+// Any byte changes on disk: a read returns the stored bytes, or an error. Nothing hangs and nothing
+// panics.
 func TestDamagedBytes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -54,7 +54,7 @@ func TestDamagedBytes(t *testing.T) {
 			flip(t, path, int64(at), bit)
 			r, f := readDamaged(t, dir, objects, fmt.Sprintf("%s, round %d, byte %d ^ %#x", name, round, at, bit))
 			refused, found = refused+r, found+f
-			putBack(t, path, whole) // a store that was opened may have changed
+			putBack(t, path, whole) // an opened store may have changed the file
 		}
 		t.Logf("%s: %d times refused at open, %d objects refused", name, refused, found)
 		if refused+found == 0 {
@@ -80,8 +80,8 @@ func flip(t *testing.T, path string, at int64, bit byte) {
 	}
 }
 
-// putBack makes a file what it was, and writes no more than what has changed: most of
-// a store's file is room.
+// putBack restores the content of a file, and writes only the changed parts: most of a store's file
+// is free space.
 func putBack(t *testing.T, path string, whole []byte) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -152,8 +152,7 @@ func readDamaged(t *testing.T, dir string, objects map[string][]byte, what strin
 	return 0, found
 }
 
-// checkText fails if an error has words of the Go runtime, which tell its reader
-// nothing.
+// checkText fails if an error contains text of the Go runtime, which does not help its reader.
 func checkText(t *testing.T, what string, err error) {
 	t.Helper()
 	for _, words := range []string{"runtime error", "invalid memory address", "nil pointer", "fault address", "out of range"} {
@@ -163,8 +162,8 @@ func checkText(t *testing.T, what string, err error) {
 	}
 }
 
-// An object that is open stays as it was while everything around it is created
-// and deleted, and keeps no more room than its own.
+// An open object stays unchanged while everything around it is created and deleted, and keeps only
+// its own disk space.
 func TestLeakedReader(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, t.TempDir())
@@ -201,8 +200,8 @@ func TestLeakedReader(t *testing.T) {
 	waitNoOrphans(t, db)
 }
 
-// A backup that is copied over the files while they are in use is served, and not
-// written to: bbolt knows which pages of the other files are free, and would overwrite.
+// A backup that is copied over the files while they are in use is served, and not written to: bbolt
+// remembers the free pages of the replaced files, and would overwrite used ones.
 func TestReplacedFile(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
@@ -252,8 +251,8 @@ func TestReplacedFile(t *testing.T) {
 	put(t, db, "next", []byte("next"))
 }
 
-// The extents in the records are only a hint: after somebody has compacted the
-// file all of them are wrong, and all objects are there.
+// The extents in the records are only a hint: after another program has compacted the file all of
+// them are wrong, and all objects can still be read.
 func TestCompactedFile(t *testing.T) {
 	t.Parallel()
 	dir := verifyStore(t)
@@ -266,7 +265,7 @@ func TestCompactedFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Something in front, so that everything moves.
+	// A bucket in front, so that everything moves.
 	err = to.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucket([]byte("first"))
 		if err != nil {

@@ -7,8 +7,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Delete implements storage.Store. The bytes of a large object are freed for the next
-// ones soon after, when no other object has them and no open Object reads them.
+// Delete implements storage.Store. The space of a large object is freed soon after, when no other
+// object shares its content and no open Object reads it.
 func (db *DB) Delete(ctx context.Context, key string) error {
 	err := ctx.Err()
 	if err == nil {

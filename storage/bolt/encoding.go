@@ -6,19 +6,18 @@ import (
 	"hash/crc32"
 )
 
-// castagnoli is the polynomial that amd64 and arm64 have an instruction for: a
-// checksum costs less than the copy beside it.
+// castagnoli is the polynomial for which amd64 and arm64 have an instruction: a checksum costs less
+// than the copy beside it.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errTruncated is found where an object record or a value ends too early.
+// errTruncated means that an object record or a value ends too early.
 var errTruncated = errors.New("record is cut off")
 
 func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// parser takes values off the front of a slice. After an error all it returns
-// is zero.
+// parser takes values from the front of a slice. After an error it returns only zeros.
 type parser struct {
 	rest []byte
 	err  error

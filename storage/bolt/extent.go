@@ -10,25 +10,23 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// This file is the only one that knows where in a bbolt file a value is.
+// Only this file knows where in a bbolt file a value is.
 //
-// bbolt maps its file with MADV_RANDOM, so a large value that is copied out of
-// the map comes in page by page: 35 times slower than reading a file when it is
-// not cached, and two to three times slower when it is. So chunks are read with
-// ReadAt at the offset of their value, which is its address minus that of the
-// map. The segment of a blob is written once and its pages stay where they are
-// until the blob is deleted, so the offsets are part of the object record, and
-// reading a blob touches nothing of blobs.db but its content.
+// bbolt maps its file with MADV_RANDOM, so a large value that is copied out of the map is read page
+// by page: 35 times slower than reading a file when it is not cached, and two to three times slower
+// when it is. So chunks are read with ReadAt at the offset of their value, which is its address
+// minus that of the map. The segment of a blob is written once and its pages stay where they are
+// until the blob is deleted, so the offsets are part of the object record, and reading a blob reads
+// nothing of blobs.db but its content.
 //
-// The offsets are only a hint: each chunk's checksum covers which chunk of
-// which blob it is. Where they are wrong, because the file was compacted,
-// locate finds the chunks again.
+// The offsets are only a hint: each chunk's checksum covers the number of its blob and its own. If
+// the offsets are wrong, because the file was compacted, locate finds the chunks again.
 
 // extents are the offsets of the chunks of a blob in blobs.db, in order.
 type extents []int64
 
-// appendExtents appends the encoding of e: the first offset, then how far each
-// is from the end of the full chunk before it, which is close to zero.
+// appendExtents appends the encoding of e: the first offset, then the distance of each from the end
+// of the full chunk before it, which is close to zero.
 func appendExtents(b []byte, e extents) []byte {
 	next := int64(0)
 	for _, offset := range e {
@@ -40,7 +38,7 @@ func appendExtents(b []byte, e extents) []byte {
 
 // extents takes n extents.
 func (p *parser) extents(n int) extents {
-	if n > len(p.rest) { // each has at least one byte
+	if n > len(p.rest) { // each takes at least one byte
 		p.err = errTruncated
 		return nil
 	}

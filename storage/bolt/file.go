@@ -20,49 +20,47 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// maxCommit bounds the bytes of one commit, because bbolt keeps them in memory
-// twice and because other writers wait for it: small writes beside 20 MB in one
-// transaction took 17 ms in the median, beside transactions of 4 MiB 6 ms.
+// maxCommit bounds the bytes of one commit, because bbolt keeps them in memory twice and other
+// writers wait for it: small writes beside 20 MB in one transaction took 17 ms in the median,
+// beside transactions of 4 MiB 6 ms.
 const maxCommit = 4 << 20
 
-// file is one bbolt file. It adds to bbolt that changes which wait for the disk
-// at the same time share one commit, and that a damaged page is an error and
-// not the end of the process.
+// file is one bbolt file. In addition to bbolt, concurrent changes share one commit, and a damaged
+// page is an error and does not end the process.
 type file struct {
 	path     string
 	bolt     *bbolt.DB
 	raw      *os.File // bbolt's own descriptor, which holds the lock
 	pageSize int
 	readOnly bool
-	commits  prometheus.Observer // is told how many seconds each took
+	commits  prometheus.Observer // observes how many seconds each commit took
 
-	// stuck is set once a panic left bbolt inside of its locks: any further
-	// use would block forever. failed is set once the disk failed below a
-	// commit, or another program changed the file: any further change would build
-	// on what may not be on disk.
+	// stuck is set when a panic left bbolt with its locks held: any further use would block
+	// forever. failed is set when a commit failed on disk, or another program changed the file: any
+	// further change would build on data that may not be on disk.
 	stuck, failed atomic.Pointer[error]
 
 	queueMu sync.Mutex // guards queue
 	queue   []*change
 
-	commitMu sync.Mutex // held by the one who commits; guards the results in a change, and newest
-	newest   int        // the number that the newest commit has in the file; 0 if that is not known
+	commitMu sync.Mutex // held during a commit; guards the results in a change, and newest
+	newest   int        // the number of the newest commit in the file; 0 if it is not known
 }
 
-// errReplaced is why nothing is written any more to a file that is not as this process
-// left it. bbolt remembers which pages are free, and would write over those of the backup.
+// errReplaced is the reason why nothing is written to a file that another program has changed.
+// bbolt remembers which pages were free, and would overwrite used pages of the backup.
 var errReplaced = errors.New("another program changed the file, for example a backup was restored while the server runs; nothing new is stored until a restart")
 
-// change is one function that wants to be part of a commit.
+// change is one function that is to be part of a commit.
 type change struct {
-	size  int // bytes, about
+	size  int // bytes, approximately
 	apply func(*bbolt.Tx) error
 	done  bool
 	err   error
 }
 
-// view runs fn in a read transaction. fn must not block on anything but the
-// disk: an open read transaction keeps freed pages from being used again.
+// view runs fn in a read transaction. fn must block on nothing but the disk: freed pages cannot be
+// reused during a read transaction.
 func (f *file) view(fn func(*bbolt.Tx) error) (err error) {
 	if stuck := f.stuck.Load(); stuck != nil {
 		return *stuck
@@ -80,11 +78,11 @@ func (f *file) view(fn func(*bbolt.Tx) error) (err error) {
 	}))
 }
 
-// update makes fn part of a commit and returns when that is on disk. size is
-// about how many bytes fn writes. fn may run more than once.
+// update makes fn part of a commit and returns when that is on disk. size is about how many bytes
+// fn writes. fn may run more than once.
 //
-// The caller that gets the lock takes along the whole queue, so the number of
-// commits a disk can do in a second does not bound the number of changes.
+// The caller that gets the lock commits the whole queue, so the number of commits that a disk can
+// do in a second does not bound the number of changes.
 func (f *file) update(size int, fn func(*bbolt.Tx) error) error {
 	c := &change{size: size, apply: fn}
 	f.queueMu.Lock()
@@ -99,8 +97,7 @@ func (f *file) update(size int, fn func(*bbolt.Tx) error) error {
 	return c.err
 }
 
-// takeQueue returns the changes that wait, oldest first, up to maxCommit bytes
-// but at least one.
+// takeQueue returns the waiting changes, oldest first, up to maxCommit bytes but at least one.
 func (f *file) takeQueue() []*change {
 	f.queueMu.Lock()
 	defer f.queueMu.Unlock()
@@ -114,9 +111,9 @@ func (f *file) takeQueue() []*change {
 	return batch
 }
 
-// commitBatch commits the batch together. If that fails, for instance because
-// one finds its key taken, each is committed alone: no caller gets the error of a
-// neighbour, nor one because of a neighbour that was then not committed.
+// commitBatch commits the batch together. If that fails, for example because a key is taken, it
+// commits each change alone: no caller gets the error of another change, nor an error that depends
+// on a change that was not committed.
 func (f *file) commitBatch(batch []*change) {
 	err := f.commit(func(tx *bbolt.Tx) error {
 		for _, c := range batch {
@@ -148,8 +145,8 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			// bbolt rolls back when it panics. Only if that did not come to
-			// an end either, its locks are still held.
+			// bbolt rolls back when it panics. Its locks are still held only if the rollback did
+			// not finish either.
 			err = f.damaged(r, tx != nil && tx.DB() == nil)
 		}
 	}()
@@ -167,7 +164,7 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 	if applied {
 		f.newest = number
 		if err != nil {
-			f.newest = 0 // it may have taken effect all the same
+			f.newest = 0 // the commit may have taken effect all the same
 		}
 		f.commits.Observe(time.Since(start).Seconds())
 		return f.commitError(err)
@@ -180,9 +177,8 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 	return f.explain(err)
 }
 
-// discard runs each fn in a write transaction that is not committed: nothing else
-// changes the file from the first to the last. If the file is open for reading only,
-// they are read transactions.
+// discard runs each fn in a write transaction that is not committed: nothing else changes the file
+// from the first to the last one. If the file is open read-only, they are read transactions.
 func (f *file) discard(fns ...func(*bbolt.Tx) error) error {
 	f.commitMu.Lock()
 	defer f.commitMu.Unlock()
@@ -201,14 +197,14 @@ func (f *file) discard(fns ...func(*bbolt.Tx) error) error {
 	return nil
 }
 
-// commitError adds the next step to an error of the disk below a commit.
+// commitError adds the next step for the administrator to a disk error of a commit.
 func (f *file) commitError(err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err)
 	case errors.Is(err, syscall.EIO):
-		// After a failed fsync it is unknown what is on disk (see
-		// lwn.net/Articles/752063), so nothing is built on top of it.
+		// After a failed fsync the content of the disk is unknown (see lwn.net/Articles/752063), so
+		// nothing is built on top of it.
 		err = fmt.Errorf("write %s: %w; check the disk, then restart", f.path, err)
 		f.failed.Store(&err)
 		return err
@@ -218,8 +214,8 @@ func (f *file) commitError(err error) error {
 	return nil
 }
 
-// damaged turns a panic of bbolt into an error. If bbolt did not let go of its
-// locks, the file is of no use for the rest of the process.
+// damaged turns a panic of bbolt into an error. If bbolt did not release its locks, the file cannot
+// be used for the rest of the process.
 func (f *file) damaged(panicked any, released bool) error {
 	err := fmt.Errorf("%s: %s: %w", f.path, panicText(panicked), storage.ErrDamaged)
 	if !released {
@@ -229,8 +225,8 @@ func (f *file) damaged(panicked any, released bool) error {
 	return err
 }
 
-// panicText says what a panic of bbolt means. Its own words are kept; those of the Go
-// runtime are about the memory of this program, which is not what the reader can mend.
+// panicText explains a panic of bbolt. It keeps bbolt's own text; a text of the Go runtime is about
+// the memory of this program, which does not help an administrator.
 func panicText(panicked any) string {
 	if _, ok := panicked.(runtime.Error); ok {
 		return "a page of the file cannot be read, or refers to one that is not there"
@@ -238,8 +234,7 @@ func panicText(panicked any) string {
 	return fmt.Sprint(panicked)
 }
 
-// explain translates the errors of bbolt that a caller of this package decides
-// on.
+// explain translates errors of bbolt that callers of this package distinguish.
 func (f *file) explain(err error) error {
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return fmt.Errorf("store %s: %w", f.path, fs.ErrClosed)
@@ -247,8 +242,8 @@ func (f *file) explain(err error) error {
 	return err
 }
 
-// close closes the file. One that is stuck is only let go of: bbolt would wait
-// for a lock that is never released.
+// close closes the file. A stuck file is not closed: bbolt would wait for a lock that is never
+// released.
 func (f *file) close() error {
 	if f.stuck.Load() != nil {
 		return f.raw.Close()
@@ -256,8 +251,7 @@ func (f *file) close() error {
 	return f.bolt.Close()
 }
 
-// size returns the size of the file in bytes, and how many of them are free
-// for the next objects.
+// size returns the size of the file in bytes, and how many of them are free for new objects.
 func (f *file) size() (total, free int64) {
 	if info, err := f.raw.Stat(); err == nil {
 		total = info.Size()

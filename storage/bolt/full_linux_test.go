@@ -17,8 +17,8 @@ import (
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
-// inOwnMounts runs a helper as root of a mount namespace of its own, where it can
-// make a small disk. Where that is not allowed the test is skipped.
+// inOwnMounts runs a helper as root of a mount namespace of its own, where it can mount a small
+// disk. If that is not allowed the test is skipped.
 func inOwnMounts(t *testing.T, name string) {
 	t.Helper()
 	cmd := helperCommand(t, name, t.TempDir())
@@ -55,7 +55,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	inOwnMounts(t, "readonly")
 }
 
-// fullDisk fills a disk, with a store on it and something else.
+// fullDisk fills a disk that has a store and another file.
 func fullDisk(dir string) error {
 	if err := smallDisk(dir, 64<<20); err != nil {
 		return err
@@ -122,7 +122,7 @@ func fullDisk(dir string) error {
 	return openFull(dir)
 }
 
-// openFull opens an empty store where there is no room for it.
+// openFull opens an empty store on a disk without free space.
 func openFull(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "other"), make([]byte, 64<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
 		return fmt.Errorf("the disk is not full: %v", err)
@@ -137,7 +137,7 @@ func openFull(dir string) error {
 	return nil
 }
 
-// readOnlyDisk opens a store that cannot be written to.
+// readOnlyDisk opens a store on a read-only disk.
 func readOnlyDisk(dir string) error {
 	if err := smallDisk(dir, 64<<20); err != nil {
 		return err

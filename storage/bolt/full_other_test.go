@@ -4,6 +4,6 @@ package bolt_test
 
 import "errors"
 
-// Small and read-only disks are made on Linux only.
+// Small and read-only disks are tested on Linux only.
 func fullDisk(string) error     { return errors.ErrUnsupported }
 func readOnlyDisk(string) error { return errors.ErrUnsupported }

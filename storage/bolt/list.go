@@ -12,8 +12,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// listBatch is how many records List reads in one transaction: some 0.3 ms,
-// and 300 KB of memory.
+// listBatch is how many records List reads in one transaction: about 0.3 ms, and 300 KB of memory.
 const listBatch = 1000
 
 // List implements storage.Store.
@@ -43,11 +42,11 @@ func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, e
 // listPage is a part of a list.
 type listPage struct {
 	infos   []storage.Info
-	damaged int    // records that are left out
-	next    string // key that the next page begins with, "" after the last
+	damaged int    // number of omitted records
+	next    string // first key of the next page, "" after the last page
 }
 
-// turn makes the page the next one.
+// turn makes p the next page.
 func (p *listPage) turn(ctx context.Context, meta *file, prefix string) error {
 	from := p.next
 	*p = listPage{infos: p.infos[:0]}
@@ -63,7 +62,7 @@ func (p *listPage) read(tx *bbolt.Tx, prefix, from string) error {
 	for k, v := cursor.Seek([]byte(from)); k != nil && strings.HasPrefix(string(k), prefix); k, v = cursor.Next() {
 		key := string(k)
 		if last != "" && key <= last {
-			// A damaged key could otherwise send us in circles.
+			// A damaged key could otherwise cause an endless loop.
 			return fmt.Errorf("keys are out of order at %q: %w", key, storage.ErrDamaged)
 		}
 		last = key

@@ -29,7 +29,7 @@ func openWith(t *testing.T, budget *memory.Budget, content []byte) *bolt.DB {
 	return db
 }
 
-// stopping is a client that stops reading after some bytes, until it is told to go on.
+// stopping is a client that stops reading after some bytes, until the test lets it continue.
 type stopping struct {
 	after   int
 	stopped func()
@@ -50,8 +50,8 @@ func (c *stopping) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Clients that stop reading one object, wherever they are in it, keep as many chunks
-// as it has, not one each.
+// Clients that stop reading one object at any position keep at most all of its chunks in memory,
+// and not one chunk each.
 func TestStoppedReaders(t *testing.T) {
 	const clients = 400
 	content := storagetest.Content(1, 2<<20)
@@ -79,15 +79,15 @@ func TestStoppedReaders(t *testing.T) {
 	stopped.Wait()
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 16<<20 { // 105 MB with a chunk each
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 16<<20 { // 105 MB if each client kept a chunk
 		t.Errorf("%d clients that have stopped keep %d MB", clients, grown>>20)
 	}
 	close(resume)
 	done.Wait()
 }
 
-// When readers have used up what they may, those that read go on, with less, and new
-// ones are refused. All of it comes back.
+// When readers have used up their budget, running ones continue with less memory, and new ones are
+// refused. All memory is given back.
 func TestReadersBudget(t *testing.T) {
 	content := storagetest.Content(2, 8<<20)
 	budget := memory.New(2 << 20) // four chunks, and pieces
@@ -104,7 +104,7 @@ func TestReadersBudget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := clients % 32 * (256 << 10) // chunks that no other client is at
+		at := clients % 32 * (256 << 10) // chunks that no other client reads
 		stopped.Add(1)
 		client := &stopping{stopped: stopped.Done, resume: resume, compare: content[at:]}
 		done.Go(func() {
@@ -136,11 +136,11 @@ func TestReadersBudget(t *testing.T) {
 	}
 }
 
-// Whatever is read at the same time, by the chunk and by the piece, is what was stored.
+// Concurrent reads, by chunks and by pieces, return the stored bytes.
 func TestSharedChunks(t *testing.T) {
 	t.Parallel()
 	content := storagetest.Content(3, 3<<20+17)
-	db := openWith(t, memory.New(900<<10), content) // one chunk
+	db := openWith(t, memory.New(900<<10), content) // room for one chunk
 	var all sync.WaitGroup
 	for i := range 16 {
 		all.Go(func() {
@@ -164,8 +164,8 @@ func TestSharedChunks(t *testing.T) {
 	all.Wait()
 }
 
-// Large objects that are created at the same time take turns, when there is memory for
-// one; and a caller that waits leaves with its context.
+// Concurrent creations of large objects take turns when there is memory for one; a waiting caller
+// leaves when its context ends.
 func TestWritersBudget(t *testing.T) {
 	t.Parallel()
 	writers := memory.New(bolt.WriterMemory)

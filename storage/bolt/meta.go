@@ -11,9 +11,8 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// openIntents returns the blobs that the last process left behind, and makes
-// sure that no blob gets the id of one that exists, whatever backup meta.db
-// came from.
+// openIntents returns the blobs that the last process left behind, and makes sure that no new blob
+// gets the id of an existing one, whatever backup meta.db is from.
 func openIntents(meta *file, last uint64) (orphans []uint64, err error) {
 	var sequence uint64
 	err = meta.view(func(tx *bbolt.Tx) error {
@@ -35,7 +34,7 @@ func openIntents(meta *file, last uint64) (orphans []uint64, err error) {
 	})
 }
 
-// totals are kept beside the schema, in a page that each commit writes anyway.
+// totals are stored with the schema, in a page that each commit writes anyway.
 type totals struct{ objects, bytes int64 }
 
 func readTotals(tx *bbolt.Tx) totals {
@@ -43,7 +42,7 @@ func readTotals(tx *bbolt.Tx) totals {
 	return totals{objects: p.varint(), bytes: p.varint()}
 }
 
-// addTotals changes the totals by so many objects and bytes.
+// addTotals adds to the totals.
 func addTotals(tx *bbolt.Tx, objects, bytes int64) error {
 	t := readTotals(tx)
 	value := binary.AppendVarint(nil, t.objects+objects)
@@ -51,8 +50,8 @@ func addTotals(tx *bbolt.Tx, objects, bytes int64) error {
 	return tx.Bucket(bucketSchema).Put(keyTotals, value)
 }
 
-// lookup returns the record of an object, with a copy of the content of an inline one
-// if that is asked for.
+// lookup returns the record of an object, with a copy of its content if that is inline and content
+// is set.
 func lookup(meta *file, key string, content bool) (r *record, err error) {
 	err = meta.view(func(tx *bbolt.Tx) error {
 		value := tx.Bucket(bucketObjects).Get([]byte(key))
@@ -81,7 +80,7 @@ func putObject(tx *bbolt.Tx, info storage.Info, value []byte) error {
 	return addTotals(tx, 1, info.Size)
 }
 
-// putIntent notes that a blob is about to be written and returns its id.
+// putIntent records that a blob is about to be written and returns its id.
 func putIntent(tx *bbolt.Tx) (id uint64, err error) {
 	intents := tx.Bucket(bucketIntents)
 	if id, err = intents.NextSequence(); err != nil {
@@ -90,8 +89,8 @@ func putIntent(tx *bbolt.Tx) (id uint64, err error) {
 	return id, intents.Put(blobKey(id), nil)
 }
 
-// deleteObject deletes the record and its reference, and returns the blobs that
-// no object has any more, with an intent for each.
+// deleteObject deletes the record and its reference, and returns the blobs that no object uses any
+// longer, with an intent for each.
 func deleteObject(tx *bbolt.Tx, key string) (orphans []uint64, err error) {
 	objects := tx.Bucket(bucketObjects)
 	value := objects.Get([]byte(key))
@@ -103,7 +102,7 @@ func deleteObject(tx *bbolt.Tx, key string) (orphans []uint64, err error) {
 		return nil, err
 	}
 	if damage != nil {
-		// Which blob it had, only the references know.
+		// Only the references show which blob it had.
 		if err := addTotals(tx, -1, 0); err != nil {
 			return nil, err
 		}
@@ -115,12 +114,12 @@ func deleteObject(tx *bbolt.Tx, key string) (orphans []uint64, err error) {
 	return dropRef(tx, key, r.blob.id, r.blob.hash[:])
 }
 
-// refKey is the key of the reference of an object to a blob.
+// refKey returns the key of the reference of an object to a blob.
 func refKey(id uint64, key string) []byte {
 	return append(blobKey(id), key...)
 }
 
-// putRef notes that the object key has the blob, and that others may share it.
+// putRef records that the object key uses the blob, and that others may share it.
 func putRef(tx *bbolt.Tx, key string, blob *blobRef) error {
 	if err := tx.Bucket(bucketRefs).Put(refKey(blob.id, key), blob.hash[:]); err != nil {
 		return err
@@ -128,8 +127,8 @@ func putRef(tx *bbolt.Tx, key string, blob *blobRef) error {
 	return tx.Bucket(bucketHashes).Put(blob.hash[:], binary.AppendUvarint(nil, blob.id))
 }
 
-// dropRef deletes the reference of key to the blob. No object shares the blob from
-// then on, because the reason for the deletion may be that it is damaged.
+// dropRef deletes the reference of key to the blob. No new object shares the blob from then on,
+// because the reason for the deletion may be that it is damaged.
 func dropRef(tx *bbolt.Tx, key string, id uint64, hash []byte) (orphans []uint64, err error) {
 	hashes, refs := tx.Bucket(bucketHashes), tx.Bucket(bucketRefs)
 	p := parser{rest: hashes.Get(hash)}
@@ -147,14 +146,14 @@ func dropRef(tx *bbolt.Tx, key string, id uint64, hash []byte) (orphans []uint64
 	return []uint64{id}, tx.Bucket(bucketIntents).Put(blobKey(id), nil)
 }
 
-// hasRef reports whether an object has the blob.
+// hasRef reports whether an object uses the blob.
 func hasRef(tx *bbolt.Tx, id uint64) bool {
 	k, _ := tx.Bucket(bucketRefs).Cursor().Seek(blobKey(id))
 	return bytes.HasPrefix(k, blobKey(id))
 }
 
-// dropRefsOf is dropRef for an object whose record does not tell the blob. It
-// walks all references, which is slow, and rare.
+// dropRefsOf is dropRef for an object whose record does not show its blob. It reads all references,
+// which is slow, and rare.
 func dropRefsOf(tx *bbolt.Tx, key string) (orphans []uint64, err error) {
 	type ref struct {
 		id   uint64

@@ -43,7 +43,7 @@ func newMetrics() *metrics {
 	return m
 }
 
-// noteDamage counts a read that has found damage, and returns its error.
+// noteDamage counts err if it is damage, and returns it.
 func (m *metrics) noteDamage(err error) error {
 	if errors.Is(err, storage.ErrDamaged) {
 		m.damaged.Inc()

@@ -11,8 +11,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Move implements storage.Store, in one transaction. A blob stays where it is, with its
-// readers.
+// Move implements storage.Store, in one transaction. A blob and its readers are not affected.
 func (db *DB) Move(ctx context.Context, from, to, proof string) error {
 	err := errors.Join(storage.Info{Key: to, Proof: proof}.Check(), ctx.Err())
 	if err == nil {
@@ -37,7 +36,7 @@ func moveObject(tx *bbolt.Tx, from, to, proof string) error {
 	if err != nil {
 		return err
 	}
-	if r.blob == nil { // it gets a new checksum, which must not cover what is damaged
+	if r.blob == nil { // the record gets a new checksum, which must not cover damaged bytes
 		err = r.checkContent()
 	} else {
 		err = moveRef(tx, from, to, r.blob)
@@ -46,11 +45,11 @@ func moveObject(tx *bbolt.Tx, from, to, proof string) error {
 		return err
 	}
 	r.info.Key, r.info.Proof = to, proof
-	moved := r.encode() // before the page that value is in changes
+	moved := r.encode() // before the page of value changes
 	return errors.Join(objects.Delete([]byte(from)), objects.Put([]byte(to), moved))
 }
 
-// moveRef has the object to refer to the blob in place of from.
+// moveRef makes the object to refer to the blob in place of from.
 func moveRef(tx *bbolt.Tx, from, to string, blob *blobRef) error {
 	refs := tx.Bucket(bucketRefs)
 	return errors.Join(refs.Delete(refKey(blob.id, from)), refs.Put(refKey(blob.id, to), blob.hash[:]))

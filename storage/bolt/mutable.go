@@ -14,10 +14,10 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// keyValue is the one key in the bucket of a mutable record. Each has a bucket,
-// because bbolt writes the neighbours of a value again with it: a small record
-// that changes often must not have one of 16 MiB beside it. Small buckets cost
-// nothing, bbolt keeps them in the page of their parent.
+// keyValue is the one key in the bucket of a mutable record. Each record has its own bucket,
+// because bbolt rewrites the neighbours of a value: a small record that changes often must not have
+// one of 16 MiB beside it. Small buckets cost nothing, because bbolt keeps them in the page of
+// their parent.
 var keyValue = []byte("value")
 
 // Record implements storage.Store.
@@ -86,8 +86,8 @@ func (db *DB) changeRecord(ctx context.Context, name string, value []byte, chang
 	return nil
 }
 
-// getRecord returns the checked value of a mutable record, valid within the
-// transaction and never nil without an error.
+// getRecord returns the verified value of a mutable record, valid within the transaction and never
+// nil without an error.
 func getRecord(tx *bbolt.Tx, name string) ([]byte, error) {
 	bucket := tx.Bucket(bucketRecords).Bucket([]byte(name))
 	if bucket == nil {
@@ -110,7 +110,7 @@ func putRecord(tx *bbolt.Tx, name string, value []byte) error {
 	return bucket.Put(keyValue, append(stored, value...))
 }
 
-// recordSum is the checksum of a mutable record, name included.
+// recordSum returns the checksum of a mutable record, which covers its name.
 func recordSum(name string, value []byte) uint32 {
 	return crc32.Update(crc32.Checksum([]byte(name), castagnoli), castagnoli, value)
 }

@@ -13,13 +13,12 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// errClosed is what Read and the like return once the store or the object is
-// closed.
+// errClosed is the error of Read and similar methods once the store or the object is closed.
 func errClosed(key string) error {
 	return fmt.Errorf("read %.200q: %w", key, fs.ErrClosed)
 }
 
-// inlineObject is an object with its content in memory, checked.
+// inlineObject is an object with its content in memory, verified.
 type inlineObject struct {
 	storeClosed *atomic.Bool
 	info        storage.Info
@@ -74,9 +73,8 @@ func (o *inlineObject) Close() error {
 	return nil
 }
 
-// blobObject is an object with its content in blobs.db. No transaction is open
-// while it is: that the bytes stay where they are is because it is counted among
-// the readers of the blob.
+// blobObject is an object with its content in blobs.db. It keeps no transaction open: the bytes
+// stay where they are because the object is counted among the readers of the blob.
 type blobObject struct {
 	blobs       *blobs
 	reaper      *reaper
@@ -88,8 +86,8 @@ type blobObject struct {
 	offset int64
 	closed bool
 
-	chunk     *chunk // that it is at, shared with other readers; or nil
-	piece     piece  // of a chunk, if there was no memory for that
+	chunk     *chunk // the current one, shared with other readers; or nil
+	piece     piece  // of a chunk, if there was no memory for a chunk
 	relocated bool   // the extents are from locate
 	ahead     readAhead
 }
@@ -97,7 +95,7 @@ type blobObject struct {
 // piece is a copy of a part of an object.
 type piece struct {
 	data []byte
-	from int64 // where in the object it begins
+	from int64 // its position in the object
 }
 
 func (o *blobObject) Info() storage.Info { return o.info }
@@ -168,8 +166,8 @@ func (o *blobObject) Close() error {
 	return nil
 }
 
-// load returns the checked bytes from the current position to the end of the
-// chunk it is in, or of a piece of it.
+// load returns the verified bytes from the current position to the end of its chunk, or of a piece
+// of the chunk.
 func (o *blobObject) load() ([]byte, error) {
 	if o.closed || o.storeClosed.Load() {
 		return nil, errClosed(o.info.Key)
@@ -212,7 +210,7 @@ func (o *blobObject) loadChunk(number int, offset int64) (data []byte, err error
 	return data, err
 }
 
-// leaveChunk gives the chunk back that the reader is at.
+// leaveChunk releases the current chunk.
 func (o *blobObject) leaveChunk() {
 	if o.chunk != nil {
 		o.blobs.chunks.release(o.chunk)
@@ -220,8 +218,8 @@ func (o *blobObject) leaveChunk() {
 	}
 }
 
-// read reads a chunk into buffer, and returns the part of it that has the content. If
-// it is not where the record says, it looks for the chunks once.
+// read reads a chunk into buffer, and returns the part of it with the content. If the chunk is not
+// where the record says, read locates the chunks once.
 func (o *blobObject) read(chunk int, buffer []byte) ([]byte, error) {
 	data, err := o.blobs.readAt(&o.blob, o.info.Size, chunk, buffer)
 	if !errors.Is(err, storage.ErrDamaged) {

@@ -34,7 +34,7 @@ func makeDir(dir string) error {
 	return err
 }
 
-// makeDirs is os.MkdirAll, and the names it makes are durable.
+// makeDirs is os.MkdirAll, and makes the new names durable.
 func makeDirs(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return os.MkdirAll(dir, 0o700) // an error if it is a file
@@ -48,20 +48,20 @@ func makeDirs(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := durable.SyncDir(parent); !errors.Is(err, fs.ErrPermission) { // we may write to it, and not read it
+	if err := durable.SyncDir(parent); !errors.Is(err, fs.ErrPermission) { // the directory may be writable and not readable
 		return err
 	}
 	return nil
 }
 
-// opening is how a file is opened.
+// opening has the options for opening a file.
 type opening struct {
 	lockTimeout time.Duration
 	readOnly    bool
 }
 
-// openFile opens one file of the store. If there is none, an empty one appears
-// under its name complete or not at all, unless it is opened for reading only.
+// openFile opens one file of the store. If it does not exist, an empty one appears under its name
+// complete or not at all, unless it is opened read-only.
 func openFile(path string, pageSize int, how opening) (*file, error) {
 	info, err := os.Stat(path)
 	if how.readOnly && (errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0) {
@@ -82,9 +82,8 @@ func openFile(path string, pageSize int, how opening) (*file, error) {
 	return f, nil
 }
 
-// createFile makes an empty bbolt file under another name first: bbolt's own
-// first write is the only one of its writes that a power failure can leave
-// half done.
+// createFile creates an empty bbolt file under another name first: the first write of bbolt is the
+// only one that a power failure can leave incomplete.
 func createFile(path string, pageSize int) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+unfinished)
 	if err != nil {
@@ -101,13 +100,13 @@ func createFile(path string, pageSize int) error {
 	if err := b.Close(); err != nil {
 		return err
 	}
-	// A link, unlike a rename, leaves alone what another process put there
-	// meanwhile. Some file systems have no links.
+	// Unlike a rename, a link does not replace a file that another process has created meanwhile.
+	// Some file systems have no links.
 	if err := os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) {
 		return nil
 	} else if err != nil {
 		if _, err := os.Stat(path); err == nil {
-			return nil // the process that was faster has removed ours, see removeUnfinished
+			return nil // the faster process has removed our file, see removeUnfinished
 		}
 		if err := os.Rename(tmp.Name(), path); err != nil {
 			return err
@@ -116,8 +115,8 @@ func createFile(path string, pageSize int) error {
 	return durable.SyncDir(filepath.Dir(path))
 }
 
-// sniff looks for the mark of bbolt before bbolt touches the file. An empty
-// file is fine: it was prepared for us.
+// sniff checks bbolt's mark before bbolt uses the file. An empty file is accepted: it was created
+// for us.
 func sniff(path string, pageSize int, how opening) error {
 	flag := os.O_RDWR
 	if how.readOnly {
@@ -135,8 +134,8 @@ func sniff(path string, pageSize int, how opening) error {
 	if info.Size() == 0 {
 		return nil
 	}
-	// The mark is 16 bytes into a page, and there is one on each of the first
-	// two. Either can be damaged, which is for bbolt to find out.
+	// The mark is 16 bytes into each of the first two pages. One of them may be damaged; bbolt
+	// handles that.
 	boltMark := binary.NativeEndian.AppendUint32(nil, 0xED0CDAED)
 	for _, page := range []int64{0, metaPageSize, blobsPageSize} {
 		var mark [4]byte
@@ -153,7 +152,7 @@ func sniff(path string, pageSize int, how opening) error {
 	return storage.ErrForeign
 }
 
-// mapFile lets bbolt open and map the file.
+// mapFile makes bbolt open and map the file.
 func mapFile(path string, pageSize int, how opening) (f *file, err error) {
 	f = &file{path: path, readOnly: how.readOnly}
 	options := &bbolt.Options{
@@ -170,7 +169,7 @@ func mapFile(path string, pageSize int, how opening) (f *file, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			f.raw.Close() // the lock goes with it
+			f.raw.Close() // releases the lock, too
 			err = fmt.Errorf("%s: %w", panicText(r), storage.ErrDamaged)
 		}
 	}()
@@ -191,11 +190,10 @@ func mapFile(path string, pageSize int, how opening) (f *file, err error) {
 	return f, err
 }
 
-// initialMaps are the sizes of the memory map to try. When bbolt has to map a
-// file again, because it outgrew its map, all reads wait for the slowest reader.
-// Address space costs nothing on 64 bits, except where it is limited (ulimit
-// -v, or kernels with 39 bits of it). On Windows the file would really be made
-// that large.
+// initialMaps returns the sizes of the memory map to try. When a file outgrows its map, bbolt maps
+// it again, and all reads wait for the slowest reader. Address space costs nothing on 64 bits,
+// except where it is limited (ulimit -v, or kernels with 39 bits of it). On Windows the file would
+// really get that size.
 func initialMaps() []int {
 	if runtime.GOOS == "windows" || math.MaxInt == math.MaxInt32 {
 		return []int{0}
@@ -203,7 +201,8 @@ func initialMaps() []int {
 	return []int{1 << 30 << 10, 64 << 30, 1 << 30, 0}
 }
 
-// explainOpen turns an error of opening path into one that says what to do.
+// explainOpen turns an error of opening path into one that tells the administrator how to resolve
+// it.
 func explainOpen(path string, err error) error {
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
@@ -220,8 +219,8 @@ func explainOpen(path string, err error) error {
 	return err
 }
 
-// readSchema checks that the file is ours. It returns the value both files of a
-// store have in common, or nil if the file is a new one.
+// readSchema checks that the file is a file of this program. It returns the value that both files
+// of a store have in common, or nil if the file is new.
 func (f *file) readSchema() (pair []byte, err error) {
 	err = f.view(func(tx *bbolt.Tx) error {
 		if first, _ := tx.Cursor().First(); first == nil {
@@ -248,7 +247,7 @@ func (f *file) readSchema() (pair []byte, err error) {
 	return pair, err
 }
 
-// writeSchema makes a new file ours.
+// writeSchema makes a new file a file of this program.
 func (f *file) writeSchema(pair []byte, buckets ...[]byte) error {
 	return f.update(0, func(tx *bbolt.Tx) error {
 		for _, name := range append(buckets, bucketSchema) {
@@ -264,7 +263,7 @@ func (f *file) writeSchema(pair []byte, buckets ...[]byte) error {
 	})
 }
 
-// joined says whether blobs.db, which f is, has the note of join.
+// joined reports whether blobs.db, which f is, has the mark of join.
 func (f *file) joined() (joined bool, err error) {
 	err = f.view(func(tx *bbolt.Tx) error {
 		schema := tx.Bucket(bucketSchema)
@@ -274,7 +273,7 @@ func (f *file) joined() (joined bool, err error) {
 	return joined, err
 }
 
-// join notes in blobs.db that there is a whole meta.db.
+// join marks in blobs.db that a complete meta.db exists.
 func (f *file) join() error {
 	if joined, err := f.joined(); err != nil || joined {
 		return err
@@ -284,10 +283,10 @@ func (f *file) join() error {
 	})
 }
 
-// matchFiles checks that both files are of the same store, and makes them a
-// store if they are new. It is the one place that decides what a missing file
-// means: blobs.db becomes ours first, so a new meta.db beside a blobs.db that
-// never had one is an interrupted first start, and anything else a loss.
+// matchFiles checks that both files belong to the same store, and makes them a store if they are
+// new. Only this function decides what a missing file means: blobs.db gets its schema first, so a
+// new meta.db beside a blobs.db without the mark is an interrupted first start, and everything else
+// is a loss.
 func matchFiles(meta, blobs *file) error {
 	metaPair, err := meta.readSchema()
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// badPages lets bbolt check that each page of a file is used once, or free, and returns
-// what is wrong. It keeps some 50 bytes for each page. The caller sees to it that pages
-// which cannot be read are errors, and that nothing is written meanwhile: a free page
-// would become a used one while it is looked at.
+// badPages makes bbolt check that each page of a file is either used once or free, and returns the
+// contradictions. It needs about 50 bytes for each page. The caller ensures that unreadable pages
+// are errors, and that nothing is written meanwhile: a free page could become a used one during the
+// check.
 func badPages(ctx context.Context, tx *bbolt.Tx) (bad []error, err error) {
 	if err := touchPages(ctx, tx); err != nil {
 		return nil, err
@@ -23,8 +23,8 @@ func badPages(ctx context.Context, tx *bbolt.Tx) (bad []error, err error) {
 	return bad, ctx.Err()
 }
 
-// touchPages walks all buckets, so that a page which cannot be read is found by our own
-// goroutine and not by one of bbolt, which has no protection against faults.
+// touchPages walks all buckets, so that our own goroutine finds an unreadable page, and not one of
+// bbolt, which has no protection against faults.
 func touchPages(ctx context.Context, tx *bbolt.Tx) error {
 	var walk func(b *bbolt.Bucket) error
 	walk = func(b *bbolt.Bucket) error {
@@ -40,8 +40,8 @@ func touchPages(ctx context.Context, tx *bbolt.Tx) error {
 	return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error { return walk(b) })
 }
 
-// freePages calls visit for each run of free pages: where it begins, and its length in
-// bytes. The transaction is one that writes, and no reader may have pages that were freed.
+// freePages calls visit for each run of free pages, with its offset and its length in bytes. The
+// transaction must be a write transaction, and no reader may use pages that were freed.
 func freePages(ctx context.Context, tx *bbolt.Tx, visit func(offset, length int64) error) error {
 	pageSize := int64(tx.DB().Info().PageSize)
 	pages := int(tx.Size() / pageSize)

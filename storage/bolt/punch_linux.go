@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// punch makes a hole in a file, which reads as zeros and takes no place on disk.
+// punch makes a hole in a file, which reads as zeros and takes no disk space.
 func punch(f *os.File, offset, length int64) error {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"runtime"
 )
 
-// punch makes a hole in a file, which reads as zeros and takes no place on disk.
+// punch makes a hole in a file, which reads as zeros and takes no disk space.
 func punch(f *os.File, _, _ int64) error {
 	return fmt.Errorf("no way to make holes in %s on %s: %w", f.Name(), runtime.GOOS, errors.ErrUnsupported)
 }

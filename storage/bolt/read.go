@@ -26,7 +26,7 @@ func (db *DB) Open(ctx context.Context, key string) (storage.Object, error) {
 	return &blobObject{blobs: db.blobs, reaper: db.reaper, storeClosed: &db.closed, info: r.info, blob: *r.blob, held: held}, nil
 }
 
-// openSize returns how many bytes an open object keeps besides its chunk.
+// openSize returns the memory of an open object without its chunk.
 func openSize(r *record) int64 {
 	switch {
 	case r.blob != nil:
@@ -50,8 +50,8 @@ func (db *DB) Stat(ctx context.Context, key string) (storage.Info, error) {
 	return r.info, nil
 }
 
-// find returns the record of key. Its content is checked if it is inline, and it must be
-// released if it has a blob.
+// find returns the record of key. It verifies the content if that is inline; if the object has a
+// blob, the caller must release the record.
 func (db *DB) find(ctx context.Context, key string) (*record, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// willNeed has the kernel begin to read a part of f into its cache. It is only
-// a hint, so there is nothing to do about an error.
+// willNeed tells the kernel to read a part of f into its cache. It is only a hint, so an error has
+// no consequence.
 func willNeed(f *os.File, offset, length int64) {
 	if raw, err := f.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {

@@ -4,5 +4,5 @@ package bolt
 
 import "os"
 
-// willNeed is what the kernel's own readahead does, where it is not told.
+// willNeed does nothing: this system has only the kernel's own read-ahead.
 func willNeed(*os.File, int64, int64) {}

@@ -46,7 +46,7 @@ func sums(t *testing.T, dir string) (all string) {
 	return all
 }
 
-// A store that is open for reading only gives what it has, and nothing of it changes.
+// A read-only store serves its objects, and its files do not change.
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
 	dir := verifyStore(t)
@@ -81,7 +81,7 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// writes returns the error of everything that changes a store.
+// writes returns the errors of all operations that change a store.
 func writes(t *testing.T, db *bolt.DB) map[string]error {
 	ctx, key := t.Context(), "a.example/@v/v1.0.0.zip"
 	large := storagetest.Content(1, 100_000)
@@ -100,7 +100,7 @@ func writes(t *testing.T, db *bolt.DB) map[string]error {
 	}
 }
 
-// What was left by a kill is served as it is.
+// A store is served read-only in the state that a kill has left.
 func TestReadOnlyAfterKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

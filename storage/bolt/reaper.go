@@ -12,20 +12,20 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// reapAgain is how long the reaper waits after it could not delete a blob, for
-// instance because the disk is full. No caller waits for it.
+// reapAgain is how long the reaper waits after it could not delete a blob, for example because the
+// disk is full. No caller waits for it.
 const reapAgain = time.Minute
 
-// reaper deletes, one after the other, the blobs that intents name and no open Object
-// reads, and counts the Objects of each. Nothing else deletes blobs.
+// reaper deletes, one after the other, the blobs that intents name and that no open Object reads,
+// and counts the Objects of each. Nothing else deletes blobs.
 type reaper struct {
 	meta  *file
 	blobs *file
 	log   *slog.Logger
 
-	// lookups orders the look-up of a blob and the deletion of its bytes: a reader
-	// holds it until the record is found and the blob counted among those that are
-	// read, before run decides that a blob without a record has no reader either.
+	// lookups orders the lookup of a blob and the deletion of its bytes: a reader holds it until it
+	// has found the record and the blob is counted as read; only then does run decide that a blob
+	// without a record has no reader either.
 	lookups sync.RWMutex
 
 	mu      sync.Mutex
@@ -49,14 +49,14 @@ func newReaper(meta, blobs *file, log *slog.Logger, orphans []uint64) *reaper {
 	return r
 }
 
-// stop lets the reaper finish its transaction. What is left, the intents keep
-// for the next process.
+// stop lets the reaper finish its transaction. The intents keep the remaining blobs for the next
+// process.
 func (r *reaper) stop() {
 	close(r.quit)
 	<-r.done
 }
 
-// add has blobs deleted. Intents must name them and no record may.
+// add schedules blobs for deletion. Intents must name them and no record may.
 func (r *reaper) add(ids ...uint64) {
 	if len(ids) == 0 {
 		return
@@ -70,8 +70,8 @@ func (r *reaper) add(ids ...uint64) {
 	r.signal()
 }
 
-// read finds the record of an object, and counts it among the readers of its blob if
-// it has one, until release.
+// read finds the record of an object. If it has a blob, read counts it among the readers of the
+// blob, until release.
 func (r *reaper) read(find func() (*record, error)) (*record, error) {
 	r.lookups.RLock()
 	defer r.lookups.RUnlock()
@@ -94,7 +94,7 @@ func (r *reaper) release(id uint64) {
 	}
 }
 
-// resume has a blob deleted that was held back. It needs mu.
+// resume schedules the deletion of a blob that was held back. The caller holds mu.
 func (r *reaper) resume(id uint64) {
 	if _, waits := r.held[id]; waits {
 		delete(r.held, id)
@@ -103,7 +103,7 @@ func (r *reaper) resume(id uint64) {
 	}
 }
 
-// open returns how many large objects are open.
+// open returns the number of open large objects.
 func (r *reaper) open() (n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -113,7 +113,7 @@ func (r *reaper) open() (n int64) {
 	return n
 }
 
-// pending returns how many blobs wait to be deleted.
+// pending returns the number of blobs that wait to be deleted.
 func (r *reaper) pending() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -123,7 +123,7 @@ func (r *reaper) pending() int {
 func (r *reaper) signal() {
 	select {
 	case r.wake <- struct{}{}:
-	default: // it will look anyway
+	default: // run is notified already
 	}
 }
 
@@ -149,7 +149,7 @@ func (r *reaper) run() {
 
 // next takes the first blob of the queue without a reader.
 func (r *reaper) next() (id uint64, ok bool) {
-	r.lookups.Lock() // see there
+	r.lookups.Lock() // see lookups
 	defer r.lookups.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -163,9 +163,8 @@ func (r *reaper) next() (id uint64, ok bool) {
 	return 0, false
 }
 
-// reap deletes one blob, and then its intent. If an object has the blob it
-// deletes only the intent: a commit that failed took effect all the same, as
-// one whose last fsync fails does.
+// reap deletes one blob, and then its intent. If an object has the blob it deletes only the intent:
+// a failed commit may have taken effect all the same, for example if its last fsync failed.
 func (r *reaper) reap(id uint64) {
 	used := false
 	err := r.meta.view(func(tx *bbolt.Tx) error {

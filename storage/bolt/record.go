@@ -11,31 +11,31 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// An object record is what meta.db has under the key of an object:
+// An object record is the value of an object's key in meta.db:
 //
 //	4 bytes   CRC32C of the key and of the header
 //	4 bytes   length of the header
-//	header    kind, size, time, hash, proof, and what the kind asks for
+//	header    kind, size, time, hash, proof, and the fields of the kind
 //	          (inline: CRC32C of the content; blob: id, SHA-256, extents)
 //	content   of an inline object
 //
-// The header has a checksum of its own so that List and Stat need not read the
-// content, and the key is part of it because a byte that changed in a key would
-// otherwise give one module the content of another.
+// The header has its own checksum so that List and Stat need not read the content. The checksum
+// covers the key because a changed byte in a key would otherwise give one module the content of
+// another.
 //
 // Integers are little-endian or varints.
 type record struct {
 	info storage.Info
 
-	// content is the content of an inline object, a part of the slice that was
-	// parsed, and contentSum its CRC32C.
+	// content is the content of an inline object, a part of the slice that was parsed, and
+	// contentSum its CRC32C.
 	content    []byte
 	contentSum uint32
 
 	blob *blobRef // nil for an inline object
 }
 
-// blobRef says where the content of a large object is.
+// blobRef locates the content of a large object.
 type blobRef struct {
 	id      uint64
 	hash    [sha256.Size]byte
@@ -49,7 +49,7 @@ const (
 	recordPrefix = 8 // bytes before the header
 )
 
-// encode returns the object record. An inline object's content is r.content.
+// encode returns the object record. The content of an inline object is r.content.
 func (r *record) encode() []byte {
 	b := make([]byte, recordPrefix, recordPrefix+256+len(r.content))
 	if r.blob == nil {
@@ -73,15 +73,14 @@ func (r *record) encode() []byte {
 	return append(b, r.content...)
 }
 
-// headerSum is the checksum of a key and of everything behind the checksum
-// itself up to the end of the header. b ends there.
+// headerSum returns the checksum of a key and of the bytes from the end of the checksum to the end
+// of the header. b ends there.
 func headerSum(key string, b []byte) uint32 {
 	sum := crc32.Update(0, castagnoli, b[4:])
 	return crc32.Update(sum, castagnoli, []byte(key))
 }
 
-// decodeRecord parses and checks an object record but for its content. The
-// error is ErrDamaged.
+// decodeRecord parses and verifies an object record without its content. The error is ErrDamaged.
 func decodeRecord(key string, b []byte) (*record, error) {
 	r, err := parseRecord(key, b)
 	if err != nil {
@@ -126,7 +125,7 @@ func parseRecord(key string, b []byte) (*record, error) {
 	return r, p.err
 }
 
-// checkContent checks the content of an inline object.
+// checkContent verifies the content of an inline object.
 func (r *record) checkContent() error {
 	if crc32.Checksum(r.content, castagnoli) != r.contentSum {
 		return fmt.Errorf("content of %q: checksum mismatch: %w", r.info.Key, storage.ErrDamaged)

@@ -10,7 +10,7 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// What is decoded without an error is what was encoded, and nothing else is.
+// A record that is decoded without an error was encoded by this package.
 func FuzzRecord(f *testing.F) {
 	const key = "a.example/@v/v1.0.0.mod"
 	inline := bolt.EncodeInline(storage.Info{Key: key, Size: 3, Hash: "h1:abc", Proof: "sum.example", Time: time.Unix(1, 0)}, []byte("abc"))
@@ -30,8 +30,7 @@ func FuzzRecord(f *testing.F) {
 			}
 			return
 		}
-		// The checksum makes it all but impossible to get here with bytes
-		// that nobody encoded.
+		// Because of the checksum, only encoded bytes get here, with overwhelming probability.
 		if info.Key != name || info.Size < 0 {
 			t.Errorf("%+v", info)
 		}

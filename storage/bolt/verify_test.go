@@ -22,8 +22,8 @@ import (
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
-// verifyObjects are what the stores of these tests hold: inline objects, blobs
-// of one and of several segments, and two that share one.
+// verifyObjects are the objects in the stores of these tests: inline objects, blobs of one and of
+// several segments, and two that share one.
 var verifyObjects = map[string][]byte{
 	"a.example/@v/v1.0.0.info":   storagetest.Content(1, 100),
 	"a.example/@v/v1.0.0.mod":    storagetest.Content(2, 5000),
@@ -64,7 +64,7 @@ func verify(t *testing.T, db *bolt.DB, repair bool) (storage.Verified, []storage
 	return v, found
 }
 
-// change changes a file of a closed store behind its back, within its format.
+// change changes a file of a closed store within its format.
 func change(t *testing.T, dir, name string, fn func(tx *bbolt.Tx) error) {
 	t.Helper()
 	b, err := bbolt.Open(filepath.Join(dir, name), 0o600, &bbolt.Options{Timeout: time.Second})
@@ -76,7 +76,7 @@ func change(t *testing.T, dir, name string, fn func(tx *bbolt.Tx) error) {
 	}
 }
 
-// overwrite changes one byte in the file where it has the content.
+// overwrite changes one byte of the content in the file.
 func overwrite(t *testing.T, dir, name string, content []byte) {
 	t.Helper()
 	path := filepath.Join(dir, name)
@@ -123,7 +123,7 @@ func TestVerifyFinds(t *testing.T) {
 		name   string
 		damage func(t *testing.T, dir string)
 		want   []string // the damages, as their keys or the beginning of their texts
-		lost   []string // objects that are gone after the repair
+		lost   []string // objects that no longer exist after the repair
 	}{
 		{"content of an inline object", func(t *testing.T, dir string) {
 			overwrite(t, dir, "meta.db", verifyObjects["a.example/@v/v1.0.0.mod"])
@@ -179,7 +179,7 @@ func TestVerifyFinds(t *testing.T) {
 				}
 				return errors.New("no second segment")
 			})
-			// The bytes may still stand where they were; a later write takes the room.
+			// The bytes may still be where they were; a later write overwrites them.
 			overwrite(t, dir, "blobs.db", verifyObjects["b.example/@v/v1.0.0.zip"][5<<20:5<<20+1000])
 		}, []string{"b.example/@v/v1.0.0.zip"}, []string{"b.example/@v/v1.0.0.zip"}},
 
@@ -281,8 +281,8 @@ func waitNoOrphans(t *testing.T, db *bolt.DB) {
 	t.Error("orphans are left")
 }
 
-// An intent to delete what an object has, as a commit leaves behind whose last
-// fsync fails, is forgotten and the object stays.
+// An intent to delete the blob of an existing object, which a commit leaves behind when its last
+// fsync fails, is removed and the object stays.
 func TestWrongIntent(t *testing.T) {
 	t.Parallel()
 	dir := verifyStore(t)
@@ -303,7 +303,7 @@ func TestWrongIntent(t *testing.T) {
 	}
 }
 
-// A page that is no page stops the walk, and nothing is then taken for unused.
+// An invalid page stops the walk, and then nothing counts as unused.
 func TestVerifyBrokenPage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -349,8 +349,7 @@ func TestVerifyBrokenPage(t *testing.T) {
 	}
 }
 
-// Verify runs beside creations and deletions, and takes none of them for
-// damage.
+// Verify runs during creations and deletions, and reports none of them as damage.
 func TestVerifyBesideWrites(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, t.TempDir())

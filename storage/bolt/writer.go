@@ -13,18 +13,17 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// inlineMax is the size up to which an object is kept in meta.db, beside its
-// record: one commit to write it and one look-up to read it, instead of three
-// and a second file. Above it the price of bbolt, which writes the neighbours of
-// a value again with it, is higher than that of the two commits.
+// inlineMax is the largest size of an object that is stored in meta.db, beside its record: one
+// commit to write it and one lookup to read it, instead of three and a second file. Above this
+// size, bbolt's rewriting of the neighbours of a value costs more than the two commits.
 const inlineMax = 32 << 10
 
-// WriterMemory is how many bytes Create takes for a large object, at most: a segment,
-// and the pages that bbolt makes of it when it is committed.
+// WriterMemory is the maximum memory that Create takes for a large object: a segment, and the pages
+// into which bbolt copies it during the commit.
 const WriterMemory = 2 * (segmentChunks + 1) * bufferSize
 
-// claim makes sure, in the transaction that stores an object, that its key is free. It
-// returns the blobs that no object has any more.
+// claim makes the key of an object free, in the transaction that stores it. It returns the blobs
+// that no object uses any longer.
 type claim func(tx *bbolt.Tx, key string) (orphans []uint64, err error)
 
 // expectFree is the claim of Create: it fails with fs.ErrExist if the key is taken.
@@ -35,7 +34,7 @@ func expectFree(tx *bbolt.Tx, key string) ([]uint64, error) {
 	return nil, nil
 }
 
-// vacate is the claim of Replace: the object at the key goes.
+// vacate is the claim of Replace: it deletes the object at the key.
 func vacate(tx *bbolt.Tx, key string) ([]uint64, error) {
 	orphans, err := deleteObject(tx, key)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -59,7 +58,7 @@ func (w *writer) create(ctx context.Context, info storage.Info, r io.Reader, cla
 		return err
 	}
 	if w.meta.readOnly {
-		return storage.ErrReadOnly // before r is read
+		return storage.ErrReadOnly // before reading r
 	}
 	if info.Time.IsZero() {
 		info.Time = time.Now()
@@ -70,7 +69,7 @@ func (w *writer) create(ctx context.Context, info storage.Info, r io.Reader, cla
 	if info.Size <= inlineMax {
 		return w.createInline(ctx, info, r, claim)
 	}
-	// A writer that has it waits for the disk alone, so it is given back.
+	// A writer that has this memory waits only for the disk, so the memory is given back.
 	need := min(WriterMemory, 2*int64(chunkCount(info.Size))*bufferSize)
 	held := w.budget.HoldFor(ctx)
 	if err := held.Grow(ctx, need); err != nil {
@@ -104,16 +103,15 @@ func (w *writer) createInline(ctx context.Context, info storage.Info, r io.Reade
 	return nil
 }
 
-// createBlob is the write order. A crash after any step leaves at most a blob
-// that an intent names, never a record without its bytes:
+// createBlob is the write order. A crash after any step leaves at most a blob that an intent names,
+// never a record without its bytes:
 //
 //	the intent to write the blob → its segments → the record, with the
 //	reference to the blob and without the intent
 //
-// The blob has a number of its own, so no other writer ever writes to it or deletes
-// it. Which blob the object shares, if another has the same content, is decided
-// in the last step, in one transaction with the references that a deletion
-// looks at.
+// The blob has its own number, so no other writer ever writes to it or deletes it. Whether the
+// object shares the blob of another one with the same content is decided in the last step, in one
+// transaction with the references that a deletion checks.
 func (w *writer) createBlob(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
 	var id uint64
 	err := w.meta.update(0, func(tx *bbolt.Tx) (err error) {
@@ -123,7 +121,7 @@ func (w *writer) createBlob(ctx context.Context, info storage.Info, r io.Reader,
 	if err != nil {
 		return err
 	}
-	adopted := false // the object has our blob
+	adopted := false // the object uses our blob
 	defer func() {
 		if !adopted {
 			w.reaper.add(id)
@@ -171,8 +169,8 @@ func (w *writer) createBlob(ctx context.Context, info storage.Info, r io.Reader,
 	return nil
 }
 
-// findShared returns the blob that already has the content. One whose chunks
-// cannot be found is not shared any further.
+// findShared returns the blob with the same content. A blob whose chunks cannot be found is not
+// shared any longer.
 func (w *writer) findShared(tx *bbolt.Tx, hash [32]byte, size int64) (*blobRef, bool) {
 	p := parser{rest: tx.Bucket(bucketHashes).Get(hash[:])}
 	id := p.uvarint()
