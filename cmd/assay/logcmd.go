@@ -54,7 +54,7 @@ func showLog(cmd *cobra.Command, own *pinlog.Log) error {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "name:  %s\nkey:   %s\nsize:  %d\n", own.Name(), own.Key(), own.Size())
 	if err := own.Refuses(); err != nil {
-		fmt.Fprintf(out, "state: refuses to sign: %v\n", err)
+		fmt.Fprintf(out, "state: refuses to sign: %s\n", inLines(err))
 	} else {
 		fmt.Fprintln(out, "state: good")
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,7 +42,7 @@ new before assay log adopt: see docs/backup.md.`,
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "restored the backup of %s, %d files, %.1f MB\n", m.Time.Format(time.RFC3339), len(m.Files), float64(m.Size())/1e6)
 			if os.Geteuid() == 0 {
-				fmt.Fprintf(cmd.OutOrStdout(), "its files belong to root; for a server of another user: chown -R USER %s\n", c.Data)
+				fmt.Fprintf(cmd.OutOrStdout(), "its files belong to root; for a server of another user: chown -R USER %s\n", daemon.ShellWord(c.Data))
 			}
 			return tellOfOwnLog(cmd.Context(), c, cmd.OutOrStdout())
 		},
@@ -76,6 +77,22 @@ func tellOfOwnLog(ctx context.Context, c config.Config, out io.Writer) error {
 		return err
 	}
 	defer log.Close()
-	_, err = fmt.Fprintf(out, "the own log has %d entries; before it signs new ones, read this: %v\n", log.Size(), log.Refuses())
+	if !log.Adoptable() {
+		_, err = fmt.Fprintf(out, "\nthe own log has %d entries, serves them, and signs nothing new:\n%s\n", log.Size(), inLines(log.Refuses()))
+		return err
+	}
+	fmt.Fprintf(out, "\nthe own log %s has %d entries, and signs no new ones yet, as it is a backup that was put back\n", log.Name(), log.Size())
+	if log.Size() == 0 {
+		fmt.Fprintln(out, "without private modules and --unified there is nothing to do: nothing needs it")
+	}
+	_, err = fmt.Fprintf(out, `if no client has fetched a private version, or with --unified any version, since this backup, run
+    %[1]s --no-client-has-seen-more
+otherwise do not: clients that have seen more would stop with a SECURITY ERROR; look for a newer backup, or run
+    %[1]s --head FILE
+where FILE is the newest $GOPATH/pkg/sumdb/%[2]s/latest of all clients
+`, own.Adopt, log.Name())
 	return err
 }
+
+// inLines is the text of an error with a line for each of its parts.
+func inLines(err error) string { return strings.ReplaceAll(err.Error(), "; ", ";\n  ") }

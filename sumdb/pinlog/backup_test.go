@@ -87,7 +87,12 @@ func TestBackupMark(t *testing.T) {
 	if err := os.WriteFile(mark, []byte("a backup\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	with(t, c, func(l *pinlog.Log) { refuses(t, l, 3, "restored says") })
+	with(t, c, func(l *pinlog.Log) {
+		refuses(t, l, 3, "restored says")
+		if !l.Adoptable() {
+			t.Error("a log that is only marked is not adoptable")
+		}
+	})
 	other := newNamedLog(t, "other.example", 4)
 	if err := pinlog.Adopt(t.Context(), c, appendMore(t, other, 4)); !errors.Is(err, sumdb.ErrInvalid) {
 		t.Errorf("Adopt with the head of another log = %v, want ErrInvalid", err)

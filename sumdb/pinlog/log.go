@@ -94,6 +94,13 @@ func (l *Log) Size() int64 { return l.ledger.size() }
 // entries. The error is sumdb.ErrFrozen.
 func (l *Log) Refuses() error { return l.refusals.reason() }
 
+// Adoptable reports whether the log refuses, and Adopt needs nothing but the word of its
+// administrator that no client has seen a newer head: nothing that is here contradicts it.
+func (l *Log) Adoptable() bool {
+	var r *refusal
+	return errors.As(l.Refuses(), &r) && r.adoptable
+}
+
 // Metrics returns the collectors of the log.
 func (l *Log) Metrics() []prometheus.Collector {
 	return append([]prometheus.Collector{l.metrics.appends}, l.metrics.gauges...)

@@ -10,8 +10,9 @@ import (
 
 // refusal is the reason why a log signs nothing new. It is a sumdb.ErrFrozen with its own text.
 type refusal struct {
-	text string
-	err  error
+	text      string
+	err       error
+	adoptable bool // Adopt needs nothing but the word of the administrator
 }
 
 func (r *refusal) Error() string   { return r.text }
@@ -20,7 +21,7 @@ func (r *refusal) Unwrap() []error { return []error{sumdb.ErrFrozen, r.err} }
 // frozen returns a refusal with the text of a fmt.Errorf.
 func frozen(format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
-	return &refusal{err.Error(), err}
+	return &refusal{text: err.Error(), err: err}
 }
 
 // refusals keeps the first reason why a log signs nothing new, until it is opened again.
@@ -58,15 +59,16 @@ func (r *refusals) contradicted(why error, newest bool) error {
 		restored = fmt.Sprintf("if this is the newest backup, put back after the loss of a machine, and no client has seen a newer head, "+
 			"stop the server, run this, and start it again: %s --no-client-has-seen-more; otherwise ", r.adopt)
 	}
-	return &refusal{fmt.Sprintf("the log %s signs nothing new, because it may have signed something else before: %s; "+
+	text := fmt.Sprintf("the log %s signs nothing new, because it may have signed something else before: %s; "+
 		"%sfind the newest signed head that a client has seen (in $GOPATH/pkg/sumdb/%s/latest) and a copy of the log that contains it, "+
 		"stop the server and run: %s --head FILE; if there is no such copy, begin a new log under a new name",
-		r.name, oneLine(why), restored, r.name, r.adopt), why}
+		r.name, oneLine(why), restored, r.name, r.adopt)
+	return &refusal{text, why, newest}
 }
 
 // diskFailed returns the refusal of a log that does not know what is on disk.
 func (r *refusals) diskFailed(why error) error {
-	return &refusal{fmt.Sprintf("the log %s signs nothing new after an error of the disk: %v; check the disk, then restart", r.name, why), why}
+	return &refusal{fmt.Sprintf("the log %s signs nothing new after an error of the disk: %v; check the disk, then restart", r.name, why), why, false}
 }
 
 // oneLine returns the text of an error, which may be a joined one, on one line.

@@ -71,15 +71,15 @@ func OwnLogConfig(c config.Config) pinlog.Config {
 
 // adoptCommand is assay log adopt with the settings that it needs.
 func adoptCommand(c config.Config) string {
-	command := "assay log adopt --data " + shellWord(c.Data)
+	command := "assay log adopt --data " + ShellWord(c.Data)
 	if c.LogGuard != "" {
-		command += " --log-guard " + shellWord(c.LogGuard)
+		command += " --log-guard " + ShellWord(c.LogGuard)
 	}
 	return command
 }
 
-// shellWord is text as one word of a shell command that a person is to copy.
-func shellWord(text string) string {
+// ShellWord is text as one word of a shell command that a person is to copy.
+func ShellWord(text string) string {
 	if strings.ContainsAny(text, " \t\"'\\$`&|;<>()*?#~") {
 		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 	}
