@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -81,7 +82,13 @@ func (p purged) row() string {
 	if version == "" {
 		version = "all"
 	}
-	return fmt.Sprintf("%s\t%s\t%s\t%d\t%d\t%s", p.Time.Format(time.RFC3339), p.Module, version, p.Files, p.Bytes, strings.Join(strings.Fields(p.Reason), " "))
+	reason := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) { // a terminal may obey it
+			return ' '
+		}
+		return r
+	}, p.Reason)
+	return fmt.Sprintf("%s\t%s\t%s\t%d\t%d\t%s", p.Time.Format(time.RFC3339), p.Module, version, p.Files, p.Bytes, strings.Join(strings.Fields(reason), " "))
 }
 
 func listPurges(cmd *cobra.Command, client *admin.Client, asJSON bool) error {

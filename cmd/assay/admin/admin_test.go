@@ -98,6 +98,41 @@ func TestSocket(t *testing.T) {
 	}
 }
 
+// A link in place of the socket's directory is not followed: its target may be open to others, and
+// keeps its mode.
+func TestSocketBehindLink(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, t.TempDir())
+	victim := t.TempDir()
+	if err := os.Chmod(victim, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, filepath.Join(s.Data, "admin")); err != nil {
+		t.Skip(err)
+	}
+	if socket, err := admin.Listen(s); err == nil || !strings.Contains(err.Error(), "is no directory; remove it") {
+		t.Errorf("Listen = %v, %v", socket, err)
+	}
+	if info, err := os.Stat(victim); err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o755 || len(names(t, victim)) > 0 {
+		t.Errorf("the directory behind the link has the mode %v and %v, %v", info.Mode(), names(t, victim), err)
+	}
+}
+
+// The record of purges has a bound.
+func TestLongReason(t *testing.T) {
+	t.Parallel()
+	client := admin.Local(newServer(t, t.TempDir()))
+	defer client.Close()
+	order := admin.Purge{Module: "example.com/a", Reason: strings.Repeat("a", 1001)}
+	if _, err := client.Purge(t.Context(), order); err == nil || !strings.Contains(err.Error(), "say it in fewer words") {
+		t.Errorf("Purge with a reason of 1001 bytes = %v", err)
+	}
+	order.Reason = order.Reason[1:]
+	if done, err := client.Purge(t.Context(), order); err != nil || done.Files != 2 {
+		t.Errorf("Purge with a reason of 1000 bytes = %+v, %v", done, err)
+	}
+}
+
 // The items of a module are those of the modules below it too, and of no other one.
 func TestItems(t *testing.T) {
 	t.Parallel()

@@ -7,9 +7,6 @@ import (
 	"os"
 )
 
-// errHeld says that another process holds a path.
-var errHeld = errors.New("another command is writing it; wait until that has ended")
-
 // claim makes path, where a backup is written or put back, and keeps other commands from
 // it until release is called. What an interrupted one has left there is cleared first.
 func claim(path string, clear, create func() error) (release func(), err error) {

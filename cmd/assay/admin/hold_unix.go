@@ -32,13 +32,3 @@ func hold(path string) (release func(), err error) {
 	}
 	return func() { f.Close() }, nil
 }
-
-// isAt reports whether f is what is at path.
-func isAt(f *os.File, path string) bool {
-	ours, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	there, err := os.Lstat(path)
-	return err == nil && os.SameFile(ours, there)
-}

@@ -35,6 +35,9 @@ const (
 
 	// maxPurges is how many purges the record keeps, the newest ones.
 	maxPurges = 1000
+
+	// maxReason is how long a reason may be, so that the record is not too large either.
+	maxReason = 1000
 )
 
 // purger removes files from a store.
@@ -78,6 +81,9 @@ func checkPurge(order Purge) error {
 	}
 	if err == nil && order.Reason == "" {
 		err = errors.New("a purge needs a reason")
+	}
+	if err == nil && len(order.Reason) > maxReason {
+		err = fmt.Errorf("the reason has %d bytes, of which %d are kept; say it in fewer words", len(order.Reason), maxReason)
 	}
 	return err
 }

@@ -37,6 +37,11 @@ func Listen(s *Server) (*Socket, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
+	if info, err := os.Lstat(dir); err != nil {
+		return nil, err
+	} else if !info.IsDir() { // a link would have us change the mode of what it leads to
+		return nil, fmt.Errorf("%s is no directory; remove it", dir)
+	}
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, err
 	}
