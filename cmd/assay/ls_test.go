@@ -83,3 +83,12 @@ func TestOfAnotherUser(t *testing.T) {
 		t.Errorf("reading = %v", err)
 	}
 }
+
+// What is listed does not control the terminal.
+func TestPurgeRow(t *testing.T) {
+	t.Parallel()
+	row := purged{admin.Purge{Module: "example.com/a", Reason: "a\x1b[31m\n b\u009b c"}}.row()
+	if !strings.HasSuffix(row, "\ta [31m b c") {
+		t.Errorf("the row is %q", row)
+	}
+}

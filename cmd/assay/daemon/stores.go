@@ -78,7 +78,7 @@ func adoptCommand(c config.Config) string {
 	return command
 }
 
-// ShellWord is text as one word of a shell command that a person is to copy.
+// ShellWord is text as one word of a shell command, to be copied.
 func ShellWord(text string) string {
 	if strings.ContainsAny(text, " \t\"'\\$`&|;<>()*?#~") {
 		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
