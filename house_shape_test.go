@@ -230,7 +230,7 @@ func backArrows(arrows map[string]map[string][]string) (back []string) {
 // exceptions are what exceeds the limits: how far, and why. One that is no longer
 // needed fails the test.
 var exceptions = map[string]exception{
-	"cmd/assay/config Config: fields":         {50, "one field for each setting; its tags are the manual"},
+	"cmd/assay/config Config: fields":         {51, "one field for each setting; its tags are the manual"},
 	"cmd/bench bench: methods":                {37, "a measure is a method of the run; nothing else uses the type"},
 	"cmd/bench: arrows back":                  {7, "a measure is a method of the run; nothing else uses the type"},
 	"proxy Config: fields":                    {20, "what its caller has made: one field for each part and each setting"},

@@ -19,6 +19,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/storage/storagetest"
 	"github.com/assay-proxy/assay/sumdb"
@@ -254,4 +255,25 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// keyOf returns the key of a public file, as the database of the world vouches for it.
+func keyOf(path string) string {
+	if strings.HasSuffix(path, ".info") {
+		return storage.Upstream.Key(path)
+	}
+	return storage.ProvedBy(proxytest.Database).Key(path)
+}
+
+// pinnedKey returns the key of a private file.
+func pinnedKey(path string) string { return storage.PinnedIn("log.corp.example").Key(path) }
+
+// holds reports whether anything is stored for a path, whatever vouches for it.
+func (f *fixture) holds(path string) bool {
+	for _, key := range []string{storage.Upstream.Key(path), storage.ProvedBy(proxytest.Database).Key(path), pinnedKey(path)} {
+		if _, err := f.store.Stat(f.t.Context(), key); err == nil {
+			return true
+		}
+	}
+	return false
 }

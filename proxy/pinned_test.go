@@ -168,7 +168,7 @@ func TestPrivateTamperedDisk(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			info, err := store.Stat(t.Context(), test.key)
+			info, err := store.Stat(t.Context(), pinnedKey(test.key))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -186,7 +186,7 @@ func TestPrivateTamperedDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer store.Close()
-			if still, err := store.Stat(t.Context(), test.key); err != nil || still.Hash != info.Hash {
+			if still, err := store.Stat(t.Context(), pinnedKey(test.key)); err != nil || still.Hash != info.Hash {
 				t.Errorf("what was found is not kept: %+v, %v", still, err)
 			}
 			original := content
@@ -240,7 +240,7 @@ func TestPrivateTamperedInfo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	info, err := store.Stat(t.Context(), key)
+	info, err := store.Stat(t.Context(), pinnedKey(key))
 	if err != nil {
 		t.Fatal(err)
 	}

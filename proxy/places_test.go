@@ -405,8 +405,7 @@ func TestSlowClientLetsSpoolGo(t *testing.T) {
 		return len(entries)
 	}
 	eventually(t, "stored", func() bool {
-		_, err := f.store.Stat(t.Context(), path)
-		return err == nil
+		return f.holds(path)
 	})
 	eventually(t, "the spool is gone before the client is done", func() bool {
 		if _, err := io.CopyN(&got, resp.Body, 64<<10); err != nil {

@@ -45,7 +45,7 @@ func TestPrefetch(t *testing.T) {
 	f := start(t, world, world.URL("ok"), verified())
 	const path = "example.com/hello/@v/v1.0.0.mod"
 	f.prefetch(path)
-	waitUntil(t, func() bool { _, err := f.store.Stat(t.Context(), path); return err == nil })
+	waitUntil(t, func() bool { return f.holds(path) })
 	f.prefetch(path)
 	if a := f.want(path); a.header.Get("Cache-Status") != "assay; hit" {
 		t.Errorf("Cache-Status %q, want a hit", a.header.Get("Cache-Status"))

@@ -19,7 +19,7 @@ const (
 // plant stores a poisoned .info with that time.
 func plant(f *fixture, stored time.Time) {
 	f.t.Helper()
-	info := storage.Info{Key: helloInfo, Size: int64(len(poisoned)), Time: stored}
+	info := storage.Info{Key: keyOf(helloInfo), Size: int64(len(poisoned)), Time: stored}
 	if err := f.store.Create(f.t.Context(), info, strings.NewReader(poisoned)); err != nil {
 		f.t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestInfoStays(t *testing.T) {
 	world := newWorld(t)
 	f := start(t, world, world.URL("ok"), verified())
 	right := world.File(helloInfo)
-	if err := f.store.Create(t.Context(), storage.Info{Key: helloInfo, Size: int64(len(right)), Time: time.Unix(0, 0)}, bytes.NewReader(right)); err != nil {
+	if err := f.store.Create(t.Context(), storage.Info{Key: keyOf(helloInfo), Size: int64(len(right)), Time: time.Unix(0, 0)}, bytes.NewReader(right)); err != nil {
 		t.Fatal(err)
 	}
 	for world.Count(helloInfo) == 0 {

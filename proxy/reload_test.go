@@ -144,7 +144,7 @@ func TestReloadJoinsNothing(t *testing.T) {
 			}
 		}
 		for _, path := range paths[2:] {
-			if info, err := h.store.Stat(t.Context(), path); err != nil || info.Proof != "log.corp.example" {
+			if info, err := h.store.Stat(t.Context(), pinnedKey(path)); err != nil || info.Proof != "log.corp.example" {
 				t.Errorf("the store has %+v, %v at %s", info, err, path)
 			}
 		}

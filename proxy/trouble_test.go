@@ -122,8 +122,8 @@ func startBad(t *testing.T, bad *badStore) *fixture {
 func TestDamageThatStays(t *testing.T) {
 	t.Parallel()
 	const path = "example.com/hello/@v/v1.0.0.mod"
-	f := startBad(t, &badStore{damaged: path})
-	if err := f.store.Create(t.Context(), storage.Info{Key: path, Size: 1, Hash: "x"}, strings.NewReader("x")); err != nil {
+	f := startBad(t, &badStore{damaged: keyOf(path)})
+	if err := f.store.Create(t.Context(), storage.Info{Key: keyOf(path), Size: 1, Hash: "x"}, strings.NewReader("x")); err != nil {
 		t.Fatal(err)
 	}
 	f.wantStatus(path, http.StatusInternalServerError)
@@ -155,12 +155,12 @@ func TestUnreadableRecordIsNoHit(t *testing.T) {
 func TestFillPanics(t *testing.T) {
 	t.Parallel()
 	const mod, zip = "example.com/hello/@v/v1.0.0.mod", "example.com/big/@v/v1.0.0.zip"
-	f := startBad(t, &badStore{panics: mod})
+	f := startBad(t, &badStore{panics: keyOf(mod)})
 	for range 2 {
 		f.wantStatus(mod, http.StatusInternalServerError, "internal error")
 	}
 	f.want(zip)
-	f = startBad(t, &badStore{panics: zip})
+	f = startBad(t, &badStore{panics: keyOf(zip)})
 	if a := f.get(zip); a.err == nil && a.status == http.StatusOK {
 		t.Errorf("status %d, %d bytes, and no error", a.status, len(a.body))
 	}
@@ -182,8 +182,8 @@ func TestReasonAfterBrokenStream(t *testing.T) {
 		status int
 		text   string
 	}{
-		{&badStore{full: zip}, http.StatusServiceUnavailable, "disk is full"},
-		{&badStore{panics: zip}, http.StatusInternalServerError, "internal error"},
+		{&badStore{full: keyOf(zip)}, http.StatusServiceUnavailable, "disk is full"},
+		{&badStore{panics: keyOf(zip)}, http.StatusInternalServerError, "internal error"},
 	} {
 		f := startBad(t, tt.store)
 		if a := f.get(zip); a.err == nil {

@@ -2,8 +2,9 @@
 // protocol-path keys, and a few small mutable records. Engines are separate packages;
 // storagetest checks the contract for each.
 //
-// A key is the path of the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol),
-// escaped and without a leading slash: example.com/!a/@v/v1.0.0.zip,
+// A key is a path of the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol), escaped and
+// without a leading slash, below what vouches for the object, see Voucher:
+// proved/sum.golang.org/example.com/!a/@v/v1.0.0.zip,
 // sumdb/sum.golang.org/tile/8/0/x001/234. People can read the
 // keys in every engine.
 //
@@ -43,6 +44,9 @@ var (
 
 	// ErrReadOnly says that the store is open for reading only.
 	ErrReadOnly = errors.New("store is open for reading only")
+
+	// ErrOlder says that objects have the keys of an earlier version of the program.
+	ErrOlder = errors.New("store has the keys of an earlier version, or they are being moved")
 )
 
 // Info describes an object.

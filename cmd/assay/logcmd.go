@@ -124,6 +124,7 @@ its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 // error is storage.ErrInUse while a server has it.
 func withStore(data string, o bolt.Options, f func(storage.Store) error) error {
 	o.LockTimeout = time.Millisecond
+	o.Outdated = anyLayout
 	db, err := bolt.Open(data, &o)
 	if errors.Is(err, fs.ErrNotExist) {
 		return f(nil)

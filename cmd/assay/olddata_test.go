@@ -39,24 +39,17 @@ func TestDataDirs(t *testing.T) {
 	if err != nil || len(archives) < 5 {
 		t.Fatalf("%d archives, %v", len(archives), err)
 	}
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, archive := range archives {
 		t.Run(strings.TrimSuffix(filepath.Base(archive), ".tar.gz"), func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
-			if err := unpack(archive, dir); err != nil {
-				t.Fatal(err)
-			}
-			d := &oldData{t: t, program: program, dir: dir}
+			d := openOldData(t, archive)
 			args := append(strings.Fields(d.read("args")), "--upstream", "off")
+			dir := d.dir
 			d.compare(append(args, "--data", filepath.Join(dir, "data")))
 			d.run("verify")
 			d.run("backup", filepath.Join(dir, "backup"))
 			restored := filepath.Join(dir, "restored")
-			if out, err := assay(program, "restore", filepath.Join(dir, "backup"), "--data", restored).CombinedOutput(); err != nil {
+			if out, err := assay(d.program, "restore", filepath.Join(dir, "backup"), "--data", restored).CombinedOutput(); err != nil {
 				t.Fatalf("restore: %v\n%s", err, out)
 			}
 			d.compare(append(args, "--data", restored, "--read-only"))
@@ -73,6 +66,20 @@ type oldData struct {
 	t       *testing.T
 	program string
 	dir     string
+}
+
+// openOldData unpacks an archive.
+func openOldData(t *testing.T, archive string) *oldData {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := unpack(archive, dir); err != nil {
+		t.Fatal(err)
+	}
+	return &oldData{t: t, program: program, dir: dir}
 }
 
 func (d *oldData) read(name string) string {

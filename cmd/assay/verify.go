@@ -48,12 +48,16 @@ way.`,
 	return cmd
 }
 
+// anyLayout opens a store of an earlier version as it is: what it is opened for does not
+// depend on the keys of objects.
+func anyLayout(*bolt.Outdated) error { return nil }
+
 // progressEvery is how often a command that takes long prints how far it is.
 const progressEvery = 5 * time.Second
 
 // verify checks the store in the directory data. Damage that stays is an error.
 func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer) error {
-	db, err := bolt.Open(data, &bolt.Options{Existing: true, ReadOnly: !repair})
+	db, err := bolt.Open(data, &bolt.Options{Existing: true, ReadOnly: !repair, Outdated: anyLayout})
 	if errors.Is(err, fs.ErrNotExist) {
 		return noStore(data)
 	}

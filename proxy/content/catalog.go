@@ -27,19 +27,17 @@ func (o *Origin) Catalog() Catalog { return Catalog{o.parts.held, o.shelf, o.she
 
 // Modules yields the modules with a held version, in the order of their keys, each once.
 // It omits a module whose path is so long that its key is cut: the key does not show the
-// path. It walks the whole store.
+// path. It walks the keys of the whole origin.
 func (c Catalog) Modules(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		last := ""
-		for info, err := range c.held.List(ctx, "") {
+		for info, err := range c.infos(ctx) {
 			if err != nil {
 				yield("", err)
 				return
 			}
-			if !c.proof.vouches(info) {
-				continue
-			}
-			req, err := request.Parse(info.Key)
+			_, path, _ := storage.CutVoucher(info.Key)
+			req, err := request.Parse(path)
 			if err != nil || req.Kind != request.Info || !req.Immutable() || req.Module == last {
 				continue
 			}
@@ -48,6 +46,15 @@ func (c Catalog) Modules(ctx context.Context) iter.Seq2[string, error] {
 			}
 		}
 	}
+}
+
+// infos yields what is held where the .info files are: one voucher has all of an origin.
+func (c Catalog) infos(ctx context.Context) iter.Seq2[storage.Info, error] {
+	vouchers := c.proof.vouchers(request.Info)
+	if len(vouchers) == 0 {
+		return func(func(storage.Info, error) bool) {}
+	}
+	return c.held.List(ctx, string(vouchers[0])+"/")
 }
 
 // Versions returns the held versions of a module, sorted. It omits those without an
@@ -70,14 +77,17 @@ func (c Catalog) Explain(ctx context.Context, of module.Version) (Explanation, e
 	e := Explanation{Version: of, Source: c.proof.source(of)}
 	for _, kind := range []request.Kind{request.Info, request.Mod, request.Zip} {
 		path := request.Request{Kind: kind, Module: of.Path, Version: of.Version}.Path()
-		info, err := c.held.Stat(ctx, storage.Key(path))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrDamaged) || err == nil && !c.proof.vouches(info) {
-			continue
+		for _, voucher := range c.proof.vouchers(kind) {
+			info, err := c.held.Stat(ctx, voucher.Key(path))
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrDamaged) {
+				continue
+			}
+			if err != nil {
+				return Explanation{}, err
+			}
+			e.Files = append(e.Files, info)
+			break
 		}
-		if err != nil {
-			return Explanation{}, err
-		}
-		e.Files = append(e.Files, info)
 	}
 	return e, nil
 }

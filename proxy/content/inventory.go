@@ -26,16 +26,32 @@ type Item struct {
 	Stored   time.Time // when it was stored
 }
 
-// Inventory yields the objects of a store, in the order of their keys. If modulePath is not "",
-// these are the files of that module and of the modules below it.
+// Inventory yields the objects of a store, for one voucher after the other. If modulePath is
+// not "", these are the files of that module and of the modules below it.
 func Inventory(ctx context.Context, store storage.Store, modulePath string) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		for info, err := range store.List(ctx, escaped(modulePath)) {
-			item := itemOf(info, info.Key)
-			if err == nil && modulePath != "" && item.Module != modulePath && !strings.HasPrefix(item.Module, modulePath+"/") {
-				continue
+		vouchers, err := storage.Vouchers(ctx, store)
+		if err != nil {
+			yield(Item{}, err)
+			return
+		}
+		for _, v := range vouchers {
+			for info, err := range store.List(ctx, string(v)+"/"+escaped(modulePath)) {
+				_, path, _ := storage.CutVoucher(info.Key)
+				item := itemOf(info, path)
+				if err == nil && modulePath != "" && item.Module != modulePath && !strings.HasPrefix(item.Module, modulePath+"/") {
+					continue
+				}
+				if !yield(item, err) {
+					return
+				}
 			}
-			if !yield(item, err) {
+		}
+		if modulePath != "" {
+			return
+		}
+		for info, err := range store.List(ctx, "sumdb/") {
+			if !yield(itemOf(info, info.Key), err) {
 				return
 			}
 		}
@@ -70,8 +86,26 @@ func itemOf(info storage.Info, path string) Item {
 // whose keys do not show the module.
 func Files(ctx context.Context, store storage.Store, mod module.Version) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
+		vouchers, err := storage.Vouchers(ctx, store)
+		if err != nil {
+			yield(Item{}, err)
+			return
+		}
+		for _, v := range vouchers {
+			for item, err := range filesOf(ctx, store, v, mod) {
+				if !yield(item, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// filesOf yields those of Files for which v vouches.
+func filesOf(ctx context.Context, store storage.Store, v storage.Voucher, mod module.Version) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
 		dir := escaped(mod.Path) + "/@v"
-		prefix := storage.Prefix(dir)
+		prefix := v.Prefix(dir)
 		for info, err := range store.List(ctx, prefix) {
 			item := Item{}
 			if err == nil {

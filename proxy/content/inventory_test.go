@@ -24,10 +24,16 @@ func TestPurge(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer db.Close()
+		vouchers := []storage.Voucher{storage.Upstream, storage.ProvedBy("sum.example.com"), storage.PinnedIn("log.example.com")}
+		for _, v := range vouchers[1:] {
+			if err := storage.NoteVoucher(t.Context(), db, v); err != nil {
+				t.Fatal(err)
+			}
+		}
 		records := []string{}
 		for _, m := range []module.Version{{Path: path, Version: "v1.0.0"}, {Path: path, Version: "v1.1.0"}, {Path: path + "/sub", Version: "v1.0.0"}, {Path: path + "x", Version: "v1.0.0"}} {
-			for _, kind := range []request.Kind{request.Info, request.Mod, request.Zip} {
-				key := storage.Key(request.Request{Kind: kind, Module: m.Path, Version: m.Version}.Path())
+			for i, kind := range []request.Kind{request.Info, request.Mod, request.Zip} {
+				key := vouchers[i].Key(request.Request{Kind: kind, Module: m.Path, Version: m.Version}.Path())
 				if err := db.Create(t.Context(), storage.Info{Key: key, Size: 4}, strings.NewReader("text")); err != nil {
 					t.Fatal(err)
 				}

@@ -123,7 +123,7 @@ func setDefault[T comparable](value *T, to T) {
 // reload makes, share them.
 type parts struct {
 	options  options
-	held     holdings
+	held     heldStore
 	scope    *flight.Scope
 	metrics  *metrics
 	rooms    rooms
@@ -158,6 +158,12 @@ func optionsOf(c Config) options {
 	return o
 }
 
+// heldStore is the store with what it was made by.
+type heldStore struct {
+	holdings
+	vouchers []storage.Voucher // all that have ever vouched for something in it
+}
+
 // holdings is the store without the methods that store objects of a module: those are for
 // the gate alone.
 type holdings interface {
@@ -172,13 +178,16 @@ func newParts(ctx context.Context, c Config) (p *parts, err error) {
 	if err := clearSpool(c.Spool); err != nil {
 		return nil, err
 	}
-	p = &parts{options: optionsOf(c), held: c.Store, metrics: newMetrics(), rooms: newRooms(c), pushes: new(pushes)}
+	p = &parts{options: optionsOf(c), held: heldStore{holdings: c.Store}, metrics: newMetrics(), rooms: newRooms(c), pushes: new(pushes)}
 	p.scope = flight.NewScope(flight.Config{Wait: c.Times.Answer * 3 / 4, Prepare: p.prepare, Panicked: p.panicked})
 	p.zips = zips{spool: c.Spool, budget: c.Memory.Proofs, answer: c.Times.Answer}
 	p.evidence = evidence{dir: evidencedir.Dir(c.Evidence), metrics: p.metrics, log: c.Logger}
 	p.absences = newAbsences(c.Store, c.Logger, c.Times.Stale)
 	if c.Log != nil {
 		p.pinned = newPinned(c.Log, p.scope, p.zips, p.evidence)
+	}
+	if p.held.vouchers, err = noteVouchers(ctx, c); err != nil {
+		return nil, err
 	}
 	if p.infos, err = newInfos(ctx, c.Store); err != nil {
 		return nil, err
@@ -187,6 +196,24 @@ func newParts(ctx context.Context, c Config) (p *parts, err error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// noteVouchers notes what vouches for objects by these settings, and returns all that ever
+// did. If it cannot be noted, nothing can be stored either.
+func noteVouchers(ctx context.Context, c Config) ([]storage.Voucher, error) {
+	var now []storage.Voucher
+	if len(c.Databases) > 0 {
+		now = append(now, storage.ProvedBy(c.Databases[0].Name()))
+	}
+	if c.Log != nil {
+		now = append(now, storage.PinnedIn(c.Log.Name()))
+	}
+	for _, v := range now {
+		if err := storage.NoteVoucher(ctx, c.Store, v); err != nil && !errors.Is(err, storage.ErrReadOnly) {
+			c.Logger.Warn("objects may not be found under other settings", "voucher", v, "err", err)
+		}
+	}
+	return storage.Vouchers(ctx, c.Store)
 }
 
 // prepare makes the context of work in a place. The work continues when clients leave, so
@@ -259,7 +286,7 @@ func factsOf(log *pinlog.Log, known int64) iter.Seq2[bindings.Fact, error] {
 // drop removes a stored object that must not be served.
 func (p *parts) drop(ctx context.Context, key string, why error) {
 	p.metrics.dropped.Inc()
-	err := p.held.Delete(context.WithoutCancel(ctx), storage.Key(key))
+	err := p.held.Delete(context.WithoutCancel(ctx), key)
 	if errors.Is(err, storage.ErrReadOnly) {
 		p.options.log.Error("stored object must not be served", "key", key, "err", why)
 		return

@@ -54,9 +54,6 @@ func newPinned(log pins, scope *flight.Scope, z zips, e evidence) *pinned {
 	return p
 }
 
-// vouches reports whether a stored object was pinned in the own log.
-func (p *pinned) vouches(info storage.Info) bool { return p != nil && info.Proof == p.log.Name() }
-
 // check checks a stored object that was pinned, once in the life of this process: its
 // content must have the hash that the own log has, because a program that can write to
 // the disk can write both the content and its stored hash. The log does not cover an

@@ -13,9 +13,10 @@ import (
 
 // proof proves the modules of an origin.
 type proof interface {
-	// vouches reports whether a stored object belongs to this origin: its module may have
-	// belonged to the other one when it was stored.
-	vouches(info storage.Info) bool
+	// vouchers returns who can vouch for the files of a kind that are of this origin, the
+	// one by the settings in force first: that is where new ones are stored. The others
+	// have vouched under earlier settings.
+	vouchers(kind request.Kind) []storage.Voucher
 
 	// check returns nil if a stored object of this origin can be served. The error is
 	// errUnfit or storage.ErrDamaged if the object must be removed, errMiss if it must

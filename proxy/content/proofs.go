@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 
 	"golang.org/x/mod/module"
 
@@ -25,18 +26,32 @@ type byDatabase struct {
 	lookups *lookups
 	name    string // of the database; "": there is none, and nothing is proved
 	held    func(ctx context.Context, mod module.Version) (sumdb.Record, error)
+	files   []storage.Voucher // of go.mod files and zips
+	infos   []storage.Voucher
 }
 
 func newByDatabase(p *parts, g *gate.Gate, l *lookups) *byDatabase {
-	d := &byDatabase{parts: p, gate: g, lookups: l}
+	d := &byDatabase{parts: p, gate: g, lookups: l, infos: []storage.Voucher{storage.Upstream}}
 	if len(p.options.mirrors) > 0 {
 		db := p.options.mirrors[0]
 		d.name, d.held = db.Name(), db.Held
+		d.files = append(d.files, storage.ProvedBy(d.name))
+	}
+	d.files = append(d.files, storage.Upstream)
+	for _, v := range p.held.vouchers {
+		if v.Database() && !slices.Contains(d.files, v) {
+			d.files = append(d.files, v)
+		}
 	}
 	return d
 }
 
-func (d *byDatabase) vouches(info storage.Info) bool { return !d.parts.pinned.vouches(info) }
+func (d *byDatabase) vouchers(kind request.Kind) []storage.Voucher {
+	if kind == request.Info {
+		return d.infos
+	}
+	return d.files
+}
 
 func (d *byDatabase) check(ctx context.Context, c Client, req request.Request, object storage.Object) error {
 	info := object.Info()
@@ -44,10 +59,27 @@ func (d *byDatabase) check(ctx context.Context, c Client, req request.Request, o
 		return nil
 	}
 	want, err := d.wantedBy(ctx, c, req)
-	if err == nil && info.Hash != want {
+	if err != nil {
+		return err
+	}
+	if info.Hash != want {
 		return fmt.Errorf("%w: it does not match the record of %s", errUnfit, d.name)
 	}
-	return err
+	d.adopt(ctx, req, info.Key)
+	return nil
+}
+
+// adopt moves an object that the database has proved below it: it was stored unproved, or
+// another one has proved it. What cannot be moved is served all the same, and checked again
+// the next time.
+func (d *byDatabase) adopt(ctx context.Context, req request.Request, from string) {
+	store, err := d.gate.Store(req.Module)
+	if err == nil {
+		err = store.Move(context.WithoutCancel(ctx), from, d.files[0].Key(req.Path()), d.name)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // else another request has moved it
+		d.parts.options.log.Debug("object is proved and keeps its key", "key", from, "err", err)
+	}
 }
 
 // wantedBy is wanted for a client that waits, or, without a client, for a fill.
@@ -149,12 +181,21 @@ func (d *byDatabase) moved(string, vcs.Info) {}
 
 // byLog proves private modules with the own log.
 type byLog struct {
-	pinned *pinned
+	pinned *pinned // nil: there is no log
 	gate   *gate.Gate
 	log    *slog.Logger
+	all    []storage.Voucher
 }
 
-func (l *byLog) vouches(info storage.Info) bool { return l.pinned.vouches(info) }
+func newByLog(pinned *pinned, g *gate.Gate, log *slog.Logger) *byLog {
+	l := &byLog{pinned: pinned, gate: g, log: log}
+	if pinned != nil {
+		l.all = []storage.Voucher{storage.PinnedIn(pinned.log.Name())}
+	}
+	return l
+}
+
+func (l *byLog) vouchers(request.Kind) []storage.Voucher { return l.all }
 
 func (l *byLog) check(_ context.Context, _ Client, req request.Request, object storage.Object) error {
 	return l.pinned.check(req, object)

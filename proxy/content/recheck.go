@@ -12,7 +12,6 @@ import (
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/request"
-	"github.com/assay-proxy/assay/storage"
 )
 
 // infoSource fetches .info files of public modules from upstreams, and fetches them again
@@ -77,9 +76,7 @@ func (s *infoSource) ask(ctx context.Context, req request.Request, source *strin
 	if err != nil || bytes.Equal(held, data) {
 		return err
 	}
-	info := infoOf(data, "")
-	info.Key = storage.Key(req.Path())
-	if err := s.shelf.replace(ctx, req, info, bytes.NewReader(data)); err != nil {
+	if err := s.shelf.replace(ctx, req, infoOf(data, ""), bytes.NewReader(data)); err != nil {
 		return err
 	}
 	s.parts.metrics.infosReplaced.Inc()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/assay-proxy/assay/internal/memory"
@@ -23,31 +24,35 @@ type shelf struct {
 	hot   *hot
 }
 
-// open opens the stored object of req, whose key is its path. An object that is damaged,
+// open opens the stored object of req, whose path is given. An object that is damaged,
 // or not proved under the settings in force, is removed and counts as not held: the error
 // is errMiss. For c see proof.
-func (s *shelf) open(ctx context.Context, c Client, req request.Request, key string) (storage.Object, error) {
+func (s *shelf) open(ctx context.Context, c Client, req request.Request, path string) (storage.Object, error) {
 	if c != nil {
 		ctx = memory.WithOwner(ctx, c.Site())
 	}
-	object, err := s.parts.held.Open(ctx, storage.Key(key))
+	for _, voucher := range s.proof.vouchers(req.Kind) {
+		object, err := s.openAt(ctx, c, req, voucher.Key(path))
+		if !errors.Is(err, errMiss) {
+			return object, err
+		}
+	}
+	return nil, errMiss
+}
+
+// openAt is open for one key.
+func (s *shelf) openAt(ctx context.Context, c Client, req request.Request, key string) (storage.Object, error) {
+	object, err := s.parts.held.Open(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errMiss
 	}
 	if err == nil {
-		if err = s.check(ctx, c, req, object); err == nil {
+		if err = s.proof.check(ctx, c, req, object); err == nil {
 			return object, nil
 		}
 		_ = object.Close() // it was only read
 	}
 	return nil, s.missing(ctx, key, err)
-}
-
-func (s *shelf) check(ctx context.Context, c Client, req request.Request, object storage.Object) error {
-	if !s.proof.vouches(object.Info()) {
-		return errMiss // the module belonged to the other origin when it was stored
-	}
-	return s.proof.check(ctx, c, req, object)
 }
 
 // missing returns the meaning of err, from reading the object at key. It removes the
@@ -61,73 +66,81 @@ func (s *shelf) missing(ctx context.Context, key string, err error) error {
 }
 
 // get is open for a client. It keeps small objects in memory.
-func (s *shelf) get(ctx context.Context, c Client, req request.Request, key string) (storage.Object, error) {
-	object, err := s.open(ctx, c, req, key)
+func (s *shelf) get(ctx context.Context, c Client, req request.Request, path string) (storage.Object, error) {
+	object, err := s.open(ctx, c, req, path)
 	if err != nil || object.Info().Size > HotSize {
 		return object, err
 	}
 	defer object.Close()
 	small, err := readHot(req, object)
 	if err != nil {
-		return nil, s.missing(ctx, key, err)
+		return nil, s.missing(ctx, object.Info().Key, err)
 	}
-	s.hot.note(key, small)
+	s.hot.note(path, small)
 	if now, err := s.parts.held.Stat(ctx, object.Info().Key); err != nil || now.Hash != object.Info().Hash {
-		s.hot.forget(key) // it was purged or replaced while it was read, perhaps before it was noted
+		s.hot.forget(path) // it was purged or replaced while it was read, perhaps before it was noted
 	}
 	return small.open(), nil
 }
 
 // read returns the content of a small stored object.
 func (s *shelf) read(ctx context.Context, req request.Request) ([]byte, error) {
-	key := req.Path()
-	object, err := s.open(ctx, nil, req, key)
+	object, err := s.open(ctx, nil, req, req.Path())
 	if err != nil {
 		return nil, err
 	}
 	defer object.Close()
 	data, err := io.ReadAll(io.LimitReader(object, infoLimit)) // the beginning of a go.mod is enough for callers
 	if err != nil {
-		return nil, s.missing(ctx, key, err)
+		return nil, s.missing(ctx, object.Info().Key, err)
 	}
 	return data, nil
 }
 
 // has reports whether an object is stored for req.
 func (s *shelf) has(ctx context.Context, req request.Request) bool {
-	_, err := s.parts.held.Stat(ctx, storage.Key(req.Path()))
-	return err == nil
+	return slices.ContainsFunc(s.proof.vouchers(req.Kind), func(v storage.Voucher) bool {
+		_, err := s.parts.held.Stat(ctx, v.Key(req.Path()))
+		return err == nil
+	})
+}
+
+// keyFor returns the key for a new object, which has a proof or not.
+func (s *shelf) keyFor(req request.Request, info storage.Info) string {
+	voucher := storage.Upstream
+	if info.Proof != "" {
+		voucher = s.proof.vouchers(req.Kind)[0]
+	}
+	return voucher.Key(req.Path())
 }
 
 // versions returns the versions of a module whose .info is stored; the go command cannot
 // use others.
 func (s *shelf) versions(ctx context.Context, modulePath string) ([]string, error) {
 	dir := strings.TrimSuffix(request.Request{Kind: request.List, Module: modulePath}.Path(), "/list")
-	prefix := storage.Prefix(dir)
 	var versions []string
-	for info, err := range s.parts.held.List(ctx, prefix) {
-		if err != nil {
-			return nil, err
-		}
-		if !s.proof.vouches(info) {
-			continue
-		}
-		if req, err := request.Parse(dir + "/" + info.Key[len(prefix):]); err == nil && req.Kind == request.Info && req.Immutable() {
-			versions = append(versions, req.Version)
+	for _, voucher := range s.proof.vouchers(request.Info) {
+		prefix := voucher.Prefix(dir)
+		for info, err := range s.parts.held.List(ctx, prefix) {
+			if err != nil {
+				return nil, err
+			}
+			if req, err := request.Parse(dir + "/" + info.Key[len(prefix):]); err == nil && req.Kind == request.Info && req.Immutable() {
+				versions = append(versions, req.Version)
+			}
 		}
 	}
 	return versions, nil
 }
 
 // put stores a proved object, and reports whether this object is stored now, and not an
-// equivalent one of another fill. It replaces an object from before the module moved from
-// one origin to the other.
+// equivalent one of another fill. It replaces an object that cannot be read.
 func (s *shelf) put(ctx context.Context, req request.Request, info storage.Info, data io.ReadSeeker) (ours bool, err error) {
 	store, err := s.gate.Store(req.Module)
 	if err != nil {
 		return false, err
 	}
-	info.Key = storage.Key(req.Path())
+	info.Key = s.keyFor(req, info)
 	err = store.Create(ctx, info, data)
 	if !errors.Is(err, fs.ErrExist) {
 		return err == nil, err
@@ -152,7 +165,7 @@ func (s *shelf) replace(ctx context.Context, req request.Request, info storage.I
 	if err != nil {
 		return err
 	}
-	info.Key = storage.Key(req.Path())
+	info.Key = s.keyFor(req, info)
 	return store.Replace(ctx, info, data)
 }
 

@@ -79,7 +79,7 @@ func (b builder) public(g *gate.Gate) *Origin {
 func (b builder) private(g *gate.Gate) *Origin {
 	p := b.parts
 	absent := newAbsent(absentPrivateFor, maxAbsentPrivate)
-	proof := &byLog{p.pinned, g, p.options.log}
+	proof := newByLog(p.pinned, g, p.options.log)
 	o := b.origin(g, proof, privatePrefix)
 	repo := b.repository(o, g, proof)
 	repo.reach, repo.fresh = vcs.Private, true

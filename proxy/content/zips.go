@@ -146,7 +146,11 @@ func notZip(err error) string { return text.Line(err.Error()) }
 // modzip.ErrShape, or of reading the object.
 func CheckStored(object storage.Object) error {
 	info := object.Info()
-	if req, err := request.Parse(info.Key); err != nil || req.Kind != request.Zip {
+	key := info.Key // the path alone, until an old store is moved
+	if _, path, ok := storage.CutVoucher(key); ok {
+		key = path
+	}
+	if req, err := request.Parse(key); err != nil || req.Kind != request.Zip {
 		return nil
 	}
 	return modzip.CheckShape(objectReader{object}, info.Size)

@@ -26,8 +26,8 @@ import (
 // Backend is a storage backend of Athens. A version is there when its .info is,
 // which is stored last and deleted first.
 //
-// What is stored is not proved: only the server, package proxy, does that. It
-// compares such objects with their record before it serves them.
+// What is stored is not proved, so its keys are below storage.Upstream: only the server,
+// package proxy, proves it. It compares such objects with their record before it serves them.
 type Backend struct {
 	store storage.Store
 }
@@ -40,7 +40,7 @@ var (
 // New returns a backend that keeps everything in store.
 func New(store storage.Store) *Backend { return &Backend{store} }
 
-// key returns the protocol path of a file of a version. Athens' tests use names
+// key returns the key of a file of a version. Athens' tests use names
 // that are no module paths, so it escapes letters without checking more than
 // that the elements are file names.
 func key(modulePath, version, suffix string) (string, error) {
@@ -49,10 +49,10 @@ func key(modulePath, version, suffix string) (string, error) {
 		return "", err
 	}
 	version, err = module.EscapeVersion(version)
-	return storage.Key(prefix + version + suffix), err
+	return storage.Upstream.Key(prefix + version + suffix), err
 }
 
-// versionPrefix returns how the keys of all versions of a module begin.
+// versionPrefix returns how the paths of all versions of a module begin.
 func versionPrefix(modulePath string) (string, error) {
 	var b strings.Builder
 	for element := range strings.SplitSeq(modulePath, "/") {
@@ -143,11 +143,12 @@ func (b *Backend) List(ctx context.Context, modulePath string) ([]string, error)
 		return nil, explain(op, modulePath, "", err)
 	}
 	var versions []string
-	for info, err := range b.store.List(ctx, prefix) {
+	keys := storage.Upstream.Prefix(strings.TrimSuffix(prefix, "/"))
+	for info, err := range b.store.List(ctx, keys) {
 		if err != nil {
 			return nil, explain(op, modulePath, "", err)
 		}
-		escaped, ok := strings.CutSuffix(info.Key[len(prefix):], ".info")
+		escaped, ok := strings.CutSuffix(info.Key[len(keys):], ".info")
 		if !ok {
 			continue
 		}

@@ -68,9 +68,9 @@ func TestKeys(t *testing.T) {
 		keys = append(keys, info.Key)
 	}
 	want := []string{
-		"github.com/!burnt!sushi/toml/@v/v1.0.0-!r!c.1.info",
-		"github.com/!burnt!sushi/toml/@v/v1.0.0-!r!c.1.mod",
-		"github.com/!burnt!sushi/toml/@v/v1.0.0-!r!c.1.zip",
+		"upstream/github.com/!burnt!sushi/toml/@v/v1.0.0-!r!c.1.info",
+		"upstream/github.com/!burnt!sushi/toml/@v/v1.0.0-!r!c.1.mod",
+		"upstream/github.com/!burnt!sushi/toml/@v/v1.0.0-!r!c.1.zip",
 	}
 	if !slices.Equal(keys, want) {
 		t.Errorf("keys %q, want %q", keys, want)
@@ -102,7 +102,7 @@ func TestInterruptedSave(t *testing.T) {
 	if err := backend.Save(t.Context(), "b.example", "v1.0.0", []byte("mod"), strings.NewReader("zip"), nil, []byte("info")); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Delete(t.Context(), "b.example/@v/v1.0.0.info"); err != nil {
+	if err := db.Delete(t.Context(), "upstream/b.example/@v/v1.0.0.info"); err != nil {
 		t.Fatal(err)
 	}
 	if there, err := backend.Exists(t.Context(), "b.example", "v1.0.0"); there || err != nil {

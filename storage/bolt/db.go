@@ -73,13 +73,18 @@ type Options struct {
 	// writes returns storage.ErrReadOnly. Several processes may have a store open in
 	// this way at the same time, if none has it open to write.
 	ReadOnly bool
+
+	// Outdated is called if the store has keys of an earlier version, or they are being
+	// moved. It is to call Rekey, unless what the store is opened for does not depend
+	// on the keys. Open returns its error. If it is nil, Open returns ErrOlder.
+	Outdated func(*Outdated) error
 }
 
 // Open opens the store in the directory dir and makes an empty one if there is
 // none. Only one process can have a store open, and it must not be on a network
 // file system.
 //
-// The errors tell ErrInUse, ErrForeign, ErrNewer and ErrDamaged apart; whatever
+// The errors tell ErrInUse, ErrForeign, ErrNewer, ErrOlder and ErrDamaged apart; whatever
 // the error, nothing in the directory has changed but what an empty store needs.
 func Open(dir string, opts *Options) (*DB, error) {
 	o := Options{}
@@ -159,6 +164,13 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	if err := matchFiles(meta, content); err != nil {
 		return nil, err
 	}
+	old, err := outdated(meta)
+	if err != nil {
+		return nil, err
+	}
+	if old && o.Outdated == nil {
+		return nil, fmt.Errorf("%w; start assay serve once on it, which moves them", storage.ErrOlder)
+	}
 	var orphans []uint64
 	if !o.ReadOnly {
 		if err := content.join(); err != nil {
@@ -177,10 +189,17 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 		return nil, err
 	}
 	reaper := newReaper(meta, content, o.Logger, orphans)
-	return &DB{
+	db := &DB{
 		dir: dir, log: o.Logger, meta: meta, blobs: blobs, reaper: reaper, metrics: m,
 		writer: writer{meta, blobs, reaper, m, o.Writers},
-	}, nil
+	}
+	if old {
+		if err := o.Outdated(&Outdated{meta, db}); err != nil {
+			reaper.stop()
+			return nil, err
+		}
+	}
+	return db, nil
 }
 
 // Close closes the store. Objects that are still open fail afterwards.

@@ -1,6 +1,11 @@
 package bolt
 
 import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 
 	"go.etcd.io/bbolt"
@@ -35,3 +40,54 @@ func Allocated(f *os.File) (int64, error) { return allocated(f) }
 
 // ViewMeta runs fn in a read transaction of meta.db.
 func (db *DB) ViewMeta(fn func(*bbolt.Tx) error) error { return db.meta.view(fn) }
+
+// Outdate makes the store one of schema 1, as it is to be after a close: its objects have the keys
+// of then.
+func (db *DB) Outdate() error {
+	return db.meta.update(0, func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketSchema).Put(keyVersion, binary.AppendUvarint(nil, 1))
+	})
+}
+
+// AddVersions adds the objects of so many versions with keys of schema 1: an .info, a
+// go.mod and a zip, whose blob is not there.
+func (db *DB) AddVersions(n int) error {
+	ids := rand.New(rand.NewPCG(1, 2)).Perm(n) // they were not fetched in the order of their keys
+	for from := 0; from < n; from += 5000 {
+		if err := db.meta.update(0, func(tx *bbolt.Tx) (err error) {
+			for i := from; i < min(n, from+5000); i++ {
+				err = errors.Join(err, addVersion(tx, i, uint64(ids[i]+1)))
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addVersion(tx *bbolt.Tx, i int, id uint64) error {
+	key := fmt.Sprintf("github.com/organisation-%d/module-%d/@v/v1.%d.0", i/1000, i/20%50, i%20)
+	const database, hash = "sum.golang.org", "h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+	content := make([]byte, 400)
+	rand.NewChaCha8([32]byte{byte(i), byte(i >> 8), byte(i >> 16)}).Read(content)
+	info := storage.Info{Key: key + ".info", Size: 150}
+	mod := storage.Info{Key: key + ".mod", Size: 400, Hash: hash, Proof: database}
+	zip := storage.Info{Key: key + ".zip", Size: 300 << 10, Hash: hash, Proof: database}
+	blob := &blobRef{id: id, hash: [32]byte(content), extents: extents{int64(id) << 20, int64(id)<<20 + chunkSize}}
+	return errors.Join(
+		putObject(tx, info, EncodeInline(info, content[:150])), putObject(tx, mod, EncodeInline(mod, content)),
+		putObject(tx, zip, (&record{info: zip, blob: blob}).encode()), putRef(tx, zip.Key, blob))
+}
+
+// RekeyBy is Rekey with so many objects in one transaction.
+func (o *Outdated) RekeyBy(ctx context.Context, steps int, progress func(Rekeyed)) error {
+	return o.rekey(ctx, steps, progress)
+}
+
+// PutDamaged puts a record that does not match its checksum.
+func (db *DB) PutDamaged(key string) error {
+	return db.meta.update(0, func(tx *bbolt.Tx) error {
+		return putObject(tx, storage.Info{Key: key}, []byte("this is no record, but long enough for one"))
+	})
+}

@@ -19,9 +19,10 @@ const (
 	// magic is the value that tells our bbolt files from those of others.
 	magic = "assay storage"
 
-	// schemaVersion is the version of what is inside of the files. A store
-	// with a higher one is refused, a lower one would be upgraded.
-	schemaVersion = 1
+	// schemaVersion is the version of what is inside of the files. A store with a
+	// higher one is refused. One with a lower one in meta.db has keys of before, see
+	// Rekey; blobs.db has no keys, and what is in it has not changed since 1.
+	schemaVersion = 2
 
 	// metaPageSize is what most machines have, and given so that a store can
 	// move between machines that have different ones.
@@ -38,9 +39,10 @@ var (
 	bucketSchema = []byte("schema")
 	keyMagic     = []byte("magic")
 	keyVersion   = []byte("version")
-	keyPair      = []byte("pair")   // the same random value in both files
-	keyJoined    = []byte("joined") // blobs.db: there was a whole meta.db, so it is a loss if there is none
-	keyTotals    = []byte("totals") // meta.db: a totals value
+	keyPair      = []byte("pair")     // the same random value in both files
+	keyJoined    = []byte("joined")   // blobs.db: there was a whole meta.db, so it is a loss if there is none
+	keyTotals    = []byte("totals")   // meta.db: a totals value
+	keyRekeying  = []byte("rekeying") // meta.db: a rekeyState, while keys are moved
 
 	bucketObjects = []byte("objects") // meta.db: key → object record
 	bucketRefs    = []byte("refs")    // meta.db: blob id, key → nothing

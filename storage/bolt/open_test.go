@@ -30,6 +30,7 @@ var helpers = map[string]func(dir string) error{
 	"hold":     holdStore,
 	"churn":    churnStore,
 	"batch":    batchStore,
+	"rekey":    rekeyStore,
 	"maintain": maintainStore,
 	"full":     fullDisk,
 	"readonly": readOnlyDisk,
@@ -135,7 +136,9 @@ func TestOpenRefuses(t *testing.T) {
 				change(t, dir, name, func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
 			}
 		}, storage.ErrForeign, "move the file away"},
-		{"newer schema", schema("meta.db", "version", binary.AppendUvarint(nil, 2)), storage.ErrNewer, "its schema is 2, this program knows 1"},
+		{"newer schema", schema("meta.db", "version", binary.AppendUvarint(nil, 3)), storage.ErrNewer, "its schema is 3, this program knows 2"},
+		{"older schema", schema("meta.db", "version", binary.AppendUvarint(nil, 1)), storage.ErrOlder, "start assay serve once"},
+		{"half moved", schema("meta.db", "rekeying", []byte("\x02\x04\x00\x01a")), storage.ErrOlder, "start assay serve once"},
 		{"newer schema of blobs", schema("blobs.db", "version", binary.AppendUvarint(nil, 99)), storage.ErrNewer, "use the newer program"},
 		{"another magic", schema("meta.db", "magic", []byte("other")), storage.ErrForeign, "meta.db"},
 		{"no version", schema("meta.db", "version", nil), storage.ErrDamaged, "backup"},

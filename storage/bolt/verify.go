@@ -19,6 +19,9 @@ import (
 // and mutable records, the SHA-256 of all blobs, the references between them, and the
 // pages of both files.
 func (db *DB) Verify(ctx context.Context, o storage.VerifyOptions) (storage.Verified, error) {
+	if err := db.meta.view(notRekeying); err != nil {
+		return storage.Verified{}, fmt.Errorf("verify store %s: %w", db.dir, err)
+	}
 	v := &verifier{db: db, options: o, blobs: map[uint64]error{}, lost: map[uint64]bool{}}
 	for _, step := range []func(context.Context) error{
 		v.checkObjects, v.checkRecords, v.checkRefs, v.checkHashes, v.checkLeaks, v.checkPages,

@@ -52,7 +52,11 @@ func pinnedBy(ctx context.Context, store storage.Store, name string) (all []pinn
 		if info.Proof != name {
 			continue
 		}
-		escaped, file, _ := strings.Cut(info.Key, "/@v/")
+		key := info.Key // the path alone, until an old store is moved
+		if _, path, ok := storage.CutVoucher(key); ok {
+			key = path
+		}
+		escaped, file, _ := strings.Cut(key, "/@v/")
 		mod, err1 := module.UnescapePath(escaped)
 		version, err2 := module.UnescapeVersion(strings.TrimSuffix(file, path.Ext(file)))
 		if err1 == nil && err2 == nil {

@@ -26,8 +26,12 @@ func newServer(t *testing.T, data string) *admin.Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
+	voucher := storage.ProvedBy("sum.example.com")
+	if err := storage.NoteVoucher(t.Context(), db, voucher); err != nil {
+		t.Fatal(err)
+	}
 	content := strings.Repeat("content", 100_000)
-	for _, key := range []string{"example.com/a/@v/v1.0.0.mod", "example.com/a/@v/v1.0.0.zip", "example.com/ab/@v/v1.0.0.zip", "sumdb/sum.example.com/lookup/x@v1.0.0"} {
+	for _, key := range []string{voucher.Key("example.com/a/@v/v1.0.0.mod"), voucher.Key("example.com/a/@v/v1.0.0.zip"), voucher.Key("example.com/ab/@v/v1.0.0.zip"), "sumdb/sum.example.com/lookup/x@v1.0.0"} {
 		info := storage.Info{Key: key, Size: int64(len(content)), Proof: "sum.example.com"}
 		if err := db.Create(t.Context(), info, strings.NewReader(content)); err != nil {
 			t.Fatal(err)

@@ -162,7 +162,9 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 		return err
 	}
 	d.current.put(made)
-	if d.stores, err = openStores(ctx, c, d.current, d.memory, d.log.Logger); err != nil {
+	go d.refuse() // also while keys are moved; it ends with the listener
+	migrate := &migration{refuse: migrationRefused(c), listener: d.listener, certificates: d.certificates, log: d.log}
+	if d.stores, err = openStores(ctx, c, d.current, d.memory, d.log.Logger, migrate); err != nil {
 		return err
 	}
 	if made, err = b.withVCS(made); err != nil {
@@ -271,11 +273,6 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 	if !d.config.ReadOnly { // the commands that read open the store beside us
 		defer serveAdmin(d.adminServer(), &running, d.log.Logger)()
 	}
-	running.Go(func() {
-		if err := d.listener.refusals.serve(d.certificates.http1(), d.log.Logger); !errors.Is(err, net.ErrClosed) {
-			d.log.Error("refusing excess connections stopped", "err", err)
-		}
-	})
 	httpServer := d.front.newServer(d.config.AnswerTimeout)
 	failed := make(chan error, 1)
 	go func() {
@@ -300,6 +297,13 @@ func (d *daemon) adminServer() *admin.Server {
 	return &admin.Server{
 		Data: d.config.Data, Store: d.stores.objects, Forget: d.proxy.Content().Forget,
 		Version: d.reloader.builder.version, Logger: d.log.Logger,
+	}
+}
+
+// refuse answers the connections that are refused, until the listener is closed.
+func (d *daemon) refuse() {
+	if err := d.listener.refusals.serve(d.certificates.http1(), d.log.Logger); !errors.Is(err, net.ErrClosed) {
+		d.log.Error("refusing excess connections stopped", "err", err)
 	}
 }
 

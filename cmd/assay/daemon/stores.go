@@ -30,8 +30,9 @@ type stores struct {
 	removeSpool func() error
 }
 
-// openStores opens the store and a mirror for each checksum database.
-func openStores(ctx context.Context, c config.Config, from *inForce, budgets shares, log *slog.Logger) (*stores, error) {
+// openStores opens the store, with migrate if an earlier version has made it, and a mirror for
+// each checksum database.
+func openStores(ctx context.Context, c config.Config, from *inForce, budgets shares, log *slog.Logger, migrate *migration) (*stores, error) {
 	databases, err := databasesOf(c)
 	if err != nil {
 		return nil, err
@@ -39,7 +40,10 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 	if err := admin.CheckRestored(c.Data); err != nil {
 		return nil, err
 	}
-	objects, err := bolt.Open(c.Data, &bolt.Options{Logger: log, Readers: budgets.answers, Writers: budgets.store, ReadOnly: c.ReadOnly})
+	objects, err := bolt.Open(c.Data, &bolt.Options{
+		Logger: log, Readers: budgets.answers, Writers: budgets.store, ReadOnly: c.ReadOnly,
+		Outdated: func(old *bolt.Outdated) error { return migrate.run(ctx, old) },
+	})
 	if c.ReadOnly && errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no store in %s to be read; name its directory with --data", c.Data)
 	}

@@ -1,0 +1,141 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/storage/bolt"
+)
+
+// migration moves the keys of a store that an earlier version has made, before anything
+// uses it, and answers for the server meanwhile.
+type migration struct {
+	refuse       error // nil: the keys are moved
+	listener     *listener
+	certificates *certificates // nil: plain http
+	log          *logger
+	state        atomic.Pointer[bolt.Rekeyed]
+}
+
+// errNoMigrate says that the store cannot be used as it is, and must not be changed.
+var errNoMigrate = errors.New("the data directory was made by an earlier version, and no-migrate forbids to move its keys to the layout of this version; " +
+	"make a backup of the directory and start without no-migrate, or use the earlier version; after the move the earlier version cannot open the directory")
+
+// errReadOnly says that the store cannot be used as it is, and is not to be written.
+var errReadOnly = errors.New("the data directory was made by an earlier version, and with read-only its keys cannot be moved to the layout of this version; " +
+	"start once without read-only, which moves them")
+
+// migrationRefused returns why the settings forbid to move keys, nil if they do not.
+func migrationRefused(c config.Config) error {
+	switch {
+	case c.NoMigrate:
+		return errNoMigrate
+	case c.ReadOnly:
+		return errReadOnly
+	}
+	return nil
+}
+
+// run moves the keys of a store.
+func (m *migration) run(ctx context.Context, store *bolt.Outdated) error {
+	if m.refuse != nil {
+		return m.refuse
+	}
+	m.state.Store(&bolt.Rekeyed{})
+	defer m.answer()()
+	m.log.Info("moving the keys of the store to the layout of this version; earlier versions cannot open it any more")
+	begin := time.Now()
+	err := store.Rekey(ctx, func(r bolt.Rekeyed) {
+		m.state.Store(&r)
+		m.log.Info("moving the keys of the store", "done", r.Done, "total", r.Total)
+	})
+	if err != nil {
+		return fmt.Errorf("%w; the next start continues", err)
+	}
+	left := m.state.Load().Left
+	m.log.Info("the keys of the store are moved", "seconds", time.Since(begin).Seconds(), "left", left)
+	if left > 0 {
+		m.log.Warn("objects keep the keys of the earlier version and are not used: run assay verify", "objects", left)
+	}
+	return nil
+}
+
+// ServeHTTP says why nothing can be answered yet.
+func (m *migration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/livez" {
+		writeText(w, http.StatusOK, "ok\n")
+		return
+	}
+	state := m.state.Load()
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Retry-After", strconv.Itoa(migrationRetry))
+	writeText(w, http.StatusServiceUnavailable, fmt.Sprintf("starting: the keys of the store are being moved to the layout of this version: %d of %d\n"+
+		"try again in some seconds\n", state.Done, state.Total))
+}
+
+// migrationRetry is after how many seconds a client is told to come again.
+const migrationRetry = 5
+
+// answer answers all requests until what it returns is called.
+func (m *migration) answer() (end func()) {
+	borrowed := &borrowedListener{listener: m.listener}
+	server := &http.Server{
+		Handler: m, ReadHeaderTimeout: headerTime, WriteTimeout: headerTime, MaxHeaderBytes: headerSize, ConnState: noteState,
+		ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelDebug),
+	}
+	server.SetKeepAlivesEnabled(false) // the next request is for the real server
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if m.certificates != nil {
+			server.TLSConfig = m.certificates.server()
+			_ = server.ServeTLS(borrowed, "", "") // ends with Close
+			return
+		}
+		_ = server.Serve(borrowed)
+	}()
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			_ = server.Close() // they would get nothing but a 503
+		}
+		<-served
+		borrowed.giveBack()
+	}
+}
+
+// borrowedListener is a listener that stays open when it is closed.
+type borrowedListener struct {
+	*listener
+	closed atomic.Bool
+}
+
+// deadliner is what a TCP listener can do.
+type deadliner interface{ SetDeadline(time.Time) error }
+
+// Close ends Accept. Connections that come then wait for the real server.
+func (b *borrowedListener) Close() error {
+	b.closed.Store(true)
+	return b.Listener.(deadliner).SetDeadline(time.Unix(1, 0))
+}
+
+// Accept is the listener's until Close.
+func (b *borrowedListener) Accept() (net.Conn, error) {
+	conn, err := b.listener.Accept()
+	if err != nil && b.closed.Load() {
+		return nil, net.ErrClosed
+	}
+	return conn, err
+}
+
+// giveBack makes the listener as it was.
+func (b *borrowedListener) giveBack() { _ = b.Listener.(deadliner).SetDeadline(time.Time{}) }
