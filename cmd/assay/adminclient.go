@@ -14,13 +14,13 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// reading calls f with a client of the server that is using the data directory, or, if none
-// does or all of them only read, of one in this process, which reads too.
+// reading calls f with a client of the server that uses the data directory. If no server uses it,
+// or all of them only read, the client belongs to a server in this process, which only reads, too.
 func reading(ctx context.Context, c config.Config, f func(*admin.Client) error) error {
 	return withAdmin(ctx, c, bolt.Options{ReadOnly: true}, f)
 }
 
-// changing is reading for what changes the store.
+// changing is reading for commands that change the store.
 func changing(ctx context.Context, c config.Config, f func(*admin.Client) error) error {
 	return withAdmin(ctx, c, bolt.Options{Existing: true}, f)
 }

@@ -47,7 +47,7 @@ data directory. assay restore puts it back.`,
 	return cmd
 }
 
-// backup writes a backup to a place, "-" for out, and says on errOut what it has written.
+// backup writes a backup to a place, "-" for out, and prints a summary to errOut.
 func backup(ctx context.Context, client *admin.Client, place string, out, errOut io.Writer) error {
 	stream, err := client.Backup(ctx)
 	if err != nil {
@@ -74,7 +74,7 @@ func backup(ctx context.Context, client *admin.Client, place string, out, errOut
 	return err
 }
 
-// progress is a reader that prints now and then how much it has read. The end of ctx ends it.
+// progress is a reader that prints at intervals how much it has read. The end of ctx ends it.
 type progress struct {
 	ctx  context.Context
 	in   io.Reader

@@ -48,7 +48,7 @@ be running. With --json it prints an object for each module, one a line.`,
 	return cmd
 }
 
-// storedSize is how much is stored of a module, or of something else.
+// storedSize is how much is stored of a module, or of another kind of object.
 type storedSize struct {
 	Name  string `json:"name"`
 	Files int64  `json:"files"`
@@ -82,7 +82,7 @@ func sumSizes(items iter.Seq2[content.Item, error]) ([]*storedSize, error) {
 	return all, nil
 }
 
-// sizeName is under which name an object is counted.
+// sizeName returns the name under which an object is counted.
 func sizeName(item content.Item) string {
 	switch {
 	case item.Module != "":

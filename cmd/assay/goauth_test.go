@@ -253,8 +253,8 @@ func TestGoAuthRefuses(t *testing.T) {
 	}
 }
 
-// An issuer that does not behave gets no second request, at no other place, and
-// nothing of its answer is in an error.
+// An issuer that misbehaves gets no second request, and no other server gets one. The error
+// contains nothing of its response.
 func TestGoAuthIssuers(t *testing.T) {
 	t.Parallel()
 	var elsewhere, asked int

@@ -18,7 +18,7 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
-// healthTime is how long health waits for an answer.
+// healthTime bounds the wait for a response.
 const healthTime = 5 * time.Second
 
 func newHealthCommand() *cobra.Command {
@@ -43,16 +43,15 @@ is ready. Use it as the health check of a container without a shell.`,
 	return cmd
 }
 
-// address is where a server listens, and whether with TLS, as far as we know.
+// address is the listen address of a server, and whether it uses TLS, as far as it is known.
 type address struct {
 	listen string
 	tls    bool
 }
 
-// readAddress returns the address that serve would listen on. Unlike config.Load it
-// looks at nothing else: a file that serve refused to reload must not have a server
-// that goes on with the old one taken for dead, and a container has the address from
-// its image.
+// readAddress returns the address on which serve would listen. Unlike config.Load it checks nothing
+// else: a file that serve refused to reload must not make a server look dead that still runs with
+// the old one, and in a container the address comes from the image.
 func readAddress(flags *pflag.FlagSet, getenv func(string) string) (address, error) {
 	listen, err := config.Lookup("listen", flags, getenv)
 	if err != nil {
@@ -62,9 +61,9 @@ func readAddress(flags *pflag.FlagSet, getenv func(string) string) (address, err
 	return address{listen, cert != ""}, nil
 }
 
-// health asks the server at a. If that turns out to have TLS against what we know, or
-// none, it is asked in that way: it may have got it from a flag, or go on with a file
-// of before.
+// health sends a request to the server at a. If the server uses TLS although the settings say the
+// opposite, or the reverse, health repeats the request accordingly: the server may have the setting
+// from a flag, or from an earlier version of the file.
 func health(ctx context.Context, a address, out io.Writer) error {
 	status, err := askReady(ctx, a, out)
 	if status == http.StatusBadRequest && !a.tls || errors.As(err, new(tls.RecordHeaderError)) {
@@ -84,8 +83,8 @@ func askReady(ctx context.Context, a address, out io.Writer) (status int, err er
 	if err != nil {
 		return 0, err
 	}
-	// Without the proxies of the environment: it is this machine. Its certificate
-	// has another name than localhost, and nothing is said that matters.
+	// Without the proxies of the environment: the server is on this machine. Its certificate is for
+	// another name than localhost, and the request contains nothing secret.
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
@@ -104,8 +103,8 @@ func askReady(ctx context.Context, a address, out io.Writer) (status int, err er
 	return resp.StatusCode, err
 }
 
-// healthURL returns where to ask a server at a: on every interface means on this
-// machine too.
+// healthURL returns the URL for a request to a server at a. If it listens on every interface, it
+// listens on this machine, too.
 func (a address) healthURL() (string, error) {
 	host, port, err := net.SplitHostPort(a.listen)
 	if err != nil {

@@ -63,14 +63,14 @@ func listedModule(args []string) (modulePath string, err error) {
 	return modulePath, nil
 }
 
-// storedVersion is a version of which files are stored.
+// storedVersion is a version with stored files.
 type storedVersion struct {
 	Module  string    `json:"module"`
 	Version string    `json:"version"`
 	Files   []string  `json:"files"` // info, mod, zip
 	Bytes   int64     `json:"bytes"`
-	Proof   string    `json:"proof"`  // the database or the own log that vouches for zip and go.mod, "" if none does
-	Stored  time.Time `json:"stored"` // when the last file was
+	Proof   string    `json:"proof"`  // the database or the own log that proves zip and go.mod, "" if none does
+	Stored  time.Time `json:"stored"` // time of the last file
 }
 
 func (storedVersion) header() string { return "MODULE\tVERSION\tFILES\tBYTES\tPROVED BY" }
@@ -79,9 +79,9 @@ func (v *storedVersion) row() string {
 	return fmt.Sprintf("%s\t%s\t%s\t%d\t%s", v.Module, v.Version, strings.Join(v.Files, ","), v.Bytes, cmp.Or(v.Proof, "-"))
 }
 
-// listVersions yields what is stored, in the order of items, the versions of a module in
-// their own. Where the files of a version are does not matter. It keeps one module in
-// memory: a store may have a million objects.
+// listVersions yields the stored versions: modules in the order of items, and the versions of a
+// module sorted. It combines the files of a version from all places. It keeps one module in memory,
+// because a store may have a million objects.
 func listVersions(items iter.Seq2[content.Item, error]) iter.Seq2[*storedVersion, error] {
 	return func(yield func(*storedVersion, error) bool) {
 		var current moduleVersions
@@ -105,7 +105,7 @@ func listVersions(items iter.Seq2[content.Item, error]) iter.Seq2[*storedVersion
 	}
 }
 
-// moduleVersions is what is stored of a module. Its files follow each other in a list.
+// moduleVersions has the stored versions of a module, whose items are adjacent.
 type moduleVersions struct {
 	module   string
 	versions map[string]*storedVersion
@@ -122,12 +122,12 @@ func (m *moduleVersions) add(item content.Item) {
 	if item.Stored.After(v.Stored) {
 		v.Stored = item.Stored
 	}
-	if item.File != "info" || v.Proof == "" { // no database covers an info
+	if item.File != "info" || v.Proof == "" { // no database covers an .info file
 		v.Proof = item.Proof
 	}
 }
 
-// yieldAll yields the versions in their order. It reports whether more are wanted.
+// yieldAll yields the versions in their order. It returns false if the caller wants no more.
 func (m *moduleVersions) yieldAll(yield func(*storedVersion, error) bool) bool {
 	all := slices.SortedFunc(maps.Values(m.versions), func(a, b *storedVersion) int {
 		return cmp.Or(semver.Compare(a.Version, b.Version), cmp.Compare(a.Version, b.Version))
@@ -141,10 +141,10 @@ func (m *moduleVersions) yieldAll(yield func(*storedVersion, error) bool) bool {
 	return true
 }
 
-// alignedRows is how many rows of a table are aligned with each other. They are in memory.
+// alignedRows is how many rows of a table are aligned with each other. They are kept in memory.
 const alignedRows = 1000
 
-// printAll prints rows as a table or as JSON. What comes before an error is printed.
+// printAll prints rows as a table or as JSON. After an error, the rows before it are printed.
 func printAll[T interface {
 	header() string
 	row() string
@@ -172,7 +172,7 @@ func printAll[T interface {
 	return errors.Join(table.Flush(), buffered.Flush())
 }
 
-// withoutErrors yields rows that are all there.
+// withoutErrors yields rows without errors.
 func withoutErrors[T any](rows []T) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for _, row := range rows {

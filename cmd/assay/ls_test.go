@@ -15,7 +15,7 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// countedLines is a buffer that knows how many lines it has.
+// countedLines is a buffer that counts its lines.
 type countedLines struct {
 	bytes.Buffer
 	lines int
@@ -31,7 +31,7 @@ func TestListIsNotKept(t *testing.T) {
 	t.Parallel()
 	const modules = 5000
 	var out countedLines
-	read, most := 0, 0 // items that were read, and the most of them whose line was not printed yet
+	read, most := 0, 0 // items read, and the maximum number of them that were not printed yet
 	items := func(yield func(content.Item, error) bool) {
 		for i := range modules {
 			for _, version := range []string{"v1.10.0", "v1.9.0"} {
@@ -60,7 +60,7 @@ func TestListIsNotKept(t *testing.T) {
 	}
 }
 
-// A user that may not read the data directory is not advised to open it.
+// A user that may not read the data directory does not get the advice to open it.
 func TestOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
