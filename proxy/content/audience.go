@@ -26,10 +26,6 @@ type audience interface {
 	// veil returns err, or ErrHidden if err is about a repository that the client may not
 	// read: even an absence must stay hidden.
 	veil(q *Ask, err error) error
-
-	// admitByPath returns ErrHidden if the rules about the module's path alone forbid the
-	// client to read it. It is for responses that do not depend on the module's content.
-	admitByPath(q *Ask) error
 }
 
 // everyone is the audience of public modules.
@@ -51,8 +47,6 @@ func (e *everyone) admit(_ context.Context, q *Ask) error {
 	}
 	return nil
 }
-
-func (*everyone) admitByPath(*Ask) error { return nil }
 
 func (*everyone) ascertain(context.Context, *Ask) error { return nil }
 
@@ -105,6 +99,8 @@ func (m *members) notFetched(modulePath string) error {
 	return &NotFetchedError{modulePath, pattern}
 }
 
+// admitByPath returns ErrHidden if the rules about the module's path alone forbid the
+// client to read it. It is for responses that do not depend on the module's content.
 func (m *members) admitByPath(q *Ask) error {
 	p := m.rules.policy
 	if !q.Client.HasCredential() && !p.Restricted(q.Req.Module) {
