@@ -27,7 +27,7 @@ it is complete and on disk.
 
 The backup contains the key of the own log, which clients trust: protect it like the
 data directory. assay restore puts it back.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, _, err := config.Load(cmd.Flags(), os.Getenv)
 			if err != nil {

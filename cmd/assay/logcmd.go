@@ -102,7 +102,7 @@ With --head it also compares a signed head that a client has seen: a go command 
 its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 		Args: cobra.NoArgs,
 	}
-	head := cmd.Flags().String("head", "", "File with a signed head that the log must contain.")
+	head := cmd.Flags().String("head", "", "`FILE` with a signed head that the log must contain.")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, _, err := config.Load(cmd.Flags(), os.Getenv)
 		if err != nil {
@@ -176,7 +176,7 @@ directory, the trees of its guards, and the store's notes about it; otherwise no
 changes. If the log cannot be continued, begin a new one under a new name.`,
 		Args: cobra.NoArgs,
 	}
-	head := cmd.Flags().String("head", "", "File with the newest signed head that any client has seen.")
+	head := cmd.Flags().String("head", "", "`FILE` with the newest signed head that any client has seen.")
 	var complete bool
 	cmd.Flags().BoolVar(&complete, "no-client-has-seen-more", false, "No client has seen a head newer than those in the directory.")
 	cmd.Flags().BoolVar(&complete, "nobody-has-seen-more", false, "The old name of --no-client-has-seen-more.")

@@ -30,7 +30,7 @@ server starts in the directory.
 The own log in a backup may be older than what clients have seen, and must never sign
 anything that contradicts it. So the restored log serves its entries, and signs nothing
 new before assay log adopt: see docs/backup.md.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, _, err := config.Load(cmd.Flags(), os.Getenv)
 			if err != nil {

@@ -43,7 +43,7 @@ func newTokenCreateCommand() *cobra.Command {
 not stored, so it cannot be printed again. All messages go to standard error.
 
     assay token create ci --groups build --expires 90d | pass insert -e assay/ci`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := tokenFile(cmd.Flags(), os.Getenv)
 			if err != nil {
@@ -92,7 +92,7 @@ func newTokenRevokeCommand() *cobra.Command {
 		Short: "Revoke a token, by the ID that list prints",
 		Long: `Revoke marks a token as revoked. It stays in the file, so that the server's log can
 name the owner of a revoked token that is still in use.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := tokenFile(cmd.Flags(), os.Getenv)
 			if err != nil {

@@ -111,8 +111,11 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 
 // noStore says that there is no store in a data directory.
 func noStore(data string) error {
-	dir, _ := filepath.Abs(data) // "" is good enough
-	return fmt.Errorf("there is no store in %s (%s); name its directory with --data", data, dir)
+	where := data
+	if dir, err := filepath.Abs(data); err == nil && dir != data {
+		where += " (" + dir + ")"
+	}
+	return fmt.Errorf("there is no store in %s; name its directory with --data", where)
 }
 
 // verifyShapes looks for stored zips with bytes that no hash covers, drops them with

@@ -93,5 +93,5 @@ func (l *Log) Check(ctx context.Context) error {
 	if len(damage) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: the log %s is damaged: %w", sumdb.ErrInvalid, l.Name(), errors.Join(damage...))
+	return fmt.Errorf("%w: the log %s does not pass its check: %w", sumdb.ErrInvalid, l.Name(), errors.Join(damage...))
 }

@@ -158,7 +158,7 @@ func (b *builder) build(c config.Config, from config.Sources, source *vcs.Source
 	if err != nil {
 		err = fmt.Errorf("upstream (from %s): %w", from["upstream"], err)
 		if from["upstream"] == "environment GOPROXY" {
-			err = fmt.Errorf("%w; GOPROXY names this proxy; name its upstream with --upstream", err)
+			err = fmt.Errorf("%w; GOPROXY of the environment is also for the go command; if it names this proxy, name its upstream with --upstream", err)
 		}
 		return nil, err
 	}
