@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
 )
 
 // evil is content that an attacker published under the name of a private module.
@@ -172,6 +174,39 @@ func TestReloadUpstream(t *testing.T) {
 	f.server.Reload(chainOf(t, world.URL("ok")), noPolicy(t), nil)
 	for _, path := range paths {
 		f.want(path)
+	}
+	g.release()
+	before.Wait()
+}
+
+// Nor does it wait for a checksum database behind the earlier upstream.
+func TestReloadDatabase(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	g := newGate(t, world, "/lookup/")
+	ask := func(chain *fetch.Chain) *sumdb.FetchFunc {
+		f := sumdb.FetchFunc(chain.SumDB(proxytest.Database, "http://127.0.0.1:1", true))
+		return &f
+	}
+	var current atomic.Pointer[sumdb.FetchFunc]
+	f := start(t, world, g.url, option{config: func(c *proxy.Config) {
+		current.Store(ask(c.Upstream))
+		mirror, err := sumdb.Open(t.Context(), sumdb.Config{Key: world.GOSUMDB(), Store: c.Store, Current: func() sumdb.FetchFunc { return *current.Load() }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(mirror.Close)
+		c.Databases, c.Answer = []*sumdb.Mirror{mirror}, 5*time.Second
+	}})
+	var before sync.WaitGroup
+	before.Go(func() { f.get("example.com/hello/@v/v1.0.0.mod") })
+	<-g.came
+	chain := chainOf(t, world.URL("ok"))
+	current.Store(ask(chain))
+	f.server.Reload(chain, noPolicy(t), nil)
+	f.want("example.com/hello/@v/v1.0.0.mod")
+	if a := f.get("sumdb/" + proxytest.Database + "/lookup/example.com/hello@v1.0.0"); a.status != http.StatusOK {
+		t.Errorf("the record = %v", a)
 	}
 	g.release()
 	before.Wait()

@@ -117,6 +117,9 @@ func newMirror(c Config) (*Mirror, error) {
 	}, nil
 }
 
+// Anew makes later calls join no request that has begun: upstream is another one now.
+func (m *Mirror) Anew() { m.flights.Anew() }
+
 // Close cancels all running work and waits for it to end. The store stays open.
 func (m *Mirror) Close() { m.flights.Close() }
 

@@ -113,6 +113,13 @@ func (s *Shared) leave(key string, w *shared) {
 	}
 }
 
+// Anew makes later callers join no work that has begun. That work continues.
+func (s *Shared) Anew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.active)
+}
+
 // Close ends all work and waits for it.
 func (s *Shared) Close() {
 	s.mu.Lock()

@@ -112,3 +112,28 @@ func TestSharedPanic(t *testing.T) {
 		t.Errorf("error %v, want a *panics.Error", err)
 	}
 }
+
+// After Anew callers start new work; earlier callers get what they wait for.
+func TestSharedAnew(t *testing.T) {
+	s := flight.NewShared()
+	defer s.Close()
+	begun, release := make(chan struct{}), make(chan struct{})
+	earlier := make(chan int)
+	go func() {
+		n, _ := flight.Do(t.Context(), s, "k", time.Minute, func(context.Context) (int, error) {
+			close(begun)
+			<-release
+			return 1, nil
+		})
+		earlier <- n
+	}()
+	<-begun
+	s.Anew()
+	if n, err := flight.Do(t.Context(), s, "k", time.Minute, func(context.Context) (int, error) { return 2, nil }); n != 2 || err != nil {
+		t.Errorf("a later caller gets %d, %v", n, err)
+	}
+	close(release)
+	if n := <-earlier; n != 1 {
+		t.Errorf("the earlier caller gets %d", n)
+	}
+}

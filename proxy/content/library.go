@@ -56,6 +56,9 @@ func New(ctx context.Context, c Config, s Settings) (*Library, error) {
 // under way, and get nothing from the memory of the old origins: a public module may now
 // be private.
 func (l *Library) Reload(s Settings) {
+	for _, m := range l.parts.options.mirrors {
+		m.Anew() // first, so that no request under the new settings joins earlier work
+	}
 	l.now.Store(newSnapshot(l.parts, gate.NewSettings(s.Upstream, s.Policy, s.VCS), l.now.Load))
 }
 

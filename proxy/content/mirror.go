@@ -20,4 +20,5 @@ type mirror interface {
 	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
 	HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error)
 	Covers(t tlog.Tile) bool
+	Anew()
 }
