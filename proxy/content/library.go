@@ -117,9 +117,9 @@ func (l *Library) Database(name string) Database {
 // request for a list, a latest version or a branch of its modules asks the repository,
 // even if an answer is stored.
 func (l *Library) Pushed(urls ...string) {
-	now := l.now.Load()
-	now.settings.Anew()
+	l.now.Load().settings.Anew()
 	l.parts.pushes.note(urls, time.Now())
+	now := l.now.Load() // last: the origins of a reload may have joined earlier work meanwhile
 	now.public.absent.clear()
 	now.private.absent.clear()
 }
