@@ -40,16 +40,16 @@ var (
 // New returns a backend that keeps everything in store.
 func New(store storage.Store) *Backend { return &Backend{store} }
 
-// key returns the key of a file of a version. Athens' tests use names
+// pathOf returns the protocol path of a file of a version. Athens' tests use names
 // that are no module paths, so it escapes letters without checking more than
 // that the elements are file names.
-func key(modulePath, version, suffix string) (string, error) {
+func pathOf(modulePath, version, suffix string) (string, error) {
 	prefix, err := versionPrefix(modulePath)
 	if err != nil {
 		return "", err
 	}
 	version, err = module.EscapeVersion(version)
-	return storage.Upstream.Key(prefix + version + suffix), err
+	return prefix + version + suffix, err
 }
 
 // versionPrefix returns how the paths of all versions of a module begin.
@@ -112,16 +112,35 @@ func (b *Backend) Zip(ctx context.Context, modulePath, version string) (athens.S
 }
 
 func (b *Backend) open(ctx context.Context, modulePath, version, suffix string) (storage.Object, error) {
-	key, err := key(modulePath, version, suffix)
+	key, err := b.find(ctx, modulePath, version, suffix)
 	if err != nil {
 		return nil, err
 	}
 	return b.store.Open(ctx, key)
 }
 
+// find returns the key of a file of a version. Its voucher is Upstream if there is no such file,
+// and may be another one if a server has used the store.
+func (b *Backend) find(ctx context.Context, modulePath, version, suffix string) (string, error) {
+	path, err := pathOf(modulePath, version, suffix)
+	if err != nil {
+		return "", err
+	}
+	vouchers, err := storage.Vouchers(ctx, b.store)
+	if err != nil {
+		return "", err
+	}
+	for _, v := range vouchers {
+		if _, err := b.store.Stat(ctx, v.Key(path)); !errors.IsErr(err, fs.ErrNotExist) {
+			return v.Key(path), err
+		}
+	}
+	return storage.Upstream.Key(path), nil
+}
+
 // Exists implements Athens' Checker.
 func (b *Backend) Exists(ctx context.Context, modulePath, version string) (bool, error) {
-	key, err := key(modulePath, version, ".info")
+	key, err := b.find(ctx, modulePath, version, ".info")
 	if err == nil {
 		_, err = b.store.Stat(ctx, key)
 	}
@@ -189,7 +208,7 @@ func (b *Backend) save(ctx context.Context, modulePath, version string, mod []by
 		suffix  string
 		content io.ReadSeeker
 	}{{".zip", spool}, {".mod", bytes.NewReader(mod)}, {".info", bytes.NewReader(info)}} {
-		key, err := key(modulePath, version, file.suffix)
+		key, err := b.find(ctx, modulePath, version, file.suffix)
 		if err != nil {
 			return err
 		}
@@ -235,7 +254,7 @@ func (b *Backend) Delete(ctx context.Context, modulePath, version string) error 
 	const op errors.Op = "athens.Delete"
 	deleted := false
 	for _, suffix := range []string{".info", ".mod", ".zip"} {
-		key, err := key(modulePath, version, suffix)
+		key, err := b.find(ctx, modulePath, version, suffix)
 		if err == nil {
 			err = b.store.Delete(ctx, key)
 		}

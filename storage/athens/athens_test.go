@@ -11,6 +11,7 @@ import (
 	athenserrors "github.com/gomods/athens/pkg/errors"
 	"github.com/gomods/athens/pkg/storage/compliance"
 
+	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/athens"
 	"github.com/assay-proxy/assay/storage/bolt"
 )
@@ -84,6 +85,32 @@ func TestKeys(t *testing.T) {
 	mod, err := backend.GoMod(t.Context(), "github.com/BurntSushi/toml", "v1.0.0-RC.1")
 	if err != nil || string(mod) != "module x" {
 		t.Errorf("the first one is %q, %v", mod, err)
+	}
+}
+
+// What a server has proved and moved is found, and deleted.
+func TestProvedFiles(t *testing.T) {
+	db := openStore(t)
+	backend := athens.New(db)
+	if err := backend.Save(t.Context(), "a.example", "v1.0.0", []byte("mod"), strings.NewReader("zip"), nil, []byte("info")); err != nil {
+		t.Fatal(err)
+	}
+	proved := storage.ProvedBy("sum.example.com")
+	if err := storage.NoteVoucher(t.Context(), db, proved); err != nil {
+		t.Fatal(err)
+	}
+	const path = "a.example/@v/v1.0.0.mod"
+	if err := db.Move(t.Context(), storage.Upstream.Key(path), proved.Key(path), "sum.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	if mod, err := backend.GoMod(t.Context(), "a.example", "v1.0.0"); err != nil || string(mod) != "mod" {
+		t.Errorf("%q, %v", mod, err)
+	}
+	if err := backend.Delete(t.Context(), "a.example", "v1.0.0"); err != nil {
+		t.Error(err)
+	}
+	for info := range db.List(t.Context(), "") {
+		t.Errorf("%s is left", info.Key)
 	}
 }
 
