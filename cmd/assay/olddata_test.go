@@ -259,8 +259,16 @@ func (d *oldData) write(name, text string) {
 	}
 }
 
-// pack writes the tree at dir into an archive.
+// pack writes the tree at dir into an archive, without its sockets, which are removed.
 func pack(dir, archive string) error {
+	if err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.Type()&fs.ModeSocket == 0 {
+			return err
+		}
+		return os.Remove(path)
+	}); err != nil {
+		return err
+	}
 	var buf bytes.Buffer
 	compressed, err := gzip.NewWriterLevel(&buf, gzip.BestCompression)
 	if err != nil {
