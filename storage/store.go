@@ -1,17 +1,15 @@
-// Package storage is the contract of a store, which keeps immutable objects under
-// protocol-path keys, and a few small mutable records. Engines are separate packages;
-// storagetest checks the contract for each.
+// Package storage is the contract of a store, which keeps immutable objects under protocol-path
+// keys, and a few small mutable records. Engines are separate packages; storagetest checks the
+// contract for each.
 //
-// A key is a path of the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol), escaped and
-// without a leading slash, below what vouches for the object, see Voucher:
-// proved/sum.golang.org/example.com/!a/@v/v1.0.0.zip,
-// sumdb/sum.golang.org/tile/8/0/x001/234. People can read the
-// keys in every engine.
+// A key is a path of the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol), escaped and without a
+// leading slash, below a prefix that names what vouches for the object, see Voucher:
+// proved/sum.golang.org/example.com/!a/@v/v1.0.0.zip, sumdb/sum.golang.org/tile/8/0/x001/234. The
+// keys are readable in every engine.
 //
-// A store knows nothing about modules: its callers decide what may be stored, and
-// whether it is proved. The store promises that an object is complete and durable or
-// absent, that it never changes, and that bytes which changed on disk are never
-// returned.
+// A store knows nothing about modules: its callers decide what may be stored, and whether it is
+// proved. The store promises that an object is complete and durable or absent, that it never
+// changes, and that it never returns bytes that changed on disk.
 package storage
 
 import (
@@ -23,29 +21,28 @@ import (
 	"time"
 )
 
-// Errors that callers decide on. Absence is fs.ErrNotExist, a key that is taken
-// is fs.ErrExist.
+// Errors that callers distinguish. Absence is fs.ErrNotExist, a taken key is fs.ErrExist.
 var (
-	// ErrDamaged says that stored bytes have changed.
-	// The caller should Delete the object and fetch it again.
+	// ErrDamaged means that stored bytes have changed. The caller should Delete the object and
+	// fetch it again.
 	ErrDamaged = errors.New("stored bytes are damaged")
 
-	// ErrConflict says that another writer changed a record.
+	// ErrConflict means that another writer changed a record.
 	ErrConflict = errors.New("record changed meanwhile")
 
-	// ErrInUse says that another process holds the store.
+	// ErrInUse means that another process has the store open.
 	ErrInUse = errors.New("store is in use by another process")
 
-	// ErrForeign says that the files are not a store of this program.
+	// ErrForeign means that the files are not a store of this program.
 	ErrForeign = errors.New("not a store of this program")
 
-	// ErrNewer says that a newer version of the program made the store.
+	// ErrNewer means that a newer version of the program created the store.
 	ErrNewer = errors.New("store was made by a newer version")
 
-	// ErrReadOnly says that the store is open for reading only.
+	// ErrReadOnly means that the store is open read-only.
 	ErrReadOnly = errors.New("store is open for reading only")
 
-	// ErrOlder says that objects have the keys of an earlier version of the program.
+	// ErrOlder means that objects have the keys of an earlier version of the program.
 	ErrOlder = errors.New("store has the keys of an earlier version, or they are being moved")
 )
 
@@ -78,8 +75,8 @@ type Object interface {
 
 	Info() Info
 
-	// SHA256 is the hash of the whole content, as it was stored. It costs a pass
-	// over the content only where that is small and in memory.
+	// SHA256 returns the hash of the whole content, as it was stored. It needs a pass over the
+	// content only if that is small and in memory.
 	SHA256() [sha256.Size]byte
 }
 
@@ -103,8 +100,8 @@ type Swap struct {
 	Old, New []byte
 }
 
-// Store is the contract that every engine keeps; storagetest checks it.
-// All methods may be called at the same time.
+// Store is the contract of every engine; storagetest checks it. All methods may be called
+// concurrently.
 type Store interface {
 	// Create stores the content of r, which must have exactly info.Size bytes,
 	// under info.Key. After nil the object is durable and visible. After an
@@ -120,13 +117,13 @@ type Store interface {
 	// of a/b: an engine need not notice, and callers have no such keys.
 	Create(ctx context.Context, info Info, r io.Reader) error
 
-	// Replace is Create for a key that may exist: it replaces the old object
-	// atomically. Every Open gets the one or the other, and an
-	// Object of the old one stays readable until its Close.
+	// Replace is Create for a key that may exist: it replaces the old object atomically. Every Open
+	// returns either the old object or the new one, and an Object of the old one stays readable
+	// until its Close.
 	Replace(ctx context.Context, info Info, r io.Reader) error
 
-	// Open opens the object at key. The error is fs.ErrNotExist if there is
-	// none, and ErrDamaged if it is known to be damaged already.
+	// Open opens the object at key. The error is fs.ErrNotExist if there is none, and ErrDamaged if
+	// it is already known to be damaged.
 	Open(ctx context.Context, key string) (Object, error)
 
 	// Stat is Open without the content.
@@ -143,17 +140,15 @@ type Store interface {
 	// the object under both keys, never under none.
 	Move(ctx context.Context, from, to, proof string) error
 
-	// Apply does the batch. When it returns nil all of it is durable and visible.
+	// Apply applies the batch. When it returns nil all of it is durable and visible.
 	//
-	// An object that is there already, with the same content, Hash and Proof, counts as
-	// created, so that a batch can be applied again after a crash. If another object has
-	// the key, the error is fs.ErrExist, and if the record has another value than
-	// expected, ErrConflict.
+	// An existing object with the same content, Hash and Proof counts as created, so that a batch
+	// can be applied again after a crash. If another object has the key, the error is fs.ErrExist,
+	// and if the record has another value than expected, ErrConflict.
 	//
-	// After an error, and after a crash, a prefix of the steps of the batch may be
-	// visible: an engine with transactions does all
-	// or nothing, one without does one step after the other. A reader that sees the swap
-	// sees all objects, too.
+	// After an error, and after a crash, a prefix of the steps of the batch may be visible: an
+	// engine with transactions does all or nothing, one without does one step after the other. A
+	// reader that sees the swap sees all objects, too.
 	Apply(ctx context.Context, b Batch) error
 
 	// List yields the objects whose key begins with prefix, in lexical order
@@ -176,6 +171,6 @@ type Store interface {
 	// DeleteRecord removes the record name, or returns fs.ErrNotExist.
 	DeleteRecord(ctx context.Context, name string) error
 
-	// Close releases the store. Objects that are still open fail afterwards.
+	// Close releases the store. Operations on objects that are still open fail afterwards.
 	Close() error
 }

@@ -10,39 +10,39 @@ import (
 	"strings"
 )
 
-// Voucher is what vouches for the files of modules that are stored, and the directory
-// that their keys begin with: a listing of keys shows what is held, and for whom.
+// Voucher names what vouches for the stored files of modules. It is the directory with which their
+// keys begin: a listing of keys shows what is held, and for whom.
 type Voucher string
 
-// Upstream is the Voucher of what nothing but an upstream says: each public .info, and what
-// was stored while no checksum database proved it.
+// Upstream is the Voucher of files that nothing but an upstream states: each public .info, and
+// files that were stored while no checksum database proved them.
 const Upstream Voucher = "upstream"
 
-// The directories of databases and of own logs. None of them has a dot, as the first
-// element of each module path has.
+// The directories of databases and of own logs. They contain no dot, unlike the first element of
+// every module path.
 const (
 	provedDir = "proved/"
 	pinnedDir = "pinned/"
 )
 
-// ProvedBy is the Voucher of what the checksum database with the name has proved.
+// ProvedBy returns the Voucher of files that the checksum database with this name has proved.
 func ProvedBy(database string) Voucher { return Voucher(provedDir + component(database)) }
 
-// PinnedIn is the Voucher of what is pinned in the own log with the name.
+// PinnedIn returns the Voucher of files that are pinned in the own log with this name.
 func PinnedIn(log string) Voucher { return Voucher(pinnedDir + component(log)) }
 
-// component makes one component of a name, which may have slashes.
+// component returns a name, which may have slashes, as one component.
 func component(name string) string { return cutName(url.PathEscape(name)) }
 
-// Key returns the key of the file that has a path of the protocol.
+// Key returns the key of the file with this path of the protocol.
 func (v Voucher) Key(path string) string { return Key(string(v) + "/" + Key(path)) }
 
-// Prefix returns how the keys begin of what is in the directory dir, as the function does
-// for paths.
+// Prefix returns the prefix of the keys of files directly in the directory dir, like the function
+// Prefix for paths.
 func (v Voucher) Prefix(dir string) string { return Prefix(string(v) + "/" + cutDir(dir)) }
 
-// CutVoucher takes apart what Voucher.Key has put together. The path is cut if it was too
-// long for a key. It reports false for the key of anything else.
+// CutVoucher splits a key into the arguments of Voucher.Key. The path is cut if it was too long for
+// a key. ok is false for any other key.
 func CutVoucher(key string) (v Voucher, path string, ok bool) {
 	if path, ok = strings.CutPrefix(key, string(Upstream)+"/"); ok {
 		return Upstream, path, true
@@ -62,11 +62,11 @@ func CutVoucher(key string) (v Voucher, path string, ok bool) {
 // Database reports whether a checksum database vouches.
 func (v Voucher) Database() bool { return strings.HasPrefix(string(v), provedDir) }
 
-// vouchersRecord is the record with all vouchers that a store has ever had but Upstream,
-// one a line.
+// vouchersRecord is the record with all vouchers that a store has ever had except Upstream, one a
+// line.
 const vouchersRecord = "vouchers"
 
-// Vouchers returns Upstream, and what NoteVoucher has noted.
+// Vouchers returns Upstream, and all vouchers that NoteVoucher has noted.
 func Vouchers(ctx context.Context, s Store) ([]Voucher, error) {
 	all := []Voucher{Upstream}
 	value, err := s.Record(ctx, vouchersRecord)
@@ -79,8 +79,8 @@ func Vouchers(ctx context.Context, s Store) ([]Voucher, error) {
 	return all, nil
 }
 
-// NoteVoucher notes that v is about to vouch for objects, so that these are found after the
-// settings have changed.
+// NoteVoucher notes that v is about to vouch for objects, so that they are found after the settings
+// have changed.
 func NoteVoucher(ctx context.Context, s Store, v Voucher) error {
 	for {
 		old, err := s.Record(ctx, vouchersRecord)

@@ -12,7 +12,7 @@ import (
 func TestVoucherKeys(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("n", 300) + ".example"
-	deep := "example.com" + strings.Repeat("/abcdefghi", 60) // 611 bytes: itself no longer than a directory may be
+	deep := "example.com" + strings.Repeat("/abcdefghi", 60) // 611 bytes: not longer than a directory may be
 	for _, tt := range []struct {
 		voucher    storage.Voucher
 		path, want string // want "": cut

@@ -49,7 +49,7 @@ path "all" prints all entries. The server may be running.`,
 	return cmd
 }
 
-// showLog prints what the log is, and its head.
+// showLog prints the properties of the log, and its head.
 func showLog(cmd *cobra.Command, own *pinlog.Log) error {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "name:  %s\nkey:   %s\nsize:  %d\n", own.Name(), own.Key(), own.Size())
@@ -120,8 +120,8 @@ its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 	return cmd
 }
 
-// withStore calls f with the store beside our own log, nil if there is none. The
-// error is storage.ErrInUse while a server has it.
+// withStore calls f with the store beside our own log, nil if there is none. The error is
+// storage.ErrInUse while a server uses it.
 func withStore(data string, o bolt.Options, f func(storage.Store) error) error {
 	o.LockTimeout = time.Millisecond
 	o.Outdated = anyLayout
@@ -135,8 +135,7 @@ func withStore(data string, o bolt.Options, f func(storage.Store) error) error {
 	return errors.Join(f(db), db.Close())
 }
 
-// checkLog compares everything, and the head in the file called head, if it has a
-// name.
+// checkLog compares everything, and the head in the file called head, if head is not "".
 func checkLog(cmd *cobra.Command, own *pinlog.Log, head string) error {
 	if err := own.Check(cmd.Context()); err != nil {
 		return err

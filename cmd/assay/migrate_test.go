@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A server that is killed again and again while it moves the keys of an earlier version
-// answers in the end as that version did.
+// A server that is killed again and again while it moves the keys of an earlier version gives the
+// same answers as that version in the end.
 func TestMoveKilled(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"public", "unproved", "private"} {
@@ -32,8 +32,8 @@ func TestMoveKilled(t *testing.T) {
 	}
 }
 
-// killInMove starts the program, and kills it so long after it has begun to move keys. It
-// reports false if there is nothing to move any more.
+// killInMove starts the program, and kills it some time after it has begun to move keys. It returns
+// false if all keys are moved.
 func (d *oldData) killInMove(args []string, after time.Duration) bool {
 	d.t.Helper()
 	cmd := assay(d.program, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
@@ -57,8 +57,8 @@ func (d *oldData) killInMove(args []string, after time.Duration) bool {
 	return moving
 }
 
-// With no-migrate the program ends, says what to do, and changes nothing. Commands that do not
-// need the keys work on the directory as it is.
+// With no-migrate the program ends, says what to do, and changes nothing. Commands that do not need
+// the keys work on the directory as it is.
 func TestNoMigrate(t *testing.T) {
 	t.Parallel()
 	d := openOldData(t, filepath.Join(dataDirs, "2026-11-private.tar.gz"))
@@ -78,7 +78,7 @@ func TestNoMigrate(t *testing.T) {
 		t.Error("meta.db has changed")
 	}
 	d.run("verify")
-	d.run("log", "adopt", "--no-client-has-seen-more") // for it is a copy
+	d.run("log", "adopt", "--no-client-has-seen-more") // the directory is a copy
 	d.run("log", "check")
 	d.compare(append(strings.Fields(d.read("args")), "--upstream", "off", "--data", data))
 }

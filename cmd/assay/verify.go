@@ -48,14 +48,14 @@ way.`,
 	return cmd
 }
 
-// anyLayout opens a store of an earlier version as it is: what it is opened for does not
-// depend on the keys of objects.
+// anyLayout opens a store of an earlier version as it is, for commands that do not depend on the
+// keys of objects.
 func anyLayout(*bolt.Outdated) error { return nil }
 
-// progressEvery is how often a command that takes long prints how far it is.
+// progressEvery is how often a long command prints its progress.
 const progressEvery = 5 * time.Second
 
-// verify checks the store in the directory data. Damage that stays is an error.
+// verify checks the store in the directory data. Damage that remains is an error.
 func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer) error {
 	db, err := bolt.Open(data, &bolt.Options{Existing: true, ReadOnly: !repair, Outdated: anyLayout})
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +90,7 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 	if err != nil {
 		return err
 	}
-	if repair { // nothing proves an .info, so each is asked for again
+	if repair { // nothing proves an .info file, so each is fetched again
 		if err := content.RecheckInfos(ctx, db); err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 	return errors.New("not all damage could be repaired; restore meta.db and blobs.db from a backup, or move both away and start with an empty store; leave log/ and tokens unchanged")
 }
 
-// noStore says that there is no store in a data directory.
+// noStore returns the error that there is no store in a data directory.
 func noStore(data string) error {
 	where := data
 	if dir, err := filepath.Abs(data); err == nil && dir != data {
@@ -118,8 +118,8 @@ func noStore(data string) error {
 	return fmt.Errorf("there is no store in %s; name its directory with --data", where)
 }
 
-// verifyShapes looks for stored zips with bytes that no hash covers, drops them with
-// repair, and counts them in v.
+// verifyShapes finds stored zips with bytes that no hash covers, deletes them with repair, and
+// counts them in v.
 func verifyShapes(ctx context.Context, store storage.Store, repair bool, v *storage.Verified, out io.Writer) error {
 	for info, err := range store.List(ctx, "") {
 		if err != nil {
@@ -130,7 +130,7 @@ func verifyShapes(ctx context.Context, store storage.Store, repair bool, v *stor
 		}
 		wrong := checkShape(ctx, store, info.Key)
 		if !errors.Is(wrong, modzip.ErrShape) {
-			continue // anything else that is wrong has been reported
+			continue // all other errors have been reported
 		}
 		v.Damaged++
 		outcome := "damaged"

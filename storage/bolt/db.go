@@ -1,7 +1,7 @@
-// Package bolt is the embedded engine: a storage.Store in two files of one
-// directory, meta.db for the records and the small objects, blobs.db for the large
-// ones. Two files, because each has one writer at a time and small writes must not
-// wait for large ones. How it works and why is in docs/design/storage.md.
+// Package bolt is the embedded engine: a storage.Store in two files of one directory, meta.db for
+// the records and the small objects, blobs.db for the large ones. There are two files because each
+// has one writer at a time, and small writes must not wait for large ones. Its design and the
+// reasons are in docs/design/storage.md.
 package bolt
 
 import (
@@ -24,7 +24,7 @@ import (
 
 // DB is an open store.
 //
-// List leaves out objects whose record is damaged; Verify finds them.
+// List omits objects whose record is damaged; Verify finds them.
 type DB struct {
 	dir     string
 	log     *slog.Logger
@@ -48,44 +48,43 @@ var (
 
 // Options are the options of Open. Nil and zero values mean the defaults.
 type Options struct {
-	// Logger gets what cannot be returned to a caller, such as a failed
-	// clean-up. Nil discards.
+	// Logger logs errors that cannot be returned to a caller, such as a failed cleanup. Nil
+	// discards them.
 	Logger *slog.Logger
 
-	// LockTimeout is how long Open waits for another process to let go of the
-	// store. Zero means one second.
+	// LockTimeout is how long Open waits for another process to release the store. Zero means one
+	// second.
 	LockTimeout time.Duration
 
-	// Readers is what open objects take their memory from: each some 16 KiB while
-	// it is open, and all that are at the same chunk of the same content 256 KiB
-	// together. If half of it is used for chunks, objects are read in smaller
-	// pieces; if it is used up, DB.Open returns memory.ErrFull. Nil is no bound.
+	// Readers is the budget for open objects: each takes about 16 KiB, and all readers of the same
+	// chunk of the same content take 256 KiB together. If half of it is used for chunks, objects
+	// are read in smaller pieces; if it is used up, DB.Open returns memory.ErrFull. Nil means no
+	// bound.
 	Readers *memory.Budget
 
-	// Writers is what Create takes WriterMemory from for each large object, and
-	// waits for it. Nil is no bound.
+	// Writers is the budget from which Create takes WriterMemory for each large object, and waits
+	// for it. Nil means no bound.
 	Writers *memory.Budget
 
-	// Existing has Open return fs.ErrNotExist instead of making an empty store.
+	// Existing makes Open return fs.ErrNotExist instead of creating an empty store.
 	Existing bool
 
-	// ReadOnly implies Existing, and has Open and the store change nothing: what
-	// writes returns storage.ErrReadOnly. Several processes may have a store open in
-	// this way at the same time, if none has it open to write.
+	// ReadOnly implies Existing. Open and the store change nothing: write operations return
+	// storage.ErrReadOnly. Several processes may have a store open read-only at the same time, if
+	// no process has it open for writing.
 	ReadOnly bool
 
-	// Outdated is called if the store has keys of an earlier version, or they are being
-	// moved. It is to call Rekey, unless what the store is opened for does not depend
-	// on the keys. Open returns its error. If it is nil, Open returns ErrOlder.
+	// Outdated is called if the store has keys of an earlier version, or if their move was
+	// interrupted. It must call Rekey, unless the caller's use of the store does not depend on the
+	// keys. Open returns its error. If it is nil, Open returns ErrOlder.
 	Outdated func(*Outdated) error
 }
 
-// Open opens the store in the directory dir and makes an empty one if there is
-// none. Only one process can have a store open, and it must not be on a network
-// file system.
+// Open opens the store in the directory dir, or creates an empty one. Only one process can have a
+// store open, and it must not be on a network file system.
 //
-// The errors tell ErrInUse, ErrForeign, ErrNewer, ErrOlder and ErrDamaged apart; whatever
-// the error, nothing in the directory has changed but what an empty store needs.
+// The errors distinguish ErrInUse, ErrForeign, ErrNewer, ErrOlder and ErrDamaged. After any error,
+// nothing in the directory has changed except for the files of an empty store.
 func Open(dir string, opts *Options) (*DB, error) {
 	o := Options{}
 	if opts != nil {
@@ -104,7 +103,7 @@ func Open(dir string, opts *Options) (*DB, error) {
 	return db, nil
 }
 
-// open opens blobs.db first: who holds its lock is alone with both files.
+// open opens blobs.db first: the process that holds its lock has exclusive use of both files.
 func open(dir string, o Options) (*DB, error) {
 	if o.Existing || o.ReadOnly {
 		_, metaErr := os.Stat(filepath.Join(dir, metaName))
@@ -140,9 +139,9 @@ func open(dir string, o Options) (*DB, error) {
 	return db, nil
 }
 
-// removeUnfinished removes the files that createFile left behind when its process was
-// killed. It runs while we hold both files: another process that makes such a file now
-// has lost the race for the store, and finds ours in place of its own.
+// removeUnfinished removes the files that createFile left behind when its process was killed. It
+// runs while this process holds both files: another process that is creating such a file has lost
+// the race for the store, and finds our file in place of its own.
 func removeUnfinished(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
@@ -155,7 +154,7 @@ func removeUnfinished(dir string) error {
 	return err
 }
 
-// newDB makes a DB of two open files. It closes neither if it fails.
+// newDB creates a DB of two open files. It closes neither if it fails.
 func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	m := newMetrics()
 	meta.commits = m.commitSeconds.WithLabelValues("meta")
@@ -174,7 +173,7 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	var orphans []uint64
 	if !o.ReadOnly {
 		if err := content.join(); err != nil {
-			o.Logger.Warn("blobs.db does not name its meta.db", "err", err) // a full disk is no reason not to read
+			o.Logger.Warn("blobs.db does not name its meta.db", "err", err) // a full disk must not prevent reading
 		}
 		last, err := content.lastBlob()
 		if err != nil {
@@ -202,7 +201,7 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	return db, nil
 }
 
-// Close closes the store. Objects that are still open fail afterwards.
+// Close closes the store. Operations on objects that are still open fail afterwards.
 func (db *DB) Close() error {
 	if db.closed.Swap(true) {
 		return fmt.Errorf("store %s: %w", db.dir, fs.ErrClosed)

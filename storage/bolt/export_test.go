@@ -13,7 +13,7 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// DecodeRecord returns what an object record says, and its content if it is inline.
+// DecodeRecord returns the contents of an object record, and the object's content if it is inline.
 func DecodeRecord(key string, b []byte) (storage.Info, []byte, error) {
 	r, err := decodeRecord(key, b)
 	if err != nil {

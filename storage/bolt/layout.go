@@ -11,26 +11,26 @@ const (
 	blobsName = "blobs.db"
 )
 
-// unfinished follows the name of a file that is not complete yet, with a random text
-// for the star.
+// unfinished is the pattern for the end of the name of an incomplete file; the star is a random
+// text.
 const unfinished = ".*.new"
 
 const (
-	// magic is the value that tells our bbolt files from those of others.
+	// magic marks the bbolt files of this program.
 	magic = "assay storage"
 
-	// schemaVersion is the version of what is inside of the files. A store with a
-	// higher one is refused. One with a lower one in meta.db has keys of before, see
-	// Rekey; blobs.db has no keys, and what is in it has not changed since 1.
+	// schemaVersion is the version of the content of the files. A store with a higher one is
+	// refused. A lower one in meta.db means that it has keys of an earlier version, see Rekey;
+	// blobs.db has no keys, and its content has not changed since 1.
 	schemaVersion = 2
 
-	// metaPageSize is what most machines have, and given so that a store can
-	// move between machines that have different ones.
+	// metaPageSize is the page size of most machines. It is fixed so that a store can move between
+	// machines with different ones.
 	metaPageSize = 4 << 10
 
-	// blobsPageSize: bbolt writes the list of free pages, 8 bytes each, with
-	// every commit. With pages four times as large it is a quarter as long:
-	// 512 KiB for each GiB that was deleted and not yet used again.
+	// blobsPageSize is larger because bbolt writes the list of free pages, 8 bytes each, with every
+	// commit. With pages four times as large it is a quarter as long: 512 KiB for each GiB that was
+	// deleted and not yet used again.
 	blobsPageSize = 16 << 10
 )
 
@@ -53,43 +53,41 @@ var (
 	bucketBlobs = []byte("blobs") // blobs.db: blob id, segment → bucket of chunks
 )
 
-// A blob is the content of one or more large objects. It is written in segments
-// of 4 MiB, each by one transaction into a bucket of its own, because a
-// transaction that appends to a bucket writes the chunks at its end again. The
-// key of the bucket is the id of the blob and the number of the segment; the
-// bucket has the chunks by their number in the blob.
+// A blob is the content of one or more large objects. It is written in segments of 4 MiB, each by
+// one transaction into a bucket of its own, because a transaction that appends to a bucket writes
+// the chunks at its end again. The key of the bucket is the id of the blob and the number of the
+// segment; the bucket contains the chunks by their number in the blob.
 const (
-	// chunkSize is 256 KiB less the room that bbolt needs, so that the two
-	// chunks it puts on a leaf fill their pages exactly.
+	// chunkSize is 256 KiB minus bbolt's overhead, so that the two chunks that it puts on a leaf
+	// fill their pages exactly.
 	chunkSize = 256<<10 - 64
 
-	// sumSize: a chunk begins with its CRC32C.
+	// sumSize is the size of the CRC32C at the beginning of a chunk.
 	sumSize = 4
 
-	// segmentChunks makes a transaction of 4 MiB: long enough that the two
-	// fsyncs of it do not dominate, short enough for memory and for the other
-	// waiting writers.
+	// segmentChunks makes a transaction of 4 MiB: long enough that its two fsyncs do not dominate,
+	// short enough for memory and for other waiting writers.
 	segmentChunks = 16
 
-	// freeSegments is how many segments one transaction deletes. Only their
-	// first pages are read, and their page numbers are kept until the commit.
+	// freeSegments is how many segments one transaction deletes. It reads only their first pages,
+	// and keeps their page numbers until the commit.
 	freeSegments = 64
 )
 
 const (
-	// bufferSize is a chunk with its checksum.
+	// bufferSize is the size of a chunk with its checksum.
 	bufferSize = sumSize + chunkSize
 
-	// pieceSize is how much of a chunk a reader copies when there is no memory
-	// left to keep the chunk while its client reads. Each piece reads the chunk
-	// again: a smaller one takes more time, a larger one more memory.
+	// pieceSize is how much of a chunk a reader copies when there is no memory to keep the chunk
+	// while its client reads. Each piece reads the chunk again: a smaller one takes more time, a
+	// larger one more memory.
 	pieceSize = 16 << 10
 
-	// smallContent is what an inline object may have without being counted. There
-	// is one for each request at most, with the headers of which it goes.
+	// smallContent is the largest content of an inline object that is not counted. Each request has
+	// at most one, and its memory counts as part of the headers.
 	smallContent = 8 << 10
 
-	// spareChunks is how many chunks are read at the same time only to be copied.
+	// spareChunks is how many chunks are read at the same time only to copy a piece.
 	spareChunks = 4
 )
 
@@ -103,9 +101,9 @@ func chunkLen(size int64, chunk int) int {
 	return int(min(chunkSize, size-int64(chunk)*chunkSize))
 }
 
-// segmentEnd returns the number after the last chunk of the segment that begins
-// with chunk. A last chunk that would be alone joins the segment before: bbolt
-// puts a very small bucket into the page of its parent, which moves.
+// segmentEnd returns the number after the last chunk of the segment that begins with chunk. A
+// single last chunk joins the segment before it: bbolt puts a very small bucket into the page of
+// its parent, which moves.
 func segmentEnd(size int64, chunk int) int {
 	n := chunkCount(size)
 	end := min(n, chunk+segmentChunks)
@@ -115,7 +113,7 @@ func segmentEnd(size int64, chunk int) int {
 	return end
 }
 
-// chunkSum returns the checksum of a chunk, which covers whose it is.
+// chunkSum returns the checksum of a chunk, which covers the numbers of its blob and its own.
 func chunkSum(id uint64, chunk int, data []byte) uint32 {
 	var place [16]byte
 	binary.BigEndian.PutUint64(place[:], id)
@@ -123,8 +121,8 @@ func chunkSum(id uint64, chunk int, data []byte) uint32 {
 	return crc32.Update(crc32.Checksum(data, castagnoli), castagnoli, place[:])
 }
 
-// blobKey is how the id of a blob is written in meta.db, and how the keys of
-// its segments begin.
+// blobKey returns the id of a blob as it is written in meta.db. The keys of its segments begin with
+// it.
 func blobKey(id uint64) []byte {
 	return binary.BigEndian.AppendUint64(nil, id)
 }

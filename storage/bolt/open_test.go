@@ -22,8 +22,7 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// helperEnv makes the test's binary another process: its value is the name of a
-// function in helpers.
+// helperEnv makes the test binary another process: its value is the name of a function in helpers.
 const helperEnv = "ASSAY_STORAGE_HELPER"
 
 var helpers = map[string]func(dir string) error{
@@ -60,7 +59,7 @@ func helperCommand(t *testing.T, name, dir string) *exec.Cmd {
 	return cmd
 }
 
-// holdStore holds the store until its input ends.
+// holdStore keeps the store open until its input ends.
 func holdStore(dir string) error {
 	db, err := bolt.Open(dir, nil)
 	if err != nil {
@@ -104,7 +103,7 @@ func TestOpenHeldByAnotherProcess(t *testing.T) {
 	}
 }
 
-// What Open refuses, it leaves as it was.
+// A refused Open leaves the files unchanged.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	write := func(name, content string) func(t *testing.T, dir string) {
@@ -187,8 +186,8 @@ func TestOpenRefuses(t *testing.T) {
 	})
 }
 
-// What a start that was killed has left behind is removed by the next one that has the
-// store to itself, and by no other.
+// The files of a killed start are removed by the next start that has exclusive use of the store,
+// and by no other.
 func TestOpenRemovesUnfinished(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "a[1]*")
@@ -227,7 +226,7 @@ func TestOpenRemovesUnfinished(t *testing.T) {
 	}
 }
 
-// An interrupted first start, and files that somebody made for us, are no loss.
+// An interrupted first start, and empty files that were created for us, are not a loss.
 func TestOpenUnfinished(t *testing.T) {
 	t.Parallel()
 	for _, names := range [][]string{{"blobs.db"}, {"meta.db"}, {"meta.db", "blobs.db"}} {
@@ -247,14 +246,14 @@ func TestOpenUnfinished(t *testing.T) {
 	if err := openDB(t, dir).Close(); err != nil {
 		t.Fatal(err)
 	}
-	remove(t, dir, "meta.db") // blobs.db is made first, and knows of no other yet
+	remove(t, dir, "meta.db") // blobs.db is created first, and has no mark of another file yet
 	change(t, dir, "blobs.db", func(tx *bbolt.Tx) error { return tx.Bucket([]byte("schema")).Delete([]byte("joined")) })
 	if err := openDB(t, dir).Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// The loss of meta.db is noticed also when all that is stored was in it.
+// The loss of meta.db is noticed also when all stored objects were in it.
 func TestOpenWithoutSmallObjects(t *testing.T) {
 	t.Parallel()
 	for _, stored := range []bool{true, false} {
@@ -267,7 +266,7 @@ func TestOpenWithoutSmallObjects(t *testing.T) {
 			t.Fatal(err)
 		}
 		remove(t, dir, "meta.db")
-		for range 2 { // a refusal leaves nothing behind that the next one takes for a store
+		for range 2 { // a refusal leaves nothing that the next start accepts as a store
 			if db, err := bolt.Open(dir, nil); !errors.Is(err, storage.ErrDamaged) || !strings.Contains(err.Error(), "meta.db is missing") {
 				t.Errorf("Open without the meta.db of a small store: %v", err)
 				db.Close()
@@ -276,7 +275,7 @@ func TestOpenWithoutSmallObjects(t *testing.T) {
 	}
 }
 
-// One damaged meta page of two is for bbolt to repair.
+// bbolt repairs one damaged meta page of two.
 func TestOpenOneMetaPage(t *testing.T) {
 	t.Parallel()
 	for page := range 2 {
@@ -337,8 +336,8 @@ func snapshot(t *testing.T, dir string) map[string][]byte {
 	return files
 }
 
-// A store from before keys were at most 896 bytes may have longer ones. They are read
-// and deleted, and not made.
+// A store from before the limit of 896 bytes for keys may have longer ones. They can be read and
+// deleted, and not created.
 func TestLongKeys(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

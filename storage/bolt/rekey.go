@@ -14,35 +14,34 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// A store of schema 1 has as the key of a module's file its path in the protocol alone.
-// Rekey puts in front of each what vouches for the object. Why it works as it does is in
+// In a store of schema 1 the key of a module's file is only its path in the protocol. Rekey puts
+// the voucher of the object in front of each. The reasons for its design are in
 // docs/design/storage.md.
 
-// Two phases, because references are in the order of their blobs and objects in that of
-// their keys: moving both at once would write the pages of all references again and again.
-// First the references get the new keys, which only Verify and deletions look at, then the
-// objects.
+// It has two phases, because references are sorted by blob and objects by key: moving both at once
+// would write the pages of all references again and again. First the references get the new keys,
+// which only Verify and deletions use, then the objects.
 
-// rekeySteps is how many references or objects one transaction moves at most.
+// rekeySteps is the maximum number of references or objects that one transaction moves.
 const rekeySteps = 20_000
 
 // rekeyEvery is the time between two calls of Rekey's progress.
 const rekeyEvery = 2 * time.Second
 
-// Rekeyed is how far Rekey is.
+// Rekeyed is the progress of Rekey.
 type Rekeyed struct {
 	Done, Total int64 // objects, and references to blobs
-	Left        int64 // objects of Done that keep their keys: damaged ones, and those that were too long to be found before
+	Left        int64 // objects of Done that keep their keys: damaged ones, and those whose keys were too long to be found before
 }
 
-// rekeyState is what is kept of a move that is under way.
+// rekeyState is the stored progress of a move.
 type rekeyState struct {
 	Rekeyed
-	objects bool   // the references are done
-	last    string // key of the last one of Done in its bucket
+	objects bool   // all references are moved
+	last    string // last key of Done in its bucket
 }
 
-// readRekeyState returns nil if no move is under way.
+// readRekeyState returns the stored progress, nil if there is no unfinished move.
 func readRekeyState(schema *bbolt.Bucket) (*rekeyState, error) {
 	value := schema.Get(keyRekeying)
 	if value == nil {
@@ -68,8 +67,7 @@ func (s *rekeyState) write(schema *bbolt.Bucket) error {
 	return schema.Put(keyRekeying, appendString(value, s.last))
 }
 
-// outdated reports whether the keys in meta.db are not, or not all, as this program has
-// them.
+// outdated reports whether some keys in meta.db are not those of this version.
 func outdated(meta *file) (old bool, err error) {
 	err = meta.view(func(tx *bbolt.Tx) error {
 		schema := tx.Bucket(bucketSchema)
@@ -80,13 +78,13 @@ func outdated(meta *file) (old bool, err error) {
 	return old, err
 }
 
-// Outdated is a store that has keys of an earlier version, or is being moved.
+// Outdated is a store with keys of an earlier version, or with an unfinished move.
 type Outdated struct {
 	meta  *file
 	store storage.Store
 }
 
-// notRekeying returns ErrOlder while a move is under way: references then have other keys than
+// notRekeying returns ErrOlder during an unfinished move, when references have other keys than
 // their objects.
 func notRekeying(tx *bbolt.Tx) error {
 	state, err := readRekeyState(tx.Bucket(bucketSchema))
@@ -96,9 +94,8 @@ func notRekeying(tx *bbolt.Tx) error {
 	return err
 }
 
-// Rekey gives each object the key that it has in this version. It can be ended at any moment;
-// the next one goes on where it was. Progress is told now and then, and at the end, how far
-// it is.
+// Rekey gives each object its key of this version. It can be interrupted at any moment; the next
+// call continues. It calls progress at intervals, and at the end.
 func (o *Outdated) Rekey(ctx context.Context, progress func(Rekeyed)) error {
 	o.meta.readAhead(ctx)
 	if err := o.rekey(ctx, rekeySteps, progress); err != nil {
@@ -131,7 +128,7 @@ func (o *Outdated) rekey(ctx context.Context, steps int, progress func(Rekeyed))
 	}
 }
 
-// beginRekey keeps older programs away, and counts what there is to do.
+// beginRekey makes older programs refuse the store, and counts the objects and references.
 func beginRekey(tx *bbolt.Tx) error {
 	schema := tx.Bucket(bucketSchema)
 	if state, err := readRekeyState(schema); err != nil || state != nil {
@@ -145,18 +142,18 @@ func beginRekey(tx *bbolt.Tx) error {
 	return errors.Join(schema.Put(keyVersion, binary.AppendUvarint(nil, schemaVersion)), state.write(schema))
 }
 
-// eachOutdated calls do for the objects after a key that do not have a key of this version,
-// until it returns false.
+// eachOutdated calls do for the objects after a key whose keys are not of this version, until do
+// returns false.
 func eachOutdated(tx *bbolt.Tx, after string, do func(key, value []byte) bool) error {
 	cursor := tx.Bucket(bucketObjects).Cursor()
 	last := ""
 	for k, v := cursor.Seek([]byte(after)); k != nil; {
-		if string(k) <= last { // it could send us in circles
+		if string(k) <= last { // a damaged key could cause an endless loop
 			return fmt.Errorf("keys are out of order at %q: %w", k, storage.ErrDamaged)
 		}
 		last = string(k)
 		if dir := currentDir(last); dir != "" {
-			k, v = cursor.Seek([]byte(strings.TrimSuffix(dir, "/") + "0")) // what follows a slash
+			k, v = cursor.Seek([]byte(strings.TrimSuffix(dir, "/") + "0")) // the byte after a slash
 			continue
 		}
 		if last != after && !do(k, v) {
@@ -167,7 +164,7 @@ func eachOutdated(tx *bbolt.Tx, after string, do func(key, value []byte) bool) e
 	return nil
 }
 
-// currentDir returns the directory of this version that a key is in, "" if it is one of an
+// currentDir returns the directory of this version that contains a key, "" if the key is of an
 // earlier version.
 func currentDir(key string) string {
 	for _, dir := range []string{"pinned/", "proved/", "sumdb/", string(storage.Upstream) + "/"} {
@@ -182,11 +179,12 @@ func currentDir(key string) string {
 type rekeying struct {
 	ctx context.Context
 	*Outdated
-	steps    int                        // at most, in one transaction
-	vouchers map[string]storage.Voucher // of each Proof that is known; they have been noted
+	steps    int                        // maximum for one transaction
+	vouchers map[string]storage.Voucher // by Proof, for the known ones; they are noted in the store
 }
 
-// step does a bounded part of a phase, in one transaction. It reports whether all is done.
+// step moves a bounded number of entries of a phase, in one transaction. It reports whether
+// everything is done.
 func (r *rekeying) step() (state rekeyState, done bool, err error) {
 	unknown := ""
 	err = r.meta.update(maxCommit, func(tx *bbolt.Tx) error {
@@ -218,8 +216,8 @@ func (r *rekeying) step() (state rekeyState, done bool, err error) {
 	return state, done, err
 }
 
-// moveRefs has the next references name the new keys of their objects. It reports whether
-// these were the last ones, or why it has stopped: a Proof of which it is not known what it is.
+// moveRefs writes the new keys of their objects into the next references. It reports whether these
+// were the last ones. If it stops at a Proof of unknown kind, it returns that.
 func (r *rekeying) moveRefs(tx *bbolt.Tx, now *rekeyState) (ended bool, unknown string, err error) {
 	type move struct{ from, to, hash []byte }
 	var moves []move
@@ -255,7 +253,7 @@ func (r *rekeying) moveRefs(tx *bbolt.Tx, now *rekeyState) (ended bool, unknown 
 	return ended, unknown, nil
 }
 
-// moveObjects gives the next objects their new keys. It returns what moveRefs returns.
+// moveObjects gives the next objects their new keys. It returns the same as moveRefs.
 func (r *rekeying) moveObjects(tx *bbolt.Tx, now *rekeyState) (ended bool, unknown string, err error) {
 	type move struct{ from, to, value []byte }
 	var moves []move
@@ -283,7 +281,7 @@ func (r *rekeying) moveObjects(tx *bbolt.Tx, now *rekeyState) (ended bool, unkno
 		return false, "", err
 	}
 	objects := tx.Bucket(bucketObjects)
-	objects.FillPercent = 0.9 // they come in the order of their keys
+	objects.FillPercent = 0.9 // the objects are sorted by key
 	for _, m := range moves {
 		if err := errors.Join(objects.Delete(m.from), objects.Put(m.to, m.value)); err != nil {
 			return false, "", err
@@ -292,15 +290,15 @@ func (r *rekeying) moveObjects(tx *bbolt.Tx, now *rekeyState) (ended bool, unkno
 	return ended, unknown, nil
 }
 
-// target returns the new key of an object, with its record; "" if it keeps the one it has. If
-// that depends on a Proof of which it is not known what it is, it returns this.
+// target returns the new key of an object, with its record; "" if the object keeps its key. If the
+// key depends on a Proof of unknown kind, target returns that.
 func (r *rekeying) target(tx *bbolt.Tx, key string, value []byte) (to string, rec *record, unknown string) {
-	if value == nil || storage.Key(key) != key { // one too long is not found, and may have been fetched again
+	if value == nil || storage.Key(key) != key { // an object with a longer key was never found, and may have been fetched again
 		return "", nil, ""
 	}
 	rec, damage := decodeRecord(key, value)
 	if damage == nil && rec.blob == nil {
-		damage = rec.checkContent() // it gets a new checksum, which must not cover what is damaged
+		damage = rec.checkContent() // the record gets a new checksum, which must not cover damaged bytes
 	}
 	if damage != nil {
 		return "", nil, "" // Verify reports it
@@ -316,8 +314,8 @@ func (r *rekeying) target(tx *bbolt.Tx, key string, value []byte) (to string, re
 	return to, rec, ""
 }
 
-// learn finds out whether a Proof names a checksum database, or an own log: the store has
-// the record of each version that a database has proved.
+// learn finds out whether a Proof names a checksum database or an own log: the store has the record
+// of each version that a database has proved.
 func (r *rekeying) learn(proof string) error {
 	voucher := storage.PinnedIn(proof)
 	err := r.meta.view(func(tx *bbolt.Tx) error {
@@ -336,14 +334,14 @@ func (r *rekeying) learn(proof string) error {
 	return err
 }
 
-// readAhead reads the file once from one end to the other, so that what follows finds it in
-// the page cache: bbolt's map reads page by page.
+// readAhead reads the file once sequentially, so that the following reads find it in the page
+// cache: bbolt's map reads page by page.
 func (f *file) readAhead(ctx context.Context) {
 	buffer := make([]byte, 1<<20)
 	for at := int64(0); ctx.Err() == nil; {
 		n, err := f.raw.ReadAt(buffer, at)
 		at += int64(n)
-		if err != nil { // at the end io.EOF; anything else shows when the page is needed
+		if err != nil { // io.EOF at the end; any other error appears again when the page is needed
 			return
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// BenchmarkRekey moves the keys of a million objects.
+// BenchmarkRekey measures moving the keys of a million objects.
 func BenchmarkRekey(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()

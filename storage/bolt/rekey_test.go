@@ -20,13 +20,13 @@ import (
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
-// outdatedObject is an object of a store of schema 1, and the key that it is to have.
+// outdatedObject is an object of a store of schema 1, and its expected key.
 type outdatedObject struct {
 	from, to, proof string
 	content         []byte
 }
 
-// outdatedObjects are objects of each kind.
+// outdatedObjects returns objects of each kind.
 func outdatedObjects() (all []outdatedObject) {
 	const database, log = "sum.golang.org", "sum.corp.example"
 	blob := storagetest.Content(1, 100_000)
@@ -47,7 +47,7 @@ func outdatedObjects() (all []outdatedObject) {
 	add("upstream/", "zzz.example/unproved/@v/v1.0.0.zip", "", blob)
 	add("upstream/", "zzz.example/copy/@v/v1.0.0.zip", "", blob) // the same blob
 	add("proved/sum.golang.org/", "proxy.example/m/@v/v1.0.0.zip", database, blob)
-	for _, file := range []string{"info", "mod", "zip"} { // between the keys of this version
+	for _, file := range []string{"info", "mod", "zip"} { // sorted between the keys of this version
 		add("pinned/sum.corp.example/", "q.corp.example/lib/@v/v1.0.0."+file, log, []byte(file))
 	}
 	add("proved/other.example%2Fdb/", "example.com/other/@v/v1.0.0.mod", "other.example/db", []byte("other"))
@@ -57,7 +57,7 @@ func outdatedObjects() (all []outdatedObject) {
 	return all
 }
 
-// outdatedStore makes a store of schema 1 in dir.
+// outdatedStore creates a store of schema 1 in dir.
 func outdatedStore(t *testing.T, dir string) []outdatedObject {
 	t.Helper()
 	db := openDB(t, dir)
@@ -74,7 +74,7 @@ func outdatedStore(t *testing.T, dir string) []outdatedObject {
 	return all
 }
 
-// openOutdated opens an outdated store, and does something with it if that is not nil.
+// openOutdated opens an outdated store, and calls do with it if that is not nil.
 func openOutdated(t *testing.T, dir string, do func(*bolt.Outdated)) *bolt.DB {
 	t.Helper()
 	old := false
@@ -95,7 +95,7 @@ func openOutdated(t *testing.T, dir string, do func(*bolt.Outdated)) *bolt.DB {
 	return db
 }
 
-// expectRekeyed checks that all objects, and nothing else, are there under their new keys.
+// expectRekeyed checks that all objects, and no others, have their new keys.
 func expectRekeyed(t *testing.T, db *bolt.DB, all []outdatedObject) {
 	t.Helper()
 	var want, got []string
@@ -159,7 +159,8 @@ func TestRekey(t *testing.T) {
 	expectRekeyed(t, openDB(t, dir), all)
 }
 
-// Open returns the error of what it calls for an outdated store, and leaves that as it was.
+// Open returns the error of the function Outdated for an outdated store, and leaves the store
+// unchanged.
 func TestOutdatedRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -176,8 +177,9 @@ func TestOutdatedRefused(t *testing.T) {
 	}
 }
 
-// Rekey ends when its context does, after each of its transactions, and another one goes on.
-// From the first one on an older program refuses the store, and so does all that needs the keys.
+// Rekey ends with its context, after each of its transactions, and the next call continues. After
+// the first transaction an older program refuses the store, and so does everything that needs the
+// keys.
 func TestRekeyInterrupted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -217,7 +219,7 @@ func TestRekeyInterrupted(t *testing.T) {
 	expectRekeyed(t, openDB(t, dir), all)
 }
 
-// countdown is a context that is canceled when its error was asked for so often.
+// countdown is a context that ends after a number of calls of Err.
 type countdown struct {
 	context.Context
 	left int
@@ -230,7 +232,7 @@ func (c *countdown) Err() error {
 	return nil
 }
 
-// What is damaged keeps its key, so that Verify reports it.
+// A damaged object keeps its key, so that Verify reports it.
 func TestRekeyDamaged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -275,7 +277,7 @@ func rekeyStore(dir string) error {
 	return err
 }
 
-// talking is a context that prints a line when its error is asked for.
+// talking is a context that prints a line at each call of Err.
 type talking struct{ context.Context }
 
 func (talking) Err() error {
@@ -283,7 +285,7 @@ func (talking) Err() error {
 	return nil
 }
 
-// A process that is killed again and again in the middle of it finishes in the end.
+// A move that is killed again and again ends eventually.
 func TestRekeyKilled(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -305,7 +307,7 @@ func TestRekeyKilled(t *testing.T) {
 			}
 		}
 		killed := err == nil
-		if killed { // while it writes, most of the time
+		if killed { // during a write, most of the time
 			_ = cmd.Process.Kill()
 		}
 		_, _ = io.Copy(io.Discard, lines)

@@ -28,8 +28,8 @@ func (db *DB) Verify(ctx context.Context, o storage.VerifyOptions) (storage.Veri
 	} {
 		err := step(ctx)
 		if errors.Is(err, storage.ErrDamaged) && db.meta.stuck.Load() == nil && db.blobs.file.stuck.Load() == nil {
-			// What is behind it cannot be reached, and must not be taken for
-			// absent: nothing that looks unused is cleaned up from here on.
+			// Objects after it cannot be reached, and must not count as absent: from here on,
+			// nothing is removed because it looks unused.
 			v.found("", err, nil)
 			v.unreachable = true
 			err = nil
@@ -47,13 +47,12 @@ type verifier struct {
 	db      *DB
 	options storage.VerifyOptions
 
-	blobs       map[uint64]error // blob id → what is wrong with its content, or nil
+	blobs       map[uint64]error // blob id → the error of its content, or nil
 	lost        map[uint64]bool  // blobs that an object has without a reference, not repaired
 	unreachable bool             // a part of a file could not be walked
 }
 
-// found counts and reports a Damage and repairs it, if that was asked for and
-// repair is not nil.
+// found counts and reports a Damage, and repairs it if the options say so and repair is not nil.
 func (v *verifier) found(key string, damage error, repair func() error) {
 	d := storage.Damage{Key: key, Err: damage}
 	if v.options.Repair && repair != nil {
@@ -76,13 +75,13 @@ func (v *verifier) progress() {
 	}
 }
 
-// verifyBatch is how many keys are looked at in one transaction. What follows
-// from them is done after it.
+// verifyBatch is how many keys are checked in one transaction. Repairs follow after the
+// transaction.
 const verifyBatch = 500
 
-// walk calls visit for the keys of a bucket, in transactions of some keys each,
-// and after each transaction what visit returned. Keys that are out of order
-// are ErrDamaged, since nothing behind them can be found by its key.
+// walk calls visit for the keys of a bucket, in transactions of verifyBatch keys, and after each
+// transaction calls the functions that visit returned. Keys in wrong order are ErrDamaged, because
+// the keys after them cannot be found.
 func (v *verifier) walk(ctx context.Context, f *file, bucket []byte, visit func(tx *bbolt.Tx, key, value []byte) (after func() error)) error {
 	var last []byte
 	for done := false; !done; {
@@ -112,7 +111,7 @@ func (v *verifier) walk(ctx context.Context, f *file, bucket []byte, visit func(
 			}
 			return nil
 		})
-		// Even where the walk ends: what was found before is as good as ever.
+		// Also if the walk ends early: the results before the end are valid.
 		for _, after := range afters {
 			if err := errors.Join(ctx.Err(), after()); err != nil {
 				return err
@@ -151,8 +150,8 @@ func (v *verifier) checkObjects(ctx context.Context) error {
 	})
 }
 
-// checkBlob checks the content of a large object, and that the blob is referred
-// to, because one without a reference may be deleted.
+// checkBlob verifies the content of a large object, and that the blob has a reference, because one
+// without a reference may be deleted.
 func (v *verifier) checkBlob(ctx context.Context, key string, blob blobRef, referred bool) error {
 	damage, known := v.blobs[blob.id]
 	if !known {
@@ -228,7 +227,7 @@ func (v *verifier) checkRecords(ctx context.Context) error {
 			return nil
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			err = storage.ErrDamaged // a key that is no bucket
+			err = storage.ErrDamaged // the key is not a bucket
 		}
 		return func() error {
 			v.found("record "+name, err, func() error {
@@ -241,8 +240,7 @@ func (v *verifier) checkRecords(ctx context.Context) error {
 	})
 }
 
-// checkRefs looks for references of objects that do not exist, which keep a
-// blob from being deleted.
+// checkRefs finds references of objects that do not exist, which prevent the deletion of a blob.
 func (v *verifier) checkRefs(ctx context.Context) error {
 	return v.walk(ctx, v.db.meta, bucketRefs, func(tx *bbolt.Tx, k, hash []byte) func() error {
 		if len(k) > 8 {
@@ -250,7 +248,7 @@ func (v *verifier) checkRefs(ctx context.Context) error {
 			value := tx.Bucket(bucketObjects).Get([]byte(key))
 			r, err := decodeRecord(key, value)
 			if value != nil && err != nil || err == nil && r.blob != nil && r.blob.id == id {
-				return nil // what is wrong with a record was found before
+				return nil // an error of the record was reported before
 			}
 		}
 		ref, hash := bytes.Clone(k), bytes.Clone(hash)
@@ -263,8 +261,8 @@ func (v *verifier) checkRefs(ctx context.Context) error {
 	})
 }
 
-// foundUnused is found for what looks unused and is repaired by dropping it,
-// which is only right if everything that might use it was seen.
+// foundUnused is found for data that looks unused and is repaired by removing it. That is correct
+// only if the walk saw everything that might use it.
 func (v *verifier) foundUnused(damage error, repair func() error) {
 	if v.unreachable {
 		repair = nil
@@ -293,8 +291,8 @@ func (v *verifier) dropRef(ref, hash []byte) error {
 	return nil
 }
 
-// checkHashes looks for blobs that new objects would share though no object has
-// them, so that they may be deleted at any time.
+// checkHashes finds blobs that new objects would share although no object has them, so that they
+// may be deleted at any time.
 func (v *verifier) checkHashes(ctx context.Context) error {
 	return v.walk(ctx, v.db.meta, bucketHashes, func(tx *bbolt.Tx, k, value []byte) func() error {
 		p := parser{rest: value}
@@ -311,7 +309,7 @@ func (v *verifier) checkHashes(ctx context.Context) error {
 	})
 }
 
-// checkLeaks looks for blobs that are neither referenced nor scheduled for deletion.
+// checkLeaks finds blobs that are neither referenced nor scheduled for deletion.
 func (v *verifier) checkLeaks(ctx context.Context) error {
 	var last uint64
 	return v.walk(ctx, v.db.blobs.file, bucketBlobs, func(_ *bbolt.Tx, k, _ []byte) func() error {
@@ -334,7 +332,7 @@ func (v *verifier) checkLeaks(ctx context.Context) error {
 func (v *verifier) checkLeak(id uint64) error {
 	wanted := false
 	err := v.db.meta.view(func(tx *bbolt.Tx) error {
-		// Not Get: bbolt returns nil for an empty value too, on some paths.
+		// Not Get: on some paths, bbolt returns nil for an empty value, too.
 		k, _ := tx.Bucket(bucketIntents).Cursor().Seek(blobKey(id))
 		wanted = hasRef(tx, id) || bytes.Equal(k, blobKey(id)) || v.lost[id]
 		return nil
@@ -342,8 +340,8 @@ func (v *verifier) checkLeak(id uint64) error {
 	if err != nil || wanted {
 		return err
 	}
-	// It may have been deleted since it was seen. Ids are not used again, so
-	// one that is still there was not.
+	// It may have been deleted since the walk. Ids are not reused, so a blob that still exists was
+	// not.
 	exists := false
 	err = v.db.blobs.file.view(func(tx *bbolt.Tx) error {
 		exists = len(segmentKeys(tx, id)) > 0
@@ -362,8 +360,8 @@ func (v *verifier) checkLeak(id uint64) error {
 	return nil
 }
 
-// checkPages checks the pages of both files. It does not run on a file that could not
-// be walked: it would follow the same broken pointers. Writers wait for it.
+// checkPages checks the pages of both files. It does not run on a file whose walk failed: it would
+// follow the same broken pointers. Writers wait for it.
 func (v *verifier) checkPages(ctx context.Context) error {
 	if v.unreachable {
 		return nil

@@ -1,7 +1,6 @@
-// Package config is the table of settings: what each is called as a flag, in the
-// environment and in the file, what it means, and where its value came from. It opens
-// nothing but that file; what the values mean to the parts of the program is checked by
-// package daemon.
+// Package config is the table of settings: the name of each as a flag, in the environment and in
+// the file, its meaning, and the source of its value. It opens nothing but that file; package
+// daemon checks the values against the parts of the program.
 package config
 
 import (
@@ -14,11 +13,10 @@ import (
 	"time"
 )
 
-// Config is every setting there is. The tags are the manual: --help,
-// docs/configuration.md and the sample that assay config prints are made of
-// them. A setting comes from its flag, else from its environment variable
-// (ASSAY_ and its name), else from the file, else from the variable of the go
-// command that means the same, else it is the default.
+// Config has all settings. The tags are the manual: --help, docs/configuration.md and the sample
+// that assay config prints are generated from them. A setting is taken from its flag, else from its
+// environment variable (ASSAY_ and its name), else from the file, else from the go command's
+// variable with the same meaning, else it has its default.
 type Config struct {
 	Listen    string `name:"listen" value:"ADDR" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means all interfaces: :3000. Anyone who can reach it can read everything except modules restricted by access."`
 	Data      string `name:"data" value:"DIR" default:"assay-data" help:"Directory for all data; serve creates it. Only one server can use it at a time."`
@@ -85,11 +83,11 @@ type Config struct {
 // Setting describes one field of Config.
 type Setting struct {
 	Name, Default, Help string
-	Value               string   // what --help calls its value
+	Value               string   // the name of its value in --help
 	Env                 string   // its variable
-	GoEnv               []string // the go command's variables that mean the same
+	GoEnv               []string // the go command's variables with the same meaning
 	Reload              bool     // SIGHUP is enough
-	Zero                bool     // 0 means none
+	Zero                bool     // 0 is allowed and means none
 	field               int
 	kind                reflect.Type
 }
@@ -119,7 +117,7 @@ func Settings() []Setting {
 	return all
 }
 
-// valueName is what --help calls the value of a kind that is not text.
+// valueName returns the name that --help has for a value of a kind that is not text.
 func valueName(kind reflect.Type) string {
 	switch {
 	case kind == reflect.TypeFor[time.Duration]():
@@ -130,7 +128,7 @@ func valueName(kind reflect.Type) string {
 	return "N"
 }
 
-// Sources says where each setting of a Config came from, by name.
+// Sources has the source of each setting of a Config, by name.
 type Sources map[string]string
 
 // List returns the elements of a setting that are separated by commas.
@@ -138,7 +136,7 @@ func List(text string) []string {
 	return slices.DeleteFunc(strings.Split(text, ","), func(s string) bool { return s == "" })
 }
 
-// Level returns the least level that is logged.
+// Level returns the minimum level of logged lines.
 func (c Config) Level() slog.Level {
 	level, _ := parseLevel(c.LogLevel) // checked by Load
 	return level
@@ -151,7 +149,7 @@ func parseLevel(name string) (level slog.Level, err error) {
 	return level, nil
 }
 
-// TokenFile is where the tokens are.
+// TokenFile returns the name of the file with the tokens.
 func (c Config) TokenFile() string {
 	if c.Tokens != "" {
 		return c.Tokens

@@ -1,6 +1,6 @@
-// Package daemon is assay serve: it makes the parts of the program from the settings,
-// wires them, and owns what is in front of them: connections, TLS, authentication,
-// webhooks, logs, metrics, the limit of memory, reloads and the end.
+// Package daemon is assay serve: it creates the parts of the program from the settings, connects
+// them, and owns the front: connections, TLS, authentication, webhooks, logs, metrics, the memory
+// limit, reloads and shutdown.
 package daemon
 
 import (
@@ -30,16 +30,16 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
-// Options are what the daemon does not know by itself.
+// Options are the dependencies that the caller of the daemon provides.
 type Options struct {
-	Load     func() (config.Config, config.Sources, error) // reads the settings, at each reload again
+	Load     func() (config.Config, config.Sources, error) // reads the settings, and again at each reload
 	Version  string                                        // of the program
 	Out, Err io.Writer                                     // for the announcement, and for the log
 }
 
-// daemon is the running program: its parts.
+// daemon is the running program with its parts.
 type daemon struct {
-	config       config.Config // as it was at the start; current knows what is in force
+	config       config.Config // the settings at the start; current has those in force
 	current      *inForce
 	log          *logger
 	memory       shares
@@ -53,20 +53,20 @@ type daemon struct {
 	registry     *prometheus.Registry
 }
 
-// Run serves until ctx ends, and stops in good order.
+// Run serves until ctx ends, and shuts down gracefully.
 func Run(ctx context.Context, o Options) error {
 	o.Load = offlineIfReadOnly(o.Load)
 	c, from, err := o.Load()
 	if err != nil {
 		return err
 	}
-	// A reader of standard output or error that ends is no reason to end, too. It is not
-	// ignored, because the commands that are run would inherit that.
+	// The program must not end when the reader of its standard output or error ends. Run does not
+	// ignore the signal, because the commands that it runs would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	d := newDaemon(c, o.Err)
 	defer d.log.Close()
-	slog.SetDefault(d.log.Logger)     // net/http's own words about an upstream go to package log
-	hangup := make(chan os.Signal, 1) // from here on, so that one which comes early does not end the program
+	slog.SetDefault(d.log.Logger)     // net/http logs its messages about an upstream with package log
+	hangup := make(chan os.Signal, 1) // from here on, so that an early signal does not end the program
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	if err := d.listen(descriptorLimit()); err != nil {
@@ -77,20 +77,20 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer d.close()
-	limitMemory(c.MemoryBudget, containerMemory("/"), d.log.Logger) // when all that is always there is there
+	limitMemory(c.MemoryBudget, containerMemory("/"), d.log.Logger) // once all memory that is always in use is allocated
 	d.logStart(o.Version, from)
 	defer d.announce(o.Out)()
 	return d.serve(ctx, hangup)
 }
 
-// newDaemon makes what all parts need.
+// newDaemon creates the parts that all other parts need.
 func newDaemon(c config.Config, errOut io.Writer) *daemon {
 	current := newInForce(c)
 	return &daemon{config: c, current: current, log: newLogger(errOut, c.LogFormat, current), memory: divide(c.MemoryBudget)}
 }
 
-// announce says where we serve: to the reader of a log that is JSON, there, else to the
-// person at standard output. What it returns ends the announcement.
+// announce prints the address: into the log if that is JSON, otherwise to standard output. end ends
+// the announcement.
 func (d *daemon) announce(out io.Writer) (end func()) {
 	url := d.scheme() + "://" + clientAddr(d.listener.Addr())
 	if d.config.LogFormat == "json" {
@@ -102,7 +102,7 @@ func (d *daemon) announce(out io.Writer) (end func()) {
 	return queue.Close
 }
 
-// listen opens the address, for a process that may have so many descriptors.
+// listen opens the address, for a process that may open at most descriptors files.
 func (d *daemon) listen(descriptors int64) error {
 	inner, err := net.Listen("tcp", d.config.Listen)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -120,7 +120,7 @@ func (d *daemon) listen(descriptors int64) error {
 	return nil
 }
 
-// scheme is that of our URL.
+// scheme returns the scheme of our URL.
 func (d *daemon) scheme() string {
 	if d.config.TLSCert != "" {
 		return "https"
@@ -128,7 +128,7 @@ func (d *daemon) scheme() string {
 	return "http"
 }
 
-// clientAddr returns how a client on this machine calls addr.
+// clientAddr returns the address by which a client on this machine reaches addr.
 func clientAddr(addr net.Addr) string {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
@@ -140,7 +140,7 @@ func clientAddr(addr net.Addr) string {
 	return tcp.String()
 }
 
-// open makes the parts, lowest first.
+// open opens the parts, from the lowest to the highest.
 func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err error) {
 	defer func() {
 		if err != nil {
@@ -172,7 +172,7 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 	}
 	d.current.put(made)
 	needed := c.Unified || made.policy.Patterns() != ""
-	if err := d.stores.openOwnLog(ctx, c, needed, d.memory.ownLog, d.log.Logger); err != nil { // last, because its name is made forever
+	if err := d.stores.openOwnLog(ctx, c, needed, d.memory.ownLog, d.log.Logger); err != nil { // last, because it fixes the name of a new log forever
 		return err
 	}
 	b.ownLog = d.stores.ownLog
@@ -188,12 +188,12 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 	return nil
 }
 
-// viaName returns a name for this process that no other has.
+// viaName returns a name for this process that no other process has.
 func viaName() string { return "assay-" + rand.Text()[:12] }
 
 // readFiles reads the files that settings name, and returns the secret of the webhooks.
 func (d *daemon) readFiles(ctx context.Context, who *clients) (hookSecret string, err error) {
-	if err := checkCredentials(d.config); err != nil { // also where nothing needs them yet: a reload may
+	if err := checkCredentials(d.config); err != nil { // also if no part needs them yet: one may after a reload
 		return "", err
 	}
 	if d.config.TLSCert != "" {
@@ -220,7 +220,7 @@ func (d *daemon) newProxy(via string, who *clients) (*proxy.Server, error) {
 	})
 }
 
-// openFront makes what stands between clients and the proxy.
+// openFront creates the parts between clients and the proxy.
 func (d *daemon) openFront(hookSecret string, who *clients) {
 	d.registry = prometheus.NewRegistry()
 	d.front = &front{
@@ -234,7 +234,7 @@ func (d *daemon) openFront(hookSecret string, who *clients) {
 	}
 }
 
-// register fills the registry. Nothing is ever registered elsewhere.
+// register registers all collectors.
 func (d *daemon) register(version string) {
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(version))
 	d.registry.MustRegister(d.stores.metrics()...)
@@ -245,7 +245,7 @@ func (d *daemon) register(version string) {
 	d.registry.MustRegister(d.current, newMemoryCollector(d.memory), d.log.lines.metrics(), d.listener.refused)
 }
 
-// close releases the parts, highest first.
+// close closes the parts, from the highest to the lowest.
 func (d *daemon) close() {
 	if err := d.current.load().close(); err != nil {
 		d.log.Error("close version control", "err", err)
@@ -270,7 +270,7 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 		})
 	}
 	running.Go(func() { d.reloader.run(background, hangup) })
-	if !d.config.ReadOnly { // the commands that read open the store beside us
+	if !d.config.ReadOnly { // read-only commands open the store at the same time
 		defer serveAdmin(d.adminServer(), &running, d.log.Logger)()
 	}
 	httpServer := d.front.newServer(d.config.AnswerTimeout)
@@ -292,7 +292,7 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 	return d.shutdown(httpServer)
 }
 
-// adminServer returns what answers the commands of the administrator.
+// adminServer returns the server of the administrator's commands.
 func (d *daemon) adminServer() *admin.Server {
 	return &admin.Server{
 		Data: d.config.Data, Store: d.stores.objects, Forget: d.proxy.Content().Forget,
@@ -300,14 +300,14 @@ func (d *daemon) adminServer() *admin.Server {
 	}
 }
 
-// refuse answers the connections that are refused, until the listener is closed.
+// refuse serves the refused connections until the listener is closed.
 func (d *daemon) refuse() {
 	if err := d.listener.refusals.serve(d.certificates.http1(), d.log.Logger); !errors.Is(err, net.ErrClosed) {
 		d.log.Error("refusing excess connections stopped", "err", err)
 	}
 }
 
-// shutdown lets what is under way finish, within the time for it.
+// shutdown lets running requests finish, within the configured time.
 func (d *daemon) shutdown(httpServer *http.Server) error {
 	d.front.ready.ready.Store(false)
 	d.log.Info("stopping", "delay_s", d.config.ShutdownDelay.Seconds(), "timeout_s", d.config.ShutdownTimeout.Seconds())
@@ -317,7 +317,7 @@ func (d *daemon) shutdown(httpServer *http.Server) error {
 	err := httpServer.Shutdown(ctx)
 	if err != nil {
 		d.log.Warn("transfers aborted by the shutdown", "err", err)
-		_ = httpServer.Close() // they are lost either way
+		_ = httpServer.Close() // the time is over; they are lost
 	}
 	if err := d.proxy.Close(ctx); err != nil {
 		d.log.Warn("fetches aborted by the shutdown", "err", err)
@@ -326,7 +326,8 @@ func (d *daemon) shutdown(httpServer *http.Server) error {
 	return nil
 }
 
-// logStart says what runs, and warns of what is legal but rarely meant.
+// logStart logs the version and the settings, and warnings about settings that are legal but rarely
+// intended.
 func (d *daemon) logStart(version string, from config.Sources) {
 	c := d.config
 	d.log.Info("assay starts", "version", version, "data", c.Data, "upstream", fetch.Redact(c.Upstream), "upstream_from", from["upstream"],
@@ -344,7 +345,7 @@ func (d *daemon) logStart(version string, from config.Sources) {
 	now.warnOfAccess(d.access, d.log.Logger)
 }
 
-// descriptorText is the limit as the log has it.
+// descriptorText returns the limit in the form for the log.
 func descriptorText() string {
 	if limit := descriptorLimit(); limit < noLimit {
 		return strconv.FormatInt(limit, 10)
@@ -352,7 +353,7 @@ func descriptorText() string {
 	return "unlimited"
 }
 
-// buildInfo is a constant series that says which program this is.
+// buildInfo returns a constant series with the version of the program.
 func buildInfo(program string) prometheus.Collector {
 	goVersion := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {

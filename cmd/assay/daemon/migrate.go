@@ -15,25 +15,25 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// migration moves the keys of a store that an earlier version has made, before anything
-// uses it, and answers for the server meanwhile.
+// migration moves the keys of a store that an earlier version has created, before anything uses it,
+// and responds for the server meanwhile.
 type migration struct {
-	refuse       error // nil: the keys are moved
+	refuse       error // nil: moving is allowed
 	listener     *listener
 	certificates *certificates // nil: plain http
 	log          *logger
 	state        atomic.Pointer[bolt.Rekeyed]
 }
 
-// errNoMigrate says that the store cannot be used as it is, and must not be changed.
+// errNoMigrate means that the store cannot be used as it is, and must not be changed.
 var errNoMigrate = errors.New("the data directory was made by an earlier version, and no-migrate forbids to move its keys to the layout of this version; " +
 	"make a backup of the directory and start without no-migrate, or use the earlier version; after the move the earlier version cannot open the directory")
 
-// errReadOnly says that the store cannot be used as it is, and is not to be written.
+// errReadOnly means that the store cannot be used as it is, and must not be written to.
 var errReadOnly = errors.New("the data directory was made by an earlier version, and with read-only its keys cannot be moved to the layout of this version; " +
 	"start once without read-only, which moves them")
 
-// migrationRefused returns why the settings forbid to move keys, nil if they do not.
+// migrationRefused returns why the settings do not allow moving the keys, nil if they do.
 func migrationRefused(c config.Config) error {
 	switch {
 	case c.NoMigrate:
@@ -68,7 +68,7 @@ func (m *migration) run(ctx context.Context, store *bolt.Outdated) error {
 	return nil
 }
 
-// ServeHTTP says why nothing can be answered yet.
+// ServeHTTP responds with the reason why no request can be served yet.
 func (m *migration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/livez" {
 		writeText(w, http.StatusOK, "ok\n")
@@ -81,17 +81,17 @@ func (m *migration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		"try again in some seconds\n", state.Done, state.Total))
 }
 
-// migrationRetry is after how many seconds a client is told to come again.
+// migrationRetry is the number of seconds after which clients should try again.
 const migrationRetry = 5
 
-// answer answers all requests until what it returns is called.
+// answer responds to all requests until end is called.
 func (m *migration) answer() (end func()) {
 	borrowed := &borrowedListener{listener: m.listener}
 	server := &http.Server{
 		Handler: m, ReadHeaderTimeout: headerTime, WriteTimeout: headerTime, MaxHeaderBytes: headerSize, ConnState: noteState,
 		ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelDebug),
 	}
-	server.SetKeepAlivesEnabled(false) // the next request is for the real server
+	server.SetKeepAlivesEnabled(false) // the next request goes to the real server
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -106,29 +106,29 @@ func (m *migration) answer() (end func()) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if server.Shutdown(ctx) != nil {
-			_ = server.Close() // they would get nothing but a 503
+			_ = server.Close() // its clients would only get a 503
 		}
 		<-served
 		borrowed.giveBack()
 	}
 }
 
-// borrowedListener is a listener that stays open when it is closed.
+// borrowedListener is a listener whose Close leaves the underlying one open.
 type borrowedListener struct {
 	*listener
 	closed atomic.Bool
 }
 
-// deadliner is what a TCP listener can do.
+// deadliner has the deadlines of a TCP listener.
 type deadliner interface{ SetDeadline(time.Time) error }
 
-// Close ends Accept. Connections that come then wait for the real server.
+// Close ends Accept. Later connections wait for the real server.
 func (b *borrowedListener) Close() error {
 	b.closed.Store(true)
 	return b.Listener.(deadliner).SetDeadline(time.Unix(1, 0))
 }
 
-// Accept is the listener's until Close.
+// Accept accepts connections of the underlying listener until Close.
 func (b *borrowedListener) Accept() (net.Conn, error) {
 	conn, err := b.listener.Accept()
 	if err != nil && b.closed.Load() {
@@ -137,5 +137,5 @@ func (b *borrowedListener) Accept() (net.Conn, error) {
 	return conn, err
 }
 
-// giveBack makes the listener as it was.
+// giveBack restores the underlying listener.
 func (b *borrowedListener) giveBack() { _ = b.Listener.(deadliner).SetDeadline(time.Time{}) }

@@ -12,8 +12,8 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// While keys are moved the server is alive and says why it does not answer; after that the
-// same listener is the real server's.
+// While keys are moved the server is alive and responds with the reason; after that the real server
+// uses the same listener.
 func TestAnswersWhileKeysAreMoved(t *testing.T) {
 	t.Parallel()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")

@@ -20,11 +20,11 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// stores are what is kept on disk.
+// stores are the parts that store data on disk.
 type stores struct {
 	objects storage.Store
-	mirrors []*sumdb.Mirror // of checksum databases; the first one verifies
-	ownLog  *pinlog.Log     // nil: there is none to be read
+	mirrors []*sumdb.Mirror // of checksum databases; the first one verifies modules
+	ownLog  *pinlog.Log     // nil: there is none
 	spool   string          // directory
 
 	removeSpool func() error
@@ -68,12 +68,12 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 	return s, nil
 }
 
-// OwnLogConfig says where our own log is.
+// OwnLogConfig returns the configuration of our own log.
 func OwnLogConfig(c config.Config) pinlog.Config {
 	return pinlog.Config{Dir: filepath.Join(c.Data, "log"), Name: c.LogName, Guard: c.LogGuard, Adopt: adoptCommand(c)}
 }
 
-// adoptCommand is assay log adopt with the settings that it needs.
+// adoptCommand returns the command assay log adopt with the settings that it needs.
 func adoptCommand(c config.Config) string {
 	command := "assay log adopt --data " + ShellWord(c.Data)
 	if c.LogGuard != "" {
@@ -82,7 +82,7 @@ func adoptCommand(c config.Config) string {
 	return command
 }
 
-// ShellWord is text as one word of a shell command, to be copied.
+// ShellWord returns text as one word of a shell command, for copying.
 func ShellWord(text string) string {
 	if strings.ContainsAny(text, " \t\"'\\$`&|;<>()*?#~") {
 		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
@@ -90,8 +90,8 @@ func ShellWord(text string) string {
 	return text
 }
 
-// openOwnLog opens our own log, or makes it. One that refuses is no more than a remark
-// as long as nothing needs it: its data directory is a copy.
+// openOwnLog opens our own log, or creates it. If the log refuses and nothing needs it, openOwnLog
+// only logs that: the data directory is a copy.
 func (s *stores) openOwnLog(ctx context.Context, c config.Config, needed bool, budget *memory.Budget, log *slog.Logger) (err error) {
 	own := OwnLogConfig(c)
 	own.Store, own.Memory, own.ReadOnly = s.objects, budget, c.ReadOnly
@@ -114,8 +114,8 @@ func (s *stores) openOwnLog(ctx context.Context, c config.Config, needed bool, b
 	return err
 }
 
-// checkOwnName refuses a name for our own log that a database has which is mirrored
-// here: clients of that would find our log in its place.
+// checkOwnName refuses a name of our own log that is also the name of a mirrored database: clients
+// of that database would get our log in its place.
 func (s *stores) checkOwnName(name string) error {
 	for _, m := range s.mirrors {
 		if m.Name() == name {
@@ -137,7 +137,7 @@ func (s *stores) names() string {
 	return strings.Join(names, ",")
 }
 
-// recheck lets mirrors go on whose operator has looked at the evidence.
+// recheck ends the freeze of mirrors whose evidence the administrator has moved away.
 func (s *stores) recheck(log *slog.Logger) {
 	for _, m := range s.mirrors {
 		if err := m.Recheck(); err != nil {
@@ -146,7 +146,7 @@ func (s *stores) recheck(log *slog.Logger) {
 	}
 }
 
-// metrics returns the collectors of all of them.
+// metrics returns the collectors of all stores.
 func (s *stores) metrics() []prometheus.Collector {
 	var all []prometheus.Collector
 	if s.ownLog != nil {
@@ -161,7 +161,7 @@ func (s *stores) metrics() []prometheus.Collector {
 	return all
 }
 
-// close closes what is open, highest first.
+// close closes the open stores, from the highest to the lowest.
 func (s *stores) close(log *slog.Logger) {
 	for _, m := range s.mirrors {
 		m.Close()
