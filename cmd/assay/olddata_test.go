@@ -22,18 +22,19 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
-// makeData makes new files in testdata/data: before a change of what is on disk, run
+// makeData makes the test write new files into testdata/data. Before a change of the data
+// directory's format, run
 //
 //	go test -run '^TestMakeDataDirs$' ./cmd/assay -make-data 2026-11
 var makeData = flag.String("make-data", "", "the name of the program that TestMakeDataDirs makes data directories with")
 
-// dataDirs has data directories that earlier programs have made. Each archive has the
-// directory, the arguments that it was made with, one a line, and what was answered: the
-// path, the status, the SHA-256.
+// dataDirs has data directories of earlier programs. Each archive contains the directory, the
+// arguments with which it was made, one a line, and the answers of that program: the path, the
+// status, the SHA-256.
 const dataDirs = "testdata/data"
 
-// TestDataDirs opens what earlier programs have made. Whatever they could answer without
-// an upstream is answered the same, and what is stored passes verification.
+// TestDataDirs opens the data directories of earlier programs. All answers that they could give
+// without an upstream are the same, and the stored objects pass verification.
 func TestDataDirs(t *testing.T) {
 	archives, err := filepath.Glob(filepath.Join(dataDirs, "*.tar.gz"))
 	if err != nil || len(archives) < 5 {
@@ -54,14 +55,14 @@ func TestDataDirs(t *testing.T) {
 			}
 			d.compare(append(args, "--data", restored, "--read-only"))
 			if slices.Contains(args, "--private") {
-				d.run("log", "adopt", "--no-client-has-seen-more") // for it is a copy
+				d.run("log", "adopt", "--no-client-has-seen-more") // the directory is a copy
 				d.run("log", "check")
 			}
 		})
 	}
 }
 
-// oldData is a data directory, with what is known of it beside it.
+// oldData is a data directory, with the expected answers beside it.
 type oldData struct {
 	t       *testing.T
 	program string
@@ -91,7 +92,7 @@ func (d *oldData) read(name string) string {
 	return string(data)
 }
 
-// compare starts a server with args, and compares its answers with those of then.
+// compare starts a server with args, and compares its answers with the expected ones.
 func (d *oldData) compare(args []string) {
 	d.t.Helper()
 	url, cmd := startProcess(d.t, d.program, args...)
@@ -117,7 +118,7 @@ func (d *oldData) run(args ...string) {
 	}
 }
 
-// answer returns what is answered without asking anything else.
+// answer returns the answer from stored objects only.
 func (d *oldData) answer(url, path string) string {
 	d.t.Helper()
 	resp, err := http.Get(url + "/cached-only/" + path)
@@ -131,7 +132,7 @@ func (d *oldData) answer(url, path string) string {
 	}
 	sum := fmt.Sprintf("%x", sha256.Sum256(body))
 	if resp.StatusCode != http.StatusOK {
-		sum = "-" // its words may change
+		sum = "-" // the text of an error may change
 	}
 	return fmt.Sprintf("%s %d %s", path, resp.StatusCode, sum)
 }
@@ -156,7 +157,7 @@ func TestMakeDataDirs(t *testing.T) {
 	}
 }
 
-// make makes a data directory of a kind, and notes what is answered from it.
+// make makes a data directory of a kind, and records the answers from it.
 func (d *oldData) make(kind string) {
 	world, code := proxytest.New(d.t), vcstest.New(d.t)
 	world.Add("-- example.com/Upper@v1.0.0/go.mod --\nmodule example.com/Upper\n" +
@@ -164,7 +165,7 @@ func (d *oldData) make(kind string) {
 		"-- example.com/greet@v1.1.0/go.mod --\nmodule example.com/greet\n-- example.com/greet@v1.1.0/greet.go --\npackage greet\n" +
 		"-- example.com/greet@v2.0.0+incompatible/x.go --\npackage x\n")
 	modules := []string{"example.com/!upper/@v/v1.0.0", "example.com/greet/@v/v1.0.0", "example.com/greet/@v/v1.1.0", "example.com/greet/@v/v2.0.0+incompatible"}
-	size := 40 << 10 // of what the store keeps apart
+	size := 40 << 10 // large enough for an object of its own
 	if kind == "public" || kind == "killed" {
 		size = 300 << 10 // and in more than one chunk
 	}
@@ -240,7 +241,7 @@ func (d *oldData) killInFill(serve func(fault string) (string, func()), zips []s
 		spools, err := filepath.Glob(filepath.Join(d.dir, "data", "spool", "*"))
 		return err == nil && len(spools) == len(zips)
 	})
-	time.Sleep(100 * time.Millisecond) // so that they have bytes, most of the time
+	time.Sleep(100 * time.Millisecond) // so that some bytes have arrived, most of the time
 	end()
 }
 
