@@ -33,8 +33,10 @@ func (db *DB) Backup(ctx context.Context, write func(storage.BackupFile) error) 
 }
 
 func (db *DB) backup(ctx context.Context, write func(storage.BackupFile) error) error {
-	db.copying.Lock()
-	defer db.copying.Unlock()
+	if err := db.copying.lock(ctx); err != nil {
+		return err
+	}
+	defer db.copying.unlock()
 	snapshots, err := begin(db.meta, db.blobs.file)
 	if err != nil {
 		return err

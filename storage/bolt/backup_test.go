@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -248,5 +249,35 @@ func TestCloseInBackup(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Error("the backup does not end")
+	}
+}
+
+// What waits for a backup that is not read gives up when its context ends.
+func TestWaitForBackup(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, verifyStore(t))
+	begun, end, ended := make(chan bool), make(chan bool), make(chan error)
+	go func() {
+		var once sync.Once
+		ended <- db.Backup(context.Background(), func(storage.BackupFile) error {
+			once.Do(func() { begun <- true; <-end })
+			return nil
+		})
+	}()
+	<-begun
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := backUp(ctx, db, t.TempDir()); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second backup = %v", err)
+	}
+	if _, err := db.Compact(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Compact = %v", err)
+	}
+	end <- true
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := backUp(t.Context(), db, t.TempDir()); err != nil {
+		t.Error(err)
 	}
 }

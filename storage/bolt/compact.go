@@ -28,8 +28,10 @@ const compactAgain = 10 * time.Millisecond
 // Nothing is written while Compact runs. The error is errors.ErrUnsupported if the file system or
 // the operating system does not support holes.
 func (db *DB) Compact(ctx context.Context) (freed int64, err error) {
-	db.copying.Lock()
-	defer db.copying.Unlock()
+	if err := db.copying.lock(ctx); err != nil {
+		return 0, fmt.Errorf("compact store %s: %w", db.dir, err)
+	}
+	defer db.copying.unlock()
 	for _, f := range []*file{db.meta, db.blobs.file} {
 		n, err := compactFile(ctx, f)
 		freed += n

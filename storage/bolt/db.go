@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +33,7 @@ type DB struct {
 	reaper  *reaper
 	metrics *metrics
 	closed  atomic.Bool
-	copying sync.Mutex // held by Backup and Compact, of which one runs at a time
+	copying turns // of Backup and Compact, of which one runs at a time
 }
 
 var (
@@ -190,7 +189,7 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	reaper := newReaper(meta, content, o.Logger, orphans)
 	db := &DB{
 		dir: dir, log: o.Logger, meta: meta, blobs: blobs, reaper: reaper, metrics: m,
-		writer: writer{meta, blobs, reaper, m, o.Writers},
+		writer: writer{meta, blobs, reaper, m, o.Writers}, copying: make(turns, 1),
 	}
 	if old {
 		if err := o.Outdated(&Outdated{meta, db}); err != nil {

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/assay-proxy/assay/cmd/assay/admin"
 	"github.com/assay-proxy/assay/storage"
@@ -209,6 +211,38 @@ func TestBackupCutOff(t *testing.T) {
 	if _, err := io.Copy(io.Discard, backup); err == nil {
 		t.Error("the end of a backup that was cut off is no error")
 	}
+}
+
+// A backup that is not read ends after a while: others wait for it.
+func TestBackupNotRead(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		client := admin.Local(newServer(t, data))
+		defer client.Close()
+		stalled, err := client.Backup(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stalled.Close()
+		if _, err := io.ReadFull(stalled, make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(4 * time.Minute) // not too long
+		if _, err := io.ReadFull(stalled, make([]byte, 1000_000)); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		if _, err := client.Compact(t.Context()); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			t.Error(err)
+		}
+		if waited := time.Since(begin); waited < time.Minute || waited > 10*time.Minute {
+			t.Errorf("a compaction has waited %v for a backup that nothing reads", waited)
+		}
+		if _, err := io.Copy(io.Discard, stalled); err == nil {
+			t.Error("the backup that was not read is whole")
+		}
+	})
 }
 
 // An archive writes nothing but what a backup has.

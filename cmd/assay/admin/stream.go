@@ -2,25 +2,49 @@ package admin
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
+	"time"
 )
 
 // The header of an answer whose end is known only when it has begun: the trailer with
 // the error that ended it.
 const errorTrailer = "Assay-Error"
 
+// readerPatience is how long a client may take nothing of an answer. A backup that is not
+// read holds what is deleted meanwhile, and a compaction or another backup waits for it.
+const readerPatience = 5 * time.Minute
+
 // stream answers with what write writes. An error ends the answer, and its text follows.
 func stream(w http.ResponseWriter, write func(io.Writer) error) error {
 	w.Header().Set("Trailer", errorTrailer)
-	err := write(w)
+	err := write(&impatient{w, http.NewResponseController(w)})
 	text := ""
 	if err != nil {
 		text = line(err)
 	}
 	w.Header().Set(errorTrailer, text)
 	return err
+}
+
+// impatient is a writer that gives each write some time.
+type impatient struct {
+	to      io.Writer
+	control *http.ResponseController
+}
+
+func (i *impatient) Write(b []byte) (int, error) {
+	if err := i.control.SetWriteDeadline(time.Now().Add(readerPatience)); err != nil {
+		return 0, err
+	}
+	n, err := i.to.Write(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("the command has read nothing for %v: %w", readerPatience, err)
+	}
+	return n, err
 }
 
 // body is the answer of stream: its end is an error if the trailer has one, or if
