@@ -13,6 +13,7 @@ import (
 
 	"github.com/assay-proxy/assay/cmd/assay/admin"
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 func newBackupCommand() *cobra.Command {
@@ -33,7 +34,8 @@ data directory. assay restore puts it back.`,
 			if err != nil {
 				return err
 			}
-			return reading(cmd.Context(), c, func(client *admin.Client) error {
+			o := bolt.Options{ReadOnly: true, Outdated: anyLayout} // a backup is what one wants before keys are moved
+			return withAdmin(cmd.Context(), c, o, func(client *admin.Client) error {
 				if args[0] != "-" {
 					if err := admin.CheckTarget(c.Data, args[0]); err != nil {
 						return err

@@ -78,7 +78,17 @@ func TestNoMigrate(t *testing.T) {
 		t.Error("meta.db has changed")
 	}
 	d.run("verify")
+	d.run("backup", filepath.Join(d.dir, "backup"))
+	restored := filepath.Join(d.dir, "restored")
+	if out, err := assay(d.program, "restore", filepath.Join(d.dir, "backup"), "--data", restored).CombinedOutput(); err != nil {
+		t.Fatalf("restore: %v\n%s", err, out)
+	}
+	if out, err := assay(d.program, "ls", "--data", data).CombinedOutput(); err == nil || !strings.Contains(string(out), "start assay serve once") {
+		t.Errorf("ls: %v\n%s", err, out)
+	}
 	d.run("log", "adopt", "--no-client-has-seen-more") // the directory is a copy
 	d.run("log", "check")
-	d.compare(append(strings.Fields(d.read("args")), "--upstream", "off", "--data", data))
+	for _, dir := range []string{data, restored} {
+		d.compare(append(strings.Fields(d.read("args")), "--upstream", "off", "--data", dir))
+	}
 }

@@ -27,7 +27,7 @@ type migration struct {
 
 // errNoMigrate means that the store cannot be used as it is, and must not be changed.
 var errNoMigrate = errors.New("the data directory was made by an earlier version, and no-migrate forbids to move its keys to the layout of this version; " +
-	"make a backup of the directory and start without no-migrate, or use the earlier version; after the move the earlier version cannot open the directory")
+	"make a backup (assay backup) and start without no-migrate, or use the earlier version; after the move the earlier version cannot open the directory")
 
 // errReadOnly means that the store cannot be used as it is, and must not be written to.
 var errReadOnly = errors.New("the data directory was made by an earlier version, and with read-only its keys cannot be moved to the layout of this version; " +
