@@ -35,9 +35,9 @@ type Config struct {
 	// Tokens is the file that CreateToken writes. It need not exist yet. "" = none.
 	Tokens string
 
-	// OIDC is a TOML file with an [[issuer]] table for each trusted issuer: url, audience, and [[issuer.rule]] tables with claims and
-	// groups. The first rule whose claims all match gives the groups; without one
-	// the token is refused. "" = none.
+	// OIDC is a TOML file with an [[issuer]] table for each trusted issuer: url, audience, and
+	// [[issuer.rule]] tables with claims and groups. The first rule whose claims all match gives
+	// the groups; without one the token is refused. "" = none.
 	OIDC string
 
 	// Certificates makes a client certificate that crypto/tls has verified (VerifiedChains)

@@ -39,7 +39,7 @@ type Config struct {
 	// counted as they arrive, in the memory.Hold of the context of Fetch. Nil means no bound.
 	Memory *memory.Budget
 
-	Refresh time.Duration // how often Run asks for latest; default 10 min
+	Refresh time.Duration // how often Run fetches latest; default 10 min
 	Logger  *slog.Logger  // default: discard
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/assay-proxy/assay/internal/places"
 )
 
-// Group is the work under way in a Scope, by key. Its methods may be called concurrently.
+// Group is the running work of a Scope, by key. Its methods may be called concurrently.
 type Group[T any] struct {
 	scope  *Scope
 	mu     sync.Mutex
@@ -31,7 +31,7 @@ type Work[T any] struct {
 	Key    string
 	Places *places.Places // it takes one of these; nil: it needs none
 	Limit  time.Duration  // of its time; 0: none
-	Value  T              // clients can read it while the work is under way
+	Value  T              // clients can read it while the work is running
 
 	// Do does the work. It may set f.Value.
 	Do func(ctx context.Context, f *Flight[T]) error

@@ -61,7 +61,7 @@ func (c *clones) take(ctx context.Context, name string) (dir string, release fun
 	return dir, release, nil
 }
 
-// tidy ends the use of dir: it removes what is not kept, notes the time, and removes the
+// tidy ends the use of dir: it removes all but the git directories, notes the time, and removes the
 // least recently used clones if all are too large. It returns how many it removed.
 func (c *clones) tidy(dir string) (evicted int) {
 	_ = clear(dir) // the next use tries again

@@ -17,7 +17,7 @@ import (
 // modules leave a place to private ones. Lists have separate places from downloads, which
 // may take minutes.
 
-// maxAtHost is how many runs may be under way at one host, including waiting ones. It is
+// maxAtHost is how many runs there may be at one host, including waiting ones. It is
 // below the number that the proxy lets wait for all repositories: otherwise a host that
 // hangs would block all others.
 const maxAtHost = 192
@@ -43,7 +43,7 @@ func clientOf(ctx context.Context) string {
 // ErrBusy says that the queue for a host is full: one more run would not get a place in time.
 var ErrBusy = errors.New("too many fetches are queued for this host")
 
-// hostLimit counts the runs under way at each host, and those for each client there.
+// hostLimit counts the current runs at each host, and those for each client there.
 type hostLimit struct {
 	mu sync.Mutex
 	at map[hostClient]int

@@ -35,7 +35,7 @@ type resolver struct {
 	systems []string // that may be used
 	asker   *asker
 	shares  *shares
-	pages   hostLimit // requests under way
+	pages   hostLimit // running requests
 	found   memo.Map[foundKey, foundRepository]
 }
 

@@ -24,7 +24,7 @@ type runner struct {
 	proxy    *gitProxy // nil if programs are missing
 	clones   *clones
 
-	hosts            hostLimit // runs under way
+	hosts            hostLimit // current runs
 	downloads, lists places
 }
 

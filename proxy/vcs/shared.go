@@ -8,11 +8,11 @@ import (
 	"github.com/assay-proxy/assay/internal/panics"
 )
 
-// shares are questions under way, each asked once for all concurrent callers.
+// shares are the current questions, each asked once for all concurrent callers.
 //
 // A caller that comes after changed does not get an answer that began before it. Such
 // callers share the next question, which begins when the current one has ended, however
-// often changed is called meanwhile: of each question at most one is under way, and one
+// often changed is called meanwhile: of each question at most one is running, and one
 // waits.
 type shares struct {
 	timeout time.Duration // of a question

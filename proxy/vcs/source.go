@@ -118,7 +118,7 @@ func (s *Source) Metrics() []prometheus.Collector { return s.metrics.collectors(
 func (s *Source) CredentialHosts() map[string][]string { return s.credentials.Hosts() }
 
 // Changed says that some repository has changed: later callers do not share the answer to
-// a question that is already under way.
+// a question that was already asked.
 func (s *Source) Changed() { s.shares.changed() }
 
 // Versions lists the tagged versions of a module and its latest one. Concurrent callers

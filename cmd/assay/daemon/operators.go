@@ -28,11 +28,11 @@ func (o *operators) include(r *http.Request) bool {
 		}
 	}
 	// With its default configuration, nginx adds no header and calls us by our own name; but it
-	// speaks HTTP/1.0 then. An administrator who has configured a proxy on this machine has one.
+	// speaks HTTP/1.0 then. A trusted proxy on this machine forwards requests of other clients, too.
 	if !r.ProtoAtLeast(1, 1) || o.clients.proxied(r) {
 		return false
 	}
-	// Some proxies add nothing but the original host name. A page in a browser on this machine
-	// cannot hide its own name either.
+	// Some proxies add no header, but pass on the host name of the original request. A page of
+	// another site in a browser on this machine sends that site's name.
 	return loopback(r.Host) && loopback(o.clients.address(r))
 }
