@@ -19,15 +19,15 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// source is the data directory that a backup is of.
+// source is the data directory of a backup.
 type source struct {
 	data    string
 	store   storage.Store
 	version string // of the program
 }
 
-// write writes a backup. The store comes first: it remembers how large the own log was,
-// and a log that is smaller than that refuses to sign.
+// write writes a backup. The store comes first: it remembers the size of the own log, and a log
+// that is smaller refuses to sign.
 func (s *source) write(ctx context.Context, out io.Writer) error {
 	store, ok := s.store.(storage.Archiver)
 	if !ok {
@@ -50,14 +50,14 @@ func (s *source) write(ctx context.Context, out io.Writer) error {
 	return a.close()
 }
 
-// archive is a backup that is being written.
+// archive is a backup during its write.
 type archive struct {
 	ctx      context.Context
 	to       *tar.Writer
 	manifest Manifest
 }
 
-// addLog adds the own log, with a mark beside it: it must not sign where it is put back.
+// addLog adds the own log, with a mark beside it: a restored copy must not sign.
 func (a *archive) addLog(dir string) error {
 	names, err := pinlog.BackupFiles(dir)
 	if err != nil || len(names) == 0 {
@@ -104,7 +104,7 @@ func (a *archive) addDir(name, dir string) error {
 	return nil
 }
 
-// addPath adds a file as large as it is now: it may grow.
+// addPath adds a file with its current size: the file may grow meanwhile.
 func (a *archive) addPath(name, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -143,7 +143,7 @@ func (a *archive) add(name string, size int64, content io.WriterTo) error {
 	return nil
 }
 
-// close adds the manifest, which is not in itself.
+// close adds the manifest, which does not list itself.
 func (a *archive) close() error {
 	data, err := json.MarshalIndent(a.manifest, "", "\t")
 	if err != nil {

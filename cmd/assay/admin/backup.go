@@ -12,7 +12,7 @@ import (
 )
 
 // SaveDirectory writes a backup to a new directory, which appears under its name when it is
-// whole and on disk. What an interrupted attempt has left is removed.
+// complete and on disk. It removes the leftovers of an interrupted attempt.
 func SaveDirectory(backup io.Reader, dir string) (Manifest, error) {
 	dir = filepath.Clean(dir)
 	if err := checkFree(dir); err != nil {
@@ -77,8 +77,8 @@ func SaveTo(backup io.Reader, out io.Writer) (Manifest, error) {
 	return unpack(io.TeeReader(backup, out), "")
 }
 
-// CheckTarget returns an error if a backup called name would be in the data directory.
-// What it is called meanwhile, or at the end, may mean something there.
+// CheckTarget returns an error if a backup called name would be in the data directory, where its
+// name, or its name during the write, may have a meaning.
 func CheckTarget(data, name string) error {
 	of, err := os.Stat(data)
 	if err != nil {
@@ -90,7 +90,7 @@ func CheckTarget(data, name string) error {
 	}
 	for last := ""; dir != last; last, dir = dir, filepath.Dir(dir) {
 		if real, err := filepath.EvalSymlinks(dir); err == nil {
-			dir = real // from here on, above is where it really is
+			dir = real // from here on, the real path shows what is above
 		}
 		if info, err := os.Stat(dir); err == nil && os.SameFile(info, of) {
 			return fmt.Errorf("the backup %s would be in the data directory %s; name a place outside it, best on another disk", name, data)

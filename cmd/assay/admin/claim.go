@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// claim makes path, where a backup is written or put back, and keeps other commands from
-// it until release is called. What an interrupted one has left there is cleared first.
+// claim creates path for a backup or a restore, and excludes other commands until release is
+// called. It first clears the leftovers of an interrupted one.
 func claim(path string, clear, create func() error) (release func(), err error) {
 	if err := clearLeft(path, clear); err != nil {
 		return nil, err
@@ -23,12 +23,12 @@ func claim(path string, clear, create func() error) (release func(), err error) 
 		return nil, held(path)
 	}
 	if err != nil {
-		return func() {}, nil // without locks clearLeft takes nothing from us
+		return func() {}, nil // without locks, clearLeft of another command cannot exclude us
 	}
 	return release, nil
 }
 
-// clearLeft clears what is at path, if no other process holds it.
+// clearLeft clears path, if no other process holds it.
 func clearLeft(path string, clear func() error) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -38,7 +38,7 @@ func clearLeft(path string, clear func() error) error {
 		return err
 	}
 	if !info.IsDir() && !info.Mode().IsRegular() {
-		return clear() // it is of no command
+		return clear() // it belongs to no running command
 	}
 	release, err := hold(path)
 	switch {

@@ -17,7 +17,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/content"
 )
 
-// Client asks a Server.
+// Client sends requests to a Server.
 type Client struct {
 	http  *http.Client
 	close func() error
@@ -85,7 +85,7 @@ func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"
 // Close releases the connection.
 func (c *Client) Close() error { return c.close() }
 
-// do sends a request. The error is the text of the server, if it answers with one.
+// do sends a request. If the server responds with an error, do returns its text as the error.
 func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var sent io.Reader
 	if body != nil {
@@ -114,7 +114,7 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	return resp, nil
 }
 
-// call sends a request, and decodes the answer.
+// call sends a request, and decodes the response.
 func (c *Client) call(ctx context.Context, method, path string, body, answer any) error {
 	resp, err := c.do(ctx, method, path, body)
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, answer any
 	return json.NewDecoder(resp.Body).Decode(answer)
 }
 
-// Backup returns a backup as an archive, which has an end only if it is whole.
+// Backup returns a backup as an archive. Reading an incomplete one fails.
 func (c *Client) Backup(ctx context.Context) (io.ReadCloser, error) {
 	resp, err := c.do(ctx, http.MethodGet, "/backup", nil)
 	if err != nil {
@@ -133,7 +133,8 @@ func (c *Client) Backup(ctx context.Context) (io.ReadCloser, error) {
 	return &body{resp}, nil
 }
 
-// Items yields the objects of the store, those of a module and below it if that is not "".
+// Items yields the objects of the store, or only those of a module and of the modules below it if
+// modulePath is not "".
 func (c *Client) Items(ctx context.Context, modulePath string) iter.Seq2[content.Item, error] {
 	return func(yield func(content.Item, error) bool) {
 		resp, err := c.do(ctx, http.MethodGet, "/items?"+url.Values{"module": {modulePath}}.Encode(), nil)
@@ -177,7 +178,7 @@ func (c *Client) Purges(ctx context.Context) (all []Purge, err error) {
 	}
 }
 
-// Compact gives free space back to the disk, and returns how many bytes that was.
+// Compact returns free space to the disk, and returns its number of bytes.
 func (c *Client) Compact(ctx context.Context) (freed int64, err error) {
 	err = c.call(ctx, http.MethodPost, "/compact", nil, &freed)
 	return freed, err

@@ -5,10 +5,10 @@ import (
 	"os"
 )
 
-// errHeld says that another process holds a path.
+// errHeld means that another process holds a path.
 var errHeld = errors.New("another command is writing it; wait until that has ended")
 
-// isAt reports whether f is what is at path.
+// isAt reports whether f is the file at path.
 func isAt(f *os.File, path string) bool {
 	ours, err := f.Stat()
 	if err != nil {

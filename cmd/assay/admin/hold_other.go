@@ -2,5 +2,5 @@
 
 package admin
 
-// hold locks nothing: this system has no locks of directories.
+// hold locks nothing: this system cannot lock directories.
 func hold(string) (release func(), err error) { return func() {}, nil }

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hold locks the file or directory at path until release is called or the process ends.
-// The error is errHeld if another process has it, fs.ErrNotExist if nothing is there any
-// more, and another one if the file system has no such locks.
+// hold locks the file or directory at path until release is called or the process ends. The error
+// is errHeld if another process has locked it, fs.ErrNotExist if it no longer exists, and another
+// one if the file system does not support such locks.
 func hold(path string) (release func(), err error) {
-	// A link or a pipe that another user has put there is not waited for.
+	// The open does not block on a link or a pipe of another user.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -24,7 +24,7 @@ func hold(path string) (release func(), err error) {
 		err = errHeld
 	}
 	if err == nil && !isAt(f, path) {
-		err = errHeld // another process had it, has removed it and made a new one
+		err = errHeld // another process had the lock, has removed the file and created a new one
 	}
 	if err != nil {
 		f.Close()

@@ -8,9 +8,9 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// A backup is an archive in the format of tar, or a directory with the same files, which
-// are named as in a data directory. The last file is the manifest: without it a backup is
-// not whole.
+// A backup is an archive in the format of tar, or a directory with the same files, which have the
+// same names as in a data directory. The last file is the manifest: a backup without it is
+// incomplete.
 const (
 	manifestName = "backup.json"
 	logDir       = "log"
@@ -27,7 +27,7 @@ func ofBackup(name string, isDir bool) bool {
 	return name == tokensName || filepath.Ext(name) == ".db"
 }
 
-// Manifest says what is in a backup.
+// Manifest lists the content of a backup.
 type Manifest struct {
 	Format  int       `json:"format"`  // 1
 	Program string    `json:"program"` // its version
@@ -52,7 +52,7 @@ func (m Manifest) Size() (total int64) {
 
 const manifestFormat = 1
 
-// Unfinished follows the name of a backup while it is written.
+// Unfinished is the suffix of a backup's name during its write.
 const Unfinished = ".unfinished"
 
 // write writes m as the manifest of the backup in dir.

@@ -18,25 +18,25 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// Purge is an order to forget what is stored of a module, or of one version of it, and the
-// record of it.
+// Purge is an order to remove the stored files of a module, or of one version of it, and the record
+// of this purge.
 type Purge struct {
 	Module  string    `json:"module"`
 	Version string    `json:"version,omitempty"` // "": all versions
 	Reason  string    `json:"reason"`
-	Pinned  bool      `json:"pinned,omitempty"` // also what the own log has pinned
+	Pinned  bool      `json:"pinned,omitempty"` // also files that the own log has pinned
 	Time    time.Time `json:"time"`
-	Files   int       `json:"files"` // that were removed
+	Files   int       `json:"files"` // number of removed files
 	Bytes   int64     `json:"bytes"`
 }
 
 const (
 	purgesRecord = "purges" // the record with all purges, one a line
 
-	// maxPurges is how many purges the record keeps, the newest ones.
+	// maxPurges is how many purges the record keeps; the oldest ones are dropped.
 	maxPurges = 1000
 
-	// maxReason is how long a reason may be, so that the record is not too large either.
+	// maxReason is the maximum length of a reason, which bounds the record.
 	maxReason = 1000
 )
 
@@ -48,8 +48,8 @@ type purger struct {
 	log    *slog.Logger
 }
 
-// purge removes files. The record is written first, with what will be removed: a purge
-// without a record is worse than a record of one that was interrupted.
+// purge removes files. It writes the record first, with the number of files that will be removed: a
+// purge without a record is worse than a record of an interrupted one.
 func (p *purger) purge(ctx context.Context, order Purge) (Purge, error) {
 	mod := module.Version{Path: order.Module, Version: order.Version}
 	if err := checkPurge(order); err != nil {

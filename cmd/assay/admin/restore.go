@@ -10,12 +10,11 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// restoring is the directory in a data directory in which a backup is unpacked. As long as
-// it is there the restore has not ended.
+// restoring is the directory in a data directory in which a backup is unpacked. It exists until the
+// restore is complete.
 const restoring = "restore" + Unfinished
 
-// CheckRestored returns an error if a backup was being put back into a data directory, and
-// that was interrupted.
+// CheckRestored returns an error if a restore into a data directory was interrupted.
 func CheckRestored(data string) error {
 	if _, err := os.Lstat(filepath.Join(data, restoring)); err == nil {
 		return fmt.Errorf("a restore into %s was interrupted; run assay restore again, or empty the directory", data)
@@ -37,11 +36,11 @@ func OpenBackup(name string) (io.ReadCloser, error) {
 	return in, nil
 }
 
-// Restore puts a backup back into a data directory, which is made or must be empty. from is
-// an archive.
+// Restore restores a backup into a data directory, which it creates, or which must be empty. from
+// is an archive.
 //
-// All is unpacked and compared with the manifest before anything gets its place. A restore
-// that was interrupted is begun again by the next one, and a server refuses the directory
+// Restore unpacks all files and compares them with the manifest before it moves them to their
+// places. After an interruption, the next Restore starts over, and a server refuses the directory
 // until then.
 func Restore(from io.Reader, data string) (Manifest, error) {
 	release, err := prepare(data)
@@ -63,8 +62,8 @@ func Restore(from io.Reader, data string) (Manifest, error) {
 	return m, nil
 }
 
-// prepare makes the data directory ready for a restore, or says why it is not. Until
-// release is called no other restore begins there.
+// prepare prepares the data directory for a restore, or returns why that is not possible. No other
+// restore begins there until release is called.
 func prepare(data string) (release func(), err error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return nil, err
@@ -73,7 +72,7 @@ func prepare(data string) (release func(), err error) {
 	release, err = claim(mark,
 		func() error { return removeRestored(data) },
 		func() error {
-			// Without this the mark would be in a directory in use, should we be killed now.
+			// Otherwise a kill at this moment would leave the mark in a directory in use.
 			if err := checkEmpty(data); err != nil {
 				return err
 			}
@@ -82,7 +81,7 @@ func prepare(data string) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = checkEmpty(data) // another restore may have ended since
+	err = checkEmpty(data) // another restore may have ended since then
 	if err != nil {
 		err = errors.Join(err, os.Remove(mark))
 	} else {
@@ -102,15 +101,15 @@ func checkEmpty(data string) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != restoring && e.Name() != "lost+found" { // which each file system of ext4 has
+		if e.Name() != restoring && e.Name() != "lost+found" { // every ext4 file system has a lost+found
 			return fmt.Errorf("%s is not empty: it has %s; stop its server, and move what is there away, or name another directory with --data", data, e.Name())
 		}
 	}
 	return nil
 }
 
-// removeRestored removes what a restore has put into the data directory. There was nothing
-// else when it began. The mark goes last.
+// removeRestored removes the files that a restore has put into the data directory, which was empty
+// before. It removes the mark last.
 func removeRestored(data string) error {
 	entries, err := os.ReadDir(data)
 	if err != nil {
@@ -133,7 +132,7 @@ func removeRestored(data string) error {
 	return durable.SyncDir(data)
 }
 
-// moveUp moves all that is in a directory into the one that it is in, and removes it.
+// moveUp moves the content of a directory into its parent, and removes it.
 func moveUp(from, to string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {

@@ -1,10 +1,9 @@
-// Package admin is what an administrator does to a data directory: back it up and put a
-// backup back, list what it holds, purge some of it, give free space back to the disk.
+// Package admin is what an administrator does to a data directory: back it up and restore a backup,
+// list its contents, purge some of them, and return free space to the disk.
 //
-// A store has one process at a time, so all of it is done by a Server: that of a running
-// assay serve, on a socket in the data directory that only its owner can open, or one
-// that a command makes for itself while no server runs. A Client speaks to both in the
-// same way.
+// Only one process at a time can use a store, so a Server does all of it: that of a running assay
+// serve, on a socket in the data directory that only its owner can open, or one that a command
+// creates for itself while no server runs. A Client uses both in the same way.
 package admin
 
 import (
@@ -21,16 +20,16 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Server does what a Client asks for.
+// Server performs the requests of a Client.
 type Server struct {
 	Data    string // the data directory
 	Store   storage.Store
-	Forget  func([]content.Item) // drops from memory what was purged; nil: nothing is in memory
+	Forget  func([]content.Item) // drops purged objects from memory; nil: nothing is in memory
 	Version string               // of the program
 	Logger  *slog.Logger
 }
 
-// Handler returns what answers the requests of a Client.
+// Handler returns the handler of a Client's requests.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /backup", s.serveBackup)
@@ -41,13 +40,13 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// reply answers with a value or an error.
+// reply responds with a value or an error.
 func reply(w http.ResponseWriter, value any, err error) {
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	_ = json.NewEncoder(w).Encode(value) // the client sees that it is not whole
+	_ = json.NewEncoder(w).Encode(value) // the client sees that the response is incomplete
 }
 
 func (s *Server) source() *source { return &source{s.Data, s.Store, s.Version} }
@@ -63,7 +62,7 @@ func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serveItems(w http.ResponseWriter, r *http.Request) {
-	_ = stream(w, func(out io.Writer) error { // the client is told
+	_ = stream(w, func(out io.Writer) error { // the response contains the error
 		encoder := json.NewEncoder(out)
 		for item, err := range content.Inventory(r.Context(), s.Store, r.FormValue("module")) {
 			if err == nil {
@@ -116,7 +115,7 @@ func (s *Server) servePurges(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	_, _ = w.Write(lines) // the client sees that they are not whole
+	_, _ = w.Write(lines) // the client sees that they are incomplete
 }
 
 func newHTTPServer(s *Server) *http.Server {

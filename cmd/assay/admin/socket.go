@@ -12,26 +12,25 @@ import (
 	"runtime"
 )
 
-// The socket of a running server is in a directory of its own, because a socket is made
-// with the mode that the process gives to all its files, and is open to others until
-// that is changed.
+// The socket of a running server is in a directory of its own: a socket is created with the
+// process's default mode, and would be open to other users until that is changed.
 const (
 	socketDir  = "admin"
 	socketName = "socket"
 )
 
-// maxSocketPath is how long the path of a socket may be on every system.
+// maxSocketPath is the maximum length of the path of a socket on every system.
 const maxSocketPath = 100
 
-// Socket is where a running server answers. Its directory lets only the owner in.
+// Socket is the socket of a running server. Only the owner can enter its directory.
 type Socket struct {
 	listener *net.UnixListener
 	server   *http.Server
 	path     string
 }
 
-// Listen makes the socket in the data directory, in place of one that a killed server has
-// left. The caller has the store, so there is no other server.
+// Listen creates the socket in the data directory, in place of one that a killed server has left.
+// The caller has the store open, so there is no other server.
 func Listen(s *Server) (*Socket, error) {
 	dir := filepath.Join(s.Data, socketDir)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -39,7 +38,7 @@ func Listen(s *Server) (*Socket, error) {
 	}
 	if info, err := os.Lstat(dir); err != nil {
 		return nil, err
-	} else if !info.IsDir() { // a link would have us change the mode of what it leads to
+	} else if !info.IsDir() { // a link would make us change the mode of its target
 		return nil, fmt.Errorf("%s is no directory; remove it", dir)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
@@ -62,7 +61,7 @@ func Listen(s *Server) (*Socket, error) {
 	return &Socket{listener, newHTTPServer(s), path}, nil
 }
 
-// Serve answers until the socket is closed.
+// Serve serves requests until the socket is closed.
 func (s *Socket) Serve() error {
 	if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -70,11 +69,11 @@ func (s *Socket) Serve() error {
 	return nil
 }
 
-// Close ends what is under way, and removes the socket.
+// Close ends running requests, and removes the socket.
 func (s *Socket) Close() error { return errors.Join(s.server.Close(), os.Remove(s.path)) }
 
-// shortName returns a name for the socket in dir that is not too long for the system. It
-// may be used until done is called.
+// shortName returns a name for the socket in dir that is short enough for the system. It is valid
+// until done is called.
 func shortName(dir string) (name string, done func(), err error) {
 	name = filepath.Join(dir, socketName)
 	if len(name) <= maxSocketPath {
@@ -90,8 +89,8 @@ func shortName(dir string) (name string, done func(), err error) {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), socketName), func() { d.Close() }, nil
 }
 
-// Dial returns a client of the running server that has the data directory. The error says
-// what to do if it does not answer.
+// Dial returns a client of the running server that uses the data directory. If the server does not
+// respond, the error says what to do.
 func Dial(ctx context.Context, data string) (*Client, error) {
 	dial := func(ctx context.Context) (net.Conn, error) {
 		name, done, err := shortName(filepath.Join(data, socketDir))
@@ -109,6 +108,6 @@ func Dial(ctx context.Context, data string) (*Client, error) {
 		return nil, fmt.Errorf("another process is using %s, and it does not answer: %w; "+
 			"it may be a server that runs with --read-only, is just starting or is older, or another command; stop it, or wait until it has ended", data, err)
 	}
-	_ = conn.Close() // it was only to see whether there is a server
+	_ = conn.Close() // it only showed whether there is a server
 	return newClient(dial, func() error { return nil }), nil
 }

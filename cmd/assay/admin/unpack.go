@@ -18,7 +18,7 @@ import (
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// ErrNotWhole says that a backup is cut off or damaged, or is none.
+// ErrNotWhole means that a backup is cut off, damaged or invalid.
 var ErrNotWhole = errors.New("not a whole backup")
 
 const (
@@ -26,8 +26,8 @@ const (
 	pieceSize   = 1 << 20 // of a file, which is written at once
 )
 
-// unpack reads an archive to its end and compares it with its manifest. If dir is not "",
-// its files are made there, and are on disk when it returns.
+// unpack reads an archive to its end and compares it with its manifest. If dir is not "", unpack
+// writes its files there; they are on disk when it returns.
 func unpack(in io.Reader, dir string) (Manifest, error) {
 	m, err := readArchive(bufio.NewReaderSize(in, pieceSize), dir)
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrHeader) {
@@ -56,7 +56,7 @@ func readArchive(in io.Reader, dir string) (Manifest, error) {
 			} else if err != io.EOF {
 				return m, err
 			}
-			_, err = io.Copy(io.Discard, in) // its sender may have more to say
+			_, err = io.Copy(io.Discard, in) // its sender may send more
 			return m, err
 		}
 		if err := checkName(header, files); err != nil {
@@ -70,7 +70,7 @@ func readArchive(in io.Reader, dir string) (Manifest, error) {
 	}
 }
 
-// readManifest reads the manifest of these files.
+// readManifest reads the manifest, which must list these files.
 func readManifest(in io.Reader, files []File) (m Manifest, err error) {
 	data, err := io.ReadAll(io.LimitReader(in, maxManifest))
 	if err != nil {
@@ -93,7 +93,7 @@ func readManifest(in io.Reader, files []File) (m Manifest, err error) {
 	return m, nil
 }
 
-// checkName refuses names that no backup has: they might lead elsewhere.
+// checkName refuses names that no backup contains: they might lead outside.
 func checkName(header *tar.Header, files []File) error {
 	dir, name, below := strings.Cut(header.Name, "/")
 	known := ofBackup(dir, below)
@@ -154,8 +154,8 @@ func syncDirs(dir string) error {
 	return durable.SyncDir(dir)
 }
 
-// pack writes the backup in a directory as an archive. What is wrong with it shows when
-// that is unpacked.
+// pack writes the backup in a directory as an archive. Errors in the backup appear when the archive
+// is unpacked.
 func pack(dir string, out io.Writer) error {
 	data, err := os.ReadFile(filepath.Join(dir, manifestName))
 	if err != nil {
