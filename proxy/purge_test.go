@@ -88,7 +88,7 @@ func TestReplaceWhileRead(t *testing.T) {
 	go func() { read <- f.get(path) }()
 	<-store.reading
 	const now = `{"Version":"v1.0.0","Time":"2021-01-02T03:04:05Z"}`
-	info, err := f.store.Stat(t.Context(), storage.Key(path))
+	info, err := f.store.Stat(t.Context(), keyOf(path))
 	if err != nil {
 		t.Fatal(err)
 	}
