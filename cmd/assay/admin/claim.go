@@ -23,7 +23,7 @@ func claim(path string, clear, create func() error) (release func(), err error) 
 		return nil, held(path)
 	}
 	if err != nil {
-		return func() {}, nil // without locks, clearLeft of another command cannot exclude us
+		return func() {}, nil // without locks, clearLeft of another command clears nothing
 	}
 	return release, nil
 }
