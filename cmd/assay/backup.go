@@ -36,10 +36,8 @@ data directory. assay restore puts it back.`,
 			}
 			o := bolt.Options{ReadOnly: true, Outdated: anyLayout} // a backup is what one wants before keys are moved
 			return withAdmin(cmd.Context(), c, o, func(client *admin.Client) error {
-				if args[0] != "-" {
-					if err := admin.CheckTarget(c.Data, args[0]); err != nil {
-						return err
-					}
+				if err := checkTarget(c.Data, args[0], cmd.OutOrStdout()); err != nil {
+					return err
 				}
 				return backup(cmd.Context(), client, args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 			})
@@ -47,6 +45,17 @@ data directory. assay restore puts it back.`,
 	}
 	config.AddFlags(cmd.Flags(), "data")
 	return cmd
+}
+
+// checkTarget returns an error if a place is none for a backup.
+func checkTarget(data, place string, out io.Writer) error {
+	if place != "-" {
+		return admin.CheckTarget(data, place)
+	}
+	if f, ok := out.(*os.File); ok && isTerminal(f) {
+		return errors.New("standard output is a terminal, which changes what is written; redirect it, and give docker exec no -t, docker compose exec -T")
+	}
+	return nil
 }
 
 // backup writes a backup to a place, "-" for out, and prints a summary to errOut.
