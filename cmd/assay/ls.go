@@ -134,6 +134,7 @@ func (m *moduleVersions) yieldAll(yield func(*storedVersion, error) bool) bool {
 	})
 	for _, v := range all {
 		slices.Sort(v.Files)
+		v.Files = slices.Compact(v.Files) // each voucher may have its own
 		if !yield(v, nil) {
 			return false
 		}

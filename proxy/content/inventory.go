@@ -26,8 +26,9 @@ type Item struct {
 	Stored   time.Time // when it was stored
 }
 
-// Inventory yields the objects of a store, for one voucher after the other. If modulePath is
-// not "", these are the files of that module and of the modules below it.
+// Inventory yields the objects of a store, those of modules in the order of their paths, so
+// that the files of a module follow each other whatever vouches for them. If modulePath is not
+// "", these are the files of that module and of the modules below it.
 func Inventory(ctx context.Context, store storage.Store, modulePath string) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		vouchers, err := storage.Vouchers(ctx, store)
@@ -35,16 +36,18 @@ func Inventory(ctx context.Context, store storage.Store, modulePath string) iter
 			yield(Item{}, err)
 			return
 		}
+		var lists []iter.Seq2[storage.Info, error]
 		for _, v := range vouchers {
-			for info, err := range store.List(ctx, string(v)+"/"+escaped(modulePath)) {
-				_, path, _ := storage.CutVoucher(info.Key)
-				item := itemOf(info, path)
-				if err == nil && modulePath != "" && item.Module != modulePath && !strings.HasPrefix(item.Module, modulePath+"/") {
-					continue
-				}
-				if !yield(item, err) {
-					return
-				}
+			lists = append(lists, store.List(ctx, string(v)+"/"+escaped(modulePath)))
+		}
+		for info, err := range merged(lists) {
+			_, path, _ := storage.CutVoucher(info.Key)
+			item := itemOf(info, path)
+			if err == nil && modulePath != "" && item.Module != modulePath && !strings.HasPrefix(item.Module, modulePath+"/") {
+				continue
+			}
+			if !yield(item, err) {
+				return
 			}
 		}
 		if modulePath != "" {
@@ -56,6 +59,47 @@ func Inventory(ctx context.Context, store storage.Store, modulePath string) iter
 			}
 		}
 	}
+}
+
+// merged yields the objects of several lists, each of one voucher, in the order of what
+// follows the vouchers in their keys. An error ends it.
+func merged(lists []iter.Seq2[storage.Info, error]) iter.Seq2[storage.Info, error] {
+	return func(yield func(storage.Info, error) bool) {
+		var all []*listing
+		for _, list := range lists {
+			pull, stop := iter.Pull2(list)
+			defer stop()
+			l := &listing{pull: pull}
+			l.next()
+			all = append(all, l)
+		}
+		for {
+			var first *listing
+			for _, l := range all {
+				if l.more && (first == nil || l.err != nil || first.err == nil && l.path < first.path) {
+					first = l
+				}
+			}
+			if first == nil || !yield(first.info, first.err) || first.err != nil {
+				return
+			}
+			first.next()
+		}
+	}
+}
+
+// listing is a list of which one object at a time is looked at.
+type listing struct {
+	pull func() (storage.Info, error, bool)
+	info storage.Info
+	path string // its key without the voucher
+	err  error
+	more bool // there is an object or an error
+}
+
+func (l *listing) next() {
+	l.info, l.err, l.more = l.pull()
+	_, l.path, _ = storage.CutVoucher(l.info.Key)
 }
 
 // escaped returns a module path, or the beginning of one, as it is written in keys.

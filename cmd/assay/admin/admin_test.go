@@ -164,6 +164,38 @@ func TestItems(t *testing.T) {
 	}
 }
 
+// The files of a module follow each other, whatever vouches for them: a list keeps one module in
+// memory.
+func TestItemsOfSeveralVouchers(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, t.TempDir())
+	for _, name := range []string{"a.example.com", "z.example.com"} {
+		v := storage.ProvedBy(name)
+		if err := storage.NoteVoucher(t.Context(), s.Store, v); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{"example.com/a/@v/v1.0.0.info", "example.com/a/@v/v1.1.0.mod", "example.com/b/@v/v1.0.0.zip"} {
+			if err := s.Store.Create(t.Context(), storage.Info{Key: v.Key(path), Size: 1, Proof: name}, strings.NewReader("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	client := admin.Local(s)
+	defer client.Close()
+	var got []string
+	for item, err := range client.Items(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) == 0 || got[len(got)-1] != item.Module {
+			got = append(got, item.Module)
+		}
+	}
+	if want := []string{"example.com/a", "example.com/ab", "example.com/b", ""}; !slices.Equal(got, want) {
+		t.Errorf("the items are of %q, one after another, want %q", got, want)
+	}
+}
+
 // However an archive ends too early, it is no backup, and nothing of it stays. (Of the zeros at
 // the end of an archive none are needed.)
 func TestCutArchive(t *testing.T) {
