@@ -2,11 +2,19 @@ package main
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // A server that is killed again and again while it moves the keys of an earlier version gives the
@@ -18,12 +26,13 @@ func TestMoveKilled(t *testing.T) {
 			t.Parallel()
 			d := openOldData(t, filepath.Join(dataDirs, "2026-11-"+kind+".tar.gz"))
 			args := append(strings.Fields(d.read("args")), "--upstream", "off", "--data", filepath.Join(d.dir, "data"))
+			d.fill(200_000)
 			kills := 0
-			for kills < 20 && d.killInMove(args, time.Duration(kills)*time.Millisecond) {
+			for kills < 20 && d.killInMove(args, time.Duration(kills)*10*time.Millisecond) {
 				kills++
 			}
-			if kills == 0 {
-				t.Error("it was not killed while it moved keys")
+			if kills < 3 {
+				t.Errorf("it was killed %d times while it moved keys, want more", kills)
 			}
 			t.Logf("killed %d times", kills)
 			d.compare(args)
@@ -32,11 +41,35 @@ func TestMoveKilled(t *testing.T) {
 	}
 }
 
-// killInMove starts the program, and kills it some time after it has begun to move keys. It returns
-// false if all keys are moved.
-func (d *oldData) killInMove(args []string, after time.Duration) bool {
+// fill adds so many small objects with keys of the earlier version, so that it takes a while
+// to move all.
+func (d *oldData) fill(n int) {
 	d.t.Helper()
-	cmd := assay(d.program, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
+	db, err := bolt.Open(filepath.Join(d.dir, "data"), &bolt.Options{Outdated: anyLayout})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer db.Close()
+	var batch storage.Batch
+	for i := range n {
+		content := fmt.Appendf(nil, `{"Version":"v1.%d.0","Time":"2020-01-01T00:00:00Z"}`, i)
+		key := fmt.Sprintf("example.com/filler/@v/v1.%d.0.info", i)
+		batch.Create = append(batch.Create, storage.Small{Info: storage.Info{Key: key}, Content: content})
+		if len(batch.Create) < 10_000 && i < n-1 {
+			continue
+		}
+		if err := db.Apply(d.t.Context(), batch); err != nil {
+			d.t.Fatal(err)
+		}
+		batch.Create = nil
+	}
+}
+
+// startMove starts the program, and waits until it moves keys. It reports false if there is
+// nothing to move any more. The rest of the log is to be read.
+func (d *oldData) startMove(args []string) (cmd *exec.Cmd, log io.Reader, moving bool) {
+	d.t.Helper()
+	cmd = assay(d.program, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		d.t.Fatal(err)
@@ -44,17 +77,44 @@ func (d *oldData) killInMove(args []string, after time.Duration) bool {
 	if err := cmd.Start(); err != nil {
 		d.t.Fatal(err)
 	}
-	moving := false
 	for lines := bufio.NewScanner(log); lines.Scan(); {
 		if moving = strings.Contains(lines.Text(), "moving the keys"); moving || strings.Contains(lines.Text(), "assay starts") {
 			break
 		}
 	}
+	return cmd, log, moving
+}
+
+// killInMove kills the program so long after it has begun to move keys. It reports false if
+// there is nothing to move any more.
+func (d *oldData) killInMove(args []string, after time.Duration) bool {
+	d.t.Helper()
+	cmd, _, moving := d.startMove(args)
 	if moving {
 		time.Sleep(after) // somewhere in the middle
 	}
 	kill(d.t, cmd)
 	return moving
+}
+
+// A server that is stopped while it moves keys ends well, and the next one goes on.
+func TestMoveStopped(t *testing.T) {
+	t.Parallel()
+	d := openOldData(t, filepath.Join(dataDirs, "2026-11-unproved.tar.gz"))
+	d.fill(200_000)
+	args := append(strings.Fields(d.read("args")), "--upstream", "off", "--data", filepath.Join(d.dir, "data"))
+	cmd, log, moving := d.startMove(args)
+	if !moving {
+		t.Error("no keys are moved")
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(log)
+	if err := errors.Join(err, cmd.Wait()); err != nil || !strings.Contains(string(rest), "the next start continues") {
+		t.Errorf("%v\n%s", err, rest)
+	}
+	d.compare(args)
 }
 
 // With no-migrate the program ends, says what to do, and changes nothing. Commands that do not need

@@ -74,6 +74,10 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer d.listener.Close()
 	if err := d.open(ctx, o, from); err != nil {
+		if ctx.Err() != nil { // it was stopped, for instance while keys are moved
+			d.log.Info("stopped during the start", "err", err)
+			return nil
+		}
 		return err
 	}
 	defer d.close()
