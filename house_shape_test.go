@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"go/ast"
+	"go/build"
 	"go/parser"
 	"go/token"
 	"go/types"
@@ -65,7 +66,16 @@ func (f *folder) resolve() {
 		Importer: emptyImporter{}, FakeImportC: true,
 		Error: func(error) {}, // what comes from other packages is unknown
 	}
-	files := slices.Collect(maps.Values(f.files))
+	// In one order, those of this system first: files for several may define the same.
+	var files, others []*ast.File
+	for _, name := range slices.Sorted(maps.Keys(f.files)) {
+		if ok, err := build.Default.MatchFile(f.path, name); err == nil && ok {
+			files = append(files, f.files[name])
+		} else {
+			others = append(others, f.files[name])
+		}
+	}
+	files = append(files, others...)
 	f.pkg, _ = config.Check(f.path, f.fset, files, f.info)
 }
 
