@@ -176,7 +176,7 @@ func TestDocErrors(t *testing.T) {
 	if len(answers) < 20 {
 		t.Fatalf("found only %d answers in the code", len(answers))
 	}
-	answers["401 "+unauthorized], answers["503 "+crowded] = true, true
+	answers["401 "+unauthorized], answers["503 "+crowded], answers["503 "+starting] = true, true, true
 	documented := map[string]bool{}
 	status := ""
 	for section := range strings.SplitSeq(readDoc(t, docsDir+"errors.md"), "\n#") {

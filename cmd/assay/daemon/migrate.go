@@ -77,8 +77,7 @@ func (m *migration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	state := m.state.Load()
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Retry-After", strconv.Itoa(migrationRetry))
-	writeText(w, http.StatusServiceUnavailable, fmt.Sprintf("starting: the keys of the store are being moved to the layout of this version: %d of %d\n"+
-		"try again in some seconds\n", state.Done, state.Total))
+	writeText(w, http.StatusServiceUnavailable, fmt.Sprintf("%s\nan earlier version made the store; %d of %d are done\ntry again in a few seconds\n", starting, state.Done, state.Total))
 }
 
 // migrationRetry is the number of seconds after which clients should try again.

@@ -9,6 +9,7 @@ import (
 // The first lines of errors of this package; docs/errors.md has them.
 const (
 	crowded      = "busy: too many open connections"
+	starting     = "starting: the keys of the store are being moved"
 	unauthorized = "unauthorized: this proxy requires authentication"
 )
 
