@@ -62,6 +62,9 @@ func CutVoucher(key string) (v Voucher, path string, ok bool) {
 // Database reports whether a checksum database vouches.
 func (v Voucher) Database() bool { return strings.HasPrefix(string(v), provedDir) }
 
+// OwnLog reports whether the version is pinned in a log of our own.
+func (v Voucher) OwnLog() bool { return strings.HasPrefix(string(v), pinnedDir) }
+
 // vouchersRecord is the record with all vouchers that a store has ever had except Upstream, one a
 // line.
 const vouchersRecord = "vouchers"

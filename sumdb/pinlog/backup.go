@@ -43,13 +43,3 @@ func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
-
-// NameOf returns the name of the log in the directory dir. The error is fs.ErrNotExist if there is
-// no log.
-func NameOf(dir string) (string, error) {
-	key, err := readPublicKey(location{dir: dir})
-	if err != nil {
-		return "", err
-	}
-	return key.name(), nil
-}

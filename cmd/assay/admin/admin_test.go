@@ -139,6 +139,30 @@ func TestLongReason(t *testing.T) {
 	}
 }
 
+// What was pinned is purged only when that is said, also if its log is lost: there may be no other copy.
+func TestPurgePinned(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, t.TempDir())
+	v := storage.PinnedIn("lost.example.com")
+	if err := storage.NoteVoucher(t.Context(), s.Store, v); err != nil {
+		t.Fatal(err)
+	}
+	info := storage.Info{Key: v.Key("private.example/a/@v/v1.0.0.zip"), Size: 1, Proof: "lost.example.com"}
+	if err := s.Store.Create(t.Context(), info, strings.NewReader("x")); err != nil {
+		t.Fatal(err)
+	}
+	client := admin.Local(s)
+	defer client.Close()
+	order := admin.Purge{Module: "private.example/a", Reason: "test"}
+	if _, err := client.Purge(t.Context(), order); err == nil || !strings.Contains(err.Error(), "add --pinned") {
+		t.Errorf("Purge = %v", err)
+	}
+	order.Pinned = true
+	if done, err := client.Purge(t.Context(), order); err != nil || done.Files != 1 {
+		t.Errorf("Purge of what is pinned = %+v, %v", done, err)
+	}
+}
+
 // The items of a module are those of the modules below it too, and of no other one.
 func TestItems(t *testing.T) {
 	t.Parallel()

@@ -8,14 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/storage"
-	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 // Purge is an order to remove the stored files of a module, or of one version of it, and the record
@@ -42,7 +40,6 @@ const (
 
 // purger removes files from a store.
 type purger struct {
-	data   string // the data directory
 	store  storage.Store
 	forget func([]content.Item) // nil: nothing is in memory
 	log    *slog.Logger
@@ -91,17 +88,14 @@ func checkPurge(order Purge) error {
 // count counts the files that the order is about. The error says why they must not be
 // removed.
 func (p *purger) count(ctx context.Context, order *Purge) error {
-	own, err := p.ownLog()
-	if err != nil {
-		return err
-	}
 	order.Files, order.Bytes = 0, 0
 	mod := module.Version{Path: order.Module, Version: order.Version}
 	for item, err := range content.Files(ctx, p.store, mod) {
 		if err != nil {
 			return err
 		}
-		if own != "" && item.Proof == own && !order.Pinned {
+		// The key says so even if the log itself is lost, or another one has taken its place.
+		if v, _, _ := storage.CutVoucher(item.Key); v.OwnLog() && !order.Pinned {
 			return fmt.Errorf("%s@%s is private, and pinned in the own log: if its repository has it no longer, it cannot be fetched again, "+
 				"and with other content it is never accepted; to remove the stored files nevertheless, add --pinned", item.Module, item.Version)
 		}
@@ -140,13 +134,4 @@ func (p *purger) all(ctx context.Context) ([]byte, error) {
 		return nil, nil
 	}
 	return lines, err
-}
-
-// ownLog returns the name of the own log, "" if there is none.
-func (p *purger) ownLog() (string, error) {
-	name, err := pinlog.NameOf(filepath.Join(p.data, logDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	return name, err
 }

@@ -96,7 +96,7 @@ func (s *Server) compact(ctx context.Context) (freed int64, err error) {
 	return freed, err
 }
 
-func (s *Server) purger() *purger { return &purger{s.Data, s.Store, s.Forget, s.Logger} }
+func (s *Server) purger() *purger { return &purger{s.Store, s.Forget, s.Logger} }
 
 func (s *Server) servePurge(w http.ResponseWriter, r *http.Request) {
 	var order Purge
