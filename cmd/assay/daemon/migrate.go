@@ -26,7 +26,7 @@ type migration struct {
 }
 
 // errNoMigrate means that the store cannot be used as it is, and must not be changed.
-var errNoMigrate = errors.New("the data directory was made by an earlier version, and no-migrate forbids to move its keys to the layout of this version; " +
+var errNoMigrate = errors.New("the data directory was made by an earlier version, and no-migrate prevents moving its keys to the layout of this version; " +
 	"make a backup (assay backup) and start without no-migrate, or use the earlier version; after the move the earlier version cannot open the directory")
 
 // errReadOnly means that the store cannot be used as it is, and must not be written to.
@@ -61,7 +61,7 @@ func (m *migration) run(ctx context.Context, store *bolt.Outdated) error {
 		return fmt.Errorf("%w; the next start continues", err)
 	}
 	left := m.state.Load().Left
-	m.log.Info("the keys of the store are moved", "seconds", time.Since(begin).Seconds(), "left", left)
+	m.log.Info("the keys of the store are moved", "dur_s", time.Since(begin).Seconds(), "left", left)
 	if left > 0 {
 		m.log.Warn("objects keep the keys of the earlier version and are not used: run assay verify", "objects", left)
 	}
