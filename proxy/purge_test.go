@@ -84,7 +84,7 @@ func TestReplaceWhileRead(t *testing.T) {
 		store.Store = c.Store
 		c.Store = store
 	}})
-	read := make(chan answer)
+	read := make(chan answer, 1)
 	go func() { read <- f.get(path) }()
 	<-store.reading
 	const now = `{"Version":"v1.0.0","Time":"2021-01-02T03:04:05Z"}`
