@@ -166,7 +166,7 @@ var table = append(decisions, []row{
 		what: "the private checksum log is read-only: restored from an old copy, or damaged",
 		why:  "pinned versions are still served; an administrator must act",
 		next: "contact this proxy's administrator: run assay log check"})),
-	is(errors.ErrUnsupported, always(failure{status: http.StatusServiceUnavailable, noStore: true,
+	is(pinlog.ErrReadOnly, always(failure{status: http.StatusServiceUnavailable, noStore: true,
 		what: "this proxy only serves what is stored: it adds nothing to the private checksum log",
 		next: "use the proxy that stores modules, which runs without --read-only"})),
 	both(content.ErrOwnLog, sumdb.ErrBeyond, func(x *explained) failure {
@@ -392,7 +392,7 @@ var levels = []struct {
 		as[*panics.Error](nil), as[*content.MismatchError](nil), as[*pinlog.ConflictError](nil),
 		is(sumdb.ErrFrozen, nil), is(storage.ErrDamaged, nil), when(content.IsFull, nil),
 	}},
-	{slog.LevelInfo, []row{is(errClient, nil), is(errors.ErrUnsupported, nil)}},
+	{slog.LevelInfo, []row{is(errClient, nil), is(pinlog.ErrReadOnly, nil)}},
 	{slog.LevelWarn, []row{
 		is(fetch.ErrUnavailable, nil), is(context.DeadlineExceeded, nil), is(sumdb.ErrInvalid, nil),
 		is(vcs.ErrUnavailable, nil), is(vcs.ErrCredential, nil), is(vcs.ErrForbidden, nil),

@@ -83,6 +83,7 @@ type badStore struct {
 	damaged string // key that can be neither read nor deleted
 	panics  string // key whose creation panics
 	full    string // key for which the disk is full
+	cannot  string // key whose creation the file system does not support
 }
 
 func (s *badStore) Open(ctx context.Context, key string) (storage.Object, error) {
@@ -106,6 +107,9 @@ func (s *badStore) Create(ctx context.Context, info storage.Info, r io.Reader) e
 	if info.Key == s.full {
 		return &fs.PathError{Op: "write", Path: "blobs.db", Err: syscall.ENOSPC}
 	}
+	if info.Key == s.cannot {
+		return &fs.PathError{Op: "sync", Path: "blobs.db", Err: syscall.ENOTSUP}
+	}
 	return s.Store.Create(ctx, info, r)
 }
 
@@ -127,6 +131,15 @@ func TestDamageThatStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.wantStatus(path, http.StatusInternalServerError)
+	f.want("example.com/hello/@v/v1.1.0.mod")
+}
+
+// A system call that fails as not supported does not mean that the own log is read-only.
+func TestUnsupportedOperation(t *testing.T) {
+	t.Parallel()
+	const path = "example.com/hello/@v/v1.0.0.mod"
+	f := startBad(t, &badStore{cannot: keyOf(path)})
+	f.wantStatus(path, http.StatusInternalServerError, "internal error")
 	f.want("example.com/hello/@v/v1.1.0.mod")
 }
 

@@ -40,13 +40,16 @@ func (a *appender) pin(ctx context.Context, e Entry) (Entry, string, error) {
 	return p.result()
 }
 
+// ErrReadOnly is the error of Pin for a log that is open for reading only.
+var ErrReadOnly = errors.New("open for reading only")
+
 // mayAppend returns an error if nothing can be appended.
 func (a *appender) mayAppend() error {
 	if err := a.ledger.refusals.reason(); err != nil {
 		return err
 	}
 	if a.ledger.heads == nil {
-		return fmt.Errorf("the log %s is open for reading only: %w", a.ledger.key.name(), errors.ErrUnsupported)
+		return fmt.Errorf("the log %s: %w", a.ledger.key.name(), ErrReadOnly)
 	}
 	if !a.memory.Try(entryMemory) {
 		return fmt.Errorf("the index of the log %s with its %d entries: %w", a.ledger.key.name(), a.ledger.size(), memory.ErrFull)

@@ -111,9 +111,9 @@ func (l *Log) Metrics() []prometheus.Collector {
 // hashes, Pin returns that entry. It ignores e.ID.
 //
 // The errors are *ConflictError if the log has other hashes; sumdb.ErrInvalid if no log can contain
-// e; sumdb.ErrFrozen if the log refuses; and those of the disk: then the log is unchanged, or
-// contains e and does not show it yet, and Pin can be called again. If ctx ends first, e may be
-// appended nevertheless.
+// e; sumdb.ErrFrozen if the log refuses; ErrReadOnly; and those of the disk: then the log is
+// unchanged, or contains e and does not show it yet, and Pin can be called again. If ctx ends first,
+// e may be appended nevertheless.
 func (l *Log) Pin(ctx context.Context, e Entry) (Entry, error) {
 	stored, result, err := l.appender.pin(ctx, e)
 	l.metrics.appends.WithLabelValues(appendResult(result, err)).Inc()

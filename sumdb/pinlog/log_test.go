@@ -535,7 +535,7 @@ func TestLogReadOnly(t *testing.T) {
 	reader := openLog(t, c) // while l writes
 	goCommand(t, reader, nil, sumdbtest.Filler(3), sumdbtest.Filler(299))
 	pinOne(t, reader, entry(7)) // an entry that it has
-	if _, err := reader.Pin(t.Context(), entry(300)); !errors.Is(err, errors.ErrUnsupported) {
+	if _, err := reader.Pin(t.Context(), entry(300)); !errors.Is(err, pinlog.ErrReadOnly) {
 		t.Errorf("Pin: %v", err)
 	}
 	if err := reader.Check(t.Context()); err != nil {
