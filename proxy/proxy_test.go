@@ -118,6 +118,7 @@ func TestInfoVerbatim(t *testing.T) {
 
 // The response of an upstream, and the response for the client: the decision table.
 func TestStatuses(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		fault, path string
 		status      int
@@ -178,6 +179,7 @@ func TestStatuses(t *testing.T) {
 
 // A client never sees a temporary failure of an upstream, or of the database.
 func TestPassingFailures(t *testing.T) {
+	t.Parallel()
 	for _, fault := range []string{"503-once", "429-once", "reset-mid", "sumdb-503-once"} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
@@ -191,6 +193,7 @@ func TestPassingFailures(t *testing.T) {
 
 // After an upstream has recovered its objects are served again, even after a mismatch.
 func TestNothingSticks(t *testing.T) {
+	t.Parallel()
 	for _, fault := range []string{"503", "hang", "html", "tampered-mod", "tampered-zip", "truncated", "sumdb-503", "sumdb-wrong", "sumdb-tile", "sumdb-lost", "sumdb-html"} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
