@@ -269,7 +269,8 @@ func expectObject(t *testing.T, db *bolt.DB, key string, want []byte) {
 	}
 }
 
-// rekeyStore moves the keys a few at a time, and prints a line before each commit.
+// rekeyStore moves the keys a few at a time. Before each commit it prints a line, and waits for
+// a byte.
 func rekeyStore(dir string) error {
 	_, err := bolt.Open(dir, &bolt.Options{Outdated: func(o *bolt.Outdated) error {
 		return o.RekeyBy(&talking{context.Background()}, 2, func(bolt.Rekeyed) {})
@@ -277,12 +278,13 @@ func rekeyStore(dir string) error {
 	return err
 }
 
-// talking is a context that prints a line at each call of Err.
+// talking is a context that prints a line at each call of Err, and waits for a byte.
 type talking struct{ context.Context }
 
 func (talking) Err() error {
 	os.Stdout.WriteString("step\n")
-	return nil
+	_, err := os.Stdin.Read(make([]byte, 1))
+	return err
 }
 
 // A move that is killed again and again ends eventually.
@@ -297,6 +299,10 @@ func TestRekeyKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -305,6 +311,7 @@ func TestRekeyKilled(t *testing.T) {
 			if _, err = lines.ReadString('\n'); err != nil {
 				break
 			}
+			_, _ = in.Write([]byte{0}) // it has ended, or goes on
 		}
 		killed := err == nil
 		if killed { // during a write, most of the time
