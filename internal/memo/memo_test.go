@@ -66,7 +66,8 @@ func TestMapChange(t *testing.T) {
 }
 
 func TestKeyOf(t *testing.T) {
-	if memo.KeyOf("a") == memo.KeyOf("b") || memo.KeyOf("a") != memo.KeyOf("a") {
+	first, again := memo.KeyOf("a"), memo.KeyOf("a")
+	if first == memo.KeyOf("b") || first != again {
 		t.Error("a key does not stand for its text")
 	}
 }
