@@ -226,11 +226,12 @@ func TestLookupsAreShared(t *testing.T) {
 	})
 	o := verified()
 	o.budget = quick
-	o.budget.FirstByte = 4 * time.Second // longer than a response may take
+	o.budget.FirstByte = 5 * time.Second // longer than two responses may take
 	o.config = func(c *proxy.Config) { byClient(c); c.Answer = 2 * time.Second }
 	f := start(t, world, h.url, o)
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 	var wg sync.WaitGroup
+	begin := time.Now()
 	for i := range 300 {
 		wg.Go(func() {
 			if w := f.ask(request, fmt.Sprint("192.0.2.", i), lookups+"hang.example/m@v1.0.0"); w.Code != http.StatusGatewayTimeout {
@@ -240,11 +241,11 @@ func TestLookupsAreShared(t *testing.T) {
 	}
 	wg.Wait()
 	n := asked.Load()
-	begin := time.Now()
 	if w := f.ask(request, "192.0.2.1", lookups+"hang.example/m@v1.0.0"); w.Code != http.StatusGatewayTimeout {
 		t.Errorf("again: %d %s", w.Code, w.Body)
 	}
-	if asked.Load() != n || n > 3 {
+	repeated := asked.Load() != n && time.Since(begin) < o.budget.FirstByte // later the one request is repeated
+	if repeated || n > 3 {
 		t.Errorf("the upstream was asked %d times by 300 clients, then %d times; took %v", n, asked.Load()-n, time.Since(begin))
 	}
 }
