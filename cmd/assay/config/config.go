@@ -18,7 +18,7 @@ import (
 // environment variable (ASSAY_ and its name), else from the file, else from the go command's
 // variable with the same meaning, else it has its default.
 type Config struct {
-	Listen    string `name:"listen" value:"ADDR" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means all interfaces: :3000. Anyone who can reach it can read everything except modules restricted by access."`
+	Listen    string `name:"listen" value:"ADDR" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means all interfaces: :3000. Every client that can reach it can read everything except modules restricted by access."`
 	Data      string `name:"data" value:"DIR" default:"assay-data" help:"Directory for all data; serve creates it. Only one server can use it at a time."`
 	ReadOnly  bool   `name:"read-only" default:"false" help:"Serve what is stored, and write nothing to the data directory, which may be on a read-only file system and be used by several such servers. Nothing is fetched (upstream and vcs count as off), and the own log signs nothing new. Zips of private modules are checked in the directory for temporary files (TMPDIR)."`
 	NoMigrate bool   `name:"no-migrate" default:"false" help:"Do not move the keys of a store that an earlier version has made: the program ends with an error instead. Without it, serve moves them once at its start, and earlier versions cannot open the data directory any more."`
