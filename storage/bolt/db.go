@@ -193,10 +193,10 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	}
 	if old {
 		if err := o.Outdated(&Outdated{meta, db}); err != nil {
-			reaper.stop()
 			return nil, err
 		}
 	}
+	reaper.start()
 	return db, nil
 }
 

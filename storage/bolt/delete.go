@@ -12,7 +12,7 @@ import (
 func (db *DB) Delete(ctx context.Context, key string) error {
 	err := ctx.Err()
 	if err == nil {
-		err = db.drop(key)
+		err = db.drop(key, func(*bbolt.Tx) bool { return true })
 	}
 	if err != nil {
 		return fmt.Errorf("delete %.200q: %w", key, err)
@@ -20,14 +20,17 @@ func (db *DB) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
-// drop deletes an object, a damaged one too.
-func (db *DB) drop(key string) error {
+// drop deletes an object, a damaged one too, if the same transaction says so.
+func (db *DB) drop(key string, still func(*bbolt.Tx) bool) error {
 	var orphans []uint64
+	dropped := false
 	err := db.meta.update(0, func(tx *bbolt.Tx) (err error) {
-		orphans, err = deleteObject(tx, key)
+		if dropped = still(tx); dropped {
+			orphans, err = deleteObject(tx, key)
+		}
 		return err
 	})
-	if err != nil {
+	if err != nil || !dropped {
 		return err
 	}
 	db.metrics.deleted.Inc()

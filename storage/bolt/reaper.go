@@ -38,16 +38,18 @@ type reaper struct {
 	done chan struct{}
 }
 
-// newReaper starts a reaper with the blobs that an earlier process left behind.
+// newReaper returns a reaper with the blobs that an earlier process left behind. Nothing is deleted
+// before start.
 func newReaper(meta, blobs *file, log *slog.Logger, orphans []uint64) *reaper {
 	r := &reaper{
 		meta: meta, blobs: blobs, log: log, queue: orphans,
 		readers: map[uint64]int{}, held: map[uint64]struct{}{},
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
-	go r.run()
 	return r
 }
+
+func (r *reaper) start() { go r.run() }
 
 // stop lets the reaper finish its transaction. The intents keep the remaining blobs for the next
 // process.

@@ -135,8 +135,11 @@ func (v *verifier) checkObjects(ctx context.Context) error {
 		}
 		v.Objects++
 		if err != nil {
+			damaged := bytes.Clone(value)
 			return func() error {
-				v.found(key, err, func() error { return v.db.drop(key) })
+				v.found(key, err, func() error {
+					return v.drop(key, func(value []byte) bool { return bytes.Equal(value, damaged) })
+				})
 				return nil
 			}
 		}
@@ -158,7 +161,7 @@ func (v *verifier) checkBlob(ctx context.Context, key string, blob blobRef, refe
 		var err error
 		damage, err = v.readBlob(ctx, key, blob)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // deleted meanwhile
+			return nil // deleted or replaced meanwhile
 		}
 		if err != nil {
 			return err
@@ -167,14 +170,16 @@ func (v *verifier) checkBlob(ctx context.Context, key string, blob blobRef, refe
 	}
 	switch {
 	case damage != nil:
-		v.found(key, damage, func() error { return v.db.drop(key) })
+		v.found(key, damage, func() error {
+			return v.drop(key, func(value []byte) bool { return hasBlob(key, value, blob.id) })
+		})
 	case !referred:
 		v.lost[blob.id] = true
 		v.found(key, fmt.Errorf("the reference to its content is missing: %w", storage.ErrDamaged), func() error {
 			delete(v.lost, blob.id)
 			return v.db.meta.update(0, func(tx *bbolt.Tx) error {
-				if tx.Bucket(bucketObjects).Get([]byte(key)) == nil {
-					return nil // deleted meanwhile
+				if !hasBlob(key, tx.Bucket(bucketObjects).Get([]byte(key)), blob.id) {
+					return nil // deleted or replaced meanwhile
 				}
 				return tx.Bucket(bucketRefs).Put(refKey(blob.id, key), blob.hash[:])
 			})
@@ -183,13 +188,28 @@ func (v *verifier) checkBlob(ctx context.Context, key string, blob blobRef, refe
 	return nil
 }
 
-// readBlob reads the content of a large object.
+// drop deletes an object whose record is damaged, but not one that has replaced it meanwhile.
+func (v *verifier) drop(key string, damaged func(value []byte) bool) error {
+	return v.db.drop(key, func(tx *bbolt.Tx) bool { return damaged(tx.Bucket(bucketObjects).Get([]byte(key))) })
+}
+
+// hasBlob reports whether value is the record of an object whose content is the blob id.
+func hasBlob(key string, value []byte, id uint64) bool {
+	r, err := decodeRecord(key, value)
+	return err == nil && r.blob != nil && r.blob.id == id
+}
+
+// readBlob reads the content of a large object. The error is fs.ErrNotExist if the object no longer
+// has that blob.
 func (v *verifier) readBlob(ctx context.Context, key string, blob blobRef) (damage, err error) {
 	o, err := v.db.Open(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	defer o.Close()
+	if now, ok := o.(*blobObject); !ok || now.blob.id != blob.id {
+		return nil, fs.ErrNotExist
+	}
 	hash := sha256.New()
 	n, err := o.WriteTo(checkedWriter{ctx, hash})
 	v.Bytes += n
@@ -246,8 +266,7 @@ func (v *verifier) checkRefs(ctx context.Context) error {
 		if len(k) > 8 {
 			id, key := binary.BigEndian.Uint64(k), string(k[8:])
 			value := tx.Bucket(bucketObjects).Get([]byte(key))
-			r, err := decodeRecord(key, value)
-			if value != nil && err != nil || err == nil && r.blob != nil && r.blob.id == id {
+			if _, err := decodeRecord(key, value); value != nil && err != nil || hasBlob(key, value, id) {
 				return nil // an error of the record was reported before
 			}
 		}
@@ -281,6 +300,9 @@ func (v *verifier) dropRef(ref, hash []byte) error {
 	}
 	var orphans []uint64
 	err := v.db.meta.update(0, func(tx *bbolt.Tx) (err error) {
+		if hasBlob(string(ref[8:]), tx.Bucket(bucketObjects).Get(ref[8:]), id) {
+			return nil // created meanwhile
+		}
 		orphans, err = dropRef(tx, string(ref[8:]), id, hash)
 		return err
 	})
@@ -295,14 +317,24 @@ func (v *verifier) dropRef(ref, hash []byte) error {
 // may be deleted at any time.
 func (v *verifier) checkHashes(ctx context.Context) error {
 	return v.walk(ctx, v.db.meta, bucketHashes, func(tx *bbolt.Tx, k, value []byte) func() error {
-		p := parser{rest: value}
-		if id := p.uvarint(); p.err == nil && (hasRef(tx, id) || v.lost[id]) {
+		unused := func(tx *bbolt.Tx, value []byte) bool {
+			p := parser{rest: value}
+			id := p.uvarint()
+			return p.err != nil || !hasRef(tx, id) && !v.lost[id]
+		}
+		if !unused(tx, value) {
 			return nil
 		}
 		hash := bytes.Clone(k)
 		return func() error {
 			v.found("", fmt.Errorf("shared content %x is not referenced: %w", hash, storage.ErrDamaged), func() error {
-				return v.db.meta.update(0, func(tx *bbolt.Tx) error { return tx.Bucket(bucketHashes).Delete(hash) })
+				return v.db.meta.update(0, func(tx *bbolt.Tx) error {
+					hashes := tx.Bucket(bucketHashes)
+					if !unused(tx, hashes.Get(hash)) {
+						return nil // used again meanwhile
+					}
+					return hashes.Delete(hash)
+				})
 			})
 			return nil
 		}

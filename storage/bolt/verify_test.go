@@ -382,6 +382,45 @@ func TestVerifyBesideWrites(t *testing.T) {
 	}
 }
 
+// An object that a client replaces while Verify runs is neither found damaged, because its content
+// is not the one from before, nor deleted, because the one from before was damaged.
+func TestVerifyBesideReplacement(t *testing.T) {
+	t.Parallel()
+	dir := verifyStore(t)
+	overwrite(t, dir, "blobs.db", verifyObjects["a.example/@v/v1.0.0.zip"][300_000:300_100])
+	db := openDB(t, dir)
+	replaced := map[string][]byte{
+		"b.example/@v/v1.0.0.zip":    storagetest.Content(5, 700_000),
+		"fork.example/@v/v1.0.0.zip": storagetest.Content(6, 700_000),
+	}
+	found := map[string]bool{}
+	_, err := db.Verify(t.Context(), storage.VerifyOptions{Repair: true, Damage: func(d storage.Damage) {
+		if len(found) == 0 { // the objects after it are not read yet
+			for key, content := range replaced {
+				if err := db.Delete(t.Context(), key); err != nil {
+					t.Error(err)
+				}
+				put(t, db, key, content)
+			}
+		}
+		found[d.Key] = true
+	}})
+	if err != nil || !found["a.example/@v/v1.0.0.zip"] || found["b.example/@v/v1.0.0.zip"] {
+		t.Errorf("found %v, %v", found, err)
+	}
+	for key, content := range replaced {
+		o, err := db.Open(t.Context(), key)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if got, err := io.ReadAll(o); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%s has %d bytes, %v", key, len(got), err)
+		}
+		o.Close()
+	}
+}
+
 func TestVerifyStops(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, verifyStore(t))
