@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"cmd/assay/daemon":     {"access", "cmd/assay/admin", "cmd/assay/config", "internal/descriptors", "internal/memory", "internal/watch", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
 	"cmd/bench":            {"access", "proxy/vcs/vcstest", "storage", "storage/bolt"},
 	"internal/panics":      {},
+	"internal/parallel":    {},
 	"internal/bindings":    {"storage"},
 	"internal/descriptors": {},
 	"internal/durable":     {},

@@ -256,7 +256,7 @@ func TestBusy(t *testing.T) {
 	o.config = func(c *proxy.Config) { c.ZipFills, c.Answer = 1, 400*time.Millisecond }
 	f := start(t, world, world.URL("gated"), o)
 	go f.get("example.com/hello/@v/v1.0.0.zip")
-	time.Sleep(100 * time.Millisecond)
+	eventually(t, "the one place is taken", func() bool { return world.Count("example.com/hello/@v/v1.0.0.zip") == 1 })
 	a := f.wantStatus("example.com/hello/@v/v1.1.0.zip", http.StatusServiceUnavailable, "busy")
 	if a.header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")

@@ -79,6 +79,7 @@ type option struct {
 // quick are budgets for upstreams that hang.
 var quick = fetch.Budget{
 	Connect: time.Second, TLS: time.Second, FirstByte: 300 * time.Millisecond, IdleBody: 300 * time.Millisecond, Answer: 2 * time.Second,
+	Pause: 20 * time.Millisecond,
 }
 
 func verified() option { return option{database: true} }

@@ -243,6 +243,7 @@ func TestStoppedListReaders(t *testing.T) {
 
 // Slow fetches for one client leave memory for the requests of others.
 func TestSlowModsOfOneClient(t *testing.T) {
+	t.Parallel()
 	world := newWorld(t)
 	var now atomic.Int32
 	stop := make(chan struct{})

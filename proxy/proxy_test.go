@@ -124,6 +124,9 @@ func TestStatuses(t *testing.T) {
 		status      int
 		text        string
 	}{
+		// The slowest come first, so that the others run beside them.
+		{"hang-zip", "example.com/hello/@v/v1.0.0.zip", 504, "timeout"},
+		{"sumdb-hang", "example.com/hello/@v/v1.0.0.mod", 504, "timeout"},
 		{"ok", "example.com/none/@v/v1.0.0.mod", 404, "not found"},
 		{"ok", "example.com/none/@v/list", 404, "not found"},
 		{"ok", "example.com/none/@latest", 404, "not found"},
@@ -136,7 +139,6 @@ func TestStatuses(t *testing.T) {
 		{"429", "example.com/hello/@v/v1.0.0.mod", 503, "limits the rate of requests"},
 		{"hang", "example.com/hello/@v/v1.0.0.mod", 504, "timeout"},
 		{"hang", "example.com/hello/@v/list", 504, "timeout"},
-		{"hang-zip", "example.com/hello/@v/v1.0.0.zip", 504, "timeout"},
 		{"html-modules", "example.com/hello/@v/v1.0.0.info", 502, "invalid response"},
 		{"html-modules", "example.com/hello/@v/list", 502, "invalid response"},
 		{"html-modules", "example.com/hello/@latest", 502, "invalid response"},
@@ -149,7 +151,6 @@ func TestStatuses(t *testing.T) {
 		{"tampered-mod", "example.com/hello/@v/v1.0.0.mod", 403, "checksum mismatch"},
 		{"tampered-zip", "example.com/hello/@v/v1.0.0.zip", 403, "checksum mismatch"},
 		{"sumdb-503", "example.com/hello/@v/v1.0.0.mod", 502, "an upstream failed"},
-		{"sumdb-hang", "example.com/hello/@v/v1.0.0.mod", 504, "timeout"},
 		{"sumdb-lost", "example.com/hello/@v/v1.0.0.mod", 403, "has no record of this version"},
 		{"sumdb-html", "example.com/hello/@v/v1.0.0.zip", 502, "cannot verify: invalid data for the checksum database"},
 		{"sumdb-wrong", "example.com/hello/@v/v1.0.0.mod", 502, "cannot verify: invalid data for the checksum database"},
@@ -163,7 +164,7 @@ func TestStatuses(t *testing.T) {
 			o := verified()
 			o.budget = quick
 			if strings.Contains(tt.fault, "hang") { // the client does not wait longer
-				o.config = func(c *proxy.Config) { c.Answer = 3 * time.Second }
+				o.config = func(c *proxy.Config) { c.Answer = 1500 * time.Millisecond }
 			}
 			f := start(t, world, world.URL(tt.fault), o)
 			f.wantStatus(tt.path, tt.status, tt.text)

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/assay-proxy/assay/internal/parallel"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -43,13 +43,8 @@ type tests struct{ *testing.M }
 // system's certificate authorities, which no test needs: every server and every git process that
 // connects to a host would read hundreds of files.
 func (m tests) Run() int {
-	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if !given {
-		if err := flag.Set("test.parallel", "6"); err != nil {
-			panic(err)
-		}
+	if err := parallel.Tests("6"); err != nil {
+		panic(err)
 	}
 	for _, setting := range noAuthorities() {
 		name, value, _ := strings.Cut(setting, "=")

@@ -65,6 +65,10 @@ type Budget struct {
 	// Answer bounds the whole call of Fetch, ReadAll, or a function that SumDB returns: all
 	// attempts at all entries of the list, and the pauses between them; 25 s.
 	Answer time.Duration
+
+	// Pause is the pause before the second attempt; the next ones are 3, 9 and 10 times as long.
+	// 0.2 s.
+	Pause time.Duration
 }
 
 func (b Budget) withDefaults() Budget {
@@ -73,7 +77,7 @@ func (b Budget) withDefaults() Budget {
 		value time.Duration
 	}{
 		{&b.Connect, 5 * time.Second}, {&b.TLS, 5 * time.Second}, {&b.FirstByte, 8 * time.Second},
-		{&b.IdleBody, 10 * time.Second}, {&b.Answer, 25 * time.Second},
+		{&b.IdleBody, 10 * time.Second}, {&b.Answer, 25 * time.Second}, {&b.Pause, 200 * time.Millisecond},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value

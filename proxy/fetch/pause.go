@@ -7,11 +7,11 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// newPauses returns the pauses between attempts: 0.2 s, 0.6 s, 1.8 s, 2 s, each varied by
-// up to half at random, so that clients that failed together do not retry together.
-func newPauses() *backoff.ExponentialBackOff {
+// newPauses returns the pauses between attempts, each varied by up to half at random, so that
+// clients that failed together do not retry together.
+func newPauses(first time.Duration) *backoff.ExponentialBackOff {
 	p := backoff.NewExponentialBackOff()
-	p.InitialInterval, p.Multiplier, p.MaxInterval, p.RandomizationFactor = 200*time.Millisecond, 3, 2*time.Second, 0.5
+	p.InitialInterval, p.Multiplier, p.MaxInterval, p.RandomizationFactor = first, 3, 10*first, 0.5
 	p.Reset()
 	return p
 }

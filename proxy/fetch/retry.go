@@ -20,7 +20,7 @@ func retry[T any](ctx context.Context, u *upstream, path string, deadline time.T
 	defer leave()
 	due, ok := ctx.Deadline()
 	hurried := ok && time.Until(due) < u.client.budget.FirstByte
-	pauses := newPauses()
+	pauses := newPauses(u.client.budget.Pause)
 	for n := 1; ; n++ {
 		result, f := try(attemptDeadline(deadline, n == attempts || u.probe.isSlow()))
 		if f == nil {

@@ -39,7 +39,7 @@ type identity struct {
 func newTransfer(ctx context.Context, cancel context.CancelCauseFunc, u *upstream, path string, limit int64, s *stream) *transfer {
 	return &transfer{
 		ctx: ctx, cancel: cancel, u: u, path: path, limit: limit,
-		stream: s, object: identity{s.size(), validatorOf(s.resp.Header)}, attempts: resumption{pauses: newPauses()},
+		stream: s, object: identity{s.size(), validatorOf(s.resp.Header)}, attempts: resumption{pauses: newPauses(u.client.budget.Pause)},
 	}
 }
 

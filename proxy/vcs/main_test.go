@@ -1,23 +1,19 @@
 package vcs_test
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/assay-proxy/assay/internal/parallel"
 )
 
 // TestMain runs more tests in parallel than there are processors, because most of them wait
 // for git or for a host that hangs; a flag on the command line has priority. It hides the
 // system's 140 authorities, which each git that uses the network would read.
 func TestMain(m *testing.M) {
-	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if !given {
-		if err := flag.Set("test.parallel", "6"); err != nil {
-			panic(err)
-		}
+	if err := parallel.Tests("6"); err != nil {
+		panic(err)
 	}
 	for _, name := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR"} {
 		if err := os.Setenv(name, filepath.Join(os.TempDir(), "no-such-directory")); err != nil {
