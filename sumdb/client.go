@@ -11,6 +11,7 @@ import (
 
 	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/notfound"
 )
 
 const (
@@ -70,8 +71,7 @@ func share[T any](ctx context.Context, c *client, key string, limit time.Duratio
 func (c *client) latest(ctx context.Context) ([]byte, error) {
 	msg, err := c.fetch(ctx, "latest", textLimit)
 	if errors.Is(err, fs.ErrNotExist) {
-		// Not fs.ErrNotExist, which would mean that a module or a tile does not exist.
-		return nil, fmt.Errorf("%w: %s has no latest: %v", ErrInvalid, c.name, err)
+		return nil, fmt.Errorf("%w: %s has no latest: %w", ErrInvalid, c.name, notfound.OfPart(err))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("latest of %s: %w", c.name, err)
@@ -79,7 +79,7 @@ func (c *client) latest(ctx context.Context) ([]byte, error) {
 	return msg, nil
 }
 
-// errNoTile replaces fs.ErrNotExist when upstream does not have a tile.
+// errNoTile is the error when upstream does not have a tile.
 var errNoTile = errors.New("upstream has no such tile")
 
 // tile fetches the hash tile t. Concurrent callers for the same tile share one request.
@@ -103,8 +103,7 @@ func (c *client) fetchTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s of %s has %d bytes, not %d", ErrInvalid, t.Path(), c.name, len(data), want)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		// A signed head promises this tile. Its absence must not look like the absence of a module.
-		return nil, fmt.Errorf("%w: %w of %s: %v", ErrInvalid, errNoTile, c.name, err)
+		return nil, fmt.Errorf("%w: %w of %s: %w", ErrInvalid, errNoTile, c.name, notfound.OfPart(err)) // a signed head promises it
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s of %s: %w", t.Path(), c.name, err)
@@ -130,7 +129,7 @@ func (c *client) records(ctx context.Context, t tlog.Tile) ([][]byte, error) {
 func (c *client) fetchRecords(ctx context.Context, held *memory.Hold, t tlog.Tile) ([][]byte, error) {
 	data, err := c.fetch(held.Context(ctx), t.Path(), dataLimit)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %v", errNoTile, err)
+		return nil, fmt.Errorf("%w: %w", errNoTile, notfound.OfPart(err))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s of %s: %w", t.Path(), c.name, err)

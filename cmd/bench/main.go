@@ -25,6 +25,7 @@ func main() {
 	}
 	var (
 		program = flag.String("assay", "", "the assay to measure")
+		before  = flag.String("before", "", "an earlier assay; measure only what must not become worse than with it")
 		athens  = flag.String("athens", "", "the Athens to measure against")
 		gomod   = flag.String("gomod", "", "a real go.mod with some 150 modules")
 		run     = flag.String("run", ".", "measure only what matches this regular expression")
@@ -40,7 +41,11 @@ func main() {
 		log.Fatal(err)
 	}
 	b := &bench{ctx: ctx, dir: dir, assay: *program, athens: *athens, gomod: *gomod, rounds: *rounds, slice: *slice}
-	table, err := b.all(regexp.MustCompile(*run))
+	measures := b.measures()
+	if *before != "" {
+		measures = newComparison(b, *before).measures()
+	}
+	table, err := b.all(measures, regexp.MustCompile(*run))
 	if removeErr := os.RemoveAll(dir); removeErr != nil {
 		log.Print(removeErr)
 	}
@@ -80,11 +85,11 @@ type result struct {
 
 // all runs the measures whose name matches and returns the table. For a measure that cannot run,
 // the table has the reason.
-func (b *bench) all(only *regexp.Regexp) (string, error) {
-	t := table{heading: fmt.Sprintf("%s, %s/%s, %d processors, %s. Each ratio is the median of pairs that took turns in one run, with the smallest and the largest.",
+func (b *bench) all(measures []measure, only *regexp.Regexp) (string, error) {
+	t := table{heading: fmt.Sprintf("%s, %s/%s, %d processors, %s. Each ratio is the median of pairs that took turns in one run,\nwith the smallest and the largest.",
 		time.Now().UTC().Format(time.DateOnly), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())}
 	failed := error(nil)
-	for _, m := range b.measures() {
+	for _, m := range measures {
 		if !only.MatchString(m.name) {
 			continue
 		}
@@ -129,5 +134,5 @@ func (b *bench) measures() []measure {
 func (b *bench) newDir() (string, error) {
 	b.dirs++
 	dir := fmt.Sprintf("%s/%d", b.dir, b.dirs)
-	return dir, os.Mkdir(dir, 0o755)
+	return dir, os.MkdirAll(dir, 0o755)
 }

@@ -31,11 +31,23 @@ func Only(err error) error {
 	return missing{err}
 }
 
-// missing is the error of a missing file of this program.
+// OfPart returns err, which may be Stated, without its match of fs.ErrNotExist and Stated: a server
+// lacks a part that it needs for its answer, such as a tile of its own tree, and says nothing about
+// what the client has requested.
+func OfPart(err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return missing{err}
+}
+
+// missing is the error of something that is missing, and not what a client has requested.
 type missing struct{ err error }
 
 func (m missing) Error() string { return m.err.Error() }
 
-func (m missing) Is(target error) bool { return target != fs.ErrNotExist && errors.Is(m.err, target) }
+func (m missing) Is(target error) bool {
+	return target != fs.ErrNotExist && target != Stated && errors.Is(m.err, target)
+}
 
 func (m missing) As(target any) bool { return errors.As(m.err, target) }

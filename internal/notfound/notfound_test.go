@@ -38,3 +38,18 @@ func TestOnly(t *testing.T) {
 		}
 	}
 }
+
+// The absence of a part is no statement about the whole, and keeps everything else.
+func TestOfPart(t *testing.T) {
+	t.Parallel()
+	err := notfound.OfPart(fmt.Errorf("tile 5: %w: %w", notfound.Stated, context.DeadlineExceeded))
+	if notfound.Is(err) || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v says that something does not exist", err)
+	}
+	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "tile 5: file does not exist: context deadline exceeded" {
+		t.Errorf("%v is not the error that it was", err)
+	}
+	if err := notfound.OfPart(context.Canceled); err != context.Canceled {
+		t.Errorf("%v instead of another error", err)
+	}
+}

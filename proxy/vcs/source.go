@@ -243,7 +243,7 @@ func (s *Source) Download(ctx context.Context, mod module.Version, reach Reach, 
 		}
 		files.Place.Declared = declared(files.Mod)
 		if err = use(files); notfound.Is(err) {
-			err = fmt.Errorf("using the files: %v", err) // the files exist, so the module exists
+			err = fmt.Errorf("using the files: %w", notfound.OfPart(err)) // the files exist, so the module exists
 		}
 		return err
 	})
