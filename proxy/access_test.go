@@ -239,9 +239,9 @@ func (s *countingStore) Stat(ctx context.Context, key string) (storage.Info, err
 	return s.Store.Stat(ctx, key)
 }
 
-func (s *countingStore) Record(ctx context.Context, key string) ([]byte, error) {
+func (s *countingStore) State(ctx context.Context, key string) ([]byte, error) {
 	s.looked.Add(1)
-	return s.Store.Record(ctx, key)
+	return s.Store.State(ctx, key)
 }
 
 func (s *countingStore) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {

@@ -98,7 +98,7 @@ func (f *fixture) age(by time.Duration) {
 		f.t.Fatal(err)
 	}
 	defer store.Close()
-	for name, data := range absenceRecords(f.t, store) {
+	for name, data := range absenceStates(f.t, store) {
 		var b bytes.Buffer
 		for line := range strings.Lines(string(data)) {
 			seconds, rest, _ := strings.Cut(line, " ")
@@ -108,31 +108,31 @@ func (f *fixture) age(by time.Duration) {
 			}
 			fmt.Fprintf(&b, "%d %s", n-int64(by/time.Second), rest)
 		}
-		if err := store.SetRecord(f.t.Context(), name, b.Bytes()); err != nil {
+		if err := store.SetState(f.t.Context(), name, b.Bytes()); err != nil {
 			f.t.Fatal(err)
 		}
 	}
 }
 
-// absenceRecords returns the records of absences in a store, by name.
-func absenceRecords(t *testing.T, store storage.Store) map[string][]byte {
+// absenceStates returns the states with absences in a store, by name.
+func absenceStates(t *testing.T, store storage.Store) map[string][]byte {
 	t.Helper()
-	records := map[string][]byte{}
+	states := map[string][]byte{}
 	for i := range 256 {
 		name := fmt.Sprintf("absent/%02x", i)
-		data, err := store.Record(t.Context(), name)
+		data, err := store.State(t.Context(), name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		records[name] = data
+		states[name] = data
 	}
-	if len(records) == 0 {
+	if len(states) == 0 {
 		t.Fatal("no absences are kept")
 	}
-	return records
+	return states
 }
 
 // quickly has budgets for upstreams that fail; on a busy machine these do not look like
@@ -333,9 +333,9 @@ func TestOutageDiskFull(t *testing.T) {
 
 type fullForAbsences struct{ storage.Store }
 
-func (s fullForAbsences) SetRecord(ctx context.Context, name string, value []byte) error {
+func (s fullForAbsences) SetState(ctx context.Context, name string, value []byte) error {
 	if strings.HasPrefix(name, "absent/") {
 		return fmt.Errorf("set %s: %w", name, syscall.ENOSPC)
 	}
-	return s.Store.SetRecord(ctx, name, value)
+	return s.Store.SetState(ctx, name, value)
 }

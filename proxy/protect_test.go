@@ -377,9 +377,9 @@ func TestRuleForStored(t *testing.T) {
 	}
 	forget := func(store *bolt.DB) {
 		for i := range 64 {
-			_ = store.DeleteRecord(t.Context(), fmt.Sprintf("bindings/%02x", i))
+			_ = store.DeleteState(t.Context(), fmt.Sprintf("bindings/%02x", i))
 		}
-		if err := store.DeleteRecord(t.Context(), "bindings/index"); err != nil {
+		if err := store.DeleteState(t.Context(), "bindings/index"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -426,9 +426,9 @@ func TestRuleWhileLearning(t *testing.T) {
 	for _, path := range paths {
 		g.restart("corp.example/other=dev", func(store *bolt.DB) { // it is not known whether a credential was used
 			for i := range 64 {
-				_ = store.DeleteRecord(t.Context(), fmt.Sprintf("bindings/%02x", i))
+				_ = store.DeleteState(t.Context(), fmt.Sprintf("bindings/%02x", i))
 			}
-			if err := store.DeleteRecord(t.Context(), "bindings/index"); err != nil {
+			if err := store.DeleteState(t.Context(), "bindings/index"); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -729,19 +729,19 @@ type fullStore struct {
 	full atomic.Bool
 }
 
-func (s *fullStore) SetRecord(ctx context.Context, name string, value []byte) error {
+func (s *fullStore) SetState(ctx context.Context, name string, value []byte) error {
 	if s.full.Load() && strings.HasPrefix(name, "bindings/") {
 		return syscall.ENOSPC
 	}
-	return s.countingStore.SetRecord(ctx, name, value)
+	return s.countingStore.SetState(ctx, name, value)
 }
 
 // lossyStore has lost the facts about repositories, but not their index.
 type lossyStore struct{ storage.Store }
 
-func (s *lossyStore) Record(ctx context.Context, name string) ([]byte, error) {
+func (s *lossyStore) State(ctx context.Context, name string) ([]byte, error) {
 	if strings.HasPrefix(name, "bindings/") && name != "bindings/index" {
 		return nil, fs.ErrNotExist
 	}
-	return s.Store.Record(ctx, name)
+	return s.Store.State(ctx, name)
 }

@@ -86,7 +86,7 @@ func (h *hosts) wantUnnamed() {
 
 // An upstream's answer about a name from when it was public is never served for the
 // private module, even if it is fresh or the repository is not reachable; and vice versa.
-func TestReloadRecords(t *testing.T) {
+func TestReloadAnswers(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
 	h.world.Add(evil)
@@ -221,7 +221,7 @@ func TestReloadStale(t *testing.T) {
 	h.server.Reload(h.chain, noPolicy(t), h.vcs)
 	h.ok("corp.example/lib/@v/v1.9.0.info")
 	h.ok("corp.example/lib/@v/list")
-	if err := h.store.SetRecord(t.Context(), "corp.example/lib/@v/list", fmt.Appendf(nil, "%d\nv1.9.0\n", time.Now().Add(-30*time.Minute).UnixMilli())); err != nil {
+	if err := h.store.SetState(t.Context(), "corp.example/lib/@v/list", fmt.Appendf(nil, "%d\nv1.9.0\n", time.Now().Add(-30*time.Minute).UnixMilli())); err != nil {
 		t.Fatal(err)
 	}
 	g := newGate(t, h.world, "/ok/example.com/")
@@ -307,7 +307,7 @@ type slowStore struct {
 	storage.Store
 	mu      sync.Mutex
 	opened  chan struct{} // if not nil, Open waits for it after it has opened an object
-	written chan struct{} // if not nil, SetRecord waits for it before it writes
+	written chan struct{} // if not nil, SetState waits for it before it writes
 	came    chan string
 }
 
@@ -333,9 +333,9 @@ func (s *slowStore) Open(ctx context.Context, key string) (storage.Object, error
 	return object, err
 }
 
-func (s *slowStore) SetRecord(ctx context.Context, name string, value []byte) error {
+func (s *slowStore) SetState(ctx context.Context, name string, value []byte) error {
 	s.wait(name, func() chan struct{} { return s.written })
-	return s.Store.SetRecord(ctx, name, value)
+	return s.Store.SetState(ctx, name, value)
 }
 
 // An object that an earlier request read is not in memory for later requests.

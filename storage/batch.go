@@ -31,11 +31,11 @@ func (b Batch) Check() error {
 	if b.Swap == nil {
 		return nil
 	}
-	return CheckRecord(b.Swap.Name, b.Swap.New)
+	return CheckState(b.Swap.Name, b.Swap.New)
 }
 
 // ApplyInOrder implements Store.Apply for an engine without transactions, with its Create, Open and
-// SwapRecord.
+// SwapState.
 func ApplyInOrder(ctx context.Context, s Store, b Batch) error {
 	if err := b.Check(); err != nil {
 		return fmt.Errorf("apply: %w", err)
@@ -53,7 +53,7 @@ func ApplyInOrder(ctx context.Context, s Store, b Batch) error {
 	if b.Swap == nil {
 		return nil
 	}
-	if err := s.SwapRecord(ctx, b.Swap.Name, b.Swap.Old, b.Swap.New); err != nil {
+	if err := s.SwapState(ctx, b.Swap.Name, b.Swap.Old, b.Swap.New); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	return nil

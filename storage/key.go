@@ -22,8 +22,8 @@ const (
 	// maxDir is the maximum length of the directory of a key, so that there is room for any name.
 	maxDir = MaxKey - MaxComponent - 1
 
-	// MaxRecord is the maximum size of a mutable record.
-	MaxRecord = 16 << 20
+	// MaxState is the maximum size of a state.
+	MaxState = 16 << 20
 
 	// MaxSmall is the maximum size of an object of a Batch.
 	MaxSmall = 32 << 10
@@ -34,7 +34,7 @@ const (
 	maxText = 1 << 10 // of Hash and of Proof
 )
 
-// CheckKey checks a key, or the name of a mutable record, as Store documents.
+// CheckKey checks a key, or the name of a state, as Store documents.
 func CheckKey(key string) error {
 	if err := checkKey(key); err != nil {
 		return fmt.Errorf("key %.100q %w", key, err)
@@ -66,12 +66,12 @@ func checkKey(key string) error {
 	return nil
 }
 
-// CheckRecord checks a mutable record before it is stored.
-func CheckRecord(name string, value []byte) error {
+// CheckState checks a state before it is stored.
+func CheckState(name string, value []byte) error {
 	if err := CheckKey(name); err != nil {
 		return err
 	}
-	if len(value) > MaxRecord {
+	if len(value) > MaxState {
 		return fmt.Errorf("value of %d bytes is larger than 16 MiB", len(value))
 	}
 	return nil

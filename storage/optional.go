@@ -53,7 +53,7 @@ type BackupFile struct {
 
 // Damage is one error that Verify found.
 type Damage struct {
-	Key      string // of an object, "record " and the name of a mutable record, or ""
+	Key      string // of an object, "state " and the name of a state, or ""
 	Err      error  // the error
 	Repaired bool   // the object was deleted, or the error corrected
 }
@@ -62,7 +62,7 @@ type Damage struct {
 type Verified struct {
 	Objects  int64 // objects whose record and content were checked
 	Bytes    int64 // of their content; shared content counts once
-	Records  int64 // mutable records
+	States   int64 // small mutable values
 	Damaged  int64 // Damages found
 	Repaired int64 // number of repaired ones
 }

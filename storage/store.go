@@ -1,5 +1,5 @@
 // Package storage is the contract of a store, which keeps immutable objects under protocol-path
-// keys, and a few small mutable records. Engines are separate packages; storagetest checks the
+// keys, and a few small mutable states. Engines are separate packages; storagetest checks the
 // contract for each.
 //
 // A key is a path of the GOPROXY protocol (go.dev/ref/mod#goproxy-protocol), escaped and without a
@@ -27,8 +27,8 @@ var (
 	// fetch it again.
 	ErrDamaged = errors.New("stored bytes are damaged")
 
-	// ErrConflict means that another writer changed a record.
-	ErrConflict = errors.New("record changed meanwhile")
+	// ErrConflict means that another writer changed a state.
+	ErrConflict = errors.New("state changed meanwhile")
 
 	// ErrInUse means that another process has the store open.
 	ErrInUse = errors.New("store is in use by another process")
@@ -81,7 +81,7 @@ type Object interface {
 }
 
 // Batch is an argument of Store.Apply, which creates the objects in their order, and
-// then swaps the record.
+// then swaps the state.
 type Batch struct {
 	Create []Small
 	Swap   *Swap // nil: none
@@ -94,7 +94,7 @@ type Small struct {
 	Content []byte
 }
 
-// Swap is a SwapRecord of a Batch.
+// Swap is a SwapState of a Batch.
 type Swap struct {
 	Name     string
 	Old, New []byte
@@ -144,7 +144,7 @@ type Store interface {
 	//
 	// An existing object with the same content, Hash and Proof counts as created, so that a batch
 	// can be applied again after a crash. If another object has the key, the error is fs.ErrExist,
-	// and if the record has another value than expected, ErrConflict.
+	// and if the state has another value than expected, ErrConflict.
 	//
 	// After an error, and after a crash, a prefix of the steps of the batch may be visible: an
 	// engine with transactions does all or nothing, one without does one step after the other. A
@@ -156,20 +156,20 @@ type Store interface {
 	// After an error it ends.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 
-	// Record returns the value of the mutable record name, or fs.ErrNotExist.
-	// Records have a namespace of their own. The caller owns the value.
-	Record(ctx context.Context, name string) ([]byte, error)
+	// State returns the value of the state name, or fs.ErrNotExist.
+	// States have a namespace of their own. The caller owns the value.
+	State(ctx context.Context, name string) ([]byte, error)
 
-	// SetRecord sets the value of the record name. The value is durable after
+	// SetState sets the value of the state name. The value is durable after
 	// nil. A value has at most 16 MiB.
-	SetRecord(ctx context.Context, name string, value []byte) error
+	SetState(ctx context.Context, name string, value []byte) error
 
-	// SwapRecord is SetRecord if the record's value is old, where nil stands
-	// for a record that does not exist; otherwise the error is ErrConflict.
-	SwapRecord(ctx context.Context, name string, old, value []byte) error
+	// SwapState is SetState if the state's value is old, where nil stands
+	// for a state that does not exist; otherwise the error is ErrConflict.
+	SwapState(ctx context.Context, name string, old, value []byte) error
 
-	// DeleteRecord removes the record name, or returns fs.ErrNotExist.
-	DeleteRecord(ctx context.Context, name string) error
+	// DeleteState removes the state name, or returns fs.ErrNotExist.
+	DeleteState(ctx context.Context, name string) error
 
 	// Close releases the store. Operations on objects that are still open fail afterwards.
 	Close() error

@@ -65,14 +65,14 @@ func (v Voucher) Database() bool { return strings.HasPrefix(string(v), provedDir
 // OwnLog reports whether the version is pinned in a log of our own.
 func (v Voucher) OwnLog() bool { return strings.HasPrefix(string(v), pinnedDir) }
 
-// vouchersRecord is the record with all vouchers that a store has ever had except Upstream, one a
+// vouchersState is the state with all vouchers that a store has ever had except Upstream, one a
 // line.
-const vouchersRecord = "vouchers"
+const vouchersState = "vouchers"
 
 // Vouchers returns Upstream, and all vouchers that NoteVoucher has noted.
 func Vouchers(ctx context.Context, s Store) ([]Voucher, error) {
 	all := []Voucher{Upstream}
-	value, err := s.Record(ctx, vouchersRecord)
+	value, err := s.State(ctx, vouchersState)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func Vouchers(ctx context.Context, s Store) ([]Voucher, error) {
 // have changed.
 func NoteVoucher(ctx context.Context, s Store, v Voucher) error {
 	for {
-		old, err := s.Record(ctx, vouchersRecord)
+		old, err := s.State(ctx, vouchersState)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			old = nil
@@ -96,7 +96,7 @@ func NoteVoucher(ctx context.Context, s Store, v Voucher) error {
 			return nil
 		}
 		added := append(slices.Clip(old), v+"\n"...)
-		if err := s.SwapRecord(ctx, vouchersRecord, old, added); !errors.Is(err, ErrConflict) {
+		if err := s.SwapState(ctx, vouchersState, old, added); !errors.Is(err, ErrConflict) {
 			return err
 		}
 	}

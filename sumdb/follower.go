@@ -128,13 +128,13 @@ func (f *follower) refresh(ctx context.Context) error {
 
 // load makes the stored head our head.
 func (f *follower) load(ctx context.Context) error {
-	stored, record, damage := f.heads.read(ctx)
+	stored, state, damage := f.heads.read(ctx)
 	switch {
 	case damage == nil:
 		return f.resume(ctx, stored)
-	case errors.Is(damage, fs.ErrNotExist) && record == nil:
+	case errors.Is(damage, fs.ErrNotExist) && state == nil:
 		damage = nil // the history replaces the damaged head, if there is a history
-	case record == nil && !errors.Is(damage, storage.ErrDamaged):
+	case state == nil && !errors.Is(damage, storage.ErrDamaged):
 		return fmt.Errorf("stored tree head: %w", damage)
 	}
 	// The newest head of the history takes its place: the log may grow from there, but must not
@@ -152,7 +152,7 @@ func (f *follower) load(ctx context.Context) error {
 		return nil
 	}
 	f.log.Error("stored tree head is damaged or missing; continuing from the history", "size", h.tree.N, "err", damage)
-	h.record = record // the next commit replaces it
+	h.state = state // the next commit replaces it
 	f.head.Store(h)
 	return nil
 }
@@ -295,18 +295,18 @@ func (f *follower) refuseFork(ours, theirs *head, found comparison, from string)
 // commit replaces our head by next: it stores next, publishes it to readers, and archives it. The
 // error is storage.ErrConflict if the stored head is not ours.
 func (f *follower) commit(ctx context.Context, ours, next *head) error {
-	record, err := next.encode(true)
+	state, err := next.encode(true)
 	if err != nil {
 		return err
 	}
 	var old []byte
 	if ours != nil {
-		old = ours.record
+		old = ours.state
 	}
-	if err := f.heads.swap(ctx, old, record); err != nil {
+	if err := f.heads.swap(ctx, old, state); err != nil {
 		return fmt.Errorf("store tree head %d of %s: %w", next.tree.N, f.client.name, err)
 	}
-	next.record = record
+	next.state = state
 	f.head.Store(next)
 	f.archive(context.WithoutCancel(ctx), next)
 	return nil
@@ -341,8 +341,8 @@ func (f *follower) archive(ctx context.Context, h *head) {
 // acceptStored makes the stored head ours after another process moved it. The caller holds the
 // lock. A stored head that does not continue ours is handled as a fork.
 func (f *follower) acceptStored(ctx context.Context, ours *head) error {
-	stored, record, err := f.heads.read(ctx)
-	if err != nil && record == nil && !errors.Is(err, fs.ErrNotExist) {
+	stored, state, err := f.heads.read(ctx)
+	if err != nil && state == nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("stored tree head: %w", err)
 	}
 	switch {
@@ -351,7 +351,7 @@ func (f *follower) acceptStored(ctx context.Context, ours *head) error {
 	case err != nil:
 		// The stored head was removed or damaged while we run: store ours again.
 		f.log.Error("stored tree head is damaged or gone", "size", ours.tree.N, "err", err)
-		f.replaceNext(ours, record)
+		f.replaceNext(ours, state)
 		return nil
 	}
 	if f.prover.checkTiles(ctx, stored) != nil {
@@ -365,7 +365,7 @@ func (f *follower) acceptStored(ctx context.Context, ours *head) error {
 		if err := f.acceptOlder(ctx, ours, stored, "the store"); err != nil {
 			return err
 		}
-		f.replaceNext(ours, record)
+		f.replaceNext(ours, state)
 		return nil
 	}
 	found, err := f.prover.compare(ctx, ours.tree, stored.tree, stored)
@@ -384,10 +384,10 @@ func (f *follower) acceptStored(ctx context.Context, ours *head) error {
 	return nil
 }
 
-// replaceNext makes the next commit replace record, whatever it contains.
-func (f *follower) replaceNext(ours *head, record []byte) {
+// replaceNext makes the next commit replace state, whatever it contains.
+func (f *follower) replaceNext(ours *head, state []byte) {
 	same := *ours
-	same.record = record
+	same.state = state
 	f.head.Store(&same)
 }
 

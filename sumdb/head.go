@@ -21,11 +21,11 @@ type head struct {
 	// they must not be lost after it.
 	tiles map[place][]byte
 
-	record []byte // the stored bytes; nil if the head is not stored
+	state []byte // the stored bytes; nil if the head is not stored
 }
 
-// headRecord is the stored form of a head. Entries of the history have no tiles.
-type headRecord struct {
+// headState is the stored form of a head. Entries of the history have no tiles.
+type headState struct {
 	Time  time.Time         `json:"time"`
 	Note  string            `json:"note"`
 	Tiles map[string][]byte `json:"tiles,omitempty"` // by path
@@ -54,29 +54,29 @@ func openHead(msg []byte, key note.Verifier) (*head, error) {
 }
 
 func (h *head) encode(withTiles bool) ([]byte, error) {
-	record := headRecord{Time: h.time, Note: string(h.note)}
+	state := headState{Time: h.time, Note: string(h.note)}
 	if withTiles {
-		record.Tiles = make(map[string][]byte, len(h.tiles))
+		state.Tiles = make(map[string][]byte, len(h.tiles))
 		for p, data := range h.tiles {
-			record.Tiles[p.tile(len(data)/tlog.HashSize).Path()] = data
+			state.Tiles[p.tile(len(data)/tlog.HashSize).Path()] = data
 		}
 	}
-	return json.Marshal(record)
+	return json.Marshal(state)
 }
 
 // decodeHead is the inverse of encode. The head is verified, its tiles are not.
 func decodeHead(data []byte, key note.Verifier) (*head, error) {
-	var record headRecord
-	if err := json.Unmarshal(data, &record); err != nil {
+	var state headState
+	if err := json.Unmarshal(data, &state); err != nil {
 		return nil, err
 	}
-	h, err := openHead([]byte(record.Note), key)
+	h, err := openHead([]byte(state.Note), key)
 	if err != nil {
 		return nil, err
 	}
-	h.time = record.Time
-	h.tiles = make(map[place][]byte, len(record.Tiles))
-	for path, data := range record.Tiles {
+	h.time = state.Time
+	h.tiles = make(map[place][]byte, len(state.Tiles))
+	for path, data := range state.Tiles {
 		t, err := tlog.ParseTilePath(path)
 		if err != nil || !KnownTile(t) || t.L < 0 || !h.covers(t) || len(data) != t.W*tlog.HashSize {
 			return nil, fmt.Errorf("malformed tile %s", path)

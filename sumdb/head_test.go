@@ -21,7 +21,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-const headRecord = "sumdb/" + testName + "/latest"
+const headState = "sumdb/" + testName + "/latest"
 
 // A mirror that is opened again has its head, sends no requests, and still detects a log that was
 // rolled back.
@@ -111,16 +111,16 @@ func TestHeadIsDamaged(t *testing.T) {
 	}
 }
 
-// wrongTiles changes the content of the last tile in record.
-func wrongTiles(record []byte) []byte {
-	record = bytes.Clone(record)
-	at := bytes.LastIndexByte(record, ':') + 10
-	if record[at] == 'A' {
-		record[at] = 'B'
+// wrongTiles changes the content of the last tile in state.
+func wrongTiles(state []byte) []byte {
+	state = bytes.Clone(state)
+	at := bytes.LastIndexByte(state, ':') + 10
+	if state[at] == 'A' {
+		state[at] = 'B'
 	} else {
-		record[at] = 'A'
+		state[at] = 'A'
 	}
-	return record
+	return state
 }
 
 func TestOpenErrors(t *testing.T) {
@@ -163,10 +163,10 @@ func rekeyed(t *testing.T) string {
 	return sumdbtest.NewLog(t, testName).Rekeyed().Key()
 }
 
-// failing is a store whose records cannot be read.
+// failing is a store whose states cannot be read.
 type failing struct{ storage.Store }
 
-func (failing) Record(context.Context, string) ([]byte, error) {
+func (failing) State(context.Context, string) ([]byte, error) {
 	return nil, errors.New("disk on fire")
 }
 
@@ -282,12 +282,12 @@ func TestStoreIsOfAFork(t *testing.T) {
 				}
 			}
 			refresh(t, open(t, log, store, "", fork.Fetch))
-			record := store.head()
+			state := store.head()
 			log.Fill(400)
 			if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
 				t.Errorf("Refresh = %v, want ErrFrozen", err)
 			}
-			if !bytes.Equal(store.head(), record) {
+			if !bytes.Equal(store.head(), state) {
 				t.Error("the stored head was overwritten")
 			}
 		})

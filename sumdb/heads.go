@@ -20,40 +20,40 @@ type headStore struct {
 	log     *slog.Logger
 }
 
-// recordKey is the key of the newest head.
-func (s *headStore) recordKey() string { return s.objects.key("latest") }
+// stateKey is the key of the newest head.
+func (s *headStore) stateKey() string { return s.objects.key("latest") }
 
 // read returns the stored head, whose tiles are not verified. The error is fs.ErrNotExist if there
-// is none. If the stored head does not verify, read returns an error together with the record,
+// is none. If the stored head does not verify, read returns an error together with the state,
 // which is not nil then.
-func (s *headStore) read(ctx context.Context) (h *head, record []byte, err error) {
-	record, err = s.objects.store.Record(ctx, s.recordKey())
+func (s *headStore) read(ctx context.Context) (h *head, state []byte, err error) {
+	state, err = s.objects.store.State(ctx, s.stateKey())
 	if err != nil {
 		return nil, nil, err
 	}
-	if record == nil {
-		record = []byte{} // there is a record, and it is empty
+	if state == nil {
+		state = []byte{} // there is a state, and it is empty
 	}
-	if h, err = decodeHead(record, s.key); err != nil {
-		return nil, record, err
+	if h, err = decodeHead(state, s.key); err != nil {
+		return nil, state, err
 	}
-	h.record = record
-	return h, record, nil
+	h.state = state
+	return h, state, nil
 }
 
 // swap replaces the stored head old by value. It also replaces a stored head with damaged bytes,
 // which cannot be compared with anything; the history has that head.
 func (s *headStore) swap(ctx context.Context, old, value []byte) error {
-	store, key := s.objects.store, s.recordKey()
-	err := store.SwapRecord(ctx, key, old, value)
+	store, key := s.objects.store, s.stateKey()
+	err := store.SwapState(ctx, key, old, value)
 	if !errors.Is(err, storage.ErrDamaged) {
 		return err
 	}
 	s.log.Error("stored tree head is damaged; replacing it", "err", err)
-	if err := store.DeleteRecord(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := store.DeleteState(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return store.SwapRecord(ctx, key, nil, value)
+	return store.SwapState(ctx, key, nil, value)
 }
 
 // remember appends h to the history. Sizes are padded, so that keys sort as sizes do.

@@ -34,7 +34,7 @@ func (s *realStore) rot() {
 		s.t.Fatal(err)
 	}
 	s.open()
-	if _, err := s.Record(s.t.Context(), headRecord); !errors.Is(err, storage.ErrDamaged) {
+	if _, err := s.State(s.t.Context(), headState); !errors.Is(err, storage.ErrDamaged) {
 		s.t.Fatalf("the rotten head is read: %v", err)
 	}
 }

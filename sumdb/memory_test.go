@@ -24,11 +24,11 @@ type memory struct {
 
 	mu      sync.Mutex
 	objects map[string][]byte
-	records map[string][]byte
+	states  map[string][]byte
 }
 
 func newMemory(testing.TB) *memory {
-	return &memory{objects: make(map[string][]byte), records: make(map[string][]byte)}
+	return &memory{objects: make(map[string][]byte), states: make(map[string][]byte)}
 }
 
 type memoryObject struct {
@@ -104,41 +104,41 @@ func (s *memory) List(ctx context.Context, prefix string) iter.Seq2[storage.Info
 	}
 }
 
-func (s *memory) Record(ctx context.Context, name string) ([]byte, error) {
+func (s *memory) State(ctx context.Context, name string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	value, ok := s.records[name]
+	value, ok := s.states[name]
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	}
 	return bytes.Clone(value), ctx.Err()
 }
 
-func (s *memory) SetRecord(ctx context.Context, name string, value []byte) error {
+func (s *memory) SetState(ctx context.Context, name string, value []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.records[name] = bytes.Clone(value)
+	s.states[name] = bytes.Clone(value)
 	return nil
 }
 
-func (s *memory) SwapRecord(ctx context.Context, name string, old, value []byte) error {
+func (s *memory) SwapState(ctx context.Context, name string, old, value []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	held, ok := s.records[name]
+	held, ok := s.states[name]
 	if ok != (old != nil) || !bytes.Equal(held, old) {
 		return fmt.Errorf("%s: %w", name, storage.ErrConflict)
 	}
-	s.records[name] = bytes.Clone(value)
+	s.states[name] = bytes.Clone(value)
 	return nil
 }
 
-func (s *memory) DeleteRecord(ctx context.Context, name string) error {
+func (s *memory) DeleteState(ctx context.Context, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.records[name]; !ok {
+	if _, ok := s.states[name]; !ok {
 		return fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	}
-	delete(s.records, name)
+	delete(s.states, name)
 	return nil
 }
 

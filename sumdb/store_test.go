@@ -81,11 +81,11 @@ func (s *realStore) Open(ctx context.Context, key string) (storage.Object, error
 	return s.Store.Open(ctx, key)
 }
 
-func (s *realStore) SwapRecord(ctx context.Context, name string, old, value []byte) error {
+func (s *realStore) SwapState(ctx context.Context, name string, old, value []byte) error {
 	if err := s.fails("swap", name); err != nil {
 		return err
 	}
-	return s.Store.SwapRecord(ctx, name, old, value)
+	return s.Store.SwapState(ctx, name, old, value)
 }
 
 // keys lists the objects.
@@ -121,24 +121,24 @@ func (s *realStore) set(key string, data []byte) {
 	}
 }
 
-// head returns the record of the head.
+// head returns the state of the head.
 func (s *realStore) head() []byte {
 	s.t.Helper()
-	record, err := s.Record(s.t.Context(), headRecord)
+	state, err := s.State(s.t.Context(), headState)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return record
+	return state
 }
 
-// setHead replaces the record of the head; nil removes it.
-func (s *realStore) setHead(record []byte) {
+// setHead replaces the state of the head; nil removes it.
+func (s *realStore) setHead(state []byte) {
 	s.t.Helper()
 	err := error(nil)
-	if record == nil {
-		err = s.DeleteRecord(s.t.Context(), headRecord)
+	if state == nil {
+		err = s.DeleteState(s.t.Context(), headState)
 	} else {
-		err = s.SetRecord(s.t.Context(), headRecord, record)
+		err = s.SetState(s.t.Context(), headState, state)
 	}
 	if err != nil {
 		s.t.Fatal(err)

@@ -25,16 +25,16 @@ func (p *privateServer) shift(by time.Duration, keys ...string) {
 	}
 	defer store.Close()
 	for _, key := range keys {
-		record, err := store.Record(p.t.Context(), key)
+		state, err := store.State(p.t.Context(), key)
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		millis, body, _ := bytes.Cut(record, []byte("\n"))
+		millis, body, _ := bytes.Cut(state, []byte("\n"))
 		if _, err := strconv.ParseInt(string(millis), 10, 64); err != nil {
 			p.t.Fatal(err)
 		}
-		record = fmt.Appendf(nil, "%d\n%s", time.Now().Add(by).UnixMilli(), body)
-		if err := store.SetRecord(p.t.Context(), key, record); err != nil {
+		state = fmt.Appendf(nil, "%d\n%s", time.Now().Add(by).UnixMilli(), body)
+		if err := store.SetState(p.t.Context(), key, state); err != nil {
 			p.t.Fatal(err)
 		}
 	}

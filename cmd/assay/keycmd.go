@@ -43,7 +43,7 @@ restore an older state of it without assay log adopt: see docs/backup.md.`,
 }
 
 // withOwnLog opens our own log for f, for reading, also while a server has it open. store is the
-// store beside it; with nil, its records of the log are not compared.
+// store beside it; with nil, what it has of the log is not compared.
 func withOwnLog(ctx context.Context, c config.Config, store storage.Store, f func(own *pinlog.Log) error) error {
 	config := daemon.OwnLogConfig(c)
 	config.ReadOnly, config.Store = true, store

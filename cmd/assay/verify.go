@@ -98,8 +98,8 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 	if err := verifyShapes(ctx, db, repair, &v, out); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "verified %d objects (%.1f MB) and %d records: %d damaged, %d repaired\n",
-		v.Objects, megabytes(v), v.Records, v.Damaged, v.Repaired)
+	fmt.Fprintf(out, "verified %d objects (%.1f MB) and %d states: %d damaged, %d repaired\n",
+		v.Objects, megabytes(v), v.States, v.Damaged, v.Repaired)
 	switch {
 	case v.Damaged == v.Repaired:
 		return nil

@@ -2,7 +2,7 @@
 // module paths, and whether a credential was needed. With it an access rule about a
 // module path protects the repository behind it, under every other path.
 //
-// The facts are records of the store, so that they are backed up, restored and replaced
+// The facts are states of the store, so that they are backed up, restored and replaced
 // together with the objects that they describe. All of them are in memory too: a look-up
 // takes no I/O.
 package bindings
@@ -67,7 +67,7 @@ type moduleKey struct {
 	public bool
 }
 
-// index is the record that says what the other records must have. It is written after
+// index is the state that says what the other states must have. It is written after
 // them, so they may have more than it says, never less.
 type index struct {
 	Log    int64       // entries of the own log that the facts cover
@@ -75,8 +75,8 @@ type index struct {
 }
 
 const (
-	// shards is how many records the facts are spread over, by repository: a changed
-	// record is written as a whole, and a record has at most 16 MiB.
+	// shards is how many states the facts are spread over, by repository: a changed
+	// state is written as a whole, and a state has at most 16 MiB.
 	shards = 64
 
 	// maxDeclared is how many paths declared by the go.mod files of a repository are
@@ -96,7 +96,7 @@ const (
 	maxPaths  = 4096
 	maxOfHost = 1024
 
-	// maxShare is how many bytes of a record the paths of one host can take: a sixteenth.
+	// maxShare is how many bytes of a state the paths of one host can take: a sixteenth.
 	maxShare = 1 << 20
 
 	// maxName is the length of a path, and of a repository, in bytes.
@@ -131,7 +131,7 @@ func Load(ctx context.Context, store storage.Store) (*Table, error) {
 	}
 	if data != nil {
 		if err := json.Unmarshal(data, &t.index); err != nil || t.index.Counts == nil {
-			return nil, fmt.Errorf("record %s: %w (%v)", indexName, ErrLost, err)
+			return nil, fmt.Errorf("state %s: %w (%v)", indexName, ErrLost, err)
 		}
 	}
 	for n := range shards {
@@ -152,27 +152,27 @@ func (t *Table) loadShard(ctx context.Context, n int) error {
 		err = fmt.Errorf("it has %d facts of %d", len(facts), t.index.Counts[n])
 	}
 	if err != nil {
-		return fmt.Errorf("record %s: %w (%v)", shardName(n), ErrLost, err)
+		return fmt.Errorf("state %s: %w (%v)", shardName(n), ErrLost, err)
 	}
 	for _, f := range facts {
 		if shardOf(f.Repository) != n {
-			return fmt.Errorf("record %s: %w (it is another one)", shardName(n), ErrLost)
+			return fmt.Errorf("state %s: %w (it is another one)", shardName(n), ErrLost)
 		}
 		t.add(f)
 	}
 	return nil
 }
 
-// read returns a record, nil if there is none.
+// read returns a state, nil if there is none.
 func read(ctx context.Context, store storage.Store, name string) ([]byte, error) {
-	data, err := store.Record(ctx, name)
+	data, err := store.State(ctx, name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case errors.Is(err, storage.ErrDamaged):
-		return nil, fmt.Errorf("record %s: %w (%v)", name, ErrLost, err)
+		return nil, fmt.Errorf("state %s: %w (%v)", name, ErrLost, err)
 	case err != nil:
-		return nil, fmt.Errorf("record %s: %w", name, err)
+		return nil, fmt.Errorf("state %s: %w", name, err)
 	}
 	return data, nil
 }
@@ -273,7 +273,7 @@ func limit(shard []Fact, f Fact) *LimitError {
 	return nil
 }
 
-// size returns about how many bytes of a record a fact takes.
+// size returns about how many bytes of a state a fact takes.
 func (f Fact) size() int {
 	const words = len("private credential ")
 	return words + len(f.Repository) + len(f.Module) + len("\"\" \"\"\n")
@@ -309,7 +309,7 @@ func (t *Table) shard(n int) (all []Fact) {
 }
 
 func (t *Table) writeShard(ctx context.Context, n int, all []Fact) error {
-	if err := t.store.SetRecord(ctx, shardName(n), encode(all)); err != nil {
+	if err := t.store.SetState(ctx, shardName(n), encode(all)); err != nil {
 		return fmt.Errorf("note the repository of a module: %w", err)
 	}
 	return nil
@@ -324,7 +324,7 @@ func (t *Table) writeIndex(ctx context.Context, log int64) error {
 	t.mu.RUnlock()
 	data, err := json.Marshal(next)
 	if err == nil {
-		err = t.store.SetRecord(ctx, indexName, data)
+		err = t.store.SetState(ctx, indexName, data)
 	}
 	if err != nil {
 		return fmt.Errorf("note the repository of a module: %w", err)

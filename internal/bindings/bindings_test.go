@@ -162,7 +162,7 @@ func TestPathsAreBounded(t *testing.T) {
 	}
 }
 
-// One owner on a code host, with any number of repositories, cannot fill the record that
+// One owner on a code host, with any number of repositories, cannot fill the state that
 // it shares with other owners.
 func TestRecordIsShared(t *testing.T) {
 	t.Parallel()
@@ -173,7 +173,7 @@ func TestRecordIsShared(t *testing.T) {
 		repository = fmt.Sprintf("git.example/a/%d", i)
 		h := fnv.New32a()
 		_, _ = h.Write([]byte(repository))
-		if h.Sum32()%64 != 0 { // it is in another record
+		if h.Sum32()%64 != 0 { // it is in another state
 			continue
 		}
 		filled++
@@ -186,8 +186,8 @@ func TestRecordIsShared(t *testing.T) {
 	if !errors.As(refused, &full) || full.Of != "git.example/a" {
 		t.Fatalf("Note = %v", refused)
 	}
-	if value, err := store.Record(t.Context(), "bindings/00"); err != nil || len(value) > 2<<20 {
-		t.Errorf("the record has %d bytes, %v", len(value), err)
+	if value, err := store.State(t.Context(), "bindings/00"); err != nil || len(value) > 2<<20 {
+		t.Errorf("the state has %d bytes, %v", len(value), err)
 	}
 	for _, module := range []string{"page.example/x", "git.example/b/x"} {
 		if err := table.Note(t.Context(), bindings.Fact{Repository: repository, Module: module, How: bindings.Open}); err != nil {
@@ -204,13 +204,13 @@ func TestLost(t *testing.T) {
 		names = append(names, fmt.Sprintf("bindings/%02x", i))
 	}
 	for how, change := range map[string]func(store *bolt.DB, name string, value []byte) error{
-		"missing": func(store *bolt.DB, name string, _ []byte) error { return store.DeleteRecord(t.Context(), name) },
+		"missing": func(store *bolt.DB, name string, _ []byte) error { return store.DeleteState(t.Context(), name) },
 		"shortened": func(store *bolt.DB, name string, v []byte) error {
-			return store.SetRecord(t.Context(), name, v[:len(v)/2])
+			return store.SetState(t.Context(), name, v[:len(v)/2])
 		},
-		"emptied": func(store *bolt.DB, name string, _ []byte) error { return store.SetRecord(t.Context(), name, nil) },
+		"emptied": func(store *bolt.DB, name string, _ []byte) error { return store.SetState(t.Context(), name, nil) },
 		"changed": func(store *bolt.DB, name string, v []byte) error {
-			return store.SetRecord(t.Context(), name, []byte(strings.Replace(string(v), "credential", "creditable", 1)+"x"))
+			return store.SetState(t.Context(), name, []byte(strings.Replace(string(v), "credential", "creditable", 1)+"x"))
 		},
 	} {
 		store, table := open(t, t.TempDir())
@@ -218,7 +218,7 @@ func TestLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range names {
-			value, err := store.Record(t.Context(), name)
+			value, err := store.State(t.Context(), name)
 			if err != nil {
 				continue
 			}
@@ -231,7 +231,7 @@ func TestLost(t *testing.T) {
 			if _, err := bindings.Load(t.Context(), store); !errors.Is(err, bindings.ErrLost) || !strings.Contains(err.Error(), "backup") {
 				t.Errorf("%s %s: %v", name, how, err)
 			}
-			if err := store.SetRecord(t.Context(), name, value); err != nil {
+			if err := store.SetState(t.Context(), name, value); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -21,8 +21,8 @@ import (
 )
 
 // absences are the absences that upstreams have stated, kept in the store for an outage.
-// They are in a fixed number of records of limited size. A secret of this store decides
-// which record has a key, so that no client can fill the record of a given key. Noted
+// They are in a fixed number of states of limited size. A secret of this store decides
+// which state has a key, so that no client can fill the state of a given key. Noted
 // absences are written a moment later, several together: no request waits for the disk.
 type absences struct {
 	store storage.Store
@@ -45,9 +45,9 @@ type absences struct {
 type absenceKey struct{ setting, key string }
 
 const (
-	// absenceRecords times maxAbsenceRecord, 8 MiB, limits the absences: some 80,000.
-	absenceRecords   = 256
-	maxAbsenceRecord = 32 << 10
+	// absenceStates times maxAbsenceState, 8 MiB, limits the absences: some 80,000.
+	absenceStates   = 256
+	maxAbsenceState = 32 << 10
 
 	// maxClientAbsences is how many absences are kept for one client in an hour, so that
 	// a client that requests nonsense does not displace the absences of others.
@@ -149,29 +149,29 @@ func (a *absences) report(err error) {
 
 func (a *absences) writeAll(noted map[absenceKey]time.Time) error {
 	ctx := context.Background()
-	records := map[string]map[absenceKey]time.Time{}
+	states := map[string]map[absenceKey]time.Time{}
 	for key, asked := range noted {
-		name, err := a.recordOf(ctx, key)
+		name, err := a.stateOf(ctx, key)
 		if err != nil {
 			return err
 		}
-		if records[name] == nil {
-			records[name] = map[absenceKey]time.Time{}
+		if states[name] == nil {
+			states[name] = map[absenceKey]time.Time{}
 		}
-		records[name][key] = asked
+		states[name][key] = asked
 	}
 	var g errgroup.Group
 	g.SetLimit(16) // concurrent changes share a commit
-	for name, noted := range records {
+	for name, noted := range states {
 		g.Go(func() error { return a.merge(ctx, name, noted) })
 	}
 	return g.Wait()
 }
 
-// merge adds noted absences to a record. They are of the setting in force; absences of
+// merge adds noted absences to a state. They are of the setting in force; absences of
 // other settings are dropped.
 func (a *absences) merge(ctx context.Context, name string, noted map[absenceKey]time.Time) error {
-	kept, err := a.record(ctx, name)
+	kept, err := a.state(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -192,40 +192,40 @@ func (a *absences) merge(ctx context.Context, name string, noted map[absenceKey]
 	for key, asked := range noted {
 		kept[absenceKey{digest(key.setting), key.key}] = asked
 	}
-	return a.store.SetRecord(ctx, name, encodeAbsences(kept))
+	return a.store.SetState(ctx, name, encodeAbsences(kept))
 }
 
 // find returns when the absence of key was stated, the zero time if never.
 func (a *absences) find(ctx context.Context, key absenceKey) (time.Time, error) {
-	name, err := a.recordOf(ctx, key)
+	name, err := a.stateOf(ctx, key)
 	if err != nil {
 		return time.Time{}, err
 	}
-	kept, err := a.record(ctx, name)
+	kept, err := a.state(ctx, name)
 	return kept[absenceKey{digest(key.setting), key.key}], err
 }
 
-// record returns the absences in a record, by key and digest of the setting. A damaged
-// record has none, and is rewritten.
-func (a *absences) record(ctx context.Context, name string) (map[absenceKey]time.Time, error) {
-	data, err := a.store.Record(ctx, name)
+// state returns the absences in a state, by key and digest of the setting. A damaged
+// state has none, and is rewritten.
+func (a *absences) state(ctx context.Context, name string) (map[absenceKey]time.Time, error) {
+	data, err := a.store.State(ctx, name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrDamaged) {
 		return nil, err
 	}
 	return decodeAbsences(data), nil
 }
 
-// recordOf returns the name of the record for a key. No module path begins with an
+// stateOf returns the name of the state for a key. No module path begins with an
 // element without a dot.
-func (a *absences) recordOf(ctx context.Context, key absenceKey) (string, error) {
+func (a *absences) stateOf(ctx context.Context, key absenceKey) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.secret == nil {
 		const name = "absent/secret"
-		secret, err := a.store.Record(ctx, name)
+		secret, err := a.store.State(ctx, name)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrDamaged) {
 			secret = []byte(rand.Text())
-			err = a.store.SetRecord(ctx, name, secret)
+			err = a.store.SetState(ctx, name, secret)
 		}
 		if err != nil {
 			return "", fmt.Errorf("secret for the names of absences: %w", err)
@@ -236,13 +236,13 @@ func (a *absences) recordOf(ctx context.Context, key absenceKey) (string, error)
 	return fmt.Sprintf("absent/%02x", sum[:1]), nil
 }
 
-// digest identifies a setting in a record.
+// digest identifies a setting in a state.
 func digest(setting string) string {
 	sum := sha256.Sum256([]byte(setting))
 	return fmt.Sprintf("%x", sum[:8])
 }
 
-// encodeAbsences returns the content of a record: a line for each absence, the newest
+// encodeAbsences returns the content of a state: a line for each absence, the newest
 // first, with the time in seconds since 1970, the digest of the setting, and the key. The
 // oldest absences are omitted if it would be too large.
 func encodeAbsences(kept map[absenceKey]time.Time) []byte {
@@ -254,7 +254,7 @@ func encodeAbsences(kept map[absenceKey]time.Time) []byte {
 	var data []byte
 	for _, key := range keys {
 		line := fmt.Appendf(nil, "%d %s %s\n", kept[key].Unix(), key.setting, key.key)
-		if len(data)+len(line) > maxAbsenceRecord {
+		if len(data)+len(line) > maxAbsenceState {
 			break
 		}
 		data = append(data, line...)

@@ -61,15 +61,15 @@ func decodeAnswer(data []byte) (*Answer, error) {
 	return &Answer{body, time.UnixMilli(fetched)}, nil
 }
 
-// The prefixes of records, see records.prefix.
+// The prefixes of the names of states, see answers.prefix.
 const (
 	publicPrefix  = ""
 	privatePrefix = "private/"
 )
 
-// records are the stored answers of an origin.
-type records struct {
-	// prefix precedes the path in the name of a record. The answers of an upstream about
+// answers are the stored answers of an origin, each a state.
+type answers struct {
+	// prefix precedes the path in the name of a state. The answers of an upstream about
 	// a module are kept apart from those of its repository from when it was private: one
 	// never replaces the other. No module path begins with an element without a dot.
 	prefix string
@@ -80,14 +80,14 @@ type records struct {
 	reading chan struct{} // has an element for each answer that is being read
 }
 
-// name returns the name of the record with the answer for req.
-func (r *records) name(req request.Request) string { return r.prefix + req.Path() }
+// name returns the name of the state with the answer for req.
+func (a *answers) name(req request.Request) string { return a.prefix + req.Path() }
 
 // find returns the stored answer for req, nil if there is none. Its memory is counted for
 // the client until the client has received it.
-func (r *records) find(ctx context.Context, c Client, req request.Request) (*Answer, error) {
-	name := r.name(req)
-	data, err := r.read(ctx, c, name)
+func (a *answers) find(ctx context.Context, c Client, req request.Request) (*Answer, error) {
+	name := a.name(req)
+	data, err := a.read(ctx, c, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -96,16 +96,16 @@ func (r *records) find(ctx context.Context, c Client, req request.Request) (*Ans
 	}
 	m, err := decodeAnswer(data)
 	if err != nil {
-		r.log.Warn("saved answer ignored", "key", name, "err", err)
+		a.log.Warn("saved answer ignored", "key", name, "err", err)
 		return nil, nil
 	}
 	return m, nil
 }
 
-func (r *records) read(ctx context.Context, c Client, name string) ([]byte, error) {
-	r.reading <- struct{}{}
-	defer func() { <-r.reading }()
-	data, err := r.held.Record(ctx, storage.Key(name))
+func (a *answers) read(ctx context.Context, c Client, name string) ([]byte, error) {
+	a.reading <- struct{}{}
+	defer func() { <-a.reading }()
+	data, err := a.held.State(ctx, storage.Key(name))
 	if err == nil {
 		err = c.Keep(len(data))
 	}
@@ -113,24 +113,24 @@ func (r *records) read(ctx context.Context, c Client, name string) ([]byte, erro
 }
 
 // keep stores an answer. Its age counts from the question.
-func (r *records) keep(ctx context.Context, req request.Request, asked time.Time, body []byte) *Answer {
+func (a *answers) keep(ctx context.Context, req request.Request, asked time.Time, body []byte) *Answer {
 	m := &Answer{body, asked}
-	store, err := r.gate.Store(req.Module)
+	store, err := a.gate.Store(req.Module)
 	if err == nil {
-		err = store.SetRecord(ctx, storage.Key(r.name(req)), m.encode())
+		err = store.SetState(ctx, storage.Key(a.name(req)), m.encode())
 	}
 	if err != nil {
 		// The answer is still valid; the next request asks again.
-		r.log.Warn("answer not saved", "key", r.name(req), "err", err)
+		a.log.Warn("answer not saved", "key", a.name(req), "err", err)
 	}
 	return m
 }
 
 // keepInfo stores an answer that is a version.
-func (r *records) keepInfo(ctx context.Context, req request.Request, asked time.Time, info vcs.Info) (*Answer, error) {
+func (a *answers) keepInfo(ctx context.Context, req request.Request, asked time.Time, info vcs.Info) (*Answer, error) {
 	data, err := json.Marshal(info)
 	if err != nil {
 		return nil, err
 	}
-	return r.keep(ctx, req, asked, data), nil
+	return a.keep(ctx, req, asked, data), nil
 }

@@ -85,7 +85,7 @@ func TestHotIsBounded(t *testing.T) {
 	}
 }
 
-// For any number of absences, records are limited in number and size; and one client does
+// For any number of absences, states are limited in number and size; and one client does
 // not use up the space of another.
 func TestAbsencesAreBounded(t *testing.T) {
 	t.Parallel()
@@ -95,9 +95,9 @@ func TestAbsencesAreBounded(t *testing.T) {
 	}
 	defer store.Close()
 	count := func(client string) (n int) {
-		for name, data := range absenceRecords(t, store) {
-			if len(data) > content.MaxAbsenceRecord {
-				t.Errorf("record %s has %d bytes", name, len(data))
+		for name, data := range absenceStates(t, store) {
+			if len(data) > content.MaxAbsenceState {
+				t.Errorf("state %s has %d bytes", name, len(data))
 			}
 			n += bytes.Count(data, []byte("example.com/"+client+"/"))
 		}
@@ -111,8 +111,8 @@ func TestAbsencesAreBounded(t *testing.T) {
 	if n := count("honest"); n != 1000 {
 		t.Errorf("%d absences of the other are left, want 1000", n)
 	}
-	if n := len(content.EncodeAbsences(5000, 100)); n > content.MaxAbsenceRecord || n < content.MaxAbsenceRecord*9/10 {
-		t.Errorf("a record of 5000 absences has %d bytes, want %d at most", n, content.MaxAbsenceRecord)
+	if n := len(content.EncodeAbsences(5000, 100)); n > content.MaxAbsenceState || n < content.MaxAbsenceState*9/10 {
+		t.Errorf("a state of 5000 absences has %d bytes, want %d at most", n, content.MaxAbsenceState)
 	}
 }
 
@@ -143,23 +143,23 @@ func TestSlowZip(t *testing.T) {
 	}
 }
 
-// absenceRecords returns the records with absences.
-func absenceRecords(t *testing.T, store storage.Store) map[string][]byte {
+// absenceStates returns the states with absences.
+func absenceStates(t *testing.T, store storage.Store) map[string][]byte {
 	t.Helper()
-	records := map[string][]byte{}
+	states := map[string][]byte{}
 	for i := range 256 {
 		name := fmt.Sprintf("absent/%02x", i)
-		data, err := store.Record(t.Context(), name)
+		data, err := store.State(t.Context(), name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		records[name] = data
+		states[name] = data
 	}
-	if len(records) == 0 {
+	if len(states) == 0 {
 		t.Fatal("no absences are kept")
 	}
-	return records
+	return states
 }

@@ -78,7 +78,7 @@ func KeepAbsences(store storage.Store, client string, n int) {
 	a.close()
 }
 
-// EncodeAbsences returns the record of n absences with keys of size bytes.
+// EncodeAbsences returns the state of n absences with keys of size bytes.
 func EncodeAbsences(n, size int) []byte {
 	kept := map[absenceKey]time.Time{}
 	for i := range n {
@@ -87,10 +87,10 @@ func EncodeAbsences(n, size int) []byte {
 	return encodeAbsences(kept)
 }
 
-// MaxClientAbsences and MaxAbsenceRecord are those constants.
+// MaxClientAbsences and MaxAbsenceState are those constants.
 const (
 	MaxClientAbsences = maxClientAbsences
-	MaxAbsenceRecord  = maxAbsenceRecord
+	MaxAbsenceState   = maxAbsenceState
 )
 
 // Arrive writes a zip of size bytes into a spool in dir, rate bytes per second, and

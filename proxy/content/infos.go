@@ -33,16 +33,16 @@ const (
 	// maxInfos limits the memory to some 2 MiB, see maxAbsent.
 	maxInfos = 10000
 
-	// recheckRecord is the record with the time of assay verify --repair, in seconds
+	// recheckState is the state with the time of assay verify --repair, in seconds
 	// since 1970: an older .info is fetched again.
-	recheckRecord = "recheck/info"
+	recheckState = "recheck/info"
 )
 
 // RecheckInfos makes a Library that is opened on the store later fetch each .info that is stored now again,
 // when it is used. The store must not be in use.
 func RecheckInfos(ctx context.Context, store storage.Store) error {
 	now := strconv.FormatInt(time.Now().Unix(), 10)
-	return store.SetRecord(ctx, recheckRecord, []byte(now))
+	return store.SetState(ctx, recheckState, []byte(now))
 }
 
 // infos is the state of .info files while the program runs.
@@ -60,10 +60,10 @@ type infoState struct {
 	next   time.Time // until then its age does not count
 }
 
-// newInfos reads the record of the last assay verify --repair.
+// newInfos reads the state of the last assay verify --repair.
 func newInfos(ctx context.Context, store storage.Store) (*infos, error) {
 	i := &infos{known: map[memo.Key]infoState{}}
-	value, err := store.Record(ctx, recheckRecord)
+	value, err := store.State(ctx, recheckState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return i, nil
 	}
@@ -72,7 +72,7 @@ func newInfos(ctx context.Context, store storage.Store) (*infos, error) {
 	}
 	seconds, err := strconv.ParseInt(string(value), 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("record %s: %w", recheckRecord, err)
+		return nil, fmt.Errorf("state %s: %w", recheckState, err)
 	}
 	i.before = time.Unix(seconds, 0)
 	return i, nil

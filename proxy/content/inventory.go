@@ -183,7 +183,7 @@ func Purge(ctx context.Context, store storage.Store, mod module.Version) (purged
 	for _, kind := range []request.Kind{request.List, request.Latest} {
 		for _, prefix := range []string{publicPrefix, privatePrefix} {
 			name := prefix + request.Request{Kind: kind, Module: mod.Path}.Path()
-			if err := store.DeleteRecord(ctx, storage.Key(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := store.DeleteState(ctx, storage.Key(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return purged, err
 			}
 		}

@@ -30,7 +30,7 @@ func TestPurge(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		records := []string{}
+		states := []string{}
 		for _, m := range []module.Version{{Path: path, Version: "v1.0.0"}, {Path: path, Version: "v1.1.0"}, {Path: path + "/sub", Version: "v1.0.0"}, {Path: path + "x", Version: "v1.0.0"}} {
 			for i, kind := range []request.Kind{request.Info, request.Mod, request.Zip} {
 				key := vouchers[i].Key(request.Request{Kind: kind, Module: m.Path, Version: m.Version}.Path())
@@ -40,8 +40,8 @@ func TestPurge(t *testing.T) {
 			}
 			for _, kind := range []request.Kind{request.List, request.Latest} {
 				name := storage.Key(request.Request{Kind: kind, Module: m.Path}.Path())
-				records = append(records, name)
-				if err := db.SetRecord(t.Context(), name, []byte("text")); err != nil {
+				states = append(states, name)
+				if err := db.SetState(t.Context(), name, []byte("text")); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -70,9 +70,9 @@ func TestPurge(t *testing.T) {
 				t.Errorf("%d files are left, want %d", left, step.left)
 			}
 		}
-		for i, name := range records {
-			if _, err := db.Record(t.Context(), name); (err == nil) != (i >= 4) { // those of the module itself come first
-				t.Errorf("record %.40s: %v", name, err)
+		for i, name := range states {
+			if _, err := db.State(t.Context(), name); (err == nil) != (i >= 4) { // those of the module itself come first
+				t.Errorf("state %.40s: %v", name, err)
 			}
 		}
 	}

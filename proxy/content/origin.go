@@ -29,7 +29,7 @@ type Origin struct {
 	source   source
 	shelf    *shelf
 	fills    *fills
-	records  *records
+	answers  *answers
 	absent   *absent
 
 	renewing *flight.Group[*Answer]
@@ -257,7 +257,7 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 		}
 		return m, Hit, nil
 	}
-	held, err := o.records.find(ctx, q.Client, q.Req)
+	held, err := o.answers.find(ctx, q.Client, q.Req)
 	if err != nil {
 		return nil, Unknown, err
 	}
@@ -268,7 +268,7 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 	if age < times.Fresh && !held.before(o.source.pushed(q.Req.Module)) {
 		return held, Hit, nil
 	}
-	if err := o.absent.find(o.records.name(q.Req)); err != nil {
+	if err := o.absent.find(o.answers.name(q.Req)); err != nil {
 		return nil, Negative, err
 	}
 	if meanwhile := min(o.traits.revalidate, times.Stale); meanwhile > 0 && age < meanwhile { // an age can be negative
@@ -345,7 +345,7 @@ func (o *Origin) renew(ctx context.Context, q *Ask, wait time.Duration) (*Answer
 // left. A client that comes after a push must not get an answer that was requested before
 // the push.
 func (o *Origin) renewal(q *Ask) (*flight.Flight[*Answer], bool, error) {
-	name, req := o.records.name(q.Req), q.Req
+	name, req := o.answers.name(q.Req), q.Req
 	key := fmt.Sprint(name, " ", o.source.pushed(req.Module).UnixNano())
 	return o.renewing.Join(claimOf(q.Client.Key(), req), flight.Work[*Answer]{
 		Key: key, Places: o.traits.renewal.places, Limit: o.traits.renewal.limit,
@@ -365,7 +365,7 @@ func (o *Origin) local(ctx context.Context, q *Ask) (*Answer, error) {
 		return nil, o.unheld(q)
 	}
 	if q.Req.Kind == request.Info {
-		m, err := o.records.find(ctx, q.Client, q.Req)
+		m, err := o.answers.find(ctx, q.Client, q.Req)
 		if err == nil && m == nil {
 			err = o.unheld(q)
 		}

@@ -171,7 +171,7 @@ type holdings interface {
 	Stat(ctx context.Context, key string) (storage.Info, error)
 	List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error]
 	Delete(ctx context.Context, key string) error
-	Record(ctx context.Context, name string) ([]byte, error)
+	State(ctx context.Context, name string) ([]byte, error)
 }
 
 func newParts(ctx context.Context, c Config) (p *parts, err error) {

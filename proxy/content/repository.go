@@ -22,7 +22,7 @@ type repository struct {
 	gate     *gate.Gate
 	proof    proof
 	shelf    *shelf
-	records  *records
+	answers  *answers
 	rules    func() *rules // in force
 	versions *flight.Group[time.Time]
 
@@ -158,7 +158,7 @@ func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, err
 			return nil, err
 		}
 		r.proof.moved(req.Module, info)
-		return r.records.keepInfo(ctx, req, begin, info)
+		return r.answers.keepInfo(ctx, req, begin, info)
 	}
 	versions, err := source.Versions(ctx, req.Module, r.reach)
 	if err != nil {
@@ -168,10 +168,10 @@ func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, err
 		return nil, err
 	}
 	r.proof.moved(req.Module, versions.Latest)
-	list := r.records.keep(ctx, request.Request{Kind: request.List, Module: req.Module}, begin, appendList(nil, versions.Tagged))
+	list := r.answers.keep(ctx, request.Request{Kind: request.List, Module: req.Module}, begin, appendList(nil, versions.Tagged))
 	latest, err := (*Answer)(nil), said(versions.NoLatest)
 	if err == nil {
-		latest, err = r.records.keepInfo(ctx, request.Request{Kind: request.Latest, Module: req.Module}, begin, versions.Latest)
+		latest, err = r.answers.keepInfo(ctx, request.Request{Kind: request.Latest, Module: req.Module}, begin, versions.Latest)
 	}
 	if req.Kind == request.List {
 		return list, nil

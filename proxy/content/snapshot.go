@@ -56,7 +56,7 @@ func (b builder) public(g *gate.Gate) *Origin {
 	direct := b.repository(o, g, proof)
 	direct.reach, direct.fact, direct.mayRead = vcs.Public, bindings.Fact{Public: true}, unprotected
 	up := &upstreams{
-		parts: p, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, records: o.records, direct: direct,
+		parts: p, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, answers: o.answers, direct: direct,
 		infos:   &infoSource{parts: p, gate: g, shelf: o.shelf, forget: func(path string) { b.now().public.shelf.hot.forget(path) }},
 		current: func(s *gate.Settings) bool { return b.now().settings == s },
 	}
@@ -101,14 +101,14 @@ func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
 	return &Origin{
 		parts: p, gate: g, renewing: flight.NewGroup[*Answer](p.scope),
 		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: &hot{limit: int(p.options.memory.Hot / 2)}},
-		records: &records{prefix: prefix, held: p.held, gate: g, log: p.options.log, reading: p.rooms.reading},
+		answers: &answers{prefix: prefix, held: p.held, gate: g, log: p.options.log, reading: p.rooms.reading},
 	}
 }
 
 // repository makes a source of modules from version control.
 func (b builder) repository(o *Origin, g *gate.Gate, proof proof) *repository {
 	return &repository{
-		parts: b.parts, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, records: o.records,
+		parts: b.parts, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, answers: o.answers,
 		rules: func() *rules { return b.now().rules }, versions: flight.NewGroup[time.Time](b.parts.scope),
 	}
 }

@@ -30,7 +30,7 @@ type upstreams struct {
 	gate     *gate.Gate
 	proof    *byDatabase
 	shelf    *shelf
-	records  *records
+	answers  *answers
 	direct   *repository
 	infos    *infoSource
 
@@ -282,5 +282,5 @@ func (u *upstreams) ask(ctx context.Context, req request.Request) (*Answer, erro
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrGarbage, source, err)
 	}
-	return u.records.keep(ctx, req, begin, data), nil
+	return u.answers.keep(ctx, req, begin, data), nil
 }

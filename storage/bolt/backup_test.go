@@ -55,8 +55,8 @@ func TestBackup(t *testing.T) {
 	for key, content := range verifyObjects {
 		expectContent(t, backup, key, content)
 	}
-	if value, err := backup.Record(t.Context(), "head"); err != nil || string(value) != "tree 17" {
-		t.Errorf("Record = %q, %v", value, err)
+	if value, err := backup.State(t.Context(), "head"); err != nil || string(value) != "tree 17" {
+		t.Errorf("State = %q, %v", value, err)
 	}
 	put(t, backup, "later.example/@v/v1.0.0.zip", storagetest.Content(10, 300_000))
 	expectContent(t, db, "later.example/@v/v1.0.0.zip", storagetest.Content(9, 300_000))

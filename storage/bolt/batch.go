@@ -52,8 +52,8 @@ func applyBatch(tx *bbolt.Tx, objects []small, swap *storage.Swap) (created int,
 	if swap == nil {
 		return created, nil
 	}
-	if err := swapRecord(tx, swap.Name, swap.Old, swap.New); err != nil {
-		return 0, fmt.Errorf("change record %.200q: %w", swap.Name, err)
+	if err := swapState(tx, swap.Name, swap.Old, swap.New); err != nil {
+		return 0, fmt.Errorf("change state %.200q: %w", swap.Name, err)
 	}
 	return created, nil
 }

@@ -35,7 +35,7 @@ func extension(worker, n int) storage.Batch {
 
 // logLength returns the length of a worker's log.
 func logLength(ctx context.Context, s storage.Store, worker int) (n int, err error) {
-	value, err := s.Record(ctx, fmt.Sprint("size/", worker))
+	value, err := s.State(ctx, fmt.Sprint("size/", worker))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

@@ -66,7 +66,7 @@ func churn(ctx context.Context, db *bolt.DB, say func(what, key string)) error {
 				key := fmt.Sprintf("worker%d/%d", w, random.IntN(30))
 				err = churnKey(db, key, contents.of(key), say)
 				if err == nil {
-					err = db.SetRecord(context.Background(), fmt.Sprintf("record%d", w), []byte(key))
+					err = db.SetState(context.Background(), fmt.Sprintf("state%d", w), []byte(key))
 				}
 			}
 			ended <- err

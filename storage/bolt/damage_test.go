@@ -34,7 +34,7 @@ func TestDamagedBytes(t *testing.T) {
 	}
 	objects["m.example/@v/v1.0.0.zip"] = storagetest.Content(100, 600_000)
 	put(t, db, "m.example/@v/v1.0.0.zip", objects["m.example/@v/v1.0.0.zip"])
-	if err := db.SetRecord(t.Context(), "head", []byte("tree 17")); err != nil {
+	if err := db.SetState(t.Context(), "head", []byte("tree 17")); err != nil {
 		t.Fatal(err)
 	}
 	db.Close()
@@ -146,8 +146,8 @@ func readDamaged(t *testing.T, dir string, objects map[string][]byte, what strin
 			t.Errorf("%s: list says %+v", what, info)
 		}
 	}
-	if value, err := db.Record(t.Context(), "head"); err == nil && string(value) != "tree 17" {
-		t.Errorf("%s: the record is %q", what, value)
+	if value, err := db.State(t.Context(), "head"); err == nil && string(value) != "tree 17" {
+		t.Errorf("%s: the state is %q", what, value)
 	}
 	return 0, found
 }
@@ -224,7 +224,7 @@ func TestReplacedFile(t *testing.T) {
 	for i := range 20 {
 		key := fmt.Sprint("new", i)
 		put(t, db, key, storagetest.Content(uint64(i), 300_000))
-		if err := db.SetRecord(t.Context(), key, []byte("new")); err != nil {
+		if err := db.SetState(t.Context(), key, []byte("new")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -234,8 +234,8 @@ func TestReplacedFile(t *testing.T) {
 		}
 	}
 	for range 3 {
-		if err := db.SetRecord(t.Context(), "next", []byte("next")); err == nil || !strings.Contains(err.Error(), "until a restart") {
-			t.Errorf("a record was written over a backup, or the error is %v", err)
+		if err := db.SetState(t.Context(), "next", []byte("next")); err == nil || !strings.Contains(err.Error(), "until a restart") {
+			t.Errorf("a state was written over a backup, or the error is %v", err)
 		}
 	}
 	if info, err := db.Stat(t.Context(), "old"); err != nil || info.Size != 3 {

@@ -48,7 +48,7 @@ var (
 	bucketRefs    = []byte("refs")    // meta.db: blob id, key → nothing
 	bucketHashes  = []byte("hashes")  // meta.db: SHA-256 → id of the blob that new objects share
 	bucketIntents = []byte("intents") // meta.db: blob id → nothing, while no object has the blob
-	bucketRecords = []byte("records") // meta.db: name → bucket with the value of a mutable record
+	bucketStates  = []byte("records") // meta.db: name → bucket with the value of a state
 
 	bucketBlobs = []byte("blobs") // blobs.db: blob id, segment → bucket of chunks
 )

@@ -313,7 +313,7 @@ func matchFiles(meta, blobs *file) error {
 			return errors.Join(err, fmt.Errorf("%s: %w: its %s is missing or empty; put it back, or move %s away too to start with an empty store",
 				blobs.path, storage.ErrDamaged, metaName, blobsName))
 		}
-		return meta.writeSchema(blobsPair, bucketObjects, bucketRefs, bucketHashes, bucketIntents, bucketRecords)
+		return meta.writeSchema(blobsPair, bucketObjects, bucketRefs, bucketHashes, bucketIntents, bucketStates)
 	}
 	if !bytes.Equal(metaPair, blobsPair) {
 		return fmt.Errorf("%s and %s are of two different stores: %w; put the right one back", metaName, blobsName, storage.ErrDamaged)

@@ -93,9 +93,9 @@ func writes(t *testing.T, db *bolt.DB) map[string]error {
 		"Delete":       db.Delete(ctx, key),
 		"Move":         db.Move(ctx, key, "new", ""),
 		"Apply":        db.Apply(ctx, storage.Batch{Create: []storage.Small{{Info: storage.Info{Key: "new"}}}}),
-		"SetRecord":    db.SetRecord(ctx, "head", nil),
-		"SwapRecord":   db.SwapRecord(ctx, "head", []byte("tree 17"), nil),
-		"DeleteRecord": db.DeleteRecord(ctx, "head"),
+		"SetState":     db.SetState(ctx, "head", nil),
+		"SwapState":    db.SwapState(ctx, "head", []byte("tree 17"), nil),
+		"DeleteState":  db.DeleteState(ctx, "head"),
 		"Compact":      compact,
 	}
 }

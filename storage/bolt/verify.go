@@ -16,7 +16,7 @@ import (
 )
 
 // Verify implements storage.Verifier. It checks the checksums of all records, chunks
-// and mutable records, the SHA-256 of all blobs, the references between them, and the
+// and states, the SHA-256 of all blobs, the references between them, and the
 // pages of both files.
 func (db *DB) Verify(ctx context.Context, o storage.VerifyOptions) (storage.Verified, error) {
 	if err := db.meta.view(notRekeying); err != nil {
@@ -24,7 +24,7 @@ func (db *DB) Verify(ctx context.Context, o storage.VerifyOptions) (storage.Veri
 	}
 	v := &verifier{db: db, options: o, blobs: map[uint64]error{}, lost: map[uint64]bool{}}
 	for _, step := range []func(context.Context) error{
-		v.checkObjects, v.checkRecords, v.checkRefs, v.checkHashes, v.checkLeaks, v.checkPages,
+		v.checkObjects, v.checkStates, v.checkRefs, v.checkHashes, v.checkLeaks, v.checkPages,
 	} {
 		err := step(ctx)
 		if errors.Is(err, storage.ErrDamaged) && db.meta.stuck.Load() == nil && db.blobs.file.stuck.Load() == nil {
@@ -237,12 +237,12 @@ func (w checkedWriter) Write(b []byte) (int, error) {
 	return w.to.Write(b)
 }
 
-// checkRecords checks the mutable records.
-func (v *verifier) checkRecords(ctx context.Context) error {
-	return v.walk(ctx, v.db.meta, bucketRecords, func(tx *bbolt.Tx, key, _ []byte) func() error {
+// checkStates checks the states.
+func (v *verifier) checkStates(ctx context.Context) error {
+	return v.walk(ctx, v.db.meta, bucketStates, func(tx *bbolt.Tx, key, _ []byte) func() error {
 		name := string(key)
-		_, err := getRecord(tx, name)
-		v.Records++
+		_, err := getState(tx, name)
+		v.States++
 		if err == nil {
 			return nil
 		}
@@ -250,9 +250,9 @@ func (v *verifier) checkRecords(ctx context.Context) error {
 			err = storage.ErrDamaged // the key is not a bucket
 		}
 		return func() error {
-			v.found("record "+name, err, func() error {
+			v.found("state "+name, err, func() error {
 				return v.db.meta.update(0, func(tx *bbolt.Tx) error {
-					return tx.Bucket(bucketRecords).DeleteBucket([]byte(name))
+					return tx.Bucket(bucketStates).DeleteBucket([]byte(name))
 				})
 			})
 			return nil

@@ -39,7 +39,7 @@ func verifyStore(t *testing.T) (dir string) {
 	for key, content := range verifyObjects {
 		put(t, db, key, content)
 	}
-	if err := db.SetRecord(t.Context(), "head", []byte("tree 17")); err != nil {
+	if err := db.SetState(t.Context(), "head", []byte("tree 17")); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
@@ -105,7 +105,7 @@ func TestVerifySound(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, verifyStore(t))
 	v, found := verify(t, db, false)
-	want := storage.Verified{Objects: 5, Records: 1, Bytes: 100 + 5000 + 700_000 + 6<<20}
+	want := storage.Verified{Objects: 5, States: 1, Bytes: 100 + 5000 + 700_000 + 6<<20}
 	if v != want || found != nil {
 		t.Errorf("got %+v and %v, want %+v", v, found, want)
 	}
@@ -155,9 +155,9 @@ func TestVerifyFinds(t *testing.T) {
 			})
 		}, []string{"a.example/@v/v1.0.0.\xff"}, []string{"a.example/@v/v1.0.0.mod"}},
 
-		{"mutable record", func(t *testing.T, dir string) {
+		{"state", func(t *testing.T, dir string) {
 			overwrite(t, dir, "meta.db", []byte("tree 17"))
-		}, []string{"record head"}, nil},
+		}, []string{"state head"}, nil},
 
 		{"missing segment", func(t *testing.T, dir string) {
 			change(t, dir, "blobs.db", func(tx *bbolt.Tx) error {

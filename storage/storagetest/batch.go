@@ -18,7 +18,7 @@ func batchTests() []contract {
 		{"all of it is there", batchAll},
 		{"what is there already counts as created, if it is the same", batchAgain},
 		{"a key that is taken is fs.ErrExist", batchExist},
-		{"a record that changed is ErrConflict", batchConflict},
+		{"a state that changed is ErrConflict", batchConflict},
 		{"what is too large or named twice is refused", batchBounds},
 		{"a cancelled context is the error", batchCancelled},
 		{"a reader that sees the swap sees all objects", batchSight},
@@ -71,9 +71,9 @@ func batchAll(t *testing.T, s storage.Store) {
 	if got := listed(t, s, "batch/"); len(got) != len(objects) {
 		t.Errorf("List yields %q, want %d keys", got, len(objects))
 	}
-	expectRecord(t, s, "head", []byte("1"))
+	expectState(t, s, "head", []byte("1"))
 	mustApply(t, s, storage.Batch{Swap: &storage.Swap{Name: "head", Old: []byte("1"), New: []byte("2")}})
-	expectRecord(t, s, "head", []byte("2"))
+	expectState(t, s, "head", []byte("2"))
 	mustApply(t, s, storage.Batch{Create: smalls(7)})
 	expectSmall(t, s, smalls(7)[0])
 
@@ -104,7 +104,7 @@ func batchAgain(t *testing.T, s storage.Store) {
 	for _, c := range objects {
 		expectContent(t, s, c.Info.Key, c.Content)
 	}
-	expectRecord(t, s, "head", []byte("1"))
+	expectState(t, s, "head", []byte("1"))
 }
 
 func batchExist(t *testing.T, s storage.Store) {
@@ -129,8 +129,8 @@ func batchExist(t *testing.T, s storage.Store) {
 		t.Errorf("Apply at the key of a large object = %v, want fs.ErrExist", err)
 	}
 	expectSmall(t, s, first)
-	if v, err := s.Record(t.Context(), "head"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Record = %q, %v, want fs.ErrNotExist", v, err)
+	if v, err := s.State(t.Context(), "head"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("State = %q, %v, want fs.ErrNotExist", v, err)
 	}
 }
 
@@ -146,11 +146,11 @@ func batchConflict(t *testing.T, s storage.Store) {
 	if err := s.Apply(t.Context(), b); !errors.Is(err, storage.ErrConflict) {
 		t.Errorf("Apply = %v, want ErrConflict", err)
 	}
-	expectRecord(t, s, "head", []byte("1"))
+	expectState(t, s, "head", []byte("1"))
 	b.Swap = &storage.Swap{Name: "head", Old: []byte("1"), New: []byte("2")}
 	mustApply(t, s, b) // whatever is left of what failed
 	expectSmall(t, s, smalls(10)[0])
-	expectRecord(t, s, "head", []byte("2"))
+	expectState(t, s, "head", []byte("2"))
 }
 
 func batchBounds(t *testing.T, s storage.Store) {
@@ -164,7 +164,7 @@ func batchBounds(t *testing.T, s storage.Store) {
 		"a key twice":    {Create: append(smalls(10), smalls(10)...)},
 		"a bad key":      {Create: append(smalls(10), storage.Small{Info: storage.Info{Key: "a//b"}})},
 		"a bad name":     {Create: smalls(10), Swap: &storage.Swap{Name: "/head"}},
-		"a large record": {Create: smalls(10), Swap: &storage.Swap{Name: "head", New: make([]byte, storage.MaxRecord+1)}},
+		"a large state":  {Create: smalls(10), Swap: &storage.Swap{Name: "head", New: make([]byte, storage.MaxState+1)}},
 		"a long proof":   {Create: append(smalls(10), storage.Small{Info: storage.Info{Key: "k", Proof: strings.Repeat("p", 1025)}})},
 	} {
 		if err := s.Apply(t.Context(), b); err == nil || errors.Is(err, fs.ErrExist) || errors.Is(err, storage.ErrConflict) {
@@ -187,7 +187,7 @@ func batchCancelled(t *testing.T, s storage.Store) {
 	expectAbsent(t, s, smalls(10)[0].Info.Key)
 }
 
-// entry is a position in a log that batches write: an object for each entry, and a record
+// entry is a position in a log that batches write: an object for each entry, and a state
 // with the number of entries.
 func entry(n int, content string) storage.Small {
 	return storage.Small{Info: storage.Info{Key: fmt.Sprintf("log/%06d", n)}, Content: []byte(content)}
@@ -205,7 +205,7 @@ func entryBatch(n int, content string) storage.Batch {
 }
 
 func logSize(t testing.TB, s storage.Store) (n int) {
-	value, err := s.Record(t.Context(), "size")
+	value, err := s.State(t.Context(), "size")
 	if err == nil {
 		_, err = fmt.Sscan(string(value), &n)
 	}
@@ -284,8 +284,8 @@ func batchCut(t *testing.T, s storage.Store) {
 				expectAbsent(t, s, c.Info.Key)
 			}
 		}
-		if _, err := s.Record(t.Context(), b.Swap.Name); errors.Is(err, fs.ErrNotExist) == complete {
-			t.Errorf("after %d steps Record = %v", steps, err)
+		if _, err := s.State(t.Context(), b.Swap.Name); errors.Is(err, fs.ErrNotExist) == complete {
+			t.Errorf("after %d steps State = %v", steps, err)
 		}
 		if complete {
 			b.Swap = nil
@@ -294,7 +294,7 @@ func batchCut(t *testing.T, s storage.Store) {
 		for _, c := range b.Create {
 			expectSmall(t, s, c)
 		}
-		expectRecord(t, s, fmt.Sprint("head", steps), []byte("1"))
+		expectState(t, s, fmt.Sprint("head", steps), []byte("1"))
 	}
 }
 

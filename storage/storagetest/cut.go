@@ -12,7 +12,7 @@ import (
 var ErrCut = errors.New("cut off")
 
 // Cut returns s as an engine without transactions that crashes after some steps. Each
-// Create, Replace, Delete and change of a record is a step, also in a Batch or a Move. Later
+// Create, Replace, Delete and change of a state is a step, also in a Batch or a Move. Later
 // steps fail with ErrCut and do nothing. With a negative number it never crashes.
 //
 // A store that crashes may be used by one goroutine at a time.
@@ -54,25 +54,25 @@ func (c *cut) Delete(ctx context.Context, key string) error {
 	return c.Store.Delete(ctx, key)
 }
 
-func (c *cut) SetRecord(ctx context.Context, name string, value []byte) error {
+func (c *cut) SetState(ctx context.Context, name string, value []byte) error {
 	if err := c.step(); err != nil {
 		return err
 	}
-	return c.Store.SetRecord(ctx, name, value)
+	return c.Store.SetState(ctx, name, value)
 }
 
-func (c *cut) SwapRecord(ctx context.Context, name string, old, value []byte) error {
+func (c *cut) SwapState(ctx context.Context, name string, old, value []byte) error {
 	if err := c.step(); err != nil {
 		return err
 	}
-	return c.Store.SwapRecord(ctx, name, old, value)
+	return c.Store.SwapState(ctx, name, old, value)
 }
 
-func (c *cut) DeleteRecord(ctx context.Context, name string) error {
+func (c *cut) DeleteState(ctx context.Context, name string) error {
 	if err := c.step(); err != nil {
 		return err
 	}
-	return c.Store.DeleteRecord(ctx, name)
+	return c.Store.DeleteState(ctx, name)
 }
 
 func (c *cut) Apply(ctx context.Context, b storage.Batch) error {

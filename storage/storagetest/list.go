@@ -18,7 +18,7 @@ func listTests() []contract {
 		{"more than one page is listed completely", listLong},
 		{"may be left early and run twice", listBreak},
 		{"sees what existed during the whole call, and may write meanwhile", listWhileWriting},
-		{"records are not objects", listWithoutRecords},
+		{"states are not objects", listWithoutStates},
 	}
 }
 
@@ -146,9 +146,9 @@ func listWhileWriting(t *testing.T, s storage.Store) {
 	}
 }
 
-func listWithoutRecords(t *testing.T, s storage.Store) {
+func listWithoutStates(t *testing.T, s storage.Store) {
 	create(t, s, "a", nil)
-	if err := s.SetRecord(t.Context(), "b", []byte("value")); err != nil {
+	if err := s.SetState(t.Context(), "b", []byte("value")); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"a"}, listed(t, s, "")); diff != "" {

@@ -212,13 +212,13 @@ func objectStoreClosed(t *testing.T, s storage.Store) {
 	}
 	ctx := t.Context()
 	_, openErr := s.Open(ctx, "key100")
-	_, recordErr := s.Record(ctx, "r")
+	_, stateErr := s.State(ctx, "r")
 	for name, err := range map[string]error{
-		"Open":      openErr,
-		"Create":    s.Create(ctx, storage.Info{Key: "k"}, bytes.NewReader(nil)),
-		"Delete":    s.Delete(ctx, "key100"),
-		"Record":    recordErr,
-		"SetRecord": s.SetRecord(ctx, "r", nil),
+		"Open":     openErr,
+		"Create":   s.Create(ctx, storage.Info{Key: "k"}, bytes.NewReader(nil)),
+		"Delete":   s.Delete(ctx, "key100"),
+		"State":    stateErr,
+		"SetState": s.SetState(ctx, "r", nil),
 	} {
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s of a closed store = %v, want an error other than absence", name, err)
@@ -241,18 +241,18 @@ func objectCancelled(t *testing.T, s storage.Store) {
 	cancel()
 	_, openErr := s.Open(ctx, "a")
 	_, statErr := s.Stat(ctx, "a")
-	_, recordErr := s.Record(ctx, "r")
+	_, stateErr := s.State(ctx, "r")
 	var listErr error
 	for _, listErr = range s.List(ctx, "") {
 	}
 	for name, err := range map[string]error{
-		"Open":       openErr,
-		"Stat":       statErr,
-		"List":       listErr,
-		"Delete":     s.Delete(ctx, "a"),
-		"Record":     recordErr,
-		"SetRecord":  s.SetRecord(ctx, "r", nil),
-		"SwapRecord": s.SwapRecord(ctx, "r", nil, nil),
+		"Open":      openErr,
+		"Stat":      statErr,
+		"List":      listErr,
+		"Delete":    s.Delete(ctx, "a"),
+		"State":     stateErr,
+		"SetState":  s.SetState(ctx, "r", nil),
+		"SwapState": s.SwapState(ctx, "r", nil, nil),
 	} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s = %v, want context.Canceled", name, err)

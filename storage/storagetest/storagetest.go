@@ -24,7 +24,7 @@ func Test(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"Batch", batchTests()},
 		{"Batch in order", inOrderTests()},
 		{"List", listTests()},
-		{"Record", recordTests()},
+		{"State", stateTests()},
 		{"Concurrency", concurrencyTests()},
 	} {
 		t.Run(group.name, func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 //
 // head is the newest signed head that any client or other machine has seen. A client keeps its own
 // in $GOPATH/pkg/sumdb/NAME/latest. The log must contain head, all signed heads found in c.Dir, the
-// trees of the guards, and all that c.Store records of the log. Then Adopt rewrites the guards,
+// trees of the guards, and all that c.Store has of the log. Then Adopt rewrites the guards,
 // lifts the freeze, and moves the bytes after the last whole entry to a file cut-TIME in c.Dir.
 // Otherwise the log stays as it is. The error is sumdb.ErrFrozen if the log does not contain one of
 // these, sumdb.ErrInvalid if head is not a head of this log, fs.ErrNotExist if there is no log.

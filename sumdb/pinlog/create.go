@@ -105,7 +105,7 @@ func checkStoreVacant(ctx context.Context, at location, name string) error {
 		return nil
 	}
 	g, err := readStoreGuard(ctx, at.store)
-	if errors.Is(err, errNoRecord) {
+	if errors.Is(err, errNoState) {
 		if name == "" {
 			return nil // the generated name is one that no log had
 		}

@@ -37,7 +37,7 @@ func (g *guards) write(tree tlog.Tree, entries *os.File) error {
 	}
 	if g.at.store != nil {
 		// Several callers share the append, so it does not end with the context of one of them.
-		if err := g.at.store.SetRecord(context.Background(), storeGuard, outside.encode()); err != nil {
+		if err := g.at.store.SetState(context.Background(), storeGuard, outside.encode()); err != nil {
 			return err
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb"
 )
 
-// reader reads the files of a log, and the records of it in the store. It changes nothing.
+// reader reads the files of a log, and the states of it in the store. It changes nothing.
 type reader struct {
 	at  location
 	key keyPair
@@ -189,7 +189,7 @@ func (r reader) readStore(ctx context.Context, found *findings) error {
 		return nil
 	}
 	g, err := readStoreGuard(ctx, r.at.store)
-	if errors.Is(err, errNoRecord) {
+	if errors.Is(err, errNoState) {
 		found.pinned, err = pinnedBy(ctx, r.at.store, r.key.name())
 		return err
 	}

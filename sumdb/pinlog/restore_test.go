@@ -91,17 +91,17 @@ func TestLogTouched(t *testing.T) {
 	}
 }
 
-// hookedStore calls a function before it changes a record, and fails with its error.
+// hookedStore calls a function before it changes a state, and fails with its error.
 type hookedStore struct {
 	storage.Store
 	hook func() error
 }
 
-func (s *hookedStore) SetRecord(ctx context.Context, name string, value []byte) error {
+func (s *hookedStore) SetState(ctx context.Context, name string, value []byte) error {
 	if err := s.hook(); err != nil {
 		return err
 	}
-	return s.Store.SetRecord(ctx, name, value)
+	return s.Store.SetState(ctx, name, value)
 }
 
 // A backup that is restored under an open log stops it before it appends, or, in the middle of an
@@ -268,7 +268,7 @@ func TestLogLacksStored(t *testing.T) {
 	storePinned(t, c.Store, logName, entry(5).Module)
 	storePinned(t, c.Store, logName, entry(6).Module)
 	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 5) }) // the tree in the store is enough
-	if err := c.Store.DeleteRecord(t.Context(), "log/guard"); err != nil {
+	if err := c.Store.DeleteState(t.Context(), "log/guard"); err != nil {
 		t.Fatal(err)
 	}
 	head := headsOnDisk(t, c.Dir)[5]
@@ -341,7 +341,7 @@ func TestLogStoreRemembers(t *testing.T) {
 }
 
 // A store that cannot record the tree that is about to be signed prevents the signature, like a
-// guard. A store that is older than the log, or has a damaged record, does not.
+// guard. A store that is older than the log, or has a damaged state, does not.
 func TestLogStoreTrouble(t *testing.T) {
 	t.Parallel()
 	full := errors.New("no room")
@@ -349,7 +349,7 @@ func TestLogStoreTrouble(t *testing.T) {
 	store := &hookedStore{memory, func() error { return nil }}
 	c := pinlog.Config{Dir: filepath.Join(t.TempDir(), "log"), Name: logName, Store: store}
 	appendMore(t, c, 3)
-	older := storeRecord(t, memory)
+	older := storeState(t, memory)
 	appendMore(t, c, 5)
 	with(t, c, func(l *pinlog.Log) {
 		store.hook = func() error { return full }
@@ -357,10 +357,10 @@ func TestLogStoreTrouble(t *testing.T) {
 		store.hook = func() error { return nil }
 		pinOne(t, l, entry(5))
 	})
-	for _, record := range [][]byte{older, []byte("garbage")} {
-		setRecord(t, memory, record)
+	for _, state := range [][]byte{older, []byte("garbage")} {
+		setState(t, memory, state)
 		with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 6) })
-		if got := storeRecord(t, memory); !strings.Contains(string(got), "\nsize 6\n") {
+		if got := storeState(t, memory); !strings.Contains(string(got), "\nsize 6\n") {
 			t.Errorf("the store remembers %q", got)
 		}
 	}

@@ -14,25 +14,25 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// storeGuard is the name of the record in the store with a guard of the log. Like the guard
+// storeGuard is the name of the state in the store with a guard of the log. Like the guard
 // outside, it is written before anything is signed.
 const storeGuard = "log/guard"
 
-// errNoRecord means that the store does not remember a log. A damaged record counts as none.
-var errNoRecord = errors.New("the store remembers no log")
+// errNoState means that the store does not remember a log. A damaged state counts as none.
+var errNoState = errors.New("the store remembers no log")
 
 // readStoreGuard returns the guard in store.
 func readStoreGuard(ctx context.Context, store storage.Store) (guard, error) {
-	text, err := store.Record(ctx, storeGuard)
+	text, err := store.State(ctx, storeGuard)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrDamaged) {
-		return guard{}, errNoRecord
+		return guard{}, errNoState
 	}
 	if err != nil {
 		return guard{}, fmt.Errorf("guard of the log: %w", err)
 	}
 	g, err := decodeGuard(text)
 	if err != nil {
-		return guard{}, errNoRecord
+		return guard{}, errNoState
 	}
 	return g, nil
 }

@@ -245,9 +245,9 @@ func TestLogCrashBetweenWrites(t *testing.T) {
 	store := newStore(t)
 	c.Store = store
 	appendMore(t, c, 3) // into the store
-	before, storeBefore := saveState(t, c), storeRecord(t, store)
+	before, storeBefore := saveState(t, c), storeState(t, store)
 	appendMore(t, c, 4)
-	after, storeAfter := saveState(t, c), storeRecord(t, store)
+	after, storeAfter := saveState(t, c), storeState(t, store)
 	heads := headsOnDisk(t, c.Dir)
 	check := func(step string) {
 		t.Helper()
@@ -266,7 +266,7 @@ func TestLogCrashBetweenWrites(t *testing.T) {
 		putState(t, c, files)
 	}
 	putState(t, c, before)
-	setRecord(t, store, storeBefore)
+	setState(t, store, storeBefore)
 	for _, name := range []string{"entries", "guard-4", "guard-3", "outer", "store", "heads", "head"} {
 		path := filepath.Join(c.Dir, name)
 		if name == "outer" {
@@ -275,7 +275,7 @@ func TestLogCrashBetweenWrites(t *testing.T) {
 		old, new := before[path], after[path]
 		switch name {
 		case "store":
-			setRecord(t, store, storeAfter)
+			setState(t, store, storeAfter)
 			check(name)
 			continue
 		case "guard-3":
@@ -301,19 +301,19 @@ func TestLogCrashBetweenWrites(t *testing.T) {
 	}
 }
 
-// storeRecord returns the record of the log in store.
-func storeRecord(t testing.TB, store storage.Store) []byte {
+// storeState returns the state of the log in store.
+func storeState(t testing.TB, store storage.Store) []byte {
 	t.Helper()
-	text, err := store.Record(t.Context(), "log/guard")
+	text, err := store.State(t.Context(), "log/guard")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return text
 }
 
-func setRecord(t testing.TB, store storage.Store, text []byte) {
+func setState(t testing.TB, store storage.Store, text []byte) {
 	t.Helper()
-	if err := store.SetRecord(t.Context(), "log/guard", text); err != nil {
+	if err := store.SetState(t.Context(), "log/guard", text); err != nil {
 		t.Fatal(err)
 	}
 }

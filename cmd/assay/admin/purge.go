@@ -29,12 +29,12 @@ type Purge struct {
 }
 
 const (
-	purgesRecord = "purges" // the record with all purges, one a line
+	purgesState = "purges" // the state with all purges, one a line
 
-	// maxPurges is how many purges the record keeps; the oldest ones are dropped.
+	// maxPurges is how many purges the state keeps; the oldest ones are dropped.
 	maxPurges = 1000
 
-	// maxReason is the maximum length of a reason, which bounds the record.
+	// maxReason is the maximum length of a reason, which bounds the state.
 	maxReason = 1000
 )
 
@@ -121,7 +121,7 @@ func (p *purger) note(ctx context.Context, order Purge) error {
 		}
 		lines := bytes.SplitAfter(append(append([]byte{}, old...), append(line, '\n')...), []byte{'\n'})
 		lines = lines[max(0, len(lines)-1-maxPurges):] // the last one is empty
-		if err := p.store.SwapRecord(ctx, purgesRecord, old, bytes.Join(lines, nil)); !errors.Is(err, storage.ErrConflict) {
+		if err := p.store.SwapState(ctx, purgesState, old, bytes.Join(lines, nil)); !errors.Is(err, storage.ErrConflict) {
 			return err
 		}
 	}
@@ -129,7 +129,7 @@ func (p *purger) note(ctx context.Context, order Purge) error {
 
 // all returns the record of all purges.
 func (p *purger) all(ctx context.Context) ([]byte, error) {
-	lines, err := p.store.Record(ctx, purgesRecord)
+	lines, err := p.store.State(ctx, purgesState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -24,7 +24,7 @@ func (d *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeText(w, http.StatusServiceUnavailable, "stopping\n")
 		return
 	}
-	if _, err := d.store.Record(r.Context(), "readyz"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := d.store.State(r.Context(), "readyz"); !errors.Is(err, fs.ErrNotExist) {
 		d.log.Error("store is not ready", "err", err)
 		writeText(w, http.StatusServiceUnavailable, "the store is not available\n")
 		return
