@@ -28,6 +28,7 @@ var arrows = map[string][]string{
 	"access":               {"internal/panics", "internal/durable", "internal/watch"},
 	"cmd/assay":            {"access", "cmd/assay/admin", "cmd/assay/config", "cmd/assay/daemon", "proxy/content", "proxy/modzip", "storage", "storage/bolt", "sumdb/pinlog"},
 	"cmd/assay/admin":      {"internal/durable", "proxy/content", "storage", "sumdb/pinlog"},
+	"cmd/assay/assaytest":  {},
 	"cmd/assay/config":     {"proxy/fetch"},
 	"cmd/assay/daemon":     {"access", "cmd/assay/admin", "cmd/assay/config", "internal/descriptors", "internal/memory", "internal/watch", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
 	"cmd/bench":            {"access", "proxy/vcs/vcstest", "storage", "storage/bolt"},

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
@@ -32,7 +33,7 @@ func TestMemoryLimits(t *testing.T) {
 		}
 	}
 	for name, limit := range limits {
-		found := limit.FindStringSubmatch(readDoc(t, name))
+		found := limit.FindStringSubmatch(assaytest.ReadDoc(t, name))
 		if found == nil {
 			t.Errorf("%s has no limit", name)
 			continue
@@ -52,7 +53,7 @@ func TestMemoryLimits(t *testing.T) {
 // not run for a user without a name.
 func TestImages(t *testing.T) {
 	t.Parallel()
-	stages := strings.Split(readDoc(t, "../../deploy/Dockerfile"), "\nFROM ")
+	stages := strings.Split(assaytest.ReadDoc(t, "../../deploy/Dockerfile"), "\nFROM ")
 	images := 0
 	for _, stage := range stages {
 		entry := imageEntry.FindStringSubmatch(stage)
@@ -71,7 +72,7 @@ func TestImages(t *testing.T) {
 	if images != 2 {
 		t.Errorf("there are %d images", images)
 	}
-	if strings.Contains(readDoc(t, "../../docker-compose.yml"), `"/assay"`) {
+	if strings.Contains(assaytest.ReadDoc(t, "../../docker-compose.yml"), `"/assay"`) {
 		t.Error("the compose file names the program by its path in one of the images")
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/sys/unix"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -81,7 +82,7 @@ func TestTooManyConnections(t *testing.T) {
 	world := proxytest.New(t)
 	world.Add("-- example.com/a@v1.0.0/go.mod --\nmodule example.com/a\n")
 	dir := t.TempDir()
-	if err := writeCertificate(filepath.Join(dir, "cert"), filepath.Join(dir, "key"), "localhost"); err != nil {
+	if err := assaytest.WriteCertificate(filepath.Join(dir, "cert"), filepath.Join(dir, "key"), "localhost"); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(filepath.Join(dir, "key"), 0o600); err != nil {
@@ -133,18 +134,18 @@ func TestTooManyConnections(t *testing.T) {
 			return status == http.StatusServiceUnavailable && strings.Contains(body, "too many open connections")
 		}
 		hang("127.0.0.1", 46) // one more than a client's part of half of 120
-		waitFor(t, func() bool { return refused("127.0.0.1") })
+		assaytest.WaitFor(t, func() bool { return refused("127.0.0.1") })
 		for _, client := range []*http.Client{early, from("127.0.0.2")} {
 			if status, body := get(client, "/example.com/a/@v/v1.0.0.mod"); status != http.StatusOK {
 				t.Errorf("a miss of another client: %d %s", status, body)
 			}
 		}
 		hang("127.0.0.3", 20) // now all places are in use
-		waitFor(t, func() bool { return refused("127.0.0.3") && refused("127.0.0.4") })
+		assaytest.WaitFor(t, func() bool { return refused("127.0.0.3") && refused("127.0.0.4") })
 		for _, conn := range busy {
 			conn.Close()
 		}
-		waitFor(t, func() bool { status, _ := get(late, "/livez"); return status == http.StatusOK })
+		assaytest.WaitFor(t, func() bool { status, _ := get(late, "/livez"); return status == http.StatusOK })
 		if _, body := get(late, "/metrics"); !regexp.MustCompile(`assay_http_connections_refused_total [1-9]`).MatchString(body) {
 			t.Error("what was refused is not counted")
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
@@ -21,28 +22,6 @@ import (
 var updateDocs = flag.Bool("update", false, "rewrite the generated documents")
 
 const docsDir = "../../docs/"
-
-func readDoc(t *testing.T, name string) string {
-	t.Helper()
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
-}
-
-// compareDoc compares a document with want, which is generated from the code.
-func compareDoc(t *testing.T, name, want string) {
-	t.Helper()
-	if *updateDocs {
-		if err := os.WriteFile(name, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := readDoc(t, name); got != want {
-		t.Errorf("%s is not what the code says; run go test ./cmd/assay -run Doc -update", name)
-	}
-}
 
 func TestDocConfiguration(t *testing.T) {
 	t.Parallel()
@@ -77,7 +56,7 @@ the client uses the rest. GOPRIVATE, GONOPROXY and GONOSUMDB are joined.
 		fmt.Fprintf(&b, "| `--%s` | %s | `%s = %s` | `%s` | %s |\n", s.Name, env, s.TOML(), s.TOMLDefault(), s.Default, reload)
 	}
 	text := strings.ReplaceAll(b.String(), "| `` |", "| none |")
-	compareDoc(t, docsDir+"configuration.md", text)
+	assaytest.CompareDoc(t, docsDir+"configuration.md", text, *updateDocs)
 }
 
 // fill breaks text into lines of at most 116 bytes.
@@ -104,7 +83,7 @@ func fill(text string) string {
 func TestDocCredentials(t *testing.T) {
 	t.Parallel()
 	const begin, end = "<!-- credentials:begin -->\n", "<!-- credentials:end -->"
-	text := readDoc(t, docsDir+"private.md")
+	text := assaytest.ReadDoc(t, docsDir+"private.md")
 	before, rest, ok := strings.Cut(text, begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
@@ -116,15 +95,15 @@ func TestDocCredentials(t *testing.T) {
 		tag := reflect.TypeFor[vcs.Credential]().Field(i).Tag
 		fmt.Fprintf(&b, "| `%s` | %s |\n", tag.Get("toml"), tag.Get("doc"))
 	}
-	compareDoc(t, docsDir+"private.md", before+begin+b.String()+"\n"+end+after)
+	assaytest.CompareDoc(t, docsDir+"private.md", before+begin+b.String()+"\n"+end+after, *updateDocs)
 }
 
 // The table of client settings has a row for each of the thirteen combinations in the script, with
 // the same settings.
 func TestDocClients(t *testing.T) {
 	t.Parallel()
-	script := readDoc(t, "testdata/script/matrix.txtar")
-	clients := readDoc(t, docsDir+"clients.md")
+	script := assaytest.ReadDoc(t, "testdata/script/matrix.txtar")
+	clients := assaytest.ReadDoc(t, docsDir+"clients.md")
 	proxies := map[string]string{"P": "Assay", "N": "Assay `,` another", "B": "Assay `\\|` another"}
 	for i := 1; i <= 13; i++ {
 		step := regexp.MustCompile(fmt.Sprintf(`(?m)^# %d\. ([PNB]), (.*)$`, i)).FindStringSubmatch(script)
@@ -195,7 +174,7 @@ func TestDocPrograms(t *testing.T) {
 	t.Parallel()
 	programs := regexp.MustCompile(`(?:\./cmd/[a-z]+|\.ci/[a-z]+)\b`)
 	for _, name := range []string{"README.md", "CONTRIBUTING.md", "docs/tutorial.md", "docs/operations.md"} {
-		text := readDoc(t, "../../"+name)
+		text := assaytest.ReadDoc(t, "../../"+name)
 		found := programs.FindAllString(text, -1)
 		if len(found) == 0 {
 			t.Errorf("%s runs nothing", name)
@@ -207,7 +186,7 @@ func TestDocPrograms(t *testing.T) {
 		}
 	}
 	for _, line := range []string{"    go run ./cmd/assay serve\n", "    go test ./...\n", "    go env -w GOPROXY=http://localhost:3000\n"} {
-		if !strings.Contains(readDoc(t, "../../README.md"), line) {
+		if !strings.Contains(assaytest.ReadDoc(t, "../../README.md"), line) {
 			t.Errorf("README.md lacks %q", line)
 		}
 	}
@@ -269,7 +248,7 @@ func eachDocument(t *testing.T, visit func(name, text string)) {
 		case d.IsDir() || !slices.Contains([]string{".md", ".yml", ".service", ""}, filepath.Ext(name)):
 			return nil
 		}
-		visit(name, readDoc(t, name))
+		visit(name, assaytest.ReadDoc(t, name))
 		return nil
 	})
 	if err != nil {

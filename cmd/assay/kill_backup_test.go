@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -21,7 +22,7 @@ import (
 func filled(t *testing.T, program string) (world *proxytest.World, paths []string, dir, url string, server *exec.Cmd) {
 	t.Helper()
 	world = proxytest.New(t)
-	paths = bigModules(world, 12, 1<<20)
+	paths = world.AddBig(12, 1<<20)
 	dir = filepath.Join(t.TempDir(), "data")
 	url, server = startProcess(t, program, "--data", dir, "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB())
 	getAll(t, world, url, paths)
@@ -32,7 +33,7 @@ func filled(t *testing.T, program string) (world *proxytest.World, paths []strin
 func getAll(t *testing.T, world *proxytest.World, url string, paths []string) {
 	t.Helper()
 	for _, path := range paths {
-		status, body := fetchText(t, url+"/"+path)
+		status, body := assaytest.Fetch(t, url+"/"+path)
 		if status != http.StatusOK || body != string(world.File(path)) {
 			t.Errorf("%s: status %d, %d bytes", path, status, len(body))
 		}
@@ -61,7 +62,7 @@ func TestKilledBackup(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool {
+	assaytest.WaitFor(t, func() bool {
 		found, err := filepath.Glob(name + "*")
 		return err == nil && len(found) > 0
 	})
@@ -145,7 +146,7 @@ func TestBackupUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	world := proxytest.New(t)
-	paths := bigModules(world, 60, 100_000)
+	paths := world.AddBig(60, 100_000)
 	dir := filepath.Join(t.TempDir(), "data")
 	url, server := startProcess(t, program, "--data", dir, "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB())
 	var mu sync.Mutex
@@ -162,7 +163,7 @@ func TestBackupUnderLoad(t *testing.T) {
 		})
 	}
 	for n := range 4 {
-		waitFor(t, func() bool {
+		assaytest.WaitFor(t, func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			return len(complete) >= 12*n
@@ -219,7 +220,7 @@ func TestKilledRestore(t *testing.T) {
 		if _, err := stdin.Write(archive[:part]); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, func() bool {
+		assaytest.WaitFor(t, func() bool {
 			_, err := os.Stat(filepath.Join(restored, "restore.unfinished"))
 			return err == nil
 		})

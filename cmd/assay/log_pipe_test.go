@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 )
 
 // piped is assay serve whose standard output and error are the ends of one pipe, which the test
@@ -49,7 +51,7 @@ func pipedServe(t *testing.T, before func(writer *os.File), args ...string) *pip
 	writer.Close()
 	go func() { p.ended <- p.cmd.Wait() }()
 	t.Cleanup(func() { _ = p.cmd.Process.Kill(); reader.Close() })
-	waitFor(t, func() bool {
+	assaytest.WaitFor(t, func() bool {
 		resp, err := http.Get(p.url + "/livez")
 		if err == nil {
 			resp.Body.Close()
@@ -93,11 +95,11 @@ func empty(*os.File) {}
 func (p *piped) ask(n int) {
 	p.t.Helper()
 	for i := range n {
-		if status, _ := fetchText(p.t, p.url+"/"+strings.Repeat("a", 8000)); status != http.StatusNotFound {
+		if status, _ := assaytest.Fetch(p.t, p.url+"/"+strings.Repeat("a", 8000)); status != http.StatusNotFound {
 			p.t.Fatalf("request %d: %d", i, status)
 		}
 	}
-	if status, body := fetchText(p.t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != http.StatusBadGateway {
+	if status, body := assaytest.Fetch(p.t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != http.StatusBadGateway {
 		p.t.Errorf("status %d %s", status, body)
 	}
 }
@@ -128,19 +130,19 @@ func TestLogPipeNotRead(t *testing.T) {
 	for range rounds {
 		p.ask(each) // 8 KB each
 	}
-	if status, body := fetchText(t, p.url+"/livez"); status != http.StatusOK {
+	if status, body := assaytest.Fetch(t, p.url+"/livez"); status != http.StatusOK {
 		t.Errorf("livez: %d %s", status, body)
 	}
-	_, metrics := fetchText(t, p.url+"/metrics")
+	_, metrics := assaytest.Fetch(t, p.url+"/metrics")
 	dropped := regexp.MustCompile(`assay_logging_dropped_lines_total\{kind="(\w+)"\} (\d+)`).FindAllStringSubmatch(metrics, -1)
 	if len(dropped) != 3 || dropped[0][1] != "info" || dropped[0][2] != "0" || dropped[1][1] != "request" || dropped[1][2] == "0" || dropped[2][2] != "0" {
 		t.Errorf("dropped are %q, want requests alone", dropped)
 	}
 
-	var log syncBuilder
+	var log assaytest.Output
 	read := make(chan error, 1)
 	go func() { _, err := io.Copy(&log, p.reader); read <- err }()
-	waitFor(t, func() bool { return strings.Contains(log.String(), "log lines dropped") })
+	assaytest.WaitFor(t, func() bool { return strings.Contains(log.String(), "log lines dropped") })
 	p.wantEnd(syscall.SIGTERM, 0)
 	if err := <-read; err != nil {
 		t.Error(err)
@@ -220,7 +222,7 @@ func TestLogPipeClosed(t *testing.T) {
 		p.ask(2)
 		time.Sleep(writeDelay) // so that each line is written
 	}
-	_, metrics := fetchText(t, p.url+"/metrics")
+	_, metrics := assaytest.Fetch(t, p.url+"/metrics")
 	if !regexp.MustCompile(`assay_logging_dropped_lines_total\{kind="warning"\} [1-9]`).MatchString(metrics) {
 		t.Error("the lines that could not be written are not counted")
 	}
@@ -231,7 +233,7 @@ func TestLogPipeClosed(t *testing.T) {
 func TestLogPipeCrash(t *testing.T) {
 	t.Parallel()
 	p := pipedServe(t, empty, "--upstream", "http://127.0.0.1:1", "--attempts", "1")
-	var log syncBuilder
+	var log assaytest.Output
 	read := make(chan error, 1)
 	go func() { _, err := io.Copy(&log, p.reader); read <- err }()
 	p.ask(1)

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
@@ -169,7 +170,7 @@ func (d *oldData) make(kind string) {
 	if kind == "public" || kind == "killed" {
 		size = 300 << 10 // and in more than one chunk
 	}
-	large := bigModules(world, 2, size)
+	large := world.AddBig(2, size)
 	paths := slices.Concat(large, []string{"example.com/greet/@v/list", "example.com/greet/@latest", "example.com/greet/@v/master.info"})
 	args := []string{"--sumdb", world.GOSUMDB()}
 	database := proxytest.Database
@@ -211,7 +212,7 @@ func (d *oldData) make(kind string) {
 		if kind == "killed" && slices.Contains(large, path) {
 			continue
 		}
-		if status, body := fetchText(d.t, url+"/"+path); status != http.StatusOK && !strings.Contains(path, "absent") && !strings.Contains(path, "master") {
+		if status, body := assaytest.Fetch(d.t, url+"/"+path); status != http.StatusOK && !strings.Contains(path, "absent") && !strings.Contains(path, "master") {
 			d.t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
@@ -237,7 +238,7 @@ func (d *oldData) killInFill(serve func(fault string) (string, func()), zips []s
 			}
 		}()
 	}
-	waitFor(d.t, func() bool {
+	assaytest.WaitFor(d.t, func() bool {
 		spools, err := filepath.Glob(filepath.Join(d.dir, "data", "spool", "*"))
 		return err == nil && len(spools) == len(zips)
 	})

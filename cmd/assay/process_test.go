@@ -2,10 +2,8 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,9 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/mod/module"
-	"golang.org/x/tools/txtar"
-
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -30,7 +26,7 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	world := proxytest.New(t)
-	paths := bigModules(world, 12, 1<<20)
+	paths := world.AddBig(12, 1<<20)
 	dir := t.TempDir()
 	complete := map[string]bool{}
 	for round := range 8 {
@@ -115,7 +111,7 @@ func startProcessIn(t *testing.T, env []string, program string, args ...string) 
 // startCommand starts a command that becomes assay serve, and returns its URL.
 func startCommand(t *testing.T, cmd *exec.Cmd) (url string) {
 	t.Helper()
-	var stderr syncBuilder
+	var stderr assaytest.Output
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -137,44 +133,4 @@ func kill(t *testing.T, cmd *exec.Cmd) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // killed
-}
-
-// bigModules adds n modules with zips of random content of about the size, and returns their paths.
-func bigModules(world *proxytest.World, n, size int) []string {
-	var paths []string
-	random := rand.NewChaCha8(sha256.Sum256([]byte("modules")))
-	for i := range n {
-		content := make([]byte, size+i*1000)
-		random.Read(content)
-		m := module.Version{Path: fmt.Sprintf("example.com/big%d", i), Version: "v1.0.0"}
-		world.AddModule(m, []txtar.File{{Name: "data", Data: content}})
-		paths = append(paths, m.Path+"/@v/v1.0.0.zip")
-	}
-	return paths
-}
-
-// waitFor waits until ok, with a time limit for a busy machine.
-func waitFor(t *testing.T, ok func() bool) {
-	t.Helper()
-	for range 500 {
-		if ok() {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Fatal("it has not come")
-}
-
-func fetchText(t *testing.T, url string) (int, string) {
-	t.Helper()
-	resp, err := http.Get(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(body)
 }

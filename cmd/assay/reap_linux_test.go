@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 )
 
 // process is a line of the process table.
@@ -103,7 +105,7 @@ func TestReapsAsInit(t *testing.T) {
 	if orphans == 0 {
 		t.Error("what was killed had no children, so the test shows nothing")
 	}
-	waitFor(t, func() bool {
+	assaytest.WaitFor(t, func() bool {
 		for _, process := range processes(t) {
 			if process.dead && process.parent == cmd.Process.Pid {
 				return false

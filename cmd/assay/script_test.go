@@ -18,13 +18,13 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/internal/parallel"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
@@ -161,25 +161,8 @@ func setupScript(env *testscript.Env) error {
 // serverProcess is the one assay serve that a script has at a time.
 type serverProcess struct {
 	cmd    *exec.Cmd
-	stderr *syncBuilder
+	stderr *assaytest.Output
 	done   chan error
-}
-
-type syncBuilder struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (b *syncBuilder) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuilder) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func (p *serverProcess) running() bool { return p.cmd != nil }
@@ -200,7 +183,7 @@ func serveCmd(ts *testscript.TestScript, neg bool, args []string) {
 	cmd.Env = environment(ts)
 	stdout, err := cmd.StdoutPipe()
 	ts.Check(err)
-	p.stderr = new(syncBuilder)
+	p.stderr = new(assaytest.Output)
 	cmd.Stderr = p.stderr
 	ts.Check(cmd.Start())
 	lines := bufio.NewReader(stdout)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -21,7 +22,7 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	world := proxytest.New(t)
-	path := bigModules(world, 1, 2<<20)[0]
+	path := world.AddBig(1, 2<<20)[0]
 	url, cmd := startProcess(t, program, "--data", t.TempDir(), "--upstream", world.URL("gated"), "--sumdb", world.GOSUMDB())
 	resp, err := http.Get(url + "/" + path)
 	if err != nil {
@@ -82,7 +83,7 @@ func TestShutdownDelay(t *testing.T) {
 		}
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // every request needs the listener
 		saw := false
-		waitFor(t, func() bool {
+		assaytest.WaitFor(t, func() bool {
 			resp, err := client.Get(url + "/readyz")
 			if err != nil {
 				return true // too late on a very slow machine, see below

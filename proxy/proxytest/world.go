@@ -3,11 +3,13 @@ package proxytest
 import (
 	"archive/zip"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"path"
@@ -138,6 +140,19 @@ func (w *World) AddRaw(m module.Version, info, mod, content []byte) {
 		latest = versions[len(versions)-1]
 	}
 	w.files[escaped+"/@latest"] = infoOf(module.Version{Path: m.Path, Version: latest})
+}
+
+// AddBig adds n modules with zips of random content of about the size, and returns the paths of the zips.
+func (w *World) AddBig(n, size int) (paths []string) {
+	random := rand.NewChaCha8(sha256.Sum256([]byte("modules")))
+	for i := range n {
+		content := make([]byte, size+i*1000)
+		random.Read(content)
+		m := module.Version{Path: fmt.Sprintf("example.com/big%d", i), Version: "v1.0.0"}
+		w.AddModule(m, []txtar.File{{Name: "data", Data: content}})
+		paths = append(paths, m.Path+"/@v/v1.0.0.zip")
+	}
+	return paths
 }
 
 // Set makes body the answer at a protocol path; nil takes it away.

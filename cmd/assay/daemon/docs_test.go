@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
@@ -28,28 +29,6 @@ import (
 var updateDocs = flag.Bool("update", false, "rewrite the generated documents")
 
 const docsDir = "../../../docs/"
-
-func readDoc(t *testing.T, name string) string {
-	t.Helper()
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
-}
-
-// compareDoc compares a document with want, which is generated from the code.
-func compareDoc(t *testing.T, name, want string) {
-	t.Helper()
-	if *updateDocs {
-		if err := os.WriteFile(name, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := readDoc(t, name); got != want {
-		t.Errorf("%s is not what the code says; run go test ./cmd/assay/daemon -run Doc -update", name)
-	}
-}
 
 // metricDescription matches the description of a series.
 var metricDescription = regexp.MustCompile(`fqName: "([^"]*)", help: ("(?:[^"\\]|\\.)*"),.*? constLabels: \{(.*?)\}, variableLabels: \{(.*?)\}`)
@@ -108,11 +87,11 @@ func TestDocMetrics(t *testing.T) {
 		fmt.Fprintf(&table, "| `%s` | %s |\n", name, lines[name])
 	}
 	name := docsDir + "metrics.md"
-	before, _, ok := strings.Cut(readDoc(t, name), "<!-- series -->\n")
+	before, _, ok := strings.Cut(assaytest.ReadDoc(t, name), "<!-- series -->\n")
 	if !ok {
 		t.Fatalf("%s has no place for the series", name)
 	}
-	compareDoc(t, name, before+table.String())
+	assaytest.CompareDoc(t, name, before+table.String(), *updateDocs)
 }
 
 // describe returns type, labels and help of the series of a collector by name.
@@ -179,7 +158,7 @@ func TestDocErrors(t *testing.T) {
 	answers["401 "+unauthorized], answers["503 "+crowded], answers["503 "+starting] = true, true, true
 	documented := map[string]bool{}
 	status := ""
-	for section := range strings.SplitSeq(readDoc(t, docsDir+"errors.md"), "\n#") {
+	for section := range strings.SplitSeq(assaytest.ReadDoc(t, docsDir+"errors.md"), "\n#") {
 		heading, body, _ := strings.Cut(section, "\n")
 		if text, ok := strings.CutPrefix(heading, "# "); ok {
 			status, _, _ = strings.Cut(text, ":")

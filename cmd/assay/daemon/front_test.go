@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/internal/watch"
 	"github.com/assay-proxy/assay/proxy/proxytest"
@@ -34,7 +35,7 @@ func newTLSFiles(t *testing.T) tlsFiles {
 
 func (f tlsFiles) write(t *testing.T) {
 	t.Helper()
-	if err := writeCertificate(f.cert, f.key, "localhost"); err != nil {
+	if err := assaytest.WriteCertificate(f.cert, f.key, "localhost"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -118,7 +119,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("while the file is bad: %v", err)
 	}
 	const refused = "changed TLS files are invalid; the old ones stay in force"
-	waitFor(t, func() bool { return strings.Contains(p.log.String(), refused) })
+	assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), refused) })
 	time.Sleep(watch.Every + 100*time.Millisecond)
 	first.CloseIdleConnections()
 	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
@@ -167,7 +168,7 @@ func TestTLSFiles(t *testing.T) {
 func TestClientCertificate(t *testing.T) {
 	t.Parallel()
 	files, laptop, stranger := newTLSFiles(t), newTLSFiles(t), newTLSFiles(t)
-	if err := writeCertificate(laptop.cert, laptop.key, "laptop7.corp.example"); err != nil {
+	if err := assaytest.WriteCertificate(laptop.cert, laptop.key, "laptop7.corp.example"); err != nil {
 		t.Fatal(err)
 	}
 	groups := filepath.Join(files.dir, "groups")
@@ -226,7 +227,7 @@ func TestNotAnonymous(t *testing.T) {
 			t.Errorf("GET %s: %v %q", test.path, resp.Header, body)
 		}
 		if id := resp.Header.Get("X-Request-Id"); test.status == 401 && test.authorization != "" {
-			waitFor(t, func() bool { return strings.Contains(p.log.String(), `msg="credential refused" request=`+id+" ") })
+			assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), `msg="credential refused" request=`+id+" ") })
 		}
 	}
 	// Each request is counted once, also one that authenticates its client twice.
@@ -251,7 +252,7 @@ func TestTrustedProxies(t *testing.T) {
 			t.Fatal(err)
 		}
 		var remotes []string // in the line with the reason, and in the access log
-		waitFor(t, func() bool {
+		assaytest.WaitFor(t, func() bool {
 			remotes = nil
 			for line := range strings.Lines(p.log.String()) {
 				if strings.Contains(line, "request="+id+" ") {
@@ -295,7 +296,7 @@ func TestTrustedProxies(t *testing.T) {
 func TestNoTools(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	p := startFront(t, "--private", "corp.example")
-	waitFor(t, func() bool {
+	assaytest.WaitFor(t, func() bool {
 		return strings.Contains(p.log.String(), "private modules cannot be fetched") && strings.Contains(p.log.String(), "no go command in PATH")
 	})
 	if resp, body, err := ask(t, http.DefaultClient, p.url+"/corp.example/x/@v/list"); err != nil || resp.StatusCode != http.StatusBadGateway ||
@@ -322,7 +323,7 @@ func TestAccessWarnings(t *testing.T) {
 		{[]string{"--listen", "0.0.0.0:0", "--access", "corp.example=team"}, "credentials are sent unencrypted"},
 	} {
 		p := startFront(t, append(test.args, "--vcs", "off")...)
-		waitFor(t, func() bool { return strings.Contains(p.log.String(), test.want) })
+		assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), test.want) })
 	}
 	for _, args := range [][]string{{"--private", "corp.example"}, {"--listen", "0.0.0.0:0", "--access", "corp.example=anyone"}} {
 		if p := startFront(t, append(args, "--vcs", "off")...); strings.Contains(p.log.String(), "WARN") {
@@ -336,7 +337,7 @@ func TestAccessWarnings(t *testing.T) {
 func TestClientCertificateWithdrawn(t *testing.T) {
 	t.Parallel()
 	files, laptop, other := newTLSFiles(t), newTLSFiles(t), newTLSFiles(t)
-	if err := writeCertificate(laptop.cert, laptop.key, "laptop7.corp.example"); err != nil {
+	if err := assaytest.WriteCertificate(laptop.cert, laptop.key, "laptop7.corp.example"); err != nil {
 		t.Fatal(err)
 	}
 	groups, ca := filepath.Join(files.dir, "groups"), filepath.Join(files.dir, "ca.pem")

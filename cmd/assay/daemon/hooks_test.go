@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
@@ -141,7 +142,7 @@ func TestHookOwner(t *testing.T) {
 	}
 	used := regexp.MustCompile(`assay_memory_used_bytes\{share="fetches"\} (\S+)`)
 	for taken, tries := 0.0, 0; taken < (maxHooks-1)*smallHook && tries < 500; tries++ {
-		_, metrics := fetchText(t, p.url+"/metrics")
+		_, metrics := assaytest.Fetch(t, p.url+"/metrics")
 		taken, _ = strconv.ParseFloat(used.FindStringSubmatch(metrics)[1], 64)
 	}
 	conn := begin(17 << 20) // together with the others more than three quarters of the share, and less than all of it
@@ -167,7 +168,7 @@ func TestHookSecrets(t *testing.T) {
 		t.Fatalf("%v %v", resp, err)
 	}
 	resp.Body.Close()
-	waitFor(t, func() bool { return strings.Contains(p.log.String(), "git.corp.example/lib") })
+	assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), "git.corp.example/lib") })
 	if strings.Contains(p.log.String(), "hunter2") {
 		t.Errorf("the log has the password: %s", p.log)
 	}

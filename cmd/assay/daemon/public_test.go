@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/mod/module"
+
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 )
 
 // publicModules are real ones: ordinary, without go.mod, +incompatible, upper case, major versions,
@@ -84,7 +86,7 @@ func TestPublic(t *testing.T) {
 		}
 		base := publicPath(t, module.Version{Path: path, Version: version})
 		for _, ext := range files {
-			status, body := fetchText(t, online.url+"/"+base+ext)
+			status, body := assaytest.Fetch(t, online.url+"/"+base+ext)
 			if status != http.StatusOK {
 				t.Logf("left out: %s%s: %d %s", base, ext, status, body)
 				continue
@@ -101,7 +103,7 @@ func TestPublic(t *testing.T) {
 	online.end()
 	offline := serveIn(t, "--data", dir, "--upstream", "off")
 	for path, sum := range sums {
-		if status, body := fetchText(t, offline.url+"/"+path); status != http.StatusOK || sha256.Sum256([]byte(body)) != sum {
+		if status, body := assaytest.Fetch(t, offline.url+"/"+path); status != http.StatusOK || sha256.Sum256([]byte(body)) != sum {
 			t.Errorf("offline: %s: status %d", path, status)
 		}
 	}
@@ -112,7 +114,7 @@ func TestPublic(t *testing.T) {
 			continue
 		}
 		lookup := "/sumdb/sum.golang.org/lookup/" + strings.Replace(base, "/@v/", "@", 1)
-		if status, body := fetchText(t, offline.url+lookup); status != http.StatusOK || !strings.Contains(body, path+" "+version+" h1:") {
+		if status, body := assaytest.Fetch(t, offline.url+lookup); status != http.StatusOK || !strings.Contains(body, path+" "+version+" h1:") {
 			t.Errorf("offline: %s: status %d %.200s", lookup, status, body)
 		}
 	}

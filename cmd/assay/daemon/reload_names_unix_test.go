@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -44,14 +45,14 @@ func TestReloadStopsNames(t *testing.T) {
 	for _, status := range []int{http.StatusNotFound, http.StatusServiceUnavailable} { // leads to the next upstream, or the next attempt
 		write("")
 		p := serveIn(t, "--data", filepath.Join(t.TempDir(), "data"), "--upstream", first.URL+"/ok,"+world.URL("ok"), "--sumdb", world.GOSUMDB(), "--vcs", "off", "--config", file)
-		fetchText(t, p.url+"/example.com/a/@v/v1.0.0.mod") // now the route to the database is known
+		assaytest.Fetch(t, p.url+"/example.com/a/@v/v1.0.0.mod") // now the route to the database is known
 		world.ResetCounts()
 		paths := []string{"/corp.example/x/@v/list", "/corp.example/x/@v/v1.0.0.info", "/sumdb/" + proxytest.Database + "/lookup/corp.example/x@v1.0.0"}
 		var clients sync.WaitGroup
 		for _, path := range paths {
 			clients.Go(func() {
 				// There is no other database that could be asked.
-				if got, body := fetchText(t, p.url+path); got < 500 && (got != status || !strings.HasPrefix(path, "/sumdb/")) {
+				if got, body := assaytest.Fetch(t, p.url+path); got < 500 && (got != status || !strings.HasPrefix(path, "/sumdb/")) {
 					t.Errorf("GET %s = %d %s", path, got, body)
 				}
 			})
@@ -59,7 +60,7 @@ func TestReloadStopsNames(t *testing.T) {
 		}
 		write("corp.example")
 		hangup(t)
-		waitFor(t, func() bool { return strings.Contains(p.log.String(), "settings reloaded") })
+		assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), "settings reloaded") })
 		for range paths {
 			answer <- status
 		}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -29,11 +30,11 @@ func TestReloadKeepsDatabase(t *testing.T) {
 	reload := func(log string) {
 		t.Helper()
 		hangup(t)
-		waitFor(t, func() bool { return strings.Contains(p.log.String(), log) })
+		assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), log) })
 	}
 	write(`"off"`)
 	reload("restart required for changed settings")
-	if status, body := fetchText(t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != 200 {
+	if status, body := assaytest.Fetch(t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != 200 {
 		t.Errorf("after the reload: %d %s", status, body)
 	}
 	write(`"nonsense"`)

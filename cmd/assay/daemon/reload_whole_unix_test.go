@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -27,7 +28,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 		}
 		return name
 	}
-	if err := writeCertificate(filepath.Join(dir, "cert"), filepath.Join(dir, "key"), "localhost"); err != nil {
+	if err := assaytest.WriteCertificate(filepath.Join(dir, "cert"), filepath.Join(dir, "key"), "localhost"); err != nil {
 		t.Fatal(err)
 	}
 	cert, err := os.ReadFile(filepath.Join(dir, "cert"))
@@ -69,7 +70,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 	reload := func(want string) {
 		t.Helper()
 		hangup(t)
-		waitFor(t, func() bool {
+		assaytest.WaitFor(t, func() bool {
 			reloads := strings.Count(p.log.String(), "reload refused") + strings.Count(p.log.String(), "settings reloaded")
 			done := reloads > said
 			said = max(said, reloads)

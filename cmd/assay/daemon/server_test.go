@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
@@ -27,7 +28,7 @@ type program struct {
 	url  string
 	stop context.CancelFunc
 	done chan error
-	log  *syncBuilder
+	log  *assaytest.Output
 }
 
 // serveIn runs serve in this process, with the arguments, until the end of the test or a call of
@@ -40,7 +41,7 @@ func serveIn(t *testing.T, args ...string) *program {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &program{t: t, stop: cancel, done: make(chan error, 1), log: new(syncBuilder)}
+	p := &program{t: t, stop: cancel, done: make(chan error, 1), log: new(assaytest.Output)}
 	out, in := io.Pipe()
 	load := func() (config.Config, config.Sources, error) {
 		return config.Load(flags, func(string) string { return "" })
@@ -53,7 +54,7 @@ func serveIn(t *testing.T, args ...string) *program {
 	t.Cleanup(p.end)
 	if slices.Contains(args, "json") { // the announcement is a line of the log
 		go io.Copy(io.Discard, out)
-		waitFor(t, func() bool { p.url = announced(p.log.String()); return p.url != "" })
+		assaytest.WaitFor(t, func() bool { p.url = announced(p.log.String()); return p.url != "" })
 		return p
 	}
 	if _, err := fmt.Fscanf(out, "Assay serves %s\n", &p.url); err != nil {
@@ -175,7 +176,7 @@ func TestHostileClients(t *testing.T) {
 func TestShutdownFinishesTransfers(t *testing.T) {
 	t.Parallel()
 	world := proxytest.New(t)
-	path := bigModules(world, 1, 2<<20)[0]
+	path := world.AddBig(1, 2<<20)[0]
 	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("slow"), "--sumdb", world.GOSUMDB())
 	resp, err := http.Get(p.url + "/" + path)
 	if err != nil {
@@ -252,7 +253,7 @@ func TestOperations(t *testing.T) {
 	world.Add("-- example.com/a@v1.0.0/go.mod --\nmodule example.com/a\n")
 	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("ok")+"|"+world.URL("503"), "--sumdb", world.GOSUMDB())
 	for path, want := range map[string]string{"/livez": "ok\n", "/readyz": "ok\n"} {
-		if status, body := fetchText(t, p.url+path); status != 200 || body != want {
+		if status, body := assaytest.Fetch(t, p.url+path); status != 200 || body != want {
 			t.Errorf("GET %s = %d %q", path, status, body)
 		}
 	}
@@ -267,11 +268,11 @@ func TestOperations(t *testing.T) {
 		}
 	}
 	for range 3 {
-		if status, _ := fetchText(t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != 200 {
+		if status, _ := assaytest.Fetch(t, p.url+"/example.com/a/@v/v1.0.0.mod"); status != 200 {
 			t.Errorf("status %d", status)
 		}
 	}
-	_, metrics := fetchText(t, p.url+"/metrics")
+	_, metrics := assaytest.Fetch(t, p.url+"/metrics")
 	for _, want := range []string{
 		`assay_cache_requests_total{kind="mod",result="hit"} 2`, `assay_cache_requests_total{kind="mod",result="miss"} 1`,
 		`assay_http_responses_total{code="200"}`, "assay_http_request_duration_seconds_count", "go_goroutines", "process_resident_memory_bytes", "assay_build_info{",
@@ -283,7 +284,7 @@ func TestOperations(t *testing.T) {
 	if strings.Contains(metrics, "example.com/a") {
 		t.Error("a module path is in the metrics")
 	}
-	if status, body := fetchText(t, p.url+"/"); status != 200 || !strings.Contains(body, "go env -w GOPROXY=http://") {
+	if status, body := assaytest.Fetch(t, p.url+"/"); status != 200 || !strings.Contains(body, "go env -w GOPROXY=http://") {
 		t.Errorf("GET / = %d %q", status, body)
 	}
 }
