@@ -305,6 +305,64 @@ func TestShape(t *testing.T) {
 	}
 }
 
+// A test is in the package itself only where it needs what others cannot use. All other tests are
+// documents, too: they show how to use the package.
+func TestInternalTests(t *testing.T) {
+	for _, f := range readFolders(t) {
+		tests := f.internalTests(t)
+		if len(tests) == 0 {
+			continue
+		}
+		maps.Copy(f.files, tests)
+		f.resolve()
+		for name, file := range tests {
+			if !f.usesInside(file) {
+				t.Errorf("%s uses nothing unexported; it can be in package %s_test", filepath.Join(f.path, name), file.Name.Name)
+			}
+		}
+	}
+}
+
+// internalTests returns the test files that are part of the package itself.
+func (f *folder) internalTests(t *testing.T) map[string]*ast.File {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(f.path, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]*ast.File{}
+	for _, name := range names {
+		file, err := parser.ParseFile(f.fset, name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(file.Name.Name, "_test") {
+			tests[filepath.Base(name)] = file
+		}
+	}
+	return tests
+}
+
+// usesInside reports whether a test file uses an unexported name of the package's other files.
+func (f *folder) usesInside(file *ast.File) (found bool) {
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.SelectorExpr: // of a value of unknown type: no other package could allow it
+			found = found || !n.Sel.IsExported() && f.info.Uses[n.Sel] == nil
+		case *ast.Ident:
+			object := f.info.Uses[n]
+			if object == nil || object.Pkg() != f.pkg || object.Exported() {
+				break
+			}
+			field, ok := object.(*types.Var)
+			inside := f.declared(object) || ok && field.IsField()
+			found = found || inside && !strings.HasSuffix(f.fset.Position(object.Pos()).Filename, "_test.go")
+		}
+		return !found
+	})
+	return found
+}
+
 // largest returns the name with the largest number, and that.
 func largest(measured map[string]int) string {
 	found, most := "-", 0

@@ -1,6 +1,6 @@
 //go:build conformance
 
-package main
+package main_test
 
 import (
 	"bufio"

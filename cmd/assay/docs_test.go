@@ -1,4 +1,4 @@
-package main
+package main_test
 
 import (
 	"flag"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	main "github.com/assay-proxy/assay/cmd/assay"
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -130,7 +131,7 @@ func TestDocFlags(t *testing.T) {
 	for _, s := range config.Settings() {
 		known["--"+s.Name], known[s.Env] = true, true
 	}
-	for _, command := range newCommand().Commands() {
+	for _, command := range main.NewCommand().Commands() {
 		known["assay "+command.Name()] = true
 		for _, c := range append(command.Commands(), command) {
 			c.LocalFlags().VisitAll(func(f *pflag.Flag) { known["--"+f.Name] = true })

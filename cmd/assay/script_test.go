@@ -1,4 +1,4 @@
-package main
+package main_test
 
 import (
 	"bufio"
@@ -24,6 +24,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	main "github.com/assay-proxy/assay/cmd/assay"
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/internal/parallel"
 	"github.com/assay-proxy/assay/proxy/proxytest"
@@ -31,7 +32,7 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(tests{m}, map[string]func(){
-		"assay": func() { os.Exit(run()) },
+		"assay": func() { os.Exit(main.Run()) },
 	})
 }
 

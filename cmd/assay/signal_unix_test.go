@@ -1,6 +1,6 @@
 //go:build unix
 
-package main
+package main_test
 
 import (
 	"io"
@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	main "github.com/assay-proxy/assay/cmd/assay"
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
@@ -52,7 +53,7 @@ func TestSecondSignalIsNotLost(t *testing.T) {
 	t.Parallel()
 	signals := make(chan os.Signal, 2)
 	stopped, ended := make(chan bool, 1), make(chan int, 1)
-	go stopOn(signals, func() {
+	go main.StopOn(signals, func() {
 		signals <- syscall.SIGTERM // before anything has been stopped
 		stopped <- true
 	}, func(status int) { ended <- status })

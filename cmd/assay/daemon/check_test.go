@@ -1,4 +1,4 @@
-package daemon
+package daemon_test
 
 import (
 	"os"
@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/cmd/assay/daemon"
 )
 
 // Settings that cannot work, or contradict each other, are refused with a text that says so and
@@ -51,7 +52,7 @@ func TestConfigRefuses(t *testing.T) {
 			return map[string]string{"ASSAY_CONFIG": name}[variable]
 		})
 		if err == nil {
-			err = Check(c)
+			err = daemon.Check(c)
 		}
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "%!") || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v, want an error with %q", file, err, want)

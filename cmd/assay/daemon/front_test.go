@@ -1,4 +1,4 @@
-package daemon
+package daemon_test
 
 import (
 	"crypto/tls"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/cmd/assay/daemon"
 	"github.com/assay-proxy/assay/internal/watch"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
@@ -158,7 +159,7 @@ func TestTLSFiles(t *testing.T) {
 		if name == "open key" && runtime.GOOS == "windows" {
 			continue
 		}
-		if _, err := newCertificates(test.c, nil); err == nil || !strings.Contains(err.Error(), test.want) {
+		if err := daemon.CheckCertificates(test.c); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}
@@ -419,13 +420,13 @@ func TestClientAuthoritiesOpen(t *testing.T) {
 	if err := os.Chmod(ca.cert, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newCertificates(c, nil); err != nil {
+	if err := daemon.CheckCertificates(c); err != nil {
 		t.Errorf("a file that others can read: %v", err)
 	}
 	if err := os.Chmod(ca.cert, 0o646); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newCertificates(c, nil); err == nil || !strings.Contains(err.Error(), "tls-client-ca: other users can change") || !strings.Contains(err.Error(), "chmod o-w") {
+	if err := daemon.CheckCertificates(c); err == nil || !strings.Contains(err.Error(), "tls-client-ca: other users can change") || !strings.Contains(err.Error(), "chmod o-w") {
 		t.Errorf("a file that others can change: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package daemon
+package daemon_test
 
 import (
 	"crypto/hmac"
@@ -20,6 +20,7 @@ import (
 
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/cmd/assay/daemon"
 )
 
 // startHooks starts a server with webhooks, and returns their secret.
@@ -43,8 +44,8 @@ func hookBegins(t *testing.T, p *program, path string, headers ...string) (statu
 		return "", nil
 	}
 	t.Cleanup(func() { conn.Close() })
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n", path, maxHook, strings.Join(append(headers, ""), "\r\n"))
-	_ = conn.SetReadDeadline(time.Now().Add(bodyTime * 3 / 5)) // the server waits longer for the body
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n", path, daemon.MaxHook, strings.Join(append(headers, ""), "\r\n"))
+	_ = conn.SetReadDeadline(time.Now().Add(daemon.BodyTime * 3 / 5)) // the server waits longer for the body
 	line := make([]byte, 12)
 	n, _ := io.ReadFull(conn, line) // the whole line or nothing
 	return string(line[:n]), conn
@@ -77,7 +78,7 @@ func TestHookCrowd(t *testing.T) {
 	signature := "X-Hub-Signature-256: sha256=" + strings.Repeat("ab", 32)
 	var refused atomic.Int32
 	var hooks sync.WaitGroup
-	for range maxHooks + 3 {
+	for range daemon.MaxHooks + 3 {
 		hooks.Go(func() {
 			if status, _ := hookBegins(t, p, "/-/hooks/github", signature); status == "HTTP/1.1 503" {
 				refused.Add(1)
@@ -86,7 +87,7 @@ func TestHookCrowd(t *testing.T) {
 	}
 	hooks.Wait()
 	if n := refused.Load(); n != 3 {
-		t.Errorf("%d webhooks are refused beside %d that are read, want 3", n, maxHooks)
+		t.Errorf("%d webhooks are refused beside %d that are read, want 3", n, daemon.MaxHooks)
 	}
 }
 
@@ -103,8 +104,8 @@ func TestHookLarge(t *testing.T) {
 		}
 		t.Cleanup(func() { conn.Close() })
 		go func() {
-			fmt.Fprintf(conn, "POST /-/hooks/github HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Hub-Signature-256: sha256=%s\r\n\r\n", maxHook, strings.Repeat("ab", 32))
-			_, _ = conn.Write(make([]byte, smallHook+1)) // the response may come before the end of the body
+			fmt.Fprintf(conn, "POST /-/hooks/github HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Hub-Signature-256: sha256=%s\r\n\r\n", daemon.MaxHook, strings.Repeat("ab", 32))
+			_, _ = conn.Write(make([]byte, daemon.SmallHook+1)) // the response may come before the end of the body
 			line := make([]byte, 12)
 			n, _ := io.ReadFull(conn, line)
 			answers <- string(line[:n])
@@ -137,16 +138,16 @@ func TestHookOwner(t *testing.T) {
 		fmt.Fprintf(conn, "POST /-/hooks/github HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Hub-Signature-256: sha256=%s\r\n\r\n", size, strings.Repeat("ab", 32))
 		return conn
 	}
-	for range maxHooks - 1 {
-		begin(smallHook)
+	for range daemon.MaxHooks - 1 {
+		begin(daemon.SmallHook)
 	}
 	used := regexp.MustCompile(`assay_memory_used_bytes\{share="fetches"\} (\S+)`)
-	for taken, tries := 0.0, 0; taken < (maxHooks-1)*smallHook && tries < 500; tries++ {
+	for taken, tries := 0.0, 0; taken < (daemon.MaxHooks-1)*daemon.SmallHook && tries < 500; tries++ {
 		_, metrics := assaytest.Fetch(t, p.url+"/metrics")
 		taken, _ = strconv.ParseFloat(used.FindStringSubmatch(metrics)[1], 64)
 	}
 	conn := begin(17 << 20) // together with the others more than three quarters of the share, and less than all of it
-	_, _ = conn.Write(make([]byte, smallHook+1))
+	_, _ = conn.Write(make([]byte, daemon.SmallHook+1))
 	line := make([]byte, 12)
 	if n, _ := io.ReadFull(conn, line); string(line[:n]) != "HTTP/1.1 503" {
 		t.Errorf("one more is answered %q", line[:n])

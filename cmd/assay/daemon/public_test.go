@@ -1,6 +1,6 @@
 //go:build public
 
-package daemon
+package daemon_test
 
 import (
 	"crypto/sha256"

@@ -1,6 +1,6 @@
 //go:build unix
 
-package daemon
+package daemon_test
 
 import (
 	"crypto/tls"

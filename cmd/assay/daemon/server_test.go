@@ -1,4 +1,4 @@
-package daemon
+package daemon_test
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/cmd/assay/daemon"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
@@ -47,7 +48,7 @@ func serveIn(t *testing.T, args ...string) *program {
 		return config.Load(flags, func(string) string { return "" })
 	}
 	go func() {
-		err := Run(ctx, Options{Load: load, Version: "test", Out: in, Err: p.log})
+		err := daemon.Run(ctx, daemon.Options{Load: load, Version: "test", Out: in, Err: p.log})
 		in.CloseWithError(fmt.Errorf("serve ended: %w", err))
 		p.done <- err
 	}()
@@ -132,7 +133,7 @@ func TestHostileClients(t *testing.T) {
 				break
 			}
 			time.Sleep(250 * time.Millisecond)
-			if time.Since(begin) > headerTime+10*time.Second {
+			if time.Since(begin) > daemon.HeaderTime+10*time.Second {
 				t.Error("a header may take forever")
 				return
 			}
@@ -152,7 +153,7 @@ func TestHostileClients(t *testing.T) {
 				break
 			}
 			time.Sleep(250 * time.Millisecond)
-			if time.Since(begin) > bodyTime+10*time.Second {
+			if time.Since(begin) > daemon.BodyTime+10*time.Second {
 				t.Error("a body may take forever")
 				return
 			}

@@ -1,0 +1,8 @@
+package main
+
+// What the tests of the program use of it.
+var (
+	Run        = run
+	NewCommand = newCommand
+	StopOn     = stopOn
+)
