@@ -8,6 +8,11 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
+// ErrSlowed and SlowedError are these errors.
+var ErrSlowed = errSlowed
+
+type SlowedError = slowedError
+
 // CountWork returns a counter of the work for passwords from now on, in rounds of bcrypt: 2^cost
 // for each.
 func CountWork(a *Authenticator) *atomic.Int64 {

@@ -81,7 +81,7 @@ func (g *guard) knows(address string, a attempt) bool {
 }
 
 // enter waits until a password from the address may be tried. The caller then calls leave with the
-// result. The error is a *SlowedError, or wraps ErrUnavailable if ctx ended.
+// result. The error is a *slowedError, or wraps ErrUnavailable if ctx ended.
 func (g *guard) enter(ctx context.Context, address string, a attempt) (leave func(wrong bool), err error) {
 	key, site := addressKey(address), siteKey(address)
 	r, queue := g.hold(key), g.hold(site)
@@ -127,7 +127,7 @@ func (g *guard) slowed(r *row) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if wait := r.failed.wait(time.Now(), guesses, guessWindow); wait > 0 {
-		return &SlowedError{wait}
+		return &slowedError{wait}
 	}
 	return nil
 }

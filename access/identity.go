@@ -16,26 +16,26 @@ import (
 // malformed or unknown.
 var ErrRefused = errors.New("access refused")
 
-// ErrSlowed is wrapped, together with ErrRefused, by the error for a password that was
+// errSlowed is wrapped, together with ErrRefused, by the error for a password that was
 // not checked because too many wrong ones came from the same address. The error is a
-// *SlowedError.
-var ErrSlowed = errors.New("too many wrong passwords")
+// *slowedError.
+var errSlowed = errors.New("too many wrong passwords")
 
 // ErrUnavailable is wrapped by the error for a credential that could not be checked:
 // the OIDC issuer does not answer, or the request ended first. The error does not wrap
 // ErrRefused, but the client must not be admitted either.
 var ErrUnavailable = errors.New("cannot be checked at present")
 
-// A SlowedError wraps ErrSlowed and ErrRefused. Wait is the time after which another
+// slowedError wraps errSlowed and ErrRefused. Wait is the time after which another
 // attempt from the same address is checked.
-type SlowedError struct{ Wait time.Duration }
+type slowedError struct{ Wait time.Duration }
 
-func (e *SlowedError) Error() string {
-	return fmt.Sprintf("%v: %v from this address, wait %v", ErrRefused, ErrSlowed, e.Wait.Round(time.Second))
+func (e *slowedError) Error() string {
+	return fmt.Sprintf("%v: %v from this address, wait %v", ErrRefused, errSlowed, e.Wait.Round(time.Second))
 }
 
 // Unwrap returns both sentinels.
-func (e *SlowedError) Unwrap() []error { return []error{ErrRefused, ErrSlowed} }
+func (e *slowedError) Unwrap() []error { return []error{ErrRefused, errSlowed} }
 
 // The kinds of Identity, and two more for the metrics.
 const (

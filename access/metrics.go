@@ -56,7 +56,7 @@ func possible(kind, result string) bool {
 func (m *metrics) count(kind string, err error) {
 	result := resultOK
 	switch {
-	case errors.Is(err, ErrSlowed):
+	case errors.Is(err, errSlowed):
 		result = resultSlowed
 	case errors.Is(err, ErrUnavailable):
 		result = resultUnavailable

@@ -1,13 +1,6 @@
 package storage
 
-import (
-	"bytes"
-	"context"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-)
+import "fmt"
 
 // Check checks the arguments of Apply.
 func (b Batch) Check() error {
@@ -32,45 +25,6 @@ func (b Batch) Check() error {
 		return nil
 	}
 	return CheckState(b.Swap.Name, b.Swap.New)
-}
-
-// ApplyInOrder implements Store.Apply for an engine without transactions, with its Create, Open and
-// SwapState.
-func ApplyInOrder(ctx context.Context, s Store, b Batch) error {
-	if err := b.Check(); err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	for _, c := range b.Create {
-		c.Info.Size = int64(len(c.Content))
-		err := s.Create(ctx, c.Info, bytes.NewReader(c.Content))
-		if errors.Is(err, fs.ErrExist) && holds(ctx, s, c) {
-			err = nil
-		}
-		if err != nil {
-			return fmt.Errorf("apply: %w", err)
-		}
-	}
-	if b.Swap == nil {
-		return nil
-	}
-	if err := s.SwapState(ctx, b.Swap.Name, b.Swap.Old, b.Swap.New); err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	return nil
-}
-
-// holds reports whether the object at the key in s is the one of the batch.
-func holds(ctx context.Context, s Store, c Small) bool {
-	o, err := s.Open(ctx, c.Info.Key)
-	if err != nil {
-		return false
-	}
-	defer o.Close()
-	if !c.Same(o.Info()) {
-		return false
-	}
-	content, err := io.ReadAll(o)
-	return err == nil && bytes.Equal(content, c.Content)
 }
 
 // Same reports whether an object with this Info and the same content equals the one of the batch.

@@ -44,8 +44,8 @@ var (
 	// ErrGarbage says that an upstream sent an invalid response.
 	ErrGarbage = errors.New("invalid response from the upstream")
 
-	// ErrDefect is a panic in work that clients share; it was logged.
-	ErrDefect = errors.New("internal error")
+	// errDefect is a panic in work that clients share; it was logged.
+	errDefect = errors.New("internal error")
 
 	// ErrStrays says that a client requested many tiles beyond the end of a checksum
 	// database that do not exist.

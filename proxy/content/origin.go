@@ -62,8 +62,10 @@ type traits struct {
 // repository of the module must be found first.
 func (o *Origin) Admit(ctx context.Context, q *Ask) error { return o.audience.admit(ctx, q) }
 
-// admitAgain is Admit after a fetch: only now is the repository of the module known, and
-// the rules may have changed.
+// admitAgain checks once more, before the answer is sent, whether the client may read the
+// module. Admit decided before the fetch. The fetch may have found the repository of the
+// module, which other rules may protect, and a reload may have changed the rules. The
+// error is that of Admit, or gate.ErrReloaded if the module is of the other origin now.
 func (o *Origin) admitAgain(ctx context.Context, q *Ask) error {
 	if _, err := o.gate.Check(q.Req.Module); err != nil {
 		return err
@@ -76,8 +78,12 @@ func (o *Origin) Veil(q *Ask, err error) error {
 	return o.traits.inForce().audience.veil(q, err)
 }
 
-// Bridge returns the error for the client, where err and r are the results of q, which
-// began at a time: in an outage it is a remembered absence, as an *OldAbsenceError.
+// Bridge returns the error for a client whose request q began at begin and ended with r
+// and err. A go command that requests a module that does not exist needs an absence to
+// continue, and an upstream that is not reachable states none. So Bridge remembers the
+// absences that upstreams state. If err says that no upstream is reachable, and one of
+// those absences is of the same object and recent enough, Bridge returns it as an
+// *OldAbsenceError; otherwise it returns err.
 func (o *Origin) Bridge(ctx context.Context, q *Ask, begin time.Time, r Result, err error) error {
 	if err == nil {
 		return nil

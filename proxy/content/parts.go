@@ -229,7 +229,7 @@ func (p *parts) prepare(ctx context.Context, client string) context.Context {
 func (p *parts) panicked(key string, d *panics.Error) error {
 	p.metrics.panics.Inc()
 	p.options.log.Error("panic", "key", key, "panic", fmt.Sprint(d.Value), "stack", string(d.Stack))
-	return fmt.Errorf("%w: panic: %v", ErrDefect, d.Value)
+	return fmt.Errorf("%w: panic: %v", errDefect, d.Value)
 }
 
 // patient returns a context that ends when a client has waited long enough.

@@ -235,7 +235,7 @@ func (u *upstreams) noteFailed(key string, err error) {
 	switch {
 	case err == nil:
 		u.recentlyFailed.Delete(key)
-	case errors.As(err, &mismatch), errors.Is(err, modzip.ErrShape), errors.Is(err, fetch.ErrTooLarge), errors.Is(err, ErrDefect), IsFull(err):
+	case errors.As(err, &mismatch), errors.Is(err, modzip.ErrShape), errors.Is(err, fetch.ErrTooLarge), errors.Is(err, errDefect), IsFull(err):
 		u.recentlyFailed.Put(key, struct{}{})
 	}
 }

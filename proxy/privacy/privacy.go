@@ -120,9 +120,9 @@ const (
 	// Authenticated is the group of all authenticated clients.
 	Authenticated = "*"
 
-	// Anyone is the group of all clients. A rule with it restricts nothing: it
+	// anyone is the group of all clients. A rule with it restricts nothing: it
 	// says that every client may read the modules that it covers.
-	Anyone = "anyone"
+	anyone = "anyone"
 )
 
 // New returns the policy for lists of private patterns, each in the syntax of
@@ -223,7 +223,7 @@ func parseRule(text string) (rule, error) {
 	groups := strings.Split(names, "|")
 	for _, group := range groups {
 		if group == "" || strings.ContainsFunc(group, func(r rune) bool { return r <= ' ' || r == 0x7f || unicode.IsSpace(r) }) {
-			return rule{}, fmt.Errorf("%q is no name of a group; %s is all who have authenticated, %s is every client", group, Authenticated, Anyone)
+			return rule{}, fmt.Errorf("%q is no name of a group; %s is all who have authenticated, %s is every client", group, Authenticated, anyone)
 		}
 	}
 	return rule{restricted, groups}, nil
@@ -254,7 +254,7 @@ func (p *Policy) MayRead(modulePath string, in func(group string) bool) (covered
 
 // allows reports whether the rule lets a reader in.
 func (r rule) allows(in func(group string) bool) bool {
-	return slices.Contains(r.groups, Anyone) || slices.ContainsFunc(r.groups, in)
+	return slices.Contains(r.groups, anyone) || slices.ContainsFunc(r.groups, in)
 }
 
 // AllowedAll reports whether a reader may read all modules.
@@ -305,7 +305,7 @@ func (p *Policy) Bypasses(hosts []string, usable func(pattern string) bool) map[
 	around := map[string][]string{}
 	for _, r := range p.rules {
 		named := slices.ContainsFunc(p.rules, func(o rule) bool { return onHost(o) && o.subsetOf(r) })
-		if slices.Contains(r.groups, Anyone) || named || !usable(r.text) {
+		if slices.Contains(r.groups, anyone) || named || !usable(r.text) {
 			continue
 		}
 		for _, other := range p.rules {
@@ -320,7 +320,7 @@ func (p *Policy) Bypasses(hosts []string, usable func(pattern string) bool) map[
 // subsetOf reports whether each reader of r satisfies the other rule.
 func (r rule) subsetOf(other rule) bool {
 	return !slices.ContainsFunc(r.groups, func(group string) bool {
-		return !slices.Contains(other.groups, group) && !slices.Contains(other.groups, Anyone)
+		return !slices.Contains(other.groups, group) && !slices.Contains(other.groups, anyone)
 	})
 }
 

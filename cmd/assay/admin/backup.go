@@ -18,7 +18,7 @@ func SaveDirectory(backup io.Reader, dir string) (Manifest, error) {
 	if err := checkFree(dir); err != nil {
 		return Manifest{}, err
 	}
-	unfinished := dir + Unfinished
+	unfinished := dir + unfinishedSuffix
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return Manifest{}, err
 	}
@@ -47,7 +47,7 @@ func SaveFile(backup io.Reader, name string) (Manifest, error) {
 	if err := checkFree(name); err != nil {
 		return Manifest{}, err
 	}
-	unfinished := name + Unfinished
+	unfinished := name + unfinishedSuffix
 	var f *os.File
 	release, err := claim(unfinished,
 		func() error { return os.RemoveAll(unfinished) },

@@ -52,8 +52,8 @@ func (m Manifest) Size() (total int64) {
 
 const manifestFormat = 1
 
-// Unfinished is the suffix of a backup's name during its write.
-const Unfinished = ".unfinished"
+// unfinishedSuffix is the suffix of a backup's name during its write.
+const unfinishedSuffix = ".unfinished"
 
 // write writes m as the manifest of the backup in dir.
 func (m Manifest) write(dir string) error {

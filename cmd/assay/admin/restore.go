@@ -12,7 +12,7 @@ import (
 
 // restoring is the directory in a data directory in which a backup is unpacked. It exists until the
 // restore is complete.
-const restoring = "restore" + Unfinished
+const restoring = "restore" + unfinishedSuffix
 
 // CheckRestored returns an error if a restore into a data directory was interrupted.
 func CheckRestored(data string) error {
