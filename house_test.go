@@ -31,7 +31,7 @@ var arrows = map[string][]string{
 	"cmd/assay/assaytest":  {},
 	"cmd/assay/config":     {"proxy/fetch"},
 	"cmd/assay/daemon":     {"access", "cmd/assay/admin", "cmd/assay/config", "internal/descriptors", "internal/memory", "internal/watch", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
-	"cmd/bench":            {"access", "proxy/vcs/vcstest", "storage", "storage/bolt"},
+	"cmd/bench":            {"access", "proxy/vcs/vcstest", "storage", "storage/bolt", "sumdb/sumdbtest"},
 	"internal/panics":      {},
 	"internal/parallel":    {},
 	"internal/bindings":    {"storage"},

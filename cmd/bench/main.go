@@ -26,6 +26,7 @@ func main() {
 	var (
 		program = flag.String("assay", "", "the assay to measure")
 		before  = flag.String("before", "", "an earlier assay; measure only what must not become worse than with it")
+		cold    = flag.String("cold", "", "a real go.mod; measure only its build without a cache, from an upstream that is far away")
 		athens  = flag.String("athens", "", "the Athens to measure against")
 		gomod   = flag.String("gomod", "", "a real go.mod with some 150 modules")
 		run     = flag.String("run", ".", "measure only what matches this regular expression")
@@ -42,7 +43,11 @@ func main() {
 	}
 	b := &bench{ctx: ctx, dir: dir, assay: *program, athens: *athens, gomod: *gomod, rounds: *rounds, slice: *slice}
 	measures := b.measures()
-	if *before != "" {
+	switch {
+	case *cold != "":
+		b.gomod = *cold
+		measures = (&coldBuilds{b: b, host: &host{dir: b.dir}}).measures()
+	case *before != "":
 		measures = newComparison(b, *before).measures()
 	}
 	table, err := b.all(measures, regexp.MustCompile(*run))

@@ -28,6 +28,7 @@ type host struct {
 type failed struct{ error }
 
 func (h *host) Helper()                           {}
+func (h *host) Errorf(format string, args ...any) { h.Fatalf(format, args...) }
 func (h *host) Error(args ...any)                 { panic(failed{errors.New(fmt.Sprint(args...))}) }
 func (h *host) Fatal(args ...any)                 { panic(failed{errors.New(fmt.Sprint(args...))}) }
 func (h *host) Fatalf(format string, args ...any) { panic(failed{fmt.Errorf(format, args...)}) }

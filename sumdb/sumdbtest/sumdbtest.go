@@ -18,7 +18,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"testing"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/note"
@@ -27,6 +26,13 @@ import (
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
+// T is the part of testing.TB that a Log needs.
+type T interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // Log is a log of modules. All methods may be called at the same time.
 type Log struct {
 	// OnLookup, if set, is called for a module that has no record yet, before
@@ -34,7 +40,7 @@ type Log struct {
 	// is used.
 	OnLookup func(mod module.Version)
 
-	tb     testing.TB
+	tb     T
 	name   string
 	key    string
 	signer note.Signer
@@ -51,7 +57,7 @@ type Log struct {
 
 // NewLog returns an empty log. Its key depends on name alone, so logs of the
 // same name are forks of each other, whatever the test.
-func NewLog(tb testing.TB, name string) *Log {
+func NewLog(tb T, name string) *Log {
 	tb.Helper()
 	return newLog(tb, name, "sumdbtest "+name)
 }
@@ -59,7 +65,7 @@ func NewLog(tb testing.TB, name string) *Log {
 // Rekeyed returns an empty log of the same name with another key.
 func (l *Log) Rekeyed() *Log { return newLog(l.tb, l.name, "another key for "+l.name) }
 
-func newLog(tb testing.TB, name, secretSeed string) *Log {
+func newLog(tb T, name, secretSeed string) *Log {
 	tb.Helper()
 	seed := sha256.Sum256([]byte(secretSeed))
 	private := ed25519.NewKeyFromSeed(seed[:])
