@@ -8,8 +8,8 @@ import (
 // Memory limits the memory of a Server, by purpose. A request that does not fit waits, or
 // gets a 503. A nil budget is no limit.
 type Memory struct {
-	// Hot is how many bytes of often requested small objects stay in memory. Default 16
-	// MiB.
+	// Hot is how many bytes of often requested small objects, and of lists of held versions,
+	// stay in memory. Default 16 MiB.
 	Hot int64
 
 	// Proofs is for hashing and checking zips, some 7 MiB each. Its holder waits only for

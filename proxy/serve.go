@@ -250,7 +250,7 @@ func (a *answer) serveMutable() error {
 	}
 	h["Cache-Status"] = cacheStatus[a.result]
 	h["Cache-Control"] = a.origin.Caching.Answer
-	return a.writeBytes(m.Body)
+	return a.writeBytes(m.Text())
 }
 
 // writeSumDB answers with a response of a checksum database.

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/mod/module"
+
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -18,8 +20,17 @@ import (
 
 // Answer is a list, a latest version or the commit of a branch, as an upstream had it.
 type Answer struct {
-	Body    []byte
-	fetched time.Time // the zero time if it is made from stored versions
+	Versions Versions  // of a list
+	Info     []byte    // otherwise: the .info of the latest version or of the commit
+	fetched  time.Time // the zero time if it is made from stored versions
+}
+
+// Text returns the answer as a response of the protocol. It must not be changed.
+func (m *Answer) Text() []byte {
+	if m.Info != nil {
+		return m.Info
+	}
+	return m.Versions.Text()
 }
 
 // before reports whether the answer is from before a push; the zero time is no push. An
@@ -43,14 +54,15 @@ func (m *Answer) age() time.Duration {
 }
 
 // encode returns m as it is stored: the time in milliseconds since 1970, a newline, the
-// body.
+// text.
 func (m *Answer) encode() []byte {
 	data := strconv.AppendInt(nil, m.fetched.UnixMilli(), 10)
-	return append(append(data, '\n'), m.Body...)
+	return append(append(data, '\n'), m.Text()...)
 }
 
-func decodeAnswer(data []byte) (*Answer, error) {
-	millis, body, ok := bytes.Cut(data, []byte{'\n'})
+// decodeAnswer is the inverse of encode. The answer takes the memory of data.
+func decodeAnswer(kind request.Kind, data []byte) (*Answer, error) {
+	millis, text, ok := bytes.Cut(data, []byte{'\n'})
 	if !ok {
 		return nil, errors.New("it has no time")
 	}
@@ -58,7 +70,27 @@ func decodeAnswer(data []byte) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Answer{body, time.UnixMilli(fetched)}, nil
+	m := &Answer{fetched: time.UnixMilli(fetched)}
+	if kind == request.List {
+		m.Versions = Versions{text} // we stored it, so it is sorted
+	} else {
+		m.Info = text
+	}
+	return m, nil
+}
+
+// parseAnswer returns the answer of an upstream for req, whose text is data. It takes the
+// memory of data.
+func parseAnswer(req request.Request, data []byte) (*Answer, error) {
+	if req.Kind == request.List {
+		versions, err := parseVersions(req.Module, data)
+		return &Answer{Versions: versions}, err
+	}
+	version, err := parseInfo(data)
+	if err == nil {
+		err = module.Check(req.Module, version)
+	}
+	return &Answer{Info: data}, err
 }
 
 // The prefixes of the names of states, see answers.prefix.
@@ -94,7 +126,7 @@ func (a *answers) find(ctx context.Context, c Client, req request.Request) (*Ans
 	if err != nil {
 		return nil, err
 	}
-	m, err := decodeAnswer(data)
+	m, err := decodeAnswer(req.Kind, data)
 	if err != nil {
 		a.log.Warn("saved answer ignored", "key", name, "err", err)
 		return nil, nil
@@ -112,9 +144,8 @@ func (a *answers) read(ctx context.Context, c Client, name string) ([]byte, erro
 	return data, err
 }
 
-// keep stores an answer. Its age counts from the question.
-func (a *answers) keep(ctx context.Context, req request.Request, asked time.Time, body []byte) *Answer {
-	m := &Answer{body, asked}
+// keep stores the answer for req, and returns it.
+func (a *answers) keep(ctx context.Context, req request.Request, m *Answer) *Answer {
 	store, err := a.gate.Store(req.Module)
 	if err == nil {
 		err = store.SetState(ctx, storage.Key(a.name(req)), m.encode())
@@ -126,11 +157,11 @@ func (a *answers) keep(ctx context.Context, req request.Request, asked time.Time
 	return m
 }
 
-// keepInfo stores an answer that is a version.
+// keepInfo stores an answer that is a version. Its age counts from the question.
 func (a *answers) keepInfo(ctx context.Context, req request.Request, asked time.Time, info vcs.Info) (*Answer, error) {
 	data, err := json.Marshal(info)
 	if err != nil {
 		return nil, err
 	}
-	return a.keep(ctx, req, asked, data), nil
+	return a.keep(ctx, req, &Answer{Info: data, fetched: asked}), nil
 }

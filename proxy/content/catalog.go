@@ -7,7 +7,6 @@ import (
 	"iter"
 
 	"golang.org/x/mod/module"
-	"golang.org/x/mod/semver"
 
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
@@ -57,12 +56,10 @@ func (c Catalog) infos(ctx context.Context) iter.Seq2[storage.Info, error] {
 	return c.held.List(ctx, string(vouchers[0])+"/")
 }
 
-// Versions returns the held versions of a module, sorted. It omits those without an
-// .info, because the go command cannot use them.
-func (c Catalog) Versions(ctx context.Context, modulePath string) ([]string, error) {
-	versions, err := c.shelf.versions(ctx, modulePath)
-	semver.Sort(versions)
-	return versions, err
+// Versions returns the held versions of a module. It omits those without an .info, because
+// the go command cannot use them.
+func (c Catalog) Versions(ctx context.Context, modulePath string) (Versions, error) {
+	return c.shelf.versions(ctx, modulePath)
 }
 
 // Explanation lists the held files of a version, with their source and their proof.

@@ -50,17 +50,18 @@ func TestIndexMemory(t *testing.T) {
 	runtime.KeepAlive(keep)
 }
 
-// A cleaned list has only valid versions of the module, each once, in order.
-func FuzzCleanList(f *testing.F) {
+// A parsed list has only valid versions of the module, each once, in order.
+func FuzzParseVersions(f *testing.F) {
 	for _, seed := range []string{"", "v1.0.0\n", "v1.0.0 2020-01-01T00:00:00Z\r\nv0.9.0", "<html>\nv1 is here", "v2.0.0\nv2.0.0+incompatible\nv1.0.0-pre", "\xff\nv1.0.0", "v0.0.0-20200101000000-abcdefabcdef"} {
 		f.Add("example.com/a", []byte(seed))
 		f.Add("example.com/a/v2", []byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, path string, data []byte) {
-		list, err := content.CleanList(path, data)
+		versions, err := content.ParseVersions(path, data)
 		if err != nil {
 			return
 		}
+		list := versions.Text()
 		last := ""
 		for line := range strings.Lines(string(list)) {
 			v := strings.TrimSuffix(line, "\n")
@@ -72,8 +73,8 @@ func FuzzCleanList(f *testing.F) {
 			}
 			last = v
 		}
-		if again, err := content.CleanList(path, list); err != nil || !bytes.Equal(again, list) {
-			t.Fatalf("cleaned twice: %q, %v, want %q", again, err, list)
+		if again, err := content.ParseVersions(path, list); err != nil || !bytes.Equal(again.Text(), list) {
+			t.Fatalf("parsed twice: %q, %v, want %q", again.Text(), err, list)
 		}
 	})
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// CleanList is cleanList, which changes data.
-func CleanList(modulePath string, data []byte) ([]byte, error) {
-	return cleanList(modulePath, bytes.Clone(data))
+// ParseVersions is parseVersions, which changes data.
+func ParseVersions(modulePath string, data []byte) (Versions, error) {
+	return parseVersions(modulePath, bytes.Clone(data))
 }
 
 // Hot notes n objects of size bytes each and returns how many bytes are kept with that

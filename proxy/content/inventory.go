@@ -194,6 +194,7 @@ func Purge(ctx context.Context, store storage.Store, mod module.Version) (purged
 // Forget drops items from memory after they were removed from the store.
 func (l *Library) Forget(items []Item) {
 	for _, item := range items {
+		l.parts.held.known.changed(item.Key)
 		kind := map[string]request.Kind{"info": request.Info, "mod": request.Mod, "zip": request.Zip}[item.File]
 		path := request.Request{Kind: kind, Module: item.Module, Version: item.Version}.Path()
 		for _, origin := range l.Origins() {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -381,22 +380,22 @@ func (o *Origin) local(ctx context.Context, q *Ask) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(versions) == 0 {
+	if versions.none() {
 		return nil, o.unheld(q)
 	}
 	if q.Req.Kind == request.List {
-		return &Answer{Body: appendList(nil, slices.DeleteFunc(versions, module.IsPseudoVersion))}, nil
+		return &Answer{Versions: versions.Where(func(v string) bool { return !module.IsPseudoVersion(v) })}, nil
 	}
-	body, err := o.latest(ctx, q.Req.Module, versions)
+	info, err := o.latest(ctx, q.Req.Module, versions)
 	if errors.Is(err, errMiss) { // it was damaged
 		err = o.unheld(q)
 	}
-	return &Answer{Body: body}, err
+	return &Answer{Info: info}, err
 }
 
 // latest returns the .info of the latest of the held versions.
-func (o *Origin) latest(ctx context.Context, modulePath string, versions []string) ([]byte, error) {
-	latest, err := candidatesOf(slices.Values(versions)).latest(modulePath, func(version string) ([]byte, error) {
+func (o *Origin) latest(ctx context.Context, modulePath string, versions Versions) ([]byte, error) {
+	latest, err := candidatesOf(versions.All()).latest(modulePath, func(version string) ([]byte, error) {
 		data, err := o.shelf.read(ctx, request.Request{Kind: request.Mod, Module: modulePath, Version: version})
 		if errors.Is(err, errMiss) {
 			err = fs.ErrNotExist // so that another one is the latest

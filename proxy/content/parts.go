@@ -81,8 +81,8 @@ type Times struct {
 // Memory limits the memory of a Library, by purpose. A request that does not fit waits. A
 // nil budget is no limit.
 type Memory struct {
-	// Hot is how many bytes of often requested small objects stay in memory. Default 16
-	// MiB.
+	// Hot is how many bytes of often requested small objects, and of lists of held versions,
+	// stay in memory. Default 16 MiB.
 	Hot int64
 
 	// Proofs is for hashing and checking zips, some 7 MiB each. Its holder waits only for
@@ -123,7 +123,7 @@ func setDefault[T comparable](value *T, to T) {
 // reload makes, share them.
 type parts struct {
 	options  options
-	held     heldStore
+	held     *heldStore
 	scope    *flight.Scope
 	metrics  *metrics
 	rooms    rooms
@@ -158,27 +158,12 @@ func optionsOf(c Config) options {
 	return o
 }
 
-// heldStore is the store with what it was made by.
-type heldStore struct {
-	holdings
-	vouchers []storage.Voucher // all that have ever vouched for something in it
-}
-
-// holdings is the store without the methods that store objects of a module: those are for
-// the gate alone.
-type holdings interface {
-	Open(ctx context.Context, key string) (storage.Object, error)
-	Stat(ctx context.Context, key string) (storage.Info, error)
-	List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error]
-	Delete(ctx context.Context, key string) error
-	State(ctx context.Context, name string) ([]byte, error)
-}
-
 func newParts(ctx context.Context, c Config) (p *parts, err error) {
 	if err := clearSpool(c.Spool); err != nil {
 		return nil, err
 	}
-	p = &parts{options: optionsOf(c), held: heldStore{holdings: c.Store}, metrics: newMetrics(), rooms: newRooms(c), pushes: new(pushes)}
+	p = &parts{options: optionsOf(c), held: &heldStore{holdings: c.Store}, metrics: newMetrics(), rooms: newRooms(c), pushes: new(pushes)}
+	p.held.known.limit = int(c.Memory.Hot / knownShare)
 	p.scope = flight.NewScope(flight.Config{Wait: c.Times.Answer * 3 / 4, Prepare: p.prepare, Panicked: p.panicked})
 	p.zips = zips{spool: c.Spool, budget: c.Memory.Proofs, answer: c.Times.Answer}
 	p.evidence = evidence{dir: evidencedir.Dir(c.Evidence), metrics: p.metrics, log: c.Logger}

@@ -168,7 +168,7 @@ func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, err
 		return nil, err
 	}
 	r.proof.moved(req.Module, versions.Latest)
-	list := r.answers.keep(ctx, request.Request{Kind: request.List, Module: req.Module}, begin, appendList(nil, versions.Tagged))
+	list := r.answers.keep(ctx, request.Request{Kind: request.List, Module: req.Module}, &Answer{Versions: versionsOf(versions.Tagged), fetched: begin})
 	latest, err := (*Answer)(nil), said(versions.NoLatest)
 	if err == nil {
 		latest, err = r.answers.keepInfo(ctx, request.Request{Kind: request.Latest, Module: req.Module}, begin, versions.Latest)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/content/gate"
@@ -116,21 +115,12 @@ func (s *shelf) keyFor(req request.Request, info storage.Info) string {
 
 // versions returns the versions of a module whose .info is stored; the go command cannot
 // use others.
-func (s *shelf) versions(ctx context.Context, modulePath string) ([]string, error) {
-	dir := strings.TrimSuffix(request.Request{Kind: request.List, Module: modulePath}.Path(), "/list")
-	var versions []string
-	for _, voucher := range s.proof.vouchers(request.Info) {
-		prefix := voucher.Prefix(dir)
-		for info, err := range s.parts.held.List(ctx, prefix) {
-			if err != nil {
-				return nil, err
-			}
-			if req, err := request.Parse(dir + "/" + info.Key[len(prefix):]); err == nil && req.Kind == request.Info && req.Immutable() {
-				versions = append(versions, req.Version)
-			}
-		}
+func (s *shelf) versions(ctx context.Context, modulePath string) (Versions, error) {
+	vouchers := s.proof.vouchers(request.Info)
+	if len(vouchers) == 0 {
+		return Versions{}, nil
 	}
-	return versions, nil
+	return s.parts.held.versions(ctx, vouchers[0], modulePath) // one voucher has all of an origin
 }
 
 // put stores a proved object, and reports whether this object is stored now, and not an
@@ -141,6 +131,7 @@ func (s *shelf) put(ctx context.Context, req request.Request, info storage.Info,
 		return false, err
 	}
 	info.Key = s.keyFor(req, info)
+	defer s.parts.held.known.changed(info.Key)
 	err = store.Create(ctx, info, data)
 	if !errors.Is(err, fs.ErrExist) {
 		return err == nil, err
@@ -166,6 +157,7 @@ func (s *shelf) replace(ctx context.Context, req request.Request, info storage.I
 		return err
 	}
 	info.Key = s.keyFor(req, info)
+	defer s.parts.held.known.changed(info.Key)
 	return store.Replace(ctx, info, data)
 }
 

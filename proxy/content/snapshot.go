@@ -100,7 +100,7 @@ func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
 	p := b.parts
 	return &Origin{
 		parts: p, gate: g, renewing: flight.NewGroup[*Answer](p.scope),
-		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: &hot{limit: int(p.options.memory.Hot / 2)}},
+		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: &hot{limit: int((p.options.memory.Hot - p.options.memory.Hot/knownShare) / 2)}},
 		answers: &answers{prefix: prefix, held: p.held, gate: g, log: p.options.log, reading: p.rooms.reading},
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/mod/modfile"
-	"golang.org/x/mod/module"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-proxy/assay/internal/memo"
@@ -271,16 +270,10 @@ func (u *upstreams) ask(ctx context.Context, req request.Request) (*Answer, erro
 	if err := held.Try(listHalves * int64(len(data)) / 2); err != nil {
 		return nil, err
 	}
-	if req.Kind == request.List {
-		data, err = cleanList(req.Module, data)
-	} else {
-		var version string
-		if version, err = parseInfo(data); err == nil {
-			err = module.Check(req.Module, version)
-		}
-	}
+	m, err := parseAnswer(req, data)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrGarbage, source, err)
 	}
-	return u.answers.keep(ctx, req, begin, data), nil
+	m.fetched = begin // its age counts from the question
+	return u.answers.keep(ctx, req, m), nil
 }
