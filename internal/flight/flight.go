@@ -52,7 +52,7 @@ type Flight[T any] struct {
 
 // Join joins the flight for the key of w, which it starts if there is none, and reports
 // whether there was one. The client of who counts as waiting until Leave. The error is
-// places.ErrFull or places.ErrClientFull.
+// places.ErrFull, places.ErrClientFull or ErrClosed.
 func (g *Group[T]) Join(who places.For, w Work[T]) (f *Flight[T], joined bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -65,8 +65,13 @@ func (g *Group[T]) Join(who places.For, w Work[T]) (f *Flight[T], joined bool, e
 			return nil, false, err
 		}
 	}
-	g.active[w.Key] = f
-	g.scope.Go(func(ctx context.Context) { g.run(ctx, f, w) })
+	if !g.scope.Go(func(ctx context.Context) { g.run(ctx, f, w) }) {
+		if f.claim != nil {
+			f.claim.Release()
+		}
+		return nil, false, ErrClosed
+	}
+	g.active[w.Key] = f // run removes it, with mu
 	return f, false, nil
 }
 

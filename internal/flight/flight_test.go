@@ -131,3 +131,55 @@ func TestScopeClose(t *testing.T) {
 		}
 	})
 }
+
+// A request may run longer than a shutdown lasts. It starts no work after Close, which
+// could not wait for it, and gets an error instead of a flight that never ends.
+func TestScopeClosed(t *testing.T) {
+	scope := flight.NewScope(flight.Config{})
+	group := flight.NewGroup[int](scope)
+	if err := scope.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	all, ran := places.New(places.Config{N: 1}), make(chan struct{}, 1)
+	do := func(context.Context, *flight.Flight[int]) error { ran <- struct{}{}; return nil }
+	for _, of := range []*places.Places{nil, all} {
+		if f, _, err := group.Join(places.For{Client: "a"}, flight.Work[int]{Key: "late", Places: of, Do: do}); !errors.Is(err, flight.ErrClosed) {
+			t.Errorf("Join after Close = %v, %v", f, err)
+		}
+	}
+	select {
+	case <-ran:
+		t.Error("work ran after Close")
+	case <-time.After(50 * time.Millisecond):
+	}
+	if s := all.Stats(); s.Running != 0 || s.Waiting != 0 {
+		t.Errorf("refused work holds a place: %+v", s)
+	}
+	if err := scope.Close(t.Context()); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+}
+
+// Work that runs during Close may start more work: Close waits for all of it.
+func TestScopeCloseNested(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope(flight.Config{})
+		group := flight.NewGroup[int](scope)
+		var inner error
+		outer, _, err := group.Join(places.For{}, flight.Work[int]{Key: "outer", Do: func(context.Context, *flight.Flight[int]) error {
+			time.Sleep(time.Second)
+			_, _, inner = group.Join(places.For{}, flight.Work[int]{Key: "inner", Do: func(context.Context, *flight.Flight[int]) error {
+				time.Sleep(time.Second)
+				return nil
+			}})
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		if err := scope.Close(t.Context()); err != nil || inner != nil || !outer.Ended() || time.Since(begin) != 2*time.Second {
+			t.Errorf("Close after %v: %v; the inner work: %v", time.Since(begin), err, inner)
+		}
+	})
+}

@@ -25,12 +25,20 @@ type Config struct {
 	Panicked func(key string, p *panics.Error) error
 }
 
+// ErrClosed is the error for work that begins after Close.
+var ErrClosed = errors.New("closed")
+
 // Scope runs work that clients share and that continues when they leave.
 type Scope struct {
-	config  Config
-	ctx     context.Context
-	cancel  context.CancelFunc
-	running sync.WaitGroup
+	config Config
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// A sync.WaitGroup cannot refuse work: Add must not be called after Wait.
+	mu      sync.Mutex
+	running int
+	closing bool
+	idle    chan struct{} // closed when closing is set and nothing is running
 }
 
 // NewScope makes a Scope; Close ends it.
@@ -44,7 +52,7 @@ func NewScope(c Config) *Scope {
 	if c.Panicked == nil {
 		c.Panicked = func(_ string, p *panics.Error) error { return p }
 	}
-	s := &Scope{config: c}
+	s := &Scope{config: c, idle: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -52,23 +60,52 @@ func NewScope(c Config) *Scope {
 // Close waits for running work, at most until ctx ends; then it cancels the rest and
 // waits for it.
 func (s *Scope) Close(ctx context.Context) error {
-	idle := make(chan struct{})
-	go func() { s.running.Wait(); close(idle) }()
 	defer s.cancel()
+	s.mu.Lock()
+	if !s.closing {
+		s.closing = true
+		s.endIfIdle()
+	}
+	s.mu.Unlock()
 	select {
-	case <-idle:
+	case <-s.idle:
 		return nil
 	case <-ctx.Done():
 		s.cancel()
-		<-idle
+		<-s.idle
 		return ctx.Err()
 	}
 }
 
-// Go does work in a goroutine, with the context of the Scope. Only a running request, or
-// work of the Scope, may call it: otherwise Close might not wait for the goroutine.
-func (s *Scope) Go(do func(ctx context.Context)) {
-	s.running.Go(func() { do(s.ctx) })
+// endIfIdle makes Close return when nothing is running. The caller holds mu.
+func (s *Scope) endIfIdle() {
+	if s.closing && s.running == 0 {
+		close(s.idle)
+	}
+}
+
+// Go does work in a goroutine, with the context of the Scope. It does nothing and returns
+// false if Close has waited for all work. So it never refuses work that running work of
+// the Scope starts, but it can refuse that of a request that runs longer than Close.
+func (s *Scope) Go(do func(ctx context.Context)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing && s.running == 0 {
+		return false
+	}
+	s.running++
+	go func() {
+		defer s.done()
+		do(s.ctx)
+	}()
+	return true
+}
+
+func (s *Scope) done() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running--
+	s.endIfIdle()
 }
 
 // Guard calls do and returns its error; if do panics, the error is that of

@@ -2,15 +2,11 @@ package flight
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/panics"
 )
-
-// ErrClosed says that a Shared no longer starts work.
-var ErrClosed = errors.New("closed")
 
 // Shared runs work that needs no places: at most one piece for each key. The work
 // continues when its first caller leaves, and ends when no caller waits for it.

@@ -46,7 +46,7 @@ func (s *infoSource) recheck(req request.Request, source string) {
 	if !s.parts.infos.begin(key, source) {
 		return
 	}
-	s.parts.scope.Go(func(ctx context.Context) {
+	begun := s.parts.scope.Go(func(ctx context.Context) {
 		defer s.parts.infos.end()
 		ctx, cancel := context.WithTimeout(ctx, smallFillTime)
 		defer cancel()
@@ -60,6 +60,9 @@ func (s *infoSource) recheck(req request.Request, source string) {
 		}
 		s.parts.infos.note(key, source, time.Now().Add(next))
 	})
+	if !begun {
+		s.parts.infos.end()
+	}
 }
 
 // ask does one fetch. It sets source to the upstream that answered.
