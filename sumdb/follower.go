@@ -169,17 +169,44 @@ func (f *follower) resume(ctx context.Context, h *head) error {
 	return ctx.Err()
 }
 
-// lock waits until no other goroutine moves the head. The caller must call unlock.
-func (f *follower) lock(ctx context.Context) error {
-	select {
-	case f.moving <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// move calls do, which moves the head, while no other goroutine does. If another upstream replaces
+// the one that do began with, do ends and begins again: the old one may hang, and meanwhile no head
+// of the new one could be accepted.
+func (f *follower) move(ctx context.Context, do func(context.Context) error) error {
+	for {
+		replaced, err := f.moveOnce(ctx, do)
+		if err == nil || !replaced || ctx.Err() != nil {
+			return err
+		}
 	}
 }
 
-func (f *follower) unlock() { <-f.moving }
+// moveOnce is one attempt of move. It reports whether upstream was replaced meanwhile.
+func (f *follower) moveOnce(ctx context.Context, do func(context.Context) error) (replaced bool, err error) {
+	select {
+	case f.moving <- struct{}{}:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	defer func() { <-f.moving }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	anew := f.client.flights.NextAnew()
+	go func() {
+		select {
+		case <-anew:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err = do(ctx)
+	select {
+	case <-anew:
+		return true, err
+	default:
+		return false, err
+	}
+}
 
 // accept proves that the signed head msg and our head are of one log, and makes it ours if it is
 // larger. from says where it was seen. The error is ErrInvalid if msg is not a head of the database
@@ -193,10 +220,11 @@ func (f *follower) accept(ctx context.Context, msg []byte, from string) error {
 	if ours := f.head.Load(); ours != nil && theirs.tree.N <= ours.tree.N {
 		return f.acceptOlder(ctx, ours, theirs, from)
 	}
-	if err := f.lock(ctx); err != nil {
-		return err
-	}
-	defer f.unlock()
+	return f.move(ctx, func(ctx context.Context) error { return f.acceptNewer(ctx, theirs, from) })
+}
+
+// acceptNewer accepts theirs, which was larger than ours when it came. The caller holds moving.
+func (f *follower) acceptNewer(ctx context.Context, theirs *head, from string) (err error) {
 	const attempts = 10 // the only way to lose a race is that another process moves the stored head
 	for range attempts {
 		ours := f.head.Load()
@@ -242,7 +270,7 @@ func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from str
 func (f *follower) addOlder(tree tlog.Tree) { f.older.Put(tree, struct{}{}) }
 
 // advance proves that ours, nil before the first one, is a prefix of theirs, and makes theirs our
-// head. The caller holds the lock. advance reads the tiles of the right edge of ours under theirs,
+// head. The caller holds moving. advance reads the tiles of the right edge of ours under theirs,
 // so that every answer that was possible stays possible.
 func (f *follower) advance(ctx context.Context, ours, theirs *head, from string) error {
 	if err := f.freezer.check(); err != nil {
@@ -338,8 +366,8 @@ func (f *follower) archive(ctx context.Context, h *head) {
 	f.head.CompareAndSwap(h, &archived)
 }
 
-// acceptStored makes the stored head ours after another process moved it. The caller holds the
-// lock. A stored head that does not continue ours is handled as a fork.
+// acceptStored makes the stored head ours after another process moved it. The caller holds
+// moving. A stored head that does not continue ours is handled as a fork.
 func (f *follower) acceptStored(ctx context.Context, ours *head) error {
 	stored, state, err := f.heads.read(ctx)
 	if err != nil && state == nil && !errors.Is(err, fs.ErrNotExist) {
@@ -397,10 +425,11 @@ func (f *follower) completeEdge(ctx context.Context) error {
 	if h := f.head.Load(); h == nil || h.complete() {
 		return nil
 	}
-	if err := f.lock(ctx); err != nil {
-		return err
-	}
-	defer f.unlock()
+	return f.move(ctx, f.completeOurs)
+}
+
+// completeOurs is completeEdge of our head. The caller holds moving.
+func (f *follower) completeOurs(ctx context.Context) error {
 	ours := f.head.Load()
 	if ours.complete() {
 		return nil

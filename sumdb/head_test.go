@@ -617,3 +617,53 @@ func TestEmptyLog(t *testing.T) {
 		t.Errorf("Lookup = %d at size %d", record.ID, m.Size())
 	}
 }
+
+// An upstream that hangs while a head is proved with its tiles does not delay a lookup at the
+// upstream that a reload puts in its place. Whether the first lookup moved the head or fetched
+// the tiles of the edge, it continues with the new upstream.
+func TestAnewWhileHeadMoves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t, 300)
+		var current atomic.Pointer[sumdb.FetchFunc]
+		use := func(f sumdb.FetchFunc) { current.Store(&f) }
+		use(log.Fetch)
+		m, err := sumdb.Open(t.Context(), sumdb.Config{
+			Key: log.Key(), Store: newMemory(t), Current: func() sumdb.FetchFunc { return *current.Load() },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		lookup(t, m, sumdbtest.Filler(1))
+		log.Fill(900)
+		use(func(ctx context.Context, path string, limit int64) ([]byte, error) {
+			if strings.HasPrefix(path, "tile/") {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return log.Fetch(ctx, path, limit)
+		})
+		first := make(chan error, 1)
+		go func() {
+			_, err := m.Lookup(t.Context(), sumdbtest.Filler(800))
+			first <- err
+		}()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		log.Fill(1300)
+		use(log.Fetch)
+		begin := time.Now()
+		m.Anew()
+		lookup(t, m, sumdbtest.Filler(1250))
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("a lookup at the new upstream took %v", took)
+		}
+		if err := <-first; err != nil {
+			t.Errorf("the lookup that began with the old upstream: %v", err)
+		}
+		if m.Size() != 1300 {
+			t.Errorf("Size = %d, want 1300", m.Size())
+		}
+	})
+}

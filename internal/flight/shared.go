@@ -17,13 +17,14 @@ type Shared struct {
 
 	mu      sync.Mutex // guards the fields below
 	active  map[string]*shared
+	anew    chan struct{} // closed by the next Anew
 	closed  bool
 	running sync.WaitGroup // Add under mu
 }
 
 // NewShared makes a Shared without work.
 func NewShared() *Shared {
-	s := &Shared{active: map[string]*shared{}}
+	s := &Shared{active: map[string]*shared{}, anew: make(chan struct{})}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
 }
@@ -114,6 +115,16 @@ func (s *Shared) Anew() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.active)
+	close(s.anew)
+	s.anew = make(chan struct{})
+}
+
+// NextAnew returns a channel that is closed by the next Anew. Work that other work waits
+// for may have to begin again then.
+func (s *Shared) NextAnew() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.anew
 }
 
 // Close ends all work and waits for it.
