@@ -11,6 +11,7 @@ import (
 	"io/fs"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/assay-proxy/assay/storage"
 )
@@ -251,13 +252,24 @@ func (v *verifier) checkStates(ctx context.Context) error {
 		}
 		return func() error {
 			v.found("state "+name, err, func() error {
-				return v.db.meta.update(0, func(tx *bbolt.Tx) error {
-					return tx.Bucket(bucketStates).DeleteBucket([]byte(name))
-				})
+				return v.db.meta.update(0, func(tx *bbolt.Tx) error { return dropState(tx, name) })
 			})
 			return nil
 		}
 	})
+}
+
+// dropState deletes a state that is damaged, but not one that was written or deleted
+// meanwhile.
+func dropState(tx *bbolt.Tx, name string) error {
+	if _, err := getState(tx, name); err == nil {
+		return nil
+	}
+	err := tx.Bucket(bucketStates).DeleteBucket([]byte(name))
+	if errors.Is(err, bolterrors.ErrBucketNotFound) {
+		return nil
+	}
+	return err
 }
 
 // checkRefs finds references of objects that do not exist, which prevent the deletion of a blob.

@@ -421,6 +421,40 @@ func TestVerifyBesideReplacement(t *testing.T) {
 	}
 }
 
+// A state that is set while Verify runs is not deleted because its value from before was damaged.
+func TestVerifyBesideSetState(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := openDB(t, dir)
+	for _, name := range []string{"first", "gone", "written"} {
+		if err := db.SetState(t.Context(), name, []byte("the old value of "+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db.Close()
+	for _, name := range []string{"first", "gone", "written"} {
+		overwrite(t, dir, "meta.db", []byte("the old value of "+name))
+	}
+	db = openDB(t, dir)
+	count := 0
+	v, err := db.Verify(t.Context(), storage.VerifyOptions{Repair: true, Damage: func(storage.Damage) {
+		if count++; count == 1 { // the others are found, and not repaired yet
+			if err := db.SetState(t.Context(), "written", []byte("new")); err != nil {
+				t.Error(err)
+			}
+			if err := db.DeleteState(t.Context(), "gone"); err != nil {
+				t.Error(err)
+			}
+		}
+	}})
+	if err != nil || v.Damaged != 3 || v.Repaired != 3 {
+		t.Errorf("Verify = %+v, %v", v, err)
+	}
+	if value, err := db.State(t.Context(), "written"); err != nil || string(value) != "new" {
+		t.Errorf("State = %q, %v, want the new value", value, err)
+	}
+}
+
 func TestVerifyStops(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, verifyStore(t))
