@@ -5,19 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/assay-proxy/assay/storage"
 )
-
-// errPinned means that a reader uses pages that were freed since it began.
-var errPinned = errors.New("readers hold freed pages")
-
-// compactAgain is how long Compact waits for readers that use freed pages. Readers that serve
-// clients use them for less than a millisecond.
-const compactAgain = 10 * time.Millisecond
 
 // Compact implements storage.Compactor. It moves no data: the free pages of both files become holes
 // in them. The files keep their length, their order and all references to positions in them, so a
@@ -25,7 +17,7 @@ const compactAgain = 10 * time.Millisecond
 // The pages of each file are checked first, because a damaged list of free pages may contain used
 // ones.
 //
-// Nothing is written while Compact runs. The error is errors.ErrUnsupported if the file system or
+// Nothing is written while a file is compacted. The error is errors.ErrUnsupported if the file system or
 // the operating system does not support holes.
 func (db *DB) Compact(ctx context.Context) (freed int64, err error) {
 	if err := db.copying.lock(ctx); err != nil {
@@ -50,23 +42,18 @@ func compactFile(ctx context.Context, f *file) (freed int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for {
-		err = f.discard(
-			func(*bbolt.Tx) error { return nil }, // makes bbolt release the pages that no reader uses, and count the others
-			func(tx *bbolt.Tx) error {
-				if f.bolt.Stats().PendingPageN > 0 {
-					return errPinned
-				}
-				return punchFree(ctx, tx, f.raw)
-			})
-		if err != errPinned {
-			break
+	err = f.discard(func(tx *bbolt.Tx) error {
+		// A page that is free now may be in use in the state that an earlier reader sees. Later readers
+		// see the state of now, because nothing is committed meanwhile.
+		if err := f.readers.waitForEarlier(ctx); err != nil {
+			return err
 		}
-		select {
-		case <-time.After(compactAgain):
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
+		return punchFree(ctx, tx, f.raw)
+	})
+	if err == nil {
+		// If the newest meta page is damaged later, bbolt uses the other one. Its state must not be the
+		// one of before, some of whose pages are holes now.
+		err = f.update(0, func(*bbolt.Tx) error { return nil })
 	}
 	after, err2 := allocated(f.raw)
 	return max(before-after, 0), errors.Join(err, err2)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -189,6 +190,73 @@ func TestCompactWaitsForReaders(t *testing.T) {
 	}
 	if freed, err := db.Compact(t.Context()); err != nil || freed < 20<<20 {
 		t.Errorf("then Compact = %d, %v", freed, err)
+	}
+}
+
+// Compact ends although there is always a reader.
+func TestCompactBesideReaders(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, holedStore(t))
+	reading, stop := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	var read func(begun chan<- bool)
+	read = func(begun chan<- bool) { // ends when the next reader has begun
+		err := db.ViewMeta(func(*bbolt.Tx) error {
+			close(begun)
+			if reading.Err() == nil {
+				time.Sleep(time.Millisecond)
+				next := make(chan bool)
+				readers.Go(func() { read(next) })
+				<-next
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	first := make(chan bool)
+	readers.Go(func() { read(first) })
+	<-first
+	if err := db.SetState(t.Context(), "record", []byte("this frees pages of its neighbours")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	freed, err := db.Compact(ctx)
+	stop()
+	readers.Wait()
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil || freed < 25<<20 {
+		t.Errorf("Compact = %d, %v", freed, err)
+	}
+}
+
+// After a compaction, bbolt can still replace a damaged meta page by the other one.
+func TestCompactOneMetaPage(t *testing.T) {
+	t.Parallel()
+	dir := holedStore(t)
+	db := openDB(t, dir)
+	if _, err := db.Compact(t.Context()); errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	for file, pageSize := range map[string]int{"meta.db": 4 << 10, "blobs.db": 16 << 10} {
+		for page := range 2 {
+			damage := func(file []byte) { file[page*pageSize+24] ^= 1 }
+			patch(t, dir, file, damage)
+			db := openDB(t, dir)
+			expectHoled(t, db)
+			if _, found := verify(t, db, false); found != nil {
+				t.Errorf("without page %d of %s: %v", page, file, found)
+			}
+			db.Close()
+			patch(t, dir, file, damage) // back
+		}
 	}
 }
 

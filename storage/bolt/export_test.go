@@ -41,6 +41,30 @@ func Allocated(f *os.File) (int64, error) { return allocated(f) }
 // ViewMeta runs fn in a read transaction of meta.db.
 func (db *DB) ViewMeta(fn func(*bbolt.Tx) error) error { return db.meta.view(fn) }
 
+// HoldCommits holds back the commits of meta.db until release is called. waiting returns the number
+// of changes that wait.
+func (db *DB) HoldCommits() (waiting func() int, release func()) {
+	db.meta.commitMu.Lock()
+	return func() int {
+		db.meta.queue.mu.Lock()
+		defer db.meta.queue.mu.Unlock()
+		return len(db.meta.queue.waiting)
+	}, db.meta.commitMu.Unlock
+}
+
+// Reap is what the reaper does with a blob that nothing reads.
+func (db *DB) Reap(id uint64) { db.reaper.reap(id) }
+
+// HasIntent reports whether an intent names the blob, so that the next start deletes it.
+func (db *DB) HasIntent(id uint64) (has bool, err error) {
+	err = db.meta.view(func(tx *bbolt.Tx) error {
+		k, _ := tx.Bucket(bucketIntents).Cursor().Seek(blobKey(id))
+		has = string(k) == string(blobKey(id))
+		return nil
+	})
+	return has, err
+}
+
 // Outdate makes the store one of schema 1, as it is to be after a close: its objects have the keys
 // of then.
 func (db *DB) Outdate() error {

@@ -40,8 +40,8 @@ type file struct {
 	// further change would build on data that may not be on disk.
 	stuck, failed atomic.Pointer[error]
 
-	queueMu sync.Mutex // guards queue
-	queue   []*change
+	readers readers
+	queue   changes
 
 	commitMu sync.Mutex // held during a commit; guards the results in a change, and newest
 	newest   int        // the number of the newest commit in the file; 0 if it is not known
@@ -50,6 +50,12 @@ type file struct {
 // errReplaced is the reason why nothing is written to a file that another program has changed.
 // bbolt remembers which pages were free, and would overwrite used pages of the backup.
 var errReplaced = errors.New("another program changed the file, for example a backup was restored while the server runs; nothing new is stored until a restart")
+
+// changes are the changes that wait for a commit, oldest first.
+type changes struct {
+	mu      sync.Mutex
+	waiting []*change
+}
 
 // change is one function that is to be part of a commit.
 type change struct {
@@ -66,6 +72,8 @@ func (f *file) view(fn func(*bbolt.Tx) error) (err error) {
 		return *stuck
 	}
 	begun := false
+	round := f.readers.begin()
+	defer f.readers.end(round)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -85,29 +93,33 @@ func (f *file) view(fn func(*bbolt.Tx) error) (err error) {
 // do in a second does not bound the number of changes.
 func (f *file) update(size int, fn func(*bbolt.Tx) error) error {
 	c := &change{size: size, apply: fn}
-	f.queueMu.Lock()
-	f.queue = append(f.queue, c)
-	f.queueMu.Unlock()
+	f.queue.add(c)
 
 	f.commitMu.Lock()
 	defer f.commitMu.Unlock()
 	for !c.done {
-		f.commitBatch(f.takeQueue())
+		f.commitBatch(f.queue.take())
 	}
 	return c.err
 }
 
-// takeQueue returns the waiting changes, oldest first, up to maxCommit bytes but at least one.
-func (f *file) takeQueue() []*change {
-	f.queueMu.Lock()
-	defer f.queueMu.Unlock()
+func (q *changes) add(c *change) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, c)
+}
+
+// take returns waiting changes, up to maxCommit bytes but at least one.
+func (q *changes) take() []*change {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	n, size := 0, 0
-	for n < len(f.queue) && (n == 0 || size+f.queue[n].size <= maxCommit) {
-		size += f.queue[n].size
+	for n < len(q.waiting) && (n == 0 || size+q.waiting[n].size <= maxCommit) {
+		size += q.waiting[n].size
 		n++
 	}
-	batch := f.queue[:n:n]
-	f.queue = f.queue[n:]
+	batch := q.waiting[:n:n]
+	q.waiting = q.waiting[n:]
 	return batch
 }
 
@@ -177,22 +189,17 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 	return f.explain(err)
 }
 
-// discard runs each fn in a write transaction that is not committed: nothing else changes the file
-// from the first to the last one. If the file is open read-only, they are read transactions.
-func (f *file) discard(fns ...func(*bbolt.Tx) error) error {
+// discard runs fn in a write transaction that is not committed: nothing else changes the file
+// meanwhile. If the file is open read-only, it is a read transaction.
+func (f *file) discard(fn func(*bbolt.Tx) error) error {
 	f.commitMu.Lock()
 	defer f.commitMu.Unlock()
+	if f.readOnly {
+		return f.view(fn)
+	}
 	ended := errors.New("discarded")
-	for _, fn := range fns {
-		if f.readOnly {
-			if err := f.view(fn); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := f.commit(func(tx *bbolt.Tx) error { return cmp.Or(fn(tx), ended) }); err != ended {
-			return err
-		}
+	if err := f.commit(func(tx *bbolt.Tx) error { return cmp.Or(fn(tx), ended) }); err != ended {
+		return err
 	}
 	return nil
 }

@@ -154,7 +154,7 @@ func sniff(path string, pageSize int, how opening) error {
 
 // mapFile makes bbolt open and map the file.
 func mapFile(path string, pageSize int, how opening) (f *file, err error) {
-	f = &file{path: path, readOnly: how.readOnly}
+	f = &file{path: path, readOnly: how.readOnly, readers: readers{open: map[int]int{}}}
 	options := &bbolt.Options{
 		Timeout:      how.lockTimeout,
 		ReadOnly:     how.readOnly,

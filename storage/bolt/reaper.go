@@ -178,6 +178,9 @@ func (r *reaper) reap(id uint64) {
 	}
 	if err == nil {
 		err = r.meta.update(0, func(tx *bbolt.Tx) error {
+			if used && !hasRef(tx, id) {
+				return nil // the object was deleted meanwhile, and the intent is that of its deletion
+			}
 			return tx.Bucket(bucketIntents).Delete(blobKey(id))
 		})
 	}
