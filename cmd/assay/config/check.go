@@ -64,11 +64,14 @@ func (c Config) check() error {
 	if c.BreakerWindow < c.BreakerMinimum {
 		return fmt.Errorf("breaker-window is %d and breaker-minimum %d; the window must be at least the minimum", c.BreakerWindow, c.BreakerMinimum)
 	}
-	return c.checkPrivate()
+	if err := c.checkTogether(); err != nil {
+		return err
+	}
+	return c.checkLists()
 }
 
-// checkPrivate refuses contradictory settings of private modules.
-func (c Config) checkPrivate() error {
+// checkTogether refuses settings that need another one.
+func (c Config) checkTogether() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls-cert and tls-key must be set together")
 	}
@@ -78,6 +81,11 @@ func (c Config) checkPrivate() error {
 	if c.Unified && c.SumDB == "off" {
 		return errors.New("unified needs a checksum database in sumdb: it verifies public modules before they are added")
 	}
+	return nil
+}
+
+// checkLists refuses malformed elements of lists.
+func (c Config) checkLists() error {
 	for _, names := range [][2]string{{"vcs", c.VCS}, {"vcs-hosts", c.VCSHosts}, {"redirect-hosts", c.RedirectHosts}, {"operators", c.Operators}} {
 		name, text := names[0], names[1]
 		if strings.ContainsFunc(text, unicode.IsSpace) || text != "" && len(List(text)) == 0 {

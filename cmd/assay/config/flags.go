@@ -9,9 +9,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// AddFlags adds a flag for each setting, or for the named ones, and one for the file. The values of
-// the flags are strings (or, for switches, may be): Load parses them like the values from all other
-// sources.
+// AddFlags adds a flag for each setting, or for the named ones, and one for the file. The value of a
+// flag stays text: Load parses it like the value from any other source.
 func AddFlags(flags *pflag.FlagSet, names ...string) {
 	flags.SortFlags = false // the most important flags come first
 	flags.Var(&FlagText{Kind: "FILE"}, "config", "TOML file with settings; assay config prints one. (ASSAY_CONFIG)")

@@ -4,12 +4,12 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy"
 )
 
 // The memory of a connection without the response: its goroutine, its buffers, a request's header.
@@ -24,7 +24,7 @@ const (
 type connection struct {
 	net.Conn
 	idle   atomic.Int64 // since when, in nanoseconds of Unix time; 0 during a request
-	client string       // the client that it counts for, once it has entered
+	client string       // the site that it counts for, once it has entered
 	once   sync.Once
 	close  func(*connection) // called once, on Close
 }
@@ -137,21 +137,12 @@ func (r *connections) count(client string, n int) {
 	}
 }
 
-// siteOf returns the client for which a connection from an address, with or without a port, counts:
-// for IPv6 the first 48 bits, which belong to one site.
+// siteOf returns the site for which a connection from an address, with or without a port, counts.
 func siteOf(address string) string {
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		address = host
 	}
-	a, err := netip.ParseAddr(address)
-	if err != nil {
-		return address
-	}
-	if a = a.Unmap().WithZone(""); a.Is4() {
-		return a.String()
-	}
-	prefix, _ := a.Prefix(48) // valid for every IPv6 address
-	return prefix.String()
+	return proxy.SiteOf(address)
 }
 
 // noteState notes since when a connection is idle. It is http.Server.ConnState, and takes no lock

@@ -85,7 +85,7 @@ func (f *inForce) fetchFrom(database string) func() sumdb.FetchFunc {
 // permit refuses to send the name of a module that is private now. The proxy has decided that
 // before, but a long request may have been decided by the settings before a reload.
 func (f *inForce) permit(path string) error {
-	if strings.HasPrefix(path, "lookup/") { // a path of the database itself
+	if strings.HasPrefix(path, "lookup/") { // below the URL of a database: as a proxy would get it, with any name
 		path = "sumdb/-/" + path
 	}
 	req, err := request.Parse(path)

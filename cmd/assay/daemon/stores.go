@@ -57,11 +57,12 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 	for _, db := range databases {
 		m, err := sumdb.Open(ctx, sumdb.Config{
 			Key: db.Key, Store: objects, Current: from.fetchFrom(db.Name),
-			Evidence: filepath.Join(c.Data, "evidence"), Memory: budgets.proofs, Logger: log,
+			Evidence: filepath.Join(c.Data, "evidence"), // also with read-only, so that evidence there freezes the mirror
+			Memory:   budgets.proofs, Logger: log,
 		})
 		if err != nil {
 			s.close(log)
-			return nil, fmt.Errorf("checksum database %s: %w", db.Name, err)
+			return nil, err
 		}
 		s.mirrors = append(s.mirrors, m)
 	}
