@@ -22,8 +22,8 @@ import (
 // after the other.
 const refreshGrace = time.Second
 
-// follower follows the log. It moves our head forward, only to heads that provably continue it, and
-// stores the tiles that clients with any accepted head need. It does not look up records.
+// follower follows the head of the log. It moves our head forward, only to heads that provably
+// continue it, and stores the tiles that clients with any accepted head need. It reads no records.
 type follower struct {
 	client  *client
 	prover  *prover

@@ -55,7 +55,7 @@ func (f *freezer) state() (file string, frozen bool) {
 // check returns ErrFrozen while nothing new is accepted.
 func (f *freezer) check() error {
 	if _, frozen := f.state(); frozen {
-		return fmt.Errorf("%s: %w; its operator has the evidence", f.name, ErrFrozen)
+		return fmt.Errorf("%s: %w; the administrator of this mirror has the evidence", f.name, ErrFrozen)
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/assay-proxy/assay/internal/notfound"
 )
 
-// The rest of this file is the format of a checksum database: names, paths, records and tiles. A
-// mirror and our own log share nothing else.
+// This file is the format of a checksum database: names, paths, records and tiles. A mirror and
+// our own log share nothing else.
 
 const (
 	// TileHeight is the height of every tile that a checksum database serves.

@@ -88,9 +88,9 @@ func decodeHead(data []byte, key note.Verifier) (*head, error) {
 
 // complete reports whether h has all tiles of its right edge.
 func (h *head) complete() bool {
-	for level := 0; h.tree.N>>(8*level) > 0; level++ {
-		count := h.tree.N >> (8 * level)
-		if w := int(count & 255); w > 0 && h.tile(place{level, count >> 8}, w) == nil {
+	for level := 0; h.tree.N>>(TileHeight*level) > 0; level++ {
+		count := h.tree.N >> (TileHeight * level) // of the hashes at the level
+		if w := int(count % (1 << TileHeight)); w > 0 && h.tile(place{level, count >> TileHeight}, w) == nil {
 			return false
 		}
 	}

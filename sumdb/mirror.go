@@ -46,8 +46,9 @@ type Config struct {
 // Mirror is a mirror of one checksum database as clients need it: heads, records and tiles. All
 // methods may be called concurrently.
 //
-// A follower of the whole log needs two parts of it as well: follower, which advances the head, and
-// prover, which verifies tiles.
+// It has only the records and tiles that clients requested. A copy of the whole log would be a
+// package of its own, on two parts of the mirror: follower, which advances the head, and prover,
+// which verifies tiles.
 type Mirror struct {
 	refresh  time.Duration // between two polls of Run
 	follower *follower

@@ -39,7 +39,8 @@ const (
 //
 // prove reads held tiles first; base, which may be nil, is the head that has some of them. If they
 // do not authenticate, it reads everything again from upstream, for two reasons: held tiles may be
-// damaged, and tiles of the true log must not hide that a fork is one.
+// damaged; and if tree is of a fork, the held tiles of the true log cannot authenticate to it, but
+// those of upstream do, which proves the fork.
 //
 // The error is ErrInvalid if tiles do not authenticate.
 func (p *prover) prove(ctx context.Context, tree tlog.Tree, base *head, f func(tlog.HashReader) error) (map[place][]byte, error) {
@@ -67,7 +68,7 @@ func (p *prover) prove(ctx context.Context, tree tlog.Tree, base *head, f func(t
 func (p *prover) checkTiles(ctx context.Context, h *head) error {
 	var indexes []int64
 	for at := range h.tiles {
-		indexes = append(indexes, tlog.StoredHashIndex(8*at.level, at.number<<8))
+		indexes = append(indexes, tlog.StoredHashIndex(TileHeight*at.level, at.number<<TileHeight))
 	}
 	if len(indexes) == 0 {
 		return nil
@@ -108,8 +109,8 @@ func (p *prover) compare(ctx context.Context, older, newer tlog.Tree, base *head
 	return found, err
 }
 
-// held returns the first w hashes of a tile from base, which may be
-// nil, or the store, and nil if neither has that many.
+// held returns the first w hashes of a tile from base, which may be nil, or from the store; nil if
+// neither has that many. stored reports whether they are from the store.
 func (p *prover) held(ctx context.Context, base *head, at place, w int) (data []byte, stored bool, err error) {
 	if base != nil {
 		if data := base.tile(at, w); data != nil {
