@@ -1,5 +1,6 @@
 // Package privacy decides, without I/O, whether a module is private or public,
-// and why, and which groups may read it.
+// and why, and which groups may read it. It decides about all versions of a
+// module at once: it gets no version.
 //
 // Patterns have the syntax and the meaning of GOPRIVATE
 // (go.dev/ref/mod#environment-variables) and are matched against the decoded
@@ -50,6 +51,9 @@ func newPattern(text string) (pattern, error) {
 	return pattern{text, lower, plain(lower)}, checkPattern(text)
 }
 
+// covers reports whether the pattern matches a module path or another spelling of it.
+func (p pattern) covers(s spellings) bool { return p.matches(s.path) || p.matchesOther(s) }
+
 // spellings are a module path as it is, in lower case, and plain.
 type spellings struct {
 	path, lower, plain string
@@ -79,15 +83,15 @@ func (p *Policy) covering(modulePath string) iter.Seq[rule] {
 		}
 		spelled := spell(modulePath)
 		for _, r := range p.rules {
-			if (r.matches(modulePath) || r.matchesOther(spelled)) && !yield(r) {
+			if r.covers(spelled) && !yield(r) {
 				return
 			}
 		}
 	}
 }
 
-// plain returns a module path, or a pattern, in lower case without the names of
-// version control systems that the go command allows at the end of a repository.
+// plain removes, from a module path or a pattern in lower case, the names of version
+// control systems that the go command allows at the end of a repository, as in x.git.
 func plain(lower string) string {
 	host, rest, _ := strings.Cut(lower, "/")
 	if !slices.ContainsFunc(systems(), func(system string) bool { return strings.Contains(rest, system) }) {
@@ -173,7 +177,7 @@ func checkPattern(pattern string) error {
 			return fmt.Errorf("it has the element %q, which no module path has, so it would match nothing; a pattern also matches all paths below it", element)
 		}
 	}
-	// In brackets, upper case may be what must not match.
+	// Brackets may name upper case to exclude it, as in [^A-Z].
 	if host, _, _ := strings.Cut(glob, "/"); !strings.Contains(host, "[") && strings.ContainsFunc(host, unicode.IsUpper) {
 		return fmt.Errorf("it begins with %q, and the first element of a module path has no upper case, so it would match nothing; write it in lower case", host)
 	}
@@ -274,7 +278,7 @@ func (p *Policy) Rules(modulePaths iter.Seq[string]) Rules {
 	for modulePath := range modulePaths {
 		spelled := spell(modulePath)
 		for i, r := range p.rules {
-			found[i] = found[i] || modulePath != toolchain && (r.matches(modulePath) || r.matchesOther(spelled))
+			found[i] = found[i] || modulePath != toolchain && r.covers(spelled)
 		}
 	}
 	var all Rules
@@ -291,12 +295,13 @@ func (rs Rules) Allowed(in func(group string) bool) bool {
 	return !slices.ContainsFunc(rs, func(r rule) bool { return !r.allows(in) })
 }
 
-// Bypasses returns, by pattern of a rule, the patterns of other rules whose readers can
-// get around it: by a path that they may read, and that leads to the same repository. It is
-// so as long as nothing was read through the path of the first. hosts are those that
-// credentials are for. A rule on one of them protects the repository by its name, and one
-// elsewhere is left out if another has the same groups on one of them. usable says whether
-// a credential is used for some module that a pattern covers.
+// Bypasses returns, by the pattern of a rule, the patterns of other rules whose readers can
+// get around that rule: with a path that they may read and that leads to the same
+// repository, as long as nothing was read through a path that the rule covers. hosts are the
+// hosts that credentials are for: a rule whose pattern names such a host protects its
+// repositories by their own names, so the result omits a rule if another one, on one of
+// hosts, has the same groups or fewer. usable reports whether a credential is used for some
+// module that a pattern covers.
 func (p *Policy) Bypasses(hosts []string, usable func(pattern string) bool) map[string][]string {
 	onHost := func(r rule) bool {
 		host, _, _ := strings.Cut(r.lower, "/")
@@ -324,8 +329,8 @@ func (r rule) subsetOf(other rule) bool {
 	})
 }
 
-// Unrestricted returns the private patterns that no rule is about, word for word: what
-// they match can be read by every client that reaches the proxy, unless another rule matches.
+// Unrestricted returns the private patterns for which there is no rule with the same text.
+// Every client that reaches the proxy can read what they match, unless another rule matches.
 func (p *Policy) Unrestricted() []string {
 	var open []string
 	for _, private := range p.private {

@@ -57,8 +57,8 @@ const maxPath = 2048
 // is what remains of a URL's path after it was percent-decoded once, without
 // leading slash.
 //
-// It is the only place where malformed input is refused: what it returns is
-// valid, and Path gives exactly the path back.
+// Malformed paths are refused nowhere else: the Request is valid, and its Path is
+// exactly path.
 func Parse(path string) (Request, error) {
 	if len(path) > maxPath {
 		return Request{}, &Error{path, fmt.Errorf("%d bytes; the limit is %d", len(path), maxPath)}
@@ -195,8 +195,8 @@ func checkDatabase(name string) error {
 
 // canonical reports whether the version is the one spelling of a version that
 // the module can have. Only such a version names something that never changes. It is
-// module.Check without the path, which was checked when it was unescaped: that would be
-// the dearest part of a private hit.
+// module.Check without the path, which was checked when it was unescaped: a second check
+// would be the most expensive part of a private hit.
 func (r Request) canonical() bool {
 	if module.CanonicalVersion(r.Version) != r.Version || !semver.IsValid(r.Version) {
 		return false
