@@ -159,7 +159,8 @@ func siteOf(client string) string {
 	return site.String()
 }
 
-// SiteOf returns the site of a client's address: memory is counted for it.
+// SiteOf returns the site of a client's address, which has no port: memory and connections are
+// counted for it.
 func SiteOf(remote string) string { return siteOf(clientKey(new(access.Identity), remote)) }
 
 // hostOf returns the host of an address host:port.

@@ -110,12 +110,12 @@ func (d databases) serveTile(a *answer, db content.Database) error {
 	if err != nil {
 		return err
 	}
-	age := db.Tiles() + ", max-age=31536000, immutable"
+	age := db.TileCaching() + ", max-age=31536000, immutable"
 	switch {
 	case !proved:
 		age = "no-store" // it may be wrong; the next one may be right
 	case req.Tile.W < 1<<request.TileHeight:
-		age = db.Tiles() + ", max-age=86400" // it will become part of a full tile
+		age = db.TileCaching() + ", max-age=86400" // it will become part of a full tile
 	}
 	a.Header()["Content-Type"] = contentTypes[request.SumDBTile]
 	return a.writeSumDB(age, tile)

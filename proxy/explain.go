@@ -87,8 +87,8 @@ func upstream(holds func(e *fetch.Error) bool, say func(x *explained) failure) r
 	return row{func(x *explained) bool { return x.upstream != nil && holds(x.upstream) }, say}
 }
 
-// repository is a row for an error of a repository, except for absences. A client that
-// sees it may read the module.
+// repository is a row for an error of a repository, except for absences. Its text may name
+// the host: for a client that may not read the module, hide has replaced the error before.
 func repository(target error, say func(x *explained) failure) row {
 	return row{func(x *explained) bool {
 		return x.repo != nil && !content.IsAbsence(x.err) && errors.Is(x.repo, target)

@@ -14,7 +14,7 @@ import (
 
 // Catalog lists the held versions of the modules of an origin, and what proves them. It
 // sends no requests, and does not check which client may read the answer: its caller
-// does, with Origin.Admit.
+// does, with Origin.Admit. It is for pages about modules, which do not exist yet.
 type Catalog struct {
 	held  holdings
 	shelf *shelf

@@ -32,7 +32,7 @@ type Ask struct {
 	HeldOnly bool   // it must not cause a fetch
 
 	unsure  bool // the repository of the module, and so which clients may read it, is not known yet
-	located bool // it was found for this request, and the client may read it
+	located bool // the repository was found for this request, and the client may read it
 }
 
 // Sure reports whether the repository of the module, and so which clients may read it, is

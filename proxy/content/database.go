@@ -29,9 +29,9 @@ type Database interface {
 	// Tile returns a tile, and whether the head proves it.
 	Tile(ctx context.Context, c Client, req request.Request, heldOnly bool) (tile []byte, proved bool, err error)
 
-	// Tiles says which caches may store a tile, as in the header Cache-Control: public or
-	// private.
-	Tiles() string
+	// TileCaching says which caches may store a tile, as in the header Cache-Control: public
+	// or private.
+	TileCaching() string
 }
 
 // mirrored serves a mirror.
@@ -41,7 +41,7 @@ type mirrored struct {
 	lookups func() *lookups // of the settings in force
 }
 
-func (d *mirrored) Tiles() string { return "public" }
+func (d *mirrored) TileCaching() string { return "public" }
 
 func (d *mirrored) Head(ctx context.Context, c Client, heldOnly bool) ([]byte, error) {
 	ctx, cancel := d.parts.patient(ctx)
@@ -120,9 +120,9 @@ type unified struct {
 	rules func() *rules // in force
 }
 
-func (d *unified) Name() string  { return d.parts.pinned.log.Name() }
-func (d *unified) HasHead() bool { return true }
-func (d *unified) Tiles() string { return "private" }
+func (d *unified) Name() string        { return d.parts.pinned.log.Name() }
+func (d *unified) HasHead() bool       { return true }
+func (d *unified) TileCaching() string { return "private" }
 
 func (d *unified) Head(ctx context.Context, _ Client, _ bool) ([]byte, error) {
 	ctx, cancel := d.parts.patient(ctx)

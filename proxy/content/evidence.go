@@ -27,7 +27,7 @@ func (e evidence) compare(req request.Request, source, got, want, database strin
 	if want == "" || got == want {
 		return nil
 	}
-	file := strings.TrimPrefix(req.Kind.String(), ".")
+	file := req.Kind.String()
 	if req.Kind == request.Mod {
 		file = "go.mod"
 	}

@@ -38,8 +38,8 @@ const (
 	recheckState = "recheck/info"
 )
 
-// RecheckInfos makes a Library that is opened on the store later fetch each .info that is stored now again,
-// when it is used. The store must not be in use.
+// RecheckInfos makes each later Library on the store fetch an .info that is stored now once
+// more, when the .info is used. The store must not be in use.
 func RecheckInfos(ctx context.Context, store storage.Store) error {
 	now := strconv.FormatInt(time.Now().Unix(), 10)
 	return store.SetState(ctx, recheckState, []byte(now))

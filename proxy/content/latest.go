@@ -8,7 +8,6 @@ import (
 	"iter"
 	"time"
 
-	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 
@@ -106,7 +105,7 @@ func (c candidates) latest(modulePath string, readMod func(version string) ([]by
 	}
 	mod, err := readMod(c.compatible)
 	switch {
-	case err == nil && !madeUp(modulePath, mod):
+	case err == nil && string(mod) != madeMod(modulePath):
 		return c.compatible, nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return "", err
@@ -149,10 +148,4 @@ func class(version string) int {
 func commitTime(version string) time.Time {
 	t, _ := module.PseudoVersionTime(version) // without a time it is older than all others
 	return t
-}
-
-// madeUp reports whether mod is the go.mod that the go command makes for a module without
-// one.
-func madeUp(modulePath string, mod []byte) bool {
-	return string(mod) == "module "+modfile.AutoQuote(modulePath)+"\n"
 }

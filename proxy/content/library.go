@@ -1,4 +1,5 @@
-// Package content holds, fetches, proves and lists modules. It knows no HTTP.
+// Package content holds, fetches, proves and lists modules. It knows no HTTP, except for the
+// values of the headers Cache-Control and ETag, which depend on the origin and on the content.
 //
 // A module comes from one of two origins, which Library.Origin chooses by the private
 // patterns: the public one gets it from upstream proxies and proves it with a checksum

@@ -50,12 +50,10 @@ func (s *infoSource) recheck(req request.Request, source string) {
 		defer s.parts.infos.end()
 		ctx, cancel := context.WithTimeout(ctx, smallFillTime)
 		defer cancel()
-		next := infoPause
+		next := infoTrust
 		err := s.parts.scope.Guard(key, func() error { return s.ask(ctx, req, &source) })
-		switch {
-		case err == nil, errors.Is(err, fetch.ErrDirect): // the .info came from its repository
-			next = infoTrust
-		default:
+		if err != nil && !errors.Is(err, fetch.ErrDirect) { // an .info from a repository has no upstream to ask
+			next = infoPause
 			s.parts.options.log.Debug("info not rechecked", "path", key, "err", err)
 		}
 		s.parts.infos.note(key, source, time.Now().Add(next))

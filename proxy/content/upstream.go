@@ -222,8 +222,8 @@ func (u *upstreams) proveZip(ctx context.Context, f *fill, source, want string) 
 	return nil
 }
 
-// maxRecentlyFailed limits the memory of noteFailed; beyond it some clients see a broken transfer
-// instead of an error text.
+// maxRecentlyFailed limits the memory of noteFailed; beyond it some clients see a broken
+// transfer instead of an error text.
 const maxRecentlyFailed = 1000
 
 // noteFailed notes that content for a key was refused, or could not be stored. The next

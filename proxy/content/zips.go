@@ -70,7 +70,7 @@ func (s zips) with(ctx context.Context, file *os.File, do func(*modzip.Zip) erro
 // killed while it read the file, for instance because memory was short, from one that
 // found no file.
 func (s zips) checkMade(ctx context.Context, of module.Version, mod []byte, zip *os.File) error {
-	made := "module " + modfile.AutoQuote(of.Path) + "\n"
+	made := madeMod(of.Path)
 	if string(mod) != made {
 		return nil
 	}
@@ -84,6 +84,9 @@ func (s zips) checkMade(ctx context.Context, of module.Version, mod []byte, zip 
 		})
 	})
 }
+
+// madeMod returns the go.mod that the go command makes for a module without one.
+func madeMod(modulePath string) string { return "module " + modfile.AutoQuote(modulePath) + "\n" }
 
 // hashStored returns the hash of the stored bytes.
 func (s zips) hashStored(ctx context.Context, kind request.Kind, object storage.Object) (string, error) {
