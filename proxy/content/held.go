@@ -20,7 +20,8 @@ type holdings interface {
 	State(ctx context.Context, name string) ([]byte, error)
 }
 
-// heldStore is the store with what it was made by, and with the versions in it.
+// heldStore is the store for reading, with the vouchers that its keys can begin with, and with the
+// versions in it.
 type heldStore struct {
 	holdings
 	vouchers []storage.Voucher // all that have ever vouched for something in it
