@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -360,6 +361,10 @@ func TestFilesChange(t *testing.T) {
 
 func TestReload(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, testReload) // otherwise a slow machine would read the changed files because a second has passed
+}
+
+func testReload(t *testing.T) {
 	htpasswd := write(t, "htpasswd", entry(t, "alice", "one", 4))
 	groups := write(t, "groups", "dev: alice\n")
 	a := newAuthenticator(t, access.Config{Htpasswd: htpasswd, Groups: groups})
