@@ -169,26 +169,32 @@ func filesOf(ctx context.Context, store storage.Store, v storage.Voucher, mod mo
 // answers about the module: its list and its latest version. It returns the removed
 // items; a running Library must Forget them.
 func Purge(ctx context.Context, store storage.Store, mod module.Version) (purged []Item, err error) {
+	var items []Item
 	for item, err := range Files(ctx, store, mod) {
 		if err != nil {
 			return nil, err
 		}
-		purged = append(purged, item)
+		items = append(items, item)
 	}
-	for i, item := range purged {
+	return PurgeItems(ctx, store, mod, items)
+}
+
+// PurgeItems is Purge for only these files of the module, of all that Files yields.
+func PurgeItems(ctx context.Context, store storage.Store, mod module.Version, items []Item) (purged []Item, err error) {
+	for i, item := range items {
 		if err := store.Delete(ctx, item.Key); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return purged[:i], err
+			return items[:i], err
 		}
 	}
 	for _, kind := range []request.Kind{request.List, request.Latest} {
 		for _, prefix := range []string{publicPrefix, privatePrefix} {
 			name := prefix + request.Request{Kind: kind, Module: mod.Path}.Path()
 			if err := store.DeleteState(ctx, storage.Key(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return purged, err
+				return items, err
 			}
 		}
 	}
-	return purged, nil
+	return items, nil
 }
 
 // Forget drops items from memory after they were removed from the store.

@@ -3,6 +3,7 @@ package admin_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -136,6 +137,38 @@ func TestLongReason(t *testing.T) {
 	order.Reason = order.Reason[1:]
 	if done, err := client.Purge(t.Context(), order); err != nil || done.Files != 2 {
 		t.Errorf("Purge with a reason of 1000 bytes = %+v, %v", done, err)
+	}
+}
+
+// pinningStore is a store in which a file is pinned at the moment when a purge is noted.
+type pinningStore struct {
+	storage.Store
+	pin func() error
+}
+
+func (s *pinningStore) SwapState(ctx context.Context, name string, old, value []byte) error {
+	return errors.Join(s.pin(), s.Store.SwapState(ctx, name, old, value))
+}
+
+// What is pinned while a purge runs is not purged either without --pinned.
+func TestPurgeBesidePin(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, t.TempDir())
+	voucher := storage.PinnedIn("log.example")
+	if err := storage.NoteVoucher(t.Context(), server.Store, voucher); err != nil {
+		t.Fatal(err)
+	}
+	store, key := server.Store, voucher.Key("example.com/a/@v/v1.0.1.zip")
+	server.Store = &pinningStore{store, func() error {
+		return store.Create(context.Background(), storage.Info{Key: key, Proof: "log.example"}, strings.NewReader(""))
+	}}
+	client := admin.Local(server)
+	defer client.Close()
+	if done, err := client.Purge(t.Context(), admin.Purge{Module: "example.com/a", Reason: "test"}); err != nil || done.Files != 2 {
+		t.Errorf("Purge = %+v, %v", done, err)
+	}
+	if _, err := store.Stat(t.Context(), key); err != nil {
+		t.Errorf("what is pinned: %v", err)
 	}
 }
 

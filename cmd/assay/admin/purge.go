@@ -52,14 +52,20 @@ func (p *purger) purge(ctx context.Context, order Purge) (Purge, error) {
 	if err := checkPurge(order); err != nil {
 		return order, err
 	}
-	if err := p.count(ctx, &order); err != nil {
+	files, err := p.files(ctx, order)
+	if err != nil {
 		return order, err
+	}
+	order.Files, order.Bytes = len(files), 0
+	for _, f := range files {
+		order.Bytes += f.Size
 	}
 	order.Time = time.Now().UTC().Truncate(time.Second)
 	if err := p.note(ctx, order); err != nil {
 		return order, err
 	}
-	items, err := content.Purge(ctx, p.store, mod)
+	// Not what is stored by now: files that the own log has pinned meanwhile need --pinned, too.
+	items, err := content.PurgeItems(ctx, p.store, mod, files)
 	if p.forget != nil {
 		p.forget(items)
 	}
@@ -85,27 +91,25 @@ func checkPurge(order Purge) error {
 	return err
 }
 
-// count counts the files that the order is about. The error says why they must not be
+// files returns the files that the order is about. The error says why they must not be
 // removed.
-func (p *purger) count(ctx context.Context, order *Purge) error {
-	order.Files, order.Bytes = 0, 0
+func (p *purger) files(ctx context.Context, order Purge) (files []content.Item, err error) {
 	mod := module.Version{Path: order.Module, Version: order.Version}
 	for item, err := range content.Files(ctx, p.store, mod) {
 		if err != nil {
-			return err
+			return nil, err
 		}
 		// The key says so even if the log itself is lost, or another one has taken its place.
 		if v, _, _ := storage.CutVoucher(item.Key); v.OwnLog() && !order.Pinned {
-			return fmt.Errorf("%s@%s is private, and pinned in the own log: if its repository has it no longer, it cannot be fetched again, "+
+			return nil, fmt.Errorf("%s@%s is private, and pinned in the own log: if its repository has it no longer, it cannot be fetched again, "+
 				"and with other content it is never accepted; to remove the stored files nevertheless, add --pinned", item.Module, item.Version)
 		}
-		order.Files++
-		order.Bytes += item.Size
+		files = append(files, item)
 	}
-	if order.Files == 0 {
-		return fmt.Errorf("nothing is stored of %s; assay ls %s lists what is", mod, order.Module)
+	if len(files) == 0 {
+		return nil, fmt.Errorf("nothing is stored of %s; assay ls %s lists what is", mod, order.Module)
 	}
-	return nil
+	return files, nil
 }
 
 // note adds an order to the record of all purges.
