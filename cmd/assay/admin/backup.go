@@ -24,7 +24,7 @@ func SaveDirectory(backup io.Reader, dir string) (Manifest, error) {
 	}
 	release, err := claim(unfinished,
 		func() error { return os.RemoveAll(unfinished) },
-		func() error { return os.Mkdir(unfinished, 0o700) }) // a directory of another user could be read by that user
+		func() (fs.FileInfo, error) { return makeDir(unfinished) }) // a directory of another user could be read by that user
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -51,9 +51,12 @@ func SaveFile(backup io.Reader, name string) (Manifest, error) {
 	var f *os.File
 	release, err := claim(unfinished,
 		func() error { return os.RemoveAll(unfinished) },
-		func() (err error) {
+		func() (_ fs.FileInfo, err error) {
 			f, err = os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // see SaveDirectory
-			return err
+			if err != nil {
+				return nil, err
+			}
+			return f.Stat()
 		})
 	if f != nil {
 		defer f.Close() // again, after an error

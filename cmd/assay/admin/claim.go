@@ -8,14 +8,16 @@ import (
 )
 
 // claim creates path for a backup or a restore, and excludes other commands until release is
-// called. It first clears the leftovers of an interrupted one.
-func claim(path string, clear, create func() error) (release func(), err error) {
+// called. It first clears the leftovers of an interrupted one. create returns what it has created.
+func claim(path string, clear func() error, create func() (fs.FileInfo, error)) (release func(), err error) {
 	if err := clearLeft(path, clear); err != nil {
 		return nil, err
 	}
-	if err := create(); errors.Is(err, fs.ErrExist) {
+	created, err := create()
+	if errors.Is(err, fs.ErrExist) {
 		return nil, held(path)
-	} else if err != nil {
+	}
+	if err != nil {
 		return nil, err
 	}
 	release, err = hold(path)
@@ -25,7 +27,20 @@ func claim(path string, clear, create func() error) (release func(), err error) 
 	if err != nil {
 		return func() {}, nil // without locks, clearLeft of another command clears nothing
 	}
+	// Before the lock, another command may have cleared path and created it for itself.
+	if now, err := os.Lstat(path); err != nil || !os.SameFile(created, now) {
+		release()
+		return nil, held(path)
+	}
 	return release, nil
+}
+
+// makeDir makes a directory for claim, that only its owner can enter.
+func makeDir(path string) (fs.FileInfo, error) {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return nil, err
+	}
+	return os.Lstat(path)
 }
 
 // clearLeft clears path, if no other process holds it.

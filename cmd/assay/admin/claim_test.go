@@ -3,6 +3,7 @@ package admin_test
 import (
 	"bytes"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -65,6 +66,35 @@ func TestTwoAtOnce(t *testing.T) {
 		if _, err := write(bytes.NewReader(archive), place); err == nil {
 			t.Errorf("%s replaced what the first one made", name)
 		}
+	}
+}
+
+// If another command clears what was created, before it is locked, and creates its own, only that
+// one goes on: otherwise an archive would be written to the cleared file, and the empty one published.
+func TestClaimedMeanwhile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "place")
+	nothing := func() error { return nil }
+	var ours, theirs *os.File
+	_, err := admin.Claim(path, nothing, func() (info fs.FileInfo, err error) {
+		for _, f := range []**os.File{&ours, &theirs} {
+			if *f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+				return nil, err
+			}
+			defer (*f).Close()
+			if f == &ours {
+				if info, err = ours.Stat(); err != nil {
+					return nil, err
+				}
+				if err := os.Remove(path); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return info, nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "another command is writing it") {
+		t.Errorf("claim = %v", err)
 	}
 }
 

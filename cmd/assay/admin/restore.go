@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -71,12 +72,12 @@ func prepare(data string) (release func(), err error) {
 	mark := filepath.Join(data, restoring)
 	release, err = claim(mark,
 		func() error { return removeRestored(data) },
-		func() error {
+		func() (fs.FileInfo, error) {
 			// Otherwise a kill at this moment would leave the mark in a directory in use.
 			if err := checkEmpty(data); err != nil {
-				return err
+				return nil, err
 			}
-			return os.Mkdir(mark, 0o700)
+			return makeDir(mark)
 		})
 	if err != nil {
 		return nil, err
