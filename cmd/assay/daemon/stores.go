@@ -50,6 +50,11 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 	if err != nil {
 		return nil, err
 	}
+	// A restore may have begun since the first check. It would replace the files that are open here;
+	// one that begins from now on finds them, and ends.
+	if err := admin.CheckRestored(c.Data); err != nil {
+		return nil, errors.Join(err, objects.Close())
+	}
 	s := &stores{objects: objects}
 	if s.spool, s.removeSpool, err = openSpool(c); err != nil {
 		return nil, errors.Join(err, objects.Close())
