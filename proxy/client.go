@@ -21,15 +21,15 @@ import (
 type client struct {
 	r       *http.Request
 	header  http.Header // of the response
-	readers *readers
+	clients *clients
 
 	identity *access.Identity // set by identify
 	key      string           // "" until Key needs it
 	held     memory.Hold      // memory in use until the client has received the response
 }
 
-// readers identifies clients.
-type readers struct {
+// clients identifies clients, and notes those that are not configured for private modules.
+type clients struct {
 	access  *access.Authenticator // nil: every client is anonymous
 	remote  func(*http.Request) string
 	log     *slog.Logger
@@ -80,7 +80,7 @@ func (c *client) In(group string) bool {
 	return group == privacy.Authenticated && !id.Anonymous() || id.In(group)
 }
 
-func (c *client) remote() string { return c.readers.remote(c.r) }
+func (c *client) remote() string { return c.clients.remote(c.r) }
 
 // identify returns the identity of the client. A client whose credential is wrong, or
 // cannot be checked, is anonymous; identify logs the reason.
@@ -93,14 +93,14 @@ func (c *client) identify() *access.Identity {
 }
 
 func (c *client) identifyOnce() access.Identity {
-	if c.readers.access == nil {
+	if c.clients.access == nil {
 		return access.Identity{}
 	}
-	id, err := c.readers.access.Identify(c.r)
+	id, err := c.clients.access.Identify(c.r)
 	if err == nil {
 		return id
 	}
-	log := c.readers.log.With("request", c.Request(), "client", c.remote())
+	log := c.clients.log.With("request", c.Request(), "client", c.remote())
 	if errors.Is(err, access.ErrUnavailable) {
 		log.Warn("credential could not be checked", "err", err)
 	} else {
@@ -122,8 +122,8 @@ func (c *client) noteLeak(kind LeakKind, modulePath string) {
 	if c.identify().Anonymous() {
 		name = c.remote()
 	}
-	c.readers.metrics.leaks[kind].Inc()
-	c.readers.leaks.note(name, kind, modulePath, time.Now())
+	c.clients.metrics.leaks[kind].Inc()
+	c.clients.leaks.note(name, kind, modulePath, time.Now())
 }
 
 // clientKey returns the key for an identity at an address. For an IPv6 address it is the

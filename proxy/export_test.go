@@ -13,7 +13,7 @@ func ErrorText(what, why, next, requestID string) string {
 
 // NoteLeak notes a request of a client without credentials.
 func (s *Server) NoteLeak(client string) {
-	s.readers.leaks.note(client, NoCredential, "corp.example/x", time.Now())
+	s.clients.leaks.note(client, NoCredential, "corp.example/x", time.Now())
 }
 
 // Hasten changes when work must yield its place. Call it before the first request.

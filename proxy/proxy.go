@@ -96,7 +96,7 @@ type Config struct {
 // Server is an http.Handler for the whole protocol.
 type Server struct {
 	content *content.Library
-	readers *readers
+	clients *clients
 	log     *slog.Logger
 	metrics *metrics
 	via     string
@@ -129,7 +129,7 @@ func New(c Config) (*Server, error) {
 	}
 	m := newMetrics()
 	s := &Server{content: library, log: c.Logger, metrics: m, via: c.Via, budget: c.Memory.Answers}
-	s.readers = &readers{access: c.Access, remote: c.Remote, log: c.Logger, metrics: m}
+	s.clients = &clients{access: c.Access, remote: c.Remote, log: c.Logger, metrics: m}
 	return s, nil
 }
 
@@ -159,12 +159,12 @@ func (s *Server) Metrics() []prometheus.Collector {
 // Leaks returns the clients that looked up private names in a public checksum database,
 // or requested private modules without a credential, since the start, the latest first,
 // at most 1000.
-func (s *Server) Leaks() []Leak { return s.readers.leaks.list() }
+func (s *Server) Leaks() []Leak { return s.clients.leaks.list() }
 
 // ServeHTTP answers one request. It panics with http.ErrAbortHandler when the client must
 // notice that the response was aborted.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w, r: r, client: client{r: r, header: w.Header(), readers: s.readers, held: s.budget.Hold()}}
+	a := &answer{ResponseWriter: w, r: r, client: client{r: r, header: w.Header(), clients: s.clients, held: s.budget.Hold()}}
 	a.ask.Client, a.ask.Req.Kind = &a.client, request.NumKinds
 	defer a.client.held.Free()
 	if err := s.serve(a); err != nil {
