@@ -3,13 +3,11 @@ package content
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"time"
 
 	"golang.org/x/mod/module"
 
-	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
@@ -29,10 +27,10 @@ type Origin struct {
 	shelf    *shelf
 	fills    *fills
 	answers  *answers
+	renewals *renewals
 	absent   *absent
 
-	renewing *flight.Group[*Answer]
-	traits   traits
+	inForce func() *Origin // returns this origin, or the one that replaced it in a reload
 }
 
 // Caching says which caches may store responses of an origin, as values of the header
@@ -42,19 +40,6 @@ type Caching struct {
 	Answer []string // a list, a latest version or the commit of a branch
 	Record string   // of a checksum database
 	Errors bool     // errors may be cached for a moment
-}
-
-// traits are numbers that differ between the origins, and the link from an origin to the
-// one that replaced it in a reload.
-type traits struct {
-	// revalidate is the age up to which an answer is served while it is refreshed. For an
-	// older one the client waits for the new answer, so that a developer who comes back
-	// after lunch sees this morning's tag. It is 0 for private modules: colleagues push
-	// their tags and wait for them.
-	revalidate time.Duration
-
-	renewal room // of answers
-	inForce func() *Origin
 }
 
 // Admit returns an error if the client may not read the module. It notes in q whether the
@@ -69,12 +54,12 @@ func (o *Origin) admitAgain(ctx context.Context, q *Ask) error {
 	if _, err := o.gate.Check(q.Req.Module); err != nil {
 		return err
 	}
-	return o.traits.inForce().Admit(ctx, q)
+	return o.inForce().Admit(ctx, q)
 }
 
 // Veil returns err, or ErrHidden if the client may not know of it.
 func (o *Origin) Veil(q *Ask, err error) error {
-	return o.traits.inForce().audience.veil(q, err)
+	return o.inForce().audience.veil(q, err)
 }
 
 // Bridge returns the error for a client whose request q began at begin and ended with r
@@ -277,8 +262,8 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 	if err := o.absent.find(o.answers.name(q.Req)); err != nil {
 		return nil, Negative, err
 	}
-	if meanwhile := min(o.traits.revalidate, times.Stale); meanwhile > 0 && age < meanwhile { // an age can be negative
-		if f, _, err := o.renewal(q); err == nil { // otherwise there is no place for it now
+	if meanwhile := min(o.renewals.meanwhile, times.Stale); meanwhile > 0 && age < meanwhile { // an age can be negative
+		if f, _, err := o.renewals.join(q); err == nil { // otherwise there is no place for it now
 			f.Leave(q.Client.Key())
 		}
 		return held, Stale, nil
@@ -332,7 +317,7 @@ func (o *Origin) renew(ctx context.Context, q *Ask, wait time.Duration) (*Answer
 	if err := o.audience.ascertain(waiting, q); err != nil {
 		return nil, Unknown, err
 	}
-	f, joined, err := o.renewal(q)
+	f, joined, err := o.renewals.join(q)
 	if err != nil {
 		return nil, Unknown, err
 	}
@@ -345,23 +330,6 @@ func (o *Origin) renew(ctx context.Context, q *Ask, wait time.Duration) (*Answer
 		return m, Coalesced, o.admitAgain(ctx, q)
 	}
 	return m, Miss, o.admitAgain(ctx, q)
-}
-
-// renewal gets a new answer, once for all concurrent clients. It continues when they have
-// left. A client that comes after a push must not get an answer that was requested before
-// the push.
-func (o *Origin) renewal(q *Ask) (*flight.Flight[*Answer], bool, error) {
-	name, req := o.answers.name(q.Req), q.Req
-	key := fmt.Sprint(name, " ", o.source.pushed(req.Module).UnixNano())
-	return o.renewing.Join(claimOf(q.Client.Key(), req), flight.Work[*Answer]{
-		Key: key, Places: o.traits.renewal.places, Limit: o.traits.renewal.limit,
-		Do: func(ctx context.Context, f *flight.Flight[*Answer]) (err error) {
-			begin := time.Now()
-			f.Value, err = o.source.ask(ctx, req)
-			o.absent.note(name, err, begin)
-			return err
-		},
-	})
 }
 
 // local makes a list or a latest version from the stored versions, and answers a query

@@ -44,8 +44,8 @@ type builder struct {
 	now      func() *snapshot
 }
 
-// revalidate is the age up to which a public answer is served while it is refreshed.
-const revalidate = 10 * time.Minute
+// publicMeanwhile is renewals.meanwhile for public modules.
+const publicMeanwhile = 10 * time.Minute
 
 func (b builder) public(g *gate.Gate) *Origin {
 	p := b.parts
@@ -68,7 +68,8 @@ func (b builder) public(g *gate.Gate) *Origin {
 	small := room{p.rooms.objects, smallFillTime}
 	o.audience, o.registry, o.source, o.absent = &everyone{b.snapshot.rules, proof.name != ""}, registry, up, absent
 	o.fills = &fills{parts: p, shelf: o.shelf, source: up, group: flight.NewGroup[*fill](p.scope), small: small, zips: room{p.rooms.zips, zipFillTime}}
-	o.traits = traits{revalidate: revalidate, renewal: small, inForce: func() *Origin { return b.now().public }}
+	o.renewals = &renewals{source: up, answers: o.answers, absent: absent, group: flight.NewGroup[*Answer](p.scope), in: small, meanwhile: publicMeanwhile}
+	o.inForce = func() *Origin { return b.now().public }
 	o.Caching = Caching{
 		Object: []string{"public, max-age=31536000, immutable"}, Answer: []string{"public, max-age=" + seconds(p.options.times.Fresh)},
 		Record: "public, max-age=60", Errors: true,
@@ -87,7 +88,8 @@ func (b builder) private(g *gate.Gate) *Origin {
 	audience := &members{rules: b.snapshot.rules, settings: b.snapshot.settings, gate: g, parts: p, absent: absent, pinned: p.pinned != nil}
 	o.fills = &fills{parts: p, shelf: o.shelf, source: repo, group: flight.NewGroup[*fill](p.scope), small: all, zips: all, fresh: true}
 	o.audience, o.registry, o.source, o.absent = audience, &privateRegistry{p, audience, o.fills}, repo, absent
-	o.traits = traits{renewal: all, inForce: func() *Origin { return b.now().private }}
+	o.renewals = &renewals{source: repo, answers: o.answers, absent: absent, group: flight.NewGroup[*Answer](p.scope), in: all}
+	o.inForce = func() *Origin { return b.now().private }
 	o.Caching = Caching{
 		Object: []string{"private, max-age=31536000, immutable"}, Answer: []string{"private, no-cache"}, // otherwise a push would not be visible
 		Record: "private, max-age=60",
@@ -99,7 +101,7 @@ func (b builder) private(g *gate.Gate) *Origin {
 func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
 	p := b.parts
 	return &Origin{
-		parts: p, gate: g, renewing: flight.NewGroup[*Answer](p.scope),
+		parts: p, gate: g,
 		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: &hot{limit: int((p.options.memory.Hot - p.options.memory.Hot/knownShare) / 2)}},
 		answers: &answers{prefix: prefix, held: p.held, gate: g, log: p.options.log, reading: p.rooms.reading},
 	}
