@@ -22,6 +22,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/internal/watch"
 )
 
 // write creates a file that only its owner may read, and returns its name.
@@ -319,44 +320,46 @@ func TestFilesThatAreNone(t *testing.T) {
 // A new version of any file takes effect within a second; a broken one does not, and is logged
 // once.
 func TestFilesChange(t *testing.T) {
-	t.Parallel() // it sleeps
-	dir := t.TempDir()
-	htpasswd := write(t, filepath.Join(dir, "htpasswd"), entry(t, "alice", "one", 4))
-	groups := write(t, filepath.Join(dir, "groups"), "dev: alice bob\nops: bob\ndev: carol\n")
-	tokens := filepath.Join(dir, "tokens")
-	var log logBuffer
-	a := newAuthenticator(t, access.Config{Htpasswd: htpasswd, Groups: groups, Tokens: tokens, Logger: log.logger()})
-	wantIdentity(t, a, basic("alice", "one"), "basic", "alice", "dev")
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		htpasswd := write(t, filepath.Join(dir, "htpasswd"), entry(t, "alice", "one", 4))
+		groups := write(t, filepath.Join(dir, "groups"), "dev: alice bob\nops: bob\ndev: carol\n")
+		tokens := filepath.Join(dir, "tokens")
+		var log logBuffer
+		a := newAuthenticator(t, access.Config{Htpasswd: htpasswd, Groups: groups, Tokens: tokens, Logger: log.logger()})
+		wantIdentity(t, a, basic("alice", "one"), "basic", "alice", "dev")
 
-	secret, err := access.CreateToken(tokens, access.Token{Name: "ci", Groups: []string{"build"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, htpasswd, entry(t, "alice", "two", 4)+entry(t, "bob", "three", 5))
-	write(t, groups, "dev ops\n")
-	time.Sleep(1100 * time.Millisecond)
-	wantRefused(t, a, basic("alice", "one"), "wrong password") // although it was remembered
-	wantIdentity(t, a, basic("alice", "two"), "basic", "alice", "dev")
-	wantIdentity(t, a, basic("bob", "three"), "basic", "bob", "dev,ops")
-	wantIdentity(t, a, "Bearer "+secret, "token", "ci", "build")
-
-	write(t, htpasswd, "alice:two\n")
-	if err := os.Remove(tokens); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		time.Sleep(1100 * time.Millisecond)
-		wantIdentity(t, a, basic("alice", "two"), "basic", "alice", "dev")
-		wantRefused(t, a, "Bearer "+secret, "unknown token")
-	}
-	for _, want := range []string{"groups file " + groups, "htpasswd file " + htpasswd} {
-		if n := strings.Count(log.String(), want); n != 1 {
-			t.Errorf("%q is logged %d times", want, n)
+		secret, err := access.CreateToken(tokens, access.Token{Name: "ci", Groups: []string{"build"}})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if !strings.Contains(log.String(), "file="+tokens) || strings.Contains(log.String(), "two") {
-		t.Errorf("the log:\n%s", log.String())
-	}
+		write(t, htpasswd, entry(t, "alice", "two", 4)+entry(t, "bob", "three", 5))
+		write(t, groups, "dev ops\n")
+		time.Sleep(watch.Every)
+		wantRefused(t, a, basic("alice", "one"), "wrong password") // although it was remembered
+		wantIdentity(t, a, basic("alice", "two"), "basic", "alice", "dev")
+		wantIdentity(t, a, basic("bob", "three"), "basic", "bob", "dev,ops")
+		wantIdentity(t, a, "Bearer "+secret, "token", "ci", "build")
+
+		write(t, htpasswd, "alice:two\n")
+		if err := os.Remove(tokens); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			time.Sleep(watch.Every)
+			wantIdentity(t, a, basic("alice", "two"), "basic", "alice", "dev")
+			wantRefused(t, a, "Bearer "+secret, "unknown token")
+		}
+		for _, want := range []string{"groups file " + groups, "htpasswd file " + htpasswd} {
+			if n := strings.Count(log.String(), want); n != 1 {
+				t.Errorf("%q is logged %d times", want, n)
+			}
+		}
+		if !strings.Contains(log.String(), "file="+tokens) || strings.Contains(log.String(), "two") {
+			t.Errorf("the log:\n%s", log.String())
+		}
+	})
 }
 
 func TestReload(t *testing.T) {

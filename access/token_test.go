@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/internal/watch"
 )
 
 func create(t testing.TB, file string, token access.Token) string {
@@ -278,28 +279,30 @@ func TestTokenExpires(t *testing.T) {
 
 // The file is read again when it changes, is replaced or is removed; it need not exist at first.
 func TestTokenFileIsReplaced(t *testing.T) {
-	t.Parallel() // it sleeps
-	dir := t.TempDir()
-	file := filepath.Join(dir, "tokens")
-	a := newAuthenticator(t, access.Config{Tokens: file})
-	one := create(t, file, access.Token{Name: "one"})
-	another := filepath.Join(dir, "another")
-	two := create(t, another, access.Token{Name: "two"})
-	wantLater(t, a, one, "one", true)
-	if err := os.Rename(another, file); err != nil {
-		t.Fatal(err)
-	}
-	wantLater(t, a, two, "two", true)
-	wantRefused(t, a, "Bearer "+one, "unknown token")
-	if err := access.RevokeToken(file, list(t, file)[0].ID); err != nil {
-		t.Fatal(err)
-	}
-	wantLater(t, a, two, "two", false)
-	if err := os.WriteFile(file, []byte("broken\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(1100 * time.Millisecond)
-	wantRefused(t, a, "Bearer "+two, "is revoked") // from the last good version
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "tokens")
+		a := newAuthenticator(t, access.Config{Tokens: file})
+		one := create(t, file, access.Token{Name: "one"})
+		another := filepath.Join(dir, "another")
+		two := create(t, another, access.Token{Name: "two"})
+		wantLater(t, a, one, "one", true)
+		if err := os.Rename(another, file); err != nil {
+			t.Fatal(err)
+		}
+		wantLater(t, a, two, "two", true)
+		wantRefused(t, a, "Bearer "+one, "unknown token")
+		if err := access.RevokeToken(file, list(t, file)[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		wantLater(t, a, two, "two", false)
+		if err := os.WriteFile(file, []byte("broken\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(watch.Every)
+		wantRefused(t, a, "Bearer "+two, "is revoked") // from the last good version
+	})
 }
 
 // wantLater waits until a token is accepted, or refused.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -514,16 +515,18 @@ func TestLogCanceled(t *testing.T) {
 
 func TestLogInUse(t *testing.T) {
 	t.Parallel()
-	l, c := newOwnLog(t)
-	if _, err := pinlog.Open(t.Context(), c); !errors.Is(err, storage.ErrInUse) || !strings.Contains(err.Error(), c.Dir) {
-		t.Errorf("opened twice: %v", err)
-	}
-	if err := pinlog.Adopt(t.Context(), c, nil); !errors.Is(err, storage.ErrInUse) {
-		t.Errorf("adopted while it is open: %v", err)
-	}
-	if err := l.Refuses(); err != nil {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		l, c := newOwnLog(t)
+		if _, err := pinlog.Open(t.Context(), c); !errors.Is(err, storage.ErrInUse) || !strings.Contains(err.Error(), c.Dir) {
+			t.Errorf("opened twice: %v", err)
+		}
+		if err := pinlog.Adopt(t.Context(), c, nil); !errors.Is(err, storage.ErrInUse) {
+			t.Errorf("adopted while it is open: %v", err)
+		}
+		if err := l.Refuses(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestLogReadOnly(t *testing.T) {
