@@ -4,11 +4,10 @@ import "github.com/assay-proxy/assay/cmd/assay/config"
 
 // The limits of what a client may send, and how slowly.
 const (
-	HeaderTime = headerTime
-	BodyTime   = bodyTime
-	MaxHook    = maxHook
-	MaxHooks   = maxHooks
-	SmallHook  = smallHook
+	BodyTime  = bodyTime
+	MaxHook   = maxHook
+	MaxHooks  = maxHooks
+	SmallHook = smallHook
 )
 
 // CheckCertificates reads the TLS files of the settings.

@@ -92,8 +92,7 @@ func startFront(t *testing.T, args ...string) *program {
 
 const helloInfo = "/example.com/hello/@v/v1.0.0.info"
 
-// The server speaks HTTP/2 over TLS, and loads a renewed certificate without a restart; an unusable
-// one changes nothing.
+// The server speaks HTTP/2 over TLS.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	files := newTLSFiles(t)
@@ -109,31 +108,6 @@ func TestTLS(t *testing.T) {
 	plain := &http.Client{Timeout: 5 * time.Second}
 	if resp, _, err := ask(t, plain, "http"+strings.TrimPrefix(p.url, "https")+helloInfo); err == nil && resp.StatusCode == http.StatusOK {
 		t.Error("the server answers in the clear")
-	}
-
-	if err := os.WriteFile(files.cert, []byte("half a certificate"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(watch.Every + 100*time.Millisecond)
-	first.CloseIdleConnections()
-	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
-		t.Errorf("while the file is bad: %v", err)
-	}
-	const refused = "changed TLS files are invalid; the old ones stay in force"
-	assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), refused) })
-	time.Sleep(watch.Every + 100*time.Millisecond)
-	first.CloseIdleConnections()
-	if _, _, err := ask(t, first, p.url+helloInfo); err != nil {
-		t.Errorf("while the file is bad: %v", err)
-	}
-	if n := strings.Count(p.log.String(), refused); n != 1 { // errors are written to the log at once
-		t.Errorf("the log says %d times that the file is bad", n)
-	}
-
-	files.write(t)
-	time.Sleep(watch.Every + 100*time.Millisecond)
-	if _, _, err := ask(t, files.client(t), p.url+helloInfo); err != nil {
-		t.Errorf("with the renewed certificate: %v", err)
 	}
 }
 

@@ -13,8 +13,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,26 +66,6 @@ func TestHookUnread(t *testing.T) {
 		if got, _ := hookBegins(t, p, test.path, test.header); got != test.want {
 			t.Errorf("%s with %q: %q before its body, want %s", test.path, test.header, got, test.want)
 		}
-	}
-}
-
-// The memory of many webhooks that are not verified yet is bounded.
-func TestHookCrowd(t *testing.T) {
-	t.Parallel()
-	p, _ := startHooks(t)
-	signature := "X-Hub-Signature-256: sha256=" + strings.Repeat("ab", 32)
-	var refused atomic.Int32
-	var hooks sync.WaitGroup
-	for range daemon.MaxHooks + 3 {
-		hooks.Go(func() {
-			if status, _ := hookBegins(t, p, "/-/hooks/github", signature); status == "HTTP/1.1 503" {
-				refused.Add(1)
-			}
-		})
-	}
-	hooks.Wait()
-	if n := refused.Load(); n != 3 {
-		t.Errorf("%d webhooks are refused beside %d that are read, want 3", n, daemon.MaxHooks)
 	}
 }
 

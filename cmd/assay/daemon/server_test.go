@@ -6,12 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -91,87 +89,6 @@ func (p *program) end() {
 }
 
 func (p *program) addr() string { return strings.TrimPrefix(p.url, "http://") }
-
-// A header of 100 MB is refused after a few kilobytes. A header or body that arrives slowly affects
-// only its own connection.
-func TestHostileClients(t *testing.T) {
-	t.Parallel()
-	p := serveIn(t, "--data", t.TempDir(), "--upstream", "off", "--sumdb", "off")
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		conn, err := net.Dial("tcp", p.addr())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close()
-		fmt.Fprintf(conn, "GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: ")
-		chunk := bytes.Repeat([]byte("a"), 1<<20)
-		sent := 0
-		for range 100 {
-			n, err := conn.Write(chunk)
-			sent += n
-			if err != nil {
-				break
-			}
-		}
-		if sent >= 100<<20 {
-			t.Error("the server read a header of 100 MB")
-		}
-	})
-	wg.Go(func() { // a header that never ends
-		conn, err := net.Dial("tcp", p.addr())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close()
-		begin := time.Now()
-		fmt.Fprintf(conn, "GET /livez HTTP/1.1\r\nHost: x\r\n")
-		for i := 0; ; i++ {
-			if _, err := fmt.Fprintf(conn, "X-%d: a\r\n", i); err != nil {
-				break
-			}
-			time.Sleep(250 * time.Millisecond)
-			if time.Since(begin) > daemon.HeaderTime+10*time.Second {
-				t.Error("a header may take forever")
-				return
-			}
-		}
-	})
-	wg.Go(func() { // a body that never ends
-		conn, err := net.Dial("tcp", p.addr())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close()
-		fmt.Fprintf(conn, "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
-		begin := time.Now()
-		for {
-			if _, err := conn.Write([]byte("a")); err != nil {
-				break
-			}
-			time.Sleep(250 * time.Millisecond)
-			if time.Since(begin) > daemon.BodyTime+10*time.Second {
-				t.Error("a body may take forever")
-				return
-			}
-		}
-	})
-	for range 50 { // at the same time
-		begin := time.Now()
-		resp, err := http.Get(p.url + "/livez")
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if took := time.Since(begin); took > 5*time.Second {
-			t.Errorf("another client waited %v", took)
-		}
-	}
-	wg.Wait()
-}
 
 // A signal to stop lets transfers finish.
 func TestShutdownFinishesTransfers(t *testing.T) {
