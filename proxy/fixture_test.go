@@ -151,13 +151,16 @@ func (f *fixture) open(list string, o option) {
 	t.Cleanup(func() {
 		httpServer.CloseClientConnections()
 		httpServer.Close()
-		f.close()
+		f.closeWithin(0) // what an upstream that hangs has not sent is of no interest
 	})
 }
 
 // close stops the server of f, so that its directory can be opened again.
-func (f *fixture) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func (f *fixture) close() { f.closeWithin(5 * time.Second) }
+
+// closeWithin is close that waits so long for running fetches.
+func (f *fixture) closeWithin(limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	_ = f.server.Close(ctx) // running fetches may be aborted
 	f.chain.Close()
