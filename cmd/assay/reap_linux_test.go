@@ -50,6 +50,7 @@ func processes(t *testing.T) map[int]process {
 // As process 1, which the program is in a container, it reads the exit status of the processes that
 // a killed fetch has left, and of none that os/exec waits for: fetches keep working.
 func TestReapsAsInit(t *testing.T) {
+	t.Parallel()
 	p := newPrivateServer(t)
 	cmd := assay(p.program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false", "--vcs-timeout", "4s"}, p.args...)...)
 	cmd.Env = p.env
