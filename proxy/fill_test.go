@@ -253,8 +253,9 @@ func TestBusy(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	o := verified()
-	o.config = func(c *proxy.Config) { c.ZipFills, c.Answer = 1, 400*time.Millisecond }
+	o.config = func(c *proxy.Config) { c.ZipFills, c.Answer = 1, 1200*time.Millisecond }
 	f := start(t, world, world.URL("gated"), o)
+	f.want("example.com/hello/@v/v1.1.0.mod") // so that its zip needs nothing but the place
 	go f.get("example.com/hello/@v/v1.0.0.zip")
 	eventually(t, "the one place is taken", func() bool { return world.Count("example.com/hello/@v/v1.0.0.zip") == 1 })
 	a := f.wantStatus("example.com/hello/@v/v1.1.0.zip", http.StatusServiceUnavailable, "busy")
