@@ -4,7 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,14 +14,22 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
-// startDefect starts a server whose requests to the upstream call permit first, in the
-// goroutines that make them, so that a test can make each of these panic.
-func startDefect(t *testing.T, fault string, permit func(path string)) *fixture {
+// startDefect starts a server with a defect: it panics when a request to the upstream has
+// failed, in the goroutine that made it. The requests fail for which fails returns true.
+func startDefect(t *testing.T, fault string, fails func(path string) bool) *fixture {
 	world := newWorld(t)
 	big(world, 2<<20)
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if fails(r.URL.Path) {
+			http.Error(w, "", http.StatusServiceUnavailable)
+			return
+		}
+		world.ServeHTTP(w, r)
+	}))
+	t.Cleanup(upstream.Close)
 	o := verified()
-	o.permit = func(path string) error { permit(path); return nil }
-	return start(t, world, world.URL(fault), o)
+	o.log = func(h slog.Handler) slog.Handler { return brokenHandler{h, "upstream request failed"} }
+	return start(t, world, upstream.URL+"/"+fault, o)
 }
 
 // After a panic in work for several clients, or for none, the waiting clients get a 500,
@@ -38,13 +48,9 @@ func TestSharedWorkPanics(t *testing.T) {
 		"sumdb/sum.test.example/latest":                          "test.example/latest",
 	} {
 		t.Run(strings.ReplaceAll(name, "/", "_"), func(t *testing.T) {
-			f := startDefect(t, "ok", func(path string) {
-				if strings.Contains(path, part) {
-					panic("a defect")
-				}
-			})
+			f := startDefect(t, "ok", func(path string) bool { return strings.Contains(path, part) })
 			f.wantStatus(name, http.StatusInternalServerError, "internal error")
-			f.wantLogged(t, "a defect", "startDefect")
+			f.wantLogged(t, "a defect", "brokenHandler")
 			f.server.Reload(chainOf(t, f.world.URL("ok")), noPolicy(t), nil)
 			f.want("example.com/major/v2/@v/v2.3.4.info")
 		})
@@ -62,13 +68,9 @@ func (f *fixture) wantLogged(t *testing.T, texts ...string) {
 // The goroutine that receives a zip is guarded too: here it panics in the middle.
 func TestReceiverPanics(t *testing.T) {
 	t.Parallel()
-	zips := 0
-	f := startDefect(t, "reset-mid", func(path string) {
-		if strings.HasSuffix(path, ".zip") {
-			if zips++; zips > 1 { // to go on
-				panic("a defect")
-			}
-		}
+	var zips atomic.Int64
+	f := startDefect(t, "reset-mid", func(path string) bool {
+		return strings.HasSuffix(path, ".zip") && zips.Add(1) > 1 // to go on
 	})
 	if a := f.get("example.com/big/@v/v1.0.0.zip"); a.err == nil && a.status == http.StatusOK {
 		t.Errorf("status %d, %d bytes, and no error", a.status, len(a.body))
@@ -81,12 +83,13 @@ func TestReceiverPanics(t *testing.T) {
 func TestPanicWithoutClient(t *testing.T) {
 	t.Parallel()
 	begun, gone := make(chan struct{}), make(chan struct{})
-	f := startDefect(t, "ok", func(path string) {
-		if strings.HasSuffix(path, "/hello/@v/v1.0.0.info") {
-			close(begun)
-			<-gone
-			panic("a defect")
+	f := startDefect(t, "ok", func(path string) bool {
+		if !strings.HasSuffix(path, "/hello/@v/v1.0.0.info") {
+			return false
 		}
+		close(begun)
+		<-gone
+		return true
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url+"/example.com/hello/@v/v1.0.0.info", nil)
@@ -105,7 +108,7 @@ func TestPanicWithoutClient(t *testing.T) {
 	<-ended
 	time.Sleep(50 * time.Millisecond) // the server notices that the client left a little later
 	close(gone)
-	f.wantLogged(t, "a defect", "startDefect")
+	f.wantLogged(t, "a defect", "brokenHandler")
 	f.want("example.com/hello/@v/v1.1.0.info")
 	if n := f.metric(t, "assay_fill_panics_total"); n != 1 {
 		t.Errorf("%v panics are counted", n)
@@ -115,7 +118,9 @@ func TestPanicWithoutClient(t *testing.T) {
 // The same for private modules and their repositories.
 func TestPrivateWorkPanics(t *testing.T) {
 	t.Parallel()
-	h := startPrivate(t, func(_ *proxy.Config, v *vcs.Config) { v.Logger = slog.New(brokenHandler{slog.DiscardHandler}) })
+	h := startPrivate(t, func(_ *proxy.Config, v *vcs.Config) {
+		v.Logger = slog.New(brokenHandler{slog.DiscardHandler, "go command failed"})
+	})
 	h.code.Module("lib", lib)
 	for _, path := range []string{"corp.example/lib/@v/v1.9.0.zip", "corp.example/lib/@v/main2.info"} {
 		h.wantStatus(path, http.StatusInternalServerError, "internal error")
@@ -125,14 +130,17 @@ func TestPrivateWorkPanics(t *testing.T) {
 	h.ok("corp.example/lib/@v/v1.0.0.zip")
 }
 
-// brokenHandler panics where a module or a version was not found.
-type brokenHandler struct{ slog.Handler }
+// brokenHandler panics at one message.
+type brokenHandler struct {
+	slog.Handler
+	at string
+}
 
 func (brokenHandler) Enabled(context.Context, slog.Level) bool { return true }
 
-func (brokenHandler) Handle(_ context.Context, r slog.Record) error {
-	if r.Message == "go command failed" {
+func (h brokenHandler) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == h.at {
 		panic("a defect")
 	}
-	return nil
+	return h.Handler.Handle(ctx, r)
 }

@@ -73,7 +73,7 @@ type option struct {
 	storage  func(*bolt.Options)
 	conn     func(net.Conn) // of each client
 	budget   fetch.Budget
-	permit   func(path string) error
+	log      func(slog.Handler) slog.Handler
 }
 
 // quick are budgets for upstreams that hang.
@@ -103,7 +103,11 @@ func start(t *testing.T, world *proxytest.World, list string, o option) *fixture
 func (f *fixture) open(list string, o option) {
 	t := f.t
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(f.logs, nil))
+	handler := slog.Handler(slog.NewTextHandler(f.logs, nil))
+	if o.log != nil {
+		handler = o.log(handler)
+	}
+	log := slog.New(handler)
 	var err error
 	options := &bolt.Options{Logger: log}
 	if o.storage != nil {
@@ -113,7 +117,7 @@ func (f *fixture) open(list string, o option) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.store.Close() })
-	if f.chain, err = fetch.New(fetch.Config{List: list, Budget: o.budget, Permit: o.permit, RedirectHosts: []string{"127.0.0.1"}, Logger: log}); err != nil {
+	if f.chain, err = fetch.New(fetch.Config{List: list, Budget: o.budget, RedirectHosts: []string{"127.0.0.1"}, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
 	private, err := privacy.New(o.private)

@@ -106,7 +106,7 @@ func (d *byDatabase) shared(ctx context.Context, client, database string, req re
 
 // lookup fetches the proved record of req from a database.
 func (d *byDatabase) lookup(ctx context.Context, database string, req request.Request) (sumdb.Record, error) {
-	db, err := d.gate.Database(database, req.Module)
+	ctx, db, err := d.gate.Database(ctx, database, req.Module)
 	if err != nil {
 		return sumdb.Record{}, err
 	}

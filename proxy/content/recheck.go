@@ -90,7 +90,7 @@ func (s *infoSource) ask(ctx context.Context, req request.Request, source *strin
 // The checksum database does not cover it, so fetch can only check that it is the .info
 // of the requested version.
 func (s *infoSource) fetch(ctx context.Context, req request.Request, source string) (data []byte, from string, err error) {
-	chain, err := s.gate.Upstream(req.Module)
+	ctx, chain, err := s.gate.Upstream(ctx, req.Module)
 	if err != nil {
 		return nil, "", err
 	}

@@ -81,7 +81,7 @@ func (u *upstreams) fillInfo(ctx context.Context, f *fill) error {
 func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	chain, err := u.gate.Upstream(f.req.Module)
+	ctx, chain, err := u.gate.Upstream(ctx, f.req.Module)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (u *upstreams) wantedSoon(ctx context.Context, req request.Request) func(co
 // fillZip fetches a zip into a spool and, at the same time, its record. As soon as the
 // size of the zip and its wanted hash are known, clients can follow the spool.
 func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
-	chain, err := u.gate.Upstream(f.req.Module)
+	ctx, chain, err := u.gate.Upstream(ctx, f.req.Module)
 	if err != nil {
 		return err
 	}
@@ -247,7 +247,7 @@ func (u *upstreams) hasFailed(key string) bool {
 // ask gets an answer from the upstreams, or where the list says direct from the module's
 // repository.
 func (u *upstreams) ask(ctx context.Context, req request.Request) (*Answer, error) {
-	chain, err := u.gate.Upstream(req.Module)
+	ctx, chain, err := u.gate.Upstream(ctx, req.Module)
 	if err != nil {
 		return nil, err
 	}

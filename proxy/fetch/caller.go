@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// caller is the information about the client of a fetch that a context carries.
+// caller is the information about a fetch, and about its client, that a context carries.
 type caller struct {
 	client  string
+	module  string // whose name the requests send, "" if they send none
 	patient bool
 	last    bool // a last attempt, which may take long
 }
@@ -30,6 +31,15 @@ func (c caller) in(ctx context.Context) context.Context {
 func WithClient(ctx context.Context, client string) context.Context {
 	c := callerOf(ctx)
 	c.client = client
+	return c.in(ctx)
+}
+
+// WithModule returns a context for requests that send the name of a module, for Config.Permit.
+// Requests for files of a checksum database other than lookups send no name: callers that look up
+// different modules share them.
+func WithModule(ctx context.Context, modulePath string) context.Context {
+	c := callerOf(ctx)
+	c.module = modulePath
 	return c.in(ctx)
 }
 

@@ -16,7 +16,7 @@ type client struct {
 	breaker    Breaker
 	attempts   int
 	header     http.Header // of each request
-	permit     func(path string) error
+	permit     func(modulePath string) error
 	metrics    *metrics
 	log        *slog.Logger
 	patients   patients

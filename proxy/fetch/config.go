@@ -44,11 +44,10 @@ type Config struct {
 	// internal network may redirect to another one of the list.
 	RedirectHosts []string
 
-	// Permit is called right before each request to an upstream, also before another attempt and
-	// before the next entry of the list. Its argument is the path: one of the GOPROXY protocol, or
-	// one below the root of a checksum database that is asked directly. An error ends the fetch,
+	// Permit is called right before each request that sends the name of a module (see WithModule),
+	// also before another attempt and before the next entry of the list. An error ends the fetch,
 	// whose error wraps it. The default permits all requests.
-	Permit func(path string) error
+	Permit func(modulePath string) error
 
 	// Logger logs retries at debug level and state changes of circuit breakers at warning level.
 	// The default is to discard them.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,6 +87,9 @@ func (d *database) readAll(ctx context.Context, path string, limit int64) ([]byt
 
 // read finds the database, and reads path there.
 func (d *database) read(ctx context.Context, path string, limit int64, deadline time.Time) ([]byte, error) {
+	if !strings.HasPrefix(path, "lookup/") {
+		ctx = WithModule(ctx, "")
+	}
 	w, err := d.way(ctx, deadline)
 	if err != nil {
 		return nil, err
@@ -119,7 +123,7 @@ func (d *database) way(ctx context.Context, deadline time.Time) (way, error) {
 	if known.origin != nil && time.Now().Before(until) {
 		return known, nil
 	}
-	w, err := d.ask(ctx, deadline)
+	w, err := d.ask(WithModule(ctx, ""), deadline)
 	if err != nil {
 		return way{}, err
 	}

@@ -2,6 +2,7 @@ package fetch_test
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"net/http"
 	"strings"
@@ -155,6 +156,34 @@ func TestSumDBAsksOnce(t *testing.T) {
 		}
 		if supported.total() != 1 {
 			t.Errorf("asked %d times", supported.total())
+		}
+	})
+}
+
+// A lookup sends the name of a module. Nothing else does: callers that look up different modules
+// share the requests for tiles, and one of these modules may not be permitted any more.
+func TestSumDBPermit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.serve("yes", func(http.ResponseWriter, *http.Request) {})
+		errSecret := errors.New("a secret")
+		for _, proxies := range []bool{true, false} {
+			c := n.chain(fetch.Config{List: "http://yes", Permit: func(modulePath string) error {
+				if modulePath == "secret.example" {
+					return errSecret
+				}
+				return nil
+			}})
+			get, secret := c.SumDB("sum.example", "http://yes", proxies), fetch.WithModule(t.Context(), "secret.example")
+			if _, err := get(secret, "lookup/secret.example@v1.0.0", 100); !errors.Is(err, errSecret) {
+				t.Errorf("lookup of what is not permitted: %v", err)
+			}
+			if _, err := get(fetch.WithModule(t.Context(), "a.example"), "lookup/a.example@v1.0.0", 100); err != nil {
+				t.Errorf("another lookup: %v", err)
+			}
+			if _, err := get(secret, "tile/8/0/000", 100); err != nil {
+				t.Errorf("tile: %v", err)
+			}
 		}
 	})
 }

@@ -44,8 +44,10 @@ const (
 // body whose declared length exceeds limit is a failure.
 func (u *upstream) open(ctx context.Context, path string, limit int64, deadline time.Time, ranges http.Header) (*stream, *failure) {
 	begin := time.Now()
-	if err := u.client.permit(path); err != nil {
-		return nil, u.at.canceled(path, fmt.Errorf("%w: %w", ErrUnavailable, err))
+	if module := callerOf(ctx).module; module != "" {
+		if err := u.client.permit(module); err != nil {
+			return nil, u.at.canceled(path, fmt.Errorf("%w: %w", ErrUnavailable, err))
+		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(time.Until(deadline), func() { cancel(errSlow) })

@@ -261,7 +261,7 @@ func TestRequest(t *testing.T) {
 	})
 }
 
-// A path that is no longer permitted is not requested again, at any upstream, and this is
+// What is no longer permitted is not requested again, at any upstream, and this is
 // no absence.
 func TestPermit(t *testing.T) {
 	for _, separator := range []string{",", "|"} {
@@ -276,13 +276,13 @@ func TestPermit(t *testing.T) {
 			})
 			n.serve("two", func(_ http.ResponseWriter, r *http.Request) { t.Errorf("two was asked for %s", r.URL.Path) })
 			errSecret := errors.New("a secret")
-			c := n.chain(fetch.Config{List: "http://one" + separator + "http://two", Permit: func(path string) error {
-				if path == "a.example/@v/list" && !permitted {
+			c := n.chain(fetch.Config{List: "http://one" + separator + "http://two", Permit: func(modulePath string) error {
+				if modulePath == "a.example" && !permitted {
 					return errSecret
 				}
 				return nil
 			}})
-			_, err := read(t, c, "a.example/@v/list")
+			_, _, err := c.ReadAll(fetch.WithModule(t.Context(), "a.example"), "a.example/@v/list", 100)
 			if !errors.Is(err, errSecret) || errors.Is(err, fs.ErrNotExist) || len(asked) != 1 {
 				t.Errorf("%v after %q", err, asked)
 			}

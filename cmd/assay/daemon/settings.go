@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,7 +13,6 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
-	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/sumdb"
 	"github.com/assay-proxy/assay/sumdb/pinlog"
@@ -84,15 +82,8 @@ func (f *inForce) fetchFrom(database string) func() sumdb.FetchFunc {
 
 // permit refuses to send the name of a module that is private now. The proxy has decided that
 // before, but a long request may have been decided by the settings before a reload.
-func (f *inForce) permit(path string) error {
-	if strings.HasPrefix(path, "lookup/") { // below the URL of a database: as a proxy would get it, with any name
-		path = "sumdb/-/" + path
-	}
-	req, err := request.Parse(path)
-	if err != nil || req.Module == "" {
-		return nil // it names no module
-	}
-	if pattern, private := f.load().policy.Private(req.Module); private {
+func (f *inForce) permit(modulePath string) error {
+	if pattern, private := f.load().policy.Private(modulePath); private {
 		return fmt.Errorf("module became private during the request (pattern %s); retry", pattern)
 	}
 	return nil
@@ -114,7 +105,7 @@ type builder struct {
 	version string
 	via     string   // our name in Via headers
 	addr    net.Addr // our listen address, which an upstream must not be
-	permit  func(path string) error
+	permit  func(modulePath string) error
 	memory  *memory.Budget // of fetched data
 	ownLog  *pinlog.Log    // nil until it is open
 	log     *slog.Logger

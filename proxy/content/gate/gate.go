@@ -126,13 +126,14 @@ func (g *Gate) Check(modulePath string) (*Settings, error) {
 	return now, nil
 }
 
-// Upstream returns the upstreams, for one request about the module.
-func (g *Gate) Upstream(modulePath string) (*fetch.Chain, error) {
+// Upstream returns the upstreams, and the context for one fetch from them that sends the
+// name of the module.
+func (g *Gate) Upstream(ctx context.Context, modulePath string) (context.Context, *fetch.Chain, error) {
 	now, err := g.Check(modulePath)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return now.upstream, nil
+	return fetch.WithModule(ctx, modulePath), now.upstream, nil
 }
 
 // Repository returns the vcs.Source, for one request about the module.
@@ -147,17 +148,18 @@ func (g *Gate) Repository(modulePath string) (*vcs.Source, error) {
 	return now.vcs, nil
 }
 
-// Database returns the checksum database with the name, for one lookup of the module.
-func (g *Gate) Database(name, modulePath string) (*sumdb.Mirror, error) {
+// Database returns the checksum database with the name, and the context for one lookup of
+// the module.
+func (g *Gate) Database(ctx context.Context, name, modulePath string) (context.Context, *sumdb.Mirror, error) {
 	if _, err := g.Check(modulePath); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, db := range g.outside.databases {
 		if db.Name() == name {
-			return db, nil
+			return fetch.WithModule(ctx, modulePath), db, nil
 		}
 	}
-	return nil, errors.New("no database " + name)
+	return nil, nil, errors.New("no database " + name)
 }
 
 // Log returns the own log, to pin one version of the module.

@@ -35,7 +35,7 @@ func TestGate(t *testing.T) {
 	ways := func(g *gate.Gate, modulePath string) (errs []error) {
 		_, err := g.Check(modulePath)
 		errs = append(errs, err)
-		_, err = g.Upstream(modulePath)
+		_, _, err = g.Upstream(t.Context(), modulePath)
 		errs = append(errs, err)
 		_, err = g.Repository(modulePath)
 		errs = append(errs, err)
@@ -51,7 +51,7 @@ func TestGate(t *testing.T) {
 				t.Errorf("way %d of %s: %v, want %v", i, modulePath, err, want)
 			}
 		}
-		if _, err := g.Database("sum.example", modulePath); errors.Is(err, gate.ErrReloaded) != (want != nil) {
+		if _, _, err := g.Database(t.Context(), "sum.example", modulePath); errors.Is(err, gate.ErrReloaded) != (want != nil) {
 			t.Errorf("database for %s: %v", modulePath, err)
 		}
 	}
@@ -64,7 +64,7 @@ func TestGate(t *testing.T) {
 	want(private, "corp.example/x", nil)
 	want(public, "corp.example/x", gate.ErrReloaded)
 	want(private, "example.com/x", gate.ErrReloaded)
-	if got, _ := public.Upstream("example.com/x"); got != chain {
+	if _, got, _ := public.Upstream(t.Context(), "example.com/x"); got != chain {
 		t.Error("the upstream is that of the settings of before")
 	}
 }
