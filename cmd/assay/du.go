@@ -3,14 +3,12 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"iter"
-	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
 
-	"github.com/assay-proxy/assay/cmd/assay/admin"
-	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/content"
 )
 
@@ -19,33 +17,19 @@ func newDuCommand() *cobra.Command {
 		Use:   "du [MODULE]",
 		Short: "Show how much is stored of each module",
 		Long: `Du shows how many bytes are stored of each module, in how many files, the largest
-first. With a module path it shows that module and the modules below it; without one
-also the records and tiles of checksum databases, and what else is stored. Content that
+first. With a module path it shows that module and the modules below it, and exits with
+status 1 if nothing is stored of them; without one also the records and tiles of checksum databases, and what else is stored. Content that
 several files have in common is counted for each of them. The files meta.db and blobs.db
 are larger by what was deleted: assay compact gives that back to the disk. The server may
 be running. With --json it prints an object for each module, one a line.`,
-		Args: cobra.MaximumNArgs(1),
 	}
-	asJSON := cmd.Flags().Bool("json", false, "Print JSON.")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, _, err := config.Load(cmd.Flags(), os.Getenv)
+	return listing(cmd, func(out io.Writer, items iter.Seq2[content.Item, error], asJSON bool) error {
+		sizes, err := sumSizes(items)
 		if err != nil {
 			return err
 		}
-		modulePath, err := listedModule(args)
-		if err != nil {
-			return err
-		}
-		return reading(cmd.Context(), c, func(client *admin.Client) error {
-			sizes, err := sumSizes(client.Items(cmd.Context(), modulePath))
-			if err != nil {
-				return err
-			}
-			return printAll(cmd.OutOrStdout(), withoutErrors(sizes), *asJSON)
-		})
-	}
-	config.AddFlags(cmd.Flags(), "data")
-	return cmd
+		return printAll(out, withoutErrors(sizes), asJSON)
+	})
 }
 
 // storedSize is how much is stored of a module, or of another kind of object.

@@ -29,10 +29,19 @@ func newLsCommand() *cobra.Command {
 		Short: "List the stored versions, and what vouches for each",
 		Long: `Ls lists the stored versions, with the files that are stored of each, their size, and
 the checksum database or own log that their content was proved with ("-" if it was not).
-With a module path it lists that module and the modules below it. The server may be
-running. With --json it prints an object for each version, one a line.`,
-		Args: cobra.MaximumNArgs(1),
+With a module path it lists that module and the modules below it, and exits with status
+1 if there are none. The server may be running. With --json it prints an object for each
+version, one a line.`,
 	}
+	return listing(cmd, func(out io.Writer, items iter.Seq2[content.Item, error], asJSON bool) error {
+		return printAll(out, listVersions(items), asJSON)
+	})
+}
+
+// listing makes cmd a command that prints the stored objects, or those of the module that its
+// argument names, and fails if that module has none.
+func listing(cmd *cobra.Command, show func(out io.Writer, items iter.Seq2[content.Item, error], asJSON bool) error) *cobra.Command {
+	cmd.Args = cobra.MaximumNArgs(1)
 	asJSON := cmd.Flags().Bool("json", false, "Print JSON.")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, _, err := config.Load(cmd.Flags(), os.Getenv)
@@ -44,7 +53,20 @@ running. With --json it prints an object for each version, one a line.`,
 			return err
 		}
 		return reading(cmd.Context(), c, func(client *admin.Client) error {
-			return printAll(cmd.OutOrStdout(), listVersions(client.Items(cmd.Context(), modulePath)), *asJSON)
+			found := false
+			items := func(yield func(content.Item, error) bool) {
+				for item, err := range client.Items(cmd.Context(), modulePath) {
+					found = true
+					if !yield(item, err) {
+						return
+					}
+				}
+			}
+			err := show(cmd.OutOrStdout(), items, *asJSON)
+			if err == nil && !found && modulePath != "" {
+				return fmt.Errorf("nothing is stored of %s, nor of a module below it; assay ls lists what is", modulePath)
+			}
+			return err
 		})
 	}
 	config.AddFlags(cmd.Flags(), "data")

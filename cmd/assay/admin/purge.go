@@ -107,7 +107,11 @@ func (p *purger) files(ctx context.Context, order Purge) (files []content.Item, 
 		files = append(files, item)
 	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("nothing is stored of %s; assay ls %s lists what is", mod, order.Module)
+		list := "assay ls"
+		if order.Version != "" {
+			list += " " + order.Module
+		}
+		return nil, fmt.Errorf("nothing is stored of %s; %s lists what is", mod, list)
 	}
 	return files, nil
 }
