@@ -48,6 +48,10 @@ func TestReadOnlyFileSystem(t *testing.T) {
 		t.Skipf("nothing can be mounted here: %v %s", err, out)
 	}
 	data := filepath.Join(disk, "data")
+	out, err := mounted(link, "serve", "--listen", "127.0.0.1:0", "--data", data, "--sumdb", world.GOSUMDB()).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "or only serve what is stored there, with --read-only") {
+		t.Errorf("serve: %v\n%s", err, out)
+	}
 	cmd := mounted(link, "serve", "--listen", "127.0.0.1:0", "--data", data, "--read-only", "--sumdb", world.GOSUMDB())
 	url := startCommand(t, cmd)
 	t.Cleanup(func() { _ = cmd.Wait() })

@@ -32,8 +32,10 @@ damage is found or remains.
 With --repair it drops damaged objects, so that they are fetched and verified again when
 a client requests them. The content of an .info cannot be verified: with --repair each
 one is requested again when it is used, and replaced if the upstream's answer differs.
-The server must be stopped. A running server repairs damage that it finds in the same
-way.`,
+
+The server must be stopped. It repairs damage that it finds in the same way while it
+runs. To verify what a running server has stored, verify a backup of it, which is a data
+directory: assay backup DIR, then assay verify --data DIR.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, _, err := config.Load(cmd.Flags(), os.Getenv)
@@ -60,6 +62,9 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 	db, err := bolt.Open(data, &bolt.Options{Existing: true, ReadOnly: !repair, Outdated: anyLayout})
 	if errors.Is(err, fs.ErrNotExist) {
 		return noStore(data)
+	}
+	if errors.Is(err, storage.ErrInUse) && !repair {
+		return fmt.Errorf("%w, or verify a backup of it: assay backup DIR, then assay verify --data DIR", err)
 	}
 	if err != nil {
 		return err

@@ -206,7 +206,7 @@ func initialMaps() []int {
 func explainOpen(path string, err error) error {
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return fmt.Errorf("%s: %w; stop that process, or give this one a directory of its own", path, storage.ErrInUse)
+		return fmt.Errorf("%s: %w; stop that process", path, storage.ErrInUse)
 	case errors.Is(err, storage.ErrForeign), errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return fmt.Errorf("%s: %w; move the file away, or name another directory", path, storage.ErrForeign)
 	case errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, storage.ErrDamaged):

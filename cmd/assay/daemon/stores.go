@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -47,7 +48,12 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 	if c.ReadOnly && errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no store in %s to be read; name its directory with --data", c.Data)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, storage.ErrInUse):
+		return nil, fmt.Errorf("%w, or give this one a directory of its own", err)
+	case errors.Is(err, syscall.EROFS):
+		return nil, fmt.Errorf("%w, or only serve what is stored there, with --read-only", err)
+	case err != nil:
 		return nil, err
 	}
 	// A restore may have begun since the first check. It would replace the files that are open here;
