@@ -95,7 +95,8 @@ func notRekeying(tx *bbolt.Tx) error {
 }
 
 // Rekey gives each object its key of this version. It can be interrupted at any moment; the next
-// call continues. It calls progress at intervals, and at the end.
+// call continues. It calls progress when it has counted the objects, at intervals, and at the
+// end.
 func (o *Outdated) Rekey(ctx context.Context, progress func(Rekeyed)) error {
 	o.meta.readAhead(ctx)
 	if err := o.rekey(ctx, rekeySteps, progress); err != nil {
@@ -105,9 +106,11 @@ func (o *Outdated) Rekey(ctx context.Context, progress func(Rekeyed)) error {
 }
 
 func (o *Outdated) rekey(ctx context.Context, steps int, progress func(Rekeyed)) error {
-	if err := o.meta.update(0, beginRekey); err != nil {
+	begun, err := o.begin()
+	if err != nil {
 		return err
 	}
+	progress(begun)
 	r := rekeying{ctx, o, steps, map[string]storage.Voucher{"": storage.Upstream}}
 	told := time.Now()
 	for {
@@ -128,18 +131,28 @@ func (o *Outdated) rekey(ctx context.Context, steps int, progress func(Rekeyed))
 	}
 }
 
-// beginRekey makes older programs refuse the store, and counts the objects and references.
-func beginRekey(tx *bbolt.Tx) error {
-	schema := tx.Bucket(bucketSchema)
-	if state, err := readRekeyState(schema); err != nil || state != nil {
-		return err
-	}
-	var state rekeyState
-	if err := eachOutdated(tx, "", func([]byte, []byte) bool { state.Total++; return true }); err != nil {
-		return err
-	}
-	state.Total += int64(tx.Bucket(bucketRefs).Stats().KeyN)
-	return errors.Join(schema.Put(keyVersion, binary.AppendUvarint(nil, schemaVersion)), state.write(schema))
+// begin makes older programs refuse the store, and counts the objects and references. It returns
+// how far the move is.
+func (o *Outdated) begin() (now Rekeyed, err error) {
+	err = o.meta.update(0, func(tx *bbolt.Tx) error {
+		schema := tx.Bucket(bucketSchema)
+		state, err := readRekeyState(schema)
+		if err != nil {
+			return err
+		}
+		if state != nil { // another run was interrupted
+			now = state.Rekeyed
+			return nil
+		}
+		state = &rekeyState{}
+		if err := eachOutdated(tx, "", func([]byte, []byte) bool { state.Total++; return true }); err != nil {
+			return err
+		}
+		state.Total += int64(tx.Bucket(bucketRefs).Stats().KeyN)
+		now = state.Rekeyed
+		return errors.Join(schema.Put(keyVersion, binary.AppendUvarint(nil, schemaVersion)), state.write(schema))
+	})
+	return now, err
 }
 
 // eachOutdated calls do for the objects after a key whose keys are not of this version, until do

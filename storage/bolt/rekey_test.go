@@ -145,12 +145,16 @@ func TestRekey(t *testing.T) {
 		t.Error(found)
 	}
 	db.Close()
-	var last bolt.Rekeyed
+	var told []bolt.Rekeyed
 	db = openOutdated(t, dir, func(o *bolt.Outdated) {
-		if err := o.Rekey(t.Context(), func(r bolt.Rekeyed) { last = r }); err != nil {
+		if err := o.Rekey(t.Context(), func(r bolt.Rekeyed) { told = append(told, r) }); err != nil {
 			t.Fatal(err)
 		}
 	})
+	last := told[len(told)-1]
+	if want := (bolt.Rekeyed{Total: last.Total}); told[0] != want {
+		t.Errorf("the progress at first is %+v, want %+v", told[0], want)
+	}
 	if last.Done != last.Total || last.Done == 0 || last.Left != 0 {
 		t.Errorf("%+v", last)
 	}

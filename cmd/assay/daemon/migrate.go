@@ -74,10 +74,13 @@ func (m *migration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeText(w, http.StatusOK, "ok\n")
 		return
 	}
-	state := m.state.Load()
+	done := "its objects are being counted"
+	if state := m.state.Load(); state.Total > 0 {
+		done = fmt.Sprintf("%d of %d are done", state.Done, state.Total)
+	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Retry-After", strconv.Itoa(migrationRetry))
-	writeText(w, http.StatusServiceUnavailable, fmt.Sprintf("%s\nan earlier version made the store; %d of %d are done\ntry again in a few seconds\n", starting, state.Done, state.Total))
+	writeText(w, http.StatusServiceUnavailable, fmt.Sprintf("%s\nan earlier version made the store; %s\ntry again in a few seconds\n", starting, done))
 }
 
 // migrationRetry is the number of seconds after which clients should try again.

@@ -25,7 +25,7 @@ func TestAnswersWhileKeysAreMoved(t *testing.T) {
 	log := newLogger(io.Discard, "text", slog.LevelInfo)
 	defer log.Close()
 	m := &migration{listener: l, log: log}
-	m.state.Store(&bolt.Rekeyed{Done: 17, Total: 42})
+	m.state.Store(&bolt.Rekeyed{})
 	get := func(path string) (status int, retry, body string) {
 		t.Helper()
 		resp, err := http.Get("http://" + inner.Addr().String() + path)
@@ -43,6 +43,10 @@ func TestAnswersWhileKeysAreMoved(t *testing.T) {
 	if status, _, body := get("/livez"); status != http.StatusOK || body != "ok\n" {
 		t.Errorf("/livez: %d %q", status, body)
 	}
+	if status, _, body := get("/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "its objects are being counted") {
+		t.Errorf("at first: %d %q", status, body)
+	}
+	m.state.Store(&bolt.Rekeyed{Done: 17, Total: 42})
 	for _, path := range []string{"/readyz", "/", "/example.com/m/@v/list"} {
 		if status, retry, body := get(path); status != http.StatusServiceUnavailable || retry == "" || !strings.Contains(body, "17 of 42") {
 			t.Errorf("%s: %d, Retry-After %q, %q", path, status, retry, body)
