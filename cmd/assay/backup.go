@@ -60,6 +60,7 @@ func checkTarget(data, place string, out io.Writer) error {
 
 // backup writes a backup to a place, "-" for out, and prints a summary to errOut.
 func backup(ctx context.Context, client *admin.Client, place string, out, errOut io.Writer) error {
+	client.Waits = sayWaits(errOut)
 	stream, err := client.Backup(ctx)
 	if err != nil {
 		return err
@@ -83,6 +84,11 @@ func backup(ctx context.Context, client *admin.Client, place string, out, errOut
 	}
 	_, err = fmt.Fprintf(errOut, "backed up %d files, %.1f MB\n", len(m.Files), float64(m.Size())/1e6)
 	return err
+}
+
+// sayWaits prints what a command waits for.
+func sayWaits(errOut io.Writer) func(running string) {
+	return func(running string) { fmt.Fprintf(errOut, "waiting until %s that is running has ended\n", running) }
 }
 
 // progress is a reader that prints at intervals how much it has read. The end of ctx ends it.

@@ -27,6 +27,7 @@ Btrfs, ZFS, tmpfs); elsewhere use a backup that is restored.`,
 				return err
 			}
 			return changing(cmd.Context(), c, func(client *admin.Client) error {
+				client.Waits = sayWaits(cmd.ErrOrStderr())
 				freed, err := client.Compact(cmd.Context())
 				if err != nil {
 					return err

@@ -321,12 +321,17 @@ func TestBackupNotRead(t *testing.T) {
 		if _, err := io.ReadFull(stalled, make([]byte, 1000_000)); err != nil {
 			t.Fatal(err)
 		}
+		waits := ""
+		client.Waits = func(running string) { waits += running }
 		begin := time.Now()
 		if _, err := client.Compact(t.Context()); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			t.Error(err)
 		}
 		if waited := time.Since(begin); waited < time.Minute || waited > 10*time.Minute {
 			t.Errorf("a compaction has waited %v for a backup that nothing reads", waited)
+		}
+		if waits != "a backup" {
+			t.Errorf("it waited for %q", waits)
 		}
 		if _, err := io.Copy(io.Discard, stalled); err == nil {
 			t.Error("the backup that was not read is whole")
@@ -457,5 +462,52 @@ func TestSaveAgain(t *testing.T) {
 		if _, err := save(bytes.NewReader(archive), filepath.Join(dir, "backup")); !errors.Is(err, os.ErrExist) {
 			t.Errorf("saved over an older backup: %v", err)
 		}
+	}
+}
+
+// One backup or compaction runs at a time. A command that waits for another one learns once what
+// runs; one that does not wait learns nothing.
+func TestWaits(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, t.TempDir())
+	client, other := admin.Local(server), admin.Local(server)
+	defer client.Close()
+	defer other.Close()
+	client.Waits = func(running string) { t.Errorf("the first one waits for %s", running) }
+	first, err := client.Backup(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := make(chan string, 10)
+	other.Waits = func(running string) { waits <- running }
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error)
+	go func() {
+		_, err := other.Backup(ctx)
+		gone <- err
+	}()
+	if running := <-waits; running != "a backup" {
+		t.Errorf("the second one waits for %q", running)
+	}
+	cancel()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Errorf("the second one: %v", err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := other.Compact(t.Context())
+		done <- err
+	}()
+	if running := <-waits; running != "a backup" {
+		t.Errorf("the compaction waits for %q", running)
+	}
+	if _, err := io.Copy(io.Discard, first); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(first.Close(), <-done); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		t.Error(err)
+	}
+	if save(t, other); len(waits) > 0 {
+		t.Errorf("it waits for %s after that has ended", <-waits)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"iter"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"strings"
 	"sync"
@@ -19,13 +21,17 @@ import (
 
 // Client sends requests to a Server.
 type Client struct {
+	// Waits is called when a backup or a compaction waits for another one: "a backup" or "a
+	// compaction". It may be nil.
+	Waits func(running string)
+
 	http  *http.Client
 	close func() error
 }
 
 func newClient(dial func(context.Context) (net.Conn, error), end func() error) *Client {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
-	return &Client{&http.Client{Transport: transport}, func() error {
+	return &Client{http: &http.Client{Transport: transport}, close: func() error {
 		transport.CloseIdleConnections()
 		return end()
 	}}
@@ -95,6 +101,12 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 		}
 		sent = bytes.NewReader(data)
 	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
+		if running := header.Get(waitsHeader); running != "" && c.Waits != nil {
+			c.Waits(running)
+		}
+		return nil
+	}})
 	req, err := http.NewRequestWithContext(ctx, method, "http://assay"+path, sent)
 	if err != nil {
 		return nil, err

@@ -27,6 +27,8 @@ type Server struct {
 	Forget  func([]content.Item) // drops purged objects from memory; nil: nothing is in memory
 	Version string               // of the program
 	Logger  *slog.Logger
+
+	turn turn // of backups and compactions
 }
 
 // Handler returns the handler of a Client's requests.
@@ -52,8 +54,13 @@ func reply(w http.ResponseWriter, value any, err error) {
 func (s *Server) source() *source { return &source{s.Data, s.Store, s.Version} }
 
 func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
+	err := s.turn.take(r.Context(), "a backup", func(running string) { sayWaits(w, running) })
+	if err != nil {
+		return // the client has left
+	}
+	defer s.turn.end()
 	began := time.Now()
-	err := stream(w, func(out io.Writer) error { return s.source().write(r.Context(), out) })
+	err = stream(w, func(out io.Writer) error { return s.source().write(r.Context(), out) })
 	if err != nil {
 		s.Logger.Error("backup failed", "err", err)
 		return
@@ -77,6 +84,11 @@ func (s *Server) serveItems(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serveCompact(w http.ResponseWriter, r *http.Request) {
+	err := s.turn.take(r.Context(), "a compaction", func(running string) { sayWaits(w, running) })
+	if err != nil {
+		return // the client has left
+	}
+	defer s.turn.end()
 	freed, err := s.compact(r.Context())
 	if err == nil {
 		s.Logger.Info("store compacted", "freed_bytes", freed)
