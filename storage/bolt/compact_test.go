@@ -312,7 +312,7 @@ func TestCompactCancelled(t *testing.T) {
 }
 
 // onDisk returns how many bytes the two files of a store take on disk.
-func onDisk(t *testing.T, dir string) (total int64) {
+func onDisk(t testing.TB, dir string) (total int64) {
 	t.Helper()
 	for _, name := range []string{"meta.db", "blobs.db"} {
 		f, err := os.Open(filepath.Join(dir, name))

@@ -73,8 +73,11 @@ func (db *DB) Outdate() error {
 	})
 }
 
+// versionZip is the size of a zip of AddVersions.
+const versionZip = 300 << 10
+
 // AddVersions adds the objects of so many versions with keys of schema 1: an .info, a
-// go.mod and a zip, whose blob is not there.
+// go.mod and a zip, whose blob is not there, see AddBlobs.
 func (db *DB) AddVersions(n int) error {
 	ids := rand.New(rand.NewPCG(1, 2)).Perm(n) // they were not fetched in the order of their keys
 	for from := 0; from < n; from += 5000 {
@@ -97,11 +100,46 @@ func addVersion(tx *bbolt.Tx, i int, id uint64) error {
 	rand.NewChaCha8([32]byte{byte(i), byte(i >> 8), byte(i >> 16)}).Read(content)
 	info := storage.Info{Key: key + ".info", Size: 150}
 	mod := storage.Info{Key: key + ".mod", Size: 400, Hash: hash, Proof: database}
-	zip := storage.Info{Key: key + ".zip", Size: 300 << 10, Hash: hash, Proof: database}
+	zip := storage.Info{Key: key + ".zip", Size: versionZip, Hash: hash, Proof: database}
 	blob := &blobRef{id: id, hash: [32]byte(content), extents: extents{int64(id) << 20, int64(id)<<20 + chunkSize}}
 	return errors.Join(
 		putObject(tx, info, EncodeInline(info, content[:150])), putObject(tx, mod, EncodeInline(mod, content)),
 		putObject(tx, zip, (&record{info: zip, blob: blob}).encode()), putRef(tx, zip.Key, blob))
+}
+
+// AddBlobs adds the blobs of AddVersions with holes as their content, which take no disk space.
+func (db *DB) AddBlobs(n int) error {
+	blobs := db.blobs.file
+	blobs.bolt.NoSync, blobs.bolt.AllocSize = true, 1<<30 // the content never reaches the disk
+	defer func() { blobs.bolt.NoSync = false }()
+	zeros := make([]byte, sumSize+chunkSize)
+	size := int64(versionZip)
+	chunks := [][]byte{zeros, zeros[:sumSize+chunkLen(size, 1)]}
+	for from := 0; from < n; from += 200 {
+		ids := uint64(min(200, n-from))
+		if err := blobs.update(0, func(tx *bbolt.Tx) (err error) {
+			for i := range ids {
+				err = errors.Join(err, putSegment(uint64(from)+i+1, 0, 0, chunks)(tx))
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		for i := range ids {
+			at, err := locate(blobs, uint64(from)+i+1, size)
+			if err != nil {
+				return err
+			}
+			for chunk, offset := range at {
+				const page = metaPageSize // of the file system
+				first := (offset + page - 1) / page * page
+				if err := punch(blobs.raw, first, (offset+int64(len(chunks[chunk])))/page*page-first); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return blobs.bolt.Sync()
 }
 
 // RekeyBy is Rekey with so many objects in one transaction.
