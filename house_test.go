@@ -25,7 +25,7 @@ const modulePath = "github.com/assay-proxy/assay/"
 // arrows is the table of docs/design/README.md: what of ours each package may
 // import. Tests may import anything.
 var arrows = map[string][]string{
-	"access":               {"internal/panics", "internal/durable", "internal/watch"},
+	"access":               {"internal/durable", "internal/panics", "internal/text", "internal/watch"},
 	"cmd/assay":            {"access", "cmd/assay/admin", "cmd/assay/config", "cmd/assay/daemon", "proxy/content", "proxy/modzip", "storage", "storage/bolt", "sumdb/pinlog"},
 	"cmd/assay/admin":      {"internal/durable", "proxy/content", "storage", "sumdb/pinlog"},
 	"cmd/assay/assaytest":  {},

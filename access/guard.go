@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"math"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -76,14 +75,14 @@ type row struct {
 func (g *guard) knows(address string, a attempt) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	r := g.rows[addressKey(address)]
+	r := g.rows[ClientOf(address)]
 	return r != nil && slices.Contains(r.wrong, a)
 }
 
 // enter waits until a password from the address may be tried. The caller then calls leave with the
 // result. The error is a *slowedError, or wraps ErrUnavailable if ctx ended.
 func (g *guard) enter(ctx context.Context, address string, a attempt) (leave func(wrong bool), err error) {
-	key, site := addressKey(address), siteKey(address)
+	key, site := ClientOf(address), SiteOf(address)
 	r, queue := g.hold(key), g.hold(site)
 	release := func() {
 		g.release(key, r)
@@ -173,25 +172,4 @@ func (g *guard) evict() {
 	if !math.IsInf(least, 1) {
 		delete(g.rows, best)
 	}
-}
-
-// addressKey returns the key under which failures are counted. An IPv6 customer has at least a /64,
-// so single addresses mean nothing.
-func addressKey(address string) string { return prefixKey(address, 64) }
-
-// siteKey returns the key for which passwords are tried one after the other. A customer can have an
-// IPv6 /48, and with it 65,536 addresses.
-func siteKey(address string) string { return prefixKey(address, 48) }
-
-func prefixKey(address string, bits int) string {
-	ip, err := netip.ParseAddr(address)
-	if err != nil {
-		return address[:min(len(address), maxName)]
-	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is4() {
-		return ip.String()
-	}
-	prefix, _ := ip.Prefix(bits) // bits are in range
-	return prefix.String()
 }

@@ -1,18 +1,15 @@
 package proxy
 
 import (
-	"cmp"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/memory"
-	"github.com/assay-proxy/assay/internal/text"
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
@@ -48,7 +45,7 @@ func (c *client) Key() string {
 
 // Site returns the site of the client's address; unread bytes are counted for it. It does
 // not identify the client.
-func (c *client) Site() string { return SiteOf(c.remote()) }
+func (c *client) Site() string { return access.SiteOf(c.remote()) }
 
 // Request returns the id of the request.
 func (c *client) Request() string { return c.header.Get("X-Request-Id") }
@@ -126,42 +123,24 @@ func (c *client) noteLeak(kind LeakKind, modulePath string) {
 	c.clients.leaks.note(name, kind, modulePath, time.Now())
 }
 
-// clientKey returns the key for an identity at an address. For an IPv6 address it is the
-// /64 prefix: a host that has one address of the prefix has all of them.
+// userKey begins the key of an authenticated client.
+const userKey = "user "
+
+// clientKey returns the key for an identity at an address.
 func clientKey(id *access.Identity, remote string) string {
-	if !id.Anonymous() {
-		return "user " + id.Kind + " " + id.Name
+	if id.Anonymous() {
+		return access.ClientOf(remote)
 	}
-	address, err := netip.ParseAddr(remote)
-	if err != nil {
-		return cmp.Or(text.Clip(remote, 100), "unknown")
-	}
-	address = address.Unmap().WithZone("")
-	if address.Is4() {
-		return address.String()
-	}
-	prefix, _ := address.Prefix(64) // valid for every IPv6 address
-	return prefix.String()
+	return userKey + id.Kind + " " + id.Name
 }
 
-// siteOf returns the site of a client. For an IPv6 prefix it is the first 48 bits: a
-// provider gives them to one customer, who can make any number of clients from them.
-// Every other client is a site of its own.
-func siteOf(client string) string {
-	if !strings.HasSuffix(client, "::/64") {
-		return client
+// siteOf returns the site of the client with a key. Every user is a site of its own.
+func siteOf(key string) string {
+	if strings.HasPrefix(key, userKey) {
+		return key
 	}
-	prefix, err := netip.ParsePrefix(client)
-	if err != nil {
-		return client // the name of a user
-	}
-	site, _ := prefix.Addr().Prefix(48) // valid for every IPv6 address
-	return site.String()
+	return access.SiteOf(key)
 }
-
-// SiteOf returns the site of a client's address, which has no port: memory and connections are
-// counted for it.
-func SiteOf(remote string) string { return siteOf(clientKey(new(access.Identity), remote)) }
 
 // hostOf returns the host of an address host:port.
 func hostOf(address string) string {

@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/memory"
-	"github.com/assay-proxy/assay/proxy"
 )
 
 // The memory of a connection without the response: its goroutine, its buffers, a request's header.
@@ -57,7 +57,7 @@ func newConnections(budget *memory.Budget, each, most int64) *connections {
 
 // enter takes the memory for a connection, and reports whether it succeeded.
 func (r *connections) enter(c *connection) bool {
-	c.client = siteOf(c.RemoteAddr().String())
+	c.client = access.SiteOf(c.RemoteAddr().String())
 	for {
 		entered, of := r.tryEnter(c)
 		if entered {
@@ -137,14 +137,6 @@ func (r *connections) count(client string, n int) {
 	}
 }
 
-// siteOf returns the site for which a connection from an address, with or without a port, counts.
-func siteOf(address string) string {
-	if host, _, err := net.SplitHostPort(address); err == nil {
-		address = host
-	}
-	return proxy.SiteOf(address)
-}
-
 // noteState notes since when a connection is idle. It is http.Server.ConnState, and takes no lock
 // because it is called twice for each request.
 func noteState(conn net.Conn, state http.ConnState) {
@@ -167,7 +159,7 @@ func (r *connections) boundStreams(remote func(*http.Request) string) func(http.
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			if req.ProtoMajor >= 2 {
-				client := siteOf(remote(req))
+				client := access.SiteOf(remote(req))
 				if !r.beginStream(client) {
 					w.Header().Set("Retry-After", "5")
 					writeText(w, http.StatusServiceUnavailable, crowded+"\ntry again in a few seconds\n")

@@ -16,8 +16,8 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/memory"
-	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
@@ -93,7 +93,7 @@ func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	held := h.memory.Hold()
-	held.Own(proxy.SiteOf(h.clients.address(r))) // the secret can be checked only when the body is complete
+	held.Own(access.SiteOf(h.clients.address(r))) // the secret can be checked only when the body is complete
 	defer held.Free()
 	body, err := h.read(r, http.MaxBytesReader(w, r.Body, maxHook), &held)
 	if errors.Is(err, errBusy) || errors.Is(err, memory.ErrFull) {
