@@ -38,7 +38,8 @@ type Leak struct {
 	Module      string // the last one that it requested, at most 200 bytes
 }
 
-// leaks are the misconfigured clients. They are in memory only.
+// leaks are the misconfigured clients. They are in memory only. A memo.Map does not fit:
+// when it is full it drops all entries, and these counts cannot be obtained again.
 type leaks struct {
 	mu   sync.Mutex
 	rows map[leakKey]*Leak

@@ -7,16 +7,18 @@ import (
 	"sync"
 )
 
-// Map is a map of at most Limit entries. When it is full it drops the Outdated entries,
-// and if there are none, all of them: an order of use would need a write lock for each
-// Get. The zero value of all fields except Limit is an empty Map. Its methods may be
-// called concurrently.
+// Map is a map of limited size. When it is full it drops the Outdated entries, and if there
+// are not enough of them, all entries: an order of use would need a write lock for each
+// Get. The zero value of all fields except Limit is an empty Map. Its methods may be called
+// concurrently.
 type Map[K comparable, V any] struct {
-	Limit    int
-	Outdated func(V) bool // nil: no entry is
+	Limit    int            // of the number of entries, or of the sum of their sizes
+	Size     func(K, V) int // of an entry, always the same; nil: 1
+	Outdated func(V) bool   // nil: no entry is
 
 	mu      sync.RWMutex
 	entries map[K]V
+	used    int // the sum of the sizes
 }
 
 // Get returns the value of key, and whether there is one.
@@ -41,23 +43,39 @@ func (m *Map[K, V]) Change(key K, change func(old V) (V, bool)) {
 	if !ok {
 		return
 	}
-	if _, known := m.entries[key]; !known {
-		m.makeRoom()
-	}
+	m.remove(key)
+	size := m.size(key, value)
+	m.makeRoom(size)
 	m.entries[key] = value
+	m.used += size
 }
 
-// makeRoom makes room for one more entry. The caller holds mu.
-func (m *Map[K, V]) makeRoom() {
-	if m.Outdated != nil && len(m.entries) >= m.Limit {
+func (m *Map[K, V]) size(key K, value V) int {
+	if m.Size == nil {
+		return 1
+	}
+	return m.Size(key, value)
+}
+
+// makeRoom makes room for an entry of a size. The caller holds mu.
+func (m *Map[K, V]) makeRoom(size int) {
+	if m.Outdated != nil && m.used+size > m.Limit {
 		for key, value := range m.entries {
 			if m.Outdated(value) {
-				delete(m.entries, key)
+				m.remove(key)
 			}
 		}
 	}
-	if m.entries == nil || len(m.entries) >= m.Limit {
-		m.entries = map[K]V{}
+	if m.entries == nil || m.used+size > m.Limit {
+		m.entries, m.used = map[K]V{}, 0
+	}
+}
+
+// remove is Delete for a caller that holds mu.
+func (m *Map[K, V]) remove(key K) {
+	if value, ok := m.entries[key]; ok {
+		delete(m.entries, key)
+		m.used -= m.size(key, value)
 	}
 }
 
@@ -65,14 +83,21 @@ func (m *Map[K, V]) makeRoom() {
 func (m *Map[K, V]) Delete(key K) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.entries, key)
+	m.remove(key)
+}
+
+// Used returns the sum of the sizes of all entries.
+func (m *Map[K, V]) Used() int {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.used
 }
 
 // Clear removes all entries.
 func (m *Map[K, V]) Clear() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.entries = nil
+	m.entries, m.used = nil, 0
 }
 
 // Key is a 16-byte hash of a text of any length. A client cannot find another text with

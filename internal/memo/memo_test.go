@@ -45,6 +45,31 @@ func TestMapOutdated(t *testing.T) {
 	}
 }
 
+// With sizes, the limit is of their sum, also after values were changed and deleted.
+func TestMapSize(t *testing.T) {
+	m := memo.Map[string, int]{Limit: 10, Size: func(key string, value int) int { return len(key) + value }}
+	for _, step := range []struct {
+		key  string
+		size int // -1: delete it
+		used int
+	}{
+		{"a", 3, 4}, {"b", 3, 8}, {"a", 5, 10}, {"b", -1, 6}, {"b", -1, 6}, {"c", 3, 10}, {"d", 0, 1}, {"d", 8, 9}, {"d", 9, 10},
+	} {
+		if step.size < 0 {
+			m.Delete(step.key)
+		} else {
+			m.Put(step.key, step.size)
+		}
+		if value, ok := m.Get(step.key); m.Used() != step.used || ok != (step.size >= 0) || ok && value != step.size {
+			t.Errorf("after %v: %d are used, the value is %d, %v", step, m.Used(), value, ok)
+		}
+	}
+	m.Clear()
+	if m.Put("e", 1); m.Used() != 2 {
+		t.Errorf("after Clear: %d are used", m.Used())
+	}
+}
+
 func TestMapChange(t *testing.T) {
 	m := memo.Map[string, int]{Limit: 2}
 	add := func(n int) (int, bool) { return n + 1, n < 2 }

@@ -21,11 +21,11 @@ func ParseVersions(modulePath string, data []byte) (Versions, error) {
 // Hot notes n objects of size bytes each and returns how many bytes are kept with that
 // limit.
 func Hot(n, size, limit int) int {
-	h := hot{limit: limit}
+	h := newHot(limit)
 	for i := range n {
-		h.note(fmt.Sprint(i), &HotObject{content: make([]byte, size)})
+		h.Put(fmt.Sprint(i), &HotObject{content: make([]byte, size)})
 	}
-	return h.bytes
+	return h.Used()
 }
 
 // Absences returns n remembered absences, with keys of size bytes.
@@ -42,7 +42,7 @@ func Absences(n, size int) any {
 // with the longest names.
 func Indexes() any {
 	long := func(of string, i, size int) string { return fmt.Sprintf("%s%0*d", of, size-len(of), i) }
-	absences, known, compared, pushed := newAbsent(absentFor, maxAbsent), &infos{known: map[memo.Key]infoState{}}, newPinned(nil, nil, zips{}, evidence{}), new(pushes)
+	absences, known, compared, pushed := newAbsent(absentFor, maxAbsent), emptyInfos(), newPinned(nil, nil, zips{}, evidence{}), new(pushes)
 	now := time.Now()
 	for i := range maxAbsent {
 		key := long("absent", i, maxAbsentKey)

@@ -5,21 +5,21 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"sync"
 
+	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
 
-// hot keeps recently requested small objects of an origin in memory, with their parsed
-// paths: this halves the cost of a hit. They are never outdated, because an object never
-// changes and was proved before.
-type hot struct {
-	limit int // of bytes
+// hot keeps recently requested small objects of an origin in memory, by path, with their
+// parsed paths: this halves the cost of a hit. They are never outdated, because an object
+// never changes and was proved before. Those that are dropped are still in the store, and
+// in the page cache.
+type hot = memo.Map[string, *HotObject]
 
-	mu      sync.RWMutex
-	objects map[string]*HotObject // by path
-	bytes   int
+// newHot makes a hot of at most limit bytes.
+func newHot(limit int) *hot {
+	return &hot{Limit: limit, Size: func(path string, o *HotObject) int { return o.size(path) }}
 }
 
 // HotObject is an object in memory. It is shared, and never changed.
@@ -43,38 +43,6 @@ const (
 
 // size is how many bytes o takes at path, where the path is a key and in o.
 func (o *HotObject) size(path string) int { return len(o.content) + 3*len(path) + hotOverhead }
-
-// find returns the object at path, or nil.
-func (h *hot) find(path string) *HotObject {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return h.objects[path]
-}
-
-// note keeps an object. If there is no room, it drops all others: they are still in the
-// store, and in the page cache.
-func (h *hot) note(path string, o *HotObject) {
-	size := o.size(path)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.objects == nil || h.bytes+size > h.limit {
-		h.objects, h.bytes = map[string]*HotObject{}, 0
-	}
-	if h.objects[path] == nil {
-		h.objects[path] = o
-		h.bytes += size
-	}
-}
-
-// forget drops the object at path, which has been replaced.
-func (h *hot) forget(path string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if o := h.objects[path]; o != nil {
-		delete(h.objects, path)
-		h.bytes -= o.size(path)
-	}
-}
 
 // readHot reads an object into memory.
 func readHot(req request.Request, object storage.Object) (*HotObject, error) {

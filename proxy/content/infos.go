@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memo"
@@ -47,11 +46,9 @@ func RecheckInfos(ctx context.Context, store storage.Store) error {
 
 // infos is the state of .info files while the program runs.
 type infos struct {
-	before time.Time // an older .info is fetched again
-
-	mu      sync.Mutex
-	known   map[memo.Key]infoState // by key
-	running int
+	before  time.Time                     // an older .info is fetched again
+	known   memo.Map[memo.Key, infoState] // by key
+	running chan struct{}                 // one element for each fetch
 }
 
 // infoState is the state of one .info.
@@ -60,9 +57,13 @@ type infoState struct {
 	next   time.Time // until then its age does not count
 }
 
+func emptyInfos() *infos {
+	return &infos{known: memo.Map[memo.Key, infoState]{Limit: maxInfos}, running: make(chan struct{}, maxRechecks)}
+}
+
 // newInfos reads the state of the last assay verify --repair.
 func newInfos(ctx context.Context, store storage.Store) (*infos, error) {
-	i := &infos{known: map[memo.Key]infoState{}}
+	i := emptyInfos()
 	value, err := store.State(ctx, recheckState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return i, nil
@@ -81,25 +82,14 @@ func newInfos(ctx context.Context, store storage.Store) (*infos, error) {
 // note remembers that the .info at key was requested from source, and that its age does
 // not count until next.
 func (i *infos) note(key, source string, next time.Time) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.keep(key, infoState{source, next})
-}
-
-// keep is called with mu held.
-func (i *infos) keep(key string, state infoState) {
-	if len(i.known) >= maxInfos {
-		clear(i.known)
-	}
-	i.known[memo.KeyOf(key)] = state
+	i.known.Put(memo.KeyOf(key), infoState{source, next})
 }
 
 // source returns the upstream that was asked last for the .info at key, "" if it is not
 // known.
 func (i *infos) source(key string) string {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.known[memo.KeyOf(key)].source
+	state, _ := i.known.Get(memo.KeyOf(key))
+	return state.source
 }
 
 // due reports whether an .info that was stored at that time is old enough to be fetched
@@ -111,28 +101,28 @@ func (i *infos) due(stored time.Time) bool {
 // begin reports whether the .info at key may be fetched again now: because of its age if
 // source is "", otherwise because that upstream sent proved files of the version. If so,
 // the caller must call end.
-func (i *infos) begin(key, source string) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	state := i.known[memo.KeyOf(key)]
-	settled := state.source == source
-	if source == "" {
-		settled = time.Now().Before(state.next)
-	}
-	if settled || i.running >= maxRechecks {
-		return false
-	}
-	state.next = time.Now().Add(infoPause) // a fetch is under way
-	if source != "" {
-		state.source = source
-	}
-	i.keep(key, state)
-	i.running++
-	return true
+func (i *infos) begin(key, source string) (begun bool) {
+	i.known.Change(memo.KeyOf(key), func(state infoState) (infoState, bool) {
+		settled := state.source == source
+		if source == "" {
+			settled = time.Now().Before(state.next)
+		}
+		if settled {
+			return state, false
+		}
+		select {
+		case i.running <- struct{}{}:
+		default:
+			return state, false // too many
+		}
+		begun = true
+		state.next = time.Now().Add(infoPause) // a fetch is under way
+		if source != "" {
+			state.source = source
+		}
+		return state, true
+	})
+	return begun
 }
 
-func (i *infos) end() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.running--
-}
+func (i *infos) end() { <-i.running }

@@ -76,7 +76,10 @@ func (o *Origin) Bridge(ctx context.Context, q *Ask, begin time.Time, r Result, 
 }
 
 // Hot returns the object at a path if it is in memory, otherwise nil.
-func (o *Origin) Hot(path string) *HotObject { return o.shelf.hot.find(path) }
+func (o *Origin) Hot(path string) *HotObject {
+	object, _ := o.shelf.hot.Get(path)
+	return object
+}
 
 // Serve returns an object in memory for one reader.
 func (o *Origin) Serve(h *HotObject) storage.Object {

@@ -8,7 +8,8 @@ import (
 )
 
 // pushes remembers when webhooks reported changes of repositories. Earlier answers are
-// then no longer current.
+// then no longer current. It has a map of its own instead of a memo.Map, which forgets what
+// it drops: a dropped time must still count, for all repositories.
 type pushes struct {
 	mu   sync.Mutex
 	last time.Time            // of any repository

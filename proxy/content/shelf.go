@@ -75,9 +75,9 @@ func (s *shelf) get(ctx context.Context, c Client, req request.Request, path str
 	if err != nil {
 		return nil, s.missing(ctx, object.Info().Key, err)
 	}
-	s.hot.note(path, small)
+	s.hot.Put(path, small)
 	if now, err := s.parts.held.Stat(ctx, object.Info().Key); err != nil || now.Hash != object.Info().Hash {
-		s.hot.forget(path) // it was purged or replaced while it was read, perhaps before it was noted
+		s.hot.Delete(path) // it was purged or replaced while it was read, perhaps before it was noted
 	}
 	return small.open(), nil
 }

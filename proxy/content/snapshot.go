@@ -57,7 +57,7 @@ func (b builder) public(g *gate.Gate) *Origin {
 	direct.reach, direct.fact, direct.mayRead = vcs.Public, bindings.Fact{Public: true}, unprotected
 	up := &upstreams{
 		parts: p, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, answers: o.answers, direct: direct,
-		infos:   &infoSource{parts: p, gate: g, shelf: o.shelf, forget: func(path string) { b.now().public.shelf.hot.forget(path) }},
+		infos:   &infoSource{parts: p, gate: g, shelf: o.shelf, forget: func(path string) { b.now().public.shelf.hot.Delete(path) }},
 		current: func(s *gate.Settings) bool { return b.now().settings == s },
 	}
 	up.recentlyFailed.Limit = maxRecentlyFailed
@@ -102,7 +102,7 @@ func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
 	p := b.parts
 	return &Origin{
 		parts: p, gate: g,
-		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: &hot{limit: int((p.options.memory.Hot - p.options.memory.Hot/knownShare) / 2)}},
+		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: newHot(int((p.options.memory.Hot - p.options.memory.Hot/knownShare) / 2))},
 		answers: &answers{prefix: prefix, held: p.held, gate: g, log: p.options.log, reading: p.rooms.reading},
 	}
 }
