@@ -9,7 +9,7 @@ import (
 
 // Map is a map of limited size. When it is full it drops the Outdated entries, and if there
 // are not enough of them, all entries: an order of use would need a write lock for each
-// Get. The zero value of all fields except Limit is an empty Map. Its methods may be called
+// Get. An entry that is larger than Limit is not kept. The zero value of all fields except Limit is an empty Map. Its methods may be called
 // concurrently.
 type Map[K comparable, V any] struct {
 	Limit    int            // of the number of entries, or of the sum of their sizes
@@ -45,6 +45,9 @@ func (m *Map[K, V]) Change(key K, change func(old V) (V, bool)) {
 	}
 	m.remove(key)
 	size := m.size(key, value)
+	if size > m.Limit {
+		return
+	}
 	m.makeRoom(size)
 	m.entries[key] = value
 	m.used += size

@@ -53,14 +53,14 @@ func TestMapSize(t *testing.T) {
 		size int // -1: delete it
 		used int
 	}{
-		{"a", 3, 4}, {"b", 3, 8}, {"a", 5, 10}, {"b", -1, 6}, {"b", -1, 6}, {"c", 3, 10}, {"d", 0, 1}, {"d", 8, 9}, {"d", 9, 10},
+		{"a", 3, 4}, {"b", 3, 8}, {"a", 5, 10}, {"b", -1, 6}, {"b", -1, 6}, {"c", 3, 10}, {"d", 0, 1}, {"d", 8, 9}, {"d", 9, 10}, {"d", 10, 0},
 	} {
 		if step.size < 0 {
 			m.Delete(step.key)
 		} else {
 			m.Put(step.key, step.size)
 		}
-		if value, ok := m.Get(step.key); m.Used() != step.used || ok != (step.size >= 0) || ok && value != step.size {
+		if value, ok := m.Get(step.key); m.Used() != step.used || ok != (step.size >= 0 && step.used > 0) || ok && value != step.size {
 			t.Errorf("after %v: %d are used, the value is %d, %v", step, m.Used(), value, ok)
 		}
 	}

@@ -4,8 +4,9 @@ import (
 	"context"
 	"iter"
 	"path"
-	"sync"
+	"sync/atomic"
 
+	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -60,12 +61,8 @@ func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath 
 // takes some 3 µs for each. It belongs to the store and not to an origin, because fills
 // that began before a reload change the store too.
 type knownVersions struct {
-	limit int // of bytes
-
-	mu      sync.RWMutex
-	lists   map[string]Versions // by the prefix of the keys
-	bytes   int
-	changes int // of the store since the start
+	lists   memo.Map[string, Versions] // by the prefix of the keys
+	changes atomic.Int64               // of the store since the start
 }
 
 // knownShare is the part of Memory.Hot that is for lists; the origins have the rest. Of 16
@@ -77,27 +74,16 @@ const knownOverhead = 128
 
 // find returns the versions at a prefix, if they are known. If not, the caller lists them
 // and notes them with the number of changes.
-func (k *knownVersions) find(prefix string) (v Versions, changes int, known bool) {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	v, known = k.lists[prefix]
-	return v, k.changes, known
+func (k *knownVersions) find(prefix string) (v Versions, changes int64, known bool) {
+	changes = k.changes.Load() // first: the store may change while the caller lists
+	v, known = k.lists.Get(prefix)
+	return v, changes, known
 }
 
 // note remembers the versions at a prefix, unless the store has changed since they were
-// listed. If there is no room, it drops all others.
-func (k *knownVersions) note(prefix string, v Versions, changes int) {
-	size := knownSize(prefix, v)
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if _, known := k.lists[prefix]; known || changes != k.changes || size > k.limit {
-		return
-	}
-	if k.lists == nil || k.bytes+size > k.limit {
-		k.lists, k.bytes = map[string]Versions{}, 0
-	}
-	k.lists[prefix] = v
-	k.bytes += size
+// listed.
+func (k *knownVersions) note(prefix string, v Versions, changes int64) {
+	k.lists.Change(prefix, func(Versions) (Versions, bool) { return v, changes == k.changes.Load() })
 }
 
 // changed is called after an object has been stored or removed.
@@ -106,13 +92,8 @@ func (k *knownVersions) changed(key string) {
 	if path.Ext(file) != ".info" {
 		return
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.changes++
-	if v, known := k.lists[dir]; known {
-		delete(k.lists, dir)
-		k.bytes -= knownSize(dir, v)
-	}
+	k.changes.Add(1) // first: note may hold the lock
+	k.lists.Delete(dir)
 }
 
 // knownSize is how many bytes v takes.

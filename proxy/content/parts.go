@@ -163,7 +163,7 @@ func newParts(ctx context.Context, c Config) (p *parts, err error) {
 		return nil, err
 	}
 	p = &parts{options: optionsOf(c), held: &heldStore{holdings: c.Store}, metrics: newMetrics(), rooms: newRooms(c), pushes: new(pushes)}
-	p.held.known.limit = int(c.Memory.Hot / knownShare)
+	p.held.known.lists.Limit, p.held.known.lists.Size = int(c.Memory.Hot/knownShare), knownSize
 	p.scope = flight.NewScope(flight.Config{Wait: c.Times.Answer * 3 / 4, Prepare: p.prepare, Panicked: p.panicked})
 	p.zips = zips{spool: c.Spool, budget: c.Memory.Proofs, answer: c.Times.Answer}
 	p.evidence = evidence{dir: evidencedir.Dir(c.Evidence), metrics: p.metrics, log: c.Logger}
