@@ -48,6 +48,10 @@ type Flight[T any] struct {
 	claim *places.Claim // nil: it needs no place
 	done  chan struct{} // closed when the work has ended, after err was set
 	err   error
+
+	// Guarded by Group.mu.
+	outdated bool       // later clients join next
+	next     *Flight[T] // nil: none has come; it begins when this one has ended
 }
 
 // Join joins the flight for the key of w, which it starts if there is none, and reports
@@ -56,7 +60,12 @@ type Flight[T any] struct {
 func (g *Group[T]) Join(who places.For, w Work[T]) (f *Flight[T], joined bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if f := g.active[w.Key]; f != nil && (f.claim == nil || f.claim.Join(who.Client)) {
+	var before *Flight[T]
+	f = g.active[w.Key]
+	if f != nil && f.outdated {
+		before, f = f, f.next
+	}
+	if f != nil && (f.claim == nil || f.claim.Join(who.Client)) {
 		return f, true, nil
 	}
 	f = &Flight[T]{Value: w.Value, Begun: time.Now(), done: make(chan struct{})}
@@ -65,18 +74,37 @@ func (g *Group[T]) Join(who places.For, w Work[T]) (f *Flight[T], joined bool, e
 			return nil, false, err
 		}
 	}
-	if !g.scope.Go(func(ctx context.Context) { g.run(ctx, f, w) }) {
+	if !g.scope.Go(func(ctx context.Context) { g.run(ctx, f, w, before) }) {
 		if f.claim != nil {
 			f.claim.Release()
 		}
 		return nil, false, ErrClosed
 	}
-	g.active[w.Key] = f // run removes it, with mu
+	if before != nil {
+		before.next = f
+	} else {
+		g.active[w.Key] = f // run removes it, with mu
+	}
 	return f, false, nil
 }
 
-// run does the work of f, even if no client waits.
-func (g *Group[T]) run(ctx context.Context, f *Flight[T], w Work[T]) {
+// Outdate makes later clients join no work that has begun: something has changed that its
+// result may not show. Their work begins when the earlier one has ended, so of each key at
+// most one piece is running and one waits, however often Outdate is called.
+func (g *Group[T]) Outdate() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, f := range g.active {
+		f.outdated = true
+	}
+}
+
+// run does the work of f, even if no client waits. If there is work before it, run waits
+// for its end first.
+func (g *Group[T]) run(ctx context.Context, f *Flight[T], w Work[T], before *Flight[T]) {
+	if before != nil {
+		<-before.done
+	}
 	if w.Limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, w.Limit)
@@ -91,6 +119,9 @@ func (g *Group[T]) run(ctx context.Context, f *Flight[T], w Work[T]) {
 	g.mu.Lock()
 	if g.active[w.Key] == f { // otherwise another one began when this one had to yield
 		delete(g.active, w.Key)
+		if f.next != nil {
+			g.active[w.Key] = f.next
+		}
 	}
 	g.mu.Unlock()
 	close(f.done)

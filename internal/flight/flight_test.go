@@ -183,3 +183,66 @@ func TestScopeCloseNested(t *testing.T) {
 		}
 	})
 }
+
+// After Outdate later clients share the next work, which begins when the current one has
+// ended, however often Outdate is called meanwhile. The earlier clients get what they wait
+// for.
+func TestGroupOutdate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope(flight.Config{})
+		group := flight.NewGroup[int](scope)
+		running, runs := 0, 0
+		join := func() (*flight.Flight[int], bool) {
+			f, joined, err := group.Join(places.For{}, flight.Work[int]{Key: "k", Do: func(ctx context.Context, f *flight.Flight[int]) error {
+				if running++; running > 1 {
+					t.Error("two pieces of work for one key are running")
+				}
+				runs++
+				f.Value = runs
+				time.Sleep(time.Second)
+				running--
+				return nil
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f, joined
+		}
+		wantValue := func(f *flight.Flight[int], want int) {
+			t.Helper()
+			if got, err := f.Wait(t.Context()); got != want || err != nil {
+				t.Errorf("the result is that of run %d, %v; want %d", got, err, want)
+			}
+		}
+		first, _ := join()
+		synctest.Wait()
+		group.Outdate()
+		second, joined := join()
+		if joined {
+			t.Error("outdated work was joined")
+		}
+		for range 3 {
+			group.Outdate()
+			if again, joined := join(); again != second || !joined {
+				t.Error("work that has not begun was not joined")
+			}
+		}
+		wantValue(first, 1)
+		synctest.Wait()
+		if again, joined := join(); again != second || !joined {
+			t.Error("the next work, which has begun, was not joined")
+		}
+		group.Outdate()
+		third, _ := join()
+		wantValue(second, 2)
+		wantValue(third, 3)
+		fourth, joined := join()
+		if joined {
+			t.Error("work that has ended was joined")
+		}
+		wantValue(fourth, 4)
+		if err := scope.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

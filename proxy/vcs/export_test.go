@@ -16,14 +16,14 @@ const MaxAtHost = maxAtHost
 
 type (
 	HostLimit = hostLimit
-	Places    = places
+	Places    = slots
 )
 
 func (l *hostLimit) Enter(ctx context.Context, host string) (leave func(), err error) {
 	return l.enter(ctx, host)
 }
 
-func (p *places) Take(ctx context.Context, n int) (release func(), err error) {
+func (p *slots) Take(ctx context.Context, n int) (release func(), err error) {
 	return p.take(ctx, []bound{{"all", n}})
 }
 

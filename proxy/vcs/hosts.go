@@ -84,8 +84,8 @@ func (l *hostLimit) count(key hostClient, n int) {
 	}
 }
 
-// places limit how many commands run at the same time: in all, and under each name.
-type places struct {
+// slots limit how many commands run at the same time: in all, and under each name.
+type slots struct {
 	mu      sync.Mutex // guards the fields below
 	running map[string]int
 	waiting []*waiter // oldest first
@@ -106,7 +106,7 @@ type waiter struct {
 
 // take waits until there is room under all names at once: a command that held one place
 // while it waits for another would block others. release gives the places back.
-func (p *places) take(ctx context.Context, bounds []bound) (release func(), err error) {
+func (p *slots) take(ctx context.Context, bounds []bound) (release func(), err error) {
 	w := &waiter{"client " + clientOf(ctx), bounds, make(chan struct{})}
 	p.mu.Lock()
 	p.waiting = append(p.waiting, w)
@@ -123,7 +123,7 @@ func (p *places) take(ctx context.Context, bounds []bound) (release func(), err 
 }
 
 // release gives back the places of w, or removes it from the queue.
-func (p *places) release(w *waiter) {
+func (p *slots) release(w *waiter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if i := slices.Index(p.waiting, w); i >= 0 {
@@ -136,7 +136,7 @@ func (p *places) release(w *waiter) {
 
 // dispatch gives places to waiters for which there is room: first those of the client with
 // the fewest places, then the oldest. The caller holds p.mu.
-func (p *places) dispatch() {
+func (p *slots) dispatch() {
 	for {
 		next := -1
 		for i, w := range p.waiting {
@@ -156,12 +156,12 @@ func (p *places) dispatch() {
 
 // hasRoom reports whether there is room for w under each of its names. The caller holds
 // p.mu.
-func (p *places) hasRoom(w *waiter) bool {
+func (p *slots) hasRoom(w *waiter) bool {
 	return !slices.ContainsFunc(w.bounds, func(b bound) bool { return p.running[b.name] >= b.limit })
 }
 
 // count adds n under all names of w. The caller holds p.mu.
-func (p *places) count(w *waiter, n int) {
+func (p *slots) count(w *waiter, n int) {
 	if p.running == nil {
 		p.running = map[string]int{}
 	}

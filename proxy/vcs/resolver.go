@@ -32,11 +32,11 @@ const (
 
 // resolver finds the repositories of modules.
 type resolver struct {
-	systems []string // that may be used
-	asker   *asker
-	shares  *shares
-	pages   hostLimit // running requests
-	found   memo.Map[foundKey, foundRepository]
+	systems   []string // that may be used
+	asker     *asker
+	questions *questions
+	pages     hostLimit // running requests
+	found     memo.Map[foundKey, foundRepository]
 }
 
 // foundKey is a module and the reach of a fetch: a page that exists only in the intranet
@@ -51,8 +51,8 @@ type foundRepository struct {
 	until time.Time
 }
 
-func newResolver(systems []string, a *asker, s *shares) *resolver {
-	return &resolver{systems: systems, asker: a, shares: s, found: memo.Map[foundKey, foundRepository]{
+func newResolver(systems []string, a *asker, q *questions) *resolver {
+	return &resolver{systems: systems, asker: a, questions: q, found: memo.Map[foundKey, foundRepository]{
 		Limit: maxFound, Outdated: func(f foundRepository) bool { return time.Now().After(f.until) },
 	}}
 }
@@ -106,7 +106,7 @@ func (r *resolver) discoverOnce(ctx context.Context, j job) (*repository, error)
 		return nil, err
 	}
 	defer leave()
-	return shared(ctx, r.shares, fmt.Sprint("page ", j.reach, " ", j.module), func(ctx context.Context) (*repository, error) {
+	return share(ctx, r.questions, fmt.Sprint("page ", j.reach, " ", j.module), func(ctx context.Context) (*repository, error) {
 		if repo := r.known(j.module, j.reach); repo != nil { // another caller has just found it
 			return repo, nil
 		}

@@ -25,7 +25,7 @@ type runner struct {
 	clones   *clones
 
 	hosts            hostLimit // current runs
-	downloads, lists places
+	downloads, lists slots
 }
 
 // do runs the go command for j, and calls use with its output while the files that it

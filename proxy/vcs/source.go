@@ -36,7 +36,7 @@ type Source struct {
 	metrics     *metrics
 	credentials *credential.Set
 	programs    *programs
-	shares      *shares
+	questions   *questions
 	resolver    *resolver
 	runner      *runner
 }
@@ -57,7 +57,7 @@ func New(c Config) (*Source, error) {
 	if err := home.writeRoots(); err != nil {
 		return nil, err
 	}
-	s := &Source{config: c, log: c.Logger, metrics: newMetrics(), shares: &shares{timeout: c.Timeout}}
+	s := &Source{config: c, log: c.Logger, metrics: newMetrics(), questions: newQuestions(c.Timeout)}
 	client := network.Client()
 	if s.credentials, err = credential.New(c.Credentials, c.Netrc, client, c.Logger); err != nil {
 		return nil, err
@@ -65,7 +65,7 @@ func New(c Config) (*Source, error) {
 	network.AllowPorts(s.credentials.Ports())
 	asker := &asker{client, s.credentials}
 	s.programs = &programs{home: home, maxBytes: c.MaxBytes, children: newChildren()}
-	s.resolver = newResolver(c.Systems, asker, s.shares)
+	s.resolver = newResolver(c.Systems, asker, s.questions)
 	s.runner = &runner{
 		config: c, metrics: s.metrics, network: network, asker: asker, resolver: s.resolver, programs: s.programs,
 		ssh:    &sshClient{network, s.programs, c.Logger},
@@ -101,8 +101,9 @@ func (s *Source) start() (err error) {
 // Tools returns why nothing can be fetched on this machine, nil if it can.
 func (s *Source) Tools() error { return s.programs.missing }
 
-// Close ends the proxy that running commands need.
+// Close ends the questions, and the proxy that running commands need.
 func (s *Source) Close() error {
+	s.questions.close()
 	if s.runner.proxy == nil {
 		return nil
 	}
@@ -119,12 +120,12 @@ func (s *Source) CredentialHosts() map[string][]string { return s.credentials.Ho
 
 // Changed says that some repository has changed: later callers do not share the answer to
 // a question that was already asked.
-func (s *Source) Changed() { s.shares.changed() }
+func (s *Source) Changed() { s.questions.group.Outdate() }
 
 // Versions lists the tagged versions of a module and its latest one. Concurrent callers
 // share one command.
 func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (Versions, error) {
-	v, err := shared(ctx, s.shares, fmt.Sprint("versions ", reach, " ", modulePath), func(ctx context.Context) (Versions, error) {
+	v, err := share(ctx, s.questions, fmt.Sprint("versions ", reach, " ", modulePath), func(ctx context.Context) (Versions, error) {
 		l, err := s.list(ctx, modulePath, "latest", reach, "-versions", "-retracted")
 		if err != nil && (!notfound.Is(err) || len(l.Versions) == 0) {
 			return Versions{}, err
@@ -152,7 +153,7 @@ func (s *Source) Versions(ctx context.Context, modulePath string, reach Reach) (
 
 // Query returns the version that a branch, a tag or a commit stands for.
 func (s *Source) Query(ctx context.Context, modulePath, query string, reach Reach) (Info, error) {
-	info, err := shared(ctx, s.shares, fmt.Sprint("query ", reach, " ", modulePath, "@", query), func(ctx context.Context) (Info, error) {
+	info, err := share(ctx, s.questions, fmt.Sprint("query ", reach, " ", modulePath, "@", query), func(ctx context.Context) (Info, error) {
 		l, err := s.list(ctx, modulePath, query, reach)
 		return l.info(), err
 	})
