@@ -2,6 +2,7 @@ package vcs_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 
 	"golang.org/x/mod/module"
 
+	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
@@ -41,6 +43,34 @@ func TestHang(t *testing.T) {
 		_, _, err := s.download("corp.example/hello", "v1.0.0")
 		return err == nil
 	})
+}
+
+// A question at a host that hangs continues when its caller has left, until Close. Later ones are
+// refused.
+func TestCloseEndsQuestions(t *testing.T) {
+	t.Parallel()
+	w := vcstest.New(t)
+	w.Module("hello", hello)
+	w.Hang(true)
+	s := newSource(t, w, func(c *vcs.Config) { c.Timeout = time.Hour })
+	ctx, leave := context.WithCancel(t.Context())
+	go func() {
+		defer leave()
+		waitFor(t, "a command", func() bool { return len(running(t, s.dir)) > 0 })
+	}()
+	if _, err := s.Query(ctx, "corp.example/hello", "main", vcs.Private); !errors.Is(err, context.Canceled) {
+		t.Errorf("the caller that left: %v", err)
+	}
+	if len(running(t, s.dir)) == 0 {
+		t.Error("the question has ended with its caller")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	waitFor(t, "the end of all processes", func() bool { return len(running(t, s.dir)) == 0 })
+	if _, err := s.Query(t.Context(), "corp.example/hello", "main", vcs.Private); !errors.Is(err, flight.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
 }
 
 // A host that never ends a connection does not keep it open when git has ended.
