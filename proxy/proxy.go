@@ -54,6 +54,9 @@ type Config struct {
 	// that the first of Databases has proved are copied into it.
 	Unified bool
 
+	// Predict fetches what clients will probably request next. It changes no answer.
+	Predict bool
+
 	// Access says who a request is from. Without it every client is anonymous.
 	Access *access.Authenticator
 
@@ -126,6 +129,9 @@ func New(c Config) (*Server, error) {
 	}, content.Settings{Upstream: c.Upstream, Policy: c.Policy, VCS: c.VCS})
 	if err != nil {
 		return nil, err
+	}
+	if c.Predict {
+		library.Predict()
 	}
 	m := newMetrics()
 	s := &Server{content: library, log: c.Logger, metrics: m, via: c.Via, budget: c.Memory.Answers}
@@ -219,6 +225,7 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 		}
 		if a.origin == origin && a.ask.Sure() { // a reload may just have changed it
 			a.result = resultHit
+			s.content.Expect(origin, &a.ask)
 			return true, a.serveObject(origin.Serve(hot))
 		}
 	}
@@ -242,7 +249,14 @@ func (s *Server) serveModule(a *answer) error {
 	if a.ask.Req.Immutable() {
 		serve = a.serveImmutable
 	}
+	isMod := a.ask.Req.Kind == request.Mod
+	if !isMod {
+		s.content.Expect(a.origin, &a.ask)
+	}
 	err := serve()
+	if isMod && err == nil {
+		s.content.Expect(a.origin, &a.ask) // now it is held, and says what it requires
+	}
 	if a.started {
 		return err
 	}

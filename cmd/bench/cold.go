@@ -25,11 +25,12 @@ func (c *coldBuilds) measures() []measure {
 		return measure{name, direct, goal, func() (result, error) { return c.compare(j, atMost) }}
 	}
 	return []measure{
-		m("cold, go.sum, 20 ms", "≤ 0.75", job{rtt: 20 * time.Millisecond, sums: true, clients: 1}, 0.75),
-		m("cold, go.sum, 100 ms", "≤ 0.65", job{rtt: 100 * time.Millisecond, sums: true, clients: 1}, 0.65),
-		m("cold, go.sum, 0 ms, same two cores", "≤ 1.2", job{sums: true, clients: 1}, 1.2),
-		m("cold, no go.sum, 20 ms", "≤ 0.5", job{rtt: 20 * time.Millisecond, clients: 1}, 0.5),
-		m("20 clients at once, cold, go.sum, 20 ms", "≤ 0.5", job{rtt: 20 * time.Millisecond, sums: true, clients: 20}, 0.5),
+		m("cold, go.sum, 20 ms, no prediction", "≤ 0.75", job{rtt: 20 * time.Millisecond, sums: true, clients: 1}, 0.75),
+		m("cold, go.sum, 20 ms", "≤ 0.75", job{rtt: 20 * time.Millisecond, sums: true, clients: 1, predict: true}, 0.75),
+		m("cold, go.sum, 100 ms", "≤ 0.65", job{rtt: 100 * time.Millisecond, sums: true, clients: 1, predict: true}, 0.65),
+		m("cold, go.sum, 0 ms, same two cores", "≤ 1.2", job{sums: true, clients: 1, predict: true}, 1.2),
+		m("cold, no go.sum, 20 ms", "≤ 0.5", job{rtt: 20 * time.Millisecond, clients: 1, predict: true}, 0.5),
+		m("20 clients at once, cold, go.sum, 20 ms", "≤ 0.5", job{rtt: 20 * time.Millisecond, sums: true, clients: 20, predict: true}, 0.5),
 	}
 }
 
@@ -38,6 +39,7 @@ type job struct {
 	rtt     time.Duration
 	sums    bool // with a go.sum
 	clients int  // that build at the same time
+	predict bool // assay predicts
 }
 
 // compare compares a job through assay with the same job without it.
@@ -78,7 +80,7 @@ func (c *coldBuilds) through(j job, requests *int) (float64, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(data)
-	p, err := c.b.start("/readyz", false, nil, c.b.assay, "serve", "--listen", "ADDRESS", "--data", data, "--upstream", c.store.url, "--sumdb", c.store.log.Key())
+	p, err := c.b.start("/readyz", false, nil, c.b.assay, "serve", "--listen", "ADDRESS", "--data", data, "--upstream", c.store.url, "--sumdb", c.store.log.Key(), fmt.Sprint("--predict=", j.predict))
 	if err != nil {
 		return 0, err
 	}

@@ -18,6 +18,7 @@ type fills struct {
 
 	small, zips room
 	fresh       bool // see joinFresh
+	predicted   bool // what a client requests says what it will request next
 }
 
 // roomFor returns the room for a fill of req.

@@ -22,14 +22,16 @@ import (
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/predict"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
 // Library is all content. Its methods may be called concurrently.
 type Library struct {
-	parts *parts
-	now   atomic.Pointer[snapshot]
+	parts     *parts
+	now       atomic.Pointer[snapshot]
+	predictor *predict.Predictor // nil: nothing is predicted
 }
 
 // Settings are the settings that Reload changes. VCS fetches private modules, and the
@@ -127,7 +129,8 @@ func (l *Library) Pushed(urls ...string) {
 
 // Metrics returns the collectors of the Library.
 func (l *Library) Metrics() []prometheus.Collector {
-	return append(l.parts.metrics.collectors(), newPlacesCollector(l.parts.rooms.byName()))
+	all := append(l.parts.metrics.collectors(), newPlacesCollector(l.parts.rooms.byName()))
+	return append(all, predictions(l.predictor)...)
 }
 
 // Places returns the places in which work runs, by name.

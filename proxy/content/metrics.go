@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/proxy/predict"
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
@@ -66,6 +67,17 @@ func (m *metrics) observeFill(kind request.Kind, err error, took time.Duration) 
 		outcome = "error"
 	}
 	m.fills.WithLabelValues(kind.String(), outcome).Observe(took.Seconds())
+}
+
+// predictions returns the metrics of a predictor.
+func predictions(p *predict.Predictor) []prometheus.Collector {
+	counter := func(name, help string, count func(predict.Stats) uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(count(p.Stats())) })
+	}
+	return []prometheus.Collector{
+		counter("assay_predicted_total", "Files that clients would probably request next, and that were fetched if they were not held.", func(s predict.Stats) uint64 { return s.Predicted }),
+		counter("assay_predicted_used_total", "Predicted files that the client has requested.", func(s predict.Stats) uint64 { return s.Used }),
+	}
 }
 
 // placesCollector reports how full the places are.

@@ -67,7 +67,7 @@ func (b builder) public(g *gate.Gate) *Origin {
 	}
 	small := room{p.rooms.objects, smallFillTime}
 	o.audience, o.registry, o.source, o.absent = &everyone{b.snapshot.rules, proof.name != ""}, registry, up, absent
-	o.fills = &fills{parts: p, shelf: o.shelf, source: up, group: flight.NewGroup[*fill](p.scope), small: small, zips: room{p.rooms.zips, zipFillTime}}
+	o.fills = &fills{parts: p, shelf: o.shelf, source: up, group: flight.NewGroup[*fill](p.scope), small: small, zips: room{p.rooms.zips, zipFillTime}, predicted: true}
 	o.renewals = &renewals{source: up, answers: o.answers, absent: absent, group: flight.NewGroup[*Answer](p.scope), in: small, meanwhile: publicMeanwhile}
 	o.inForce = func() *Origin { return b.now().public }
 	o.Caching = Caching{

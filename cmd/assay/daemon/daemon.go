@@ -216,7 +216,7 @@ func (d *daemon) newProxy(via string, who *clients) (*proxy.Server, error) {
 	c, now := d.config, d.current.load()
 	return proxy.New(proxy.Config{
 		Store: d.stores.objects, Upstream: now.chain, Policy: now.policy, Databases: d.stores.mirrors,
-		VCS: now.vcs, Log: d.stores.ownLog, Unified: c.Unified, Access: d.access, Remote: who.address,
+		VCS: now.vcs, Log: d.stores.ownLog, Unified: c.Unified, Predict: c.Predict, Access: d.access, Remote: who.address,
 		Spool: d.stores.spool, Evidence: evidenceDir(c),
 		Answer: c.AnswerTimeout, Fresh: c.Fresh, Stale: c.Stale, Fills: c.Fills, ZipFills: c.ZipFills,
 		Via: via, Logger: d.log.Logger,
