@@ -92,7 +92,8 @@ func TestCompact(t *testing.T) {
 	if got, err := io.ReadAll(open); err != nil || len(got) != 600_000 {
 		t.Errorf("what was open before: %d bytes, %v", len(got), err)
 	}
-	if freed, err := db.Compact(t.Context()); err != nil || freed != 0 {
+	// The commit at the end of the first one has freed a few pages.
+	if freed, err := db.Compact(t.Context()); err != nil || freed > 64<<10 {
 		t.Errorf("a second time freed %d bytes, %v", freed, err)
 	}
 	for round := range 3 { // the holes are used again
