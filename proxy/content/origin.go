@@ -155,8 +155,7 @@ func (o *Origin) Object(ctx context.Context, q *Ask, follow bool) (Fetched, erro
 
 // Prefetch starts a fill of the object of q, which will probably be requested next, if a
 // place is free. No client waits for it, so it is the first to yield that place. An error
-// is ignored: it occurs again when a client requests the object. Nothing predicts requests
-// yet, so only tests call it.
+// is ignored: it occurs again when a client requests the object.
 func (o *Origin) Prefetch(ctx context.Context, q *Ask) {
 	if !q.Req.Immutable() || !o.reachable(q) || o.shelf.has(ctx, q.Req) || o.absent.find(q.Path) != nil {
 		return
