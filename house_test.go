@@ -30,7 +30,7 @@ var arrows = map[string][]string{
 	"cmd/assay/admin":      {"internal/durable", "proxy/content", "storage", "sumdb/pinlog"},
 	"cmd/assay/assaytest":  {},
 	"cmd/assay/config":     {"proxy/fetch"},
-	"cmd/assay/daemon":     {"access", "cmd/assay/admin", "cmd/assay/config", "internal/descriptors", "internal/memory", "internal/watch", "proxy", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
+	"cmd/assay/daemon":     {"access", "cmd/assay/admin", "cmd/assay/config", "internal/descriptors", "internal/memory", "internal/watch", "proxy", "proxy/content", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
 	"cmd/bench":            {"access", "proxy/vcs/vcstest", "storage", "storage/bolt", "sumdb/sumdbtest"},
 	"internal/panics":      {},
 	"internal/parallel":    {},

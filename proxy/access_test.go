@@ -96,10 +96,10 @@ func startReaders(t *testing.T) *readers {
 	}
 	time.Sleep(1100 * time.Millisecond) // one token has expired then
 	r.hosts = startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
-		c.Access, c.Unified = auth, true
-		r.store = &countingStore{Store: c.Store}
-		c.Store = r.store
-		if c.Policy, err = c.Policy.Restrict("corp.example/lib=team"); err != nil {
+		c.Access, c.Content.Unified = auth, true
+		r.store = &countingStore{Store: c.Content.Store}
+		c.Content.Store = r.store
+		if c.Settings.Policy, err = c.Settings.Policy.Restrict("corp.example/lib=team"); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
 
@@ -51,7 +52,7 @@ func TestSharedWorkPanics(t *testing.T) {
 			f := startDefect(t, "ok", func(path string) bool { return strings.Contains(path, part) })
 			f.wantStatus(name, http.StatusInternalServerError, "internal error")
 			f.wantLogged(t, "a defect", "brokenHandler")
-			f.server.Reload(chainOf(t, f.world.URL("ok")), noPolicy(t), nil)
+			f.server.Reload(content.Settings{Upstream: chainOf(t, f.world.URL("ok")), Policy: noPolicy(t)})
 			f.want("example.com/major/v2/@v/v2.3.4.info")
 		})
 	}

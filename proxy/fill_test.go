@@ -18,6 +18,7 @@ import (
 
 	"github.com/assay-proxy/assay/internal/evidence"
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
@@ -230,7 +231,7 @@ func TestHitsDoNotWait(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	o := verified()
-	o.config = func(c *proxy.Config) { c.ZipFills = 2 }
+	o.config = func(c *proxy.Config) { c.Content.ZipFills = 2 }
 	f := start(t, world, world.URL("gated"), o)
 	f.want("example.com/hello/@v/v1.0.0.mod")
 	var wg sync.WaitGroup
@@ -253,7 +254,7 @@ func TestBusy(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	o := verified()
-	o.config = func(c *proxy.Config) { c.ZipFills, c.Answer = 1, 1200*time.Millisecond }
+	o.config = func(c *proxy.Config) { c.Content.ZipFills, c.Content.Times.Answer = 1, 1200*time.Millisecond }
 	f := start(t, world, world.URL("gated"), o)
 	f.want("example.com/hello/@v/v1.1.0.mod") // so that its zip needs nothing but the place
 	go f.get("example.com/hello/@v/v1.0.0.zip")
@@ -272,7 +273,7 @@ func TestBusyLists(t *testing.T) {
 	world := newWorld(t)
 	g := newGate(t, world, "/ok/example.com/")
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Fills, c.Answer = 1, 1200*time.Millisecond }
+	o.config = func(c *proxy.Config) { c.Content.Fills, c.Content.Times.Answer = 1, 1200*time.Millisecond }
 	f := start(t, world, g.url, o)
 	defer g.release() // otherwise Close waits for it
 	var clients sync.WaitGroup
@@ -350,7 +351,7 @@ func TestHot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.server.Reload(chain, private, nil)
+	f.server.Reload(content.Settings{Upstream: chain, Policy: private})
 	f.wantStatus("example.com/hello/@v/v1.0.0.mod", http.StatusNotFound, "is private here")
 }
 

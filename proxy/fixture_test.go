@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
@@ -126,19 +127,21 @@ func (f *fixture) open(list string, o option) {
 	}
 	store := storagetest.Strict(t, f.store)
 	c := proxy.Config{
-		Store: store, Upstream: f.chain, Policy: private, Logger: log,
-		Spool: filepath.Join(f.dir, "spool"), Evidence: filepath.Join(f.dir, "evidence"),
+		Content: content.Config{
+			Store: store, Logger: log, Spool: filepath.Join(f.dir, "spool"), Evidence: filepath.Join(f.dir, "evidence"),
+		},
+		Settings: content.Settings{Upstream: f.chain, Policy: private},
 	}
 	if o.database {
 		var ask sumdb.FetchFunc
 		if !f.chain.Offline() {
 			ask = f.chain.SumDB(proxytest.Database, "http://127.0.0.1:1", true)
 		}
-		f.mirror, err = sumdb.Open(t.Context(), sumdb.Config{Key: f.world.GOSUMDB(), Store: store, Fetch: ask, Evidence: c.Evidence, Logger: log})
+		f.mirror, err = sumdb.Open(t.Context(), sumdb.Config{Key: f.world.GOSUMDB(), Store: store, Fetch: ask, Evidence: c.Content.Evidence, Logger: log})
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Databases = []*sumdb.Mirror{f.mirror}
+		c.Content.Databases = []*sumdb.Mirror{f.mirror}
 	}
 	if o.config != nil {
 		o.config(&c)

@@ -30,7 +30,7 @@ func TestHeldVersions(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	store := &listedStore{}
-	f := start(t, world, world.URL("ok"), option{config: func(c *proxy.Config) { store.Store, c.Store = c.Store, store }})
+	f := start(t, world, world.URL("ok"), option{config: func(c *proxy.Config) { store.Store, c.Content.Store = c.Content.Store, store }})
 	lists := int64(0)
 	wantList := func(want string) {
 		t.Helper()
@@ -63,7 +63,7 @@ func TestHeldVersions(t *testing.T) {
 	wantList("v1.0.0\n")
 
 	chain := chainOf(t, world.URL("ok")) // a version that is stored after a reload
-	f.server.Reload(chain, noPolicy(t), nil)
+	f.server.Reload(content.Settings{Upstream: chain, Policy: noPolicy(t)})
 	f.want("example.com/hello/@v/v1.1.0.info")
 	wantList("v1.0.0\nv1.1.0\n")
 
@@ -90,13 +90,13 @@ func TestHeldVersionsWhileStored(t *testing.T) {
 				world.ServeHTTP(w, r)
 			}))
 			t.Cleanup(upstream.Close)
-			f := start(t, world, upstream.URL+"/ok", option{config: func(c *proxy.Config) { store.Store, c.Store = c.Store, store }})
+			f := start(t, world, upstream.URL+"/ok", option{config: func(c *proxy.Config) { store.Store, c.Content.Store = c.Content.Store, store }})
 			f.want("example.com/hello/@v/v1.0.0.info")
 			filled := make(chan struct{})
 			go func() { defer close(filled); f.get("example.com/hello/@v/v1.1.0.info") }()
 			<-asked
 			if reload {
-				f.server.Reload(f.chain, noPolicy(t), nil)
+				f.server.Reload(content.Settings{Upstream: f.chain, Policy: noPolicy(t)})
 			}
 			store.listed.Store(new(sync.OnceFunc(func() { // all keys have been read, and the list is not made yet
 				close(answer)
@@ -157,7 +157,10 @@ func BenchmarkHeldList(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	server, err := proxy.New(proxy.Config{Store: store, Upstream: chain, Policy: policy, Spool: filepath.Join(b.TempDir(), "spool")})
+	server, err := proxy.New(proxy.Config{
+		Content:  content.Config{Store: store, Spool: filepath.Join(b.TempDir(), "spool")},
+		Settings: content.Settings{Upstream: chain, Policy: policy},
+	})
 	if err != nil {
 		b.Fatal(err)
 	}

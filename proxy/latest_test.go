@@ -85,7 +85,7 @@ func TestLatestOfFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f := start(t, world, "file://"+filepath.ToSlash(dir)+","+world.URL("ok"), option{config: func(c *proxy.Config) { c.Fresh = time.Millisecond }})
+	f := start(t, world, "file://"+filepath.ToSlash(dir)+","+world.URL("ok"), option{config: func(c *proxy.Config) { c.Content.Times.Fresh = time.Millisecond }})
 	if a := f.get("example.com/tree/@latest"); !strings.Contains(string(a.body), version) {
 		t.Errorf("of the tree: %v", a)
 	}

@@ -26,10 +26,10 @@ import (
 	"github.com/assay-proxy/assay/storage/bolt"
 )
 
-// withMemory is an option with budgets.
-func withMemory(m proxy.Memory) option {
-	return option{config: func(c *proxy.Config) { c.Memory = m }, storage: func(o *bolt.Options) {
-		o.Readers, o.Writers = m.Answers, memory.New(bolt.WriterMemory)
+// withMemory is an option with budgets; answers, for responses, may be nil.
+func withMemory(m content.Memory, answers *memory.Budget) option {
+	return option{config: func(c *proxy.Config) { c.Content.Memory, c.Answers = m, answers }, storage: func(o *bolt.Options) {
+		o.Readers, o.Writers = answers, memory.New(bolt.WriterMemory)
 	}, conn: func(c net.Conn) {
 		_ = c.(*net.TCPConn).SetWriteBuffer(64 << 10) // otherwise the kernel buffers megabytes that a client does not read
 	}}
@@ -97,7 +97,7 @@ func TestLargeModsTogether(t *testing.T) {
 		world.Set(paths[i], mod)
 	}
 	fetches := memory.New(3 << 20)
-	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Fetches: fetches}))
+	f := start(t, world, world.URL("ok"), withMemory(content.Memory{Fetches: fetches}, nil))
 	var statuses map[int]int
 	grown := peak(func() { statuses = f.all(paths) })
 	if statuses[200] == 0 || statuses[200]+statuses[503] != len(paths) {
@@ -138,7 +138,7 @@ func TestZipsOfManyFiles(t *testing.T) {
 		world.Set("example.com/"+name+"/@v/v1.0.0.zip", bytes.ReplaceAll(data, []byte("example.com/many@"), []byte("example.com/"+name+"@")))
 	}
 	proofs := memory.New(modzip.Memory)
-	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Proofs: proofs}))
+	f := start(t, world, world.URL("ok"), withMemory(content.Memory{Proofs: proofs}, nil))
 	var statuses map[int]int
 	grown := peak(func() { statuses = f.all(paths) })
 	if statuses[200] != len(paths) {
@@ -185,7 +185,7 @@ func taken() int64 {
 func TestStoppedClients(t *testing.T) {
 	world := newWorld(t)
 	path := big(world, 12<<20)
-	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Answers: memory.New(64 << 20)}))
+	f := start(t, world, world.URL("ok"), withMemory(content.Memory{}, memory.New(64<<20)))
 	f.want(path)
 	const clients = 150
 	before := taken()
@@ -210,7 +210,7 @@ func TestStoppedListReaders(t *testing.T) {
 	}
 	world.Set("example.com/hello/@v/list", list.Bytes())
 	answers := memory.New(16 << 20)
-	o := withMemory(proxy.Memory{Answers: answers})
+	o := withMemory(content.Memory{}, answers)
 	byMemory := o.config
 	o.config = func(c *proxy.Config) { byMemory(c); byClient(c) }
 	f := start(t, world, world.URL("ok"), o)
@@ -270,7 +270,7 @@ func TestSlowModsOfOneClient(t *testing.T) {
 	defer upstream.Close()
 	defer close(stop)
 	fetches := memory.New(24 << 20)
-	o := withMemory(proxy.Memory{Fetches: fetches})
+	o := withMemory(content.Memory{Fetches: fetches}, nil)
 	byMemory := o.config
 	o.config = func(c *proxy.Config) { byMemory(c); byClient(c) }
 	f := start(t, world, upstream.URL+"/ok", o)
@@ -302,7 +302,7 @@ func TestLargestList(t *testing.T) {
 	world.Set("example.com/line/@v/list", []byte(line))
 	world.Set("example.com/line/@v/v1.0.0.info", []byte(`{"Version":"v1.0.0"}`))
 	fetches := memory.New(content.ListMemory)
-	f := start(t, world, world.URL("ok"), withMemory(proxy.Memory{Fetches: fetches}))
+	f := start(t, world, world.URL("ok"), withMemory(content.Memory{Fetches: fetches}, nil))
 	for path, want := range map[string]string{"example.com/many/@v/list": "v1.9.", "example.com/line/@v/list": "v1.0.0\n", "example.com/line/@latest": "v1.0.0"} {
 		grown := peak(func() {
 			resp, err := http.Get(f.url + "/" + path)

@@ -49,7 +49,7 @@ func TestListFreshness(t *testing.T) {
 	const path = "example.com/hello/@v/list"
 	o := verified()
 	o.budget = quick
-	o.config = func(c *proxy.Config) { c.Fresh = 300 * time.Millisecond }
+	o.config = func(c *proxy.Config) { c.Content.Times.Fresh = 300 * time.Millisecond }
 	f := start(t, world, world.URL("ok"), o)
 	before := f.get(path)
 	f.get(path)
@@ -152,7 +152,9 @@ func TestListFromStoreInTrouble(t *testing.T) {
 // A client waits for a refresh no longer than for any response.
 func TestRefreshInTime(t *testing.T) {
 	t.Parallel()
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Answer, c.Fresh = 300*time.Millisecond, time.Millisecond })
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
+		c.Content.Times.Answer, c.Content.Times.Fresh = 300*time.Millisecond, time.Millisecond
+	})
 	h.code.Module("lib", lib)
 	const list = "corp.example/lib/@v/list"
 	waitUntil(t, func() bool { return h.get(list).status == http.StatusOK })

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
@@ -251,7 +252,7 @@ func TestNoOutage(t *testing.T) {
 			other.turn(second)
 			o := quickly("")
 			if first == "hang" { // and the client's time is short
-				o.config = func(c *proxy.Config) { c.Answer = 100 * time.Millisecond }
+				o.config = func(c *proxy.Config) { c.Content.Times.Answer = 100 * time.Millisecond }
 			}
 			f.open(list, o)
 			for _, path := range []string{absentLists[0], absentVersions[0]} {
@@ -301,7 +302,7 @@ func TestOutageReload(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.server.Reload(chain, private, nil)
+		f.server.Reload(content.Settings{Upstream: chain, Policy: private})
 	}
 	reload(upstream.url, "example.com/none")
 	if a := f.wantStatus(absentLists[0], http.StatusNotFound, "private here"); strings.Contains(string(a.body), "said so") {
@@ -320,7 +321,7 @@ func TestOutageDiskFull(t *testing.T) {
 	world := newWorld(t)
 	upstream := newTurning(t, world)
 	o := quickly("")
-	o.config = func(c *proxy.Config) { c.Store = fullForAbsences{c.Store} }
+	o.config = func(c *proxy.Config) { c.Content.Store = fullForAbsences{c.Content.Store} }
 	f := start(t, world, upstream.url, o)
 	f.askAbsent(absentLists...)
 	if n := strings.Count(f.logs.String(), "absences not saved"); n != 1 {

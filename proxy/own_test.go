@@ -22,7 +22,7 @@ import (
 // and for public modules.
 func TestUnified(t *testing.T) {
 	t.Parallel()
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Unified = true })
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Content.Unified = true })
 	h.code.Module("lib", lib)
 	ops := newClient(h)
 	client := modsumdb.NewClient(ops)
@@ -133,7 +133,7 @@ func copyBack(t *testing.T, dir string) {
 // the error says to whom to send it.
 func TestUnifiedLostEntries(t *testing.T) {
 	t.Parallel()
-	unified := func(c *proxy.Config, _ *vcs.Config) { c.Unified = true }
+	unified := func(c *proxy.Config, _ *vcs.Config) { c.Content.Unified = true }
 	h := startPrivate(t, unified)
 	ops := newClient(h)
 	look := func(version string) error {

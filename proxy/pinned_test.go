@@ -286,7 +286,7 @@ func TestPrivateCheckedOnce(t *testing.T) {
 	h.ok("corp.example/lib/@v/v1.0.0.zip")
 	h.stop()
 	store := &countedStore{}
-	again := openPrivate(t, h.world, h.code, h.dir, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Store = c.Store, store })
+	again := openPrivate(t, h.world, h.code, h.dir, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Content.Store = c.Content.Store, store })
 	var clients sync.WaitGroup
 	for range 20 {
 		clients.Go(func() {
@@ -311,7 +311,7 @@ func TestPrivateCheckWithoutMemory(t *testing.T) {
 	h.stop()
 	proofs := memory.New(modzip.Memory)
 	again := openPrivate(t, h.world, h.code, h.dir, func(c *proxy.Config, _ *vcs.Config) {
-		c.Memory.Proofs, c.Answer = proofs, time.Second
+		c.Content.Memory.Proofs, c.Content.Times.Answer = proofs, time.Second
 	})
 	proofs.Must(1)
 	again.wantStatus("corp.example/lib/@v/v1.0.0.zip", http.StatusServiceUnavailable, "no memory for")

@@ -227,7 +227,7 @@ func TestLookupsAreShared(t *testing.T) {
 	o := verified()
 	o.budget = quick
 	o.budget.FirstByte = 4 * time.Second // longer than a response may take
-	o.config = func(c *proxy.Config) { byClient(c); c.Answer = 2 * time.Second }
+	o.config = func(c *proxy.Config) { byClient(c); c.Content.Times.Answer = 2 * time.Second }
 	f := start(t, world, h.url, o)
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 	var wg sync.WaitGroup

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/mod/zip"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
@@ -53,13 +54,13 @@ func openPrivate(t *testing.T, world *proxytest.World, code *vcstest.World, dir 
 	o := verified()
 	o.private = "corp.example"
 	o.config = func(c *proxy.Config) {
-		v := vcs.Config{Dir: filepath.Join(dir, "vcs"), Network: vcs.Network{CAFile: code.CAFile(), Lookup: code.Lookup, Dial: code.Dial}, Timeout: time.Minute, Logger: c.Logger}
-		c.Answer, c.Patience = 2*time.Minute, time.Minute // git is slow on a busy machine
+		v := vcs.Config{Dir: filepath.Join(dir, "vcs"), Network: vcs.Network{CAFile: code.CAFile(), Lookup: code.Lookup, Dial: code.Dial}, Timeout: time.Minute, Logger: c.Content.Logger}
+		c.Content.Times.Answer, c.Content.Times.Patience = 2*time.Minute, time.Minute // git is slow on a busy machine
 		if change != nil {
 			change(c, &v)
 		}
 		var err error
-		if h.log, err = pinlog.Open(t.Context(), pinlog.Config{Dir: filepath.Join(dir, "log"), Name: "log.corp.example", Logger: c.Logger}); err != nil {
+		if h.log, err = pinlog.Open(t.Context(), pinlog.Config{Dir: filepath.Join(dir, "log"), Name: "log.corp.example", Logger: c.Content.Logger}); err != nil {
 			t.Fatal(err)
 		}
 		if h.vcs, err = vcs.New(v); err != nil {
@@ -68,7 +69,7 @@ func openPrivate(t *testing.T, world *proxytest.World, code *vcstest.World, dir 
 		if err := h.vcs.Tools(); err != nil {
 			t.Fatal(err)
 		}
-		c.Log, c.VCS = h.log, h.vcs
+		c.Content.Log, c.Settings.VCS = h.log, h.vcs
 	}
 	f.open(world.URL("ok"), o)
 	h.fixture = f
@@ -238,7 +239,7 @@ func TestDirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	public := noPolicy(t)
-	h.server.Reload(chain, public, h.vcs)
+	h.server.Reload(content.Settings{Upstream: chain, Policy: public, VCS: h.vcs})
 	h.wantStatus("corp.example/lib/@v/v1.0.0.zip", http.StatusForbidden, "cannot verify: the checksum database has no record of this version")
 	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\n" {
 		t.Errorf("list = %q", got)
@@ -251,22 +252,22 @@ func TestDirect(t *testing.T) {
 	// The database has the repository's version, and another one of the module.
 	mod := module.Version{Path: "corp.example/lib", Version: "v1.0.0"}
 	files := vcs.Files{}
-	var content []byte
+	var archive []byte
 	err = h.vcs.Download(t.Context(), mod, vcs.Public, func(f vcs.Files) (err error) {
 		files = f
-		content, err = os.ReadFile(f.Zip)
+		archive, err = os.ReadFile(f.Zip)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	zipHash, modHash := hashesOf(t, content, files.Mod)
+	zipHash, modHash := hashesOf(t, archive, files.Mod)
 	world.Log.Add(mod, zipHash, modHash)
 	repo.Commit("-- new.go --\npackage lib\n")
 	repo.Tag("v1.1.0")
 	world.Log.Add(module.Version{Path: mod.Path, Version: "v1.1.0"}, zipHash, modHash)
-	h.server.Reload(chain, public, h.vcs) // forgets the absence
-	if got := h.ok("corp.example/lib/@v/v1.0.0.zip"); got != string(content) {
+	h.server.Reload(content.Settings{Upstream: chain, Policy: public, VCS: h.vcs}) // forgets the absence
+	if got := h.ok("corp.example/lib/@v/v1.0.0.zip"); got != string(archive) {
 		t.Error("another zip")
 	}
 	h.ok("corp.example/lib/@v/v1.0.0.mod")
@@ -276,7 +277,7 @@ func TestDirect(t *testing.T) {
 		t.Errorf("our log has %d entries of public modules", h.log.Size())
 	}
 	// Without version control it is an absence with the reason.
-	h.server.Reload(chain, public, nil)
+	h.server.Reload(content.Settings{Upstream: chain, Policy: public})
 	h.wantStatus("corp.example/lib/@v/v1.2.0.zip", http.StatusNotFound, "--vcs git")
 }
 
@@ -323,7 +324,7 @@ func TestDirectCredential(t *testing.T) {
 	h.code.Module("lib", lib)
 	h.code.Password("ci", "secret-of-git")
 	h.ok("corp.example/lib/@v/list")
-	h.server.Reload(chainOf(t, h.world.URL("404")+",direct"), policyOf(t, "corp.example/other"), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chainOf(t, h.world.URL("404")+",direct"), Policy: policyOf(t, "corp.example/other"), VCS: h.vcs})
 	for _, path := range []string{"@v/list", "@latest", "@v/main.info", "@v/v1.0.0.info"} {
 		if a := h.get("corp.example/lib/" + path); a.status < 400 {
 			t.Errorf("GET %s = %v", path, a)

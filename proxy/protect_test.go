@@ -21,6 +21,7 @@ import (
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
@@ -96,10 +97,10 @@ func pageFor(code *vcstest.World, host, url string) {
 func (g *guarded) change(t *testing.T, rules string) func(*proxy.Config, *vcs.Config) {
 	return func(c *proxy.Config, v *vcs.Config) {
 		v.Netrc = g.netrc
-		c.Access, c.Unified = g.auth, true
-		g.store = &fullStore{countingStore: countingStore{Store: c.Store}}
-		c.Store = g.store
-		c.Policy = ruled(t, rules)
+		c.Access, c.Content.Unified = g.auth, true
+		g.store = &fullStore{countingStore: countingStore{Store: c.Content.Store}}
+		c.Content.Store = g.store
+		c.Settings.Policy = ruled(t, rules)
 	}
 }
 
@@ -217,10 +218,10 @@ func TestRuleProtectsRepository(t *testing.T) {
 	g.ok(payRepo+"/@v/v1.0.0.zip", "Authorization", g.pay)
 	// A changed rule about the same path counts at once; after the removal of a rule, no
 	// client may read modules that were read with a credential.
-	g.server.Reload(g.chain, ruled(t, payPath+"=dev"), g.vcs)
+	g.server.Reload(content.Settings{Upstream: g.chain, Policy: ruled(t, payPath+"=dev"), VCS: g.vcs})
 	g.wantHidden(g.pay, payRepo, evilPath)
 	g.ok(payRepo+"/@v/v1.0.0.zip", "Authorization", g.dev)
-	g.server.Reload(g.chain, ruled(t, "corp.example/other=dev"), g.vcs)
+	g.server.Reload(content.Settings{Upstream: g.chain, Policy: ruled(t, "corp.example/other=dev"), VCS: g.vcs})
 	for _, path := range g.everything(payRepo) {
 		if a := g.get(path, "Authorization", g.dev); a.status != http.StatusNotFound || !strings.Contains(string(a.body), "if it is private, check") {
 			t.Errorf("without the rule: GET %s = %v", path, a)
@@ -327,7 +328,7 @@ func TestRuleAnyone(t *testing.T) {
 	g.ok(payRepo + "/@v/list")
 	g.ok(evilPath + "/@v/v1.0.0.zip") // this is the same repository
 	g.ok("sumdb/log.corp.example/lookup/" + payRepo + "@v1.0.0")
-	g.server.Reload(g.chain, ruled(t, "git.corp.example/pay=anyone,"+payPath+"=pay"), g.vcs)
+	g.server.Reload(content.Settings{Upstream: g.chain, Policy: ruled(t, "git.corp.example/pay=anyone,"+payPath+"=pay"), VCS: g.vcs})
 	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
 	g.wantHidden("", payRepo, evilPath) // anyone refuses no client, but the other rule does
 }
@@ -369,7 +370,7 @@ func TestRuleForStored(t *testing.T) {
 		g.ok(path + "/@v/v1.0.0.zip")
 		g.ok(path + "/@v/list")
 	}
-	g.server.Reload(g.chain, ruled(t, payPath+"=pay"), g.vcs)
+	g.server.Reload(content.Settings{Upstream: g.chain, Policy: ruled(t, payPath+"=pay"), VCS: g.vcs})
 	g.wantHidden("", paths...)
 	g.wantHidden(g.dev, paths...)
 	for _, path := range paths {
@@ -439,7 +440,7 @@ func TestRuleWhileLearning(t *testing.T) {
 		eventually(t, "the repository is asked", func() bool {
 			return slices.ContainsFunc(g.code.Requests(), func(r string) bool { return strings.Contains(r, "git.corp.example") })
 		})
-		g.server.Reload(g.chain, ruled(t, "git.corp.example=pay"), g.vcs)
+		g.server.Reload(content.Settings{Upstream: g.chain, Policy: ruled(t, "git.corp.example=pay"), VCS: g.vcs})
 		g.code.Hang(false)
 		if a := <-got; a.status != http.StatusNotFound {
 			t.Errorf("GET %s = %v, want 404", path, a)
@@ -481,7 +482,7 @@ func TestRuleOfAnotherPage(t *testing.T) {
 	if a := g.get("go.corp.example/money"+old, "Authorization", g.pay); a.status != http.StatusNotFound || !strings.Contains(g.logs.String(), text) {
 		t.Errorf("%v\n%s", a, g.logs)
 	}
-	g.server.Reload(g.chain, ruled(t, "go.corp.example/money=pay"), g.vcs)
+	g.server.Reload(content.Settings{Upstream: g.chain, Policy: ruled(t, "go.corp.example/money=pay"), VCS: g.vcs})
 	g.ok("go.corp.example/money"+old, "Authorization", g.pay)
 	g.wantHidden(g.dev, evilPath)
 }
@@ -639,7 +640,7 @@ func TestRuleDirect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.server.Reload(direct, private, g.vcs)
+	g.server.Reload(content.Settings{Upstream: direct, Policy: private, VCS: g.vcs})
 	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
 	g.code.Requests()
 	for _, who := range []string{"", g.pay} {
@@ -669,7 +670,7 @@ func TestRuleDirect(t *testing.T) {
 	if private, err = private.Restrict("git.corp.example/other=pay"); err != nil {
 		t.Fatal(err)
 	}
-	g.server.Reload(direct, private, g.vcs)
+	g.server.Reload(content.Settings{Upstream: direct, Policy: private, VCS: g.vcs})
 	for _, path := range []string{"@v/list", "@latest", "@v/main.info"} {
 		if a := g.get("public.corp.example/y/" + path); a.status != http.StatusNotFound || !strings.Contains(string(a.body), "if it is private, check") {
 			t.Errorf("GET %s after the rule came: %v", path, a)
@@ -716,8 +717,10 @@ func TestBindingsLost(t *testing.T) {
 	g := startGuarded(t, payPath+"=pay")
 	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
 	store := &lossyStore{Store: g.store}
-	_, err := proxy.New(proxy.Config{Store: store, Upstream: g.chain, Policy: ruled(t, ""), Log: g.log,
-		Spool: t.TempDir(), Evidence: t.TempDir()})
+	_, err := proxy.New(proxy.Config{
+		Content:  content.Config{Store: store, Log: g.log, Spool: t.TempDir(), Evidence: t.TempDir()},
+		Settings: content.Settings{Upstream: g.chain, Policy: ruled(t, "")},
+	})
 	if !errors.Is(err, bindings.ErrLost) || !strings.Contains(err.Error(), "backup") {
 		t.Errorf("New = %v", err)
 	}

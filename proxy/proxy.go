@@ -21,38 +21,14 @@ import (
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/content"
-	"github.com/assay-proxy/assay/proxy/fetch"
-	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/request"
-	"github.com/assay-proxy/assay/proxy/vcs"
-	"github.com/assay-proxy/assay/storage"
-	"github.com/assay-proxy/assay/sumdb"
-	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
-// Config is what a Server is made of. Store, Upstream and Policy are needed;
-// the zero value of everything else is its default.
+// Config is what a Server is made of. The zero value of a field is its default, except for the
+// store, the upstream and the policy, which are needed.
 type Config struct {
-	Store    storage.Store
-	Upstream *fetch.Chain
-	Policy   *privacy.Policy
-
-	// Databases are the checksum databases that the server mirrors. Modules are verified
-	// with the first one; without any, the server checks only that modules are
-	// well-formed.
-	Databases []*sumdb.Mirror
-
-	// VCS fetches private modules, and the public ones for which the upstream list says
-	// direct. Without it a private module is served only if it is stored.
-	VCS *vcs.Source
-
-	// Log is the own log, in which the first content of each private version is pinned.
-	// It is needed with VCS; without it private modules are not served at all.
-	Log *pinlog.Log
-
-	// Unified serves Log as a checksum database that covers public modules too: records
-	// that the first of Databases has proved are copied into it.
-	Unified bool
+	Content  content.Config   // its Logger is the logger of the Server, too
+	Settings content.Settings // those that Reload changes
 
 	// Predict fetches what clients will probably request next. It changes no answer.
 	Predict bool
@@ -64,36 +40,12 @@ type Config struct {
 	// connection.
 	Remote func(*http.Request) string
 
-	Spool    string // directory for transfers under way; its content is removed by New
-	Evidence string // directory for evidence
-
-	// Answer is how long a client waits for a response, or for the first bytes of a large
-	// one. Default 28 s: the go command waits forever, but developers and CI jobs do not.
-	Answer time.Duration
-
-	// Fresh is how long a list, a latest version or the commit of a branch
-	// counts as current. Default 1 min, as the public mirror has it.
-	Fresh time.Duration
-
-	// Stale is how long such an answer is served while no upstream is reachable. Default
-	// 7 days.
-	Stale time.Duration
-
-	// Patience is how long a client waits for a new answer when such an old one exists.
-	// Default 5 s.
-	Patience time.Duration
-
-	// Fills and ZipFills are how many objects, and how many zips, are fetched
-	// at the same time. Default 64 and 16. Hits never wait for them.
-	Fills, ZipFills int
-
-	// Memory limits the memory in use.
-	Memory Memory
+	// Answers limits the memory for responses that clients have not received yet. A response
+	// that does not fit is a 503. Nil is no limit.
+	Answers *memory.Budget
 
 	// Via is our name in Via headers; a request with it is in a loop.
 	Via string
-
-	Logger *slog.Logger // default: discard
 }
 
 // Server is an http.Handler for the whole protocol.
@@ -103,30 +55,27 @@ type Server struct {
 	log     *slog.Logger
 	metrics *metrics
 	via     string
-	budget  *memory.Budget // see Memory.Answers
+	budget  *memory.Budget // see Config.Answers
 }
 
 // New makes a Server. It fails if its directories cannot be made, and with
 // bindings.ErrLost if it does not know any more what its access rules protect.
 func New(c Config) (*Server, error) {
-	if c.Store == nil || c.Upstream == nil || c.Policy == nil {
+	holds, now := &c.Content, c.Settings
+	if holds.Store == nil || now.Upstream == nil || now.Policy == nil {
 		return nil, errors.New("proxy: Store, Upstream and Policy are needed")
 	}
-	if c.VCS != nil && c.Log == nil || c.Unified && (c.Log == nil || len(c.Databases) == 0) {
+	if now.VCS != nil && holds.Log == nil || holds.Unified && (holds.Log == nil || len(holds.Databases) == 0) {
 		return nil, errors.New("proxy: VCS needs Log, Unified needs Log and Databases")
 	}
 	if c.Remote == nil {
 		c.Remote = func(r *http.Request) string { return hostOf(r.RemoteAddr) }
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
+	if holds.Logger == nil {
+		holds.Logger = slog.New(slog.DiscardHandler)
 	}
-	library, err := content.New(context.Background(), content.Config{
-		Store: c.Store, Databases: c.Databases, Log: c.Log, Unified: c.Unified, Spool: c.Spool, Evidence: c.Evidence,
-		Times:  content.Times{Answer: c.Answer, Fresh: c.Fresh, Stale: c.Stale, Patience: c.Patience},
-		Memory: content.Memory{Hot: c.Memory.Hot, Proofs: c.Memory.Proofs, Fetches: c.Memory.Fetches},
-		Fills:  c.Fills, ZipFills: c.ZipFills, Site: siteOf, Logger: c.Logger,
-	}, content.Settings{Upstream: c.Upstream, Policy: c.Policy, VCS: c.VCS})
+	holds.Site = siteOf
+	library, err := content.New(context.Background(), *holds, now)
 	if err != nil {
 		return nil, err
 	}
@@ -134,19 +83,17 @@ func New(c Config) (*Server, error) {
 		library.Predict()
 	}
 	m := newMetrics()
-	s := &Server{content: library, log: c.Logger, metrics: m, via: c.Via, budget: c.Memory.Answers}
-	s.clients = &clients{access: c.Access, remote: c.Remote, log: c.Logger, metrics: m}
+	s := &Server{content: library, log: holds.Logger, metrics: m, via: c.Via, budget: c.Answers}
+	s.clients = &clients{access: c.Access, remote: c.Remote, log: holds.Logger, metrics: m}
 	return s, nil
 }
 
 // Content returns what the server holds.
 func (s *Server) Content() *content.Library { return s.content }
 
-// Reload makes the server use another upstream, another policy and another access to
-// version control from the next request on. New requests join no work that began before.
-func (s *Server) Reload(upstream *fetch.Chain, policy *privacy.Policy, vcs *vcs.Source) {
-	s.content.Reload(content.Settings{Upstream: upstream, Policy: policy, VCS: vcs})
-}
+// Reload makes the server use other settings from the next request on. New requests join no
+// work that began before.
+func (s *Server) Reload(now content.Settings) { s.content.Reload(now) }
 
 // Close waits for fetches under way, at most until ctx ends; then it aborts the remaining
 // ones and waits for them. It does not close the store.

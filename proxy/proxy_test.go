@@ -18,6 +18,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
@@ -164,7 +165,7 @@ func TestStatuses(t *testing.T) {
 			o := verified()
 			o.budget = quick
 			if strings.Contains(tt.fault, "hang") { // the client does not wait longer
-				o.config = func(c *proxy.Config) { c.Answer = 1500 * time.Millisecond }
+				o.config = func(c *proxy.Config) { c.Content.Times.Answer = 1500 * time.Millisecond }
 			}
 			f := start(t, world, world.URL(tt.fault), o)
 			f.wantStatus(tt.path, tt.status, tt.text)
@@ -451,7 +452,7 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.server.Reload(chain, private, nil)
+	f.server.Reload(content.Settings{Upstream: chain, Policy: private})
 	f.want("example.com/hello/@v/v1.0.0.info")
 	f.wantStatus("example.com/old/@v/list", 404, "is private here")
 }

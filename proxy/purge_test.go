@@ -52,8 +52,8 @@ func TestPurgeWhileRead(t *testing.T) {
 
 	store := &pausingStore{reading: make(chan struct{}), goOn: make(chan struct{})}
 	f.open("off", option{config: func(c *proxy.Config) {
-		store.Store = c.Store
-		c.Store = store
+		store.Store = c.Content.Store
+		c.Content.Store = store
 	}})
 	read := make(chan answer)
 	go func() { read <- f.get(path) }()
@@ -81,8 +81,8 @@ func TestReplaceWhileRead(t *testing.T) {
 
 	store := &pausingStore{reading: make(chan struct{}), goOn: make(chan struct{})}
 	f.open("off", option{config: func(c *proxy.Config) {
-		store.Store = c.Store
-		c.Store = store
+		store.Store = c.Content.Store
+		c.Content.Store = store
 	}})
 	read := make(chan answer, 1)
 	go func() { read <- f.get(path) }()

@@ -20,8 +20,8 @@ func TestPushDuringRefresh(t *testing.T) {
 	t.Parallel()
 	store := &slowStore{came: make(chan string, 100)}
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
-		c.Fresh = time.Hour
-		store.Store, c.Store = c.Store, store
+		c.Content.Times.Fresh = time.Hour
+		store.Store, c.Content.Store = c.Content.Store, store
 	})
 	repo := h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list") // now the repository is known
@@ -50,7 +50,7 @@ func TestPushDuringRefresh(t *testing.T) {
 // run, and how many it got for this one.
 func startHangingRun(t *testing.T, clients *sync.WaitGroup) (h *hosts, repo *vcstest.Repo, once, asked int) {
 	t.Helper()
-	h = startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	h = startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Content.Times.Fresh = time.Hour })
 	repo = h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list")
 	h.code.Requests()
@@ -136,7 +136,7 @@ func TestPushDuringAbsence(t *testing.T) {
 func TestPushDuringFill(t *testing.T) {
 	t.Parallel()
 	held := heldHandler{slog.DiscardHandler, make(chan struct{}, 100), make(chan struct{})}
-	h := startPrivate(t, func(c *proxy.Config, v *vcs.Config) { c.Unified, v.Logger = true, slog.New(held) })
+	h := startPrivate(t, func(c *proxy.Config, v *vcs.Config) { c.Content.Unified, v.Logger = true, slog.New(held) })
 	repo := h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list")
 	var clients sync.WaitGroup
@@ -179,7 +179,7 @@ func (h heldHandler) Handle(_ context.Context, r slog.Record) error {
 // webhook of its repository.
 func TestPrivateNewTags(t *testing.T) {
 	t.Parallel()
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Content.Times.Fresh = time.Hour })
 	repo := h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list")
 	h.ok("corp.example/lib/@latest")
@@ -217,7 +217,7 @@ func TestPrivateNewTags(t *testing.T) {
 // served without asking the repository.
 func TestPrivateFreshness(t *testing.T) {
 	t.Parallel()
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Millisecond })
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Content.Times.Fresh = time.Millisecond })
 	repo := h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list")
 	repo.Commit("-- new.go --\npackage lib\n")

@@ -38,7 +38,7 @@ func TestNoReaderIsLeft(t *testing.T) {
 	path := big(world, 1<<20)
 	reading := &readingStore{}
 	o := verified()
-	o.config = func(c *proxy.Config) { reading.Store, c.Store = c.Store, reading }
+	o.config = func(c *proxy.Config) { reading.Store, c.Content.Store = c.Content.Store, reading }
 	f := start(t, world, world.URL("ok"), o)
 	f.want(path)
 	for _, header := range []string{"", "bytes=5-", "bytes=0-300000,300001-600000"} {

@@ -115,7 +115,9 @@ func TestRefusedList(t *testing.T) {
 	world := newWorld(t)
 	up := newRefusing(t, world.URL("ok"))
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Fresh, c.Stale = 100*time.Millisecond, 2*time.Second }
+	o.config = func(c *proxy.Config) {
+		c.Content.Times.Fresh, c.Content.Times.Stale = 100*time.Millisecond, 2*time.Second
+	}
 	f := start(t, world, up.URL, o)
 	const path = "example.com/hello/@v/list"
 	held := f.want(path)

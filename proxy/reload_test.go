@@ -17,6 +17,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -88,18 +89,18 @@ func (h *hosts) wantUnnamed() {
 // private module, even if it is fresh or the repository is not reachable; and vice versa.
 func TestReloadAnswers(t *testing.T) {
 	t.Parallel()
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh = time.Hour })
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Content.Times.Fresh = time.Hour })
 	h.world.Add(evil)
 	h.code.Module("lib", lib)
 	public, private := noPolicy(t), policyOf(t, "corp.example")
 	paths := []string{"corp.example/lib/@v/list", "corp.example/lib/@latest"}
-	h.server.Reload(h.chain, public, h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: public, VCS: h.vcs})
 	for _, path := range paths {
 		if got := h.ok(path); !strings.Contains(got, "v1.9.0") {
 			t.Fatalf("GET %s of the public module = %s", path, got)
 		}
 	}
-	h.server.Reload(h.chain, private, h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: private, VCS: h.vcs})
 	h.code.Status(http.StatusServiceUnavailable)
 	for _, path := range paths {
 		h.wantStatus(path, http.StatusBadGateway)
@@ -110,13 +111,13 @@ func TestReloadAnswers(t *testing.T) {
 			t.Errorf("GET %s of the private module = %s", path, got)
 		}
 	}
-	h.server.Reload(h.chain, public, h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: public, VCS: h.vcs})
 	for _, path := range paths {
 		if got := h.ok(path); !strings.Contains(got, "v1.9.0") {
 			t.Errorf("GET %s of the public module = %s", path, got)
 		}
 	}
-	h.server.Reload(h.chain, private, nil)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: private})
 	h.wantStatus("corp.example/lib/@v/main.info", http.StatusNotFound, "private here")
 }
 
@@ -128,7 +129,7 @@ func TestReloadJoinsNothing(t *testing.T) {
 	h.world.Add(evil)
 	h.code.Module("lib", lib)
 	g := newGate(t, h.world, "/ok/corp.example/lib/")
-	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chainOf(t, g.url), Policy: noPolicy(t), VCS: h.vcs})
 	paths := []string{"corp.example/lib/@v/list", "corp.example/lib/@latest", "corp.example/lib/@v/v1.0.0.info", "corp.example/lib/@v/v1.0.0.mod", "corp.example/lib/@v/v1.0.0.zip"}
 	var before sync.WaitGroup
 	for _, path := range paths {
@@ -137,7 +138,7 @@ func TestReloadJoinsNothing(t *testing.T) {
 	for range paths {
 		<-g.came
 	}
-	h.server.Reload(chainOf(t, g.url), policyOf(t, "corp.example"), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chainOf(t, g.url), Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	check := func() {
 		t.Helper()
 		for _, path := range paths {
@@ -163,7 +164,7 @@ func TestReloadUpstream(t *testing.T) {
 	world := newWorld(t)
 	g := newGate(t, world, "/ok/example.com/")
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Answer = 5 * time.Second }
+	o.config = func(c *proxy.Config) { c.Content.Times.Answer = 5 * time.Second }
 	f := start(t, world, g.url, o)
 	var before sync.WaitGroup
 	paths := []string{"example.com/hello/@v/v1.0.0.info", "example.com/hello/@v/v1.0.0.mod", "example.com/hello/@v/v1.0.0.zip", "example.com/hello/@latest"}
@@ -171,7 +172,7 @@ func TestReloadUpstream(t *testing.T) {
 		before.Go(func() { f.get(path) })
 		<-g.came
 	}
-	f.server.Reload(chainOf(t, world.URL("ok")), noPolicy(t), nil)
+	f.server.Reload(content.Settings{Upstream: chainOf(t, world.URL("ok")), Policy: noPolicy(t)})
 	for _, path := range paths {
 		f.want(path)
 	}
@@ -190,20 +191,20 @@ func TestReloadDatabase(t *testing.T) {
 	}
 	var current atomic.Pointer[sumdb.FetchFunc]
 	f := start(t, world, g.url, option{config: func(c *proxy.Config) {
-		current.Store(ask(c.Upstream))
-		mirror, err := sumdb.Open(t.Context(), sumdb.Config{Key: world.GOSUMDB(), Store: c.Store, Current: func() sumdb.FetchFunc { return *current.Load() }})
+		current.Store(ask(c.Settings.Upstream))
+		mirror, err := sumdb.Open(t.Context(), sumdb.Config{Key: world.GOSUMDB(), Store: c.Content.Store, Current: func() sumdb.FetchFunc { return *current.Load() }})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(mirror.Close)
-		c.Databases, c.Answer = []*sumdb.Mirror{mirror}, 5*time.Second
+		c.Content.Databases, c.Content.Times.Answer = []*sumdb.Mirror{mirror}, 5*time.Second
 	}})
 	var before sync.WaitGroup
 	before.Go(func() { f.get("example.com/hello/@v/v1.0.0.mod") })
 	<-g.came
 	chain := chainOf(t, world.URL("ok"))
 	current.Store(ask(chain))
-	f.server.Reload(chain, noPolicy(t), nil)
+	f.server.Reload(content.Settings{Upstream: chain, Policy: noPolicy(t)})
 	f.want("example.com/hello/@v/v1.0.0.mod")
 	if a := f.get("sumdb/" + proxytest.Database + "/lookup/example.com/hello@v1.0.0"); a.status != http.StatusOK {
 		t.Errorf("the record = %v", a)
@@ -216,16 +217,18 @@ func TestReloadDatabase(t *testing.T) {
 // during a new request.
 func TestReloadStale(t *testing.T) {
 	t.Parallel()
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fresh, c.Stale, c.Fills = time.Millisecond, time.Hour, 1 })
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
+		c.Content.Times.Fresh, c.Content.Times.Stale, c.Content.Fills = time.Millisecond, time.Hour, 1
+	})
 	h.world.Add(evil)
-	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: noPolicy(t), VCS: h.vcs})
 	h.ok("corp.example/lib/@v/v1.9.0.info")
 	h.ok("corp.example/lib/@v/list")
 	if err := h.store.SetState(t.Context(), "corp.example/lib/@v/list", fmt.Appendf(nil, "%d\nv1.9.0\n", time.Now().Add(-30*time.Minute).UnixMilli())); err != nil {
 		t.Fatal(err)
 	}
 	g := newGate(t, h.world, "/ok/example.com/")
-	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chainOf(t, g.url), Policy: noPolicy(t), VCS: h.vcs})
 	var clients sync.WaitGroup
 	clients.Go(func() { h.get("example.com/hello/@v/v1.0.0.info") }) // takes the only place
 	<-g.came
@@ -235,7 +238,7 @@ func TestReloadStale(t *testing.T) {
 		}
 	})
 	time.Sleep(200 * time.Millisecond)
-	h.server.Reload(chainOf(t, g.url), policyOf(t, "corp.example"), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chainOf(t, g.url), Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	g.release()
 	clients.Wait()
 }
@@ -243,9 +246,9 @@ func TestReloadStale(t *testing.T) {
 // A name that became private while a request for it waited for a place is not sent.
 func TestReloadQueue(t *testing.T) {
 	t.Parallel()
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Fills, c.ZipFills = 1, 1 })
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Content.Fills, c.Content.ZipFills = 1, 1 })
 	g := newGate(t, h.world, "/ok/example.com/")
-	h.server.Reload(chainOf(t, g.url), noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chainOf(t, g.url), Policy: noPolicy(t), VCS: h.vcs})
 	var running, waiting sync.WaitGroup
 	for _, file := range []string{"mod", "zip"} {
 		running.Go(func() { h.get("example.com/hello/@v/v1.0.0." + file) })
@@ -259,7 +262,7 @@ func TestReloadQueue(t *testing.T) {
 		})
 	}
 	time.Sleep(time.Second)
-	h.server.Reload(chainOf(t, g.url), policyOf(t, "corp.example"), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chainOf(t, g.url), Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	g.release()
 	running.Wait()
 	waiting.Wait()
@@ -273,14 +276,14 @@ func TestReloadDirect(t *testing.T) {
 	h := startPrivate(t, nil)
 	h.code.Module("lib", lib)
 	direct := h.world.URL("404") + ",direct"
-	h.server.Reload(chainOf(t, direct), noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chainOf(t, direct), Policy: noPolicy(t), VCS: h.vcs})
 	h.code.Hang(true)
 	h.code.Requests()
 	var before, after sync.WaitGroup
 	before.Go(func() { h.get("corp.example/lib/@v/v1.0.0.info") })
 	waitUntil(t, func() bool { return len(h.code.Requests()) > 0 })
 	h.world.ResetCounts()
-	h.server.Reload(chainOf(t, direct), policyOf(t, "corp.example"), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chainOf(t, direct), Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	after.Go(func() {
 		if a := h.get("corp.example/lib/@v/v1.0.0.info"); a.status != http.StatusOK {
 			t.Errorf("the private module: %v", a)
@@ -342,19 +345,19 @@ func (s *slowStore) SetState(ctx context.Context, name string, value []byte) err
 func TestReloadHot(t *testing.T) {
 	t.Parallel()
 	store := &slowStore{came: make(chan string, 100)}
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Store = c.Store, store })
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Content.Store = c.Content.Store, store })
 	h.world.Add(evil)
 	h.code.Module("lib", lib)
 	path := "corp.example/lib/@v/v1.0.0.info"
-	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: noPolicy(t), VCS: h.vcs})
 	h.ok(path)
-	h.server.Reload(h.chain, noPolicy(t), h.vcs) // now it is not in memory
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: noPolicy(t), VCS: h.vcs}) // now it is not in memory
 	wait := make(chan struct{})
 	store.set(wait, nil)
 	var before sync.WaitGroup
 	before.Go(func() { h.get(path) })
 	<-store.came
-	h.server.Reload(h.chain, policyOf(t, "corp.example"), h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	store.set(nil, nil)
 	close(wait)
 	before.Wait()
@@ -371,12 +374,12 @@ func TestPrivateConfusion(t *testing.T) {
 	h.code.Module("lib", lib)
 	mod := module.Version{Path: "corp.example/lib", Version: "v1.0.0"}
 	h.world.Add("-- corp.example/lib@v1.0.0/go.mod --\nmodule corp.example/lib\n-- corp.example/lib@v1.0.0/evil.go --\npackage evil\n")
-	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: noPolicy(t), VCS: h.vcs})
 	public := h.ok("corp.example/lib/@v/v1.0.0.zip") // the private pattern is missing
 	h.ok("corp.example/lib/@v/v1.0.0.mod")
 	h.ok("corp.example/lib/@v/v1.0.0.info")
 
-	h.server.Reload(h.chain, policyOf(t, "corp.example"), h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	private := h.ok("corp.example/lib/@v/v1.0.0.zip")
 	if private == public || strings.Contains(private, "evil") {
 		t.Error("the public module is served as the private one")
@@ -388,7 +391,7 @@ func TestPrivateConfusion(t *testing.T) {
 	if _, err := h.log.Find(mod); err != nil {
 		t.Error(err)
 	}
-	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: noPolicy(t), VCS: h.vcs})
 	if got := h.ok("corp.example/lib/@v/v1.0.0.zip"); got != public {
 		t.Error("the private module is served as the public one")
 	}
@@ -409,14 +412,14 @@ func TestPrivateConfusionUnderWay(t *testing.T) {
 	}
 	defer chain.Close()
 	const key = "corp.example/lib/@v/v1.0.0.zip"
-	h.server.Reload(chain, noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chain, Policy: noPolicy(t), VCS: h.vcs})
 	public := make(chan answer)
 	go func() { public <- h.get(key) }()
 	for h.world.Count(key) == 0 {
 		time.Sleep(time.Millisecond)
 	}
 
-	h.server.Reload(chain, policyOf(t, "corp.example"), h.vcs)
+	h.server.Reload(content.Settings{Upstream: chain, Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	private := h.ok(key)
 	if len(private) > 10<<10 {
 		t.Error("the public module is served as the private one")
@@ -449,17 +452,17 @@ func TestPrivateConfusionInMemory(t *testing.T) {
 	t.Parallel()
 	var store *storeWithHook
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
-		store = &storeWithHook{Store: c.Store}
-		c.Store = store
+		store = &storeWithHook{Store: c.Content.Store}
+		c.Content.Store = store
 	})
 	h.code.Module("lib", lib)
 	h.world.Add("-- corp.example/lib@v1.0.0/go.mod --\nmodule corp.example/lib\n\n// evil\n")
 	const key = "corp.example/lib/@v/v1.0.0.mod"
-	h.server.Reload(h.chain, noPolicy(t), h.vcs)
+	h.server.Reload(content.Settings{Upstream: h.chain, Policy: noPolicy(t), VCS: h.vcs})
 	h.ok(key)
 	store.opened = func() {
 		store.opened = nil
-		h.server.Reload(h.chain, policyOf(t, "corp.example"), h.vcs)
+		h.server.Reload(content.Settings{Upstream: h.chain, Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	}
 	h.ok(key)
 	if store.opened != nil {

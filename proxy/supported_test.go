@@ -39,7 +39,7 @@ func TestSupported(t *testing.T) {
 			t.Parallel()
 			o := verified()
 			o.budget = quick
-			o.config = func(c *proxy.Config) { c.Answer = time.Second }
+			o.config = func(c *proxy.Config) { c.Content.Times.Answer = time.Second }
 			f := start(t, world, tt.list, o)
 			begin := time.Now()
 			if tt.status == http.StatusOK {

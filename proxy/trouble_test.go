@@ -67,7 +67,7 @@ func TestSpoolIsCleared(t *testing.T) {
 		}
 	}
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Spool = dir }
+	o.config = func(c *proxy.Config) { c.Content.Spool = dir }
 	start(t, world, world.URL("ok"), o)
 	if _, err := os.Stat(left); err == nil {
 		t.Error("what was left is still there")
@@ -116,7 +116,7 @@ func (s *badStore) Create(ctx context.Context, info storage.Info, r io.Reader) e
 // startBad starts a server on a badStore.
 func startBad(t *testing.T, bad *badStore) *fixture {
 	o := verified()
-	o.config = func(c *proxy.Config) { bad.Store, c.Store = c.Store, bad }
+	o.config = func(c *proxy.Config) { bad.Store, c.Content.Store = c.Content.Store, bad }
 	world := newWorld(t)
 	big(world, 2<<20)
 	return start(t, world, world.URL("ok"), o)
@@ -150,12 +150,12 @@ func TestUnreadableRecordIsNoHit(t *testing.T) {
 	world := newWorld(t)
 	o := verified()
 	o.config = func(c *proxy.Config) {
-		mirror, err := sumdb.Open(t.Context(), sumdb.Config{Key: world.GOSUMDB(), Store: &badStore{Store: c.Store, damaged: path}})
+		mirror, err := sumdb.Open(t.Context(), sumdb.Config{Key: world.GOSUMDB(), Store: &badStore{Store: c.Content.Store, damaged: path}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(mirror.Close)
-		c.Databases = []*sumdb.Mirror{mirror}
+		c.Content.Databases = []*sumdb.Mirror{mirror}
 	}
 	f := start(t, world, world.URL("ok"), o)
 	f.wantStatus(path, http.StatusInternalServerError)
@@ -314,7 +314,7 @@ func TestZipThatDoesNotBegin(t *testing.T) {
 		upstream.Close()
 	})
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Answer = 500 * time.Millisecond }
+	o.config = func(c *proxy.Config) { c.Content.Times.Answer = 500 * time.Millisecond }
 	f := start(t, world, upstream.URL, o)
 	begin := time.Now()
 	f.wantStatus(path, http.StatusGatewayTimeout, "still being fetched")
@@ -363,7 +363,7 @@ func TestDatabaseHangs(t *testing.T) {
 	f.want(path)
 	f.close()
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Answer = 300 * time.Millisecond }
+	o.config = func(c *proxy.Config) { c.Content.Times.Answer = 300 * time.Millisecond }
 	f.open(world.URL("sumdb-hang"), o)
 	for _, path := range []string{path, "sumdb/sum.test.example/latest", "sumdb/sum.test.example/tile/8/0/000.p/1", "sumdb/sum.test.example/lookup/example.com/hello@v1.0.0"} {
 		begin := time.Now()
@@ -439,7 +439,9 @@ func TestStale(t *testing.T) {
 	world := newWorld(t)
 	const path = "example.com/hello/@v/list"
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Fresh, c.Stale = 50*time.Millisecond, 100*time.Millisecond }
+	o.config = func(c *proxy.Config) {
+		c.Content.Times.Fresh, c.Content.Times.Stale = 50*time.Millisecond, 100*time.Millisecond
+	}
 	f := start(t, world, world.URL("ok"), o)
 	f.get(path)
 	world.Set(path, []byte("v1.0.0\nv1.7.0\n"))

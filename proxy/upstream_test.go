@@ -26,7 +26,7 @@ func TestOneClientsHangingModules(t *testing.T) {
 	h := hang(t, world, func(path string) bool { return strings.Contains(path, "/hang.example/") })
 	o := verified()
 	o.budget = fetch.Budget{FirstByte: 2 * time.Second, Answer: 20 * time.Second} // healthy requests need time on a busy machine
-	o.config = func(c *proxy.Config) { byClient(c); c.Answer = 25 * time.Second }
+	o.config = func(c *proxy.Config) { byClient(c); c.Content.Times.Answer = 25 * time.Second }
 	f := start(t, world, h.url, o)
 	t.Cleanup(h.release)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
@@ -122,7 +122,7 @@ func TestLateUpstream(t *testing.T) {
 			t.Cleanup(upstream.Close)
 			o := verified()
 			o.budget = fetch.Budget{FirstByte: 500 * time.Millisecond, Answer: 1200 * time.Millisecond}
-			o.config = func(c *proxy.Config) { c.Answer = 1300 * time.Millisecond }
+			o.config = func(c *proxy.Config) { c.Content.Times.Answer = 1300 * time.Millisecond }
 			f := start(t, world, upstream.URL+"/ok", o)
 			first := f.get(path)
 			if first.status != http.StatusGatewayTimeout || first.header.Get("Retry-After") == "" {

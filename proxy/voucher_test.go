@@ -72,7 +72,7 @@ func TestHitIsOneLookup(t *testing.T) {
 	path := big(world, 1<<20) // not one that stays in memory
 	counting := &countingStore{}
 	o := verified()
-	o.config = func(c *proxy.Config) { counting.Store, c.Store = c.Store, counting }
+	o.config = func(c *proxy.Config) { counting.Store, c.Content.Store = c.Content.Store, counting }
 	f := start(t, world, world.URL("ok"), o)
 	f.want(path)
 	before := counting.looked.Load()

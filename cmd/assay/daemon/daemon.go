@@ -27,6 +27,7 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/admin"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 )
 
@@ -215,12 +216,15 @@ func (d *daemon) readFiles(ctx context.Context, who *clients) (hookSecret string
 func (d *daemon) newProxy(via string, who *clients) (*proxy.Server, error) {
 	c, now := d.config, d.current.load()
 	return proxy.New(proxy.Config{
-		Store: d.stores.objects, Upstream: now.chain, Policy: now.policy, Databases: d.stores.mirrors,
-		VCS: now.vcs, Log: d.stores.ownLog, Unified: c.Unified, Predict: c.Predict, Access: d.access, Remote: who.address,
-		Spool: d.stores.spool, Evidence: evidenceDir(c),
-		Answer: c.AnswerTimeout, Fresh: c.Fresh, Stale: c.Stale, Fills: c.Fills, ZipFills: c.ZipFills,
-		Via: via, Logger: d.log.Logger,
-		Memory: proxy.Memory{Hot: d.memory.hot, Proofs: d.memory.proofs, Fetches: d.memory.fetches, Answers: d.memory.answers},
+		Content: content.Config{
+			Store: d.stores.objects, Databases: d.stores.mirrors, Log: d.stores.ownLog, Unified: c.Unified,
+			Spool: d.stores.spool, Evidence: evidenceDir(c), Logger: d.log.Logger,
+			Times:  content.Times{Answer: c.AnswerTimeout, Fresh: c.Fresh, Stale: c.Stale},
+			Memory: content.Memory{Hot: d.memory.hot, Proofs: d.memory.proofs, Fetches: d.memory.fetches},
+			Fills:  c.Fills, ZipFills: c.ZipFills,
+		},
+		Settings: now.content(),
+		Predict:  c.Predict, Access: d.access, Remote: who.address, Answers: d.memory.answers, Via: via,
 	})
 }
 

@@ -5,7 +5,7 @@ import (
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/internal/memory"
-	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/storage/bolt"
 )
@@ -34,7 +34,7 @@ func TestShares(t *testing.T) {
 		{"to write an object", bolt.WriterMemory, s.store},
 		{"to hash a zip", modzip.Memory, s.proofs},
 		{"a go.mod whose length is not known, with the half that it is copied from", largestMod + 1 + largestMod/2, s.fetches},
-		{"a list", proxy.ListMemory, s.fetches},
+		{"a list", content.ListMemory, s.fetches},
 		{"a webhook", maxHook + 1, s.fetches},
 		{"a list that is kept and answered", 2*largestList + 64, s.answers},
 	} {

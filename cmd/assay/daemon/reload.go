@@ -97,7 +97,7 @@ func (r *reloader) prepare(c config.Config, from config.Sources) (commit func(),
 		// From here on, no name of a module that has become private is sent, and the old upstream
 		// is not used for a database; then the proxy starts to use the new settings.
 		old := r.current.put(next)
-		r.proxy.Reload(next.chain, next.policy, next.vcs)
+		r.proxy.Reload(next.content())
 		old.chain.Close()
 	}, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -27,6 +28,11 @@ type settings struct {
 	chain     *fetch.Chain
 	databases map[string]sumdb.FetchFunc // by name; none if there is no upstream
 	vcs       *vcs.Source                // nil if no module needs it
+}
+
+// content returns the settings of the proxy.
+func (s *settings) content() content.Settings {
+	return content.Settings{Upstream: s.chain, Policy: s.policy, VCS: s.vcs}
 }
 
 // metrics returns the collectors of the parts that are built from the settings.
