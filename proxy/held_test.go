@@ -67,8 +67,11 @@ func TestHeldVersions(t *testing.T) {
 	f.want("example.com/hello/@v/v1.1.0.info")
 	wantList("v1.0.0\nv1.1.0\n")
 
-	key := keyOf("example.com/hello/@v/v1.1.0.info")
-	f.server.Content().Origin("example.com/hello").Drop(t.Context(), key, storage.ErrDamaged)
+	info, err := f.store.Stat(t.Context(), keyOf("example.com/hello/@v/v1.1.0.info"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.server.Content().Origin("example.com/hello").Drop(t.Context(), info, storage.ErrDamaged)
 	wantList("v1.0.0\n")
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/proxy/content"
+	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -164,4 +165,27 @@ func TestInfoHealsAfterRepair(t *testing.T) {
 	}
 	f.open(world.URL("ok"), verified())
 	f.wantHealed()
+}
+
+// A client that has read a damaged object for long does not remove what was fetched again meanwhile.
+func TestDropOfReplaced(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	f := start(t, world, world.URL("ok"), verified())
+	const path = "example.com/hello/@v/v1.0.0.zip"
+	f.want(path)
+	info, err := f.store.Stat(t.Context(), "proved/"+proxytest.Database+"/"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	origin, before := f.server.Content().Origin("example.com/hello"), info
+	before.Time = info.Time.Add(-time.Minute)
+	origin.Drop(t.Context(), before, storage.ErrDamaged)
+	if !f.holds(path) {
+		t.Error("the object of now is removed")
+	}
+	origin.Drop(t.Context(), info, storage.ErrDamaged)
+	if f.holds(path) {
+		t.Error("the damaged object stays")
+	}
 }

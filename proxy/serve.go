@@ -109,7 +109,7 @@ func (a *answer) writeRest(object storage.Object, out io.Writer) error {
 		return clientError(err)
 	}
 	if errors.Is(watched.err, storage.ErrDamaged) {
-		a.origin.Drop(a.r.Context(), object.Info().Key, watched.err)
+		a.origin.Drop(a.r.Context(), object.Info(), watched.err)
 	}
 	return watched.err
 }
@@ -176,7 +176,7 @@ func (a *answer) serveObject(object storage.Object) error {
 		return nil
 	}
 	if errors.Is(watched.err, storage.ErrDamaged) {
-		a.origin.Drop(a.r.Context(), info.Key, watched.err)
+		a.origin.Drop(a.r.Context(), info, watched.err)
 	}
 	a.started = true
 	return watched.err

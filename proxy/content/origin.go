@@ -87,8 +87,16 @@ func (o *Origin) Serve(h *HotObject) storage.Object {
 	return h.open()
 }
 
-// Drop removes a stored object whose reading has failed with why.
-func (o *Origin) Drop(ctx context.Context, key string, why error) { o.parts.drop(ctx, key, why) }
+// Drop removes a stored object whose reading has failed with why. read is the Info of what was read: a
+// client may have read it for long, and another one may have found the damage and fetched the object
+// again meanwhile.
+func (o *Origin) Drop(ctx context.Context, read storage.Info, why error) {
+	now, err := o.parts.held.Stat(context.WithoutCancel(ctx), read.Key)
+	if err == nil && !now.Time.Equal(read.Time) {
+		return
+	}
+	o.parts.drop(ctx, read.Key, why)
+}
 
 // sure finds out whether the client may read the held versions, if that is not known. It
 // asks the repository, and the rules may change meanwhile.
