@@ -9,8 +9,8 @@ import (
 
 // Map is a map of limited size. When it is full it drops the Outdated entries, and if there
 // are not enough of them, all entries: an order of use would need a write lock for each
-// Get. An entry that is larger than Limit is not kept. The zero value of all fields except Limit is an empty Map. Its methods may be called
-// concurrently.
+// Get. An entry that is larger than Limit is not kept. The zero value of all fields except
+// Limit is an empty Map. Its methods may be called concurrently.
 type Map[K comparable, V any] struct {
 	Limit    int            // of the number of entries, or of the sum of their sizes
 	Size     func(K, V) int // of an entry, always the same; nil: 1

@@ -27,8 +27,10 @@ const (
 	maxUnused     = 96
 	maxUnusedZips = 8
 
-	// window is how many files after the requested one are predicted.
+	// window is how many files after the requested one are predicted, and gap how many modules are
+	// examined for the next zips: a module of the graph that is not selected has none.
 	window = 16
+	gap    = 64
 
 	// certain is how many .info files a client must have requested, without a list, before zips are
 	// predicted: go list -m -u requests them as well, and never a zip.
@@ -179,6 +181,9 @@ func (c *client) required(of module.Version, f *modfile.File) (next []request.Re
 		if len(c.whole) >= maxModules {
 			break
 		}
+		if module.Check(r.Mod.Path, r.Mod.Version) != nil { // ParseLax accepts any text
+			continue
+		}
 		c.whole[keyOf(r.Mod)] = true
 		next = c.predict(next, request.Mod, r.Mod.Path, r.Mod.Version)
 	}
@@ -196,10 +201,10 @@ func (c *client) following(req request.Request) (next []request.Request) {
 			next = c.predict(next, request.Info, path, c.selected[path])
 		}
 		if c.infos >= certain {
-			next = c.zipsOf(next, c.order)
+			next = c.zipsOf(next, c.order[:min(gap, len(c.order))])
 		}
 	case request.Zip:
-		next = c.zipsOf(next, c.after(req.Module, len(c.order)))
+		next = c.zipsOf(next, c.after(req.Module, gap))
 	}
 	return next
 }

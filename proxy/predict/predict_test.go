@@ -100,6 +100,10 @@ func TestGraph(t *testing.T) {
 	b.want(b.mod("m.example/b", "v1.0.0", "module m.example/b\ngo 1.21\nrequire m.example/d v1.0.0\n"), "m.example/d/@v/v1.0.0.mod")
 	b.want(b.mod("m.example/none", "v1.0.0", "module m.example/none\nrequire m.example/e v1.0.0\n"), "m.example/e/@v/v1.0.0.mod")
 	b.want(b.mod("m.example/broken", "v1.0.0", "module \x00"))
+	// The author of a go.mod chooses what it requires, and predictions are paths of requests.
+	for i, require := range []string{`"../../etc/passwd"`, "x.example/../y", "x.example//y", "/etc/passwd", `"m.example/a b"`, `"m.example/\x00"`, "x.example/@v/y"} {
+		b.want(b.mod("m.example/hostile", fmt.Sprintf("v1.0.%d", i), "module m.example/hostile\nrequire "+require+" v1.0.0\n"))
+	}
 }
 
 // go list -m -u and go get request lists: no zip follows.
