@@ -14,8 +14,8 @@ import (
 func ClientOf(address string) string { return prefixOf(address, 64) }
 
 // SiteOf returns the site of an address, which may have a port, or of a client that ClientOf
-// returned. For IPv6 it is the /48 prefix: a provider assigns it to one customer, and
-// it has 65,536 clients. Every other client is a site of its own.
+// returned. For IPv6 it is the /48 prefix: a provider assigns it to one customer, and it
+// has 65,536 /64 prefixes. Every other client is a site of its own.
 func SiteOf(address string) string { return prefixOf(address, 48) }
 
 func prefixOf(address string, bits int) string {

@@ -18,10 +18,11 @@ func newDuCommand() *cobra.Command {
 		Short: "Show how much is stored of each module",
 		Long: `Du shows how many bytes are stored of each module, in how many files, the largest
 first. With a module path it shows that module and the modules below it, and exits with
-status 1 if nothing is stored of them; without one also the records and tiles of checksum databases, and what else is stored. Content that
-several files have in common is counted for each of them. The files meta.db and blobs.db
-are larger by what was deleted: assay compact gives that back to the disk. The server may
-be running. With --json it prints an object for each module, one a line.`,
+status 1 if nothing is stored of them; without one also the records and tiles of checksum
+databases, and what else is stored. Content that several files have in common is counted
+for each of them. The files meta.db and blobs.db are larger by what was deleted: assay
+compact gives that back to the disk. The server may be running. With --json it prints an
+object for each module, one a line.`,
 	}
 	return listing(cmd, func(out io.Writer, items iter.Seq2[content.Item, error], asJSON bool) error {
 		sizes, err := sumSizes(items)

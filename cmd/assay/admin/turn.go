@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// turn lets one backup or compaction run at a time, and says which one to those that wait.
+// turn lets one backup or compaction run at a time, and tells the commands that wait which one.
 type turn struct {
 	mu    sync.Mutex    // guards the fields below
 	what  string        // the one that runs, "" if none does
