@@ -99,6 +99,7 @@ func (d databases) serveLookup(a *answer, db content.Database) error {
 	if err != nil {
 		return err
 	}
+	db.Keep(a.origin, &a.ask, reply, a.origin.Caching.Record)
 	a.Header()["Cache-Status"] = cacheStatus[a.result]
 	return a.writeSumDB(a.origin.Caching.Record, reply)
 }
@@ -116,6 +117,9 @@ func (d databases) serveTile(a *answer, db content.Database) error {
 		age = "no-store" // it may be wrong; the next one may be right
 	case req.Tile.W < 1<<request.TileHeight:
 		age = db.TileCaching() + ", max-age=86400" // it will become part of a full tile
+	}
+	if proved {
+		db.Keep(nil, &a.ask, tile, age)
 	}
 	a.Header()["Content-Type"] = contentTypes[request.SumDBTile]
 	return a.writeSumDB(age, tile)

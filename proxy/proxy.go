@@ -165,15 +165,23 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 			continue
 		}
 		a.ask.Req, a.ask.Path = hot.Req, path
+		if hot.Req.Database != "" { // every client may read it
+			a.origin, a.result = origin, resultHit
+			return true, a.serveHot(hot)
+		}
 		if err := s.admit(a); err != nil {
 			// A refusal must take as long as that of an object that is not held.
 			_, _ = request.Parse(path)
 			return false, err
 		}
+		if a.client.Keep(len(hot.Content)) != nil {
+			continue // the store can be read in pieces
+		}
 		if a.origin == origin && a.ask.Sure() { // a reload may just have changed it
 			a.result = resultHit
 			s.content.Expect(origin, &a.ask)
-			return true, a.serveObject(origin.Serve(hot))
+			origin.Served(hot)
+			return true, a.serveHot(hot)
 		}
 	}
 	return false, nil

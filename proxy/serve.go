@@ -151,14 +151,37 @@ var (
 )
 
 // tagged is an object with a known entity tag.
-type tagged interface{ ETag() []string }
+type tagged interface{ Tag() []string }
+
+// serveHot answers with an object in memory, whose headers are ready.
+func (a *answer) serveHot(o *content.HotObject) error {
+	h := a.Header()
+	h["Content-Type"] = contentTypes[o.Req.Kind]
+	h["Cache-Control"] = o.Caching
+	if o.Caching == nil {
+		h["Cache-Control"] = a.origin.Caching.Object
+	}
+	h["Accept-Ranges"] = acceptRanges
+	h["Etag"] = o.ETag
+	if o.Req.Kind != request.SumDBTile {
+		h["Cache-Status"] = cacheStatus[resultHit]
+	}
+	if conditional(a.r.Header) || a.r.Method == http.MethodHead {
+		http.ServeContent(a.ResponseWriter, oneRange(a.r), "", time.Time{}, bytes.NewReader(o.Content))
+		return nil
+	}
+	h["Content-Length"] = o.Length
+	a.started = true
+	_, err := a.Write(o.Content)
+	return clientError(err)
+}
 
 // serveObject answers with a stored object, and closes it.
 func (a *answer) serveObject(object storage.Object) error {
 	defer object.Close()
 	info := object.Info()
 	if hot, ok := object.(tagged); ok {
-		a.setImmutable(hot.ETag())
+		a.setImmutable(hot.Tag())
 	} else {
 		a.setImmutable([]string{content.ETag(object.SHA256())})
 	}

@@ -11,6 +11,7 @@ import (
 type metrics struct {
 	lookups   *prometheus.CounterVec // by result
 	tiles     *prometheus.CounterVec // by result
+	tileHits  prometheus.Counter     // of tiles
 	heads     *prometheus.CounterVec // by result
 	forks     prometheus.Counter
 	conflicts prometheus.Counter
@@ -24,7 +25,7 @@ func newMetrics(name string) *metrics {
 	counter := func(metric, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: metric, Help: help, ConstLabels: labels})
 	}
-	return &metrics{
+	m := &metrics{
 		lookups: counters("assay_sumdb_lookups_total",
 			"Lookups in a checksum database, by result: hit, miss, absent, refused, error.", "result"),
 		tiles: counters("assay_sumdb_tiles_total",
@@ -36,6 +37,8 @@ func newMetrics(name string) *metrics {
 		conflicts: counter("assay_sumdb_conflicts_total",
 			"Records that contradict a stored record of the same module version."),
 	}
+	m.tileHits = m.tiles.WithLabelValues("hit")
+	return m
 }
 
 // collectors returns the counters of m.

@@ -230,6 +230,16 @@ func (m *Mirror) HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	return data, err
 }
 
+// Again reports whether t, which HeldTile has returned while Covers was true, may be answered again
+// from memory. It counts as a hit.
+func (m *Mirror) Again(t tlog.Tile) bool {
+	if !m.Covers(t) {
+		return false
+	}
+	m.metrics.tileHits.Inc()
+	return true
+}
+
 // Covers reports whether t is under our head. If Covers is true before a call of Tile, the result
 // of Tile is proved. Otherwise Tile may relay the tile, and no cache should keep it.
 func (m *Mirror) Covers(t tlog.Tile) bool { return m.tiles.covers(t) }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -46,6 +47,88 @@ func (b *bench) hotSmall(suffix string, againstAthens bool) (result, error) {
 	r, err := pairs(b.rounds,
 		func() (float64, error) { return b.wrk(ours.url + path + suffix) },
 		func() (float64, error) { return b.wrk(theirs.url + path + suffix) })
+	if err != nil {
+		return result{}, err
+	}
+	return r.atLeast(goal), nil
+}
+
+// hotDatabase compares the requests per second for a file of the checksum database that is requested
+// again and again, each server alone on one core. name returns its path below that of the database.
+func (b *bench) hotDatabase(name func(modulePath string) string, goal float64) (result, error) {
+	u, err := b.newUpstream()
+	if err != nil {
+		return result{}, err
+	}
+	defer u.stop()
+	database := "/sumdb/" + databaseName
+	var fill []string
+	for i := range 300 { // so that there is a full tile
+		module := fmt.Sprintf("bench.example/hot%d", i)
+		if _, err := u.add(module, 100); err != nil {
+			return result{}, err
+		}
+		fill = append(fill, database+lookupName(module))
+	}
+	path := database + name("bench.example/hot7")
+	ours, err := b.filled(true, u, append(fill, path)...)
+	if err != nil {
+		return result{}, err
+	}
+	defer ours.stop()
+	theirs, err := b.startCopy(ours, path)
+	if err != nil {
+		return result{}, err
+	}
+	defer theirs.stop()
+	r, err := pairs(b.rounds,
+		func() (float64, error) { return b.wrk(ours.url + path) },
+		func() (float64, error) { return b.wrk(theirs.url + path) })
+	if err != nil {
+		return result{}, err
+	}
+	return r.atLeast(goal), nil
+}
+
+func lookupName(modulePath string) string { return "/lookup/" + modulePath + "@v1.0.0" }
+func tileName(string) string              { return "/tile/8/0/000" }
+
+// hotSmallZip compares the requests per second for a zip of 27 KB, each server alone on one core.
+func (b *bench) hotSmallZip() (result, error) {
+	return b.hotFile(27_000, 1.2, true, func(url string) (float64, error) { return b.wrk(url) })
+}
+
+// hotLargeZip compares the requests per second for a zip of 60 MB by four clients, with all
+// processors for each server and the clients.
+func (b *bench) hotLargeZip() (result, error) {
+	return b.hotFile(60_000_000, 1, false, func(url string) (float64, error) { return b.load(url, "-t2", "-c4") })
+}
+
+// hotFile compares a hot zip of a size with http.ServeContent of the file.
+func (b *bench) hotFile(size int, goal float64, oneCore bool, measure func(url string) (float64, error)) (result, error) {
+	u, err := b.newUpstream()
+	if err != nil {
+		return result{}, err
+	}
+	defer u.stop()
+	path, err := u.add("bench.example/file", size)
+	if err != nil {
+		return result{}, err
+	}
+	path += ".zip"
+	ours, err := b.filled(oneCore, u, path)
+	if err != nil {
+		return result{}, err
+	}
+	defer ours.stop()
+	theirs, err := b.startBase(oneCore, spec{Path: path, File: filepath.Join(u.dir, path)})
+	if err != nil {
+		return result{}, err
+	}
+	defer theirs.stop()
+	r, err := pairs(b.rounds,
+		func() (float64, error) { return measure(ours.url + path) },
+		func() (float64, error) { return measure(theirs.url + path) })
 	if err != nil {
 		return result{}, err
 	}

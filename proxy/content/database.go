@@ -1,7 +1,9 @@
 package content
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io/fs"
 	"time"
@@ -29,6 +31,11 @@ type Database interface {
 	// Tile returns a tile, and whether the head proves it.
 	Tile(ctx context.Context, c Client, req request.Request, heldOnly bool) (tile []byte, proved bool, err error)
 
+	// Keep keeps a proved reply to q in memory, if it is requested again and the database is for all
+	// clients. It is dropped when another reply would be given. o is the origin of the module of a
+	// record, nil for a tile; caching is the header Cache-Control.
+	Keep(o *Origin, q *Ask, reply []byte, caching string)
+
 	// TileCaching says which caches may store a tile, as in the header Cache-Control: public
 	// or private.
 	TileCaching() string
@@ -39,6 +46,7 @@ type mirrored struct {
 	mirror
 	parts   *parts
 	lookups func() *lookups // of the settings in force
+	public  func() *Origin  // of the settings in force
 }
 
 func (d *mirrored) TileCaching() string { return "public" }
@@ -82,6 +90,32 @@ func (d *mirrored) Tile(ctx context.Context, c Client, req request.Request, held
 		tile, err = d.fetchTile(ctx, c, req, heldOnly)
 	}
 	return tile, proved, answerTime(ctx, err)
+}
+
+// Keep keeps the reply in an origin, so that a reload drops it: the module may be private then.
+func (d *mirrored) Keep(o *Origin, q *Ask, reply []byte, caching string) {
+	if o == nil {
+		o = d.public()
+	}
+	hot := o.shelf.hot
+	if len(reply) > HotSize || !hot.asked.again(q.Path) {
+		return
+	}
+	kept := newHotObject(q.Req, reply, sha256.Sum256(reply))
+	kept.Caching, kept.current = []string{caching}, d.current(q.Req, reply)
+	hot.put(q.Path, kept)
+}
+
+// current returns a function that reports whether reply would be given again: a record with the newest
+// head, and a tile that our head proves.
+func (d *mirrored) current(req request.Request, reply []byte) func() bool {
+	if req.Kind == request.SumDBTile {
+		return func() bool { return d.Again(req.Tile) }
+	}
+	return func() bool {
+		head, err := d.Latest(context.Background()) // there is one, so this needs no I/O
+		return err == nil && bytes.HasSuffix(reply, head)
+	}
 }
 
 // fetchTile fetches a tile in a place.
@@ -143,6 +177,9 @@ func (d *unified) Tile(ctx context.Context, c Client, req request.Request, _ boo
 	tile, err = d.parts.pinned.log.Tile(ctx, req.Tile)
 	return tile, true, answerTime(ctx, ownLogError(said(err)))
 }
+
+// Keep keeps nothing: each request decides whether the client may read the reply.
+func (d *unified) Keep(*Origin, *Ask, []byte, string) {}
 
 func (d *unified) Record(ctx context.Context, o *Origin, q *Ask) ([]byte, Result, error) {
 	record, result, err := d.find(ctx, o, q)

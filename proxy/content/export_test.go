@@ -23,9 +23,9 @@ func ParseVersions(modulePath string, data []byte) (Versions, error) {
 func Hot(n, size, limit int) int {
 	h := newHot(limit)
 	for i := range n {
-		h.Put(fmt.Sprint(i), &HotObject{content: make([]byte, size)})
+		h.put(fmt.Sprint(i), &HotObject{Content: make([]byte, size)})
 	}
-	return h.Used()
+	return h.small.Used() + h.large.Used()
 }
 
 // Absences returns n remembered absences, with keys of size bytes.

@@ -204,7 +204,7 @@ func (l *Library) Forget(items []Item) {
 		kind := map[string]request.Kind{"info": request.Info, "mod": request.Mod, "zip": request.Zip}[item.File]
 		path := request.Request{Kind: kind, Module: item.Module, Version: item.Version}.Path()
 		for _, origin := range l.Origins() {
-			origin.shelf.hot.Delete(path)
+			origin.shelf.hot.remove(path)
 		}
 	}
 }

@@ -110,7 +110,7 @@ func (l *Library) Database(name string) Database {
 	}
 	for _, m := range l.parts.options.mirrors {
 		if m.Name() == name {
-			return &mirrored{m, l.parts, func() *lookups { return l.now.Load().lookups }}
+			return &mirrored{m, l.parts, func() *lookups { return l.now.Load().lookups }, func() *Origin { return l.now.Load().public }}
 		}
 	}
 	return nil

@@ -20,5 +20,6 @@ type mirror interface {
 	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
 	HeldTile(ctx context.Context, t tlog.Tile) ([]byte, error)
 	Covers(t tlog.Tile) bool
+	Again(t tlog.Tile) bool
 	Anew()
 }

@@ -75,17 +75,11 @@ func (o *Origin) Bridge(ctx context.Context, q *Ask, begin time.Time, r Result, 
 	return o.source.bridge(ctx, q, begin, r, err)
 }
 
-// Hot returns the object at a path if it is in memory, otherwise nil.
-func (o *Origin) Hot(path string) *HotObject {
-	object, _ := o.shelf.hot.Get(path)
-	return object
-}
+// Hot returns the object at a path if it is in memory and current, otherwise nil.
+func (o *Origin) Hot(path string) *HotObject { return o.shelf.hot.get(path) }
 
-// Serve returns an object in memory for one reader.
-func (o *Origin) Serve(h *HotObject) storage.Object {
-	o.source.served(h.Req, h.info.Time)
-	return h.open()
-}
+// Served notes that an object of a module was answered from memory.
+func (o *Origin) Served(h *HotObject) { o.source.served(h.Req, h.info.Time) }
 
 // Drop removes a stored object whose reading has failed with why. read is the Info of what was read: a
 // client may have read it for long, and another one may have found the damage and fetched the object

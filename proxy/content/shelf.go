@@ -64,22 +64,36 @@ func (s *shelf) missing(ctx context.Context, key string, err error) error {
 	return err
 }
 
-// get is open for a client. It keeps small objects in memory.
+// get is open for a client. It keeps objects in memory that may be requested again.
 func (s *shelf) get(ctx context.Context, c Client, req request.Request, path string) (storage.Object, error) {
 	object, err := s.open(ctx, c, req, path)
-	if err != nil || object.Info().Size > HotSize {
+	if err != nil || !s.hot.wants(path, object.Info().Size) {
 		return object, err
 	}
+	kept, err := s.keep(ctx, req, path, object)
+	if err == nil && len(kept.Content) > HotSize {
+		if _, err = object.Seek(0, io.SeekStart); err == nil {
+			return object, nil // its memory is counted for the client, that of kept is not
+		}
+	}
 	defer object.Close()
-	small, err := readHot(req, object)
 	if err != nil {
 		return nil, s.missing(ctx, object.Info().Key, err)
 	}
-	s.hot.Put(path, small)
-	if now, err := s.parts.held.Stat(ctx, object.Info().Key); err != nil || now.Hash != object.Info().Hash {
-		s.hot.Delete(path) // it was purged or replaced while it was read, perhaps before it was noted
+	return kept.open(), nil
+}
+
+// keep reads an object into hot memory.
+func (s *shelf) keep(ctx context.Context, req request.Request, path string, object storage.Object) (*HotObject, error) {
+	kept, err := readHot(req, object)
+	if err != nil {
+		return nil, err
 	}
-	return small.open(), nil
+	s.hot.put(path, kept)
+	if now, err := s.parts.held.Stat(ctx, kept.info.Key); err != nil || now.Hash != kept.info.Hash {
+		s.hot.remove(path) // it was purged or replaced while it was read, perhaps before it was noted
+	}
+	return kept, nil
 }
 
 // read returns the content of a small stored object.

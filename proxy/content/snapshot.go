@@ -57,7 +57,7 @@ func (b builder) public(g *gate.Gate) *Origin {
 	direct.reach, direct.fact, direct.mayRead = vcs.Public, bindings.Fact{Public: true}, unprotected
 	up := &upstreams{
 		parts: p, settings: b.snapshot.settings, gate: g, proof: proof, shelf: o.shelf, answers: o.answers, direct: direct,
-		infos:   &infoSource{parts: p, gate: g, shelf: o.shelf, forget: func(path string) { b.now().public.shelf.hot.Delete(path) }},
+		infos:   &infoSource{parts: p, gate: g, shelf: o.shelf, forget: func(path string) { b.now().public.shelf.hot.remove(path) }},
 		current: func(s *gate.Settings) bool { return b.now().settings == s },
 	}
 	up.recentlyFailed.Limit = maxRecentlyFailed
