@@ -19,13 +19,15 @@ func TestRelayedTileIsNotKept(t *testing.T) {
 	f.get("sumdb/" + proxytest.Database + "/latest")
 	world.Log.Fill(600)
 
-	for tile, want := range map[string]string{
-		"0/000": "public, max-age=31536000, immutable", "0/001.p/44": "public, max-age=86400", "data/000.p/9": "public, max-age=86400",
-		"0/001": "no-store", "0/002.p/44": "no-store", "1/000.p/2": "no-store", "data/001": "no-store",
-	} {
-		a := f.get(tiles + tile)
-		if got := a.header.Get("Cache-Control"); a.status != 200 || got != want {
-			t.Errorf("%s: status %d, Cache-Control %q, want %q", tile, a.status, got, want)
+	for range 3 { // the proved ones are in memory then
+		for tile, want := range map[string]string{
+			"0/000": "public, max-age=31536000, immutable", "0/001.p/44": "public, max-age=86400", "data/000.p/9": "public, max-age=86400",
+			"0/001": "no-store", "0/002.p/44": "no-store", "1/000.p/2": "no-store", "data/001": "no-store",
+		} {
+			a := f.get(tiles + tile)
+			if got := a.header.Get("Cache-Control"); a.status != 200 || got != want {
+				t.Errorf("%s: status %d, Cache-Control %q, want %q", tile, a.status, got, want)
+			}
 		}
 	}
 	world.Log.ShowLatest(-1)

@@ -86,6 +86,20 @@ func TestHotIsBounded(t *testing.T) {
 	}
 }
 
+// Large objects are bounded, too, and those that are requested once displace none.
+func TestHotScan(t *testing.T) {
+	t.Parallel()
+	if kept := content.Hot(5000, 64<<10, 8<<20); kept == 0 || kept > 8<<20 {
+		t.Errorf("%d bytes are kept", kept)
+	}
+	if before, after := content.Scan(100_000, 64<<10); before == 0 || after != before {
+		t.Errorf("%d bytes are kept after the scan, %d before it", after, before)
+	}
+	if before, after := content.Scan(10, 65<<10); before != 0 || after != 0 {
+		t.Errorf("%d bytes of objects that are too large are kept", after)
+	}
+}
+
 // For any number of absences, states are limited in number and size; and one client does
 // not use up the space of another.
 func TestAbsencesAreBounded(t *testing.T) {

@@ -28,6 +28,24 @@ func Hot(n, size, limit int) int {
 	return h.small.Used() + h.large.Used()
 }
 
+// Scan returns how many bytes are kept after an object was requested twice, and n others of size
+// bytes once.
+func Scan(n, size int) (before, after int) {
+	h := newHot(8 << 20)
+	request := func(path string) {
+		if h.wants(path, int64(size)) {
+			h.put(path, &HotObject{Content: make([]byte, size)})
+		}
+	}
+	request("popular")
+	request("popular")
+	before = h.large.Used()
+	for i := range n {
+		request(fmt.Sprint(i))
+	}
+	return before, h.large.Used()
+}
+
 // Absences returns n remembered absences, with keys of size bytes.
 func Absences(n, size int) any {
 	a := newAbsent(absentFor, maxAbsent)
