@@ -53,10 +53,13 @@ func (b *bench) hotSmall(suffix string, againstAthens bool) (result, error) {
 	return r.atLeast(goal), nil
 }
 
-// hotDatabase compares the requests per second for a file of the checksum database that is requested
+// hotFiles measures files other than small ones of modules.
+type hotFiles struct{ *bench }
+
+// database compares the requests per second for a file of the checksum database that is requested
 // again and again, each server alone on one core. name returns its path below that of the database.
-func (b *bench) hotDatabase(name func(modulePath string) string, goal float64) (result, error) {
-	u, err := b.newUpstream()
+func (h hotFiles) database(name func(modulePath string) string, goal float64) (result, error) {
+	u, err := h.newUpstream()
 	if err != nil {
 		return result{}, err
 	}
@@ -71,19 +74,19 @@ func (b *bench) hotDatabase(name func(modulePath string) string, goal float64) (
 		fill = append(fill, database+lookupName(module))
 	}
 	path := database + name("bench.example/hot7")
-	ours, err := b.filled(true, u, append(fill, path)...)
+	ours, err := h.filled(true, u, append(fill, path)...)
 	if err != nil {
 		return result{}, err
 	}
 	defer ours.stop()
-	theirs, err := b.startCopy(ours, path)
+	theirs, err := h.startCopy(ours, path)
 	if err != nil {
 		return result{}, err
 	}
 	defer theirs.stop()
-	r, err := pairs(b.rounds,
-		func() (float64, error) { return b.wrk(ours.url + path) },
-		func() (float64, error) { return b.wrk(theirs.url + path) })
+	r, err := pairs(h.rounds,
+		func() (float64, error) { return h.wrk(ours.url + path) },
+		func() (float64, error) { return h.wrk(theirs.url + path) })
 	if err != nil {
 		return result{}, err
 	}
@@ -93,20 +96,20 @@ func (b *bench) hotDatabase(name func(modulePath string) string, goal float64) (
 func lookupName(modulePath string) string { return "/lookup/" + modulePath + "@v1.0.0" }
 func tileName(string) string              { return "/tile/8/0/000" }
 
-// hotSmallZip compares the requests per second for a zip of 27 KB, each server alone on one core.
-func (b *bench) hotSmallZip() (result, error) {
-	return b.hotFile(27_000, 1.2, true, func(url string) (float64, error) { return b.wrk(url) })
+// smallZip compares the requests per second for a zip of 27 KB, each server alone on one core.
+func (h hotFiles) smallZip() (result, error) {
+	return h.file(27_000, 1.2, true, func(url string) (float64, error) { return h.wrk(url) })
 }
 
-// hotLargeZip compares the requests per second for a zip of 60 MB by four clients, with all
+// largeZip compares the requests per second for a zip of 60 MB by four clients, with all
 // processors for each server and the clients.
-func (b *bench) hotLargeZip() (result, error) {
-	return b.hotFile(60_000_000, 1, false, func(url string) (float64, error) { return b.load(url, "-t2", "-c4") })
+func (h hotFiles) largeZip() (result, error) {
+	return h.file(60_000_000, 1, false, func(url string) (float64, error) { return requests(h.ctx, url, h.slice, "wrk", "-t2", "-c4") })
 }
 
-// hotFile compares a hot zip of a size with http.ServeContent of the file.
-func (b *bench) hotFile(size int, goal float64, oneCore bool, measure func(url string) (float64, error)) (result, error) {
-	u, err := b.newUpstream()
+// file compares a hot zip of a size with http.ServeContent of the file.
+func (h hotFiles) file(size int, goal float64, oneCore bool, measure func(url string) (float64, error)) (result, error) {
+	u, err := h.newUpstream()
 	if err != nil {
 		return result{}, err
 	}
@@ -116,17 +119,17 @@ func (b *bench) hotFile(size int, goal float64, oneCore bool, measure func(url s
 		return result{}, err
 	}
 	path += ".zip"
-	ours, err := b.filled(oneCore, u, path)
+	ours, err := h.filled(oneCore, u, path)
 	if err != nil {
 		return result{}, err
 	}
 	defer ours.stop()
-	theirs, err := b.startBase(oneCore, spec{Path: path, File: filepath.Join(u.dir, path)})
+	theirs, err := h.startBase(oneCore, spec{Path: path, File: filepath.Join(u.dir, path)})
 	if err != nil {
 		return result{}, err
 	}
 	defer theirs.stop()
-	r, err := pairs(b.rounds,
+	r, err := pairs(h.rounds,
 		func() (float64, error) { return measure(ours.url + path) },
 		func() (float64, error) { return measure(theirs.url + path) })
 	if err != nil {

@@ -136,16 +136,14 @@ func get(ctx context.Context, url string) (int64, error) {
 // wrk returns the requests per second that the server completes for 16 clients on the other
 // processor.
 func (b *bench) wrk(url string, args ...string) (float64, error) {
-	return b.requests(url, "taskset", append([]string{"-c", "1", "wrk", "-t1", "-c16"}, args...)...)
+	return requests(b.ctx, url, b.slice, "taskset", append([]string{"-c", "1", "wrk", "-t1", "-c16"}, args...)...)
 }
 
-// load is wrk on any processor, with the number of threads and clients in args.
-func (b *bench) load(url string, args ...string) (float64, error) { return b.requests(url, "wrk", args...) }
-
-// requests runs a command that runs wrk.
-func (b *bench) requests(url, name string, args ...string) (float64, error) {
-	args = append(args, fmt.Sprintf("-d%ds", max(1, int(b.slice.Seconds()))), url)
-	out, err := exec.CommandContext(b.ctx, name, args...).Output()
+// requests runs a command that runs wrk on a URL for the length of a slice, and returns the requests
+// per second.
+func requests(ctx context.Context, url string, slice time.Duration, name string, args ...string) (float64, error) {
+	args = append(args, fmt.Sprintf("-d%ds", max(1, int(slice.Seconds()))), url)
+	out, err := exec.CommandContext(ctx, name, args...).Output()
 	if err != nil {
 		return 0, fmt.Errorf("wrk: %w", err)
 	}
