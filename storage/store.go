@@ -80,6 +80,28 @@ type Object interface {
 	SHA256() [sha256.Size]byte
 }
 
+// Draft is a content that has no key yet. It is written by one goroutine, and can be read by any
+// number of others from its first byte on, also while it is written. No method of Store sees it
+// before Commit, and none after a crash.
+type Draft interface {
+	// Write appends p. It waits for memory and for the disk as long as the context of Store.Draft
+	// permits. After an error nothing can be added, and Commit fails.
+	io.Writer
+
+	// ReadAt reads what was written so far, and checks all bytes as an Object does; the error is
+	// io.EOF at the end of that. It may be called until Close, also after Commit, by several
+	// goroutines.
+	io.ReaderAt
+
+	// Commit stores the content, which must have exactly info.Size bytes, under info.Key, as Create
+	// does. It can be called once, after the last Write.
+	Commit(ctx context.Context, info Info) error
+
+	// Close ends the use of the draft, and deletes what was not committed. It waits for no reader:
+	// a ReadAt afterwards is fs.ErrClosed.
+	io.Closer
+}
+
 // Batch is an argument of Store.Apply, which creates the objects in their order, and
 // then swaps the state.
 type Batch struct {
@@ -116,6 +138,14 @@ type Store interface {
 	// makes one of a path that is too long. No key is a directory of another, as a is
 	// of a/b: an engine need not notice, and callers have no such keys.
 	Create(ctx context.Context, info Info, r io.Reader) error
+
+	// Draft returns an empty Draft, for a content that arrives over time. Its size is the number of
+	// bytes that Commit will store, or -1 if it is not known yet; a Write beyond it is an error. The
+	// context applies to all calls of Write. The caller must close the draft.
+	//
+	// A content whose bytes cannot be read by others before it is complete, as in a bucket, is
+	// kept in a local file until Commit.
+	Draft(ctx context.Context, size int64) (Draft, error)
 
 	// Replace is Create for a key that may exist: it replaces the old object atomically. Every Open
 	// returns either the old object or the new one, and an Object of the old one stays readable

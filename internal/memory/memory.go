@@ -330,6 +330,14 @@ func (h *Hold) Try(n int64) error {
 	return nil
 }
 
+// Shrink gives back all but n bytes. It does nothing if the Hold has no more than these.
+func (h *Hold) Shrink(n int64) {
+	if n < h.bytes {
+		h.budget.giveFor(h.owner, h.bytes-n)
+		h.bytes = n
+	}
+}
+
 // Bytes returns the size of the Hold.
 func (h *Hold) Bytes() int64 { return h.bytes }
 

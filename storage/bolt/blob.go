@@ -26,15 +26,23 @@ func putSegment(id uint64, segment, first int, values [][]byte) func(*bbolt.Tx) 
 				return err
 			}
 		}
+		if len(values) == 1 && len(values[0]) < padSize {
+			return bucket.Put(padKey, make([]byte, padSize))
+		}
 		return nil
 	}
 }
+
+var (
+	errShort = fmt.Errorf("content is shorter than its size: %w", io.ErrUnexpectedEOF)
+	errLong  = errors.New("content is longer than its size")
+)
 
 // readFull fills b from r. If r ends before, the error is not io.EOF or io.ErrUnexpectedEOF.
 func readFull(r io.Reader, b []byte) error {
 	_, err := io.ReadFull(r, b)
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return fmt.Errorf("content is shorter than its size: %w", io.ErrUnexpectedEOF)
+		return errShort
 	}
 	return err
 }
@@ -44,7 +52,7 @@ func expectEnd(r io.Reader) error {
 	var b [1]byte
 	n, err := io.ReadFull(r, b[:])
 	if n > 0 {
-		return errors.New("content is longer than its size")
+		return errLong
 	}
 	if err != io.EOF {
 		return err
@@ -55,21 +63,39 @@ func expectEnd(r io.Reader) error {
 // eachChunk calls visit for the chunks of a blob, in order. The value is valid within the
 // transaction.
 func eachChunk(tx *bbolt.Tx, id uint64, size int64, visit func(chunk int, value []byte) error) error {
-	for first, segment := 0, 0; first < chunkCount(size); segment++ {
-		bucket := tx.Bucket(bucketBlobs).Bucket(segmentKey(id, segment))
-		if bucket == nil {
-			return fmt.Errorf("segment %d of blob %d is missing: %w", segment, id, storage.ErrDamaged)
+	next := 0
+	for segment := 0; next < chunkCount(size); segment++ {
+		err := eachChunkOf(tx, id, segment, func(chunk int, value []byte) error {
+			if chunk != next || chunk >= chunkCount(size) || len(value) != sumSize+chunkLen(size, chunk) {
+				return fmt.Errorf("chunk %d of blob %d is missing or has another length: %w", next, id, storage.ErrDamaged)
+			}
+			next++
+			return visit(chunk, value)
+		})
+		if err != nil {
+			return err
 		}
-		cursor := bucket.Cursor()
-		_, value := cursor.First()
-		for end := segmentEnd(size, first); first < end; first++ {
-			if len(value) != sumSize+chunkLen(size, first) {
-				return fmt.Errorf("chunk %d of blob %d has another length: %w", first, id, storage.ErrDamaged)
-			}
-			if err := visit(first, value); err != nil {
-				return err
-			}
-			_, value = cursor.Next()
+	}
+	return nil
+}
+
+// eachChunkOf is eachChunk for one segment, whatever chunks it has; no segment is empty.
+func eachChunkOf(tx *bbolt.Tx, id uint64, segment int, visit func(chunk int, value []byte) error) error {
+	bucket := tx.Bucket(bucketBlobs).Bucket(segmentKey(id, segment))
+	if bucket == nil {
+		return fmt.Errorf("segment %d of blob %d is missing: %w", segment, id, storage.ErrDamaged)
+	}
+	cursor := bucket.Cursor()
+	key, value := cursor.First()
+	if key == nil {
+		return fmt.Errorf("segment %d of blob %d is empty: %w", segment, id, storage.ErrDamaged)
+	}
+	for ; key != nil && !bytes.Equal(key, padKey); key, value = cursor.Next() {
+		if len(key) != len(padKey) {
+			return fmt.Errorf("segment %d of blob %d has the key %x: %w", segment, id, key, storage.ErrDamaged)
+		}
+		if err := visit(int(binary.BigEndian.Uint32(key)), value); err != nil {
+			return err
 		}
 	}
 	return nil

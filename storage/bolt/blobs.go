@@ -1,8 +1,6 @@
 package bolt
 
 import (
-	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -33,41 +31,16 @@ func openBlobs(f *file, readers *memory.Budget, damaged prometheus.Counter) (*bl
 
 func (b *blobs) close() error { return errors.Join(b.reader.Close(), b.file.close()) }
 
-// write writes exactly size bytes from r as the blob id. They are on disk when it returns nil.
-// After an error the caller deletes the blob.
-func (b *blobs) write(ctx context.Context, id uint64, size int64, r io.Reader) (sum [sha256.Size]byte, err error) {
-	hash := sha256.New()
-	values := make([][]byte, 0, segmentChunks+1)
-	defer func() { b.chunks.buffers.put(values) }()
-
-	for first, segment := 0, 0; first < chunkCount(size); segment++ {
-		end := segmentEnd(size, first)
-		for chunk := first; chunk < end; chunk++ {
-			if err := ctx.Err(); err != nil {
-				return sum, err
-			}
-			if len(values) <= chunk-first {
-				values = append(values, b.chunks.buffers.get())
-			}
-			value := values[chunk-first][:sumSize+chunkLen(size, chunk)]
-			if err := readFull(r, value[sumSize:]); err != nil {
-				return sum, err
-			}
-			hash.Write(value[sumSize:])
-			binary.LittleEndian.PutUint32(value, chunkSum(id, chunk, value[sumSize:]))
-			values[chunk-first] = value
-		}
-		if end == chunkCount(size) {
-			if err := expectEnd(r); err != nil {
-				return sum, err
-			}
-		}
-		if err := b.file.update((end-first)*chunkSize, putSegment(id, segment, first, values[:end-first])); err != nil {
-			return sum, err
-		}
-		first = end
+// write writes values, which are the chunks of a blob from first on, with room for their sums, as a
+// segment, and returns where they are. They are on disk when it returns nil.
+func (b *blobs) write(id uint64, segment, first int, values [][]byte) (extents, error) {
+	for i, value := range values {
+		binary.LittleEndian.PutUint32(value, chunkSum(id, first+i, value[sumSize:]))
 	}
-	return [sha256.Size]byte(hash.Sum(nil)), nil
+	if err := b.file.update(len(values)*chunkSize, putSegment(id, segment, first, values)); err != nil {
+		return nil, err
+	}
+	return locateSegment(b.file, id, segment, len(values))
 }
 
 // readAt reads a chunk of a blob of size bytes into buffer, and returns the part of it with the
@@ -84,4 +57,20 @@ func (b *blobs) readAt(blob *blobRef, size int64, chunk int, buffer []byte) ([]b
 		return nil, fmt.Errorf("chunk %d: checksum mismatch: %w", chunk, storage.ErrDamaged)
 	}
 	return value[sumSize:], nil
+}
+
+// copyAt copies the part of a chunk from offset on into p, as much as fits, and returns how much.
+// Callers at the same chunk at the same time share it.
+func (b *blobs) copyAt(blob *blobRef, size int64, number int, p []byte, offset int64) (int, error) {
+	read := func(buffer []byte) ([]byte, error) { return b.readAt(blob, size, number, buffer) }
+	c, err := b.chunks.acquire(chunkID{blob.id, number}, read)
+	if err != nil {
+		return 0, err
+	}
+	if c != nil {
+		defer b.chunks.release(c)
+		return copy(p, c.data[offset:]), nil
+	}
+	piece, err := b.chunks.copyPiece(p, offset, read)
+	return len(piece), err
 }

@@ -33,7 +33,7 @@ func newStateCollector() *stateCollector {
 		freeBytes: desc("file_free_bytes", "Free space in the files, for new objects.", "file"),
 		objects:   desc("objects", "Objects in the store."),
 		bytes:     desc("object_bytes", "Sum of the sizes of the objects."),
-		open:      desc("open_objects", "Large objects that are open for reading."),
+		open:      desc("open_objects", "Large objects that are open for reading or are being written."),
 		orphans:   desc("orphans", "Blobs that wait to be deleted."),
 	}
 }

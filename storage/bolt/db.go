@@ -61,8 +61,9 @@ type Options struct {
 	// bound.
 	Readers *memory.Budget
 
-	// Writers is the budget from which Create takes WriterMemory for each large object, and waits
-	// for it. Nil means no bound.
+	// Writers is the budget from which Create and Draft take memory for large objects, and wait for
+	// it. With WriterMemory one object at a time is written as fast as possible; others are written
+	// in smaller pieces meanwhile. Nil means no bound.
 	Writers *memory.Budget
 
 	// Existing makes Open return fs.ErrNotExist instead of creating an empty store.
@@ -189,8 +190,9 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	reaper := newReaper(meta, content, o.Logger, orphans)
 	db := &DB{
 		dir: dir, log: o.Logger, meta: meta, blobs: blobs, reaper: reaper, metrics: m,
-		writer: writer{meta, blobs, reaper, m, o.Writers}, copying: make(turns, 1),
+		copying: make(turns, 1),
 	}
+	db.writer = writer{meta, blobs, reaper, m, newDrafts(o.Writers, &db.closed)}
 	if old {
 		if err := o.Outdated(&Outdated{meta, db}); err != nil {
 			return nil, err

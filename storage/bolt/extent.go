@@ -53,10 +53,24 @@ func (p *parser) extents(n int) extents {
 
 // locate finds the chunks of a blob of size bytes.
 func locate(blobs *file, id uint64, size int64) (extents, error) {
-	e := make(extents, 0, chunkCount(size))
+	return locateBy(blobs, id, chunkCount(size), func(tx *bbolt.Tx, visit func(int, []byte) error) error {
+		return eachChunk(tx, id, size, visit)
+	})
+}
+
+// locateSegment finds the n chunks of one segment.
+func locateSegment(blobs *file, id uint64, segment, n int) (extents, error) {
+	return locateBy(blobs, id, n, func(tx *bbolt.Tx, visit func(int, []byte) error) error {
+		return eachChunkOf(tx, id, segment, visit)
+	})
+}
+
+// locateBy finds the n chunks of a blob that each visits.
+func locateBy(blobs *file, id uint64, n int, each func(tx *bbolt.Tx, visit func(chunk int, value []byte) error) error) (extents, error) {
+	e := make(extents, 0, n)
 	err := blobs.view(func(tx *bbolt.Tx) error {
 		base := blobs.bolt.Info().Data
-		return eachChunk(tx, id, size, func(chunk int, value []byte) error {
+		return each(tx, func(chunk int, value []byte) error {
 			offset := int64(uintptr(unsafe.Pointer(unsafe.SliceData(value))) - base)
 			if offset < 0 || offset+int64(len(value)) > tx.Size() {
 				return fmt.Errorf("chunk %d of blob %d is outside of the file: %w", chunk, id, storage.ErrDamaged)
@@ -65,6 +79,9 @@ func locate(blobs *file, id uint64, size int64) (extents, error) {
 			return nil
 		})
 	})
+	if err == nil && len(e) != n {
+		err = fmt.Errorf("blob %d has %d chunks in place of %d: %w", id, len(e), n, storage.ErrDamaged)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package bolt
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"math"
 )
 
 // Names of the two files in the directory of a store.
@@ -53,10 +54,12 @@ var (
 	bucketBlobs = []byte("blobs") // blobs.db: blob id, segment → bucket of chunks
 )
 
-// A blob is the content of one or more large objects. It is written in segments of 4 MiB, each by
-// one transaction into a bucket of its own, because a transaction that appends to a bucket writes
-// the chunks at its end again. The key of the bucket is the id of the blob and the number of the
-// segment; the bucket contains the chunks by their number in the blob.
+// A blob is the content of one or more large objects. It is written in segments of at most 4 MiB,
+// each by one transaction into a bucket of its own, because a transaction that appends to a bucket
+// writes the chunks at its end again. The key of the bucket is the id of the blob and the number of
+// the segment; the bucket contains the chunks by their number in the blob. A segment has the chunks
+// that were in memory when it was written. (Earlier versions put a single last chunk into the
+// segment before it.)
 const (
 	// chunkSize is 256 KiB minus bbolt's overhead, so that the two chunks that it puts on a leaf
 	// fill their pages exactly.
@@ -68,6 +71,10 @@ const (
 	// segmentChunks makes a transaction of 4 MiB: long enough that its two fsyncs do not dominate,
 	// short enough for memory and for other waiting writers.
 	segmentChunks = 16
+
+	// padSize is the size of a value without meaning in a segment that would otherwise be smaller:
+	// bbolt puts a very small bucket into the page of its parent, which moves.
+	padSize = blobsPageSize / 4
 
 	// freeSegments is how many segments one transaction deletes. It reads only their first pages,
 	// and keeps their page numbers until the commit.
@@ -101,18 +108,6 @@ func chunkLen(size int64, chunk int) int {
 	return int(min(chunkSize, size-int64(chunk)*chunkSize))
 }
 
-// segmentEnd returns the number after the last chunk of the segment that begins with chunk. A
-// single last chunk joins the segment before it: bbolt puts a very small bucket into the page of
-// its parent, which moves.
-func segmentEnd(size int64, chunk int) int {
-	n := chunkCount(size)
-	end := min(n, chunk+segmentChunks)
-	if end == n-1 {
-		end = n
-	}
-	return end
-}
-
 // chunkSum returns the checksum of a chunk, which covers the numbers of its blob and its own.
 func chunkSum(id uint64, chunk int, data []byte) uint32 {
 	var place [16]byte
@@ -130,6 +125,9 @@ func blobKey(id uint64) []byte {
 func segmentKey(id uint64, segment int) []byte {
 	return binary.BigEndian.AppendUint32(blobKey(id), uint32(segment))
 }
+
+// padKey is the key of the value of padSize bytes. It is after those of all chunks.
+var padKey = chunkKey(math.MaxUint32)
 
 func chunkKey(chunk int) []byte {
 	return binary.BigEndian.AppendUint32(nil, uint32(chunk))

@@ -29,7 +29,7 @@ type reaper struct {
 	lookups sync.RWMutex
 
 	mu      sync.Mutex
-	readers map[uint64]int      // blob id → open Objects
+	readers map[uint64]int      // blob id → open Objects, and its draft
 	queue   []uint64            // to be deleted now
 	held    map[uint64]struct{} // to be deleted when the last reader closes, or after a failure
 
@@ -86,6 +86,14 @@ func (r *reaper) read(find func() (*record, error)) (*record, error) {
 	return found, err
 }
 
+// hold counts a reader of a blob, until release. The caller is one already, or has just made the
+// blob.
+func (r *reaper) hold(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.readers[id]++
+}
+
 // release ends a read.
 func (r *reaper) release(id uint64) {
 	r.mu.Lock()
@@ -105,7 +113,7 @@ func (r *reaper) resume(id uint64) {
 	}
 }
 
-// open returns the number of open large objects.
+// open returns the number of open large objects and drafts.
 func (r *reaper) open() (n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

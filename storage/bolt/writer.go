@@ -9,7 +9,6 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -17,10 +16,6 @@ import (
 // commit to write it and one lookup to read it, instead of three and a second file. Above this
 // size, bbolt's rewriting of the neighbours of a value costs more than the two commits.
 const inlineMax = 32 << 10
-
-// WriterMemory is the maximum memory that Create takes for a large object: a segment, and the pages
-// into which bbolt copies it during the commit.
-const WriterMemory = 2 * (segmentChunks + 1) * bufferSize
 
 // claim makes the key of an object free, in the transaction that stores it. It returns the blobs
 // that no object uses any longer.
@@ -49,7 +44,7 @@ type writer struct {
 	blobs   *blobs
 	reaper  *reaper
 	metrics *metrics
-	budget  *memory.Budget // of large objects
+	drafts  *drafts
 }
 
 // create stores an object under a key that claim makes free.
@@ -60,23 +55,18 @@ func (w *writer) create(ctx context.Context, info storage.Info, r io.Reader, cla
 	if w.meta.readOnly {
 		return storage.ErrReadOnly // before reading r
 	}
-	if info.Time.IsZero() {
-		info.Time = time.Now()
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if info.Size <= inlineMax {
 		return w.createInline(ctx, info, r, claim)
 	}
-	// A writer that has this memory waits only for the disk, so the memory is given back.
-	need := min(WriterMemory, 2*int64(chunkCount(info.Size))*bufferSize)
-	held := w.budget.HoldFor(ctx)
-	if err := held.Grow(ctx, need); err != nil {
+	d := w.draft(ctx, info.Size)
+	defer d.Close()
+	if err := d.fill(r); err != nil {
 		return err
 	}
-	defer held.Free()
-	return w.createBlob(ctx, info, r, claim)
+	return d.commit(ctx, info, claim)
 }
 
 func (w *writer) createInline(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
@@ -87,6 +77,12 @@ func (w *writer) createInline(ctx context.Context, info storage.Info, r io.Reade
 	if err := errors.Join(expectEnd(r), ctx.Err()); err != nil {
 		return err
 	}
+	return w.putInline(info, content, claim)
+}
+
+// putInline stores an object whose content is in its record.
+func (w *writer) putInline(info storage.Info, content []byte, claim claim) error {
+	info.Time = timeOf(info)
 	value := (&record{info: info, content: content}).encode()
 	var orphans []uint64
 	err := w.meta.update(len(value), func(tx *bbolt.Tx) (err error) {
@@ -103,8 +99,16 @@ func (w *writer) createInline(ctx context.Context, info storage.Info, r io.Reade
 	return nil
 }
 
-// createBlob is the write order. A crash after any step leaves at most a blob that an intent names,
-// never a record without its bytes:
+// timeOf returns the time of creation of a new object.
+func timeOf(info storage.Info) time.Time {
+	if info.Time.IsZero() {
+		return time.Now()
+	}
+	return info.Time
+}
+
+// The write order of a large object. A crash after any step leaves at most a blob that an intent
+// names, never a record without its bytes:
 //
 //	the intent to write the blob → its segments → the record, with the
 //	reference to the blob and without the intent
@@ -112,61 +116,47 @@ func (w *writer) createInline(ctx context.Context, info storage.Info, r io.Reade
 // The blob has its own number, so no other writer ever writes to it or deletes it. Whether the
 // object shares the blob of another one with the same content is decided in the last step, in one
 // transaction with the references that a deletion checks.
-func (w *writer) createBlob(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
-	var id uint64
-	err := w.meta.update(0, func(tx *bbolt.Tx) (err error) {
+
+// intend is the first step: it returns the number of a blob that is about to be written.
+func (w *writer) intend() (id uint64, err error) {
+	err = w.meta.update(0, func(tx *bbolt.Tx) (err error) {
 		id, err = putIntent(tx)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	adopted := false // the object uses our blob
-	defer func() {
-		if !adopted {
-			w.reaper.add(id)
-		}
-	}()
+	return id, err
+}
 
-	hash, err := w.blobs.write(ctx, id, info.Size, r)
-	if err != nil {
-		return err
-	}
-	own, err := locate(w.blobs.file, id, info.Size)
-	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+// putBlob is the last step: it stores an object with the content that is in the blob, and reports
+// whether the object has this blob, and not another one with the same content.
+func (w *writer) putBlob(info storage.Info, own *blobRef, claim claim) (adopted bool, err error) {
+	info.Time = timeOf(info)
 	var orphans []uint64
-	err = w.meta.update(len(own)*8, func(tx *bbolt.Tx) (err error) {
+	err = w.meta.update(len(own.extents)*8, func(tx *bbolt.Tx) (err error) {
 		adopted = false
 		if orphans, err = claim(tx, info.Key); err != nil {
 			return err
 		}
-		blob := &blobRef{id: id, hash: hash, extents: own}
-		if shared, ok := w.findShared(tx, hash, info.Size); ok {
+		blob := own
+		if shared, ok := w.findShared(tx, own.hash, info.Size); ok {
 			blob = shared
 		}
 		if err := putRef(tx, info.Key, blob); err != nil {
 			return err
 		}
-		if blob.id == id {
+		if blob.id == own.id {
 			adopted = true
-			if err := tx.Bucket(bucketIntents).Delete(blobKey(id)); err != nil {
+			if err := tx.Bucket(bucketIntents).Delete(blobKey(own.id)); err != nil {
 				return err
 			}
 		}
 		return putObject(tx, info, (&record{info: info, blob: blob}).encode())
 	})
 	if err != nil {
-		adopted = false
-		return err
+		return false, err
 	}
 	w.metrics.createdBlob.Inc()
 	w.reaper.add(orphans...)
-	return nil
+	return adopted, nil
 }
 
 // findShared returns the blob with the same content. A blob whose chunks cannot be found is not

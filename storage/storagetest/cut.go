@@ -15,8 +15,8 @@ import (
 var ErrCut = errors.New("cut off")
 
 // Cut returns s as an engine without transactions that crashes after some steps. Each
-// Create, Replace, Delete and change of a state is a step, also in a Batch or a Move. Later
-// steps fail with ErrCut and do nothing. With a negative number it never crashes.
+// Create, Replace, Delete, change of a state and Commit of a draft is a step, also in a Batch or a
+// Move. Later steps fail with ErrCut and do nothing. With a negative number it never crashes.
 //
 // A store that crashes may be used by one goroutine at a time.
 func Cut(s storage.Store, steps int) storage.Store { return &cut{s, steps} }
@@ -48,6 +48,26 @@ func (c *cut) Replace(ctx context.Context, info storage.Info, r io.Reader) error
 		return err
 	}
 	return c.Store.Replace(ctx, info, r)
+}
+
+func (c *cut) Draft(ctx context.Context, size int64) (storage.Draft, error) {
+	d, err := c.Store.Draft(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	return &cutDraft{d, c}, nil
+}
+
+type cutDraft struct {
+	storage.Draft
+	c *cut
+}
+
+func (d *cutDraft) Commit(ctx context.Context, info storage.Info) error {
+	if err := d.c.step(); err != nil {
+		return err
+	}
+	return d.Draft.Commit(ctx, info)
 }
 
 func (c *cut) Delete(ctx context.Context, key string) error {

@@ -18,6 +18,7 @@ func Test(t *testing.T, open func(t *testing.T) storage.Store) {
 	}{
 		{"Create", createTests()},
 		{"Object", objectTests()},
+		{"Draft", draftTests()},
 		{"Delete", deleteTests()},
 		{"Replace", replaceTests()},
 		{"Move", moveTests()},

@@ -34,6 +34,24 @@ func (s *strict) Replace(ctx context.Context, info storage.Info, r io.Reader) er
 	return s.Store.Replace(ctx, info, r)
 }
 
+func (s *strict) Draft(ctx context.Context, size int64) (storage.Draft, error) {
+	d, err := s.Store.Draft(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	return &strictDraft{d, s}, nil
+}
+
+type strictDraft struct {
+	storage.Draft
+	s *strict
+}
+
+func (d *strictDraft) Commit(ctx context.Context, info storage.Info) error {
+	d.s.check(info.Key)
+	return d.Draft.Commit(ctx, info)
+}
+
 func (s *strict) Move(ctx context.Context, from, to, proof string) error {
 	s.check(to)
 	return s.Store.Move(ctx, from, to, proof)
