@@ -94,8 +94,21 @@ func TestHold(t *testing.T) {
 	if err := first.Grow(t.Context(), 60); err != nil || b.Used() != 60 {
 		t.Errorf("after the other is done: %v, %d used", err, b.Used())
 	}
+	first.Shrink(60)
+	first.Shrink(70)
+	if b.Used() != 60 {
+		t.Errorf("%d used after a Shrink to as much or more", b.Used())
+	}
+	first.Shrink(20)
+	if b.Used() != 20 || first.Bytes() != 20 {
+		t.Errorf("%d used, %d held after a Shrink to 20", b.Used(), first.Bytes())
+	}
+	if err := second.Try(80); err != nil {
+		t.Errorf("what Shrink gave back: %v", err)
+	}
 	first.Free()
 	first.Free()
+	second.Free()
 	second.Free()
 	if b.Used() != 0 {
 		t.Errorf("%d bytes are lost", b.Used())

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
@@ -194,20 +193,10 @@ func (b *Backend) Save(ctx context.Context, modulePath, version string, mod []by
 }
 
 func (b *Backend) save(ctx context.Context, modulePath, version string, mod []byte, zip io.Reader, info []byte) error {
-	// The store wants to know the size, and Athens does not say it.
-	spool, err := os.CreateTemp("", "assay-athens-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(spool.Name())
-	defer spool.Close()
-	if _, err := io.Copy(spool, zip); err != nil {
-		return err
-	}
 	for _, file := range []struct {
 		suffix  string
-		content io.ReadSeeker
-	}{{".zip", spool}, {".mod", bytes.NewReader(mod)}, {".info", bytes.NewReader(info)}} {
+		content io.Reader
+	}{{".zip", zip}, {".mod", bytes.NewReader(mod)}, {".info", bytes.NewReader(info)}} {
 		key, err := b.find(ctx, modulePath, version, file.suffix)
 		if err != nil {
 			return err
@@ -221,20 +210,19 @@ func (b *Backend) save(ctx context.Context, modulePath, version string, mod []by
 
 // create stores one file, or finds the same content there already, as an
 // interrupted Save leaves it.
-func (b *Backend) create(ctx context.Context, key string, content io.ReadSeeker) error {
-	if _, err := content.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	sum := sha256.New()
-	size, err := io.Copy(sum, content)
+func (b *Backend) create(ctx context.Context, key string, content io.Reader) error {
+	draft, err := b.store.Draft(ctx, -1) // Athens does not say the size
 	if err != nil {
 		return err
 	}
-	if _, err := content.Seek(0, io.SeekStart); err != nil {
+	defer draft.Close()
+	sum := sha256.New()
+	size, err := io.Copy(io.MultiWriter(draft, sum), content)
+	if err != nil {
 		return err
 	}
 	hash := "sha256:" + hex.EncodeToString(sum.Sum(nil))
-	err = b.store.Create(ctx, storage.Info{Key: key, Size: size, Hash: hash}, content)
+	err = draft.Commit(ctx, storage.Info{Key: key, Size: size, Hash: hash})
 	if !errors.IsErr(err, fs.ErrExist) {
 		return err
 	}

@@ -60,6 +60,22 @@ func expectEnd(r io.Reader) error {
 	return nil
 }
 
+// span is a number of chunks of a blob.
+type span struct {
+	n    int
+	each func(tx *bbolt.Tx, visit func(chunk int, value []byte) error) error
+}
+
+// wholeBlob returns the chunks of a blob of size bytes.
+func wholeBlob(id uint64, size int64) span {
+	return span{chunkCount(size), func(tx *bbolt.Tx, visit func(int, []byte) error) error { return eachChunk(tx, id, size, visit) }}
+}
+
+// oneSegment returns the n chunks of a segment.
+func oneSegment(id uint64, segment, n int) span {
+	return span{n, func(tx *bbolt.Tx, visit func(int, []byte) error) error { return eachChunkOf(tx, id, segment, visit) }}
+}
+
 // eachChunk calls visit for the chunks of a blob, in order. The value is valid within the
 // transaction.
 func eachChunk(tx *bbolt.Tx, id uint64, size int64, visit func(chunk int, value []byte) error) error {

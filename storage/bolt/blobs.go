@@ -40,7 +40,7 @@ func (b *blobs) write(id uint64, segment, first int, values [][]byte) (extents, 
 	if err := b.file.update(len(values)*chunkSize, putSegment(id, segment, first, values)); err != nil {
 		return nil, err
 	}
-	return locateSegment(b.file, id, segment, len(values))
+	return locate(b.file, oneSegment(id, segment, len(values)))
 }
 
 // readAt reads a chunk of a blob of size bytes into buffer, and returns the part of it with the

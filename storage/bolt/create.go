@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -33,4 +34,37 @@ func (db *DB) Replace(ctx context.Context, info storage.Info, r io.Reader) error
 		return fmt.Errorf("replace %.200q: %w", info.Key, err)
 	}
 	return nil
+}
+
+// create stores an object under a key that claim makes free.
+func (w *writer) create(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
+	if err := info.Check(); err != nil {
+		return err
+	}
+	if w.meta.readOnly {
+		return storage.ErrReadOnly // before reading r
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if info.Size <= inlineMax {
+		return w.createInline(ctx, info, r, claim)
+	}
+	d := w.draft(ctx, info.Size)
+	defer d.Close()
+	if err := d.fill(r); err != nil {
+		return err
+	}
+	return d.commit(ctx, info, claim)
+}
+
+func (w *writer) createInline(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
+	content := make([]byte, info.Size)
+	if err := readFull(r, content); err != nil {
+		return err
+	}
+	if err := errors.Join(expectEnd(r), ctx.Err()); err != nil {
+		return err
+	}
+	return w.putInline(info, content, claim)
 }

@@ -47,6 +47,7 @@ type growing struct {
 type tail struct {
 	chunks [][]byte    // each after room for its sum; all but the last one are full
 	held   memory.Hold // a buffer for each chunk, at least one; nothing for a small content
+	holder *holder
 }
 
 // Draft implements storage.Store. It takes memory for a content of more than 32 KiB from
@@ -68,7 +69,9 @@ func (db *DB) Draft(ctx context.Context, size int64) (storage.Draft, error) {
 }
 
 func (w *writer) draft(ctx context.Context, size int64) *draft {
-	return &draft{w: w, ctx: ctx, size: size, sum: sha256.New()}
+	d := &draft{w: w, ctx: ctx, size: size, sum: sha256.New()}
+	d.tail.holder = &holder{d.spare, func() error { return d.flush(false) }}
+	return d
 }
 
 // Write implements storage.Draft.
@@ -195,7 +198,7 @@ func smallSize(size int64) int64 {
 
 // enlarge makes a first buffer that is counted, with the content of the small one.
 func (d *draft) enlarge() error {
-	held, err := d.w.drafts.add(d.ctx, d)
+	held, err := d.w.drafts.add(d.ctx, d.tail.holder)
 	if err != nil {
 		return err
 	}
@@ -205,7 +208,7 @@ func (d *draft) enlarge() error {
 	for _, small := range d.tail.chunks {
 		buffer = append(buffer, small[sumSize:]...)
 	}
-	d.tail = tail{[][]byte{buffer}, held}
+	d.tail.chunks, d.tail.held = [][]byte{buffer}, held
 	return nil
 }
 
@@ -409,7 +412,7 @@ func (d *draft) release() {
 	}
 	d.mu.Unlock()
 	if counted {
-		d.w.drafts.remove(d)
+		d.w.drafts.remove(d.tail.holder)
 	}
 }
 

@@ -26,18 +26,24 @@ type drafts struct {
 	closed *atomic.Bool // the store
 
 	mu   sync.Mutex
-	open map[*draft]struct{}
+	open map[*holder]struct{}
 	copy memory.Hold // copyMemory while there are drafts
 }
 
+// holder is a draft, as one that has memory.
+type holder struct {
+	spare func() int   // returns the number of full chunks in memory that can be written to the disk
+	flush func() error // writes them
+}
+
 func newDrafts(budget *memory.Budget, closed *atomic.Bool) *drafts {
-	return &drafts{budget: budget, closed: closed, open: map[*draft]struct{}{}, copy: budget.Hold()}
+	return &drafts{budget: budget, closed: closed, open: map[*holder]struct{}{}, copy: budget.Hold()}
 }
 
 // add adds a draft, and returns its hold of the memory for one chunk, for which it waits until ctx
 // ends.
-func (s *drafts) add(ctx context.Context, d *draft) (memory.Hold, error) {
-	if err := s.enter(ctx, d); err != nil {
+func (s *drafts) add(ctx context.Context, h *holder) (memory.Hold, error) {
+	if err := s.enter(ctx, h); err != nil {
 		return memory.Hold{}, err
 	}
 	held := s.budget.HoldFor(ctx)
@@ -45,14 +51,14 @@ func (s *drafts) add(ctx context.Context, d *draft) (memory.Hold, error) {
 	}
 	err := held.Grow(ctx, bufferSize)
 	if err != nil {
-		s.remove(d)
+		s.remove(h)
 	}
 	return held, err
 }
 
 // enter adds a draft. The first one takes the memory for bbolt: nothing else has memory of the
 // budget then.
-func (s *drafts) enter(ctx context.Context, d *draft) error {
+func (s *drafts) enter(ctx context.Context, h *holder) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.open) == 0 {
@@ -60,15 +66,15 @@ func (s *drafts) enter(ctx context.Context, d *draft) error {
 			return err
 		}
 	}
-	s.open[d] = struct{}{}
+	s.open[h] = struct{}{}
 	return nil
 }
 
 // remove removes a draft that has freed its memory. It may be called again.
-func (s *drafts) remove(d *draft) {
+func (s *drafts) remove(h *holder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.open, d)
+	delete(s.open, h)
 	if len(s.open) == 0 {
 		s.copy.Free()
 	}
@@ -76,22 +82,22 @@ func (s *drafts) remove(d *draft) {
 
 // relieve writes the full chunks of the draft that has the most, and reports whether there was one.
 func (s *drafts) relieve() bool {
-	d := s.fullest()
-	if d == nil {
+	h := s.fullest()
+	if h == nil {
 		return false
 	}
-	_ = d.flush(false) // the draft keeps the error
+	_ = h.flush() // the draft keeps the error
 	return true
 }
 
 // fullest returns the draft with the most full chunks in memory, nil if there are none.
-func (s *drafts) fullest() (fullest *draft) {
+func (s *drafts) fullest() (fullest *holder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	most := 0
-	for d := range s.open {
-		if n := d.spare(); n > most {
-			fullest, most = d, n
+	for h := range s.open {
+		if n := h.spare(); n > most {
+			fullest, most = h, n
 		}
 	}
 	return fullest

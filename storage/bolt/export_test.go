@@ -126,7 +126,7 @@ func (db *DB) AddBlobs(n int) error {
 			return err
 		}
 		for i := range ids {
-			at, err := locate(blobs, uint64(from)+i+1, size)
+			at, err := locate(blobs, wholeBlob(uint64(from)+i+1, size))
 			if err != nil {
 				return err
 			}
@@ -152,4 +152,57 @@ func (db *DB) PutDamaged(key string) error {
 	return db.meta.update(0, func(tx *bbolt.Tx) error {
 		return putObject(tx, storage.Info{Key: key}, []byte("this is no record, but long enough for one"))
 	})
+}
+
+// OldSegments writes a blob of size bytes in the segments of earlier versions, which put a single
+// last chunk into the segment before it, and returns its number.
+func (db *DB) OldSegments(content []byte) (id uint64, err error) {
+	if id, err = db.writer.intend(); err != nil {
+		return 0, err
+	}
+	size := int64(len(content))
+	for first, segment := 0, 0; first < chunkCount(size); segment++ {
+		end := min(chunkCount(size), first+segmentChunks)
+		if end == chunkCount(size)-1 {
+			end++
+		}
+		var values [][]byte
+		for chunk := first; chunk < end; chunk++ {
+			values = append(values, append(make([]byte, sumSize), content[chunk*chunkSize:][:chunkLen(size, chunk)]...))
+		}
+		if _, err := db.blobs.write(id, segment, first, values); err != nil {
+			return 0, err
+		}
+		first = end
+	}
+	return id, nil
+}
+
+// Locate returns where the chunks of a blob are.
+func (db *DB) Locate(id uint64, size int64) ([]int64, error) {
+	return locate(db.blobs.file, wholeBlob(id, size))
+}
+
+// BlobOf returns the number of the blob of an object, and where its record says that the chunks are.
+func (db *DB) BlobOf(key string) (id uint64, chunks []int64, err error) {
+	r, err := lookup(db.meta, key, false)
+	if err != nil {
+		return 0, nil, err
+	}
+	return r.blob.id, r.blob.extents, nil
+}
+
+// Segments returns how many chunks each segment of a blob has.
+func (db *DB) Segments(id uint64) (chunks []int, err error) {
+	err = db.blobs.file.view(func(tx *bbolt.Tx) error {
+		for segment := range segmentKeys(tx, id) {
+			n := 0
+			if err := eachChunkOf(tx, id, segment, func(int, []byte) error { n++; return nil }); err != nil {
+				return err
+			}
+			chunks = append(chunks, n)
+		}
+		return nil
+	})
+	return chunks, err
 }

@@ -51,36 +51,22 @@ func (p *parser) extents(n int) extents {
 	return e
 }
 
-// locate finds the chunks of a blob of size bytes.
-func locate(blobs *file, id uint64, size int64) (extents, error) {
-	return locateBy(blobs, id, chunkCount(size), func(tx *bbolt.Tx, visit func(int, []byte) error) error {
-		return eachChunk(tx, id, size, visit)
-	})
-}
-
-// locateSegment finds the n chunks of one segment.
-func locateSegment(blobs *file, id uint64, segment, n int) (extents, error) {
-	return locateBy(blobs, id, n, func(tx *bbolt.Tx, visit func(int, []byte) error) error {
-		return eachChunkOf(tx, id, segment, visit)
-	})
-}
-
-// locateBy finds the n chunks of a blob that each visits.
-func locateBy(blobs *file, id uint64, n int, each func(tx *bbolt.Tx, visit func(chunk int, value []byte) error) error) (extents, error) {
-	e := make(extents, 0, n)
+// locate finds the chunks of a span.
+func locate(blobs *file, of span) (extents, error) {
+	e := make(extents, 0, of.n)
 	err := blobs.view(func(tx *bbolt.Tx) error {
 		base := blobs.bolt.Info().Data
-		return each(tx, func(chunk int, value []byte) error {
+		return of.each(tx, func(chunk int, value []byte) error {
 			offset := int64(uintptr(unsafe.Pointer(unsafe.SliceData(value))) - base)
 			if offset < 0 || offset+int64(len(value)) > tx.Size() {
-				return fmt.Errorf("chunk %d of blob %d is outside of the file: %w", chunk, id, storage.ErrDamaged)
+				return fmt.Errorf("chunk %d is outside of the file: %w", chunk, storage.ErrDamaged)
 			}
 			e = append(e, offset)
 			return nil
 		})
 	})
-	if err == nil && len(e) != n {
-		err = fmt.Errorf("blob %d has %d chunks in place of %d: %w", id, len(e), n, storage.ErrDamaged)
+	if err == nil && len(e) != of.n {
+		err = fmt.Errorf("%d chunks in place of %d: %w", len(e), of.n, storage.ErrDamaged)
 	}
 	if err != nil {
 		return nil, err

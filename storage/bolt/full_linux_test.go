@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
@@ -92,6 +93,9 @@ func fullDisk(dir string) error {
 		return nil
 	}
 
+	if err := fullDuringDraft(db); err != nil {
+		return err
+	}
 	stored := 0
 	for ; stored < 1000; stored++ {
 		if err = create(stored, 1<<20); err != nil {
@@ -120,6 +124,48 @@ func fullDisk(dir string) error {
 		return fmt.Errorf("%+v, %v", v, err)
 	}
 	return openFull(dir)
+}
+
+// fullDuringDraft fills the disk during a draft. Write says so, what was written can be read, and
+// the space is used again by the next one.
+func fullDuringDraft(db *bolt.DB) error {
+	ctx := context.Background()
+	content := storagetest.Content(77, 30<<20)
+	d, err := db.Draft(ctx, -1)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for err == nil && n < 100<<20 {
+		var m int
+		m, err = d.Write(content[n%len(content):][:1<<20])
+		n += m
+	}
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free some space") {
+		return fmt.Errorf("after %d bytes of a draft: %v, want ENOSPC with what to do", n, err)
+	}
+	got := make([]byte, 1<<20)
+	if _, err := d.ReadAt(got, 1<<20); err != nil || !bytes.Equal(got, content[1<<20:2<<20]) {
+		return fmt.Errorf("reading what was written before the disk was full: %v", err)
+	}
+	if err := d.Commit(ctx, storage.Info{Key: "draft", Size: int64(n)}); !errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("commit: %v, want ENOSPC", err)
+	}
+	if err := d.Close(); err != nil {
+		return err
+	}
+	for s := (storage.Stats{Orphans: 1}); s.Orphans > 0; {
+		if s, err = db.Stats(ctx); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	// The rest of the disk is still full, and the space of the draft is used again.
+	info := storage.Info{Key: "instead", Size: int64(len(content))}
+	if err := draftOf(ctx, db, info, bytes.NewReader(content)); err != nil {
+		return fmt.Errorf("in the space of the draft: %w", err)
+	}
+	return db.Delete(ctx, "instead")
 }
 
 // openFull opens an empty store on a disk without free space.

@@ -227,7 +227,7 @@ func (o *blobObject) read(chunk int, buffer []byte) ([]byte, error) {
 	}
 	if !o.relocated {
 		o.relocated = true
-		if found, lerr := locate(o.blobs.file, o.blob.id, o.info.Size); lerr == nil && found[chunk] != o.blob.extents[chunk] {
+		if found, lerr := locate(o.blobs.file, wholeBlob(o.blob.id, o.info.Size)); lerr == nil && found[chunk] != o.blob.extents[chunk] {
 			o.blob.extents = found
 			data, err = o.blobs.readAt(&o.blob, o.info.Size, chunk, buffer)
 		}

@@ -49,7 +49,11 @@ func stress(ctx context.Context, db *bolt.DB, name string, contents map[string][
 		bg := context.Background() // ctx ends the test, and no change
 		switch random.IntN(6) {
 		case 0, 1:
-			if err = db.Create(bg, info, bytes.NewReader(contents[hash])); have[key] != "" {
+			create := db.Create
+			if step%2 == 0 {
+				create = func(ctx context.Context, info storage.Info, r io.Reader) error { return draftOf(ctx, db, info, r) }
+			}
+			if err = create(bg, info, bytes.NewReader(contents[hash])); have[key] != "" {
 				want = fs.ErrExist
 			} else {
 				have[key] = hash

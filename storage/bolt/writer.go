@@ -1,9 +1,7 @@
 package bolt
 
 import (
-	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"time"
 
@@ -45,39 +43,6 @@ type writer struct {
 	reaper  *reaper
 	metrics *metrics
 	drafts  *drafts
-}
-
-// create stores an object under a key that claim makes free.
-func (w *writer) create(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
-	if err := info.Check(); err != nil {
-		return err
-	}
-	if w.meta.readOnly {
-		return storage.ErrReadOnly // before reading r
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if info.Size <= inlineMax {
-		return w.createInline(ctx, info, r, claim)
-	}
-	d := w.draft(ctx, info.Size)
-	defer d.Close()
-	if err := d.fill(r); err != nil {
-		return err
-	}
-	return d.commit(ctx, info, claim)
-}
-
-func (w *writer) createInline(ctx context.Context, info storage.Info, r io.Reader, claim claim) error {
-	content := make([]byte, info.Size)
-	if err := readFull(r, content); err != nil {
-		return err
-	}
-	if err := errors.Join(expectEnd(r), ctx.Err()); err != nil {
-		return err
-	}
-	return w.putInline(info, content, claim)
 }
 
 // putInline stores an object whose content is in its record.
@@ -167,7 +132,7 @@ func (w *writer) findShared(tx *bbolt.Tx, hash [32]byte, size int64) (*blobRef, 
 	if p.err != nil {
 		return nil, false
 	}
-	e, err := locate(w.blobs.file, id, size)
+	e, err := locate(w.blobs.file, wholeBlob(id, size))
 	if err != nil {
 		return nil, false
 	}

@@ -19,6 +19,7 @@ func Test(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"Create", createTests()},
 		{"Object", objectTests()},
 		{"Draft", draftTests()},
+		{"Commit of a draft", draftCommitTests()},
 		{"Delete", deleteTests()},
 		{"Replace", replaceTests()},
 		{"Move", moveTests()},
