@@ -1,7 +1,6 @@
 package modzip
 
 import (
-	"bufio"
 	"bytes"
 	"compress/flate"
 	"context"
@@ -16,7 +15,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync/atomic"
+	"sync"
 
 	"golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
@@ -72,6 +71,9 @@ type batch struct {
 	zip     *Zip
 	sorter  sorter
 	entries []content
+
+	mu    sync.Mutex // guards taken
+	taken int        // of entries
 }
 
 // content is the part of an entry that is needed to read its content.
@@ -106,27 +108,40 @@ func (b *batch) add(ctx context.Context, e Entry) error {
 
 // hash puts the SHA-256 of each entry of the batch into its place.
 func (b *batch) hash(ctx context.Context) error {
-	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	for range min(runtime.GOMAXPROCS(0), maxReaders, len(b.entries)) {
-		g.Go(func() error {
-			return panics.Catch(func() error {
-				r := newReader(b.zip)
-				for i := int(next.Add(1)) - 1; i < len(b.entries); i = int(next.Add(1)) - 1 {
-					if err := ctx.Err(); err != nil {
-						return err
-					}
-					if err := r.sum(b.entries[i], b.sorter.rows[i].valueIn(b.sorter.arena)); err != nil {
-						return fmt.Errorf("%.200q: %w", b.sorter.rows[i].keyIn(b.sorter.arena), err)
-					}
-				}
-				return nil
-			})
-		})
+		g.Go(func() error { return panics.Catch(func() error { return b.hashSome(ctx) }) })
 	}
 	err := g.Wait()
-	b.entries = b.entries[:0]
+	b.entries, b.taken = b.entries[:0], 0
 	return err
+}
+
+// hashSome hashes entries that no other goroutine has taken until there are none.
+func (b *batch) hashSome(ctx context.Context) error {
+	r := newReader(b.zip)
+	for from, to := b.take(); from < to; from, to = b.take() {
+		for i := from; i < to; i++ {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := r.sum(b.entries[i], b.sorter.rows[i].valueIn(b.sorter.arena)); err != nil {
+				return fmt.Errorf("%.200q: %w", b.sorter.rows[i].keyIn(b.sorter.arena), err)
+			}
+		}
+	}
+	return nil
+}
+
+// take takes the next entries, as many as a reader reads together.
+func (b *batch) take() (from, to int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	from = b.taken
+	for size := uint64(0); b.taken < len(b.entries) && size < packedBuffer; b.taken++ {
+		size += b.entries[b.taken].packed + fileLen + descriptorLen
+	}
+	return from, b.taken
 }
 
 // hashLines is dirhash.Hash1 over known sums. If n entries have the same name, it uses the
@@ -162,19 +177,25 @@ func hashLines(s *sorter) (string, error) {
 
 // reader reads the content of entries, one after the other.
 type reader struct {
-	zip    *Zip
-	packed bufio.Reader
-	flate  io.ReadCloser // a flate.Resetter
-	crc    hash.Hash32
-	sha    hash.Hash
-	buffer []byte
+	in       window
+	inflater *inflater
+	out      []byte        // unpacked content
+	flate    io.ReadCloser // a flate.Resetter; nil until a content does not fit into memory
+	crc      hash.Hash32
+	sha      hash.Hash
 }
 
+// Sizes of the buffers of a reader. Nearly all files of modules fit into them.
+const (
+	packedBuffer   = 32 << 10
+	unpackedBuffer = 40 << 10
+)
+
 func newReader(z *Zip) *reader {
-	r := &reader{zip: z, crc: crc32.NewIEEE(), sha: sha256.New(), buffer: make([]byte, 32<<10)}
-	r.packed = *bufio.NewReaderSize(nil, 16<<10)
-	r.flate = flate.NewReader(&r.packed)
-	return r
+	return &reader{
+		in: window{r: z.r, buffer: make([]byte, packedBuffer)}, inflater: newInflater(), out: make([]byte, unpackedBuffer),
+		crc: crc32.NewIEEE(), sha: sha256.New(),
+	}
 }
 
 // sum puts the SHA-256 of the content of c into sum. Its length and its CRC-32 are
@@ -184,20 +205,26 @@ func (r *reader) sum(c content, sum []byte) error {
 	if err != nil {
 		return err
 	}
+	if content, ok := r.small(c, body); ok {
+		hash := sha256.Sum256(content)
+		copy(sum, hash[:])
+		return r.check(c, body, crc32.ChecksumIEEE(content))
+	}
 	r.crc.Reset()
 	r.sha.Reset()
-	n, err := r.copy(c, body)
+	packed := &packed{in: &r.in, at: body, end: body + int64(c.packed)}
+	n, err := r.copy(c, packed)
 	switch {
 	case err == io.ErrUnexpectedEOF, err == nil && n != int64(c.size):
 		return fmt.Errorf("%w: its content is not as long as the directory says", ErrFormat)
 	case err != nil:
 		return err
 	}
-	if err := r.check(c, body); err != nil {
+	if err := r.check(c, body, r.crc.Sum32()); err != nil {
 		return err
 	}
 	if c.method == deflated && !c.folder {
-		if _, more := r.packed.ReadByte(); more == nil {
+		if _, more := packed.ReadByte(); more == nil {
 			return shapeError("bytes behind the end of the compressed content")
 		}
 	}
@@ -207,29 +234,51 @@ func (r *reader) sum(c content, sum []byte) error {
 
 // body returns where the content of c begins, after its local header.
 func (r *reader) body(c content) (int64, error) {
-	var local [fileLen]byte
-	if _, err := r.zip.r.ReadAt(local[:], c.header); err != nil && err != io.EOF {
+	local, err := r.in.bytes(c.header, fileLen)
+	if err != nil && err != io.EOF {
 		return 0, err
 	}
-	if binary.LittleEndian.Uint32(local[:]) != fileSignature {
+	if len(local) < fileLen || binary.LittleEndian.Uint32(local) != fileSignature {
 		return 0, fmt.Errorf("%w: its local header is missing", ErrFormat)
 	}
 	return c.header + fileLen + int64(binary.LittleEndian.Uint16(local[26:])) + int64(binary.LittleEndian.Uint16(local[28:])), nil
 }
 
-// copy unpacks the content of c at body into the two hashes, at most one byte more
-// than the directory says.
-func (r *reader) copy(c content, body int64) (int64, error) {
+// small returns the content of c, valid until the next call of a method, if it fits into
+// memory and nothing is wrong with its length.
+func (r *reader) small(c content, body int64) ([]byte, bool) {
+	if c.folder {
+		return nil, c.size == 0
+	}
+	if c.packed > packedBuffer || c.size > unpackedBuffer {
+		return nil, false
+	}
+	packed, err := r.in.bytes(body, int(c.packed))
+	switch {
+	case err != nil:
+		return nil, false // copy will tell
+	case c.method == stored:
+		return packed, c.packed == uint64(c.size)
+	case c.method == deflated:
+		return r.out[:c.size], r.inflater.inflate(r.out[:c.size], packed)
+	}
+	return nil, false
+}
+
+// copy unpacks the content of c into the two hashes, at most one byte more than the
+// directory says.
+func (r *reader) copy(c content, packed *packed) (int64, error) {
 	if c.folder {
 		return 0, nil // as archive/zip has it, whatever is there
 	}
-	packed := io.NewSectionReader(r.zip.r, body, int64(c.packed))
 	var in io.Reader = packed
 	switch c.method {
 	case stored:
 	case deflated:
-		r.packed.Reset(packed)
-		if err := r.flate.(flate.Resetter).Reset(&r.packed, nil); err != nil {
+		if r.flate == nil {
+			r.flate = flate.NewReader(nil)
+		}
+		if err := r.flate.(flate.Resetter).Reset(packed, nil); err != nil {
 			return 0, err
 		}
 		in = r.flate
@@ -237,7 +286,7 @@ func (r *reader) copy(c content, body int64) (int64, error) {
 		return 0, fmt.Errorf("%w: compressed with method %d", ErrFormat, c.method)
 	}
 	out := io.MultiWriter(r.crc, r.sha)
-	n, err := io.CopyBuffer(out, struct{ io.Reader }{io.LimitReader(in, int64(c.size)+1)}, r.buffer)
+	n, err := io.CopyBuffer(out, struct{ io.Reader }{io.LimitReader(in, int64(c.size)+1)}, r.out)
 	var corrupt flate.CorruptInputError
 	if errors.As(err, &corrupt) {
 		err = fmt.Errorf("%w: %w", ErrFormat, err)
@@ -247,26 +296,26 @@ func (r *reader) copy(c content, body int64) (int64, error) {
 
 // check compares the CRC-32 of the unpacked content, and that in the data descriptor
 // behind it, with that of the directory, which may omit it if there is no descriptor.
-func (r *reader) check(c content, body int64) error {
+func (r *reader) check(c content, body int64, crc uint32) error {
 	if c.folder || !c.descriptor && c.crc == 0 {
 		return nil
 	}
 	if c.descriptor {
-		var d [8]byte
-		if _, err := r.zip.r.ReadAt(d[:], body+int64(c.packed)); err == io.EOF {
+		d, err := r.in.bytes(body+int64(c.packed), 8)
+		if err == io.EOF {
 			return fmt.Errorf("%w: its data descriptor is missing", ErrFormat)
 		} else if err != nil {
 			return err
 		}
 		at := 0
-		if binary.LittleEndian.Uint32(d[:]) == descriptorSignature {
+		if binary.LittleEndian.Uint32(d) == descriptorSignature {
 			at = 4 // it is optional
 		}
 		if binary.LittleEndian.Uint32(d[at:]) != c.crc {
 			return fmt.Errorf("%w: its data descriptor contradicts the directory", ErrFormat)
 		}
 	}
-	if r.crc.Sum32() != c.crc {
+	if crc != c.crc {
 		return fmt.Errorf("%w: wrong CRC-32", ErrFormat)
 	}
 	return nil

@@ -58,8 +58,9 @@ func CheckShape(r io.ReaderAt, size int64) error {
 		return err
 	}
 	entries := bufio.NewReaderSize(io.NewSectionReader(r, d.offset, d.size), 64<<10)
-	next := int64(0) // where the next entry must begin
-	left := d.size   // of the directory
+	parts := &window{r: r, buffer: make([]byte, 8<<10)} // large enough for a descriptor and the next header
+	next := int64(0)                                    // where the next entry must begin
+	left := d.size                                      // of the directory
 	for range d.entries {
 		e, err := readEntry(entries)
 		if err != nil {
@@ -69,7 +70,7 @@ func CheckShape(r io.ReaderAt, size int64) error {
 		if e.offset != next {
 			return shapeError("entry %.100q begins at byte %d, want %d: bytes between entries, or entries that overlap", e.name, e.offset, next)
 		}
-		if next, err = checkLocal(r, e); err != nil {
+		if next, err = checkLocal(parts, e); err != nil {
 			return err
 		}
 	}
