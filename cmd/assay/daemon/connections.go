@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -27,13 +28,29 @@ type connection struct {
 	client string       // the site that it counts for, once it has entered
 	once   sync.Once
 	close  func(*connection) // called once, on Close
+	joined joined            // used by the goroutine of the running request alone
 }
+
+// Write sends data to the client, or keeps it back, see joined.
+func (c *connection) Write(data []byte) (int, error) { return c.joined.write(c.Conn, data) }
 
 // Close closes the connection.
 func (c *connection) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() { c.close(c) })
 	return err
+}
+
+// connectionKey is the key of a request's connection in its context, if it has no TLS: then it has one
+// request at a time.
+type connectionKey struct{}
+
+// withConnection is http.Server.ConnContext.
+func withConnection(ctx context.Context, conn net.Conn) context.Context {
+	if c, ok := conn.(*connection); ok {
+		return context.WithValue(ctx, connectionKey{}, c)
+	}
+	return ctx
 }
 
 // connections is the memory for connections, which all clients share. When none is left, or a

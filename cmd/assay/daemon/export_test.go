@@ -1,6 +1,15 @@
 package daemon
 
-import "github.com/assay-proxy/assay/cmd/assay/config"
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/assay-proxy/assay/cmd/assay/config"
+)
 
 // The limits of what a client may send, and how slowly.
 const (
@@ -14,4 +23,43 @@ const (
 func CheckCertificates(c config.Config) error {
 	_, err := newCertificates(c, nil)
 	return err
+}
+
+// RequestLines returns the line of a request as slog writes it and as lineFormat does, which may leave it
+// to slog.
+func RequestLines(format string, end time.Time, attrs []slog.Attr) (slogs, ours string, ok bool) {
+	var text strings.Builder
+	var handler slog.Handler = slog.NewTextHandler(&text, nil)
+	if format == "json" {
+		handler = slog.NewJSONHandler(&text, nil)
+	}
+	record := slog.NewRecord(end, slog.LevelInfo, "request", 0)
+	record.AddAttrs(attrs...)
+	_ = handler.Handle(context.Background(), record) // strings.Builder never fails
+	line, ok := lineFormat{json: format == "json"}.append(nil, end, attrs)
+	return text.String(), string(line), ok
+}
+
+// Joined returns what is written to a connection when a handler writes data in these parts after hold,
+// and then calls release, and how many bytes of them Write says are written.
+func Joined(parts ...[]byte) (sent [][]byte, n int) {
+	inner := &recorder{}
+	c := &connection{Conn: inner}
+	c.joined.hold(make([]byte, httpBuffer))
+	for _, part := range parts {
+		written, _ := c.Write(part) // a recorder never fails
+		n += written
+	}
+	_ = c.joined.release(inner)
+	return inner.sent, n
+}
+
+type recorder struct {
+	net.Conn
+	sent [][]byte
+}
+
+func (r *recorder) Write(data []byte) (int, error) {
+	r.sent = append(r.sent, bytes.Clone(data))
+	return len(data), nil
 }

@@ -53,20 +53,33 @@ func (f *front) newServer(answerTimeout time.Duration) *http.Server {
 		MaxHeaderBytes:    headerSize,
 		HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerConnection: http2Memory, MaxReceiveBufferPerStream: http2Memory},
 		ConnState:         noteState,
+		ConnContext:       withConnection,
 		ErrorLog:          slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
 	}
 }
 
-// routes mounts the fixed paths; all others go to the protocol.
+// routes passes the fixed paths to a router, and all others to the protocol.
 func (f *front) routes() http.Handler {
-	r := chi.NewRouter()
-	r.Use(f.clients.forwarded, f.observer.middleware)
+	all := chi.Chain(f.clients.forwarded, f.observer.middleware)
 	if f.scheme == "https" { // HTTP/2 needs TLS
-		r.Use(f.connections.boundStreams(f.clients.address))
+		all = append(all, f.connections.boundStreams(f.clients.address))
 	}
 	if !f.anonymous {
-		r.Use(f.authenticated)
+		all = append(all, f.authenticated)
 	}
+	fixed := f.fixed()
+	return all.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p := r.URL.Path; strings.LastIndexByte(p, '/') == 0 || strings.HasPrefix(p, "/-/") {
+			fixed.ServeHTTP(w, r)
+			return
+		}
+		f.protocol.ServeHTTP(w, r) // directly, because the router copies the request
+	})
+}
+
+// fixed mounts the fixed paths, which have one element or begin with /-/.
+func (f *front) fixed() http.Handler {
+	r := chi.NewRouter()
 	metrics := promhttp.HandlerFor(f.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelError)})
 	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // some load balancers send HEAD
 		get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })

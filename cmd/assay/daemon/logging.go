@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 type logger struct {
 	*slog.Logger
 	requests slog.Handler // for access log lines, which are dropped first
+	format   lineFormat   // of those
 	warnings slog.Handler // does not wait until its line is written
 	lines    *lineQueue
 }
@@ -18,7 +20,7 @@ type logger struct {
 // newLogger returns a logger for lines of at least a level, which may change, in the format text or
 // json.
 func newLogger(w io.Writer, format string, level slog.Leveler) *logger {
-	l := &logger{}
+	l := &logger{format: lineFormat{json: format == "json"}}
 	l.lines = newLineQueue(w, l.sayDropped)
 	handler := func(r rank) slog.Handler {
 		options := &slog.HandlerOptions{Level: level}
@@ -40,6 +42,19 @@ func (l *logger) sayDropped(lines [numberOfRanks]uint64) {
 	if l.warnings.Enabled(context.Background(), record.Level) {
 		_ = l.warnings.Handle(context.Background(), record) // never fails, see lineQueue.writer
 	}
+}
+
+// request logs a request that ended at that time. It uses the memory of line, and returns it.
+func (l *logger) request(line []byte, end time.Time, attrs []slog.Attr) []byte {
+	if text, ok := l.format.append(line, end, attrs); ok {
+		l.lines.add(rankRequest, bytes.Clone(text))
+		return text
+	}
+	// Not through the logger, which determines its caller each time.
+	record := slog.NewRecord(end, slog.LevelInfo, "request", 0)
+	record.AddAttrs(attrs...)
+	_ = l.requests.Handle(context.Background(), record) // never fails, see lineQueue.writer
+	return line
 }
 
 // Close writes the queued lines, and gives up after endPatience.

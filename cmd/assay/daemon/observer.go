@@ -66,10 +66,13 @@ func (o *observer) collectors() []prometheus.Collector {
 // observed is a response and its result.
 type observed struct {
 	http.ResponseWriter
-	status int
-	bytes  int64
-	client *access.Memory // nil if the request has no credential
-	attrs  [8]slog.Attr   // room for those of the log line
+	request *http.Request
+	status  int
+	bytes   int64
+	client  *access.Memory // nil if the request has no credential
+	attrs   []slog.Attr    // those of the log line; its memory is used again, as that of line
+	line    []byte
+	room    []byte // see joined
 }
 
 func (w *observed) WriteHeader(status int) {
@@ -83,9 +86,40 @@ func (w *observed) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	n, err := w.ResponseWriter.Write(p)
+	n, err := 0, error(nil)
+	if conn := w.joinable(p); conn != nil {
+		n, err = w.writeJoined(conn, p)
+	} else {
+		n, err = w.ResponseWriter.Write(p)
+	}
 	w.bytes += int64(n)
 	return n, err
+}
+
+// joinable returns the connection on which body, which a handler writes, is to leave together with the
+// header; nil if there is no need, or body is not the whole response.
+func (w *observed) joinable(body []byte) *connection {
+	if len(body) < joinedLeast || len(body) > joinedMost || w.bytes > 0 {
+		return nil
+	}
+	if length := w.Header()["Content-Length"]; len(length) != 1 || length[0] != strconv.Itoa(len(body)) {
+		return nil
+	}
+	conn, _ := w.request.Context().Value(connectionKey{}).(*connection)
+	return conn
+}
+
+// writeJoined writes a whole response.
+func (w *observed) writeJoined(conn *connection, body []byte) (int, error) {
+	if w.room == nil {
+		w.room = make([]byte, httpBuffer)
+	}
+	conn.joined.hold(w.room)
+	n, err := w.ResponseWriter.Write(body)
+	if flusher, ok := w.ResponseWriter.(http.Flusher); ok && err == nil {
+		flusher.Flush()
+	}
+	return n, errors.Join(err, conn.joined.release(conn.Conn))
 }
 
 // Unwrap is for http.ResponseController.
@@ -97,7 +131,7 @@ func (o *observer) middleware(next http.Handler) http.Handler {
 		id := o.requestID(r)
 		w.Header()["X-Request-Id"] = []string{id}
 		out := o.pool.Get().(*observed)
-		*out = observed{ResponseWriter: w}
+		*out = observed{ResponseWriter: w, request: r, room: out.room, attrs: out.attrs, line: out.line}
 		o.running.Inc()
 		r, out.client = access.Remember(r)
 		defer func() {
@@ -142,7 +176,8 @@ func (o *observer) end(r *http.Request, out *observed, id string, begin time.Tim
 	if o.accessLog() && o.log.Enabled(r.Context(), slog.LevelInfo) {
 		o.logAccess(r, out, id, begin, end, aborted)
 	}
-	*out = observed{}
+	clear(out.attrs) // releases their texts
+	*out = observed{room: out.room, attrs: out.attrs[:0], line: out.line}
 	o.pool.Put(out)
 	if aborted {
 		panic(http.ErrAbortHandler)
@@ -156,21 +191,17 @@ func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, e
 	if status := out.Header()["Cache-Status"]; status != nil {
 		cache = status[0]
 	}
-	// Not through the logger, which determines its caller each time.
-	record := slog.NewRecord(end, slog.LevelInfo, "request", 0)
-	out.attrs = [...]slog.Attr{
+	out.attrs = append(out.attrs[:0],
 		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
 		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Float64("dur_ms", milliseconds(end.Sub(begin))),
-		slog.String("cache", cache), slog.String("remote", o.clients.address(r)),
-	}
-	record.AddAttrs(out.attrs[:]...)
+		slog.String("cache", cache), slog.String("remote", o.clients.address(r)))
 	if client := out.client; client != nil && client.Asked {
-		record.AddAttrs(clientAttrs(client)...)
+		out.attrs = append(out.attrs, clientAttrs(client)...)
 	}
 	if aborted {
-		record.AddAttrs(slog.Bool("aborted", true))
+		out.attrs = append(out.attrs, slog.Bool("aborted", true))
 	}
-	_ = o.log.requests.Handle(r.Context(), record) // never fails, see lineQueue.writer
+	out.line = o.log.request(out.line[:0], end, out.attrs)
 }
 
 // clientAttrs returns who sent a request, if it was authenticated. An unverified name is not
