@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"context"
 	"sync"
 	"testing"
 
@@ -33,7 +34,7 @@ func (f *fixture) prefetch(path string) {
 	if err := origin.Admit(f.t.Context(), &q); err != nil {
 		f.t.Fatal(err)
 	}
-	origin.Prefetch(f.t.Context(), &q)
+	origin.Prefetch(f.t.Context(), &q, func(context.Context, bool, error) {})
 }
 
 func (f *fixture) objects() places.Stats { return f.server.Content().Places()["objects"].Stats() }

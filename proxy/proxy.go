@@ -179,7 +179,7 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 		}
 		if a.origin == origin && a.ask.Sure() { // a reload may just have changed it
 			a.result = resultHit
-			s.content.Expect(origin, &a.ask)
+			s.content.Expect(origin, &a.ask, true)
 			origin.Served(hot)
 			return true, a.serveHot(hot)
 		}
@@ -206,11 +206,11 @@ func (s *Server) serveModule(a *answer) error {
 	}
 	isMod := a.ask.Req.Kind == request.Mod
 	if !isMod {
-		s.content.Expect(a.origin, &a.ask)
+		s.content.Expect(a.origin, &a.ask, false)
 	}
 	err := serve()
 	if isMod && err == nil {
-		s.content.Expect(a.origin, &a.ask) // now it is held, and says what it requires
+		s.content.Expect(a.origin, &a.ask, false) // now it is held, and says what it requires
 	}
 	if a.started {
 		return err

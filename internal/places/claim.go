@@ -121,6 +121,17 @@ func (c *Claim) Leave(client string) {
 	}
 }
 
+// GiveUp makes the work yield its place if no client waits for it.
+func (c *Claim) GiveUp() {
+	p := c.places
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(c.work.clients) == 0 && c.work.state == running && !c.work.firm && !c.work.yielding {
+		p.stats.Abandoned++
+		c.work.giveUp()
+	}
+}
+
 // Progress says that the work has transferred n more bytes.
 func (c *Claim) Progress(n int) {
 	c.places.mu.Lock()

@@ -16,32 +16,80 @@ func (l *Library) Predict() { l.predictor = predict.New() }
 
 // Expect fetches what the client of q will probably request next. proxy calls it for each request
 // that a client may make: before it answers, and for a go.mod after that, when the go.mod is held. It
-// does not delay the answer.
-func (l *Library) Expect(o *Origin, q *Ask) {
+// does not delay the answer. hot says that the object of q is in memory: that alone is no reason to
+// remember a client, since a client whose requests are all hits needs no predictions.
+func (l *Library) Expect(o *Origin, q *Ask, hot bool) {
 	p := l.predictor
 	if p == nil || !o.fills.predicted || q.HeldOnly {
 		return
 	}
 	client := background{q.Client.Site()}
-	next := p.Next(client.Key(), q.Req, time.Now())
-	if len(next) == 0 && q.Req.Kind != request.Mod {
+	if hot && !p.Knows(client.site) {
 		return
 	}
 	req := q.Req
+	next, first := p.Next(client.site, req, time.Now())
+	reads := first && req.Kind == request.Mod
+	if len(next) == 0 && !reads {
+		return
+	}
 	l.parts.scope.Go(func(ctx context.Context) {
 		_ = l.parts.scope.Guard(req.Path(), func() error { // a prediction that fails is no error
-			if req.Kind == request.Mod {
-				next = l.afterMod(ctx, o, client, req)
+			if reads {
+				next = append(next, l.afterMod(ctx, o, client, req)...)
 			}
-			for _, req := range next {
-				l.prefetch(ctx, o, &Ask{Client: client, Req: req, Path: req.Path()})
-			}
+			l.ahead(ctx, o, client, next)
 			return nil
 		})
 	})
 }
 
-// afterMod returns what the client will probably request after a go.mod.
+// ahead fetches predicted files, and what follows from the go.mod files among them that are held.
+func (l *Library) ahead(ctx context.Context, o *Origin, client background, next []request.Request) {
+	for len(next) > 0 {
+		req := next[0]
+		next = next[1:]
+		switch l.prefetch(ctx, o, client, req) {
+		case prefetchHeld:
+			l.predictor.NotFetched(client.site, req)
+			if req.Kind == request.Mod {
+				next = append(next, l.afterMod(ctx, o, client, req)...)
+			}
+		case prefetchRefused:
+			l.predictor.NotFetched(client.site, req)
+		}
+	}
+}
+
+// prefetch starts to fetch a file, unless memory is short, or its module is of another origin or not
+// for every client.
+func (l *Library) prefetch(ctx context.Context, o *Origin, client background, req request.Request) Prefetch {
+	budget := l.parts.options.memory.Fetches
+	if budget.Used() > budget.Size()/2 || l.Origin(req.Module) != o {
+		return prefetchRefused
+	}
+	q := &Ask{Client: client, Req: req, Path: req.Path()}
+	if o.Admit(ctx, q) != nil || !q.Sure() {
+		return prefetchRefused
+	}
+	return o.Prefetch(ctx, q, func(ctx context.Context, ours bool, err error) { l.fetched(ctx, o, q, ours, err) })
+}
+
+// fetched follows the end of a prefetch, which is ours or one that a client had begun.
+func (l *Library) fetched(ctx context.Context, o *Origin, q *Ask, ours bool, err error) {
+	client := background{q.Client.Site()}
+	size, held := o.shelf.size(ctx, q.Req)
+	if err != nil || !held || !ours {
+		l.predictor.NotFetched(client.site, q.Req)
+	} else {
+		l.predictor.Fetched(client.site, q.Req, size)
+	}
+	if err == nil && held && q.Req.Kind == request.Mod {
+		l.ahead(ctx, o, client, l.afterMod(ctx, o, client, q.Req))
+	}
+}
+
+// afterMod returns what the client will probably request because of a go.mod.
 func (l *Library) afterMod(ctx context.Context, o *Origin, client background, req request.Request) []request.Request {
 	object, err := o.shelf.open(ctx, client, req, req.Path())
 	if err != nil {
@@ -55,19 +103,7 @@ func (l *Library) afterMod(ctx context.Context, o *Origin, client background, re
 	if err != nil {
 		return nil
 	}
-	return l.predictor.AfterMod(client.Key(), module.Version{Path: req.Module, Version: req.Version}, content, time.Now())
-}
-
-// prefetch fetches the object of q, unless memory is short, or its module is of another origin or not
-// for every client.
-func (l *Library) prefetch(ctx context.Context, o *Origin, q *Ask) {
-	budget := l.parts.options.memory.Fetches
-	if budget.Used() > budget.Size()/2 || l.Origin(q.Req.Module) != o {
-		return
-	}
-	if err := o.Admit(ctx, q); err == nil && q.Sure() {
-		o.Prefetch(ctx, q)
-	}
+	return l.predictor.AfterMod(client.site, module.Version{Path: req.Module, Version: req.Version}, content)
 }
 
 // background is the Client of a prediction. It has no credential: what is predicted is fetched only

@@ -33,8 +33,12 @@ func (f *fills) roomFor(req request.Request) room {
 // whether there was one. The client counts as waiting until Leave. The error is one of
 // package places.
 func (f *fills) join(req request.Request, client string) (*filling, bool, error) {
-	in := f.roomFor(req)
-	this := &fill{req: req, key: req.Path(), started: make(chan struct{})}
+	return f.joinAs(&fill{req: req, key: req.Path(), started: make(chan struct{})}, client)
+}
+
+// joinAs is join with the fill that is started if there is none.
+func (f *fills) joinAs(this *fill, client string) (*filling, bool, error) {
+	req, in := this.req, f.roomFor(this.req)
 	return f.group.Join(claimOf(client, req), flight.Work[*fill]{
 		Key: this.key, Places: in.places, Limit: in.limit, Value: this,
 		Do: func(ctx context.Context, running *filling) error {
@@ -47,6 +51,30 @@ func (f *fills) join(req request.Request, client string) (*filling, bool, error)
 			}
 		},
 	})
+}
+
+// ahead joins the fill for an object that no client waits for yet. It reports whether that
+// was started, and returns nil if there is no place for it. release must be called when it
+// has ended.
+func (f *fills) ahead(q *Ask) (running *filling, started bool, release func()) {
+	in := f.roomFor(q.Req)
+	if in.places.Stats().Waiting > 0 {
+		return nil, false, nil
+	}
+	select {
+	case in.ahead <- struct{}{}:
+		release = func() { <-in.ahead }
+	default:
+		return nil, false, nil
+	}
+	client := q.Client.Key()
+	running, joined, err := f.joinAs(&fill{req: q.Req, key: q.Path, started: make(chan struct{}), ahead: true}, client)
+	if err != nil {
+		release()
+		return nil, false, nil
+	}
+	running.Leave(client) // if it waits for a place it is dropped
+	return running, !joined, release
 }
 
 // joinFresh is join for a client that waits at most until ctx ends. If it joined a fill of

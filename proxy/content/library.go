@@ -129,8 +129,7 @@ func (l *Library) Pushed(urls ...string) {
 
 // Metrics returns the collectors of the Library.
 func (l *Library) Metrics() []prometheus.Collector {
-	all := append(l.parts.metrics.collectors(), newPlacesCollector(l.parts.rooms.byName()))
-	return append(all, predictions(l.predictor)...)
+	return append(l.parts.metrics.collectors(), newPlacesCollector(l.parts.rooms.byName()), newPredictionsCollector(l.predictor))
 }
 
 // Places returns the places in which work runs, by name.

@@ -69,14 +69,50 @@ func (m *metrics) observeFill(kind request.Kind, err error, took time.Duration) 
 	m.fills.WithLabelValues(kind.String(), outcome).Observe(took.Seconds())
 }
 
-// predictions returns the metrics of a predictor.
-func predictions(p *predict.Predictor) []prometheus.Collector {
-	counter := func(name, help string, count func(predict.Stats) uint64) prometheus.Collector {
-		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(count(p.Stats())) })
+// predictionsCollector reports what was predicted.
+type predictionsCollector struct {
+	predictor *predict.Predictor
+	counts    [3]*prometheus.Desc // predicted, used, wasted: files
+	bytes     [3]*prometheus.Desc
+}
+
+func newPredictionsCollector(p *predict.Predictor) predictionsCollector {
+	desc := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc("assay_predicted_"+name, help, []string{"kind"}, nil)
 	}
-	return []prometheus.Collector{
-		counter("assay_predicted_total", "Files that clients would probably request next, and that were fetched if they were not held.", func(s predict.Stats) uint64 { return s.Predicted }),
-		counter("assay_predicted_used_total", "Predicted files that the client has requested.", func(s predict.Stats) uint64 { return s.Used }),
+	return predictionsCollector{p,
+		[3]*prometheus.Desc{
+			desc("total", "Files that were fetched because a client would probably request them next, by kind (info, mod, zip)."),
+			desc("used_total", "Predicted files that the client has requested."),
+			desc("wasted_total", "Predicted files that the client has not requested within 30 seconds."),
+		},
+		[3]*prometheus.Desc{
+			desc("bytes_total", "Bytes of the files that were fetched because of a prediction."),
+			desc("used_bytes_total", "Bytes of the predicted files that the client has requested."),
+			desc("wasted_bytes_total", "Bytes of the predicted files that the client has not requested."),
+		},
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c predictionsCollector) Describe(out chan<- *prometheus.Desc) {
+	for i := range c.counts {
+		out <- c.counts[i]
+		out <- c.bytes[i]
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c predictionsCollector) Collect(out chan<- prometheus.Metric) {
+	stats := c.predictor.Stats(time.Now())
+	for _, kind := range []request.Kind{request.Info, request.Mod, request.Zip} {
+		of := stats[kind]
+		for i, n := range [3]int64{of.Predicted, of.Used, of.Wasted} {
+			out <- prometheus.MustNewConstMetric(c.counts[i], prometheus.CounterValue, float64(n), kind.String())
+		}
+		for i, n := range [3]int64{of.PredictedBytes, of.UsedBytes, of.WastedBytes} {
+			out <- prometheus.MustNewConstMetric(c.bytes[i], prometheus.CounterValue, float64(n), kind.String())
+		}
 	}
 }
 

@@ -155,20 +155,42 @@ func (o *Origin) Object(ctx context.Context, q *Ask, follow bool) (Fetched, erro
 	return o.fetch(ctx, q, follow)
 }
 
-// Prefetch starts a fill of the object of q, which will probably be requested next, if a
-// place is free. No client waits for it, so it is the first to yield that place. An error
-// is ignored: it occurs again when a client requests the object.
-func (o *Origin) Prefetch(ctx context.Context, q *Ask) {
-	if !q.Req.Immutable() || !o.reachable(q) || o.shelf.has(ctx, q.Req) || o.absent.find(q.Path) != nil {
-		return
+// Prefetch says what has become of the prefetch of an object.
+type Prefetch uint8
+
+const (
+	prefetchHeld    Prefetch = iota // it is stored
+	prefetchRefused                 // it cannot be fetched, or not now
+	prefetchBegun
+)
+
+// Prefetch starts a fill of the object of q, which will probably be requested next, if no
+// client waits for a place, and prefetches hold fewer than half of the places. No client
+// waits for it, so it is the first to yield its place. If it begins, ended is called when
+// the fill has ended; ours says that no client had begun that fill. The error is not
+// remembered: it occurs again when a client requests the object.
+func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Context, ours bool, err error)) Prefetch {
+	if o.shelf.has(ctx, q.Req) {
+		return prefetchHeld
 	}
-	if o.ascertain(ctx, q) != nil {
-		return
+	if !q.Req.Immutable() || !o.reachable(q) || o.absent.find(q.Path) != nil || o.ascertain(ctx, q) != nil {
+		return prefetchRefused
 	}
-	client := q.Client.Key()
-	if f, _, err := o.fills.join(q.Req, client); err == nil {
-		f.Leave(client) // if it waits for a place it is dropped
+	f, ours, release := o.fills.ahead(q)
+	if f == nil {
+		return prefetchRefused
 	}
+	if !o.parts.scope.Go(func(ctx context.Context) {
+		<-f.Done()
+		release()
+		_ = o.parts.scope.Guard(q.Path, func() error { // a prediction that fails is no error
+			ended(ctx, ours, f.Err())
+			return nil
+		})
+	}) {
+		release()
+	}
+	return prefetchBegun
 }
 
 // fetch waits for the fill of q and returns its object, which may still be arriving if

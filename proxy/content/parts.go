@@ -306,12 +306,16 @@ const parallelReads = 8
 type rooms struct {
 	objects, zips, private, lookups, files, beyond *places.Places
 
+	// Have an element for each prefetch: at most half of the places are for these.
+	objectsAhead, zipsAhead chan struct{}
+
 	reading chan struct{} // has an element for each stored answer that is being read
 }
 
 func newRooms(c Config) rooms {
 	of := func(n int) *places.Places { return places.New(places.Config{N: n, Patience: silence, Site: c.Site}) }
 	return rooms{
+		objectsAhead: make(chan struct{}, max(c.Fills/2, 1)), zipsAhead: make(chan struct{}, max(c.ZipFills/2, 1)),
 		objects: of(c.Fills), zips: of(c.ZipFills),
 		private: places.New(places.Config{N: privatePlaces, Site: c.Site}), // a clone may take minutes, and reports no progress
 		lookups: of(lookupPlaces), files: of(filePlaces), beyond: of(beyondPlaces),

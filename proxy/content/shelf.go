@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/content/gate"
@@ -112,10 +111,18 @@ func (s *shelf) read(ctx context.Context, req request.Request) ([]byte, error) {
 
 // has reports whether an object is stored for req.
 func (s *shelf) has(ctx context.Context, req request.Request) bool {
-	return slices.ContainsFunc(s.proof.vouchers(req.Kind), func(v storage.Voucher) bool {
-		_, err := s.parts.held.Stat(ctx, v.Key(req.Path()))
-		return err == nil
-	})
+	_, held := s.size(ctx, req)
+	return held
+}
+
+// size returns the size of the object that is stored for req, and whether there is one.
+func (s *shelf) size(ctx context.Context, req request.Request) (size int64, held bool) {
+	for _, v := range s.proof.vouchers(req.Kind) {
+		if info, err := s.parts.held.Stat(ctx, v.Key(req.Path())); err == nil {
+			return info.Size, true
+		}
+	}
+	return 0, false
 }
 
 // keyFor returns the key for a new object, which has a proof or not.

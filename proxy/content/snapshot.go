@@ -65,9 +65,9 @@ func (b builder) public(g *gate.Gate) *Origin {
 	if len(p.options.mirrors) > 0 {
 		registry.first = p.options.mirrors[0]
 	}
-	small := room{p.rooms.objects, smallFillTime}
+	small := room{p.rooms.objects, smallFillTime, p.rooms.objectsAhead}
 	o.audience, o.registry, o.source, o.absent = &everyone{b.snapshot.rules, proof.name != ""}, registry, up, absent
-	o.fills = &fills{parts: p, shelf: o.shelf, source: up, group: flight.NewGroup[*fill](p.scope), small: small, zips: room{p.rooms.zips, zipFillTime}, predicted: true}
+	o.fills = &fills{parts: p, shelf: o.shelf, source: up, group: flight.NewGroup[*fill](p.scope), small: small, zips: room{p.rooms.zips, zipFillTime, p.rooms.zipsAhead}, predicted: true}
 	o.renewals = &renewals{source: up, answers: o.answers, absent: absent, group: flight.NewGroup[*Answer](p.scope), in: small, meanwhile: publicMeanwhile}
 	o.inForce = func() *Origin { return b.now().public }
 	o.Caching = Caching{
@@ -84,7 +84,7 @@ func (b builder) private(g *gate.Gate) *Origin {
 	o := b.origin(g, proof, privatePrefix)
 	repo := b.repository(o, g, proof)
 	repo.reach, repo.fresh = vcs.Private, true
-	all := room{p.rooms.private, zipFillTime} // a repository may have to be cloned first
+	all := room{p.rooms.private, zipFillTime, nil} // a repository may have to be cloned first
 	audience := &members{rules: b.snapshot.rules, settings: b.snapshot.settings, gate: g, parts: p, absent: absent, pinned: p.pinned != nil}
 	o.fills = &fills{parts: p, shelf: o.shelf, source: repo, group: flight.NewGroup[*fill](p.scope), small: all, zips: all, fresh: true}
 	o.audience, o.registry, o.source, o.absent = audience, &privateRegistry{p, audience, o.fills}, repo, absent

@@ -41,6 +41,7 @@ type source interface {
 type fill struct {
 	req   request.Request
 	key   string
+	ahead bool // it was started before a client requested it
 	begun time.Time
 	claim *places.Claim
 
@@ -62,6 +63,7 @@ type filling = flight.Flight[*fill]
 type room struct {
 	places *places.Places
 	limit  time.Duration
+	ahead  chan struct{} // has an element for each prefetch
 }
 
 const (

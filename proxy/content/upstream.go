@@ -17,6 +17,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/modzip"
+	"github.com/assay-proxy/assay/proxy/predict"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -162,6 +163,9 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	}
 	defer object.Body.Close()
 	f.size = object.Size
+	if f.ahead && f.size > predict.MaxZip {
+		f.claim.GiveUp() // if no client has come meanwhile
+	}
 
 	var want string
 	g, gctx := errgroup.WithContext(ctx)

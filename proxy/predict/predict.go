@@ -1,258 +1,210 @@
 // Package predict says which files the go command will request next. It knows how the go command
-// reads a module graph, and does no I/O.
+// reads modules, and does no I/O.
 //
-// The go command reads the go.mod files of a graph first, then the .info of each selected version in
-// the order of the module paths, then the zips in the same order. A go.mod of a version before go
-// 1.17 makes it read the go.mod files of all that it requires, and of what these require.
+// A command that needs the module graph (go mod download, go list -m, go get) reads the go.mod files
+// that the main module requires, in the order of their paths, and then those that these lead to: a
+// go.mod of a version before go 1.17 makes it read the go.mod files of all that it requires, and of
+// what these require. Then go mod download reads the .info of each required version, one after the
+// other, and then the zips in the same order. A build does not read the graph: it reads the zip of each
+// module that it imports, then its go.mod, and at the end the .info files of all.
 package predict
 
 import (
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
-	"golang.org/x/mod/semver"
 
-	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
-// Limits of what one client can cause. A client that does not request what was predicted gets no
-// more predictions, so these are also the limits of what is fetched and not used.
+// Limits of what is remembered. They bound the memory of a Predictor to some 6 MiB.
 const (
-	// maxUnused is how many predicted files of one client may be unrequested, and maxUnusedZips how
-	// many of them zips.
-	maxUnused     = 96
-	maxUnusedZips = 8
-
-	// window is how many files after the requested one are predicted, and gap how many modules are
-	// examined for the next zips: a module of the graph that is not selected has none.
-	window = 16
-	gap    = 64
-
-	// certain is how many .info files a client must have requested, without a list, before zips are
-	// predicted: go list -m -u requests them as well, and never a zip.
-	certain = 4
-
-	// maxModules bounds the modules that are remembered for one client, maxClients the clients, and
-	// idle the time without a request after which a client is forgotten.
-	maxModules = 1000
+	// maxClients bounds the clients, maxFiles the files and modules that are remembered for one of
+	// them, and maxEntries those of all. The client with the most is forgotten first.
 	maxClients = 100
-	idle       = 30 * time.Second
+	maxFiles   = 4000
+	maxEntries = 20000
 
-	// MaxMod is the size of the largest go.mod that is read, in bytes.
+	// maxPath is the length of the longest path of a module that is predicted.
+	maxPath = 255
+
+	// idle is the time without a request after which a client is forgotten, and the time after which
+	// a predicted file that was not requested is wasted.
+	idle = 30 * time.Second
+
+	// MaxMod is the size of the largest go.mod that is read, and MaxZip that of the largest zip that is
+	// fetched before a client requests it, in bytes.
 	MaxMod = 64 << 10
+	MaxZip = maxUnusedBytes
+)
+
+// Limits of the bytes of fetched files that were not requested: while one client, or all together,
+// have as many, no zip is predicted.
+const (
+	maxUnusedBytes    = 64 << 20
+	maxAllUnusedBytes = 256 << 20
 )
 
 // Predictor remembers what each client has requested. Its methods may be called concurrently.
 type Predictor struct {
+	known atomic.Int64 // len(clients)
+
 	mu      sync.Mutex
 	clients map[string]*client
+	entries int   // of all clients
+	unused  int64 // bytes that were fetched and not requested, of all clients
 	stats   Stats
 }
 
-// Stats are counts of files since the start.
-type Stats struct {
-	Predicted, Used uint64
+// Stats are counts since the start, by kind.
+type Stats [request.NumKinds]Count
+
+// Count counts files of one kind that were fetched because of a prediction. Each file that the client
+// requests is used; what it has not requested when it is forgotten, or after 30 seconds, is wasted.
+type Count struct {
+	Predicted, Used, Wasted                int64 // files
+	PredictedBytes, UsedBytes, WastedBytes int64
 }
 
 // New returns a Predictor that knows no client.
 func New() *Predictor { return &Predictor{clients: map[string]*client{}} }
 
+// Knows reports whether anything is remembered of a client. It takes no lock while no client is known.
+func (p *Predictor) Knows(name string) bool {
+	if p.known.Load() == 0 {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.clients[name] != nil
+}
+
 // Stats returns the counts. A nil Predictor has predicted nothing.
-func (p *Predictor) Stats() Stats {
+func (p *Predictor) Stats(now time.Time) Stats {
 	if p == nil {
 		return Stats{}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.forgetIdle(now)
 	return p.stats
 }
 
-// Next returns the files that a client will probably request after req, which it requests now.
-func (p *Predictor) Next(name string, req request.Request, now time.Time) []request.Request {
+// Next returns the files that a client will probably request after req, which it requests now, and
+// whether it requests that for the first time: then AfterMod follows for a go.mod.
+func (p *Predictor) Next(name string, req request.Request, now time.Time) (next []request.Request, first bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.client(name, now)
-	if c.use(req) {
-		p.stats.Used++
+	defer p.grown(c, c.entries())
+	c.expire(p, now)
+	if !c.use(p, req) {
+		return c.queued(p, nil), false // another process of the client has requested it before
 	}
-	c.note(req)
-	next := c.following(req)
-	p.stats.Predicted += uint64(len(next))
-	return next
+	return c.queued(p, c.following(p, req)), true
 }
 
-// AfterMod returns the go.mod files that a client will probably request after one that it has read.
-// content is that go.mod, of at most MaxMod bytes.
-func (p *Predictor) AfterMod(name string, of module.Version, content []byte, now time.Time) []request.Request {
+// AfterMod returns the files that a client will probably request because of a go.mod that it has
+// requested, or that was predicted and is held now. content is that go.mod, of at most MaxMod bytes.
+func (p *Predictor) AfterMod(name string, of module.Version, content []byte) []request.Request {
 	f, err := modfile.ParseLax("go.mod", content, nil)
 	if err != nil {
 		return nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	next := p.client(name, now).required(of, f)
-	p.stats.Predicted += uint64(len(next))
-	return next
+	c := p.clients[name]
+	if c == nil { // forgotten meanwhile
+		return nil
+	}
+	defer p.grown(c, c.entries())
+	return c.queued(p, c.required(p, of, f))
+}
+
+// Fetched says that a predicted file was fetched, and has a size in bytes.
+func (p *Predictor) Fetched(name string, req request.Request, size int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	count := &p.stats[req.Kind]
+	count.Predicted++
+	count.PredictedBytes += size
+	c := p.clients[name]
+	if c == nil {
+		count.waste(size)
+		return
+	}
+	c.fetched(p, req, size)
+}
+
+// NotFetched says that a predicted file was held, or could not be fetched now.
+func (p *Predictor) NotFetched(name string, req request.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.clients[name]; c != nil {
+		c.drop(req)
+	}
 }
 
 // client returns what is known of a client. The caller holds mu.
 func (p *Predictor) client(name string, now time.Time) *client {
 	c := p.clients[name]
-	if c == nil || now.Sub(c.last) > idle {
-		if len(p.clients) >= maxClients {
-			for other, c := range p.clients {
-				if now.Sub(c.last) > idle {
-					delete(p.clients, other)
-				}
-			}
+	if c != nil && now.Sub(c.last) > idle {
+		p.forget(name)
+		c = nil
+	}
+	if c == nil {
+		if len(p.clients) >= maxClients || p.entries >= maxEntries {
+			p.makeRoom(now)
 		}
-		if len(p.clients) >= maxClients {
-			clear(p.clients) // an order of use would cost more than it saves
-		}
-		c = &client{selected: map[string]string{}, whole: map[memo.Key]bool{}, requested: map[memo.Key]bool{}, unused: map[memo.Key]bool{}}
+		c = newClient(now)
 		p.clients[name] = c
+		p.known.Store(int64(len(p.clients)))
 	}
 	c.last = now
 	return c
 }
 
-// client is one build of a client.
-type client struct {
-	last time.Time
-
-	selected map[string]string // the highest version of each module whose go.mod was requested
-	order    []string          // the modules of selected, sorted; nil: not sorted yet
-	whole    map[memo.Key]bool // paths of the go.mod files whose requirements the go command reads completely
-	infos    int               // requested ones
-	listed   bool              // it has requested a list
-
-	requested map[memo.Key]bool // paths
-	unused    map[memo.Key]bool // paths that were predicted, and not requested yet
-	zips      int               // of unused
+// makeRoom forgets the clients that are idle, and if there are none the one with the most entries: it
+// has predictions that others have not.
+func (p *Predictor) makeRoom(now time.Time) {
+	p.forgetIdle(now)
+	if len(p.clients) < maxClients && p.entries < maxEntries {
+		return
+	}
+	largest, most := "", -1
+	for name, c := range p.clients {
+		if n := c.entries(); n > most {
+			largest, most = name, n
+		}
+	}
+	p.forget(largest)
 }
 
-// use notes that the client has requested a file, and reports whether that was predicted.
-func (c *client) use(req request.Request) bool {
-	key := memo.KeyOf(req.Path())
-	if len(c.requested) < 3*maxModules {
-		c.requested[key] = true
-	}
-	if !c.unused[key] {
-		return false
-	}
-	delete(c.unused, key)
-	if req.Kind == request.Zip {
-		c.zips--
-	}
-	return true
-}
-
-// note remembers what a request says about later ones.
-func (c *client) note(req request.Request) {
-	switch req.Kind {
-	case request.List, request.Latest:
-		c.listed = true
-	case request.Info:
-		c.infos++
-	case request.Mod:
-		old, known := c.selected[req.Module]
-		if !known && len(c.selected) >= maxModules {
-			return
-		}
-		if !known {
-			c.order = nil
-		}
-		if !known || semver.Compare(req.Version, old) > 0 {
-			c.selected[req.Module] = req.Version
+func (p *Predictor) forgetIdle(now time.Time) {
+	for name, c := range p.clients {
+		if now.Sub(c.last) > idle {
+			p.forget(name)
+		} else {
+			c.expire(p, now)
 		}
 	}
 }
 
-// required returns the go.mod files that the go command reads because of one, which is of a version.
-func (c *client) required(of module.Version, f *modfile.File) (next []request.Request) {
-	if pruned := f.Go != nil && semver.Compare("v"+f.Go.Version, "v1.17") >= 0; pruned && !c.whole[keyOf(of)] {
-		return nil
-	}
-	for _, r := range f.Require {
-		if len(c.whole) >= maxModules {
-			break
-		}
-		if module.Check(r.Mod.Path, r.Mod.Version) != nil { // ParseLax accepts any text
-			continue
-		}
-		c.whole[keyOf(r.Mod)] = true
-		next = c.predict(next, request.Mod, r.Mod.Path, r.Mod.Version)
-	}
-	return next
+func (p *Predictor) forget(name string) {
+	c := p.clients[name]
+	c.end(p)
+	p.entries -= c.entries()
+	delete(p.clients, name)
+	p.known.Store(int64(len(p.clients)))
 }
 
-// following returns the .info files and zips that follow one in the order of the selected modules.
-func (c *client) following(req request.Request) (next []request.Request) {
-	if c.listed || c.selected[req.Module] != req.Version {
-		return nil
-	}
-	switch req.Kind {
-	case request.Info:
-		for _, path := range c.after(req.Module, window) {
-			next = c.predict(next, request.Info, path, c.selected[path])
-		}
-		if c.infos >= certain {
-			next = c.zipsOf(next, c.order[:min(gap, len(c.order))])
-		}
-	case request.Zip:
-		next = c.zipsOf(next, c.after(req.Module, gap))
-	}
-	return next
-}
+// grown counts the entries of a client, which had some before.
+func (p *Predictor) grown(c *client, before int) { p.entries += c.entries() - before }
 
-// zipsOf predicts the first zips of modules whose .info the client has requested: it has read the
-// go.mod files of more modules than it selects.
-func (c *client) zipsOf(next []request.Request, modules []string) []request.Request {
-	for _, path := range modules {
-		if c.zips >= maxUnusedZips {
-			break
-		}
-		info := request.Request{Kind: request.Info, Module: path, Version: c.selected[path]}
-		if c.requested[memo.KeyOf(info.Path())] {
-			next = c.predict(next, request.Zip, path, info.Version)
-		}
-	}
-	return next
-}
-
-// after returns at most n modules after one, in the order in which the go command requests them.
-func (c *client) after(path string, n int) []string {
-	if c.order == nil {
-		for m := range c.selected {
-			c.order = append(c.order, m)
-		}
-		slices.Sort(c.order)
-	}
-	at, found := slices.BinarySearch(c.order, path)
-	if found {
-		at++
-	}
-	return c.order[at:min(at+n, len(c.order))]
-}
-
-// predict adds a file to next, unless it was predicted before or too many are unused.
-func (c *client) predict(next []request.Request, kind request.Kind, path, version string) []request.Request {
-	req := request.Request{Kind: kind, Module: path, Version: version}
-	key := memo.KeyOf(req.Path())
-	if c.requested[key] || c.unused[key] || len(c.unused) >= maxUnused || req.Kind == request.Zip && c.zips >= maxUnusedZips {
-		return next
-	}
-	c.unused[key] = true
-	if req.Kind == request.Zip {
-		c.zips++
-	}
-	return append(next, req)
-}
-
-func keyOf(m module.Version) memo.Key {
-	return memo.KeyOf(request.Request{Kind: request.Mod, Module: m.Path, Version: m.Version}.Path())
+func (c *Count) waste(size int64) {
+	c.Wasted++
+	c.WastedBytes += size
 }

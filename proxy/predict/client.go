@@ -1,0 +1,355 @@
+package predict
+
+import (
+	"time"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
+
+	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/proxy/request"
+)
+
+// client is what one client has requested, and what was predicted for it.
+type client struct {
+	last    time.Time // of its requests
+	expired time.Time // when expire last looked for wasted files
+
+	files   map[memo.Key]file // by path
+	credits [request.NumKinds]credit
+	unused  int64 // bytes of fetched files that it has not requested
+
+	graph  graph
+	queue  []module.Version // go.mod files that it will request, and that have to wait for credit
+	infos  []module.Version // whose .info it requested before the zip, as go mod download does
+	built  []module.Version // whose zip it requested before the go.mod, as a build does
+	listed time.Time        // when it last requested a list
+}
+
+func newClient(now time.Time) *client {
+	return &client{last: now, expired: now, files: map[memo.Key]file{}, graph: newGraph()}
+}
+
+// file is the state of a file.
+type file struct {
+	state state
+	kind  request.Kind
+	at    time.Time // when it was predicted
+	size  int64     // of a fetched one
+}
+
+// state says what is known of a file.
+type state uint8
+
+const (
+	requested state = 1 << iota // by the client
+	predicted                   // and not requested, fetched or given up
+	fetched                     // because it was predicted; not requested
+	whole                       // a go.mod: the go command reads all that it requires
+	led                         // a go.mod: what it leads to was predicted
+	learned                     // a go.mod of a root: the graph knows what it requires
+	alone                       // a go.mod that the go command reads apart from the graph
+)
+
+func (f file) is(s state) bool { return f.state&s != 0 }
+
+// credit says how many predicted files of a kind a client may leave unrequested. It grows with those
+// that it requests, so a kind that it does not use is given up soon.
+type credit struct {
+	open  int // predicted, and not requested
+	score int
+}
+
+// room returns how many files of a kind may be predicted now.
+func (c credit) room(kind request.Kind) int {
+	first, most := 0, 8 // zips
+	switch kind {
+	case request.Mod:
+		first, most = 16, 512
+	case request.Info:
+		first, most = -4, 192 // two in their order show that more will follow
+	}
+	return min(first+4*c.score, most) - c.open
+}
+
+// won counts a file that was requested as the rules expect.
+func (c *credit) won() { c.score = min(c.score+1, 128) }
+
+// lost counts a wasted one.
+func (c *credit) lost() { c.score = max(c.score-4, -128) }
+
+// entries returns how much is remembered.
+func (c *client) entries() int {
+	return len(c.files) + len(c.graph.modules) + len(c.queue) + len(c.infos) + len(c.built)
+}
+
+func (c *client) full() bool { return c.entries() >= maxFiles }
+
+func (c *client) file(kind request.Kind, m module.Version) file { return c.files[keyOf(kind, m)] }
+
+// mark adds states to a file.
+func (c *client) mark(kind request.Kind, m module.Version, s state) {
+	key := keyOf(kind, m)
+	f, known := c.files[key]
+	if !known && c.full() {
+		return
+	}
+	f.kind, f.state = kind, f.state|s
+	c.files[key] = f
+}
+
+// use notes that the client has requested a file, and reports whether it does so for the first time.
+func (c *client) use(p *Predictor, req request.Request) bool {
+	if !req.Immutable() {
+		return true
+	}
+	key := memo.KeyOf(req.Path())
+	f := c.files[key]
+	if f.is(requested) || c.full() {
+		return false
+	}
+	if f.is(predicted | fetched) {
+		c.credits[req.Kind].open--
+		c.credits[req.Kind].won()
+	}
+	if f.is(fetched) {
+		c.settle(p, f, false)
+	}
+	f.kind, f.state = req.Kind, f.state&^(predicted|fetched)|requested
+	c.files[key] = f
+	return true
+}
+
+// fetched notes that a predicted file was fetched.
+func (c *client) fetched(p *Predictor, req request.Request, size int64) {
+	key := memo.KeyOf(req.Path())
+	f, known := c.files[key]
+	f.size = size
+	switch {
+	case f.is(predicted):
+		f.state = f.state&^predicted | fetched
+		c.files[key] = f
+		c.unused += size
+		p.unused += size
+	case known && f.is(requested):
+		p.stats[req.Kind].Used++
+		p.stats[req.Kind].UsedBytes += size
+	default:
+		p.stats[req.Kind].waste(size)
+	}
+}
+
+// settle counts a fetched file that is requested now, or wasted.
+func (c *client) settle(p *Predictor, f file, wasted bool) {
+	c.unused -= f.size
+	p.unused -= f.size
+	if wasted {
+		p.stats[f.kind].waste(f.size)
+		return
+	}
+	p.stats[f.kind].Used++
+	p.stats[f.kind].UsedBytes += f.size
+}
+
+// drop gives a prediction up.
+func (c *client) drop(req request.Request) {
+	key := memo.KeyOf(req.Path())
+	if f := c.files[key]; f.is(predicted) {
+		c.credits[req.Kind].open--
+		f.state &^= predicted
+		c.files[key] = f
+	}
+}
+
+// expire gives up what was predicted long ago and not requested, and the kinds that are wasted. A kind
+// that was given up gets another chance when nothing of it is open.
+func (c *client) expire(p *Predictor, now time.Time) {
+	if now.Sub(c.expired) < idle/2 {
+		return
+	}
+	c.expired = now
+	for i := range c.credits {
+		if credit := &c.credits[i]; credit.open == 0 && credit.score < 0 {
+			credit.score = 0
+		}
+	}
+	for key, f := range c.files {
+		if !f.is(predicted|fetched) || now.Sub(f.at) < idle {
+			continue
+		}
+		c.credits[f.kind].open--
+		c.credits[f.kind].lost()
+		if f.is(fetched) {
+			c.settle(p, f, true)
+		}
+		f.state &^= predicted | fetched
+		c.files[key] = f
+	}
+}
+
+// end counts what the client has not requested as wasted.
+func (c *client) end(p *Predictor) {
+	for _, f := range c.files {
+		if f.is(fetched) {
+			c.settle(p, f, true)
+		}
+	}
+}
+
+// following returns the files that follow a requested one.
+func (c *client) following(p *Predictor, req request.Request) (next []request.Request) {
+	m := req.ModuleVersion()
+	switch {
+	case req.Kind == request.List || req.Kind == request.Latest:
+		c.listed = c.last
+	case !req.Immutable() || m.Path == toolchain:
+	case req.Kind == request.Mod:
+		return c.afterMod(p, m)
+	case req.Kind == request.Info:
+		return c.afterInfo(p, m)
+	case req.Kind == request.Zip:
+		return c.afterZip(p, m)
+	}
+	return nil
+}
+
+// toolchain is the module of Go toolchains, of which the go command requests the zip alone.
+const toolchain = "golang.org/toolchain"
+
+// afterMod follows a go.mod of the graph.
+func (c *client) afterMod(p *Predictor, m module.Version) []request.Request {
+	if c.file(request.Zip, m).is(requested) {
+		c.mark(request.Mod, m, alone)
+		return nil
+	}
+	c.credits[request.Mod].won()
+	c.graph.request(m, c.file(request.Mod, m).is(whole), c.full())
+	return c.guess(p, nil)
+}
+
+// afterInfo follows an .info: those of all built modules, or of the other roots of the graph.
+func (c *client) afterInfo(p *Predictor, m module.Version) (next []request.Request) {
+	built := c.file(request.Zip, m).is(requested)
+	if c.last.Sub(c.listed) < idle || !built && !c.graph.selects(m) {
+		return nil
+	}
+	c.credits[request.Info].won()
+	candidates := c.built
+	if !built {
+		if !c.full() {
+			c.infos = append(c.infos, m)
+		}
+		candidates = c.graph.following(m.Path)
+	}
+	for _, m := range candidates {
+		if next = c.predict(p, next, request.Info, m); c.credits[request.Info].room(request.Info) <= 0 {
+			break
+		}
+	}
+	return next
+}
+
+// afterZip follows a zip: in a build the go.mod of its module, else the next zips.
+func (c *client) afterZip(p *Predictor, m module.Version) (next []request.Request) {
+	if !c.file(request.Info, m).is(requested) {
+		if c.file(request.Mod, m).is(requested) || c.full() {
+			return nil
+		}
+		c.built = append(c.built, m)
+		c.mark(request.Mod, m, alone)
+		return c.predict(p, nil, request.Mod, m)
+	}
+	if c.last.Sub(c.listed) < idle {
+		return nil
+	}
+	c.credits[request.Zip].won()
+	for _, m := range c.infos {
+		if next = c.predict(p, next, request.Zip, m); c.credits[request.Zip].room(request.Zip) <= 0 {
+			break
+		}
+	}
+	return next
+}
+
+// required follows the content of a go.mod.
+func (c *client) required(p *Predictor, of module.Version, f *modfile.File) (next []request.Request) {
+	state := c.file(request.Mod, of)
+	if state.is(alone|led) || !state.is(requested|whole) {
+		return nil
+	}
+	pruned := f.Go != nil && semver.Compare("v"+f.Go.Version, "v1.17") >= 0
+	if pruned && !state.is(whole) {
+		if !state.is(learned) {
+			c.mark(request.Mod, of, learned)
+			c.graph.learn(f, c.full())
+		}
+		return c.guess(p, nil)
+	}
+	c.mark(request.Mod, of, led)
+	for _, r := range f.Require {
+		if c.full() || !valid(r.Mod) {
+			continue
+		}
+		if c.file(request.Mod, r.Mod).is(whole) {
+			continue
+		}
+		c.mark(request.Mod, r.Mod, whole)
+		c.queue = append(c.queue, r.Mod)
+	}
+	return nil
+}
+
+// queued adds the go.mod files to next that wait for credit, as far as there is some. One that the
+// client has requested as a root is read again, since now all that it requires follows.
+func (c *client) queued(p *Predictor, next []request.Request) []request.Request {
+	for len(c.queue) > 0 && c.credits[request.Mod].room(request.Mod) > 0 {
+		m := c.queue[0]
+		c.queue = c.queue[1:]
+		if c.file(request.Mod, m).is(learned) {
+			next = append(next, request.Request{Kind: request.Mod, Module: m.Path, Version: m.Version})
+		}
+		next = c.predict(p, next, request.Mod, m)
+	}
+	return next
+}
+
+// guess adds the go.mod files to next that probably follow in the order of the roots.
+func (c *client) guess(p *Predictor, next []request.Request) []request.Request {
+	for c.credits[request.Mod].room(request.Mod) > 0 {
+		m, ok := c.graph.guess()
+		if !ok {
+			break
+		}
+		n := len(next)
+		if next = c.predict(p, next, request.Mod, m); len(next) > n {
+			c.graph.guessed(m)
+		}
+	}
+	return next
+}
+
+// predict adds a file to next, unless it was requested or predicted before, or there is no credit.
+func (c *client) predict(p *Predictor, next []request.Request, kind request.Kind, m module.Version) []request.Request {
+	key := keyOf(kind, m)
+	f, known := c.files[key]
+	if f.is(requested|predicted|fetched) || !known && c.full() || c.credits[kind].room(kind) <= 0 {
+		return next
+	}
+	if kind == request.Zip && (c.unused >= maxUnusedBytes || p.unused >= maxAllUnusedBytes) {
+		return next
+	}
+	f.kind, f.at, f.state = kind, c.last, f.state|predicted
+	c.files[key] = f
+	c.credits[kind].open++
+	return append(next, request.Request{Kind: kind, Module: m.Path, Version: m.Version})
+}
+
+// valid reports whether a go.mod requires a version that a path can name: its author chose the text.
+func valid(m module.Version) bool {
+	return len(m.Path)+len(m.Version) <= maxPath && module.Check(m.Path, m.Version) == nil
+}
+
+func keyOf(kind request.Kind, m module.Version) memo.Key {
+	return memo.KeyOf(request.Request{Kind: kind, Module: m.Path, Version: m.Version}.Path())
+}
