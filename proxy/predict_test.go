@@ -6,7 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/mod/module"
+
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/predict"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
 )
@@ -51,14 +54,16 @@ func TestPredict(t *testing.T) {
 		f.want(path + "mod")
 	}
 	f.want(paths[0] + "info")
+	f.want(paths[1] + "info")
 	held("info", paths...)
-	if n := world.Count(paths[0] + "zip"); n != 0 {
-		t.Error("a zip is fetched, and go list would not request it")
-	}
-	for _, path := range paths[1:] {
+	for _, path := range paths[2:] {
 		f.want(path + "info")
 	}
-	held("zip", paths...)
+	if n := world.Count("graph.example/*zip"); n != 0 || world.Count(paths[0]+"zip") != 0 {
+		t.Error("a zip is fetched, and go list would not request it")
+	}
+	f.want(paths[0] + "zip")
+	held("zip", paths[:5]...)
 	for _, path := range paths {
 		f.want(path + "zip")
 		for _, kind := range []string{"mod", "info", "zip"} {
@@ -67,6 +72,88 @@ func TestPredict(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What a filled go.mod leads to is fetched before the client requests that go.mod, also through one that
+// is held.
+func TestPredictChain(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	for i := range 12 {
+		world.Add(fmt.Sprintf("-- chain.example/%d@v1.0.0/go.mod --\nmodule chain.example/%d\nrequire chain.example/%d v1.0.0\n", i, i, i+1))
+	}
+	f := start(t, world, world.URL("ok"), predicting())
+	f.prefetch("chain.example/5/@v/v1.0.0.mod")
+	f.prefetch("chain.example/6/@v/v1.0.0.mod")
+	for _, i := range []int{5, 6} {
+		eventually(t, "it is held", func() bool { return f.holds(fmt.Sprintf("chain.example/%d/@v/v1.0.0.mod", i)) })
+	}
+	f.want("chain.example/0/@v/v1.0.0.mod")
+	eventually(t, "the end of the chain is fetched", func() bool { return f.holds("chain.example/11/@v/v1.0.0.mod") })
+}
+
+// A go.mod with 100,000 requirements, and a client that leaves, hold no place that another client needs.
+func TestPredictPlaces(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	var large, many strings.Builder
+	large.WriteString("-- graph.example/large@v1.0.0/go.mod --\nmodule graph.example/large\nrequire (\n")
+	many.WriteString("-- graph.example/many@v1.0.0/go.mod --\nmodule graph.example/many\nrequire (\n")
+	for i := range 100_000 {
+		fmt.Fprintf(&large, "\tlarge.example/%06d v1.0.0 // %s\n", i, strings.Repeat("x", 130))
+		if i < 1000 {
+			fmt.Fprintf(&many, "\tmany.example/%06d v1.0.0\n", i)
+		}
+	}
+	world.Add(large.String() + ")\n")
+	world.Add(many.String() + ")\n")
+	g := newGate(t, world, "/many.example/")
+	o := predicting()
+	o.config = func(c *proxy.Config) { c.Predict, c.Content.Fills = true, 8 }
+	f := start(t, world, g.url, o)
+	if size := len(f.want("graph.example/large/@v/v1.0.0.mod").body); size < 15<<20 {
+		t.Errorf("the go.mod has %d bytes", size)
+	}
+	f.want("graph.example/many/@v/v1.0.0.mod")
+	for range 4 {
+		<-g.came // half of the places are for predictions
+	}
+	for _, version := range []string{"v1.0.0", "v1.1.0"} {
+		for _, kind := range []string{"info", "mod"} {
+			f.want("example.com/hello/@v/" + version + "." + kind)
+		}
+	}
+	if stats := f.objects(); stats.Abandoned != 0 || stats.Running != 4 {
+		t.Errorf("%+v, want 4 running, and none that had to yield", stats)
+	}
+	g.release()
+	eventually(t, "the predictions end", func() bool { return f.objects().Running == 0 })
+	if n := world.Count("large.example/*"); n != 0 {
+		t.Errorf("%d requests because of the large go.mod", n)
+	}
+	if n := world.Count("many.example/*"); n > 20 {
+		t.Errorf("%d requests because of one client that has left", n)
+	}
+}
+
+// A large zip that no client has requested is not downloaded.
+func TestPredictLargeZip(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	paths := graph(world, 3, "")
+	f := start(t, world, world.URL("ok"), predicting())
+	f.want("graph.example/old/@v/v1.0.0.mod")
+	for _, kind := range []string{"mod", "info"} {
+		for _, path := range paths {
+			f.want(path + kind)
+		}
+	}
+	world.AddRaw(module.Version{Path: "graph.example/1", Version: "v1.0.0"}, world.File(paths[1]+"info"), world.File(paths[1]+"mod"), make([]byte, predict.MaxZip+1))
+	f.want(paths[0] + "zip")
+	eventually(t, "the other zip is fetched", func() bool { return f.holds(paths[2] + "zip") })
+	eventually(t, "the large one is given up", func() bool {
+		return world.Count(paths[1]+"zip") == 1 && f.server.Content().Places()["zips"].Stats().Abandoned == 1
+	})
 }
 
 // A public go.mod that requires a private module, or one that is not there, changes nothing: the

@@ -179,7 +179,9 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 		}
 		if a.origin == origin && a.ask.Sure() { // a reload may just have changed it
 			a.result = resultHit
-			s.content.Expect(origin, &a.ask, true)
+			if answered := s.content.Expect(origin, &a.ask, true); answered != nil {
+				answered() // the object is held
+			}
 			origin.Served(hot)
 			return true, a.serveHot(hot)
 		}
@@ -204,13 +206,10 @@ func (s *Server) serveModule(a *answer) error {
 	if a.ask.Req.Immutable() {
 		serve = a.serveImmutable
 	}
-	isMod := a.ask.Req.Kind == request.Mod
-	if !isMod {
-		s.content.Expect(a.origin, &a.ask, false)
-	}
+	answered := s.content.Expect(a.origin, &a.ask, false)
 	err := serve()
-	if isMod && err == nil {
-		s.content.Expect(a.origin, &a.ask, false) // now it is held, and says what it requires
+	if err == nil && answered != nil {
+		answered()
 	}
 	if a.started {
 		return err

@@ -15,30 +15,37 @@ import (
 func (l *Library) Predict() { l.predictor = predict.New() }
 
 // Expect fetches what the client of q will probably request next. proxy calls it for each request
-// that a client may make: before it answers, and for a go.mod after that, when the go.mod is held. It
-// does not delay the answer. hot says that the object of q is in memory: that alone is no reason to
-// remember a client, since a client whose requests are all hits needs no predictions.
-func (l *Library) Expect(o *Origin, q *Ask, hot bool) {
+// that a client may make, before it answers, and after an answer without error calls what Expect
+// returns, if that is not nil: then a go.mod is held. Neither delays the answer. hot says that the object
+// of q is in memory: that alone is no reason to remember a client, since a client whose requests are all
+// hits needs no predictions.
+func (l *Library) Expect(o *Origin, q *Ask, hot bool) (answered func()) {
 	p := l.predictor
 	if p == nil || !o.fills.predicted || q.HeldOnly {
-		return
+		return nil
 	}
 	client := background{q.Client.Site()}
 	if hot && !p.Knows(client.site) {
-		return
+		return nil
 	}
-	req := q.Req
-	next, first := p.Next(client.site, req, time.Now())
-	reads := first && req.Kind == request.Mod
-	if len(next) == 0 && !reads {
-		return
+	next, first := p.Next(client.site, q.Req, time.Now())
+	if len(next) > 0 {
+		l.expecting(q.Path, func(ctx context.Context) { l.ahead(ctx, o, client, next) })
 	}
+	if !first || q.Req.Kind != request.Mod {
+		return nil
+	}
+	path, req := q.Path, q.Req
+	return func() {
+		l.expecting(path, func(ctx context.Context) { l.ahead(ctx, o, client, l.afterMod(ctx, o, client, req)) })
+	}
+}
+
+// expecting does work because of a request for a path, in a goroutine. A prediction that fails is no error.
+func (l *Library) expecting(path string, do func(ctx context.Context)) {
 	l.parts.scope.Go(func(ctx context.Context) {
-		_ = l.parts.scope.Guard(req.Path(), func() error { // a prediction that fails is no error
-			if reads {
-				next = append(next, l.afterMod(ctx, o, client, req)...)
-			}
-			l.ahead(ctx, o, client, next)
+		_ = l.parts.scope.Guard(path, func() error {
+			do(ctx)
 			return nil
 		})
 	})
