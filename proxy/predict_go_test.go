@@ -90,7 +90,7 @@ func isFile(path string) bool {
 }
 
 // The real go command requests what was predicted: for commands that download everything most of it was
-// begun before, for others no zip is fetched in vain.
+// begun before, for others each fetched zip is requested.
 func TestPredictGoCommand(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

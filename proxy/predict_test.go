@@ -36,7 +36,7 @@ func graph(world *proxytest.World, n int, more string) (paths []string) {
 	return paths
 }
 
-// What the go command requests next is a hit, and nothing is fetched twice or in vain.
+// What the go command requests next is a hit, and nothing is fetched twice, or without need.
 func TestPredict(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

@@ -100,7 +100,7 @@ func (c *client) mark(kind request.Kind, m module.Version, s state) {
 }
 
 // use notes that the client has requested a file, and reports whether it does so for the first time.
-func (c *client) use(p *Predictor, req request.Request) bool {
+func (c *client) use(t *tally, req request.Request) bool {
 	if !req.Immutable() {
 		return true
 	}
@@ -114,7 +114,7 @@ func (c *client) use(p *Predictor, req request.Request) bool {
 		c.credits[req.Kind].won()
 	}
 	if f.is(fetched) {
-		c.settle(p, f, false)
+		c.settle(t, f, false)
 	}
 	f.kind, f.state = req.Kind, f.state&^(predicted|fetched)|requested
 	c.files[key] = f
@@ -122,7 +122,7 @@ func (c *client) use(p *Predictor, req request.Request) bool {
 }
 
 // fetched notes that a predicted file was fetched.
-func (c *client) fetched(p *Predictor, req request.Request, size int64) {
+func (c *client) fetched(t *tally, req request.Request, size int64) {
 	key := memo.KeyOf(req.Path())
 	f, known := c.files[key]
 	f.size = size
@@ -131,25 +131,25 @@ func (c *client) fetched(p *Predictor, req request.Request, size int64) {
 		f.state = f.state&^predicted | fetched
 		c.files[key] = f
 		c.unused += size
-		p.unused += size
+		t.unused += size
 	case known && f.is(requested):
-		p.stats[req.Kind].Used++
-		p.stats[req.Kind].UsedBytes += size
+		t.stats[req.Kind].Used++
+		t.stats[req.Kind].UsedBytes += size
 	default:
-		p.stats[req.Kind].waste(size)
+		t.stats[req.Kind].waste(size)
 	}
 }
 
 // settle counts a fetched file that is requested now, or wasted.
-func (c *client) settle(p *Predictor, f file, wasted bool) {
+func (c *client) settle(t *tally, f file, wasted bool) {
 	c.unused -= f.size
-	p.unused -= f.size
+	t.unused -= f.size
 	if wasted {
-		p.stats[f.kind].waste(f.size)
+		t.stats[f.kind].waste(f.size)
 		return
 	}
-	p.stats[f.kind].Used++
-	p.stats[f.kind].UsedBytes += f.size
+	t.stats[f.kind].Used++
+	t.stats[f.kind].UsedBytes += f.size
 }
 
 // drop gives a prediction up.
@@ -164,7 +164,7 @@ func (c *client) drop(req request.Request) {
 
 // expire gives up what was predicted long ago and not requested, and the kinds that are wasted. A kind
 // that was given up gets another chance when nothing of it is open.
-func (c *client) expire(p *Predictor, now time.Time) {
+func (c *client) expire(t *tally, now time.Time) {
 	if now.Sub(c.expired) < idle/2 {
 		return
 	}
@@ -181,7 +181,7 @@ func (c *client) expire(p *Predictor, now time.Time) {
 		c.credits[f.kind].open--
 		c.credits[f.kind].lost()
 		if f.is(fetched) {
-			c.settle(p, f, true)
+			c.settle(t, f, true)
 		}
 		f.state &^= predicted | fetched
 		c.files[key] = f
@@ -189,27 +189,27 @@ func (c *client) expire(p *Predictor, now time.Time) {
 }
 
 // end counts what the client has not requested as wasted.
-func (c *client) end(p *Predictor) {
+func (c *client) end(t *tally) {
 	for _, f := range c.files {
 		if f.is(fetched) {
-			c.settle(p, f, true)
+			c.settle(t, f, true)
 		}
 	}
 }
 
 // following returns the files that follow a requested one.
-func (c *client) following(p *Predictor, req request.Request) (next []request.Request) {
+func (c *client) following(t *tally, req request.Request) (next []request.Request) {
 	m := req.ModuleVersion()
 	switch {
 	case req.Kind == request.List || req.Kind == request.Latest:
 		c.listed = c.last
 	case !req.Immutable() || m.Path == toolchain:
 	case req.Kind == request.Mod:
-		return c.afterMod(p, m)
+		return c.afterMod(t, m)
 	case req.Kind == request.Info:
-		return c.afterInfo(p, m)
+		return c.afterInfo(t, m)
 	case req.Kind == request.Zip:
-		return c.afterZip(p, m)
+		return c.afterZip(t, m)
 	}
 	return nil
 }
@@ -218,18 +218,18 @@ func (c *client) following(p *Predictor, req request.Request) (next []request.Re
 const toolchain = "golang.org/toolchain"
 
 // afterMod follows a go.mod of the graph.
-func (c *client) afterMod(p *Predictor, m module.Version) []request.Request {
+func (c *client) afterMod(t *tally, m module.Version) []request.Request {
 	if c.file(request.Zip, m).is(requested) {
 		c.mark(request.Mod, m, alone)
 		return nil
 	}
 	c.credits[request.Mod].won()
 	c.graph.request(m, c.file(request.Mod, m).is(whole), c.full())
-	return c.guess(p, nil)
+	return c.guess(t, nil)
 }
 
 // afterInfo follows an .info: those of all built modules, or of the other roots of the graph.
-func (c *client) afterInfo(p *Predictor, m module.Version) (next []request.Request) {
+func (c *client) afterInfo(t *tally, m module.Version) (next []request.Request) {
 	built := c.file(request.Zip, m).is(requested)
 	if c.last.Sub(c.listed) < idle || !built && !c.graph.selects(m) {
 		return nil
@@ -243,7 +243,7 @@ func (c *client) afterInfo(p *Predictor, m module.Version) (next []request.Reque
 		candidates = c.graph.following(m.Path)
 	}
 	for _, m := range candidates {
-		if next = c.predict(p, next, request.Info, m); c.credits[request.Info].room(request.Info) <= 0 {
+		if next = c.predict(t, next, request.Info, m); c.credits[request.Info].room(request.Info) <= 0 {
 			break
 		}
 	}
@@ -251,21 +251,21 @@ func (c *client) afterInfo(p *Predictor, m module.Version) (next []request.Reque
 }
 
 // afterZip follows a zip: in a build the go.mod of its module, else the next zips.
-func (c *client) afterZip(p *Predictor, m module.Version) (next []request.Request) {
+func (c *client) afterZip(t *tally, m module.Version) (next []request.Request) {
 	if !c.file(request.Info, m).is(requested) {
 		if c.file(request.Mod, m).is(requested) || c.full() {
 			return nil
 		}
 		c.built = append(c.built, m)
 		c.mark(request.Mod, m, alone)
-		return c.predict(p, nil, request.Mod, m)
+		return c.predict(t, nil, request.Mod, m)
 	}
 	if c.last.Sub(c.listed) < idle {
 		return nil
 	}
 	c.credits[request.Zip].won()
 	for _, m := range c.infos {
-		if next = c.predict(p, next, request.Zip, m); c.credits[request.Zip].room(request.Zip) <= 0 {
+		if next = c.predict(t, next, request.Zip, m); c.credits[request.Zip].room(request.Zip) <= 0 {
 			break
 		}
 	}
@@ -273,7 +273,7 @@ func (c *client) afterZip(p *Predictor, m module.Version) (next []request.Reques
 }
 
 // required follows the content of a go.mod.
-func (c *client) required(p *Predictor, of module.Version, f *modfile.File) (next []request.Request) {
+func (c *client) required(t *tally, of module.Version, f *modfile.File) (next []request.Request) {
 	state := c.file(request.Mod, of)
 	if state.is(alone|led) || !state.is(requested|whole) {
 		return nil
@@ -284,7 +284,7 @@ func (c *client) required(p *Predictor, of module.Version, f *modfile.File) (nex
 			c.mark(request.Mod, of, learned)
 			c.graph.learn(f, c.full())
 		}
-		return c.guess(p, nil)
+		return c.guess(t, nil)
 	}
 	c.mark(request.Mod, of, led)
 	for _, r := range f.Require {
@@ -302,27 +302,27 @@ func (c *client) required(p *Predictor, of module.Version, f *modfile.File) (nex
 
 // queued adds the go.mod files to next that wait for credit, as far as there is some. One that the
 // client has requested as a root is read again, since now all that it requires follows.
-func (c *client) queued(p *Predictor, next []request.Request) []request.Request {
+func (c *client) queued(t *tally, next []request.Request) []request.Request {
 	for len(c.queue) > 0 && c.credits[request.Mod].room(request.Mod) > 0 {
 		m := c.queue[0]
 		c.queue = c.queue[1:]
 		if c.file(request.Mod, m).is(learned) {
 			next = append(next, request.Request{Kind: request.Mod, Module: m.Path, Version: m.Version})
 		}
-		next = c.predict(p, next, request.Mod, m)
+		next = c.predict(t, next, request.Mod, m)
 	}
 	return next
 }
 
 // guess adds the go.mod files to next that probably follow in the order of the roots.
-func (c *client) guess(p *Predictor, next []request.Request) []request.Request {
+func (c *client) guess(t *tally, next []request.Request) []request.Request {
 	for c.credits[request.Mod].room(request.Mod) > 0 {
 		m, ok := c.graph.guess()
 		if !ok {
 			break
 		}
 		n := len(next)
-		if next = c.predict(p, next, request.Mod, m); len(next) > n {
+		if next = c.predict(t, next, request.Mod, m); len(next) > n {
 			c.graph.guessed(m)
 		}
 	}
@@ -330,13 +330,13 @@ func (c *client) guess(p *Predictor, next []request.Request) []request.Request {
 }
 
 // predict adds a file to next, unless it was requested or predicted before, or there is no credit.
-func (c *client) predict(p *Predictor, next []request.Request, kind request.Kind, m module.Version) []request.Request {
+func (c *client) predict(t *tally, next []request.Request, kind request.Kind, m module.Version) []request.Request {
 	key := keyOf(kind, m)
 	f, known := c.files[key]
 	if f.is(requested|predicted|fetched) || !known && c.full() || c.credits[kind].room(kind) <= 0 {
 		return next
 	}
-	if kind == request.Zip && (c.unused >= maxUnusedBytes || p.unused >= maxAllUnusedBytes) {
+	if kind == request.Zip && (c.unused >= maxUnusedBytes || t.unused >= maxAllUnusedBytes) {
 		return next
 	}
 	f.kind, f.at, f.state = kind, c.last, f.state|predicted

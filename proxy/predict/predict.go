@@ -20,53 +20,14 @@ import (
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
-// Limits of what is remembered. They bound the memory of a Predictor to some 6 MiB.
-const (
-	// maxClients bounds the clients, maxFiles the files and modules that are remembered for one of
-	// them, and maxEntries those of all. The client with the most is forgotten first.
-	maxClients = 100
-	maxFiles   = 4000
-	maxEntries = 20000
-
-	// maxPath is the length of the longest path of a module that is predicted.
-	maxPath = 255
-
-	// idle is the time without a request after which a client is forgotten, and the time after which
-	// a predicted file that was not requested is wasted.
-	idle = 30 * time.Second
-
-	// MaxMod is the size of the largest go.mod that is read, and MaxZip that of the largest zip that is
-	// fetched before a client requests it, in bytes.
-	MaxMod = 64 << 10
-	MaxZip = maxUnusedBytes
-)
-
-// Limits of the bytes of fetched files that were not requested: while one client, or all together,
-// have as many, no zip is predicted.
-const (
-	maxUnusedBytes    = 64 << 20
-	maxAllUnusedBytes = 256 << 20
-)
-
 // Predictor remembers what each client has requested. Its methods may be called concurrently.
 type Predictor struct {
 	known atomic.Int64 // len(clients)
 
 	mu      sync.Mutex
 	clients map[string]*client
-	entries int   // of all clients
-	unused  int64 // bytes that were fetched and not requested, of all clients
-	stats   Stats
-}
-
-// Stats are counts since the start, by kind.
-type Stats [request.NumKinds]Count
-
-// Count counts files of one kind that were fetched because of a prediction. Each file that the client
-// requests is used; what it has not requested when it is forgotten, or after 30 seconds, is wasted.
-type Count struct {
-	Predicted, Used, Wasted                int64 // files
-	PredictedBytes, UsedBytes, WastedBytes int64
+	entries int // of all clients
+	tally   tally
 }
 
 // New returns a Predictor that knows no client.
@@ -90,7 +51,7 @@ func (p *Predictor) Stats(now time.Time) Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.forgetIdle(now)
-	return p.stats
+	return p.tally.stats
 }
 
 // Next returns the files that a client will probably request after req, which it requests now, and
@@ -100,11 +61,11 @@ func (p *Predictor) Next(name string, req request.Request, now time.Time) (next 
 	defer p.mu.Unlock()
 	c := p.client(name, now)
 	defer p.grown(c, c.entries())
-	c.expire(p, now)
-	if !c.use(p, req) {
-		return c.queued(p, nil), false // another process of the client has requested it before
+	c.expire(&p.tally, now)
+	if !c.use(&p.tally, req) {
+		return c.queued(&p.tally, nil), false // another process of the client has requested it before
 	}
-	return c.queued(p, c.following(p, req)), true
+	return c.queued(&p.tally, c.following(&p.tally, req)), true
 }
 
 // AfterMod returns the files that a client will probably request because of a go.mod that it has
@@ -121,14 +82,14 @@ func (p *Predictor) AfterMod(name string, of module.Version, content []byte) []r
 		return nil
 	}
 	defer p.grown(c, c.entries())
-	return c.queued(p, c.required(p, of, f))
+	return c.queued(&p.tally, c.required(&p.tally, of, f))
 }
 
 // Fetched says that a predicted file was fetched, and has a size in bytes.
 func (p *Predictor) Fetched(name string, req request.Request, size int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	count := &p.stats[req.Kind]
+	count := &p.tally.stats[req.Kind]
 	count.Predicted++
 	count.PredictedBytes += size
 	c := p.clients[name]
@@ -136,7 +97,7 @@ func (p *Predictor) Fetched(name string, req request.Request, size int64) {
 		count.waste(size)
 		return
 	}
-	c.fetched(p, req, size)
+	c.fetched(&p.tally, req, size)
 }
 
 // NotFetched says that a predicted file was held, or could not be fetched now.
@@ -156,8 +117,11 @@ func (p *Predictor) client(name string, now time.Time) *client {
 		c = nil
 	}
 	if c == nil {
-		if len(p.clients) >= maxClients || p.entries >= maxEntries {
-			p.makeRoom(now)
+		if len(p.clients) >= maxClients {
+			p.forgetIdle(now)
+		}
+		if len(p.clients) >= maxClients {
+			p.forgetLargest()
 		}
 		c = newClient(now)
 		p.clients[name] = c
@@ -167,13 +131,8 @@ func (p *Predictor) client(name string, now time.Time) *client {
 	return c
 }
 
-// makeRoom forgets the clients that are idle, and if there are none the one with the most entries: it
-// has predictions that others have not.
-func (p *Predictor) makeRoom(now time.Time) {
-	p.forgetIdle(now)
-	if len(p.clients) < maxClients && p.entries < maxEntries {
-		return
-	}
+// forgetLargest forgets the client with the most entries: it has predictions that others have not.
+func (p *Predictor) forgetLargest() {
 	largest, most := "", -1
 	for name, c := range p.clients {
 		if n := c.entries(); n > most {
@@ -188,23 +147,23 @@ func (p *Predictor) forgetIdle(now time.Time) {
 		if now.Sub(c.last) > idle {
 			p.forget(name)
 		} else {
-			c.expire(p, now)
+			c.expire(&p.tally, now)
 		}
 	}
 }
 
 func (p *Predictor) forget(name string) {
 	c := p.clients[name]
-	c.end(p)
+	c.end(&p.tally)
 	p.entries -= c.entries()
 	delete(p.clients, name)
 	p.known.Store(int64(len(p.clients)))
 }
 
 // grown counts the entries of a client, which had some before.
-func (p *Predictor) grown(c *client, before int) { p.entries += c.entries() - before }
-
-func (c *Count) waste(size int64) {
-	c.Wasted++
-	c.WastedBytes += size
+func (p *Predictor) grown(c *client, before int) {
+	p.entries += c.entries() - before
+	for p.entries > maxEntries {
+		p.forgetLargest()
+	}
 }

@@ -1,0 +1,56 @@
+package predict
+
+import (
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/request"
+)
+
+// Limits of what is remembered. They bound the memory of a Predictor to some 6 MiB.
+const (
+	// maxClients bounds the clients, maxFiles the files and modules that are remembered for one of
+	// them, and maxEntries those of all. The client with the most is forgotten first.
+	maxClients = 100
+	maxFiles   = 4000
+	maxEntries = 24000
+
+	// maxPath is the length of the longest path of a module that is predicted.
+	maxPath = 255
+
+	// idle is the time without a request after which a client is forgotten, and the time after which
+	// a predicted file that was not requested is wasted.
+	idle = 30 * time.Second
+
+	// MaxMod is the size of the largest go.mod that is read, and MaxZip that of the largest zip that is
+	// fetched before a client requests it, in bytes.
+	MaxMod = 64 << 10
+	MaxZip = maxUnusedBytes
+)
+
+// Limits of the bytes of fetched files that were not requested: while one client, or all together,
+// have as many, no zip is predicted.
+const (
+	maxUnusedBytes    = 64 << 20
+	maxAllUnusedBytes = 256 << 20
+)
+
+// Stats are counts since the start, by kind.
+type Stats [request.NumKinds]Count
+
+// Count counts files of one kind that were fetched because of a prediction. Each file that the client
+// requests is used; what it has not requested when it is forgotten, or after 30 seconds, is wasted.
+type Count struct {
+	Predicted, Used, Wasted                int64 // files
+	PredictedBytes, UsedBytes, WastedBytes int64
+}
+
+func (c *Count) waste(size int64) {
+	c.Wasted++
+	c.WastedBytes += size
+}
+
+// tally is what is counted for all clients.
+type tally struct {
+	stats  Stats
+	unused int64 // bytes that were fetched and not requested
+}
