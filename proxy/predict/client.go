@@ -345,11 +345,6 @@ func (c *client) predict(t *tally, next []request.Request, kind request.Kind, m 
 	return append(next, request.Request{Kind: kind, Module: m.Path, Version: m.Version})
 }
 
-// valid reports whether a go.mod requires a version that a path can name: its author chose the text.
-func valid(m module.Version) bool {
-	return len(m.Path)+len(m.Version) <= maxPath && module.Check(m.Path, m.Version) == nil
-}
-
 func keyOf(kind request.Kind, m module.Version) memo.Key {
 	return memo.KeyOf(request.Request{Kind: kind, Module: m.Path, Version: m.Version}.Path())
 }

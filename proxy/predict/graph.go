@@ -190,3 +190,8 @@ func (g *graph) following(path string) (next []module.Version) {
 	}
 	return next
 }
+
+// valid reports whether a go.mod requires a version that a path can name: its author chose the text.
+func valid(m module.Version) bool {
+	return len(m.Path)+len(m.Version) <= maxPath && module.Check(m.Path, m.Version) == nil
+}
