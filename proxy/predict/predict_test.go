@@ -200,7 +200,7 @@ func TestUnused(t *testing.T) {
 		t.Errorf("%d predictions for a client with one request", n)
 	}
 	n := 0
-	for i := range 1000 {
+	for i := range 200 {
 		n += len(b.mod("m.example/large", fmt.Sprintf("v1.0.%d", i+1), mod.String()))
 	}
 	if n > 512 {
