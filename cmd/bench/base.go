@@ -58,12 +58,12 @@ func serveFile(w http.ResponseWriter, r *http.Request, name string) {
 }
 
 // startBase starts the yardstick.
-func (b *bench) startBase(oneCore bool, specs ...spec) (*process, error) {
+func (m *machine) startBase(oneCore bool, specs ...spec) (*process, error) {
 	data, err := json.Marshal(specs)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(b.dir, "spec-")
+	f, err := os.CreateTemp(m.dir, "spec-")
 	if err != nil {
 		return nil, err
 	}
@@ -75,5 +75,5 @@ func (b *bench) startBase(oneCore bool, specs ...spec) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.start("/readyz", oneCore, nil, self, "base", "ADDRESS", f.Name())
+	return m.start("/readyz", oneCore, nil, self, "base", "ADDRESS", f.Name())
 }

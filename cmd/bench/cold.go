@@ -1,137 +1,94 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"sync"
 	"time"
 )
 
-// coldBuilds measures what a CI job without any cache waits for: the go command downloads all
-// modules of a go.mod from an upstream that is far away, directly or through an empty assay.
+// coldBuilds measures what a CI job without any cache waits for: a go command downloads all modules
+// of a program from an upstream that is far away, directly or through an empty proxy.
 type coldBuilds struct {
-	b     *bench
-	host  *host
-	store *replay // nil until the first measure
-}
-
-func (c *coldBuilds) measures() []measure {
-	const direct = "direct"
-	m := func(name, goal string, j job, atMost float64) measure {
-		return measure{name, direct, goal, func() (result, error) { return c.compare(j, atMost) }}
-	}
-	return []measure{
-		m("cold, go.sum, 20 ms, no prediction", "≤ 0.75", job{rtt: 20 * time.Millisecond, sums: true, clients: 1}, 0.75),
-		m("cold, go.sum, 20 ms", "≤ 0.75", job{rtt: 20 * time.Millisecond, sums: true, clients: 1, predict: true}, 0.75),
-		m("cold, go.sum, 100 ms", "≤ 0.65", job{rtt: 100 * time.Millisecond, sums: true, clients: 1, predict: true}, 0.65),
-		m("cold, go.sum, 0 ms, same two cores", "≤ 1.2", job{sums: true, clients: 1, predict: true}, 1.2),
-		m("cold, no go.sum, 20 ms", "≤ 0.5", job{rtt: 20 * time.Millisecond, clients: 1, predict: true}, 0.5),
-		m("20 clients at once, cold, go.sum, 20 ms", "≤ 0.5", job{rtt: 20 * time.Millisecond, sums: true, clients: 20, predict: true}, 0.5),
-	}
+	*recordings
+	ways         ways
+	small, large program
 }
 
 // job is one kind of build.
 type job struct {
+	program program
 	rtt     time.Duration
 	sums    bool // with a go.sum
-	clients int  // that build at the same time
-	predict bool // assay predicts
+	rounds  int  // at most
 }
 
-// compare compares a job through assay with the same job without it.
-func (c *coldBuilds) compare(j job, atMost float64) (result, error) {
-	if err := c.record(); err != nil {
+func (c *coldBuilds) measures() []measure {
+	const near, far = 20 * time.Millisecond, 100 * time.Millisecond
+	predicting, plain := c.ways.assay(true), c.ways.assay(false)
+	m := func(name, against, goal string, j job, ours, theirs way, atMost float64) measure {
+		return measure{name, against, goal, func() (result, error) { return c.compare(j, ours, theirs, atMost) }}
+	}
+	sums := job{c.small, near, true, 5}
+	return []measure{
+		m("time, cold, go.sum, 20 ms", "direct", "≤ 0.75", sums, predicting, direct, 0.75),
+		m("time, cold, go.sum, 20 ms, without prediction", "direct", "–", job{c.small, near, true, 2}, plain, direct, 0),
+		m("time, cold, go.sum, 20 ms, 151 modules", "direct", "≤ 0.75", job{c.large, near, true, 2}, predicting, direct, 0.75),
+		m("time, cold, go.sum, 100 ms", "direct", "≤ 0.65", job{c.small, far, true, 2}, predicting, direct, 0.65),
+		m("time, cold, go.sum, 0 ms, same two cores", "direct", "≤ 1.2", job{c.small, 0, true, 5}, predicting, direct, 1.2),
+		m("time, cold, no go.sum, 20 ms", "direct", "≤ 0.5", job{c.small, near, false, 4}, predicting, direct, 0.5),
+		m("time, cold, go.sum, 20 ms", "goproxy v0.26.1", "–", job{c.small, near, true, 3}, predicting, c.ways.goproxy(), 0),
+		m("time, cold, go.sum, 20 ms", "Athens v0.18.0", "–", job{c.small, near, true, 2}, predicting, c.ways.athens(), 0),
+		m("noise: time, cold, go.sum, 20 ms", "the same", "–", job{c.small, near, true, 3}, direct, direct, 0),
+	}
+}
+
+// compare compares a job by two ways. Without a limit no goal is met or missed.
+func (c *coldBuilds) compare(j job, ours, theirs way, atMost float64) (result, error) {
+	p, err := c.of(j.program)
+	if err != nil {
 		return result{}, err
 	}
-	c.store.rtt.Store(int64(j.rtt))
-	var ours, theirs int
-	r, err := pairs(c.b.rounds,
-		func() (float64, error) { return c.through(j, &ours) },
-		func() (float64, error) { return c.download(j, c.store.url, &theirs) })
-	if err != nil {
-		return result{}, err
-	}
-	with := r.atMost(atMost)
-	with.text += fmt.Sprintf("; %d upstream requests instead of %d", ours, theirs)
-	return with, nil
-}
-
-// record downloads the modules once, from the public mirror.
-func (c *coldBuilds) record() error {
-	if c.store != nil {
-		return nil
-	}
-	_, cache, err := c.b.goModDownload("")
-	if err != nil {
-		return err
-	}
-	c.store, err = newReplay(c.host, filepath.Join(cache, "cache", "download"))
-	return err
-}
-
-// through is download through an empty assay.
-func (c *coldBuilds) through(j job, requests *int) (float64, error) {
-	data, err := c.b.newDir()
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(data)
-	p, err := c.b.start("/readyz", false, nil, c.b.assay, "serve", "--listen", "ADDRESS", "--data", data, "--upstream", c.store.url, "--sumdb", c.store.log.Key(), fmt.Sprint("--predict=", j.predict))
-	if err != nil {
-		return 0, err
-	}
-	defer p.stop()
-	return c.download(j, p.url, requests)
-}
-
-// download returns the seconds in which all clients have downloaded everything, and sets requests to
-// the number of requests at the upstream.
-func (c *coldBuilds) download(j job, goproxy string, requests *int) (float64, error) {
-	c.store.requests()
-	begin := time.Now()
-	errs := make([]error, j.clients)
-	var wg sync.WaitGroup
-	for i := range j.clients {
-		wg.Go(func() { errs[i] = c.build(j, goproxy) })
-	}
-	wg.Wait()
-	seconds := time.Since(begin).Seconds()
-	var kinds map[string]int
-	kinds, *requests = c.store.requests()
-	log.Printf("%s %.2f s, requests %v", goproxy, seconds, kinds)
-	return seconds, errors.Join(errs...)
-}
-
-// build is one client.
-func (c *coldBuilds) build(j job, goproxy string) error {
-	dir, err := os.MkdirTemp(c.b.dir, "build-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	mod, err := os.ReadFile(c.b.gomod)
-	if err != nil {
-		return err
-	}
-	files := map[string]string{"go.mod": string(mod)}
-	if j.sums {
-		files["go.sum"] = c.store.sums
-	}
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-			return err
+	p.store.rtt.Store(int64(j.rtt))
+	var counts [2]int
+	side := func(i int, w way) func() (float64, error) {
+		return func() (seconds float64, err error) {
+			seconds, counts[i], err = c.download(p, j, w)
+			return seconds, err
 		}
 	}
-	cmd := exec.CommandContext(c.b.ctx, "go", "mod", "download")
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOENV=off", "GOFLAGS=-modcacherw", "GOPROXY="+goproxy, "GOSUMDB="+c.store.log.Key(), "GOPRIVATE=", "GONOPROXY=", "GONOSUMDB=",
-		"GOTOOLCHAIN=local", "GOWORK=off", "GOPATH="+filepath.Join(dir, "path"), "GOMODCACHE="+filepath.Join(dir, "mod"))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go mod download: %w\n%.2000s", err, out)
+	r, err := pairs(min(j.rounds, c.b.rounds), side(0, ours), side(1, theirs))
+	if err != nil {
+		return result{}, err
 	}
-	return nil
+	reached := r.atMost(atMost)
+	if atMost == 0 {
+		reached = r.noGoal()
+	}
+	reached.text += fmt.Sprintf("; %d upstream requests instead of %d", counts[0], counts[1])
+	return reached, nil
+}
+
+// download returns the seconds in which the go command has downloaded everything, and the number of
+// requests at the upstream.
+func (c *coldBuilds) download(p *recorded, j job, w way) (seconds float64, requests int, err error) {
+	sums := ""
+	if j.sums {
+		sums = p.sums
+	}
+	project, err := c.b.newProject(p.dir, sums)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer os.RemoveAll(project)
+	goproxy, stop, err := w(p.store)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer stop()
+	p.store.take()
+	seconds, err = c.b.goCommand(project, goproxy, p.store.log.Key(), "mod", "download")
+	visits := p.store.take()
+	log.Printf("%s %.2f s, upstream requests %v", goproxy, seconds, byKind(visits))
+	return seconds, len(visits), err
 }

@@ -2,11 +2,8 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"time"
 )
 
 // downloadRounds is how often everything is downloaded from the public mirror: often enough for a
@@ -31,16 +28,8 @@ func (b *bench) goModDownload(goproxy string) (seconds float64, cache string, er
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), mod, 0o644); err != nil {
 		return 0, "", err
 	}
-	cache = filepath.Join(dir, "mod")
-	cmd := exec.CommandContext(b.ctx, "go", "mod", "download")
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOENV=off", "GOFLAGS=-modcacherw", "GOPROXY="+goproxy, "GOSUMDB=", "GOPRIVATE=", "GONOPROXY=", "GONOSUMDB=",
-		"GOTOOLCHAIN=local", "GOWORK=off", "GOPATH="+filepath.Join(dir, "path"), "GOMODCACHE="+cache)
-	begin := time.Now()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return 0, "", fmt.Errorf("go mod download: %w\n%.2000s", err, out)
-	}
-	return time.Since(begin).Seconds(), cache, nil
+	seconds, err = b.goCommand(dir, goproxy, "", "mod", "download")
+	return seconds, filepath.Join(dir, "mod"), err
 }
 
 // coldDownload compares an empty assay, whose upstream is the public mirror, with the public mirror

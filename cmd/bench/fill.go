@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"path/filepath"
-	"sync"
 	"time"
 )
 
@@ -39,16 +38,9 @@ func (b *bench) coldZips() (result, error) {
 			if err := dropCaches(); err != nil {
 				return 0, err
 			}
-			var total int64
 			begin := time.Now()
-			for _, path := range paths {
-				n, err := get(b.ctx, url+path)
-				if err != nil {
-					return 0, err
-				}
-				total += n
-			}
-			return float64(total) / time.Since(begin).Seconds(), nil
+			total, err := b.getAll(1, url, paths)
+			return float64(total) / time.Since(begin).Seconds(), err
 		}
 	}
 	r, err := pairs(b.rounds, side(ours.url), side(theirs.url))
@@ -61,20 +53,10 @@ func (b *bench) coldZips() (result, error) {
 // fillMemory measures the memory for a zip that is fetched, proved, stored and streamed to four
 // clients, and then served to them again.
 func (b *bench) fillMemory() (result, error) {
-	u, err := b.newUpstream()
-	if err != nil {
-		return result{}, err
-	}
-	defer u.stop()
-	path, err := u.add("bench.example/large", 300_000_000)
-	if err != nil {
-		return result{}, err
-	}
-	peak, err := b.peak(u, path)
-	if err != nil {
-		return result{}, err
-	}
-	return result{fmt.Sprintf("%d MB", peak/1e6), peak < 128e6}, nil
+	return b.withModule("large", 300_000_000, func(u *upstream, path string) (result, error) {
+		peak, err := b.peak(u, path)
+		return result{text: fmt.Sprintf("%d MB", peak/1e6), met: peak < 128e6}, err
+	})
 }
 
 // peak returns the largest memory of an empty assay that fetches a zip for four clients and then
@@ -94,43 +76,21 @@ func (b *bench) peak(u *upstream, path string) (int64, error) {
 }
 
 // together runs n clients that request a URL at the same time.
-func (b *bench) together(n int, url string) error {
-	errs := make(chan error, n)
-	var wg sync.WaitGroup
-	for range n {
-		wg.Go(func() {
-			_, err := get(b.ctx, url)
-			errs <- err
-		})
-	}
-	wg.Wait()
-	for range n {
-		if err := <-errs; err != nil {
-			return err
-		}
-	}
-	return nil
+func (m *machine) together(n int, url string) error {
+	_, err := m.getAll(n, url, make([]string, n))
+	return err
 }
 
 // coalesced counts the requests to an upstream when many clients request the same object.
 func (b *bench) coalesced() (result, error) {
-	u, err := b.newUpstream()
-	if err != nil {
-		return result{}, err
-	}
-	defer u.stop()
-	path, err := u.add("bench.example/wanted", 5_000_000)
-	if err != nil {
-		return result{}, err
-	}
-	ours, err := b.filled(false, u)
-	if err != nil {
-		return result{}, err
-	}
-	defer ours.stop()
-	if err := b.together(200, ours.url+path+".zip"); err != nil {
-		return result{}, err
-	}
-	n := u.asked(path + ".zip")
-	return result{fmt.Sprint(n), n == 1}, nil
+	return b.withModule("wanted", 5_000_000, func(u *upstream, path string) (result, error) {
+		ours, err := b.filled(false, u)
+		if err != nil {
+			return result{}, err
+		}
+		defer ours.stop()
+		err = b.together(200, ours.url+path+".zip")
+		n := u.asked(path + ".zip")
+		return result{text: fmt.Sprint(n), met: n == 1}, err
+	})
 }

@@ -1,160 +1,138 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 )
 
-// hotSmall compares the requests per second for a small object that is requested again and again,
-// each server alone on one core.
-func (b *bench) hotSmall(suffix string, againstAthens bool) (result, error) {
-	if _, err := exec.LookPath("wrk"); err != nil {
-		return result{}, err
-	}
-	u, err := b.newUpstream()
-	if err != nil {
-		return result{}, err
-	}
-	defer u.stop()
-	path, err := u.add("bench.example/hot", 100_000)
-	if err != nil {
-		return result{}, err
-	}
-	ours, err := b.filled(true, u, path+suffix)
-	if err != nil {
-		return result{}, err
-	}
-	defer ours.stop()
+// hot measures what is requested again and again.
+type hot struct{ *bench }
 
-	var theirs *process
-	goal := 4.0
-	if againstAthens {
-		theirs, err = b.startAthens(u, path, suffix)
-	} else {
-		goal = 0.75
-		theirs, err = b.startCopy(ours, path+suffix)
+func (h hot) measures() []measure {
+	const handler, content, athens = "bare net/http handler, same bytes from memory", "http.ServeContent of a file", "Athens v0.18.0, disk storage"
+	return []measure{
+		{"requests/s, hot `.mod`, one core", handler, "≥ 0.78", func() (result, error) { return h.small(".mod") }},
+		{"requests/s, hot `.info`, one core", handler, "≥ 0.78", func() (result, error) { return h.small(".info") }},
+		{"requests/s, hot `.mod`, one core", athens, "≥ 4", func() (result, error) { return h.athens(".mod") }},
+		{"requests/s, hot `.info`, one core", athens, "≥ 4", func() (result, error) { return h.athens(".info") }},
+		{"requests/s, hot lookup, one core", handler, "≥ 0.7", func() (result, error) { return h.database(lookupName, 0.7) }},
+		{"requests/s, hot tile, one core", handler, "≥ 0.6", func() (result, error) { return h.database(tileName, 0.6) }},
+		{"requests/s, hot 27 KB zip, one core", content, "≥ 1.2", func() (result, error) { return h.zip(27_000, true, 1.2, h.alone) }},
+		{"bytes/s, hot 60 MB zip, four clients", content, "≥ 1.0", func() (result, error) { return h.zip(60_000_000, false, 1, h.four) }},
+		{"bytes/s, hot 50 MB zip, one client", content, "≥ 1.0", func() (result, error) { return h.zip(50_000_000, false, 1, h.throughput) }},
 	}
-	if err != nil {
-		return result{}, err
-	}
-	defer theirs.stop()
-	r, err := pairs(b.rounds,
-		func() (float64, error) { return b.wrk(ours.url + path + suffix) },
-		func() (float64, error) { return b.wrk(theirs.url + path + suffix) })
-	if err != nil {
-		return result{}, err
-	}
-	return r.atLeast(goal), nil
 }
 
-// hotFiles measures files other than small ones of modules.
-type hotFiles struct{ *bench }
-
-// database compares the requests per second for a file of the checksum database that is requested
-// again and again, each server alone on one core. name returns its path below that of the database.
-func (h hotFiles) database(name func(modulePath string) string, goal float64) (result, error) {
-	u, err := h.newUpstream()
-	if err != nil {
-		return result{}, err
-	}
-	defer u.stop()
-	database := "/sumdb/" + databaseName
-	var fill []string
-	for i := range 300 { // so that there is a full tile
-		module := fmt.Sprintf("bench.example/hot%d", i)
-		if _, err := u.add(module, 100); err != nil {
+// small compares a small file of a module with the yardstick.
+func (h hot) small(suffix string) (result, error) {
+	return h.withModule("hot", 100_000, func(u *upstream, files string) (result, error) {
+		ours, err := h.filled(true, u, files+suffix)
+		if err != nil {
 			return result{}, err
 		}
-		fill = append(fill, database+lookupName(module))
-	}
-	path := database + name("bench.example/hot7")
-	ours, err := h.filled(true, u, append(fill, path)...)
-	if err != nil {
-		return result{}, err
-	}
-	defer ours.stop()
-	theirs, err := h.startCopy(ours, path)
-	if err != nil {
-		return result{}, err
-	}
-	defer theirs.stop()
-	r, err := pairs(h.rounds,
-		func() (float64, error) { return h.wrk(ours.url + path) },
-		func() (float64, error) { return h.wrk(theirs.url + path) })
-	if err != nil {
-		return result{}, err
-	}
-	return r.atLeast(goal), nil
-}
-
-func lookupName(modulePath string) string { return "/lookup/" + modulePath + "@v1.0.0" }
-func tileName(string) string              { return "/tile/8/0/000" }
-
-// smallZip compares the requests per second for a zip of 27 KB, each server alone on one core.
-func (h hotFiles) smallZip() (result, error) {
-	return h.file(27_000, 1.2, true, func(url string) (float64, error) { return h.wrk(url) })
-}
-
-// largeZip compares the requests per second for a zip of 60 MB by four clients, with all
-// processors for each server and the clients.
-func (h hotFiles) largeZip() (result, error) {
-	return h.file(60_000_000, 1, false, func(url string) (float64, error) { return requests(h.ctx, url, h.slice, "wrk", "-t2", "-c4") })
-}
-
-// file compares a hot zip of a size with http.ServeContent of the file.
-func (h hotFiles) file(size int, goal float64, oneCore bool, measure func(url string) (float64, error)) (result, error) {
-	u, err := h.newUpstream()
-	if err != nil {
-		return result{}, err
-	}
-	defer u.stop()
-	path, err := u.add("bench.example/file", size)
-	if err != nil {
-		return result{}, err
-	}
-	path += ".zip"
-	ours, err := h.filled(oneCore, u, path)
-	if err != nil {
-		return result{}, err
-	}
-	defer ours.stop()
-	theirs, err := h.startBase(oneCore, spec{Path: path, File: filepath.Join(u.dir, path)})
-	if err != nil {
-		return result{}, err
-	}
-	defer theirs.stop()
-	r, err := pairs(h.rounds,
-		func() (float64, error) { return measure(ours.url + path) },
-		func() (float64, error) { return measure(theirs.url + path) })
-	if err != nil {
-		return result{}, err
-	}
-	return r.atLeast(goal), nil
-}
-
-// filled starts assay with an empty store and fills it with the paths.
-func (b *bench) filled(oneCore bool, u *upstream, paths ...string) (*process, error) {
-	data, err := b.newDir()
-	if err != nil {
-		return nil, err
-	}
-	p, err := b.serve(oneCore, data, u)
-	if err != nil {
-		return nil, err
-	}
-	for _, path := range paths {
-		if _, err := get(b.ctx, p.url+path); err != nil {
-			p.stop()
-			return nil, err
+		defer ours.stop()
+		theirs, err := h.startCopy(ours, files+suffix)
+		if err != nil {
+			return result{}, err
 		}
+		defer theirs.stop()
+		return h.compare(ours, theirs, files+suffix, 0.78, h.alone)
+	})
+}
+
+// athens compares a small file of a module with Athens.
+func (h hot) athens(suffix string) (result, error) {
+	return h.withModule("hot", 100_000, func(u *upstream, files string) (result, error) {
+		ours, err := h.filled(true, u, files+suffix)
+		if err != nil {
+			return result{}, err
+		}
+		defer ours.stop()
+		theirs, err := h.startAthens(u, files, suffix)
+		if err != nil {
+			return result{}, err
+		}
+		defer theirs.stop()
+		return h.compare(ours, theirs, files+suffix, 4, h.alone)
+	})
+}
+
+// database compares a file of the checksum database with the yardstick. name returns its path below
+// that of the database.
+func (h hot) database(name func(modulePath string) string, goal float64) (result, error) {
+	return h.withModule("hot", 100, func(u *upstream, _ string) (result, error) {
+		records, err := u.fullTile()
+		if err != nil {
+			return result{}, err
+		}
+		path := "/sumdb/" + databaseName + name("bench.example/hot")
+		ours, err := h.filled(true, u, append(records, path)...)
+		if err != nil {
+			return result{}, err
+		}
+		defer ours.stop()
+		theirs, err := h.startCopy(ours, path)
+		if err != nil {
+			return result{}, err
+		}
+		defer theirs.stop()
+		return h.compare(ours, theirs, path, goal, h.alone)
+	})
+}
+
+// zip compares a zip of a size with http.ServeContent of the file.
+func (h hot) zip(size int, oneCore bool, goal float64, rate rate) (result, error) {
+	return h.withModule("hot", size, func(u *upstream, files string) (result, error) {
+		path := files + ".zip"
+		ours, err := h.filled(oneCore, u, path)
+		if err != nil {
+			return result{}, err
+		}
+		defer ours.stop()
+		theirs, err := h.startBase(oneCore, spec{Path: path, File: filepath.Join(u.dir, path)})
+		if err != nil {
+			return result{}, err
+		}
+		defer theirs.stop()
+		return h.compare(ours, theirs, path, goal, rate)
+	})
+}
+
+// rate returns how much per second a server sends of a URL, in requests or bytes.
+type rate func(url string) (float64, error)
+
+// alone is the rate of a server that has one core for itself: wrk with 16 connections has the other.
+func (h hot) alone(url string) (float64, error) { return h.wrk(url) }
+
+// four is the rate for four connections, with all processors for the server and wrk.
+func (h hot) four(url string) (float64, error) { return h.load(url, "-t2", "-c4") }
+
+// compare compares the rates of two servers.
+func (h hot) compare(ours, theirs *process, path string, goal float64, rate rate) (result, error) {
+	r, err := pairs(h.rounds,
+		func() (float64, error) { return rate(ours.url + path) },
+		func() (float64, error) { return rate(theirs.url + path) })
+	if err != nil {
+		return result{}, err
 	}
-	return p, nil
+	return r.atLeast(goal), nil
+}
+
+// throughput is the rate for one client that reads for the length of a slice.
+func (h hot) throughput(url string) (float64, error) {
+	var total int64
+	begin := time.Now()
+	for time.Since(begin) < h.slice {
+		n, err := get(h.ctx, url)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return float64(total) / time.Since(begin).Seconds(), nil
 }
 
 // startCopy starts the yardstick with assay's response: the same headers, the same bytes.
@@ -176,7 +154,7 @@ func (b *bench) startCopy(ours *process, path string) (*process, error) {
 // startAthens starts Athens with its default settings, with the module in its disk storage.
 func (b *bench) startAthens(u *upstream, path, suffix string) (*process, error) {
 	if b.athens == "" {
-		return nil, errors.New("no Athens was given")
+		return nil, absent("Athens")
 	}
 	root, err := b.newDir()
 	if err != nil {
@@ -199,50 +177,4 @@ func (b *bench) startAthens(u *upstream, path, suffix string) (*process, error) 
 		"ATHENS_STORAGE_TYPE=disk", "ATHENS_DISK_STORAGE_ROOT=" + root, "ATHENS_PORT=ADDRESS",
 		"ATHENS_DOWNLOAD_MODE=none",
 	}, b.athens)
-}
-
-// hotZip compares the bytes per second of a zip that does not fit into a processor's cache, for one
-// client at a time.
-func (b *bench) hotZip() (result, error) {
-	u, err := b.newUpstream()
-	if err != nil {
-		return result{}, err
-	}
-	defer u.stop()
-	path, err := u.add("bench.example/zip", 50_000_000)
-	if err != nil {
-		return result{}, err
-	}
-	ours, err := b.filled(false, u, path+".zip")
-	if err != nil {
-		return result{}, err
-	}
-	defer ours.stop()
-	theirs, err := b.startBase(false, spec{Path: path + ".zip", File: filepath.Join(u.dir, path+".zip")})
-	if err != nil {
-		return result{}, err
-	}
-	defer theirs.stop()
-	r, err := pairs(b.rounds, b.throughput(ours.url+path+".zip"), b.throughput(theirs.url+path+".zip"))
-	if err != nil {
-		return result{}, err
-	}
-	return r.atLeast(1), nil
-}
-
-// throughput returns a side of a pair: it reads a URL repeatedly for the length of a slice, and
-// returns the bytes per second.
-func (b *bench) throughput(url string) func() (float64, error) {
-	return func() (float64, error) {
-		var total int64
-		begin := time.Now()
-		for time.Since(begin) < b.slice {
-			n, err := get(b.ctx, url)
-			if err != nil {
-				return 0, err
-			}
-			total += n
-		}
-		return float64(total) / time.Since(begin).Seconds(), nil
-	}
 }

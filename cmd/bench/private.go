@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -17,37 +16,6 @@ import (
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
-
-// host is the part of testing.TB that vcstest needs.
-type host struct {
-	dir   string
-	ended []func()
-}
-
-// failed is the panic of a host that cannot continue.
-type failed struct{ error }
-
-func (h *host) Helper()                           {}
-func (h *host) Errorf(format string, args ...any) { h.Fatalf(format, args...) }
-func (h *host) Error(args ...any)                 { panic(failed{errors.New(fmt.Sprint(args...))}) }
-func (h *host) Fatal(args ...any)                 { panic(failed{errors.New(fmt.Sprint(args...))}) }
-func (h *host) Fatalf(format string, args ...any) { panic(failed{fmt.Errorf(format, args...)}) }
-func (h *host) Skip(args ...any)                  { h.Fatal(args...) }
-func (h *host) Cleanup(f func())                  { h.ended = append(h.ended, f) }
-
-func (h *host) TempDir() string {
-	dir, err := os.MkdirTemp(h.dir, "host-")
-	if err != nil {
-		h.Fatal(err)
-	}
-	return dir
-}
-
-func (h *host) end() {
-	for _, f := range h.ended {
-		f()
-	}
-}
 
 // company is code hosts with one repository of 200 MB, and the settings with which a server reaches
 // them.
@@ -132,7 +100,7 @@ func (b *bench) startOurs(c *company, args ...string) (*process, error) {
 // limit.
 func (b *bench) startTheirs(c *company) (*process, error) {
 	if b.athens == "" {
-		return nil, errors.New("no Athens was given")
+		return nil, absent("Athens")
 	}
 	root, err := b.newDir()
 	if err != nil {
@@ -267,7 +235,7 @@ func (b *bench) privateList() (result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		return result{fmt.Sprintf("%.4f", r.median()), r.median() <= 0.05}, nil
+		return result{text: fmt.Sprintf("%.4f", r.median()), met: r.median() <= 0.05}, nil
 	})
 }
 

@@ -12,9 +12,26 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
+
+// machine runs programs in directories of one run.
+type machine struct {
+	ctx   context.Context
+	dir   string // for all files; removed at the end
+	slice time.Duration
+	dirs  int // directories made
+}
+
+// newDir creates a new empty directory and returns its name.
+func (m *machine) newDir() (string, error) {
+	m.dirs++
+	dir := fmt.Sprintf("%s/%d", m.dir, m.dirs)
+	return dir, os.MkdirAll(dir, 0o755)
+}
 
 // process is a server under measurement.
 type process struct {
@@ -24,11 +41,16 @@ type process struct {
 
 // start starts a server and waits until it responds at ready. With oneCore it has processor 0 for
 // itself.
-func (b *bench) start(ready string, oneCore bool, env []string, program string, args ...string) (*process, error) {
+func (m *machine) start(ready string, oneCore bool, env []string, program string, args ...string) (*process, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
+	return m.startAt(address, ready, oneCore, env, program, args...)
+}
+
+// startAt is start for a server at an address, which replaces ADDRESS in args and env.
+func (m *machine) startAt(address, ready string, oneCore bool, env []string, program string, args ...string) (*process, error) {
 	for i := range args {
 		args[i] = strings.ReplaceAll(args[i], "ADDRESS", address)
 	}
@@ -40,11 +62,11 @@ func (b *bench) start(ready string, oneCore bool, env []string, program string, 
 		program = "taskset"
 		env = append(env, "GOMAXPROCS=1")
 	}
-	cmd := exec.CommandContext(b.ctx, program, args...)
+	cmd := exec.CommandContext(m.ctx, program, args...)
 	cmd.Env = append(os.Environ(), env...)
-	cmd.Dir = b.dir
+	cmd.Dir = m.dir
 	// The log goes to a file, as in production.
-	out, err := os.CreateTemp(b.dir, "log-")
+	out, err := os.CreateTemp(m.dir, "log-")
 	if err != nil {
 		return nil, err
 	}
@@ -110,18 +132,18 @@ func (p *process) memory(line string) (int64, error) {
 	return kilobytes << 10, err
 }
 
-// serve starts assay on a data directory, with u as its only upstream.
-func (b *bench) serve(oneCore bool, data string, u *upstream) (*process, error) {
-	return b.start("/readyz", oneCore, nil, b.assay, "serve", "--listen", "ADDRESS", "--data", data, "--upstream", u.url, "--sumdb", u.key)
-}
-
 // get reads the whole body at a URL and returns its size.
 func get(ctx context.Context, url string) (int64, error) {
+	return getInto(ctx, http.DefaultClient, url, io.Discard)
+}
+
+// getInto is get with a client that writes the body into w.
+func getInto(ctx context.Context, client *http.Client, url string, w io.Writer) (int64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, err
 	}
@@ -130,20 +152,53 @@ func get(ctx context.Context, url string) (int64, error) {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
 		return 0, fmt.Errorf("GET %s: %s: %s", url, resp.Status, text)
 	}
-	return io.Copy(io.Discard, resp.Body)
+	return io.Copy(w, resp.Body)
+}
+
+// newClient returns a client with connections of its own, as each go command has them.
+func newClient() *http.Client {
+	return &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
+}
+
+// getAll reads the bodies of all paths, with some clients at the same time, and returns their size.
+func (m *machine) getAll(clients int, url string, paths []string) (int64, error) {
+	client := newClient()
+	defer client.CloseIdleConnections()
+	return getAll(m.ctx, client, clients, url, paths)
+}
+
+func getAll(ctx context.Context, client *http.Client, width int, url string, paths []string) (int64, error) {
+	var next, size atomic.Int64
+	errs := make([]error, width)
+	var wg sync.WaitGroup
+	for i := range width {
+		wg.Go(func() {
+			for n := next.Add(1); n <= int64(len(paths)) && errs[i] == nil; n = next.Add(1) {
+				var got int64
+				got, errs[i] = getInto(ctx, client, url+paths[n-1], io.Discard)
+				size.Add(got)
+			}
+		})
+	}
+	wg.Wait()
+	return size.Load(), errors.Join(errs...)
 }
 
 // wrk returns the requests per second that the server completes for 16 clients on the other
 // processor.
-func (b *bench) wrk(url string, args ...string) (float64, error) {
-	return requests(b.ctx, url, b.slice, "taskset", append([]string{"-c", "1", "wrk", "-t1", "-c16"}, args...)...)
+func (m *machine) wrk(url string, args ...string) (float64, error) {
+	return m.requests(url, "taskset", append([]string{"-c", "1", "wrk", "-t1", "-c16"}, args...)...)
 }
 
-// requests runs a command that runs wrk on a URL for the length of a slice, and returns the requests
-// per second.
-func requests(ctx context.Context, url string, slice time.Duration, name string, args ...string) (float64, error) {
-	args = append(args, fmt.Sprintf("-d%ds", max(1, int(slice.Seconds()))), url)
-	out, err := exec.CommandContext(ctx, name, args...).Output()
+// load is wrk on any processor, with the number of threads and clients in args.
+func (m *machine) load(url string, args ...string) (float64, error) {
+	return m.requests(url, "wrk", args...)
+}
+
+// requests runs a command that runs wrk.
+func (m *machine) requests(url, name string, args ...string) (float64, error) {
+	args = append(args, fmt.Sprintf("-d%ds", max(1, int(m.slice.Seconds()))), url)
+	out, err := exec.CommandContext(m.ctx, name, args...).Output()
 	if err != nil {
 		return 0, fmt.Errorf("wrk: %w", err)
 	}

@@ -11,11 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
 	"golang.org/x/mod/sumdb/dirhash"
 
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
@@ -24,15 +24,13 @@ import (
 // replay is an upstream with the files of real modules and a checksum database with their records,
 // which answers as if it were far away.
 type replay struct {
+	recorder
 	url   string
 	files string // a directory in the layout of GOPROXY
-	sums  string // the go.sum of all files
 	log   *sumdbtest.Log
 	rtt   atomic.Int64 // round trip to it, in nanoseconds
+	link  link         // to it; changed only between measures
 	http  http.Server
-
-	mu   sync.Mutex
-	gets map[string]int // by the kind of file
 }
 
 // replayRecords is the size of the database: with this many records, the modules are in different
@@ -41,8 +39,12 @@ const replayRecords = 300_000
 
 // newReplay starts a replay of the files below a directory, which a go command has downloaded.
 func newReplay(host *host, files string) (*replay, error) {
-	p := &replay{files: files, log: sumdbtest.NewLog(host, databaseName), gets: map[string]int{}}
-	mods, err := p.records()
+	p := &replay{files: files, log: sumdbtest.NewLog(host, databaseName)}
+	p.recorder.next = http.HandlerFunc(p.answer)
+	if err := complete(files); err != nil {
+		return nil, err
+	}
+	mods, err := hashes(files)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +59,7 @@ func newReplay(host *host, files string) (*replay, error) {
 		return nil, err
 	}
 	p.url = "http://" + listener.Addr().String()
-	p.http.Handler = p
+	p.http.Handler = &p.recorder
 	p.http.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
 		return context.WithValue(ctx, connected{}, new(atomic.Bool))
 	}
@@ -71,78 +73,141 @@ type hashed struct {
 	zip, gomod string
 }
 
-// records returns the versions below files and writes sums. A version without a zip, which is only
-// in the module graph, has an invented hash of it.
-func (p *replay) records() (mods []hashed, err error) {
-	var sums strings.Builder
-	err = filepath.WalkDir(p.files, func(name string, d fs.DirEntry, err error) error {
-		dir, file := filepath.Split(strings.TrimPrefix(name, p.files+string(filepath.Separator)))
-		version, isMod := strings.CutSuffix(file, ".mod")
-		if err != nil || !isMod {
+// hashes returns the versions below a directory in the layout of GOPROXY. A version without a zip,
+// which is only in the module graph, has none of its hash.
+func hashes(files string) (mods []hashed, err error) {
+	err = filepath.WalkDir(files, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(name) != ".mod" {
 			return err
 		}
-		path, err := module.UnescapePath(strings.TrimSuffix(filepath.ToSlash(dir), "/@v/"))
-		if err != nil {
-			return err
-		}
-		if version, err = module.UnescapeVersion(version); err != nil {
-			return err
-		}
-		mod := hashed{Version: module.Version{Path: path, Version: version}}
-		mod.gomod, err = dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) { return os.Open(name) })
-		if err != nil {
-			return err
-		}
-		zip, err := os.ReadFile(strings.TrimSuffix(name, ".mod") + ".ziphash")
-		switch {
-		case err == nil:
-			mod.zip = string(zip)
-			fmt.Fprintf(&sums, "%s %s %s\n", path, version, mod.zip)
-		case errors.Is(err, fs.ErrNotExist):
-			mod.zip = sumdbtest.Hash(path + version)
-		default:
-			return err
-		}
-		fmt.Fprintf(&sums, "%s %s/go.mod %s\n", path, version, mod.gomod)
+		mod, err := hashesOf(strings.TrimPrefix(name, files+string(filepath.Separator)), strings.TrimSuffix(name, ".mod"))
 		mods = append(mods, mod)
-		return nil
+		return err
 	})
-	p.sums = sums.String()
 	return mods, err
+}
+
+// hashesOf returns the hashes of a version. relative is the path of its go.mod, base that of its
+// files without their suffixes.
+func hashesOf(relative, base string) (mod hashed, err error) {
+	dir, file := filepath.Split(relative)
+	if mod.Path, err = module.UnescapePath(strings.TrimSuffix(filepath.ToSlash(dir), "/@v/")); err != nil {
+		return mod, err
+	}
+	if mod.Version.Version, err = module.UnescapeVersion(strings.TrimSuffix(file, ".mod")); err != nil {
+		return mod, err
+	}
+	mod.gomod, err = dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) { return os.Open(base + ".mod") })
+	if err != nil {
+		return mod, err
+	}
+	zip, err := os.ReadFile(base + ".ziphash")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return mod, err
+	}
+	mod.zip = strings.TrimSpace(string(zip))
+	return mod, nil
+}
+
+// completedSize is about the size of a zip that stands for a real one.
+const completedSize = 100_000
+
+// complete adds the files of versions of which the go command had only the go.mod, which were not
+// selected: other proxies fetch them, and a prediction may. Their zips are not the real ones.
+func complete(files string) error {
+	mods, err := hashes(files)
+	if err != nil {
+		return err
+	}
+	for _, mod := range mods {
+		if mod.zip != "" {
+			continue
+		}
+		if err := completeOne(files, mod.Version); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func completeOne(files string, mod module.Version) error {
+	base, err := module.EscapePath(mod.Path)
+	if err != nil {
+		return err
+	}
+	version, err := module.EscapeVersion(mod.Version)
+	if err != nil {
+		return err
+	}
+	base = filepath.Join(files, filepath.FromSlash(base), "@v", version)
+	gomod, err := os.ReadFile(base + ".mod")
+	if err != nil {
+		return err
+	}
+	if err := writeZip(base+".zip", mod.String()+"/", string(gomod), completedSize); err != nil {
+		return err
+	}
+	if _, err := os.Stat(base + ".info"); errors.Is(err, fs.ErrNotExist) {
+		err = os.WriteFile(base+".info", []byte(`{"Version":"`+mod.Version+`","Time":"2026-01-02T03:04:05Z"}`), 0o644)
+		if err != nil {
+			return err
+		}
+	}
+	sum, err := dirhash.HashZip(base+".zip", dirhash.Hash1)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(base+".ziphash", []byte(sum), 0o644)
+}
+
+// goSum returns the go.sum of versions.
+func goSum(mods []hashed) string {
+	var sums strings.Builder
+	for _, mod := range mods {
+		if mod.zip != "" {
+			fmt.Fprintf(&sums, "%s %s %s\n", mod.Path, mod.Version.Version, mod.zip)
+		}
+		fmt.Fprintf(&sums, "%s %s/go.mod %s\n", mod.Path, mod.Version.Version, mod.gomod)
+	}
+	return sums.String()
 }
 
 // connected is the key of the value that says whether a connection has had a request.
 type connected struct{}
 
-// ServeHTTP answers after a round trip, and two more for a new connection.
-func (p *replay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// answer answers after a round trip, and two more for a new connection.
+func (p *replay) answer(w http.ResponseWriter, r *http.Request) {
 	trips := int64(1)
 	if used, ok := r.Context().Value(connected{}).(*atomic.Bool); ok && !used.Swap(true) {
 		trips = 3
 	}
 	time.Sleep(time.Duration(trips * p.rtt.Load()))
+	w = p.link.limited(w)
 	prefix := "/sumdb/" + databaseName
-	kind := filepath.Ext(r.URL.Path)
-	switch rest, database := strings.CutPrefix(r.URL.Path, prefix+"/"); {
+	rest, database := strings.CutPrefix(r.URL.Path, prefix+"/")
+	mod, latest := strings.CutSuffix(r.URL.Path, "/@latest")
+	switch {
 	case rest == "supported":
 	case database:
-		kind, _, _ = strings.Cut(rest, "/")
 		http.StripPrefix(prefix, p.log.Handler()).ServeHTTP(w, r)
+	case latest:
+		http.ServeFileFS(w, r, os.DirFS(p.files), p.latest(strings.TrimPrefix(mod, "/")))
 	default:
 		http.ServeFileFS(w, r, os.DirFS(p.files), strings.TrimPrefix(r.URL.Path, "/"))
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.gets[kind]++
 }
 
-// requests returns the requests since the last call, and their number.
-func (p *replay) requests() (byKind map[string]int, all int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	byKind, p.gets = p.gets, map[string]int{}
-	for _, n := range byKind {
-		all += n
+// latest returns the name of the newest .info file of a module, or of a file that does not exist: a
+// go command keeps no file with the response for the newest version.
+func (p *replay) latest(mod string) string {
+	dir := mod + "/@v/"
+	names, _ := fs.Glob(os.DirFS(p.files), dir+"*.info") // the pattern is correct
+	newest := "none"
+	for _, name := range names {
+		version := strings.TrimSuffix(strings.TrimPrefix(name, dir), ".info")
+		if semver.Compare(version, newest) > 0 {
+			newest = version
+		}
 	}
-	return byKind, all
+	return dir + newest + ".info"
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -18,63 +19,89 @@ func (r ratios) median() float64 {
 }
 
 // atLeast and atMost return the result of ratios whose median must reach, or stay below, goal.
-func (r ratios) atLeast(goal float64) result { return result{r.String(), r.median() >= goal} }
-func (r ratios) atMost(goal float64) result  { return result{r.String(), r.median() <= goal} }
+func (r ratios) atLeast(goal float64) result {
+	return result{text: r.String(), met: r.median() >= goal}
+}
+
+func (r ratios) atMost(goal float64) result {
+	return result{text: r.String(), met: r.median() <= goal}
+}
+
+// noGoal returns the result of ratios that nothing is required of.
+func (r ratios) noGoal() result { return result{text: r.String(), none: true} }
 
 func (r ratios) String() string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", r.median(), slices.Min(r), slices.Max(r))
 }
 
-// pairs runs the two sides in turns and returns the ratios of their results. The side that begins
-// alternates, so that neither always has the warmer machine.
+// pairs runs the two sides in turns and returns the ratios of their results.
 func pairs(rounds int, ours, theirs func() (float64, error)) (ratios, error) {
-	var r ratios
-	for i := range rounds {
-		sides := []func() (float64, error){ours, theirs}
-		var values [2]float64
-		for j := range sides {
-			side := (i + j) % 2
+	values, err := turns(rounds, ours, theirs)
+	if err != nil {
+		return nil, err
+	}
+	return ratiosOf(values[0], values[1]), nil
+}
+
+// ratiosOf returns the ratios of what was measured in the same rounds.
+func ratiosOf(ours, theirs []float64) (r ratios) {
+	for i := range ours {
+		r = append(r, ours[i]/theirs[i])
+	}
+	return r
+}
+
+// turns runs all sides in each round and returns the results of each side. The order is reversed
+// from one round to the next, so that none always has the warmer machine.
+func turns(rounds int, sides ...func() (float64, error)) ([][]float64, error) {
+	values := make([][]float64, len(sides))
+	order := make([]int, len(sides))
+	for i := range order {
+		order[i] = i
+	}
+	for range rounds {
+		for _, side := range order {
 			v, err := sides[side]()
 			if err != nil {
 				return nil, err
 			}
-			values[side] = v
+			values[side] = append(values[side], v)
 		}
-		r = append(r, values[0]/values[1])
+		slices.Reverse(order)
 	}
-	return r, nil
+	return values, nil
 }
 
-// table is the Markdown table.
+// table is the Markdown table. The headlines are its rows that a short table has.
 type table struct {
-	heading string
-	rows    []string
+	heading         string
+	rows, headlines []string
 }
 
 func (t *table) add(m measure, r result) {
-	met := "no"
-	if r.met {
-		met = "yes"
+	row := fmt.Sprintf("| %s | %s | %s | %s | %s |", m.name, cmp.Or(m.against, "–"), m.goal, r.text, r.verdict())
+	t.rows = append(t.rows, row)
+	if m.headline() {
+		t.headlines = append(t.headlines, row)
 	}
-	against := m.against
-	if against == "" {
-		against = "–"
-	}
-	t.rows = append(t.rows, fmt.Sprintf("| %s | %s | %s | %s | %s |", m.name, against, m.goal, r.text, met))
 }
 
-func (t *table) String() string {
-	return t.heading + "\n\n| measure | against | must reach | reached | met |\n|---|---|---|---|---|\n" + strings.Join(t.rows, "\n") + "\n"
+func (t *table) String() string { return t.with(t.rows) }
+
+// oneLine returns the beginning of a text so that it fits into a cell.
+func oneLine(text string) string {
+	text = strings.Join(strings.Fields(strings.ReplaceAll(text, "|", "/")), " ")
+	return fmt.Sprintf("%.200s", text)
 }
 
-// The table is between these lines of a document.
-const (
-	tableBegin = "<!-- benchmarks:begin -->\n"
-	tableEnd   = "<!-- benchmarks:end -->\n"
-)
+// with returns a table with these rows.
+func (t *table) with(rows []string) string {
+	return t.heading + "\n\n| measure | against | must reach | reached | met |\n|---|---|---|---|---|\n" + strings.Join(rows, "\n") + "\n"
+}
 
-// replaceTables writes the table into the files that names lists.
-func replaceTables(names, table string) error {
+// replaceTables writes the table into the files that names lists, each of which has a place for all
+// rows or one for the headlines.
+func replaceTables(names string, t *table) error {
 	for name := range strings.SplitSeq(names, ",") {
 		if name == "" {
 			continue
@@ -83,7 +110,7 @@ func replaceTables(names, table string) error {
 		if err != nil {
 			return err
 		}
-		text, err := replaceTable(string(old), table)
+		text, err := t.replaceIn(string(old))
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -94,11 +121,15 @@ func replaceTables(names, table string) error {
 	return nil
 }
 
-func replaceTable(text, table string) (string, error) {
-	before, rest, ok := strings.Cut(text, tableBegin)
-	_, after, ok2 := strings.Cut(rest, tableEnd)
-	if !ok || !ok2 {
-		return "", errors.New("it has no place for the table")
+// replaceIn returns a document with the table in its place.
+func (t *table) replaceIn(text string) (string, error) {
+	for place, rows := range map[string][]string{"benchmarks": t.rows, "headlines": t.headlines} {
+		begin, end := "<!-- "+place+":begin -->\n", "<!-- "+place+":end -->\n"
+		before, rest, ok := strings.Cut(text, begin)
+		_, after, ok2 := strings.Cut(rest, end)
+		if ok && ok2 {
+			return before + begin + "\n" + t.with(rows) + "\n" + end + after, nil
+		}
 	}
-	return before + tableBegin + "\n" + table + "\n" + tableEnd + after, nil
+	return "", errors.New("it has no place for the table")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -44,16 +45,34 @@ func TestPairs(t *testing.T) {
 	}
 }
 
+func TestTurns(t *testing.T) {
+	var order []string
+	side := func(name string) func() (float64, error) {
+		return func() (float64, error) { order = append(order, name); return float64(len(order)), nil }
+	}
+	values, err := turns(2, side("a"), side("b"), side("c"))
+	if err != nil || strings.Join(order, "") != "abccba" {
+		t.Errorf("order %v, %v", order, err)
+	}
+	if !slices.Equal(values[0], []float64{1, 6}) || !slices.Equal(values[1], []float64{2, 5}) || !slices.Equal(values[2], []float64{3, 4}) {
+		t.Errorf("values %v", values)
+	}
+}
+
 func TestReplaceTable(t *testing.T) {
-	text := "# Title\n\n" + tableBegin + "old\n" + tableEnd + "\nrest\n"
-	tbl := table{heading: "today"}
-	tbl.add(measure{name: "n", against: "a", goal: "≥ 1"}, result{"2.00", true})
-	tbl.add(measure{name: "m", goal: "< 1"}, result{"3", false})
-	got, err := replaceTable(text, tbl.String())
+	text := "# Title\n\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\n\nrest\n"
+	tbl := &table{heading: "today"}
+	tbl.add(measure{name: "n", against: "a", goal: "≥ 1"}, result{text: "2.00", met: true})
+	tbl.add(measure{name: "m", goal: "< 1"}, result{text: "3"})
+	tbl.add(measure{name: "upstream GETs", goal: "–"}, result{text: "4", none: true})
+	got, err := tbl.replaceIn(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"# Title\n\n" + tableBegin, "| n | a | ≥ 1 | 2.00 | yes |\n", "| m | – | < 1 | 3 | no |\n", tableEnd + "\nrest\n"} {
+	for _, want := range []string{
+		"# Title\n\n<!-- benchmarks:begin -->", "| n | a | ≥ 1 | 2.00 | yes |\n", "| m | – | < 1 | 3 | no |\n", "| upstream GETs | – | – | 4 | – |\n",
+		"<!-- benchmarks:end -->\n\nrest\n",
+	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q lacks %q", got, want)
 		}
@@ -61,10 +80,53 @@ func TestReplaceTable(t *testing.T) {
 	if strings.Contains(got, "old") {
 		t.Error("the old table is still there")
 	}
-	if again, err := replaceTable(got, tbl.String()); err != nil || again != got {
+	if again, err := tbl.replaceIn(got); err != nil || again != got {
 		t.Errorf("a second time: %v", err)
 	}
-	if _, err := replaceTable("nothing", "x"); err == nil {
+	short, err := tbl.replaceIn(strings.ReplaceAll(text, "benchmarks:", "headlines:"))
+	if err != nil || !strings.Contains(short, "upstream GETs") || strings.Contains(short, "| n |") {
+		t.Errorf("the short table is %q, %v", short, err)
+	}
+	if _, err := tbl.replaceIn("nothing"); err == nil {
 		t.Error("a file without a place was changed")
+	}
+}
+
+// A short table and a quick run have lines, and a line is measured only if it is selected.
+func TestSelected(t *testing.T) {
+	b := &bench{machine: &machine{}}
+	all := b.measures(program{}, program{})
+	names := map[string]bool{}
+	headlines, slow := 0, 0
+	for _, m := range all {
+		if names[m.String()] {
+			t.Errorf("two lines are called %q", m)
+		}
+		names[m.String()] = true
+		if m.headline() {
+			headlines++
+		}
+		if m.slow() {
+			slow++
+		}
+	}
+	if headlines < 10 || headlines > 20 || slow < 10 || slow > len(all)/2 {
+		t.Errorf("of %d lines %d are headlines and %d are slow", len(all), headlines, slow)
+	}
+	if some := selected(all, regexp.MustCompile("^time, cold, go.sum, 20 ms, against direct$")); len(some) != 1 {
+		t.Errorf("selected %v", some)
+	}
+}
+
+// A measure that needs a program that this machine lacks has a line that says so, and is no failure.
+func TestAbsent(t *testing.T) {
+	b := &bench{machine: &machine{ctx: t.Context()}}
+	tbl, err := b.all([]measure{{"n", "a", "≥ 1", func() (result, error) { return result{}, absent("nginx") }}})
+	if err != nil || !strings.Contains(tbl.String(), "| n | a | ≥ 1 | not measured: nginx is not there | – |") {
+		t.Errorf("%v, %v", tbl, err)
+	}
+	broken := errors.New("broken\nin | two")
+	if tbl, err := b.all([]measure{{"n", "a", "≥ 1", func() (result, error) { return result{}, broken }}}); !errors.Is(err, broken) || !strings.Contains(tbl.String(), "| not measured: broken in / two | no |") {
+		t.Errorf("got %v, %v", tbl, err)
 	}
 }

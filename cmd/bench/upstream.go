@@ -35,8 +35,8 @@ type upstream struct {
 const databaseName = "sum.bench.example"
 
 // newUpstream starts an upstream without modules.
-func (b *bench) newUpstream() (*upstream, error) {
-	dir, err := b.newDir()
+func (m *machine) newUpstream() (*upstream, error) {
+	dir, err := m.newDir()
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +66,21 @@ func (b *bench) newUpstream() (*upstream, error) {
 	})
 	u.async.Go(func() { _ = u.http.Serve(listener) }) // ends with Close
 	return u, nil
+}
+
+// withModule starts an upstream with a module, whose zip has about size bytes, for f. path is that of
+// the module's files without the suffix.
+func (m *machine) withModule(name string, size int, f func(u *upstream, path string) (result, error)) (result, error) {
+	u, err := m.newUpstream()
+	if err != nil {
+		return result{}, err
+	}
+	defer u.stop()
+	path, err := u.add("bench.example/"+name, size)
+	if err != nil {
+		return result{}, err
+	}
+	return f(u, path)
 }
 
 func (u *upstream) stop() {
@@ -124,6 +139,35 @@ func (u *upstream) add(module string, size int) (string, error) {
 	u.sums[module+"@v1.0.0"] = fmt.Sprintf("%s v1.0.0 %s\n%s v1.0.0/go.mod %s\n", module, zipSum, module, modSum)
 	return path, nil
 }
+
+// addMany adds modules and returns the paths of their zips.
+func (u *upstream) addMany(n, size int) (zips []string, err error) {
+	for i := range n {
+		path, err := u.add(fmt.Sprintf("bench.example/many%d", i), size)
+		if err != nil {
+			return nil, err
+		}
+		zips = append(zips, path+".zip")
+	}
+	return zips, nil
+}
+
+// fullTile adds so many modules that the database has a full tile once their records are requested.
+// It returns the paths of the records.
+func (u *upstream) fullTile() (records []string, err error) {
+	for i := range 256 {
+		module := fmt.Sprintf("bench.example/tile%d", i)
+		if _, err := u.add(module, 100); err != nil {
+			return nil, err
+		}
+		records = append(records, "/sumdb/"+databaseName+lookupName(module))
+	}
+	return records, nil
+}
+
+// lookupName and tileName return paths below that of the database.
+func lookupName(modulePath string) string { return "/lookup/" + modulePath + "@v1.0.0" }
+func tileName(string) string              { return "/tile/8/0/000" }
 
 // writeZip writes a module zip with files of 100 kB.
 func writeZip(name, prefix, mod string, size int) error {
