@@ -2,7 +2,10 @@ package proxy_test
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/sumdb"
 )
 
 const (
@@ -127,6 +131,32 @@ func TestHotLookupHasNewestHead(t *testing.T) {
 				t.Errorf("at size %d: %v", size, a)
 			}
 		}
+	}
+}
+
+// While the database is frozen, memory answers as the store does.
+func TestHotFrozen(t *testing.T) {
+	t.Parallel()
+	f := startHot(t, verified())
+	evidence := filepath.Join(f.dir, "evidence")
+	file := filepath.Join(evidence, "fork-"+proxytest.Database+"-20260102T030405.000000000Z.txt")
+	if err := errors.Join(os.MkdirAll(evidence, 0o755), os.WriteFile(file, []byte("two heads"), 0o644), f.mirror.Recheck()); err != nil {
+		t.Fatal(err)
+	}
+	if _, frozen := f.mirror.Frozen(); !frozen {
+		t.Fatal("the database is not frozen")
+	}
+	for _, path := range hotFiles() {
+		hot := f.get(path)
+		f.server.Reload(content.Settings{Upstream: f.chain, Policy: noPolicy(t)}) // drops what is in memory
+		stored := f.get(path)
+		if hot.status != stored.status || !bytes.Equal(hot.body, stored.body) {
+			t.Errorf("GET %s = %.200v from memory, %.200v from the store", path, hot, stored)
+		}
+	}
+	f.world.Log.Fill(400)
+	if err := f.mirror.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
+		t.Errorf("Refresh = %v", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/sumdb"
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
@@ -83,5 +84,24 @@ func TestMetrics(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A tile that is answered again from memory is a hit; one beyond the head must be asked for.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	log := newLog(t, 300)
+	m := open(t, log, newStore(t), "", log.Fetch)
+	under, beyond := tlog.Tile{H: 8, L: 0, N: 1, W: 44}, tlog.Tile{H: 8, L: 0, N: 1, W: 45}
+	if m.Again(under) {
+		t.Error("a mirror without a head has proved a tile")
+	}
+	refresh(t, m)
+	hits := counter(t, m, "assay_sumdb_tiles_total", "hit")
+	if !m.Again(under) || m.Again(beyond) {
+		t.Errorf("at size 300: %v, %v", m.Again(under), m.Again(beyond))
+	}
+	if got := counter(t, m, "assay_sumdb_tiles_total", "hit"); got != hits+1 {
+		t.Errorf("%v hits, want %v", got, hits+1)
 	}
 }
