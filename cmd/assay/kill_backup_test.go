@@ -24,7 +24,7 @@ func filled(t *testing.T, program string) (world *proxytest.World, paths []strin
 	world = proxytest.New(t)
 	paths = world.AddBig(12, 1<<20)
 	dir = filepath.Join(t.TempDir(), "data")
-	url, server = startProcess(t, program, "--data", dir, "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB())
+	url, server = startProcess(t, program, "--data", dir, "--upstream", world.URL("ok"), "--predict=false", "--sumdb", world.GOSUMDB())
 	getAll(t, world, url, paths)
 	return world, paths, dir, url, server
 }
