@@ -37,7 +37,7 @@ func (db *DB) backup(ctx context.Context, write func(storage.BackupFile) error) 
 		return err
 	}
 	defer db.copying.unlock()
-	snapshots, err := begin(db.meta, db.blobs.file)
+	snapshots, err := db.beginAll()
 	if err != nil {
 		return err
 	}
@@ -50,13 +50,15 @@ func (db *DB) backup(ctx context.Context, write func(storage.BackupFile) error) 
 	return err
 }
 
-// begin begins a read transaction of each file while none has a running commit. The caller ends the
+// beginAll begins a read transaction of each file while none has a running commit. The caller ends the
 // transactions.
-func begin(files ...*file) (all []*bbolt.Tx, err error) {
+func (db *DB) beginAll() (all []*bbolt.Tx, err error) {
+	files := []*file{db.meta, db.blobs.file}
 	for _, f := range files {
 		f.commitMu.Lock()
 		defer f.commitMu.Unlock()
 	}
+	_ = db.journal.settleLocked() // an error leaves the objects in the journal, which is copied, too
 	for _, f := range files {
 		if stuck := f.stuck.Load(); stuck != nil {
 			err = *stuck
@@ -75,6 +77,7 @@ func begin(files ...*file) (all []*bbolt.Tx, err error) {
 		}
 		return nil, err
 	}
+	db.journal.freeze() // what is written into it from now on is not part of the copy
 	return all, nil
 }
 

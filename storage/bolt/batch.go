@@ -13,24 +13,28 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// Apply implements storage.Store, in one transaction.
+// Apply implements storage.Store, in one commit.
 func (db *DB) Apply(ctx context.Context, b storage.Batch) error {
 	if err := errors.Join(b.Check(), ctx.Err()); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	objects, size := make([]small, len(b.Create)), 0
+	objects, keys, size := make([]small, len(b.Create)), make([]string, len(b.Create)), 0
 	for i, c := range b.Create {
-		objects[i] = newSmall(c)
+		objects[i], keys[i] = newSmall(c), c.Info.Key
 		size += len(objects[i].value)
 	}
-	if b.Swap != nil {
-		size += len(b.Swap.New)
-	}
 	created := 0
-	err := db.meta.update(size, func(tx *bbolt.Tx) (err error) {
-		created, err = applyBatch(tx, objects, b.Swap)
-		return err
-	})
+	admit := func(held func(key string) []byte) (entries []entry, err error) {
+		entries, err = admitBatch(held, objects)
+		created = len(entries)
+		return entries, err
+	}
+	var err error
+	if b.Swap == nil {
+		err = db.journal.create(size, admit)
+	} else {
+		err = db.journal.update(size+len(b.Swap.New), func(tx *bbolt.Tx) error { return applyBatch(tx, admit, b.Swap) }, keys...)
+	}
 	if db.metrics.noteDamage(err) != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
@@ -38,24 +42,34 @@ func (db *DB) Apply(ctx context.Context, b storage.Batch) error {
 	return nil
 }
 
-// applyBatch returns how many objects it has created.
-func applyBatch(tx *bbolt.Tx, objects []small, swap *storage.Swap) (created int, err error) {
+// admitBatch returns the objects of a batch that the store does not have.
+func admitBatch(held func(key string) []byte, objects []small) (entries []entry, err error) {
 	for _, o := range objects {
-		isNew, err := o.create(tx)
+		isNew, err := o.admit(held(o.info.Key))
 		if err != nil {
-			return 0, fmt.Errorf("create %.200q: %w", o.info.Key, err)
+			return nil, fmt.Errorf("create %.200q: %w", o.info.Key, err)
 		}
 		if isNew {
-			created++
+			entries = append(entries, entry{o.info.Key, o.info.Size, o.value})
 		}
 	}
-	if swap == nil {
-		return created, nil
+	return entries, nil
+}
+
+// applyBatch applies a batch with a swap in a transaction, because the swap must not be visible
+// without the objects.
+func applyBatch(tx *bbolt.Tx, admit admit, swap *storage.Swap) error {
+	entries, err := admit(func(key string) []byte { return whole(tx, key, tx.Bucket(bucketObjects).Get([]byte(key))) })
+	if err != nil {
+		return err
+	}
+	if err := putEntries(tx, entries); err != nil {
+		return err
 	}
 	if err := swapState(tx, swap.Name, swap.Old, swap.New); err != nil {
-		return 0, fmt.Errorf("change state %.200q: %w", swap.Name, err)
+		return fmt.Errorf("change state %.200q: %w", swap.Name, err)
 	}
-	return created, nil
+	return nil
 }
 
 // small is an object of a batch.
@@ -74,11 +88,11 @@ func newSmall(c storage.Small) small {
 	return small{c, info, (&record{info: info, content: c.Content}).encode()}
 }
 
-// create stores the object if the store does not have it.
-func (s small) create(tx *bbolt.Tx) (isNew bool, err error) {
-	held := tx.Bucket(bucketObjects).Get([]byte(s.info.Key))
+// admit reports whether the object is to be stored. held is the record that the store has at its
+// key, or nil.
+func (s small) admit(held []byte) (isNew bool, err error) {
 	if held == nil {
-		return true, putObject(tx, s.info, s.value)
+		return true, nil
 	}
 	r, err := decodeRecord(s.info.Key, held)
 	switch {

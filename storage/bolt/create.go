@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"go.etcd.io/bbolt"
 
@@ -14,13 +15,18 @@ import (
 // Create implements storage.Store. It takes the memory for an object of more than 32 KiB from
 // Options.Writers, and waits for it until ctx ends.
 func (db *DB) Create(ctx context.Context, info storage.Info, r io.Reader) error {
-	free := func(tx *bbolt.Tx) error { _, err := expectFree(tx, info.Key); return err }
+	free := func(tx *bbolt.Tx) error {
+		if db.journal.held(tx, info.Key) != nil {
+			return fs.ErrExist
+		}
+		return nil
+	}
 	err := info.Check()
 	if err == nil {
 		err = db.meta.view(free) // before r is read
 	}
 	if err == nil {
-		err = db.writer.create(ctx, info, r, expectFree)
+		err = db.writer.create(ctx, info, r, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("create %.200q: %w", info.Key, err)

@@ -28,6 +28,7 @@ type DB struct {
 	dir     string
 	log     *slog.Logger
 	meta    *file
+	journal *journal
 	blobs   *blobs
 	writer  writer
 	reaper  *reaper
@@ -73,6 +74,10 @@ type Options struct {
 	// storage.ErrReadOnly. Several processes may have a store open read-only at the same time, if
 	// no process has it open for writing.
 	ReadOnly bool
+
+	// KeepSchema keeps a store of an earlier schema readable for earlier programs: small objects are
+	// written as they wrote them, with more bytes for each.
+	KeepSchema bool
 
 	// Outdated is called if the store has keys of an earlier version, or if their move was
 	// interrupted. It must call Rekey, unless the caller's use of the store does not depend on the
@@ -167,6 +172,14 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	journal := &journal{meta: meta}
+	if err := journal.load(); err != nil {
+		return nil, err
+	}
+	if lost := journal.lost; lost > 0 {
+		m.damaged.Add(float64(lost))
+		o.Logger.Error("commits in the journal are damaged, and their small objects lost", "commits", lost)
+	}
 	if old && o.Outdated == nil {
 		return nil, fmt.Errorf("%w; start assay serve once on it, which moves them", storage.ErrOlder)
 	}
@@ -189,14 +202,17 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	}
 	reaper := newReaper(meta, content, o.Logger, orphans)
 	db := &DB{
-		dir: dir, log: o.Logger, meta: meta, blobs: blobs, reaper: reaper, metrics: m,
+		dir: dir, log: o.Logger, meta: meta, journal: journal, blobs: blobs, reaper: reaper, metrics: m,
 		copying: make(turns, 1),
 	}
-	db.writer = writer{meta, blobs, reaper, m, newDrafts(o.Writers, &db.closed)}
+	db.writer = writer{meta, journal, blobs, reaper, m, newDrafts(o.Writers, &db.closed)}
 	if old {
 		if err := o.Outdated(&Outdated{meta, db}); err != nil {
 			return nil, err
 		}
+	}
+	if err := journal.allow(o.KeepSchema); err != nil {
+		return nil, err
 	}
 	reaper.start()
 	return db, nil
@@ -208,6 +224,7 @@ func (db *DB) Close() error {
 		return fmt.Errorf("store %s: %w", db.dir, fs.ErrClosed)
 	}
 	db.reaper.stop()
+	_ = db.journal.settle() // an error leaves the objects in the journal, where the next start finds them
 	return errors.Join(db.meta.close(), db.blobs.close())
 }
 
@@ -218,8 +235,10 @@ func (db *DB) Stats(ctx context.Context) (storage.Stats, error) {
 		return s, err
 	}
 	err := db.meta.view(func(tx *bbolt.Tx) error {
+		// During a merge some objects count twice.
 		t := readTotals(tx)
-		s.Objects, s.Bytes = t.objects, t.bytes
+		objects, bytes := db.journal.totals()
+		s.Objects, s.Bytes = t.objects+objects, t.bytes+bytes
 		return nil
 	})
 	for _, f := range []*file{db.meta, db.blobs.file} {

@@ -24,12 +24,12 @@ func (db *DB) Delete(ctx context.Context, key string) error {
 func (db *DB) drop(key string, still func(*bbolt.Tx) bool) error {
 	var orphans []uint64
 	dropped := false
-	err := db.meta.update(0, func(tx *bbolt.Tx) (err error) {
+	err := db.journal.update(0, func(tx *bbolt.Tx) (err error) {
 		if dropped = still(tx); dropped {
 			orphans, err = deleteObject(tx, key)
 		}
 		return err
-	})
+	}, key)
 	if err != nil || !dropped {
 		return err
 	}

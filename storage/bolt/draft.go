@@ -329,7 +329,7 @@ func (d *draft) readSome(p []byte, at int64) (int, error) {
 
 // Commit implements storage.Draft.
 func (d *draft) Commit(ctx context.Context, info storage.Info) error {
-	if err := d.commit(ctx, info, expectFree); err != nil {
+	if err := d.commit(ctx, info, nil); err != nil {
 		return fmt.Errorf("create %.200q: %w", info.Key, err)
 	}
 	return nil

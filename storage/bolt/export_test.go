@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 
@@ -23,6 +24,42 @@ func DecodeRecord(key string, b []byte) (storage.Info, []byte, error) {
 		err = r.checkContent()
 	}
 	return r.info, r.content, err
+}
+
+// StoredContent returns the verified content of a small object in the tree.
+func StoredContent(tx *bbolt.Tx, key string) ([]byte, error) {
+	r, err := decodeRecord(key, tx.Bucket(bucketObjects).Get([]byte(key)))
+	if err == nil {
+		err = fetchApart(tx, r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.content, r.checkContent()
+}
+
+// Settle puts the objects of the journal into the tree.
+func (db *DB) Settle() error { return db.journal.settle() }
+
+// HalfMerge puts every other object of the journal into the tree, as a merge that is interrupted.
+func (db *DB) HalfMerge() error {
+	var half []entry
+	for i, e := range db.journal.from("", "", math.MaxInt) {
+		if i%2 == 0 {
+			half = append(half, e)
+		}
+	}
+	return db.meta.update(0, func(tx *bbolt.Tx) error { return putEntries(tx, half) })
+}
+
+// Journal returns where in meta.db the journal begins, and how many bytes its frames have.
+func (db *DB) Journal() (offset int64, length int, err error) {
+	err = db.meta.view(func(tx *bbolt.Tx) error {
+		at, _, err := findJournal(tx)
+		offset = at.offset
+		return err
+	})
+	return offset, db.journal.end, err
 }
 
 // EncodeInline returns the record of an inline object.
@@ -46,9 +83,13 @@ func (db *DB) ViewMeta(fn func(*bbolt.Tx) error) error { return db.meta.view(fn)
 func (db *DB) HoldCommits() (waiting func() int, release func()) {
 	db.meta.commitMu.Lock()
 	return func() int {
-		db.meta.queue.mu.Lock()
-		defer db.meta.queue.mu.Unlock()
-		return len(db.meta.queue.waiting)
+		n := 0
+		for _, queue := range []*changes{&db.meta.queue, &db.journal.queue} {
+			queue.mu.Lock()
+			n += len(queue.waiting)
+			queue.mu.Unlock()
+		}
+		return n
 	}, db.meta.commitMu.Unlock
 }
 
@@ -185,7 +226,7 @@ func (db *DB) Locate(id uint64, size int64) ([]int64, error) {
 
 // BlobOf returns the number of the blob of an object, and where its record says that the chunks are.
 func (db *DB) BlobOf(key string) (id uint64, chunks []int64, err error) {
-	r, err := lookup(db.meta, key, false)
+	r, err := db.journal.lookup(key, false)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -205,4 +246,29 @@ func (db *DB) Segments(id uint64) (chunks []int, err error) {
 		return nil
 	})
 	return chunks, err
+}
+
+// Written is what was written to meta.db since Open.
+type Written struct {
+	Commits, Pages           int64 // of bbolt
+	Frames, FrameBytes       int64 // of the journal
+	Freelist, Length, Unused int64 // bytes
+	Depth                    int   // of the tree of objects
+}
+
+// WrittenToMeta merges the journal.
+func (db *DB) WrittenToMeta() (w Written, err error) {
+	if err := db.journal.settle(); err != nil {
+		return w, err
+	}
+	stats := db.meta.bolt.Stats()
+	w.Commits = int64(db.meta.newest)
+	w.Pages = stats.TxStats.GetPageCount() + w.Commits
+	w.Freelist = int64(stats.FreelistInuse)
+	w.Frames, w.FrameBytes = db.journal.frames, db.journal.written
+	w.Length, w.Unused = db.meta.size()
+	return w, db.meta.view(func(tx *bbolt.Tx) error {
+		w.Depth = tx.Bucket(bucketObjects).Stats().Depth
+		return nil
+	})
 }

@@ -51,15 +51,23 @@ func (p *parser) extents(n int) extents {
 	return e
 }
 
+// offsetOf returns where in the file a value is that a transaction has read from it.
+func offsetOf(tx *bbolt.Tx, value []byte) (int64, error) {
+	offset := int64(uintptr(unsafe.Pointer(unsafe.SliceData(value))) - tx.DB().Info().Data)
+	if offset < 0 || offset+int64(len(value)) > tx.Size() {
+		return 0, fmt.Errorf("%s: a value is outside of the file: %w", tx.DB().Path(), storage.ErrDamaged)
+	}
+	return offset, nil
+}
+
 // locate finds the chunks of a span.
 func locate(blobs *file, of span) (extents, error) {
 	e := make(extents, 0, of.n)
 	err := blobs.view(func(tx *bbolt.Tx) error {
-		base := blobs.bolt.Info().Data
 		return of.each(tx, func(chunk int, value []byte) error {
-			offset := int64(uintptr(unsafe.Pointer(unsafe.SliceData(value))) - base)
-			if offset < 0 || offset+int64(len(value)) > tx.Size() {
-				return fmt.Errorf("chunk %d is outside of the file: %w", chunk, storage.ErrDamaged)
+			offset, err := offsetOf(tx, value)
+			if err != nil {
+				return fmt.Errorf("chunk %d: %w", chunk, err)
 			}
 			e = append(e, offset)
 			return nil

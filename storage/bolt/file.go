@@ -57,10 +57,15 @@ type changes struct {
 	waiting []*change
 }
 
+// admit returns the small objects that are to be stored. held returns the record of an object that the
+// store has, and nil if it has none.
+type admit func(held func(key string) []byte) ([]entry, error)
+
 // change is one function that is to be part of a commit.
 type change struct {
 	size  int // bytes, approximately
 	apply func(*bbolt.Tx) error
+	admit admit // of small objects, in place of apply
 	done  bool
 	err   error
 }
@@ -147,11 +152,8 @@ func (f *file) commitBatch(batch []*change) {
 
 // commit runs fn in a transaction of its own.
 func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
-	if f.readOnly {
-		return fmt.Errorf("write %s: %w", f.path, storage.ErrReadOnly)
-	}
-	if err := cmp.Or(f.stuck.Load(), f.failed.Load()); err != nil {
-		return *err
+	if err := f.writable(); err != nil {
+		return err
 	}
 	var tx *bbolt.Tx
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -182,11 +184,27 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 		return f.commitError(err)
 	}
 	if err == errReplaced {
-		err = fmt.Errorf("write %s: %w", f.path, err)
-		f.failed.Store(&err)
-		return err
+		return f.replaced()
 	}
 	return f.explain(err)
+}
+
+// writable returns the reason why nothing can be written.
+func (f *file) writable() error {
+	if f.readOnly {
+		return fmt.Errorf("write %s: %w", f.path, storage.ErrReadOnly)
+	}
+	if err := cmp.Or(f.stuck.Load(), f.failed.Load()); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// replaced makes the file accept no more changes, because another program has changed it.
+func (f *file) replaced() error {
+	err := fmt.Errorf("write %s: %w", f.path, errReplaced)
+	f.failed.Store(&err)
+	return err
 }
 
 // discard runs fn in a write transaction that is not committed: nothing else changes the file

@@ -21,9 +21,12 @@ const (
 	magic = "assay storage"
 
 	// schemaVersion is the version of the content of the files. A store with a higher one is
-	// refused. A lower one in meta.db means that it has keys of an earlier version, see Rekey;
-	// blobs.db has no keys, and its content has not changed since 1.
-	schemaVersion = 2
+	// refused. Version 3 has a journal in meta.db; a store of version 2 gets it with the first small
+	// object. The content of blobs.db has not changed since 1.
+	schemaVersion = 3
+
+	// keysVersion is the first version whose meta.db has the keys of today, see Rekey.
+	keysVersion = 2
 
 	// metaPageSize is the page size of most machines. It is fixed so that a store can move between
 	// machines with different ones.
@@ -45,11 +48,16 @@ var (
 	keyTotals    = []byte("totals")   // meta.db: a totals value
 	keyRekeying  = []byte("rekeying") // meta.db: a rekeyState, while keys are moved
 
-	bucketObjects = []byte("objects") // meta.db: key → object record
-	bucketRefs    = []byte("refs")    // meta.db: blob id, key → nothing
-	bucketHashes  = []byte("hashes")  // meta.db: SHA-256 → id of the blob that new objects share
-	bucketIntents = []byte("intents") // meta.db: blob id → nothing, while no object has the blob
-	bucketStates  = []byte("records") // meta.db: name → bucket with the value of a state
+	keyFrames = []byte("frames") // in the journal: its frames
+	keyMark   = []byte("mark")   // meta.db: the mark of the frames in the journal that count
+
+	bucketContents = []byte("contents") // meta.db: id, piece → a piece of the content of a small object
+	bucketJournal  = []byte("journal")  // meta.db: the journal, under keyFrames
+	bucketObjects  = []byte("objects")  // meta.db: key → object record
+	bucketRefs     = []byte("refs")     // meta.db: blob id, key → nothing
+	bucketHashes   = []byte("hashes")   // meta.db: SHA-256 → id of the blob that new objects share
+	bucketIntents  = []byte("intents")  // meta.db: blob id → nothing, while no object has the blob
+	bucketStates   = []byte("records")  // meta.db: name → bucket with the value of a state
 
 	bucketBlobs = []byte("blobs") // blobs.db: blob id, segment → bucket of chunks
 )

@@ -19,7 +19,7 @@ const listBatch = 1000
 func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
 	return func(yield func(storage.Info, error) bool) {
 		for page := (listPage{next: prefix}); ; {
-			err := page.turn(ctx, db.meta, prefix)
+			err := page.turn(ctx, db.journal, prefix)
 			if page.damaged > 0 {
 				db.metrics.damaged.Add(float64(page.damaged))
 				db.log.Error("damaged records omitted from a list; run assay verify", "prefix", prefix, "records", page.damaged)
@@ -47,20 +47,36 @@ type listPage struct {
 }
 
 // turn makes p the next page.
-func (p *listPage) turn(ctx context.Context, meta *file, prefix string) error {
+func (p *listPage) turn(ctx context.Context, j *journal, prefix string) error {
 	from := p.next
 	*p = listPage{infos: p.infos[:0]}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return meta.view(func(tx *bbolt.Tx) error { return p.read(tx, prefix, from) })
+	// Before the transaction begins: what leaves the journal afterwards is in the tree.
+	recent := j.from(from, prefix, listBatch+1)
+	return j.meta.view(func(tx *bbolt.Tx) error { return p.read(tx, recent, prefix, from) })
 }
 
-func (p *listPage) read(tx *bbolt.Tx, prefix, from string) error {
+// read reads the page from the tree and from the objects of the journal, which may be the same.
+func (p *listPage) read(tx *bbolt.Tx, recent []entry, prefix, from string) error {
 	last := ""
 	cursor := tx.Bucket(bucketObjects).Cursor()
-	for k, v := cursor.Seek([]byte(from)); k != nil && strings.HasPrefix(string(k), prefix); k, v = cursor.Next() {
-		key := string(k)
+	k, v := cursor.Seek([]byte(from))
+	for {
+		key, value := string(k), v
+		inTree := k != nil && strings.HasPrefix(key, prefix)
+		switch {
+		case len(recent) > 0 && (!inTree || recent[0].key <= key):
+			if inTree && recent[0].key == key {
+				k, v = cursor.Next()
+			}
+			key, value, recent = recent[0].key, recent[0].value, recent[1:]
+		case inTree:
+			k, v = cursor.Next()
+		default:
+			return nil
+		}
 		if last != "" && key <= last {
 			// A damaged key could otherwise cause an endless loop.
 			return fmt.Errorf("keys are out of order at %q: %w", key, storage.ErrDamaged)
@@ -70,12 +86,11 @@ func (p *listPage) read(tx *bbolt.Tx, prefix, from string) error {
 			p.next = key
 			return nil
 		}
-		r, err := decodeRecord(key, v)
+		r, err := decodeRecord(key, value)
 		if errors.Is(err, storage.ErrDamaged) {
 			p.damaged++
 			continue
 		}
 		p.infos = append(p.infos, r.info)
 	}
-	return nil
 }

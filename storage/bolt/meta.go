@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 
@@ -50,29 +51,6 @@ func addTotals(tx *bbolt.Tx, objects, bytes int64) error {
 	return tx.Bucket(bucketSchema).Put(keyTotals, value)
 }
 
-// lookup returns the record of an object, with a copy of its content if that is inline and content
-// is set.
-func lookup(meta *file, key string, content bool) (r *record, err error) {
-	err = meta.view(func(tx *bbolt.Tx) error {
-		value := tx.Bucket(bucketObjects).Get([]byte(key))
-		if value == nil {
-			return fs.ErrNotExist
-		}
-		found, err := decodeRecord(key, value)
-		if err != nil {
-			return err
-		}
-		if content {
-			found.content = bytes.Clone(found.content)
-		} else {
-			found.content = nil
-		}
-		r = found
-		return nil
-	})
-	return r, err
-}
-
 func putObject(tx *bbolt.Tx, info storage.Info, value []byte) error {
 	if err := tx.Bucket(bucketObjects).Put([]byte(info.Key), value); err != nil {
 		return err
@@ -109,7 +87,7 @@ func deleteObject(tx *bbolt.Tx, key string) (orphans []uint64, err error) {
 		return dropRefsOf(tx, key)
 	}
 	if err := addTotals(tx, -1, -r.info.Size); err != nil || r.blob == nil {
-		return nil, err
+		return nil, errors.Join(err, deleteApart(tx, r.apart))
 	}
 	return dropRef(tx, key, r.blob.id, r.blob.hash[:])
 }

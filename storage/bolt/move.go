@@ -15,7 +15,7 @@ import (
 func (db *DB) Move(ctx context.Context, from, to, proof string) error {
 	err := errors.Join(storage.Info{Key: to, Proof: proof}.Check(), ctx.Err())
 	if err == nil {
-		err = db.meta.update(0, func(tx *bbolt.Tx) error { return moveObject(tx, from, to, proof) })
+		err = db.journal.update(0, func(tx *bbolt.Tx) error { return moveObject(tx, from, to, proof) }, from, to)
 	}
 	if db.metrics.noteDamage(err) != nil {
 		return fmt.Errorf("move %.200q to %.200q: %w", from, to, err)
@@ -37,7 +37,9 @@ func moveObject(tx *bbolt.Tx, from, to, proof string) error {
 		return err
 	}
 	if r.blob == nil { // the record gets a new checksum, which must not cover damaged bytes
-		err = r.checkContent()
+		if err = fetchApart(tx, r); err == nil {
+			err = r.checkContent()
+		}
 	} else {
 		err = moveRef(tx, from, to, r.blob)
 	}

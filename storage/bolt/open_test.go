@@ -135,7 +135,7 @@ func TestOpenRefuses(t *testing.T) {
 				change(t, dir, name, func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
 			}
 		}, storage.ErrForeign, "move the file away"},
-		{"newer schema", schema("meta.db", "version", binary.AppendUvarint(nil, 3)), storage.ErrNewer, "its schema is 3, this program knows 2"},
+		{"newer schema", schema("meta.db", "version", binary.AppendUvarint(nil, 4)), storage.ErrNewer, "its schema is 4, this program knows 3"},
 		{"older schema", schema("meta.db", "version", binary.AppendUvarint(nil, 1)), storage.ErrOlder, "start assay serve once"},
 		{"half moved", schema("meta.db", "rekeying", []byte("\x02\x04\x00\x01a")), storage.ErrOlder, "start assay serve once"},
 		{"newer schema of blobs", schema("blobs.db", "version", binary.AppendUvarint(nil, 99)), storage.ErrNewer, "use the newer program"},

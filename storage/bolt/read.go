@@ -42,7 +42,7 @@ func (db *DB) Stat(ctx context.Context, key string) (storage.Info, error) {
 	var r *record
 	err := ctx.Err()
 	if err == nil {
-		r, err = lookup(db.meta, key, false)
+		r, err = db.journal.lookup(key, false)
 	}
 	if db.metrics.noteDamage(err) != nil {
 		return storage.Info{}, fmt.Errorf("stat %.200q: %w", key, err)
@@ -56,7 +56,7 @@ func (db *DB) find(ctx context.Context, key string) (*record, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r, err := db.reaper.read(func() (*record, error) { return lookup(db.meta, key, true) })
+	r, err := db.reaper.read(func() (*record, error) { return db.journal.lookup(key, true) })
 	if err == nil && r.blob == nil {
 		err = r.checkContent()
 	}

@@ -16,7 +16,8 @@ import (
 //	4 bytes   CRC32C of the key and of the header
 //	4 bytes   length of the header
 //	header    kind, size, time, hash, proof, and the fields of the kind
-//	          (inline: CRC32C of the content; blob: id, SHA-256, extents)
+//	          (inline: CRC32C of the content; apart: the same, id;
+//	          blob: id, SHA-256, extents)
 //	content   of an inline object
 //
 // The header has its own checksum so that List and Stat need not read the content. The checksum
@@ -27,10 +28,12 @@ import (
 type record struct {
 	info storage.Info
 
-	// content is the content of an inline object, a part of the slice that was parsed, and
-	// contentSum its CRC32C.
+	// content is the content of a small object, a part of the slice that was parsed, and contentSum
+	// its CRC32C. If apart is not 0, it is the id of the content in another bucket, and content is nil
+	// until fetchApart.
 	content    []byte
 	contentSum uint32
+	apart      uint64
 
 	blob *blobRef // nil for an inline object
 }
@@ -44,32 +47,44 @@ type blobRef struct {
 
 const (
 	kindInline = 'i'
+	kindApart  = 'a'
 	kindBlob   = 'b'
 
 	recordPrefix = 8 // bytes before the header
 )
 
-// encode returns the object record. The content of an inline object is r.content.
+// encode returns the object record. The content of an inline object is r.content; that of one apart
+// is not part of the record.
 func (r *record) encode() []byte {
 	b := make([]byte, recordPrefix, recordPrefix+256+len(r.content))
-	if r.blob == nil {
-		b = append(b, kindInline)
-	} else {
+	switch {
+	case r.blob != nil:
 		b = append(b, kindBlob)
+	case r.apart != 0:
+		b = append(b, kindApart)
+	default:
+		b = append(b, kindInline)
 	}
 	b = binary.AppendUvarint(b, uint64(r.info.Size))
 	b = binary.AppendVarint(b, r.info.Time.Unix())
 	b = appendString(b, r.info.Hash)
 	b = appendString(b, r.info.Proof)
-	if r.blob == nil {
+	switch {
+	case r.blob == nil && r.apart != 0:
+		b = binary.LittleEndian.AppendUint32(b, r.contentSum)
+		b = binary.AppendUvarint(b, r.apart)
+	case r.blob == nil:
 		b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(r.content, castagnoli))
-	} else {
+	default:
 		b = binary.AppendUvarint(b, r.blob.id)
 		b = append(b, r.blob.hash[:]...)
 		b = appendExtents(b, r.blob.extents)
 	}
 	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-recordPrefix))
 	binary.LittleEndian.PutUint32(b, headerSum(r.info.Key, b))
+	if r.apart != 0 {
+		return b
+	}
 	return append(b, r.content...)
 }
 
@@ -115,6 +130,8 @@ func parseRecord(key string, b []byte) (*record, error) {
 		if int64(len(content)) != r.info.Size {
 			return nil, errTruncated
 		}
+	case kindApart:
+		r.contentSum, r.apart = p.uint32(), p.uvarint()
 	case kindBlob:
 		r.blob = &blobRef{id: p.uvarint()}
 		copy(r.blob.hash[:], p.take(len(r.blob.hash)))

@@ -72,7 +72,7 @@ func outdated(meta *file) (old bool, err error) {
 	err = meta.view(func(tx *bbolt.Tx) error {
 		schema := tx.Bucket(bucketSchema)
 		version, _ := binary.Uvarint(schema.Get(keyVersion))
-		old = version < schemaVersion || schema.Get(keyRekeying) != nil
+		old = version < keysVersion || schema.Get(keyRekeying) != nil
 		return nil
 	})
 	return old, err
@@ -150,7 +150,7 @@ func (o *Outdated) begin() (now Rekeyed, err error) {
 		}
 		state.Total += int64(tx.Bucket(bucketRefs).Stats().KeyN)
 		now = state.Rekeyed
-		return errors.Join(schema.Put(keyVersion, binary.AppendUvarint(nil, schemaVersion)), state.write(schema))
+		return errors.Join(schema.Put(keyVersion, binary.AppendUvarint(nil, keysVersion)), state.write(schema))
 	})
 	return now, err
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -23,9 +24,12 @@ func (db *DB) Verify(ctx context.Context, o storage.VerifyOptions) (storage.Veri
 	if err := db.meta.view(notRekeying); err != nil {
 		return storage.Verified{}, fmt.Errorf("verify store %s: %w", db.dir, err)
 	}
-	v := &verifier{db: db, options: o, blobs: map[uint64]error{}, lost: map[uint64]bool{}}
+	v := &verifier{db: db, options: o, blobs: map[uint64]error{}, lost: map[uint64]bool{}, apart: map[uint64]bool{}}
+	if err := db.meta.view(v.noteContents); err != nil {
+		return storage.Verified{}, fmt.Errorf("verify store %s: %w", db.dir, err)
+	}
 	for _, step := range []func(context.Context) error{
-		v.checkObjects, v.checkStates, v.checkRefs, v.checkHashes, v.checkLeaks, v.checkPages,
+		v.checkJournal, v.checkObjects, v.checkStates, v.checkRefs, v.checkHashes, v.checkLeaks, v.checkContents, v.checkPages,
 	} {
 		err := step(ctx)
 		if errors.Is(err, storage.ErrDamaged) && db.meta.stuck.Load() == nil && db.blobs.file.stuck.Load() == nil {
@@ -50,6 +54,8 @@ type verifier struct {
 
 	blobs       map[uint64]error // blob id → the error of its content, or nil
 	lost        map[uint64]bool  // blobs that an object has without a reference, not repaired
+	apart       map[uint64]bool  // contents apart from their records that are used
+	lastApart   uint64           // later ones are not checked for being used
 	unreachable bool             // a part of a file could not be walked
 }
 
@@ -126,13 +132,35 @@ func (v *verifier) walk(ctx context.Context, f *file, bucket []byte, visit func(
 	return nil
 }
 
+// checkJournal checks the objects that are not in the tree yet.
+func (v *verifier) checkJournal(ctx context.Context) error {
+	for range v.db.journal.lost {
+		v.found("", fmt.Errorf("a commit in the journal, and its objects: %w", storage.ErrDamaged), nil)
+	}
+	for _, e := range v.db.journal.from("", "", math.MaxInt) {
+		r, err := decodeRecord(e.key, e.value)
+		if err == nil {
+			err = r.checkContent()
+		}
+		if err := errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
+		v.Objects++
+		v.Bytes += e.size
+	}
+	return nil
+}
+
 // checkObjects checks the record and the content of each object.
 func (v *verifier) checkObjects(ctx context.Context) error {
 	return v.walk(ctx, v.db.meta, bucketObjects, func(tx *bbolt.Tx, k, value []byte) func() error {
 		key := string(k)
 		r, err := decodeRecord(key, value)
 		if err == nil && r.blob == nil {
-			err = r.checkContent()
+			v.apart[r.apart] = true
+			if err = fetchApart(tx, r); err == nil {
+				err = r.checkContent()
+			}
 		}
 		v.Objects++
 		if err != nil {
@@ -400,6 +428,49 @@ func (v *verifier) checkLeak(id uint64) error {
 			v.db.reaper.add(id)
 		}
 		return err
+	})
+	return nil
+}
+
+// noteContents notes which contents there are when Verify begins.
+func (v *verifier) noteContents(tx *bbolt.Tx) error {
+	if contents := tx.Bucket(bucketContents); contents != nil {
+		v.lastApart = contents.Sequence()
+	}
+	return nil
+}
+
+// checkContents finds contents of small objects that no record names.
+func (v *verifier) checkContents(ctx context.Context) error {
+	if v.lastApart == 0 {
+		return nil
+	}
+	return v.walk(ctx, v.db.meta, bucketContents, func(_ *bbolt.Tx, k, _ []byte) func() error {
+		if len(k) != 10 {
+			key := bytes.Clone(k)
+			return func() error {
+				v.found("", fmt.Errorf("content %x is of no object: %w", key, storage.ErrDamaged), nil)
+				return nil
+			}
+		}
+		id := binary.BigEndian.Uint64(k)
+		if id > v.lastApart || v.apart[id] {
+			return nil
+		}
+		v.apart[id] = true // once
+		return func() error { return v.checkContentLeak(id) }
+	})
+}
+
+// checkContentLeak finds a content that no record had during the walk, unless it was deleted since.
+func (v *verifier) checkContentLeak(id uint64) error {
+	exists := false
+	err := v.db.meta.view(func(tx *bbolt.Tx) error { exists = hasApart(tx, id); return nil })
+	if err != nil || !exists {
+		return err
+	}
+	v.foundUnused(fmt.Errorf("content %d is not used: %w", id, storage.ErrDamaged), func() error {
+		return v.db.meta.update(0, func(tx *bbolt.Tx) error { return deleteApart(tx, id) })
 	})
 	return nil
 }

@@ -16,10 +16,11 @@ import (
 const inlineMax = 32 << 10
 
 // claim makes the key of an object free, in the transaction that stores it. It returns the blobs
-// that no object uses any longer.
+// that no object uses any longer. A nil claim is for a key that must be free: then the error is
+// fs.ErrExist if it is taken.
 type claim func(tx *bbolt.Tx, key string) (orphans []uint64, err error)
 
-// expectFree is the claim of Create: it fails with fs.ErrExist if the key is taken.
+// expectFree is the nil claim in a transaction that has the key in its tree.
 func expectFree(tx *bbolt.Tx, key string) ([]uint64, error) {
 	if tx.Bucket(bucketObjects).Get([]byte(key)) != nil {
 		return nil, fs.ErrExist
@@ -39,23 +40,34 @@ func vacate(tx *bbolt.Tx, key string) ([]uint64, error) {
 // writer creates objects.
 type writer struct {
 	meta    *file
+	journal *journal
 	blobs   *blobs
 	reaper  *reaper
 	metrics *metrics
 	drafts  *drafts
 }
 
-// putInline stores an object whose content is in its record.
+// putInline stores an object whose content is in meta.db.
 func (w *writer) putInline(info storage.Info, content []byte, claim claim) error {
 	info.Time = timeOf(info)
-	value := (&record{info: info, content: content}).encode()
+	e := entry{info.Key, info.Size, (&record{info: info, content: content}).encode()}
 	var orphans []uint64
-	err := w.meta.update(len(value), func(tx *bbolt.Tx) (err error) {
-		if orphans, err = claim(tx, info.Key); err != nil {
-			return err
-		}
-		return putObject(tx, info, value)
-	})
+	var err error
+	if claim == nil {
+		err = w.journal.create(len(e.value), func(held func(string) []byte) ([]entry, error) {
+			if held(e.key) != nil {
+				return nil, fs.ErrExist
+			}
+			return []entry{e}, nil
+		})
+	} else {
+		err = w.journal.update(len(e.value), func(tx *bbolt.Tx) (err error) {
+			if orphans, err = claim(tx, e.key); err != nil {
+				return err
+			}
+			return putEntries(tx, []entry{e})
+		}, e.key)
+	}
 	if err != nil {
 		return err
 	}
@@ -95,8 +107,11 @@ func (w *writer) intend() (id uint64, err error) {
 // whether the object has this blob, and not another one with the same content.
 func (w *writer) putBlob(info storage.Info, own *blobRef, claim claim) (adopted bool, err error) {
 	info.Time = timeOf(info)
+	if claim == nil {
+		claim = expectFree
+	}
 	var orphans []uint64
-	err = w.meta.update(len(own.extents)*8, func(tx *bbolt.Tx) (err error) {
+	err = w.journal.update(len(own.extents)*8, func(tx *bbolt.Tx) (err error) {
 		adopted = false
 		if orphans, err = claim(tx, info.Key); err != nil {
 			return err
@@ -115,7 +130,7 @@ func (w *writer) putBlob(info storage.Info, own *blobRef, claim claim) (adopted 
 			}
 		}
 		return putObject(tx, info, (&record{info: info, blob: blob}).encode())
-	})
+	}, info.Key)
 	if err != nil {
 		return false, err
 	}

@@ -42,7 +42,7 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 		return nil, err
 	}
 	objects, err := bolt.Open(c.Data, &bolt.Options{
-		Logger: log, Readers: budgets.answers, Writers: budgets.store, ReadOnly: c.ReadOnly,
+		Logger: log, Readers: budgets.answers, Writers: budgets.store, ReadOnly: c.ReadOnly, KeepSchema: c.NoMigrate,
 		Outdated: func(old *bolt.Outdated) error { return migrate.run(ctx, old) },
 	})
 	if c.ReadOnly && errors.Is(err, fs.ErrNotExist) {
