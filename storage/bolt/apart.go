@@ -90,6 +90,14 @@ func whole(tx *bbolt.Tx, key string, value []byte) []byte {
 	return r.encode()
 }
 
+// dropLeaked deletes the content with this id unless a record names it.
+func dropLeaked(tx *bbolt.Tx, id uint64) error {
+	if !leakedApart(tx, id) {
+		return nil
+	}
+	return deleteApart(tx, id)
+}
+
 // deleteApart deletes the content with this id.
 func deleteApart(tx *bbolt.Tx, id uint64) error {
 	contents := tx.Bucket(bucketContents)
@@ -109,10 +117,20 @@ func deleteApart(tx *bbolt.Tx, id uint64) error {
 	return nil
 }
 
-// hasApart reports whether there is a content with this id.
-func hasApart(tx *bbolt.Tx, id uint64) bool {
+// leakedApart reports whether there is a content with this id that no record names. It reads all
+// records, which is slow, and rare.
+func leakedApart(tx *bbolt.Tx, id uint64) bool {
 	k, _ := tx.Bucket(bucketContents).Cursor().Seek(apartKey(id, 0))
-	return hasID(k, id)
+	if !hasID(k, id) {
+		return false
+	}
+	cursor := tx.Bucket(bucketObjects).Cursor()
+	for k, v := cursor.First(); k != nil; k, v = cursor.Next() {
+		if r, err := parseRecord(string(k), v); err == nil && r.apart == id {
+			return false
+		}
+	}
+	return true
 }
 
 // hasID reports whether the key is that of a piece of the content with this id.

@@ -40,6 +40,7 @@ type journal struct {
 	off  bool // nothing is written to it
 	mark string
 	end  int // of the last frame
+	made int // number of the commit that made the mark, 0 if it is one of an earlier process
 	lost int // damaged frames that were found at the start
 
 	frames, written int64 // since the start: frames, and their bytes
@@ -234,6 +235,13 @@ func (j *journal) store(entries []entry) error {
 	if err != nil {
 		return err
 	}
+	if at.commit == j.made {
+		// If the newest meta page is damaged later, bbolt uses the other one. Its state must not be the
+		// one whose frames are overwritten now.
+		if err := j.meta.commit(func(*bbolt.Tx) error { return nil }); err != nil {
+			return err
+		}
+	}
 	if err := j.writeFrame(at, frame); err != nil {
 		return err
 	}
@@ -317,7 +325,7 @@ func (j *journal) merge(size int) error {
 		}
 	}
 	j.reset()
-	j.mark, j.end = next, 0
+	j.mark, j.end, j.made = next, 0, j.meta.newest
 	return nil
 }
 

@@ -350,3 +350,50 @@ func TestJournalGrows(t *testing.T) {
 	}
 	expectAll(t, openDB(t, afterCrash(t, dir)), want)
 }
+
+// If one meta page is damaged, bbolt uses the other one: its state has all objects, too.
+func TestJournalDamagedMetaPage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := openDB(t, dir)
+	putAll(t, db, journalObjects(0, 20))
+	if err := db.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	putAll(t, db, journalObjects(20, 40))
+	for page := range 2 {
+		left := afterCrash(t, dir)
+		patch(t, left, "meta.db", func(file []byte) { file[page*4096+24] ^= 1 })
+		expectAll(t, openDB(t, left), journalObjects(0, 40))
+	}
+}
+
+// A repair removes no content of an object that moves meanwhile.
+func TestRepairBesideMoves(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, t.TempDir())
+	content := storagetest.Content(1, 3000)
+	for i := range 600 { // more than one step of the walk
+		put(t, db, fmt.Sprintf("k%03d", i), content)
+	}
+	if err := db.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	moved := false
+	_, err := db.Verify(t.Context(), storage.VerifyOptions{
+		Repair: true,
+		Damage: func(d storage.Damage) { t.Errorf("found %v", d) },
+		Progress: func(storage.Verified) {
+			if !moved { // behind the walk
+				moved = true
+				if err := db.Move(t.Context(), "k599", "a", ""); err != nil {
+					t.Error(err)
+				}
+			}
+		},
+	})
+	if err != nil || !moved {
+		t.Fatal(err)
+	}
+	expectContent(t, db, "a", content)
+}

@@ -462,15 +462,16 @@ func (v *verifier) checkContents(ctx context.Context) error {
 	})
 }
 
-// checkContentLeak finds a content that no record had during the walk, unless it was deleted since.
+// checkContentLeak finds a content that no record had during the walk, unless it was deleted since, or
+// its object moved meanwhile.
 func (v *verifier) checkContentLeak(id uint64) error {
-	exists := false
-	err := v.db.meta.view(func(tx *bbolt.Tx) error { exists = hasApart(tx, id); return nil })
-	if err != nil || !exists {
+	leaked := false
+	err := v.db.meta.view(func(tx *bbolt.Tx) error { leaked = leakedApart(tx, id); return nil })
+	if err != nil || !leaked {
 		return err
 	}
 	v.foundUnused(fmt.Errorf("content %d is not used: %w", id, storage.ErrDamaged), func() error {
-		return v.db.meta.update(0, func(tx *bbolt.Tx) error { return deleteApart(tx, id) })
+		return v.db.meta.update(0, func(tx *bbolt.Tx) error { return dropLeaked(tx, id) })
 	})
 	return nil
 }
