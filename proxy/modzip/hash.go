@@ -23,9 +23,10 @@ import (
 	"github.com/assay-proxy/assay/internal/panics"
 )
 
-// Memory is how many bytes Hash and Check use at most: an arena, which is copied when it
-// grows, or the buffers of a merge, and the decompressors of concurrent readers.
-const Memory = 2*arenaSize + maxReaders*(128<<10)
+// Memory is how many bytes Hash, Check and Advance use at most: an arena, which is copied when
+// it grows, or the buffers of a merge, the decompressors of concurrent readers, and what is
+// read of headers.
+const Memory = 2*arenaSize + maxReaders*(128<<10) + headerBuffer
 
 // maxReaders is how many entries of one zip are unpacked at the same time.
 const maxReaders = 8
@@ -45,18 +46,9 @@ const (
 // shows, and HashZip does not check; ErrTooLarge if it would unpack to more than a module
 // may have; otherwise that of a file or of ctx.
 func (z *Zip) Hash(ctx context.Context, scratch func() (*os.File, error)) (string, error) {
-	b := batch{zip: z, sorter: sorter{scratch: scratch, beside: contentSize}}
+	b := batch{file: z.r, sorter: sorter{scratch: scratch, beside: contentSize}}
 	defer b.sorter.done()
-	var total uint64
-	err := z.Entries(func(e Entry) error {
-		if strings.Contains(e.Name, "\n") {
-			return fmt.Errorf("%w: a file name in it has a newline", ErrFormat)
-		}
-		if total += e.Size; e.Size > zip.MaxZipFile || total > zip.MaxZipFile {
-			return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrTooLarge, zip.MaxZipFile)
-		}
-		return b.add(ctx, e)
-	})
+	err := z.Entries(func(e Entry) error { return b.add(ctx, e) })
 	if err == nil {
 		err = b.hash(ctx)
 	}
@@ -68,9 +60,11 @@ func (z *Zip) Hash(ctx context.Context, scratch func() (*os.File, error)) (strin
 
 // batch is a group of entries that are hashed and sorted together.
 type batch struct {
-	zip     *Zip
+	file    io.ReaderAt
 	sorter  sorter
 	entries []content
+	packed  uint64 // bytes of the file that entries take
+	total   uint64 // size of all contents that were added
 
 	mu    sync.Mutex // guards taken
 	taken int        // of entries
@@ -90,9 +84,15 @@ type content struct {
 // contentSize is the size of a content.
 const contentSize = 32
 
-// add adds an entry. If there is no room for it, the batch is hashed first, which frees the
-// memory.
+// add adds an entry, if a module may have it. If there is no room for it, the batch is hashed
+// first, which frees the memory.
 func (b *batch) add(ctx context.Context, e Entry) error {
+	if strings.Contains(e.Name, "\n") {
+		return fmt.Errorf("%w: a file name in it has a newline", ErrFormat)
+	}
+	if b.total += e.Size; e.Size > zip.MaxZipFile || b.total > zip.MaxZipFile {
+		return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrTooLarge, zip.MaxZipFile)
+	}
 	if !b.sorter.fits(len(e.Name) + sha256.Size) {
 		if err := b.hash(ctx); err != nil {
 			return err
@@ -101,6 +101,7 @@ func (b *batch) add(ctx context.Context, e Entry) error {
 			return err
 		}
 	}
+	b.packed += e.Packed + fileLen + descriptorLen
 	b.entries = append(b.entries, content{e.Packed, uint32(e.Size), e.CRC32, e.Header, e.Method, e.Flags&hasDescriptor != 0, strings.HasSuffix(e.Name, "/")})
 	var none [sha256.Size]byte
 	return b.sorter.add(e.Name, none[:])
@@ -109,17 +110,17 @@ func (b *batch) add(ctx context.Context, e Entry) error {
 // hash puts the SHA-256 of each entry of the batch into its place.
 func (b *batch) hash(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(runtime.GOMAXPROCS(0), maxReaders, len(b.entries)) {
+	for range min(runtime.GOMAXPROCS(0), maxReaders, 1+int(b.packed/packedBuffer)) {
 		g.Go(func() error { return panics.Catch(func() error { return b.hashSome(ctx) }) })
 	}
 	err := g.Wait()
-	b.entries, b.taken = b.entries[:0], 0
+	b.entries, b.taken, b.packed = b.entries[:0], 0, 0
 	return err
 }
 
 // hashSome hashes entries that no other goroutine has taken until there are none.
 func (b *batch) hashSome(ctx context.Context) error {
-	r := newReader(b.zip)
+	r := newReader(b.file)
 	for from, to := b.take(); from < to; from, to = b.take() {
 		for i := from; i < to; i++ {
 			if err := ctx.Err(); err != nil {
@@ -191,9 +192,9 @@ const (
 	unpackedBuffer = 40 << 10
 )
 
-func newReader(z *Zip) *reader {
+func newReader(file io.ReaderAt) *reader {
 	return &reader{
-		in: window{r: z.r, buffer: make([]byte, packedBuffer)}, inflater: newInflater(), out: make([]byte, unpackedBuffer),
+		in: window{r: file, buffer: make([]byte, packedBuffer)}, inflater: newInflater(), out: make([]byte, unpackedBuffer),
 		crc: crc32.NewIEEE(), sha: sha256.New(),
 	}
 }

@@ -100,6 +100,17 @@ func (s *sorter) spill() (err error) {
 	return nil
 }
 
+// release writes the rows in memory to the scratch file, and frees the memory.
+func (s *sorter) release() error {
+	if len(s.rows) > 0 {
+		if err := s.spill(); err != nil {
+			return err
+		}
+	}
+	s.arena, s.rows = nil, nil
+	return nil
+}
+
 // each calls visit for all keys and values in order, which are valid until it
 // returns. Nothing can be added after it.
 func (s *sorter) each(visit func(key, value []byte) error) error {
