@@ -142,8 +142,9 @@ func (u *upstreams) wantedSoon(ctx context.Context, req request.Request) func(co
 	}
 }
 
-// fillZip fetches a zip into a spool and, at the same time, its record. As soon as the
-// size of the zip and its wanted hash are known, clients can follow the spool.
+// fillZip fetches a zip into a spool and, at the same time, its record, and hashes what has
+// arrived. As soon as the size of the zip and its wanted hash are known, clients can follow
+// the spool.
 func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	ctx, chain, err := u.gate.Upstream(ctx, f.req.Module)
 	if err != nil {
@@ -168,13 +169,23 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	}
 
 	var want string
+	ahead := modzip.NewAhead(spool.file, u.parts.zips.scratch)
+	defer ahead.Close()
+	arrived := make(chan struct{})
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
+		defer close(arrived)
 		defer context.AfterFunc(gctx, func() { object.Body.Close() })() // without a record the zip is useless: stop the download
 		return panics.Catch(func() error {
 			_, err := io.CopyBuffer(newArrival(f), struct{ io.Reader }{object.Body}, make([]byte, 128<<10))
 			f.claim.Rest() // the fill now waits for the record
 			return err
+		})
+	})
+	g.Go(func() error {
+		return panics.Catch(func() error {
+			u.parts.zips.follow(gctx, ahead, spool, f.size, arrived)
+			return nil
 		})
 	})
 	g.Go(func() (err error) {
@@ -190,12 +201,14 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 		return err
 	}
 	f.claim.Firm()
-	return u.proveZip(ctx, f, object.Source, want)
+	return u.proveZip(ctx, f, ahead, object.Source, want)
 }
 
-// proveZip checks the complete zip in the spool of f, and stores it.
-func (u *upstreams) proveZip(ctx context.Context, f *fill, source, want string) error {
-	got, err := u.parts.zips.hash(ctx, f.spool.file)
+// proveZip checks the complete zip in the spool of f, of which ahead has hashed a part, and
+// stores it.
+func (u *upstreams) proveZip(ctx context.Context, f *fill, ahead *modzip.Ahead, source, want string) error {
+	got, err := u.parts.zips.hashRest(ctx, f.spool.file, ahead)
+	ahead.Close() // the disk space is for the store now
 	switch {
 	case errors.Is(err, modzip.ErrFormat) && want != "":
 		// There is a record, so an unreadable zip is a mismatch like any other.

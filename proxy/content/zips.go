@@ -39,6 +39,15 @@ func (s zips) hash(ctx context.Context, file *os.File) (hash string, err error) 
 	return hash, err
 }
 
+// hashRest is hash for a file of which a part is hashed already.
+func (s zips) hashRest(ctx context.Context, file *os.File, ahead *modzip.Ahead) (hash string, err error) {
+	err = s.with(ctx, file, func(z *modzip.Zip) error {
+		hash, err = z.HashAhead(ctx, ahead)
+		return err
+	})
+	return hash, err
+}
+
 // check returns an error if a file is not a module zip that a go command could use.
 func (s zips) check(ctx context.Context, mod module.Version, file *os.File) error {
 	return s.with(ctx, file, func(z *modzip.Zip) error { return z.Check(mod, s.scratch) })
