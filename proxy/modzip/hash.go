@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -150,14 +151,16 @@ func (b *batch) take() (from, to int) {
 func hashLines(s *sorter) (string, error) {
 	var (
 		h    = sha256.New()
+		line []byte
 		last struct {
 			name, sum []byte
 			times     int
 		}
 	)
 	flush := func() {
+		line = append(append(append(hex.AppendEncode(line[:0], last.sum), "  "...), last.name...), '\n')
 		for ; last.times > 0; last.times-- {
-			fmt.Fprintf(h, "%x  %s\n", last.sum, last.name)
+			h.Write(line)
 		}
 	}
 	err := s.each(func(name, sum []byte) error {
