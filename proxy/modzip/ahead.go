@@ -10,9 +10,6 @@ import (
 	"os"
 )
 
-// headerBuffer is for the headers of a zip that arrives: the longest name fits.
-const headerBuffer = 64 << 10
-
 // Ahead hashes the entries of a zip while the zip arrives, from the first byte on. It finds
 // them by their local headers and, if those have no sizes, by the data descriptors behind the
 // contents. What it finds is a guess, since contents may look like descriptors: it counts

@@ -29,6 +29,9 @@ import (
 // read of headers.
 const Memory = 2*arenaSize + maxReaders*(128<<10) + headerBuffer
 
+// headerBuffer is for the headers of a zip that arrives: the longest name fits.
+const headerBuffer = 64 << 10
+
 // maxReaders is how many entries of one zip are unpacked at the same time.
 const maxReaders = 8
 
