@@ -107,6 +107,9 @@ type Draft interface {
 type Batch struct {
 	Create []Small
 	Swap   *Swap // nil: none
+
+	// SwapFirst makes the swap the first step, not the last: it permits the objects.
+	SwapFirst bool
 }
 
 // Small is an object of at most MaxSmall bytes. The size is that of Content; Info.Size
@@ -178,7 +181,7 @@ type Store interface {
 	//
 	// After an error, and after a crash, a prefix of the steps of the batch may be visible: an
 	// engine with transactions does all or nothing, one without does one step after the other. A
-	// reader that sees the swap sees all objects, too.
+	// reader that sees the last step sees all steps.
 	Apply(ctx context.Context, b Batch) error
 
 	// List yields the objects whose key begins with prefix, in lexical order

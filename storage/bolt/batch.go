@@ -33,7 +33,7 @@ func (db *DB) Apply(ctx context.Context, b storage.Batch) error {
 	if b.Swap == nil {
 		err = db.journal.create(size, admit)
 	} else {
-		err = db.journal.update(size+len(b.Swap.New), func(tx *bbolt.Tx) error { return applyBatch(tx, admit, b.Swap) }, keys...)
+		err = db.journal.update(size+len(b.Swap.New), func(tx *bbolt.Tx) error { return applyBatch(tx, admit, b) }, keys...)
 	}
 	if db.metrics.noteDamage(err) != nil {
 		return fmt.Errorf("apply: %w", err)
@@ -58,18 +58,26 @@ func admitBatch(held func(key string) []byte, objects []small) (entries []entry,
 
 // applyBatch applies a batch with a swap in a transaction, because the swap must not be visible
 // without the objects.
-func applyBatch(tx *bbolt.Tx, admit admit, swap *storage.Swap) error {
+func applyBatch(tx *bbolt.Tx, admit admit, b storage.Batch) error {
+	swap := func() error {
+		if err := swapState(tx, b.Swap.Name, b.Swap.Old, b.Swap.New); err != nil {
+			return fmt.Errorf("change state %.200q: %w", b.Swap.Name, err)
+		}
+		return nil
+	}
+	if b.SwapFirst {
+		if err := swap(); err != nil {
+			return err
+		}
+	}
 	entries, err := admit(func(key string) []byte { return whole(tx, key, tx.Bucket(bucketObjects).Get([]byte(key))) })
-	if err != nil {
+	if err == nil {
+		err = putEntries(tx, entries)
+	}
+	if err != nil || b.SwapFirst {
 		return err
 	}
-	if err := putEntries(tx, entries); err != nil {
-		return err
-	}
-	if err := swapState(tx, swap.Name, swap.Old, swap.New); err != nil {
-		return fmt.Errorf("change state %.200q: %w", swap.Name, err)
-	}
-	return nil
+	return swap()
 }
 
 // small is an object of a batch.

@@ -8,7 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
@@ -216,4 +220,50 @@ func TestMoveDamaged(t *testing.T) {
 	if _, err := io.ReadAll(o); !errors.Is(err, storage.ErrDamaged) {
 		t.Errorf("reading what was moved: %v, want ErrDamaged", err)
 	}
+}
+
+// Batches that wait for the disk share one commit, also if they have an object in common.
+func TestBatchesShareCommit(t *testing.T) {
+	t.Parallel()
+	const fills = 16
+	db := openDB(t, t.TempDir())
+	tile := storage.Small{Info: storage.Info{Key: "tile", Proof: "log"}, Content: storagetest.Content(1, 8<<10)}
+	waiting, release := db.HoldCommits()
+	before := commitsOf(t, db)
+	var all sync.WaitGroup
+	for n := range fills {
+		all.Go(func() {
+			mod := storage.Small{Info: storage.Info{Key: fmt.Sprintf("m%d/@v/v1.0.0.mod", n)}, Content: []byte("module m")}
+			if err := db.Apply(t.Context(), storage.Batch{Create: []storage.Small{tile, mod}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for waiting() < fills {
+		time.Sleep(time.Millisecond)
+	}
+	release()
+	all.Wait()
+	if n := commitsOf(t, db) - before; n != 1 {
+		t.Errorf("%d batches made %d commits, want 1", fills, n)
+	}
+}
+
+// commitsOf returns how many commits meta.db had, as the metric says.
+func commitsOf(t *testing.T, db *bolt.DB) (n uint64) {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(db.Metrics()...)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == "assay_storage_commit_seconds" && m.GetLabel()[0].GetValue() == "meta" {
+				n += m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	return n
 }

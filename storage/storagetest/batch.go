@@ -24,6 +24,7 @@ func batchTests() []contract {
 		{"a reader that sees the swap sees all objects", batchSight},
 		{"one of many who extend a log wins each place", batchLog},
 		{"after a cut the first steps are there, and the batch can be applied again", batchCut},
+		{"a swap that is the first step permits the objects", batchSwapFirst},
 	}
 }
 
@@ -296,6 +297,43 @@ func batchCut(t *testing.T, s storage.Store) {
 		}
 		expectState(t, s, fmt.Sprint("head", steps), []byte("1"))
 	}
+}
+
+func batchSwapFirst(t *testing.T, s storage.Store) {
+	objects := smalls(10, 2000)
+	b := storage.Batch{Create: objects, Swap: &storage.Swap{Name: "head", Old: []byte("1"), New: []byte("2")}, SwapFirst: true}
+	if err := s.Apply(t.Context(), b); !errors.Is(err, storage.ErrConflict) {
+		t.Errorf("Apply = %v, want ErrConflict", err)
+	}
+	for _, c := range objects {
+		expectAbsent(t, s, c.Info.Key)
+	}
+	b.Swap.Old = nil
+	for steps := range len(objects) + 1 { // each prefix, until nothing is left of the batch
+		last := &storage.Swap{Name: fmt.Sprint("head", steps), New: []byte("2")}
+		if err := Cut(s, steps).Apply(t.Context(), storage.Batch{Create: objects, Swap: last, SwapFirst: true}); !errors.Is(err, ErrCut) {
+			t.Fatalf("after %d steps Apply = %v", steps, err)
+		}
+		if _, err := s.State(t.Context(), last.Name); errors.Is(err, fs.ErrNotExist) != (steps == 0) {
+			t.Errorf("after %d steps State = %v", steps, err)
+		}
+		for i, c := range objects {
+			if i+1 < steps {
+				expectSmall(t, s, c)
+			} else {
+				expectAbsent(t, s, c.Info.Key)
+			}
+		}
+		for i := range max(steps-1, 0) {
+			mustDelete(t, s, objects[i].Info.Key)
+		}
+	}
+	mustApply(t, s, b)
+	for _, c := range objects {
+		expectSmall(t, s, c)
+	}
+	expectState(t, s, "head", []byte("2"))
+	mustApply(t, s, storage.Batch{Create: objects, SwapFirst: true}) // without a swap it is a batch like any other
 }
 
 func moveTests() []contract {

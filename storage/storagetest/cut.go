@@ -103,6 +103,11 @@ func (c *cut) Apply(ctx context.Context, b storage.Batch) error {
 	if err := b.Check(); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	if b.SwapFirst {
+		if err := c.swap(ctx, b.Swap); err != nil {
+			return err
+		}
+	}
 	for _, small := range b.Create {
 		small.Info.Size = int64(len(small.Content))
 		err := c.Create(ctx, small.Info, bytes.NewReader(small.Content))
@@ -113,10 +118,17 @@ func (c *cut) Apply(ctx context.Context, b storage.Batch) error {
 			return fmt.Errorf("apply: %w", err)
 		}
 	}
-	if b.Swap == nil {
+	if b.SwapFirst {
 		return nil
 	}
-	if err := c.SwapState(ctx, b.Swap.Name, b.Swap.Old, b.Swap.New); err != nil {
+	return c.swap(ctx, b.Swap)
+}
+
+func (c *cut) swap(ctx context.Context, s *storage.Swap) error {
+	if s == nil {
+		return nil
+	}
+	if err := c.SwapState(ctx, s.Name, s.Old, s.New); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	return nil
