@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,9 +37,10 @@ type follower struct {
 	// holder of moving replaces it, and only by a larger one.
 	head atomic.Pointer[head]
 
-	// moving holds a value while a goroutine moves the head. It is a channel and not a mutex, so
-	// that a caller can stop waiting when its context ends.
-	moving chan struct{}
+	// moving holds a value while a goroutine moves the head, or proves that it may. It is a channel
+	// and not a mutex, so that a caller can stop waiting when its context ends.
+	moving  chan struct{}
+	waiting step // the newest one with a larger head that was judged and not stored; guarded by moving
 
 	older memo.Map[tlog.Tree, struct{}] // smaller trees that are proved to be prefixes of our head
 	polls polls
@@ -212,11 +214,25 @@ func (f *follower) moveOnce(ctx context.Context, do func(context.Context) error)
 // larger. from says where it was seen. The error is ErrInvalid if msg is not a head of the database
 // or cannot be proved, and ErrFrozen if it is the head of a fork or the mirror is frozen already.
 func (f *follower) accept(ctx context.Context, msg []byte, from string) error {
-	theirs, err := openHead(msg, f.heads.key)
+	theirs, err := f.open(msg, from)
+	if err != nil {
+		return err
+	}
+	return f.acceptHead(ctx, theirs, from)
+}
+
+// open opens the signed head msg. The error is ErrInvalid.
+func (f *follower) open(msg []byte, from string) (*head, error) {
+	h, err := openHead(msg, f.heads.key)
 	if err != nil {
 		f.metrics.heads.WithLabelValues("refused").Inc()
-		return fmt.Errorf("%w: tree head in %s of %s: %v", ErrInvalid, from, f.client.name, err)
+		return nil, fmt.Errorf("%w: tree head in %s of %s: %v", ErrInvalid, from, f.client.name, err)
 	}
+	return h, nil
+}
+
+// acceptHead is accept of a signed head that is open already.
+func (f *follower) acceptHead(ctx context.Context, theirs *head, from string) error {
 	if ours := f.head.Load(); ours != nil && theirs.tree.N <= ours.tree.N {
 		return f.acceptOlder(ctx, ours, theirs, from)
 	}
@@ -244,66 +260,31 @@ func (f *follower) acceptNewer(ctx context.Context, theirs *head, from string) (
 
 // acceptOlder proves that theirs, which is not larger than ours, is a prefix of ours.
 func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from string) error {
-	if _, proved := f.older.Get(theirs.tree); proved || theirs.tree == ours.tree {
-		return nil
+	s, err := f.judgeOlder(ctx, ours, theirs, from)
+	if err == nil {
+		err = f.prover.save(ctx, s.tiles)
 	}
-	if err := f.freezer.check(); err != nil {
-		return err
+	if err == nil {
+		f.settled(s)
 	}
-	found, err := f.prover.compare(ctx, theirs.tree, ours.tree, ours)
-	if err != nil {
-		f.countRefused(err)
-		return err
+	return err
+}
+
+// advance proves that ours, nil before the first one, is a prefix of theirs, and makes theirs our
+// head. The caller holds moving.
+func (f *follower) advance(ctx context.Context, ours, theirs *head, from string) error {
+	s, err := f.judgeNewer(ctx, ours, theirs, from)
+	if err == nil {
+		err = f.commit(ctx, s.ours, s.next)
 	}
-	if found.root != theirs.tree.Hash {
-		return f.refuseFork(ours, theirs, found, from)
+	if err == nil {
+		f.settled(s)
 	}
-	if err := f.prover.save(ctx, found.tiles); err != nil {
-		return err
-	}
-	f.addOlder(theirs.tree)
-	f.metrics.heads.WithLabelValues("older").Inc()
-	return nil
+	return err
 }
 
 // addOlder remembers that tree is a prefix of our head, and so of every later one.
 func (f *follower) addOlder(tree tlog.Tree) { f.older.Put(tree, struct{}{}) }
-
-// advance proves that ours, nil before the first one, is a prefix of theirs, and makes theirs our
-// head. The caller holds moving. advance reads the tiles of the right edge of ours under theirs,
-// so that every answer that was possible stays possible.
-func (f *follower) advance(ctx context.Context, ours, theirs *head, from string) error {
-	if err := f.freezer.check(); err != nil {
-		return err
-	}
-	var old tlog.Tree
-	old.Hash, _ = tlog.TreeHash(0, nil)
-	if ours != nil {
-		old = ours.tree
-	}
-	found, err := f.prover.compare(ctx, old, theirs.tree, ours)
-	if err != nil {
-		f.countRefused(err)
-		return err
-	}
-	if found.root != old.Hash {
-		return f.refuseFork(ours, theirs, found, from)
-	}
-	next := *theirs
-	next.tiles = found.tiles
-	if ours != nil {
-		next.inherit(ours)
-	}
-	if err := f.commit(ctx, ours, &next); err != nil {
-		return err
-	}
-	if ours != nil {
-		f.addOlder(ours.tree)
-	}
-	f.metrics.heads.WithLabelValues("advanced").Inc()
-	f.log.Info("tree head advanced", "size", next.tree.N, "from", old.N, "source", from)
-	return nil
-}
 
 // countRefused counts a head that does not verify. It does not count one whose tiles could not be
 // fetched.
@@ -323,21 +304,51 @@ func (f *follower) refuseFork(ours, theirs *head, found comparison, from string)
 // commit replaces our head by next: it stores next, publishes it to readers, and archives it. The
 // error is storage.ErrConflict if the stored head is not ours.
 func (f *follower) commit(ctx context.Context, ours, next *head) error {
-	state, err := next.encode(true)
-	if err != nil {
+	err := f.commitWith(ctx, ours, next, nil)
+	if err == nil || errors.Is(err, storage.ErrConflict) || next.state == nil {
 		return err
 	}
-	var old []byte
-	if ours != nil {
-		old = ours.state
+	// Objects are in the way, or the disk took a part of the batch: the head alone, then the rest.
+	if err := f.heads.swap(ctx, ours.stored(), next.state); err != nil {
+		return f.notStored(next, err)
 	}
-	if err := f.heads.swap(ctx, old, state); err != nil {
-		return fmt.Errorf("store tree head %d of %s: %w", next.tree.N, f.client.name, err)
-	}
-	next.state = state
 	f.head.Store(next)
 	f.archive(context.WithoutCancel(ctx), next)
 	return nil
+}
+
+// commitWith is commit in one batch together with objects. After an error it may be half done; the
+// head is then not published.
+func (f *follower) commitWith(ctx context.Context, ours, next *head, objects []storage.Small) (err error) {
+	if next.state, err = next.encode(true); err != nil {
+		return err
+	}
+	entry, err := f.heads.entry(next)
+	if err != nil {
+		return err
+	}
+	full := next.full()
+	all := slices.Concat([]storage.Small{entry}, f.prover.tileObjects(full), objects)
+	if err := f.heads.apply(ctx, ours.stored(), next.state, unique(all)); err != nil {
+		return f.notStored(next, err)
+	}
+	f.head.Store(next.archived(full))
+	return nil
+}
+
+// unique returns objects without those of an earlier key: the tiles of a head and of a record may be
+// the same, and then have the same bytes.
+func unique(objects []storage.Small) []storage.Small {
+	seen := make(map[string]bool, len(objects))
+	return slices.DeleteFunc(objects, func(o storage.Small) bool {
+		again := seen[o.Info.Key]
+		seen[o.Info.Key] = true
+		return again
+	})
+}
+
+func (f *follower) notStored(next *head, err error) error {
+	return fmt.Errorf("store tree head %d of %s: %w", next.tree.N, f.client.name, err)
 }
 
 // archive finishes the commit of h, which is stored: it adds h to the history and stores its full
@@ -351,19 +362,15 @@ func (f *follower) archive(ctx context.Context, h *head) {
 	if err != nil {
 		f.log.Error("tree head not in history", "size", h.tree.N, "err", err)
 	}
-	archived := *h
-	archived.tiles = make(map[place][]byte, len(h.tiles))
-	for at, data := range h.tiles {
-		if len(data) == fullTile {
-			err := f.prover.saveTile(ctx, at, data)
-			if err == nil {
-				continue
-			}
+	done := fullTiles{}
+	for at, data := range h.full() {
+		if err := f.prover.saveTile(ctx, at, data); err != nil {
 			f.log.Error("tile not stored", "tile", at.full().Path(), "err", err)
+			continue
 		}
-		archived.tiles[at] = data
+		done[at] = data
 	}
-	f.head.CompareAndSwap(h, &archived)
+	f.head.CompareAndSwap(h, h.archived(done))
 }
 
 // acceptStored makes the stored head ours after another process moved it. The caller holds

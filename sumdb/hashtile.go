@@ -44,7 +44,7 @@ func (t *hashTiles) get(ctx context.Context, h *head, tile tlog.Tile) (data []by
 	if err := t.mayFetch(tile.Path()); err != nil {
 		return nil, "", err
 	}
-	data, err = t.prove(ctx, h, placeOf(tile))
+	data, err = t.fetch(ctx, h, placeOf(tile))
 	if err != nil {
 		return nil, "", err
 	}
@@ -52,21 +52,42 @@ func (t *hashTiles) get(ctx context.Context, h *head, tile tlog.Tile) (data []by
 	return data[:end:end], "miss", nil
 }
 
-// prove authenticates the widest form under h of the tile at p, and stores it if it was not held.
-// Callers that need the same tile share the work, from the request to upstream until the tile is
-// stored, so that no caller sends a second request in between.
-func (t *hashTiles) prove(ctx context.Context, h *head, p place) ([]byte, error) {
-	tile := p.tile(p.width(h.tree.N))
-	key := fmt.Sprintf("%s of tree %d", tile.Path(), h.tree.N)
-	return share(ctx, t.client, key, lookupTime, func(ctx context.Context) ([]byte, error) {
-		var data []byte
-		tiles, err := t.prover.prove(ctx, h.tree, h, func(r tlog.HashReader) (err error) {
-			data, err = tlog.ReadTileData(tile, r)
-			return err
-		})
+// fetch returns the widest form under h of the tile at p. It proves and stores it, once for all
+// callers that need the same tile.
+func (t *hashTiles) fetch(ctx context.Context, h *head, p place) ([]byte, error) {
+	return share(ctx, t.client, "stored "+t.key(h, p), lookupTime, func(ctx context.Context) ([]byte, error) {
+		proved, err := t.prove(ctx, h, p)
 		if err != nil {
 			return nil, err
 		}
-		return data, t.prover.save(ctx, tiles)
+		return proved.data, t.prover.save(ctx, proved.tiles)
+	})
+}
+
+// key names the widest form under h of the tile at p. Two heads of one size may be of two logs.
+func (t *hashTiles) key(h *head, p place) string {
+	return fmt.Sprintf("%s of tree %d %s", p.tile(p.width(h.tree.N)).Path(), h.tree.N, h.tree.Hash)
+}
+
+// provedTile is a tile, and what must be stored before an answer may depend on it.
+type provedTile struct {
+	data  []byte
+	tiles fullTiles
+}
+
+// prove authenticates the widest form under h of the tile at p. Callers that need the same tile share
+// the work. It stores nothing: until a caller does, the tiles wait in the prover, so that no proof
+// sends a second request.
+func (t *hashTiles) prove(ctx context.Context, h *head, p place) (provedTile, error) {
+	return share(ctx, t.client, t.key(h, p), lookupTime, func(ctx context.Context) (proved provedTile, err error) {
+		tiles, err := t.prover.prove(ctx, h.tree, h, func(r tlog.HashReader) (err error) {
+			proved.data, err = tlog.ReadTileData(p.tile(p.width(h.tree.N)), r)
+			return err
+		})
+		if err != nil {
+			return provedTile{}, err
+		}
+		proved.tiles = t.prover.toStore(tiles)
+		return proved, nil
 	})
 }

@@ -3,6 +3,7 @@ package sumdb
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -51,6 +52,14 @@ func openHead(msg []byte, key note.Verifier) (*head, error) {
 		return nil, err
 	}
 	return &head{tree: tree, note: signed, time: time.Now().UTC()}, nil
+}
+
+// stored returns the stored bytes of h, nil if h is nil or not stored.
+func (h *head) stored() []byte {
+	if h == nil {
+		return nil
+	}
+	return h.state
 }
 
 func (h *head) encode(withTiles bool) ([]byte, error) {
@@ -108,6 +117,27 @@ func (h *head) tile(p place, w int) []byte {
 
 // covers reports whether the tree of h has all of t.
 func (h *head) covers(t tlog.Tile) bool { return t.W <= leavesOf(t).width(h.tree.N) }
+
+// full returns the full tiles of h, which are not objects yet.
+func (h *head) full() fullTiles {
+	full := fullTiles{}
+	for at, data := range h.tiles {
+		if len(data) == fullTile {
+			full[at] = data
+		}
+	}
+	return full
+}
+
+// archived returns h without the tiles that are objects now.
+func (h *head) archived(stored fullTiles) *head {
+	rest := *h
+	rest.tiles = maps.Clone(h.tiles)
+	for at := range stored {
+		delete(rest.tiles, at)
+	}
+	return &rest
+}
 
 // inherit takes over the full tiles of old that are not in the store yet.
 func (h *head) inherit(old *head) {

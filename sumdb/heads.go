@@ -1,6 +1,7 @@
 package sumdb
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,12 +42,26 @@ func (s *headStore) read(ctx context.Context) (h *head, state []byte, err error)
 	return h, state, nil
 }
 
+// apply replaces the stored head old by value, and then creates objects, in one batch.
+func (s *headStore) apply(ctx context.Context, old, value []byte, objects []storage.Small) error {
+	return s.objects.apply(ctx, storage.Batch{
+		Swap: &storage.Swap{Name: s.stateKey(), Old: old, New: value}, SwapFirst: true, Create: objects,
+	})
+}
+
 // swap replaces the stored head old by value. It also replaces a stored head with damaged bytes,
-// which cannot be compared with anything; the history has that head.
+// which cannot be compared with anything; the history has that head. A batch that has failed may
+// have stored value.
 func (s *headStore) swap(ctx context.Context, old, value []byte) error {
 	store, key := s.objects.store, s.stateKey()
 	err := store.SwapState(ctx, key, old, value)
-	if !errors.Is(err, storage.ErrDamaged) {
+	switch {
+	case errors.Is(err, storage.ErrConflict):
+		if stored, e := store.State(ctx, key); e == nil && bytes.Equal(stored, value) {
+			return nil
+		}
+		return err
+	case !errors.Is(err, storage.ErrDamaged):
 		return err
 	}
 	s.log.Error("stored tree head is damaged; replacing it", "err", err)
@@ -56,13 +71,22 @@ func (s *headStore) swap(ctx context.Context, old, value []byte) error {
 	return store.SwapState(ctx, key, nil, value)
 }
 
-// remember appends h to the history. Sizes are padded, so that keys sort as sizes do.
-func (s *headStore) remember(ctx context.Context, h *head) error {
+// entry returns the entry of h in the history. Sizes are padded, so that keys sort as sizes do.
+func (s *headStore) entry(h *head) (storage.Small, error) {
 	data, err := h.encode(false)
+	if err != nil {
+		return storage.Small{}, err
+	}
+	return s.objects.object(fmt.Sprintf("head/%016d", h.tree.N), data), nil
+}
+
+// remember appends h to the history.
+func (s *headStore) remember(ctx context.Context, h *head) error {
+	entry, err := s.entry(h)
 	if err != nil {
 		return err
 	}
-	err = s.objects.create(ctx, fmt.Sprintf("head/%016d", h.tree.N), data)
+	err = s.objects.store.Create(ctx, entry.Info, bytes.NewReader(entry.Content))
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}

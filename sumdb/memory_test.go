@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
 // memory is a storage.Store for tests that make thousands of them, or run in a
@@ -24,11 +25,12 @@ type memory struct {
 
 	mu      sync.Mutex
 	objects map[string][]byte
+	proofs  map[string]string // of the objects
 	states  map[string][]byte
 }
 
 func newMemory(testing.TB) *memory {
-	return &memory{objects: make(map[string][]byte), states: make(map[string][]byte)}
+	return &memory{objects: make(map[string][]byte), proofs: make(map[string]string), states: make(map[string][]byte)}
 }
 
 type memoryObject struct {
@@ -55,7 +57,13 @@ func (s *memory) Create(ctx context.Context, info storage.Info, r io.Reader) err
 		return fmt.Errorf("%s: %w", info.Key, fs.ErrExist)
 	}
 	s.objects[info.Key] = data
+	s.proofs[info.Key] = info.Proof
 	return ctx.Err()
+}
+
+// Apply does one step after the other.
+func (s *memory) Apply(ctx context.Context, b storage.Batch) error {
+	return storagetest.Cut(s, -1).Apply(ctx, b)
 }
 
 func (s *memory) Replace(ctx context.Context, info storage.Info, r io.Reader) error {
@@ -70,7 +78,7 @@ func (s *memory) Open(ctx context.Context, key string) (storage.Object, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", key, fs.ErrNotExist)
 	}
-	return memoryObject{bytes.NewReader(data), data, storage.Info{Key: key, Size: int64(len(data))}}, ctx.Err()
+	return memoryObject{bytes.NewReader(data), data, storage.Info{Key: key, Size: int64(len(data)), Proof: s.proofs[key]}}, ctx.Err()
 }
 
 func (s *memory) Stat(ctx context.Context, key string) (storage.Info, error) {

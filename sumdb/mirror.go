@@ -98,7 +98,7 @@ func newMirror(c Config) (*Mirror, error) {
 	flights, metrics := flight.NewShared(), newMetrics(name)
 	client := &client{name, c.Current, flights, c.Memory}
 	objects := &objects{name, c.Store, log}
-	prover := &prover{client, objects, log}
+	prover := &prover{client: client, objects: objects, log: log, waiting: memo.Map[place, []byte]{Limit: maxWaitingTiles}}
 	freezer := &freezer{name: name, key: c.Key, dir: evidence.Dir(c.Evidence), log: log}
 	follower := &follower{
 		client: client, prover: prover, heads: &headStore{objects, key, log}, freezer: freezer,
@@ -107,10 +107,14 @@ func newMirror(c Config) (*Mirror, error) {
 	}
 	hashes := &hashTiles{client, prover, freezer}
 	data := &dataTiles{client, objects, hashes}
+	records := &records{
+		client: client, objects: objects, follower: follower, freezer: freezer, hashes: hashes, memory: c.Memory, metrics: metrics, log: log,
+		waiting: memo.Map[string, *Proof]{Limit: maxWaiting, Size: func(_ string, p *Proof) int { return p.size }},
+	}
 	return &Mirror{
 		refresh:  c.Refresh,
 		follower: follower,
-		records:  &records{client, objects, follower, freezer, hashes, c.Memory, metrics, log},
+		records:  records,
 		tiles:    &tiles{client, follower, freezer, hashes, data, log},
 		flights:  flights,
 		metrics:  metrics,
@@ -188,6 +192,14 @@ func (m *Mirror) Lookup(ctx context.Context, mod module.Version) (Record, error)
 	record, result, err := m.records.lookup(ctx, mod)
 	m.metrics.lookups.WithLabelValues(resultOf(result, err)).Inc()
 	return record, err
+}
+
+// Prove is Lookup without the storing: the caller stores the proof when it knows what else is stored
+// with it, and answers nothing before.
+func (m *Mirror) Prove(ctx context.Context, mod module.Version) (*Proof, error) {
+	proof, result, err := m.records.prove(ctx, mod)
+	m.metrics.lookups.WithLabelValues(resultOf(result, err)).Inc()
+	return proof, err
 }
 
 // Held returns the record of mod from the store. The error is fs.ErrNotExist if it is not held.

@@ -55,10 +55,32 @@ func (o *objects) remove(ctx context.Context, path string) error {
 	return fmt.Errorf("%s: %w", path, fs.ErrNotExist)
 }
 
+// object returns the object with data at path.
+func (o *objects) object(path string, data []byte) storage.Small {
+	return storage.Small{Info: storage.Info{Key: o.key(path), Size: int64(len(data)), Proof: o.name}, Content: data}
+}
+
+// blocked reports whether err, of a batch, is no failure of the store: stored bytes that are wrong
+// are in the way of an object, the state is damaged, or it is too much for a batch. It is done step
+// by step then.
+func blocked(err error) bool {
+	return errors.Is(err, fs.ErrExist) || errors.Is(err, storage.ErrDamaged) || errors.Is(err, errNoBatch)
+}
+
+// errNoBatch says that objects are too large for one batch.
+var errNoBatch = errors.New("no batch")
+
+// apply stores a batch.
+func (o *objects) apply(ctx context.Context, b storage.Batch) error {
+	if err := b.Check(); err != nil {
+		return fmt.Errorf("%w: %w", errNoBatch, err)
+	}
+	return o.store.Apply(ctx, b)
+}
+
 // create stores data at path. The error is fs.ErrExist if there is an object already.
 func (o *objects) create(ctx context.Context, path string, data []byte) error {
-	info := storage.Info{Key: o.key(path), Size: int64(len(data)), Proof: o.name}
-	return o.store.Create(ctx, info, bytes.NewReader(data))
+	return o.store.Create(ctx, o.object(path, data).Info, bytes.NewReader(data))
 }
 
 // put stores data, which is proved, at path. If the stored object has other bytes, they are wrong,

@@ -1,16 +1,21 @@
 package sumdb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/internal/panics"
+	"github.com/assay-proxy/assay/storage"
 )
 
 // parallelTiles is how many tiles of one proof are read at once. A proof needs a handful.
@@ -22,7 +27,14 @@ type prover struct {
 	client  *client
 	objects *objects
 	log     *slog.Logger
+
+	// waiting has full tiles that are proved and wait to be stored. Other proofs need not fetch them
+	// again, and store them too. It only saves requests: what it drops is fetched again.
+	waiting memo.Map[place, []byte]
 }
+
+// maxWaitingTiles is how many tiles may wait, 8 KiB each.
+const maxWaitingTiles = 128
 
 // source is a set of places that a reader may read tiles from.
 type source int
@@ -136,17 +148,78 @@ func (p *prover) held(ctx context.Context, base *head, at place, w int) (data []
 	return data[:end:end], true, nil
 }
 
-// save stores the full ones of tiles, which are proved to be of our log.
-func (p *prover) save(ctx context.Context, tiles map[place][]byte) error {
+// available is held, or else a tile that waits to be stored. A proof may use it, an answer may not.
+func (p *prover) available(ctx context.Context, base *head, at place, w int) (data []byte, stored bool, err error) {
+	data, stored, err = p.held(ctx, base, at, w)
+	if err != nil || data != nil {
+		return data, stored, err
+	}
+	full, ok := p.waiting.Get(at)
+	if !ok {
+		return nil, false, nil
+	}
+	end := w * tlog.HashSize
+	return full[:end:end], false, nil
+}
+
+// toStore returns the full ones of tiles, which are proved and wait to be stored from now on. The
+// others are parts of our edge, which is kept with the head.
+func (p *prover) toStore(tiles map[place][]byte) fullTiles {
+	full := fullTiles{}
 	for at, data := range tiles {
-		if len(data) != fullTile {
-			continue // a part of our edge, which is kept with the head
+		if len(data) == fullTile {
+			full[at] = data
+			p.waiting.Put(at, data)
 		}
+	}
+	return full
+}
+
+// fullTiles are proved, and not objects in the store yet.
+type fullTiles map[place][]byte
+
+// tileObjects returns the tiles as objects, parents first: no part of a batch has a tile without its
+// parents.
+func (p *prover) tileObjects(tiles fullTiles) (all []storage.Small) {
+	places := slices.SortedFunc(maps.Keys(tiles), func(a, b place) int {
+		return cmp.Or(cmp.Compare(b.level, a.level), cmp.Compare(a.number, b.number))
+	})
+	for _, at := range places {
+		all = append(all, p.objects.object(at.full().Path(), tiles[at]))
+	}
+	return all
+}
+
+// save stores tiles, which are proved to be of our log.
+func (p *prover) save(ctx context.Context, tiles fullTiles) error {
+	if len(tiles) == 0 {
+		return nil
+	}
+	err := p.objects.apply(ctx, storage.Batch{Create: p.tileObjects(tiles)})
+	if blocked(err) {
+		err = p.saveEach(ctx, tiles)
+	}
+	if err == nil {
+		p.stored(tiles)
+	}
+	return err
+}
+
+// saveEach is save without a batch. It replaces wrong bytes.
+func (p *prover) saveEach(ctx context.Context, tiles fullTiles) error {
+	for at, data := range tiles {
 		if err := p.saveTile(ctx, at, data); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// stored notes that tiles are objects now.
+func (p *prover) stored(tiles fullTiles) {
+	for at := range tiles {
+		p.waiting.Delete(at)
+	}
 }
 
 // saveTile stores data, which is proved, as the object of its tile. If the stored object has other
@@ -172,7 +245,7 @@ type reader struct {
 
 func (p *prover) newReader(ctx context.Context, base *head, from source) *reader {
 	return &reader{
-		ctx: ctx, held: p.held, get: p.client.tile, base: base, from: from,
+		ctx: ctx, held: p.available, get: p.client.tile, base: base, from: from,
 		tiles:  make(map[tlog.Tile][]byte),
 		stored: make(map[tlog.Tile]bool),
 		proved: make(map[place][]byte),

@@ -1,18 +1,23 @@
 package sumdb
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/notfound"
+	"github.com/assay-proxy/assay/storage"
 )
 
 // records looks up records in the store, and else at upstream; those of upstream are proved to be
@@ -26,6 +31,41 @@ type records struct {
 	memory   *memory.Budget
 	metrics  *metrics
 	log      *slog.Logger
+
+	// waiting has proofs that are not stored yet, by the paths of their lookups: a second caller needs
+	// no second request. What it drops is fetched again.
+	waiting memo.Map[string, *Proof]
+}
+
+// maxWaiting limits the memory of proofs that wait to be stored. The tiles of one are mostly those of
+// another one, or wait in the prover.
+const maxWaiting = 1 << 20
+
+// Proof is a proved record that is perhaps not stored yet. Until Store has returned, no answer may
+// depend on it. Its methods may be called concurrently.
+type Proof struct {
+	Record Record
+
+	records *records
+	mod     module.Version
+	path    string // of the lookup
+	size    int    // bytes
+
+	mu     sync.Mutex // held while the proof is being stored; guards what follows
+	stored *Record    // the record in the store; nil: it is not there yet
+	step   step       // what proves the head
+	tiles  fullTiles  // what proves the record
+}
+
+// Store makes the proof durable, and then the objects with, which depend on it, in one batch of the
+// store. A proof is stored once; later calls, and those for a record that was held, store with alone.
+//
+// The error is fs.ErrExist or storage.ErrDamaged if something else is stored at the key of one of
+// the objects with; the proof is stored then. It is ErrFrozen if a fork was seen since the record was
+// proved, and ErrInvalid if the store has another record of the module.
+func (p *Proof) Store(ctx context.Context, with ...storage.Small) error {
+	_, err := p.records.keep(ctx, p, with)
+	return err
 }
 
 // heldAt returns the record of mod from the store. path is the path of its lookup. The error is
@@ -43,29 +83,54 @@ func (r *records) heldAt(ctx context.Context, path string, mod module.Version) (
 	return record, nil
 }
 
+// lookup implements Mirror.Lookup.
 func (r *records) lookup(ctx context.Context, mod module.Version) (Record, string, error) {
+	proof, result, err := r.prove(ctx, mod)
+	if err != nil {
+		return Record{}, result, err
+	}
+	record, err := r.keep(ctx, proof, nil)
+	return record, result, err
+}
+
+// prove implements Mirror.Prove; result is the label of a metric.
+func (r *records) prove(ctx context.Context, mod module.Version) (proof *Proof, result string, err error) {
 	path, err := LookupPath(mod)
 	if err != nil {
-		return Record{}, "", err
+		return nil, "", err
 	}
-	record, err := r.heldAt(ctx, path, mod)
+	proof, err = r.proved(ctx, path, mod)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return record, "hit", err
+		return proof, "hit", err
 	}
 	if err := r.freezer.check(); err != nil {
-		return Record{}, "", fmt.Errorf("lookup of %s: %w", mod, err)
+		return nil, "", fmt.Errorf("lookup of %s: %w", mod, err)
 	}
 	if !r.client.connected() {
-		return Record{}, "", r.notHeld(mod)
+		return nil, "", r.notHeld(mod)
 	}
-	record, err = share(ctx, r.client, path, lookupTime, func(ctx context.Context) (Record, error) {
-		// Another flight may have stored it since.
-		if record, err := r.heldAt(ctx, path, mod); !errors.Is(err, fs.ErrNotExist) {
-			return record, err
+	proof, err = share(ctx, r.client, path, lookupTime, func(ctx context.Context) (*Proof, error) {
+		// Another flight may have proved it since.
+		if proof, err := r.proved(ctx, path, mod); !errors.Is(err, fs.ErrNotExist) {
+			return proof, err
 		}
 		return r.fetchRecord(ctx, path, mod)
 	})
-	return record, "miss", err
+	return proof, "miss", err
+}
+
+// proved returns the proof of mod that is stored or waits to be stored. The error is fs.ErrNotExist
+// if there is none.
+func (r *records) proved(ctx context.Context, path string, mod module.Version) (*Proof, error) {
+	waiting, ok := r.waiting.Get(path)
+	if ok {
+		return waiting, nil
+	}
+	record, err := r.heldAt(ctx, path, mod)
+	if err != nil {
+		return nil, err
+	}
+	return &Proof{Record: record, records: r, mod: mod, path: path, stored: &record}, nil
 }
 
 // notHeld returns the error for a record that is not held while there is no upstream. It says how
@@ -83,70 +148,128 @@ func (r *records) notHeld(mod module.Version) error {
 // the tiles of its proof.
 const lookupMemory = 2*textLimit + 8*fullTile
 
-// fetchRecord fetches the record of mod from upstream, proves it and stores it.
-func (r *records) fetchRecord(ctx context.Context, path string, mod module.Version) (Record, error) {
+// fetchRecord fetches the record of mod from upstream and proves it.
+func (r *records) fetchRecord(ctx context.Context, path string, mod module.Version) (*Proof, error) {
 	held := r.memory.HoldFor(ctx)
 	if err := held.Grow(ctx, lookupMemory); err != nil {
-		return Record{}, err
+		return nil, err
 	}
 	defer held.Free()
 	msg, err := r.client.fetch(ctx, path, textLimit)
 	if err != nil {
-		return Record{}, fmt.Errorf("lookup of %s in %s: %w", mod, r.client.name, err)
+		return nil, fmt.Errorf("lookup of %s in %s: %w", mod, r.client.name, err)
 	}
 	record, signed, err := parseRecord(msg, mod)
 	if err != nil {
-		return Record{}, err
+		return nil, err
 	}
-	if err := r.follower.accept(ctx, signed, path); err != nil {
-		return Record{}, fmt.Errorf("lookup of %s: %w", mod, err)
+	record.Text = bytes.Clone(record.Text) // msg is larger
+	p := &Proof{Record: record, records: r, mod: mod, path: path}
+	if p.step, err = r.follower.judge(ctx, signed, path); err != nil {
+		return nil, fmt.Errorf("lookup of %s: %w", mod, err)
 	}
-	if err := r.proveIncluded(ctx, record, mod); err != nil {
-		return Record{}, err
+	if p.tiles, err = r.proveIncluded(ctx, p.step.head(), record, mod); err != nil {
+		return nil, err
 	}
-	return r.keep(ctx, path, record, mod)
+	p.size = len(record.Text) + fullTile*(len(p.tiles)+p.step.held())
+	r.waiting.Put(path, p)
+	return p, nil
 }
 
-// proveIncluded proves that record is in the tree of our head.
-func (r *records) proveIncluded(ctx context.Context, record Record, mod module.Version) error {
-	h := r.follower.head.Load()
+// proveIncluded proves that record is in the tree of h, and returns the tiles that prove it.
+func (r *records) proveIncluded(ctx context.Context, h *head, record Record, mod module.Version) (fullTiles, error) {
 	if record.ID >= h.tree.N {
-		return fmt.Errorf("%w: record %d of %s is beyond the tree of %d that %s shows with it",
+		return nil, fmt.Errorf("%w: record %d of %s is beyond the tree of %d that %s shows with it",
 			ErrInvalid, record.ID, mod, h.tree.N, r.client.name)
 	}
 	tile, err := r.hashes.prove(ctx, h, place{0, record.ID >> TileHeight})
 	if err != nil {
-		return fmt.Errorf("record %d of %s: %w", record.ID, mod, err)
+		return nil, fmt.Errorf("record %d of %s: %w", record.ID, mod, err)
 	}
 	at := int(record.ID&(1<<TileHeight-1)) * tlog.HashSize
-	if leaf := tlog.RecordHash(record.Text); string(tile[at:at+tlog.HashSize]) != string(leaf[:]) {
-		return fmt.Errorf("%w: record %d of %s is not what is in the tree of %s", ErrInvalid, record.ID, mod, r.client.name)
+	if leaf := tlog.RecordHash(record.Text); string(tile.data[at:at+tlog.HashSize]) != string(leaf[:]) {
+		return nil, fmt.Errorf("%w: record %d of %s is not what is in the tree of %s", ErrInvalid, record.ID, mod, r.client.name)
 	}
+	return tile.tiles, nil
+}
+
+// keep implements Proof.Store, and returns the record that is stored.
+func (r *records) keep(ctx context.Context, p *Proof, with []storage.Small) (Record, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stored == nil {
+		err := r.keepTogether(ctx, p, with)
+		if err == nil {
+			return *p.stored, nil
+		}
+		if blocked(err) {
+			err = r.keepEach(ctx, p)
+		}
+		if err != nil {
+			return Record{}, fmt.Errorf("store record of %s: %w", p.mod, err)
+		}
+	}
+	if len(with) == 0 {
+		return *p.stored, nil
+	}
+	return *p.stored, r.objects.store.Apply(ctx, storage.Batch{Create: with})
+}
+
+// keepTogether stores p and then the objects with in one batch: head, tiles, record, with. The caller
+// holds p.mu.
+func (r *records) keepTogether(ctx context.Context, p *Proof, with []storage.Small) error {
+	if err := r.freezer.check(); err != nil {
+		r.waiting.Delete(p.path)
+		return err
+	}
+	data, err := tlog.FormatRecord(p.Record.ID, p.Record.Text)
+	if err != nil {
+		return err
+	}
+	prover := r.hashes.prover
+	all := slices.Concat(prover.tileObjects(p.tiles), []storage.Small{r.objects.object(p.path, data)}, with)
+	if err := r.follower.settle(ctx, p.step, all); err != nil {
+		return err
+	}
+	r.kept(p, p.Record)
 	return nil
 }
 
-// keep stores record, which is proved. If a record is stored already, that one stays; a record with
-// other hashes is refused, with evidence.
-func (r *records) keep(ctx context.Context, path string, record Record, mod module.Version) (Record, error) {
-	data, err := tlog.FormatRecord(record.ID, record.Text)
+// keepEach is keepTogether without a batch. It replaces wrong tiles. If a record is stored already,
+// that one stays; a record with other hashes is refused, with evidence.
+func (r *records) keepEach(ctx context.Context, p *Proof) error {
+	if err := r.follower.acceptHead(ctx, p.step.theirs, p.step.from); err != nil {
+		return err
+	}
+	if err := r.hashes.prover.saveEach(ctx, p.tiles); err != nil {
+		return err
+	}
+	data, err := tlog.FormatRecord(p.Record.ID, p.Record.Text)
 	if err != nil {
-		return Record{}, fmt.Errorf("record of %s: %w", mod, err)
+		return err
 	}
-	err = r.objects.create(ctx, path, data)
-	if err == nil {
-		return Record{ID: record.ID, Text: append([]byte(nil), record.Text...)}, nil
+	record := p.Record
+	err = r.objects.create(ctx, p.path, data)
+	if errors.Is(err, fs.ErrExist) {
+		record, err = r.heldAt(ctx, p.path, p.mod)
 	}
-	if !errors.Is(err, fs.ErrExist) {
-		return Record{}, fmt.Errorf("store record of %s: %w", mod, err)
-	}
-	first, err := r.heldAt(ctx, path, mod)
 	if err != nil {
-		return Record{}, err
+		return err
 	}
-	if string(first.Text) != string(record.Text) {
-		return Record{}, r.refuseSecond(first, record, mod)
+	if string(record.Text) != string(p.Record.Text) {
+		r.waiting.Delete(p.path)
+		return r.refuseSecond(record, p.Record, p.mod)
 	}
-	return first, nil
+	r.kept(p, record)
+	return nil
+}
+
+// kept notes that p is stored, as record. The caller holds p.mu.
+func (r *records) kept(p *Proof, record Record) {
+	p.stored = &record
+	r.hashes.prover.stored(p.tiles)
+	r.waiting.Delete(p.path)
+	p.tiles, p.step = nil, step{} // they are in the store
 }
 
 // refuseSecond keeps the evidence that the log has two records of mod.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
+	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
 // realStore is the embedded store. A test can restart it, read its files, and make its operations
@@ -86,6 +87,14 @@ func (s *realStore) SwapState(ctx context.Context, name string, old, value []byt
 		return err
 	}
 	return s.Store.SwapState(ctx, name, old, value)
+}
+
+// Apply does one step after the other, so that each can fail.
+func (s *realStore) Apply(ctx context.Context, b storage.Batch) error {
+	if err := s.fails("apply", ""); err != nil {
+		return err
+	}
+	return storagetest.Cut(s, -1).Apply(ctx, b)
 }
 
 // keys lists the objects.
