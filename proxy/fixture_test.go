@@ -71,6 +71,7 @@ type option struct {
 	private  string
 	database bool // false: sumdb off
 	config   func(*proxy.Config)
+	store    func(storage.Store) storage.Store // what the library and the mirror get
 	storage  func(*bolt.Options)
 	conn     func(net.Conn) // of each client
 	budget   fetch.Budget
@@ -126,6 +127,9 @@ func (f *fixture) open(list string, o option) {
 		t.Fatal(err)
 	}
 	store := storagetest.Strict(t, f.store)
+	if o.store != nil {
+		store = o.store(store)
+	}
 	c := proxy.Config{
 		Content: content.Config{
 			Store: store, Logger: log, Spool: filepath.Join(f.dir, "spool"), Evidence: filepath.Join(f.dir, "evidence"),

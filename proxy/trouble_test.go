@@ -101,22 +101,38 @@ func (s *badStore) Delete(ctx context.Context, key string) error {
 }
 
 func (s *badStore) Create(ctx context.Context, info storage.Info, r io.Reader) error {
-	if info.Key == s.panics {
-		panic("a defect")
-	}
-	if info.Key == s.full {
-		return &fs.PathError{Op: "write", Path: "blobs.db", Err: syscall.ENOSPC}
-	}
-	if info.Key == s.cannot {
-		return &fs.PathError{Op: "sync", Path: "blobs.db", Err: syscall.ENOTSUP}
+	if err := s.fails(info.Key); err != nil {
+		return err
 	}
 	return s.Store.Create(ctx, info, r)
+}
+
+func (s *badStore) Apply(ctx context.Context, b storage.Batch) error {
+	for _, c := range b.Create {
+		if err := s.fails(c.Info.Key); err != nil {
+			return err
+		}
+	}
+	return s.Store.Apply(ctx, b)
+}
+
+// fails returns the error of creating key.
+func (s *badStore) fails(key string) error {
+	switch key {
+	case s.panics:
+		panic("a defect")
+	case s.full:
+		return &fs.PathError{Op: "write", Path: "blobs.db", Err: syscall.ENOSPC}
+	case s.cannot:
+		return &fs.PathError{Op: "sync", Path: "blobs.db", Err: syscall.ENOTSUP}
+	}
+	return nil
 }
 
 // startBad starts a server on a badStore.
 func startBad(t *testing.T, bad *badStore) *fixture {
 	o := verified()
-	o.config = func(c *proxy.Config) { bad.Store, c.Content.Store = c.Content.Store, bad }
+	o.store = func(s storage.Store) storage.Store { bad.Store = s; return bad }
 	world := newWorld(t)
 	big(world, 2<<20)
 	return start(t, world, world.URL("ok"), o)

@@ -29,9 +29,9 @@ import (
 type Config struct {
 	Store storage.Store
 
-	// Databases are the checksum databases that the Library mirrors. Modules are verified
-	// with the first one; without any, the Library checks only that modules are
-	// well-formed.
+	// Databases are the checksum databases that the Library mirrors, in the same Store.
+	// Modules are verified with the first one; without any, the Library checks only that
+	// modules are well-formed.
 	Databases []*sumdb.Mirror
 
 	// Log is the own log, in which the first content of each private version is pinned.

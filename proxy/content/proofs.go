@@ -114,8 +114,33 @@ func (d *byDatabase) lookup(ctx context.Context, database string, req request.Re
 	return record, said(err)
 }
 
+// statement is what the checksum database states about an object. The zero value is that of
+// no database.
+type statement struct {
+	hash  string
+	proof *sumdb.Proof // of the record with the hash; it is stored with the object
+}
+
+// statement fetches the statement about the object, and stores nothing.
+func (d *byDatabase) statement(ctx context.Context, req request.Request) (statement, error) {
+	if d.name == "" {
+		return statement{}, nil
+	}
+	ctx, db, err := d.gate.Database(ctx, d.name, req.Module)
+	if err != nil {
+		return statement{}, err
+	}
+	proof, err := db.Prove(ctx, req.ModuleVersion())
+	if err != nil {
+		_, err = d.hashIn(sumdb.Record{}, said(err), req)
+		return statement{}, err
+	}
+	hash, err := d.hashIn(proof.Record, nil, req)
+	return statement{hash, proof}, err
+}
+
 // wanted returns the hash that the checksum database has for the object, "" if
-// there is no database.
+// there is no database. The record of the database is stored then.
 func (d *byDatabase) wanted(ctx context.Context, req request.Request) (string, error) {
 	if d.name == "" {
 		return "", nil

@@ -12,6 +12,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb"
 )
 
 // shelf has the stored objects of an origin.
@@ -185,6 +186,30 @@ func (s *shelf) replace(ctx context.Context, req request.Request, info storage.I
 // create is put for callers that do not need to know which data is stored.
 func (s *shelf) create(ctx context.Context, req request.Request, info storage.Info, data io.ReadSeeker) error {
 	_, err := s.put(ctx, req, info, data)
+	return err
+}
+
+// createProved is create for an object that depends on a proof, nil if there is none. A
+// small object and its proof are one batch, so that both wait for the disk once.
+func (s *shelf) createProved(ctx context.Context, req request.Request, info storage.Info, data []byte, proof *sumdb.Proof) error {
+	switch {
+	case proof == nil:
+		return s.create(ctx, req, info, bytes.NewReader(data))
+	case len(data) > storage.MaxSmall:
+		if err := proof.Store(ctx); err != nil {
+			return err
+		}
+		return s.create(ctx, req, info, bytes.NewReader(data))
+	}
+	if _, err := s.gate.Store(req.Module); err != nil {
+		return err
+	}
+	info.Key = s.keyFor(req, info)
+	defer s.parts.held.known.changed(info.Key)
+	err := proof.Store(ctx, storage.Small{Info: info, Content: data})
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, storage.ErrDamaged) {
+		return s.create(ctx, req, info, bytes.NewReader(data)) // another object has the key
+	}
 	return err
 }
 

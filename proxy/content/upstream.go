@@ -86,14 +86,14 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 	if err != nil {
 		return err
 	}
-	record := u.wantedSoon(ctx, f.req)
+	record := soon(ctx, u.parts, f.req, u.proof.statement)
 	held := u.parts.options.memory.Fetches.HoldFor(ctx) // before any other memory: a fill that waits for memory must hold none
 	defer held.Free()
 	data, source, err := chain.ReadAll(held.Context(ctx), f.key, modLimit)
 	if err != nil {
 		return said(err)
 	}
-	want, err := record(ctx)
+	stated, err := record(ctx)
 	if err != nil {
 		return err
 	}
@@ -101,43 +101,43 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 	if err != nil {
 		return err
 	}
-	if err := u.proof.compare(f.req, source, got, want); err != nil {
+	if err := u.proof.compare(f.req, source, got, stated.hash); err != nil {
 		return err
 	}
-	if want == "" && modfile.ModulePath(data) == "" {
+	if stated.hash == "" && modfile.ModulePath(data) == "" {
 		return fmt.Errorf("%w: %s: the go.mod has no module line", ErrGarbage, source)
 	}
-	info := storage.Info{Size: int64(len(data)), Hash: got, Proof: u.proof.proofFor(want)}
-	if err := u.shelf.create(ctx, f.req, info, bytes.NewReader(data)); err != nil {
+	info := storage.Info{Size: int64(len(data)), Hash: got, Proof: u.proof.proofFor(stated.hash)}
+	if err := u.shelf.createProved(ctx, f.req, info, data, stated.proof); err != nil {
 		return err
 	}
 	u.infos.proved(ctx, f.req, source)
 	return nil
 }
 
-// wantedSoon starts the lookup of the hash that the object must have, and returns a
-// function that waits for it, at most until a context ends. The result of the upstream
-// counts first: if it does not have the object, it does not matter whether the database
-// has a record.
-func (u *upstreams) wantedSoon(ctx context.Context, req request.Request) func(context.Context) (string, error) {
+// soon starts a lookup for req, and returns a function that waits for its result, at most
+// until a context ends. The result of the upstream counts first: if it does not have the
+// object, it does not matter whether the database has a record.
+func soon[T any](ctx context.Context, p *parts, req request.Request, look func(context.Context, request.Request) (T, error)) func(context.Context) (T, error) {
 	var (
-		want string
-		err  error
-		done = make(chan struct{})
+		value T
+		err   error
+		done  = make(chan struct{})
 	)
-	u.parts.scope.Go(func(context.Context) {
+	p.scope.Go(func(context.Context) {
 		defer close(done)
-		err = u.parts.scope.Guard(req.Path(), func() (err error) {
-			want, err = u.proof.wanted(ctx, req)
+		err = p.scope.Guard(req.Path(), func() (err error) {
+			value, err = look(ctx, req)
 			return err
 		})
 	})
-	return func(ctx context.Context) (string, error) {
+	return func(ctx context.Context) (T, error) {
 		select {
 		case <-done:
-			return want, err
+			return value, err
 		case <-ctx.Done():
-			return "", ctx.Err()
+			var none T
+			return none, ctx.Err()
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	f.spool = spool
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	record := u.wantedSoon(ctx, f.req)
+	record := soon(ctx, u.parts, f.req, u.proof.wanted)
 	object, err := chain.Fetch(ctx, f.key, zipLimit)
 	if err != nil {
 		return said(err)
