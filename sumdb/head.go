@@ -139,6 +139,18 @@ func (h *head) archived(stored fullTiles) *head {
 	return &rest
 }
 
+// with returns h, which may be nil, with the tiles of other too: those that proved it once.
+func (h *head) with(other *head) *head {
+	if h == nil || other.tiles == nil {
+		return h
+	}
+	both := *h
+	both.tiles = make(map[place][]byte)
+	maps.Copy(both.tiles, h.tiles)
+	maps.Copy(both.tiles, other.tiles)
+	return &both
+}
+
 // inherit takes over the full tiles of old that are not in the store yet.
 func (h *head) inherit(old *head) {
 	for p, data := range old.tiles {

@@ -97,7 +97,7 @@ func (f *follower) judgeNewer(ctx context.Context, ours, theirs *head, from stri
 	if ours != nil {
 		old = ours.tree
 	}
-	found, err := f.compare(ctx, old, theirs.tree, ours)
+	found, err := f.compare(ctx, old, theirs.tree, ours.with(theirs))
 	if err != nil {
 		return step{}, err
 	}
@@ -145,7 +145,7 @@ func (f *follower) settle(ctx context.Context, s step, objects []storage.Small) 
 				return err
 			}
 		}
-		return f.acceptNewer(ctx, s.theirs, s.from)
+		return f.acceptNewer(ctx, s.next, s.from)
 	})
 	if err != nil || together {
 		return err
