@@ -11,9 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/mod/sumdb/tlog"
-
-	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -28,6 +25,7 @@ const refreshGrace = time.Second
 type follower struct {
 	client  *client
 	prover  *prover
+	judge   *judge
 	heads   *headStore
 	freezer *freezer
 	metrics *metrics
@@ -42,13 +40,8 @@ type follower struct {
 	moving  chan struct{}
 	waiting step // the newest one with a larger head that was judged and not stored; guarded by moving
 
-	older memo.Map[tlog.Tree, struct{}] // smaller trees that are proved to be prefixes of our head
 	polls polls
 }
-
-// maxOlder is how many smaller trees are remembered. The caches of upstream show a few dozen at a
-// time.
-const maxOlder = 4096
 
 // polls records when upstream was asked for its latest head.
 type polls struct {
@@ -214,21 +207,11 @@ func (f *follower) moveOnce(ctx context.Context, do func(context.Context) error)
 // larger. from says where it was seen. The error is ErrInvalid if msg is not a head of the database
 // or cannot be proved, and ErrFrozen if it is the head of a fork or the mirror is frozen already.
 func (f *follower) accept(ctx context.Context, msg []byte, from string) error {
-	theirs, err := f.open(msg, from)
+	theirs, err := f.judge.open(msg, from)
 	if err != nil {
 		return err
 	}
 	return f.acceptHead(ctx, theirs, from)
-}
-
-// open opens the signed head msg. The error is ErrInvalid.
-func (f *follower) open(msg []byte, from string) (*head, error) {
-	h, err := openHead(msg, f.heads.key)
-	if err != nil {
-		f.metrics.heads.WithLabelValues("refused").Inc()
-		return nil, fmt.Errorf("%w: tree head in %s of %s: %v", ErrInvalid, from, f.client.name, err)
-	}
-	return h, nil
 }
 
 // acceptHead is accept of a signed head that is open already.
@@ -260,7 +243,7 @@ func (f *follower) acceptNewer(ctx context.Context, theirs *head, from string) (
 
 // acceptOlder proves that theirs, which is not larger than ours, is a prefix of ours.
 func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from string) error {
-	s, err := f.judgeOlder(ctx, ours, theirs, from)
+	s, err := f.judge.olderThan(ctx, ours, theirs, from)
 	if err == nil {
 		err = f.prover.save(ctx, s.tiles)
 	}
@@ -273,7 +256,7 @@ func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from str
 // advance proves that ours, nil before the first one, is a prefix of theirs, and makes theirs our
 // head. The caller holds moving.
 func (f *follower) advance(ctx context.Context, ours, theirs *head, from string) error {
-	s, err := f.judgeNewer(ctx, ours, theirs, from)
+	s, err := f.judge.newerThan(ctx, ours, theirs, from)
 	if err == nil {
 		err = f.commit(ctx, s.ours, s.next)
 	}
@@ -283,22 +266,24 @@ func (f *follower) advance(ctx context.Context, ours, theirs *head, from string)
 	return err
 }
 
-// addOlder remembers that tree is a prefix of our head, and so of every later one.
-func (f *follower) addOlder(tree tlog.Tree) { f.older.Put(tree, struct{}{}) }
-
-// countRefused counts a head that does not verify. It does not count one whose tiles could not be
-// fetched.
-func (f *follower) countRefused(err error) {
-	if errors.Is(err, ErrInvalid) {
-		f.metrics.heads.WithLabelValues("refused").Inc()
+// settled notes that s is stored.
+func (f *follower) settled(s step) {
+	f.prover.stored(s.tiles)
+	if s.next != nil {
+		f.waiting = step{}
+		old := int64(0)
+		if s.ours != nil {
+			old = s.ours.tree.N
+			f.judge.addOlder(s.ours.tree)
+		}
+		f.metrics.heads.WithLabelValues("advanced").Inc()
+		f.log.Info("tree head advanced", "size", s.next.tree.N, "from", old, "source", s.from)
+		return
 	}
-}
-
-// refuseFork freezes the mirror, because ours and theirs are of two logs.
-func (f *follower) refuseFork(ours, theirs *head, found comparison, from string) error {
-	f.metrics.heads.WithLabelValues("fork").Inc()
-	f.metrics.forks.Inc()
-	return f.freezer.freeze(ours, theirs, found, from)
+	if _, known := f.judge.older.Get(s.theirs.tree); !known && s.theirs.tree != s.ours.tree {
+		f.judge.addOlder(s.theirs.tree)
+		f.metrics.heads.WithLabelValues("older").Inc()
+	}
 }
 
 // commit replaces our head by next: it stores next, publishes it to readers, and archives it. The
@@ -310,7 +295,7 @@ func (f *follower) commit(ctx context.Context, ours, next *head) error {
 	}
 	// Objects are in the way, or the disk took a part of the batch: the head alone, then the rest.
 	if err := f.heads.swap(ctx, ours.stored(), next.state); err != nil {
-		return f.notStored(next, err)
+		return fmt.Errorf("store tree head %d of %s: %w", next.tree.N, f.client.name, err)
 	}
 	f.head.Store(next)
 	f.archive(context.WithoutCancel(ctx), next)
@@ -330,7 +315,7 @@ func (f *follower) commitWith(ctx context.Context, ours, next *head, objects []s
 	full := next.full()
 	all := slices.Concat([]storage.Small{entry}, f.prover.tileObjects(full), objects)
 	if err := f.heads.apply(ctx, ours.stored(), next.state, unique(all)); err != nil {
-		return f.notStored(next, err)
+		return fmt.Errorf("store tree head %d of %s: %w", next.tree.N, f.client.name, err)
 	}
 	f.head.Store(next.archived(full))
 	return nil
@@ -345,10 +330,6 @@ func unique(objects []storage.Small) []storage.Small {
 		seen[o.Info.Key] = true
 		return again
 	})
-}
-
-func (f *follower) notStored(next *head, err error) error {
-	return fmt.Errorf("store tree head %d of %s: %w", next.tree.N, f.client.name, err)
 }
 
 // archive finishes the commit of h, which is stored: it adds h to the history and stores its full
@@ -408,14 +389,14 @@ func (f *follower) acceptStored(ctx context.Context, ours *head) error {
 		return err
 	}
 	if found.root != ours.tree.Hash {
-		return f.refuseFork(ours, stored, found, "the store")
+		return f.judge.refuseFork(ours, stored, found, "the store")
 	}
 	next := *stored
 	next.tiles = found.tiles
 	next.inherit(stored)
 	next.inherit(ours)
 	f.head.Store(&next)
-	f.addOlder(ours.tree)
+	f.judge.addOlder(ours.tree)
 	return nil
 }
 

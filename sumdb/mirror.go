@@ -100,10 +100,10 @@ func newMirror(c Config) (*Mirror, error) {
 	objects := &objects{name, c.Store, log}
 	prover := &prover{client: client, objects: objects, log: log, waiting: memo.Map[place, []byte]{Limit: maxWaitingTiles}}
 	freezer := &freezer{name: name, key: c.Key, dir: evidence.Dir(c.Evidence), log: log}
+	judge := &judge{prover: prover, key: key, freezer: freezer, metrics: metrics, older: memo.Map[tlog.Tree, struct{}]{Limit: maxOlder}}
 	follower := &follower{
-		client: client, prover: prover, heads: &headStore{objects, key, log}, freezer: freezer,
+		client: client, prover: prover, judge: judge, heads: &headStore{objects, key, log}, freezer: freezer,
 		metrics: metrics, log: log, moving: make(chan struct{}, 1),
-		older: memo.Map[tlog.Tree, struct{}]{Limit: maxOlder},
 	}
 	hashes := &hashTiles{client, prover, freezer}
 	data := &dataTiles{client, objects, hashes}

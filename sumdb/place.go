@@ -27,3 +27,6 @@ func (p place) full() tlog.Tile { return p.tile(1 << TileHeight) }
 // width returns how many hashes the tile at p has in a tree of the given size, 0 if the tree does
 // not reach it.
 func (p place) width(size int64) int { return TileWidth(p.full(), size) }
+
+// fullTiles are proved, and not objects in the store yet.
+type fullTiles map[place][]byte

@@ -34,7 +34,7 @@ type prover struct {
 }
 
 // maxWaitingTiles is how many tiles may wait, 8 KiB each.
-const maxWaitingTiles = 128
+const maxWaitingTiles = 64
 
 // source is a set of places that a reader may read tiles from.
 type source int
@@ -174,9 +174,6 @@ func (p *prover) toStore(tiles map[place][]byte) fullTiles {
 	}
 	return full
 }
-
-// fullTiles are proved, and not objects in the store yet.
-type fullTiles map[place][]byte
 
 // tileObjects returns the tiles as objects, parents first: no part of a batch has a tile without its
 // parents.

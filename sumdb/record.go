@@ -39,7 +39,7 @@ type records struct {
 
 // maxWaiting limits the memory of proofs that wait to be stored. The tiles of one are mostly those of
 // another one, or wait in the prover.
-const maxWaiting = 1 << 20
+const maxWaiting = 512 << 10
 
 // Proof is a proved record that is perhaps not stored yet. Until Store has returned, no answer may
 // depend on it. Its methods may be called concurrently.
@@ -165,7 +165,7 @@ func (r *records) fetchRecord(ctx context.Context, path string, mod module.Versi
 	}
 	record.Text = bytes.Clone(record.Text) // msg is larger
 	p := &Proof{Record: record, records: r, mod: mod, path: path}
-	if p.step, err = r.follower.judge(ctx, signed, path); err != nil {
+	if p.step, err = r.follower.prove(ctx, signed, path); err != nil {
 		return nil, fmt.Errorf("lookup of %s: %w", mod, err)
 	}
 	if p.tiles, err = r.proveIncluded(ctx, p.step.head(), record, mod); err != nil {
