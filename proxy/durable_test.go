@@ -241,7 +241,7 @@ func TestColdModOnFullDisk(t *testing.T) {
 	t.Parallel()
 	world := longLog(t)
 	var mu sync.Mutex
-	full := true
+	full := false
 	o := verified()
 	o.store = func(s storage.Store) storage.Store {
 		return &noRoom{s, func(key string) bool {
@@ -251,6 +251,10 @@ func TestColdModOnFullDisk(t *testing.T) {
 		}}
 	}
 	f := start(t, world, world.URL("ok"), o)
+	f.want("example.com/hello/@v/v1.1.0.mod")
+	mu.Lock()
+	full = true
+	mu.Unlock()
 	f.wantStatus(helloMod, http.StatusServiceUnavailable, "disk is full")
 	if f.holds(helloMod) {
 		t.Error("the go.mod is stored without its record")

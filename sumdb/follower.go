@@ -35,12 +35,11 @@ type follower struct {
 	// holder of moving replaces it, and only by a larger one.
 	head atomic.Pointer[head]
 
-	// moving holds a value while a goroutine moves the head, or proves that it may. It is a channel
-	// and not a mutex, so that a caller can stop waiting when its context ends.
-	moving  chan struct{}
-	waiting step // the newest one with a larger head that was judged and not stored; guarded by moving
+	moving  turns // of goroutines that move the head
+	proving turns // of those in prove, which may wait for upstream: storing what is proved does not wait for them
 
-	polls polls
+	waiting step // the newest one of prove with a head that was larger than ours; guarded by proving
+	polls   polls
 }
 
 // polls records when upstream was asked for its latest head.
@@ -164,45 +163,6 @@ func (f *follower) resume(ctx context.Context, h *head) error {
 	return ctx.Err()
 }
 
-// move calls do, which moves the head, while no other goroutine does. If another upstream replaces
-// the one that do began with, do ends and begins again: the old one may hang, and meanwhile no head
-// of the new one could be accepted.
-func (f *follower) move(ctx context.Context, do func(context.Context) error) error {
-	for {
-		replaced, err := f.moveOnce(ctx, do)
-		if err == nil || !replaced || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
-// moveOnce is one attempt of move. It reports whether upstream was replaced meanwhile.
-func (f *follower) moveOnce(ctx context.Context, do func(context.Context) error) (replaced bool, err error) {
-	select {
-	case f.moving <- struct{}{}:
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-	defer func() { <-f.moving }()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	anew := f.client.flights.NextAnew()
-	go func() {
-		select {
-		case <-anew:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	err = do(ctx)
-	select {
-	case <-anew:
-		return true, err
-	default:
-		return false, err
-	}
-}
-
 // accept proves that the signed head msg and our head are of one log, and makes it ours if it is
 // larger. from says where it was seen. The error is ErrInvalid if msg is not a head of the database
 // or cannot be proved, and ErrFrozen if it is the head of a fork or the mirror is frozen already.
@@ -219,7 +179,7 @@ func (f *follower) acceptHead(ctx context.Context, theirs *head, from string) er
 	if ours := f.head.Load(); ours != nil && theirs.tree.N <= ours.tree.N {
 		return f.acceptOlder(ctx, ours, theirs, from)
 	}
-	return f.move(ctx, func(ctx context.Context) error { return f.acceptNewer(ctx, theirs, from) })
+	return f.moving.take(ctx, func(ctx context.Context) error { return f.acceptNewer(ctx, theirs, from) })
 }
 
 // acceptNewer accepts theirs, which was larger than ours when it came. The caller holds moving.
@@ -270,7 +230,6 @@ func (f *follower) advance(ctx context.Context, ours, theirs *head, from string)
 func (f *follower) settled(s step) {
 	f.prover.stored(s.tiles)
 	if s.next != nil {
-		f.waiting = step{}
 		old := int64(0)
 		if s.ours != nil {
 			old = s.ours.tree.N
@@ -413,7 +372,7 @@ func (f *follower) completeEdge(ctx context.Context) error {
 	if h := f.head.Load(); h == nil || h.complete() {
 		return nil
 	}
-	return f.move(ctx, f.completeOurs)
+	return f.moving.take(ctx, f.completeOurs)
 }
 
 // completeOurs is completeEdge of our head. The caller holds moving.

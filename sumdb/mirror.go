@@ -103,7 +103,7 @@ func newMirror(c Config) (*Mirror, error) {
 	judge := &judge{prover: prover, key: key, freezer: freezer, metrics: metrics, older: memo.Map[tlog.Tree, struct{}]{Limit: maxOlder}}
 	follower := &follower{
 		client: client, prover: prover, judge: judge, heads: &headStore{objects, key, log}, freezer: freezer,
-		metrics: metrics, log: log, moving: make(chan struct{}, 1),
+		metrics: metrics, log: log, moving: newTurns(flights), proving: newTurns(flights),
 	}
 	hashes := &hashTiles{client, prover, freezer}
 	data := &dataTiles{client, objects, hashes}

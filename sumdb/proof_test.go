@@ -1,12 +1,14 @@
 package sumdb_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/mod/module"
@@ -161,6 +163,8 @@ func TestProofsShareTiles(t *testing.T) {
 	log := newLog(t, 1000)
 	store := newStore(t)
 	m := open(t, log, store, "", log.Fetch)
+	refresh(t, m)
+	heads := len(store.keys())
 	first := prove(t, m, 600)
 	before := log.Requests("tile/")
 	second := prove(t, m, 601)
@@ -176,7 +180,7 @@ func TestProofsShareTiles(t *testing.T) {
 		t.Error("Store succeeded on a full disk")
 	}
 	store.failWith(nil)
-	if keys := store.keys(); len(keys) > 0 {
+	if keys := store.keys(); len(keys) > heads {
 		t.Errorf("stored after a failure: %q", keys)
 	}
 	keep(t, second, gomod(601))
@@ -358,4 +362,34 @@ func TestManyProofs(t *testing.T) {
 		}
 	}
 	checkStore(t, store, log)
+}
+
+// The tiles of an older head and those of the record are fetched at the same time: a lookup takes two
+// round trips.
+func TestHeadAndRecordAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t, 70_000)
+		ofHead, ofRecord := make(chan struct{}), make(chan struct{})
+		m := open(t, log, newMemory(t), "", func(ctx context.Context, path string, limit int64) ([]byte, error) {
+			mine, other := ofHead, ofRecord
+			switch path {
+			case "tile/8/0/234": // with the last record of the head
+			case "tile/8/0/001": // with the record
+				mine, other = ofRecord, ofHead
+			default:
+				return log.Fetch(ctx, path, limit)
+			}
+			close(mine)
+			select {
+			case <-other:
+				return log.Fetch(ctx, path, limit)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		})
+		refresh(t, m)
+		log.ShowLookup(60_000)
+		lookup(t, m, sumdbtest.Filler(300))
+	})
 }

@@ -13,10 +13,12 @@ import (
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/notfound"
+	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -165,15 +167,42 @@ func (r *records) fetchRecord(ctx context.Context, path string, mod module.Versi
 	}
 	record.Text = bytes.Clone(record.Text) // msg is larger
 	p := &Proof{Record: record, records: r, mod: mod, path: path}
-	if p.step, err = r.follower.prove(ctx, signed, path); err != nil {
-		return nil, fmt.Errorf("lookup of %s: %w", mod, err)
-	}
-	if p.tiles, err = r.proveIncluded(ctx, p.step.head(), record, mod); err != nil {
+	if err := r.complete(ctx, p, signed); err != nil {
 		return nil, err
 	}
 	p.size = len(record.Text) + fullTile*(len(p.tiles)+p.step.held())
 	r.waiting.Put(path, p)
 	return p, nil
+}
+
+// complete proves the signed head and the record that came with it. If our head is not smaller, the
+// record is proved under ours, so both proofs fetch their tiles at the same time.
+func (r *records) complete(ctx context.Context, p *Proof, signed []byte) error {
+	theirs, err := r.follower.judge.open(signed, p.path)
+	if err != nil {
+		return fmt.Errorf("lookup of %s: %w", p.mod, err)
+	}
+	ours := r.follower.head.Load()
+	if ours == nil || theirs.tree.N > ours.tree.N {
+		if p.step, err = r.follower.prove(ctx, theirs, p.path); err != nil {
+			return fmt.Errorf("lookup of %s: %w", p.mod, err)
+		}
+		p.tiles, err = r.proveIncluded(ctx, p.step.head(), p.Record, p.mod)
+		return err
+	}
+	var included errgroup.Group
+	included.Go(func() error {
+		return panics.Catch(func() (err error) {
+			p.tiles, err = r.proveIncluded(ctx, ours, p.Record, p.mod)
+			return err
+		})
+	})
+	p.step, err = r.follower.judge.olderThan(ctx, ours, theirs, p.path) // to its end, also if the record is wrong: it may be a fork
+	notIncluded := included.Wait()
+	if err != nil {
+		return fmt.Errorf("lookup of %s: %w", p.mod, err)
+	}
+	return notIncluded
 }
 
 // proveIncluded proves that record is in the tree of h, and returns the tiles that prove it.
@@ -206,6 +235,9 @@ func (r *records) keep(ctx context.Context, p *Proof, with []storage.Small) (Rec
 			err = r.keepEach(ctx, p)
 		}
 		if err != nil {
+			if p.step.next != nil || errors.Is(err, ErrFrozen) || errors.Is(err, ErrInvalid) {
+				r.waiting.Delete(p.path) // it would perhaps fail forever
+			}
 			return Record{}, fmt.Errorf("store record of %s: %w", p.mod, err)
 		}
 	}
@@ -219,7 +251,6 @@ func (r *records) keep(ctx context.Context, p *Proof, with []storage.Small) (Rec
 // holds p.mu.
 func (r *records) keepTogether(ctx context.Context, p *Proof, with []storage.Small) error {
 	if err := r.freezer.check(); err != nil {
-		r.waiting.Delete(p.path)
 		return err
 	}
 	data, err := tlog.FormatRecord(p.Record.ID, p.Record.Text)
@@ -257,7 +288,6 @@ func (r *records) keepEach(ctx context.Context, p *Proof) error {
 		return err
 	}
 	if string(record.Text) != string(p.Record.Text) {
-		r.waiting.Delete(p.path)
 		return r.refuseSecond(record, p.Record, p.mod)
 	}
 	r.kept(p, record)

@@ -10,26 +10,17 @@ import (
 
 // This file has the two halves of accepting a head together with what it proves: prove and settle.
 
-// prove proves that the signed head msg and our head are of one log, and stores nothing. The errors
-// are those of accept.
-func (f *follower) prove(ctx context.Context, msg []byte, from string) (step, error) {
-	theirs, err := f.judge.open(msg, from)
-	if err != nil {
-		return step{}, err
-	}
-	if ours := f.head.Load(); ours != nil && theirs.tree.N <= ours.tree.N {
-		return f.judge.olderThan(ctx, ours, theirs, from)
-	}
-	var s step
-	err = f.move(ctx, func(ctx context.Context) (err error) {
+// prove proves that theirs and our head, which is smaller, are of one log, and stores nothing. The
+// errors are those of accept.
+func (f *follower) prove(ctx context.Context, theirs *head, from string) (s step, err error) {
+	err = f.proving.take(ctx, func(ctx context.Context) (err error) {
 		s, err = f.proveNext(ctx, theirs, from)
 		return err
 	})
 	return s, err
 }
 
-// proveNext judges theirs, which was larger than ours when it came. A head that waits to be stored is
-// not judged twice. The caller holds moving.
+// proveNext is prove in its turn. It does not judge a head twice that waits to be stored.
 func (f *follower) proveNext(ctx context.Context, theirs *head, from string) (step, error) {
 	ours := f.head.Load()
 	if ours != nil && theirs.tree.N <= ours.tree.N {
@@ -53,7 +44,7 @@ func (f *follower) settle(ctx context.Context, s step, objects []storage.Small) 
 		return f.settleOlder(ctx, s, objects)
 	}
 	together := false
-	err := f.move(ctx, func(ctx context.Context) (err error) {
+	err := f.moving.take(ctx, func(ctx context.Context) (err error) {
 		if err := f.freezer.check(); err != nil {
 			return err
 		}
