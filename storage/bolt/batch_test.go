@@ -249,6 +249,40 @@ func TestBatchesShareCommit(t *testing.T) {
 	}
 }
 
+// A batch that fails does not make the others that wait with it wait for the disk one by one.
+func TestBatchThatFailsShares(t *testing.T) {
+	t.Parallel()
+	const fills, failing = 16, 5
+	db := openDB(t, t.TempDir())
+	put(t, db, "taken", []byte("first"))
+	waiting, release := db.HoldCommits()
+	before := commitsOf(t, db)
+	var all sync.WaitGroup
+	for n := range fills {
+		all.Go(func() {
+			key, want := fmt.Sprint("key", n), error(nil)
+			if n%3 == 0 && n/3 < failing {
+				key, want = "taken", fs.ErrExist
+			}
+			batch := storage.Batch{Create: []storage.Small{{Info: storage.Info{Key: fmt.Sprint("first", n)}}, {Info: storage.Info{Key: key}}}}
+			if err := db.Apply(t.Context(), batch); !errors.Is(err, want) {
+				t.Errorf("batch %d: %v, want %v", n, err, want)
+			}
+			if _, err := db.Stat(t.Context(), batch.Create[0].Info.Key); (err == nil) != (want == nil) {
+				t.Errorf("batch %d, which ended with %v: %v", n, want, err)
+			}
+		})
+	}
+	for waiting() < fills {
+		time.Sleep(time.Millisecond)
+	}
+	release()
+	all.Wait()
+	if n := commitsOf(t, db) - before; n != 1 {
+		t.Errorf("%d batches, of which %d fail, made %d commits, want 1", fills, failing, n)
+	}
+}
+
 // commitsOf returns how many commits meta.db had, as the metric says.
 func commitsOf(t *testing.T, db *bolt.DB) (n uint64) {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -128,25 +129,43 @@ func (q *changes) take() []*change {
 	return batch
 }
 
-// commitBatch commits the batch together. If that fails, for example because a key is taken, it
-// commits each change alone: no caller gets the error of another change, nor an error that depends
-// on a change that was not committed.
+// commitBatch commits the batch together. A change that fails in it, for example because a key is
+// taken, is done again alone, after the others; and if the commit fails, each is: no caller gets the
+// error of another change, nor an error that depends on a change that was not committed.
 func (f *file) commitBatch(batch []*change) {
-	err := f.commit(func(tx *bbolt.Tx) error {
-		for _, c := range batch {
-			if err := c.apply(tx); err != nil {
-				return err
+	var alone []*change
+	for len(batch) > 0 {
+		failed := -1 // the change that is being applied
+		err := f.commit(func(tx *bbolt.Tx) error {
+			for i, c := range batch {
+				failed = i
+				if err := c.apply(tx); err != nil {
+					return err
+				}
 			}
+			failed = -1
+			return nil
+		})
+		if err == nil || len(batch)+len(alone) == 1 {
+			end(batch, err)
+			break
 		}
-		return nil
-	})
-	for _, c := range batch {
-		if err != nil && len(batch) > 1 {
-			c.err = f.commit(c.apply)
-		} else {
-			c.err = err
+		if failed < 0 { // the disk, or the file
+			alone, batch = append(alone, batch...), nil
+			break
 		}
-		c.done = true
+		alone = append(alone, batch[failed])
+		batch = slices.Delete(batch, failed, failed+1)
+	}
+	for _, c := range alone {
+		end([]*change{c}, f.commit(c.apply))
+	}
+}
+
+// end gives changes their result.
+func end(changes []*change, err error) {
+	for _, c := range changes {
+		c.done, c.err = true, err
 	}
 }
 
