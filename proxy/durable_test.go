@@ -2,18 +2,24 @@ package proxy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/mod/module"
 
+	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
@@ -311,4 +317,64 @@ func (s *sneak) Apply(ctx context.Context, b storage.Batch) error {
 		}
 	}
 	return s.Store.Apply(ctx, b)
+}
+
+// While an upstream holds a go.mod back, its record is proved and not stored. A client that looks it up
+// meanwhile gets it at once, durable and without a second request; the go.mod follows.
+func TestLookupBesideColdMod(t *testing.T) {
+	t.Parallel()
+	world := longLog(t)
+	asked, release := make(chan struct{}), make(chan struct{})
+	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, ".mod") {
+			close(asked)
+			<-release
+		}
+		world.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(front.Close)
+	f := start(t, world, front.URL+"/ok", verified())
+	got := make(chan answer, 1)
+	go func() { got <- f.get(helloMod) }()
+	<-asked
+	waitUntil(t, func() bool { return world.Log.Requests("lookup/") == 1 && world.Log.Requests("tile/") > 0 })
+	if a := f.get(helloLookup); a.status != http.StatusOK || !strings.Contains(string(a.body), "example.com/hello v1.0.0/go.mod h1:") {
+		t.Errorf("the lookup: %v", a)
+	}
+	if _, err := f.store.Stat(t.Context(), helloLookup); err != nil {
+		t.Errorf("the record is answered and not stored: %v", err)
+	}
+	if f.holds(helloMod) {
+		t.Error("the go.mod is stored before it came")
+	}
+	close(release)
+	if a := <-got; a.status != http.StatusOK || string(a.body) != string(world.File(helloMod)) {
+		t.Errorf("the go.mod: %v", a)
+	}
+	if n := world.Log.Requests("lookup/"); n != 1 {
+		t.Errorf("%d lookups", n)
+	}
+}
+
+// The own log copies a record only when it is stored, with a head that is stored too.
+func TestOwnLogBesideProof(t *testing.T) {
+	t.Parallel()
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Content.Unified = true })
+	mod := module.Version{Path: "example.com/hello", Version: "v1.0.0"}
+	proof, err := h.mirror.Prove(t.Context(), mod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.mirror.Held(t.Context(), mod); !errors.Is(err, fs.ErrNotExist) || h.mirror.HasHead() {
+		t.Fatalf("a record that waits is held: %v, head: %v", err, h.mirror.HasHead())
+	}
+	h.ok("sumdb/log.corp.example/lookup/example.com/hello@v1.0.0")
+	public, err := h.mirror.Held(t.Context(), mod)
+	if err != nil || string(public.Text) != string(proof.Record.Text) || h.mirror.Size() <= public.ID {
+		t.Errorf("the public record: %v, %v, head %d", public, err, h.mirror.Size())
+	}
+	if entry, err := h.log.Find(mod); err != nil || entry.Public == nil || entry.Public.ID != public.ID || len(entry.Public.Head) == 0 {
+		t.Errorf("the own log has %+v, %v", entry, err)
+	}
+	h.want(helloMod)
 }
