@@ -415,7 +415,7 @@ func TestPrivateConfusionUnderWay(t *testing.T) {
 	h.server.Reload(content.Settings{Upstream: chain, Policy: noPolicy(t), VCS: h.vcs})
 	public := make(chan answer)
 	go func() { public <- h.get(key) }()
-	for h.world.Count(key) == 0 {
+	for h.world.Count(key) == 0 || h.world.Log.Requests("lookup/corp.example/lib") == 0 {
 		time.Sleep(time.Millisecond)
 	}
 
