@@ -58,6 +58,14 @@ func (f *fixture) commits() (n uint64) {
 	return n
 }
 
+// beginJournal stores an object, so that the store has begun its journal.
+func (f *fixture) beginJournal() {
+	f.t.Helper()
+	if err := f.store.Create(f.t.Context(), storage.Info{Key: "first"}, strings.NewReader("")); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // A go.mod that is not held waits for the disk once, together with the proof of its record and the
 // head of that.
 func TestColdModIsOneCommit(t *testing.T) {
@@ -65,6 +73,7 @@ func TestColdModIsOneCommit(t *testing.T) {
 	world := longLog(t)
 	world.Add("-- example.com/long@v1.0.0/go.mod --\nmodule example.com/long\n" + strings.Repeat("// a comment\n", 4000))
 	f := start(t, world, world.URL("ok"), verified())
+	f.beginJournal()
 	for _, tt := range []struct {
 		name, path string
 		want       uint64
@@ -149,6 +158,7 @@ func TestColdModsAtOnce(t *testing.T) {
 	o := verified()
 	o.store = func(s storage.Store) storage.Store { counted.Store = s; return counted }
 	f := start(t, world, world.URL("ok"), o)
+	f.beginJournal()
 	f.want(helloMod)
 	clear(counted.calls)
 	before := f.commits()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -79,6 +80,9 @@ func TestProofIsOneCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
+	if err := store.Create(t.Context(), storage.Info{Key: "first"}, strings.NewReader("")); err != nil { // it begins the journal
+		t.Fatal(err)
+	}
 	m := open(t, log, store, "", log.Fetch)
 	for _, tt := range []struct {
 		name    string

@@ -227,6 +227,7 @@ func TestBatchesShareCommit(t *testing.T) {
 	t.Parallel()
 	const fills = 16
 	db := openDB(t, t.TempDir())
+	put(t, db, "first", nil) // it begins the journal
 	tile := storage.Small{Info: storage.Info{Key: "tile", Proof: "log"}, Content: storagetest.Content(1, 8<<10)}
 	waiting, release := db.HoldCommits()
 	before := commitsOf(t, db)
