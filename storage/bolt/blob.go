@@ -71,50 +71,50 @@ func wholeBlob(id uint64, size int64) span {
 	return span{chunkCount(size), func(tx *bbolt.Tx, visit func(int, []byte) error) error { return eachChunk(tx, id, size, visit) }}
 }
 
-// oneSegment returns the n chunks of a segment.
-func oneSegment(id uint64, segment, n int) span {
-	return span{n, func(tx *bbolt.Tx, visit func(int, []byte) error) error { return eachChunkOf(tx, id, segment, visit) }}
+// oneSegment returns the n chunks of a segment, from first on.
+func oneSegment(id uint64, segment, first, n int) span {
+	return span{n, func(tx *bbolt.Tx, visit func(int, []byte) error) error {
+		_, err := eachChunkOf(tx, id, segment, first, first+n, visit)
+		return err
+	}}
 }
 
 // eachChunk calls visit for the chunks of a blob, in order. The value is valid within the
 // transaction.
-func eachChunk(tx *bbolt.Tx, id uint64, size int64, visit func(chunk int, value []byte) error) error {
+func eachChunk(tx *bbolt.Tx, id uint64, size int64, visit func(chunk int, value []byte) error) (err error) {
 	next := 0
-	for segment := 0; next < chunkCount(size); segment++ {
-		err := eachChunkOf(tx, id, segment, func(chunk int, value []byte) error {
-			if chunk != next || chunk >= chunkCount(size) || len(value) != sumSize+chunkLen(size, chunk) {
-				return fmt.Errorf("chunk %d of blob %d is missing or has another length: %w", next, id, storage.ErrDamaged)
+	for segment := 0; next < chunkCount(size) && err == nil; segment++ {
+		next, err = eachChunkOf(tx, id, segment, next, chunkCount(size), func(chunk int, value []byte) error {
+			if len(value) != sumSize+chunkLen(size, chunk) {
+				return fmt.Errorf("chunk %d of blob %d has another length: %w", chunk, id, storage.ErrDamaged)
 			}
-			next++
 			return visit(chunk, value)
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	return err
 }
 
-// eachChunkOf is eachChunk for one segment, whatever chunks it has; no segment is empty.
-func eachChunkOf(tx *bbolt.Tx, id uint64, segment int, visit func(chunk int, value []byte) error) error {
+// eachChunkOf is eachChunk for one segment, which begins with the chunk next, and for chunks before
+// end. It returns the number of the chunk after the segment. It reads no keys: each is in a page
+// beside a value, which the kernel would read and map. Whether a chunk is the right one is in its
+// checksum.
+func eachChunkOf(tx *bbolt.Tx, id uint64, segment, next, end int, visit func(chunk int, value []byte) error) (int, error) {
 	bucket := tx.Bucket(bucketBlobs).Bucket(segmentKey(id, segment))
 	if bucket == nil {
-		return fmt.Errorf("segment %d of blob %d is missing: %w", segment, id, storage.ErrDamaged)
+		return next, fmt.Errorf("segment %d of blob %d is missing: %w", segment, id, storage.ErrDamaged)
 	}
 	cursor := bucket.Cursor()
 	key, value := cursor.First()
 	if key == nil {
-		return fmt.Errorf("segment %d of blob %d is empty: %w", segment, id, storage.ErrDamaged)
+		return next, fmt.Errorf("segment %d of blob %d is empty: %w", segment, id, storage.ErrDamaged)
 	}
-	for ; key != nil && !bytes.Equal(key, padKey); key, value = cursor.Next() {
-		if len(key) != len(padKey) {
-			return fmt.Errorf("segment %d of blob %d has the key %x: %w", segment, id, key, storage.ErrDamaged)
+	for ; key != nil && next < end; key, value = cursor.Next() {
+		if err := visit(next, value); err != nil {
+			return next, err
 		}
-		if err := visit(int(binary.BigEndian.Uint32(key)), value); err != nil {
-			return err
-		}
+		next++
 	}
-	return nil
+	return next, nil
 }
 
 // deleteBlob deletes all existing segments of a blob, in bounded transactions.

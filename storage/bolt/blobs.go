@@ -40,7 +40,7 @@ func (b *blobs) write(id uint64, segment, first int, values [][]byte) (extents, 
 	if err := b.file.update(len(values)*chunkSize, putSegment(id, segment, first, values)); err != nil {
 		return nil, err
 	}
-	return locate(b.file, oneSegment(id, segment, len(values)))
+	return locate(b.file, oneSegment(id, segment, first, len(values)))
 }
 
 // readAt reads a chunk of a blob of size bytes into buffer, and returns the part of it with the
@@ -57,20 +57,4 @@ func (b *blobs) readAt(blob *blobRef, size int64, chunk int, buffer []byte) ([]b
 		return nil, fmt.Errorf("chunk %d: checksum mismatch: %w", chunk, storage.ErrDamaged)
 	}
 	return value[sumSize:], nil
-}
-
-// copyAt copies the part of a chunk from offset on into p, as much as fits, and returns how much.
-// Callers at the same chunk at the same time share it.
-func (b *blobs) copyAt(blob *blobRef, size int64, number int, p []byte, offset int64) (int, error) {
-	read := func(buffer []byte) ([]byte, error) { return b.readAt(blob, size, number, buffer) }
-	c, err := b.chunks.acquire(chunkID{blob.id, number}, read)
-	if err != nil {
-		return 0, err
-	}
-	if c != nil {
-		defer b.chunks.release(c)
-		return copy(p, c.data[offset:]), nil
-	}
-	piece, err := b.chunks.copyPiece(p, offset, read)
-	return len(piece), err
 }

@@ -30,9 +30,9 @@ type draft struct {
 
 	mu      sync.Mutex // guards the fields below
 	written int64      // bytes
-	stored  extents    // the chunks in blobs.db
-	tail    tail       // those after them
-	err     error      // why nothing can be added
+	stored  onDisk
+	tail    tail  // the chunks after those on the disk
+	err     error // why nothing can be added
 	closed  bool
 }
 
@@ -41,6 +41,15 @@ type growing struct {
 	id       uint64 // 0: there is none yet
 	segments int
 	adopted  bool // an object has it
+}
+
+// onDisk is the part of a draft in blobs.db.
+type onDisk struct {
+	chunks extents
+
+	// recent are chunks that were read last, the newest first. They stay in memory, if there is room:
+	// readers that follow a draft, or that hash it, read small pieces of the same chunks, to the end.
+	recent []*chunk
 }
 
 // tail is the part of a draft in memory.
@@ -246,7 +255,7 @@ func (d *draft) flush(complete bool) error {
 		d.err = err
 		return err
 	}
-	d.stored = append(d.stored, found...)
+	d.stored.chunks = append(d.stored.chunks, found...)
 	d.w.blobs.chunks.buffers.put(values)
 	d.tail.chunks = append([][]byte(nil), d.tail.chunks[len(values):]...)
 	d.tail.held.Shrink(int64(max(len(d.tail.chunks), 1)) * bufferSize)
@@ -267,7 +276,7 @@ func (d *draft) unwritten(complete bool) (values [][]byte, first int, err error)
 	if complete {
 		n = len(d.tail.chunks)
 	}
-	return d.tail.chunks[:min(n, segmentChunks)], len(d.stored), nil
+	return d.tail.chunks[:min(n, segmentChunks)], len(d.stored.chunks), nil
 }
 
 // append adds a segment to the blob of the draft. The caller holds flushing.
@@ -283,48 +292,6 @@ func (d *draft) append(values [][]byte, first int) (extents, error) {
 	found, err := d.w.blobs.write(d.blob.id, d.blob.segments, first, values)
 	d.blob.segments++
 	return found, err
-}
-
-// ReadAt implements storage.Draft.
-func (d *draft) ReadAt(p []byte, at int64) (n int, err error) {
-	if at < 0 {
-		return 0, fmt.Errorf("read draft: negative position %d", at)
-	}
-	for n < len(p) {
-		m, err := d.readSome(p[n:], at+int64(n))
-		n += m
-		if err == io.EOF {
-			return n, err
-		}
-		if err != nil {
-			return n, fmt.Errorf("read draft: %w", err)
-		}
-	}
-	return n, nil
-}
-
-// readSome reads from one chunk.
-func (d *draft) readSome(p []byte, at int64) (int, error) {
-	number, offset := int(at/chunkSize), at%chunkSize
-	d.mu.Lock()
-	switch {
-	case d.closed || d.w.drafts.closed.Load():
-		d.mu.Unlock()
-		return 0, fs.ErrClosed
-	case at >= d.written:
-		d.mu.Unlock()
-		return 0, io.EOF
-	case number >= len(d.stored):
-		defer d.mu.Unlock()
-		return copy(p, d.tail.chunks[number-len(d.stored)][sumSize+offset:]), nil
-	}
-	blob, written := &blobRef{id: d.blob.id, extents: d.stored}, d.written
-	d.w.reaper.hold(blob.id) // Close does not wait
-	d.mu.Unlock()
-	defer d.w.reaper.release(blob.id)
-
-	n, err := d.w.blobs.copyAt(blob, written, number, p, offset)
-	return n, d.w.metrics.noteDamage(err)
 }
 
 // Commit implements storage.Draft.
@@ -353,7 +320,7 @@ func (d *draft) commit(ctx context.Context, info storage.Info, claim claim) erro
 	if err := d.flushAll(ctx); err != nil {
 		return err
 	}
-	blob := &blobRef{id: d.blob.id, hash: [sha256.Size]byte(d.sum.Sum(nil)), extents: d.stored}
+	blob := &blobRef{id: d.blob.id, hash: [sha256.Size]byte(d.sum.Sum(nil)), extents: d.stored.chunks}
 	d.blob.adopted, err = d.w.putBlob(info, blob, claim)
 	return err
 }
@@ -424,6 +391,9 @@ func (d *draft) Close() error {
 		return err
 	}
 	d.release()
+	for _, c := range d.stored.recent { // nothing is added to a closed draft
+		d.w.blobs.chunks.release(c)
+	}
 	if d.blob.id == 0 {
 		return nil
 	}

@@ -233,12 +233,13 @@ func (db *DB) BlobOf(key string) (id uint64, chunks []int64, err error) {
 	return r.blob.id, r.blob.extents, nil
 }
 
-// Segments returns how many chunks each segment of a blob has.
+// Segments returns how many values each segment of a blob has: its chunks, and perhaps one without
+// meaning.
 func (db *DB) Segments(id uint64) (chunks []int, err error) {
 	err = db.blobs.file.view(func(tx *bbolt.Tx) error {
 		for segment := range segmentKeys(tx, id) {
 			n := 0
-			if err := eachChunkOf(tx, id, segment, func(int, []byte) error { n++; return nil }); err != nil {
+			if _, err := eachChunkOf(tx, id, segment, 0, math.MaxInt, func(int, []byte) error { n++; return nil }); err != nil {
 				return err
 			}
 			chunks = append(chunks, n)
