@@ -7,8 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -21,6 +19,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/storage"
 )
 
 const lookups = "sumdb/" + proxytest.Database + "/lookup/"
@@ -395,38 +394,63 @@ func TestDrippingZips(t *testing.T) {
 	}
 }
 
-// A client that is slower than the fill gets the rest from the store: the spool is not
-// kept for it.
+// draftCounter is a store that counts its drafts.
+type draftCounter struct {
+	storage.Store
+	open, opened atomic.Int32
+}
+
+func (s *draftCounter) Draft(ctx context.Context, size int64) (storage.Draft, error) {
+	d, err := s.Store.Draft(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	s.open.Add(1)
+	s.opened.Add(1)
+	return &countedDraft{d, s}, nil
+}
+
+type countedDraft struct {
+	storage.Draft
+	s *draftCounter
+}
+
+func (d *countedDraft) Close() error {
+	d.s.open.Add(-1)
+	return d.Draft.Close()
+}
+
+// A client that is slower than the fill gets the rest from the stored object: the draft is
+// not kept for it.
 func TestSlowClientLetsSpoolGo(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 32<<20)
-	f := start(t, world, world.URL("gated"), verified())
+	drafts := new(draftCounter)
+	o := verified()
+	o.config = func(c *proxy.Config) { drafts.Store, c.Content.Store = c.Content.Store, drafts }
+	f := start(t, world, world.URL("gated"), o)
 	resp, err := http.Get(f.url + "/" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	if drafts.open.Load() != 1 {
+		t.Errorf("%d drafts are open", drafts.open.Load())
+	}
 	world.OpenGate() // the client follows a running fill
 	var got bytes.Buffer
-	spools := func() int {
-		entries, err := os.ReadDir(filepath.Join(f.dir, "spool"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(entries)
-	}
 	eventually(t, "stored", func() bool {
 		return f.holds(path)
 	})
-	eventually(t, "the spool is gone before the client is done", func() bool {
+	eventually(t, "the draft is closed before the client is done", func() bool {
 		if _, err := io.CopyN(&got, resp.Body, 64<<10); err != nil {
 			t.Fatalf("after %d bytes: %v", got.Len(), err)
 		}
-		return spools() == 0
+		return drafts.open.Load() == 0
 	})
 	if got.Len() > 16<<20 { // the kernel buffers some megabytes that the client has not read
-		t.Errorf("the spool was gone only after %d bytes", got.Len())
+		t.Errorf("the draft was closed only after %d bytes", got.Len())
 	}
 	if _, err := got.ReadFrom(resp.Body); err != nil || !bytes.Equal(got.Bytes(), world.File(path)) {
 		t.Errorf("the slow client got %d bytes, %v", got.Len(), err)

@@ -222,14 +222,14 @@ func (d *oldData) make(kind string) {
 	}
 	end()
 	if kind == "killed" {
-		d.killInFill(serve, large)
+		d.killInFill(serve, large, world)
 	}
 	d.write("args", strings.Join(args, "\n"))
 	d.write("answers", strings.Join(answers, "\n"))
 }
 
 // killInFill kills the program while zips arrive.
-func (d *oldData) killInFill(serve func(fault string) (string, func()), zips []string) {
+func (d *oldData) killInFill(serve func(fault string) (string, func()), zips []string, world *proxytest.World) {
 	url, end := serve("gated")
 	for _, path := range zips {
 		go func() { // it ends with the program
@@ -239,14 +239,13 @@ func (d *oldData) killInFill(serve func(fault string) (string, func()), zips []s
 		}()
 	}
 	assaytest.WaitFor(d.t, func() bool {
-		spools, err := filepath.Glob(filepath.Join(d.dir, "data", "spool", "*"))
-		return err == nil && len(spools) == len(zips)
+		return !slices.ContainsFunc(zips, func(path string) bool { return world.Count(path) == 0 })
 	})
 	time.Sleep(100 * time.Millisecond) // so that some bytes have arrived, most of the time
 	end()
 }
 
-func killProcess(t *testing.T, err error, wait func() error) {
+func killProcess(t testing.TB, err error, wait func() error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -101,7 +101,7 @@ func startProcess(t *testing.T, program string, args ...string) (url string, cmd
 }
 
 // startProcessIn is startProcess with additional environment variables.
-func startProcessIn(t *testing.T, env []string, program string, args ...string) (url string, cmd *exec.Cmd) {
+func startProcessIn(t testing.TB, env []string, program string, args ...string) (url string, cmd *exec.Cmd) {
 	t.Helper()
 	cmd = assay(program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false"}, args...)...)
 	cmd.Env = env
@@ -109,7 +109,7 @@ func startProcessIn(t *testing.T, env []string, program string, args ...string) 
 }
 
 // startCommand starts a command that becomes assay serve, and returns its URL.
-func startCommand(t *testing.T, cmd *exec.Cmd) (url string) {
+func startCommand(t testing.TB, cmd *exec.Cmd) (url string) {
 	t.Helper()
 	var stderr assaytest.Output
 	cmd.Stderr = &stderr

@@ -13,17 +13,17 @@ const followStep = 4 << 20
 // followSteps limits the steps of a large zip, each of which leaves a piece to merge.
 const followSteps = 32
 
-// follow hashes the files of a zip, whose size may be known, while it arrives in a spool. It
-// ends when arrived is closed or ctx ends.
-func (s zips) follow(ctx context.Context, ahead *modzip.Ahead, spool *spool, size int64, arrived <-chan struct{}) {
+// follow hashes the files of a zip, whose size may be known, while it arrives in a draft. It
+// ends when complete is closed or ctx ends.
+func (s zips) follow(ctx context.Context, ahead *modzip.Ahead, zip *arrived, size int64, complete <-chan struct{}) {
 	step := max(followStep, size/followSteps)
 	for at := int64(0); ; {
-		got, err := spool.wait(ctx, at+step-1, arrived)
+		got, err := zip.wait(ctx, at+step-1, complete)
 		if err != nil || got < at+step {
 			return
 		}
 		select {
-		case <-arrived:
+		case <-complete:
 			return // the rest waits for its memory like any zip
 		default:
 		}

@@ -2,7 +2,7 @@ package content
 
 import "time"
 
-// arrival writes a zip into the spool of its fill, and aborts the fill if the zip arrives
+// arrival writes a zip into the draft of its fill, and aborts the fill if the zip arrives
 // so slowly that it would not be complete in time.
 type arrival struct {
 	fill  *fill
@@ -16,7 +16,7 @@ const slowStart = time.Minute
 func newArrival(f *fill) *arrival { return &arrival{fill: f, begun: time.Now()} }
 
 func (a *arrival) Write(p []byte) (int, error) {
-	n, err := a.fill.spool.Write(p)
+	n, err := a.fill.arrived.Write(p)
 	a.got += int64(n)
 	a.fill.claim.Progress(n)
 	if took := time.Since(a.begun); err == nil && a.tooSlow(took) {

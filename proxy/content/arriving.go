@@ -20,11 +20,11 @@ type Arriving struct {
 	shelf   *shelf
 	client  Client
 	path    string
-	release func() // releases the spool
+	release func() // of what has arrived
 }
 
 func newArriving(f *filling, s *shelf, q *Ask) *Arriving {
-	return &Arriving{f: f, shelf: s, client: q.Client, path: q.Path, release: sync.OnceFunc(f.Value.spool.release)}
+	return &Arriving{f: f, shelf: s, client: q.Client, path: q.Path, release: sync.OnceFunc(f.Value.arrived.release)}
 }
 
 // Request returns the request for the zip.
@@ -40,7 +40,7 @@ func (a *Arriving) Next(ctx context.Context, n int64) (io.Reader, error) {
 	if n >= public || a.f.Ended() {
 		return nil, nil
 	}
-	size, err := a.f.Value.spool.wait(ctx, n, a.f.Done())
+	size, err := a.f.Value.arrived.wait(ctx, n, a.f.Done())
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (a *Arriving) Proof(ctx context.Context) error {
 }
 
 // Rest returns the bytes after the first n, after the proof: as the stored object, so
-// that a slow client does not keep disk space in use, or as a reader of the spool, if
+// that a slow client does not keep the draft open, or as a reader of the draft, if
 // other bytes are stored: zips with the same h1 hash can have different bytes. The caller
 // closes the object.
 func (a *Arriving) Rest(ctx context.Context, n int64) (storage.Object, io.Reader) {
@@ -72,7 +72,7 @@ func (a *Arriving) Rest(ctx context.Context, n int64) (storage.Object, io.Reader
 	return nil, a.section(n, a.f.Value.size)
 }
 
-// stored opens the stored object after the first n bytes, nil if the spool must be used.
+// stored opens the stored object after the first n bytes, nil if the draft must be used.
 func (a *Arriving) stored(ctx context.Context, n int64) storage.Object {
 	f := a.f.Value
 	if !f.stored {
@@ -90,7 +90,7 @@ func (a *Arriving) stored(ctx context.Context, n int64) storage.Object {
 }
 
 func (a *Arriving) section(from, to int64) io.Reader {
-	return io.NewSectionReader(a.f.Value.spool.file, from, to-from)
+	return io.NewSectionReader(a.f.Value.arrived, from, to-from)
 }
 
 // Close says that the client no longer follows the zip.

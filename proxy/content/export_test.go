@@ -2,6 +2,7 @@ package content
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -111,19 +112,20 @@ const (
 	MaxAbsenceState   = maxAbsenceState
 )
 
-// Arrive writes a zip of size bytes into a spool in dir, rate bytes per second, and
+// Arrive writes a zip of size bytes into a draft of the store, rate bytes per second, and
 // returns how much had arrived when it was complete or aborted, and the error.
-func Arrive(dir string, size int64, rate int) (got int64, err error) {
+func Arrive(ctx context.Context, store storage.Store, size int64, rate int) (got int64, err error) {
 	claim, err := places.New(places.Config{N: 1}).Claim(places.For{})
 	if err != nil {
 		return 0, err
 	}
-	spool, err := newSpool(dir)
+	draft, err := store.Draft(ctx, -1)
 	if err != nil {
 		return 0, err
 	}
-	defer spool.release()
-	a := newArrival(&fill{spool: spool, claim: claim, size: size})
+	arrived := newArrived(draft)
+	defer arrived.release()
+	a := newArrival(&fill{arrived: arrived, claim: claim, size: size})
 	for a.got < size && err == nil {
 		time.Sleep(time.Second)
 		_, err = a.Write(make([]byte, min(int64(rate), size-a.got)))

@@ -46,8 +46,8 @@ func (f *fills) joinAs(this *fill, client string) (*filling, bool, error) {
 			return f.run(ctx, this)
 		},
 		Ended: func(error) {
-			if this.spool != nil {
-				this.spool.release()
+			if this.arrived != nil {
+				this.arrived.release()
 			}
 		},
 	})

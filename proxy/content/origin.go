@@ -246,14 +246,14 @@ func (o *Origin) arriving(ctx context.Context, f *filling, q *Ask) (*Arriving, e
 		return nil, ErrTimeout
 	case <-f.Value.started:
 	}
-	if !f.Value.spool.acquire() {
+	if !f.Value.arrived.acquire() {
 		return nil, nil
 	}
-	_, err := f.Value.spool.wait(ctx, 0, f.Done())
+	_, err := f.Value.arrived.wait(ctx, 0, f.Done())
 	if err == nil && !f.Ended() {
 		return newArriving(f, o.shelf, q), nil
 	}
-	f.Value.spool.release()
+	f.Value.arrived.release()
 	if err != nil {
 		return nil, ErrTimeout
 	}

@@ -41,7 +41,7 @@ type Config struct {
 	// Unified serves Log as a checksum database that covers public modules too: records
 	// that the first of Databases has proved are copied into it.
 	Unified  bool
-	Spool    string // directory for transfers under way; its content is removed by New
+	Spool    string // directory for temporary files, which New removes
 	Evidence string // directory for evidence
 
 	Times  Times

@@ -148,13 +148,25 @@ func (s *shelf) versions(ctx context.Context, modulePath string) (Versions, erro
 // put stores a proved object, and reports whether this object is stored now, and not an
 // equivalent one of another fill. It replaces an object that cannot be read.
 func (s *shelf) put(ctx context.Context, req request.Request, info storage.Info, data io.ReadSeeker) (ours bool, err error) {
+	return s.place(ctx, req, info, data, func(store storage.Store, info storage.Info) error { return store.Create(ctx, info, data) })
+}
+
+// commit is put for a content that is in the store already.
+func (s *shelf) commit(ctx context.Context, req request.Request, info storage.Info, draft storage.Draft) (ours bool, err error) {
+	data := io.NewSectionReader(draft, 0, info.Size)
+	return s.place(ctx, req, info, data, func(_ storage.Store, info storage.Info) error { return draft.Commit(ctx, info) })
+}
+
+// place stores a proved object with create, or data in place of an object that cannot be
+// read.
+func (s *shelf) place(ctx context.Context, req request.Request, info storage.Info, data io.ReadSeeker, create func(storage.Store, storage.Info) error) (ours bool, err error) {
 	store, err := s.gate.Store(req.Module)
 	if err != nil {
 		return false, err
 	}
 	info.Key = s.keyFor(req, info)
 	defer s.parts.held.known.changed(info.Key)
-	err = store.Create(ctx, info, data)
+	err = create(store, info)
 	if !errors.Is(err, fs.ErrExist) {
 		return err == nil, err
 	}

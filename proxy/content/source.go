@@ -49,11 +49,11 @@ type fill struct {
 	// It is not closed if the object is never streamed.
 	started chan struct{}
 
-	size  int64
-	hash  string // the content must have it
-	spool *spool // of a zip
+	size    int64
+	hash    string   // the content must have it
+	arrived *arrived // of a zip
 
-	stored bool // the spool and the stored object have the same bytes
+	stored bool // the stored object has the bytes that have arrived
 }
 
 // filling is a fill with the clients that wait for it.

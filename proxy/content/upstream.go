@@ -142,19 +142,17 @@ func soon[T any](ctx context.Context, p *parts, req request.Request, look func(c
 	}
 }
 
-// fillZip fetches a zip into a spool and, at the same time, its record, and hashes what has
-// arrived. As soon as the size of the zip and its wanted hash are known, clients can follow
-// the spool.
+// fillZip fetches a zip into a draft of the store and, at the same time, its record, and
+// hashes what has arrived. As soon as the size of the zip and its wanted hash are known,
+// clients can follow the draft.
 func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	ctx, chain, err := u.gate.Upstream(ctx, f.req.Module)
 	if err != nil {
 		return err
 	}
-	spool, err := newSpool(u.parts.options.spool)
-	if err != nil {
+	if err := u.receive(ctx, f); err != nil {
 		return err
 	}
-	f.spool = spool
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	record := soon(ctx, u.parts, f.req, u.proof.wanted)
@@ -169,7 +167,7 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	}
 
 	var want string
-	ahead := modzip.NewAhead(spool.file, u.parts.zips.scratch)
+	ahead := modzip.NewAhead(f.arrived, u.parts.zips.scratch)
 	defer ahead.Close()
 	arrived := make(chan struct{})
 	g, gctx := errgroup.WithContext(ctx)
@@ -184,7 +182,7 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	})
 	g.Go(func() error {
 		return panics.Catch(func() error {
-			u.parts.zips.follow(gctx, ahead, spool, f.size, arrived)
+			u.parts.zips.follow(gctx, ahead, f.arrived, f.size, arrived)
 			return nil
 		})
 	})
@@ -204,10 +202,25 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	return u.proveZip(ctx, f, ahead, object.Source, want)
 }
 
-// proveZip checks the complete zip in the spool of f, of which ahead has hashed a part, and
+// receive opens the draft for the zip of f. It is not proved yet: it gets its key only from
+// proveZip.
+func (u *upstreams) receive(ctx context.Context, f *fill) error {
+	store, err := u.gate.Store(f.req.Module)
+	if err != nil {
+		return err
+	}
+	draft, err := store.Draft(ctx, -1)
+	if err == nil {
+		f.arrived = newArrived(draft)
+	}
+	return err
+}
+
+// proveZip checks the complete zip in the draft of f, of which ahead has hashed a part, and
 // stores it.
 func (u *upstreams) proveZip(ctx context.Context, f *fill, ahead *modzip.Ahead, source, want string) error {
-	got, err := u.parts.zips.hashRest(ctx, f.spool.file, ahead)
+	size, _ := f.arrived.readable()
+	got, err := u.parts.zips.hashRest(ctx, f.arrived, size, ahead)
 	ahead.Close() // the disk space is for the store now
 	switch {
 	case errors.Is(err, modzip.ErrFormat) && want != "":
@@ -222,17 +235,16 @@ func (u *upstreams) proveZip(ctx context.Context, f *fill, ahead *modzip.Ahead, 
 		return err
 	}
 	if want == "" {
-		if err := u.parts.zips.check(ctx, f.req.ModuleVersion(), f.spool.file); err != nil {
+		if err := u.parts.zips.check(ctx, f.req.ModuleVersion(), f.arrived, size); err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrGarbage, source, err)
 		}
 	}
-	size, _ := f.spool.readable()
-	if err := checkShape(f.spool.file); err != nil {
+	if err := modzip.CheckShape(f.arrived, size); err != nil {
 		u.parts.options.log.Error("zip refused: it has bytes that are not covered by its hash", "module", f.req.Module, "version", f.req.Version, "source", source, "err", err)
 		return fmt.Errorf("%s: %w", source, err)
 	}
 	info := storage.Info{Size: size, Hash: got, Proof: u.proof.proofFor(want)}
-	if f.stored, err = u.shelf.put(ctx, f.req, info, io.NewSectionReader(f.spool.file, 0, size)); err != nil {
+	if f.stored, err = u.shelf.commit(ctx, f.req, info, f.arrived); err != nil {
 		return err
 	}
 	u.infos.proved(ctx, f.req, source)

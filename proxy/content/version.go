@@ -56,12 +56,16 @@ func openVersion(ctx context.Context, of module.Version, files vcs.Files, z zips
 }
 
 func (v *version) hash(ctx context.Context, z zips) (err error) {
-	v.zipHash, err = z.hash(ctx, v.zip)
+	stat, err := v.zip.Stat()
+	if err != nil {
+		return err
+	}
+	v.zipHash, err = z.hash(ctx, v.zip, stat.Size())
 	if err == nil {
-		err = checkShape(v.zip) // before it is pinned
+		err = modzip.CheckShape(v.zip, stat.Size()) // before it is pinned
 	}
 	if err == nil {
-		err = z.checkMade(ctx, v.Version, v.mod, v.zip)
+		err = z.checkMade(ctx, v.Version, v.mod, v.zip, stat.Size())
 	}
 	if errors.Is(err, modzip.ErrFormat) || errors.Is(err, modzip.ErrShape) {
 		return fmt.Errorf("%w: %s: %w", ErrGarbage, v.origin.URL, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/modfile"
@@ -30,41 +31,37 @@ type zips struct {
 
 // hash returns the h1 hash of a module zip, as x/mod/sumdb/dirhash.HashZip does. It waits
 // for its memory until ctx ends; a holder of this memory waits only for the disk. The
-// error is modzip.ErrFormat if the file is not a zip.
-func (s zips) hash(ctx context.Context, file *os.File) (hash string, err error) {
-	err = s.with(ctx, file, func(z *modzip.Zip) error {
+// error is modzip.ErrFormat if r is not a zip.
+func (s zips) hash(ctx context.Context, r io.ReaderAt, size int64) (hash string, err error) {
+	err = s.with(ctx, r, size, func(z *modzip.Zip) error {
 		hash, err = z.Hash(ctx, s.scratch)
 		return err
 	})
 	return hash, err
 }
 
-// hashRest is hash for a file of which a part is hashed already.
-func (s zips) hashRest(ctx context.Context, file *os.File, ahead *modzip.Ahead) (hash string, err error) {
-	err = s.with(ctx, file, func(z *modzip.Zip) error {
+// hashRest is hash for a zip of which a part is hashed already.
+func (s zips) hashRest(ctx context.Context, r io.ReaderAt, size int64, ahead *modzip.Ahead) (hash string, err error) {
+	err = s.with(ctx, r, size, func(z *modzip.Zip) error {
 		hash, err = z.HashAhead(ctx, ahead)
 		return err
 	})
 	return hash, err
 }
 
-// check returns an error if a file is not a module zip that a go command could use.
-func (s zips) check(ctx context.Context, mod module.Version, file *os.File) error {
-	return s.with(ctx, file, func(z *modzip.Zip) error { return z.Check(mod, s.scratch) })
+// check returns an error if r is not a module zip that a go command could use.
+func (s zips) check(ctx context.Context, mod module.Version, r io.ReaderAt, size int64) error {
+	return s.with(ctx, r, size, func(z *modzip.Zip) error { return z.Check(mod, s.scratch) })
 }
 
-// with calls do with the zip in a file. It waits for the memory of do until ctx ends.
-func (s zips) with(ctx context.Context, file *os.File, do func(*modzip.Zip) error) error {
-	stat, err := file.Stat()
-	if err != nil {
-		return err
-	}
+// with calls do with the zip in r. It waits for the memory of do until ctx ends.
+func (s zips) with(ctx context.Context, r io.ReaderAt, size int64, do func(*modzip.Zip) error) error {
 	held := s.budget.HoldFor(ctx)
 	if err := held.Grow(ctx, modzip.Memory); err != nil {
 		return err
 	}
 	defer held.Free()
-	z, err := modzip.Open(file, stat.Size())
+	z, err := modzip.Open(r, size)
 	if err == nil {
 		err = do(z)
 	}
@@ -78,12 +75,12 @@ func (s zips) with(ctx context.Context, file *os.File, do func(*modzip.Zip) erro
 // without one, but the zip has one: the go command cannot distinguish a git that was
 // killed while it read the file, for instance because memory was short, from one that
 // found no file.
-func (s zips) checkMade(ctx context.Context, of module.Version, mod []byte, zip *os.File) error {
+func (s zips) checkMade(ctx context.Context, of module.Version, mod []byte, zip io.ReaderAt, size int64) error {
 	made := madeMod(of.Path)
 	if string(mod) != made {
 		return nil
 	}
-	return s.with(ctx, zip, func(z *modzip.Zip) error {
+	return s.with(ctx, zip, size, func(z *modzip.Zip) error {
 		return z.Entries(func(e modzip.Entry) error {
 			// By .gitattributes the file in the zip may have a carriage return.
 			if e.Name == of.String()+"/go.mod" && e.Size != uint64(len(made)) && e.Size != uint64(len(made)+1) {
@@ -106,41 +103,25 @@ func (s zips) hashStored(ctx context.Context, kind request.Kind, object storage.
 		}
 		return hash, err
 	}
-	spool, err := newSpool(s.spool)
-	if err != nil {
-		return "", err
-	}
-	defer spool.release()
-	if _, err := object.WriteTo(spool); err != nil {
-		return "", err
-	}
-	if _, err := object.Seek(0, io.SeekStart); err != nil {
-		return "", err
-	}
 	// A client waits: for the memory no longer than for any response.
 	wait, cancel := context.WithTimeout(ctx, s.answer)
 	defer cancel()
 	hash := ""
-	err = s.with(wait, spool.file, func(z *modzip.Zip) error {
+	err := s.with(wait, &sharedReader{object: objectReader{object}}, object.Info().Size, func(z *modzip.Zip) (err error) {
 		hash, err = z.Hash(ctx, s.scratch)
 		return err
 	})
 	if errors.Is(err, modzip.ErrFormat) {
-		return notZip(err), nil
+		hash, err = notZip(err), nil
 	}
+	if err != nil {
+		return "", err
+	}
+	_, err = object.Seek(0, io.SeekStart)
 	return hash, err
 }
 
-// checkShape returns an error if the zip has bytes that its h1 hash does not cover.
-func checkShape(file *os.File) error {
-	stat, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	return modzip.CheckShape(file, stat.Size())
-}
-
-// scratch makes an empty file beside the spools.
+// scratch makes an empty temporary file.
 func (s zips) scratch() (*os.File, error) { return createSpool(s.spool) }
 
 // hashMod returns the h1 hash of a go.mod, as in go.sum.
@@ -175,5 +156,21 @@ func (r objectReader) ReadAt(p []byte, at int64) (int, error) {
 	if _, err := r.object.Seek(at, io.SeekStart); err != nil {
 		return 0, err
 	}
-	return io.ReadFull(r.object, p)
+	n, err := io.ReadFull(r.object, p)
+	if err == io.ErrUnexpectedEOF {
+		err = io.EOF // as an io.ReaderAt has it
+	}
+	return n, err
+}
+
+// sharedReader lets several goroutines read a stored object.
+type sharedReader struct {
+	mu     sync.Mutex
+	object objectReader
+}
+
+func (r *sharedReader) ReadAt(p []byte, at int64) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.object.ReadAt(p, at)
 }
