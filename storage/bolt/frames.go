@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"encoding/binary"
 	"hash/crc32"
 	"slices"
@@ -36,36 +37,59 @@ func newFrame(mark string, entries []entry) []byte {
 	return b
 }
 
-// parseFrame returns the first frame of b without its header, and its length. The length is 0 if b
-// begins with no frame of this mark; ok is false if its bytes are not those of its checksum.
-func parseFrame(b []byte, mark string) (objects []byte, length int, ok bool) {
-	if len(b) < frameHeader || len(mark) != markSize || string(b[8:frameHeader]) != mark {
-		return nil, 0, false
+// parseFrame returns the objects of the intact frame of this mark with which b begins, and its length,
+// which is 0 if b begins with none.
+func parseFrame(b []byte, mark string) (objects []byte, length int) {
+	if len(b) < frameHeader || string(b[8:frameHeader]) != mark {
+		return nil, 0
 	}
 	n := int64(binary.LittleEndian.Uint32(b[4:]))
 	if n > int64(len(b)-frameHeader) {
-		return nil, 0, false
+		return nil, 0
 	}
 	frame := b[:frameHeader+n]
-	return frame[frameHeader:], len(frame), binary.LittleEndian.Uint32(frame) == crc32.Checksum(frame[4:], castagnoli)
+	if binary.LittleEndian.Uint32(frame) != crc32.Checksum(frame[4:], castagnoli) {
+		return nil, 0
+	}
+	return frame[frameHeader:], len(frame)
 }
 
-// readJournal returns the objects of the frames in b, where the last frame ends, and how many frames
-// before it are damaged. The bytes after the last intact frame are of a write whose caller has never
-// got an answer.
+// findFrame returns the objects of the first intact frame in b, where it begins, and its length. If
+// there is none, the length is 0, and at is where the last mark is, -1 if there is none. A mark can be
+// searched for because no content has one by chance, and the end of a frame need not be known: the
+// length of a damaged frame may be damaged, too.
+func findFrame(b []byte, mark string) (objects []byte, at, length int) {
+	last := -1
+	if len(mark) != markSize {
+		return nil, last, 0
+	}
+	for from := frameHeader - markSize; from <= len(b); from += markSize {
+		i := bytes.Index(b[from:], []byte(mark))
+		if i < 0 {
+			break
+		}
+		from += i
+		last = from - (frameHeader - markSize)
+		if objects, length := parseFrame(b[last:], mark); length > 0 {
+			return objects, last, length
+		}
+	}
+	return nil, last, 0
+}
+
+// readJournal returns the objects of the frames in b, where the last frame ends, and in how many
+// places damaged frames are before it. What follows the last intact frame is one write whose caller has
+// never got an answer, unless more than one frame begins there.
 func readJournal(b []byte, mark string) (entries []entry, end, damaged int) {
-	suspect := 0
-	for at := 0; ; {
-		objects, length, ok := parseFrame(b[at:], mark)
+	for {
+		objects, at, length := findFrame(b[end:], mark)
+		if at > 0 {
+			damaged++
+		}
 		if length == 0 {
 			return entries, end, damaged
 		}
-		at += length
-		if !ok {
-			suspect++
-			continue
-		}
-		end, damaged, suspect = at, damaged+suspect, 0
+		end += at + length
 		p := parser{rest: objects}
 		for len(p.rest) > 0 {
 			key := p.string()

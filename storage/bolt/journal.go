@@ -40,8 +40,13 @@ type journal struct {
 	off  bool // nothing is written to it
 	mark string
 	end  int // of the last frame
-	made int // number of the commit that made the mark, 0 if it is one of an earlier process
+	made int // number of the commit that made the mark, or of the newest one at the start
 	lost int // damaged frames that were found at the start
+
+	// stale is set when the frames in the file are not those of the objects in memory: some of the
+	// objects are in the tree already, a write failed, or some frames are damaged. They must not count
+	// any longer when the objects change in the tree, or when frames are appended.
+	stale bool
 
 	frames, written int64 // since the start: frames, and their bytes
 }
@@ -95,7 +100,7 @@ func (j *journal) update(size int, fn func(*bbolt.Tx) error, keys ...string) err
 	for {
 		err := j.meta.update(size, func(tx *bbolt.Tx) error {
 			for _, key := range keys {
-				if j.get(key) != nil {
+				if j.stale || j.get(key) != nil {
 					return errInJournal
 				}
 			}
@@ -198,17 +203,25 @@ func findJournal(tx *bbolt.Tx) (p place, content []byte, err error) {
 
 // load reads the journal that the last process has left behind.
 func (j *journal) load() error {
+	// The process may have been killed before its last fsync. What is visible now must be on disk.
+	if !j.meta.readOnly {
+		if err := j.meta.commitError(j.meta.bolt.Sync()); err != nil {
+			return err
+		}
+	}
 	err := j.meta.view(func(tx *bbolt.Tx) error {
 		at, content, err := findJournal(tx)
 		if err != nil {
 			return err
 		}
 		var entries []entry
-		j.off, j.mark = true, at.mark
+		j.off, j.mark, j.made = true, at.mark, at.commit
 		entries, j.end, j.lost = readJournal(content, at.mark)
+		count := len(entries)
 		entries = slices.DeleteFunc(entries, func(e entry) bool { // a merge was interrupted
 			return tx.Bucket(bucketObjects).Get([]byte(e.key)) != nil
 		})
+		j.stale = j.lost > 0 || len(entries) < count
 		j.add(entries)
 		return nil
 	})
@@ -221,6 +234,11 @@ func (j *journal) load() error {
 
 // store stores objects that the caller has checked, in one commit. commitMu is held.
 func (j *journal) store(entries []entry) error {
+	if j.stale && !j.off {
+		if err := j.settleLocked(); err != nil {
+			return err
+		}
+	}
 	frame := newFrame(j.mark, entries)
 	if j.off || len(frame) > maxJournal/4 {
 		return j.meta.commit(func(tx *bbolt.Tx) error { return putEntries(tx, entries) })
@@ -274,6 +292,7 @@ func (j *journal) writeFrame(at place, frame []byte) error {
 	if err == nil {
 		err = j.meta.bolt.Sync()
 	}
+	j.stale = err != nil // it may be in the file
 	j.meta.commits.Observe(time.Since(start).Seconds())
 	return j.meta.commitError(err)
 }
@@ -325,7 +344,7 @@ func (j *journal) merge(size int) error {
 		}
 	}
 	j.reset()
-	j.mark, j.end, j.made = next, 0, j.meta.newest
+	j.mark, j.end, j.made, j.stale = next, 0, j.meta.newest, false
 	return nil
 }
 
@@ -357,7 +376,7 @@ func (j *journal) freeze() {
 	if j.meta.readOnly || j.mark == "" {
 		return
 	}
-	if len(j.keys) > 0 || j.merge(0) != nil {
+	if len(j.keys) > 0 || j.stale || j.merge(0) != nil {
 		j.off = true // on a full disk, small objects cost more bytes until a restart
 	}
 }
@@ -370,7 +389,7 @@ func (j *journal) settle() error {
 }
 
 func (j *journal) settleLocked() error {
-	if len(j.keys) == 0 || j.meta.readOnly {
+	if len(j.keys) == 0 && !j.stale || j.meta.readOnly {
 		return nil
 	}
 	if err := j.merge(0); err != nil {
