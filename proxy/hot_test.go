@@ -105,6 +105,35 @@ func TestHotFiles(t *testing.T) {
 	}
 }
 
+// Whole responses, parts and conditional responses are the same from memory and from the store.
+func TestHotConditional(t *testing.T) {
+	t.Parallel()
+	f := startHot(t, verified())
+	tagOf := func(path string) string { return f.get(path).header.Get("Etag") }
+	for _, path := range hotFiles() {
+		tag := tagOf(path)
+		for _, header := range [][]string{
+			{}, {"Range", "bytes=2-5"}, {"Range", "bytes=-3"}, {"Range", "bytes=1-2,4-5"}, {"Range", "bytes=99999999-"}, {"Range", "x"},
+			{"If-None-Match", tag}, {"If-None-Match", `"other"`}, {"If-Match", tag}, {"If-Match", `"other"`},
+			{"If-Range", tag, "Range", "bytes=2-5"}, {"If-Range", `"other"`, "Range", "bytes=2-5"},
+		} {
+			for _, method := range []string{http.MethodGet, http.MethodHead} {
+				f.server.Reload(content.Settings{Upstream: f.chain, Policy: noPolicy(t)}) // drops what is in memory
+				stored := f.do(method, path, header...)
+				for range 2 {
+					f.get(path)
+				}
+				hot := f.do(method, path, header...)
+				stored.header.Del("Date")
+				hot.header.Del("Date")
+				if hot.status != stored.status || !bytes.Equal(hot.body, stored.body) || !sameHeader(hot.header, stored.header) {
+					t.Errorf("%s %s with %q is %d %v from memory, %d %v from the store", method, path, header, hot.status, hot.header, stored.status, stored.header)
+				}
+			}
+		}
+	}
+}
+
 func sameHeader(a, b http.Header) bool {
 	for name := range b {
 		if strings.Join(a[name], "\n") != strings.Join(b[name], "\n") {

@@ -291,7 +291,9 @@ func (a *answer) writeBytes(body []byte) error {
 	if err := a.client.Keep(len(body)); err != nil {
 		return err
 	}
-	a.Header()["Etag"] = []string{content.ETag(sha256.Sum256(body))}
+	h := a.Header()
+	h["Etag"] = []string{content.ETag(sha256.Sum256(body))}
+	h["Accept-Ranges"] = acceptRanges // http.ServeContent sets it in some responses only
 	http.ServeContent(a.ResponseWriter, oneRange(a.r), "", time.Time{}, bytes.NewReader(body))
 	return nil
 }

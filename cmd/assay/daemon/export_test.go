@@ -5,6 +5,8 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -63,3 +65,50 @@ func (r *recorder) Write(data []byte) (int, error) {
 	r.sent = append(r.sent, bytes.Clone(data))
 	return len(data), nil
 }
+
+// ServeJoined serves a connection whose first write sends only the first bytes and fails, as one does
+// after the write timeout, and returns the client's end.
+func ServeJoined(ctx context.Context, first int, handler http.HandlerFunc) net.Conn {
+	client, server := net.Pipe()
+	conn := &connection{Conn: &short{Conn: server, first: first}, close: func(*connection) {}}
+	l := &oneListener{make(chan net.Conn, 1), ctx}
+	l.conns <- conn
+	s := &http.Server{ConnContext: withConnection, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler(&observed{ResponseWriter: w, request: r}, r)
+	})}
+	go func() { _ = s.Serve(l) }() // until the test ends
+	return client
+}
+
+// short is a connection whose first write sends only the first bytes.
+type short struct {
+	net.Conn
+	first int
+}
+
+func (s *short) Write(data []byte) (int, error) {
+	if s.first == 0 {
+		return s.Conn.Write(data)
+	}
+	n, _ := s.Conn.Write(data[:s.first])
+	s.first = 0
+	return n, os.ErrDeadlineExceeded
+}
+
+// oneListener accepts what is in its channel.
+type oneListener struct {
+	conns chan net.Conn
+	ctx   context.Context // after its end, Accept fails
+}
+
+func (l *oneListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *oneListener) Addr() net.Addr { return &net.TCPAddr{} }
+func (l *oneListener) Close() error   { return nil }

@@ -69,7 +69,7 @@ func (f *front) routes() http.Handler {
 	}
 	fixed := f.fixed()
 	return all.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p := r.URL.Path; strings.LastIndexByte(p, '/') == 0 || strings.HasPrefix(p, "/-/") {
+		if p := r.URL.Path; strings.LastIndexByte(p, '/') <= 0 || strings.HasPrefix(p, "/-/") {
 			fixed.ServeHTTP(w, r)
 			return
 		}
@@ -77,7 +77,7 @@ func (f *front) routes() http.Handler {
 	})
 }
 
-// fixed mounts the fixed paths, which have one element or begin with /-/.
+// fixed mounts the fixed paths, which have at most one element or begin with /-/.
 func (f *front) fixed() http.Handler {
 	r := chi.NewRouter()
 	metrics := promhttp.HandlerFor(f.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelError)})

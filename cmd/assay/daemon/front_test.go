@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -380,6 +381,23 @@ func TestMethods(t *testing.T) {
 		if resp, err := http.Head(p.url + path); err != nil || resp.StatusCode != http.StatusOK {
 			t.Errorf("HEAD %s: %v %v", path, resp, err)
 		}
+	}
+}
+
+// A URL without a path is the page at /.
+func TestEmptyPath(t *testing.T) {
+	t.Parallel()
+	p, _ := startHooks(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET http://assay.example.com HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := io.ReadAll(conn); err != nil || !strings.Contains(string(all), "200 OK") || !strings.Contains(string(all), "GOPROXY=http://assay.example.com") {
+		t.Errorf("%s, %v", all, err)
 	}
 }
 

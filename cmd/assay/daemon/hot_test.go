@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +54,23 @@ func TestJoined(t *testing.T) {
 		if got, want := bytes.Join(sent, nil), bytes.Join(parts, nil); !bytes.Equal(got, want) || n != len(want) {
 			t.Errorf("%d bytes are sent, %d are reported, want %d", len(got), n, len(want))
 		}
+	}
+}
+
+// After a response that could not be sent whole, its connection has no other response: a client would take
+// the beginning of the next one for the rest of this one.
+func TestJoinedPartly(t *testing.T) {
+	t.Parallel()
+	var requests atomic.Int64
+	client := daemon.ServeJoined(t.Context(), 1000, func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		http.ServeContent(w, r, "text", time.Time{}, strings.NewReader(strings.Repeat("x", 2500))) // which ignores the error
+	})
+	defer client.Close()
+	go io.WriteString(client, "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+	all, err := io.ReadAll(client)
+	if err != nil || requests.Load() != 1 || len(all) != 1000 {
+		t.Errorf("%d requests were answered with %d bytes, %v; want a part of the first response", requests.Load(), len(all), err)
 	}
 }
 

@@ -119,7 +119,11 @@ func (w *observed) writeJoined(conn *connection, body []byte) (int, error) {
 	if flusher, ok := w.ResponseWriter.(http.Flusher); ok && err == nil {
 		flusher.Flush()
 	}
-	return n, errors.Join(err, conn.joined.release(conn.Conn))
+	if kept := conn.joined.release(conn.Conn); kept != nil {
+		_ = conn.Close() // net/http does not see the error, and would send the next response after a part of this one
+		err = errors.Join(err, kept)
+	}
+	return n, err
 }
 
 // Unwrap is for http.ResponseController.
