@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"context"
+	crand "crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,6 +51,18 @@ func (db *DB) HalfMerge() error {
 		}
 	}
 	return db.meta.update(0, func(tx *bbolt.Tx) error { return putEntries(tx, half) })
+}
+
+// UnsureMerge is a merge whose last fsync failed, although all of it is in the file.
+func (db *DB) UnsureMerge() error {
+	all := db.journal.from("", "", math.MaxInt)
+	err := db.meta.update(0, func(tx *bbolt.Tx) error {
+		return errors.Join(putEntries(tx, all), beginJournal(tx, crand.Text(), minJournal))
+	})
+	db.meta.commitMu.Lock()
+	defer db.meta.commitMu.Unlock()
+	db.meta.newest = 0
+	return err
 }
 
 // Journal returns where in meta.db the journal begins, and how many bytes its frames have.

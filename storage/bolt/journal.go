@@ -100,7 +100,7 @@ func (j *journal) update(size int, fn func(*bbolt.Tx) error, keys ...string) err
 	for {
 		err := j.meta.update(size, func(tx *bbolt.Tx) error {
 			for _, key := range keys {
-				if j.stale || j.get(key) != nil {
+				if j.doubtful() || j.get(key) != nil {
 					return errInJournal
 				}
 			}
@@ -234,7 +234,7 @@ func (j *journal) load() error {
 
 // store stores objects that the caller has checked, in one commit. commitMu is held.
 func (j *journal) store(entries []entry) error {
-	if j.stale && !j.off {
+	if j.doubtful() && !j.off {
 		if err := j.settleLocked(); err != nil {
 			return err
 		}
@@ -376,7 +376,7 @@ func (j *journal) freeze() {
 	if j.meta.readOnly || j.mark == "" {
 		return
 	}
-	if len(j.keys) > 0 || j.stale || j.merge(0) != nil {
+	if len(j.keys) > 0 || j.doubtful() || j.merge(0) != nil {
 		j.off = true // on a full disk, small objects cost more bytes until a restart
 	}
 }
@@ -389,13 +389,20 @@ func (j *journal) settle() error {
 }
 
 func (j *journal) settleLocked() error {
-	if len(j.keys) == 0 && !j.stale || j.meta.readOnly {
+	if len(j.keys) == 0 && !j.doubtful() || j.meta.readOnly {
 		return nil
 	}
-	if err := j.merge(0); err != nil {
+	if err := j.merge(minJournal); err != nil {
 		return fmt.Errorf("put the objects of the journal into the tree: %w", err)
 	}
 	return nil
+}
+
+// doubtful reports whether the frames in the file may not be those of the objects in memory. Another
+// reason than stale is a commit that failed on disk: it may have been the end of a merge, and have
+// taken effect. commitMu is held.
+func (j *journal) doubtful() bool {
+	return j.stale || j.meta.newest == 0 && !j.off
 }
 
 // allow lets small objects be written to the journal if the schema is that of this program, or

@@ -163,3 +163,40 @@ func TestJournalTornFrame(t *testing.T) {
 		}
 	}
 }
+
+// If the last commit of a merge failed on disk, it may have taken effect all the same. The store goes
+// on, with the first journal of a store, too.
+func TestJournalUnsureMerge(t *testing.T) {
+	t.Parallel()
+	for _, count := range []int{0, 20} {
+		dir := t.TempDir()
+		db := openDB(t, dir)
+		putAll(t, db, journalObjects(0, count))
+		for i := range 3 {
+			if err := db.UnsureMerge(); err != nil {
+				t.Fatal(err)
+			}
+			want := journalObjects(0, count)
+			if i < 2 {
+				count += 10
+				putAll(t, db, journalObjects(count-10, count))
+			} else {
+				for key := range want {
+					if err := db.Delete(t.Context(), key); err != nil {
+						t.Fatal(err)
+					}
+					break
+				}
+			}
+		}
+		s, err := db.Stats(t.Context())
+		if _, found := verify(t, db, false); err != nil || s.Objects != int64(count-1) || found != nil {
+			t.Errorf("%d objects, %v, found %v", s.Objects, err, found)
+		}
+		again := openDB(t, afterCrash(t, dir))
+		s, err = again.Stats(t.Context())
+		if v, found := verify(t, again, false); err != nil || s.Objects != int64(count-1) || v.Objects != s.Objects || found != nil {
+			t.Errorf("after a crash: %d objects, %v, found %v", s.Objects, err, found)
+		}
+	}
+}
