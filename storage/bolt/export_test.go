@@ -68,7 +68,7 @@ func (db *DB) UnsureMerge() error {
 // Journal returns where in meta.db the journal begins, and how many bytes its frames have.
 func (db *DB) Journal() (offset int64, length int, err error) {
 	err = db.meta.view(func(tx *bbolt.Tx) error {
-		at, _, err := findJournal(tx)
+		at, err := findJournal(tx)
 		offset = at.offset
 		return err
 	})

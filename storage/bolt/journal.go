@@ -187,18 +187,26 @@ type place struct {
 	commit int // number of the last commit
 }
 
-// findJournal returns the place of the journal, and its bytes, valid within the transaction.
-func findJournal(tx *bbolt.Tx) (p place, content []byte, err error) {
+// findJournal returns the place of the journal. It reads nothing of its frames.
+func findJournal(tx *bbolt.Tx) (p place, err error) {
 	p.commit = tx.ID()
 	p.mark = string(tx.Bucket(bucketSchema).Get(keyMark))
 	if bucket := tx.Bucket(bucketJournal); bucket != nil {
-		content = bucket.Get(keyFrames)
+		if frames := bucket.Get(keyFrames); len(frames) > 0 {
+			p.size = len(frames)
+			p.offset, err = offsetOf(tx, frames)
+		}
 	}
-	if len(content) > 0 {
-		p.size = len(content)
-		p.offset, err = offsetOf(tx, content)
+	return p, err
+}
+
+// readFrames returns the bytes of the journal. In the map of bbolt they would be read page by page.
+func (j *journal) readFrames(at place) ([]byte, error) {
+	frames := make([]byte, at.size)
+	if _, err := j.meta.raw.ReadAt(frames, at.offset); err != nil {
+		return nil, fmt.Errorf("read the journal in %s: %w: %w", j.meta.path, storage.ErrDamaged, err)
 	}
-	return p, content, err
+	return frames, nil
 }
 
 // load reads the journal that the last process has left behind.
@@ -210,13 +218,17 @@ func (j *journal) load() error {
 		}
 	}
 	err := j.meta.view(func(tx *bbolt.Tx) error {
-		at, content, err := findJournal(tx)
+		at, err := findJournal(tx)
+		if err != nil {
+			return err
+		}
+		frames, err := j.readFrames(at)
 		if err != nil {
 			return err
 		}
 		var entries []entry
 		j.off, j.mark, j.made = true, at.mark, at.commit
-		entries, j.end, j.lost = readJournal(content, at.mark)
+		entries, j.end, j.lost = readJournal(frames, at.mark)
 		count := len(entries)
 		entries = slices.DeleteFunc(entries, func(e entry) bool { // a merge was interrupted
 			return tx.Bucket(bucketObjects).Get([]byte(e.key)) != nil
@@ -276,7 +288,7 @@ func (j *journal) place() (at place, err error) {
 		return at, err
 	}
 	err = j.meta.view(func(tx *bbolt.Tx) (err error) {
-		at, _, err = findJournal(tx)
+		at, err = findJournal(tx)
 		return err
 	})
 	if err == nil && (at.mark != j.mark || j.meta.newest != 0 && at.commit != j.meta.newest) {
