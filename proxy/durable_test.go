@@ -18,6 +18,7 @@ import (
 	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
@@ -387,4 +388,51 @@ func TestOwnLogBesideProof(t *testing.T) {
 		t.Errorf("the own log has %+v, %v", entry, err)
 	}
 	h.want(helloMod)
+}
+
+// The module of a go.mod becomes private while its proof waits for a tile, because our head has moved
+// since the record was proved: the go.mod is not stored as a public one.
+func TestReloadWhileProofWaits(t *testing.T) {
+	t.Parallel()
+	world := longLog(t)
+	const tile = "/tile/8/0/008" // has the end of the head of the record, and is full under the next head
+	asked, waits := make(chan struct{}), make(chan struct{}, 10)
+	release, answerTile := make(chan struct{}), make(chan struct{})
+	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, ".mod"):
+			close(asked)
+			<-release
+		case strings.HasSuffix(r.URL.Path, tile):
+			waits <- struct{}{}
+			<-answerTile
+		}
+		world.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(front.Close)
+	f := start(t, world, front.URL+"/ok", verified())
+	if err := f.mirror.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	world.Log.Fill(2100)
+	got := make(chan answer, 1)
+	go func() { got <- f.get(helloMod) }()
+	<-asked
+	if _, err := f.mirror.Prove(t.Context(), module.Version{Path: "example.com/hello", Version: "v1.0.0"}); err != nil {
+		t.Fatal(err)
+	}
+	world.Log.Fill(3000)
+	if err := f.mirror.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	<-waits
+	f.server.Reload(content.Settings{Upstream: f.chain, Policy: policyOf(t, "example.com/hello")})
+	close(answerTile)
+	if a := <-got; a.status == http.StatusOK {
+		t.Errorf("the go.mod is served: %v", a)
+	}
+	if f.holds(helloMod) {
+		t.Error("the go.mod of a private module is stored as a public one")
+	}
 }

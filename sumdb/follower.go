@@ -1,6 +1,7 @@
 package sumdb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -176,29 +177,55 @@ func (f *follower) accept(ctx context.Context, msg []byte, from string) error {
 
 // acceptHead is accept of a signed head that is open already.
 func (f *follower) acceptHead(ctx context.Context, theirs *head, from string) error {
-	if ours := f.head.Load(); ours != nil && theirs.tree.N <= ours.tree.N {
-		return f.acceptOlder(ctx, ours, theirs, from)
+	ours := f.head.Load()
+	if ours == nil || theirs.tree.N > ours.tree.N {
+		overtaken, err := f.advance(ctx, step{theirs: theirs, from: from}, f.commit)
+		if err != nil || !overtaken {
+			return err
+		}
+		ours = f.head.Load()
 	}
-	return f.moving.take(ctx, func(ctx context.Context) error { return f.acceptNewer(ctx, theirs, from) })
+	return f.acceptOlder(ctx, ours, theirs, from)
 }
 
-// acceptNewer accepts theirs, which was larger than ours when it came. The caller holds moving.
-func (f *follower) acceptNewer(ctx context.Context, theirs *head, from string) (err error) {
+// advance makes the head of s ours, with commit. It judges s again if s was judged with another head
+// than ours of now. If ours is not smaller any more, it does nothing and reports that: an older head
+// is judged without holding moving.
+func (f *follower) advance(ctx context.Context, s step, commit func(ctx context.Context, ours, next *head) error) (overtaken bool, err error) {
+	err = f.moving.take(ctx, func(ctx context.Context) (err error) {
+		overtaken, err = f.advanceNext(ctx, s, commit)
+		return err
+	})
+	return overtaken, err
+}
+
+// advanceNext is advance in its turn.
+func (f *follower) advanceNext(ctx context.Context, s step, commit func(ctx context.Context, ours, next *head) error) (overtaken bool, err error) {
 	const attempts = 10 // the only way to lose a race is that another process moves the stored head
 	for range attempts {
-		ours := f.head.Load()
-		if ours != nil && theirs.tree.N <= ours.tree.N {
-			return f.acceptOlder(ctx, ours, theirs, from)
+		if err := f.freezer.check(); err != nil {
+			return false, err
 		}
-		err = f.advance(ctx, ours, theirs, from)
+		ours, theirs := f.head.Load(), cmp.Or(s.next, s.theirs)
+		if ours != nil && theirs.tree.N <= ours.tree.N {
+			return true, nil
+		}
+		if s.next == nil || s.ours != ours {
+			if s, err = f.judge.newerThan(ctx, ours, theirs, s.from); err != nil {
+				return false, err
+			}
+		}
+		if err = commit(ctx, ours, s.next); err == nil {
+			f.settled(s)
+		}
 		if !errors.Is(err, storage.ErrConflict) {
-			return err
+			return false, err
 		}
 		if err := f.acceptStored(ctx, ours); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return err
+	return false, err
 }
 
 // acceptOlder proves that theirs, which is not larger than ours, is a prefix of ours.
@@ -206,19 +233,6 @@ func (f *follower) acceptOlder(ctx context.Context, ours, theirs *head, from str
 	s, err := f.judge.olderThan(ctx, ours, theirs, from)
 	if err == nil {
 		err = f.prover.save(ctx, s.tiles)
-	}
-	if err == nil {
-		f.settled(s)
-	}
-	return err
-}
-
-// advance proves that ours, nil before the first one, is a prefix of theirs, and makes theirs our
-// head. The caller holds moving.
-func (f *follower) advance(ctx context.Context, ours, theirs *head, from string) error {
-	s, err := f.judge.newerThan(ctx, ours, theirs, from)
-	if err == nil {
-		err = f.commit(ctx, s.ours, s.next)
 	}
 	if err == nil {
 		f.settled(s)
@@ -248,7 +262,7 @@ func (f *follower) settled(s step) {
 // commit replaces our head by next: it stores next, publishes it to readers, and archives it. The
 // error is storage.ErrConflict if the stored head is not ours.
 func (f *follower) commit(ctx context.Context, ours, next *head) error {
-	err := f.commitWith(ctx, ours, next, nil)
+	err := f.commitWith(ctx, ours, next, alone)
 	if err == nil || errors.Is(err, storage.ErrConflict) || next.state == nil {
 		return err
 	}
@@ -261,13 +275,17 @@ func (f *follower) commit(ctx context.Context, ours, next *head) error {
 	return nil
 }
 
-// commitWith is commit in one batch together with objects. After an error it may be half done; the
+// commitWith is commit in one batch together with dependents. After an error it may be half done; the
 // head is then not published.
-func (f *follower) commitWith(ctx context.Context, ours, next *head, objects []storage.Small) (err error) {
+func (f *follower) commitWith(ctx context.Context, ours, next *head, with dependents) (err error) {
 	if next.state, err = next.encode(true); err != nil {
 		return err
 	}
 	entry, err := f.heads.entry(next)
+	if err != nil {
+		return err
+	}
+	objects, err := with()
 	if err != nil {
 		return err
 	}

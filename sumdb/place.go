@@ -1,6 +1,12 @@
 package sumdb
 
-import "golang.org/x/mod/sumdb/tlog"
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
 
 const fullTile = tlog.HashSize << TileHeight // bytes
 
@@ -30,3 +36,10 @@ func (p place) width(size int64) int { return TileWidth(p.full(), size) }
 
 // fullTiles are proved, and not objects in the store yet.
 type fullTiles map[place][]byte
+
+// places returns the places of tiles, parents first.
+func (tiles fullTiles) places() []place {
+	return slices.SortedFunc(maps.Keys(tiles), func(a, b place) int {
+		return cmp.Or(cmp.Compare(b.level, a.level), cmp.Compare(a.number, b.number))
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/mod/module"
@@ -41,7 +42,7 @@ func prove(t testing.TB, m *sumdb.Mirror, id int64) *sumdb.Proof {
 
 func keep(t testing.TB, p *sumdb.Proof, with ...storage.Small) {
 	t.Helper()
-	if err := p.Store(t.Context(), with...); err != nil {
+	if err := p.Store(t.Context(), nil, with...); err != nil {
 		t.Fatalf("Store(%s): %v", p.Record.Text, err)
 	}
 }
@@ -133,7 +134,7 @@ func TestProofIsCutOff(t *testing.T) {
 				log.Fill(1500)
 			}
 			m := open(t, log, storagetest.Cut(store.Store, steps), "", log.Fetch)
-			err := prove(t, m, 600).Store(t.Context(), gomod(600))
+			err := prove(t, m, 600).Store(t.Context(), nil, gomod(600))
 			if complete = err == nil; !complete && !errors.Is(err, storagetest.ErrCut) {
 				t.Fatalf("after %d steps: %v", steps, err)
 			}
@@ -180,7 +181,7 @@ func TestProofsShareTiles(t *testing.T) {
 		t.Error("a record that waits to be stored is fetched again")
 	}
 	store.failWith(func(string, string) error { return errors.New("disk full") })
-	if err := first.Store(t.Context(), gomod(600)); err == nil {
+	if err := first.Store(t.Context(), nil, gomod(600)); err == nil {
 		t.Error("Store succeeded on a full disk")
 	}
 	store.failWith(nil)
@@ -265,7 +266,7 @@ func TestForkBeforeStore(t *testing.T) {
 				}
 			}
 			before := store.keys()
-			if err := p.Store(t.Context(), gomod(1)); !errors.Is(err, sumdb.ErrFrozen) {
+			if err := p.Store(t.Context(), nil, gomod(1)); !errors.Is(err, sumdb.ErrFrozen) {
 				t.Errorf("Store = %v, want ErrFrozen", err)
 			}
 			if after := store.keys(); len(after) != len(before) {
@@ -303,7 +304,7 @@ func TestProofOverWrongObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	store.set(record, other)
-	if err := p.Store(t.Context(), gomod(2)); !errors.Is(err, sumdb.ErrInvalid) {
+	if err := p.Store(t.Context(), nil, gomod(2)); !errors.Is(err, sumdb.ErrInvalid) {
 		t.Errorf("Store beside another record = %v, want ErrInvalid", err)
 	}
 	if store.has(gomod(2).Info.Key) {
@@ -320,7 +321,7 @@ func TestKeyOfDependentIsTaken(t *testing.T) {
 	m := open(t, log, store, "", log.Fetch)
 	p := prove(t, m, 300)
 	for range 2 {
-		if err := p.Store(t.Context(), gomod(300)); !errors.Is(err, fs.ErrExist) {
+		if err := p.Store(t.Context(), nil, gomod(300)); !errors.Is(err, fs.ErrExist) {
 			t.Errorf("Store = %v, want fs.ErrExist", err)
 		}
 	}
@@ -396,4 +397,106 @@ func TestHeadAndRecordAtOnce(t *testing.T) {
 		log.ShowLookup(60_000)
 		lookup(t, m, sumdbtest.Filler(300))
 	})
+}
+
+// An error of storing a proof is not taken for one of what depends on it: callers store that alone if
+// its key is taken.
+func TestProofIsNotStored(t *testing.T) {
+	t.Parallel()
+	for _, failure := range []error{fs.ErrExist, storage.ErrDamaged} {
+		log := newLog(t, 700)
+		store := newStore(t)
+		m := open(t, log, store, "", log.Fetch)
+		refresh(t, m)
+		p := prove(t, m, 300)
+		store.failWith(func(op, key string) error {
+			if op == "create" && strings.Contains(key, "/tile/") {
+				return failure
+			}
+			return nil
+		})
+		err := p.Store(t.Context(), nil, gomod(300))
+		if err == nil || errors.Is(err, fs.ErrExist) || errors.Is(err, storage.ErrDamaged) {
+			t.Errorf("%v: Store = %v, want an error that is neither fs.ErrExist nor ErrDamaged", failure, err)
+		}
+		store.failWith(nil)
+		if store.has(gomod(300).Info.Key) {
+			t.Error("what depends on the proof is stored without it")
+		}
+		keep(t, p, gomod(300))
+		verify(t, open(t, log, store, "", nil), log, log.Head(700), 300)
+	}
+}
+
+// A record that cannot be read is in the way of a proof, which replaces it.
+func TestProofOverUnreadableRecord(t *testing.T) {
+	t.Parallel()
+	log := newLog(t, 700)
+	store := newStore(t)
+	m := open(t, log, store, "", log.Fetch)
+	p := prove(t, m, 300)
+	store.set("sumdb/"+testName+"/lookup/filler.example/m300@v1.0.0", []byte("no record"))
+	keep(t, p, gomod(300))
+	verify(t, open(t, log, store, "", nil), log, log.Head(700), 300)
+	checkStore(t, store, log)
+}
+
+// While the proof of an overtaken head waits for upstream, our head moves on, and other proofs with new
+// heads are stored.
+func TestOvertakenProofStopsNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t, 1500)
+		asked, release := make(chan struct{}), make(chan struct{})
+		m := open(t, log, newMemory(t), "", func(ctx context.Context, path string, limit int64) ([]byte, error) {
+			if path == "tile/8/0/008" { // has the end of the second head, and is full under the third
+				close(asked)
+				<-release
+			}
+			return log.Fetch(ctx, path, limit)
+		})
+		refresh(t, m)
+		log.Fill(2100)
+		overtaken := prove(t, m, 300)
+		log.Fill(3000)
+		refresh(t, m)
+		done := make(chan error)
+		go func() { done <- overtaken.Store(t.Context(), nil, gomod(300)) }()
+		<-asked
+		log.Fill(4000)
+		ctx, cancel := context.WithTimeout(t.Context(), fileTimeout/2)
+		defer cancel()
+		if _, err := m.Lookup(ctx, sumdbtest.Filler(3500)); err != nil || m.Size() != 4000 {
+			t.Errorf("Lookup = %v, our head is %d", err, m.Size())
+		}
+		close(release)
+		if err := <-done; err != nil {
+			t.Errorf("Store = %v", err)
+		}
+		verify(t, m, log, log.Head(2100), 300)
+	})
+}
+
+// fileTimeout is how long the mirror waits for a tile.
+const fileTimeout = time.Minute
+
+// A crash while wrong tiles are replaced leaves no tile without its parent.
+func TestWrongTilesAreReplacedInOrder(t *testing.T) {
+	t.Parallel()
+	log := newLog(t, 70_000)
+	prefix := "sumdb/" + testName + "/tile/8/"
+	for steps, complete := 0, false; !complete; steps++ {
+		store := newStore(t)
+		refresh(t, open(t, log, store, "", log.Fetch))
+		m := open(t, log, storagetest.Cut(store.Store, steps), "", log.Fetch)
+		p := prove(t, m, 20_000)
+		store.set(prefix+"1/000", []byte("wrong"))
+		err := p.Store(t.Context(), nil)
+		if complete = err == nil; !complete && !errors.Is(err, storagetest.ErrCut) {
+			t.Fatalf("after %d steps: %v", steps, err)
+		}
+		if store.has(prefix+"0/078") && (!store.has(prefix+"1/000") || string(readObject(t, store, prefix+"1/000")) == "wrong") {
+			t.Errorf("after %d steps a tile is stored, and its parent is not", steps)
+		}
+	}
 }

@@ -1,14 +1,11 @@
 package sumdb
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
-	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sync/errgroup"
@@ -178,10 +175,7 @@ func (p *prover) toStore(tiles map[place][]byte) fullTiles {
 // tileObjects returns the tiles as objects, parents first: no part of a batch has a tile without its
 // parents.
 func (p *prover) tileObjects(tiles fullTiles) (all []storage.Small) {
-	places := slices.SortedFunc(maps.Keys(tiles), func(a, b place) int {
-		return cmp.Or(cmp.Compare(b.level, a.level), cmp.Compare(a.number, b.number))
-	})
-	for _, at := range places {
+	for _, at := range tiles.places() {
 		all = append(all, p.objects.object(at.full().Path(), tiles[at]))
 	}
 	return all
@@ -202,10 +196,10 @@ func (p *prover) save(ctx context.Context, tiles fullTiles) error {
 	return err
 }
 
-// saveEach is save without a batch. It replaces wrong bytes.
+// saveEach is save without a batch, in the same order. It replaces wrong bytes.
 func (p *prover) saveEach(ctx context.Context, tiles fullTiles) error {
-	for at, data := range tiles {
-		if err := p.saveTile(ctx, at, data); err != nil {
+	for _, at := range tiles.places() {
+		if err := p.saveTile(ctx, at, tiles[at]); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package sumdb
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,11 +63,19 @@ type Proof struct {
 // Store makes the proof durable, and then the objects with, which depend on it, in one batch of the
 // store. A proof is stored once; later calls, and those for a record that was held, store with alone.
 //
+// Store may wait for upstream if our head has moved since the record was proved. So it calls permit,
+// if that is not nil, right before it stores with; after an error of permit it does not.
+//
 // The error is fs.ErrExist or storage.ErrDamaged if something else is stored at the key of one of
 // the objects with; the proof is stored then. It is ErrFrozen if a fork was seen since the record was
 // proved, and ErrInvalid if the store has another record of the module.
-func (p *Proof) Store(ctx context.Context, with ...storage.Small) error {
-	_, err := p.records.keep(ctx, p, with)
+func (p *Proof) Store(ctx context.Context, permit func() error, with ...storage.Small) error {
+	_, err := p.records.keep(ctx, p, func() ([]storage.Small, error) {
+		if permit == nil {
+			return with, nil
+		}
+		return with, permit()
+	})
 	return err
 }
 
@@ -91,7 +100,7 @@ func (r *records) lookup(ctx context.Context, mod module.Version) (Record, strin
 	if err != nil {
 		return Record{}, result, err
 	}
-	record, err := r.keep(ctx, proof, nil)
+	record, err := r.keep(ctx, proof, alone)
 	return record, result, err
 }
 
@@ -223,7 +232,7 @@ func (r *records) proveIncluded(ctx context.Context, h *head, record Record, mod
 }
 
 // keep implements Proof.Store, and returns the record that is stored.
-func (r *records) keep(ctx context.Context, p *Proof, with []storage.Small) (Record, error) {
+func (r *records) keep(ctx context.Context, p *Proof, with dependents) (Record, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stored == nil {
@@ -238,18 +247,22 @@ func (r *records) keep(ctx context.Context, p *Proof, with []storage.Small) (Rec
 			if p.step.next != nil || errors.Is(err, ErrFrozen) || errors.Is(err, ErrInvalid) {
 				r.waiting.Delete(p.path) // it would perhaps fail forever
 			}
+			if blocked(err) {
+				err = fmt.Errorf("%v", err) // not %w: for the caller it would be an error of with
+			}
 			return Record{}, fmt.Errorf("store record of %s: %w", p.mod, err)
 		}
 	}
-	if len(with) == 0 {
-		return *p.stored, nil
+	objects, err := with()
+	if err != nil || len(objects) == 0 {
+		return *p.stored, err
 	}
-	return *p.stored, r.objects.store.Apply(ctx, storage.Batch{Create: with})
+	return *p.stored, r.objects.store.Apply(ctx, storage.Batch{Create: objects})
 }
 
-// keepTogether stores p and then the objects with in one batch: head, tiles, record, with. The caller
-// holds p.mu.
-func (r *records) keepTogether(ctx context.Context, p *Proof, with []storage.Small) error {
+// keepTogether stores p and then its dependents in one batch: head, tiles, record, dependents. The
+// caller holds p.mu.
+func (r *records) keepTogether(ctx context.Context, p *Proof, with dependents) error {
 	if err := r.freezer.check(); err != nil {
 		return err
 	}
@@ -257,9 +270,12 @@ func (r *records) keepTogether(ctx context.Context, p *Proof, with []storage.Sma
 	if err != nil {
 		return err
 	}
-	prover := r.hashes.prover
-	all := slices.Concat(prover.tileObjects(p.tiles), []storage.Small{r.objects.object(p.path, data)}, with)
-	if err := r.follower.settle(ctx, p.step, all); err != nil {
+	record := append(r.hashes.prover.tileObjects(p.tiles), r.objects.object(p.path, data))
+	err = r.follower.settle(ctx, p.step, func() ([]storage.Small, error) {
+		objects, err := with()
+		return slices.Concat(record, objects), err
+	})
+	if err != nil {
 		return err
 	}
 	r.kept(p, p.Record)
@@ -269,7 +285,7 @@ func (r *records) keepTogether(ctx context.Context, p *Proof, with []storage.Sma
 // keepEach is keepTogether without a batch. It replaces wrong tiles. If a record is stored already,
 // that one stays; a record with other hashes is refused, with evidence.
 func (r *records) keepEach(ctx context.Context, p *Proof) error {
-	if err := r.follower.acceptHead(ctx, p.step.theirs, p.step.from); err != nil {
+	if err := r.follower.acceptHead(ctx, cmp.Or(p.step.next, p.step.theirs), p.step.from); err != nil {
 		return err
 	}
 	if err := r.hashes.prover.saveEach(ctx, p.tiles); err != nil {
@@ -283,6 +299,9 @@ func (r *records) keepEach(ctx context.Context, p *Proof) error {
 	err = r.objects.create(ctx, p.path, data)
 	if errors.Is(err, fs.ErrExist) {
 		record, err = r.heldAt(ctx, p.path, p.mod)
+		if errors.Is(err, fs.ErrNotExist) { // it was damaged, and is removed
+			record, err = p.Record, r.objects.create(ctx, p.path, data)
+		}
 	}
 	if err != nil {
 		return err

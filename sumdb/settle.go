@@ -2,7 +2,6 @@ package sumdb
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/assay-proxy/assay/storage"
@@ -36,37 +35,36 @@ func (f *follower) proveNext(ctx context.Context, theirs *head, from string) (st
 	return s, err
 }
 
-// settle stores s and then objects, which depend on it, in one batch. If our head has moved since s
-// was judged, s is judged again and stored before. If the error is blocked, the caller stores theirs
-// and each object alone.
-func (f *follower) settle(ctx context.Context, s step, objects []storage.Small) error {
-	if s.next == nil {
-		return f.settleOlder(ctx, s, objects)
-	}
-	together := false
-	err := f.moving.take(ctx, func(ctx context.Context) (err error) {
-		if err := f.freezer.check(); err != nil {
+// dependents returns the objects that are stored in the batch of a head, after it. It is called right
+// before that, perhaps more than once; after an error nothing is stored.
+type dependents func() ([]storage.Small, error)
+
+// alone is no dependents.
+func alone() ([]storage.Small, error) { return nil, nil }
+
+// settle stores s and then its dependents in one batch. If our head has moved since s was judged, s is
+// judged again. If the error is blocked, the caller stores the head and each object alone.
+func (f *follower) settle(ctx context.Context, s step, with dependents) error {
+	if s.next != nil {
+		overtaken, err := f.advance(ctx, s, func(ctx context.Context, ours, next *head) error {
+			return f.commitWith(ctx, ours, next, with)
+		})
+		if err != nil || !overtaken {
 			return err
 		}
-		if f.head.Load() == s.ours {
-			if err = f.commitWith(ctx, s.ours, s.next, objects); err == nil {
-				together = true
-				f.settled(s)
-			}
-			if !errors.Is(err, storage.ErrConflict) {
-				return err
-			}
+		if s, err = f.judge.olderThan(ctx, f.head.Load(), s.next, s.from); err != nil {
+			return err
 		}
-		return f.acceptNewer(ctx, s.next, s.from)
-	})
-	if err != nil || together {
-		return err
 	}
-	return f.heads.objects.apply(ctx, storage.Batch{Create: objects})
+	return f.settleOlder(ctx, s, with)
 }
 
 // settleOlder is settle of a head that is not larger than ours.
-func (f *follower) settleOlder(ctx context.Context, s step, objects []storage.Small) error {
+func (f *follower) settleOlder(ctx context.Context, s step, with dependents) error {
+	objects, err := with()
+	if err != nil {
+		return err
+	}
 	all := slices.Concat(f.prover.tileObjects(s.tiles), objects)
 	if err := f.heads.objects.apply(ctx, storage.Batch{Create: unique(all)}); err != nil {
 		return err

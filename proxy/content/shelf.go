@@ -208,17 +208,18 @@ func (s *shelf) createProved(ctx context.Context, req request.Request, info stor
 	case proof == nil:
 		return s.create(ctx, req, info, bytes.NewReader(data))
 	case len(data) > storage.MaxSmall:
-		if err := proof.Store(ctx); err != nil {
+		if err := proof.Store(ctx, nil); err != nil {
 			return err
 		}
 		return s.create(ctx, req, info, bytes.NewReader(data))
 	}
-	if _, err := s.gate.Store(req.Module); err != nil {
-		return err
-	}
 	info.Key = s.keyFor(req, info)
 	defer s.parts.held.known.changed(info.Key)
-	err := proof.Store(ctx, storage.Small{Info: info, Content: data})
+	permit := func() error {
+		_, err := s.gate.Check(req.Module)
+		return err
+	}
+	err := proof.Store(ctx, permit, storage.Small{Info: info, Content: data})
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, storage.ErrDamaged) {
 		return s.create(ctx, req, info, bytes.NewReader(data)) // another object has the key
 	}
