@@ -500,3 +500,38 @@ func TestWrongTilesAreReplacedInOrder(t *testing.T) {
 		}
 	}
 }
+
+// late is a store in which an object appears right after a read that did not find it.
+type late struct {
+	storage.Store
+	missed func(key string)
+}
+
+func (s *late) Open(ctx context.Context, key string) (storage.Object, error) {
+	object, err := s.Store.Open(ctx, key)
+	if s.missed != nil && errors.Is(err, fs.ErrNotExist) {
+		s.missed(key)
+	}
+	return object, err
+}
+
+// A tile that waits is stored between the two looks of another proof, which does not fetch it again.
+func TestTileIsStoredBetweenLooks(t *testing.T) {
+	t.Parallel()
+	log := newLog(t, 1000)
+	store := &late{Store: newStore(t)}
+	m := open(t, log, store, "", log.Fetch)
+	refresh(t, m)
+	first := prove(t, m, 300)
+	before, stored := log.Requests("tile/"), false
+	store.missed = func(key string) {
+		if strings.HasSuffix(key, "/tile/8/0/001") && !stored {
+			stored = true
+			keep(t, first, gomod(300))
+		}
+	}
+	keep(t, prove(t, m, 301), gomod(301))
+	if n := log.Requests("tile/") - before; n != 0 || !stored {
+		t.Errorf("%d requests for a tile that was there (it was stored meanwhile: %v)", n, stored)
+	}
+}

@@ -153,7 +153,7 @@ func (p *prover) available(ctx context.Context, base *head, at place, w int) (da
 	}
 	full, ok := p.waiting.Get(at)
 	if !ok {
-		return nil, false, nil
+		return p.held(ctx, base, at, w) // it may have been stored between the two looks
 	}
 	end := w * tlog.HashSize
 	return full[:end:end], false, nil
