@@ -43,6 +43,13 @@ type follower struct {
 	polls   polls
 }
 
+// dependents returns the objects that are stored in the batch of a head, after it. It is called right
+// before that, perhaps more than once; after an error nothing is stored.
+type dependents func() ([]storage.Small, error)
+
+// alone is no dependents.
+func alone() ([]storage.Small, error) { return nil, nil }
+
 // polls records when upstream was asked for its latest head.
 type polls struct {
 	mu       sync.Mutex

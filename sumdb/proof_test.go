@@ -535,3 +535,35 @@ func TestTileIsStoredBetweenLooks(t *testing.T) {
 		t.Errorf("%d requests for a tile that was there (it was stored meanwhile: %v)", n, stored)
 	}
 }
+
+// A reload replaces an upstream that hangs while it is asked about an overtaken head: the new one is
+// asked at once, also for the clients that look up the same module.
+func TestAnewWhileOvertakenProofWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t, 1500)
+		m, set := openChanging(t, log, newMemory(t), "")
+		set(func(ctx context.Context, path string, limit int64) ([]byte, error) {
+			if path == "tile/8/0/008" {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return log.Fetch(ctx, path, limit)
+		})
+		refresh(t, m)
+		log.Fill(2100)
+		overtaken := prove(t, m, 300)
+		log.Fill(3000)
+		refresh(t, m)
+		done := make(chan error)
+		go func() { done <- overtaken.Store(t.Context(), nil, gomod(300)) }()
+		synctest.Wait()
+		begin := time.Now()
+		set(log.Fetch)
+		m.Anew()
+		lookup(t, m, sumdbtest.Filler(300))
+		if err := <-done; err != nil || time.Since(begin) > time.Second {
+			t.Errorf("Store = %v after %v", err, time.Since(begin))
+		}
+	})
+}

@@ -35,13 +35,6 @@ func (f *follower) proveNext(ctx context.Context, theirs *head, from string) (st
 	return s, err
 }
 
-// dependents returns the objects that are stored in the batch of a head, after it. It is called right
-// before that, perhaps more than once; after an error nothing is stored.
-type dependents func() ([]storage.Small, error)
-
-// alone is no dependents.
-func alone() ([]storage.Small, error) { return nil, nil }
-
 // settle stores s and then its dependents in one batch. If our head has moved since s was judged, s is
 // judged again. If the error is blocked, the caller stores the head and each object alone.
 func (f *follower) settle(ctx context.Context, s step, with dependents) error {
@@ -52,7 +45,12 @@ func (f *follower) settle(ctx context.Context, s step, with dependents) error {
 		if err != nil || !overtaken {
 			return err
 		}
-		if s, err = f.judge.olderThan(ctx, f.head.Load(), s.next, s.from); err != nil {
+		theirs, from := s.next, s.from
+		err = renewed(ctx, f.client.flights, func(ctx context.Context) (err error) {
+			s, err = f.judge.olderThan(ctx, f.head.Load(), theirs, from)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -15,28 +15,35 @@ type turns struct {
 
 func newTurns(flights *flight.Shared) turns { return turns{make(chan struct{}, 1), flights} }
 
-// take calls do when it is its turn. If another upstream replaces the one that do began with, do ends
-// and begins again: the old one may hang, and meanwhile no head of the new one could be accepted.
+// take calls do when it is its turn, as renewed does: a proof that hangs would stop all others.
 func (t turns) take(ctx context.Context, do func(context.Context) error) error {
+	return renewed(ctx, t.flights, func(ctx context.Context) error {
+		select {
+		case t.taken <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-t.taken }()
+		return do(ctx)
+	})
+}
+
+// renewed calls do. If another upstream replaces the one that do began with, do ends and begins again:
+// the old one may hang.
+func renewed(ctx context.Context, flights *flight.Shared, do func(context.Context) error) error {
 	for {
-		replaced, err := t.once(ctx, do)
+		replaced, err := once(ctx, flights, do)
 		if err == nil || !replaced || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-// once is one attempt of take. It reports whether upstream was replaced meanwhile.
-func (t turns) once(ctx context.Context, do func(context.Context) error) (replaced bool, err error) {
-	select {
-	case t.taken <- struct{}{}:
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-	defer func() { <-t.taken }()
+// once is one attempt of renewed. It reports whether upstream was replaced meanwhile.
+func once(ctx context.Context, flights *flight.Shared, do func(context.Context) error) (replaced bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	anew := t.flights.NextAnew()
+	anew := flights.NextAnew()
 	go func() {
 		select {
 		case <-anew:
