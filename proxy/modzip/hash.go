@@ -2,6 +2,7 @@ package modzip
 
 import (
 	"bytes"
+	"cmp"
 	"compress/flate"
 	"context"
 	"crypto/sha256"
@@ -15,6 +16,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -47,12 +49,19 @@ const (
 //
 // The error is ErrFormat if the file is not a zip, or has names that h1 does not cover;
 // ErrShape if an entry has bytes that are not part of its content, which only unpacking
-// shows, and HashZip does not check; ErrTooLarge if it would unpack to more than a module
+// shows, or if entries overlap, which HashZip does not check; ErrTooLarge if it would unpack to more than a module
 // may have; otherwise that of a file or of ctx.
 func (z *Zip) Hash(ctx context.Context, scratch func() (*os.File, error)) (string, error) {
 	b := batch{file: z.r, sorter: sorter{scratch: scratch, beside: contentSize}}
 	defer b.sorter.done()
-	err := z.Entries(func(e Entry) error { return b.add(ctx, e) })
+	left := uint64(z.size) // otherwise a million entries could have the same content, that unpacks slowly to nothing
+	err := z.Entries(func(e Entry) error {
+		if e.Packed > left {
+			return shapeError("entries that overlap")
+		}
+		left -= e.Packed
+		return b.add(ctx, e)
+	})
 	if err == nil {
 		err = b.hash(ctx)
 	}
@@ -80,6 +89,7 @@ type content struct {
 	size       uint32 // at most zip.MaxZipFile
 	crc        uint32
 	header     int64
+	row        int32 // of the sorter
 	method     uint16
 	descriptor bool
 	folder     bool
@@ -106,13 +116,17 @@ func (b *batch) add(ctx context.Context, e Entry) error {
 		}
 	}
 	b.packed += e.Packed + fileLen + descriptorLen
-	b.entries = append(b.entries, content{e.Packed, uint32(e.Size), e.CRC32, e.Header, e.Method, e.Flags&hasDescriptor != 0, strings.HasSuffix(e.Name, "/")})
+	b.entries = append(b.entries, content{
+		e.Packed, uint32(e.Size), e.CRC32, e.Header, int32(len(b.entries)), e.Method, e.Flags&hasDescriptor != 0, strings.HasSuffix(e.Name, "/"),
+	})
 	var none [sha256.Size]byte
 	return b.sorter.add(e.Name, none[:])
 }
 
-// hash puts the SHA-256 of each entry of the batch into its place.
+// hash puts the SHA-256 of each entry of the batch into its place. It reads the file from front to
+// back: the directory may have another order, and each piece of a file that is read takes time.
 func (b *batch) hash(ctx context.Context) error {
+	slices.SortFunc(b.entries, func(a, b content) int { return cmp.Compare(a.header, b.header) })
 	g, ctx := errgroup.WithContext(ctx)
 	for range min(runtime.GOMAXPROCS(0), maxReaders, 1+int(b.packed/packedBuffer)) {
 		g.Go(func() error { return panics.Catch(func() error { return b.hashSome(ctx) }) })
@@ -130,8 +144,9 @@ func (b *batch) hashSome(ctx context.Context) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := r.sum(b.entries[i], b.sorter.rows[i].valueIn(b.sorter.arena)); err != nil {
-				return fmt.Errorf("%.200q: %w", b.sorter.rows[i].keyIn(b.sorter.arena), err)
+			row := b.sorter.rows[b.entries[i].row]
+			if err := r.sum(b.entries[i], row.valueIn(b.sorter.arena)); err != nil {
+				return fmt.Errorf("%.200q: %w", row.keyIn(b.sorter.arena), err)
 			}
 		}
 	}

@@ -13,7 +13,9 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -294,6 +296,89 @@ func TestBomb(t *testing.T) {
 	}
 	if got, err := archive.Hash(t.Context(), none); !errors.Is(err, modzip.ErrTooLarge) || !strings.Contains(err.Error(), "unpacks to more than") {
 		t.Errorf("Hash = %q, %v", got, err)
+	}
+}
+
+// counted counts the bytes that are read of a file.
+type counted struct {
+	*bytes.Reader
+	n atomic.Int64
+}
+
+func (c *counted) ReadAt(p []byte, at int64) (int, error) {
+	n, err := c.Reader.ReadAt(p, at)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// A zip whose directory has another order than its contents is read once all the same: a hostile
+// upstream must not choose how often a piece of a file is read.
+func TestHashReadsOnce(t *testing.T) {
+	t.Parallel()
+	files := make([]file, 3000)
+	for i := range files {
+		files[i] = file{header: deflate(fmt.Sprintf("m@v1/%04d", i)), content: strings.Repeat("content ", i%50)}
+	}
+	data := makeZip(t, "", files...)
+	size := len(data) - 22
+	start := int(binary.LittleEndian.Uint32(data[size+16:]))
+	var entries [][]byte
+	for rest := data[start:size]; len(rest) > 0; {
+		n := 46 + int(binary.LittleEndian.Uint16(rest[28:])) + int(binary.LittleEndian.Uint16(rest[30:]))
+		entries, rest = append(entries, rest[:n]), rest[n:]
+	}
+	random := rand.New(rand.NewPCG(15, 16))
+	random.Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
+	data = slices.Concat(data[:start], bytes.Join(entries, nil), data[size:])
+	want, err := theirs(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &counted{Reader: bytes.NewReader(data)}
+	z, err := modzip.Open(in, int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := z.Hash(t.Context(), none); err != nil || got != want {
+		t.Errorf("%s, %v, want %s", got, err, want)
+	}
+	if n := in.n.Load(); n > 3*int64(len(data)) {
+		t.Errorf("%d bytes were read of a zip of %d", n, len(data))
+	}
+}
+
+// Entries that have the same content, and one that takes long to unpack to nothing, are not unpacked
+// once for each entry.
+func TestHashOverlap(t *testing.T) {
+	t.Parallel()
+	empty := strings.Repeat("\x00\x00\x00\xff\xff", 2000) + "\x01\x00\x00\xff\xff" // blocks without content
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.CreateRaw(&zip.FileHeader{Name: "m@v1/a", Method: zip.Deflate, CompressedSize64: uint64(len(empty))})
+	if err == nil {
+		_, err = io.WriteString(w, empty)
+	}
+	if err == nil {
+		err = z.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := b.Bytes()
+	size := len(data) - 22
+	start := int(binary.LittleEndian.Uint32(data[size+16:]))
+	entry := data[start:size]
+	const n = 1000
+	end := bytes.Clone(data[size:])
+	binary.LittleEndian.PutUint16(end[8:], n)
+	binary.LittleEndian.PutUint16(end[10:], n)
+	binary.LittleEndian.PutUint32(end[12:], uint32(n*len(entry)))
+	data = slices.Concat(data[:start], bytes.Repeat(entry, n), end)
+	if _, err := theirs(t, data); err != nil {
+		t.Errorf("not even x/mod reads it: %v", err)
+	}
+	if _, err := hash(t, data); !errors.Is(err, modzip.ErrShape) {
+		t.Errorf("Hash: %v, want ErrShape", err)
 	}
 }
 
