@@ -76,6 +76,14 @@ func (s *chunks) add(id chunkID) *chunk {
 	return c
 }
 
+// ample reports whether so few chunks are open that a draft may keep one that it does not read at the
+// moment: drafts that no longer arrive must leave some to the readers of objects.
+func (s *chunks) ample() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.budget == nil || int64(len(s.open))*bufferSize <= s.budget.Size()/4
+}
+
 // release ends one use of a chunk. Its memory is freed with the last user.
 func (s *chunks) release(c *chunk) {
 	s.mu.Lock()

@@ -47,8 +47,9 @@ type growing struct {
 type onDisk struct {
 	chunks extents
 
-	// recent are chunks that were read last, the newest first. They stay in memory, if there is room:
-	// readers that follow a draft, or that hash it, read small pieces of the same chunks, to the end.
+	// recent are chunks that were read last, the newest first. They stay in memory until Commit, if there
+	// is room: readers that follow a draft, or that hash it, read small pieces of the same chunks, to the
+	// end.
 	recent []*chunk
 }
 
@@ -172,24 +173,23 @@ func (d *draft) grow() error {
 	d.mu.Lock()
 	first := d.tail.held.Bytes() == 0
 	small := first && d.tail.chunks == nil && d.size <= inlineMax
-	var short error
+	grown := !first && d.tail.held.Try(int64(len(d.tail.chunks)+1)*bufferSize) == nil
 	switch {
 	case small:
 		d.tail.chunks = [][]byte{make([]byte, sumSize, sumSize+smallSize(d.size))}
-	case !first:
-		short = d.tail.held.Try(int64(len(d.tail.chunks)+1) * bufferSize)
+	case grown: // at once: a flush of others gives back what has no chunk
+		d.tail.chunks = append(d.tail.chunks, d.w.blobs.chunks.buffers.get()[:sumSize:bufferSize])
 	}
 	d.mu.Unlock()
 	switch {
-	case small:
+	case small, grown:
 		return nil
 	case first:
 		return d.enlarge()
-	case short != nil:
-		// Others need the memory, too: the full chunks go to the disk, and one buffer is used again.
-		if err := d.flush(false); err != nil {
-			return err
-		}
+	}
+	// Others need the memory, too: the full chunks go to the disk, and one buffer is used again.
+	if err := d.flush(false); err != nil {
+		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -308,6 +308,7 @@ func (d *draft) commit(ctx context.Context, info storage.Info, claim claim) erro
 		return err
 	}
 	content, err := d.complete(info.Size)
+	d.forget() // a client that follows the draft may stop reading for long
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -391,9 +392,7 @@ func (d *draft) Close() error {
 		return err
 	}
 	d.release()
-	for _, c := range d.stored.recent { // nothing is added to a closed draft
-		d.w.blobs.chunks.release(c)
-	}
+	d.forget()
 	if d.blob.id == 0 {
 		return nil
 	}
@@ -413,4 +412,15 @@ func (d *draft) end() error {
 	}
 	d.closed = true
 	return nil
+}
+
+// forget releases the recent chunks.
+func (d *draft) forget() {
+	d.mu.Lock()
+	recent := d.stored.recent
+	d.stored.recent = nil
+	d.mu.Unlock()
+	for _, c := range recent {
+		d.w.blobs.chunks.release(c)
+	}
 }

@@ -416,6 +416,76 @@ func TestDraftReadsChunkOnce(t *testing.T) {
 	}
 }
 
+// A draft that is stored keeps no chunks, however long a client that has stopped reading keeps it open.
+func TestStoredDraftKeepsNoChunks(t *testing.T) {
+	t.Parallel()
+	readers := memory.New(8 << 20)
+	db, err := bolt.Open(t.TempDir(), &bolt.Options{Readers: readers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	content := storagetest.Content(1, 9<<20)
+	d := startDraft(t, db, -1, content)
+	piece := make([]byte, 1000)
+	read := func() {
+		t.Helper()
+		for at := 0; at < len(content); at += 1 << 20 {
+			if _, err := d.ReadAt(piece, int64(at)); err != nil || !bytes.Equal(piece, content[at:][:len(piece)]) {
+				t.Errorf("at %d: %v, or other bytes", at, err)
+			}
+		}
+	}
+	read()
+	if readers.Used() == 0 {
+		t.Error("the draft keeps no chunk while it grows")
+	}
+	if err := d.Commit(t.Context(), storage.Info{Key: "k", Size: int64(len(content))}); err != nil {
+		t.Fatal(err)
+	}
+	if n := readers.Used(); n != 0 {
+		t.Errorf("%d bytes are kept after Commit", n)
+	}
+	read()
+	if n := readers.Used(); n != 0 {
+		t.Errorf("%d bytes are kept after it was read again", n)
+	}
+}
+
+// Many drafts that no longer arrive leave chunks to the readers of objects.
+func TestStalledDraftsLeaveChunks(t *testing.T) {
+	t.Parallel()
+	readers := memory.New(8 << 20) // 15 chunks, a half of it
+	db, err := bolt.Open(t.TempDir(), &bolt.Options{Readers: readers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	content := storagetest.Content(1, 17*fullChunk)
+	piece := make([]byte, 1000)
+	for range 8 {
+		d := startDraft(t, db, -1, content)
+		for chunk := range int64(4) {
+			if _, err := d.ReadAt(piece, chunk*fullChunk); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	put(t, db, "k", content)
+	before := readers.Used()
+	o, err := db.Open(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if _, err := io.ReadFull(o, piece); err != nil {
+		t.Fatal(err)
+	}
+	if n := readers.Used() - before; n < fullChunk {
+		t.Errorf("a reader of an object got %d bytes and no chunk: %d bytes were in use", n, before)
+	}
+}
+
 // Readers of drafts share the readers' budget: without memory for chunks they read in pieces.
 func TestDraftReadersBudget(t *testing.T) {
 	t.Parallel()

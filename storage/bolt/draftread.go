@@ -74,11 +74,12 @@ func (d *draft) copyChunk(id chunkID, p []byte, offset int64, read func(buffer [
 	return n, nil
 }
 
-// keep keeps a chunk as the newest of the recent ones, and returns one to be released.
+// keep keeps a chunk as the newest of the recent ones, if the draft may have more, and returns one to
+// be released.
 func (d *draft) keep(c *chunk) (old *chunk) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
+	if d.closed || d.err == errCommitted || !d.w.blobs.chunks.ample() {
 		return c
 	}
 	at := slices.Index(d.stored.recent, c)
