@@ -7,7 +7,8 @@ import (
 
 // inflater unpacks deflated contents (RFC 1951) that are in memory as a whole, as nearly all
 // files of a module are: for such short contents compress/flate spends most of its time on
-// its state, its tables, and on a call for each byte.
+// its state, its tables, and on a call for each byte. docs/design/dependencies.md says why it is no
+// library.
 //
 // It does not say what is wrong with a content. It unpacks nothing that compress/flate
 // refuses: its callers give that package whatever it does not unpack.
