@@ -12,8 +12,8 @@ import (
 
 // The content of a small object of more than apartMin bytes is apart from its record, in pieces under
 // ascending numbers: a merge appends it once and densely, and rewrites only the records beside those
-// that it adds. Values of several pages in the tree were rewritten with their neighbours, and left
-// free pages that the next ones did not fit in.
+// that it adds. Values of several pages in the tree would be rewritten with their neighbours, and leave
+// free pages that the next ones do not fit in.
 
 const (
 	// apartMin is the largest content that is beside its record: an .info or a record of a checksum

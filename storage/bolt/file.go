@@ -243,6 +243,10 @@ func (f *file) discard(fn func(*bbolt.Tx) error) error {
 
 // commitError adds the next step for the administrator to a disk error of a commit.
 func (f *file) commitError(err error) error {
+	var named *fs.PathError // the prefix names the file, too
+	if errors.As(err, &named) {
+		err = named.Err
+	}
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err)

@@ -105,6 +105,9 @@ func fullDisk(dir string) error {
 	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free some space") || stored == 0 {
 		return fmt.Errorf("after %d objects: %v, want ENOSPC with what to do", stored, err)
 	}
+	if strings.Count(err.Error(), ".db") != 1 {
+		return fmt.Errorf("%v: want the file named once", err)
+	}
 	if err := check(stored); err != nil {
 		return fmt.Errorf("on a full disk: %w", err)
 	}
