@@ -89,7 +89,7 @@ func newPredictionsCollector(p *predict.Predictor) predictionsCollector {
 		[3]*prometheus.Desc{
 			desc("bytes_total", "Bytes of the files that were fetched because of a prediction."),
 			desc("used_bytes_total", "Bytes of the predicted files that the client has requested."),
-			desc("wasted_bytes_total", "Bytes of the predicted files that the client has not requested."),
+			desc("wasted_bytes_total", "Bytes of the predicted files that the client has not requested within 30 seconds."),
 		},
 	}
 }

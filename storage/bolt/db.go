@@ -211,8 +211,12 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 			return nil, err
 		}
 	}
-	if err := journal.allow(o.KeepSchema); err != nil {
+	raises, err := journal.allow(o.KeepSchema)
+	if err != nil {
 		return nil, err
+	}
+	if raises {
+		o.Logger.Info("the first small object that is stored changes the layout of the store; then earlier versions cannot open it any more")
 	}
 	reaper.start()
 	return db, nil

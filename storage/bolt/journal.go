@@ -418,16 +418,18 @@ func (j *journal) doubtful() bool {
 }
 
 // allow lets small objects be written to the journal if the schema is that of this program, or
-// may be raised to it.
-func (j *journal) allow(keep bool) error {
+// may be raised to it. raises reports whether the first small object will raise it.
+func (j *journal) allow(keep bool) (raises bool, err error) {
 	old, err := outdated(j.meta)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return j.meta.view(func(tx *bbolt.Tx) error {
+	err = j.meta.view(func(tx *bbolt.Tx) error {
 		version, _ := binary.Uvarint(tx.Bucket(bucketSchema).Get(keyVersion))
 		unreadable := j.lost > 0 && j.mark == ""
 		j.off = old || unreadable || keep && version < schemaVersion
+		raises = !j.off && !j.meta.readOnly && version < schemaVersion
 		return nil
 	})
+	return raises, err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -268,7 +269,7 @@ func TestJournalForgedFrame(t *testing.T) {
 }
 
 // A store of schema 2 stays one if it must, and becomes one of schema 3 with the first small object
-// otherwise. Its objects are read as they are.
+// otherwise: the log says so before. Its objects are read as they are.
 func TestJournalOfEarlierStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -286,16 +287,33 @@ func TestJournalOfEarlierStore(t *testing.T) {
 		}
 		return v, journal
 	}
-	kept, err := bolt.Open(dir, &bolt.Options{KeepSchema: true})
-	if err != nil {
-		t.Fatal(err)
+	open := func(o bolt.Options) (db *bolt.DB, announced bool) {
+		var log bytes.Buffer
+		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		db, err := bolt.Open(dir, &o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return db, strings.Contains(log.String(), "cannot open it any more")
+	}
+	kept, announced := open(bolt.Options{KeepSchema: true})
+	if announced {
+		t.Error("with KeepSchema the log says that earlier versions cannot open the store any more")
 	}
 	putAll(t, kept, journalObjects(0, 50))
 	if v, journal := version(kept); v != 2 || journal {
 		t.Errorf("with KeepSchema the schema is %d, journal %v", v, journal)
 	}
 	kept.Close()
-	db := openDB(t, dir)
+	read, announced := open(bolt.Options{ReadOnly: true})
+	if read.Close(); announced {
+		t.Error("with ReadOnly the log says that earlier versions cannot open the store any more")
+	}
+	db, announced := open(bolt.Options{})
+	t.Cleanup(func() { db.Close() })
+	if !announced {
+		t.Error("the log does not say that earlier versions cannot open the store any more")
+	}
 	if v, journal := version(db); v != 2 || journal {
 		t.Errorf("before a small object the schema is %d, journal %v", v, journal)
 	}
@@ -309,6 +327,11 @@ func TestJournalOfEarlierStore(t *testing.T) {
 		t.Error(err)
 	}
 	expectAll(t, openDB(t, afterCrash(t, dir)), journalObjects(0, 100))
+	db.Close()
+	again, announced := open(bolt.Options{})
+	if again.Close(); announced {
+		t.Error("the log still says that earlier versions cannot open the store any more")
+	}
 }
 
 // A backup has what there was when it began, although the journal is written in place.
