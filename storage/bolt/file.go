@@ -290,9 +290,12 @@ func (f *file) explain(err error) error {
 	return err
 }
 
-// close closes the file. A stuck file is not closed: bbolt would wait for a lock that is never
-// released.
+// close closes the file when no commit runs: one of the journal would sync a closed descriptor, whose
+// number may be that of another file. A stuck file is not closed: bbolt would wait for a lock that is
+// never released.
 func (f *file) close() error {
+	f.commitMu.Lock()
+	defer f.commitMu.Unlock()
 	if f.stuck.Load() != nil {
 		return f.raw.Close()
 	}

@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/assay-proxy/assay/storage"
@@ -198,5 +200,45 @@ func TestJournalUnsureMerge(t *testing.T) {
 		if v, found := verify(t, again, false); err != nil || s.Objects != int64(count-1) || v.Objects != s.Objects || found != nil {
 			t.Errorf("after a crash: %d objects, %v, found %v", s.Objects, err, found)
 		}
+	}
+}
+
+// What is acknowledged while the store is closed is in it. The race detector sees a frame that is
+// written to a file that is being closed.
+func TestJournalWrittenDuringClose(t *testing.T) {
+	t.Parallel()
+	for round := range 10 {
+		dir := t.TempDir()
+		db := openDB(t, dir)
+		var running sync.WaitGroup
+		acked := make([]int, 4)
+		for creator := range acked {
+			running.Go(func() {
+				for i := 0; ; i++ {
+					err := db.Create(t.Context(), storage.Info{Key: fmt.Sprintf("%d/%d", creator, i), Size: 3}, strings.NewReader("abc"))
+					if err != nil {
+						if !errors.Is(err, fs.ErrClosed) {
+							t.Error(err)
+						}
+						acked[creator] = i
+						return
+					}
+				}
+			})
+		}
+		for range round * 100 {
+			_, _ = db.Stat(t.Context(), "none")
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+		running.Wait()
+		again := openDB(t, dir)
+		for creator, n := range acked {
+			for i := range n {
+				expectContent(t, again, fmt.Sprintf("%d/%d", creator, i), []byte("abc"))
+			}
+		}
+		again.Close()
 	}
 }
