@@ -2,11 +2,13 @@ package content
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
 	"golang.org/x/mod/module"
 
+	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/predict"
 	"github.com/assay-proxy/assay/proxy/request"
 )
@@ -86,9 +88,13 @@ func (l *Library) prefetch(ctx context.Context, o *Origin, client background, re
 func (l *Library) fetched(ctx context.Context, o *Origin, q *Ask, ours bool, err error) {
 	client := background{q.Client.Site()}
 	size, held := o.shelf.size(ctx, q.Req)
-	if err != nil || !held || !ours {
+	noPlace := errors.Is(err, places.ErrYielded) || errors.Is(err, places.ErrLeft)
+	switch {
+	case err != nil && !noPlace:
+		l.predictor.Failed(client.site, q.Req)
+	case noPlace || !held || !ours:
 		l.predictor.NotFetched(client.site, q.Req)
-	} else {
+	default:
 		l.predictor.Fetched(client.site, q.Req, size)
 	}
 	if err == nil && held && q.Req.Kind == request.Mod {

@@ -50,6 +50,7 @@ const (
 	led                         // a go.mod: what it leads to was predicted
 	learned                     // a go.mod of a root: the graph knows what it requires
 	alone                       // a go.mod that the go command reads apart from the graph
+	failed                      // could not be fetched: another attempt would probably fail, too
 )
 
 func (f file) is(s state) bool { return f.state&s != 0 }
@@ -152,12 +153,12 @@ func (c *client) settle(t *tally, f file, wasted bool) {
 	t.stats[f.kind].UsedBytes += f.size
 }
 
-// drop gives a prediction up.
-func (c *client) drop(req request.Request) {
+// drop gives a prediction up. why is a state to add, or 0.
+func (c *client) drop(req request.Request, why state) {
 	key := memo.KeyOf(req.Path())
 	if f := c.files[key]; f.is(predicted) {
 		c.credits[req.Kind].open--
-		f.state &^= predicted
+		f.state = f.state&^predicted | why
 		c.files[key] = f
 	}
 }
@@ -175,7 +176,7 @@ func (c *client) expire(t *tally, now time.Time) {
 		}
 	}
 	for key, f := range c.files {
-		if !f.is(predicted|fetched) || now.Sub(f.at) < idle {
+		if !f.is(predicted|fetched|failed) || now.Sub(f.at) < idle {
 			continue
 		}
 		c.credits[f.kind].open--
@@ -333,7 +334,7 @@ func (c *client) guess(t *tally, next []request.Request) []request.Request {
 func (c *client) predict(t *tally, next []request.Request, kind request.Kind, m module.Version) []request.Request {
 	key := keyOf(kind, m)
 	f, known := c.files[key]
-	if f.is(requested|predicted|fetched) || !known && c.full() || c.credits[kind].room(kind) <= 0 {
+	if f.is(requested|predicted|fetched|failed) || !known && c.full() || c.credits[kind].room(kind) <= 0 {
 		return next
 	}
 	if kind == request.Zip && (c.unused >= maxUnusedBytes || t.unused >= maxAllUnusedBytes) {

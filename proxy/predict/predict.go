@@ -101,11 +101,17 @@ func (p *Predictor) Fetched(name string, req request.Request, size int64) {
 }
 
 // NotFetched says that a predicted file was held, or could not be fetched now.
-func (p *Predictor) NotFetched(name string, req request.Request) {
+func (p *Predictor) NotFetched(name string, req request.Request) { p.drop(name, req, 0) }
+
+// Failed says that a predicted file was to be fetched, and that this failed. It is not predicted
+// again for this client.
+func (p *Predictor) Failed(name string, req request.Request) { p.drop(name, req, failed) }
+
+func (p *Predictor) drop(name string, req request.Request, why state) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.clients[name]; c != nil {
-		c.drop(req)
+		c.drop(req, why)
 	}
 }
 

@@ -99,6 +99,28 @@ func TestDownload(t *testing.T) {
 	}
 }
 
+// A file whose fetch failed, as on a full disk, is not predicted again after each request; one that found no
+// place is.
+func TestFailed(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	var infos, zips []string
+	for i := range 6 {
+		of := fmt.Sprintf("m.example/%d/@v/v1.0.0.", i)
+		b.want(b.get(of + "mod"))
+		infos, zips = append(infos, of+"info"), append(zips, of+"zip")
+	}
+	for _, info := range infos {
+		b.get(info)
+	}
+	b.want(b.get(zips[0]), zips[1:5]...)
+	b.p.Failed(b.name, parse(t, zips[3]))
+	b.p.NotFetched(b.name, parse(t, zips[4]))
+	b.want(b.get(zips[1]), zips[4:]...)
+	b.want(b.get(zips[2]))
+	b.want(b.get(zips[3]))
+}
+
 // A build requests zips first, and at the end the .info of each.
 func TestBuild(t *testing.T) {
 	t.Parallel()
