@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"iter"
 	"net/http"
@@ -38,6 +39,10 @@ func TestHeldVersions(t *testing.T) {
 		for range 3 {
 			if a := f.get(heldList); a.status != http.StatusOK || string(a.body) != want {
 				t.Errorf("list = %v, want %q", a, want)
+			} else if tag := a.header.Get("Etag"); tag != content.ETag(sha256.Sum256(a.body)) {
+				t.Errorf("the entity tag of %q is %s", a.body, tag)
+			} else if same := f.do(http.MethodGet, heldList, "If-None-Match", tag); same.status != http.StatusNotModified {
+				t.Errorf("with its entity tag, the list is %v", same)
 			}
 		}
 		if lists = store.lists.Load() - before; lists > 1 {

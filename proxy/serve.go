@@ -273,7 +273,7 @@ func (a *answer) serveMutable() error {
 	}
 	h["Cache-Status"] = cacheStatus[a.result]
 	h["Cache-Control"] = a.origin.Caching.Answer
-	return a.writeBytes(m.Text())
+	return a.writeBytes(m.Text(), m.Tag)
 }
 
 // writeSumDB answers with a response of a checksum database.
@@ -283,16 +283,19 @@ func (a *answer) writeSumDB(cacheControl string, body []byte) error {
 		h["Content-Type"] = contentTypes[request.SumDBLookup]
 	}
 	h["Cache-Control"] = []string{cacheControl}
-	return a.writeBytes(body)
+	return a.writeBytes(body, nil)
 }
 
-// writeBytes answers with body, whose hash is its ETag.
-func (a *answer) writeBytes(body []byte) error {
+// writeBytes answers with body. Its entity tag is its hash; etag is the header with it, or nil.
+func (a *answer) writeBytes(body []byte, etag []string) error {
 	if err := a.client.Keep(len(body)); err != nil {
 		return err
 	}
+	if etag == nil {
+		etag = []string{content.ETag(sha256.Sum256(body))}
+	}
 	h := a.Header()
-	h["Etag"] = []string{content.ETag(sha256.Sum256(body))}
+	h["Etag"] = etag
 	h["Accept-Ranges"] = acceptRanges // http.ServeContent sets it in some responses only
 	http.ServeContent(a.ResponseWriter, oneRange(a.r), "", time.Time{}, bytes.NewReader(body))
 	return nil

@@ -22,6 +22,7 @@ import (
 type Answer struct {
 	Versions Versions  // of a list
 	Info     []byte    // otherwise: the .info of the latest version or of the commit
+	Tag      []string  // the header with the entity tag, which must not be changed; nil: it is not ready
 	fetched  time.Time // the zero time if it is made from stored versions
 }
 

@@ -59,7 +59,8 @@ func (c Catalog) infos(ctx context.Context) iter.Seq2[storage.Info, error] {
 // Versions returns the held versions of a module. It omits those without an .info, because
 // the go command cannot use them.
 func (c Catalog) Versions(ctx context.Context, modulePath string) (Versions, error) {
-	return c.shelf.versions(ctx, modulePath)
+	held, err := c.shelf.versions(ctx, modulePath)
+	return held.all, err
 }
 
 // Explanation lists the held files of a version, with their source and their proof.

@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"time"
 
-	"golang.org/x/mod/module"
-
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
@@ -371,17 +369,17 @@ func (o *Origin) local(ctx context.Context, q *Ask) (*Answer, error) {
 		}
 		return m, err
 	}
-	versions, err := o.shelf.versions(ctx, q.Req.Module)
+	held, err := o.shelf.versions(ctx, q.Req.Module)
 	if err != nil {
 		return nil, err
 	}
-	if versions.none() {
+	if held.all.none() {
 		return nil, o.unheld(q)
 	}
 	if q.Req.Kind == request.List {
-		return &Answer{Versions: versions.Where(func(v string) bool { return !module.IsPseudoVersion(v) })}, nil
+		return &Answer{Versions: held.list, Tag: held.tag}, nil
 	}
-	info, err := o.latest(ctx, q.Req.Module, versions)
+	info, err := o.latest(ctx, q.Req.Module, held.all)
 	if errors.Is(err, errMiss) { // it was damaged
 		err = o.unheld(q)
 	}

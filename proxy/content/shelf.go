@@ -137,10 +137,10 @@ func (s *shelf) keyFor(req request.Request, info storage.Info) string {
 
 // versions returns the versions of a module whose .info is stored; the go command cannot
 // use others.
-func (s *shelf) versions(ctx context.Context, modulePath string) (Versions, error) {
+func (s *shelf) versions(ctx context.Context, modulePath string) (heldVersions, error) {
 	vouchers := s.proof.vouchers(request.Info)
 	if len(vouchers) == 0 {
-		return Versions{}, nil
+		return heldVersions{}, nil
 	}
 	return s.parts.held.versions(ctx, vouchers[0], modulePath) // one voucher has all of an origin
 }

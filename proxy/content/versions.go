@@ -42,7 +42,7 @@ func (v Versions) Where(keep func(version string) bool) Versions {
 			kept = append(append(kept, version...), '\n')
 		}
 	}
-	return Versions{kept}
+	return Versions{bytes.Clone(kept)}
 }
 
 func (v Versions) none() bool { return len(v.lines) == 0 }
