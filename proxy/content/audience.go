@@ -69,9 +69,11 @@ type members struct {
 
 func (m *members) admit(ctx context.Context, q *Ask) error {
 	modulePath := q.Req.Module
-	in, v := noGroup, m.rules.judgePrivate(modulePath, noGroup)
-	// A credential may be a token that is valid for other modules only.
-	if v == refused || q.Client.HasCredential() {
+	in, v := noGroup, refused
+	if !q.Client.HasCredential() { // a credential may be a token that is valid for other modules only
+		v = m.rules.judgePrivate(modulePath, noGroup)
+	}
+	if v == refused {
 		if !q.Client.Covers(modulePath) {
 			return ErrHidden
 		}

@@ -94,7 +94,7 @@ func (p *Policy) covering(modulePath string) iter.Seq[rule] {
 // control systems that the go command allows at the end of a repository, as in x.git.
 func plain(lower string) string {
 	host, rest, _ := strings.Cut(lower, "/")
-	if !slices.ContainsFunc(systems(), func(system string) bool { return strings.Contains(rest, system) }) {
+	if !strings.Contains(rest, ".") || !slices.ContainsFunc(systems(), func(system string) bool { return strings.Contains(rest, system) }) {
 		return lower // as nearly always
 	}
 	elements := strings.Split(rest, "/")
@@ -364,16 +364,18 @@ func (p *Policy) Private(modulePath string) (covering string, private bool) {
 	if len(p.private) == 0 || modulePath == toolchain {
 		return "", false
 	}
-	spelled := spell(modulePath)
 	for _, pattern := range p.private {
 		if pattern.matches(modulePath) {
 			return pattern.text, true
 		}
-		if covering == "" && pattern.matchesOther(spelled) {
-			covering = pattern.text
+	}
+	spelled := spell(modulePath)
+	for _, pattern := range p.private {
+		if pattern.matchesOther(spelled) {
+			return pattern.text, true
 		}
 	}
-	return covering, covering != ""
+	return "", false
 }
 
 // MatchesAll reports whether some pattern makes every module private, which is
