@@ -121,8 +121,16 @@ func (c *Claim) Leave(client string) {
 	}
 }
 
-// GiveUp makes the work yield its place if no client waits for it.
-func (c *Claim) GiveUp() {
+// Wanted reports whether a client waits for the work.
+func (c *Claim) Wanted() bool {
+	c.places.mu.Lock()
+	defer c.places.mu.Unlock()
+	return len(c.work.clients) > 0
+}
+
+// GiveUp makes the work yield its place if no client waits for it, and reports whether it does: then no
+// client can join it.
+func (c *Claim) GiveUp() bool {
 	p := c.places
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,6 +138,7 @@ func (c *Claim) GiveUp() {
 		p.stats.Abandoned++
 		c.work.giveUp()
 	}
+	return c.work.yielding
 }
 
 // Progress says that the work has transferred n more bytes.

@@ -440,3 +440,33 @@ func TestSites(t *testing.T) {
 		b.take(second)
 	})
 }
+
+// Work that turns out to be expensive is given up if no client waits for it, and then no client joins it.
+func TestGiveUp(t *testing.T) {
+	b := bench{t, places.New(places.Config{N: 2})}
+	c := b.claim("a", "m", "h")
+	if !c.Wanted() || c.GiveUp() {
+		t.Error("work is given up that a client waits for")
+	}
+	c.Leave("a")
+	if c.Wanted() || !c.Join("b") {
+		t.Error("a client cannot join work that runs")
+	}
+	if c.GiveUp() {
+		t.Error("work is given up that another client waits for")
+	}
+	c.Leave("b")
+	if !c.GiveUp() || c.Join("c") {
+		t.Error("work is not given up that no client waits for")
+	}
+	if n := b.Stats().Abandoned; n != 1 {
+		t.Errorf("%d pieces of work are abandoned, want one", n)
+	}
+	c.Release()
+	firm := b.claim("a", "m", "h")
+	firm.Leave("a")
+	if firm.Firm(); firm.GiveUp() {
+		t.Error("work is given up that is almost done")
+	}
+	firm.Release()
+}

@@ -183,3 +183,13 @@ func absenceStates(t *testing.T, store storage.Store) map[string][]byte {
 	}
 	return states
 }
+
+// Predictions for a site belong to it: together with the clients there they have the memory, and the
+// votes against an upstream, of one site.
+func TestPredictionsAreOfTheirSite(t *testing.T) {
+	for _, site := range []string{"192.0.2.1", "2001:db8:1::/48", "unknown"} {
+		if got := content.SiteOfPrediction(content.Config{}, site); got != site {
+			t.Errorf("predictions for %s are of %s", site, got)
+		}
+	}
+}

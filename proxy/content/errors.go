@@ -52,6 +52,9 @@ var (
 	ErrStrays = errors.New("too many tiles beyond the end of the checksum database")
 )
 
+// errUnwanted ends a fill that was started ahead: it is expensive, and no client waits for it.
+var errUnwanted = errors.New("too expensive for a prediction")
+
 // errProtected says that a public name leads to a repository that a rule protects.
 var errProtected = errors.New("the repository is protected by an access rule")
 

@@ -4,17 +4,22 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/module"
 
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/predict"
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
 // Predict makes Expect work. It is called before the first request.
-func (l *Library) Predict() { l.predictor = predict.New() }
+func (l *Library) Predict() {
+	l.predictor = predict.New()
+	l.parsing.waiting = make(chan struct{}, maxParsing)
+}
 
 // Expect fetches what the client of q will probably request next. proxy calls it for each request
 // that a client may make, before it answers, and after an answer without error calls what Expect
@@ -60,12 +65,12 @@ func (l *Library) ahead(ctx context.Context, o *Origin, client background, next 
 		next = next[1:]
 		switch l.prefetch(ctx, o, client, req) {
 		case prefetchHeld:
-			l.predictor.NotFetched(client.site, req)
+			l.predictor.NotFetched(client.site, req, predict.Held)
 			if req.Kind == request.Mod {
 				next = append(next, l.afterMod(ctx, o, client, req)...)
 			}
 		case prefetchRefused:
-			l.predictor.NotFetched(client.site, req)
+			l.predictor.NotFetched(client.site, req, predict.NotNow)
 		}
 	}
 }
@@ -88,28 +93,54 @@ func (l *Library) prefetch(ctx context.Context, o *Origin, client background, re
 func (l *Library) fetched(ctx context.Context, o *Origin, q *Ask, ours bool, err error) {
 	client := background{q.Client.Site()}
 	size, held := o.shelf.size(ctx, q.Req)
-	noPlace := errors.Is(err, places.ErrYielded) || errors.Is(err, places.ErrLeft)
 	switch {
-	case err != nil && !noPlace:
-		l.predictor.Failed(client.site, q.Req)
-	case noPlace || !held || !ours:
-		l.predictor.NotFetched(client.site, q.Req)
-	default:
+	case err == nil && held && ours:
 		l.predictor.Fetched(client.site, q.Req, size)
+	case err == nil && held:
+		l.predictor.NotFetched(client.site, q.Req, predict.Held)
+	case !ours || errors.Is(err, places.ErrYielded) || errors.Is(err, places.ErrLeft) || errors.Is(err, memory.ErrFull):
+		l.predictor.NotFetched(client.site, q.Req, predict.NotNow)
+	default:
+		l.predictor.NotFetched(client.site, q.Req, predict.Failed)
 	}
 	if err == nil && held && q.Req.Kind == request.Mod {
 		l.ahead(ctx, o, client, l.afterMod(ctx, o, client, q.Req))
 	}
 }
 
-// afterMod returns what the client will probably request because of a go.mod.
+// parseCost is how many bytes of memory parsing takes for each byte of a go.mod, at most.
+const parseCost = 100
+
+// maxParsing is how many go.mod files may wait for being read, of which one is read at a time: an
+// author of 64 KiB chooses that it takes 20 ms.
+const maxParsing = 256
+
+// parsing is the work of reading go.mod files.
+type parsing struct {
+	waiting chan struct{} // has an element for each go.mod
+	mu      sync.Mutex    // held while one is read
+}
+
+// afterMod returns what the client will probably request because of a go.mod, if there is time and
+// memory to read it.
 func (l *Library) afterMod(ctx context.Context, o *Origin, client background, req request.Request) []request.Request {
+	select {
+	case l.parsing.waiting <- struct{}{}:
+		defer func() { <-l.parsing.waiting }()
+	default:
+		return nil
+	}
+	l.parsing.mu.Lock()
+	defer l.parsing.mu.Unlock()
 	object, err := o.shelf.open(ctx, client, req, req.Path())
 	if err != nil {
 		return nil
 	}
 	defer object.Close()
-	if object.Info().Size > predict.MaxMod {
+	size := object.Info().Size
+	held := l.parts.options.memory.Fetches.Hold()
+	defer held.Free()
+	if size > predict.MaxMod || held.Try(parseCost*size) != nil {
 		return nil
 	}
 	content, err := io.ReadAll(object)
@@ -123,7 +154,11 @@ func (l *Library) afterMod(ctx context.Context, o *Origin, client background, re
 // if every client may read it.
 type background struct{ site string }
 
-func (c background) Key() string       { return "prediction for " + c.site }
+// predictionFor begins the key of a background. Places for clients and for predictions are told apart,
+// and belong to the same site.
+const predictionFor = "prediction for "
+
+func (c background) Key() string       { return predictionFor + c.site }
 func (c background) Request() string   { return "" }
 func (c background) Site() string      { return c.site }
 func (background) Keep(int) error      { return nil }

@@ -132,3 +132,8 @@ func Arrive(ctx context.Context, store storage.Store, size int64, rate int) (got
 	}
 	return a.got, err
 }
+
+// SiteOfPrediction returns the site of predictions for a site.
+func SiteOfPrediction(c Config, site string) string {
+	return c.withDefaults().Site(background{site}.Key())
+}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/request"
 )
 
@@ -43,6 +44,9 @@ func (f *fills) joinAs(this *fill, client string) (*filling, bool, error) {
 		Key: this.key, Places: in.places, Limit: in.limit, Value: this,
 		Do: func(ctx context.Context, running *filling) error {
 			this.begun, this.claim = running.Begun, running.Claim()
+			if this.ahead {
+				ctx = fetch.WhileWanted(ctx, this.claim.Wanted)
+			}
 			return f.run(ctx, this)
 		},
 		Ended: func(error) {

@@ -32,6 +32,7 @@ type Library struct {
 	parts     *parts
 	now       atomic.Pointer[snapshot]
 	predictor *predict.Predictor // nil: nothing is predicted
+	parsing   parsing            // for predictions
 }
 
 // Settings are the settings that Reload changes. VCS fetches private modules, and the

@@ -182,7 +182,11 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 		<-f.Done()
 		release()
 		_ = o.parts.scope.Guard(q.Path, func() error { // a prediction that fails is no error
-			ended(ctx, ours, f.Err())
+			err := f.Err()
+			if f.Value.costly {
+				err = errUnwanted
+			}
+			ended(ctx, ours, err)
 			return nil
 		})
 	}) {

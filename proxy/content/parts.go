@@ -108,6 +108,8 @@ func (c Config) withDefaults() Config {
 	if c.Site == nil {
 		c.Site = func(client string) string { return client }
 	}
+	site := c.Site
+	c.Site = func(client string) string { return site(strings.TrimPrefix(client, predictionFor)) }
 	return c
 }
 

@@ -39,11 +39,12 @@ type source interface {
 // fill is an object that is being fetched, proved and stored. Clients that request the
 // object meanwhile wait for the same fill.
 type fill struct {
-	req   request.Request
-	key   string
-	ahead bool // it was started before a client requested it
-	begun time.Time
-	claim *places.Claim
+	req    request.Request
+	key    string
+	ahead  bool // it was started before a client requested it
+	costly bool // and was given up, see unwanted
+	begun  time.Time
+	claim  *places.Claim
 
 	// started is closed when the fields below it are set and the object can be streamed.
 	// It is not closed if the object is never streamed.
@@ -54,6 +55,15 @@ type fill struct {
 	arrived *arrived // of a zip
 
 	stored bool // the stored object has the bytes that have arrived
+}
+
+// unwanted gives up a fill that was started ahead and turns out to be expensive, unless a client waits
+// for it. The error is nil or errUnwanted.
+func (f *fill) unwanted() error {
+	if f.costly = f.ahead && f.claim.GiveUp(); f.costly {
+		return errUnwanted
+	}
+	return nil
 }
 
 // filling is a fill with the clients that wait for it.

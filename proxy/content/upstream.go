@@ -61,6 +61,9 @@ func (u *upstreams) fill(ctx context.Context, f *fill) error {
 	err := u.parts.scope.Guard(f.key, func() error { return fill(ctx, f) })
 	u.noteFailed(f.key, err)
 	if errors.Is(err, fetch.ErrDirect) {
+		if err := f.unwanted(); err != nil { // a clone may be large
+			return err
+		}
 		return u.direct.fill(ctx, f)
 	}
 	return err
@@ -89,7 +92,7 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 	record := soon(ctx, u.parts, f.req, u.proof.statement)
 	held := u.parts.options.memory.Fetches.HoldFor(ctx) // before any other memory: a fill that waits for memory must hold none
 	defer held.Free()
-	data, source, err := chain.ReadAll(held.Context(ctx), f.key, modLimit)
+	data, source, err := u.readMod(held.Context(ctx), chain, f)
 	if err != nil {
 		return said(err)
 	}
@@ -113,6 +116,20 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 	}
 	u.infos.proved(ctx, f.req, source)
 	return nil
+}
+
+// readMod reads a go.mod. A large one takes memory only for a client.
+func (u *upstreams) readMod(ctx context.Context, chain *fetch.Chain, f *fill) (data []byte, source string, err error) {
+	if f.ahead {
+		data, source, err = chain.ReadAll(ctx, f.key, predict.MaxMod)
+		if !errors.Is(err, fetch.ErrTooLarge) {
+			return data, source, err
+		}
+		if err := f.unwanted(); err != nil {
+			return nil, "", err
+		}
+	}
+	return chain.ReadAll(ctx, f.key, modLimit)
 }
 
 // soon starts a lookup for req, and returns a function that waits for its result, at most
@@ -162,8 +179,10 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	}
 	defer object.Body.Close()
 	f.size = object.Size
-	if f.ahead && f.size > predict.MaxZip {
-		f.claim.GiveUp() // if no client has come meanwhile
+	if f.size > predict.MaxZip {
+		if err := f.unwanted(); err != nil {
+			return err
+		}
 	}
 
 	var want string

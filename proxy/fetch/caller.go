@@ -12,7 +12,8 @@ type caller struct {
 	client  string
 	module  string // whose name the requests send, "" if they send none
 	patient bool
-	last    bool // a last attempt, which may take long
+	wanted  func() bool // nil: some client waits for it
+	last    bool        // a last attempt, which may take long
 }
 
 type callerKey struct{}
@@ -55,6 +56,19 @@ func WithPatience(ctx context.Context) context.Context {
 	return c.in(ctx)
 }
 
+// WhileWanted returns a context for fetches that no client may wait for: wanted says whether one does.
+// As long as none does, Fetch makes no last attempt, and what it fails with is not remembered for the
+// path, nor counted by the circuit breaker: a client that comes later must get the answer that it would
+// have got.
+func WhileWanted(ctx context.Context, wanted func() bool) context.Context {
+	c := callerOf(ctx)
+	c.wanted = wanted
+	return c.in(ctx)
+}
+
+// isWanted reports whether a client waits.
+func (c caller) isWanted() bool { return c.wanted == nil || c.wanted() }
+
 const (
 	// patience bounds a last attempt.
 	patience = 3 * time.Minute
@@ -80,7 +94,7 @@ const (
 // which means that time was the only failure, and the caller has time left.
 func lastAttempt(ctx context.Context, late bool) (next context.Context, deadline time.Time, ok bool) {
 	c := callerOf(ctx)
-	if !c.patient || !late || ctx.Err() != nil {
+	if !c.patient || !late || ctx.Err() != nil || !c.isWanted() {
 		return nil, deadline, false
 	}
 	deadline = time.Now().Add(patience)

@@ -200,3 +200,48 @@ func TestPatienceIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// What fails while no client waits for it says nothing to clients: no path is remembered, no breaker
+// opens because of many such fetches, and there is no last attempt. When a client comes meanwhile, it
+// is a fetch like any other.
+func TestWhileWanted(t *testing.T) {
+	for _, wanted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("wanted %v", wanted), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var late sync.Map // paths of which the first requests get no answer
+				n := newNetwork(t)
+				n.serve("host", lives(func(w http.ResponseWriter, r *http.Request) {
+					if _, again := late.Load(r.URL.Path); again {
+						text("good")(w, r)
+						return
+					}
+					<-r.Context().Done()
+				}))
+				c := n.list("http://host")
+				for client := range 4 {
+					for i := range 20 {
+						ctx := fetch.WhileWanted(patient(t, fmt.Sprint(client)), func() bool { return wanted })
+						path := fmt.Sprintf("example.com/%d-%d/@v/v1.0.0.mod", client, i)
+						begin := time.Now()
+						if _, _, err := c.ReadAll(ctx, path, 100); err == nil {
+							t.Fatal("no error")
+						}
+						if d := time.Since(begin); !wanted && d > time.Minute {
+							t.Errorf("it took %v", d)
+						}
+						late.Store("/"+path, true)
+					}
+				}
+				state := 0.0
+				if wanted {
+					state = 2
+				}
+				wantState(t, c, state)
+				if !wanted {
+					data, _, err := c.ReadAll(t.Context(), "example.com/0-0/@v/v1.0.0.mod", 100)
+					wantData(t, data, err, []byte("good"))
+				}
+			})
+		})
+	}
+}

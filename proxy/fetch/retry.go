@@ -106,7 +106,9 @@ func (u *upstream) note(ctx context.Context, path string, f *failure) {
 		u.breaker.note(ctx, path, false)
 		return
 	}
-	u.failures.note(path, f.Error)
-	u.breaker.note(ctx, path, f.lost)
+	if callerOf(ctx).isWanted() {
+		u.failures.note(path, f.Error)
+		u.breaker.note(ctx, path, f.lost)
+	}
 	u.probe.begin(probeFresh)
 }

@@ -3,9 +3,7 @@ package predict
 import (
 	"time"
 
-	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
-	"golang.org/x/mod/semver"
 
 	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/proxy/request"
@@ -13,6 +11,7 @@ import (
 
 // client is what one client has requested, and what was predicted for it.
 type client struct {
+	first   time.Time // of its requests
 	last    time.Time // of its requests
 	expired time.Time // when expire last looked for wasted files
 
@@ -28,7 +27,7 @@ type client struct {
 }
 
 func newClient(now time.Time) *client {
-	return &client{last: now, expired: now, files: map[memo.Key]file{}, graph: newGraph()}
+	return &client{first: now, last: now, expired: now, files: map[memo.Key]file{}, graph: newGraph()}
 }
 
 // file is the state of a file.
@@ -50,7 +49,7 @@ const (
 	led                         // a go.mod: what it leads to was predicted
 	learned                     // a go.mod of a root: the graph knows what it requires
 	alone                       // a go.mod that the go command reads apart from the graph
-	failed                      // could not be fetched: another attempt would probably fail, too
+	ended                       // it was predicted, and is held, or cannot be fetched
 )
 
 func (f file) is(s state) bool { return f.state&s != 0 }
@@ -153,14 +152,22 @@ func (c *client) settle(t *tally, f file, wasted bool) {
 	t.stats[f.kind].UsedBytes += f.size
 }
 
-// drop gives a prediction up. why is a state to add, or 0.
-func (c *client) drop(req request.Request, why state) {
+// notFetched gives a prediction up.
+func (c *client) notFetched(req request.Request, why Reason) {
 	key := memo.KeyOf(req.Path())
-	if f := c.files[key]; f.is(predicted) {
-		c.credits[req.Kind].open--
-		f.state = f.state&^predicted | why
-		c.files[key] = f
+	f := c.files[key]
+	if !f.is(predicted) {
+		return
 	}
+	c.credits[req.Kind].open--
+	f.state &^= predicted
+	if why != NotNow {
+		f.state |= ended
+	}
+	if why == Failed {
+		c.credits[req.Kind].lost()
+	}
+	c.files[key] = f
 }
 
 // expire gives up what was predicted long ago and not requested, and the kinds that are wasted. A kind
@@ -176,7 +183,7 @@ func (c *client) expire(t *tally, now time.Time) {
 		}
 	}
 	for key, f := range c.files {
-		if !f.is(predicted|fetched|failed) || now.Sub(f.at) < idle {
+		if !f.is(predicted|fetched) || now.Sub(f.at) < idle {
 			continue
 		}
 		c.credits[f.kind].open--
@@ -236,14 +243,17 @@ func (c *client) afterInfo(t *tally, m module.Version) (next []request.Request) 
 		return nil
 	}
 	c.credits[request.Info].won()
-	candidates := c.built
+	var candidates []module.Version
 	if !built {
 		if !c.full() {
 			c.infos = append(c.infos, m)
 		}
 		candidates = c.graph.following(m.Path)
+	} else {
+		c.built = c.pending(request.Info, c.built)
+		candidates = c.built
 	}
-	for _, m := range candidates {
+	for _, m := range candidates[:min(gap, len(candidates))] {
 		if next = c.predict(t, next, request.Info, m); c.credits[request.Info].room(request.Info) <= 0 {
 			break
 		}
@@ -265,7 +275,8 @@ func (c *client) afterZip(t *tally, m module.Version) (next []request.Request) {
 		return nil
 	}
 	c.credits[request.Zip].won()
-	for _, m := range c.infos {
+	c.infos = c.pending(request.Zip, c.infos)
+	for _, m := range c.infos[:min(gap, len(c.infos))] {
 		if next = c.predict(t, next, request.Zip, m); c.credits[request.Zip].room(request.Zip) <= 0 {
 			break
 		}
@@ -273,32 +284,44 @@ func (c *client) afterZip(t *tally, m module.Version) (next []request.Request) {
 	return next
 }
 
-// required follows the content of a go.mod.
-func (c *client) required(t *tally, of module.Version, f *modfile.File) (next []request.Request) {
-	state := c.file(request.Mod, of)
-	if state.is(alone|led) || !state.is(requested|whole) {
-		return nil
+// pending returns versions without the first ones whose file of a kind is requested, or need not be
+// predicted.
+func (c *client) pending(kind request.Kind, versions []module.Version) []module.Version {
+	for len(versions) > 0 && c.file(kind, versions[0]).is(requested|fetched|ended) {
+		versions = versions[1:]
 	}
-	pruned := f.Go != nil && semver.Compare("v"+f.Go.Version, "v1.17") >= 0
-	if pruned && !state.is(whole) {
+	return versions
+}
+
+// required follows the content of a go.mod.
+func (c *client) required(t *tally, of module.Version, mod goMod) []request.Request {
+	state := c.file(request.Mod, of)
+	switch {
+	case state.is(alone|led) || !state.is(requested|whole):
+		return nil
+	case mod.pruned && !state.is(whole):
 		if !state.is(learned) {
 			c.mark(request.Mod, of, learned)
-			c.graph.learn(f, c.full())
+			c.graph.learn(mod.requires, maxFiles-c.entries())
 		}
 		return c.guess(t, nil)
 	}
 	c.mark(request.Mod, of, led)
-	for _, r := range f.Require {
-		if c.full() || !valid(r.Mod) {
-			continue
-		}
-		if c.file(request.Mod, r.Mod).is(whole) {
-			continue
-		}
-		c.mark(request.Mod, r.Mod, whole)
-		c.queue = append(c.queue, r.Mod)
-	}
+	c.lead(mod.requires)
 	return nil
+}
+
+// lead queues the go.mod files that one leads to.
+func (c *client) lead(requires []requirement) {
+	for _, r := range requires {
+		f := c.files[r.key]
+		if c.full() || f.is(whole) {
+			continue
+		}
+		f.kind, f.state = request.Mod, f.state|whole
+		c.files[r.key] = f
+		c.queue = append(c.queue, r.Version)
+	}
 }
 
 // queued adds the go.mod files to next that wait for credit, as far as there is some. One that the
@@ -334,7 +357,7 @@ func (c *client) guess(t *tally, next []request.Request) []request.Request {
 func (c *client) predict(t *tally, next []request.Request, kind request.Kind, m module.Version) []request.Request {
 	key := keyOf(kind, m)
 	f, known := c.files[key]
-	if f.is(requested|predicted|fetched|failed) || !known && c.full() || c.credits[kind].room(kind) <= 0 {
+	if f.is(requested|predicted|fetched|ended) || !known && c.full() || c.credits[kind].room(kind) <= 0 {
 		return next
 	}
 	if kind == request.Zip && (c.unused >= maxUnusedBytes || t.unused >= maxAllUnusedBytes) {

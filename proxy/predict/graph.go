@@ -3,7 +3,6 @@ package predict
 import (
 	"slices"
 
-	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 )
@@ -49,7 +48,7 @@ const (
 	fails = 5
 	apart = 4
 
-	// gap is how many of the modules after one are examined for the next .info.
+	// gap is how many modules are examined for the next .info or zip.
 	gap = 128
 )
 
@@ -100,21 +99,19 @@ func (g *graph) advance(path string, led bool) bool {
 	return true
 }
 
-// learn notes what a root requires.
-func (g *graph) learn(f *modfile.File, full bool) {
-	for _, r := range f.Require {
-		if !valid(r.Mod) {
-			continue
-		}
-		n, ok := g.node(r.Mod.Path, full)
+// learn notes what a root requires. At most room modules may be added.
+func (g *graph) learn(requires []requirement, room int) {
+	most := len(g.modules) + room
+	for _, r := range requires {
+		n, ok := g.node(r.Path, len(g.modules) >= most)
 		if !ok {
 			continue
 		}
 		n.count++
-		if n.best == "" || semver.Compare(r.Mod.Version, n.best) > 0 {
-			n.best = r.Mod.Version
+		if n.best == "" || semver.Compare(r.Version.Version, n.best) > 0 {
+			n.best = r.Version.Version
 		}
-		g.modules[r.Mod.Path] = n
+		g.modules[r.Path] = n
 	}
 }
 
@@ -189,9 +186,4 @@ func (g *graph) following(path string) (next []module.Version) {
 		}
 	}
 	return next
-}
-
-// valid reports whether a go.mod requires a version that a path can name: its author chose the text.
-func valid(m module.Version) bool {
-	return len(m.Path)+len(m.Version) <= maxPath && module.Check(m.Path, m.Version) == nil
 }

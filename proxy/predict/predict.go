@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/proxy/request"
@@ -57,6 +56,9 @@ func (p *Predictor) Stats(now time.Time) Stats {
 // Next returns the files that a client will probably request after req, which it requests now, and
 // whether it requests that for the first time: then AfterMod follows for a go.mod.
 func (p *Predictor) Next(name string, req request.Request, now time.Time) (next []request.Request, first bool) {
+	if !short(req.ModuleVersion()) {
+		return nil, false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.client(name, now)
@@ -71,7 +73,7 @@ func (p *Predictor) Next(name string, req request.Request, now time.Time) (next 
 // AfterMod returns the files that a client will probably request because of a go.mod that it has
 // requested, or that was predicted and is held now. content is that go.mod, of at most MaxMod bytes.
 func (p *Predictor) AfterMod(name string, of module.Version, content []byte) []request.Request {
-	f, err := modfile.ParseLax("go.mod", content, nil)
+	mod, err := parse(content) // without the lock, for which each request waits
 	if err != nil {
 		return nil
 	}
@@ -82,7 +84,7 @@ func (p *Predictor) AfterMod(name string, of module.Version, content []byte) []r
 		return nil
 	}
 	defer p.grown(c, c.entries())
-	return c.queued(&p.tally, c.required(&p.tally, of, f))
+	return c.queued(&p.tally, c.required(&p.tally, of, mod))
 }
 
 // Fetched says that a predicted file was fetched, and has a size in bytes.
@@ -100,25 +102,28 @@ func (p *Predictor) Fetched(name string, req request.Request, size int64) {
 	c.fetched(&p.tally, req, size)
 }
 
-// NotFetched says that a predicted file was held, or could not be fetched now.
-func (p *Predictor) NotFetched(name string, req request.Request) { p.drop(name, req, 0) }
+// Reason says why a predicted file was not fetched.
+type Reason uint8
 
-// Failed says that a predicted file was to be fetched, and that this failed. It is not predicted
-// again for this client.
-func (p *Predictor) Failed(name string, req request.Request) { p.drop(name, req, failed) }
+const (
+	NotNow Reason = iota // there was no place or memory for it: it may be predicted again
+	Held                 // it is stored
+	Failed               // it is not there, or too large: it counts as wasted
+)
 
-func (p *Predictor) drop(name string, req request.Request, why state) {
+// NotFetched says that a predicted file was not fetched.
+func (p *Predictor) NotFetched(name string, req request.Request, why Reason) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.clients[name]; c != nil {
-		c.drop(req, why)
+		c.notFetched(req, why)
 	}
 }
 
 // client returns what is known of a client. The caller holds mu.
 func (p *Predictor) client(name string, now time.Time) *client {
 	c := p.clients[name]
-	if c != nil && now.Sub(c.last) > idle {
+	if c != nil && (now.Sub(c.last) > idle || now.Sub(c.first) > longest) {
 		p.forget(name)
 		c = nil
 	}

@@ -114,10 +114,10 @@ func TestFailed(t *testing.T) {
 		b.get(info)
 	}
 	b.want(b.get(zips[0]), zips[1:5]...)
-	b.p.Failed(b.name, parse(t, zips[3]))
-	b.p.NotFetched(b.name, parse(t, zips[4]))
-	b.want(b.get(zips[1]), zips[4:]...)
-	b.want(b.get(zips[2]))
+	b.p.NotFetched(b.name, parse(t, zips[3]), predict.Failed)
+	b.p.NotFetched(b.name, parse(t, zips[4]), predict.NotNow)
+	b.want(b.get(zips[1])) // what failed has cost the credit that this one earns
+	b.want(b.get(zips[2]), zips[4:]...)
 	b.want(b.get(zips[3]))
 }
 
@@ -330,4 +330,84 @@ func TestClients(t *testing.T) {
 	if n := b.p.Entries(); n != 0 || b.p.Clients() != 0 {
 		t.Errorf("%d entries of %d clients after a minute", n, b.p.Clients())
 	}
+}
+
+// What cannot be fetched is wasted, and what is held is not looked for again.
+func TestNotFetched(t *testing.T) {
+	t.Parallel()
+	for why, most := range map[predict.Reason]int{predict.Failed: 70, predict.Held: 1000, predict.NotNow: 4000} {
+		b := newBuild(t)
+		var mod strings.Builder
+		mod.WriteString("module m.example/large\n\nrequire (\n")
+		for i := range 1000 {
+			fmt.Fprintf(&mod, "\tm.example/%d v1.0.0\n", i)
+		}
+		mod.WriteString(")\n")
+		n := 0
+		give := func(paths []string) {
+			n += len(paths)
+			for _, path := range paths {
+				b.p.NotFetched(b.name, parse(t, path), why)
+			}
+		}
+		give(b.mod("m.example/large", "v1.0.0", mod.String()))
+		for i := range 200 {
+			give(b.get(fmt.Sprintf("other.example/%d/@v/v1.0.0.mod", i)))
+		}
+		if n < 16 || n > most {
+			t.Errorf("%d predictions, want 16 to %d (reason %d)", n, most, why)
+		}
+	}
+	b := newBuild(t)
+	for i := range 9 {
+		b.get(fmt.Sprintf("m.example/%d/@v/v1.0.0.mod", i))
+	}
+	b.get("m.example/0/@v/v1.0.0.info")
+	next := b.get("m.example/1/@v/v1.0.0.info")
+	for i, path := range next {
+		b.p.NotFetched(b.name, parse(t, path), []predict.Reason{predict.Held, predict.NotNow}[i%2])
+	}
+	again := b.get("m.example/8/@v/v1.0.0.info")
+	for i, path := range next {
+		if slices.Contains(again, path) != (i%2 == 1) {
+			t.Errorf("%s is number %d, and %q follow", path, i, again)
+		}
+	}
+}
+
+// A site at which builds never pause, and a client with long names, take no more memory than others,
+// and a site that requests much for long still gets predictions.
+func TestLasting(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	long := strings.Repeat("x", 1500)
+	for i := range 100 {
+		b.want(b.get(fmt.Sprintf("m.example/%s/%d/@v/v1.0.0.mod", long, i)))
+		b.want(b.get(fmt.Sprintf("m.example/%s/%d/@v/v1.0.0.zip", long, i)))
+	}
+	if n := b.p.Entries(); n != 0 {
+		t.Errorf("%d entries for long names", n)
+	}
+	for i := range 100 { // each go.mod is of another kind, so that all lists grow
+		b.mod(fmt.Sprintf("m.example/%d", i), "v1.0.0", requiring(i, 200, "go 1.24"))
+		b.mod(fmt.Sprintf("m.example/%d", i), "v1.1.0", requiring(i+1000, 200, "go 1.12"))
+	}
+	if n := b.p.Entries(); n > 4100 {
+		t.Errorf("%d entries of one client", n)
+	}
+	for range 60 {
+		b.now = b.now.Add(11 * time.Second)
+		b.get("m.example/0/@v/list")
+	}
+	b.want(b.mod("m.example/fresh", "v1.0.0", "module m.example/fresh\nrequire m.example/f v1.0.0\n"), "m.example/f/@v/v1.0.0.mod")
+}
+
+// requiring returns a go.mod that requires n modules of its own.
+func requiring(of, n int, line string) string {
+	var mod strings.Builder
+	fmt.Fprintf(&mod, "module m.example/%d\n%s\n", of, line)
+	for i := range n {
+		fmt.Fprintf(&mod, "require m.example/%d/%d v1.0.0\n", of, i)
+	}
+	return mod.String()
 }

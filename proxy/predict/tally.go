@@ -14,12 +14,16 @@ const (
 	maxFiles   = 4000
 	maxEntries = 24000
 
-	// maxPath is the length of the longest path of a module that is predicted.
+	// maxPath is the length of the longest module path with a version that is remembered.
 	maxPath = 255
 
 	// idle is the time without a request after which a client is forgotten, and the time after which
 	// a predicted file that was not requested is wasted.
 	idle = 30 * time.Second
+
+	// longest is the time after which a client is forgotten that never pauses, such as a site with
+	// many jobs: what it requested is of builds that have ended.
+	longest = 10 * time.Minute
 
 	// MaxMod is the size of the largest go.mod that is read, and MaxZip that of the largest zip that is
 	// fetched before a client requests it, in bytes.

@@ -164,6 +164,43 @@ func TestAccessLog(t *testing.T) {
 	}
 }
 
+// A predicted file is in the metrics of predictions, and in no line of the access log and no other
+// count of requests, until a client requests it.
+func TestPredictedFilesAreNotRequests(t *testing.T) {
+	t.Parallel()
+	world := proxytest.New(t)
+	world.Add("-- example.com/old@v1.0.0/go.mod --\nmodule example.com/old\nrequire example.com/a v1.0.0\n-- example.com/a@v1.0.0/go.mod --\nmodule example.com/a\n")
+	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB(), "--log-format", "json")
+	if status, body := assaytest.Fetch(t, p.url+"/example.com/old/@v/v1.0.0.mod"); status != 200 {
+		t.Fatalf("%d %s", status, body)
+	}
+	metrics := ""
+	assaytest.WaitFor(t, func() bool {
+		_, metrics = assaytest.Fetch(t, p.url+"/metrics")
+		return strings.Contains(metrics, `assay_predicted_total{kind="mod"} 1`)
+	})
+	for line := range strings.Lines(metrics) {
+		if strings.HasPrefix(line, "assay_cache_requests_total") && strings.Contains(line, `kind="mod"`) && !strings.HasSuffix(line, " 0\n") {
+			if !strings.HasSuffix(line, " 1\n") || !strings.Contains(line, `result="miss"`) {
+				t.Errorf("requests: %s", line)
+			}
+		}
+	}
+	p.end()
+	lines := 0
+	for line := range strings.Lines(p.log.String()) {
+		if strings.Contains(line, `"msg":"request"`) && strings.Contains(line, ".mod") {
+			lines++
+		}
+		if strings.Contains(line, "example.com/a/") {
+			t.Errorf("the log has what no client has requested: %s", line)
+		}
+	}
+	if lines != 1 {
+		t.Errorf("%d lines for one request", lines)
+	}
+}
+
 // readyz does not depend on the upstream; the metrics count the requests.
 func TestOperations(t *testing.T) {
 	t.Parallel()
