@@ -24,6 +24,10 @@ type Client interface {
 	Limited() bool // whether its credential is valid for some modules only
 }
 
+// predictionFor begins the Key of a prediction for a site. Places for clients and for predictions are
+// told apart, and belong to the same site.
+const predictionFor = "prediction for "
+
 // Ask is a client's request for an object of a module, and the state of its access check.
 type Ask struct {
 	Client   Client

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -111,16 +110,6 @@ func (l *Library) fetched(ctx context.Context, o *Origin, q *Ask, ours bool, err
 // parseCost is how many bytes of memory parsing takes for each byte of a go.mod, at most.
 const parseCost = 100
 
-// maxParsing is how many go.mod files may wait for being read, of which one is read at a time: an
-// author of 64 KiB chooses that it takes 20 ms.
-const maxParsing = 256
-
-// parsing is the work of reading go.mod files.
-type parsing struct {
-	waiting chan struct{} // has an element for each go.mod
-	mu      sync.Mutex    // held while one is read
-}
-
 // afterMod returns what the client will probably request because of a go.mod, if there is time and
 // memory to read it.
 func (l *Library) afterMod(ctx context.Context, o *Origin, client background, req request.Request) []request.Request {
@@ -153,10 +142,6 @@ func (l *Library) afterMod(ctx context.Context, o *Origin, client background, re
 // background is the Client of a prediction. It has no credential: what is predicted is fetched only
 // if every client may read it.
 type background struct{ site string }
-
-// predictionFor begins the key of a background. Places for clients and for predictions are told apart,
-// and belong to the same site.
-const predictionFor = "prediction for "
 
 func (c background) Key() string       { return predictionFor + c.site }
 func (c background) Request() string   { return "" }

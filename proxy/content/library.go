@@ -14,6 +14,7 @@ package content
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,16 @@ type Library struct {
 	now       atomic.Pointer[snapshot]
 	predictor *predict.Predictor // nil: nothing is predicted
 	parsing   parsing            // for predictions
+}
+
+// maxParsing is how many go.mod files may wait for being read, of which one is read at a time: an
+// author of 64 KiB chooses that it takes 20 ms.
+const maxParsing = 256
+
+// parsing is the work of reading go.mod files.
+type parsing struct {
+	waiting chan struct{} // has an element for each go.mod
+	mu      sync.Mutex    // held while one is read
 }
 
 // Settings are the settings that Reload changes. VCS fetches private modules, and the

@@ -368,7 +368,3 @@ func (c *client) predict(t *tally, next []request.Request, kind request.Kind, m 
 	c.credits[kind].open++
 	return append(next, request.Request{Kind: kind, Module: m.Path, Version: m.Version})
 }
-
-func keyOf(kind request.Kind, m module.Version) memo.Key {
-	return memo.KeyOf(request.Request{Kind: kind, Module: m.Path, Version: m.Version}.Path())
-}

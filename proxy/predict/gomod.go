@@ -41,3 +41,7 @@ func valid(m module.Version) bool { return short(m) && module.Check(m.Path, m.Ve
 
 // short reports whether a version is remembered.
 func short(m module.Version) bool { return len(m.Path)+len(m.Version) <= maxPath }
+
+func keyOf(kind request.Kind, m module.Version) memo.Key {
+	return memo.KeyOf(request.Request{Kind: kind, Module: m.Path, Version: m.Version}.Path())
+}

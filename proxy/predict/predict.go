@@ -102,15 +102,6 @@ func (p *Predictor) Fetched(name string, req request.Request, size int64) {
 	c.fetched(&p.tally, req, size)
 }
 
-// Reason says why a predicted file was not fetched.
-type Reason uint8
-
-const (
-	NotNow Reason = iota // there was no place or memory for it: it may be predicted again
-	Held                 // it is stored
-	Failed               // it is not there, or too large: it counts as wasted
-)
-
 // NotFetched says that a predicted file was not fetched.
 func (p *Predictor) NotFetched(name string, req request.Request, why Reason) {
 	p.mu.Lock()

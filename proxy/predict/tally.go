@@ -38,6 +38,15 @@ const (
 	maxAllUnusedBytes = 256 << 20
 )
 
+// Reason says why a predicted file was not fetched.
+type Reason uint8
+
+const (
+	NotNow Reason = iota // there was no place or memory for it: it may be predicted again
+	Held                 // it is stored
+	Failed               // it is not there, or too large: it counts as wasted
+)
+
 // Stats are counts since the start, by kind.
 type Stats [request.NumKinds]Count
 
