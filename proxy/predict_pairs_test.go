@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/mod/module"
 	modsumdb "golang.org/x/mod/sumdb"
@@ -334,4 +335,62 @@ func TestPredictStores(t *testing.T) {
 	if !slices.Equal(keys[0], keys[1]) {
 		t.Errorf("stored without prediction: %q\nwith prediction: %q", keys[0], keys[1])
 	}
+}
+
+// A server that stops does not wait for predictions, and begins no more.
+func TestPredictStop(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	graph(world, 4, "")
+	g := newGate(t, world, "/graph.example/0/")
+	f := start(t, world, g.url, predicting())
+	f.want("graph.example/old/@v/v1.0.0.mod")
+	<-g.came // it hangs
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if err := f.server.Close(ctx); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+// The absence of a file that a prediction asked for first is remembered for an outage as any other, once
+// a client has requested it.
+func TestPredictOutage(t *testing.T) {
+	t.Parallel()
+	const path = "gone.example/x/@v/v1.0.0.mod"
+	world := newWorld(t)
+	graph(world, 1, "require gone.example/x v1.0.0\n")
+	var down atomic.Bool
+	came, release := make(chan struct{}, 1), make(chan struct{})
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case down.Load():
+			http.Error(w, "down", http.StatusServiceUnavailable)
+			return
+		case strings.HasSuffix(r.URL.Path, path):
+			came <- struct{}{}
+			<-release
+		}
+		world.ServeHTTP(w, r)
+	}))
+	defer upstream.Close()
+	o := quickly("")
+	o.config = func(c *proxy.Config) { c.Predict = true }
+	f := start(t, world, upstream.URL+"/ok", o)
+	f.want("graph.example/old/@v/v1.0.0.mod")
+	<-came // the prediction
+	answered := make(chan answer)
+	go func() { answered <- f.get(path) }()
+	time.Sleep(200 * time.Millisecond) // so that the client joins it
+	close(release)
+	if a := <-answered; a.status != http.StatusNotFound {
+		t.Fatalf("%v", a)
+	}
+	if n := world.Count(path); n != 1 {
+		t.Errorf("the upstream was asked %d times", n)
+	}
+	f.close()
+	down.Store(true)
+	f.open(upstream.URL+"/ok", o)
+	f.wantBridged(path)
 }

@@ -77,9 +77,10 @@ func (l *Library) Reload(s Settings) {
 	l.now.Store(newSnapshot(l.parts, gate.NewSettings(s.Upstream, s.Policy, s.VCS), l.now.Load))
 }
 
-// Close waits for fetches under way, at most until ctx ends; then it aborts the remaining
-// ones and waits for them. It does not close the store.
+// Close waits for fetches under way, except predictions for which no client waits, at most
+// until ctx ends; then it aborts the remaining ones and waits for them. It does not close the store.
 func (l *Library) Close(ctx context.Context) error {
+	l.parts.rooms.stopPredicting()
 	err := l.parts.scope.Close(ctx)
 	l.parts.absences.close()
 	l.parts.saveBindings(context.WithoutCancel(ctx))

@@ -171,7 +171,7 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 	if o.shelf.has(ctx, q.Req) {
 		return prefetchHeld
 	}
-	if !q.Req.Immutable() || !o.reachable(q) || o.absent.find(q.Path) != nil || o.ascertain(ctx, q) != nil {
+	if o.parts.rooms.predicting.Err() != nil || !q.Req.Immutable() || !o.reachable(q) || o.absent.find(q.Path) != nil || o.ascertain(ctx, q) != nil {
 		return prefetchRefused
 	}
 	f, ours, release := o.fills.ahead(q)
@@ -179,7 +179,12 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 		return prefetchRefused
 	}
 	if !o.parts.scope.Go(func(ctx context.Context) {
-		<-f.Done()
+		select {
+		case <-f.Done():
+		case <-o.parts.rooms.predicting.Done():
+			f.Claim().GiveUp() // a stop waits only for what clients wait for
+			<-f.Done()
+		}
 		release()
 		_ = o.parts.scope.Guard(q.Path, func() error { // a prediction that fails is no error
 			err := f.Err()
@@ -224,6 +229,9 @@ func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error
 		return got, ErrTimeout
 	}
 	if err := f.Err(); err != nil {
+		if f.Value.ahead {
+			got.Result = Miss // of which no client knows yet, see bridge
+		}
 		o.absent.note(q.Path, err, f.Begun)
 		return got, err
 	}
