@@ -3,7 +3,6 @@ package proxy_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -239,12 +238,14 @@ type fullDisk struct {
 	refused atomic.Int64
 }
 
-func (s *fullDisk) Create(ctx context.Context, info storage.Info, data io.Reader) error {
-	if s.on.Load() && strings.Contains(info.Key, "graph.example/") && !strings.Contains(info.Key, "graph.example/old") {
-		s.refused.Add(1)
-		return fmt.Errorf("create %s: %w", info.Key, syscall.ENOSPC)
+func (s *fullDisk) Apply(ctx context.Context, b storage.Batch) error {
+	for _, o := range b.Create {
+		if s.on.Load() && strings.Contains(o.Info.Key, "graph.example/") && strings.HasSuffix(o.Info.Key, ".mod") && !strings.Contains(o.Info.Key, "/old/") {
+			s.refused.Add(1)
+			return fmt.Errorf("create %s: %w", o.Info.Key, syscall.ENOSPC)
+		}
 	}
-	return s.Store.Create(ctx, info, data)
+	return s.Store.Apply(ctx, b)
 }
 
 // Without an upstream nothing is predicted, and with one that is dead clients get the same errors.
