@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -223,29 +224,32 @@ func TestPredictFullDisk(t *testing.T) {
 		c.Content.Store = full
 	}))
 	f.want("graph.example/old/@v/v1.0.0.mod")
-	eventually(t, "predictions have failed", func() bool { return full.refused.Load() == 4 })
-	f.idle()
-	full.on.Store(false)
 	for _, path := range paths {
 		f.want(path + "mod")
 	}
+	f.want(paths[0] + "info")
+	f.want(paths[1] + "info")
+	eventually(t, "predictions have failed", func() bool { return full.refused.Load() == 2 })
+	f.idle()
+	full.on.Store(false)
+	for _, path := range paths {
+		f.want(path + "info")
+	}
 }
 
-// fullDisk stores no go.mod of graph.example/<number> while it is on.
+// fullDisk stores no .info of graph.example/2 and graph.example/3 while it is on.
 type fullDisk struct {
 	storage.Store
 	on      atomic.Bool
 	refused atomic.Int64
 }
 
-func (s *fullDisk) Apply(ctx context.Context, b storage.Batch) error {
-	for _, o := range b.Create {
-		if s.on.Load() && strings.Contains(o.Info.Key, "graph.example/") && strings.HasSuffix(o.Info.Key, ".mod") && !strings.Contains(o.Info.Key, "/old/") {
-			s.refused.Add(1)
-			return fmt.Errorf("create %s: %w", o.Info.Key, syscall.ENOSPC)
-		}
+func (s *fullDisk) Create(ctx context.Context, info storage.Info, data io.Reader) error {
+	if s.on.Load() && (strings.HasSuffix(info.Key, "graph.example/2/@v/v1.0.0.info") || strings.HasSuffix(info.Key, "graph.example/3/@v/v1.0.0.info")) {
+		s.refused.Add(1)
+		return fmt.Errorf("create %s: %w", info.Key, syscall.ENOSPC)
 	}
-	return s.Store.Apply(ctx, b)
+	return s.Store.Create(ctx, info, data)
 }
 
 // Without an upstream nothing is predicted, and with one that is dead clients get the same errors.
