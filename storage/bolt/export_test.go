@@ -39,6 +39,15 @@ func StoredContent(tx *bbolt.Tx, key string) ([]byte, error) {
 	return r.content, r.checkContent()
 }
 
+// MaxRecent is the largest number of objects in the journal.
+const MaxRecent = maxRecent
+
+// InJournal returns the number of objects in the journal.
+func (db *DB) InJournal() int {
+	n, _ := db.journal.totals()
+	return int(n)
+}
+
 // Settle puts the objects of the journal into the tree.
 func (db *DB) Settle() error { return db.journal.settle() }
 

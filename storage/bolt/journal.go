@@ -28,6 +28,10 @@ const (
 	// object; its objects are in memory, and other writers wait for a merge.
 	minJournal = 256 << 10
 	maxJournal = 8 << 20
+
+	// maxRecent is the largest number of its objects: tiny ones would take several times their
+	// frames in memory.
+	maxRecent = 16 << 10
 )
 
 // journal has the newest small objects.
@@ -256,8 +260,13 @@ func (j *journal) store(entries []entry) error {
 		return j.meta.commit(func(tx *bbolt.Tx) error { return putEntries(tx, entries) })
 	}
 	at, err := j.place()
-	if err == nil && j.end+len(frame) > at.size {
-		if err = j.merge(min(maxJournal, max(minJournal, 2*at.size, 4*len(frame)))); err == nil {
+	full := j.end+len(frame) > at.size
+	if err == nil && (full || len(j.keys)+len(entries) > maxRecent) {
+		size := 0 // as large as it is
+		if full {
+			size = min(maxJournal, max(minJournal, 2*at.size, 4*len(frame)))
+		}
+		if err = j.merge(size); err == nil {
 			at, err = j.place()
 		}
 		frame = newFrame(j.mark, entries)

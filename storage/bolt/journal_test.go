@@ -374,6 +374,30 @@ func TestJournalGrows(t *testing.T) {
 	expectAll(t, openDB(t, afterCrash(t, dir)), want)
 }
 
+// Tiny objects fill the journal by their number: in memory each takes several times its frame.
+func TestJournalOfTinyObjects(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := openDB(t, dir)
+	want, most := map[string][]byte{}, 0
+	for i := range 50 {
+		var batch storage.Batch
+		for k := range 1000 {
+			key := fmt.Sprintf("b%03d/%d", i*37%100, k)
+			want[key] = nil
+			batch.Create = append(batch.Create, storage.Small{Info: storage.Info{Key: key}})
+		}
+		if err := db.Apply(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, db.InJournal())
+	}
+	if most > bolt.MaxRecent || most < bolt.MaxRecent/2 {
+		t.Errorf("the journal had %d objects, want at most %d", most, bolt.MaxRecent)
+	}
+	expectAll(t, openDB(t, afterCrash(t, dir)), want)
+}
+
 // If one meta page is damaged, bbolt uses the other one: its state has all objects, too.
 func TestJournalDamagedMetaPage(t *testing.T) {
 	t.Parallel()
