@@ -422,7 +422,7 @@ func (d *countedDraft) Close() error {
 
 // A client that is slower than the fill gets the rest from the stored object: the draft is
 // not kept for it.
-func TestSlowClientLetsSpoolGo(t *testing.T) {
+func TestSlowClientLetsDraftGo(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	path := big(world, 32<<20)
