@@ -10,9 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
@@ -130,11 +127,11 @@ func smallObject(n int) (storage.Info, string) {
 // written returns the bytes that have been written to the disk of a directory, by all processes: what the
 // kernel counts for one process is whole folios of the page cache, of which a disk gets a part.
 func written(dir string) (int64, error) {
-	var stat syscall.Stat_t
-	if err := syscall.Stat(dir, &stat); err != nil {
+	device, err := deviceOf(dir)
+	if err != nil {
 		return 0, err
 	}
-	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/stat", unix.Major(stat.Dev), unix.Minor(stat.Dev)))
+	text, err := os.ReadFile("/sys/dev/block/" + device + "/stat")
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, absent("a disk below the directory for temporary files")
 	}
@@ -147,6 +144,23 @@ func written(dir string) (int64, error) {
 	}
 	sectors, err := strconv.ParseInt(fields[6], 10, 64)
 	return sectors * 512, err
+}
+
+// deviceOf returns the numbers of the device that a directory is on, as in /sys/dev/block.
+func deviceOf(dir string) (device string, err error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	longest := 0
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line) // proc_pid_mountinfo(5)
+		if len(fields) < 5 {
+			continue
+		}
+		point := strings.TrimSuffix(fields[4], "/") + "/"
+		if strings.HasPrefix(dir+"/", point) && len(point) >= longest {
+			device, longest = fields[2], len(point)
+		}
+	}
+	return device, err
 }
 
 // sizeOf returns the bytes of the files in a directory.
