@@ -50,12 +50,7 @@ func expectDraft(t testing.TB, d storage.Draft, content []byte) {
 // of it is given back.
 func TestStalledDrafts(t *testing.T) {
 	t.Parallel()
-	writers := memory.New(bolt.WriterMemory)
-	db, err := bolt.Open(t.TempDir(), &bolt.Options{Writers: writers})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db, writers := openWithWriters(t)
 	check := func() {
 		t.Helper()
 		if writers.Used() > writers.Size() {
@@ -113,12 +108,7 @@ func TestStalledDrafts(t *testing.T) {
 // another draft is closed.
 func TestDraftWaitsForMemory(t *testing.T) {
 	t.Parallel()
-	writers := memory.New(bolt.WriterMemory)
-	db, err := bolt.Open(t.TempDir(), &bolt.Options{Writers: writers})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db, writers := openWithWriters(t)
 	var stalled []storage.Draft
 	for range 17 { // the half of the budget that is not for bbolt
 		stalled = append(stalled, startDraft(t, db, -1, make([]byte, 40_000)))
@@ -160,12 +150,7 @@ func TestDraftWaitsForMemory(t *testing.T) {
 // segment is there only after Commit.
 func TestDraftInMemory(t *testing.T) {
 	t.Parallel()
-	writers := memory.New(bolt.WriterMemory)
-	db, err := bolt.Open(t.TempDir(), &bolt.Options{Writers: writers})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db, writers := openWithWriters(t)
 	small := startDraft(t, db, -1, make([]byte, 32<<10))
 	if writers.Used() != 0 {
 		t.Errorf("a small draft takes %d bytes", writers.Used())

@@ -164,16 +164,23 @@ func TestSharedChunks(t *testing.T) {
 	all.Wait()
 }
 
-// Concurrent creations of large objects take turns when there is memory for one; a waiting caller
-// leaves when its context ends.
-func TestWritersBudget(t *testing.T) {
-	t.Parallel()
+// openWithWriters opens a store whose large objects have the least memory for being written.
+func openWithWriters(t *testing.T) (*bolt.DB, *memory.Budget) {
+	t.Helper()
 	writers := memory.New(bolt.WriterMemory)
 	db, err := bolt.Open(t.TempDir(), &bolt.Options{Writers: writers})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(func() { _ = db.Close() })
+	return db, writers
+}
+
+// Concurrent creations of large objects take turns when there is memory for one; a waiting caller
+// leaves when its context ends.
+func TestWritersBudget(t *testing.T) {
+	t.Parallel()
+	db, writers := openWithWriters(t)
 	content := storagetest.Content(4, 5<<20)
 	var all sync.WaitGroup
 	for i := range 6 {
