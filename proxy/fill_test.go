@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -21,6 +24,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
+	"github.com/assay-proxy/assay/storage"
 )
 
 // A mismatch is kept as evidence, logged and counted; its content is not stored.
@@ -249,44 +253,97 @@ func TestHitsDoNotWait(t *testing.T) {
 	wg.Wait()
 }
 
-// When no place becomes free in time, clients get an error that says so.
-func TestBusy(t *testing.T) {
+// stuckStore is a store that begins no object.
+type stuckStore struct {
+	storage.Store
+	stuck atomic.Int32 // how many wait
+}
+
+func (s *stuckStore) Draft(ctx context.Context, _ int64) (storage.Draft, error) {
+	return nil, s.wait(ctx)
+}
+
+func (s *stuckStore) Create(ctx context.Context, _ storage.Info, _ io.Reader) error {
+	return s.wait(ctx)
+}
+
+func (s *stuckStore) wait(ctx context.Context) error {
+	s.stuck.Add(1)
+	defer s.stuck.Add(-1)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// busy calls test in a bubble, with a server that has one place for zips and one for other
+// objects, both taken: by clients of the zip and the info of example.com/hello@v1.0.0.
+func busy(t *testing.T, test func(t *testing.T, get func(path string) answer)) {
 	t.Parallel()
 	world := newWorld(t)
-	o := verified()
-	o.config = func(c *proxy.Config) { c.Content.ZipFills, c.Content.Times.Answer = 1, 1200*time.Millisecond }
-	f := start(t, world, world.URL("gated"), o)
-	f.want("example.com/hello/@v/v1.1.0.mod") // so that its zip needs nothing but the place
-	go f.get("example.com/hello/@v/v1.0.0.zip")
-	eventually(t, "the one place is taken", func() bool { return world.Count("example.com/hello/@v/v1.0.0.zip") == 1 })
-	a := f.wantStatus("example.com/hello/@v/v1.1.0.zip", http.StatusServiceUnavailable, "busy")
-	if a.header.Get("Retry-After") == "" {
-		t.Error("no Retry-After")
-	}
-	f.wantStatus("example.com/hello/@v/v1.0.0.zip", http.StatusGatewayTimeout, "still being fetched")
-	world.OpenGate()
+	synctest.Test(t, func(t *testing.T) {
+		tree := t.TempDir()
+		for _, version := range []string{"v1.0.0", "v1.1.0"} {
+			for _, kind := range []string{".info", ".zip"} {
+				path := "example.com/hello/@v/" + version + kind
+				name := filepath.Join(tree, filepath.FromSlash(path))
+				if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(name, world.File(path), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		store := new(stuckStore)
+		f := &fixture{t: t, world: world, dir: t.TempDir(), logs: new(lockedBuffer)}
+		f.build("file://"+filepath.ToSlash(tree), option{
+			config: func(c *proxy.Config) { // clients give up before the fills count as silent
+				c.Content.Fills, c.Content.ZipFills, c.Content.Times.Answer = 1, 1, 4*time.Second
+			},
+			store: func(s storage.Store) storage.Store { store.Store = s; return store },
+		})
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+		get := func(path string) answer {
+			w := f.ask(request, "", path)
+			return answer{w.Code, w.Header(), w.Body.Bytes(), nil}
+		}
+		go get("example.com/hello/@v/v1.0.0.zip")
+		go get("example.com/hello/@v/v1.0.0.info")
+		synctest.Wait()
+		if store.stuck.Load() != 2 {
+			t.Fatalf("%d places are taken, want 2", store.stuck.Load())
+		}
+		test(t, get)
+	})
+}
+
+// When no place becomes free in time, clients get an error that says so.
+func TestBusy(t *testing.T) {
+	busy(t, func(t *testing.T, get func(string) answer) {
+		path := "example.com/hello/@v/v1.1.0.zip"
+		a := get(path)
+		wantError(t, path, a, http.StatusServiceUnavailable, "busy")
+		if a.header.Get("Retry-After") == "" {
+			t.Error("no Retry-After")
+		}
+		path = "example.com/hello/@v/v1.0.0.zip"
+		wantError(t, path, get(path), http.StatusGatewayTimeout, "still being fetched")
+	})
 }
 
 // A client that waits for a place for a list gets this error too.
 func TestBusyLists(t *testing.T) {
-	t.Parallel()
-	world := newWorld(t)
-	g := newGate(t, world, "/ok/example.com/")
-	o := verified()
-	o.config = func(c *proxy.Config) { c.Content.Fills, c.Content.Times.Answer = 1, 1200*time.Millisecond }
-	f := start(t, world, g.url, o)
-	defer g.release() // otherwise Close waits for it
-	var clients sync.WaitGroup
-	clients.Go(func() { f.get("example.com/hello/@v/v1.0.0.info") })
-	<-g.came
-	for _, file := range []string{"@v/list", "@latest", "@v/main.info"} {
-		clients.Go(func() {
-			if a := f.get("example.com/hello/" + file); a.status != http.StatusServiceUnavailable || !bytes.Contains(a.body, []byte("busy")) {
-				t.Errorf("GET %s = %v", file, a)
-			}
-		})
-	}
-	clients.Wait()
+	busy(t, func(t *testing.T, get func(string) answer) {
+		paths := []string{"example.com/hello/@v/list", "example.com/hello/@latest", "example.com/hello/@v/main.info"}
+		got := make([]answer, len(paths))
+		var clients sync.WaitGroup
+		for i, path := range paths {
+			clients.Go(func() { got[i] = get(path) })
+		}
+		clients.Wait()
+		for i, path := range paths {
+			wantError(t, path, got[i], http.StatusServiceUnavailable, "busy")
+		}
+	})
 }
 
 // Damage on the disk is never served: the object is fetched again.

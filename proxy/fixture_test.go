@@ -72,6 +72,7 @@ type option struct {
 	database bool // false: sumdb off
 	config   func(*proxy.Config)
 	store    func(storage.Store) storage.Store // what the library and the mirror get
+	lookup   sumdb.FetchFunc                   // of the database; nil: that of the upstream list
 	storage  func(*bolt.Options)
 	conn     func(net.Conn) // of each client
 	budget   fetch.Budget
@@ -103,6 +104,22 @@ func start(t *testing.T, world *proxytest.World, list string, o option) *fixture
 
 // open starts the server of f on the directory of f.
 func (f *fixture) open(list string, o option) {
+	f.t.Helper()
+	f.build(list, o)
+	httpServer := httptest.NewUnstartedServer(f.server)
+	if o.conn != nil {
+		httpServer.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { o.conn(c); return ctx }
+	}
+	httpServer.Start()
+	f.url = httpServer.URL
+	f.t.Cleanup(func() {
+		httpServer.CloseClientConnections()
+		httpServer.Close()
+	})
+}
+
+// build makes the server of f on the directory of f. Without connections, it can be in a bubble.
+func (f *fixture) build(list string, o option) {
 	t := f.t
 	t.Helper()
 	handler := slog.Handler(slog.NewTextHandler(f.logs, nil))
@@ -137,8 +154,8 @@ func (f *fixture) open(list string, o option) {
 		Settings: content.Settings{Upstream: f.chain, Policy: private},
 	}
 	if o.database {
-		var ask sumdb.FetchFunc
-		if !f.chain.Offline() {
+		ask := o.lookup
+		if ask == nil && !f.chain.Offline() {
 			ask = f.chain.SumDB(proxytest.Database, "http://127.0.0.1:1", true)
 		}
 		f.mirror, err = sumdb.Open(t.Context(), sumdb.Config{Key: f.world.GOSUMDB(), Store: store, Fetch: ask, Evidence: c.Content.Evidence, Logger: log})
@@ -153,17 +170,7 @@ func (f *fixture) open(list string, o option) {
 	if f.server, err = proxy.New(c); err != nil {
 		t.Fatal(err)
 	}
-	httpServer := httptest.NewUnstartedServer(f.server)
-	if o.conn != nil {
-		httpServer.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { o.conn(c); return ctx }
-	}
-	httpServer.Start()
-	f.url = httpServer.URL
-	t.Cleanup(func() {
-		httpServer.CloseClientConnections()
-		httpServer.Close()
-		f.closeWithin(0) // what an upstream that hangs has not sent is of no interest
-	})
+	t.Cleanup(func() { f.closeWithin(0) }) // what an upstream that hangs has not sent is of no interest
 }
 
 // close stops the server of f, so that its directory can be opened again.
@@ -230,16 +237,22 @@ func (f *fixture) want(path string) answer {
 func (f *fixture) wantStatus(path string, status int, texts ...string) answer {
 	f.t.Helper()
 	a := f.get(path)
+	wantError(f.t, path, a, status, texts...)
+	return a
+}
+
+// wantError checks a response to a request for path as wantStatus does.
+func wantError(t *testing.T, path string, a answer, status int, texts ...string) {
+	t.Helper()
 	if a.status != status {
-		f.t.Fatalf("GET %s = %v, want status %d", path, a, status)
+		t.Fatalf("GET %s = %v, want status %d", path, a, status)
 	}
-	checkText(f.t, a)
+	checkText(t, a)
 	for _, text := range texts {
 		if !strings.Contains(string(a.body), text) {
-			f.t.Errorf("GET %s says %q, want %q in it", path, a.body, text)
+			t.Errorf("GET %s says %q, want %q in it", path, a.body, text)
 		}
 	}
-	return a
 }
 
 // checkText checks that the go command shows an error's text completely.

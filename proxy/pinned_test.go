@@ -252,11 +252,12 @@ func TestPrivateTamperedInfo(t *testing.T) {
 	}
 }
 
-// countedStore counts the objects that are read not only from their beginning, as a zip that is
-// hashed, and makes these slow.
+// countedStore counts the objects that are opened, and those that are read not only from their
+// beginning, as a zip that is hashed. The latter wait until all clients have opened one.
 type countedStore struct {
 	storage.Store
-	hashed atomic.Int32
+	hashed  atomic.Int32
+	clients sync.WaitGroup // those that have opened nothing yet
 }
 
 type countedObject struct {
@@ -270,6 +271,7 @@ func (s *countedStore) Open(ctx context.Context, key string) (storage.Object, er
 	if err != nil {
 		return nil, err
 	}
+	s.clients.Done()
 	return &countedObject{Object: object, s: s}, nil
 }
 
@@ -277,7 +279,7 @@ func (o *countedObject) Seek(offset int64, whence int) (int64, error) {
 	if offset != 0 && !o.hashed {
 		o.hashed = true
 		o.s.hashed.Add(1)
-		time.Sleep(200 * time.Millisecond)
+		o.s.clients.Wait()
 	}
 	return o.Object.Seek(offset, whence)
 }
@@ -292,8 +294,10 @@ func TestPrivateCheckedOnce(t *testing.T) {
 	h.stop()
 	store := &countedStore{}
 	again := openPrivate(t, h.world, h.code, h.dir, func(c *proxy.Config, _ *vcs.Config) { store.Store, c.Content.Store = c.Content.Store, store })
+	const n = 20
+	store.clients.Add(n)
 	var clients sync.WaitGroup
-	for range 20 {
+	for range n {
 		clients.Go(func() {
 			if a := again.do(http.MethodHead, "corp.example/lib/@v/v1.0.0.zip"); a.status != http.StatusOK {
 				t.Error(a)

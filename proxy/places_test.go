@@ -7,11 +7,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -49,11 +51,7 @@ func hang(t *testing.T, world *proxytest.World, hangs func(path string) bool) *h
 		default:
 		}
 		defer h.now.Add(-1)
-		for n := h.now.Add(1); ; {
-			if most := h.most.Load(); n <= most || h.most.CompareAndSwap(most, n) {
-				break
-			}
-		}
+		raise(&h.most, h.now.Add(1))
 		h.drip(w, r)
 	}))
 	h.url = server.URL + "/ok"
@@ -63,6 +61,15 @@ func hang(t *testing.T, world *proxytest.World, hangs func(path string) bool) *h
 		server.Close()
 	})
 	return h
+}
+
+// raise makes most at least n.
+func raise(most *atomic.Int32, n int32) {
+	for {
+		if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
+			return
+		}
+	}
 }
 
 // release ends the hanging requests, so that the test need not wait for the server.
@@ -170,23 +177,41 @@ func TestHangingLookups(t *testing.T) {
 func TestHangingLookupsOfMany(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
-	h := hang(t, world, hangingLookup)
-	o := verified()
-	o.config = byClient
-	f := start(t, world, h.url, o)
-	defer h.release()
-	f.server.Hasten(time.Second, time.Second)
-	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
-	for i := range 700 {
-		go f.ask(request, fmt.Sprintf("192.0.%d.%d", i/250, i%250), fmt.Sprintf("%shang.example/m%d@v1.0.0", lookups, i))
-	}
-	eventually(t, "all places taken", func() bool { return h.now.Load() == 32 })
-	if w := f.ask(request, "198.51.100.1", lookups+"example.com/hello@v1.0.0"); w.Code != 200 {
-		t.Errorf("another client: %d %s", w.Code, w.Body)
-	}
-	if most := h.most.Load(); most > 4*32 { // the upstream notices a little later that its client has left
-		t.Errorf("%d requests to the upstream at once", most)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := &fixture{t: t, world: world, dir: t.TempDir(), logs: new(lockedBuffer)}
+		o := verified()
+		o.config = byClient
+		var now, most atomic.Int32 // lookups that hang
+		o.lookup = func(ctx context.Context, path string, limit int64) ([]byte, error) {
+			if !hangingLookup("/" + path) {
+				return world.Log.Fetch(ctx, path, limit)
+			}
+			raise(&most, now.Add(1))
+			defer now.Add(-1)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		f.build("file://"+filepath.ToSlash(t.TempDir()), o)
+		f.server.Hasten(time.Second, time.Second)
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+		for i := range 700 {
+			go f.ask(request, fmt.Sprintf("192.0.%d.%d", i/250, i%250), fmt.Sprintf("%shang.example/m%d@v1.0.0", lookups, i))
+		}
+		synctest.Wait()
+		if now.Load() != 32 {
+			t.Errorf("%d lookups hang, want one in each place", now.Load())
+		}
+		begin := time.Now()
+		if w := f.ask(request, "198.51.100.1", lookups+"example.com/hello@v1.0.0"); w.Code != 200 {
+			t.Errorf("another client: %d %s", w.Code, w.Body)
+		}
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("another client waited %v", took)
+		}
+		if most.Load() > 2*32 { // the next lookup may begin before the one that yields has ended
+			t.Errorf("%d lookups at once", most.Load())
+		}
+	})
 }
 
 // A site with a whole IPv6 /48, and so with any number of clients, takes neither all
