@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -181,22 +180,35 @@ func TestAheadRefused(t *testing.T) {
 	}
 }
 
-// The names and hashes of a large zip are in a scratch file between two steps, in which it is
-// sorted with all others, and repeated names stay in their order.
+// The names and hashes of a zip with many files are in a scratch file between two steps, in which
+// they are sorted with all others, and repeated names stay in their order.
 func TestAheadLarge(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "x.zip")
-	writeLarge(t, name, 15_000)
-	data, err := os.ReadFile(name)
-	if err != nil {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for i := range 15_000 {
+		h := &zip.FileHeader{Name: fmt.Sprintf("m@v1/services/part%03d/v%d/resource_manager_%06d_types.go", i/500, i/100%5, i)}
+		if i%50 == 0 {
+			h.Name, h.Method = "m@v1/again.go", zip.Deflate
+		}
+		w, err := z.CreateHeader(h)
+		if err == nil {
+			_, err = fmt.Fprintf(w, "package m // %0100d", i)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
 		t.Fatal(err)
 	}
+	data := b.Bytes()
 	scratch := scratchIn(t)
 	want, err := theirs(t, data)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var steps []int
-	for at := 4 << 20; at < len(data); at += 4 << 20 {
+	for at := 512 << 10; at < len(data); at += 512 << 10 {
 		steps = append(steps, at)
 	}
 	var got string

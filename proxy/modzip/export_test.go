@@ -1,7 +1,7 @@
 package modzip
 
-// Inflate unpacks a small content.
-func Inflate(dst, src []byte) bool { return newInflater().inflate(dst, src) }
+// NewInflate returns a function that unpacks small contents, one after the other.
+func NewInflate() func(dst, src []byte) bool { return newInflater().inflate }
 
 // Counted reports whether HashAhead used what a had hashed.
 func Counted(a *Ahead) bool { return a.counts }

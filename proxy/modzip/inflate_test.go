@@ -55,27 +55,47 @@ func texts(t testing.TB) [][]byte {
 	return [][]byte{nil, []byte("a"), []byte("module m\n"), bytes.Repeat([]byte("ab"), 9000), noise, skewed, source[:40<<10], source[100<<10 : 102<<10]}
 }
 
-// plain unpacks with compress/flate, and reports whether that is right and uses all of src.
-func plain(src []byte, limit int64) ([]byte, bool) {
+// unpackers unpack one content after the other: ours, and that of compress/flate.
+type unpackers struct {
+	ours   func(dst, src []byte) bool
+	theirs io.ReadCloser // a flate.Resetter
+}
+
+func newUnpackers() unpackers { return unpackers{modzip.NewInflate(), flate.NewReader(nil)} }
+
+// compare compares our result with that of compress/flate, and reports whether src can be unpacked and
+// nothing follows it.
+func (u unpackers) compare(t *testing.T, src []byte) bool {
+	t.Helper()
+	const limit = 1 << 16
 	in := bytes.NewReader(src)
-	out, err := io.ReadAll(io.LimitReader(flate.NewReader(in), limit+1))
-	return out, err == nil && in.Len() == 0 && int64(len(out)) <= limit
+	if err := u.theirs.(flate.Resetter).Reset(in, nil); err != nil {
+		t.Fatal(err)
+	}
+	want, err := io.ReadAll(io.LimitReader(u.theirs, limit+1))
+	ok := err == nil && in.Len() == 0 && len(want) <= limit
+	got := make([]byte, min(len(want), limit))
+	if fits := u.ours(got, src); fits != ok || ok && !bytes.Equal(got, want) {
+		t.Errorf("%x: unpacked: %t, compress/flate %t", src, fits, ok)
+	}
+	return ok
 }
 
 // What Go's writer packs is unpacked, and nothing that is cut off, longer, or has another
 // length.
 func TestInflate(t *testing.T) {
 	t.Parallel()
+	inflate := modzip.NewInflate()
 	for _, text := range texts(t) {
 		for i, src := range packings(t, text) {
 			dst := make([]byte, len(text))
-			if !modzip.Inflate(dst, src) || !bytes.Equal(dst, text) {
+			if !inflate(dst, src) || !bytes.Equal(dst, text) {
 				t.Errorf("%.20q, packing %d: wrong", text, i)
 			}
-			if modzip.Inflate(make([]byte, len(text)+1), src) || len(text) > 0 && modzip.Inflate(dst[1:], src) {
+			if inflate(make([]byte, len(text)+1), src) || len(text) > 0 && inflate(dst[1:], src) {
 				t.Errorf("%.20q, packing %d: another length is accepted", text, i)
 			}
-			if modzip.Inflate(dst, src[:len(src)-1]) || modzip.Inflate(dst, append(src, 0)) {
+			if inflate(dst, src[:len(src)-1]) || inflate(dst, append(src, 0)) {
 				t.Errorf("%.20q, packing %d: a part, or more, is accepted", text, i)
 			}
 		}
@@ -85,7 +105,7 @@ func TestInflate(t *testing.T) {
 // A damaged stream is unpacked as compress/flate unpacks it, or not at all.
 func TestInflateDamaged(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(1, 2))
+	random, u := rand.New(rand.NewPCG(1, 2)), newUnpackers()
 	for _, text := range texts(t) {
 		for _, src := range packings(t, text[:min(len(text), 2000)]) {
 			for range 50 {
@@ -93,18 +113,9 @@ func TestInflateDamaged(t *testing.T) {
 				for range 1 + random.IntN(3) {
 					damaged[random.IntN(len(damaged))] ^= 1 << random.IntN(8)
 				}
-				compareInflate(t, damaged)
+				u.compare(t, damaged)
 			}
 		}
-	}
-}
-
-// compareInflate compares our result with that of compress/flate.
-func compareInflate(t *testing.T, src []byte) {
-	want, ok := plain(src, 1<<16)
-	got := make([]byte, min(len(want), 1<<16))
-	if fits := modzip.Inflate(got, src); fits != ok || ok && !bytes.Equal(got, want) {
-		t.Errorf("%x: unpacked: %t, compress/flate %t", src, fits, ok)
 	}
 }
 
@@ -116,5 +127,5 @@ func FuzzInflate(f *testing.F) {
 			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, src []byte) { compareInflate(t, src) })
+	f.Fuzz(func(t *testing.T, src []byte) { newUnpackers().compare(t, src) })
 }

@@ -15,18 +15,27 @@ type part struct {
 	body          []byte // the content, as it is stored, and the descriptor
 }
 
+// partContents returns the contents of parts, each with its packed form.
+func partContents(t testing.TB) (all [][2]string) {
+	for _, content := range []string{
+		"", "x", "PK\x07\x08", "PK\x07\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00PK\x03\x04", "package m\n\nfunc f() {}\n",
+	} {
+		all = append(all, [2]string{content, deflated(t, content)})
+	}
+	return all
+}
+
 // newPart returns an honest entry.
-func newPart(t testing.TB, random *rand.Rand) part {
+func newPart(random *rand.Rand, contents [][2]string) part {
 	le := binary.LittleEndian
 	names := []string{"m@v1/a", "m@v1/a", "m@v1/b.go", "m@v1/folder/", "m@v1/PK\x03\x04", ""}
-	contents := []string{"", "x", "PK\x07\x08", "PK\x07\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00PK\x03\x04", "package m\n\nfunc f() {}\n"}
-	name, content := names[random.IntN(len(names))], contents[random.IntN(len(contents))]
+	name, both := names[random.IntN(len(names))], contents[random.IntN(len(contents))]
 	if name == "m@v1/folder/" {
-		content = ""
+		both = contents[0]
 	}
-	packed, method := content, uint16(0)
+	content, packed, method := both[0], both[0], uint16(0)
 	if random.IntN(2) == 0 {
-		packed, method = deflated(t, content), 8
+		packed, method = both[1], 8
 	}
 	sums := le.AppendUint32(nil, crc32.ChecksumIEEE([]byte(content)))
 	sums = le.AppendUint32(le.AppendUint32(sums, uint32(len(packed))), uint32(len(content)))
@@ -51,11 +60,11 @@ func change(random *rand.Rand, header []byte) {
 }
 
 // structured returns a zip of a few entries, and changes some parts of its structure.
-func structured(t testing.TB, random *rand.Rand) []byte {
+func structured(random *rand.Rand, contents [][2]string) []byte {
 	le := binary.LittleEndian
 	parts := make([]part, random.IntN(6))
 	for i := range parts {
-		parts[i] = newPart(t, random)
+		parts[i] = newPart(random, contents)
 	}
 	var b bytes.Buffer
 	var listed [][]byte
@@ -120,11 +129,11 @@ func structured(t testing.TB, random *rand.Rand) []byte {
 // zip while they arrive; x/mod has the same hash; and what counts is what a reader finds.
 func TestAheadStructure(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(19, 20))
+	random, contents := rand.New(rand.NewPCG(19, 20)), partContents(t)
 	scratch := scratchIn(t)
 	counted, hashed, shaped := 0, 0, 0
 	for range 1500 {
-		data := structured(t, random)
+		data := structured(random, contents)
 		steps := []int{random.IntN(len(data)), random.IntN(len(data)), random.IntN(len(data))}
 		slices.Sort(steps)
 		if compareAhead(t, data, scratch, steps...) {
