@@ -36,7 +36,7 @@ type follower struct {
 	// holder of moving replaces it, and only by a larger one.
 	head atomic.Pointer[head]
 
-	moving  turns // of goroutines that move the head
+	moving  turns // of goroutines that move the head, for as long as the write takes
 	proving turns // of those in prove, which may wait for upstream: storing what is proved does not wait for them
 
 	waiting step // the newest one of prove with a head that was larger than ours; guarded by proving
@@ -195,44 +195,68 @@ func (f *follower) acceptHead(ctx context.Context, theirs *head, from string) er
 	return f.acceptOlder(ctx, ours, theirs, from)
 }
 
-// advance makes the head of s ours, with commit. It judges s again if s was judged with another head
-// than ours of now. If ours is not smaller any more, it does nothing and reports that: an older head
-// is judged without holding moving.
-func (f *follower) advance(ctx context.Context, s step, commit func(ctx context.Context, ours, next *head) error) (overtaken bool, err error) {
-	err = f.moving.take(ctx, func(ctx context.Context) (err error) {
-		overtaken, err = f.advanceNext(ctx, s, commit)
-		return err
-	})
-	return overtaken, err
-}
+// errOvertaken means that our head has moved since a step was judged.
+var errOvertaken = errors.New("our head has moved")
 
-// advanceNext is advance in its turn.
-func (f *follower) advanceNext(ctx context.Context, s step, commit func(ctx context.Context, ours, next *head) error) (overtaken bool, err error) {
-	const attempts = 10 // the only way to lose a race is that another process moves the stored head
-	for range attempts {
-		if err := f.freezer.check(); err != nil {
-			return false, err
-		}
+// advance makes the head of s ours, with commit. If s was judged with another head than ours of now,
+// it judges s again. If ours is not smaller any more, it does nothing and reports that. It judges
+// without holding moving: that may wait for upstream and for the store, and other heads must not.
+func (f *follower) advance(ctx context.Context, s step, commit func(ctx context.Context, ours, next *head) error) (overtaken bool, err error) {
+	const attempts = 10 // of a head that another process moves in the store
+	for conflicts := 0; conflicts < attempts; {
 		ours, theirs := f.head.Load(), cmp.Or(s.next, s.theirs)
 		if ours != nil && theirs.tree.N <= ours.tree.N {
-			return true, nil
+			return true, f.freezer.check()
 		}
 		if s.next == nil || s.ours != ours {
-			if s, err = f.judge.newerThan(ctx, ours, theirs, s.from); err != nil {
+			if s, err = f.judgeNewer(ctx, ours, theirs, s.from); err != nil {
 				return false, err
 			}
 		}
-		if err = commit(ctx, ours, s.next); err == nil {
-			f.settled(s)
-		}
-		if !errors.Is(err, storage.ErrConflict) {
-			return false, err
-		}
-		if err := f.acceptStored(ctx, ours); err != nil {
+		switch err = f.commitNext(ctx, s, commit); {
+		case errors.Is(err, errOvertaken): // by another head, so this loop ends
+		case errors.Is(err, storage.ErrConflict):
+			conflicts++
+			if err := f.acceptStored(ctx, ours); err != nil {
+				return false, err
+			}
+		default:
 			return false, err
 		}
 	}
 	return false, err
+}
+
+// judgeNewer is judge.newerThan, which begins again if upstream is replaced.
+func (f *follower) judgeNewer(ctx context.Context, ours, theirs *head, from string) (s step, err error) {
+	err = renewed(ctx, f.client.flights, func(ctx context.Context) (err error) {
+		s, err = f.judge.newerThan(ctx, ours, theirs, from)
+		return err
+	})
+	return s, err
+}
+
+// commitNext makes the head of s ours, with commit. The error is errOvertaken if ours is not the one
+// with which s was judged.
+func (f *follower) commitNext(ctx context.Context, s step, commit func(ctx context.Context, ours, next *head) error) error {
+	err := f.move(ctx, s.ours, func(ctx context.Context) error { return commit(ctx, s.ours, s.next) })
+	if err == nil {
+		f.settled(s)
+	}
+	return err
+}
+
+// move calls do, which replaces our head, if that is still ours. The error is errOvertaken if not.
+func (f *follower) move(ctx context.Context, ours *head, do func(ctx context.Context) error) error {
+	return f.moving.take(ctx, func(ctx context.Context) error {
+		if err := f.freezer.check(); err != nil {
+			return err
+		}
+		if f.head.Load() != ours {
+			return errOvertaken
+		}
+		return do(ctx)
+	})
 }
 
 // acceptOlder proves that theirs, which is not larger than ours, is a prefix of ours.
@@ -338,80 +362,86 @@ func (f *follower) archive(ctx context.Context, h *head) {
 	f.head.CompareAndSwap(h, h.archived(done))
 }
 
-// acceptStored makes the stored head ours after another process moved it. The caller holds
-// moving. A stored head that does not continue ours is handled as a fork.
+// acceptStored makes the stored head ours after another process moved it, unless ours has moved
+// meanwhile. A stored head that does not continue ours is handled as a fork. Like advance, it holds
+// moving only to replace our head: the store may be slow.
 func (f *follower) acceptStored(ctx context.Context, ours *head) error {
-	stored, state, err := f.heads.read(ctx)
-	if err != nil && state == nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("stored tree head: %w", err)
+	var next *head
+	err := renewed(ctx, f.client.flights, func(ctx context.Context) (err error) {
+		next, err = f.judgeStored(ctx, ours)
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	switch {
-	case err != nil && ours == nil:
-		return fmt.Errorf("stored tree head: %w", err)
-	case err != nil:
-		// The stored head was removed or damaged while we run: store ours again.
-		f.log.Error("stored tree head is damaged or gone", "size", ours.tree.N, "err", err)
-		f.replaceNext(ours, state)
+	err = f.move(ctx, ours, func(context.Context) error {
+		f.head.Store(next)
 		return nil
+	})
+	if errors.Is(err, errOvertaken) {
+		return nil // by a head that was judged too; the next commit compares it with the stored one
+	}
+	if err == nil && ours != nil && next.tree != ours.tree {
+		f.judge.addOlder(ours.tree)
+	}
+	return err
+}
+
+// judgeStored returns our next head, as the stored one is of another process: that one, or ours if it
+// is larger, to be stored in its place.
+func (f *follower) judgeStored(ctx context.Context, ours *head) (*head, error) {
+	stored, state, err := f.heads.read(ctx)
+	if err != nil && state == nil && !errors.Is(err, fs.ErrNotExist) || err != nil && ours == nil {
+		return nil, fmt.Errorf("stored tree head: %w", err)
+	}
+	if err != nil { // it was removed or damaged while we run: store ours again
+		f.log.Error("stored tree head is damaged or gone", "size", ours.tree.N, "err", err)
+		return ours.replacing(state), nil
 	}
 	if f.prover.checkTiles(ctx, stored) != nil {
 		stored.tiles = nil
 	}
 	if ours == nil {
-		f.head.Store(stored)
-		return nil
+		return stored, nil
 	}
 	if stored.tree.N <= ours.tree.N {
-		if err := f.acceptOlder(ctx, ours, stored, "the store"); err != nil {
-			return err
-		}
-		f.replaceNext(ours, state)
-		return nil
+		return ours.replacing(state), f.acceptOlder(ctx, ours, stored, "the store")
 	}
 	found, err := f.prover.compare(ctx, ours.tree, stored.tree, stored)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if found.root != ours.tree.Hash {
-		return f.judge.refuseFork(ours, stored, found, "the store")
+		return nil, f.judge.refuseFork(ours, stored, found, "the store")
 	}
 	next := *stored
 	next.tiles = found.tiles
 	next.inherit(stored)
 	next.inherit(ours)
-	f.head.Store(&next)
-	f.judge.addOlder(ours.tree)
-	return nil
-}
-
-// replaceNext makes the next commit replace state, whatever it contains.
-func (f *follower) replaceNext(ours *head, state []byte) {
-	same := *ours
-	same.state = state
-	f.head.Store(&same)
+	return &next, nil
 }
 
 // completeEdge fetches the tiles of the right edge of a head from the history, which does not store
 // them.
 func (f *follower) completeEdge(ctx context.Context) error {
-	if h := f.head.Load(); h == nil || h.complete() {
-		return nil
-	}
-	return f.moving.take(ctx, f.completeOurs)
-}
-
-// completeOurs is completeEdge of our head. The caller holds moving.
-func (f *follower) completeOurs(ctx context.Context) error {
 	ours := f.head.Load()
-	if ours.complete() {
+	if ours == nil || ours.complete() {
 		return nil
 	}
-	found, err := f.prover.compare(ctx, ours.tree, ours.tree, ours)
+	var found comparison
+	err := renewed(ctx, f.client.flights, func(ctx context.Context) (err error) {
+		found, err = f.prover.compare(ctx, ours.tree, ours.tree, ours)
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	next := *ours
 	next.tiles = found.tiles
 	next.inherit(ours)
-	return f.commit(ctx, ours, &next)
+	err = f.move(ctx, ours, func(ctx context.Context) error { return f.commit(ctx, ours, &next) })
+	if errors.Is(err, errOvertaken) {
+		return nil // by a head with its edge
+	}
+	return err
 }

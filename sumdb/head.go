@@ -139,6 +139,13 @@ func (h *head) archived(stored fullTiles) *head {
 	return &rest
 }
 
+// replacing returns h as a head whose next commit replaces state, whatever it contains.
+func (h *head) replacing(state []byte) *head {
+	same := *h
+	same.state = state
+	return &same
+}
+
 // with returns h, which may be nil, with the tiles of other too: those that proved it once.
 func (h *head) with(other *head) *head {
 	if h == nil || other.tiles == nil {

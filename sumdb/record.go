@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -54,10 +53,17 @@ type Proof struct {
 	path    string // of the lookup
 	size    int    // bytes
 
-	mu     sync.Mutex // held while the proof is being stored; guards what follows
-	stored *Record    // the record in the store; nil: it is not there yet
-	step   step       // what proves the head
-	tiles  fullTiles  // what proves the record
+	// storing has a value while the proof is being stored, and guards what follows. It is a channel
+	// and not a mutex, so that a caller can stop waiting when its context ends.
+	storing chan struct{}
+	stored  *Record   // the record in the store; nil: it is not there yet
+	step    step      // what proves the head
+	tiles   fullTiles // what proves the record
+}
+
+// newProof returns the proof of record, which is not stored yet.
+func (r *records) newProof(record Record, path string, mod module.Version) *Proof {
+	return &Proof{Record: record, records: r, mod: mod, path: path, storing: make(chan struct{}, 1)}
 }
 
 // Store makes the proof durable, and then the objects with, which depend on it, in one batch of the
@@ -141,7 +147,9 @@ func (r *records) proved(ctx context.Context, path string, mod module.Version) (
 	if err != nil {
 		return nil, err
 	}
-	return &Proof{Record: record, records: r, mod: mod, path: path, stored: &record}, nil
+	p := r.newProof(record, path, mod)
+	p.stored = &record
+	return p, nil
 }
 
 // notHeld returns the error for a record that is not held while there is no upstream. It says how
@@ -175,7 +183,7 @@ func (r *records) fetchRecord(ctx context.Context, path string, mod module.Versi
 		return nil, err
 	}
 	record.Text = bytes.Clone(record.Text) // msg is larger
-	p := &Proof{Record: record, records: r, mod: mod, path: path}
+	p := r.newProof(record, path, mod)
 	if err := r.complete(ctx, p, signed); err != nil {
 		return nil, err
 	}
@@ -233,35 +241,48 @@ func (r *records) proveIncluded(ctx context.Context, h *head, record Record, mod
 
 // keep implements Proof.Store, and returns the record that is stored.
 func (r *records) keep(ctx context.Context, p *Proof, with dependents) (Record, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stored == nil {
-		err := r.keepTogether(ctx, p, with)
-		if err == nil {
-			return *p.stored, nil
-		}
-		if blocked(err) {
-			err = r.keepEach(ctx, p)
-		}
-		if err != nil {
-			if p.step.next != nil || errors.Is(err, ErrFrozen) || errors.Is(err, ErrInvalid) {
-				r.waiting.Delete(p.path) // it would perhaps fail forever
-			}
-			if blocked(err) {
-				err = fmt.Errorf("%v", err) // not %w: for the caller it would be an error of with
-			}
-			return Record{}, fmt.Errorf("store record of %s: %w", p.mod, err)
-		}
+	record, together, err := r.keepProof(ctx, p, with)
+	if err != nil || together {
+		return record, err
 	}
 	objects, err := with()
 	if err != nil || len(objects) == 0 {
-		return *p.stored, err
+		return record, err
 	}
-	return *p.stored, r.objects.store.Apply(ctx, storage.Batch{Create: objects})
+	return record, r.objects.store.Apply(ctx, storage.Batch{Create: objects})
+}
+
+// keepProof stores p, if it is not stored yet, and returns the record that is stored. It reports
+// whether the dependents are stored together with it.
+func (r *records) keepProof(ctx context.Context, p *Proof, with dependents) (record Record, together bool, err error) {
+	select {
+	case p.storing <- struct{}{}:
+	case <-ctx.Done():
+		return Record{}, false, fmt.Errorf("store record of %s: %w", p.mod, ctx.Err())
+	}
+	defer func() { <-p.storing }()
+	if p.stored != nil {
+		return *p.stored, false, nil
+	}
+	err = r.keepTogether(ctx, p, with)
+	together = err == nil
+	if blocked(err) {
+		err = r.keepEach(ctx, p)
+	}
+	if err == nil {
+		return *p.stored, together, nil
+	}
+	if p.step.next != nil || errors.Is(err, ErrFrozen) || errors.Is(err, ErrInvalid) {
+		r.waiting.Delete(p.path) // it would perhaps fail forever
+	}
+	if blocked(err) {
+		err = fmt.Errorf("%v", err) // not %w: for the caller it would be an error of with
+	}
+	return Record{}, false, fmt.Errorf("store record of %s: %w", p.mod, err)
 }
 
 // keepTogether stores p and then its dependents in one batch: head, tiles, record, dependents. The
-// caller holds p.mu.
+// caller has p.storing.
 func (r *records) keepTogether(ctx context.Context, p *Proof, with dependents) error {
 	if err := r.freezer.check(); err != nil {
 		return err
@@ -313,7 +334,7 @@ func (r *records) keepEach(ctx context.Context, p *Proof) error {
 	return nil
 }
 
-// kept notes that p is stored, as record. The caller holds p.mu.
+// kept notes that p is stored, as record. The caller has p.storing.
 func (r *records) kept(p *Proof, record Record) {
 	p.stored = &record
 	r.hashes.prover.stored(p.tiles)
