@@ -33,10 +33,10 @@ func noise(world *proxytest.World) (path string) {
 	return "example.com/noise/@v/v1.0.0.zip"
 }
 
-// spooled returns the number of files in the spool directory.
-func (f *fixture) spooled() int {
+// scratchFiles returns the number of scratch files.
+func (f *fixture) scratchFiles() int {
 	f.t.Helper()
-	entries, err := os.ReadDir(filepath.Join(f.dir, "spool"))
+	entries, err := os.ReadDir(filepath.Join(f.dir, "scratch"))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -58,12 +58,12 @@ func TestHashedWhileItArrives(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	eventually(t, "half of it has arrived, and is hashed", func() bool { return f.spooled() == 1 && proofs.Used() == 0 })
+	eventually(t, "half of it has arrived, and is hashed", func() bool { return f.scratchFiles() == 1 && proofs.Used() == 0 })
 	world.OpenGate()
 	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, world.File(path)) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
-	eventually(t, "the file is gone", func() bool { return f.spooled() == 0 })
+	eventually(t, "the file is gone", func() bool { return f.scratchFiles() == 0 })
 	if proofs.Used() != 0 {
 		t.Errorf("%d bytes are lost", proofs.Used())
 	}
@@ -91,8 +91,8 @@ func TestArrivesWithoutMemoryForProofs(t *testing.T) {
 	if _, err := io.CopyN(&got, resp.Body, 11<<20); err != nil {
 		t.Fatalf("after %d bytes: %v", got.Len(), err)
 	}
-	if n := f.spooled(); n != 0 {
-		t.Errorf("%d files in the spool: something was hashed without memory", n)
+	if n := f.scratchFiles(); n != 0 {
+		t.Errorf("%d scratch files: something was hashed without memory", n)
 	}
 	world.OpenGate()
 	proofs.Give(modzip.Memory)
@@ -113,7 +113,7 @@ func TestMismatchWhileItArrives(t *testing.T) {
 		t.Errorf("%d with %d bytes", a.status, len(a.body))
 	}
 	f.wantStatus(path, http.StatusForbidden, "checksum mismatch", "/ok has h1:")
-	eventually(t, "the spool is empty", func() bool { return f.spooled() == 0 })
+	eventually(t, "no scratch file is left", func() bool { return f.scratchFiles() == 0 })
 }
 
 // withChange returns a zip with one file more.

@@ -149,7 +149,7 @@ func (f *fixture) build(list string, o option) {
 	}
 	c := proxy.Config{
 		Content: content.Config{
-			Store: store, Logger: log, Spool: filepath.Join(f.dir, "spool"), Evidence: filepath.Join(f.dir, "evidence"),
+			Store: store, Logger: log, Scratch: filepath.Join(f.dir, "scratch"), Evidence: filepath.Join(f.dir, "evidence"),
 		},
 		Settings: content.Settings{Upstream: f.chain, Policy: private},
 	}

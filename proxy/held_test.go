@@ -166,7 +166,7 @@ func BenchmarkHeldList(b *testing.B) {
 		b.Fatal(err)
 	}
 	server, err := proxy.New(proxy.Config{
-		Content:  content.Config{Store: store, Spool: filepath.Join(b.TempDir(), "spool")},
+		Content:  content.Config{Store: store, Scratch: filepath.Join(b.TempDir(), "scratch")},
 		Settings: content.Settings{Upstream: chain, Policy: policy},
 	})
 	if err != nil {

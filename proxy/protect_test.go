@@ -718,7 +718,7 @@ func TestBindingsLost(t *testing.T) {
 	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
 	store := &lossyStore{Store: g.store}
 	_, err := proxy.New(proxy.Config{
-		Content:  content.Config{Store: store, Log: g.log, Spool: t.TempDir(), Evidence: t.TempDir()},
+		Content:  content.Config{Store: store, Log: g.log, Scratch: t.TempDir(), Evidence: t.TempDir()},
 		Settings: content.Settings{Upstream: g.chain, Policy: ruled(t, "")},
 	})
 	if !errors.Is(err, bindings.ErrLost) || !strings.Contains(err.Error(), "backup") {

@@ -30,7 +30,7 @@ import (
 
 // A removed directory for temporary files is no absence of a module. A zip with so many files
 // that hashing it needs one is an error of our own if there cannot be one; other zips need none.
-func TestSpoolGone(t *testing.T) {
+func TestScratchGone(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	many := "example.com/many/@v/v1.0.0.zip"
@@ -40,8 +40,8 @@ func TestSpoolGone(t *testing.T) {
 	}
 	world.AddModule(module.Version{Path: "example.com/many", Version: "v1.0.0"}, files)
 	f := start(t, world, world.URL("ok"), verified())
-	spool := filepath.Join(f.dir, "spool")
-	if err := os.RemoveAll(spool); err != nil {
+	scratch := filepath.Join(f.dir, "scratch")
+	if err := os.RemoveAll(scratch); err != nil {
 		t.Fatal(err)
 	}
 	f.want("example.com/hello/@v/v1.0.0.zip")
@@ -49,10 +49,10 @@ func TestSpoolGone(t *testing.T) {
 	if err := f.store.Delete(t.Context(), keyOf(many)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.RemoveAll(spool); err != nil {
+	if err := os.RemoveAll(scratch); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(spool, nil, 0o600); err != nil {
+	if err := os.WriteFile(scratch, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	f.want("example.com/hello/@v/v1.1.0.zip")
@@ -62,15 +62,15 @@ func TestSpoolGone(t *testing.T) {
 	if f.holds(many) {
 		t.Error("it is stored, and was not hashed")
 	}
-	if err := os.Remove(spool); err != nil {
+	if err := os.Remove(scratch); err != nil {
 		t.Fatal(err)
 	}
 	f.want(many)
 }
 
-// Files that a killed process left in the spool are removed, whatever the directory's
+// Scratch files that a killed process left are removed, whatever the directory's
 // name.
-func TestSpoolIsCleared(t *testing.T) {
+func TestScratchIsCleared(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	dir := filepath.Join(t.TempDir(), "a[b")
@@ -84,7 +84,7 @@ func TestSpoolIsCleared(t *testing.T) {
 		}
 	}
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Content.Spool = dir }
+	o.config = func(c *proxy.Config) { c.Content.Scratch = dir }
 	start(t, world, world.URL("ok"), o)
 	if _, err := os.Stat(left); err == nil {
 		t.Error("what was left is still there")
@@ -239,9 +239,9 @@ func TestFillPanics(t *testing.T) {
 	}
 	f.want(mod)
 	f.close()
-	left, err := filepath.Glob(filepath.Join(f.dir, "spool", "*"))
+	left, err := filepath.Glob(filepath.Join(f.dir, "scratch", "*"))
 	if err != nil || len(left) != 0 {
-		t.Errorf("left in the spool: %q, %v", left, err)
+		t.Errorf("scratch files are left: %q, %v", left, err)
 	}
 	if drafts.open.Load() != 0 || drafts.opened.Load() == 0 {
 		t.Errorf("%d of %d drafts are open", drafts.open.Load(), drafts.opened.Load())

@@ -74,7 +74,7 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d of %d were complete", len(complete), len(paths))
 	left, err := filepath.Glob(filepath.Join(dir, "spool", "*"))
 	if err != nil || len(left) != 0 {
-		t.Errorf("left in the spool: %q, %v", left, err)
+		t.Errorf("left in spool/: %q, %v", left, err)
 	}
 	out, err := assay(program, "verify", "--data", dir).CombinedOutput()
 	if err != nil {

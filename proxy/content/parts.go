@@ -41,7 +41,7 @@ type Config struct {
 	// Unified serves Log as a checksum database that covers public modules too: records
 	// that the first of Databases has proved are copied into it.
 	Unified  bool
-	Spool    string // directory for temporary files, which New removes
+	Scratch  string // directory for scratch files, which New removes
 	Evidence string // directory for evidence
 
 	Times  Times
@@ -142,7 +142,6 @@ type parts struct {
 type options struct {
 	times   Times
 	memory  Memory
-	spool   string
 	site    func(client string) string
 	log     *slog.Logger
 	mirrors []mirror // modules are verified with the first one
@@ -151,7 +150,7 @@ type options struct {
 }
 
 func optionsOf(c Config) options {
-	o := options{times: c.Times, memory: c.Memory, spool: c.Spool, site: c.Site, log: c.Logger, unified: c.Unified}
+	o := options{times: c.Times, memory: c.Memory, site: c.Site, log: c.Logger, unified: c.Unified}
 	for _, m := range c.Databases {
 		o.mirrors = append(o.mirrors, m)
 	}
@@ -160,13 +159,13 @@ func optionsOf(c Config) options {
 }
 
 func newParts(ctx context.Context, c Config) (p *parts, err error) {
-	if err := clearSpool(c.Spool); err != nil {
+	if err := clearScratch(c.Scratch); err != nil {
 		return nil, err
 	}
 	p = &parts{options: optionsOf(c), held: &heldStore{holdings: c.Store}, metrics: newMetrics(), rooms: newRooms(c), pushes: new(pushes)}
 	p.held.known.lists.Limit, p.held.known.lists.Size = int(c.Memory.Hot/knownShare), knownSize
 	p.scope = flight.NewScope(flight.Config{Wait: c.Times.Answer * 3 / 4, Prepare: p.prepare, Panicked: p.panicked})
-	p.zips = zips{spool: c.Spool, budget: c.Memory.Proofs, answer: c.Times.Answer}
+	p.zips = zips{dir: c.Scratch, budget: c.Memory.Proofs, answer: c.Times.Answer}
 	p.evidence = evidence{dir: evidencedir.Dir(c.Evidence), metrics: p.metrics, log: c.Logger}
 	p.absences = newAbsences(c.Store, c.Logger, c.Times.Stale)
 	if c.Log != nil {

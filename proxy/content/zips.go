@@ -24,7 +24,7 @@ import (
 
 // zips hashes and checks the zips of modules, in a limited part of the memory.
 type zips struct {
-	spool  string // directory
+	dir    string // for scratch files
 	budget *memory.Budget
 	answer time.Duration // how long a client waits for memory
 }
@@ -121,8 +121,8 @@ func (s zips) hashStored(ctx context.Context, kind request.Kind, object storage.
 	return hash, err
 }
 
-// scratch makes an empty temporary file.
-func (s zips) scratch() (*os.File, error) { return createSpool(s.spool) }
+// scratch makes an empty scratch file.
+func (s zips) scratch() (*os.File, error) { return createScratch(s.dir) }
 
 // hashMod returns the h1 hash of a go.mod, as in go.sum.
 func hashMod(content io.Reader) (string, error) {

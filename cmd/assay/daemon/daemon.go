@@ -218,7 +218,7 @@ func (d *daemon) newProxy(via string, who *clients) (*proxy.Server, error) {
 	return proxy.New(proxy.Config{
 		Content: content.Config{
 			Store: d.stores.objects, Databases: d.stores.mirrors, Log: d.stores.ownLog, Unified: c.Unified,
-			Spool: d.stores.spool, Evidence: evidenceDir(c), Logger: d.log.Logger,
+			Scratch: d.stores.scratch, Evidence: evidenceDir(c), Logger: d.log.Logger,
 			Times:  content.Times{Answer: c.AnswerTimeout, Fresh: c.Fresh, Stale: c.Stale},
 			Memory: content.Memory{Hot: d.memory.hot, Proofs: d.memory.proofs, Fetches: d.memory.fetches},
 			Fills:  c.Fills, ZipFills: c.ZipFills,

@@ -24,12 +24,12 @@ func offlineIfReadOnly(load loadFunc) loadFunc {
 	}
 }
 
-// openSpool returns the directory for temporary files, and a function that removes it at the end.
-func openSpool(c config.Config) (dir string, remove func() error, err error) {
+// openScratch returns the directory for scratch files, and a function that removes it at the end.
+func openScratch(c config.Config) (dir string, remove func() error, err error) {
 	if !c.ReadOnly {
 		return filepath.Join(c.Data, "spool"), func() error { return nil }, nil
 	}
-	dir, err = os.MkdirTemp("", "assay-spool-")
+	dir, err = os.MkdirTemp("", "assay-scratch-")
 	if err != nil {
 		return "", nil, fmt.Errorf("with read-only, zips of private modules are checked in a temporary directory: %w; set TMPDIR to one", err)
 	}

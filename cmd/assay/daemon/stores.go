@@ -26,9 +26,9 @@ type stores struct {
 	objects storage.Store
 	mirrors []*sumdb.Mirror // of checksum databases; the first one verifies modules
 	ownLog  *pinlog.Log     // nil: there is none
-	spool   string          // directory
+	scratch string          // directory
 
-	removeSpool func() error
+	removeScratch func() error
 }
 
 // openStores opens the store, with migrate if an earlier version has made it, and a mirror for
@@ -62,7 +62,7 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 		return nil, errors.Join(err, objects.Close())
 	}
 	s := &stores{objects: objects}
-	if s.spool, s.removeSpool, err = openSpool(c); err != nil {
+	if s.scratch, s.removeScratch, err = openScratch(c); err != nil {
 		return nil, errors.Join(err, objects.Close())
 	}
 	for _, db := range databases {
@@ -183,7 +183,7 @@ func (s *stores) close(log *slog.Logger) {
 			log.Error("close log", "err", err)
 		}
 	}
-	if err := s.removeSpool(); err != nil {
+	if err := s.removeScratch(); err != nil {
 		log.Warn("temporary directory not removed", "err", err)
 	}
 	if err := s.objects.Close(); err != nil {
