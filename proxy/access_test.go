@@ -107,7 +107,7 @@ func startReaders(t *testing.T) *readers {
 }
 
 // as gets a path with a credential, always with the same request id.
-func (r *readers) as(authorization, path string) answer {
+func (r *readers) as(authorization, path string) response {
 	r.t.Helper()
 	header := []string{"X-Test-Client", fmt.Sprintf("%p", &authorization)}
 	if authorization != "" {
@@ -134,7 +134,7 @@ func endpoints(module string) []string {
 }
 
 // refusal is the whole response, except for parts that depend on the requested path.
-func (a answer) refusal(path string) string {
+func (a response) refusal(path string) string {
 	header := a.header.Clone()
 	header.Del("Date")
 	path = strings.TrimPrefix(path, "cached-only/")

@@ -53,7 +53,7 @@ func (c *client) Request() string { return c.header.Get("X-Request-Id") }
 // Keep counts n more bytes in memory until the client has received the response. The
 // error is memory.ErrFull.
 func (c *client) Keep(n int) error {
-	if n <= smallAnswer {
+	if n <= smallResponse {
 		return nil
 	}
 	if c.held.Bytes() == 0 {

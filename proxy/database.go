@@ -19,8 +19,8 @@ type databases struct{ library *content.Library }
 
 // serve answers for a checksum database, only with data that this proxy has verified
 // itself.
-func (d databases) serve(a *answer) error {
-	req := a.ask.Req
+func (d databases) serve(resp *response) error {
+	req := resp.ask.Req
 	db := d.library.Database(req.Database)
 	switch {
 	case db == nil && d.library.OwnName() == req.Database:
@@ -28,13 +28,13 @@ func (d databases) serve(a *answer) error {
 	case db == nil:
 		return d.unknownDatabase(req)
 	case req.Kind == request.SumDBSupported:
-		return d.serveSupported(a, db)
+		return d.serveSupported(resp, db)
 	case req.Kind == request.SumDBLatest:
-		return d.serveHead(a, db)
+		return d.serveHead(resp, db)
 	case req.Kind == request.SumDBLookup:
-		return d.serveLookup(a, db)
+		return d.serveLookup(resp, db)
 	}
-	return d.serveTile(a, db)
+	return d.serveTile(resp, db)
 }
 
 // serveSupported promises to answer for a database; the client relies on it for the life
@@ -43,14 +43,14 @@ func (d databases) serve(a *answer) error {
 // must not promise; a client with another proxy behind | then uses that. The response is
 // never a 404: after a 404 the client would send the names it looks up to the host of the
 // database.
-func (d databases) serveSupported(a *answer, db content.Database) error {
+func (d databases) serveSupported(resp *response, db content.Database) error {
 	if db.HasHead() {
-		return a.writeSumDB("public, max-age=3600", nil)
+		return resp.writeSumDB("public, max-age=3600", nil)
 	}
-	_, err := db.Head(a.r.Context(), &a.client, a.ask.HeldOnly)
+	_, err := db.Head(resp.r.Context(), &resp.client, resp.ask.HeldOnly)
 	switch {
 	case err == nil:
-		return a.writeSumDB("public, max-age=3600", nil)
+		return resp.writeSumDB("public, max-age=3600", nil)
 	case errors.Is(err, sumdb.ErrFrozen): // its text says more
 		return err
 	case errors.Is(err, content.ErrNotHeld):
@@ -66,12 +66,12 @@ func (d databases) serveSupported(a *answer, db content.Database) error {
 }
 
 // serveHead answers with our newest head.
-func (d databases) serveHead(a *answer, db content.Database) error {
-	note, err := db.Head(a.r.Context(), &a.client, a.ask.HeldOnly)
+func (d databases) serveHead(resp *response, db content.Database) error {
+	note, err := db.Head(resp.r.Context(), &resp.client, resp.ask.HeldOnly)
 	if err != nil {
 		return err
 	}
-	return a.writeSumDB("public, max-age=60", note)
+	return resp.writeSumDB("public, max-age=60", note)
 }
 
 // unknownDatabase is the response for a database that is not configured. After a 404 the
@@ -92,22 +92,22 @@ func (d databases) names() string {
 }
 
 // serveLookup answers with a proved record and the newest head.
-func (d databases) serveLookup(a *answer, db content.Database) error {
-	a.origin = d.library.Origin(a.ask.Req.Module)
-	reply, how, err := db.Record(a.r.Context(), a.origin, &a.ask)
-	a.result = result(how)
+func (d databases) serveLookup(resp *response, db content.Database) error {
+	resp.origin = d.library.Origin(resp.ask.Req.Module)
+	reply, how, err := db.Record(resp.r.Context(), resp.origin, &resp.ask)
+	resp.result = result(how)
 	if err != nil {
 		return err
 	}
-	db.Keep(a.origin, &a.ask, reply, a.origin.Caching.Record)
-	a.Header()["Cache-Status"] = cacheStatus[a.result]
-	return a.writeSumDB(a.origin.Caching.Record, reply)
+	db.Keep(resp.origin, &resp.ask, reply, resp.origin.Caching.Record)
+	resp.Header()["Cache-Status"] = cacheStatus[resp.result]
+	return resp.writeSumDB(resp.origin.Caching.Record, reply)
 }
 
 // serveTile answers with a tile that hashes up to our head.
-func (d databases) serveTile(a *answer, db content.Database) error {
-	req := a.ask.Req
-	tile, proved, err := db.Tile(a.r.Context(), &a.client, req, a.ask.HeldOnly)
+func (d databases) serveTile(resp *response, db content.Database) error {
+	req := resp.ask.Req
+	tile, proved, err := db.Tile(resp.r.Context(), &resp.client, req, resp.ask.HeldOnly)
 	if err != nil {
 		return err
 	}
@@ -119,8 +119,8 @@ func (d databases) serveTile(a *answer, db content.Database) error {
 		age = db.TileCaching() + ", max-age=86400" // it will become part of a full tile
 	}
 	if proved {
-		db.Keep(nil, &a.ask, tile, age)
+		db.Keep(nil, &resp.ask, tile, age)
 	}
-	a.Header()["Content-Type"] = contentTypes[request.SumDBTile]
-	return a.writeSumDB(age, tile)
+	resp.Header()["Content-Type"] = contentTypes[request.SumDBTile]
+	return resp.writeSumDB(age, tile)
 }

@@ -345,7 +345,7 @@ func TestLookupBesideColdMod(t *testing.T) {
 	}))
 	t.Cleanup(front.Close)
 	f := start(t, world, front.URL+"/ok", verified())
-	got := make(chan answer, 1)
+	got := make(chan response, 1)
 	go func() { got <- f.get(helloMod) }()
 	<-asked
 	waitUntil(t, func() bool { return world.Log.Requests("lookup/") == 1 && world.Log.Requests("tile/") > 0 })
@@ -415,7 +415,7 @@ func TestReloadWhileProofWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	world.Log.Fill(2100)
-	got := make(chan answer, 1)
+	got := make(chan response, 1)
 	go func() { got <- f.get(helloMod) }()
 	<-asked
 	if _, err := f.mirror.Prove(t.Context(), module.Version{Path: "example.com/hello", Version: "v1.0.0"}); err != nil {

@@ -276,7 +276,7 @@ func (s *stuckStore) wait(ctx context.Context) error {
 
 // busy calls test in a bubble, with a server that has one place for zips and one for other
 // objects, both taken: by clients of the zip and the info of example.com/hello@v1.0.0.
-func busy(t *testing.T, test func(t *testing.T, get func(path string) answer)) {
+func busy(t *testing.T, test func(t *testing.T, get func(path string) response)) {
 	t.Parallel()
 	world := newWorld(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -302,9 +302,9 @@ func busy(t *testing.T, test func(t *testing.T, get func(path string) answer)) {
 			store: func(s storage.Store) storage.Store { store.Store = s; return store },
 		})
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
-		get := func(path string) answer {
+		get := func(path string) response {
 			w := f.ask(request, "", path)
-			return answer{w.Code, w.Header(), w.Body.Bytes(), nil}
+			return response{w.Code, w.Header(), w.Body.Bytes(), nil}
 		}
 		go get("example.com/hello/@v/v1.0.0.zip")
 		go get("example.com/hello/@v/v1.0.0.info")
@@ -318,7 +318,7 @@ func busy(t *testing.T, test func(t *testing.T, get func(path string) answer)) {
 
 // When no place becomes free in time, clients get an error that says so.
 func TestBusy(t *testing.T) {
-	busy(t, func(t *testing.T, get func(string) answer) {
+	busy(t, func(t *testing.T, get func(string) response) {
 		path := "example.com/hello/@v/v1.1.0.zip"
 		a := get(path)
 		wantError(t, path, a, http.StatusServiceUnavailable, "busy")
@@ -332,9 +332,9 @@ func TestBusy(t *testing.T) {
 
 // A client that waits for a place for a list gets this error too.
 func TestBusyLists(t *testing.T) {
-	busy(t, func(t *testing.T, get func(string) answer) {
+	busy(t, func(t *testing.T, get func(string) response) {
 		paths := []string{"example.com/hello/@v/list", "example.com/hello/@latest", "example.com/hello/@v/main.info"}
-		got := make([]answer, len(paths))
+		got := make([]response, len(paths))
 		var clients sync.WaitGroup
 		for i, path := range paths {
 			clients.Go(func() { got[i] = get(path) })

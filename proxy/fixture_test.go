@@ -188,18 +188,18 @@ func (f *fixture) closeWithin(limit time.Duration) {
 	_ = f.store.Close() // a test that reopens it has closed it already
 }
 
-// answer is the response that a client got.
-type answer struct {
+// response is the response that a client got.
+type response struct {
 	status int
 	header http.Header
 	body   []byte
 	err    error // of the transfer
 }
 
-func (a answer) String() string { return fmt.Sprintf("%d %q %v", a.status, a.body, a.err) }
+func (a response) String() string { return fmt.Sprintf("%d %q %v", a.status, a.body, a.err) }
 
 // do sends a request; the header is pairs of names and values.
-func (f *fixture) do(method, path string, header ...string) answer {
+func (f *fixture) do(method, path string, header ...string) response {
 	f.t.Helper()
 	r, err := http.NewRequestWithContext(f.t.Context(), method, f.url+"/"+path, nil)
 	if err != nil {
@@ -210,20 +210,20 @@ func (f *fixture) do(method, path string, header ...string) answer {
 	}
 	resp, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
-		return answer{err: err}
+		return response{err: err}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, body, err}
+	return response{resp.StatusCode, resp.Header, body, err}
 }
 
-func (f *fixture) get(path string, header ...string) answer {
+func (f *fixture) get(path string, header ...string) response {
 	f.t.Helper()
 	return f.do(http.MethodGet, path, header...)
 }
 
 // want gets path and checks that the response is the file in the world.
-func (f *fixture) want(path string) answer {
+func (f *fixture) want(path string) response {
 	f.t.Helper()
 	a := f.get(path)
 	if a.status != http.StatusOK || a.err != nil || !bytes.Equal(a.body, f.world.File(path)) {
@@ -234,7 +234,7 @@ func (f *fixture) want(path string) answer {
 
 // wantStatus gets path and checks the status, and that the go command would show the
 // text.
-func (f *fixture) wantStatus(path string, status int, texts ...string) answer {
+func (f *fixture) wantStatus(path string, status int, texts ...string) response {
 	f.t.Helper()
 	a := f.get(path)
 	wantError(f.t, path, a, status, texts...)
@@ -242,7 +242,7 @@ func (f *fixture) wantStatus(path string, status int, texts ...string) answer {
 }
 
 // wantError checks a response to a request for path as wantStatus does.
-func wantError(t *testing.T, path string, a answer, status int, texts ...string) {
+func wantError(t *testing.T, path string, a response, status int, texts ...string) {
 	t.Helper()
 	if a.status != status {
 		t.Fatalf("GET %s = %v, want status %d", path, a, status)
@@ -256,7 +256,7 @@ func wantError(t *testing.T, path string, a answer, status int, texts ...string)
 }
 
 // checkText checks that the go command shows an error's text completely.
-func checkText(t *testing.T, a answer) {
+func checkText(t *testing.T, a response) {
 	t.Helper()
 	if ct := a.header.Get("Content-Type"); ct != "text/plain; charset=utf-8" {
 		t.Errorf("Content-Type of an error is %q", ct)

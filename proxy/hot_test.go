@@ -64,7 +64,7 @@ func TestHotFiles(t *testing.T) {
 	f := startHot(t, verified())
 	f.close()
 	f.open("off", verified())
-	stored := map[string]answer{}
+	stored := map[string]response{}
 	for _, path := range hotFiles() {
 		stored[path] = f.get(path)
 	}

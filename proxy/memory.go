@@ -2,6 +2,6 @@ package proxy
 
 import "github.com/assay-proxy/assay/proxy/content"
 
-// smallAnswer is the size up to which the memory of a response is not counted: each
+// smallResponse is the size up to which the memory of a response is not counted: each
 // connection takes as much anyway.
-const smallAnswer = content.HotSize
+const smallResponse = content.HotSize

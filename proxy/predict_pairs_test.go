@@ -384,7 +384,7 @@ func TestPredictOutage(t *testing.T) {
 	f := start(t, world, upstream.URL+"/ok", o)
 	f.want("graph.example/old/@v/v1.0.0.mod")
 	<-came // the prediction
-	answered := make(chan answer)
+	answered := make(chan response)
 	go func() { answered <- f.get(path) }()
 	time.Sleep(200 * time.Millisecond) // so that the client joins it
 	close(release)

@@ -435,7 +435,7 @@ func TestRuleWhileLearning(t *testing.T) {
 		})
 		g.code.Hang(true)
 		g.code.Requests()
-		got := make(chan answer)
+		got := make(chan response)
 		go func() { got <- g.get(path) }()
 		eventually(t, "the repository is asked", func() bool {
 			return slices.ContainsFunc(g.code.Requests(), func(r string) bool { return strings.Contains(r, "git.corp.example") })
@@ -605,7 +605,7 @@ func TestRuleVeilsErrors(t *testing.T) {
 	pageFor(g.code, "evil.corp.example", g.code.Module("other", "v0.1.0\n-- go.mod --\nmodule evil.corp.example/x\n").URL())
 	g.code.Hang(true)
 	g.code.Requests()
-	var answers [2]answer
+	var answers [2]response
 	var clients sync.WaitGroup
 	for i := range answers {
 		clients.Go(func() { answers[i] = g.get(evilPath+"/@v/v1.7.0.zip", "Authorization", g.dev) })

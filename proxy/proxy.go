@@ -117,73 +117,73 @@ func (s *Server) Leaks() []Leak { return s.clients.leaks.list() }
 // ServeHTTP answers one request. It panics with http.ErrAbortHandler when the client must
 // notice that the response was aborted.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w, r: r, client: client{r: r, header: w.Header(), clients: s.clients, held: s.budget.Hold()}}
-	a.ask.Client, a.ask.Req.Kind = &a.client, request.NumKinds
-	defer a.client.held.Free()
-	if err := s.serve(a); err != nil {
-		s.writeError(a, err)
+	resp := &response{ResponseWriter: w, r: r, client: client{r: r, header: w.Header(), clients: s.clients, held: s.budget.Hold()}}
+	resp.ask.Client, resp.ask.Req.Kind = &resp.client, request.NumKinds
+	defer resp.client.held.Free()
+	if err := s.serve(resp); err != nil {
+		s.writeError(resp, err)
 	}
-	s.metrics.count(a.ask.Req.Kind, a.result)
+	s.metrics.count(resp.ask.Req.Kind, resp.result)
 }
 
-func (s *Server) serve(a *answer) error {
-	if a.r.Method != http.MethodGet && a.r.Method != http.MethodHead {
-		a.Header().Set("Allow", "GET, HEAD")
-		return &failure{status: http.StatusMethodNotAllowed, what: "method not allowed: " + a.r.Method, next: "use GET or HEAD"}
+func (s *Server) serve(resp *response) error {
+	if resp.r.Method != http.MethodGet && resp.r.Method != http.MethodHead {
+		resp.Header().Set("Allow", "GET, HEAD")
+		return &failure{status: http.StatusMethodNotAllowed, what: "method not allowed: " + resp.r.Method, next: "use GET or HEAD"}
 	}
-	if s.via != "" && strings.Contains(strings.Join(a.r.Header.Values("Via"), ","), s.via) {
+	if s.via != "" && strings.Contains(strings.Join(resp.r.Header.Values("Via"), ","), s.via) {
 		return errLoop
 	}
-	path := strings.TrimPrefix(a.r.URL.Path, "/")
+	path := strings.TrimPrefix(resp.r.URL.Path, "/")
 	if rest, ok := strings.CutPrefix(path, "cached-only/"); ok {
-		path, a.ask.HeldOnly = rest, true
+		path, resp.ask.HeldOnly = rest, true
 	}
-	if a.r.Header.Get("Disable-Module-Fetch") == "true" {
-		a.ask.HeldOnly = true
+	if resp.r.Header.Get("Disable-Module-Fetch") == "true" {
+		resp.ask.HeldOnly = true
 	}
-	if served, err := s.serveHot(a, path); served || err != nil {
+	if served, err := s.serveHot(resp, path); served || err != nil {
 		return err
 	}
 	req, err := request.Parse(path)
 	if err != nil {
 		return err
 	}
-	a.ask.Req, a.ask.Path = req, path
+	resp.ask.Req, resp.ask.Path = req, path
 	if req.Database != "" {
-		return databases{s.content}.serve(a)
+		return databases{s.content}.serve(resp)
 	}
-	return s.serveModule(a)
+	return s.serveModule(resp)
 }
 
 // serveHot answers with an object in memory, if there is one, and reports whether it did.
 // It asks both origins before the path is parsed: a module may have moved from one to the
 // other.
-func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
+func (s *Server) serveHot(resp *response, path string) (served bool, err error) {
 	for _, origin := range s.content.Origins() {
 		hot := origin.Hot(path)
 		if hot == nil {
 			continue
 		}
-		a.ask.Req, a.ask.Path = hot.Req, path
+		resp.ask.Req, resp.ask.Path = hot.Req, path
 		if hot.Req.Database != "" { // every client may read it
-			a.origin, a.result = origin, resultHit
-			return true, a.serveHot(hot)
+			resp.origin, resp.result = origin, resultHit
+			return true, resp.serveHot(hot)
 		}
-		if err := s.admit(a); err != nil {
+		if err := s.admit(resp); err != nil {
 			// A refusal must take as long as that of an object that is not held.
 			_, _ = request.Parse(path)
 			return false, err
 		}
-		if a.client.Keep(len(hot.Content)) != nil {
+		if resp.client.Keep(len(hot.Content)) != nil {
 			continue // the store can be read in pieces
 		}
-		if a.origin == origin && a.ask.Sure() { // a reload may just have changed it
-			a.result = resultHit
-			if answered := s.content.Expect(origin, &a.ask, true); answered != nil {
+		if resp.origin == origin && resp.ask.Sure() { // a reload may just have changed it
+			resp.result = resultHit
+			if answered := s.content.Expect(origin, &resp.ask, true); answered != nil {
 				answered() // the object is held
 			}
 			origin.Served(hot)
-			return true, a.serveHot(hot)
+			return true, resp.serveHot(hot)
 		}
 	}
 	return false, nil
@@ -191,30 +191,30 @@ func (s *Server) serveHot(a *answer, path string) (served bool, err error) {
 
 // admit chooses the origin of the requested module, and returns an error if the client
 // may not read it.
-func (s *Server) admit(a *answer) error {
-	a.origin = s.content.Origin(a.ask.Req.Module)
-	return a.origin.Admit(a.r.Context(), &a.ask)
+func (s *Server) admit(resp *response) error {
+	resp.origin = s.content.Origin(resp.ask.Req.Module)
+	return resp.origin.Admit(resp.r.Context(), &resp.ask)
 }
 
 // serveModule answers for a module, if the client may read it.
-func (s *Server) serveModule(a *answer) error {
+func (s *Server) serveModule(resp *response) error {
 	begin := time.Now()
-	if err := s.admit(a); err != nil {
+	if err := s.admit(resp); err != nil {
 		return err
 	}
-	serve := a.serveMutable
-	if a.ask.Req.Immutable() {
-		serve = a.serveImmutable
+	serve := resp.serveMutable
+	if resp.ask.Req.Immutable() {
+		serve = resp.serveImmutable
 	}
-	answered := s.content.Expect(a.origin, &a.ask, false)
+	answered := s.content.Expect(resp.origin, &resp.ask, false)
 	err := serve()
 	if err == nil && answered != nil {
 		answered()
 	}
-	if a.started {
+	if resp.started {
 		return err
 	}
-	return a.origin.Bridge(a.r.Context(), &a.ask, begin, content.Result(a.result), err)
+	return resp.origin.Bridge(resp.r.Context(), &resp.ask, begin, content.Result(resp.result), err)
 }
 
 // statusClientGone is the status in the access log for a client that left; the number is
@@ -222,52 +222,52 @@ func (s *Server) serveModule(a *answer) error {
 const statusClientGone = 499
 
 // writeError answers with err, or aborts the response if it has begun.
-func (s *Server) writeError(a *answer, err error) {
-	gone := a.r.Context().Err() != nil
-	if a.started {
+func (s *Server) writeError(resp *response, err error) {
+	gone := resp.r.Context().Err() != nil
+	if resp.started {
 		if !gone {
-			s.log.LogAttrs(a.r.Context(), levelOf(err), "response aborted", a.attrs(err)...)
+			s.log.LogAttrs(resp.r.Context(), levelOf(err), "response aborted", resp.attrs(err)...)
 		}
-		s.metrics.count(a.ask.Req.Kind, resultAborted)
+		s.metrics.count(resp.ask.Req.Kind, resultAborted)
 		panic(http.ErrAbortHandler)
 	}
 	if gone {
-		a.result = resultGone
-		a.WriteHeader(statusClientGone)
+		resp.result = resultGone
+		resp.WriteHeader(statusClientGone)
 		return
 	}
-	f := explain(&a.ask, s.hide(a, err))
-	f.noStore = f.noStore || a.origin != nil && !a.origin.Caching.Errors // a push can end the error, and no shared cache may have it
+	f := explain(&resp.ask, s.hide(resp, err))
+	f.noStore = f.noStore || resp.origin != nil && !resp.origin.Caching.Errors // a push can end the error, and no shared cache may have it
 	if f.status >= 500 && f.status != http.StatusLoopDetected || f.status == http.StatusForbidden {
-		s.log.LogAttrs(a.r.Context(), levelOf(err), "request refused", a.attrs(err)...)
+		s.log.LogAttrs(resp.r.Context(), levelOf(err), "request refused", resp.attrs(err)...)
 	}
 	var old *content.OldAbsenceError
 	if errors.As(err, &old) {
-		a.result = resultStale
-		a.Header()["Cache-Status"] = cacheStatus[resultStale]
+		resp.result = resultStale
+		resp.Header()["Cache-Status"] = cacheStatus[resultStale]
 	}
-	if a.result == resultUnknown {
-		a.result = resultOf(f.status)
+	if resp.result == resultUnknown {
+		resp.result = resultOf(f.status)
 	}
-	f.write(a, a.r.Method)
+	f.write(resp, resp.r.Method)
 }
 
 // hide returns err, or the response for a client that may not see it; it notes this
 // client.
-func (s *Server) hide(a *answer, err error) error {
-	if a.origin != nil {
-		err = a.origin.Veil(&a.ask, err)
+func (s *Server) hide(resp *response, err error) error {
+	if resp.origin != nil {
+		err = resp.origin.Veil(&resp.ask, err)
 	}
 	var leak *content.LeakError
 	if errors.As(err, &leak) {
-		s.log.Warn("a client looked up a private module in the checksum database", "module", leak.Module, "pattern", leak.Pattern, "client", a.client.remote())
-		a.client.noteLeak(PublicDatabase, leak.Module)
+		s.log.Warn("a client looked up a private module in the checksum database", "module", leak.Module, "pattern", leak.Pattern, "client", resp.client.remote())
+		resp.client.noteLeak(PublicDatabase, leak.Module)
 	}
 	if !errors.Is(err, content.ErrHidden) {
 		return err
 	}
-	if a.ask.Req.Module != "" {
-		a.client.noteUnread(a.ask.Req.Module)
+	if resp.ask.Req.Module != "" {
+		resp.client.noteUnread(resp.ask.Req.Module)
 	}
-	return hidden(a.ask.Path)
+	return hidden(resp.ask.Path)
 }

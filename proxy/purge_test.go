@@ -55,7 +55,7 @@ func TestPurgeWhileRead(t *testing.T) {
 		store.Store = c.Content.Store
 		c.Content.Store = store
 	}})
-	read := make(chan answer)
+	read := make(chan response)
 	go func() { read <- f.get(path) }()
 	<-store.reading
 	items, err := content.Purge(t.Context(), f.store, module.Version{Path: "example.com/hello", Version: "v1.0.0"})
@@ -84,7 +84,7 @@ func TestReplaceWhileRead(t *testing.T) {
 		store.Store = c.Content.Store
 		c.Content.Store = store
 	}})
-	read := make(chan answer, 1)
+	read := make(chan response, 1)
 	go func() { read <- f.get(path) }()
 	<-store.reading
 	const now = `{"Version":"v1.0.0","Time":"2021-01-02T03:04:05Z"}`

@@ -19,11 +19,11 @@ import (
 // progressTime limits one write of at most 256 KiB to a client.
 const progressTime = time.Minute
 
-// largeAnswer is the size above which each write of a response extends the write timeout.
-const largeAnswer = 256 << 10
+// largeResponse is the size above which each write of a response extends the write timeout.
+const largeResponse = 256 << 10
 
-// answer is a response with its state. Each request has one.
-type answer struct {
+// response is a response with its state. Each request has one.
+type response struct {
 	http.ResponseWriter
 	r       *http.Request
 	client  client
@@ -33,25 +33,25 @@ type answer struct {
 	started bool // the status is sent; an error can only abort the response
 }
 
-func (a *answer) attrs(err error) []slog.Attr {
+func (resp *response) attrs(err error) []slog.Attr {
 	return []slog.Attr{
-		slog.String("request", a.client.Request()), slog.String("path", a.r.URL.Path),
-		slog.String("remote", a.client.remote()), slog.Any("err", err),
+		slog.String("request", resp.client.Request()), slog.String("path", resp.r.URL.Path),
+		slog.String("remote", resp.client.remote()), slog.Any("err", err),
 	}
 }
 
 // serveImmutable answers with an object that never changes: from the store, or by a fill.
-func (a *answer) serveImmutable() error {
-	got, err := a.origin.Object(a.r.Context(), &a.ask, a.r.Method == http.MethodGet)
-	a.result = result(got.Result)
+func (resp *response) serveImmutable() error {
+	got, err := resp.origin.Object(resp.r.Context(), &resp.ask, resp.r.Method == http.MethodGet)
+	resp.result = result(got.Result)
 	if err != nil {
 		return err
 	}
 	if got.Arriving != nil {
 		defer got.Arriving.Close()
-		return a.stream(got.Arriving)
+		return resp.stream(got.Arriving)
 	}
-	return a.serveObject(got.Object)
+	return resp.serveObject(got.Object)
 }
 
 // streamBuffer is the size of a client's buffer while it follows an arriving zip.
@@ -61,17 +61,17 @@ const streamBuffer = 16 << 10
 // fails, the response is aborted. stream ignores a Range, which HTTP allows (RFC 9110,
 // section 14.2). Once the zip is proved the rest comes from the store: a slow client must
 // not keep disk space in use.
-func (a *answer) stream(zip *content.Arriving) error {
-	a.setImmutable(nil) // the hash of all bytes is not known yet
-	if err := a.client.Keep(streamBuffer); err != nil {
+func (resp *response) stream(zip *content.Arriving) error {
+	resp.setImmutable(nil) // the hash of all bytes is not known yet
+	if err := resp.client.Keep(streamBuffer); err != nil {
 		return err
 	}
-	a.Header().Set("Content-Length", strconv.FormatInt(zip.Size(), 10))
-	a.started = true
-	a.WriteHeader(http.StatusOK)
+	resp.Header().Set("Content-Length", strconv.FormatInt(zip.Size(), 10))
+	resp.started = true
+	resp.WriteHeader(http.StatusOK)
 	var (
-		ctx    = a.r.Context()
-		out    = newPatientWriter(a.ResponseWriter)
+		ctx    = resp.r.Context()
+		out    = newPatientWriter(resp.ResponseWriter)
 		buffer = make([]byte, streamBuffer)
 		sent   int64
 	)
@@ -95,21 +95,21 @@ func (a *answer) stream(zip *content.Arriving) error {
 	object, arrived := zip.Rest(ctx, sent)
 	if object != nil {
 		defer object.Close()
-		return a.writeRest(object, out)
+		return resp.writeRest(object, out)
 	}
 	_, err := io.CopyBuffer(out, arrived, buffer)
 	return err
 }
 
 // writeRest writes the rest of an object from its current offset.
-func (a *answer) writeRest(object storage.Object, out io.Writer) error {
+func (resp *response) writeRest(object storage.Object, out io.Writer) error {
 	watched := &watchedObject{Object: object}
 	_, err := watched.WriteTo(out)
 	if watched.err == nil {
 		return clientError(err)
 	}
 	if errors.Is(watched.err, storage.ErrDamaged) {
-		a.origin.Drop(a.r.Context(), object.Info(), watched.err)
+		resp.origin.Drop(resp.r.Context(), object.Info(), watched.err)
 	}
 	return watched.err
 }
@@ -117,12 +117,12 @@ func (a *answer) writeRest(object storage.Object, out io.Writer) error {
 // setImmutable sets the headers of an object that never changes. A strong entity tag must
 // differ when the bytes differ (RFC 9110, section 8.8.1), so it is their SHA-256 and not
 // the h1 hash: correct zips with one h1 may be compressed differently.
-func (a *answer) setImmutable(etag []string) {
-	h := a.Header()
-	h["Content-Type"] = contentTypes[a.ask.Req.Kind]
-	h["Cache-Control"] = a.origin.Caching.Object
+func (resp *response) setImmutable(etag []string) {
+	h := resp.Header()
+	h["Content-Type"] = contentTypes[resp.ask.Req.Kind]
+	h["Cache-Control"] = resp.origin.Caching.Object
 	h["Accept-Ranges"] = acceptRanges
-	h["Cache-Status"] = cacheStatus[a.result]
+	h["Cache-Status"] = cacheStatus[resp.result]
 	if etag != nil {
 		h["Etag"] = etag
 	}
@@ -154,44 +154,44 @@ var (
 type tagged interface{ Tag() []string }
 
 // serveHot answers with an object in memory, whose headers are ready.
-func (a *answer) serveHot(o *content.HotObject) error {
-	h := a.Header()
+func (resp *response) serveHot(o *content.HotObject) error {
+	h := resp.Header()
 	h["Content-Type"] = contentTypes[o.Req.Kind]
 	h["Cache-Control"] = o.Caching
 	if o.Caching == nil {
-		h["Cache-Control"] = a.origin.Caching.Object
+		h["Cache-Control"] = resp.origin.Caching.Object
 	}
 	h["Accept-Ranges"] = acceptRanges
 	h["Etag"] = o.ETag
 	if o.Req.Kind != request.SumDBTile {
 		h["Cache-Status"] = cacheStatus[resultHit]
 	}
-	if conditional(a.r.Header) || a.r.Method == http.MethodHead {
-		http.ServeContent(a.ResponseWriter, oneRange(a.r), "", time.Time{}, bytes.NewReader(o.Content))
+	if conditional(resp.r.Header) || resp.r.Method == http.MethodHead {
+		http.ServeContent(resp.ResponseWriter, oneRange(resp.r), "", time.Time{}, bytes.NewReader(o.Content))
 		return nil
 	}
 	h["Content-Length"] = o.Length
-	a.started = true
-	_, err := a.Write(o.Content)
+	resp.started = true
+	_, err := resp.Write(o.Content)
 	return clientError(err)
 }
 
 // serveObject answers with a stored object, and closes it.
-func (a *answer) serveObject(object storage.Object) error {
+func (resp *response) serveObject(object storage.Object) error {
 	defer object.Close()
 	info := object.Info()
 	if hot, ok := object.(tagged); ok {
-		a.setImmutable(hot.Tag())
+		resp.setImmutable(hot.Tag())
 	} else {
-		a.setImmutable([]string{content.ETag(object.SHA256())})
+		resp.setImmutable([]string{content.ETag(object.SHA256())})
 	}
 	watched := &watchedObject{Object: object}
-	if conditional(a.r.Header) || a.r.Method == http.MethodHead {
-		http.ServeContent(a.body(info.Size), oneRange(a.r), "", time.Time{}, watched)
+	if conditional(resp.r.Header) || resp.r.Method == http.MethodHead {
+		http.ServeContent(resp.body(info.Size), oneRange(resp.r), "", time.Time{}, watched)
 	} else {
-		a.Header()["Content-Length"] = []string{strconv.FormatInt(info.Size, 10)}
-		a.started = true
-		if _, err := watched.WriteTo(a.body(info.Size)); err != nil && watched.err == nil {
+		resp.Header()["Content-Length"] = []string{strconv.FormatInt(info.Size, 10)}
+		resp.started = true
+		if _, err := watched.WriteTo(resp.body(info.Size)); err != nil && watched.err == nil {
 			return clientError(err)
 		}
 	}
@@ -199,9 +199,9 @@ func (a *answer) serveObject(object storage.Object) error {
 		return nil
 	}
 	if errors.Is(watched.err, storage.ErrDamaged) {
-		a.origin.Drop(a.r.Context(), info, watched.err)
+		resp.origin.Drop(resp.r.Context(), info, watched.err)
 	}
-	a.started = true
+	resp.started = true
 	return watched.err
 }
 
@@ -260,54 +260,54 @@ func (w *watchedWriter) Write(p []byte) (int, error) {
 }
 
 // serveMutable answers for objects that may change: lists, latest versions, branches.
-func (a *answer) serveMutable() error {
-	m, how, err := a.origin.Answer(a.r.Context(), &a.ask)
-	a.result = result(how)
+func (resp *response) serveMutable() error {
+	m, how, err := resp.origin.Answer(resp.r.Context(), &resp.ask)
+	resp.result = result(how)
 	if err != nil {
 		return err
 	}
-	h := a.Header()
-	h["Content-Type"] = contentTypes[a.ask.Req.Kind]
-	if age, known := a.origin.Age(m); known && age >= time.Second {
+	h := resp.Header()
+	h["Content-Type"] = contentTypes[resp.ask.Req.Kind]
+	if age, known := resp.origin.Age(m); known && age >= time.Second {
 		h["Age"] = []string{strconv.Itoa(int(age / time.Second))}
 	}
-	h["Cache-Status"] = cacheStatus[a.result]
-	h["Cache-Control"] = a.origin.Caching.Answer
-	return a.writeBytes(m.Text(), m.Tag)
+	h["Cache-Status"] = cacheStatus[resp.result]
+	h["Cache-Control"] = resp.origin.Caching.Answer
+	return resp.writeBytes(m.Text(), m.Tag)
 }
 
 // writeSumDB answers with a response of a checksum database.
-func (a *answer) writeSumDB(cacheControl string, body []byte) error {
-	h := a.Header()
+func (resp *response) writeSumDB(cacheControl string, body []byte) error {
+	h := resp.Header()
 	if h["Content-Type"] == nil {
 		h["Content-Type"] = contentTypes[request.SumDBLookup]
 	}
 	h["Cache-Control"] = []string{cacheControl}
-	return a.writeBytes(body, nil)
+	return resp.writeBytes(body, nil)
 }
 
 // writeBytes answers with body. Its entity tag is its hash; etag is the header with it, or nil.
-func (a *answer) writeBytes(body []byte, etag []string) error {
-	if err := a.client.Keep(len(body)); err != nil {
+func (resp *response) writeBytes(body []byte, etag []string) error {
+	if err := resp.client.Keep(len(body)); err != nil {
 		return err
 	}
 	if etag == nil {
 		etag = []string{content.ETag(sha256.Sum256(body))}
 	}
-	h := a.Header()
+	h := resp.Header()
 	h["Etag"] = etag
 	h["Accept-Ranges"] = acceptRanges // http.ServeContent sets it in some responses only
-	http.ServeContent(a.ResponseWriter, oneRange(a.r), "", time.Time{}, bytes.NewReader(body))
+	http.ServeContent(resp.ResponseWriter, oneRange(resp.r), "", time.Time{}, bytes.NewReader(body))
 	return nil
 }
 
 // body returns the writer for a response of size bytes: the server's own write timeout is
 // enough for a small one; a large one extends it with each write.
-func (a *answer) body(size int64) http.ResponseWriter {
-	if size <= largeAnswer {
-		return a.ResponseWriter
+func (resp *response) body(size int64) http.ResponseWriter {
+	if size <= largeResponse {
+		return resp.ResponseWriter
 	}
-	return newPatientWriter(a.ResponseWriter)
+	return newPatientWriter(resp.ResponseWriter)
 }
 
 // patientWriter gives each write its own timeout, so that a large transfer may take long,

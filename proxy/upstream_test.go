@@ -128,7 +128,7 @@ func TestLateUpstream(t *testing.T) {
 			if first.status != http.StatusGatewayTimeout || first.header.Get("Retry-After") == "" {
 				t.Fatalf("the first client: %v, Retry-After %q, want 504 with one", first, first.header.Get("Retry-After"))
 			}
-			var last answer
+			var last response
 			eventually(t, "the next client finds it done", func() bool {
 				last = f.get(path)
 				return last.status == http.StatusOK

@@ -31,8 +31,8 @@ func (s *sender) away(ctx context.Context, host string, err error) error {
 	return &awayError{err}
 }
 
-// answer is the response at the end of the redirects.
-type answer struct {
+// response is the response at the end of the redirects.
+type response struct {
 	*http.Response
 	away bool // a redirect led to another host than the upstream's, at the end or on the way
 }
@@ -40,7 +40,7 @@ type answer struct {
 // roundTrip sends a GET for target and follows redirects. The http.Client is not
 // used: it sends credentials on to subdomains and other ports, a Referer to
 // every host, and quotes URLs in its errors.
-func (s *sender) roundTrip(ctx context.Context, target *url.URL, header http.Header) (answer, error) {
+func (s *sender) roundTrip(ctx context.Context, target *url.URL, header http.Header) (response, error) {
 	away, inside := false, false
 	for hops := 0; ; hops++ {
 		away = away || !sameHost(s.at.base, target)
@@ -49,20 +49,20 @@ func (s *sender) roundTrip(ctx context.Context, target *url.URL, header http.Hea
 			err = s.away(ctx, target.Host, err)
 		}
 		if err != nil {
-			return answer{}, err
+			return response{}, err
 		}
 		next, err := location(resp)
 		if err == nil && next == nil {
-			return answer{resp, away}, nil
+			return response{resp, away}, nil
 		}
 		discard(resp)
 		switch {
 		case err != nil && away:
-			return answer{}, s.away(ctx, target.Host, err)
+			return response{}, s.away(ctx, target.Host, err)
 		case err != nil:
-			return answer{}, err
+			return response{}, err
 		case hops == maxRedirects:
-			return answer{}, fmt.Errorf("%w: more than %d of them", errRedirect, maxRedirects)
+			return response{}, fmt.Errorf("%w: more than %d of them", errRedirect, maxRedirects)
 		}
 		target, inside = next, near
 	}

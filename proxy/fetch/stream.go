@@ -11,13 +11,13 @@ type stream struct {
 	ctx    context.Context // of the request; as in net/http, it ends with the body
 	cancel context.CancelCauseFunc
 	sender *sender
-	resp   answer
+	resp   response
 	idle   *time.Timer
 	budget time.Duration
 	count  func(n int)
 }
 
-func newStream(ctx context.Context, cancel context.CancelCauseFunc, resp answer, from *sender) *stream {
+func newStream(ctx context.Context, cancel context.CancelCauseFunc, resp response, from *sender) *stream {
 	idle := time.AfterFunc(from.client.budget.IdleBody, func() { cancel(errIdle) })
 	idle.Stop()
 	bytes := from.client.metrics.bytes.WithLabelValues(from.at.label)

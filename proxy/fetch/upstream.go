@@ -116,7 +116,7 @@ const detailBudget = 2 * time.Second
 
 // refused returns the failure for a status, and closes resp. It does not pass on the text of
 // another host than the upstream, which may contain data that only this proxy may see.
-func (u *upstream) refused(resp answer, cancel context.CancelCauseFunc, path string) *failure {
+func (u *upstream) refused(resp response, cancel context.CancelCauseFunc, path string) *failure {
 	timer := time.AfterFunc(detailBudget, func() { cancel(errSlow) })
 	text := ""
 	if !resp.away {
