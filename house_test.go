@@ -54,7 +54,7 @@ var arrows = map[string][]string{
 	"proxy/predict":        {"internal/memo", "proxy/request"},
 	"proxy/privacy":        {},
 	"proxy/proxytest":      {"sumdb/sumdbtest"},
-	"proxy/request":        {},
+	"proxy/request":        {"sumdb"},
 	"proxy/vcs":            {"internal/descriptors", "internal/egress", "internal/flight", "internal/memo", "internal/memory", "internal/notfound", "internal/panics", "internal/places", "proxy/vcs/credential", "proxy/vcs/guard"},
 	"proxy/vcs/credential": {"internal/descriptors", "internal/egress", "internal/notfound", "internal/panics", "proxy/vcs/guard"},
 	"proxy/vcs/guard":      {"internal/descriptors", "internal/egress", "internal/notfound"},

@@ -115,7 +115,7 @@ func (d databases) serveTile(resp *response, db content.Database) error {
 	switch {
 	case !proved:
 		age = "no-store" // it may be wrong; the next one may be right
-	case req.Tile.W < 1<<request.TileHeight:
+	case req.Tile.W < 1<<sumdb.TileHeight:
 		age = db.TileCaching() + ", max-age=86400" // it will become part of a full tile
 	}
 	if proved {

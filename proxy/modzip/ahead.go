@@ -25,7 +25,6 @@ type Ahead struct {
 	next    int64     // where the next local header begins
 	scanned int64     // the descriptor of the entry there does not begin before this
 	lost    error     // why entries that were found are not hashed
-	counts  bool      // what was found is what the directory has
 }
 
 // NewAhead returns an Ahead for the zip that arrives in file. scratch is that of Zip.Hash.
@@ -165,7 +164,7 @@ func (e Entry) append(b []byte) []byte {
 // be used afterwards, except for Close.
 func (z *Zip) HashAhead(ctx context.Context, a *Ahead) (string, error) {
 	a.advance(ctx, z.size)
-	if a.counts = a.lost == nil && z.confirms(a); a.counts {
+	if a.lost == nil && z.confirms(a) {
 		return hashLines(&a.batch.sorter)
 	}
 	a.Close()

@@ -9,6 +9,8 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/assay-proxy/assay/sumdb"
 )
 
 // Kind says which file of the protocol a Request asks for.
@@ -42,13 +44,6 @@ type Request struct {
 	Database string    // of the sumdb kinds
 	Tile     tlog.Tile // of SumDBTile
 }
-
-const (
-	// TileHeight is the only height of tiles that checksum databases use.
-	TileHeight = 8
-
-	maxTileLevel = 7 // of a tree of 2^63 records
-)
 
 // maxPath bounds a path, in bytes. No module has a path that is nearly as long.
 const maxPath = 2048
@@ -144,8 +139,8 @@ func parseSumDB(rest string) (Request, error) {
 		if err != nil {
 			return Request{}, err
 		}
-		if t.H != TileHeight || t.L > maxTileLevel {
-			return Request{}, fmt.Errorf("no such tile height or level")
+		if !sumdb.KnownTile(t) {
+			return Request{}, fmt.Errorf("no database has a tile of this height, level or number")
 		}
 		return Request{Kind: SumDBTile, Database: rest[:tile], Tile: t}, checkDatabase(rest[:tile])
 	}
