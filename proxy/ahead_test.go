@@ -43,24 +43,31 @@ func (f *fixture) scratchFiles() int {
 	return len(entries)
 }
 
+// startGated starts a server for which half of the zip at path arrives before the gate of the world
+// opens. proofs is its memory for hashing one zip at a time.
+func startGated(t *testing.T) (f *fixture, path string, proofs *memory.Budget) {
+	t.Helper()
+	world := newWorld(t)
+	path = noise(world)
+	proofs = memory.New(modzip.Memory + 1<<20) // room for the lookup
+	o := withMemory(content.Memory{Proofs: proofs}, nil)
+	o.database = true
+	return start(t, world, world.URL("gated"), o), path, proofs
+}
+
 // A zip is hashed while it arrives: what is hashed is in a temporary file, and takes no
 // memory while nothing arrives.
 func TestHashedWhileItArrives(t *testing.T) {
 	t.Parallel()
-	world := newWorld(t)
-	path := noise(world)
-	proofs := memory.New(modzip.Memory + 1<<20) // room for the lookup
-	o := withMemory(content.Memory{Proofs: proofs}, nil)
-	o.database = true
-	f := start(t, world, world.URL("gated"), o)
+	f, path, proofs := startGated(t)
 	resp, err := http.Get(f.url + "/" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	eventually(t, "half of it has arrived, and is hashed", func() bool { return f.scratchFiles() == 1 && proofs.Used() == 0 })
-	world.OpenGate()
-	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, world.File(path)) {
+	f.world.OpenGate()
+	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, f.world.File(path)) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 	eventually(t, "the file is gone", func() bool { return f.scratchFiles() == 0 })
@@ -73,12 +80,7 @@ func TestHashedWhileItArrives(t *testing.T) {
 // there is some.
 func TestArrivesWithoutMemoryForProofs(t *testing.T) {
 	t.Parallel()
-	world := newWorld(t)
-	path := noise(world)
-	proofs := memory.New(modzip.Memory + 1<<20) // room for the lookup
-	o := withMemory(content.Memory{Proofs: proofs}, nil)
-	o.database = true
-	f := start(t, world, world.URL("gated"), o)
+	f, path, proofs := startGated(t)
 	if err := proofs.Take(t.Context(), modzip.Memory); err != nil {
 		t.Fatal(err)
 	}
@@ -94,9 +96,9 @@ func TestArrivesWithoutMemoryForProofs(t *testing.T) {
 	if n := f.scratchFiles(); n != 0 {
 		t.Errorf("%d scratch files: something was hashed without memory", n)
 	}
-	world.OpenGate()
+	f.world.OpenGate()
 	proofs.Give(modzip.Memory)
-	if _, err := got.ReadFrom(resp.Body); err != nil || !bytes.Equal(got.Bytes(), world.File(path)) {
+	if _, err := got.ReadFrom(resp.Body); err != nil || !bytes.Equal(got.Bytes(), f.world.File(path)) {
 		t.Errorf("%d bytes, %v", got.Len(), err)
 	}
 }

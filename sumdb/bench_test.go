@@ -10,8 +10,7 @@ import (
 
 // BenchmarkHeld measures the answers from held objects.
 func BenchmarkHeld(b *testing.B) {
-	log := newLog(b, 5000)
-	m := open(b, log, newStore(b), "", log.Fetch)
+	_, _, m := mirrored(b, 5000)
 	lookup(b, m, sumdbtest.Filler(100))
 	b.Run("lookup", func(b *testing.B) {
 		for b.Loop() {
@@ -35,8 +34,7 @@ func BenchmarkHeld(b *testing.B) {
 
 // BenchmarkAdvance measures accepting a new head that completes one tile, including all writes.
 func BenchmarkAdvance(b *testing.B) {
-	log := newLog(b, 5000)
-	m := open(b, log, newStore(b), "", log.Fetch)
+	log, _, m := mirrored(b, 5000)
 	for b.Loop() {
 		b.StopTimer()
 		log.Fill(log.Size() + 256)
@@ -49,8 +47,7 @@ func BenchmarkAdvance(b *testing.B) {
 
 // BenchmarkLookup measures fetching, proving and storing one record.
 func BenchmarkLookup(b *testing.B) {
-	log := newLog(b, 100_000)
-	m := open(b, log, newStore(b), "", log.Fetch)
+	_, _, m := mirrored(b, 100_000)
 	id := int64(0)
 	for b.Loop() {
 		lookup(b, m, sumdbtest.Filler(id))

@@ -124,9 +124,7 @@ func TestThirdLevelStaysAnswerable(t *testing.T) {
 		t.Skip("a log of 66,000 records")
 	}
 	t.Parallel()
-	log := newLog(t, 300)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 300)
 	lookup(t, m, sumdbtest.Filler(7))
 	lookup(t, m, sumdbtest.Filler(290))
 	log.Fill(65000)

@@ -27,9 +27,7 @@ const headState = "sumdb/" + testName + "/latest"
 // rolled back.
 func TestReopen(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 700)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 700)
 	lookup(t, m, sumdbtest.Filler(4))
 	m.Close()
 	store.reopen()
@@ -326,9 +324,7 @@ func TestStoreFails(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		for at := range 12 {
 			t.Run(fmt.Sprint(at, restart), func(t *testing.T) {
-				log := newLog(t, 300)
-				store := newStore(t)
-				m := open(t, log, store, "", log.Fetch)
+				log, store, m := mirrored(t, 300)
 				lookup(t, m, sumdbtest.Filler(290))
 				writes := 0
 				store.failWith(func(op, key string) error {
@@ -367,9 +363,7 @@ func TestStoreFails(t *testing.T) {
 // The process crashes right after the head was stored: the next start does the rest.
 func TestCrashAfterHead(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 300)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 300)
 	refresh(t, m)
 	log.Fill(600)
 	store.failWith(func(op, key string) error {
@@ -396,9 +390,7 @@ func TestCrashAfterHead(t *testing.T) {
 // answerable.
 func TestOlderHeadsStayAnswerable(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 2000)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 2000)
 	refresh(t, m)
 	for id, size := range []int64{300, 1000, 1999} {
 		log.ShowLookup(size)
@@ -442,9 +434,7 @@ func TestStoredObjectsAreDamaged(t *testing.T) {
 		"wrong": func(s *realStore, key string) { s.set(key, bytes.Repeat([]byte{7}, len(readObject(s.t, s, key)))) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			log := newLog(t, 700)
-			store := newStore(t)
-			m := open(t, log, store, "", log.Fetch)
+			log, store, m := mirrored(t, 700)
 			lookup(t, m, sumdbtest.Filler(100))
 			for _, path := range []string{"tile/8/0/000", "lookup/filler.example/m100@v1.0.0"} {
 				damage(store, "sumdb/"+testName+"/"+path)
@@ -578,8 +568,7 @@ func TestUpstreamHangs(t *testing.T) {
 // Lookups while the head moves and while it does not: the mirror sends no request twice.
 func TestRequestsAreFew(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 5000)
-	m := open(t, log, newStore(t), "", log.Fetch)
+	log, _, m := mirrored(t, 5000)
 	var group sync.WaitGroup
 	for id := range int64(100) {
 		group.Go(func() { lookup(t, m, sumdbtest.Filler(id)) })
@@ -599,9 +588,7 @@ func TestRequestsAreFew(t *testing.T) {
 // A new log has a head although it has no records.
 func TestEmptyLog(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 0)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 0)
 	if head, err := m.Latest(t.Context()); err != nil || !bytes.Equal(head, log.Head(0)) {
 		t.Errorf("Latest = %q, %v", head, err)
 	}

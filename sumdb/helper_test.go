@@ -38,6 +38,13 @@ func open(t testing.TB, log *sumdbtest.Log, store storage.Store, evidence string
 	return m
 }
 
+// mirrored returns a log with size records, a store, and a mirror of the log on the store.
+func mirrored(t testing.TB, size int64) (*sumdbtest.Log, *realStore, *sumdb.Mirror) {
+	t.Helper()
+	log, store := newLog(t, size), newStore(t)
+	return log, store, open(t, log, store, "", log.Fetch)
+}
+
 // openChanging is open with a FetchFunc that set replaces; at first there is none.
 func openChanging(t testing.TB, log *sumdbtest.Log, store storage.Store, evidence string) (m *sumdb.Mirror, set func(sumdb.FetchFunc)) {
 	t.Helper()

@@ -86,9 +86,7 @@ func TestHeadRots(t *testing.T) {
 // detect a fork that began after the backup.
 func TestMirrorSetBack(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 300)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 300)
 	refresh(t, m)
 	lookup(t, m, sumdbtest.Filler(7))
 	m.Close()

@@ -90,8 +90,7 @@ func TestMetrics(t *testing.T) {
 // A tile that is answered again from memory is a hit; one beyond the head must be asked for.
 func TestAgain(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 300)
-	m := open(t, log, newStore(t), "", log.Fetch)
+	_, _, m := mirrored(t, 300)
 	under, beyond := tlog.Tile{H: 8, L: 0, N: 1, W: 44}, tlog.Tile{H: 8, L: 0, N: 1, W: 45}
 	if m.Again(under) {
 		t.Error("a mirror without a head has proved a tile")

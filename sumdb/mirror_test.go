@@ -21,9 +21,7 @@ import (
 
 func TestLookup(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 300)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 300)
 	mod := sumdbtest.Filler(17)
 
 	record := lookup(t, m, mod)
@@ -96,8 +94,7 @@ func TestNames(t *testing.T) {
 // A reply carries our newest head, not the one that came with the record.
 func TestReplyHasOurHead(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 40)
-	m := open(t, log, newStore(t), "", log.Fetch)
+	log, _, m := mirrored(t, 40)
 	record := lookup(t, m, sumdbtest.Filler(3))
 	log.Fill(600)
 	refresh(t, m)
@@ -206,9 +203,7 @@ func TestLookupIsShared(t *testing.T) {
 // Concurrent lookups of different modules with different heads.
 func TestLookupsAtOnce(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 10)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 10)
 	var group sync.WaitGroup
 	for id := range int64(200) {
 		group.Go(func() {
@@ -229,9 +224,7 @@ func TestLookupsAtOnce(t *testing.T) {
 
 func TestUnknownModule(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 20)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 20)
 	mod := module.Version{Path: "example.com/new", Version: "v1.0.0"}
 	if _, err := m.Lookup(t.Context(), mod); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Lookup of what is not there: %v, want fs.ErrNotExist", err)
@@ -278,9 +271,7 @@ func TestTile(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int64{1, 2, 17, 255, 256, 257, 513, 600} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			log := newLog(t, size)
-			store := newStore(t)
-			m := open(t, log, store, "", log.Fetch)
+			log, store, m := mirrored(t, size)
 			refresh(t, m)
 			eachTile(size, 23, func(tile tlog.Tile) {
 				got, err := m.Tile(t.Context(), tile)
@@ -312,8 +303,7 @@ func eachTile(size int64, step int, f func(tlog.Tile)) {
 // The mirror fetches one full tile once, for all requested widths.
 func TestTileRequests(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 600)
-	m := open(t, log, newStore(t), "", log.Fetch)
+	log, _, m := mirrored(t, 600)
 	refresh(t, m)
 	for _, w := range []int{3, 200, 256, 1} {
 		if _, err := m.Tile(t.Context(), tlog.Tile{H: 8, L: 0, N: 1, W: w}); err != nil {
@@ -359,8 +349,7 @@ func TestNarrowTilesAreGone(t *testing.T) {
 
 func TestImpossibleTiles(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 20)
-	m := open(t, log, newStore(t), "", log.Fetch)
+	log, _, m := mirrored(t, 20)
 	refresh(t, m)
 	before := log.Requests("")
 	for _, tile := range []tlog.Tile{
@@ -378,9 +367,7 @@ func TestImpossibleTiles(t *testing.T) {
 
 func TestBeyond(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 300)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 300)
 	refresh(t, m)
 	tiles := []tlog.Tile{
 		{H: 8, L: 0, N: 1, W: 100}, {H: 8, L: 0, N: 1, W: 256}, {H: 8, L: 0, N: 2, W: 10}, {H: 8, L: 1, N: 0, W: 2},
@@ -460,8 +447,7 @@ func TestBeyond(t *testing.T) {
 // The mirror does not ask upstream for a tile that no client can know of.
 func TestFarBeyond(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 300)
-	m := open(t, log, newStore(t), "", log.Fetch)
+	log, _, m := mirrored(t, 300)
 	refresh(t, m)
 	before := log.Requests("tile/") + log.Requests("latest")
 	for _, tile := range []tlog.Tile{
@@ -525,8 +511,7 @@ func TestBeyondWithoutLatest(t *testing.T) {
 // A request beyond the head of the mirror makes it fetch a newer head.
 func TestBeyondAdvances(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 300)
-	m := open(t, log, newStore(t), "", log.Fetch)
+	log, _, m := mirrored(t, 300)
 	lookup(t, m, sumdbtest.Filler(1))
 	log.Fill(1000)
 	tile := tlog.Tile{H: 8, L: 0, N: 3, W: 200}

@@ -165,9 +165,7 @@ func TestProofIsCutOff(t *testing.T) {
 // first one fails or is dropped; the first one can be stored later.
 func TestProofsShareTiles(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 1000)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 1000)
 	refresh(t, m)
 	heads := len(store.keys())
 	first := prove(t, m, 600)
@@ -207,9 +205,7 @@ func TestProofsShareTiles(t *testing.T) {
 // A tile that waits to be stored is no answer before it is stored.
 func TestWaitingTileIsNoAnswer(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 1000)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 1000)
 	refresh(t, m)
 	prove(t, m, 300)
 	tile := tlog.Tile{H: 8, L: 0, N: 1, W: 256}
@@ -283,9 +279,7 @@ func TestForkBeforeStore(t *testing.T) {
 // first stays, and what depends on the proof is stored too.
 func TestProofOverWrongObjects(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 700)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 700)
 	refresh(t, m)
 	p := prove(t, m, 300)
 	tile, record := "sumdb/"+testName+"/tile/8/0/001", "sumdb/"+testName+"/lookup/filler.example/m300@v1.0.0"
@@ -404,9 +398,7 @@ func TestHeadAndRecordAtOnce(t *testing.T) {
 func TestProofIsNotStored(t *testing.T) {
 	t.Parallel()
 	for _, failure := range []error{fs.ErrExist, storage.ErrDamaged} {
-		log := newLog(t, 700)
-		store := newStore(t)
-		m := open(t, log, store, "", log.Fetch)
+		log, store, m := mirrored(t, 700)
 		refresh(t, m)
 		p := prove(t, m, 300)
 		store.failWith(func(op, key string) error {
@@ -431,14 +423,26 @@ func TestProofIsNotStored(t *testing.T) {
 // A record that cannot be read is in the way of a proof, which replaces it.
 func TestProofOverUnreadableRecord(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 700)
-	store := newStore(t)
-	m := open(t, log, store, "", log.Fetch)
+	log, store, m := mirrored(t, 700)
 	p := prove(t, m, 300)
 	store.set("sumdb/"+testName+"/lookup/filler.example/m300@v1.0.0", []byte("no record"))
 	keep(t, p, gomod(300))
 	verify(t, open(t, log, store, "", nil), log, log.Head(700), 300)
 	checkStore(t, store, log)
+}
+
+// storeOvertaken begins to store the proof of record 300 in tree 2100, which our head has overtaken. It
+// returns the error of Store.
+func storeOvertaken(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log) <-chan error {
+	t.Helper()
+	refresh(t, m)
+	log.Fill(2100)
+	overtaken := prove(t, m, 300)
+	log.Fill(3000)
+	refresh(t, m)
+	done := make(chan error)
+	go func() { done <- overtaken.Store(t.Context(), nil, gomod(300)) }()
+	return done
 }
 
 // While the proof of an overtaken head waits for upstream, our head moves on, and other proofs with new
@@ -455,13 +459,7 @@ func TestOvertakenProofStopsNothing(t *testing.T) {
 			}
 			return log.Fetch(ctx, path, limit)
 		})
-		refresh(t, m)
-		log.Fill(2100)
-		overtaken := prove(t, m, 300)
-		log.Fill(3000)
-		refresh(t, m)
-		done := make(chan error)
-		go func() { done <- overtaken.Store(t.Context(), nil, gomod(300)) }()
+		done := storeOvertaken(t, m, log)
 		<-asked
 		log.Fill(4000)
 		ctx, cancel := context.WithTimeout(t.Context(), fileTimeout/2)
@@ -550,13 +548,7 @@ func TestAnewWhileOvertakenProofWaits(t *testing.T) {
 			}
 			return log.Fetch(ctx, path, limit)
 		})
-		refresh(t, m)
-		log.Fill(2100)
-		overtaken := prove(t, m, 300)
-		log.Fill(3000)
-		refresh(t, m)
-		done := make(chan error)
-		go func() { done <- overtaken.Store(t.Context(), nil, gomod(300)) }()
+		done := storeOvertaken(t, m, log)
 		synctest.Wait()
 		begin := time.Now()
 		set(log.Fetch)
