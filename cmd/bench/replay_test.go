@@ -134,8 +134,12 @@ func TestWave(t *testing.T) {
 	if want := []string{"5 .mod 2", "5 .info 1", "5 .zip 2"}; !slices.Equal(got, want) {
 		t.Errorf("the phases are %q, not %q", got, want)
 	}
-	if _, err := runWave(m.ctx, store.url, 3, script); err != nil {
+	ends, err := runWave(m.ctx, store.url, 3, script)
+	if err != nil {
 		t.Fatal(err)
+	}
+	if len(ends) != len(script) || ends[0] <= 0 || !slices.IsSorted(ends) {
+		t.Errorf("the phases ended after %v s", ends)
 	}
 	visits := store.take()
 	if want := map[string]int{".mod": 15, ".info": 15, ".zip": 15}; !maps.Equal(byKind(visits), want) {

@@ -38,29 +38,36 @@ func phases(visits []visit) (all []phase) {
 }
 
 // runWave returns the seconds in which clients have requested what one go command requests, at the
-// same time, each with its own connections. They do not unpack what they get: on two processors that
-// would take longer than everything else.
-func runWave(ctx context.Context, url string, clients int, script []phase) (float64, error) {
-	errs := make([]error, clients)
+// same time, each with its own connections: for each phase those until the last client ended it. They
+// do not unpack what they get: on two processors that would take longer than everything else.
+func runWave(ctx context.Context, url string, clients int, script []phase) ([]float64, error) {
+	errs, ends := make([]error, clients), make([][]float64, clients)
 	begin := time.Now()
 	var wg sync.WaitGroup
 	for i := range clients {
-		wg.Go(func() { errs[i] = runScript(ctx, url, script) })
+		wg.Go(func() { ends[i], errs[i] = runScript(ctx, begin, url, script) })
 	}
 	wg.Wait()
-	return time.Since(begin).Seconds(), errors.Join(errs...)
+	last := make([]float64, len(script))
+	for _, one := range ends {
+		for i, end := range one {
+			last[i] = max(last[i], end)
+		}
+	}
+	return last, errors.Join(errs...)
 }
 
-// runScript is one client of a wave.
-func runScript(ctx context.Context, url string, script []phase) error {
+// runScript is one client of a wave. It returns the seconds until each phase had ended.
+func runScript(ctx context.Context, begin time.Time, url string, script []phase) (ends []float64, err error) {
 	client := newClient()
 	defer client.CloseIdleConnections()
 	for _, p := range script {
 		if _, err := getAll(ctx, client, p.width, url, p.paths); err != nil {
-			return err
+			return nil, err
 		}
+		ends = append(ends, time.Since(begin).Seconds())
 	}
-	return nil
+	return ends, nil
 }
 
 // waves measures many cold builds of one program at the same time.
@@ -102,9 +109,12 @@ func (w *waves) compare(clients, rounds int, ours, theirs way, atMost float64) (
 	var repeated, ignored []string // by the clients of the second way each object is requested many times
 	side := func(way way, repeated *[]string) func() (float64, error) {
 		return func() (float64, error) {
-			seconds, visits, err := w.wave(p, way, clients)
+			ends, visits, err := w.wave(p, way, clients)
+			if err != nil {
+				return 0, err
+			}
 			*repeated = append(*repeated, again(visits)...)
-			return seconds, err
+			return ends[len(ends)-1], nil
 		}
 	}
 	r, err := pairs(min(rounds, w.b.rounds), side(ours, &repeated), side(theirs, &ignored))
@@ -123,18 +133,22 @@ func (w *waves) compare(clients, rounds int, ours, theirs way, atMost float64) (
 	return reached, nil
 }
 
-// wave returns the seconds that a wave takes, and the requests at the upstream.
-func (w *waves) wave(p *recorded, way way, clients int) (float64, []visit, error) {
+// wave returns the seconds until each phase of a wave had ended, and the requests at the upstream.
+func (w *waves) wave(p *recorded, way way, clients int) ([]float64, []visit, error) {
 	goproxy, stop, err := way(p.store)
 	if err != nil {
-		return 0, nil, err
+		return nil, nil, err
 	}
 	p.store.take()
-	seconds, err := runWave(w.b.ctx, goproxy, clients, w.script)
+	ends, err := runWave(w.b.ctx, goproxy, clients, w.script)
 	stop()
 	visits := p.store.take()
-	log.Printf("%s %.2f s, upstream requests %v", goproxy, seconds, byKind(visits))
-	return seconds, visits, err
+	text := ""
+	for i, end := range ends {
+		text += fmt.Sprintf(" %s %.2f s,", kind(w.script[i].paths[0]), end)
+	}
+	log.Printf("%s ended%s upstream requests %v", goproxy, text, byKind(visits))
+	return ends, visits, err
 }
 
 // record records what a go command requests, and checks that one client of a wave requests the same.
