@@ -2,11 +2,14 @@ package proxy_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/mod/module"
@@ -16,6 +19,7 @@ import (
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -231,5 +235,75 @@ func TestHotWithoutMemory(t *testing.T) {
 	}
 	if used := answers.Used(); used != 0 {
 		t.Errorf("%d bytes are used after the response", used)
+	}
+}
+
+// openedStore counts how often each object is opened.
+type openedStore struct {
+	storage.Store
+	mu     sync.Mutex
+	opened map[string]int // by key
+}
+
+func (s *openedStore) Open(ctx context.Context, key string) (storage.Object, error) {
+	s.mu.Lock()
+	s.opened[key]++
+	s.mu.Unlock()
+	return s.Store.Open(ctx, key)
+}
+
+// What some clients request again and again stays in memory while another client requests thousands of
+// modules, for which there is not enough memory.
+func TestHotScannedByOther(t *testing.T) {
+	t.Parallel()
+	store := &openedStore{opened: map[string]int{}}
+	wrap := func(inner storage.Store) storage.Store { store.Store = inner; return store }
+	f := start(t, newWorld(t), "off", option{store: wrap, config: func(c *proxy.Config) { c.Content.Memory.Hot = 1 << 20 }})
+	const scanned, working = 3000, 100
+	module := func(name string, i int) string { return fmt.Sprintf("example.com/%s%d/@v/v1.0.0.mod", name, i) }
+	var batch storage.Batch
+	add := func(path string) {
+		content := []byte("module " + strings.TrimSuffix(path, "/@v/v1.0.0.mod") + "\n")
+		batch.Create = append(batch.Create, storage.Small{Info: storage.Info{Key: storage.Upstream.Key(path), Size: int64(len(content))}, Content: content})
+	}
+	for i := range scanned {
+		add(module("scanned", i))
+	}
+	for i := range working {
+		add(module("popular", i))
+	}
+	if err := f.store.Apply(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	get := func(path string) {
+		if a := f.get(path); a.status != http.StatusOK {
+			t.Fatalf("GET %s = %v", path, a)
+		}
+	}
+	next, others := 0, 0
+	scan := func() { get(module("scanned", next)); next++ }
+	popular := func() { get(module("popular", others%working)); others++ }
+	for range 2 * working { // the scan has begun
+		popular()
+		scan()
+	}
+	for next < scanned {
+		scan()
+		if next%20 == 0 {
+			popular()
+		}
+	}
+	for range working {
+		popular()
+	}
+	store.mu.Lock()
+	defer store.mu.Unlock()
+	for i := range working {
+		if n := store.opened[storage.Upstream.Key(module("popular", i))]; n != 1 {
+			t.Errorf("%s was read %d times from the store, want once", module("popular", i), n)
+		}
+	}
+	if n := store.opened[storage.Upstream.Key(module("scanned", scanned-1))]; n != 1 {
+		t.Errorf("the last module of the scan was read %d times from the store, want once", n)
 	}
 }

@@ -39,7 +39,7 @@ type Leak struct {
 }
 
 // leaks are the misconfigured clients. They are in memory only. A memo.Map does not fit:
-// when it is full it drops all entries, and these counts cannot be obtained again.
+// it may drop any entry, and these counts cannot be obtained again.
 type leaks struct {
 	mu   sync.Mutex
 	rows map[leakKey]*Leak

@@ -1,12 +1,16 @@
 package memo_test
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/assay-proxy/assay/internal/memo"
 )
 
-// A full Map drops all entries, and continues.
+// A full Map drops entries, and continues.
 func TestMapIsBounded(t *testing.T) {
 	m := memo.Map[int, int]{Limit: 3}
 	for i := range 10 {
@@ -29,7 +33,7 @@ func TestMapIsBounded(t *testing.T) {
 	}
 }
 
-// Outdated entries are dropped first.
+// Outdated entries are dropped first, also those that were requested often.
 func TestMapOutdated(t *testing.T) {
 	m := memo.Map[string, bool]{Limit: 2, Outdated: func(old bool) bool { return old }}
 	m.Put("old", true)
@@ -43,9 +47,25 @@ func TestMapOutdated(t *testing.T) {
 			t.Errorf("%s is forgotten", key)
 		}
 	}
+
+	const limit = 1000
+	large := memo.Map[int, int]{Limit: limit, Outdated: func(until int) bool { return until < limit/2 }}
+	for i := range limit {
+		large.Put(i, i)
+	}
+	for range 5 {
+		for i := range limit / 2 {
+			large.Get(i)
+		}
+	}
+	large.Put(limit, limit)
+	if used := large.Used(); used != limit/2+1 {
+		t.Errorf("%d entries are kept, of which %d are not outdated", used, limit/2+1)
+	}
 }
 
-// With sizes, the limit is of their sum, also after values were changed and deleted.
+// With sizes, the limit is of their sum, also after values were changed and deleted. A value that is
+// too large is not kept, and drops only its own key.
 func TestMapSize(t *testing.T) {
 	m := memo.Map[string, int]{Limit: 10, Size: func(key string, value int) int { return len(key) + value }}
 	for _, step := range []struct {
@@ -53,16 +73,20 @@ func TestMapSize(t *testing.T) {
 		size int // -1: delete it
 		used int
 	}{
-		{"a", 3, 4}, {"b", 3, 8}, {"a", 5, 10}, {"b", -1, 6}, {"b", -1, 6}, {"c", 3, 10}, {"d", 0, 1}, {"d", 8, 9}, {"d", 9, 10}, {"d", 10, 0},
+		{"a", 3, 4}, {"b", 3, 8}, {"a", 5, 10}, {"b", -1, 6}, {"b", -1, 6}, {"c", 3, 10}, {"d", 0, 7}, {"d", 8, 9}, {"d", 9, 10}, {"d", 10, 0},
 	} {
 		if step.size < 0 {
 			m.Delete(step.key)
 		} else {
 			m.Put(step.key, step.size)
 		}
-		if value, ok := m.Get(step.key); m.Used() != step.used || ok != (step.size >= 0 && step.used > 0) || ok && value != step.size {
+		if value, ok := m.Get(step.key); m.Used() != step.used || ok != (step.size >= 0 && step.key != "d" || step.key == "d" && step.size < 10) || ok && value != step.size {
 			t.Errorf("after %v: %d are used, the value is %d, %v", step, m.Used(), value, ok)
 		}
+	}
+	m.Put("e", 3)
+	if m.Put("f", 10); m.Used() != 4 {
+		t.Errorf("after a value that is larger than the limit: %d are used", m.Used())
 	}
 	m.Clear()
 	if m.Put("e", 1); m.Used() != 2 {
@@ -87,6 +111,223 @@ func TestMapChange(t *testing.T) {
 	m.Clear()
 	if _, ok := m.Get("n"); ok {
 		t.Error("n is there after all was forgotten")
+	}
+}
+
+// cache is a Map in which a test requests what is made when it is not there.
+type cache struct {
+	memo.Map[int, int]
+}
+
+func newCache(limit int) *cache { return &cache{Map: memo.Map[int, int]{Limit: limit}} }
+
+// request requests keys, the first one to the last one, and returns how many had to be made.
+func (c *cache) request(first, n int) (made int) {
+	for key := first; key < first+n; key++ {
+		if _, ok := c.Get(key); !ok {
+			c.Put(key, key)
+			made++
+		}
+	}
+	return made
+}
+
+const (
+	limit   = 2000
+	working = limit / 2 // what others request
+	others  = 1 << 20   // the first key that they do not request
+)
+
+// newWorking returns a full cache in which the working set was requested between other requests.
+func newWorking() *cache {
+	c := newCache(limit)
+	c.request(0, working)
+	for i := range 10 {
+		c.request(others/2+i*limit/8, limit/8)
+		c.request(0, working)
+	}
+	return c
+}
+
+// What is requested once does not displace what is requested again, however much it is and however
+// seldom the working set is requested meanwhile. The same for several clients that request it at nearly
+// the same time, and for a client that begins again at the end of a long scan.
+func TestMapScan(t *testing.T) {
+	for _, scan := range []struct {
+		name string
+		run  func(c *cache, between func())
+	}{
+		{"once", func(c *cache, between func()) {
+			for i := range 10 * limit {
+				c.request(others+i, 1)
+				between()
+			}
+		}},
+		{"by eight clients at once", func(c *cache, between func()) {
+			for i := range 10 * limit {
+				for ahead := range 8 {
+					c.request(others+i+4*ahead, 1)
+				}
+				between()
+			}
+		}},
+		{"three times", func(c *cache, between func()) {
+			for i := range 30 * limit {
+				c.request(others+i%(10*limit), 1)
+				between()
+			}
+		}},
+	} {
+		for _, every := range []int{0, 1, 10, 100} { // how many requests of the scan there are for one of others
+			c, n, made := newWorking(), 0, 0
+			scan.run(c, func() {
+				if n++; every > 0 && n%every == 0 {
+					made += c.request(n/every%working, 1)
+				}
+			})
+			if made += c.request(0, working); made > 0 {
+				t.Errorf("%s, with one request of others for %d: %d of theirs had to be made again", scan.name, every, made)
+			}
+		}
+	}
+}
+
+// A working set that is replaced by another one leaves, when the new one is requested as often.
+func TestMapForgets(t *testing.T) {
+	c := newWorking()
+	for range 20 {
+		c.request(others, working)
+		c.request(2*others, limit/8)
+	}
+	if made := c.request(others, working); made > working/100 {
+		t.Errorf("%d of the new working set of %d are not kept", made, working)
+	}
+	for range 20 {
+		c.request(others, limit*3/4)
+	}
+	if made := c.request(0, working); made < working/2 {
+		t.Errorf("%d of %d that are not requested any more are kept", working-made, working)
+	}
+}
+
+// A Map whose entries were all requested often keeps new ones after a few Puts, each of which is short.
+func TestMapAllInUse(t *testing.T) {
+	c := newCache(100_000)
+	for range 6 {
+		c.request(0, c.Limit)
+		c.request(others, c.Limit/20)
+	}
+	for i := range 2000 {
+		c.request(2*others+i, 1)
+	}
+	if made := c.request(2*others+1900, 100); made > 0 {
+		t.Errorf("%d of 100 new entries are not kept", made)
+	}
+}
+
+// Small entries that are deleted and changed during a scan leave no room unused, and what a Map drops
+// it does not return.
+func TestMapDeleteDuringScan(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	m := memo.Map[int, int]{Limit: 1000, Size: func(_, size int) int { return size }}
+	sizes := map[int]int{} // the last one of each key
+	for i := range 100_000 {
+		key := i
+		if i%4 == 0 {
+			key = random.IntN(100)
+		}
+		size := random.IntN(40)
+		if i%5 == 0 {
+			m.Delete(key)
+			delete(sizes, key)
+		} else {
+			m.Put(key, size)
+			sizes[key] = size
+		}
+		look := random.IntN(100)
+		if got, ok := m.Get(look); ok && got != sizes[look] {
+			t.Fatalf("Get(%d) = %d, want %d", look, got, sizes[look])
+		}
+		if used := m.Used(); used > m.Limit || i > 1000 && used < m.Limit*3/4 {
+			t.Fatalf("%d of %d are used", used, m.Limit)
+		}
+	}
+	sum := 0
+	for key := range sizes {
+		if size, ok := m.Get(key); ok {
+			sum += size
+			m.Delete(key)
+		}
+	}
+	if sum == 0 || m.Used() != 0 {
+		t.Errorf("%d were used, and %d are after all keys were deleted", sum, m.Used())
+	}
+}
+
+// The limit holds at each moment, whatever callers do at once.
+func TestMapConcurrent(t *testing.T) {
+	m := memo.Map[int, []byte]{
+		Limit: 10_000, Size: func(_ int, value []byte) int { return cap(value) },
+		Outdated: func(value []byte) bool { return cap(value)%16 == 3 },
+	}
+	var most atomic.Int64
+	var callers sync.WaitGroup
+	for caller := range uint64(8) {
+		callers.Go(func() {
+			random := rand.New(rand.NewPCG(caller, 1))
+			for range 5_000 {
+				key := random.IntN(1000)
+				switch random.IntN(8) {
+				case 0:
+					m.Delete(key)
+				case 1:
+					m.Change(key, func(old []byte) ([]byte, bool) { return append(old[:cap(old):cap(old)], 1), cap(old) < 500 })
+				case 2:
+					m.Put(key, make([]byte, random.IntN(m.Limit+m.Limit/8)))
+				case 3, 4:
+					m.Put(key, make([]byte, random.IntN(200)))
+				default:
+					m.Get(key)
+				}
+				if used := int64(m.Used()); used > most.Load() {
+					most.Store(used)
+				}
+			}
+		})
+	}
+	callers.Wait()
+	if most.Load() > int64(m.Limit) || most.Load() < int64(m.Limit)/2 {
+		t.Errorf("%d of %d were used", most.Load(), m.Limit)
+	}
+	for key := range 1000 {
+		m.Delete(key)
+	}
+	if m.Used() != 0 {
+		t.Errorf("%d are used after all keys were deleted", m.Used())
+	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	m := memo.Map[string, *int]{Limit: 1000}
+	keys := make([]string, 1000)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("example.com/module/@v/v1.0.%d.mod", i)
+		m.Put(keys[i], new(int))
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if _, ok := m.Get(keys[i%len(keys)]); !ok {
+			b.Fatal("it is not there")
+		}
+	}
+}
+
+// BenchmarkPut puts new keys into a full Map.
+func BenchmarkPut(b *testing.B) {
+	m := memo.Map[int, *int]{Limit: 1000}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		m.Put(i, nil)
 	}
 }
 

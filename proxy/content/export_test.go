@@ -7,10 +7,10 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/fetch"
+	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -72,7 +72,7 @@ func Indexes() any {
 		known.note(long("info", i, maxAbsentKey), long("https://", i, 60), now)
 	}
 	for i := range maxChecked {
-		compared.checked.Put(memo.KeyOf(fmt.Sprint(i)), struct{}{})
+		compared.noteChecked(fmt.Sprint(i), request.Zip)
 	}
 	for i := range maxPushes {
 		pushed.note([]string{long("https://git.example/", i, maxPushed)}, now)

@@ -88,7 +88,7 @@ type knownVersions struct {
 const knownShare = 8
 
 // knownOverhead is about how much memory an entry takes besides its versions and its prefix.
-const knownOverhead = 384
+const knownOverhead = 416
 
 // find returns the versions at a prefix, if they are known. If not, the caller lists them
 // and notes them with the number of changes.

@@ -20,8 +20,9 @@ import (
 // a reply of a checksum database has the newest head, and says itself whether it is current.
 //
 // The public origin also keeps such replies. They and large objects are kept when they are requested
-// again: a client that requests all of them once does not displace what others request. Large ones have
-// a limit of their own, because a few of them would displace many small ones.
+// again: what is requested once would cost a copy. Large ones have a limit of their own, because a few
+// of them would displace many small ones. A client that requests all objects once does not displace
+// what others request again, see memo.Map.
 type hot struct {
 	small, large memo.Map[string, *HotObject]
 	asked        doorkeeper
@@ -105,7 +106,7 @@ const (
 
 	// hotOverhead is about how much memory an object takes besides its content and its
 	// path.
-	hotOverhead = 512
+	hotOverhead = 576
 )
 
 // newHotObject makes an object for content.

@@ -30,8 +30,8 @@ type pinned struct {
 	zips     zips
 	evidence evidence
 
-	checked  memo.Map[memo.Key, struct{}] // objects whose content has been compared, by key
-	checking *flight.Group[struct{}]      // by key
+	checked  memo.Map[memo.Key, kinds] // files whose content has been compared, by their keys without .info, .mod or .zip
+	checking *flight.Group[struct{}]   // by key
 }
 
 // pins is the own log without the method that pins: that is for a gate alone.
@@ -44,9 +44,12 @@ type pins interface {
 	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)
 }
 
-// maxChecked limits the memory to some 4 MiB, see maxAbsent; beyond it objects are
-// compared again.
-const maxChecked = 100000
+// kinds is a set of kinds of files.
+type kinds uint16
+
+// maxChecked limits the memory to some 2 MiB, see maxAbsent, for the files of as many versions; those
+// that it drops are compared again.
+const maxChecked = 28000
 
 func newPinned(log pins, scope *flight.Scope, z zips, e evidence) *pinned {
 	p := &pinned{log: log, zips: z, evidence: e, checking: flight.NewGroup[struct{}](scope)}
@@ -61,25 +64,25 @@ func newPinned(log pins, scope *flight.Scope, z zips, e evidence) *pinned {
 // if the log has no entry for it.
 func (p *pinned) check(req request.Request, object storage.Object) error {
 	key := object.Info().Key
-	if p.wasChecked(key) {
+	if p.wasChecked(key, req.Kind) {
 		return nil
 	}
 	if req.Kind == request.Info {
 		err := checkInfo(req, object)
 		if err == nil {
-			p.checked.Put(memo.KeyOf(key), struct{}{})
+			p.noteChecked(key, req.Kind)
 		}
 		return err
 	}
 	// Once for all concurrent clients, because a zip is copied for it. The client that
 	// began waits for the end, because its object is read.
 	f, _, err := p.checking.Join(places.For{}, flight.Work[struct{}]{Key: key, Do: func(ctx context.Context, _ *flight.Flight[struct{}]) error {
-		if p.wasChecked(key) {
+		if p.wasChecked(key, req.Kind) {
 			return nil
 		}
 		err := p.compare(ctx, req, object)
 		if err == nil {
-			p.checked.Put(memo.KeyOf(key), struct{}{})
+			p.noteChecked(key, req.Kind)
 		}
 		return err
 	}})
@@ -89,9 +92,19 @@ func (p *pinned) check(req request.Request, object storage.Object) error {
 	return err
 }
 
-func (p *pinned) wasChecked(key string) bool {
-	_, ok := p.checked.Get(memo.KeyOf(key))
-	return ok
+func (p *pinned) wasChecked(key string, kind request.Kind) bool {
+	checked, _ := p.checked.Get(versionKey(key, kind))
+	return checked&(1<<kind) != 0
+}
+
+func (p *pinned) noteChecked(key string, kind request.Kind) {
+	p.checked.Change(versionKey(key, kind), func(checked kinds) (kinds, bool) { return checked | 1<<kind, true })
+}
+
+// versionKey stands for the files of a version, of which key is the key of one. A key that was cut does
+// not end with the kind, and stands for its own file alone.
+func versionKey(key string, kind request.Kind) memo.Key {
+	return memo.KeyOf(strings.TrimSuffix(key, "."+kind.String()))
 }
 
 // compare returns a *pinlog.ConflictError if an object does not have the hash in the log.
