@@ -118,7 +118,13 @@ func (i *fakeIssuer) claims(changes ...any) map[string]any {
 // sign returns a token with the claims.
 func sign(t testing.TB, key jose.JSONWebKey, claims map[string]any) string {
 	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(key.Algorithm), Key: key}, nil)
+	return signWith(t, key, claims, nil)
+}
+
+// signWith is sign with options.
+func signWith(t testing.TB, key jose.JSONWebKey, claims map[string]any, options *jose.SignerOptions) string {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(key.Algorithm), Key: key}, options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,19 +318,7 @@ func TestOIDCAlgorithms(t *testing.T) {
 	refusedJWT(t, a, header+"."+body+"."+encode(make([]byte, 256)), "its signature is wrong")
 	refusedJWT(t, a, header+"."+body+".", "its signature is wrong")
 	// A key that comes with the token is not the issuer's.
-	own := newKey(t, "1")
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: own}, (&jose.SignerOptions{EmbedJWK: true}).WithHeader("jku", "https://evil.test/keys"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed, err := signer.Sign(payload)
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := signed.CompactSerialize()
-	if err != nil {
-		t.Fatal(err)
-	}
+	token := signWith(t, newKey(t, "1"), i.claims(), (&jose.SignerOptions{EmbedJWK: true}).WithHeader("jku", "https://evil.test/keys"))
 	refusedJWT(t, a, token, "its signature is wrong")
 
 	wantIdentity(t, a, "Bearer "+good, "oidc", "repo:acme/app:ref:refs/heads/main", "build")

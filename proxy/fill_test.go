@@ -242,7 +242,7 @@ func TestHitsDoNotWait(t *testing.T) {
 	for _, path := range []string{"example.com/hello/@v/v1.0.0.zip", "example.com/hello/@v/v1.1.0.zip", "example.com/old/@v/v1.5.0.zip"} {
 		wg.Go(func() { f.want(path) })
 	}
-	time.Sleep(50 * time.Millisecond)
+	eventually(t, "one zip waits for a place", func() bool { return f.metric(t, "assay_places_waiting") == 1 })
 	begin := time.Now()
 	f.want("example.com/hello/@v/v1.0.0.mod")
 	f.want("example.com/hello/@v/v1.1.0.mod")

@@ -41,44 +41,14 @@ func (o *pausingObject) Read(b []byte) (int, error) {
 	return o.Object.Read(b)
 }
 
-// What is purged while a client reads it does not stay in memory.
-func TestPurgeWhileRead(t *testing.T) {
-	t.Parallel()
+// startReading starts a server without upstream that has stored path, and lets a client read it as far
+// as its first byte. goOn lets all clients read on, and returns the response to the first.
+func startReading(t *testing.T, path string) (f *fixture, goOn func() response) {
+	t.Helper()
 	world := newWorld(t)
-	f := start(t, world, world.URL("ok"), option{})
-	const path = "example.com/hello/@v/v1.0.0.mod"
+	f = start(t, world, world.URL("ok"), option{})
 	f.want(path)
 	f.close()
-
-	store := &pausingStore{reading: make(chan struct{}), goOn: make(chan struct{})}
-	f.open("off", option{config: func(c *proxy.Config) {
-		store.Store = c.Content.Store
-		c.Content.Store = store
-	}})
-	read := make(chan response)
-	go func() { read <- f.get(path) }()
-	<-store.reading
-	items, err := content.Purge(t.Context(), f.store, module.Version{Path: "example.com/hello", Version: "v1.0.0"})
-	if err != nil || len(items) != 1 {
-		t.Fatalf("Purge = %v, %v", items, err)
-	}
-	f.server.Content().Forget(items)
-	close(store.goOn)
-	if a := <-read; a.status != http.StatusOK || string(a.body) != string(world.File(path)) {
-		t.Errorf("what was open = %v", a)
-	}
-	f.wantStatus(path, http.StatusNotFound)
-}
-
-// What is replaced while a client reads it does not stay in memory.
-func TestReplaceWhileRead(t *testing.T) {
-	t.Parallel()
-	world := newWorld(t)
-	f := start(t, world, world.URL("ok"), option{})
-	const path = "example.com/hello/@v/v1.0.0.info"
-	f.want(path)
-	f.close()
-
 	store := &pausingStore{reading: make(chan struct{}), goOn: make(chan struct{})}
 	f.open("off", option{config: func(c *proxy.Config) {
 		store.Store = c.Content.Store
@@ -87,6 +57,33 @@ func TestReplaceWhileRead(t *testing.T) {
 	read := make(chan response, 1)
 	go func() { read <- f.get(path) }()
 	<-store.reading
+	return f, func() response {
+		close(store.goOn)
+		return <-read
+	}
+}
+
+// What is purged while a client reads it does not stay in memory.
+func TestPurgeWhileRead(t *testing.T) {
+	t.Parallel()
+	const path = "example.com/hello/@v/v1.0.0.mod"
+	f, goOn := startReading(t, path)
+	items, err := content.Purge(t.Context(), f.store, module.Version{Path: "example.com/hello", Version: "v1.0.0"})
+	if err != nil || len(items) != 1 {
+		t.Fatalf("Purge = %v, %v", items, err)
+	}
+	f.server.Content().Forget(items)
+	if a := goOn(); a.status != http.StatusOK || string(a.body) != string(f.world.File(path)) {
+		t.Errorf("what was open = %v", a)
+	}
+	f.wantStatus(path, http.StatusNotFound)
+}
+
+// What is replaced while a client reads it does not stay in memory.
+func TestReplaceWhileRead(t *testing.T) {
+	t.Parallel()
+	const path = "example.com/hello/@v/v1.0.0.info"
+	f, goOn := startReading(t, path)
 	const now = `{"Version":"v1.0.0","Time":"2021-01-02T03:04:05Z"}`
 	info, err := f.store.Stat(t.Context(), keyOf(path))
 	if err != nil {
@@ -96,8 +93,7 @@ func TestReplaceWhileRead(t *testing.T) {
 	if err := f.store.Replace(t.Context(), info, strings.NewReader(now)); err != nil {
 		t.Fatal(err)
 	}
-	close(store.goOn)
-	if a := <-read; a.status != http.StatusOK || string(a.body) != string(world.File(path)) {
+	if a := goOn(); a.status != http.StatusOK || string(a.body) != string(f.world.File(path)) {
 		t.Errorf("what was open = %v", a)
 	}
 	if a := f.get(path); string(a.body) != now {

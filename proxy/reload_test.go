@@ -238,7 +238,7 @@ func TestReloadStale(t *testing.T) {
 			t.Errorf("GET list = %v", a)
 		}
 	})
-	time.Sleep(200 * time.Millisecond)
+	eventually(t, "it waits for the place", func() bool { return h.metric(t, "assay_places_waiting") == 1 })
 	h.server.Reload(content.Settings{Upstream: chainOf(t, g.url), Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	g.release()
 	clients.Wait()
@@ -255,14 +255,15 @@ func TestReloadQueue(t *testing.T) {
 		running.Go(func() { h.get("example.com/hello/@v/v1.0.0." + file) })
 		<-g.came
 	}
-	for _, file := range []string{"@v/list", "@latest", "@v/main.info", "@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip"} {
+	files := []string{"@v/list", "@latest", "@v/main.info", "@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip"}
+	for _, file := range files {
 		waiting.Go(func() {
 			if a := h.get("corp.example/lib/" + file); a.status != http.StatusServiceUnavailable || a.header.Get("Cache-Control") != "no-store" {
 				t.Errorf("GET %s = %v %v", file, a, a.header)
 			}
 		})
 	}
-	time.Sleep(time.Second)
+	eventually(t, "all wait for a place", func() bool { return h.metric(t, "assay_places_waiting") == float64(len(files)) })
 	h.server.Reload(content.Settings{Upstream: chainOf(t, g.url), Policy: policyOf(t, "corp.example"), VCS: h.vcs})
 	g.release()
 	running.Wait()

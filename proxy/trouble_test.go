@@ -293,7 +293,7 @@ func TestClientLeaves(t *testing.T) {
 		}
 		conn.Close()
 	}
-	time.Sleep(200 * time.Millisecond)
+	eventually(t, "all responses have ended", func() bool { return f.metric(t, "assay_cache_requests_total") == 1+6 })
 	if log := f.logs.String(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "level=WARN") {
 		t.Errorf("log: %s", log)
 	}
