@@ -81,7 +81,7 @@ func (l *Library) prefetch(ctx context.Context, o *Origin, client background, re
 	if budget.Used() > budget.Size()/2 || l.Origin(req.Module) != o {
 		return prefetchRefused
 	}
-	q := &Ask{Client: client, Req: req, Path: req.Path()}
+	q := &Ask{Client: client, Req: req, Path: req.Path(), most: func() int64 { return l.predictor.MaxZip(client.site) }}
 	if o.Admit(ctx, q) != nil || !q.Sure() {
 		return prefetchRefused
 	}

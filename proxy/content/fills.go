@@ -72,7 +72,7 @@ func (f *fills) ahead(q *Ask) (running *filling, started bool, release func()) {
 		return nil, false, nil
 	}
 	client := q.Client.Key()
-	running, joined, err := f.joinAs(&fill{req: q.Req, key: q.Path, started: make(chan struct{}), ahead: true}, client)
+	running, joined, err := f.joinAs(&fill{req: q.Req, key: q.Path, started: make(chan struct{}), ahead: true, most: q.most}, client)
 	if err != nil {
 		release()
 		return nil, false, nil

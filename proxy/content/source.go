@@ -41,8 +41,9 @@ type source interface {
 type fill struct {
 	req    request.Request
 	key    string
-	ahead  bool // it was started before a client requested it
-	costly bool // and was given up, see unwanted
+	ahead  bool         // it was started before a client requested it
+	costly bool         // and was given up, see unwanted
+	most   func() int64 // of such a zip: its bytes, see Ask
 	begun  time.Time
 	claim  *places.Claim
 

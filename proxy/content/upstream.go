@@ -179,7 +179,7 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	}
 	defer object.Body.Close()
 	f.size = object.Size
-	if f.size > predict.MaxZip {
+	if f.ahead && f.most != nil && f.size > f.most() {
 		if err := f.unwanted(); err != nil {
 			return err
 		}

@@ -11,13 +11,14 @@ import (
 
 // client is what one client has requested, and what was predicted for it.
 type client struct {
-	first   time.Time // of its requests
-	last    time.Time // of its requests
-	expired time.Time // when expire last looked for wasted files
+	moments
 
 	files   map[memo.Key]file // by path
 	credits [request.NumKinds]credit
 	unused  int64 // bytes of fetched files that it has not requested
+	asked   int   // files that it has requested
+	used    int   // files that were fetched because they were predicted, and that it has requested
+	most    int   // entries that it may have now
 
 	graph  graph
 	queue  []module.Version // go.mod files that it will request, and that have to wait for credit
@@ -26,8 +27,16 @@ type client struct {
 	listed time.Time        // when it last requested a list
 }
 
+// moments says when the requests of a client came.
+type moments struct {
+	first   time.Time // the first one
+	last    time.Time // the latest one
+	turn    int64     // its number among the requests of all clients
+	expired time.Time // when expire last looked for wasted files
+}
+
 func newClient(now time.Time) *client {
-	return &client{first: now, last: now, expired: now, files: map[memo.Key]file{}, graph: newGraph()}
+	return &client{moments: moments{first: now, last: now, expired: now}, files: map[memo.Key]file{}, graph: newGraph()}
 }
 
 // file is the state of a file.
@@ -84,7 +93,10 @@ func (c *client) entries() int {
 	return len(c.files) + len(c.graph.modules) + len(c.queue) + len(c.infos) + len(c.built)
 }
 
-func (c *client) full() bool { return c.entries() >= maxFiles }
+func (c *client) full() bool { return c.entries() >= c.most }
+
+// useful reports whether the client has used so much that predictions for it are known to be of use.
+func (c *client) useful() bool { return c.used >= enoughUsed }
 
 func (c *client) file(kind request.Kind, m module.Version) file { return c.files[keyOf(kind, m)] }
 
@@ -105,10 +117,11 @@ func (c *client) use(t *tally, req request.Request) bool {
 		return true
 	}
 	key := memo.KeyOf(req.Path())
-	f := c.files[key]
-	if f.is(requested) || c.full() {
+	f, known := c.files[key]
+	if f.is(requested) || !known && c.full() {
 		return false
 	}
+	c.asked++
 	if f.is(predicted | fetched) {
 		c.credits[req.Kind].open--
 		c.credits[req.Kind].won()
@@ -133,8 +146,7 @@ func (c *client) fetched(t *tally, req request.Request, size int64) {
 		c.unused += size
 		t.unused += size
 	case known && f.is(requested):
-		t.stats[req.Kind].Used++
-		t.stats[req.Kind].UsedBytes += size
+		c.won(t, req.Kind, size)
 	default:
 		t.stats[req.Kind].waste(size)
 	}
@@ -148,8 +160,14 @@ func (c *client) settle(t *tally, f file, wasted bool) {
 		t.stats[f.kind].waste(f.size)
 		return
 	}
-	t.stats[f.kind].Used++
-	t.stats[f.kind].UsedBytes += f.size
+	c.won(t, f.kind, f.size)
+}
+
+// won counts a fetched file that the client has requested.
+func (c *client) won(t *tally, kind request.Kind, size int64) {
+	c.used++
+	t.stats[kind].Used++
+	t.stats[kind].UsedBytes += size
 }
 
 // notFetched gives a prediction up.
@@ -302,7 +320,7 @@ func (c *client) required(t *tally, of module.Version, mod goMod) []request.Requ
 	case mod.pruned && !state.is(whole):
 		if !state.is(learned) {
 			c.mark(request.Mod, of, learned)
-			c.graph.learn(mod.requires, maxFiles-c.entries())
+			c.graph.learn(mod.requires, c.most-c.entries())
 		}
 		return c.guess(t, nil)
 	}
@@ -360,7 +378,7 @@ func (c *client) predict(t *tally, next []request.Request, kind request.Kind, m 
 	if f.is(requested|predicted|fetched|ended) || !known && c.full() || c.credits[kind].room(kind) <= 0 {
 		return next
 	}
-	if kind == request.Zip && (c.unused >= maxUnusedBytes || t.unused >= maxAllUnusedBytes) {
+	if kind == request.Zip && c.unused >= t.most() {
 		return next
 	}
 	f.kind, f.at, f.state = kind, c.last, f.state|predicted

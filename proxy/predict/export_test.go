@@ -1,7 +1,56 @@
 package predict
 
+import (
+	"fmt"
+
+	"github.com/assay-proxy/assay/proxy/request"
+)
+
 // Clients returns how many clients are remembered.
 func (p *Predictor) Clients() int { return len(p.clients) }
 
 // Entries returns how much is remembered of all clients.
 func (p *Predictor) Entries() int { return p.entries }
+
+// Unused returns how many bytes were fetched and not requested.
+func (p *Predictor) Unused() int64 { return p.tally.unused }
+
+// Consistent returns an error unless the counts agree with each other: what was predicted is used, wasted or
+// open.
+func (p *Predictor) Consistent() error {
+	var open Stats
+	entries, unused := 0, int64(0)
+	for name, c := range p.clients {
+		var credits [request.NumKinds]int
+		own := int64(0)
+		for _, f := range c.files {
+			if f.is(predicted | fetched) {
+				credits[f.kind]++
+			}
+			if f.is(fetched) {
+				open[f.kind].Predicted++
+				open[f.kind].PredictedBytes += f.size
+				own += f.size
+			}
+		}
+		for kind, n := range credits {
+			if c.credits[kind].open != n {
+				return fmt.Errorf("%s has %d open files of kind %d, and counts %d", name, n, kind, c.credits[kind].open)
+			}
+		}
+		if own != c.unused {
+			return fmt.Errorf("%s has %d bytes that are unused, and counts %d", name, own, c.unused)
+		}
+		entries += c.entries()
+		unused += own
+	}
+	if entries != p.entries || unused != p.tally.unused {
+		return fmt.Errorf("%d entries and %d unused bytes, counted as %d and %d", entries, unused, p.entries, p.tally.unused)
+	}
+	for kind, of := range p.tally.stats {
+		if of.Predicted != of.Used+of.Wasted+open[kind].Predicted || of.PredictedBytes != of.UsedBytes+of.WastedBytes+open[kind].PredictedBytes {
+			return fmt.Errorf("kind %d: %+v, and %+v are open", kind, of, open[kind])
+		}
+	}
+	return nil
+}

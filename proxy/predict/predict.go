@@ -25,7 +25,8 @@ type Predictor struct {
 
 	mu      sync.Mutex
 	clients map[string]*client
-	entries int // of all clients
+	entries int   // of all clients
+	turns   int64 // requests so far
 	tally   tally
 }
 
@@ -83,6 +84,7 @@ func (p *Predictor) AfterMod(name string, of module.Version, content []byte) []r
 	if c == nil { // forgotten meanwhile
 		return nil
 	}
+	c.most = p.most(c)
 	defer p.grown(c, c.entries())
 	return c.queued(&p.tally, c.required(&p.tally, of, mod))
 }
@@ -111,6 +113,17 @@ func (p *Predictor) NotFetched(name string, req request.Request, why Reason) {
 	}
 }
 
+// MaxZip returns the size in bytes of the largest zip that may be fetched now because it is predicted for a
+// client, 0 if none may.
+func (p *Predictor) MaxZip(name string) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.clients[name]; c != nil {
+		return max(p.tally.most()-c.unused, 0)
+	}
+	return 0
+}
+
 // client returns what is known of a client. The caller holds mu.
 func (p *Predictor) client(name string, now time.Time) *client {
 	c := p.clients[name]
@@ -123,25 +136,44 @@ func (p *Predictor) client(name string, now time.Time) *client {
 			p.forgetIdle(now)
 		}
 		if len(p.clients) >= maxClients {
-			p.forgetLargest()
+			p.forgetOldest(func(*client) int { return 1 }, maxClients)
 		}
 		c = newClient(now)
 		p.clients[name] = c
 		p.known.Store(int64(len(p.clients)))
 	}
-	c.last = now
+	p.turns++
+	c.last, c.turn, c.most = now, p.turns, p.most(c)
 	return c
 }
 
-// forgetLargest forgets the client with the most entries: it has predictions that others have not.
-func (p *Predictor) forgetLargest() {
-	largest, most := "", -1
-	for name, c := range p.clients {
-		if n := c.entries(); n > most {
-			largest, most = name, n
+// most returns how many entries a client may have. While half of all entries are in use, it must have earned
+// those beyond its share by requests: one request can lead to thousands.
+func (p *Predictor) most(c *client) int {
+	if p.entries < maxEntries/2 {
+		return maxFiles
+	}
+	return min(maxEntries/maxClients+earned*(c.asked+c.used), maxFiles)
+}
+
+// forgetOldest forgets a client because more than limit is remembered of what count counts. A party can have any
+// number of addresses, but each use of a prediction costs it a request and a fetch. So clients that use
+// predictions have half of the limit, and all others the other half, if they need it. Of the half that
+// needs more, the client is forgotten whose latest request is the oldest.
+func (p *Predictor) forgetOldest(count func(*client) int, limit int) {
+	used := 0
+	for _, c := range p.clients {
+		if c.useful() {
+			used += count(c)
 		}
 	}
-	p.forget(largest)
+	oldest, found := "", (*client)(nil)
+	for name, c := range p.clients {
+		if c.useful() == (used > limit/2) && (found == nil || c.turn < found.turn) {
+			oldest, found = name, c
+		}
+	}
+	p.forget(oldest)
 }
 
 func (p *Predictor) forgetIdle(now time.Time) {
@@ -166,6 +198,6 @@ func (p *Predictor) forget(name string) {
 func (p *Predictor) grown(c *client, before int) {
 	p.entries += c.entries() - before
 	for p.entries > maxEntries {
-		p.forgetLargest()
+		p.forgetOldest((*client).entries, maxEntries)
 	}
 }

@@ -314,7 +314,7 @@ func TestClients(t *testing.T) {
 		t.Errorf("%d clients are remembered", n)
 	}
 	if b.p.Knows(large) {
-		t.Error("the client with the most is not forgotten first")
+		t.Error("the client without a request for longest is not forgotten first")
 	}
 	for j := range 300 {
 		for i := range 50 {

@@ -9,10 +9,17 @@ import (
 // Limits of what is remembered. They bound the memory of a Predictor to some 6 MiB.
 const (
 	// maxClients bounds the clients, maxFiles the files and modules that are remembered for one of
-	// them, and maxEntries those of all. The client with the most is forgotten first.
+	// them, and maxEntries those of all. See Predictor.forgetOldest.
 	maxClients = 100
 	maxFiles   = 4000
 	maxEntries = 24000
+
+	// earned is how many entries a client earns by each request, and by each use of a prediction: more
+	// than it takes to remember them. See Predictor.most.
+	earned = 4
+
+	// enoughUsed is how many predictions a client must have used to count as one that uses them.
+	enoughUsed = 8
 
 	// maxPath is the length of the longest module path with a version that is remembered.
 	maxPath = 255
@@ -31,8 +38,8 @@ const (
 	MaxZip = maxUnusedBytes
 )
 
-// Limits of the bytes of fetched files that were not requested: while one client, or all together,
-// have as many, no zip is predicted.
+// Limits of the bytes of fetched files that were not requested, of one client and of all together. While
+// they are reached no zip is predicted.
 const (
 	maxUnusedBytes    = 64 << 20
 	maxAllUnusedBytes = 256 << 20
@@ -66,4 +73,10 @@ func (c *Count) waste(size int64) {
 type tally struct {
 	stats  Stats
 	unused int64 // bytes that were fetched and not requested
+}
+
+// most returns how many bytes of one client may be unused: a part of what is left, so that any number of
+// clients leaves some for the next one.
+func (t *tally) most() int64 {
+	return min(maxUnusedBytes, (maxAllUnusedBytes-t.unused)*maxUnusedBytes/maxAllUnusedBytes)
 }

@@ -1,0 +1,204 @@
+package predict_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/predict"
+	"github.com/assay-proxy/assay/proxy/request"
+)
+
+// download requests the files of a module graph as go mod download does, of which the first go.mod leads to n
+// others. It calls between before each request, and returns how many files were predicted before they
+// were requested. What is predicted is fetched at once.
+func (b *build) download(of string, n int, between func()) (begun int) {
+	b.t.Helper()
+	var mod strings.Builder
+	fmt.Fprintf(&mod, "module %s/old\n", of)
+	paths := []string{of + "/old/@v/v1.0.0."}
+	for i := range n {
+		fmt.Fprintf(&mod, "require %s/%03d v1.0.0\n", of, i)
+		paths = append(paths, fmt.Sprintf("%s/%03d/@v/v1.0.0.", of, i))
+	}
+	known := map[string]bool{}
+	fetch := func(next []string) {
+		for _, path := range next {
+			known[path] = true
+			b.p.Fetched(b.name, parse(b.t, path), 1000)
+		}
+	}
+	for _, kind := range []string{"mod", "info", "zip"} {
+		for i, path := range paths {
+			between()
+			if known[path+kind] {
+				begun++
+			}
+			fetch(b.get(path + kind))
+			if i == 0 && kind == "mod" {
+				fetch(b.held(of+"/old", "v1.0.0", mod.String()))
+			}
+		}
+	}
+	return begun
+}
+
+// A party with any number of addresses makes no client forgotten whose predictions are of use, and a client
+// that comes meanwhile soon gets predictions, too. The limits hold.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	for name, hostile := range map[string]struct {
+		parties int // between two requests of the honest client
+		request func(b *build)
+	}{
+		"one request": {10, func(b *build) { b.get("hostile.example/@latest") }},
+		"a go.mod":    {10, func(b *build) { b.get("hostile.example/a/@v/v1.0.0.mod") }},
+		"a go.mod with 120 requirements": {2, func(b *build) {
+			for _, path := range b.mod("hostile.example/a", "v1.0.0", requiring(0, 120, "")) {
+				b.p.Fetched(b.name, parse(b.t, path), 1000)
+			}
+		}},
+		"large ones": {1, func(b *build) { b.mod("hostile.example/a", "v1.0.0", requiring(0, 500, "")) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBuild(t)
+			quiet := newBuild(t).download("quiet.example", 150, func() {})
+			hostiles := 0
+			crowd := func() {
+				honest := b.name
+				for range hostile.parties {
+					b.name = fmt.Sprintf("2001:db8:%x::/48", hostiles%1000)
+					hostiles++
+					hostile.request(b)
+				}
+				b.name = honest
+				b.now = b.now.Add(20 * time.Millisecond)
+				if b.p.Clients() > 100 || b.p.Entries() > 24000 {
+					t.Fatalf("%d entries of %d clients", b.p.Entries(), b.p.Clients())
+				}
+			}
+			for range 100 {
+				crowd()
+			}
+			for i := range 3 {
+				b.name = fmt.Sprintf("192.0.2.%d", i)
+				if n := b.download(fmt.Sprintf("m%d.example", i), 150, crowd); n < quiet*9/10 {
+					t.Errorf("client %d: %d files were predicted, and %d without the others", i, n, quiet)
+				}
+			}
+			if err := b.p.Consistent(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Zips that a crowd does not use leave bytes for the zips of others.
+func TestCrowdBytes(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	for i := range 100 {
+		b.name = fmt.Sprintf("2001:db8:%x::/48", i)
+		for _, kind := range []string{"mod", "info"} {
+			for j := range 9 {
+				b.get(fmt.Sprintf("hostile.example/%d/@v/v1.0.%d.%s", j, i, kind))
+			}
+		}
+		for _, path := range b.get(fmt.Sprintf("hostile.example/0/@v/v1.0.%d.zip", i)) {
+			if most := b.p.MaxZip(b.name); most > 0 {
+				b.p.Fetched(b.name, parse(t, path), most)
+			}
+		}
+		if n := b.p.Unused(); n > 256<<20 {
+			t.Fatalf("%d bytes are unused", n)
+		}
+	}
+	t.Logf("%d bytes are unused", b.p.Unused())
+	b.name = "192.0.2.1"
+	if n, quiet := b.download("m.example", 20, func() {}), newBuild(t).download("m.example", 20, func() {}); n != quiet {
+		t.Errorf("%d files were predicted, want %d", n, quiet)
+	}
+	if err := b.p.Consistent(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whatever clients request, and whatever becomes of predictions, the counts agree.
+func TestConsistent(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	b := newBuild(t)
+	type pending struct{ name, path string }
+	var running []pending
+	kinds := []string{"mod", "mod", "info", "zip"}
+	for range 4_000 {
+		b.name = fmt.Sprint("client ", r.IntN(130))
+		if r.IntN(200) == 0 {
+			b.now = b.now.Add(time.Duration(r.IntN(20)) * time.Second)
+		}
+		n := r.IntN(300)
+		path, version := fmt.Sprintf("m.example/%d", n), fmt.Sprintf("v1.0.%d", r.IntN(3))
+		kind := kinds[r.IntN(len(kinds))]
+		if len(running) > 0 && r.IntN(2) == 0 { // a client requests what was predicted
+			from := running[r.IntN(len(running))]
+			b.name = from.name
+			b.get(from.path)
+		}
+		next := b.get(path + "/@v/" + version + "." + kind)
+		if kind == "mod" {
+			next = append(next, b.held(path, version, requiring(n, r.IntN(100), []string{"", "go 1.20"}[r.IntN(2)]))...)
+		}
+		for _, path := range next {
+			running = append(running, pending{b.name, path})
+		}
+		for len(running) > 200 || len(running) > 0 && r.IntN(3) == 0 {
+			i := r.IntN(len(running))
+			req := parse(t, running[i].path)
+			if r.IntN(3) > 0 {
+				b.p.Fetched(running[i].name, req, int64(r.IntN(1<<20)))
+			} else {
+				b.p.NotFetched(running[i].name, req, []predict.Reason{predict.NotNow, predict.Held, predict.Failed}[r.IntN(3)])
+			}
+			running[i] = running[len(running)-1]
+			running = running[:len(running)-1]
+		}
+		if r.IntN(500) == 0 {
+			if err := b.p.Consistent(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.p.Stats(b.now)
+	if err := b.p.Consistent(); err != nil {
+		t.Error(err)
+	}
+	var used, wasted int64
+	for _, kind := range []request.Kind{request.Info, request.Mod, request.Zip} {
+		of := b.p.Stats(b.now)[kind]
+		used, wasted = used+of.Used, wasted+of.Wasted
+	}
+	if used == 0 || wasted == 0 {
+		t.Errorf("%d used, %d wasted", used, wasted)
+	}
+}
+
+// A client of which as much is remembered as may be still uses what was predicted for it.
+func TestFullUses(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	next := b.mod("m.example/a", "v1.0.0", requiring(0, 2100, ""))
+	b.mod("m.example/b", "v1.0.0", requiring(1, 300, ""))
+	if n := b.p.Entries(); n < 3990 || len(next) == 0 {
+		t.Fatalf("%d entries, %q predicted", n, next)
+	}
+	for _, path := range next {
+		b.p.Fetched(b.name, parse(t, path), 100)
+		b.get(path)
+	}
+	if of := b.p.Stats(b.now)[request.Mod]; of.Used != int64(len(next)) {
+		t.Errorf("%+v, want %d used", of, len(next))
+	}
+}
