@@ -49,7 +49,7 @@ var arrows = map[string][]string{
 	"proxy":                {"access", "internal/bindings", "internal/descriptors", "internal/memory", "internal/panics", "internal/places", "internal/text", "proxy/content", "proxy/content/gate", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
 	"proxy/content":        {"internal/bindings", "internal/evidence", "internal/flight", "internal/memo", "internal/memory", "internal/notfound", "internal/panics", "internal/places", "internal/text", "proxy/content/gate", "proxy/fetch", "proxy/modzip", "proxy/predict", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
 	"proxy/content/gate":   {"proxy/fetch", "proxy/privacy", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
-	"proxy/fetch":          {"internal/descriptors", "internal/egress", "internal/memory", "internal/notfound"},
+	"proxy/fetch":          {"internal/descriptors", "internal/egress", "internal/memo", "internal/memory", "internal/notfound"},
 	"proxy/modzip":         {"internal/panics"},
 	"proxy/predict":        {"internal/memo", "proxy/request"},
 	"proxy/privacy":        {},

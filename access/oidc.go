@@ -87,8 +87,8 @@ func (i *issuers) remembered(sum [sha256.Size]byte) (Identity, bool) {
 }
 
 // remember keeps a judgement. If there are too many, it drops the expired ones, or else any one:
-// verifying a token again costs a fraction of a millisecond. A memo.Map would drop all of them, and
-// 4096 verifications at once delay other requests.
+// verifying a token again costs a fraction of a millisecond. A memo.Map would keep expired tokens for
+// longer.
 func (i *issuers) remember(sum [sha256.Size]byte, j judgement) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

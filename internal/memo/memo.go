@@ -11,7 +11,7 @@ import (
 
 // Map is a map of limited size, in which what is requested again stays, and what is requested once
 // passes through: docs/design/memory.md has the reasons, and what is not promised. When it is full it
-// drops the Outdated entries, then the oldest of those that were not requested again. An entry is not
+// drops Outdated entries, then the oldest of those that were not requested again. An entry is not
 // kept if it is larger than Limit, or if most of the others were requested again just now. Get takes a
 // lock that its callers share, and does not allocate. The zero value of all fields except Limit is an
 // empty Map. Its methods may be called concurrently.
@@ -145,7 +145,7 @@ func (m *Map[K, V]) makeRoom(size int) bool {
 		}
 		at := m.entries[from].next
 		e := &m.entries[at]
-		if e.stays == 0 {
+		if e.stays == 0 || m.Outdated != nil && m.Outdated(e.value) {
 			if from == fresh {
 				m.remember(e.key)
 			}

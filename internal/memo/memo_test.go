@@ -62,6 +62,26 @@ func TestMapOutdated(t *testing.T) {
 	if used := large.Used(); used != limit/2+1 {
 		t.Errorf("%d entries are kept, of which %d are not outdated", used, limit/2+1)
 	}
+
+	old := memo.Map[int, *bool]{Limit: limit, Outdated: func(old *bool) bool { return *old }}
+	for i := range limit + 1 { // it has looked for outdated ones
+		old.Put(i, new(bool))
+	}
+	for i := range limit {
+		for range 5 {
+			if value, ok := old.Get(i); ok {
+				*value = true
+			}
+		}
+	}
+	for i := range limit / 2 {
+		old.Put(limit+1+i, new(bool))
+	}
+	for i := range limit / 2 {
+		if _, ok := old.Get(limit + 1 + i); !ok {
+			t.Fatalf("new entry %d is dropped, and outdated ones are kept", i)
+		}
+	}
 }
 
 // With sizes, the limit is of their sum, also after values were changed and deleted. A value that is

@@ -560,6 +560,39 @@ func TestBreakerBelievesAnswers(t *testing.T) {
 	})
 }
 
+// A path that fails for several clients is not requested again for them because another client
+// requests thousands of paths that fail.
+func TestFailuresOfOthersStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		var requests counter
+		n.serve("host", lives(func(w http.ResponseWriter, _ *http.Request) {
+			requests.next()
+			w.WriteHeader(501)
+		}))
+		c := n.list("http://host")
+		fail := func(path string) {
+			_, _, err := c.ReadAll(t.Context(), path, 10)
+			wantIs(t, err, fetch.ErrUnavailable)
+		}
+		for _, some := range []string{"popular", "other", "popular"} {
+			for i := range 100 {
+				fail(fmt.Sprint(some, i))
+			}
+		}
+		for i := range 10_000 {
+			fail(fmt.Sprintf("m%d", i))
+		}
+		before := requests.total()
+		for i := range 100 {
+			fail(fmt.Sprintf("popular%d", i))
+		}
+		if again := requests.total() - before; again > 0 {
+			t.Errorf("%d of 100 paths were requested again", again)
+		}
+	})
+}
+
 // The number of remembered failures is limited.
 func TestRememberedFailuresAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -48,7 +48,7 @@ func (c *Chain) SetProxy(proxy func(*http.Request) (*url.URL, error)) {
 // Remembered returns how many failed paths c remembers.
 func (c *Chain) Remembered() (n int) {
 	for _, u := range c.hosts {
-		n += len(u.failures.byPath)
+		n += u.failures.byPath.Used()
 	}
 	return n
 }

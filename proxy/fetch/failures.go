@@ -1,8 +1,9 @@
 package fetch
 
 import (
-	"sync"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/memo"
 )
 
 const (
@@ -21,10 +22,7 @@ const (
 // a path that hangs does not cost its full time again. The key is the path, not the
 // module: otherwise a client that requests a hanging branch would block the whole module
 // for other clients.
-type failures struct {
-	mu     sync.Mutex
-	byPath map[string]failed
-}
+type failures struct{ byPath memo.Map[string, failed] }
 
 // failed is a path that failed.
 type failed struct {
@@ -33,54 +31,32 @@ type failed struct {
 	until time.Time
 }
 
+func newFailures() *failures {
+	return &failures{memo.Map[string, failed]{Limit: maxFailures, Outdated: func(f failed) bool { return time.Now().After(f.until) }}}
+}
+
 // note remembers that path failed.
 func (s *failures) note(path string, err *Error) {
 	if len(path) > maxFailedPath {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	now := time.Now()
-	f := s.byPath[path]
-	if now.Sub(f.until) > maxFailedFor {
-		f.times = 0
-	}
-	pause := maxFailedFor
-	if f.times < 10 {
-		pause = min(failedFor<<f.times, maxFailedFor)
-	}
-	f = failed{err, f.times + 1, now.Add(pause)}
-	if s.byPath == nil {
-		s.byPath = map[string]failed{}
-	}
-	s.byPath[path] = f
-	s.shrink(now)
-}
-
-// shrink removes expired paths, and if that is not enough any. The caller holds s.mu.
-func (s *failures) shrink(now time.Time) {
-	if len(s.byPath) <= maxFailures {
-		return
-	}
-	for path, f := range s.byPath {
-		if now.After(f.until) {
-			delete(s.byPath, path)
+	s.byPath.Change(path, func(f failed) (failed, bool) {
+		if now.Sub(f.until) > maxFailedFor {
+			f.times = 0
 		}
-	}
-	for path := range s.byPath {
-		if len(s.byPath) <= maxFailures {
-			return
+		pause := maxFailedFor
+		if f.times < 10 {
+			pause = min(failedFor<<f.times, maxFailedFor)
 		}
-		delete(s.byPath, path)
-	}
+		return failed{err, f.times + 1, now.Add(pause)}, true
+	})
 }
 
 // find returns the error with which path failed, with the rest of the time as its
 // RetryAfter; nil if the path may be requested.
 func (s *failures) find(path string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f, ok := s.byPath[path]
+	f, ok := s.byPath.Get(path)
 	left := time.Until(f.until)
 	if !ok || left <= 0 {
 		return nil
@@ -91,14 +67,6 @@ func (s *failures) find(path string) error {
 }
 
 // forget forgets one path, clear all of them.
-func (s *failures) forget(path string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.byPath, path)
-}
+func (s *failures) forget(path string) { s.byPath.Delete(path) }
 
-func (s *failures) clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.byPath = nil
-}
+func (s *failures) clear() { s.byPath.Clear() }

@@ -19,11 +19,11 @@ type upstream struct {
 	breaker  *breaker
 	probe    *probe
 	sender   *sender
-	failures failures
+	failures *failures
 }
 
 func newUpstream(base *url.URL, label string, c *client) *upstream {
-	u := &upstream{at: newEndpoint(base, label), client: c}
+	u := &upstream{at: newEndpoint(base, label), client: c, failures: newFailures()}
 	u.breaker = newBreaker(u.at, c, u.failures.clear)
 	u.probe = u.breaker.probe
 	u.sender = &sender{u.at, c, u.probe}
