@@ -53,6 +53,7 @@ func (db *DB) backup(ctx context.Context, write func(storage.BackupFile) error) 
 // beginAll begins a read transaction of each file while none has a running commit. The caller ends the
 // transactions.
 func (db *DB) beginAll() (all []*bbolt.Tx, err error) {
+	_ = db.journal.settle() // in slices, while others write; what is left then is settled below
 	files := []*file{db.meta, db.blobs.file}
 	for _, f := range files {
 		f.commitMu.Lock()

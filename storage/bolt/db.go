@@ -172,7 +172,7 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	journal := &journal{meta: meta}
+	journal := &journal{meta: meta, limits: usualLimits(), merged: map[string]struct{}{}}
 	if err := journal.load(); err != nil {
 		return nil, err
 	}
@@ -238,10 +238,10 @@ func (db *DB) Stats(ctx context.Context) (storage.Stats, error) {
 	if err := ctx.Err(); err != nil {
 		return s, err
 	}
+	// Before the transaction begins: what leaves the journal afterwards is in the tree, and counts twice.
+	objects, bytes := db.journal.totals()
 	err := db.meta.view(func(tx *bbolt.Tx) error {
-		// During a merge some objects count twice.
 		t := readTotals(tx)
-		objects, bytes := db.journal.totals()
 		s.Objects, s.Bytes = t.objects+objects, t.bytes+bytes
 		return nil
 	})

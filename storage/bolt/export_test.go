@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"os"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.etcd.io/bbolt"
 
 	"github.com/assay-proxy/assay/storage"
@@ -39,8 +41,9 @@ func StoredContent(tx *bbolt.Tx, key string) ([]byte, error) {
 	return r.content, r.checkContent()
 }
 
-// MaxRecent is the largest number of objects in the journal.
-const MaxRecent = maxRecent
+// MaxRecent is the largest number of objects in the journal, and MergeSlice that in one transaction of a
+// merge.
+var MaxRecent, MergeSlice = usualLimits().objects, usualLimits().sliceObjects
 
 // InJournal returns the number of objects in the journal.
 func (db *DB) InJournal() int {
@@ -66,7 +69,7 @@ func (db *DB) HalfMerge() error {
 func (db *DB) UnsureMerge() error {
 	all := db.journal.from("", "", math.MaxInt)
 	err := db.meta.update(0, func(tx *bbolt.Tx) error {
-		return errors.Join(putEntries(tx, all), beginJournal(tx, crand.Text(), minJournal))
+		return errors.Join(putEntries(tx, all), beginJournal(tx, crand.Text(), db.journal.limits.minSize))
 	})
 	db.meta.commitMu.Lock()
 	defer db.meta.commitMu.Unlock()
@@ -274,12 +277,12 @@ func (db *DB) Segments(id uint64) (chunks []int, err error) {
 // Written is what was written to meta.db since Open.
 type Written struct {
 	Commits, Pages           int64 // of bbolt
-	Frames, FrameBytes       int64 // of the journal
+	Frames                   int64 // of the journal
 	Freelist, Length, Unused int64 // bytes
 	Depth                    int   // of the tree of objects
 }
 
-// WrittenToMeta merges the journal.
+// WrittenToMeta merges the journal of a store that was empty when it was opened.
 func (db *DB) WrittenToMeta() (w Written, err error) {
 	if err := db.journal.settle(); err != nil {
 		return w, err
@@ -288,10 +291,55 @@ func (db *DB) WrittenToMeta() (w Written, err error) {
 	w.Commits = int64(db.meta.newest)
 	w.Pages = stats.TxStats.GetPageCount() + w.Commits
 	w.Freelist = int64(stats.FreelistInuse)
-	w.Frames, w.FrameBytes = db.journal.frames, db.journal.written
 	w.Length, w.Unused = db.meta.size()
+	var durable dto.Metric // each frame counts as a commit, too
+	if err := db.metrics.commitSeconds.WithLabelValues("meta").(prometheus.Metric).Write(&durable); err != nil {
+		return w, err
+	}
+	const empty = 1 // number of the newest commit of an empty file
+	w.Frames = int64(durable.GetHistogram().GetSampleCount()) - (w.Commits - empty)
 	return w, db.meta.view(func(tx *bbolt.Tx) error {
 		w.Depth = tx.Bucket(bucketObjects).Stats().Depth
 		return nil
 	})
+}
+
+// FrameHeader is the size of a frame without its objects.
+const FrameHeader = frameHeader
+
+// InFrame returns how many bytes of a frame an object takes.
+func InFrame(o storage.Small) int {
+	s := newSmall(o)
+	return len(newFrame("", []entry{{s.info.Key, s.info.Size, s.value}})) - len(newFrame("", nil))
+}
+
+// SmallLimits gives the store a journal of some dozen objects, whose merges have some slices.
+func (db *DB) SmallLimits() {
+	db.meta.commitMu.Lock()
+	defer db.meta.commitMu.Unlock()
+	db.journal.limits = limits{minSize: 16 << 10, maxSize: 64 << 10, objects: 24, sliceObjects: 3, sliceBytes: 3 << 10, pace: 1}
+}
+
+// OnDurable calls fn after each commit and each frame that is durable in meta.db.
+func (db *DB) OnDurable(fn func()) {
+	db.meta.commitMu.Lock()
+	defer db.meta.commitMu.Unlock()
+	db.meta.commits = observer{db.meta.commits, fn}
+}
+
+type observer struct {
+	prometheus.Observer
+	fn func()
+}
+
+func (o observer) Observe(seconds float64) {
+	o.Observer.Observe(seconds)
+	o.fn()
+}
+
+// Merging returns how many objects of the journal are in the tree.
+func (db *DB) Merging() int {
+	db.meta.commitMu.Lock()
+	defer db.meta.commitMu.Unlock()
+	return len(db.journal.merged)
 }

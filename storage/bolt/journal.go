@@ -2,8 +2,6 @@ package bolt
 
 import (
 	"bytes"
-	"cmp"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,26 +17,43 @@ import (
 // A commit of bbolt writes at least both kinds of its own pages and the path to each changed leaf,
 // about ten pages, however small an object is. So small objects are first written one after the
 // other into the journal: a value in meta.db whose pages are allocated once, and whose bytes are
-// then written in place, without a transaction of bbolt. When it is full, its objects are merged
-// into the tree, sorted by key, and it begins again. Meanwhile they are also in memory.
+// then written in place, without a transaction of bbolt. When it is nearly full, its objects are
+// merged into the tree, see merge.go, and it begins again. Until they are in the tree they are also in
+// memory.
 
-const (
-	// minJournal and maxJournal are the sizes of the journal. It doubles when it is full, so that a
-	// store of few objects stays small. A larger one would make a merge write fewer pages for each
-	// object; its objects are in memory, and other writers wait for a merge.
-	minJournal = 256 << 10
-	maxJournal = 8 << 20
+// limits are those of the journal and of its merges.
+type limits struct {
+	// minSize and maxSize are the sizes of the journal in bytes. When it is nearly full, its next one is
+	// four times as large, so that a store of few objects stays small. A larger one would make a merge
+	// write fewer pages for each object; its objects are in memory.
+	minSize, maxSize int
 
-	// maxRecent is the largest number of its objects: tiny ones would take several times their
-	// frames in memory.
-	maxRecent = 16 << 10
-)
+	// objects is the largest number of objects that are not in the tree: tiny ones would take several
+	// times their frames in memory.
+	objects int
+
+	// sliceObjects and sliceBytes are the largest size of a slice. Besides the leaves of the tree, each
+	// slice writes about ten pages, and what is stored behind it needs another one: smaller slices
+	// would write more for each object.
+	sliceObjects, sliceBytes int
+
+	// pace is how many times its bytes are merged when a frame is stored during a merge. With 9, what is
+	// stored until its end is at most an eighth of what there was at its beginning, and fits in the
+	// eighth of the journal that was left.
+	pace int
+}
+
+// usualLimits are those of every store but some in tests.
+func usualLimits() limits {
+	return limits{192 << 10, 11 << 20, 20_000, 512, 2 << 20, 9}
+}
 
 // journal has the newest small objects.
 type journal struct {
 	meta *file
 	recent
-	queue changes
+	queue  changes
+	limits limits
 
 	// The rest is guarded by the lock of commits of meta.
 	off  bool // nothing is written to it
@@ -47,12 +62,15 @@ type journal struct {
 	made int // number of the commit that made the mark, or of the newest one at the start
 	lost int // damaged frames that were found at the start
 
-	// stale is set when the frames in the file are not those of the objects in memory: some of the
-	// objects are in the tree already, a write failed, or some frames are damaged. They must not count
-	// any longer when the objects change in the tree, or when frames are appended.
+	// stale is set when the frames in the file are not those of the objects that were stored: a write
+	// failed, or some frames are damaged. They must not count any longer when objects change in the
+	// tree, or when frames are appended.
 	stale bool
 
-	frames, written int64 // since the start: frames, and their bytes
+	// merged has the keys of objects that are in the tree although their frames still count. Such an
+	// object must not be deleted from the tree: the next start would find it in its frame.
+	merged map[string]struct{}
+	next   string // the first key of the next slice of the merge
 }
 
 // lookup returns the record of an object, with a copy of its content if that is small and content is
@@ -85,102 +103,6 @@ func (j *journal) lookup(key string, content bool) (r *record, err error) {
 		return nil
 	})
 	return r, err
-}
-
-// held returns the record of an object, from the journal or from the tree, and nil if there is none.
-// During a merge both have it.
-func (j *journal) held(tx *bbolt.Tx, key string) []byte {
-	if value := j.get(key); value != nil {
-		return value
-	}
-	return whole(tx, key, tx.Bucket(bucketObjects).Get([]byte(key)))
-}
-
-// errInJournal ends a transaction that needs the objects of the journal in the tree.
-var errInJournal = errors.New("an object is in the journal")
-
-// update is file.update for a change of objects with these keys, which are in the tree when fn runs.
-func (j *journal) update(size int, fn func(*bbolt.Tx) error, keys ...string) error {
-	for {
-		err := j.meta.update(size, func(tx *bbolt.Tx) error {
-			for _, key := range keys {
-				if j.doubtful() || j.get(key) != nil {
-					return errInJournal
-				}
-			}
-			return fn(tx)
-		})
-		if err == errInJournal {
-			err = j.settle()
-			if err == nil {
-				continue
-			}
-		}
-		return err
-	}
-}
-
-// create makes the small objects that fn returns part of a commit, and returns when that is on disk.
-// fn may run more than once. As in file.update, the caller that gets the lock commits the whole queue.
-func (j *journal) create(size int, fn admit) error {
-	c := &change{size: size, admit: fn}
-	j.queue.add(c)
-
-	j.meta.commitMu.Lock()
-	defer j.meta.commitMu.Unlock()
-	for !c.done {
-		j.storeBatch(j.queue.take())
-	}
-	return c.err
-}
-
-// storeBatch stores the small objects of the batch together. If that fails, it does so for each
-// change alone, like file.commitBatch.
-func (j *journal) storeBatch(batch []*change) {
-	err := j.storeAdmitted(batch)
-	for _, c := range batch {
-		if err != nil && len(batch) > 1 {
-			c.err = nil
-			err := j.storeAdmitted([]*change{c})
-			c.err = cmp.Or(c.err, err)
-		} else {
-			c.err = cmp.Or(c.err, err)
-		}
-		c.done = true
-	}
-}
-
-// storeAdmitted stores the objects that the changes of the batch return. The error of one change is
-// its own and is not returned.
-func (j *journal) storeAdmitted(batch []*change) error {
-	if err := j.meta.writable(); err != nil {
-		return err
-	}
-	var all []entry
-	err := j.meta.view(func(tx *bbolt.Tx) error {
-		together := map[string][]byte{}
-		held := func(key string) []byte {
-			if value := together[key]; value != nil {
-				return value
-			}
-			return j.held(tx, key)
-		}
-		for _, c := range batch {
-			entries, err := c.admit(held)
-			if c.err = err; err != nil {
-				continue
-			}
-			for _, e := range entries {
-				together[e.key] = e.value
-			}
-			all = append(all, entries...)
-		}
-		return nil
-	})
-	if err != nil || len(all) == 0 {
-		return err
-	}
-	return j.store(all)
 }
 
 // place is where the journal is in the file, and what the schema says about it.
@@ -233,12 +155,14 @@ func (j *journal) load() error {
 		var entries []entry
 		j.off, j.mark, j.made = true, at.mark, at.commit
 		entries, j.end, j.lost = readJournal(frames, at.mark)
-		count := len(entries)
-		entries = slices.DeleteFunc(entries, func(e entry) bool { // a merge was interrupted
-			return tx.Bucket(bucketObjects).Get([]byte(e.key)) != nil
-		})
-		j.stale = j.lost > 0 || len(entries) < count
-		j.add(entries)
+		j.stale = j.lost > 0
+		j.add(slices.DeleteFunc(entries, func(e entry) bool { // a merge was interrupted, and goes on
+			inTree := tx.Bucket(bucketObjects).Get([]byte(e.key)) != nil
+			if inTree {
+				j.merged[e.key] = struct{}{}
+			}
+			return inTree
+		}))
 		return nil
 	})
 	if errors.Is(err, storage.ErrDamaged) && j.meta.stuck.Load() == nil { // its page; the tree may be intact
@@ -246,49 +170,6 @@ func (j *journal) load() error {
 		return nil
 	}
 	return err
-}
-
-// store stores objects that the caller has checked, in one commit. commitMu is held.
-func (j *journal) store(entries []entry) error {
-	if j.doubtful() && !j.off {
-		if err := j.settleLocked(); err != nil {
-			return err
-		}
-	}
-	frame := newFrame(j.mark, entries)
-	if j.off || len(frame) > maxJournal/4 {
-		return j.meta.commit(func(tx *bbolt.Tx) error { return putEntries(tx, entries) })
-	}
-	at, err := j.place()
-	full := j.end+len(frame) > at.size
-	if err == nil && (full || len(j.keys)+len(entries) > maxRecent) {
-		size := 0 // as large as it is
-		if full {
-			size = min(maxJournal, max(minJournal, 2*at.size, 4*len(frame)))
-		}
-		if err = j.merge(size); err == nil {
-			at, err = j.place()
-		}
-		frame = newFrame(j.mark, entries)
-	}
-	if err != nil {
-		return err
-	}
-	if at.commit == j.made {
-		// If the newest meta page is damaged later, bbolt uses the other one. Its state must not be the
-		// one whose frames are overwritten now.
-		if err := j.meta.commit(func(*bbolt.Tx) error { return nil }); err != nil {
-			return err
-		}
-	}
-	if err := j.writeFrame(at, frame); err != nil {
-		return err
-	}
-	j.end += len(frame)
-	j.frames++
-	j.written += int64(len(frame))
-	j.add(entries)
-	return nil
 }
 
 // place returns where the journal is. Like commit, it notices a file that was replaced.
@@ -318,108 +199,7 @@ func (j *journal) writeFrame(at place, frame []byte) error {
 	return j.meta.commitError(err)
 }
 
-// putEntries stores objects in the tree, except for those that are there.
-func putEntries(tx *bbolt.Tx, entries []entry) error {
-	objects, t := tx.Bucket(bucketObjects), totals{}
-	objects.FillPercent = 0.8 // most of the objects of a merge are beside each other
-	for _, e := range entries {
-		if objects.Get([]byte(e.key)) != nil {
-			continue
-		}
-		value, err := setApart(tx, e.key, e.value)
-		if err == nil {
-			err = objects.Put([]byte(e.key), value)
-		}
-		if err != nil {
-			return err
-		}
-		t.objects++
-		t.bytes += e.size
-	}
-	return addTotals(tx, t.objects, t.bytes)
-}
-
-// merge puts the objects of the journal into the tree, and makes the journal one of at least size
-// bytes. commitMu is held.
-func (j *journal) merge(size int) error {
-	keys := j.keys // only a holder of commitMu changes them
-	next := rand.Text()
-	for done := false; !done; {
-		var part []entry
-		bytes := 0
-		for len(keys) > 0 && bytes < maxCommit/2 { // the pages of a random order are larger than the objects
-			e := j.byKey[keys[0]]
-			part, keys = append(part, e), keys[1:]
-			bytes += len(e.value)
-		}
-		done = len(keys) == 0
-		err := j.meta.commit(func(tx *bbolt.Tx) error {
-			err := putEntries(tx, part)
-			if err == nil && done {
-				err = beginJournal(tx, next, size)
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	j.reset()
-	j.mark, j.end, j.made, j.stale = next, 0, j.meta.newest, false
-	return nil
-}
-
-// beginJournal makes all frames with another mark void. A store with a journal has schema 3.
-func beginJournal(tx *bbolt.Tx, mark string, size int) error {
-	schema := tx.Bucket(bucketSchema)
-	if err := schema.Put(keyMark, []byte(mark)); err != nil {
-		return err
-	}
-	bucket, err := tx.CreateBucketIfNotExists(bucketJournal)
-	if err != nil || len(bucket.Get(keyFrames)) >= size {
-		return err
-	}
-	if _, err := tx.CreateBucketIfNotExists(bucketContents); err != nil {
-		return err
-	}
-	if version, _ := binary.Uvarint(schema.Get(keyVersion)); version < schemaVersion {
-		if err := schema.Put(keyVersion, binary.AppendUvarint(nil, schemaVersion)); err != nil {
-			return err
-		}
-	}
-	return bucket.Put(keyFrames, make([]byte, size))
-}
-
-// freeze makes the journal in the file one that nothing will be written to: the next objects
-// have another mark, which a snapshot of before does not have. commitMu is held, and the journal has
-// no objects, or nothing can be written.
-func (j *journal) freeze() {
-	if j.meta.readOnly || j.mark == "" {
-		return
-	}
-	if len(j.keys) > 0 || j.doubtful() || j.merge(0) != nil {
-		j.off = true // on a full disk, small objects cost more bytes until a restart
-	}
-}
-
-// settle puts the objects of the journal into the tree, so that the tree has all of the store.
-func (j *journal) settle() error {
-	j.meta.commitMu.Lock()
-	defer j.meta.commitMu.Unlock()
-	return j.settleLocked()
-}
-
-func (j *journal) settleLocked() error {
-	if len(j.keys) == 0 && !j.doubtful() || j.meta.readOnly {
-		return nil
-	}
-	if err := j.merge(minJournal); err != nil {
-		return fmt.Errorf("put the objects of the journal into the tree: %w", err)
-	}
-	return nil
-}
-
-// doubtful reports whether the frames in the file may not be those of the objects in memory. Another
+// doubtful reports whether the frames in the file may not be those of the stored objects. Another
 // reason than stale is a commit that failed on disk: it may have been the end of a merge, and have
 // taken effect. commitMu is held.
 func (j *journal) doubtful() bool {

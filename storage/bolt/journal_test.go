@@ -29,11 +29,28 @@ func afterCrash(t *testing.T, dir string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(left, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		writeSparse(t, filepath.Join(left, name), content)
 	}
 	return left
+}
+
+// writeSparse writes a file whose pages of zeros are holes: most of the length of a new store is.
+func writeSparse(t *testing.T, path string, content []byte) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var zeros [4096]byte
+	for at := 0; at < len(content) && err == nil; at += len(zeros) {
+		page := content[at:min(at+len(zeros), len(content))]
+		if !bytes.Equal(page, zeros[:len(page)]) {
+			_, err = f.WriteAt(page, int64(at))
+		}
+	}
+	if err := errors.Join(err, f.Truncate(int64(len(content))), f.Close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // journalObjects are small objects, some of which are beside their records in the tree.

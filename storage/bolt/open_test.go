@@ -313,9 +313,7 @@ func patch(t *testing.T, dir, name string, fn func(file []byte)) {
 		t.Fatal(err)
 	}
 	fn(file)
-	if err := os.WriteFile(path, file, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeSparse(t, path, file)
 }
 
 // snapshot returns the files in dir.

@@ -40,7 +40,7 @@ func measureSmall(b *testing.B, random bool, creators, batch int) {
 	db := openDB(b, dir)
 	defer db.Close()
 	order := rand.New(rand.NewPCG(1, 2)).Perm(smallObjects / batch)
-	var next, content atomic.Int64
+	var next, content, inFrames atomic.Int64
 	var running sync.WaitGroup
 	for range creators {
 		running.Go(func() {
@@ -57,6 +57,7 @@ func measureSmall(b *testing.B, random bool, creators, batch int) {
 				for k := range batch {
 					group = append(group, smallObject(n*batch+k))
 					content.Add(int64(len(group[k].Content)))
+					inFrames.Add(int64(bolt.InFrame(group[k])))
 				}
 				if err := createSmall(b.Context(), db, group); err != nil {
 					b.Error(err)
@@ -70,12 +71,13 @@ func measureSmall(b *testing.B, random bool, creators, batch int) {
 		b.Fatal(err)
 	}
 	bytes := float64(content.Load())
+	frames := float64(inFrames.Load() + w.Frames*bolt.FrameHeader)
 	b.ReportMetric(bytes/float64(smallObjects), "content/object")
 	b.ReportMetric(float64(w.Commits), "commits")
 	b.ReportMetric(float64(w.Pages)/float64(w.Commits), "pages/commit")
 	b.ReportMetric(float64(w.Freelist), "freelist-bytes")
-	b.ReportMetric((float64(w.Pages)*4096+float64(w.FrameBytes))/bytes, "written/content")
-	b.ReportMetric((float64(w.Pages)*4096+float64(w.FrameBytes)+float64(w.Frames)*4096)/bytes, "device/content")
+	b.ReportMetric((float64(w.Pages)*4096+frames)/bytes, "written/content")
+	b.ReportMetric((float64(w.Pages)*4096+frames+float64(w.Frames)*4096)/bytes, "device/content")
 	b.ReportMetric(float64(w.Length)/bytes, "length/content")
 	b.ReportMetric(float64(w.Length-w.Unused)/bytes, "used/content")
 	b.ReportMetric(float64(w.Depth), "depth")

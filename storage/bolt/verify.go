@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -21,15 +20,12 @@ import (
 // and states, the SHA-256 of all blobs, the references between them, and the
 // pages of both files.
 func (db *DB) Verify(ctx context.Context, o storage.VerifyOptions) (storage.Verified, error) {
-	if err := db.meta.view(notRekeying); err != nil {
-		return storage.Verified{}, fmt.Errorf("verify store %s: %w", db.dir, err)
-	}
 	v := &verifier{db: db, options: o, blobs: map[uint64]error{}, lost: map[uint64]bool{}, apart: map[uint64]bool{}}
-	if err := db.meta.view(v.noteContents); err != nil {
+	if err := db.meta.view(v.begin); err != nil {
 		return storage.Verified{}, fmt.Errorf("verify store %s: %w", db.dir, err)
 	}
 	for _, step := range []func(context.Context) error{
-		v.checkJournal, v.checkObjects, v.checkStates, v.checkRefs, v.checkHashes, v.checkLeaks, v.checkContents, v.checkPages,
+		v.checkObjects, v.checkJournal, v.checkStates, v.checkRefs, v.checkHashes, v.checkLeaks, v.checkContents, v.checkPages,
 	} {
 		err := step(ctx)
 		if errors.Is(err, storage.ErrDamaged) && db.meta.stuck.Load() == nil && db.blobs.file.stuck.Load() == nil {
@@ -55,6 +51,7 @@ type verifier struct {
 	blobs       map[uint64]error // blob id → the error of its content, or nil
 	lost        map[uint64]bool  // blobs that an object has without a reference, not repaired
 	apart       map[uint64]bool  // contents apart from their records that are used
+	journal     map[string]entry // what was in the journal when Verify began, and was not in the tree since
 	lastApart   uint64           // later ones are not checked for being used
 	unreachable bool             // a part of a file could not be walked
 }
@@ -132,12 +129,12 @@ func (v *verifier) walk(ctx context.Context, f *file, bucket []byte, visit func(
 	return nil
 }
 
-// checkJournal checks the objects that are not in the tree yet.
+// checkJournal checks the objects that were not in the tree yet.
 func (v *verifier) checkJournal(ctx context.Context) error {
 	for range v.db.journal.lost {
 		v.found("", fmt.Errorf("a commit in the journal, and its objects: %w", storage.ErrDamaged), nil)
 	}
-	for _, e := range v.db.journal.from("", "", math.MaxInt) {
+	for _, e := range v.journal {
 		r, err := decodeRecord(e.key, e.value)
 		if err == nil {
 			err = r.checkContent()
@@ -155,6 +152,7 @@ func (v *verifier) checkJournal(ctx context.Context) error {
 func (v *verifier) checkObjects(ctx context.Context) error {
 	return v.walk(ctx, v.db.meta, bucketObjects, func(tx *bbolt.Tx, k, value []byte) func() error {
 		key := string(k)
+		delete(v.journal, key)
 		r, err := decodeRecord(key, value)
 		if err == nil && r.blob == nil {
 			v.apart[r.apart] = true
@@ -432,12 +430,13 @@ func (v *verifier) checkLeak(id uint64) error {
 	return nil
 }
 
-// noteContents notes which contents there are when Verify begins.
-func (v *verifier) noteContents(tx *bbolt.Tx) error {
+// begin notes which small objects and contents there are when Verify begins.
+func (v *verifier) begin(tx *bbolt.Tx) error {
+	v.journal = v.db.journal.all()
 	if contents := tx.Bucket(bucketContents); contents != nil {
 		v.lastApart = contents.Sequence()
 	}
-	return nil
+	return notRekeying(tx)
 }
 
 // checkContents finds contents of small objects that no record names.
