@@ -3,6 +3,7 @@ package memo_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -153,7 +154,7 @@ func (c *cache) request(first, n int) (made int) {
 }
 
 const (
-	limit   = 2000
+	limit   = 1000
 	working = limit / 2 // what others request
 	others  = 1 << 20   // the first key that they do not request
 )
@@ -212,6 +213,26 @@ func TestMapScan(t *testing.T) {
 	}
 }
 
+// A client that requests everything twice, the second time a little later, does not displace what
+// others request a quarter as often as it requests anything.
+func TestMapTwice(t *testing.T) {
+	c, n, made := newWorking(), 0, 0
+	for first := others; first < others+20*limit; first += limit / 10 {
+		for range 2 {
+			for i := range limit / 10 {
+				c.request(first+i, 1)
+				if i%4 == 0 {
+					made += c.request(n%working, 1)
+					n++
+				}
+			}
+		}
+	}
+	if made > 0 {
+		t.Errorf("%d of %d objects that others requested had to be made again", made, n)
+	}
+}
+
 // A working set that is replaced by another one leaves, when the new one is requested as often.
 func TestMapForgets(t *testing.T) {
 	c := newWorking()
@@ -230,18 +251,40 @@ func TestMapForgets(t *testing.T) {
 	}
 }
 
-// A Map whose entries were all requested often keeps new ones after a few Puts, each of which is short.
+// A Put into a Map whose entries were all requested again looks at some of them only, so that it is
+// short. After a number of Puts new entries are kept.
 func TestMapAllInUse(t *testing.T) {
 	c := newCache(100_000)
-	for range 6 {
-		c.request(0, c.Limit)
-		c.request(others, c.Limit/20)
+	c.request(0, c.Limit)
+	c.request(0, c.Limit)
+	if c.Put(-1, 0); c.request(-1, 1) == 0 {
+		t.Error("a new entry is kept, so all others have been looked at")
 	}
 	for i := range 2000 {
 		c.request(2*others+i, 1)
 	}
 	if made := c.request(2*others+1900, 100); made > 0 {
 		t.Errorf("%d of 100 new entries are not kept", made)
+	}
+}
+
+// A full Map uses the memory of what it drops again, and a request of what it has takes none.
+func TestMapMemory(t *testing.T) {
+	m := memo.Map[int, [100]byte]{Limit: 100}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for i := range 100_000 {
+		m.Put(i, [100]byte{})
+		m.Put(i/2, [100]byte{})
+		m.Delete(i / 3)
+	}
+	runtime.ReadMemStats(&after)
+	if taken := after.TotalAlloc - before.TotalAlloc; taken > 1<<20 {
+		t.Errorf("%d bytes were allocated for 100 entries of 100 bytes", taken)
+	}
+	m.Put(1, [100]byte{})
+	if allocs := testing.AllocsPerRun(1000, func() { m.Get(1) }); allocs > 0 {
+		t.Errorf("Get allocates %v times", allocs)
 	}
 }
 
