@@ -47,6 +47,9 @@ func churnStore(dir string) error {
 	if err != nil {
 		return err
 	}
+	if rand.N(2) == 0 { // merges in the middle of everything
+		db.SmallLimits()
+	}
 	return churn(context.Background(), db, sayChange)
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // Test checks that the stores that open returns keep the contract. Each subtest opens an
-// empty store of its own, which open closes with t.Cleanup.
+// empty store of its own, which open closes with t.Cleanup. They run in parallel.
 func Test(t *testing.T, open func(t *testing.T) storage.Store) {
 	for _, group := range []struct {
 		name  string
@@ -30,8 +30,10 @@ func Test(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"Concurrency", concurrencyTests()},
 	} {
 		t.Run(group.name, func(t *testing.T) {
+			t.Parallel()
 			for _, c := range group.tests {
 				t.Run(c.promise, func(t *testing.T) {
+					t.Parallel()
 					c.check(t, Strict(t, open(t)))
 				})
 			}
