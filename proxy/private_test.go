@@ -60,7 +60,7 @@ func openPrivate(t *testing.T, world *proxytest.World, code *vcstest.World, dir 
 			change(c, &v)
 		}
 		var err error
-		if h.log, err = pinlog.Open(t.Context(), pinlog.Config{Dir: filepath.Join(dir, "log"), Name: "log.corp.example", Logger: c.Content.Logger}); err != nil {
+		if h.log, err = pinlog.Open(t.Context(), pinlog.Config{Dir: filepath.Join(dir, "log"), Name: "log.corp.example", Store: c.Content.Store, Logger: c.Content.Logger}); err != nil {
 			t.Fatal(err)
 		}
 		if h.vcs, err = vcs.New(v); err != nil {

@@ -61,13 +61,16 @@ func newPinned(log pins, scope *flight.Scope, z zips, e evidence) *pinned {
 // content must have the hash that the own log has, because a program that can write to
 // the disk can write both the content and its stored hash. The log does not cover an
 // .info, see checkInfo. Afterwards the object is at its beginning. The error is errMiss
-// if the log has no entry for it.
+// if the log has no entry for it, or does not show it yet.
 func (p *pinned) check(req request.Request, object storage.Object) error {
 	key := object.Info().Key
 	if p.wasChecked(key, req.Kind) {
 		return nil
 	}
 	if req.Kind == request.Info {
+		if _, err := p.find(req.ModuleVersion()); err != nil {
+			return err
+		}
 		err := checkInfo(req, object)
 		if err == nil {
 			p.noteChecked(key, req.Kind)
@@ -161,15 +164,16 @@ func (p *pinned) moved(modulePath string, now vcs.Info, log *slog.Logger) {
 		"first", entry.Origin, "now", now.Origin.String())
 }
 
-// pin writes an entry into the own log, or compares it with the existing one.
-func (p *pinned) pin(ctx context.Context, log *pinlog.Log, e pinlog.Entry) (pinlog.Entry, error) {
-	entry, err := log.Pin(ctx, e)
+// pin writes an entry into the own log, or compares it with the existing one. It reports whether it
+// has stored files too.
+func (p *pinned) pin(ctx context.Context, log *pinlog.Log, e pinlog.Entry, files pinlog.Dependents) (entry pinlog.Entry, stored bool, err error) {
+	entry, stored, err = log.PinWith(ctx, e, files)
 	var changed *pinlog.ConflictError
 	if errors.As(err, &changed) {
 		p.evidence.noteChanged(changed)
-		return entry, changed
+		return entry, false, changed
 	}
-	return entry, ownLogError(err)
+	return entry, stored, ownLogError(err)
 }
 
 // checkInfo checks an .info, which the log does not cover, as far as possible: that it is

@@ -9,6 +9,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
 // proof proves the modules of an origin.
@@ -24,7 +25,8 @@ type proof interface {
 	// place.
 	check(ctx context.Context, c Client, req request.Request, object storage.Object) error
 
-	// prove proves a version from its repository.
+	// prove proves a version from its repository, or returns how that is done when its files
+	// are stored.
 	prove(ctx context.Context, v *version) (proved, error)
 
 	// source returns the source of a version, "" if it is no longer known.
@@ -38,6 +40,10 @@ type proof interface {
 type proved struct {
 	files string // go.mod and zip
 	info  string
+
+	// pin, if it is not nil, completes the proof, and must be called before a file is stored. It
+	// reports whether it has stored files too, which are some that depend on the proof.
+	pin func(ctx context.Context, files pinlog.Dependents) (stored bool, err error)
 }
 
 // errUnfit says that a stored object must not be served.

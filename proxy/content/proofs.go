@@ -226,15 +226,18 @@ func (l *byLog) check(_ context.Context, _ Client, req request.Request, object s
 	return l.pinned.check(req, object)
 }
 
-// prove writes the hashes into the own log, or compares them with those in it.
-func (l *byLog) prove(ctx context.Context, v *version) (proved, error) {
-	log, err := l.gate.Log(v.Path)
-	if err != nil {
-		return proved{}, err
-	}
-	_, err = l.pinned.pin(ctx, log, pinlog.Entry{Module: v.Version, Zip: v.zipHash, Mod: v.modHash, Origin: v.origin.String()})
-	name := log.Name()
-	return proved{files: name, info: name}, err
+// prove returns a proof that writes the hashes into the own log, or compares them with those in it.
+func (l *byLog) prove(_ context.Context, v *version) (proved, error) {
+	name := l.pinned.log.Name()
+	entry := pinlog.Entry{Module: v.Version, Zip: v.zipHash, Mod: v.modHash, Origin: v.origin.String()}
+	return proved{files: name, info: name, pin: func(ctx context.Context, files pinlog.Dependents) (bool, error) {
+		log, err := l.gate.Log(v.Path)
+		if err != nil {
+			return false, err
+		}
+		_, stored, err := l.pinned.pin(ctx, log, entry, files)
+		return stored, err
+	}}, nil
 }
 
 func (l *byLog) source(of module.Version) string {

@@ -87,10 +87,10 @@ func (r *publicRegistry) copy(ctx context.Context, req request.Request) (sumdb.R
 	if err != nil {
 		return sumdb.Record{}, err
 	}
-	entry, err := r.parts.pinned.pin(ctx, log, pinlog.Entry{
+	entry, _, err := r.parts.pinned.pin(ctx, log, pinlog.Entry{
 		Module: req.ModuleVersion(), Zip: zip, Mod: mod,
 		Public: &pinlog.PublicProof{Name: r.first.Name(), ID: record.ID, Head: head},
-	})
+	}, pinlog.Dependents{})
 	if err != nil {
 		return sumdb.Record{}, err
 	}

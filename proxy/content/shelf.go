@@ -226,28 +226,6 @@ func (s *shelf) createProved(ctx context.Context, req request.Request, info stor
 	return err
 }
 
-// putVersion stores the files of a version.
-func (s *shelf) putVersion(ctx context.Context, v *version, p proved) error {
-	stat, err := v.zip.Stat()
-	if err != nil {
-		return err
-	}
-	for _, file := range []struct {
-		req  request.Request
-		info storage.Info
-		data io.ReadSeeker
-	}{
-		{v.request(request.Zip), storage.Info{Size: stat.Size(), Hash: v.zipHash, Proof: p.files}, v.zip},
-		{v.request(request.Mod), storage.Info{Size: int64(len(v.mod)), Hash: v.modHash, Proof: p.files}, bytes.NewReader(v.mod)},
-		{v.request(request.Info), infoOf(v.info, p.info), bytes.NewReader(v.info)},
-	} {
-		if err := s.create(ctx, file.req, file.info, file.data); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // unreadable is the error for an object that was just stored and is not held. It is no
 // absence: an upstream has the object.
 func (s *shelf) unreadable(req request.Request) error {

@@ -80,7 +80,7 @@ func (l *ledger) adopt(found *findings) error {
 	if err := l.repair(); err != nil {
 		return err
 	}
-	if err := l.publish(true); err != nil {
+	if err := l.publish(true, nil); err != nil {
 		return err
 	}
 	for _, name := range []string{BackupMark, "frozen"} {

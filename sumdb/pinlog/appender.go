@@ -17,27 +17,25 @@ type appender struct {
 	memory *memory.Budget // of the index
 }
 
-// pin implements Log.Pin. The result is appended or known.
-func (a *appender) pin(ctx context.Context, e Entry) (Entry, string, error) {
-	e, err := e.normal()
-	if err != nil {
-		return Entry{}, "", err
+// pin decides p, as Log.PinWith says. The error is p.err, or says why p was not decided.
+func (a *appender) pin(ctx context.Context, p *pin) (err error) {
+	if p.entry, err = p.entry.normal(); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
-		return Entry{}, "", err
+		return err
 	}
-	p := newPin(e)
-	if v, id, ok := a.ledger.visible(e.Module); ok {
+	if v, id, ok := a.ledger.visible(p.entry.Module); ok {
 		p.err = a.compare(p, v.tree, id)
-		return p.result()
+		return p.err
 	}
 	if err := a.mayAppend(); err != nil {
-		return Entry{}, "", fmt.Errorf("append %s: %w", e.Module, err)
+		return fmt.Errorf("append %s: %w", p.entry.Module, err)
 	}
 	if err := a.queue.append(ctx, p, a.commit); err != nil {
-		return Entry{}, "", err
+		return err
 	}
-	return p.result()
+	return p.err
 }
 
 // ErrReadOnly is the error of Pin for a log that is open for reading only.
@@ -83,8 +81,8 @@ func (a *appender) commit(batch []*pin) {
 }
 
 // sortOut decides each pin of batch whose version is on disk, signed or not, or earlier in batch.
-// It returns the entries that are left to append, numbered.
-func (a *appender) sortOut(batch []*pin) (fresh []Entry) {
+// It returns the pins that are left to append, their entries numbered.
+func (a *appender) sortOut(batch []*pin) (fresh []*pin) {
 	tree := a.ledger.entries.tree()
 	first := make(map[module.Version]*pin)
 	for _, p := range batch {
@@ -96,7 +94,7 @@ func (a *appender) sortOut(batch []*pin) (fresh []Entry) {
 			p.fresh = true
 			p.entry.ID = tree.size() + int64(len(fresh))
 			first[p.entry.Module] = p
-			fresh = append(fresh, p.entry)
+			fresh = append(fresh, p)
 		}
 	}
 	return fresh

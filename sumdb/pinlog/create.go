@@ -59,7 +59,7 @@ func createEntries(at location, key keyPair) error {
 		return err
 	}
 	guards := guards{at: at, key: key.public}
-	return errors.Join(entries.Sync(), guards.write(empty, entries), entries.Close())
+	return errors.Join(entries.Sync(), guards.write(empty, entries, nil), entries.Close())
 }
 
 // checkVacant returns an error if there is already something at the place of a new log. Files that

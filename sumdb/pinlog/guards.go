@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/assay-proxy/assay/internal/durable"
+	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -24,8 +25,8 @@ type guards struct {
 }
 
 // write writes to all guards that the log is about to sign tree. entries is the file with its
-// entries.
-func (g *guards) write(tree tlog.Tree, entries *os.File) error {
+// entries; pins are those of the entries whose dependents it stores, if it can.
+func (g *guards) write(tree tlog.Tree, entries *os.File, pins []*pin) error {
 	if err := g.writeInside(tree, entries); err != nil {
 		return err
 	}
@@ -36,13 +37,47 @@ func (g *guards) write(tree tlog.Tree, entries *os.File) error {
 		}
 	}
 	if g.at.store != nil {
-		// Several callers share the append, so it does not end with the context of one of them.
-		if err := g.at.store.SetState(context.Background(), storeGuard, outside.encode()); err != nil {
+		if err := g.writeInStore(outside.encode(), pins); err != nil {
 			return err
 		}
 	}
 	g.written = tree
 	return nil
+}
+
+// writeInStore writes value, a guard, to the store, and the dependents of pins after it: their entries
+// are on disk, so a crash leaves no object without its entry. What does not fit into the batch, or is
+// refused with it, is left to the callers of Pin; it does not stop the guard.
+func (g *guards) writeInStore(value []byte, pins []*pin) error {
+	// Several callers share the append, so it does not end with the context of one of them.
+	ctx := context.Background()
+	old, err := g.at.store.State(ctx, storeGuard)
+	if batch, of := batchOf(pins); len(of) > 0 && (err == nil || errors.Is(err, fs.ErrNotExist)) {
+		batch.Swap = &storage.Swap{Name: storeGuard, Old: old, New: value}
+		if g.at.store.Apply(ctx, batch) == nil {
+			for _, p := range of {
+				p.kept = true
+			}
+			return nil
+		}
+	}
+	return g.at.store.SetState(ctx, storeGuard, value)
+}
+
+// batchOf returns the dependents of the first ones of pins that one batch has room for, to be stored
+// after a swap.
+func batchOf(pins []*pin) (batch storage.Batch, of []*pin) {
+	batch.SwapFirst = true
+	size := 0
+	for _, p := range pins {
+		if size+p.with.size() > storage.MaxBatch || !p.with.permitted() {
+			continue
+		}
+		size += p.with.size()
+		batch.Create = append(batch.Create, p.with.Objects...)
+		of = append(of, p)
+	}
+	return batch, of
 }
 
 // writeInside writes the guard in the directory. It removes the guards of older trees only when the

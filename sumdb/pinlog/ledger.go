@@ -93,7 +93,7 @@ func (l *ledger) resume(found *findings) error {
 	}
 	err := l.repair()
 	if err == nil {
-		err = l.publish(!found.complete)
+		err = l.publish(!found.complete, nil)
 	}
 	switch {
 	case err != nil && l.view.Load().head == nil:
@@ -120,9 +120,9 @@ func (l *ledger) repair() error {
 	return err
 }
 
-// append writes entries, guards and signs everything on disk, and makes it visible. After an error
-// none of the entries is visible.
-func (l *ledger) append(entries []Entry) error {
+// append writes the entries of pins, guards and signs everything on disk, and makes it visible. After
+// an error none of the entries is visible.
+func (l *ledger) append(pins []*pin) error {
 	if err := l.refusals.reason(); err != nil {
 		return err
 	}
@@ -132,16 +132,21 @@ func (l *ledger) append(entries []Entry) error {
 	if err := l.repair(); err != nil {
 		return err
 	}
+	entries := make([]Entry, len(pins))
+	for i, p := range pins {
+		entries[i] = p.entry
+	}
 	if err := l.refuseIfUnknown(l.entries.append(entries)); err != nil {
 		return err
 	}
-	return l.publish(false)
+	return l.publish(false, pins)
 }
 
 // publish makes everything on disk visible. It writes the guards first: if the process stops after
 // that, the next start knows what may have been signed. If the newest head covers everything
-// already, publish writes it again only if again is set.
-func (l *ledger) publish(again bool) error {
+// already, publish writes it again only if again is set. The dependents of pins are stored with the
+// guards, if that is possible.
+func (l *ledger) publish(again bool, pins []*pin) error {
 	entries := l.entries.tree()
 	tree, err := entries.at(entries.size())
 	if err != nil {
@@ -150,7 +155,7 @@ func (l *ledger) publish(again bool) error {
 	if head := l.view.Load().head; !again && head != nil && head.tree == tree {
 		return nil
 	}
-	if err := l.guards.write(tree, l.entries.file); err != nil {
+	if err := l.guards.write(tree, l.entries.file, pins); err != nil {
 		return fmt.Errorf("guard: %w", diskError(err))
 	}
 	// A backup may have been restored during these writes.

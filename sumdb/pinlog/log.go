@@ -115,9 +115,21 @@ func (l *Log) Metrics() []prometheus.Collector {
 // unchanged, or contains e and does not show it yet, and Pin can be called again. If ctx ends first,
 // e may be appended nevertheless.
 func (l *Log) Pin(ctx context.Context, e Entry) (Entry, error) {
-	stored, result, err := l.appender.pin(ctx, e)
+	pinned, _, err := l.PinWith(ctx, e, Dependents{})
+	return pinned, err
+}
+
+// PinWith is Pin. If it appends e, it may store the objects of with too, in Config.Store, when the
+// entry is on disk: then both wait for the store once. It reports whether the objects are stored. If
+// not, and the error is nil, the caller may store them now. After an error they may be stored, and
+// then the entry is on disk.
+func (l *Log) PinWith(ctx context.Context, e Entry, with Dependents) (pinned Entry, stored bool, err error) {
+	p, result := newPin(e, with), ""
+	if err = l.appender.pin(ctx, p); err == nil {
+		pinned, result, err = p.result()
+	}
 	l.metrics.appends.WithLabelValues(appendResult(result, err)).Inc()
-	return stored, err
+	return pinned, err == nil && p.kept, err
 }
 
 // Close waits for a running append, and unlocks the log. Calls of Pin that wait for another append

@@ -16,11 +16,15 @@ type pin struct {
 	entry Entry         // the caller's entry; at the end the stored one
 	have  *Entry        // the entry that it contradicts
 	fresh bool          // this call appended it
+	with  Dependents    // stored with the guard that covers the entry
+	kept  bool          // with is stored
 	err   error         // why it was not decided
 	done  chan struct{} // closed when the rest is set
 }
 
-func newPin(e Entry) *pin { return &pin{entry: e, done: make(chan struct{})} }
+func newPin(e Entry, with Dependents) *pin {
+	return &pin{entry: e, with: with, done: make(chan struct{})}
+}
 
 // id returns the number of the entry that decided p.
 func (p *pin) id() int64 {
@@ -45,11 +49,9 @@ func (p *pin) finish(err error) {
 	close(p.done)
 }
 
-// result returns the results of Log.Pin for p, which is decided.
+// result returns the entry of p, which is decided, and whether it was appended or known.
 func (p *pin) result() (Entry, string, error) {
 	switch {
-	case p.err != nil:
-		return Entry{}, "", p.err
 	case p.have != nil:
 		return Entry{}, "", &ConflictError{Have: *p.have, Got: p.entry}
 	case p.fresh:
