@@ -39,14 +39,15 @@ is ready. Use it as the health check of a container without a shell.`,
 			return health(ctx, address, cmd.OutOrStdout())
 		},
 	}
-	config.AddFlags(cmd.Flags(), "listen", "tls-cert")
+	config.AddFlags(cmd.Flags(), "listen", "tls-cert", "prefix")
 	return cmd
 }
 
-// address is the listen address of a server, and whether it uses TLS, as far as it is known.
+// address is where a server can be reached, as far as it is known.
 type address struct {
-	listen string
+	listen string // host:port, or unix: and the path of a socket
 	tls    bool
+	prefix string // of all paths
 }
 
 // readAddress returns the address on which serve would listen. Unlike config.Load it checks nothing
@@ -58,7 +59,8 @@ func readAddress(flags *pflag.FlagSet, getenv func(string) string) (address, err
 		return address{}, err
 	}
 	cert, _ := config.Lookup("tls-cert", flags, getenv) // "" if the file cannot be read, see health
-	return address{listen, cert != ""}, nil
+	prefix, _ := config.Lookup("prefix", flags, getenv)
+	return address{listen, cert != "", strings.TrimSuffix(prefix, "/")}, nil
 }
 
 // health sends a request to the server at a. If the server uses TLS although the settings say the
@@ -67,7 +69,8 @@ func readAddress(flags *pflag.FlagSet, getenv func(string) string) (address, err
 func health(ctx context.Context, a address, out io.Writer) error {
 	status, err := askReady(ctx, a, out)
 	if status == http.StatusBadRequest && !a.tls || errors.As(err, new(tls.RecordHeaderError)) {
-		_, err = askReady(ctx, address{a.listen, !a.tls}, out)
+		a.tls = !a.tls
+		_, err = askReady(ctx, a, out)
 	}
 	return err
 }
@@ -86,6 +89,11 @@ func askReady(ctx context.Context, a address, out io.Writer) (status int, err er
 	// Without the proxies of the environment: the server is on this machine. Its certificate is for
 	// another name than localhost, and the request contains nothing secret.
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	if path, ok := config.Socket(a.listen); ok {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return 0, fmt.Errorf("no answer from %s: %w", url, err)
@@ -104,8 +112,15 @@ func askReady(ctx context.Context, a address, out io.Writer) (status int, err er
 }
 
 // healthURL returns the URL for a request to a server at a. If it listens on every interface, it
-// listens on this machine, too.
+// listens on this machine, too. A socket needs no host in it.
 func (a address) healthURL() (string, error) {
+	scheme := "http"
+	if a.tls {
+		scheme = "https"
+	}
+	if _, ok := config.Socket(a.listen); ok {
+		return scheme + "://localhost" + a.prefix + "/readyz", nil
+	}
 	host, port, err := net.SplitHostPort(a.listen)
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
@@ -113,9 +128,5 @@ func (a address) healthURL() (string, error) {
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
-	scheme := "http"
-	if a.tls {
-		scheme = "https"
-	}
-	return scheme + "://" + net.JoinHostPort(host, port) + "/readyz", nil
+	return scheme + "://" + net.JoinHostPort(host, port) + a.prefix + "/readyz", nil
 }

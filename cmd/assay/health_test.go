@@ -30,7 +30,7 @@ func TestHealth(t *testing.T) {
 		answer(w, status, "stopping\n")
 	}))
 	host := strings.TrimPrefix(server.URL, "http://")
-	at := address{host, false}
+	at := address{listen: host}
 	var out strings.Builder
 	if err := health(t.Context(), at, &out); err != nil || !strings.Contains(out.String(), "/readyz: stopping") {
 		t.Errorf("%v, %q", err, out.String())
@@ -58,13 +58,35 @@ func TestHealthURL(t *testing.T) {
 	}
 }
 
+// The server is below its prefix, and may listen on a socket.
+func TestHealthSocket(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "assay") // t.TempDir is too long for a socket on some systems
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "socket")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, r.URL.Path+"\n") })}
+	defer server.Close()
+	go server.Serve(l)
+	var out strings.Builder
+	if err := health(t.Context(), address{listen: "unix:" + path, prefix: "/go"}, &out); err != nil || out.String() != "http://localhost/go/readyz: /go/readyz\n" {
+		t.Errorf("%v, %q", err, out.String())
+	}
+}
+
 // A server with TLS is requested over TLS, whatever the name in its certificate.
 func TestHealthTLS(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") }))
 	defer server.Close()
 	var out strings.Builder
-	if err := health(t.Context(), address{strings.TrimPrefix(server.URL, "https://"), true}, &out); err != nil || out.String() != server.URL+"/readyz: ok\n" {
+	if err := health(t.Context(), address{listen: strings.TrimPrefix(server.URL, "https://"), tls: true}, &out); err != nil || out.String() != server.URL+"/readyz: ok\n" {
 		t.Errorf("%v, %q", err, out.String())
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -46,8 +47,8 @@ func (c Config) check() error {
 	if c.MemoryBudget < LeastMemory {
 		return fmt.Errorf("memory-budget is %d MiB; it must be at least %d", c.MemoryBudget, LeastMemory)
 	}
-	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
-		return fmt.Errorf("listen is %q; it must be host:port, or :port for all interfaces", c.Listen)
+	if err := c.checkAddresses(); err != nil {
+		return err
 	}
 	if c.Data == "" {
 		return errors.New("data is empty; it must name a directory")
@@ -68,6 +69,59 @@ func (c Config) check() error {
 		return err
 	}
 	return c.checkLists()
+}
+
+// checkAddresses refuses addresses and a prefix that cannot be served.
+func (c Config) checkAddresses() error {
+	for _, address := range [][2]string{{"listen", c.Listen}, {"metrics-listen", c.MetricsListen}} {
+		name, text := address[0], address[1]
+		if name == "metrics-listen" && text == "" {
+			continue
+		}
+		if path, ok := Socket(text); ok {
+			if !filepath.IsAbs(path) || len(path) > maxSocket {
+				return fmt.Errorf("%s is %q; the path of a socket must be absolute, and have at most %d bytes", name, text, maxSocket)
+			}
+			continue
+		}
+		if _, port, err := net.SplitHostPort(text); err != nil || port == "" {
+			return fmt.Errorf("%s is %q; it must be host:port, :port for all interfaces, or unix:/path of a socket", name, text)
+		}
+	}
+	if !IsPrefix(c.Prefix) {
+		return fmt.Errorf("prefix is %q; it must be a path like /go, of at most %d letters, digits and -._~/, without empty elements, . and ..", c.Prefix, maxPrefix)
+	}
+	return nil
+}
+
+// maxSocket is the length of the longest path of a socket on every system.
+const maxSocket = 100
+
+// Socket returns the path of the socket in an address of listen, and false if the address has none.
+func Socket(address string) (path string, ok bool) { return strings.CutPrefix(address, "unix:") }
+
+// maxPrefix is the length of the longest prefix.
+const maxPrefix = 200
+
+// IsPrefix reports whether text can stand between the host of a URL and a path: "", or elements that
+// need no quotes anywhere, each after a slash.
+func IsPrefix(text string) bool {
+	if text == "" {
+		return true
+	}
+	if text[0] != '/' || len(text) > maxPrefix {
+		return false
+	}
+	for element := range strings.SplitSeq(text[1:], "/") {
+		if element == "" || element == "." || element == ".." || strings.ContainsFunc(element, notInPrefix) {
+			return false
+		}
+	}
+	return true
+}
+
+func notInPrefix(r rune) bool {
+	return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("-._~", r)
 }
 
 // checkTogether refuses settings that need another one.

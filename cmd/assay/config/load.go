@@ -34,6 +34,7 @@ func load(flags *pflag.FlagSet, getenv func(string) string, file settingsFile) (
 		}
 		from[s.Name] = source
 	}
+	c.Prefix = strings.TrimSuffix(c.Prefix, "/") // /go/ is /go, and / is none
 	if err := c.check(); err != nil {
 		return Config{}, nil, err
 	}

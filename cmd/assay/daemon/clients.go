@@ -8,15 +8,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/go-chi/chi/v5/middleware"
-
 	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
 // clients determines the addresses of clients.
 type clients struct {
-	trusted []netip.Prefix                  // reverse proxies
-	read    func(http.Handler) http.Handler // reads the headers of reverse proxies; nil if there are none
+	trusted []netip.Prefix // networks of reverse proxies
+	sockets bool           // some listener is a socket
 }
 
 // newClients returns clients behind reverse proxies in networks, a list separated by commas.
@@ -29,45 +27,22 @@ func newClients(networks string) (*clients, error) {
 		}
 		c.trusted = append(c.trusted, prefix)
 	}
-	if len(c.trusted) > 0 {
-		c.read = middleware.ClientIPFromXFF(config.List(networks)...)
-	}
 	return c, nil
 }
 
-// forwarded takes the client address that a reverse proxy puts into X-Forwarded-For.
-func (c *clients) forwarded(next http.Handler) http.Handler {
-	if c.read == nil {
-		return next
-	}
-	return withoutPorts(c.read(next))
-}
-
-// withoutPorts removes the ports that some proxies add to the addresses in X-Forwarded-For. Without
-// that, all their clients would have the proxy's address.
-func withoutPorts(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		lines := r.Header["X-Forwarded-For"]
-		for i, line := range lines {
-			entries := strings.Split(line, ",")
-			for j, entry := range entries {
-				if withPort, err := netip.ParseAddrPort(strings.TrimSpace(entry)); err == nil {
-					entries[j] = withPort.Addr().String()
-				}
-			}
-			lines[i] = strings.Join(entries, ",")
-		}
-		next.ServeHTTP(w, r)
-	})
-}
+// local is the address of a client that connects to a socket.
+const local = "socket"
 
 // address returns the address of the client: that of the connection, or the one that a trusted
 // proxy states.
 func (c *clients) address(r *http.Request) string {
-	if len(c.trusted) > 0 {
-		if ip := middleware.GetClientIP(r.Context()); ip != "" {
-			return ip
+	if c.proxied(r) {
+		if stated := c.forwardedFor(r); stated.IsValid() {
+			return stated.String()
 		}
+	}
+	if c.overSocket(r) {
+		return local
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -76,12 +51,58 @@ func (c *clients) address(r *http.Request) string {
 	return host
 }
 
+// forwardedFor returns the last address in X-Forwarded-For that is not one of a reverse proxy: each
+// proxy adds the address that it sees. It returns the zero Addr if there is none, or if an entry
+// after it is no address: what is left of that was not written by a reverse proxy.
+func (c *clients) forwardedFor(r *http.Request) netip.Addr {
+	for _, line := range slices.Backward(r.Header["X-Forwarded-For"]) {
+		for line != "" {
+			comma := strings.LastIndexByte(line, ',')
+			entry := strings.TrimSpace(line[comma+1:])
+			line = line[:max(comma, 0)]
+			if entry == "" {
+				continue
+			}
+			address, err := netip.ParseAddr(entry)
+			if err != nil { // some proxies add the port
+				withPort, err := netip.ParseAddrPort(entry)
+				if err != nil {
+					return netip.Addr{}
+				}
+				address = withPort.Addr()
+			}
+			if address = address.Unmap().WithZone(""); !c.trusts(address) {
+				return address
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
 // proxied reports whether the connection is from one of the reverse proxies.
 func (c *clients) proxied(r *http.Request) bool {
+	if len(c.trusted) == 0 && !c.sockets {
+		return false
+	}
+	if c.overSocket(r) {
+		return true
+	}
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && slices.ContainsFunc(c.trusted, func(network netip.Prefix) bool {
-		return network.Contains(peer.Addr().Unmap().WithZone(""))
-	})
+	return err == nil && c.trusts(peer.Addr().Unmap().WithZone(""))
+}
+
+// overSocket reports whether the connection is to a socket. The remote address does not say so: its
+// name is chosen by the other side.
+func (c *clients) overSocket(r *http.Request) bool {
+	if !c.sockets {
+		return false
+	}
+	to, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && to.Network() == "unix"
+}
+
+func (c *clients) trusts(address netip.Addr) bool {
+	return slices.ContainsFunc(c.trusted, func(network netip.Prefix) bool { return network.Contains(address) })
 }
 
 // loopback reports whether a host, or host:port, is this machine.

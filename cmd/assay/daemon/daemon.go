@@ -74,6 +74,13 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer d.listener.Close()
+	var machines *monitor
+	if c.MetricsListen != "" {
+		if machines, err = newMonitor(c.MetricsListen, d.memory, d.log.Logger); err != nil {
+			return err
+		}
+		defer machines.close()
+	}
 	if err := d.open(ctx, o, from); err != nil {
 		if ctx.Err() != nil { // it was stopped, for instance while keys are moved
 			d.log.Info("stopped during the start", "err", err)
@@ -84,6 +91,9 @@ func Run(ctx context.Context, o Options) error {
 	defer d.close()
 	limitMemory(c.MemoryBudget, containerMemory("/"), d.log.Logger) // once all memory that is always in use is allocated
 	d.logStart(o.Version, from)
+	if machines != nil {
+		machines.begin(d.front.ready, metricsHandler(d.registry, d.log))
+	}
 	defer d.announce(o.Out)()
 	return d.serve(ctx, hangup)
 }
@@ -97,24 +107,24 @@ func newDaemon(c config.Config, errOut io.Writer) *daemon {
 // announce prints the address: into the log if that is JSON, otherwise to standard output. end ends
 // the announcement.
 func (d *daemon) announce(out io.Writer) (end func()) {
-	url := d.scheme() + "://" + clientAddr(d.listener.Addr())
+	url, configure := d.scheme()+"://"+clientAddr(d.listener.Addr())+d.config.Prefix, "go env -w GOPROXY="
+	if _, ok := config.Socket(d.config.Listen); ok {
+		url, configure = d.config.Listen, "go env -w GOPROXY= and the URL of the reverse proxy in front of "
+	}
 	if d.config.LogFormat == "json" {
 		d.log.Info("serving", "url", url)
 		return func() {}
 	}
 	queue := newLineQueue(out, nil) // standard output may be a full pipe as well
-	fmt.Fprintf(queue.writer(rankWarning), "Assay serves %s\nConfigure the go command: go env -w GOPROXY=%s\n", url, url)
+	fmt.Fprintf(queue.writer(rankWarning), "Assay serves %s\nConfigure the go command: %s%s\n", url, configure, url)
 	return queue.Close
 }
 
 // listen opens the address, for a process that may open at most descriptors files.
 func (d *daemon) listen(descriptors int64) error {
-	inner, err := net.Listen("tcp", d.config.Listen)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%s is in use, possibly by another assay; choose another address with --listen", d.config.Listen)
-	}
+	inner, err := openListener("listen", d.config.Listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return err
 	}
 	each := int64(connectionMemory)
 	if d.scheme() == "https" {
@@ -133,18 +143,6 @@ func (d *daemon) scheme() string {
 	return "http"
 }
 
-// clientAddr returns the address by which a client on this machine reaches addr.
-func clientAddr(addr net.Addr) string {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
-		return addr.String()
-	}
-	if tcp.IP.IsUnspecified() || tcp.IP.IsLoopback() {
-		return fmt.Sprintf("localhost:%d", tcp.Port)
-	}
-	return tcp.String()
-}
-
 // open opens the parts, from the lowest to the highest.
 func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err error) {
 	defer func() {
@@ -157,6 +155,7 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 	if err != nil {
 		return err
 	}
+	who.sockets = d.listener.Addr().Network() == "unix"
 	secret, err := d.readFiles(ctx, who)
 	if err != nil {
 		return err
@@ -168,7 +167,7 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 	}
 	d.current.put(made)
 	go d.refuse() // also while keys are moved; it ends with the listener
-	migrate := &migration{refuse: migrationRefused(c), listener: d.listener, certificates: d.certificates, log: d.log}
+	migrate := &migration{refuse: migrationRefused(c), prefix: c.Prefix, listener: d.listener, certificates: d.certificates, log: d.log}
 	if d.stores, err = openStores(ctx, c, d.current, d.memory, d.log.Logger, migrate); err != nil {
 		return err
 	}
@@ -233,9 +232,16 @@ func (d *daemon) openFront(hookSecret string, who *clients) {
 	d.registry = prometheus.NewRegistry()
 	d.front = &front{
 		log: d.log, observer: newObserver(d.log, d.current.accessLog, who), clients: who, connections: d.listener.connections,
-		access: d.access, anonymous: d.config.Anonymous, scheme: d.scheme(),
-		ready: &readiness{store: d.stores.objects, log: d.log.Logger}, metrics: d.registry, protocol: d.proxy,
-		leaks: &leaksPage{&operators{config.List(d.config.Operators), d.access, who}, d.proxy.Leaks, d.proxy},
+		site:     &site{d.scheme(), d.config.Prefix, who},
+		ready:    &readiness{store: d.stores.objects, log: d.log.Logger},
+		leaks:    &leaksPage{&operators{config.List(d.config.Operators), d.access, who}, d.proxy.Leaks, d.proxy},
+		protocol: d.proxy,
+	}
+	if !d.config.Anonymous {
+		d.front.login = &login{d.access, who, d.log}
+	}
+	if d.config.MetricsListen == "" {
+		d.front.metrics = metricsHandler(d.registry, d.log)
 	}
 	if hookSecret != "" {
 		d.front.webhooks = newWebhooks(hookSecret, d.memory.fetches, who, d.log.Logger, d.proxy.Pushed)
@@ -291,7 +297,7 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 		}
 		failed <- httpServer.Serve(d.listener)
 	}()
-	d.front.ready.ready.Store(true)
+	d.front.ready.phase.Store(phaseReady)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve: %w", err)
@@ -317,7 +323,7 @@ func (d *daemon) refuse() {
 
 // shutdown lets running requests finish, within the configured time.
 func (d *daemon) shutdown(httpServer *http.Server) error {
-	d.front.ready.ready.Store(false)
+	d.front.ready.phase.Store(phaseStopping)
 	d.log.Info("stopping", "delay_s", d.config.ShutdownDelay.Seconds(), "timeout_s", d.config.ShutdownTimeout.Seconds())
 	time.Sleep(d.config.ShutdownDelay) // a second signal ends the program, see package main
 	ctx, cancel := context.WithTimeout(context.Background(), d.config.ShutdownTimeout)

@@ -7,10 +7,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/assay-proxy/assay/access"
 )
 
 // Timeouts of the server. There is none for a whole request: a zip may take as long as its bytes
@@ -32,13 +28,12 @@ type front struct {
 	observer    *observer
 	clients     *clients
 	connections *connections
-	access      *access.Authenticator
-	anonymous   bool   // clients need not authenticate
-	scheme      string // of our URL
+	login       *login // nil: clients need not authenticate
+	site        *site
 
 	ready    *readiness
-	metrics  prometheus.Gatherer
-	webhooks *webhooks // nil: webhooks are off
+	metrics  http.Handler // nil: at another address
+	webhooks *webhooks    // nil: webhooks are off
 	leaks    *leaksPage
 	protocol http.Handler
 }
@@ -60,12 +55,12 @@ func (f *front) newServer(answerTimeout time.Duration) *http.Server {
 
 // routes passes the fixed paths to a router, and all others to the protocol.
 func (f *front) routes() http.Handler {
-	all := chi.Chain(f.clients.forwarded, f.observer.middleware)
-	if f.scheme == "https" { // HTTP/2 needs TLS
+	all := chi.Chain(f.observer.middleware, f.site.below)
+	if f.site.scheme == "https" { // HTTP/2 needs TLS
 		all = append(all, f.connections.boundStreams(f.clients.address))
 	}
-	if !f.anonymous {
-		all = append(all, f.authenticated)
+	if f.login != nil {
+		all = append(all, f.login.required)
 	}
 	fixed := f.fixed()
 	return all.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -80,14 +75,13 @@ func (f *front) routes() http.Handler {
 // fixed mounts the fixed paths, which have at most one element or begin with /-/.
 func (f *front) fixed() http.Handler {
 	r := chi.NewRouter()
-	metrics := promhttp.HandlerFor(f.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelError)})
 	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // some load balancers send HEAD
 		get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
 		get("/readyz", f.ready.ServeHTTP)
-		get("/metrics", metrics.ServeHTTP)
-		get("/", func(w http.ResponseWriter, r *http.Request) {
-			writeText(w, http.StatusOK, "This is Assay, a Go module proxy. Configure the go command:\n\n    go env -w GOPROXY="+f.scheme+"://"+r.Host+"\n")
-		})
+		if f.metrics != nil {
+			get("/metrics", f.metrics.ServeHTTP)
+		}
+		get("/", f.site.welcome)
 	}
 	if f.webhooks != nil {
 		r.Method(http.MethodPost, hooksPath+"{kind:(github|gitlab|gitea)}", f.webhooks)
@@ -96,27 +90,4 @@ func (f *front) fixed() http.Handler {
 	r.MethodNotAllowed(wrongMethod)
 	r.NotFound(f.protocol.ServeHTTP) // not "/*", which would copy the path into an unused variable
 	return r
-}
-
-// authenticated lets authenticated clients through, and everyone to the paths that machines
-// request.
-func (f *front) authenticated(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path == "/livez" || r.URL.Path == "/readyz" || r.URL.Path == "/metrics" || strings.HasPrefix(r.URL.Path, hooksPath):
-		default:
-			id, err := f.access.Identify(r)
-			if err != nil || id.Anonymous() {
-				if err != nil {
-					f.log.Info("credential refused", "request", w.Header().Get("X-Request-Id"), "client", f.clients.address(r), "err", err)
-				}
-				w.Header().Set("WWW-Authenticate", `Basic realm="Assay", charset="UTF-8"`)
-				w.Header().Set("Cache-Control", "no-store")
-				writeText(w, http.StatusUnauthorized, unauthorized+"\n"+
-					"give the go command a token: go help goauth, assay goauth --help\nrequest id: "+w.Header().Get("X-Request-Id")+"\n")
-				return
-			}
-		}
-		next.ServeHTTP(w, r)
-	})
 }

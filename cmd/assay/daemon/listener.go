@@ -1,17 +1,78 @@
 package daemon
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/internal/descriptors"
 )
+
+// openListener opens the address of a setting: host:port, or unix: and the path of a socket.
+func openListener(setting, address string) (net.Listener, error) {
+	var inner net.Listener
+	var err error
+	if path, ok := config.Socket(address); ok {
+		inner, err = listenSocket(path)
+	} else {
+		inner, err = net.Listen("tcp", address)
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is in use, possibly by another assay; choose another address with --%s", address, setting)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	return inner, nil
+}
+
+// socketMode is the mode of a socket: who opens it counts as a reverse proxy.
+const socketMode = 0o660
+
+// listenSocket makes a socket, in place of one that a killed server has left. The error is
+// syscall.EADDRINUSE if a server has it. Until it has its mode, the process's own default counts:
+// with the usual one only the same user can open it.
+func listenSocket(path string) (net.Listener, error) {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case info.Mode().Type() != fs.ModeSocket:
+		return nil, fmt.Errorf("%s exists, and is not a socket; remove it", path)
+	default:
+		conn, err := net.Dial("unix", path)
+		if err == nil {
+			conn.Close()
+			return nil, syscall.EADDRINUSE
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, err
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, socketMode); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
 
 // listener is a net.Listener that keeps descriptors for the rest of the program: fetches, writes
 // and commands need some, and clients choose how many connections they open. It refuses a

@@ -18,7 +18,8 @@ import (
 // migration moves the keys of a store that an earlier version has created, before anything uses it,
 // and responds for the server meanwhile.
 type migration struct {
-	refuse       error // nil: moving is allowed
+	refuse       error  // nil: moving is allowed
+	prefix       string // of all paths
 	listener     *listener
 	certificates *certificates // nil: plain http
 	log          *logger
@@ -70,7 +71,7 @@ func (m *migration) run(ctx context.Context, store *bolt.Outdated) error {
 
 // ServeHTTP responds with the reason why no request can be served yet.
 func (m *migration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/livez" {
+	if r.URL.Path == m.prefix+"/livez" {
 		writeText(w, http.StatusOK, "ok\n")
 		return
 	}

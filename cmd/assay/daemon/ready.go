@@ -10,9 +10,16 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
+// The phases of the program.
+const (
+	phaseStarting = iota
+	phaseReady
+	phaseStopping
+)
+
 // readiness reports whether requests can be answered.
 type readiness struct {
-	ready atomic.Bool // it has started, and is not stopping
+	phase atomic.Int32
 	store storage.Store
 	log   *slog.Logger
 }
@@ -20,8 +27,8 @@ type readiness struct {
 // ServeHTTP reports whether requests can be answered. The state of the upstream does not matter:
 // stored objects are served without it.
 func (d *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !d.ready.Load() {
-		writeText(w, http.StatusServiceUnavailable, "stopping\n")
+	if phase := d.phase.Load(); phase != phaseReady {
+		writeText(w, http.StatusServiceUnavailable, map[int32]string{phaseStarting: "starting\n", phaseStopping: "stopping\n"}[phase])
 		return
 	}
 	if _, err := d.store.State(r.Context(), "readyz"); !errors.Is(err, fs.ErrNotExist) {

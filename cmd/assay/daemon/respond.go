@@ -10,6 +10,7 @@ import (
 const (
 	crowded      = "busy: too many open connections"
 	starting     = "starting: the keys of the store are being moved"
+	outside      = "not found: outside of the prefix of this server"
 	unauthorized = "unauthorized: this proxy requires authentication"
 )
 

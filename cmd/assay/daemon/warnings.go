@@ -7,13 +7,16 @@ import (
 	"strings"
 
 	"github.com/assay-proxy/assay/access"
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
 // warnOfAccess logs warnings about settings that are legal and rarely intended.
 func (s *settings) warnOfAccess(who *access.Authenticator, log *slog.Logger) {
 	c, p := s.config, s.policy
-	local, open := loopback(c.Listen), p.Unrestricted()
+	_, local := config.Socket(c.Listen)
+	local = local || loopback(c.Listen)
+	open := p.Unrestricted()
 	if c.Access != "" {
 		open = s.warnOfCredentials(log)
 	}
