@@ -341,6 +341,25 @@ func (p *Policy) Unrestricted() []string {
 	return open
 }
 
+// Known returns the private patterns that a reader may know: those whose modules it may read by the
+// rules, and of those without a rule the ones that open allows. in says whether the reader is in a
+// group. A rule for a part of what a pattern covers does not hide the pattern.
+func (p *Policy) Known(in func(group string) bool, open func(pattern string) bool) []string {
+	var known []string
+	for _, private := range p.private {
+		ruled, allowed := false, true
+		for _, r := range p.rules {
+			if r.text == private.text || r.covers(spell(private.text)) {
+				ruled, allowed = true, allowed && r.allows(in)
+			}
+		}
+		if allowed && (ruled || open(private.text)) && !slices.Contains(known, private.text) {
+			known = append(known, private.text)
+		}
+	}
+	return known
+}
+
 // Overlap reports whether some module can match both patterns, as far as their text says
 // so without a wildcard.
 func Overlap(a, b string) bool {

@@ -1,6 +1,7 @@
 package privacy_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -232,6 +233,37 @@ func TestRestrictOtherNames(t *testing.T) {
 		_, private := p.Private(modulePath)
 		if got := p.Restricted(modulePath); got != want || private != want {
 			t.Errorf("%s: restricted %v, private %v, want %v", modulePath, got, private, want)
+		}
+	}
+}
+
+// A reader knows the patterns whose modules it may read, and of those without a rule what is open.
+func TestKnown(t *testing.T) {
+	for _, tt := range []struct{ private, rules, group, want string }{
+		{"corp.example,open.example", "", "", "open.example"},
+		{"open.example", "corp.example=dev", "", "open.example"},
+		{"open.example", "corp.example=dev", "dev", "corp.example open.example"},
+		{"", "corp.example=dev,corp.example/pay=pay|dev", "pay", ""},
+		{"", "corp.example=dev,corp.example/pay=pay", "dev", "corp.example"},
+		{"", "corp.example/pay=pay,corp.example=anyone", "pay", "corp.example corp.example/pay"},
+		{"corp.example/lib", "corp.example=dev", "", ""},
+		{"corp.example/lib", "corp.example=dev", "dev", "corp.example corp.example/lib"},
+		{"corp.example/lib.git", "corp.example/LIB=dev", "", ""},
+		{"*.corp.example", "*.corp.example=dev", "", ""},
+		{"a.corp.example", "*.corp.example=dev", "", ""},
+		{"open.example", "open.example=anyone", "", "open.example"},
+	} {
+		p, err := privacy.New(tt.private)
+		if err == nil {
+			p, err = p.Restrict(tt.rules)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := p.Known(func(group string) bool { return group == tt.group }, func(pattern string) bool { return pattern == "open.example" })
+		slices.Sort(known)
+		if got := strings.Join(known, " "); got != tt.want {
+			t.Errorf("private %q, rules %q, in %q: %q, want %q", tt.private, tt.rules, tt.group, got, tt.want)
 		}
 	}
 }

@@ -89,7 +89,7 @@ func (c Config) checkAddresses() error {
 		}
 	}
 	if !IsPrefix(c.Prefix) {
-		return fmt.Errorf("prefix is %q; it must be a path like /go, of at most %d letters, digits and -._~/, without empty elements, . and ..", c.Prefix, maxPrefix)
+		return fmt.Errorf("prefix is %q; it must be a path like /go, of at most %d letters, digits and -._~/, and no element may be empty, . or .. as in /a/../b", c.Prefix, maxPrefix)
 	}
 	return nil
 }

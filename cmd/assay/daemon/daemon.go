@@ -240,6 +240,10 @@ func (d *daemon) openFront(hookSecret string, who *clients) {
 	if !d.config.Anonymous {
 		d.front.login = &login{d.access, who, d.log}
 	}
+	d.front.setup = &setup{site: d.front.site, current: d.current, access: d.access}
+	if d.config.Unified {
+		d.front.setup.ownLog = d.stores.ownLog.Key()
+	}
 	if d.config.MetricsListen == "" {
 		d.front.metrics = metricsHandler(d.registry, d.log)
 	}

@@ -30,6 +30,7 @@ type front struct {
 	connections *connections
 	login       *login // nil: clients need not authenticate
 	site        *site
+	setup       *setup
 
 	ready    *readiness
 	metrics  http.Handler // nil: at another address
@@ -81,7 +82,10 @@ func (f *front) fixed() http.Handler {
 		if f.metrics != nil {
 			get("/metrics", f.metrics.ServeHTTP)
 		}
-		get("/", f.site.welcome)
+		get("/", f.setup.page)
+		for _, sh := range shells() {
+			get(setupPath+sh.end, f.setup.script(sh))
+		}
 	}
 	if f.webhooks != nil {
 		r.Method(http.MethodPost, hooksPath+"{kind:(github|gitlab|gitea)}", f.webhooks)

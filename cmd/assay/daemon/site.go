@@ -71,18 +71,6 @@ func (s *site) url(r *http.Request) (scheme, url string, err error) {
 	return scheme, scheme + "://" + host + prefix + s.prefix, nil
 }
 
-// welcome tells a client how to configure the go command.
-func (s *site) welcome(w http.ResponseWriter, r *http.Request) {
-	text := "This is Assay, a Go module proxy. Configure the go command:\n\n"
-	if _, url, err := s.url(r); err != nil {
-		text += "    go env -w GOPROXY=URL\n\nwith the URL of this page. This request does not tell it: " + err.Error() + ".\n"
-	} else {
-		text += "    go env -w GOPROXY=" + url + "\n"
-	}
-	w.Header().Set("Cache-Control", "no-store") // it depends on headers of the request
-	writeText(w, http.StatusOK, text)
-}
-
 // maxHost is the length of the longest name of a host.
 const maxHost = 253
 

@@ -40,21 +40,12 @@ func (s *settings) warnOfCredentials(log *slog.Logger) (open []string) {
 	if s.vcs == nil {
 		return nil // repositories are not fetched
 	}
-	hosts := s.vcs.CredentialHosts()
-	usable := func(pattern string) bool {
-		for _, used := range hosts {
-			if slices.ContainsFunc(used, func(u string) bool { return u == "*" || privacy.Overlap(u, pattern) }) {
-				return true
-			}
-		}
-		return false
-	}
-	for rule, others := range s.policy.Bypasses(slices.Collect(maps.Keys(hosts)), usable) {
+	for rule, others := range s.policy.Bypasses(slices.Collect(maps.Keys(s.vcs.CredentialHosts())), s.usesCredential) {
 		log.Warn("a repository is protected by this rule only after it was read through the rule's path; until then clients of the other rules can read it; write the rule for the repository's own path too", "rule", rule, "others", strings.Join(others, ","))
 	}
 	var closed []string
 	for _, pattern := range s.policy.Unrestricted() {
-		if usable(pattern) {
+		if s.usesCredential(pattern) {
 			closed = append(closed, pattern)
 		} else {
 			open = append(open, pattern)
@@ -64,4 +55,15 @@ func (s *settings) warnOfCredentials(log *slog.Logger) (open []string) {
 		log.Warn("modules read with a credential and without an access rule are served to no client; add a rule, for example path=anyone", "patterns", strings.Join(closed, ","))
 	}
 	return open
+}
+
+// usesCredential reports whether some module that a pattern covers may be read with a credential. s
+// must have a source of repositories.
+func (s *settings) usesCredential(pattern string) bool {
+	for _, used := range s.vcs.CredentialHosts() {
+		if slices.ContainsFunc(used, func(u string) bool { return u == "*" || privacy.Overlap(u, pattern) }) {
+			return true
+		}
+	}
+	return false
 }
