@@ -18,8 +18,8 @@ var (
 
 // limits are the memory limits of the unit and of the compose file.
 var limits = map[string]*regexp.Regexp{
-	"../../deploy/assay.service": regexp.MustCompile(`(?m)^MemoryMax=(\d+)G$`),
-	"../../docker-compose.yml":   regexp.MustCompile(`(?m)^    mem_limit: (\d+)m$`),
+	"../../deploy/systemd/assay.service": regexp.MustCompile(`(?m)^MemoryMax=(\d+)G$`),
+	"../../docker-compose.yml":           regexp.MustCompile(`(?m)^    mem_limit: (\d+)m$`),
 }
 
 // The limits of the unit and of the compose file are enough for the default budget, 32 MiB besides
