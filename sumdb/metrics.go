@@ -38,6 +38,9 @@ func newMetrics(name string) *metrics {
 			"Records that contradict a stored record of the same module version."),
 	}
 	m.tileHits = m.tiles.WithLabelValues("hit")
+	for _, result := range []string{"advanced", "older", "refused", "fork"} {
+		m.heads.WithLabelValues(result) // at 0, so that the first event counts in a rate
+	}
 	return m
 }
 

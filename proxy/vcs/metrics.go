@@ -19,7 +19,7 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
-	return &metrics{
+	m := &metrics{
 		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_vcs_runs_total",
 			Help: "Version control operations, by command (list: versions, branches, commits; mod: a download) and outcome.",
@@ -42,6 +42,12 @@ func newMetrics() *metrics {
 			Help: "Clones of repositories removed to make room.",
 		}),
 	}
+	for _, command := range []string{"list", "mod"} {
+		for _, outcome := range []string{"ok", "forbidden", "credential", "timeout", "not_found", "tools", "failed"} {
+			m.runs.WithLabelValues(command, outcome) // at 0, so that the first event counts in a rate
+		}
+	}
+	return m
 }
 
 // collectors returns the collectors, the same ones each time.

@@ -598,6 +598,7 @@ func TestLogMetrics(t *testing.T) {
 # TYPE assay_log_appends_total counter
 assay_log_appends_total{result="appended"} 1
 assay_log_appends_total{result="conflict"} 1
+assay_log_appends_total{result="error"} 0
 assay_log_appends_total{result="known"} 1
 assay_log_appends_total{result="refused"} 1
 # HELP assay_log_entries Entries under the newest signed head of the own log.

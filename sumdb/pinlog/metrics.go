@@ -17,7 +17,7 @@ func newMetrics(size func() int64, refuses func() error) *metrics {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	return &metrics{
+	m := &metrics{
 		appends: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_log_appends_total",
 			Help: "Appends of module versions to the own log, by result: appended, known, conflict, refused, error.",
@@ -34,6 +34,10 @@ func newMetrics(size func() int64, refuses func() error) *metrics {
 				}),
 		},
 	}
+	for _, result := range []string{"appended", "known", "conflict", "refused", "error"} {
+		m.appends.WithLabelValues(result) // at 0, so that the first event counts in a rate
+	}
+	return m
 }
 
 // appendResult returns the label of an append: result, unless there is an error.

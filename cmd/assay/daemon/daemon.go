@@ -260,7 +260,7 @@ func (d *daemon) register(version string) {
 	d.registry.MustRegister(d.access.Metrics()...)
 	d.registry.MustRegister(d.front.observer.collectors()...)
 	d.registry.MustRegister(d.reloader.metrics.collectors()...)
-	d.registry.MustRegister(d.current, newMemoryCollector(d.memory), d.log.lines.metrics(), d.listener.refused)
+	d.registry.MustRegister(d.current, newMemoryCollector(d.memory), newDiskCollector(d.config.Data), d.log.lines.metrics(), d.listener.refused)
 }
 
 // close closes the parts, from the highest to the lowest.
