@@ -1,0 +1,30 @@
+{
+  _config+:: {
+    // Selects the series of all servers.
+    selector: 'job="assay"',
+
+    // The page that says what to do; %s is the anchor of an alert.
+    runbookURL: 'https://github.com/assay-proxy/assay/blob/main/docs/runbook.md#%s',
+
+    // Objectives. The share of requests for stored objects that are answered, and the share of all
+    // requests that are complete within so many seconds, which must be a bucket of
+    // assay_http_request_duration_seconds.
+    slo: {
+      hits: 0.999,
+      answers: 0.99,
+      answerSeconds: 1,
+    },
+
+    // Limits of alerts.
+    errorShare: 0.05,  // of the requests of a server
+    headAgeSeconds: 3600,  // since an upstream last sent a verified head
+    diskFreeBytes: 1024 * 1024 * 1024,  // two zips of the maximum size
+
+    dashboard: {
+      uid: 'assay-overview',
+      title: 'Assay',
+      tags: ['assay'],
+      refresh: '30s',
+    },
+  },
+}
