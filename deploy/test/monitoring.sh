@@ -9,7 +9,7 @@ step "tools"
 mkdir "$scratch/bin" "$scratch/out" "$scratch/debian"
 PATH=$scratch/bin:$PATH
 GOBIN=$scratch/bin go install github.com/google/go-jsonnet/cmd/jsonnet@v0.22.0
-if ! command -v prometheus promtool >/dev/null; then
+if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
 	# Unpacked, not installed: the package would start a service.
 	(cd "$scratch/debian" && apt-get update -q && apt-get download -q prometheus && dpkg -x prometheus_*.deb .) >"$scratch/apt.log" 2>&1 ||
 		{ cat "$scratch/apt.log" && fail "apt-get cannot download prometheus"; }

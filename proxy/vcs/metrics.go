@@ -42,9 +42,10 @@ func newMetrics() *metrics {
 			Help: "Clones of repositories removed to make room.",
 		}),
 	}
-	for _, command := range []string{"list", "mod"} {
+	for _, command := range []string{"list", "mod"} { // at 0, so that the first event counts in a rate
+		m.seconds.WithLabelValues(command)
 		for _, outcome := range []string{"ok", "forbidden", "credential", "timeout", "not_found", "tools", "failed"} {
-			m.runs.WithLabelValues(command, outcome) // at 0, so that the first event counts in a rate
+			m.runs.WithLabelValues(command, outcome)
 		}
 	}
 	return m

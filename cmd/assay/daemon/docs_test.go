@@ -83,7 +83,7 @@ func TestDocMetrics(t *testing.T) {
 	}
 
 	// Counters of rare events are there before the first one, which a rate would otherwise miss.
-	for _, name := range []string{"assay_log_appends_total", "assay_sumdb_heads_total", "assay_vcs_runs_total"} {
+	for _, name := range []string{"assay_log_appends_total", "assay_sumdb_heads_total", "assay_vcs_runs_total", "assay_vcs_run_seconds"} {
 		if running[name] == "" {
 			t.Errorf("the server has no %s yet", name)
 		}
