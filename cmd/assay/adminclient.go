@@ -39,7 +39,7 @@ func withAdmin(ctx context.Context, c config.Config, o bolt.Options, f func(*adm
 	for {
 		db, err := bolt.Open(c.Data, &o)
 		if err == nil {
-			client := admin.Local(&admin.Server{Data: c.Data, Store: db, Version: version(), Logger: slog.New(slog.DiscardHandler)})
+			client := admin.Local(&admin.Server{Data: c.Data, Store: db, Version: thisBuild().Version, Logger: slog.New(slog.DiscardHandler)})
 			return errors.Join(f(client), client.Close(), db.Close())
 		}
 		if errors.Is(err, fs.ErrNotExist) {

@@ -32,7 +32,7 @@ an interrupt finishes the transfers in progress and stops; a second one stops at
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			load := func() (config.Config, config.Sources, error) { return config.Load(cmd.Flags(), os.Getenv) }
-			return daemon.Run(cmd.Context(), daemon.Options{Load: load, Version: version(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()})
+			return daemon.Run(cmd.Context(), daemon.Options{Load: load, Version: thisBuild().Version, Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()})
 		},
 	}
 	config.AddFlags(cmd.Flags())
