@@ -206,7 +206,7 @@ func TestOIDC(t *testing.T) {
 		{"first rule wins", []any{"repository", "acme/secret-app"}, "release,build"},
 		{"all claims of a rule", []any{"repository", "acme/secret-app", "ref", "refs/heads/other"}, "build"},
 		{"an element of an array", []any{"repository", "x/y", "teams", []string{"web", "platform"}}, "ops"},
-		{"a number and a bool", []any{"repository", "x/y", "repository_id", 1234567890123, "protected", true}, ""},
+		{"a number and a bool", []any{"repository", "x/y", "repository_id", int64(1234567890123), "protected", true}, ""},
 		{"one of many audiences", []any{"aud", []string{"other", "assay"}}, "build"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

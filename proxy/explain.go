@@ -245,7 +245,7 @@ var table = append(decisions, []row{
 	when(content.IsFull, always(failure{status: http.StatusServiceUnavailable, retryAfter: 30 * time.Second,
 		what: "the proxy's disk is full: it cannot store new objects",
 		why:  "stored objects are still served",
-		next: "contact this proxy's administrator: free space in the data directory"})),
+		next: "contact this proxy's administrator: free space in the data directory, or raise --store-limit"})),
 	is(context.Canceled, always(failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
 		what: "the proxy is shutting down", next: "try again in a few seconds"})),
 }...)

@@ -116,6 +116,9 @@ func (j *journal) store(entries []entry) error {
 		}
 	}
 	frame := newFrame(j.mark, entries)
+	if err := j.meta.room(len(frame)); err != nil {
+		return err
+	}
 	if j.off || len(frame) > j.limits.maxSize/8 {
 		return j.meta.commit(func(tx *bbolt.Tx) error { return putEntries(tx, entries) })
 	}

@@ -67,6 +67,11 @@ type Options struct {
 	// in smaller pieces meanwhile. Nil means no bound.
 	Writers *memory.Budget
 
+	// FileLimit bounds the size of each of the two files, in bytes: objects that need the last 64 MiB of
+	// it are refused like on a full disk. It is at least LeastLimit. 0 means no limit, but 1 GiB on 32
+	// bits, where it may not be more and Open refuses a larger file.
+	FileLimit int64
+
 	// Existing makes Open return fs.ErrNotExist instead of creating an empty store.
 	Existing bool
 
@@ -122,7 +127,11 @@ func open(dir string, o Options) (*DB, error) {
 			return nil, err
 		}
 	}
-	how := opening{o.LockTimeout, o.ReadOnly}
+	limit, err := fileLimit(o.FileLimit)
+	if err != nil {
+		return nil, err
+	}
+	how := opening{o.LockTimeout, o.ReadOnly, limit}
 	blobs, err := openFile(filepath.Join(dir, blobsName), blobsPageSize, how)
 	if err != nil {
 		return nil, err
@@ -138,6 +147,7 @@ func open(dir string, o Options) (*DB, error) {
 	if o.ReadOnly {
 		return db, nil
 	}
+	db.warnLarge()
 	if err := removeUnfinished(dir); err != nil {
 		db.log.Warn("files left by an interrupted start cannot be removed", "err", err)
 	}

@@ -34,6 +34,7 @@ type file struct {
 	raw      *os.File // bbolt's own descriptor, which holds the lock
 	pageSize int
 	readOnly bool
+	limit    int64               // of its size, in bytes; 0: none
 	commits  prometheus.Observer // observes how many seconds each commit took
 
 	// stuck is set when a panic left bbolt with its locks held: any further use would block
@@ -248,6 +249,8 @@ func (f *file) commitError(err error) error {
 		err = named.Err
 	}
 	switch {
+	case errors.Is(err, bolterrors.ErrMaxSizeReached):
+		return f.atLimit()
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err)
 	case errors.Is(err, syscall.EIO):

@@ -135,7 +135,7 @@ func segmentKey(id uint64, segment int) []byte {
 }
 
 // padKey is the key of the value of padSize bytes. It is after those of all chunks.
-var padKey = chunkKey(math.MaxUint32)
+var padKey = binary.BigEndian.AppendUint32(nil, math.MaxUint32)
 
 func chunkKey(chunk int) []byte {
 	return binary.BigEndian.AppendUint32(nil, uint32(chunk))

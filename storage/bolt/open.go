@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -58,6 +57,7 @@ func makeDirs(dir string) error {
 type opening struct {
 	lockTimeout time.Duration
 	readOnly    bool
+	limit       int64 // of the size of the file, in bytes; 0: none
 }
 
 // openFile opens one file of the store. If it does not exist, an empty one appears under its name
@@ -74,6 +74,9 @@ func openFile(path string, pageSize int, how opening) (*file, error) {
 	}
 	if err := sniff(path, pageSize, how); err != nil {
 		return nil, explainOpen(path, err)
+	}
+	if err := checkMappable(path); err != nil {
+		return nil, err
 	}
 	f, err := mapFile(path, pageSize, how)
 	if err != nil {
@@ -154,12 +157,13 @@ func sniff(path string, pageSize int, how opening) error {
 
 // mapFile makes bbolt open and map the file.
 func mapFile(path string, pageSize int, how opening) (f *file, err error) {
-	f = &file{path: path, readOnly: how.readOnly, readers: readers{open: map[int]int{}}}
+	f = &file{path: path, readOnly: how.readOnly, limit: how.limit, readers: readers{open: map[int]int{}}}
 	options := &bbolt.Options{
 		Timeout:      how.lockTimeout,
 		ReadOnly:     how.readOnly,
 		PageSize:     pageSize,
 		FreelistType: bbolt.FreelistMapType,
+		MaxSize:      int(how.limit),
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			raw, err := os.OpenFile(name, flag, mode)
 			f.raw = raw
@@ -173,7 +177,8 @@ func mapFile(path string, pageSize int, how opening) (f *file, err error) {
 			err = fmt.Errorf("%s: %w", panicText(r), storage.ErrDamaged)
 		}
 	}()
-	for _, options.InitialMmapSize = range initialMaps() {
+	for _, size := range initialMaps(how.limit) {
+		options.InitialMmapSize = int(size)
 		f.bolt, err = bbolt.Open(path, 0o600, options)
 		if !errors.Is(err, syscall.ENOMEM) {
 			break
@@ -192,13 +197,17 @@ func mapFile(path string, pageSize int, how opening) (f *file, err error) {
 
 // initialMaps returns the sizes of the memory map to try. When a file outgrows its map, bbolt maps
 // it again, and all reads wait for the slowest reader. Address space costs nothing on 64 bits,
-// except where it is limited (ulimit -v, or kernels with 39 bits of it). On Windows the file would
-// really get that size.
-func initialMaps() []int {
-	if runtime.GOOS == "windows" || math.MaxInt == math.MaxInt32 {
-		return []int{0}
+// except where it is limited (ulimit -v, or kernels with 39 bits of it). On 32 bits it is short, so the
+// map is as large as it will ever be: bbolt cannot continue after a map that fails. On Windows the file
+// would really get that size.
+func initialMaps(limit int64) []int64 {
+	switch {
+	case runtime.GOOS == "windows":
+		return []int64{0}
+	case is32Bit:
+		return []int64{limit}
 	}
-	return []int{1 << 30 << 10, 64 << 30, 1 << 30, 0}
+	return []int64{1 << 30 << 10, 64 << 30, 1 << 30, 0}
 }
 
 // explainOpen turns an error of opening path into one that tells the administrator how to resolve
@@ -215,6 +224,8 @@ func explainOpen(path string, err error) error {
 		return fmt.Errorf("%w: make the directory and its files writable for user %d, or name another directory", err, os.Getuid())
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("%w: free some space, or name a directory on another disk", err)
+	case errors.Is(err, syscall.ENOMEM):
+		return fmt.Errorf("%s: %w: the process has too little address space for the file; lower the limit of the store, raise ulimit -v, or use a program for 64 bits", path, err)
 	}
 	return err
 }

@@ -36,7 +36,7 @@ func (c Config) check() error {
 				return fmt.Errorf("%s is %v; it must be positive", s.Name, value)
 			}
 		case int:
-			if value <= 0 {
+			if value < 0 || value == 0 && !s.Zero {
 				return fmt.Errorf("%s is %d; it must be at least 1", s.Name, value)
 			}
 			if value > mostNumber {

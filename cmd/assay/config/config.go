@@ -76,6 +76,8 @@ type Config struct {
 
 	MemoryBudget int `name:"memory-budget" default:"256" help:"Memory, in MiB, for everything whose size depends on clients and upstreams: objects in transfer, connections, indexes. Work that does not fit waits, or is answered with 503. The process needs about 20 MiB in addition, and a quarter of the budget for garbage that is not collected yet."`
 
+	StoreLimit int `name:"store-limit" default:"0" zero:"yes" help:"Largest size, in MiB, of each of the two files of the store, at least 128. At the limit it is as if the disk were full: nothing new is stored until modules are purged. 0 means no limit; on systems with 32 bits it means 1024, and more is refused."`
+
 	LogFormat       string        `name:"log-format" value:"FORMAT" default:"text" help:"Format of the log: text or json."`
 	LogLevel        string        `name:"log-level" value:"LEVEL" default:"info" reload:"yes" help:"Minimum level of log messages: debug, info, warn or error."`
 	AccessLog       bool          `name:"access-log" default:"true" reload:"yes" help:"Log a line for each request, at level info."`

@@ -41,6 +41,7 @@ func TestConfigRefuses(t *testing.T) {
 		`mirror = "x https://user:hunter2@a.example"`: "mirror",
 		`memory_budget = 143`:                         "at least 144",
 		`memory_budget = 8796093022208`:               "at most",
+		`store_limit = -1`:                            "store-limit is -1",
 		`vcs_cache = 9223372036854775807`:             "at most",
 		`shutdown_delay = "-1s"`:                      "shutdown-delay is -1s; it must not be negative",
 	} {

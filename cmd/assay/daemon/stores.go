@@ -43,7 +43,8 @@ func openStores(ctx context.Context, c config.Config, from *inForce, budgets sha
 	}
 	objects, err := bolt.Open(c.Data, &bolt.Options{
 		Logger: log, Readers: budgets.answers, Writers: budgets.store, ReadOnly: c.ReadOnly, KeepSchema: c.NoMigrate,
-		Outdated: func(old *bolt.Outdated) error { return migrate.run(ctx, old) },
+		FileLimit: int64(c.StoreLimit) << 20,
+		Outdated:  func(old *bolt.Outdated) error { return migrate.run(ctx, old) },
 	})
 	if c.ReadOnly && errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no store in %s to be read; name its directory with --data", c.Data)

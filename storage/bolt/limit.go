@@ -1,0 +1,84 @@
+package bolt
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"go.etcd.io/bbolt"
+)
+
+const is32Bit = math.MaxInt == math.MaxInt32
+
+const (
+	// LeastLimit is the smallest Options.FileLimit.
+	LeastLimit = 2 * reserve
+
+	// reserve is the part of a limited file that no new object takes: what makes room needs room itself.
+	// A deletion may have to merge a journal of 8 MiB first, and bbolt lets a file grow by 16 MiB.
+	reserve = 64 << 20
+
+	// largest32 is the largest Options.FileLimit on 32 bits, and the default there. bbolt could map 2 GiB,
+	// and nothing in between; but both files are mapped, into an address space of about 3 GiB that the
+	// program itself needs, too.
+	largest32 = 1 << 30
+)
+
+// fileLimit returns the limit that limit, an Options.FileLimit, means on this system.
+func fileLimit(limit int64) (int64, error) {
+	switch {
+	case limit == 0 && is32Bit:
+		return largest32, nil
+	case limit != 0 && limit < LeastLimit:
+		return 0, fmt.Errorf("a limit of %d MiB for the files of a store is too small; it must be at least %d, or 0 for the default", limit>>20, LeastLimit>>20)
+	case limit > largest32 && is32Bit:
+		return 0, fmt.Errorf("a limit of %d MiB for the files of a store is too large for a program of 32 bits; it must be at most %d", limit>>20, largest32>>20)
+	}
+	return limit, nil
+}
+
+// checkMappable returns an error if the file is too large for this program to map it.
+func checkMappable(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if is32Bit && info.Size() > largest32 {
+		return fmt.Errorf("%s has %d MiB; a program of 32 bits can use at most %d: use a program for 64 bits, or start with an empty store in another directory",
+			path, info.Size()>>20, largest32>>20)
+	}
+	return nil
+}
+
+// room returns an error that wraps ENOSPC if new objects of n bytes would take the reserve. A change
+// that is none of an object, or makes room, does not call it.
+func (f *file) room(n int) error {
+	if f.limit == 0 {
+		return nil
+	}
+	return f.view(func(tx *bbolt.Tx) error {
+		stats := f.bolt.Stats()
+		free := int64(stats.FreePageN+stats.PendingPageN) * int64(f.pageSize)
+		if tx.Size()-free+int64(n) > f.limit-reserve {
+			return f.atLimit()
+		}
+		return nil
+	})
+}
+
+func (f *file) atLimit() error {
+	return fmt.Errorf("write %s: %w: the file has reached the limit of the store; purge modules or raise the limit; stored objects stay readable",
+		f.path, syscall.ENOSPC)
+}
+
+// warnLarge logs if a file is larger than the limit: objects are stored as long as it has free pages.
+func (db *DB) warnLarge() {
+	for _, f := range []*file{db.meta, db.blobs.file} {
+		if size, _ := f.size(); f.limit > 0 && size > f.limit {
+			db.log.Warn("a file of the store is larger than its limit: new objects are stored only in the space of deleted ones",
+				"file", filepath.Base(f.path), "bytes", size, "limit", f.limit)
+		}
+	}
+}
