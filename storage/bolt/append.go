@@ -78,7 +78,7 @@ func (j *journal) storeBatch(batch []*change) {
 // storeAdmitted stores the objects that the changes of the batch return. The error of one change is
 // its own and is not returned.
 func (j *journal) storeAdmitted(batch []*change) error {
-	if err := j.meta.writable(); err != nil {
+	if err := j.meta.writable(0); err != nil {
 		return err
 	}
 	var all []entry
@@ -116,7 +116,7 @@ func (j *journal) store(entries []entry) error {
 		}
 	}
 	frame := newFrame(j.mark, entries)
-	if err := j.meta.room(len(frame)); err != nil {
+	if err := j.meta.writable(len(frame)); err != nil {
 		return err
 	}
 	if j.off || len(frame) > j.limits.maxSize/8 {

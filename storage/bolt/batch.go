@@ -32,7 +32,7 @@ func (db *DB) Apply(ctx context.Context, b storage.Batch) error {
 	var err error
 	if b.Swap == nil {
 		err = db.journal.create(size, admit)
-	} else if err = db.meta.room(size); err == nil {
+	} else if err = db.meta.writable(size); err == nil {
 		err = db.journal.update(size+len(b.Swap.New), func(tx *bbolt.Tx) error { return applyBatch(tx, admit, b) }, keys...)
 	}
 	if db.metrics.noteDamage(err) != nil {

@@ -37,7 +37,7 @@ func (b *blobs) write(id uint64, segment, first int, values [][]byte) (extents, 
 	for i, value := range values {
 		binary.LittleEndian.PutUint32(value, chunkSum(id, first+i, value[sumSize:]))
 	}
-	if err := b.file.room(len(values) * chunkSize); err != nil {
+	if err := b.file.writable(len(values) * chunkSize); err != nil {
 		return nil, err
 	}
 	if err := b.file.update(len(values)*chunkSize, putSegment(id, segment, first, values)); err != nil {

@@ -154,6 +154,16 @@ func open(dir string, o Options) (*DB, error) {
 	return db, nil
 }
 
+// warnLarge logs if a file is larger than the limit: objects are stored as long as it has free pages.
+func (db *DB) warnLarge() {
+	for _, f := range []*file{db.meta, db.blobs.file} {
+		if size, _ := f.size(); f.limit > 0 && size > f.limit {
+			db.log.Warn("a file of the store is larger than its limit: new objects are stored only in the space of deleted ones",
+				"file", filepath.Base(f.path), "bytes", size, "limit", f.limit)
+		}
+	}
+}
+
 // removeUnfinished removes the files that createFile left behind when its process was killed. It
 // runs while this process holds both files: another process that is creating such a file has lost
 // the race for the store, and finds our file in place of its own.

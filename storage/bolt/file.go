@@ -33,9 +33,8 @@ type file struct {
 	bolt     *bbolt.DB
 	raw      *os.File // bbolt's own descriptor, which holds the lock
 	pageSize int
-	readOnly bool
-	limit    int64               // of its size, in bytes; 0: none
-	commits  prometheus.Observer // observes how many seconds each commit took
+	opening
+	commits prometheus.Observer // observes how many seconds each commit took
 
 	// stuck is set when a panic left bbolt with its locks held: any further use would block
 	// forever. failed is set when a commit failed on disk, or another program changed the file: any
@@ -47,6 +46,13 @@ type file struct {
 
 	commitMu sync.Mutex // held during a commit; guards the results in a change, and newest
 	newest   int        // the number of the newest commit in the file; 0 if it is not known
+}
+
+// opening has the options with which a file is opened.
+type opening struct {
+	lockTimeout time.Duration
+	readOnly    bool
+	limit       int64 // of the size of the file, in bytes; 0: none
 }
 
 // errReplaced is the reason why nothing is written to a file that another program has changed.
@@ -172,7 +178,7 @@ func end(changes []*change, err error) {
 
 // commit runs fn in a transaction of its own.
 func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
-	if err := f.writable(); err != nil {
+	if err := f.writable(0); err != nil {
 		return err
 	}
 	var tx *bbolt.Tx
@@ -209,15 +215,26 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 	return f.explain(err)
 }
 
-// writable returns the reason why nothing can be written.
-func (f *file) writable() error {
+// writable returns the reason why nothing can be written, or why n bytes of new objects cannot be: they
+// would take the reserve of a limited file. n is 0 for a change that stores no object.
+func (f *file) writable(n int) error {
 	if f.readOnly {
 		return fmt.Errorf("write %s: %w", f.path, storage.ErrReadOnly)
 	}
 	if err := cmp.Or(f.stuck.Load(), f.failed.Load()); err != nil {
 		return *err
 	}
-	return nil
+	if n == 0 || f.limit == 0 {
+		return nil
+	}
+	return f.view(func(tx *bbolt.Tx) error {
+		stats := f.bolt.Stats()
+		free := int64(stats.FreePageN+stats.PendingPageN) * int64(f.pageSize)
+		if tx.Size()-free+int64(n) > f.limit-reserve {
+			return limitError(f.path)
+		}
+		return nil
+	})
 }
 
 // replaced makes the file accept no more changes, because another program has changed it.
@@ -250,7 +267,7 @@ func (f *file) commitError(err error) error {
 	}
 	switch {
 	case errors.Is(err, bolterrors.ErrMaxSizeReached):
-		return f.atLimit()
+		return limitError(f.path)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err)
 	case errors.Is(err, syscall.EIO):

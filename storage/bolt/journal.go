@@ -174,7 +174,7 @@ func (j *journal) load() error {
 
 // place returns where the journal is. Like commit, it notices a file that was replaced.
 func (j *journal) place() (at place, err error) {
-	if err := j.meta.writable(); err != nil {
+	if err := j.meta.writable(0); err != nil {
 		return at, err
 	}
 	err = j.meta.view(func(tx *bbolt.Tx) (err error) {

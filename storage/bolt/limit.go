@@ -4,10 +4,7 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
 	"syscall"
-
-	"go.etcd.io/bbolt"
 )
 
 const is32Bit = math.MaxInt == math.MaxInt32
@@ -52,33 +49,8 @@ func checkMappable(path string) error {
 	return nil
 }
 
-// room returns an error that wraps ENOSPC if new objects of n bytes would take the reserve. A change
-// that is none of an object, or makes room, does not call it.
-func (f *file) room(n int) error {
-	if f.limit == 0 {
-		return nil
-	}
-	return f.view(func(tx *bbolt.Tx) error {
-		stats := f.bolt.Stats()
-		free := int64(stats.FreePageN+stats.PendingPageN) * int64(f.pageSize)
-		if tx.Size()-free+int64(n) > f.limit-reserve {
-			return f.atLimit()
-		}
-		return nil
-	})
-}
-
-func (f *file) atLimit() error {
+// limitError is the error of a change for which the file is too large.
+func limitError(path string) error {
 	return fmt.Errorf("write %s: %w: the file has reached the limit of the store; purge modules or raise the limit; stored objects stay readable",
-		f.path, syscall.ENOSPC)
-}
-
-// warnLarge logs if a file is larger than the limit: objects are stored as long as it has free pages.
-func (db *DB) warnLarge() {
-	for _, f := range []*file{db.meta, db.blobs.file} {
-		if size, _ := f.size(); f.limit > 0 && size > f.limit {
-			db.log.Warn("a file of the store is larger than its limit: new objects are stored only in the space of deleted ones",
-				"file", filepath.Base(f.path), "bytes", size, "limit", f.limit)
-		}
-	}
+		path, syscall.ENOSPC)
 }

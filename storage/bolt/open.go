@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
-	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -51,13 +50,6 @@ func makeDirs(dir string) error {
 		return err
 	}
 	return nil
-}
-
-// opening has the options for opening a file.
-type opening struct {
-	lockTimeout time.Duration
-	readOnly    bool
-	limit       int64 // of the size of the file, in bytes; 0: none
 }
 
 // openFile opens one file of the store. If it does not exist, an empty one appears under its name
@@ -157,7 +149,7 @@ func sniff(path string, pageSize int, how opening) error {
 
 // mapFile makes bbolt open and map the file.
 func mapFile(path string, pageSize int, how opening) (f *file, err error) {
-	f = &file{path: path, readOnly: how.readOnly, limit: how.limit, readers: readers{open: map[int]int{}}}
+	f = &file{path: path, opening: how, readers: readers{open: map[int]int{}}}
 	options := &bbolt.Options{
 		Timeout:      how.lockTimeout,
 		ReadOnly:     how.readOnly,

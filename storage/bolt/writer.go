@@ -60,7 +60,7 @@ func (w *writer) putInline(info storage.Info, content []byte, claim claim) error
 			}
 			return []entry{e}, nil
 		})
-	} else if err = w.meta.room(len(e.value)); err == nil {
+	} else if err = w.meta.writable(len(e.value)); err == nil {
 		err = w.journal.update(len(e.value), func(tx *bbolt.Tx) (err error) {
 			if orphans, err = claim(tx, e.key); err != nil {
 				return err
@@ -110,7 +110,7 @@ func (w *writer) putBlob(info storage.Info, own *blobRef, claim claim) (adopted 
 	if claim == nil {
 		claim = expectFree
 	}
-	if err := w.meta.room(len(own.extents) * 8); err != nil {
+	if err := w.meta.writable(len(own.extents) * 8); err != nil {
 		return false, err
 	}
 	var orphans []uint64
