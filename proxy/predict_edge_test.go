@@ -3,11 +3,14 @@ package proxy_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/assay-proxy/assay/proxy"
+	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
 // These tests are about prediction under attack, and at its limits.
@@ -102,4 +105,149 @@ func TestPredictCrowd(t *testing.T) {
 			f.wantPredicted()
 		})
 	}
+}
+
+// limiter is an upstream that asks for fewer requests for files of some modules, until it is well.
+type limiter struct {
+	status     int
+	retryAfter string
+	well       atomic.Bool
+
+	mu      sync.Mutex
+	refused map[string]int // requests by path
+}
+
+// requests returns how many requests were refused whose paths contain a text.
+func (b *limiter) requests(text string) (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for path, of := range b.refused {
+		if strings.Contains(path, text) {
+			n += of
+		}
+	}
+	return n
+}
+
+// most returns which path was requested most often, of those that were refused.
+func (b *limiter) most() (path string, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p, of := range b.refused {
+		if of > n {
+			path, n = p, of
+		}
+	}
+	return path, n
+}
+
+// upstream returns the upstream with the files of a world.
+func (b *limiter) upstream(t *testing.T, world *proxytest.World) (list string) {
+	b.refused = map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.URL.Path, "/busy.example/") || strings.Contains(r.URL.Path, "/root") || b.well.Load() {
+			world.ServeHTTP(w, r)
+			return
+		}
+		b.mu.Lock()
+		b.refused[r.URL.Path]++
+		b.mu.Unlock()
+		w.Header().Set("Retry-After", b.retryAfter)
+		http.Error(w, "too many", b.status)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL + "/ok"
+}
+
+// busyGraph adds roots that require 20 modules each.
+func busyGraph(world *proxytest.World, roots int) {
+	for i := range roots {
+		var archive strings.Builder
+		fmt.Fprintf(&archive, "-- busy.example/root%d@v1.0.0/go.mod --\nmodule busy.example/root%d\n", i, i)
+		for j := range 20 {
+			fmt.Fprintf(&archive, "require busy.example/%d-%d v1.0.0\n", i, j)
+		}
+		world.Add(archive.String())
+		for j := range 20 {
+			world.Add(fmt.Sprintf("-- busy.example/%d-%d@v1.0.0/go.mod --\nmodule busy.example/%d-%d\n", i, j, i, j))
+		}
+	}
+}
+
+// An upstream that asks for fewer requests gets no predictions while it does, and clients' requests as
+// without prediction.
+func TestPredictBusyUpstream(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]int{
+		http.StatusTooManyRequests:    http.StatusServiceUnavailable,
+		http.StatusServiceUnavailable: http.StatusBadGateway,
+	} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			world := newWorld(t)
+			busyGraph(world, 12)
+			from := &limiter{status: status, retryAfter: "60"}
+			f := start(t, world, from.upstream(t, world), addressed())
+			root := func(i int) {
+				path := fmt.Sprintf("busy.example/root%d/@v/v1.0.0.mod", i)
+				if a := f.get(path, "Address", fmt.Sprintf("192.0.2.%d", i)); a.status != http.StatusOK {
+					t.Errorf("%s: %v", path, a)
+				}
+			}
+			root(0)
+			eventually(t, "a prediction is refused", func() bool { return from.requests("/busy.example/0-") > 0 })
+			f.idle()
+			for i := range 10 {
+				root(1 + i)
+			}
+			f.idle()
+			// A request that was given up may be counted late, so what is counted has to be from where the
+			// prediction began: those of the first root had begun before, and those of the others must not.
+			if path, n := from.most(); n > 1 {
+				t.Errorf("%d requests for %s: a prediction is repeated", n, path)
+			}
+			f.wantStatus("busy.example/0-0/@v/v1.0.0.mod", want)
+			if path, n := from.most(); n > 2 {
+				t.Errorf("%d requests for %s, one of them of a client", n, path)
+			}
+			if all, first := from.requests(""), from.requests("/busy.example/0-"); all > first {
+				t.Errorf("%d requests of predictions that began although it asks for fewer", all-first)
+			}
+			f.wantPredicted()
+			if n := strings.Count(f.logs.String(), "asks for fewer requests"); n != 1 {
+				t.Errorf("%d lines in the log say it", n)
+			}
+			from.well.Store(true)
+			f.want("busy.example/5-0/@v/v1.0.0.mod") // is not delayed
+		})
+	}
+}
+
+// After the time for which an upstream has asked, it gets predictions again; a client's request is repeated
+// then, and succeeds.
+func TestPredictAfterBusy(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	busyGraph(world, 30)
+	from := &limiter{status: http.StatusTooManyRequests, retryAfter: "2"}
+	f := start(t, world, from.upstream(t, world), addressed())
+	f.get("busy.example/root0/@v/v1.0.0.mod", "Address", "192.0.2.0")
+	eventually(t, "a prediction is refused", func() bool { return from.requests("/@v/") > 0 })
+	f.idle()
+	const path = "/busy.example/0-0/@v/v1.0.0.mod"
+	before := from.requests(path)
+	answered := make(chan response)
+	go func() { answered <- f.get("busy.example/0-0/@v/v1.0.0.mod", "Address", "192.0.2.0") }()
+	eventually(t, "the client's request is refused once", func() bool { return from.requests(path) > before })
+	from.well.Store(true)
+	if a := <-answered; a.status != http.StatusOK {
+		t.Errorf("the client gets %v", a)
+	}
+	i := 0
+	eventually(t, "predictions go on", func() bool {
+		i = (i + 1) % 30
+		f.get(fmt.Sprintf("busy.example/root%d/@v/v1.0.0.mod", i), "Address", fmt.Sprintf("192.0.2.%d", i))
+		return f.predicted() > 0
+	})
+	f.wantPredicted()
 }

@@ -45,7 +45,7 @@ func (f *fills) joinAs(this *fill, client string) (*filling, bool, error) {
 		Do: func(ctx context.Context, running *filling) error {
 			this.begun, this.claim = running.Begun, running.Claim()
 			if this.ahead {
-				ctx = fetch.WhileWanted(ctx, this.claim.Wanted)
+				ctx = fetch.WhileWanted(ctx, this.claim.Wanted, this.claim.GiveUp)
 			}
 			return f.run(ctx, this)
 		},

@@ -171,7 +171,10 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 	if o.shelf.has(ctx, q.Req) {
 		return prefetchHeld
 	}
-	if o.parts.rooms.predicting.Err() != nil || !q.Req.Immutable() || !o.reachable(q) || o.absent.find(q.Path) != nil || o.ascertain(ctx, q) != nil {
+	if o.parts.rooms.predicting.Err() != nil || o.source.spared() {
+		return prefetchRefused
+	}
+	if !q.Req.Immutable() || !o.reachable(q) || o.absent.find(q.Path) != nil || o.ascertain(ctx, q) != nil {
 		return prefetchRefused
 	}
 	f, ours, release := o.fills.ahead(q)

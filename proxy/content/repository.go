@@ -34,6 +34,8 @@ type repository struct {
 
 func (r *repository) reachable() bool { return r.settings.VCS() }
 
+func (r *repository) spared() bool { return false }
+
 func (r *repository) unheld(req request.Request) error {
 	pattern, _ := r.settings.Policy().Private(req.Module)
 	return &NotFetchedError{req.Module, pattern}

@@ -14,6 +14,9 @@ type source interface {
 	// reachable reports whether there is any upstream or repository to ask.
 	reachable() bool
 
+	// spared reports whether there must be no requests that no client waits for.
+	spared() bool
+
 	// unheld is the error for an object that is not held while the source is not
 	// reachable.
 	unheld(req request.Request) error

@@ -40,6 +40,8 @@ type upstreams struct {
 
 func (u *upstreams) reachable() bool { return !u.settings.Offline() }
 
+func (u *upstreams) spared() bool { return u.settings.Spared() }
+
 func (u *upstreams) unheld(request.Request) error { return ErrOffline }
 
 func (u *upstreams) served(req request.Request, stored time.Time) {

@@ -13,6 +13,7 @@ type caller struct {
 	module  string // whose name the requests send, "" if they send none
 	patient bool
 	wanted  func() bool // nil: some client waits for it
+	giveUp  func() bool // nil: it must not be given up
 	last    bool        // a last attempt, which may take long
 }
 
@@ -59,15 +60,26 @@ func WithPatience(ctx context.Context) context.Context {
 // WhileWanted returns a context for fetches that no client may wait for: wanted says whether one does.
 // As long as none does, Fetch makes no last attempt, and what it fails with is not remembered for the
 // path, nor counted by the circuit breaker: a client that comes later must get the answer that it would
-// have got.
-func WhileWanted(ctx context.Context, wanted func() bool) context.Context {
+// have got. If the upstream has asked for fewer requests, Fetch sends it one only if giveUp returns false.
+// When giveUp returns true no client waits, and none can come any more.
+func WhileWanted(ctx context.Context, wanted, giveUp func() bool) context.Context {
 	c := callerOf(ctx)
-	c.wanted = wanted
+	c.wanted, c.giveUp = wanted, giveUp
+	return c.in(ctx)
+}
+
+// firmly returns a context for work that callers share: it is not given up because of one of them.
+func firmly(ctx context.Context) context.Context {
+	c := callerOf(ctx)
+	c.giveUp = nil
 	return c.in(ctx)
 }
 
 // isWanted reports whether a client waits.
 func (c caller) isWanted() bool { return c.wanted == nil || c.wanted() }
+
+// givesUp gives the fetch up if no client waits, and reports whether it does.
+func (c caller) givesUp() bool { return c.giveUp != nil && c.giveUp() }
 
 const (
 	// patience bounds a last attempt.

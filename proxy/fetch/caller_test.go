@@ -220,7 +220,7 @@ func TestWhileWanted(t *testing.T) {
 				c := n.list("http://host")
 				for client := range 4 {
 					for i := range 20 {
-						ctx := fetch.WhileWanted(patient(t, fmt.Sprint(client)), func() bool { return wanted })
+						ctx := fetch.WhileWanted(patient(t, fmt.Sprint(client)), func() bool { return wanted }, func() bool { return !wanted })
 						path := fmt.Sprintf("example.com/%d-%d/@v/v1.0.0.mod", client, i)
 						begin := time.Now()
 						if _, _, err := c.ReadAll(ctx, path, 100); err == nil {

@@ -110,6 +110,20 @@ func (c *Chain) upstream(base *url.URL) *upstream {
 // Offline reports whether the list is only off: there is no upstream at all.
 func (c *Chain) Offline() bool { return c.entries[0].origin == nil && !c.entries[0].direct }
 
+// Spared reports whether an upstream of the list, or a checksum database that is asked directly, has asked
+// for fewer requests a moment ago. Then what no client waits for is not fetched: which of them it would need
+// is not known before.
+func (c *Chain) Spared() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, u := range c.hosts {
+		if u.respite.left() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Direct reports whether the list ends with direct.
 func (c *Chain) Direct() bool { return c.entries[len(c.entries)-1].direct }
 

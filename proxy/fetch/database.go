@@ -76,6 +76,7 @@ func (d *database) readAll(ctx context.Context, path string, limit int64) ([]byt
 	if !fs.ValidPath(path) || path == "." {
 		return nil, &Error{Source: d.name, Path: path, Err: fmt.Errorf("%w: it is not a path", notfound.Stated)}
 	}
+	ctx = firmly(ctx)
 	data, err := d.read(ctx, path, limit, d.chain.client.deadline(ctx))
 	if next, deadline, ok := lastAttempt(ctx, isLate(err)); ok {
 		if again, failed := d.read(next, path, limit, deadline); !untried(failed) {

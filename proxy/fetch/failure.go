@@ -45,6 +45,7 @@ var (
 // Reasons for which a request is not sent.
 var (
 	errOpen    = errors.New("its circuit breaker is open: recent requests got no answer")
+	errSpared  = errors.New("it has asked for fewer requests, and no client waits for this one")
 	errCrowded = errors.New("too many requests wait for this host") // of a last attempt
 )
 

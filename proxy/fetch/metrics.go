@@ -20,6 +20,7 @@ const (
 	outcomeCanceled    = "canceled"     // the caller left
 	outcomeOpen        = "breaker_open" // not sent: the circuit breaker is open
 	outcomeRemembered  = "remembered"   // not sent: it failed a moment ago
+	outcomeSpared      = "spared"       // not sent: the upstream asked for fewer requests, and no client waits
 )
 
 // metrics are the collectors of a chain. The label upstream is an entry of the configured list,

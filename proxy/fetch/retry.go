@@ -22,6 +22,9 @@ func retry[T any](ctx context.Context, u *upstream, path string, deadline time.T
 	hurried := ok && time.Until(due) < u.client.budget.FirstByte
 	pauses := newPauses(u.client.budget.Pause)
 	for n := 1; ; n++ {
+		if err := u.spare(ctx, path); err != nil {
+			return result, err
+		}
 		result, f := try(attemptDeadline(deadline, n == attempts || u.probe.isSlow()))
 		if f == nil {
 			u.note(ctx, path, nil)
@@ -35,6 +38,9 @@ func retry[T any](ctx context.Context, u *upstream, path string, deadline time.T
 			return result, f.Error
 		}
 		u.distrust(f)
+		if err := u.spare(ctx, path); err != nil { // its place is not needed meanwhile
+			return result, err
+		}
 		if !sleep(ctx, pause) {
 			return result, u.at.broken(ctx, path, ctx.Err()).Error
 		}
@@ -97,6 +103,19 @@ func (u *upstream) refuse(ctx context.Context, path string) error {
 		return err
 	}
 	return nil
+}
+
+// spare returns an error if the upstream must not get a request for path, because it has asked for fewer,
+// and no client waits for the answer or will.
+func (u *upstream) spare(ctx context.Context, path string) error {
+	left := u.respite.left()
+	if left == 0 || !callerOf(ctx).givesUp() {
+		return nil
+	}
+	u.client.metrics.count(u.at.label, outcomeSpared, time.Now())
+	f := u.at.fail(path, outcomeSpared, fmt.Errorf("%w: %w", ErrUnavailable, errSpared))
+	f.RetryAfter = left
+	return f.Error
 }
 
 // note records how the fetch of path ended; f is nil if it succeeded.

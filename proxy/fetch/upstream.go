@@ -20,6 +20,7 @@ type upstream struct {
 	probe    *probe
 	sender   *sender
 	failures *failures
+	respite  respite
 }
 
 func newUpstream(base *url.URL, label string, c *client) *upstream {
@@ -150,6 +151,9 @@ func (u *upstream) refused(resp response, cancel context.CancelCauseFunc, path s
 		f.outcome, f.retry, f.blame = outcomeRefused, false, false
 	default:
 		f.retry = false
+	}
+	if d := respiteOf(f.Status, f.RetryAfter); u.respite.note(d) {
+		u.client.log.Warn("upstream asks for fewer requests: nothing is predicted", "source", u.at.label, "status", f.Status, "for_s", d.Seconds())
 	}
 	return f
 }

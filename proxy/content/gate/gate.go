@@ -45,6 +45,9 @@ func NewSettings(upstream *fetch.Chain, policy *privacy.Policy, vcs *vcs.Source)
 // Policy returns the policy: which modules are private, and which groups may read them.
 func (s *Settings) Policy() *privacy.Policy { return s.policy }
 
+// Spared reports whether an upstream has asked for fewer requests a moment ago, see fetch.Chain.Spared.
+func (s *Settings) Spared() bool { return s.upstream.Spared() }
+
 // Offline reports whether there is no upstream at all.
 func (s *Settings) Offline() bool { return s.upstream.Offline() }
 

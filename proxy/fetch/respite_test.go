@@ -1,0 +1,135 @@
+package fetch_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/fetch"
+)
+
+// An upstream that asks for fewer requests gets none that no client waits for, as long as it says. What a
+// client waits for is requested as always.
+func TestRespite(t *testing.T) {
+	for _, test := range []struct {
+		status     int
+		retryAfter string
+		respite    time.Duration
+	}{
+		{429, "60", time.Minute},
+		{429, "", 30 * time.Second},
+		{429, "0", 30 * time.Second},
+		{429, "86400", 5 * time.Minute},
+		{503, "100", 100 * time.Second},
+		{502, "40", 40 * time.Second},
+		{503, "", 0},
+		{500, "", 0},
+		{404, "60", 0},
+	} {
+		for _, first := range []string{"client", "prediction"} {
+			t.Run(fmt.Sprintf("%d %q to a %s", test.status, test.retryAfter, first), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var requests counter
+					var well atomic.Bool
+					n := newNetwork(t)
+					n.serve("host", lives(func(w http.ResponseWriter, r *http.Request) {
+						requests.next()
+						if well.Load() {
+							text("good")(w, r)
+							return
+						}
+						if test.retryAfter != "" {
+							w.Header().Set("Retry-After", test.retryAfter)
+						}
+						w.WriteHeader(test.status)
+					}))
+					c := n.list("http://host")
+					wanted := first == "client"
+					files := 0
+					get := func() error {
+						files++
+						isWanted := wanted
+						ctx := fetch.WhileWanted(t.Context(), func() bool { return isWanted }, func() bool { return !isWanted })
+						_, _, err := c.ReadAll(ctx, fmt.Sprintf("example.com/%d/@v/v1.0.0.mod", files), 100)
+						return err
+					}
+					begin := time.Now()
+					if err := get(); err == nil {
+						t.Fatal("no error")
+					}
+					if !wanted && test.respite > 0 && requests.total() != 1 {
+						t.Errorf("%d requests for a prediction", requests.total())
+					}
+					if c.Spared() != (test.respite > 0) {
+						t.Errorf("Spared() = %v", c.Spared())
+					}
+					well.Store(true)
+					wanted = false
+					before := requests.total()
+					err := get()
+					if sent := requests.total() > before; sent != (test.respite == 0) || (err == nil) != sent {
+						t.Fatalf("a prediction is sent: %v, %v", sent, err)
+					}
+					var e *fetch.Error
+					if test.respite > 0 && (!errors.As(err, &e) || !errors.Is(err, fetch.ErrUnavailable) || e.RetryAfter > test.respite || e.RetryAfter < test.respite-25*time.Second) {
+						t.Errorf("%v, Retry-After %v", err, e.RetryAfter)
+					}
+					wanted = true
+					if err := get(); err != nil {
+						t.Errorf("a client gets %v", err)
+					}
+					wanted = false
+					time.Sleep(test.respite + 5*time.Second - time.Since(begin))
+					if !c.Spared() {
+						if err := get(); err != nil {
+							t.Errorf("afterwards: %v", err)
+						}
+					} else if first == "prediction" {
+						t.Error("it is spared for longer than it said")
+					}
+				})
+			})
+		}
+	}
+}
+
+// A checksum database that is asked directly and asks for fewer requests is spared predictions, too. But a
+// file of it that one of them fetches is never given up: a client may share it.
+func TestRespiteOfDatabase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var well atomic.Bool
+		n := newNetwork(t)
+		n.serve("host", lives(text("good")))
+		n.serve("sum.example", lives(func(w http.ResponseWriter, r *http.Request) {
+			if well.Load() {
+				text("good")(w, r)
+				return
+			}
+			w.Header().Set("Retry-After", "60")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}))
+		c := n.chain(fetch.Config{List: "http://host", Database: "sum.example"})
+		read := c.SumDB("sum.example", "http://sum.example", false)
+		ctx := fetch.WhileWanted(t.Context(), func() bool { return false }, func() bool {
+			t.Error("a prediction gives up a file that a client may share")
+			return true
+		})
+		if _, err := read(ctx, "lookup/a.example@v1.0.0", 100); err == nil {
+			t.Fatal("no error")
+		}
+		if !c.Spared() {
+			t.Error("the database is not spared")
+		}
+		well.Store(true)
+		data, err := read(ctx, "lookup/b.example@v1.0.0", 100)
+		wantData(t, data, err, []byte("good"))
+		time.Sleep(time.Minute)
+		if c.Spared() {
+			t.Error("it is spared for longer than it said")
+		}
+	})
+}
