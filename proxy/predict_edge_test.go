@@ -1,16 +1,20 @@
 package proxy_test
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/storage"
 )
 
 // These tests are about prediction under attack, and at its limits.
@@ -197,10 +201,14 @@ func TestPredictBusyUpstream(t *testing.T) {
 			root(0)
 			eventually(t, "a prediction is refused", func() bool { return from.requests("/busy.example/0-") > 0 })
 			f.idle()
+			begun := f.objects().Abandoned
 			for i := range 10 {
 				root(1 + i)
 			}
 			f.idle()
+			if n := f.objects().Abandoned - begun; n != 0 {
+				t.Errorf("%d predictions begin, and are given up", n)
+			}
 			// A request that was given up may be counted late, so what is counted has to be from where the
 			// prediction began: those of the first root had begun before, and those of the others must not.
 			if path, n := from.most(); n > 1 {
@@ -250,4 +258,130 @@ func TestPredictAfterBusy(t *testing.T) {
 		return f.predicted() > 0
 	})
 	f.wantPredicted()
+}
+
+// spaceless is a store that stores nothing while it has an error for it.
+type spaceless struct {
+	storage.Store
+	err atomic.Pointer[error]
+}
+
+// option is predicting with this store.
+func (s *spaceless) option() option {
+	o := predicting()
+	o.store = func(real storage.Store) storage.Store {
+		s.Store = real
+		return s
+	}
+	return o
+}
+
+func (s *spaceless) fails(key string) error {
+	if err := s.err.Load(); err != nil {
+		return fmt.Errorf("store %s: %w", key, *err)
+	}
+	return nil
+}
+
+func (s *spaceless) Create(ctx context.Context, info storage.Info, data io.Reader) error {
+	if err := s.fails(info.Key); err != nil {
+		return err
+	}
+	return s.Store.Create(ctx, info, data)
+}
+
+func (s *spaceless) Apply(ctx context.Context, b storage.Batch) error {
+	if err := s.fails("a batch"); err != nil {
+		return err
+	}
+	return s.Store.Apply(ctx, b)
+}
+
+func (s *spaceless) Draft(ctx context.Context, size int64) (storage.Draft, error) {
+	d, err := s.Store.Draft(ctx, size)
+	return spacelessDraft{d, s}, err
+}
+
+type spacelessDraft struct {
+	storage.Draft
+	s *spaceless
+}
+
+func (d spacelessDraft) Write(p []byte) (int, error) {
+	if err := d.s.fails("a draft"); err != nil {
+		return 0, err
+	}
+	return d.Draft.Write(p)
+}
+
+// When a fill could not be stored, nothing is predicted for a while, so that no prediction is fetched in
+// vain or takes the space that a client's fill needs. The log says it once.
+func TestPredictNoSpace(t *testing.T) {
+	t.Parallel()
+	for name, why := range map[string]error{"full": syscall.ENOSPC, "read-only": storage.ErrReadOnly} {
+		for _, kind := range []string{"info", "mod", "zip"} { // created, in a batch, from a draft
+			t.Run(name+" "+kind, func(t *testing.T) {
+				t.Parallel()
+				world := newWorld(t)
+				paths := graph(world, 6, "")
+				store := new(spaceless)
+				f := start(t, world, world.URL("ok"), store.option())
+				f.want("graph.example/old/@v/v1.0.0.mod")
+				for _, path := range paths {
+					f.want(path + "mod")
+				}
+				f.idle()
+				next := "info"
+				if kind == "zip" {
+					next = "zip"
+					for _, path := range paths {
+						f.want(path + "info")
+					}
+					f.idle()
+				}
+				store.err.Store(&why)
+				if a := f.get("example.com/hello/@v/v1.0.0." + kind); a.status < 500 {
+					t.Errorf("a client gets %v", a)
+				}
+				for _, path := range paths[:2] {
+					f.get(path + next)
+				}
+				f.idle()
+				for _, path := range paths[2:] {
+					if n := world.Count(path + next); n != 0 {
+						t.Errorf("%s is predicted, and cannot be stored", path+next)
+					}
+				}
+				if n := strings.Count(f.logs.String(), "nothing is predicted for a while"); n != 1 {
+					t.Errorf("%d lines in the log say it", n)
+				}
+				store.err.Store(nil)
+				for _, path := range paths { // clients' fills are not paused
+					f.want(path + next)
+				}
+				f.wantPredicted()
+			})
+		}
+	}
+}
+
+// What is fetched because of a prediction when a pause begins gives up its space.
+func TestPredictGivesUpSpace(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	graph(world, 4, "")
+	g := newGate(t, world, "/graph.example/0/")
+	store := new(spaceless)
+	f := start(t, world, g.url, store.option())
+	f.want("graph.example/old/@v/v1.0.0.mod")
+	<-g.came // it hangs
+	full := error(syscall.ENOSPC)
+	store.err.Store(&full)
+	if a := f.get("example.com/hello/@v/v1.0.0.mod"); a.status < 500 {
+		t.Errorf("a client gets %v", a)
+	}
+	f.idle() // although one still hangs
+	if f.objects().Abandoned == 0 {
+		t.Error("no prediction was given up")
+	}
 }

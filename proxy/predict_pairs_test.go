@@ -229,8 +229,13 @@ func TestPredictFullDisk(t *testing.T) {
 	}
 	f.want(paths[0] + "info")
 	f.want(paths[1] + "info")
-	eventually(t, "predictions have failed", func() bool { return full.refused.Load() == 2 })
+	eventually(t, "a prediction has failed", func() bool { return full.refused.Load() > 0 }) // so the other one may be given up
 	f.idle()
+	for _, path := range paths[2:] {
+		if f.holds(path + "info") {
+			t.Errorf("%s is stored on a full disk", path+"info")
+		}
+	}
 	full.on.Store(false)
 	for _, path := range paths {
 		f.want(path + "info")

@@ -18,6 +18,7 @@ import (
 func (l *Library) Predict() {
 	l.predictor = predict.New()
 	l.parsing.waiting = make(chan struct{}, maxParsing)
+	l.parts.rooms.pause.predicting = true
 }
 
 // Expect fetches what the client of q will probably request next. proxy calls it for each request
@@ -97,7 +98,7 @@ func (l *Library) fetched(ctx context.Context, o *Origin, q *Ask, ours bool, err
 		l.predictor.Fetched(client.site, q.Req, size)
 	case err == nil && held:
 		l.predictor.NotFetched(client.site, q.Req, predict.Held)
-	case !ours || errors.Is(err, places.ErrYielded) || errors.Is(err, places.ErrLeft) || errors.Is(err, memory.ErrFull):
+	case !ours || errors.Is(err, places.ErrYielded) || errors.Is(err, places.ErrLeft) || errors.Is(err, memory.ErrFull) || unstorable(err):
 		l.predictor.NotFetched(client.site, q.Req, predict.NotNow)
 	default:
 		l.predictor.NotFetched(client.site, q.Req, predict.Failed)

@@ -137,3 +137,13 @@ func Arrive(ctx context.Context, store storage.Store, size int64, rate int) (got
 func SiteOfPrediction(c Config, site string) string {
 	return c.withDefaults().Site(background{site}.Key())
 }
+
+// Pause is pause.
+type Pause struct{ pause }
+
+// NewPause makes a Pause for a Library that predicts, or for one that does not.
+func NewPause(predicting bool) *Pause { return &Pause{pause{predicting: predicting}} }
+
+func (p *Pause) Note(err error, now time.Time) bool { return p.note(err, now) }
+func (p *Pause) Lasts(now time.Time) bool           { return p.lasts(now) }
+func (p *Pause) Begins() <-chan struct{}            { return p.begins() }

@@ -110,5 +110,8 @@ func (f *fills) run(ctx context.Context, this *fill) error {
 	begin := time.Now()
 	err := f.source.fill(ctx, this)
 	f.parts.metrics.observeFill(this.req.Kind, err, time.Since(begin))
+	if f.parts.rooms.pause.note(err, time.Now()) {
+		f.parts.options.log.Warn("nothing is predicted for a while: an object could not be stored", "key", this.key, "for_s", pauseFor.Seconds(), "err", err)
+	}
 	return err
 }

@@ -171,7 +171,8 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 	if o.shelf.has(ctx, q.Req) {
 		return prefetchHeld
 	}
-	if o.parts.rooms.predicting.Err() != nil || o.source.spared() {
+	paused := o.parts.rooms.pause.begins() // first: a pause that begins from now on makes the fill give up
+	if o.parts.rooms.predicting.Err() != nil || o.parts.rooms.pause.lasts(time.Now()) || o.source.spared() {
 		return prefetchRefused
 	}
 	if !q.Req.Immutable() || !o.reachable(q) || o.absent.find(q.Path) != nil || o.ascertain(ctx, q) != nil {
@@ -184,8 +185,11 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 	if !o.parts.scope.Go(func(ctx context.Context) {
 		select {
 		case <-f.Done():
-		case <-o.parts.rooms.predicting.Done():
-			f.Claim().GiveUp() // a stop waits only for what clients wait for
+		case <-o.parts.rooms.predicting.Done(): // a stop waits only for what clients wait for
+			f.Claim().GiveUp()
+			<-f.Done()
+		case <-paused: // the space is for what clients wait for
+			f.Claim().GiveUp()
 			<-f.Done()
 		}
 		release()

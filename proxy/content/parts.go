@@ -311,6 +311,7 @@ type rooms struct {
 	objectsAhead, zipsAhead chan struct{}
 	predicting              context.Context // ends when the Library is closed
 	stopPredicting          context.CancelFunc
+	pause                   *pause // of predictions
 
 	reading chan struct{} // has an element for each stored answer that is being read
 }
@@ -319,7 +320,7 @@ func newRooms(c Config) rooms {
 	of := func(n int) *places.Places { return places.New(places.Config{N: n, Patience: silence, Site: c.Site}) }
 	predicting, stop := context.WithCancel(context.Background())
 	return rooms{
-		predicting: predicting, stopPredicting: stop,
+		predicting: predicting, stopPredicting: stop, pause: new(pause),
 		objectsAhead: make(chan struct{}, max(c.Fills/2, 1)), zipsAhead: make(chan struct{}, max(c.ZipFills/2, 1)),
 		objects: of(c.Fills), zips: of(c.ZipFills),
 		private: places.New(places.Config{N: privatePlaces, Site: c.Site}), // a clone may take minutes, and reports no progress

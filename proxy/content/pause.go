@@ -1,0 +1,61 @@
+package content
+
+import (
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// pauseFor is how long nothing is predicted after a fill could not be stored. What is predicted could not be
+// stored either, or would take the space that a client's fill needs.
+const pauseFor = 30 * time.Second
+
+// pause is the time in which nothing is predicted.
+type pause struct {
+	predicting bool // there are predictions, else there is no pause; not changed after the first request
+
+	mu    sync.Mutex
+	until time.Time
+	next  chan struct{} // closed when the next pause begins; nil: it was not needed yet
+}
+
+// unstorable reports whether err says that nothing can be stored now.
+func unstorable(err error) bool {
+	return IsFull(err) || errors.Is(err, storage.ErrReadOnly) || errors.Is(err, syscall.EROFS)
+}
+
+// note begins a pause, or prolongs it, if err of a fill is a reason, and reports whether it begins one.
+func (p *pause) note(err error, now time.Time) (begins bool) {
+	if !p.predicting || !unstorable(err) {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	begins = !now.Before(p.until)
+	p.until = now.Add(pauseFor)
+	if begins && p.next != nil {
+		close(p.next)
+		p.next = nil
+	}
+	return begins
+}
+
+// lasts reports whether there is a pause at a time.
+func (p *pause) lasts(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return now.Before(p.until)
+}
+
+// begins returns a channel that is closed when the next pause begins.
+func (p *pause) begins() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next == nil {
+		p.next = make(chan struct{})
+	}
+	return p.next
+}

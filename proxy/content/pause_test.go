@@ -1,0 +1,54 @@
+package content_test
+
+import (
+	"fmt"
+	"io/fs"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/proxy/content"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// A fill that could not be stored pauses predictions for 30 seconds, and each further one prolongs the pause.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1e9, 0)
+	p := content.NewPause(true)
+	begins := p.Begins()
+	want := func(lasts bool) {
+		t.Helper()
+		if p.Lasts(now) != lasts {
+			t.Errorf("it lasts: %v, want %v", !lasts, lasts)
+		}
+	}
+	for _, err := range []error{nil, fs.ErrNotExist, syscall.EIO} {
+		if p.Note(err, now) {
+			t.Errorf("%v begins a pause", err)
+		}
+	}
+	want(false)
+	if !p.Note(fmt.Errorf("write: %w", syscall.ENOSPC), now) {
+		t.Error("a full disk begins none")
+	}
+	<-begins
+	now = now.Add(29 * time.Second)
+	want(true)
+	if p.Note(syscall.EDQUOT, now) {
+		t.Error("another one begins")
+	}
+	now = now.Add(29 * time.Second)
+	want(true)
+	now = now.Add(time.Second)
+	want(false)
+	for _, err := range []error{storage.ErrReadOnly, syscall.EROFS} {
+		if !p.Note(err, now) {
+			t.Errorf("%v begins none", err)
+		}
+		now = now.Add(time.Minute)
+	}
+	if content.NewPause(false).Note(syscall.ENOSPC, now) {
+		t.Error("a pause begins, and nothing is predicted")
+	}
+}
