@@ -132,7 +132,7 @@
     ['Upstreams', [
       graph('Requests to upstreams',
             'reqps',
-            'By outcome: breaker_open and remembered were not sent.',
+            'By outcome: breaker_open, remembered and spared were not sent.',
             [rates('assay_upstream_requests_total', 'upstream, outcome', '{{upstream}} {{outcome}}')],
             true),
       graph('Time to an answer',
