@@ -1,7 +1,11 @@
 package main_test
 
 import (
+	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -74,5 +78,31 @@ func TestImages(t *testing.T) {
 	}
 	if strings.Contains(assaytest.ReadDoc(t, "../../docker-compose.yml"), `"/assay"`) {
 		t.Error("the compose file names the program by its path in one of the images")
+	}
+}
+
+// The context of the build has each directory of packages, and nothing that .dockerignore does not name: no data
+// directory, no key, no file of an editor.
+func TestBuildContext(t *testing.T) {
+	t.Parallel()
+	ignore := strings.Split(assaytest.ReadDoc(t, "../../.dockerignore"), "\n")
+	if !slices.Contains(ignore, "*") {
+		t.Error(".dockerignore lets everything pass that it does not name")
+	}
+	entries, err := os.ReadDir("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		files := 0
+		filepath.WalkDir(filepath.Join("../..", e.Name()), func(path string, _ fs.DirEntry, err error) error {
+			if strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+				files++
+			}
+			return err
+		})
+		if named := slices.Contains(ignore, "!"+e.Name()); e.IsDir() && named != (files > 0) {
+			t.Errorf("%s has %d files of Go; whether .dockerignore names it is %t", e.Name(), files, named)
+		}
 	}
 }
