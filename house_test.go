@@ -70,15 +70,16 @@ var arrows = map[string][]string{
 
 // confined are modules that only these packages may import.
 var confined = map[string][]string{
-	"github.com/gomods/athens":   {"storage/athens"},
-	"go.etcd.io/bbolt":           {"storage/bolt"},
-	"github.com/go-chi/chi":      {"cmd/assay/daemon"},
-	"github.com/spf13/cobra":     {"cmd/assay"},
-	"github.com/BurntSushi/toml": {"access", "cmd/assay/config", "cmd/assay/daemon"},
-	"github.com/coreos/go-oidc":  {"access"},
-	"github.com/go-jose/go-jose": {"proxy/vcs/credential"},
-	"golang.org/x/crypto":        {"access", "proxy/vcs", "proxy/vcs/credential", "proxy/vcs/vcstest"},
-	"os/exec":                    {"cmd/bench", "proxy/vcs", "proxy/vcs/vcstest"},
+	"github.com/gomods/athens":     {"storage/athens"},
+	"go.etcd.io/bbolt":             {"storage/bolt"},
+	"github.com/go-chi/chi":        {"cmd/assay/daemon"},
+	"github.com/spf13/cobra":       {"cmd/assay"},
+	"github.com/BurntSushi/toml":   {"access", "cmd/assay/config", "cmd/assay/daemon"},
+	"github.com/coreos/go-oidc":    {"access"},
+	"github.com/coreos/go-systemd": {"cmd/assay/daemon"},
+	"github.com/go-jose/go-jose":   {"proxy/vcs/credential"},
+	"golang.org/x/crypto":          {"access", "proxy/vcs", "proxy/vcs/credential", "proxy/vcs/vcstest"},
+	"os/exec":                      {"cmd/bench", "proxy/vcs", "proxy/vcs/vcstest"},
 }
 
 // goFiles calls visit for each Go file that is not a test, with its package's

@@ -26,7 +26,7 @@ func hitAllocations(t *testing.T, prefix, proxies string, header ...string) floa
 	c.AccessLog = false // its queue allocates at times
 	d := newDaemon(c, os.Stderr)
 	defer d.log.Close()
-	if err := d.listen(1000); err != nil {
+	if err := d.listen(1000, nil); err != nil {
 		t.Fatal(err)
 	}
 	defer d.listener.Close()

@@ -63,7 +63,7 @@ func TestCollector(t *testing.T) {
 	c.Listen, c.Data, c.Upstream, c.SumDB, c.AccessLog, c.MemoryBudget = "127.0.0.1:0", t.TempDir(), world.URL("ok"), world.GOSUMDB(), false, config.LeastMemory
 	d := newDaemon(c, os.Stderr)
 	defer d.log.Close()
-	if err := d.listen(1000); err != nil {
+	if err := d.listen(1000, nil); err != nil {
 		t.Fatal(err)
 	}
 	defer d.listener.Close()

@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -70,17 +71,26 @@ func Run(ctx context.Context, o Options) error {
 	hangup := make(chan os.Signal, 1) // from here on, so that an early signal does not end the program
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	if err := d.listen(descriptorLimit()); err != nil {
+	passed, err := passedSockets()
+	if err != nil {
+		return err
+	}
+	if err := d.listen(descriptorLimit(), passed); err != nil {
 		return err
 	}
 	defer d.listener.Close()
 	var machines *monitor
 	if c.MetricsListen != "" {
-		if machines, err = newMonitor(c.MetricsListen, d.memory, d.log.Logger); err != nil {
+		inner, err := passed.open("metrics-listen", c.MetricsListen, d.log.Logger)
+		if err != nil {
 			return err
 		}
+		machines = newMonitor(inner, d.memory, d.log.Logger)
 		defer machines.close()
+	} else if passed["metrics-listen"] != nil {
+		return errNoMetricsListen
 	}
+	tellManager(d.log.Logger, "STATUS=opening the store")
 	if err := d.open(ctx, o, from); err != nil {
 		if ctx.Err() != nil { // it was stopped, for instance while keys are moved
 			d.log.Info("stopped during the start", "err", err)
@@ -108,8 +118,8 @@ func newDaemon(c config.Config, errOut io.Writer) *daemon {
 // the announcement.
 func (d *daemon) announce(out io.Writer) (end func()) {
 	url, configure := d.scheme()+"://"+clientAddr(d.listener.Addr())+d.config.Prefix, "go env -w GOPROXY="
-	if _, ok := config.Socket(d.config.Listen); ok {
-		url, configure = d.config.Listen, "go env -w GOPROXY= and the URL of the reverse proxy in front of "
+	if addr := d.listener.Addr(); addr.Network() == "unix" {
+		url, configure = "unix:"+addr.String(), "go env -w GOPROXY= and the URL of the reverse proxy in front of "
 	}
 	if d.config.LogFormat == "json" {
 		d.log.Info("serving", "url", url)
@@ -120,9 +130,10 @@ func (d *daemon) announce(out io.Writer) (end func()) {
 	return queue.Close
 }
 
-// listen opens the address, for a process that may open at most descriptors files.
-func (d *daemon) listen(descriptors int64) error {
-	inner, err := openListener("listen", d.config.Listen)
+// listen opens the address, if it is not passed, for a process that may open at most descriptors
+// files.
+func (d *daemon) listen(descriptors int64, passed sockets) error {
+	inner, err := passed.open("listen", d.config.Listen, d.log.Logger)
 	if err != nil {
 		return err
 	}
@@ -302,6 +313,10 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 		failed <- httpServer.Serve(d.listener)
 	}()
 	d.front.ready.phase.Store(phaseReady)
+	own := &supervised{d.front.ready, d.listener.Addr(), d.scheme() + "://localhost" + d.config.Prefix + "/readyz", d.log.Logger}
+	supervision, end := context.WithCancel(ctx) // it ends at the stop signal
+	defer end()
+	running.Go(func() { own.run(supervision) })
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve: %w", err)
@@ -325,13 +340,19 @@ func (d *daemon) refuse() {
 	}
 }
 
+// closeTime is enough for what follows the transfers of a shutdown: the store is closed.
+const closeTime = 10 * time.Second
+
 // shutdown lets running requests finish, within the configured time.
 func (d *daemon) shutdown(httpServer *http.Server) error {
 	d.front.ready.phase.Store(phaseStopping)
+	tellManager(d.log.Logger, systemd.SdNotifyStopping, "STATUS=finishing transfers", extension(d.config.ShutdownDelay+d.config.ShutdownTimeout+closeTime))
 	d.log.Info("stopping", "delay_s", d.config.ShutdownDelay.Seconds(), "timeout_s", d.config.ShutdownTimeout.Seconds())
 	time.Sleep(d.config.ShutdownDelay) // a second signal ends the program, see package main
 	ctx, cancel := context.WithTimeout(context.Background(), d.config.ShutdownTimeout)
 	defer cancel()
+	httpServer.SetKeepAlivesEnabled(false)
+	d.listener.drain(ctx)
 	err := httpServer.Shutdown(ctx)
 	if err != nil {
 		d.log.Warn("transfers aborted by the shutdown", "err", err)

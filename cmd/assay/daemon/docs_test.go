@@ -43,7 +43,7 @@ func TestDocMetrics(t *testing.T) {
 	c.Listen, c.Data, c.Upstream, c.SumDB, c.Private = "127.0.0.1:0", t.TempDir(), world.URL("ok"), world.GOSUMDB(), "corp.example"
 	d := newDaemon(c, os.Stderr)
 	defer d.log.Close()
-	if err := d.listen(noLimit); err != nil {
+	if err := d.listen(noLimit, nil); err != nil {
 		t.Fatal(err)
 	}
 	defer d.listener.Close()

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -86,6 +87,7 @@ type listener struct {
 	log         *slog.Logger
 	refused     prometheus.Counter
 
+	phase  atomic.Int32 // accepting, draining or drained
 	open   atomic.Int64
 	spare  spareDescriptor
 	logged atomic.Int64 // time of the last refusal that was logged, in nanoseconds of Unix time
@@ -120,6 +122,11 @@ func (l *listener) Accept() (net.Conn, error) {
 			conn, err = l.Listener.Accept()
 			short = !l.spare.take()
 		}
+		if err != nil && l.phase.Load() == draining {
+			l.phase.Store(drained)
+			<-l.refusals.ended
+			return nil, net.ErrClosed
+		}
 		if err != nil {
 			if descriptors.Exhausted(err) {
 				l.spare.take()
@@ -138,6 +145,44 @@ func (l *listener) Accept() (net.Conn, error) {
 		default:
 			return counted, nil
 		}
+	}
+}
+
+// The phases of a listener.
+const (
+	accepting = iota
+	draining  // Accept returns no connection any more, but may be about to
+	drained   // Accept waits for Close
+)
+
+// drainTime bounds the wait for the requests of clients that have just connected.
+const drainTime = 2 * time.Second
+
+// drain ends Accept, leaves the socket open, and waits until the accepted connections are closed, for
+// which the server must not keep them for later requests, until drainTime, or until ctx ends. It is
+// called before http.Server.Shutdown, which drops a request that is read after it has begun. Later
+// connections wait in the kernel for the next process, if a service manager has the socket, too.
+func (l *listener) drain(ctx context.Context) {
+	l.phase.Store(draining)
+	_ = l.Listener.(deadliner).SetDeadline(time.Unix(1, 0))
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	for (l.phase.Load() != drained || l.open.Load() > 0) && pause(ctx, 5*time.Millisecond) {
+	}
+}
+
+// deadliner has the deadlines of a TCP listener, and of a Unix one.
+type deadliner interface{ SetDeadline(time.Time) error }
+
+// pause waits, and reports whether ctx has not ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 

@@ -45,6 +45,12 @@ func migrationRefused(c config.Config) error {
 	return nil
 }
 
+// How long the service manager waits for the next progress: counting reads all keys without any.
+const (
+	countTime = 30 * time.Minute
+	moveTime  = 5 * time.Minute
+)
+
 // run moves the keys of a store.
 func (m *migration) run(ctx context.Context, store *bolt.Outdated) error {
 	if m.refuse != nil {
@@ -53,10 +59,12 @@ func (m *migration) run(ctx context.Context, store *bolt.Outdated) error {
 	m.state.Store(&bolt.Rekeyed{})
 	defer m.answer()()
 	m.log.Info("moving the keys of the store to the layout of this version; earlier versions cannot open it any more")
+	tellManager(m.log.Logger, extension(countTime), "STATUS=counting the objects of the store, whose keys are to be moved")
 	begin := time.Now()
 	err := store.Rekey(ctx, func(r bolt.Rekeyed) {
 		m.state.Store(&r)
 		m.log.Info("moving the keys of the store", "done", r.Done, "total", r.Total)
+		tellManager(m.log.Logger, extension(moveTime), fmt.Sprintf("STATUS=moving the keys of the store: %d of %d are done", r.Done, r.Total))
 	})
 	if err != nil {
 		return fmt.Errorf("%w; the next start continues", err)
@@ -121,9 +129,6 @@ type borrowedListener struct {
 	*listener
 	closed atomic.Bool
 }
-
-// deadliner has the deadlines of a TCP listener.
-type deadliner interface{ SetDeadline(time.Time) error }
 
 // Close ends Accept. Later connections wait for the real server.
 func (b *borrowedListener) Close() error {

@@ -29,12 +29,8 @@ type monitored struct {
 // monitorDescriptors is a number of descriptors of which a half is for connections of machines.
 const monitorDescriptors = 16
 
-// newMonitor listens on an address, and serves it until close.
-func newMonitor(address string, memory shares, log *slog.Logger) (*monitor, error) {
-	inner, err := openListener("metrics-listen", address)
-	if err != nil {
-		return nil, err
-	}
+// newMonitor serves a listener until close.
+func newMonitor(inner net.Listener, memory shares, log *slog.Logger) *monitor {
 	served := newConnections(memory.connections, connectionMemory, monitorDescriptors)
 	m := &monitor{listener: newListener(inner, monitorDescriptors, served, log), log: log}
 	m.server = &http.Server{
@@ -43,7 +39,7 @@ func newMonitor(address string, memory shares, log *slog.Logger) (*monitor, erro
 	}
 	go func() { m.end(m.listener.refusals.serve(nil, log)) }()
 	go func() { m.end(m.server.Serve(m.listener)) }()
-	return m, nil
+	return m
 }
 
 // end logs why a server has ended, unless close has ended it.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -27,14 +28,30 @@ type readiness struct {
 // ServeHTTP reports whether requests can be answered. The state of the upstream does not matter:
 // stored objects are served without it.
 func (d *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if phase := d.phase.Load(); phase != phaseReady {
-		writeText(w, http.StatusServiceUnavailable, map[int32]string{phaseStarting: "starting\n", phaseStopping: "stopping\n"}[phase])
-		return
-	}
-	if _, err := d.store.State(r.Context(), "readyz"); !errors.Is(err, fs.ErrNotExist) {
-		d.log.Error("store is not ready", "err", err)
-		writeText(w, http.StatusServiceUnavailable, "the store is not available\n")
+	if err := d.check(r.Context()); err != nil {
+		writeText(w, http.StatusServiceUnavailable, err.Error()+"\n")
 		return
 	}
 	writeText(w, http.StatusOK, "ok\n")
 }
+
+// check returns why requests cannot be answered, nil if they can.
+func (d *readiness) check(ctx context.Context) error {
+	switch d.phase.Load() {
+	case phaseStarting:
+		return errStarting
+	case phaseStopping:
+		return errStopping
+	}
+	if _, err := d.store.State(ctx, "readyz"); !errors.Is(err, fs.ErrNotExist) {
+		d.log.Error("store is not ready", "err", err)
+		return errNoStore
+	}
+	return nil
+}
+
+var (
+	errStarting = errors.New("starting")
+	errStopping = errors.New("stopping")
+	errNoStore  = errors.New("the store is not available")
+)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-proxy/assay/access"
@@ -33,11 +34,15 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 		case <-ctx.Done():
 			return
 		case <-hangup:
+			tellManager(r.log, systemd.SdNotifyReloading, systemd.SdNotifyMonotonicUsec())
 			err := r.reload()
 			r.metrics.note(err, time.Now())
+			status := serving(r.builder.addr)
 			if err != nil {
 				r.log.Error("reload refused: the old settings stay in force", "err", err)
+				status += "; the last reload was refused, see the log"
 			}
+			tellManager(r.log, systemd.SdNotifyReady, status)
 		}
 	}
 }

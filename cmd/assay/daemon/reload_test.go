@@ -26,7 +26,7 @@ func TestReloadReplacesSettings(t *testing.T) {
 	next, loadErr := c, error(nil)
 	d := newDaemon(c, io.Discard)
 	defer d.log.Close()
-	if err := d.listen(1000); err != nil {
+	if err := d.listen(1000, nil); err != nil {
 		t.Fatal(err)
 	}
 	defer d.listener.Close()
