@@ -249,7 +249,7 @@ func (db *DB) Close() error {
 	}
 	db.reaper.stop()
 	_ = db.journal.settle() // an error leaves the objects in the journal, where the next start finds them
-	return errors.Join(db.meta.close(), db.blobs.close())
+	return errors.Join(db.meta.finish(), db.blobs.finish())
 }
 
 // Stats implements storage.Sizer.

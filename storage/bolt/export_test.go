@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"reflect"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -342,4 +343,31 @@ func (db *DB) Merging() int {
 	db.meta.commitMu.Lock()
 	defer db.meta.commitMu.Unlock()
 	return len(db.journal.merged)
+}
+
+// OnWrite makes each write of bbolt to meta.db go to fn, which calls write for it.
+func (db *DB) OnWrite(fn func(b []byte, offset int64, write func(b []byte) error) error) {
+	db.meta.commitMu.Lock()
+	defer db.meta.commitMu.Unlock()
+	hook := reflect.ValueOf(db.meta.bolt).Elem().FieldByName("ops").FieldByName("writeAt") // for bbolt's own tests
+	raw := db.meta.raw
+	*(*func([]byte, int64) (int, error))(hook.Addr().UnsafePointer()) = func(b []byte, offset int64) (int, error) {
+		return len(b), fn(b, offset, func(b []byte) error { _, err := raw.WriteAt(b, offset); return err })
+	}
+}
+
+// FailFrames makes each write of a frame fail until the function that it returns is called.
+func (db *DB) FailFrames() (end func(), err error) {
+	readOnly, err := os.Open(db.meta.path)
+	if err != nil {
+		return nil, err
+	}
+	swap := func(to *os.File) (from *os.File) {
+		db.meta.commitMu.Lock()
+		defer db.meta.commitMu.Unlock()
+		from, db.meta.raw = db.meta.raw, to
+		return from
+	}
+	raw := swap(readOnly)
+	return func() { swap(raw).Close() }, nil
 }

@@ -204,7 +204,7 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 	if applied {
 		f.newest = number
 		if err != nil {
-			f.newest = 0 // the commit may have taken effect all the same
+			f.newest = f.newestAfterError(number)
 		}
 		f.commits.Observe(time.Since(start).Seconds())
 		return f.commitError(err)
@@ -213,6 +213,18 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 		return f.replaced()
 	}
 	return f.explain(err)
+}
+
+// newestAfterError returns the number of the newest commit after that of this number failed. It is 0
+// if that has written its meta page: it may have taken effect on disk, too.
+func (f *file) newestAfterError(number int) (newest int) {
+	_ = f.view(func(tx *bbolt.Tx) error {
+		if tx.ID() < number {
+			newest = tx.ID()
+		}
+		return nil
+	})
+	return newest
 }
 
 // writable returns the reason why nothing can be written, or why n bytes of new objects cannot be: they
@@ -311,11 +323,25 @@ func (f *file) explain(err error) error {
 }
 
 // close closes the file when no commit runs: one of the journal would sync a closed descriptor, whose
-// number may be that of another file. A stuck file is not closed: bbolt would wait for a lock that is
-// never released.
+// number may be that of another file.
 func (f *file) close() error {
 	f.commitMu.Lock()
 	defer f.commitMu.Unlock()
+	return f.closeLocked()
+}
+
+// finish is close for a store that was in use. bbolt writes the two meta pages in turn, and uses the
+// other one if one is damaged: both are to be of the newest state, and not one of that before.
+func (f *file) finish() error {
+	f.commitMu.Lock()
+	defer f.commitMu.Unlock()
+	_ = f.commit(func(*bbolt.Tx) error { return nil }) // an error leaves the newest state with one meta page
+	return f.closeLocked()
+}
+
+// closeLocked is close while the caller holds commitMu. A stuck file is not closed: bbolt would wait for
+// a lock that is never released.
+func (f *file) closeLocked() error {
 	if f.stuck.Load() != nil {
 		return f.raw.Close()
 	}

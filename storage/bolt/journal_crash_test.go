@@ -2,6 +2,7 @@ package bolt_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
@@ -240,5 +242,59 @@ func TestJournalWrittenDuringClose(t *testing.T) {
 			}
 		}
 		again.Close()
+	}
+}
+
+// If one meta page of a file is damaged after the store was closed, the other one is of the newest
+// state, too: the last change is not undone, whatever it was, nor its content lost.
+func TestMetaPageDamagedAfterClose(t *testing.T) {
+	t.Parallel()
+	small, large := storagetest.Content(1, 3000), storagetest.Content(2, 300_000)
+	for name, tt := range map[string]struct {
+		change func(ctx context.Context, db *bolt.DB) error
+		want   map[string][]byte
+	}{
+		"small object": {func(ctx context.Context, db *bolt.DB) error {
+			return db.Create(ctx, storage.Info{Key: "b", Size: int64(len(small))}, bytes.NewReader(small))
+		}, map[string][]byte{"a": small, "b": small}},
+		"large object": {func(ctx context.Context, db *bolt.DB) error {
+			return db.Create(ctx, storage.Info{Key: "b", Size: int64(len(large))}, bytes.NewReader(large))
+		}, map[string][]byte{"a": small, "b": large}},
+		"replacement": {func(ctx context.Context, db *bolt.DB) error {
+			return db.Replace(ctx, storage.Info{Key: "a", Size: int64(len(large))}, bytes.NewReader(large))
+		}, map[string][]byte{"a": large}},
+		"deletion": {func(ctx context.Context, db *bolt.DB) error { return db.Delete(ctx, "a") }, nil},
+		"move":     {func(ctx context.Context, db *bolt.DB) error { return db.Move(ctx, "a", "b", "") }, map[string][]byte{"b": small}},
+		"state": {func(ctx context.Context, db *bolt.DB) error {
+			return errors.Join(db.Delete(ctx, "a"), db.SwapState(ctx, "state", []byte("old"), []byte("new")))
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			db := openDB(t, dir)
+			put(t, db, "a", small)
+			err := errors.Join(db.SetState(t.Context(), "state", []byte("old")), tt.change(t.Context(), db), db.Close())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for file, pageSize := range map[string]int{"meta.db": 4096, "blobs.db": 16 << 10} {
+				for page := range 2 {
+					left := afterCrash(t, dir)
+					patch(t, left, file, func(file []byte) { file[page*pageSize+24] ^= 1 })
+					again := openDB(t, left)
+					s, err := again.Stats(t.Context())
+					if v, found := verify(t, again, false); err != nil || s.Objects != int64(len(tt.want)) || v.Objects != s.Objects || found != nil {
+						t.Errorf("meta page %d of %s: %+v, %v, verified %+v, found %v", page, file, s, err, v, found)
+					}
+					for key, content := range tt.want {
+						expectContent(t, again, key, content)
+					}
+					if state, err := again.State(t.Context(), "state"); name == "state" && (err != nil || string(state) != "new") {
+						t.Errorf("meta page %d of %s: state %q, %v", page, file, state, err)
+					}
+				}
+			}
+		})
 	}
 }
