@@ -251,15 +251,14 @@ func TestCompactOneMetaPage(t *testing.T) {
 	db.Close()
 	for file, pageSize := range map[string]int{"meta.db": 4 << 10, "blobs.db": 16 << 10} {
 		for page := range 2 {
-			damage := func(file []byte) { file[page*pageSize+24] ^= 1 }
-			patch(t, dir, file, damage)
-			db := openDB(t, dir)
+			left := afterCrash(t, dir)
+			patch(t, left, file, func(file []byte) { file[page*pageSize+24] ^= 1 })
+			db := openDB(t, left)
 			expectHoled(t, db)
 			if _, found := verify(t, db, false); found != nil {
 				t.Errorf("without page %d of %s: %v", page, file, found)
 			}
 			db.Close()
-			patch(t, dir, file, damage) // back
 		}
 	}
 }

@@ -55,6 +55,16 @@ func (db *DB) InJournal() int {
 // Settle puts the objects of the journal into the tree.
 func (db *DB) Settle() error { return db.journal.settle() }
 
+// LeftOfSettle settles the slices between which others write, and returns the bytes of the objects that are
+// left then, for which all wait.
+func (db *DB) LeftOfSettle() (bytes int64, err error) {
+	for n := int64(1); n > 0 && err == nil; {
+		n, err = db.journal.settleSlice()
+	}
+	_, bytes = db.journal.totals()
+	return bytes, err
+}
+
 // HalfMerge puts every other object of the journal into the tree, as a merge that is interrupted.
 func (db *DB) HalfMerge() error {
 	var half []entry

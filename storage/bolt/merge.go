@@ -67,10 +67,15 @@ func (j *journal) makeRoom(objects, bytes int) (at place, err error) {
 	return j.place()
 }
 
+// nextSlice returns the next objects to put into the tree.
+func (j *journal) nextSlice() []entry {
+	return j.around(j.next, j.limits.sliceObjects, j.limits.sliceBytes)
+}
+
 // mergeSlice puts the next objects of the journal into the tree, and returns the bytes of their
 // records. With the last ones the journal begins again, with at least size bytes. commitMu is held.
 func (j *journal) mergeSlice(size int) (bytes int, last bool, err error) {
-	slice := j.around(j.next, j.limits.sliceObjects, j.limits.sliceBytes)
+	slice := j.nextSlice()
 	last = len(slice) == len(j.keys) // only a holder of commitMu changes them
 	mark := rand.Text()
 	err = j.meta.commit(func(tx *bbolt.Tx) error {
@@ -141,7 +146,7 @@ func (j *journal) settleSlice() (objects int64, err error) {
 	j.meta.commitMu.Lock()
 	defer j.meta.commitMu.Unlock()
 	before := len(j.keys)
-	if before <= j.limits.sliceObjects || j.doubtful() || j.meta.readOnly {
+	if j.doubtful() || j.meta.readOnly || len(j.nextSlice()) == before {
 		return 0, nil
 	}
 	if _, _, err := j.mergeSlice(j.limits.minSize); err != nil {

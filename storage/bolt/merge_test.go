@@ -42,6 +42,50 @@ func TestMergeInSlices(t *testing.T) {
 	}
 }
 
+// A deletion or a backup that needs all of the journal in the tree lets others write between slices, also if
+// few objects are large.
+func TestSettleInSlices(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, t.TempDir())
+	for i := 0; db.InJournal() < bolt.MergeSlice/2; i++ {
+		var batch storage.Batch
+		for k := range 16 {
+			batch.Create = append(batch.Create, storage.Small{Info: storage.Info{Key: fmt.Sprintf("b%d/%d", i, k)}, Content: make([]byte, 32<<10)})
+		}
+		if err := db.Apply(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, err := db.LeftOfSettle(); err != nil || left > 2<<20 {
+		t.Errorf("%d bytes are merged while all others wait, %v", left, err)
+	}
+}
+
+// After a kill nothing is merged at the start, however full the journal is, and the first creator waits for
+// a slice.
+func TestMergeAfterRestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := openDB(t, dir)
+	for i := 0; db.Merging() == 0; i++ {
+		var batch storage.Batch
+		for k := range 1000 {
+			batch.Create = append(batch.Create, storage.Small{Info: storage.Info{Key: fmt.Sprintf("b%03d/%d", i*37%100, k)}})
+		}
+		if err := db.Apply(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := openDB(t, afterCrash(t, dir))
+	if again.InJournal() != db.InJournal() || again.Merging() != db.Merging() {
+		t.Errorf("at the start %d objects are in the journal and %d merged, want %d and %d", again.InJournal(), again.Merging(), db.InJournal(), db.Merging())
+	}
+	put(t, again, "k", nil)
+	if n := again.Merging() - db.Merging(); n > bolt.MergeSlice || n == 0 {
+		t.Errorf("the first creator merged %d objects, want at most %d", n, bolt.MergeSlice)
+	}
+}
+
 // What is merged while Verify runs counts once.
 func TestVerifyBesideMerge(t *testing.T) {
 	t.Parallel()
