@@ -29,7 +29,7 @@ func openBlobs(f *file, readers *memory.Budget, damaged prometheus.Counter) (*bl
 	return &blobs{file: f, reader: reader, chunks: newChunks(readers), damaged: damaged}, nil
 }
 
-func (b *blobs) finish() error { return errors.Join(b.reader.Close(), b.file.finish()) }
+func (b *blobs) close() error { return errors.Join(b.reader.Close(), b.file.close(true)) }
 
 // write writes values, which are the chunks of a blob from first on, with room for their sums, as a
 // segment, and returns where they are. They are on disk when it returns nil.

@@ -138,11 +138,11 @@ func open(dir string, o Options) (*DB, error) {
 	}
 	meta, err := openFile(filepath.Join(dir, metaName), metaPageSize, how)
 	if err != nil {
-		return nil, errors.Join(err, blobs.close())
+		return nil, errors.Join(err, blobs.close(false))
 	}
 	db, err := newDB(dir, meta, blobs, o)
 	if err != nil {
-		return nil, errors.Join(err, meta.close(), blobs.close())
+		return nil, errors.Join(err, meta.close(false), blobs.close(false))
 	}
 	if o.ReadOnly {
 		return db, nil
@@ -249,7 +249,7 @@ func (db *DB) Close() error {
 	}
 	db.reaper.stop()
 	_ = db.journal.settle() // an error leaves the objects in the journal, where the next start finds them
-	return errors.Join(db.meta.finish(), db.blobs.finish())
+	return errors.Join(db.meta.close(true), db.blobs.close())
 }
 
 // Stats implements storage.Sizer.

@@ -204,7 +204,13 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 	if applied {
 		f.newest = number
 		if err != nil {
-			f.newest = f.newestAfterError(number)
+			f.newest = 0 // unless it has not written its meta page, it may have taken effect on disk, too
+			_ = f.view(func(t *bbolt.Tx) error {
+				if t.ID() < number {
+					f.newest = t.ID()
+				}
+				return nil
+			})
 		}
 		f.commits.Observe(time.Since(start).Seconds())
 		return f.commitError(err)
@@ -213,18 +219,6 @@ func (f *file) commit(fn func(*bbolt.Tx) error) (err error) {
 		return f.replaced()
 	}
 	return f.explain(err)
-}
-
-// newestAfterError returns the number of the newest commit after that of this number failed. It is 0
-// if that has written its meta page: it may have taken effect on disk, too.
-func (f *file) newestAfterError(number int) (newest int) {
-	_ = f.view(func(tx *bbolt.Tx) error {
-		if tx.ID() < number {
-			newest = tx.ID()
-		}
-		return nil
-	})
-	return newest
 }
 
 // writable returns the reason why nothing can be written, or why n bytes of new objects cannot be: they
@@ -323,25 +317,15 @@ func (f *file) explain(err error) error {
 }
 
 // close closes the file when no commit runs: one of the journal would sync a closed descriptor, whose
-// number may be that of another file.
-func (f *file) close() error {
+// number may be that of another file. used says that the store was in use: bbolt writes the two meta
+// pages in turn, and uses the other one if one is damaged, so both are to be of the newest state. A stuck
+// file is not closed: bbolt would wait for a lock that is never released.
+func (f *file) close(used bool) error {
 	f.commitMu.Lock()
 	defer f.commitMu.Unlock()
-	return f.closeLocked()
-}
-
-// finish is close for a store that was in use. bbolt writes the two meta pages in turn, and uses the
-// other one if one is damaged: both are to be of the newest state, and not one of that before.
-func (f *file) finish() error {
-	f.commitMu.Lock()
-	defer f.commitMu.Unlock()
-	_ = f.commit(func(*bbolt.Tx) error { return nil }) // an error leaves the newest state with one meta page
-	return f.closeLocked()
-}
-
-// closeLocked is close while the caller holds commitMu. A stuck file is not closed: bbolt would wait for
-// a lock that is never released.
-func (f *file) closeLocked() error {
+	if used {
+		_ = f.commit(func(*bbolt.Tx) error { return nil }) // an error leaves the newest state with one meta page
+	}
 	if f.stuck.Load() != nil {
 		return f.raw.Close()
 	}
