@@ -76,7 +76,7 @@ dpkg-deb -c "$deb" | awk '{print $6}' | files >"$scratch/deb.files"
 rpm -qpl "$rpm" 2>/dev/null | files >"$scratch/rpm.files"
 tar -tzf "$apk" 2>/dev/null | files >"$scratch/apk.files"
 diff "$scratch/deb.files" "$scratch/rpm.files" && diff "$scratch/deb.files" "$scratch/apk.files" || fail "the packages differ"
-for file in /usr/bin/assay /usr/lib/systemd/system/assay.service /etc/assay/assay.toml /usr/share/man/man1/assay-serve.1.gz \
+for file in /usr/bin/assay /usr/lib/systemd/system/assay.service /usr/lib/systemd/system/assay.socket /etc/assay/assay.toml /usr/share/man/man1/assay-serve.1.gz \
 	/usr/share/bash-completion/completions/assay /usr/share/fish/vendor_completions.d/assay.fish /usr/share/zsh/_assay; do
 	grep -qx "$file" "$scratch/deb.files" || fail "the packages have no $file"
 done
