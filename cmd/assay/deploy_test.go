@@ -20,13 +20,16 @@ var (
 	imageHealth = regexp.MustCompile(`(?m)^HEALTHCHECK .* CMD (\["[^"]+"), "health"\]$`)
 )
 
-// limits are the memory limits of the unit and of the compose file.
+// limits are the memory limits of the unit, of the compose file, and of the container in Kubernetes.
 var limits = map[string]*regexp.Regexp{
 	"../../deploy/systemd/assay.service": regexp.MustCompile(`(?m)^MemoryMax=(\d+)G$`),
 	"../../docker-compose.yml":           regexp.MustCompile(`(?m)^    mem_limit: (\d+)m$`),
+
+	"../../deploy/helm/assay/values.yaml": regexp.MustCompile(`(?m)^resources:\n(?:  .*\n)*?  limits:\n    memory: (\d+)Mi$`),
+	"../../deploy/kubernetes/assay.yaml":  regexp.MustCompile(`(?m)^ +limits:\n +memory: (\d+)Mi$`),
 }
 
-// The limits of the unit and of the compose file are enough for the default budget, 32 MiB besides
+// The limits of all forms are enough for the default budget, 32 MiB besides
 // and a quarter of both, with a tenth to spare.
 func TestMemoryLimits(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,87 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/assay-proxy/assay/cmd/assay/assaytest"
+	"github.com/assay-proxy/assay/cmd/assay/config"
+)
+
+const chartDir = "../../deploy/helm/assay/"
+
+// chartSets are the settings that the chart itself sets. The value config cannot have them: a
+// variable would overrule the file without a word.
+var chartSets = []string{"listen", "metrics_listen", "data", "shutdown_delay", "shutdown_timeout", "tls_cert", "tls_key"}
+
+// chartLacks are settings without a use in a pod that owns its volume.
+var chartLacks = []string{"read_only"}
+
+var (
+	// The part of values.schema.json that describes the value config, and the settings that are
+	// files from Secrets.
+	schemaConfig = regexp.MustCompile(`(?ms)^    "config": \{$.*?^    \},$`)
+	schemaSecret = regexp.MustCompile(`(?m)^        "(\w+)": \{"\$ref": "#/\$defs/file"\}`)
+)
+
+// The schema of the chart knows every setting and its type, so that helm refuses what the server
+// would refuse at its start.
+func TestDocChart(t *testing.T) {
+	t.Parallel()
+	name := chartDir + "values.schema.json"
+	schema := assaytest.ReadDoc(t, name)
+	elsewhere := slices.Concat(chartSets, chartLacks)
+	for _, match := range schemaSecret.FindAllStringSubmatch(schema, -1) {
+		elsewhere = append(elsewhere, match[1])
+	}
+	var settings []string
+	for _, s := range config.Settings() {
+		if i := slices.Index(elsewhere, s.TOML()); i >= 0 {
+			elsewhere = slices.Delete(elsewhere, i, i+1)
+			continue
+		}
+		settings = append(settings, fmt.Sprintf("        %q: {\"type\": %q}", s.TOML(), schemaType(s)))
+	}
+	if len(elsewhere) > 0 {
+		t.Errorf("%v are no settings, but the chart has them", elsewhere)
+	}
+	part := schemaConfig.FindString(schema)
+	if part == "" {
+		t.Fatalf("%s has no config", name)
+	}
+	want := `    "config": {
+      "type": "object",
+      "additionalProperties": false,
+      "properties": {
+` + strings.Join(settings, ",\n") + `
+      }
+    },`
+	assaytest.CompareDoc(t, name, strings.Replace(schema, part, want, 1), *updateDocs)
+}
+
+// schemaType returns the type of a setting in JSON.
+func schemaType(s config.Setting) string {
+	switch value := s.TOMLDefault(); {
+	case strings.HasPrefix(value, `"`):
+		return "string"
+	case value == "true" || value == "false":
+		return "boolean"
+	}
+	return "integer"
+}
+
+// The chart has copies of the rules, because a chart may have only files below its own directory.
+func TestChartRules(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"alerts.yaml", "rules.yaml"} {
+		built := "../../deploy/mixin/out/" + name
+		if _, err := os.Stat(built); err != nil {
+			t.Skip(err)
+		}
+		assaytest.CompareDoc(t, chartDir+"files/"+name, assaytest.ReadDoc(t, built), *updateDocs)
+	}
+}
