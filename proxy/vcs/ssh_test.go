@@ -201,6 +201,27 @@ func TestSSHKeyDisappears(t *testing.T) {
 	}
 }
 
+// A key from a Secret of Kubernetes belongs to root and is readable for the group of the server: ssh accepts
+// that from another user, and not that the group may write.
+func TestSSHKeyOfOtherUser(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("only root can give a file to another user")
+	}
+	w := vcstest.New(t)
+	w.Module("hello", hello, hello2)
+	host := w.SSH()
+	s := newSource(t, w, bySSH(host))
+	if err := errors.Join(os.Chown(host.KeyFile, 65532, 0), os.Chmod(host.KeyFile, 0o440)); err != nil {
+		t.Fatal(err)
+	}
+	s.want("corp.example/hello", "v1.0.0")
+	if err := os.Chmod(host.KeyFile, 0o460); err != nil {
+		t.Fatal(err)
+	}
+	s.wantError("corp.example/hello", "v1.1.0", vcs.ErrCredential)
+}
+
 // listen serves each connection to this machine with f and returns the address.
 func listen(t *testing.T, f func(net.Conn)) string {
 	t.Helper()

@@ -28,7 +28,7 @@ func (k *Key) complete() error {
 		}
 		*file = absolute
 	}
-	data, err := readSecret(k.File, 0o077) // ssh refuses other permissions
+	data, err := readKey(k.File)
 	if err != nil {
 		return err
 	}
@@ -43,11 +43,24 @@ func (k *Key) complete() error {
 
 // Signer reads the key.
 func (k *Key) Signer() (ssh.Signer, error) {
-	data, err := readSecret(k.File, 0o077)
+	data, err := readKey(k.File)
 	if err != nil {
 		return nil, err
 	}
 	return ssh.ParsePrivateKey(data)
+}
+
+// readKey reads a private key. Like ssh, it lets the group of a file read it only if the file belongs to
+// another user: a container gets its secrets from root that way.
+func readKey(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if ownedByOther(info) {
+		return readSecret(name, 0o027)
+	}
+	return readSecret(name, 0o077)
 }
 
 // readSecret reads a file that only its owner, and perhaps its group, may read. bad are
