@@ -72,4 +72,5 @@ build "$scratch/assay"
 printf 'FROM scratch\nCOPY assay /assay\nUSER 65532:65532\nENTRYPOINT ["/assay"]\n' >"$scratch/Dockerfile"
 docker build --quiet --tag assay-test-helm "$scratch"
 atexit docker rmi --force assay-test-helm
-(cd deploy/helm/check && go test -count=1 -timeout 5m -run '^TestPod$' . -pod "$scratch/pod.yaml" -image assay-test-helm -secrets "$secrets")
+(cd deploy/helm/check && go test -count=1 -timeout 5m -run '^TestPod$' . -pod "$scratch/pod.yaml" -image assay-test-helm \
+	-secrets "$secrets" -restore ../../kubernetes/restore.yaml)

@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"flag"
@@ -19,9 +20,10 @@ import (
 )
 
 var (
-	podFile   = flag.String("pod", "", "rendered file whose pod TestPod runs; needs Docker and root")
-	podImage  = flag.String("image", "", "image for it")
-	podSecret = flag.String("secrets", "", "directory with a directory for each Secret")
+	podFile     = flag.String("pod", "", "rendered file whose pod TestPod runs; needs Docker and root")
+	podImage    = flag.String("image", "", "image for it")
+	podSecret   = flag.String("secrets", "", "directory with a directory for each Secret")
+	restoreFile = flag.String("restore", "", "manifest with the pod that restores a backup")
 )
 
 // kubelet does for one pod, with Docker, what a kubelet does: volumes with the owner and modes that
@@ -34,13 +36,9 @@ type kubelet struct {
 	name    string // of the container
 }
 
-// The pod that the chart describes starts with the volumes that a kubelet makes, is ready, can be backed up
-// by exec, keeps its data when the kubelet changes the modes of its files, and stops in its grace period.
-func TestPod(t *testing.T) {
-	if *podFile == "" {
-		t.Skip("no -pod; run deploy/test/run helm")
-	}
-	data, err := os.ReadFile(*podFile)
+// newKubelet returns one for a pod of a rendered file, which pod selects, with its volumes.
+func newKubelet(t *testing.T, file, name string, pod func(release) core.PodSpec) *kubelet {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,16 +46,29 @@ func TestPod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &kubelet{t: t, release: r, pod: only[*apps.StatefulSet](t, r).Spec.Template.Spec, dir: t.TempDir(), name: "assay-test-helm-pod"}
+	k := &kubelet{t: t, release: r, pod: pod(r), dir: t.TempDir(), name: name}
 	k.makeVolumes()
-	k.run()
-	t.Cleanup(func() { k.docker("rm", "--force", "--volumes", k.name) })
+	t.Cleanup(func() { _ = exec.Command("docker", "rm", "--force", "--volumes", name).Run() })
+	return k
+}
+
+// The pod that the chart describes starts with the volumes that a kubelet makes, is ready, can be backed up
+// by exec, keeps its data when the kubelet changes the modes of its files, and stops in its grace period.
+func TestPod(t *testing.T) {
+	if *podFile == "" {
+		t.Skip("no -pod; run deploy/test/run helm")
+	}
+	k := newKubelet(t, *podFile, "assay-test-helm-pod", func(r release) core.PodSpec {
+		return only[*apps.StatefulSet](t, r).Spec.Template.Spec
+	})
+	k.docker(append([]string{"run", "--detach"}, k.flags()...)...)
 	k.ready()
 	if mode := k.mode("data/assay"); mode != 0o700 {
 		t.Errorf("the data directory has mode %04o", mode)
 	}
-	if archive := k.docker("exec", k.name, "/assay", "backup", "-"); !strings.Contains(archive, "backup.json") {
-		t.Error("the backup is not complete")
+	archive, err := exec.Command("docker", "exec", k.name, "/assay", "backup", "-").Output()
+	if err != nil {
+		t.Fatalf("the backup: %v", err)
 	}
 
 	k.docker("stop", "--time", "60", k.name)
@@ -75,11 +86,26 @@ func TestPod(t *testing.T) {
 	if status := strings.TrimSpace(k.docker("inspect", "--format", "{{.State.ExitCode}}", k.name)); status != "0" {
 		t.Errorf("exit status %s", status)
 	}
+	restore(t, archive)
+}
+
+// restore runs the pod that puts a backup into a new volume.
+func restore(t *testing.T, archive []byte) {
+	k := newKubelet(t, *restoreFile, "assay-test-helm-restore", func(r release) core.PodSpec { return only[*core.Pod](t, r).Spec })
+	cmd := exec.Command("docker", append([]string{"run", "--interactive"}, k.flags()...)...)
+	cmd.Stdin = bytes.NewReader(archive)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("the restore: %v\n%s", err, out)
+	}
+	for _, name := range []string{"data/assay/meta.db", "data/assay/log/key"} {
+		if mode := k.mode(name); mode&0o007 != 0 {
+			t.Errorf("%s has mode %04o", name, mode)
+		}
+	}
 }
 
 // makeVolumes makes the volumes of the pod.
 func (k *kubelet) makeVolumes() {
-	configMap := only[*core.ConfigMap](k.t, k.release)
 	k.mkdir("data", 0o755)
 	k.mkdir("data/lost+found", 0o700) // of ext4
 	k.setGroup("data")
@@ -87,10 +113,13 @@ func (k *kubelet) makeVolumes() {
 		k.t.Fatal(err)
 	}
 	for _, v := range k.pod.Volumes {
+		if v.PersistentVolumeClaim != nil {
+			continue // data
+		}
 		k.mkdir(v.Name, 0o755)
 		switch {
 		case v.ConfigMap != nil:
-			for name, text := range configMap.Data {
+			for name, text := range only[*core.ConfigMap](k.t, k.release).Data {
 				k.write(filepath.Join(v.Name, name), []byte(text), 0o644)
 			}
 		case v.Secret != nil:
@@ -168,11 +197,11 @@ func (k *kubelet) mode(name string) fs.FileMode {
 	return info.Mode().Perm()
 }
 
-// run starts the container of the pod.
-func (k *kubelet) run() {
+// flags returns the flags and arguments of docker run for the container of the pod.
+func (k *kubelet) flags() []string {
 	c, s := k.pod.Containers[0], k.pod.SecurityContext
 	args := []string{
-		"run", "--detach", "--name", k.name, "--user", fmt.Sprintf("%d:%d", *s.RunAsUser, *s.RunAsGroup), "--group-add", fmt.Sprint(*s.FSGroup),
+		"--name", k.name, "--user", fmt.Sprintf("%d:%d", *s.RunAsUser, *s.RunAsGroup), "--group-add", fmt.Sprint(*s.FSGroup),
 		"--memory", fmt.Sprint(c.Resources.Limits.Memory().Value()), "--security-opt", "no-new-privileges", "--read-only",
 	}
 	for _, capability := range c.SecurityContext.Capabilities.Drop {
@@ -191,7 +220,7 @@ func (k *kubelet) run() {
 	for _, p := range c.Ports {
 		args = append(args, "--publish", fmt.Sprintf("127.0.0.1::%d", p.ContainerPort))
 	}
-	k.docker(append(append(args, *podImage), c.Args...)...)
+	return append(append(args, *podImage), c.Args...)
 }
 
 // ready waits until the probes of the container succeed, and requests the setup script from clients' port.
