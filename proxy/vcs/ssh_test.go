@@ -209,13 +209,15 @@ func TestSSHKeyOfOtherUser(t *testing.T) {
 		t.Skip("only root can give a file to another user")
 	}
 	w := vcstest.New(t)
-	w.Module("hello", hello, hello2)
+	r := w.Module("hello", hello)
 	host := w.SSH()
 	s := newSource(t, w, bySSH(host))
 	if err := errors.Join(os.Chown(host.KeyFile, 65532, 0), os.Chmod(host.KeyFile, 0o440)); err != nil {
 		t.Fatal(err)
 	}
 	s.want("corp.example/hello", "v1.0.0")
+	r.Commit("-- new.go --\npackage hello\n")
+	r.Tag("v1.1.0")
 	if err := os.Chmod(host.KeyFile, 0o460); err != nil {
 		t.Fatal(err)
 	}
