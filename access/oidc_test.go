@@ -417,7 +417,7 @@ func FuzzOIDCFile(f *testing.F) {
 	f.Add("[[issuer]]\nurl = \"https://a.test\"\naudience = \"a\"\n[[issuer.rule]]\nclaims = { sub = \"[!x]*\" }")
 	f.Add("[issuer]\nurl = 1")
 	key := newKey(f, "1")
-	strange := sign(f, key, map[string]any{"iss": "https://issuer.test", "sub": "x", "aud": "assay", "exp": 9999999999})
+	strange := sign(f, key, map[string]any{"iss": "https://issuer.test", "sub": "x", "aud": "assay", "exp": int64(9999999999)})
 	f.Fuzz(func(t *testing.T, text string) {
 		a, err := access.New(t.Context(), access.Config{OIDC: write(t, "oidc.toml", text), Client: &http.Client{Transport: offline{}}})
 		if err != nil {

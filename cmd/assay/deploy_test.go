@@ -76,6 +76,12 @@ func TestImages(t *testing.T) {
 			t.Errorf("the user %q of\n%s\nhas no name", user, stage)
 		}
 	}
+	env := regexp.MustCompile(`(?m)^ENV (.*)$`).FindStringSubmatch(stages[len(stages)-1])
+	for _, variable := range strings.Fields(env[1]) {
+		if !strings.Contains(assaytest.ReadDoc(t, "../../deploy/release/image"), strconv.Quote(variable)) {
+			t.Errorf("the image of a release lacks %s", variable)
+		}
+	}
 	if images != 2 {
 		t.Errorf("there are %d images", images)
 	}

@@ -4,7 +4,7 @@
 set -e
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
-	systemctl try-restart assay.service
+	systemctl --no-block try-restart assay.service || true
 fi
 case "$1" in
 configure) [ -n "$2" ] && exit 0 ;; # deb, an upgrade

@@ -5,5 +5,5 @@ case "$1" in
 upgrade | failed-upgrade | 1) exit 0 ;; # deb; rpm
 esac
 if [ -d /run/systemd/system ]; then
-	systemctl disable --now assay.socket assay.service
+	systemctl disable --now assay.socket assay.service || true
 fi

@@ -56,7 +56,7 @@ func TestWatchdog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	var responds atomic.Bool
+	var responds, closes atomic.Bool
 	silent := make(chan struct{}, 100)
 	go func() {
 		for {
@@ -67,6 +67,9 @@ func TestWatchdog(t *testing.T) {
 			go func() {
 				defer conn.Close()
 				if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
+					return
+				}
+				if closes.Load() {
 					return
 				}
 				if responds.Load() {
@@ -101,6 +104,10 @@ func TestWatchdog(t *testing.T) {
 		t.Errorf("%d bytes came while it did not respond", n)
 	}
 	responds.Store(true)
+	if got := next(); got != "WATCHDOG=1" {
+		t.Errorf("it says %q", got)
+	}
+	closes.Store(true) // as a busy server does
 	if got := next(); got != "WATCHDOG=1" {
 		t.Errorf("it says %q", got)
 	}

@@ -16,6 +16,10 @@ import (
 // proxy/content is the first, do not depend on the budget.
 const indexMemory = 16 << 20
 
+// monitorMemory is for 64 connections to metrics-listen. Machines have their own, because a probe that is
+// refused while clients have all others would make an orchestrator end the program.
+const monitorMemory = 64 * 24 << 10
+
 // shares is the memory budget, divided by purpose. No purpose can take the memory of another one:
 // slow clients do not prevent fetches, and fetches do not prevent connections.
 type shares struct {
@@ -28,6 +32,7 @@ type shares struct {
 	fetches     *memory.Budget // fetched data that is not stored yet; webhooks
 	answers     *memory.Budget // data read from the store, until clients have received it
 	connections *memory.Budget // clients
+	monitor     *memory.Budget // machines that read metrics-listen
 }
 
 // divide divides a budget of so many MiB. In a budget of 256 MiB a unit is 8 MiB.
@@ -41,14 +46,15 @@ func divide(mebibytes int) shares {
 	s.proofs = all.Part(4 * unit)
 	s.fetches = all.Part(6 * unit)
 	s.answers = all.Part(7 * unit).Limit(7 * unit * 3 / 8) // half of it for the chunks, which readers share
-	s.connections = all.Part(6 * unit)
+	s.monitor = all.Part(monitorMemory)
+	s.connections = all.Part(6*unit - s.monitor.Size())
 	return s
 }
 
 // named returns the counted shares by the names that they have in metrics.
 func (s shares) named() map[string]*memory.Budget {
 	return map[string]*memory.Budget{
-		"log": s.ownLog, "store": s.store, "proofs": s.proofs, "fetches": s.fetches, "answers": s.answers, "connections": s.connections,
+		"log": s.ownLog, "store": s.store, "proofs": s.proofs, "fetches": s.fetches, "answers": s.answers, "connections": s.connections, "monitor": s.monitor,
 	}
 }
 

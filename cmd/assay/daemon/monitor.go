@@ -26,13 +26,11 @@ type monitored struct {
 	metrics http.Handler
 }
 
-// monitorDescriptors is a number of descriptors of which a half is for connections of machines.
-const monitorDescriptors = 16
-
 // newMonitor serves a listener until close.
 func newMonitor(inner net.Listener, memory shares, log *slog.Logger) *monitor {
-	served := newConnections(memory.connections, connectionMemory, monitorDescriptors)
-	m := &monitor{listener: newListener(inner, monitorDescriptors, served, log), log: log}
+	descriptors := 2 * memory.monitor.Size() / connectionMemory // of which half is reserved
+	served := newConnections(memory.monitor, connectionMemory, descriptors-reserved(descriptors))
+	m := &monitor{listener: newListener(inner, descriptors, served, log), log: log}
 	m.server = &http.Server{
 		Handler: m, ReadHeaderTimeout: headerTime, WriteTimeout: writeSlack, IdleTimeout: idleTime, MaxHeaderBytes: headerSize, ConnState: noteState,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
