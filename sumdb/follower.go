@@ -239,7 +239,8 @@ func (f *follower) judgeNewer(ctx context.Context, ours, theirs *head, from stri
 // commitNext makes the head of s ours, with commit. The error is errOvertaken if ours is not the one
 // with which s was judged.
 func (f *follower) commitNext(ctx context.Context, s step, commit func(ctx context.Context, ours, next *head) error) error {
-	err := f.move(ctx, s.ours, func(ctx context.Context) error { return commit(ctx, s.ours, s.next) })
+	next := *s.next // of which commit sets the state, while others may judge that of s
+	err := f.move(ctx, s.ours, func(ctx context.Context) error { return commit(ctx, s.ours, &next) })
 	if err == nil {
 		f.settled(s)
 	}
