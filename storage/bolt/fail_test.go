@@ -3,9 +3,7 @@ package bolt_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"maps"
-	"math/rand/v2"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -38,30 +36,14 @@ func (f *writeFailure) write(b []byte, _ int64, write func(b []byte) error) erro
 // the operation can be done; after an error of the disk the store accepts nothing more until a restart.
 func TestWriteFailures(t *testing.T) {
 	t.Parallel()
-	histories, operations := 6, 60
-	if testing.Short() {
-		histories = 2
-	}
 	var failures atomic.Int64
-	t.Run("histories", func(t *testing.T) {
-		for i := range histories {
-			seed := rand.Uint64()
-			t.Run(fmt.Sprint(seed), func(t *testing.T) {
-				t.Parallel()
-				h := newHistory(t, seed, i%2 == 0)
-				for range operations {
-					if h.stepFailing(t) {
-						failures.Add(1)
-					}
-					if t.Failed() {
-						t.FailNow()
-					}
-				}
-			})
+	most := histories(t, func(t *testing.T, h *history) {
+		if h.stepFailing(t) {
+			failures.Add(1)
 		}
 	})
-	if n := int(failures.Load()); n < histories*operations/16 {
-		t.Errorf("%d of %d operations failed, which proves little", n, histories*operations)
+	if n := int(failures.Load()); n < most/16 {
+		t.Errorf("%d of %d operations failed, which proves little", n, most)
 	}
 }
 

@@ -190,27 +190,39 @@ func contents(t *testing.T, db *bolt.DB) map[string][]byte {
 // acknowledged. So does a meta page that is damaged after the store was closed. The store goes on from there.
 func TestPowerFailures(t *testing.T) {
 	t.Parallel()
-	histories, operations := 6, 60
-	if testing.Short() {
-		histories = 2
-	}
 	var merging atomic.Int64
+	most := histories(t, func(t *testing.T, h *history) {
+		before := h.merging
+		h.step(t)
+		merging.Add(int64(h.merging - before))
+	})
+	if n := int(merging.Load()); n < most/32 {
+		t.Errorf("%d of %d operations were in the middle of a merge, which proves little", n, most)
+	}
+}
+
+// histories runs random histories of some operations side by side, and returns the number of operations.
+// A history ends with its first error.
+func histories(t *testing.T, step func(t *testing.T, h *history)) (operations int) {
+	number, each := 6, 60
+	if testing.Short() {
+		number = 2
+	}
 	t.Run("histories", func(t *testing.T) {
-		for i := range histories {
+		for i := range number {
 			seed := rand.Uint64()
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				h := newHistory(t, seed, i%2 == 0)
-				for range operations {
-					h.step(t)
+				for range each {
+					if step(t, h); t.Failed() {
+						t.FailNow()
+					}
 				}
-				merging.Add(int64(h.merging))
 			})
 		}
 	})
-	if n := int(merging.Load()); n < histories*operations/32 {
-		t.Errorf("%d of %d operations were in the middle of a merge, which proves little", n, histories*operations)
-	}
+	return number * each
 }
 
 func newHistory(t *testing.T, seed uint64, onlyCreates bool) *history {
