@@ -88,7 +88,7 @@ func notSumDB(f fault) fault {
 // supported is correct unless it is named.
 func sumdb(prefix string, f fault) fault {
 	return func(e *exchange) bool {
-		rest, ok := strings.CutPrefix(e.path, "sumdb/"+Database+"/")
+		rest, ok := strings.CutPrefix(e.path, "sumdb/"+e.world.Log.Name()+"/")
 		return ok && strings.HasPrefix(rest, prefix) && (rest != "supported" || prefix == rest) && f(e)
 	}
 }
@@ -210,7 +210,7 @@ func slow(e *exchange) bool {
 // covers, otherwise in the middle.
 func tamper(e *exchange) bool {
 	var body []byte
-	if rest, ok := strings.CutPrefix(e.path, "sumdb/"+Database+"/"); ok {
+	if rest, ok := strings.CutPrefix(e.path, "sumdb/"+e.world.Log.Name()+"/"); ok {
 		body, _ = e.world.Log.ServeFile(rest)
 	} else {
 		body = bytes.Clone(e.world.File(e.path))
@@ -244,7 +244,7 @@ func wrongInfo(e *exchange) bool {
 
 // wrongRecord answers a lookup with other hashes than those in the log.
 func wrongRecord(e *exchange) bool {
-	body, err := e.world.Log.ServeFile(strings.TrimPrefix(e.path, "sumdb/"+Database+"/"))
+	body, err := e.world.Log.ServeFile(strings.TrimPrefix(e.path, "sumdb/"+e.world.Log.Name()+"/"))
 	if err == nil {
 		lines := bytes.SplitAfter(body, []byte("\n"))
 		for i, line := range lines {
@@ -271,7 +271,7 @@ func foreignRecord(e *exchange) bool {
 
 // extraRecord inserts a line before the blank one that the record in the log does not have.
 func extraRecord(e *exchange) bool {
-	body, err := e.world.Log.ServeFile(strings.TrimPrefix(e.path, "sumdb/"+Database+"/"))
+	body, err := e.world.Log.ServeFile(strings.TrimPrefix(e.path, "sumdb/"+e.world.Log.Name()+"/"))
 	body = bytes.Replace(body, []byte("\n\n"), []byte("\nexample.com/evil v1.0.0 h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n\n"), 1)
 	e.reply(body, err)
 	return true
@@ -286,7 +286,7 @@ func shortTile(e *exchange) bool {
 // fork answers from another log with the same key.
 func fork(e *exchange) bool {
 	fork := e.world.fork("fork")
-	if rest, ok := strings.CutPrefix(e.path, "sumdb/"+Database+"/lookup/"); ok {
+	if rest, ok := strings.CutPrefix(e.path, "sumdb/"+e.world.Log.Name()+"/lookup/"); ok {
 		if _, err := fork.ServeFile("lookup/" + rest); err != nil {
 			// Records that are not in the fork have the fork's head, too.
 			body, err := e.world.Log.ServeFile("lookup/" + rest)
@@ -308,7 +308,7 @@ func rollback(e *exchange) bool {
 		return true
 	}
 	if strings.Contains(e.path, "/lookup/") {
-		body, err := e.world.Log.ServeFile(strings.TrimPrefix(e.path, "sumdb/"+Database+"/"))
+		body, err := e.world.Log.ServeFile(strings.TrimPrefix(e.path, "sumdb/"+e.world.Log.Name()+"/"))
 		record, _, _ := bytes.Cut(body, []byte("\n\n"))
 		e.reply(bytes.Join([][]byte{record, []byte("\n\n"), fork.Head(2)}, nil), err)
 		return true

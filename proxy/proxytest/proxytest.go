@@ -17,10 +17,13 @@ import (
 )
 
 // New starts a world without modules. It ends with the test.
-func New(t testing.TB) *World {
+func New(t testing.TB) *World { return NewWith(t, Database) }
+
+// NewWith is New with another name for the checksum database.
+func NewWith(t testing.TB, database string) *World {
 	w := &World{
 		faults: faults,
-		Log:    sumdbtest.NewLog(t, Database), t: t, closed: make(chan struct{}), gate: make(chan struct{}),
+		Log:    sumdbtest.NewLog(t, database), t: t, closed: make(chan struct{}), gate: make(chan struct{}),
 		files: map[string][]byte{}, counts: map[string]int{}, seen: map[string]int{},
 		forks: map[string]*sumdbtest.Log{}, listing: map[string][]string{},
 	}

@@ -28,7 +28,7 @@ import (
 	"github.com/assay-proxy/assay/sumdb/sumdbtest"
 )
 
-// Database is the name of a world's checksum database.
+// Database is the name of the checksum database of a world that New makes.
 const Database = "sum.test.example"
 
 // World is an upstream with its checksum database.
@@ -224,7 +224,7 @@ func (w *World) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 // serve answers correctly, with log as the database.
 func (e *exchange) serve(log *sumdbtest.Log) {
-	if rest, ok := strings.CutPrefix(e.path, "sumdb/"+Database+"/"); ok {
+	if rest, ok := strings.CutPrefix(e.path, "sumdb/"+log.Name()+"/"); ok {
 		if rest == "supported" {
 			return
 		}
