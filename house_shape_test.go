@@ -240,7 +240,7 @@ func backArrows(arrows map[string]map[string][]string) (back []string) {
 // exceptions are what exceeds the limits: how far, and why. One that is no longer
 // needed fails the test.
 var exceptions = map[string]exception{
-	"cmd/assay/config Config: fields":         {55, "one field for each setting; its tags are the manual"},
+	"cmd/assay/config Config: fields":         {56, "one field for each setting; its tags are the manual"},
 	"cmd/bench bench: methods":                {32, "a measure is a method of the run; nothing else uses the type"},
 	"proxy/vcs/credential Credential: fields": {13, "one field for each key of the file"},
 	"storage/athens Backend.Save: parameters": {7, "the interface is that of Athens"},

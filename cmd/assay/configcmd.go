@@ -15,8 +15,9 @@ func newConfigCommand() *cobra.Command {
 		Use:   "config",
 		Short: "Print the effective configuration and where each setting comes from",
 		Long: `Config takes the flags of serve and reads the same environment and file. It prints
-the effective settings as a configuration file, with the origin of each setting. If a
-setting is invalid, it prints the error and exits with status 1.`,
+the effective settings as a configuration file, with the origin of each setting. It omits
+credentials, and the value of a setting that is in a file of its own (ASSAY_UPSTREAM_FILE).
+If a setting is invalid, it prints the error and exits with status 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, from, err := config.Load(cmd.Flags(), os.Getenv)
@@ -33,5 +34,17 @@ setting is invalid, it prints the error and exits with status 1.`,
 		},
 	}
 	config.AddFlags(cmd.Flags())
+	cmd.AddCommand(&cobra.Command{
+		Use:   "schema",
+		Short: "Print a JSON Schema of the configuration file",
+		Long: `Schema prints a JSON Schema (draft 2020-12) of the configuration file, with the meaning,
+the default and the allowed values of each setting. Editors that know TOML, such as those
+with Taplo, check and complete the file if its first line names the schema:
+
+    assay config schema > assay.schema.json
+    #:schema ./assay.schema.json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return config.WriteSchema(cmd.OutOrStdout()) },
+	})
 	return cmd
 }

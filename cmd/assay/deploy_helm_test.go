@@ -28,8 +28,8 @@ var (
 	schemaSecret = regexp.MustCompile(`(?m)^        "(\w+)": \{"\$ref": "#/\$defs/file"\}`)
 )
 
-// The schema of the chart knows every setting and its type, so that helm refuses what the server
-// would refuse at its start.
+// The schema of the chart has every setting with the same schema as assay config schema, so that helm
+// refuses what the server would refuse at its start.
 func TestDocChart(t *testing.T) {
 	t.Parallel()
 	name := chartDir + "values.schema.json"
@@ -44,7 +44,15 @@ func TestDocChart(t *testing.T) {
 			elsewhere = slices.Delete(elsewhere, i, i+1)
 			continue
 		}
-		settings = append(settings, fmt.Sprintf("        %q: {\"type\": %q}", s.TOML(), schemaType(s)))
+		settings = append(settings, fmt.Sprintf("        %q: %s", s.TOML(), s.Schema()))
+		if !s.Secret {
+			continue
+		}
+		if i := slices.Index(elsewhere, s.TOML()+"_file"); i >= 0 { // its value can be a file from a Secret
+			elsewhere = slices.Delete(elsewhere, i, i+1)
+		} else {
+			t.Errorf("the chart has no secrets.%s_file", s.TOML())
+		}
 	}
 	if len(elsewhere) > 0 {
 		t.Errorf("%v are no settings, but the chart has them", elsewhere)
@@ -61,17 +69,6 @@ func TestDocChart(t *testing.T) {
       }
     },`
 	assaytest.CompareDoc(t, name, strings.Replace(schema, part, want, 1), *updateDocs)
-}
-
-// schemaType returns the type of a setting in JSON.
-func schemaType(s config.Setting) string {
-	switch value := s.TOMLDefault(); {
-	case strings.HasPrefix(value, `"`):
-		return "string"
-	case value == "true" || value == "false":
-		return "boolean"
-	}
-	return "integer"
 }
 
 // The chart has copies of the rules, because a chart may have only files below its own directory.

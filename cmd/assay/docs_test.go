@@ -42,14 +42,27 @@ is invalid, all old settings stay in force and the log says why.
 
 Durations are written like ` + "`30s`, `5m`, `168h`" + `. Of GOPROXY in the environment only the part before ` + "`direct`" + ` is used;
 the client uses the rest. GOPRIVATE, GONOPROXY and GONOSUMDB are joined.
+
+*Secrets* are in files, so that no list of processes and no description of a container shows them. Most of these files
+are settings: ` + "`netrc`, `credentials`, `hook_secret_file`, `htpasswd`, `tokens`, `tls_key`" + `; set for example
+` + "`ASSAY_NETRC=/run/secrets/netrc`" + `. The others, ` + secretSettings() + `, can have URLs with credentials, and have
+a second variable, which names a file: ` + "`ASSAY_UPSTREAM_FILE=/run/secrets/upstream`" + `. The file has the whole value
+in one line, for example ` + "`https://user:password@proxy.corp.example`" + `; of a URL, only ` + "`user:password`" + ` and the
+query count as secret. Other users must not have permission to read the file. Both variables of one setting together are
+an error. ` + "`assay config`" + ` prints the name of the file and not the value. SIGHUP reads the file again. This is the
+way of [Docker and Compose](operations.md#in-a-container), [Kubernetes](kubernetes.md#secrets) and
+[systemd](operations.md#as-a-systemd-service) (` + "`LoadCredential=`" + `) to pass secrets.
+
+*In an editor.* ` + "`assay config schema > assay.schema.json`" + ` writes a [JSON Schema](https://json-schema.org) of the
+file. An editor with [Taplo](https://taplo.tamasfe.dev) (in VS Code the extension *Even Better TOML*) completes and
+checks a file with this first line:
+
+    #:schema ./assay.schema.json
 `)
 	for _, s := range config.Settings() {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", s.TOML(), fill(s.Help))
 		fmt.Fprintf(&b, "| flag | environment | file | default | reload |\n|---|---|---|---|---|\n")
-		env := "`" + s.Env + "`"
-		for _, name := range s.GoEnv {
-			env += ", `" + name + "`"
-		}
+		env := "`" + strings.Join(s.Variables(), "`, `") + "`"
 		reload := "no"
 		if s.Reload {
 			reload = "yes"
@@ -58,6 +71,18 @@ the client uses the rest. GOPRIVATE, GONOPROXY and GONOSUMDB are joined.
 	}
 	text := strings.ReplaceAll(b.String(), "| `` |", "| none |")
 	assaytest.CompareDoc(t, docsDir+"configuration.md", text, *updateDocs)
+}
+
+// secretSettings returns the names of the settings with a second variable.
+func secretSettings() string {
+	var names []string
+	for _, s := range config.Settings() {
+		if s.Secret {
+			names = append(names, "`"+s.TOML()+"`")
+		}
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
 // fill breaks text into lines of at most 116 bytes.
@@ -127,9 +152,12 @@ func TestDocClients(t *testing.T) {
 // Flags, variables and commands in documents and packaging exist.
 func TestDocFlags(t *testing.T) {
 	t.Parallel()
-	known := map[string]bool{"--config": true, "--repair": true, "--help": true, "ASSAY_CONFIG": true, "ASSAY_TOKEN": true}
+	known := map[string]bool{"--config": true, "--repair": true, "--help": true, "ASSAY_CONFIG": true, "ASSAY_TOKEN": true, "ASSAY_TOKEN_FILE": true}
 	for _, s := range config.Settings() {
-		known["--"+s.Name], known[s.Env] = true, true
+		known["--"+s.Name] = true
+		for _, name := range s.Variables() {
+			known[name] = true
+		}
 	}
 	for _, command := range main.NewCommand().Commands() {
 		known["assay "+command.Name()] = true

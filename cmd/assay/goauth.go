@@ -38,8 +38,8 @@ the header with which the go command sends a token to the proxy, and to no other
 
     export GOAUTH='assay goauth --url https://proxy.corp.example --token-file /run/secrets/assay'
 
-The token is in a file or in an environment variable, or a CI system issues it for the
-job. If the proxy rejects a token of GitHub Actions, goauth requests a new one. The go
+The token is in a file or in an environment variable (ASSAY_TOKEN_FILE with the name of
+the file, or ASSAY_TOKEN), or a CI system issues it for the job. If the proxy rejects a token of GitHub Actions, goauth requests a new one. The go
 command prints the errors of goauth only with -x (go mod download -x).`,
 		Args: cobra.MaximumNArgs(1), // the go command adds the URL whose request failed
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -57,7 +57,7 @@ type goAuthOptions struct{ url, file, env, audience config.FlagText }
 func (o *goAuthOptions) addFlags(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = false
 	cmd.Flags().Var(&o.url, "url", "URL of the proxy as in GOPROXY: https, with the path if it has one. Required.")
-	cmd.Flags().Var(&o.file, "token-file", "File with a token.")
+	cmd.Flags().Var(&o.file, "token-file", "File with a token. (ASSAY_TOKEN_FILE)")
 	cmd.Flags().Var(&o.env, "token-env", "Environment variable with a token, for example from id_tokens in GitLab. Default, without any of these flags: ASSAY_TOKEN.")
 	cmd.Flags().Var(&o.audience, "audience", "Request a token for this audience from GitHub Actions; the job needs the permission id-token: write.")
 	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "audience")
@@ -143,8 +143,14 @@ func (o goAuthOptions) token(ctx context.Context, getenv func(string) string) (s
 	}
 	name := cmp.Or(o.env.Text, "ASSAY_TOKEN")
 	value := getenv(name)
+	if file := getenv("ASSAY_TOKEN_FILE"); o.env.Text == "" && file != "" {
+		if value != "" {
+			return "", errors.New("ASSAY_TOKEN and ASSAY_TOKEN_FILE are both set; remove one of them")
+		}
+		return fileToken(file)
+	}
 	if value == "" && o.env.Text == "" {
-		return "", errors.New("there is no token: set ASSAY_TOKEN, or use --token-file, --token-env or --audience")
+		return "", errors.New("there is no token: set ASSAY_TOKEN or ASSAY_TOKEN_FILE, or use --token-file, --token-env or --audience")
 	}
 	token, err := cleanToken(value)
 	if err != nil {

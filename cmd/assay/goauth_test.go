@@ -79,6 +79,8 @@ func TestGoAuthRefuses(t *testing.T) {
 		{"empty", options("https://proxy.test", "", "JOB", ""), nil, "JOB: it is empty"},
 		{"a header more", options("https://proxy.test", "", "JOB", ""), map[string]string{"JOB": "secret\nCookie: secret"}, "JOB: it is not a token"},
 		{"no file", options("https://proxy.test", file+"2", "", ""), nil, "token file: open"},
+		{"no file in the environment", options("https://proxy.test", "", "", ""), map[string]string{"ASSAY_TOKEN_FILE": file + "2"}, "token file: open"},
+		{"both", options("https://proxy.test", "", "", ""), map[string]string{"ASSAY_TOKEN_FILE": file, "ASSAY_TOKEN": "secret"}, "ASSAY_TOKEN and ASSAY_TOKEN_FILE are both set"},
 		{"a long file", options("https://proxy.test", file, "", ""), nil, "more than 8192 bytes"},
 		{"no permission", options("https://proxy.test", "", "", "a"), nil, "id-token: write"},
 		{"a request over http", options("https://proxy.test", "", "", "a"),

@@ -239,7 +239,7 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 func environment(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR"), quickExit, "SYSTEMROOT=" + ts.Getenv("SYSTEMROOT")}
 	env = append(env, noAuthorities()...)
-	for _, name := range []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "ASSAY_UPSTREAM", "ASSAY_CONFIG", "ASSAY_LOG_FORMAT",
+	for _, name := range []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "ASSAY_UPSTREAM", "ASSAY_UPSTREAM_FILE", "ASSAY_CONFIG", "ASSAY_LOG_FORMAT",
 		"HTTPS_PROXY", "GIT_TOKEN", "ASSAY_PRIVAT"} {
 		if value := ts.Getenv("SERVER_" + name); value != "" {
 			env = append(env, name+"="+value)

@@ -22,8 +22,10 @@ sum.golang.org. Configure the go command:
 
 The value of a setting comes from the first of these that has one: its flag, its ASSAY_
 variable, the file, the go command's variable that is named with the flag, the default.
-Of GOPROXY, only the part before direct is used. SIGHUP reloads the settings. SIGTERM or
-an interrupt finishes the transfers in progress and stops; a second one stops at once.`,
+Of GOPROXY, only the part before direct is used. A variable that ends in _FILE in place of
+another one, such as ASSAY_UPSTREAM_FILE, names a file that has the value, as Docker,
+Kubernetes and systemd pass secrets. SIGHUP reloads the settings. SIGTERM or an interrupt
+finishes the transfers in progress and stops; a second one stops at once.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fmt.Errorf("serve takes only flags, not %q; the address is --listen, for example --listen :3000", args[0])

@@ -129,6 +129,20 @@ restarted() { [ "$(inspect '{{.State.StartedAt}}')" != "$before" ] && healthy; }
 eventually 60 restarted
 gocommand http://assay:3000/cached-only mod download "$module" "github.com/spf13/pflag@$(go list -m -f '{{.Version}}' github.com/spf13/pflag)"
 
+step "a secret"
+echo 'https://robot:hunter2@proxy.golang.org' >"$scratch/upstream"
+chown 65532 "$scratch/upstream" && chmod 400 "$scratch/upstream"
+printf 'services:\n  assay:\n    environment:\n      ASSAY_UPSTREAM_FILE: /run/secrets/upstream\n    secrets: [upstream]\nsecrets:\n  upstream: {file: %s}\n' \
+	"$scratch/upstream" >"$scratch/secret.yml"
+COMPOSE_FILE=docker-compose.yml:$scratch/secret.yml compose up -d assay >"$scratch/up.log" 2>&1 || { cat "$scratch/up.log" && fail "up"; }
+eventually 60 healthy
+compose exec -T assay assay config | grep -Fx '# From: environment ASSAY_UPSTREAM_FILE, file /run/secrets/upstream' || fail "the upstream is not that of the file"
+compose logs --no-color assay >"$scratch/log"
+! grep hunter2 "$scratch/log" || fail "the secret is in the log"
+! inspect '{{json .}}' | grep hunter2 || fail "Docker shows the secret"
+compose up -d assay >"$scratch/up.log" 2>&1
+eventually 60 healthy
+
 step "profile tls"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=caddy -addext subjectAltName=DNS:caddy \
 	-keyout "$scratch/tls/tls.key" -out "$scratch/tls/tls.crt" 2>/dev/null

@@ -56,7 +56,8 @@ fi
 need htpasswd apache2-utils
 need openssl openssl
 secrets=$scratch/secrets
-mkdir -p "$secrets"/{users,hook,netrc,credentials,tls}
+mkdir -p "$secrets"/{users,hook,netrc,credentials,tls,upstream}
+echo 'https://robot:swordfish@proxy.example.com' >"$secrets/upstream/upstream"
 htpasswd -Bbc -C 5 "$secrets/users/htpasswd" alice secret
 echo 'staff: alice' >"$secrets/users/groups"
 echo 'a secret of some length' >"$secrets/hook/hook-secret"
@@ -67,6 +68,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -su
 helm template assay "$chart" --set-string config.private='git.example.com/*' --set-string config.access='git.example.com/*=staff' \
 	--set config.vcs=off --set config.anonymous=true --set secrets.htpasswd.existingSecret=users --set secrets.groups.existingSecret=users \
 	--set secrets.hook_secret_file.existingSecret=hook --set secrets.netrc.existingSecret=netrc --set tls.existingSecret=tls \
+	--set secrets.upstream_file.existingSecret=upstream \
 	--set shutdown.delaySeconds=3 >"$scratch/pod.yaml"
 build "$scratch/assay"
 printf 'FROM scratch\nCOPY assay /assay\nUSER 65532:65532\nENTRYPOINT ["/assay"]\n' >"$scratch/Dockerfile"

@@ -119,12 +119,14 @@ eventually 10 refused
 
 step "secrets as credentials, and a file that only root may read"
 inside install -m 600 /dev/null /etc/assay/assay.toml
-printf 'upstream = "file:///srv/modules|http://robot:hunter2@127.0.0.1:9"\nsumdb = "off"\n' | inside tee /etc/assay/assay.toml >/dev/null
+printf 'sumdb = "off"\n' | inside tee /etc/assay/assay.toml >/dev/null
+echo 'file:///srv/modules|http://robot:hunter2@127.0.0.1:9' | inside install -m 600 /dev/stdin /etc/assay/upstream
 echo swordfish-in-the-sea | inside install -m 600 /dev/stdin /etc/assay/hook-secret
 override '[Service]
 LoadCredential=assay.toml:/etc/assay/assay.toml
 LoadCredential=hook-secret:/etc/assay/hook-secret
-Environment=ASSAY_CONFIG=%d/assay.toml ASSAY_HOOK_SECRET_FILE=%d/hook-secret'
+LoadCredential=upstream:/etc/assay/upstream
+Environment=ASSAY_CONFIG=%d/assay.toml ASSAY_HOOK_SECRET_FILE=%d/hook-secret ASSAY_UPSTREAM_FILE=%d/upstream'
 inside systemctl restart assay
 hook() { # hook SIGNATURE prints the status of a webhook
 	inside curl -s -o /dev/null -w '%{http_code}' -H "X-Hub-Signature-256: sha256=$1" -H 'X-GitHub-Event: ping' -d '{}' http://127.0.0.1:3000/-/hooks/github
@@ -132,6 +134,7 @@ hook() { # hook SIGNATURE prints the status of a webhook
 signature=$(printf '{}' | openssl dgst -sha256 -hmac swordfish-in-the-sea | awk '{print $NF}')
 # The right signature of a body without a repository.
 [ "$(hook "$signature")/$(hook "${signature//[0-4]/5}")" = 400/403 ] || fail "webhooks: $(hook "$signature"), $(hook "${signature//[0-4]/5}")"
+journal 'upstream_from="environment ASSAY_UPSTREAM_FILE, file /run/credentials/assay.service/upstream"' || fail "the upstream is not that of the file"
 
 step "a restart without the socket refuses, and the loop below would see it"
 inside systemctl stop assay

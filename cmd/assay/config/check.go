@@ -14,12 +14,8 @@ import (
 	"unicode"
 )
 
-// mostNumber is the greatest value of a numeric setting: more is a mistake, and the same number of
-// MiB, the largest unit of a setting, still fits into an integer as bytes.
-const mostNumber = 1 << 30
-
 // LeastMemory is the smallest memory-budget, in MiB: with it each share has room for its largest
-// single use.
+// single use. It is also in the tag of the setting.
 const LeastMemory = 144
 
 // check refuses settings that would be dangerous or without effect. It does not check what the
@@ -27,25 +23,22 @@ const LeastMemory = 144
 func (c Config) check() error {
 	v := reflect.ValueOf(c)
 	for _, s := range Settings() {
-		switch value := v.Field(s.field).Interface().(type) {
+		switch value := v.FieldByIndex(s.field.Index).Interface().(type) {
 		case time.Duration:
 			if value < 0 {
 				return fmt.Errorf("%s is %v; it must not be negative", s.Name, value)
 			}
-			if value == 0 && !s.Zero {
+			if value == 0 && s.Min > 0 {
 				return fmt.Errorf("%s is %v; it must be positive", s.Name, value)
 			}
 		case int:
-			if value < 0 || value == 0 && !s.Zero {
-				return fmt.Errorf("%s is %d; it must be at least 1", s.Name, value)
+			if value < s.Min {
+				return fmt.Errorf("%s is %d; it must be at least %d", s.Name, value, s.Min)
 			}
-			if value > mostNumber {
-				return fmt.Errorf("%s is %d; it must be at most %d", s.Name, value, mostNumber)
+			if value > s.Max {
+				return fmt.Errorf("%s is %d; it must be at most %d", s.Name, value, s.Max)
 			}
 		}
-	}
-	if c.MemoryBudget < LeastMemory {
-		return fmt.Errorf("memory-budget is %d MiB; it must be at least %d", c.MemoryBudget, LeastMemory)
 	}
 	if err := c.checkAddresses(); err != nil {
 		return err
@@ -58,9 +51,6 @@ func (c Config) check() error {
 	}
 	if _, err := parseLevel(c.LogLevel); err != nil {
 		return err
-	}
-	if c.BreakerShare > 100 {
-		return fmt.Errorf("breaker-share is %d; it must be a percentage, at most 100", c.BreakerShare)
 	}
 	if c.BreakerWindow < c.BreakerMinimum {
 		return fmt.Errorf("breaker-window is %d and breaker-minimum %d; the window must be at least the minimum", c.BreakerWindow, c.BreakerMinimum)

@@ -1,6 +1,7 @@
 // Package config is the table of settings: the name of each as a flag, in the environment and in
-// the file, its meaning, and the source of its value. It opens nothing but that file; package
-// daemon checks the values against the parts of the program.
+// the file, its meaning, and the source of its value. It opens nothing but that file and the files
+// that have the value of one setting; package daemon checks the values against the parts of the
+// program.
 package config
 
 import (
@@ -9,14 +10,16 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // Config has all settings. The tags are the manual: --help, docs/configuration.md and the sample
 // that assay config prints are generated from them. A setting is taken from its flag, else from its
-// environment variable (ASSAY_ and its name), else from the file, else from the go command's
-// variable with the same meaning, else it has its default.
+// environment variable (ASSAY_ and its name; for a secret also with _FILE and the name of a file),
+// else from the file, else from the go command's variable with the same meaning, else it has its
+// default.
 type Config struct {
 	Listen        string `name:"listen" value:"ADDR" default:"localhost:3000" help:"Address to listen on, host:port. An empty host means all interfaces: :3000. Every client that can reach it can read everything except modules restricted by access. Or unix: and the absolute path of a socket, for a reverse proxy on this machine: unix:/run/assay/assay.sock. The server makes it with mode 0660, in place of one that a killed server has left, and trusts each process that can open it like one in trusted-proxies."`
 	MetricsListen string `name:"metrics-listen" value:"ADDR" default:"" help:"Address, as in listen, for /metrics, /livez and /readyz alone, without TLS, prefix and authentication. The address in listen then has no /metrics."`
@@ -24,9 +27,9 @@ type Config struct {
 	Data          string `name:"data" value:"DIR" default:"assay-data" help:"Directory for all data; serve creates it. Only one server can use it at a time."`
 	ReadOnly      bool   `name:"read-only" default:"false" help:"Serve what is stored, and write nothing to the data directory, which may be on a read-only file system and be used by several such servers. Nothing is fetched (upstream and vcs count as off), and the own log signs nothing new. Zips of private modules are checked in the directory for temporary files (TMPDIR)."`
 	NoMigrate     bool   `name:"no-migrate" default:"false" help:"Do not change the layout of a store that an earlier version has made. If its keys would have to be moved, the program ends with an error; otherwise small objects are stored as earlier versions stored them. Without it, serve moves the keys once at its start, and changes the layout with the first object that it stores; then earlier versions cannot open the data directory any more."`
-	Upstream      string `name:"upstream" value:"GOPROXYLIST" default:"https://proxy.golang.org" go:"GOPROXY" reload:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (continue with the next one if it does not have the module) or a bar (continue after any error). off: no upstream, serve stored modules only. direct, at the end: fetch from the module's own repository, verified like everything else."`
-	SumDB         string `name:"sumdb" value:"GOSUMDB" default:"sum.golang.org" go:"GOSUMDB" help:"Checksum database that verifies modules, in the syntax of GOSUMDB: a known name like sum.golang.org, or name+hash+key, either followed by a space and a URL. off: verify nothing; the log has a warning at every start."`
-	Mirror        string `name:"mirror" value:"KEYS" default:"" help:"Additional checksum databases to serve, verified, to clients that choose them: verifier keys (name+hash+key), separated by commas."`
+	Upstream      string `name:"upstream" value:"GOPROXYLIST" default:"https://proxy.golang.org" go:"GOPROXY" reload:"yes" secret:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (continue with the next one if it does not have the module) or a bar (continue after any error). off: no upstream, serve stored modules only. direct, at the end: fetch from the module's own repository, verified like everything else."`
+	SumDB         string `name:"sumdb" value:"GOSUMDB" default:"sum.golang.org" go:"GOSUMDB" secret:"yes" help:"Checksum database that verifies modules, in the syntax of GOSUMDB: a known name like sum.golang.org, or name+hash+key, either followed by a space and a URL. off: verify nothing; the log has a warning at every start."`
+	Mirror        string `name:"mirror" value:"KEYS" default:"" secret:"yes" help:"Additional checksum databases to serve, verified, to clients that choose them: verifier keys (name+hash+key), separated by commas."`
 	Predict       bool   `name:"predict" default:"true" help:"Fetch what the go command will probably request next, in places that no client needs: the next go.mod files, .info files and zips of public modules. It changes no answer."`
 	Private       string `name:"private" value:"PATTERNS" default:"" go:"GOPRIVATE,GONOPROXY,GONOSUMDB" reload:"yes" help:"Patterns of private modules, in the syntax of GOPRIVATE, separated by commas without spaces. A matching name is never sent to an upstream or a checksum database: private modules are fetched from their repositories and pinned in the own log."`
 
@@ -37,7 +40,7 @@ type Config struct {
 	VCSHosts    string        `name:"vcs-hosts" value:"HOSTS" default:"" help:"Hosts, or host:port, separated by commas, that may have repositories on any port and with any address. Without it, private modules come from port 443 (SSH: 22) of hosts that are neither this machine nor link-local, other modules only from public addresses."`
 	Netrc       string        `name:"netrc" value:"FILE" default:"" help:"File with credentials for code hosts, in the netrc format of curl. No other user may have permission to read it."`
 	Credentials string        `name:"credentials" value:"FILE" default:"" help:"TOML file with [[credential]] tables for code hosts, by pattern: tokens, SSH keys, GitHub Apps. See docs/private.md."`
-	HookSecret  string        `name:"hook-secret-file" value:"FILE" default:"" help:"File with the secret of the webhooks at /-/hooks/github, /-/hooks/gitlab and /-/hooks/gitea. Without it, webhooks are disabled."`
+	HookSecret  string        `name:"hook-secret-file" value:"FILE" default:"" help:"File with the secret of the webhooks at /-/hooks/github, /-/hooks/gitlab and /-/hooks/gitea. Without it, webhooks are disabled. SIGHUP reads the file again."`
 
 	LogName  string `name:"log-name" value:"NAME" default:"" help:"Name of the own log, host[/path], set when the log is created: each of its signatures contains it. Default: assay- and 8 digits. assay key prints it."`
 	LogGuard string `name:"log-guard" value:"FILE" default:"" help:"File on another disk or machine that records the newest tree of the own log. Only with it can the proxy detect that a whole disk or snapshot was restored to an older state. See docs/backup.md."`
@@ -63,7 +66,7 @@ type Config struct {
 	IdleTimeout    time.Duration `name:"idle-timeout" default:"10s" reload:"yes" help:"Time without a byte from an upstream after which a transfer counts as broken and is resumed."`
 	Attempts       int           `name:"attempts" default:"3" reload:"yes" help:"How often an upstream is asked for one object before the next upstream is asked."`
 
-	BreakerShare   int           `name:"breaker-share" default:"50" reload:"yes" help:"Percentage of the last fetches from an upstream, over several clients and modules, that must get no answer before the circuit breaker opens although the upstream answers its probe. If the upstream does not answer its probe, the circuit breaker always opens."`
+	BreakerShare   int           `name:"breaker-share" default:"50" max:"100" reload:"yes" help:"Percentage of the last fetches from an upstream, over several clients and modules, that must get no answer before the circuit breaker opens although the upstream answers its probe. If the upstream does not answer its probe, the circuit breaker always opens."`
 	BreakerWindow  int           `name:"breaker-window" default:"100" reload:"yes" help:"Number of last fetches from an upstream to which breaker-share applies."`
 	BreakerMinimum int           `name:"breaker-minimum" default:"20" reload:"yes" help:"Minimum number of different modules among the fetches without an answer."`
 	BreakerOpen    time.Duration `name:"breaker-open" default:"5s" reload:"yes" help:"How long the circuit breaker of an upstream stays open before the next probe. The probe is never a client's request."`
@@ -74,14 +77,15 @@ type Config struct {
 	Fills         int           `name:"fills" default:"64" help:"Maximum number of objects other than zips that are fetched concurrently. Requests for stored objects never wait for them."`
 	ZipFills      int           `name:"zip-fills" default:"16" help:"Maximum number of zips that are fetched concurrently."`
 
-	MemoryBudget int `name:"memory-budget" default:"256" help:"Memory, in MiB, for everything whose size depends on clients and upstreams: objects in transfer, connections, indexes. Work that does not fit waits, or is answered with 503. The process needs about 20 MiB in addition, and a quarter of the budget for garbage that is not collected yet."`
+	MemoryBudget int `name:"memory-budget" default:"256" min:"144" help:"Memory, in MiB, for everything whose size depends on clients and upstreams: objects in transfer, connections, indexes. Work that does not fit waits, or is answered with 503. The process needs about 20 MiB in addition, and a quarter of the budget for garbage that is not collected yet."`
 
-	StoreLimit int `name:"store-limit" default:"0" zero:"yes" help:"Largest size, in MiB, of each of the two files of the store, at least 128. At the limit it is as if the disk were full: nothing new is stored until modules are purged. 0 means no limit; on systems with 32 bits it means 1024, and more is refused."`
+	StoreLimit int `name:"store-limit" default:"0" min:"0" help:"Largest size, in MiB, of each of the two files of the store, at least 128. At the limit it is as if the disk were full: nothing new is stored until modules are purged. 0 means no limit; on systems with 32 bits it means 1024, and more is refused."`
 
-	LogFormat       string        `name:"log-format" value:"FORMAT" default:"text" help:"Format of the log: text or json."`
-	LogLevel        string        `name:"log-level" value:"LEVEL" default:"info" reload:"yes" help:"Minimum level of log messages: debug, info, warn or error."`
+	LogFormat       string        `name:"log-format" value:"FORMAT" default:"text" enum:"text,json" help:"Format of the log: text or json."`
+	LogLevel        string        `name:"log-level" value:"LEVEL" default:"info" enum:"debug,info,warn,error" reload:"yes" help:"Minimum level of log messages: debug, info, warn or error."`
 	AccessLog       bool          `name:"access-log" default:"true" reload:"yes" help:"Log a line for each request, at level info."`
-	ShutdownDelay   time.Duration `name:"shutdown-delay" default:"0s" zero:"yes" help:"How long the server continues after the stop signal while /readyz answers 503, so that load balancers stop sending requests. A second signal stops it at once."`
+	AccessSample    int           `name:"access-log-sample" default:"1" reload:"yes" help:"Log only one of so many hits, chosen at random; its line has the field sampled with this number. All other requests still have their lines: those that were fetched, served stale, refused, failed or aborted. Metrics count every request."`
+	ShutdownDelay   time.Duration `name:"shutdown-delay" default:"0s" min:"0" help:"How long the server continues after the stop signal while /readyz answers 503, so that load balancers stop sending requests. A second signal stops it at once."`
 	ShutdownTimeout time.Duration `name:"shutdown-timeout" default:"30s" help:"How long transfers may continue after the stop signal."`
 }
 
@@ -91,14 +95,23 @@ type Setting struct {
 	Value               string   // the name of its value in --help
 	Env                 string   // its variable
 	GoEnv               []string // the go command's variables with the same meaning
+	Enum                []string // the only values; nil: any
+	Min, Max            int      // of a number; Min also of a duration: 0 is allowed, or not
 	Reload              bool     // SIGHUP is enough
-	Zero                bool     // 0 is allowed and means none
-	field               int
-	kind                reflect.Type
+	Secret              bool     // it may have a URL with credentials
+	field               reflect.StructField
 }
 
 // TOML returns the setting's key in the file.
 func (s Setting) TOML() string { return strings.ReplaceAll(s.Name, "-", "_") }
+
+// FileEnv returns the variable with the name of a file that has the value, "" if there is none.
+func (s Setting) FileEnv() string {
+	if !s.Secret {
+		return ""
+	}
+	return s.Env + "_FILE"
+}
 
 // Settings returns the description of every setting, in the order of Config.
 func Settings() []Setting {
@@ -108,18 +121,37 @@ func Settings() []Setting {
 		tag := t.Field(i).Tag
 		s := Setting{
 			Name: tag.Get("name"), Default: tag.Get("default"), Help: tag.Get("help"), Value: tag.Get("value"),
-			Reload: tag.Get("reload") == "yes", Zero: tag.Get("zero") == "yes", field: i, kind: t.Field(i).Type,
+			GoEnv: List(tag.Get("go")), Enum: List(tag.Get("enum")), Min: number(tag.Get("min"), 1), Max: number(tag.Get("max"), mostNumber),
+			Reload: tag.Get("reload") == "yes", Secret: tag.Get("secret") == "yes", field: t.Field(i),
 		}
 		if s.Value == "" {
-			s.Value = valueName(s.kind)
+			s.Value = valueName(s.field.Type)
 		}
 		s.Env = "ASSAY_" + strings.ToUpper(s.TOML())
-		if goEnv := tag.Get("go"); goEnv != "" {
-			s.GoEnv = strings.Split(goEnv, ",")
-		}
 		all = append(all, s)
 	}
 	return all
+}
+
+// Variables returns the names of all variables that set a setting, the strongest first.
+func (s Setting) Variables() []string {
+	all := []string{s.Env}
+	if s.Secret {
+		all = append(all, s.FileEnv())
+	}
+	return append(all, s.GoEnv...)
+}
+
+// mostNumber is the greatest value of a numeric setting: more is a mistake, and the same number of
+// MiB, the largest unit of a setting, still fits into an integer as bytes.
+const mostNumber = 1 << 30
+
+// number returns the number in a tag.
+func number(tag string, otherwise int) int {
+	if n, err := strconv.Atoi(tag); err == nil {
+		return n
+	}
+	return otherwise
 }
 
 // valueName returns the name that --help has for a value of a kind that is not text.

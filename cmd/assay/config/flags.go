@@ -18,9 +18,9 @@ func AddFlags(flags *pflag.FlagSet, names ...string) {
 		if names != nil && !slices.Contains(names, s.Name) {
 			continue
 		}
-		usage := fmt.Sprintf("%s (%s)", s.Help, strings.Join(append([]string{s.Env}, s.GoEnv...), ", "))
+		usage := fmt.Sprintf("%s (%s)", s.Help, strings.Join(s.Variables(), ", "))
 		flags.Var(&FlagText{s.Default, s.Value}, s.Name, usage)
-		if s.kind.Kind() == reflect.Bool {
+		if s.field.Type.Kind() == reflect.Bool {
 			flags.Lookup(s.Name).NoOptDefVal = "true"
 		}
 	}

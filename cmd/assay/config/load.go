@@ -28,8 +28,11 @@ func Load(flags *pflag.FlagSet, getenv func(string) string) (Config, Sources, er
 func load(flags *pflag.FlagSet, getenv func(string) string, file settingsFile) (c Config, from Sources, err error) {
 	from = Sources{}
 	for _, s := range Settings() {
-		text, source := choose(s, flags, getenv, file)
-		if err := set(reflect.ValueOf(&c).Elem().Field(s.field), text); err != nil {
+		text, source, err := choose(s, flags, getenv, file)
+		if err == nil {
+			err = set(reflect.ValueOf(&c).Elem().FieldByIndex(s.field.Index), text)
+		}
+		if err != nil {
 			return Config{}, nil, fmt.Errorf("%s (from %s): %w", s.Name, source, err)
 		}
 		from[s.Name] = source
@@ -50,25 +53,36 @@ func Lookup(name string, flags *pflag.FlagSet, getenv func(string) string) (text
 	if err != nil && !flags.Changed(name) && getenv(s.Env) == "" {
 		return "", err
 	}
-	text, _ = choose(s, flags, getenv, file)
-	return text, nil
+	text, _, err = choose(s, flags, getenv, file)
+	return text, err
 }
 
 // choose returns the text of a setting and its source.
-func choose(s Setting, flags *pflag.FlagSet, getenv func(string) string, file settingsFile) (text, source string) {
+func choose(s Setting, flags *pflag.FlagSet, getenv func(string) string, file settingsFile) (text, source string, err error) {
+	valueFile := ""
+	if s.Secret {
+		valueFile = getenv(s.FileEnv())
+	}
+	if valueFile != "" && getenv(s.Env) != "" {
+		return "", "the environment", fmt.Errorf("%s and %s are both set; remove one of them", s.Env, s.FileEnv())
+	}
 	if f := flags.Lookup(s.Name); f != nil && f.Changed {
-		return f.Value.String(), "flag --" + s.Name
+		return f.Value.String(), "flag --" + s.Name, nil
+	}
+	if valueFile != "" {
+		text, err := readValue(valueFile)
+		return text, fileSource(s) + valueFile, err
 	}
 	if text := getenv(s.Env); text != "" {
-		return text, "environment " + s.Env
+		return text, "environment " + s.Env, nil
 	}
 	if text, ok := file.values[s.TOML()]; ok {
-		return text, "file " + file.name
+		return text, "file " + file.name, nil
 	}
 	if text, names := goSetting(s, getenv); text != "" {
-		return text, "environment " + names
+		return text, "environment " + names, nil
 	}
-	return s.Default, "default"
+	return s.Default, "default", nil
 }
 
 // goSetting returns the value from the go command's own variables. All three variables with
@@ -163,15 +177,15 @@ func parseFile(data []byte) (map[string]string, error) {
 func tomlText(s Setting, value any) (string, error) {
 	switch value := value.(type) {
 	case string:
-		if s.kind.Kind() == reflect.String || s.kind == reflect.TypeFor[time.Duration]() {
+		if s.field.Type.Kind() == reflect.String || s.field.Type == reflect.TypeFor[time.Duration]() {
 			return value, nil
 		}
 	case bool:
-		if s.kind.Kind() == reflect.Bool {
+		if s.field.Type.Kind() == reflect.Bool {
 			return strconv.FormatBool(value), nil
 		}
 	case int64:
-		if s.kind.Kind() == reflect.Int {
+		if s.field.Type.Kind() == reflect.Int {
 			return strconv.FormatInt(value, 10), nil
 		}
 	}

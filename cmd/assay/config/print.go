@@ -23,10 +23,15 @@ func (c Config) Print(w io.Writer, from Sources) error {
 		for line := range strings.Lines(wrap(s.Help, 90)) {
 			fmt.Fprintf(&b, "# %s", line)
 		}
-		if c.redacted(s) {
+		value := tomlValue(s, c.text(s))
+		switch {
+		case fromFile(s, from[s.Name]):
+			fmt.Fprintf(&b, "\n# From: %s\n# Its value is not printed. Set %s also where you use this output as a file.\n", from[s.Name], s.FileEnv())
+			continue
+		case c.redacted(s):
 			b.WriteString("\n# Its credentials are omitted here: add them before you use this output as a file.")
 		}
-		fmt.Fprintf(&b, "\n# From: %s\n%s = %s\n", from[s.Name], s.TOML(), tomlValue(s, c.text(s)))
+		fmt.Fprintf(&b, "\n# From: %s\n%s = %s\n", from[s.Name], s.TOML(), value)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -54,18 +59,18 @@ func wrap(text string, width int) string {
 
 // redacted reports whether text omits something from the value of a setting.
 func (c Config) redacted(s Setting) bool {
-	text, ok := reflect.ValueOf(c).Field(s.field).Interface().(string)
+	text, ok := reflect.ValueOf(c).FieldByIndex(s.field.Index).Interface().(string)
 	return ok && text != c.text(s)
 }
 
 // text returns the value of a setting as text, without credentials.
 func (c Config) text(s Setting) string {
-	value := reflect.ValueOf(c).Field(s.field).Interface()
+	value := reflect.ValueOf(c).FieldByIndex(s.field.Index).Interface()
 	if d, ok := value.(time.Duration); ok {
 		return shortDuration(d)
 	}
 	text := fmt.Sprint(value)
-	if s.Name == "upstream" || s.Name == "sumdb" || s.Name == "mirror" {
+	if s.Secret {
 		return fetch.Redact(text)
 	}
 	return text
@@ -88,7 +93,7 @@ func (s Setting) TOMLDefault() string { return tomlValue(s, s.Default) }
 
 // tomlValue returns text in the form of the file.
 func tomlValue(s Setting, text string) string {
-	if s.kind.Kind() == reflect.Bool || s.kind.Kind() == reflect.Int {
+	if s.field.Type.Kind() == reflect.Bool || s.field.Type.Kind() == reflect.Int {
 		return text
 	}
 	line, err := toml.Marshal(map[string]string{"v": text})

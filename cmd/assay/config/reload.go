@@ -7,7 +7,7 @@ import "reflect"
 func (c Config) Difference(next Config) (changed, restart []string) {
 	old, new := reflect.ValueOf(c), reflect.ValueOf(next)
 	for _, s := range Settings() {
-		if old.Field(s.field).Equal(new.Field(s.field)) {
+		if old.FieldByIndex(s.field.Index).Equal(new.FieldByIndex(s.field.Index)) {
 			continue
 		}
 		if s.Reload {
@@ -23,7 +23,7 @@ func (c Config) Difference(next Config) (changed, restart []string) {
 func (c Config) Reloaded(next Config) Config {
 	for _, s := range Settings() {
 		if s.Reload {
-			reflect.ValueOf(&c).Elem().Field(s.field).Set(reflect.ValueOf(next).Field(s.field))
+			reflect.ValueOf(&c).Elem().FieldByIndex(s.field.Index).Set(reflect.ValueOf(next).FieldByIndex(s.field.Index))
 		}
 	}
 	return c

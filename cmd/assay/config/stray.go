@@ -12,9 +12,9 @@ var serviceVariable = regexp.MustCompile(`_(PORT|SERVICE)(_|$)`)
 // StrayVariables returns the names of variables that look like settings and are none: a misspelled
 // ASSAY_PRIVATE would send private names to others. The names in others are known, too.
 func StrayVariables(environ, others []string) []string {
-	known := append([]string{"ASSAY_CONFIG", "ASSAY_TOKEN"}, others...)
+	known := append([]string{"ASSAY_CONFIG", "ASSAY_TOKEN", "ASSAY_TOKEN_FILE"}, others...)
 	for _, s := range Settings() {
-		known = append(known, s.Env)
+		known = append(known, s.Env, s.FileEnv())
 	}
 	var stray []string
 	for _, variable := range environ {

@@ -75,7 +75,7 @@ func (c *certificates) prepare() (commit func(), err error) {
 
 // load reads the files, and returns a checksum of their contents.
 func (c *certificates) load() (made *tls.Config, sum string, err error) {
-	if err := checkMode(c.key, othersAny); err != nil {
+	if err := config.CheckMode(c.key, config.OthersAny); err != nil {
 		return nil, "", fmt.Errorf("tls-key: %w", err)
 	}
 	cert, err := os.ReadFile(c.cert)
@@ -103,7 +103,7 @@ func (c *certificates) load() (made *tls.Config, sum string, err error) {
 
 // loadAuthorities reads the authorities of client certificates into a configuration.
 func (c *certificates) loadAuthorities(into *tls.Config) ([]byte, error) {
-	if err := checkMode(c.clientCA, othersWrite); err != nil { // otherwise others could add authorities
+	if err := config.CheckMode(c.clientCA, config.OthersWrite); err != nil { // otherwise others could add authorities
 		return nil, err
 	}
 	data, err := os.ReadFile(c.clientCA)

@@ -110,7 +110,7 @@ func readCredentials(c config.Config) ([]vcs.Credential, error) {
 		return nil, nil
 	}
 	// The file decides which hosts receive secrets.
-	if err := checkMode(c.Credentials, othersWrite); err != nil {
+	if err := config.CheckMode(c.Credentials, config.OthersWrite); err != nil {
 		return nil, fmt.Errorf("credentials: %w", err)
 	}
 	var file struct {
@@ -162,7 +162,7 @@ func readHookSecret(c config.Config) (string, error) {
 	if c.HookSecret == "" {
 		return "", nil
 	}
-	if err := checkMode(c.HookSecret, othersAny); err != nil {
+	if err := config.CheckMode(c.HookSecret, config.OthersAny); err != nil {
 		return "", fmt.Errorf("hook-secret-file: %w", err)
 	}
 	data, err := os.ReadFile(c.HookSecret)

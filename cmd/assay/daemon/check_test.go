@@ -41,6 +41,8 @@ func TestConfigRefuses(t *testing.T) {
 		`mirror = "x https://user:hunter2@a.example"`: "mirror",
 		`memory_budget = 143`:                         "at least 144",
 		`memory_budget = 8796093022208`:               "at most",
+		`access_log_sample = 0`:                       "access-log-sample is 0; it must be at least 1",
+		`breaker_share = 101`:                         "breaker-share is 101; it must be at most 100",
 		`store_limit = -1`:                            "store-limit is -1",
 		`vcs_cache = 9223372036854775807`:             "at most",
 		`shutdown_delay = "-1s"`:                      "shutdown-delay is -1s; it must not be negative",

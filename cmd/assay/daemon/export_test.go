@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 )
 
@@ -120,4 +122,17 @@ func FullMonitor(l net.Listener, mebibytes int) (stop func()) {
 	for shares.connections.Try(connectionMemory) {
 	}
 	return newMonitor(l, shares, slog.New(slog.DiscardHandler)).close
+}
+
+// IsHit reports whether a response counts as a successful hit, of which access-log-sample omits lines. err is
+// about the client's credential.
+func IsHit(status int, cache string, aborted bool, err error) bool {
+	w := &observed{ResponseWriter: httptest.NewRecorder(), status: status, aborted: aborted}
+	if cache != "" {
+		w.Header().Set("Cache-Status", cache)
+	}
+	if err != nil {
+		w.client = &access.Memory{Asked: true, Err: err}
+	}
+	return w.hit()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -21,7 +22,7 @@ import (
 // request.
 type observer struct {
 	log       *logger
-	accessLog func() bool // whether to log a line for each request
+	accessLog func() int // of how many hits one has a line; 0: no request has one
 	clients   *clients
 	idPrefix  string // of this process
 	lastID    atomic.Uint64
@@ -34,7 +35,7 @@ type observer struct {
 	panics    prometheus.Counter
 }
 
-func newObserver(log *logger, accessLog func() bool, from *clients) *observer {
+func newObserver(log *logger, accessLog func() int, from *clients) *observer {
 	return &observer{
 		log: log, accessLog: accessLog, clients: from,
 		idPrefix: rand.Text()[:6] + "-",
@@ -69,6 +70,7 @@ type observed struct {
 	request *http.Request
 	status  int
 	bytes   int64
+	aborted bool
 	client  *access.Memory // nil if the request has no credential
 	attrs   []slog.Attr    // those of the log line; its memory is used again, as that of line
 	line    []byte
@@ -126,6 +128,12 @@ func (w *observed) writeJoined(conn *connection, body []byte) (int, error) {
 	return n, err
 }
 
+// hit reports whether the response is a successful hit: current, complete, and with no doubt about the client.
+func (w *observed) hit() bool {
+	cache := w.Header()["Cache-Status"]
+	return w.status < 400 && !w.aborted && len(cache) == 1 && cache[0] == "assay; hit" && (w.client == nil || w.client.Err == nil)
+}
+
 // Unwrap is for http.ResponseController.
 func (w *observed) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
@@ -177,8 +185,9 @@ func (o *observer) end(r *http.Request, out *observed, id string, begin time.Tim
 	end := time.Now()
 	o.code(out.status).Inc()
 	o.durations.Observe(end.Sub(begin).Seconds())
-	if o.accessLog() && o.log.Enabled(r.Context(), slog.LevelInfo) {
-		o.logAccess(r, out, id, begin, end, aborted)
+	out.aborted = aborted
+	if sampled := o.sample(out); sampled > 0 && o.log.Enabled(r.Context(), slog.LevelInfo) {
+		o.logAccess(r, out, id, begin, end, sampled)
 	}
 	clear(out.attrs) // releases their texts
 	*out = observed{room: out.room, attrs: out.attrs[:0], line: out.line}
@@ -188,9 +197,23 @@ func (o *observer) end(r *http.Request, out *observed, id string, begin time.Tim
 	}
 }
 
-// logAccess writes the line of a request. It omits the query: the protocol has none, and some
-// clients put secrets there.
-func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, end time.Time, aborted bool) {
+// sample returns for how many requests the line of a request stands: itself, so many hits as one is
+// logged of, or 0, and it has no line. The choice is random: a counter would have the rhythm of a
+// client that repeats its requests, and a client could hide requests behind those that it counts.
+func (o *observer) sample(out *observed) int {
+	n := o.accessLog()
+	if n <= 1 || !out.hit() {
+		return min(n, 1)
+	}
+	if mathrand.IntN(n) > 0 {
+		return 0
+	}
+	return n
+}
+
+// logAccess writes the line of a request, which stands for so many. It omits the query: the protocol
+// has none, and some clients put secrets there.
+func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, end time.Time, sampled int) {
 	cache := ""
 	if status := out.Header()["Cache-Status"]; status != nil {
 		cache = status[0]
@@ -202,8 +225,11 @@ func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, e
 	if client := out.client; client != nil && client.Asked {
 		out.attrs = append(out.attrs, clientAttrs(client)...)
 	}
-	if aborted {
+	if out.aborted {
 		out.attrs = append(out.attrs, slog.Bool("aborted", true))
+	}
+	if sampled > 1 {
+		out.attrs = append(out.attrs, slog.Int("sampled", sampled))
 	}
 	out.line = o.log.request(out.line[:0], end, out.attrs)
 }

@@ -47,7 +47,7 @@ func TestReloadReplacesSettings(t *testing.T) {
 	}
 	read := func() readers {
 		return readers{
-			d.current.permit("new.example/x") == nil, d.current.fetchFrom(database)() != nil, d.current.accessLog(), d.current.Level(),
+			d.current.permit("new.example/x") == nil, d.current.fetchFrom(database)() != nil, d.current.accessLog() == 1, d.current.Level(),
 		}
 	}
 	before, readBefore := d.current.load(), read()

@@ -78,8 +78,14 @@ func (f *inForce) put(s *settings) (old *settings) { return f.settings.Swap(s) }
 // Level returns the minimum level of logged lines, for package slog.
 func (f *inForce) Level() slog.Level { return f.load().level }
 
-// accessLog reports whether a line is logged for each request.
-func (f *inForce) accessLog() bool { return f.load().config.AccessLog }
+// accessLog returns of how many hits one has a line in the log: 1 means each, 0 that no request has a line.
+func (f *inForce) accessLog() (sample int) {
+	c := f.load().config
+	if !c.AccessLog {
+		return 0
+	}
+	return c.AccessSample
+}
 
 // fetchFrom returns a function that returns the current FetchFunc for a checksum database.
 func (f *inForce) fetchFrom(database string) func() sumdb.FetchFunc {

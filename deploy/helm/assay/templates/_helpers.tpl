@@ -84,6 +84,17 @@ spare. */}}
 {{- end -}}
 {{- end }}
 
+{{/* An error if a setting is in config and in a Secret: the variable would overrule the file without a
+word. */}}
+{{- define "assay.checkSecrets" -}}
+{{- range $setting, $file := .Values.secrets -}}
+{{- $value := trimSuffix "_file" $setting -}}
+{{- if and $file.existingSecret (hasKey $.Values.config $value) -}}
+{{- fail (printf "secrets.%s and config.%s are both set; remove one of them" $setting $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* What every container of the chart may do: nothing but run. */}}
 {{- define "assay.containerSecurity" -}}
 allowPrivilegeEscalation: false

@@ -1,4 +1,4 @@
-package daemon
+package config
 
 import (
 	"fmt"
@@ -10,12 +10,12 @@ import (
 // Permissions that others must not have for a file: any for one with a secret, writing for one that
 // defines whom to trust.
 const (
-	othersAny   fs.FileMode = 0o007
-	othersWrite fs.FileMode = 0o002
+	OthersAny   fs.FileMode = 0o007
+	OthersWrite fs.FileMode = 0o002
 )
 
-// checkMode returns an error if other users of this machine have a forbidden permission for a file.
-func checkMode(name string, forbidden fs.FileMode) error {
+// CheckMode returns an error if other users of this machine have a forbidden permission for a file.
+func CheckMode(name string, forbidden fs.FileMode) error {
 	info, err := os.Stat(name)
 	if err != nil {
 		return err
@@ -24,7 +24,7 @@ func checkMode(name string, forbidden fs.FileMode) error {
 	switch {
 	case runtime.GOOS == "windows" || mode&forbidden == 0:
 		return nil
-	case forbidden == othersWrite:
+	case forbidden == OthersWrite:
 		return fmt.Errorf("other users can change %s (mode %04o); run: chmod o-w %s", name, mode, name)
 	}
 	return fmt.Errorf("other users can read or change %s (mode %04o); run: chmod o-rwx %s", name, mode, name)
