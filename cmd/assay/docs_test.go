@@ -57,6 +57,8 @@ way of [Docker and Compose](operations.md#in-a-container), [Kubernetes](kubernet
 file. An editor with [Taplo](https://taplo.tamasfe.dev) (in VS Code the extension *Even Better TOML*) completes and
 checks a file with this first line:
 
+<!-- not run: a line for editors -->
+
     #:schema ./assay.schema.json
 `)
 	for _, s := range config.Settings() {

@@ -143,6 +143,7 @@ func (d *daemon) listen(descriptors int64, passed sockets) error {
 	}
 	served := newConnections(d.memory.connections, each, descriptors-reserved(descriptors))
 	d.listener = newListener(inner, descriptors, served, d.log.Logger)
+	d.listener.passed = passed["listen"] != nil
 	return nil
 }
 
@@ -197,7 +198,7 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 	d.openFront(secret, who)
 	d.reloader = &reloader{
 		load: o.Load, builder: b, current: d.current, stores: d.stores, access: d.access, certificates: d.certificates,
-		proxy: d.proxy, metrics: newReloadMetrics(), log: d.log.Logger,
+		webhooks: d.front.webhooks, proxy: d.proxy, metrics: newReloadMetrics(), log: d.log.Logger,
 	}
 	d.register(o.Version)
 	return nil
@@ -381,7 +382,10 @@ func (d *daemon) logStart(version string, from config.Sources) {
 	if now.policy.MatchesAll() {
 		d.log.Warn("every module is private: only toolchains are fetched from an upstream", "private", now.policy.Patterns())
 	}
-	now.warnOfAccess(d.access, d.log.Logger)
+	now.warnOfAccess(d.listener.Addr(), d.access, d.log.Logger)
+	if d.listener.passed {
+		warnOfSocket(d.listener.Addr(), d.log.Logger)
+	}
 }
 
 // descriptorText returns the limit in the form for the log.

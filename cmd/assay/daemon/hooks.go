@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
 	"github.com/go-chi/chi/v5"
 
@@ -63,7 +64,7 @@ func (h hook) urls() []string {
 
 // webhooks serves the webhooks of code hosts.
 type webhooks struct {
-	secret  string
+	secret  atomic.Pointer[string]
 	reading chan struct{}  // one place for each webhook that is being read
 	large   chan struct{}  // the place for one large webhook
 	memory  *memory.Budget // their bodies count as fetched objects
@@ -73,14 +74,23 @@ type webhooks struct {
 }
 
 func newWebhooks(secret string, budget *memory.Budget, from *clients, log *slog.Logger, pushed func(urls ...string)) *webhooks {
-	return &webhooks{secret, make(chan struct{}, maxHooks), make(chan struct{}, 1), budget, from, log, pushed}
+	h := &webhooks{reading: make(chan struct{}, maxHooks), large: make(chan struct{}, 1), memory: budget, clients: from, log: log, pushed: pushed}
+	h.use(secret)
+	return h
+}
+
+// use makes the webhooks accept another secret. Without webhooks it does nothing.
+func (h *webhooks) use(secret string) {
+	if h != nil {
+		h.secret.Store(&secret)
+	}
 }
 
 // ServeHTTP handles the message of a code host that a repository has changed. It uses nothing else
 // from it: the repository itself is fetched again.
 func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kind := chi.URLParam(r, "kind")
-	verify, ok := verifier(kind, h.secret, r.Header)
+	verify, ok := verifier(kind, *h.secret.Load(), r.Header)
 	if !ok {
 		h.refuse(w, r, kind)
 		return

@@ -81,6 +81,7 @@ func listenSocket(path string) (net.Listener, error) {
 // is no memory: it responds with 503 and closes the connection.
 type listener struct {
 	net.Listener
+	passed      bool         // by a service manager, which keeps the socket open
 	most        int64        // connections at the same time
 	connections *connections // those that are served
 	refusals    *refusals    // those that are refused
@@ -88,6 +89,7 @@ type listener struct {
 	refused     prometheus.Counter
 
 	phase  atomic.Int32 // accepting, draining or drained
+	until  time.Time    // when draining ends at the latest; set before phase
 	open   atomic.Int64
 	spare  spareDescriptor
 	logged atomic.Int64 // time of the last refusal that was logged, in nanoseconds of Unix time
@@ -116,16 +118,17 @@ func newListener(inner net.Listener, descriptors int64, served *connections, log
 // Accept returns the next connection that is not refused.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
+		if l.phase.Load() == draining && !l.another() {
+			return nil, l.endAccept()
+		}
 		conn, err := l.Listener.Accept()
 		short := false
 		if descriptors.Exhausted(err) && l.spare.give() {
 			conn, err = l.Listener.Accept()
 			short = !l.spare.take()
 		}
-		if err != nil && l.phase.Load() == draining {
-			l.phase.Store(drained)
-			<-l.refusals.ended
-			return nil, net.ErrClosed
+		if errors.Is(err, os.ErrDeadlineExceeded) && l.phase.Load() == draining {
+			continue
 		}
 		if err != nil {
 			if descriptors.Exhausted(err) {
@@ -151,24 +154,48 @@ func (l *listener) Accept() (net.Conn, error) {
 // The phases of a listener.
 const (
 	accepting = iota
-	draining  // Accept returns no connection any more, but may be about to
+	draining  // Accept returns connections that wait in the kernel, or none if the socket was passed
 	drained   // Accept waits for Close
 )
 
 // drainTime bounds the wait for the requests of clients that have just connected.
 const drainTime = 2 * time.Second
 
-// drain ends Accept, leaves the socket open, and waits until the accepted connections are closed, for
-// which the server must not keep them for later requests, until drainTime, or until ctx ends. It is
-// called before http.Server.Shutdown, which drops a request that is read after it has begun. Later
-// connections wait in the kernel for the next process, if a service manager has the socket, too.
+// drain ends Accept and waits until the accepted connections are closed, for which the server must not
+// keep them for later requests, until drainTime, or until ctx ends. It is called before
+// http.Server.Shutdown, which drops a request that is read after it has begun.
+//
+// Connections that wait in the kernel are reset when the socket is closed. If a service manager has
+// the socket, too, it stays open, and they wait for the next process. Otherwise they are accepted, and
+// then the socket is closed, so that later clients see at once that there is no server.
 func (l *listener) drain(ctx context.Context) {
+	l.until = time.Now().Add(drainTime)
 	l.phase.Store(draining)
-	_ = l.Listener.(deadliner).SetDeadline(time.Unix(1, 0))
+	_ = l.Listener.(deadliner).SetDeadline(time.Unix(1, 0)) // wakes Accept
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
 	for (l.phase.Load() != drained || l.open.Load() > 0) && pause(ctx, 5*time.Millisecond) {
 	}
+}
+
+// another reports whether a draining listener accepts another connection: one that waits in the
+// kernel. Accept would not return that after the deadline that has woken it.
+func (l *listener) another() bool {
+	if l.passed || time.Now().After(l.until) || !connectionWaits(l.Listener) {
+		return false
+	}
+	_ = l.Listener.(deadliner).SetDeadline(time.Now().Add(time.Second)) // for a connection that its client has reset
+	return true
+}
+
+// endAccept ends a draining listener. It returns when the listener is closed.
+func (l *listener) endAccept() error {
+	if !l.passed {
+		_ = l.Listener.Close() // from here on the kernel refuses connections
+	}
+	l.phase.Store(drained)
+	<-l.refusals.ended
+	return net.ErrClosed
 }
 
 // deadliner has the deadlines of a TCP listener, and of a Unix one.
@@ -217,7 +244,11 @@ func (l *listener) logRefusal(why string) {
 func (l *listener) Close() error {
 	l.refusals.end()
 	l.spare.give()
-	return l.Listener.Close()
+	err := l.Listener.Close()
+	if errors.Is(err, net.ErrClosed) { // Accept has closed it
+		return nil
+	}
+	return err
 }
 
 // spareDescriptor is a descriptor that can be released to accept a connection and respond that

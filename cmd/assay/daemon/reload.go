@@ -22,6 +22,7 @@ type reloader struct {
 	stores       *stores
 	access       *access.Authenticator
 	certificates *certificates // nil: plain http
+	webhooks     *webhooks     // nil: there are none
 	proxy        *proxy.Server
 	metrics      *reloadMetrics
 	log          *slog.Logger
@@ -66,7 +67,7 @@ func (r *reloader) reload() error {
 	}
 	commit()
 	r.log.Info("settings reloaded", "changed", changed)
-	r.current.load().warnOfAccess(r.access, r.log)
+	r.current.load().warnOfAccess(r.builder.addr, r.access, r.log)
 	if len(restart) > 0 {
 		r.log.Warn("restart required for changed settings", "settings", restart)
 	}
@@ -87,6 +88,10 @@ func (r *reloader) prepare(c config.Config, from config.Sources) (commit func(),
 	if err != nil {
 		return nil, err
 	}
+	hookSecret, err := readHookSecret(c)
+	if err != nil {
+		return nil, err
+	}
 	made, err := r.builder.build(c, from, r.current.load().vcs)
 	if err != nil {
 		return nil, err
@@ -99,6 +104,7 @@ func (r *reloader) prepare(c config.Config, from config.Sources) (commit func(),
 	return func() {
 		commitAccess()
 		commitCertificates()
+		r.webhooks.use(hookSecret)
 		// From here on, no name of a module that has become private is sent, and the old upstream
 		// is not used for a database; then the proxy starts to use the new settings.
 		old := r.current.put(next)

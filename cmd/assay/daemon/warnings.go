@@ -1,8 +1,11 @@
 package daemon
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
+	"net"
+	"os"
 	"slices"
 	"strings"
 
@@ -11,25 +14,46 @@ import (
 	"github.com/assay-proxy/assay/proxy/privacy"
 )
 
-// warnOfAccess logs warnings about settings that are legal and rarely intended.
-func (s *settings) warnOfAccess(who *access.Authenticator, log *slog.Logger) {
+// warnOfAccess logs warnings about settings that are legal and rarely intended, for a server that
+// listens on addr: the setting listen does not say that, if a service manager has passed the socket.
+func (s *settings) warnOfAccess(addr net.Addr, who *access.Authenticator, log *slog.Logger) {
 	c, p := s.config, s.policy
-	_, local := config.Socket(c.Listen)
-	local = local || loopback(c.Listen)
+	local := addr.Network() == "unix" || loopback(addr.String())
 	open := p.Unrestricted()
 	if c.Access != "" {
 		open = s.warnOfCredentials(log)
 	}
 	if len(open) > 0 && !local && c.Anonymous {
-		log.Warn("every client that reaches this address can read these private modules; restrict them with access", "listen", c.Listen, "patterns", strings.Join(open, ","))
+		log.Warn("every client that reaches this address can read these private modules; restrict them with access", "listen", addr.String(), "patterns", strings.Join(open, ","))
 	}
 	if !p.AllowedAll(func(string) bool { return false }) { // a rule depends on the client
 		if !who.Configured() {
 			log.Warn("access rules set but no credentials configured: no client can read these modules; create a token with assay token create", "access", c.Access)
 		}
 		if c.TLSCert == "" && !local {
-			log.Warn("credentials are sent unencrypted: set tls-cert and tls-key, or put a reverse proxy with TLS in front; the go command sends no credentials over http", "listen", c.Listen)
+			log.Warn("credentials are sent unencrypted: set tls-cert and tls-key, or put a reverse proxy with TLS in front; the go command sends no credentials over http", "listen", addr.String())
 		}
+	}
+}
+
+// warnOfSocket logs a warning if other users of this machine can connect to a socket that the service
+// manager has opened: what connects to it counts as a reverse proxy, which says from where a request
+// comes. A directory that they cannot enter may still protect it.
+func warnOfSocket(addr net.Addr, log *slog.Logger) {
+	if addr.Network() != "unix" {
+		return
+	}
+	const next = "set SocketMode=0660, and SocketGroup= to the group of the reverse proxy, in the socket's unit, and restart both units"
+	path := addr.String()
+	if strings.HasPrefix(path, "@") { // an abstract socket has no mode
+		log.Warn("each process of this machine can connect to the socket and count as a reverse proxy, which states any address for a client; use a path instead of an abstract socket: "+next, "socket", path)
+		return
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		log.Warn("it is unknown which users can connect to the socket and count as a reverse proxy; "+next, "socket", path, "err", err)
+	} else if mode := info.Mode().Perm(); mode&config.OthersWrite != 0 {
+		log.Warn("other users of this machine can connect to the socket and count as a reverse proxy, which states any address for a client; "+next, "socket", path, "mode", fmt.Sprintf("%04o", mode))
 	}
 }
 
