@@ -24,7 +24,7 @@ type bench struct {
 // all runs the measures and returns the table. For a measure that cannot run,
 // the table has the reason.
 func (b *bench) all(measures []measure) (*table, error) {
-	t := &table{heading: fmt.Sprintf("%s, %s/%s, %d processors, %s. Each ratio is the median of pairs that took turns in one run,\nwith the smallest and the largest.",
+	t := &table{heading: fmt.Sprintf("%s, %s/%s, %d processors, %s. Each ratio is the median of pairs that took turns in one run,\nwith the smallest and the largest. A line with a date in front is of an earlier run.",
 		time.Now().UTC().Format(time.DateOnly), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())}
 	failed := error(nil)
 	for _, m := range measures {

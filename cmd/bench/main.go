@@ -38,7 +38,7 @@ func main() {
 		quick   = flag.Bool("quick", false, "fewer and shorter pairs, and without what takes minutes")
 		rounds  = flag.Int("rounds", 5, "pairs of each measure; the slow ones have fewer")
 		slice   = flag.Duration("slice", 4*time.Second, "length of one side of a pair of the hot measures")
-		update  = flag.String("update", "", "files, separated by commas, in which the table replaces the last one")
+		update  = flag.String("update", "", "files, separated by commas, in which the table replaces the lines of the last one that were measured again")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -59,6 +59,7 @@ func main() {
 	if *before != "" {
 		measures = newComparison(b, *before).measures()
 	}
+	all := measures
 	measures = selected(measures, regexp.MustCompile(*run))
 	if *list {
 		for _, m := range measures {
@@ -74,7 +75,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := replaceTables(*update, table); err != nil {
+	if err := replaceTables(*update, table, all); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -1,6 +1,10 @@
 package main
 
-import "regexp"
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+)
 
 // measure is one line of the table.
 type measure struct {
@@ -32,6 +36,9 @@ func (m measure) String() string {
 	}
 	return m.name + ", against " + m.against
 }
+
+// cells returns the beginning of the row of a measure in the table.
+func (m measure) cells() string { return fmt.Sprintf("| %s | %s | ", m.name, cmp.Or(m.against, "–")) }
 
 // headline reports whether a line is part of the short table.
 func (m measure) headline() bool {

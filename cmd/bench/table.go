@@ -1,10 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -79,7 +79,7 @@ type table struct {
 }
 
 func (t *table) add(m measure, r result) {
-	row := fmt.Sprintf("| %s | %s | %s | %s | %s |", m.name, cmp.Or(m.against, "–"), m.goal, r.text, r.verdict())
+	row := m.cells() + fmt.Sprintf("%s | %s | %s |", m.goal, r.text, r.verdict())
 	t.rows = append(t.rows, row)
 	if m.headline() {
 		t.headlines = append(t.headlines, row)
@@ -100,8 +100,8 @@ func (t *table) with(rows []string) string {
 }
 
 // replaceTables writes the table into the files that names lists, each of which has a place for all
-// rows or one for the headlines.
-func replaceTables(names string, t *table) error {
+// rows or one for the headlines. Of all measures, rows of those that were not measured now stay.
+func replaceTables(names string, t *table, all []measure) error {
 	for name := range strings.SplitSeq(names, ",") {
 		if name == "" {
 			continue
@@ -110,7 +110,7 @@ func replaceTables(names string, t *table) error {
 		if err != nil {
 			return err
 		}
-		text, err := t.replaceIn(string(old))
+		text, err := t.replaceIn(string(old), all)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -122,14 +122,34 @@ func replaceTables(names string, t *table) error {
 }
 
 // replaceIn returns a document with the table in its place.
-func (t *table) replaceIn(text string) (string, error) {
+func (t *table) replaceIn(text string, all []measure) (string, error) {
 	for place, rows := range map[string][]string{"benchmarks": t.rows, "headlines": t.headlines} {
 		begin, end := "<!-- "+place+":begin -->\n", "<!-- "+place+":end -->\n"
 		before, rest, ok := strings.Cut(text, begin)
-		_, after, ok2 := strings.Cut(rest, end)
+		old, after, ok2 := strings.Cut(rest, end)
 		if ok && ok2 {
-			return before + begin + "\n" + t.with(rows) + "\n" + end + after, nil
+			return before + begin + "\n" + t.with(append(slices.Clone(rows), t.kept(old, rows, all)...)) + "\n" + end + after, nil
 		}
 	}
 	return "", errors.New("it has no place for the table")
+}
+
+// kept returns the rows of an old table that were not measured now, each with its date. A measure
+// that there is no more loses its row.
+func (t *table) kept(old string, rows []string, all []measure) (kept []string) {
+	date, _, _ := strings.Cut(strings.TrimSpace(old), ",")
+	dated := regexp.MustCompile(`^\| \d{4}-\d\d-\d\d: `) // a row that an earlier run kept
+	for _, m := range all {
+		if slices.ContainsFunc(rows, func(row string) bool { return strings.HasPrefix(row, m.cells()) }) {
+			continue
+		}
+		for row := range strings.SplitSeq(old, "\n") {
+			if strings.HasPrefix(row, m.cells()) {
+				kept = append(kept, "| "+date+": "+strings.TrimPrefix(row, "| "))
+			} else if dated.MatchString(row) && strings.HasPrefix(dated.ReplaceAllString(row, "| "), m.cells()) {
+				kept = append(kept, row)
+			}
+		}
+	}
+	return kept
 }

@@ -65,7 +65,7 @@ func TestReplaceTable(t *testing.T) {
 	tbl.add(measure{name: "n", against: "a", goal: "≥ 1"}, result{text: "2.00", met: true})
 	tbl.add(measure{name: "m", goal: "< 1"}, result{text: "3"})
 	tbl.add(measure{name: "upstream GETs", goal: "–"}, result{text: "4", none: true})
-	got, err := tbl.replaceIn(text)
+	got, err := tbl.replaceIn(text, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,15 +80,37 @@ func TestReplaceTable(t *testing.T) {
 	if strings.Contains(got, "old") {
 		t.Error("the old table is still there")
 	}
-	if again, err := tbl.replaceIn(got); err != nil || again != got {
+	if again, err := tbl.replaceIn(got, nil); err != nil || again != got {
 		t.Errorf("a second time: %v", err)
 	}
-	short, err := tbl.replaceIn(strings.ReplaceAll(text, "benchmarks:", "headlines:"))
+	short, err := tbl.replaceIn(strings.ReplaceAll(text, "benchmarks:", "headlines:"), nil)
 	if err != nil || !strings.Contains(short, "upstream GETs") || strings.Contains(short, "| n |") {
 		t.Errorf("the short table is %q, %v", short, err)
 	}
-	if _, err := tbl.replaceIn("nothing"); err == nil {
+	if _, err := tbl.replaceIn("nothing", nil); err == nil {
 		t.Error("a file without a place was changed")
+	}
+}
+
+// A run that measures some lines leaves the others in the table, with the day of their measurement.
+func TestReplaceKeeps(t *testing.T) {
+	all := []measure{{name: "a", goal: "≥ 1"}, {name: "b", against: "x", goal: "≥ 1"}, {name: "b", against: "x, y", goal: "≥ 1"}, {name: "c", goal: "≥ 1"}}
+	text := "<!-- benchmarks:begin -->\n\n2026-11-29, linux\n\n| measure | against |\n|---|---|\n" +
+		"| a | – | ≥ 1 | 1 | yes |\n| b | x | ≥ 1 | 2 | yes |\n| gone | – | ≥ 1 | 3 | yes |\n| 2026-11-20: c | – | ≥ 1 | 4 | yes |\n\n<!-- benchmarks:end -->\n"
+	for _, tt := range []struct {
+		measured measure
+		want     []string
+	}{
+		{all[0], []string{"| a | – | ≥ 1 | 5 | yes |", "| 2026-11-29: b | x | ≥ 1 | 2 | yes |", "| 2026-11-20: c | – | ≥ 1 | 4 | yes |"}},
+		{all[2], []string{"| b | x, y | ≥ 1 | 5 | yes |", "| 2026-11-29: a | – | ≥ 1 | 1 | yes |", "| 2026-11-29: b | x | ≥ 1 | 2 | yes |", "| 2026-11-20: c | – | ≥ 1 | 4 | yes |"}},
+		{all[3], []string{"| c | – | ≥ 1 | 5 | yes |", "| 2026-11-29: a | – | ≥ 1 | 1 | yes |", "| 2026-11-29: b | x | ≥ 1 | 2 | yes |"}},
+	} {
+		tbl := &table{heading: "2026-11-30, linux"}
+		tbl.add(tt.measured, result{text: "5", met: true})
+		got, err := tbl.replaceIn(text, all)
+		if want := tbl.with(tt.want); err != nil || !strings.Contains(got, want) {
+			t.Errorf("%v measured: %v\n%s\nwant\n%s", tt.measured, err, got, want)
+		}
 	}
 }
 
