@@ -342,7 +342,7 @@ func TestOIDCRulesChange(t *testing.T) {
 // At a shared issuer, a rule must say whose tokens it means.
 func TestOIDCSharedIssuers(t *testing.T) {
 	t.Parallel()
-	github, gitlab := "https://token.actions.githubusercontent.com", "https://gitlab.com"
+	github, gitlab, buildkite := "https://token.actions.githubusercontent.com", "https://gitlab.com", "https://agent.buildkite.com"
 	for _, tt := range []struct {
 		url, claims string
 		ok          bool
@@ -369,6 +369,11 @@ func TestOIDCSharedIssuers(t *testing.T) {
 		{gitlab, `namespace_path = "acme"`, true},
 		{gitlab, `namespace_path = "acme*"`, false},
 		{gitlab, `sub = "project_path:acme/app:ref_type:branch:ref:main"`, true},
+		{buildkite, `build_branch = "main"`, false},
+		{buildkite, `pipeline_slug = "app"`, false},
+		{buildkite, `organization_slug = "acm*"`, false},
+		{buildkite, `organization_slug = "acme", pipeline_slug = "*"`, true},
+		{buildkite, `organization_id = "0184990a-477b-4fa8-9968-496074483cee"`, true},
 		{"https://gitlab.corp.example", `ref_protected = "true"`, true},
 	} {
 		file := write(t, "oidc.toml", fmt.Sprintf("[[issuer]]\nurl = %q\naudience = \"a\"\n[[issuer.rule]]\nclaims = { %s }\n", tt.url, tt.claims))

@@ -32,6 +32,8 @@ func ownerClaims(url string) []ownerClaim {
 			{name: "project_path", path: true}, {name: "project_id"}, {name: "namespace_path", path: true}, {name: "namespace_id"},
 			{name: "sub", path: true, prefix: "project_path:"},
 		}
+	case "https://agent.buildkite.com":
+		return []ownerClaim{{name: "organization_slug"}, {name: "organization_id"}}
 	}
 	return nil
 }

@@ -25,13 +25,14 @@ import (
 // requestCredential is the credential with which a job of GitHub Actions requests its tokens.
 const requestCredential = "request-credential"
 
-// A jobIssuer issues tokens of jobs like GitHub Actions: for the audience assay job-1, job-2 and so
-// on; for the audience proxy signed ones, of which the first has expired, like the token of a long
-// job.
+// A jobIssuer issues tokens of jobs like GitHub Actions: for its audience signed ones, of which the
+// first has expired, like the token of a long job; otherwise for the audience assay job-1, job-2 and
+// so on.
 type jobIssuer struct {
-	issued atomic.Int64
-	url    string
-	key    *ecdsa.PrivateKey
+	issued   atomic.Int64
+	url      string
+	audience string
+	key      *ecdsa.PrivateKey
 }
 
 // start starts the issuer and sets ISSUER to its URL.
@@ -55,27 +56,27 @@ func (i *jobIssuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "who is there?", http.StatusUnauthorized)
 	case r.FormValue("api-version") != "2.0":
 		http.Error(w, "not like that", http.StatusBadRequest)
-	case r.FormValue("audience") == "assay":
-		fmt.Fprintf(w, `{"count":1,"value":"job-%d"}`, i.issued.Add(1))
-	case r.FormValue("audience") == "proxy":
-		token, err := i.sign(i.issued.Add(1) == 1)
+	case r.FormValue("audience") == i.audience:
+		token, err := i.sign("acme/app", i.issued.Add(1) == 1)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
 		fmt.Fprintf(w, `{"count":1,"value":%q}`, token)
+	case r.FormValue("audience") == "assay":
+		fmt.Fprintf(w, `{"count":1,"value":"job-%d"}`, i.issued.Add(1))
 	default:
 		http.Error(w, "not like that", http.StatusBadRequest)
 	}
 }
 
-// sign returns a token of a job of acme/app.
-func (i *jobIssuer) sign(expired bool) (string, error) {
+// sign returns a token of a job of a repository.
+func (i *jobIssuer) sign(repository string, expired bool) (string, error) {
 	until := time.Now().Add(5 * time.Minute)
 	if expired {
 		until = time.Now().Add(-time.Minute)
 	}
-	claims := fmt.Sprintf(`{"iss":%q,"aud":"proxy","sub":"repo:acme/app:ref:refs/heads/main","repository":"acme/app","exp":%d}`, i.url, until.Unix())
+	claims := fmt.Sprintf(`{"iss":%q,"aud":%q,"sub":"repo:%s:ref:refs/heads/main","repository":%q,"exp":%d}`, i.url, i.audience, repository, repository, until.Unix())
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: i.key, KeyID: "1"}}, nil)
 	if err != nil {
 		return "", err
@@ -87,16 +88,27 @@ func (i *jobIssuer) sign(expired bool) (string, error) {
 	return signed.CompactSerialize()
 }
 
-// issuerCmd starts the issuer and writes an OIDC file that puts its jobs of acme into the group
-// team.
+// issuerCmd starts the issuer for an audience, and writes an OIDC file that puts its jobs of acme
+// into the group team.
 func issuerCmd(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: issuer file")
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: issuer file audience")
 	}
 	i := ts.Value(issuerKey{}).(*jobIssuer)
+	i.audience = args[1]
 	i.start(ts)
-	text := fmt.Sprintf("[[issuer]]\nurl = %q\naudience = \"proxy\"\n\n[[issuer.rule]]\nclaims = { repository = \"acme/*\" }\ngroups = [\"team\"]\n", i.url)
+	text := fmt.Sprintf("[[issuer]]\nurl = %q\naudience = %q\n\n[[issuer.rule]]\nclaims = { repository = \"acme/*\" }\ngroups = [\"team\"]\n", i.url, i.audience)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// issueCmd writes a token of a job of a repository, which has not expired.
+func issueCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: issue file repository")
+	}
+	token, err := ts.Value(issuerKey{}).(*jobIssuer).sign(args[1], false)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))
 }
 
 // netrcCmd gives the go command a netrc with the password in a file, for a machine or for that of

@@ -82,6 +82,8 @@ func TestScripts(t *testing.T) {
 			"asked":      askedCmd,
 			"guarded":    guardedCmd,
 			"issuer":     issuerCmd,
+			"issue":      issueCmd,
+			"job":        jobCmd,
 			"netrc":      netrcCmd,
 			"tokens":     tokensCmd,
 			"forget":     forgetCmd,
