@@ -336,7 +336,7 @@ func (d *docRun) run(t *testing.T, name string) {
 	output := d.outputs(string(out))
 	if err != nil {
 		log, _ := os.ReadFile(filepath.Join(d.root, "server.err"))
-		t.Fatalf("%s: %v\n%s\n[log of the server]\n%s", name, err, d.there(string(out)), log)
+		t.Fatalf("%s: %v; the line is after the last @@, and doc_page_test.go says how to mark what cannot be run\n%s\n[log of the server]\n%s", name, err, d.there(string(out)), log)
 	}
 	for _, shown := range d.shown {
 		if diff := compareShown(shown, output[fmt.Sprint(shown.command.Line)]); diff != "" {

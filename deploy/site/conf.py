@@ -1,5 +1,7 @@
 # Settings of Sphinx for the site of these documents. deploy/site/build copies the Markdown files into one
 # directory with their paths, so that the links between them stay.
+import re
+
 project = "Assay"
 copyright = "the authors of Assay"
 extensions = ["myst_parser"]
@@ -43,8 +45,13 @@ groups = {
 }
 
 
-def navigation(app, docname, source):
-    """Appends the tables of contents to the first page: one for each group, and the rest."""
+# Comments, in which the tests of the documents find what to do with a block of code.
+comment = re.compile(r"(?ms)^ {0,3}<!--.*?-->\n")
+
+
+def prepare(app, docname, source):
+    """Removes comments, and appends the tables of contents to the first page: one for each group, and the rest."""
+    source[0] = comment.sub("", source[0])
     if docname != root_doc:
         return
     grouped = {page for pages in groups.values() for page in pages}
@@ -54,5 +61,5 @@ def navigation(app, docname, source):
 
 
 def setup(app):
-    app.connect("source-read", navigation)
+    app.connect("source-read", prepare)
     return {"parallel_read_safe": False}
