@@ -42,6 +42,11 @@ var (
 	// ErrReadOnly means that the store is open read-only.
 	ErrReadOnly = errors.New("store is open for reading only")
 
+	// ErrUnwritable means that nothing can be stored now, not even a small object: the disk of the store is
+	// full or read-only, or the store has reached its limit. It is no error of one object, such as one that
+	// is larger than what is left below the limit.
+	ErrUnwritable = errors.New("nothing can be stored now")
+
 	// ErrOlder means that objects have the keys of an earlier version of the program.
 	ErrOlder = errors.New("store has the keys of an earlier version, or they are being moved")
 )

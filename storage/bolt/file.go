@@ -237,7 +237,7 @@ func (f *file) writable(n int) error {
 		stats := f.bolt.Stats()
 		free := int64(stats.FreePageN+stats.PendingPageN) * int64(f.pageSize)
 		if tx.Size()-free+int64(n) > f.limit-reserve {
-			return limitError(f.path)
+			return limitError(f.path, n)
 		}
 		return nil
 	})
@@ -273,9 +273,11 @@ func (f *file) commitError(err error) error {
 	}
 	switch {
 	case errors.Is(err, bolterrors.ErrMaxSizeReached):
-		return limitError(f.path)
+		return limitError(f.path, 0)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err)
+		return unwritable{fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err)}
+	case errors.Is(err, syscall.EROFS):
+		return unwritable{fmt.Errorf("write %s: %w; mount the file system for writing; stored objects stay readable", f.path, err)}
 	case errors.Is(err, syscall.EIO):
 		// After a failed fsync the content of the disk is unknown (see lwn.net/Articles/752063), so
 		// nothing is built on top of it.

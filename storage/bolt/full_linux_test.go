@@ -105,6 +105,9 @@ func fullDisk(dir string) error {
 	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free some space") || stored == 0 {
 		return fmt.Errorf("after %d objects: %v, want ENOSPC with what to do", stored, err)
 	}
+	if !errors.Is(err, storage.ErrUnwritable) {
+		return fmt.Errorf("%v: want storage.ErrUnwritable", err)
+	}
 	if strings.Count(err.Error(), ".db") != 1 {
 		return fmt.Errorf("%v: want the file named once", err)
 	}

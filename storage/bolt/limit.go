@@ -5,6 +5,8 @@ import (
 	"math"
 	"os"
 	"syscall"
+
+	"github.com/assay-proxy/assay/storage"
 )
 
 const is32Bit = math.MaxInt == math.MaxInt32
@@ -49,8 +51,22 @@ func checkMappable(path string) error {
 	return nil
 }
 
-// limitError is the error of a change for which the file is too large.
-func limitError(path string) error {
-	return fmt.Errorf("write %s: %w: the file has reached the limit of the store; purge modules or raise the limit; stored objects stay readable",
+// limitError is the error of a change of n bytes for which the file is too large.
+func limitError(path string, n int) error {
+	err := fmt.Errorf("write %s: %w: the file has reached the limit of the store; purge modules or raise the limit; stored objects stay readable",
 		path, syscall.ENOSPC)
+	if n > largestSmall {
+		return err // another object may fit, since what has arrived of this one is given up
+	}
+	return unwritable{err}
 }
+
+// largestSmall is about how many bytes of a file a small object takes, with what belongs to it.
+const largestSmall = 2 * storage.MaxSmall
+
+// unwritable is an error that is storage.ErrUnwritable, too.
+type unwritable struct{ error }
+
+func (e unwritable) Unwrap() error { return e.error }
+
+func (unwritable) Is(target error) bool { return target == storage.ErrUnwritable }

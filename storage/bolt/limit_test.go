@@ -50,6 +50,9 @@ func TestFileLimit(t *testing.T) {
 			if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "limit of the store") || stored < 8 {
 				t.Fatalf("after %d objects: %v, want ENOSPC that names the limit", stored, err)
 			}
+			if nothing := errors.Is(err, storage.ErrUnwritable); nothing != (size <= storage.MaxSmall) {
+				t.Errorf("an object of %d bytes finds no room. Nothing can be stored: %v", size, nothing)
+			}
 			stored--
 			if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() > bolt.LeastLimit {
 				t.Errorf("the file has %d bytes: %v", info.Size(), err)
