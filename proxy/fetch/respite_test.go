@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -19,16 +20,17 @@ func TestRespite(t *testing.T) {
 		status     int
 		retryAfter string
 		respite    time.Duration
+		modules    int // for which it must ask
 	}{
-		{429, "60", time.Minute},
-		{429, "", 30 * time.Second},
-		{429, "0", 30 * time.Second},
-		{429, "86400", 5 * time.Minute},
-		{503, "100", 100 * time.Second},
-		{502, "40", 40 * time.Second},
-		{503, "", 0},
-		{500, "", 0},
-		{404, "60", 0},
+		{429, "60", time.Minute, 1},
+		{429, "", 30 * time.Second, 1},
+		{429, "0", 30 * time.Second, 1},
+		{429, "86400", 5 * time.Minute, 1},
+		{503, "100", 100 * time.Second, 2},
+		{502, "40", 40 * time.Second, 2},
+		{503, "", 0, 2},
+		{500, "", 0, 2},
+		{404, "60", 0, 2},
 	} {
 		for _, first := range []string{"client", "prediction"} {
 			t.Run(fmt.Sprintf("%d %q to a %s", test.status, test.retryAfter, first), func(t *testing.T) {
@@ -57,11 +59,14 @@ func TestRespite(t *testing.T) {
 						_, _, err := c.ReadAll(ctx, fmt.Sprintf("example.com/%d/@v/v1.0.0.mod", files), 100)
 						return err
 					}
-					begin := time.Now()
-					if err := get(); err == nil {
-						t.Fatal("no error")
+					var begin time.Time
+					for range test.modules {
+						begin = time.Now()
+						if err := get(); err == nil {
+							t.Fatal("no error")
+						}
 					}
-					if !wanted && test.respite > 0 && requests.total() != 1 {
+					if !wanted && test.respite > 0 && requests.total() != test.modules {
 						t.Errorf("%d requests for a prediction", requests.total())
 					}
 					if c.Spared() != (test.respite > 0) {
@@ -131,5 +136,55 @@ func TestRespiteOfDatabase(t *testing.T) {
 		if c.Spared() {
 			t.Error("it is spared for longer than it said")
 		}
+	})
+}
+
+// One module that an upstream cannot serve now stops no predictions of others: an upstream that is well
+// answers them. Two modules in a row that it refuses so are a sign that all requests are too many.
+func TestRespiteOfModules(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		requests := map[string]*counter{"bad": {}, "worse": {}, "good": {}}
+		n.serve("host", lives(func(w http.ResponseWriter, r *http.Request) {
+			name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), ".example/")
+			requests[name].next()
+			if name == "good" {
+				text("good")(w, r)
+				return
+			}
+			w.Header().Set("Retry-After", "60")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}))
+		c := n.list("http://host")
+		get := func(name, file string) error {
+			t.Helper()
+			ctx := fetch.WhileWanted(t.Context(), func() bool { return false }, func() bool { return true })
+			_, _, err := c.ReadAll(ctx, name+".example/m/@v/"+file, 100)
+			return err
+		}
+		want := func(name, file string, sent, ok, spared bool) {
+			t.Helper()
+			before := requests[name].total()
+			err := get(name, file)
+			if got := requests[name].total() - before; (got == 1) != sent || got > 1 || (err == nil) != ok {
+				t.Errorf("%s/%s: %d requests, %v", name, file, got, err)
+			}
+			if c.Spared() != spared {
+				t.Errorf("after %s/%s: Spared() = %v", name, file, c.Spared())
+			}
+		}
+		want("bad", "v1.0.0.mod", true, false, false)
+		want("bad", "v1.0.0.info", false, false, false) // nor is it repeated for another file
+		want("good", "v1.0.0.mod", true, true, false)
+		want("worse", "v1.0.0.mod", true, false, false) // what is between them was answered
+		want("good", "v1.1.0.mod", true, true, false)
+		time.Sleep(time.Minute)
+		want("bad", "v1.1.0.mod", true, false, false)
+		time.Sleep(time.Minute)
+		want("worse", "v1.1.0.mod", true, false, false) // the time of the other is over
+		want("bad", "v1.2.0.mod", true, false, true)
+		want("good", "v1.2.0.mod", false, false, true)
+		time.Sleep(time.Minute)
+		want("good", "v1.2.0.mod", true, true, false)
 	})
 }

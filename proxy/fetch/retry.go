@@ -105,10 +105,10 @@ func (u *upstream) refuse(ctx context.Context, path string) error {
 	return nil
 }
 
-// spare returns an error if the upstream must not get a request for path, because it has asked for fewer,
-// and no client waits for the answer or will.
+// spare returns an error if the upstream must not get a request for path, because it has asked for fewer, of
+// all or of those about its module, and no client waits for the answer or will.
 func (u *upstream) spare(ctx context.Context, path string) error {
-	left := u.respite.left()
+	left := u.respite.leftFor(path)
 	if left == 0 || !callerOf(ctx).givesUp() {
 		return nil
 	}

@@ -70,9 +70,13 @@ func (u *upstream) open(ctx context.Context, path string, limit int64, deadline 
 		if 0 < f.Status && f.Status < http.StatusInternalServerError {
 			u.probe.noteAnswer(time.Since(begin))
 		}
+		if notfound.Is(f.Err) {
+			u.respite.answered(path)
+		}
 		return nil, f
 	}
 	u.probe.noteAnswer(time.Since(begin))
+	u.respite.answered(path)
 	return s, nil
 }
 
@@ -152,7 +156,7 @@ func (u *upstream) refused(resp response, cancel context.CancelCauseFunc, path s
 	default:
 		f.retry = false
 	}
-	if d := respiteOf(f.Status, f.RetryAfter); u.respite.note(d) {
+	if d := respiteOf(f.Status, f.RetryAfter); d > 0 && u.respite.refused(path, f.Status, d) {
 		u.client.log.Warn("upstream asks for fewer requests: nothing is predicted", "source", u.at.label, "status", f.Status, "for_s", d.Seconds())
 	}
 	return f
