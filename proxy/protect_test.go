@@ -611,7 +611,7 @@ func TestRuleVeilsErrors(t *testing.T) {
 		clients.Go(func() { answers[i] = g.get(evilPath+"/@v/v1.7.0.zip", "Authorization", g.dev) })
 	}
 	waitUntil(t, func() bool { return strings.Contains(strings.Join(g.code.Requests(), " "), vcstest.GitHost) })
-	time.Sleep(300 * time.Millisecond) // both wait now
+	g.wantWaiting(len(answers))
 	pageFor(g.code, "evil.corp.example", g.repo.URL())
 	g.code.Hang(false)
 	clients.Wait()

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -30,7 +31,11 @@ func TestPushDuringRefresh(t *testing.T) {
 	store.set(nil, wait)
 	var clients sync.WaitGroup
 	clients.Go(func() { h.get("corp.example/lib/@v/list") })
-	<-store.came // it has answered, with one tag
+	answered := func() {
+		for !strings.HasSuffix(<-store.came, "/@v/list") {
+		}
+	}
+	answered() // with one tag
 	repo.Commit("-- new.go --\npackage lib\n")
 	repo.Tag("v1.1.0")
 	h.server.Pushed(repo.URL())
@@ -39,10 +44,22 @@ func TestPushDuringRefresh(t *testing.T) {
 			t.Errorf("list after the push: %v", a)
 		}
 	})
-	time.Sleep(300 * time.Millisecond)
+	answered() // with both, although the first answer is not stored yet
 	store.set(nil, nil)
 	close(wait)
 	clients.Wait()
+}
+
+// wantRunning waits until n pieces of work of private modules are under way.
+func (h *hosts) wantRunning(n int) {
+	h.t.Helper()
+	eventually(h.t, fmt.Sprintf("%d are under way", n), func() bool { return h.server.Content().Places()["private"].Stats().Running == n })
+}
+
+// wantWaiting waits until n requests for private modules wait for work that is under way.
+func (h *hosts) wantWaiting(n int) {
+	h.t.Helper()
+	eventually(h.t, fmt.Sprintf("%d requests wait", n), func() bool { return h.server.Content().Places()["private"].Stats().Clients == n })
 }
 
 // startHangingRun starts a server with a client that waits for the list of
@@ -72,7 +89,7 @@ func TestPushDuringRun(t *testing.T) {
 	h.server.Pushed(repo.URL())
 	clients.Go(func() { h.get("corp.example/lib/@latest") })
 	clients.Go(func() { h.get("corp.example/lib/@v/list") })
-	time.Sleep(300 * time.Millisecond)
+	h.wantRunning(3)
 	h.code.Hang(false)
 	clients.Wait()
 	if asked += len(h.code.Requests()); asked != 2*once {
@@ -86,10 +103,10 @@ func TestPushFlood(t *testing.T) {
 	t.Parallel()
 	var clients sync.WaitGroup
 	h, repo, once, asked := startHangingRun(t, &clients)
-	for range 10 {
+	for i := range 10 {
 		h.server.Pushed(repo.URL())
 		clients.Go(func() { h.get("corp.example/lib/@v/list") })
-		time.Sleep(20 * time.Millisecond)
+		h.wantRunning(2 + i)
 	}
 	repo.Tag("v1.1.0")
 	h.server.Pushed(repo.URL())
@@ -98,7 +115,7 @@ func TestPushFlood(t *testing.T) {
 			t.Errorf("list after the last push: %v", a)
 		}
 	})
-	time.Sleep(100 * time.Millisecond)
+	h.wantRunning(12)
 	h.code.Hang(false)
 	clients.Wait()
 	if asked += len(h.code.Requests()); asked > 2*once+3 { // a new tag is fetched, too
@@ -120,7 +137,7 @@ func TestPushDuringAbsence(t *testing.T) {
 		clients.Go(func() { h.get(path) })
 	}
 	waitUntil(t, func() bool { return len(h.code.Requests()) > 0 })
-	time.Sleep(100 * time.Millisecond)
+	h.wantRunning(len(paths))
 	h.server.Pushed(repo.URL())
 	h.code.Hang(false)
 	clients.Wait()
@@ -154,7 +171,7 @@ func TestPushDuringFill(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(300 * time.Millisecond)
+	h.wantWaiting(6)
 	close(held.open)
 	clients.Wait()
 }

@@ -291,7 +291,7 @@ func TestReloadDirect(t *testing.T) {
 			t.Errorf("the private module: %v", a)
 		}
 	})
-	time.Sleep(300 * time.Millisecond)
+	h.wantRunning(1)
 	h.code.Hang(false)
 	before.Wait()
 	after.Wait()

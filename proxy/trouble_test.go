@@ -532,7 +532,7 @@ func TestOneMissOfMany(t *testing.T) {
 	for range clients {
 		go func() { status <- f.get("example.com/many/@v/list").header.Get("Cache-Status") }()
 	}
-	time.Sleep(200 * time.Millisecond)
+	eventually(t, "all wait", func() bool { return f.objects().Clients == clients })
 	close(release)
 	miss := 0
 	for range clients {

@@ -55,6 +55,7 @@ type holder struct{ kind, name string }
 // Stats are counts of one set of places.
 type Stats struct {
 	Running, Waiting int // now
+	Clients          int // requests that wait for work, which is running or waits
 
 	// Claims refused since the start, by reason; see the errors of the same names.
 	ClientFull, Full, Late uint64
@@ -93,6 +94,12 @@ func (p *Places) Stats() Stats {
 	defer p.mu.Unlock()
 	stats := p.stats
 	stats.Running, stats.Waiting = len(p.running), len(p.waiting)
+	for w := range p.running {
+		stats.Clients += w.requests()
+	}
+	for _, w := range p.waiting {
+		stats.Clients += w.requests()
+	}
 	return stats
 }
 

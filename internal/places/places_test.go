@@ -352,6 +352,9 @@ func TestJoin(t *testing.T) {
 		if !c.Join("b") {
 			t.Error("cannot be joined")
 		}
+		if n := b.Stats().Clients; n != 6 {
+			t.Errorf("%d requests wait, want 6", n)
+		}
 		b.take(c)
 		c.Leave("a")
 		c.Leave("a")

@@ -29,6 +29,14 @@ type work struct {
 	pace     pace
 }
 
+// requests returns how many requests wait for the work.
+func (w *work) requests() (n int) {
+	for _, of := range w.clients {
+		n += of
+	}
+	return n
+}
+
 // giveUp makes the work yield.
 func (w *work) giveUp() {
 	w.yielding = true

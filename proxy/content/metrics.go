@@ -118,8 +118,8 @@ func (c predictionsCollector) Collect(out chan<- prometheus.Metric) {
 
 // placesCollector reports how full the places are.
 type placesCollector struct {
-	all                                map[string]*places.Places
-	running, waiting, refused, yielded *prometheus.Desc
+	all                                         map[string]*places.Places
+	running, waiting, clients, refused, yielded *prometheus.Desc
 }
 
 func newPlacesCollector(all map[string]*places.Places) placesCollector {
@@ -129,6 +129,7 @@ func newPlacesCollector(all map[string]*places.Places) placesCollector {
 	return placesCollector{all,
 		desc("assay_places_running", "Places in use: objects, zips, private (objects), lookups and files (tiles, heads) of checksum databases, beyond (tiles beyond the newest head)."),
 		desc("assay_places_waiting", "Requests that wait for a place."),
+		desc("assay_places_clients", "Requests of clients that wait for work in these places, which is under way or waits for a place."),
 		desc("assay_places_refused_total", "Requests for a place that were refused, by reason: client (this client has too many waiting), full (all clients have), late (none became free in time).", "reason"),
 		desc("assay_places_yielded_total", "Fetches that were stopped to free their place, by reason: abandoned (no client waited for it), slow.", "reason"),
 	}
@@ -136,7 +137,7 @@ func newPlacesCollector(all map[string]*places.Places) placesCollector {
 
 // Describe implements prometheus.Collector.
 func (c placesCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.running, c.waiting, c.refused, c.yielded} {
+	for _, d := range []*prometheus.Desc{c.running, c.waiting, c.clients, c.refused, c.yielded} {
 		out <- d
 	}
 }
@@ -147,6 +148,7 @@ func (c placesCollector) Collect(out chan<- prometheus.Metric) {
 		stats := p.Stats()
 		out <- prometheus.MustNewConstMetric(c.running, prometheus.GaugeValue, float64(stats.Running), name)
 		out <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(stats.Waiting), name)
+		out <- prometheus.MustNewConstMetric(c.clients, prometheus.GaugeValue, float64(stats.Clients), name)
 		for reason, n := range map[string]uint64{"client": stats.ClientFull, "full": stats.Full, "late": stats.Late} {
 			out <- prometheus.MustNewConstMetric(c.refused, prometheus.CounterValue, float64(n), name, reason)
 		}
