@@ -33,7 +33,7 @@ func startChild(t *testing.T, test string, task ...string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "-test.run=^"+test+"$", "-test.timeout=1m")
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+test+"$", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), childTask+"="+strings.Join(task, "\n"))
 	return cmd
 }
@@ -65,9 +65,13 @@ func TestLogKill(t *testing.T) {
 	c := pinlog.Config{Dir: filepath.Join(dir, "log"), Name: logName, Guard: filepath.Join(dir, "guard")}
 	all := shown{make(map[int64]bool), make(map[string]bool)}
 	for round := range rounds {
-		// The first processes are killed while they create the log.
-		after := time.Duration(rand.IntN(5+round*20)) * time.Millisecond
-		appendAndKill(t, c, round, after, &all)
+		// The first processes are killed while they open the log, or create it, and the others while they
+		// append, however fast this machine is.
+		entries := 0
+		if round >= rounds/4 {
+			entries = 8 + rand.IntN(40)
+		}
+		appendAndKill(t, c, round, entries, &all)
 		l, err := pinlog.Open(t.Context(), c)
 		if err != nil {
 			t.Fatalf("round %d: Open: %v", round, err)
@@ -83,9 +87,9 @@ func TestLogKill(t *testing.T) {
 	}
 }
 
-// appendAndKill starts a process that appends, kills it after the given time, and records its
-// output.
-func appendAndKill(t *testing.T, c pinlog.Config, round int, after time.Duration, all *shown) {
+// appendAndKill starts a process that appends, kills it a moment after it has shown a number of entries,
+// and records its output.
+func appendAndKill(t *testing.T, c pinlog.Config, round, entries int, all *shown) {
 	t.Helper()
 	cmd := startChild(t, "TestLogKill", c.Dir, c.Guard, strconv.Itoa(round))
 	out, err := cmd.StdoutPipe()
@@ -96,7 +100,10 @@ func appendAndKill(t *testing.T, c pinlog.Config, round int, after time.Duration
 		t.Fatal(err)
 	}
 	in := bufio.NewReader(out)
-	for {
+	kill := func() {
+		time.AfterFunc(time.Duration(rand.IntN(5000))*time.Microsecond, func() { cmd.Process.Kill() })
+	}
+	for pinned := 0; ; {
 		line, err := in.ReadString('\n')
 		if err != nil {
 			break // a line without an end counts as not written
@@ -104,8 +111,13 @@ func appendAndKill(t *testing.T, c pinlog.Config, round int, after time.Duration
 		what, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		switch what {
 		case "opens":
-			time.AfterFunc(after, func() { cmd.Process.Kill() })
+			if entries == 0 {
+				kill()
+			}
 		case "pinned":
+			if pinned++; pinned == entries {
+				kill()
+			}
 			n, err := strconv.ParseInt(value, 10, 64)
 			if err != nil {
 				t.Fatalf("the child said %q", line)
