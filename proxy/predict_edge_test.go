@@ -260,6 +260,11 @@ func TestPredictAfterBusy(t *testing.T) {
 	f.wantPredicted()
 }
 
+// fullStoreError is the error of a store whose disk is full.
+func fullStoreError() error {
+	return fmt.Errorf("write meta.db: %w: %w", storage.ErrUnwritable, syscall.ENOSPC)
+}
+
 // spaceless is a store that stores nothing while it has an error for it.
 type spaceless struct {
 	storage.Store
@@ -318,7 +323,7 @@ func (d spacelessDraft) Write(p []byte) (int, error) {
 // vain or takes the space that a client's fill needs. The log says it once.
 func TestPredictNoSpace(t *testing.T) {
 	t.Parallel()
-	for name, why := range map[string]error{"full": syscall.ENOSPC, "read-only": storage.ErrReadOnly} {
+	for name, why := range map[string]error{"full": fullStoreError(), "read-only": storage.ErrReadOnly} {
 		for _, kind := range []string{"info", "mod", "zip"} { // created, in a batch, from a draft
 			t.Run(name+" "+kind, func(t *testing.T) {
 				t.Parallel()
@@ -375,7 +380,7 @@ func TestPredictGivesUpSpace(t *testing.T) {
 	f := start(t, world, g.url, store.option())
 	f.want("graph.example/old/@v/v1.0.0.mod")
 	<-g.came // it hangs
-	full := error(syscall.ENOSPC)
+	full := fullStoreError()
 	store.err.Store(&full)
 	if a := f.get("example.com/hello/@v/v1.0.0.mod"); a.status < 500 {
 		t.Errorf("a client gets %v", a)
@@ -383,5 +388,122 @@ func TestPredictGivesUpSpace(t *testing.T) {
 	f.idle() // although one still hangs
 	if f.objects().Abandoned == 0 {
 		t.Error("no prediction was given up")
+	}
+}
+
+// An error that says "no space left" and is not of the store is no reason for a pause, such as that of the
+// directory of a repository or of scratch files. Nor is a zip that is larger than what the store has left.
+func TestPredictFullElsewhere(t *testing.T) {
+	t.Parallel()
+	full := error(syscall.ENOSPC)
+	for name, c := range map[string]struct {
+		path string
+		fail func(s *spaceless, o *option, on *atomic.Bool)
+	}{
+		"another disk": {"example.com/hello/@v/v1.0.0.mod", func(_ *spaceless, o *option, on *atomic.Bool) {
+			lookup := o.lookup
+			o.lookup = func(ctx context.Context, path string, limit int64) ([]byte, error) {
+				if on.Load() && strings.Contains(path, "lookup/example.com/hello@") {
+					return nil, fmt.Errorf("scratch: %w", full)
+				}
+				return lookup(ctx, path, limit)
+			}
+		}},
+		"a large zip": {"example.com/hello/@v/v1.0.0.zip", func(s *spaceless, _ *option, _ *atomic.Bool) { s.err.Store(&full) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			world := newWorld(t)
+			paths := graph(world, 2, "")
+			store, on := new(spaceless), new(atomic.Bool)
+			o := store.option()
+			o.lookup = chainOf(t, world.URL("ok")).SumDB(proxytest.Database, "http://127.0.0.1:1", true)
+			c.fail(store, &o, on)
+			f := start(t, world, world.URL("ok"), o)
+			on.Store(true)
+			if a := f.get(c.path); a.status < 500 {
+				t.Errorf("a client gets %v", a)
+			}
+			on.Store(false)
+			store.err.Store(nil)
+			if strings.Contains(f.logs.String(), "nothing is predicted for a while") {
+				t.Error("a pause begins")
+			}
+			f.want("graph.example/old/@v/v1.0.0.mod")
+			eventually(t, "predictions go on", func() bool { return f.holds(paths[0]+"mod") && f.holds(paths[1]+"mod") })
+		})
+	}
+}
+
+// visit requests a path as another client, and leaves while it waits.
+func (f *fixture) visit(path string) {
+	f.t.Helper()
+	ctx, leave := context.WithCancel(f.t.Context())
+	var client sync.WaitGroup
+	client.Go(func() {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url+"/"+path, nil)
+		if err != nil {
+			f.t.Error(err)
+			return
+		}
+		r.Header.Set("Address", "192.0.2.9")
+		if resp, err := http.DefaultTransport.RoundTrip(r); err == nil {
+			_ = resp.Body.Close()
+			f.t.Error("it gets a response")
+		}
+	})
+	eventually(f.t, "it waits", func() bool { return f.objects().Clients > 0 })
+	leave()
+	client.Wait()
+	eventually(f.t, "it has left", func() bool { return f.objects().Clients == 0 })
+}
+
+// A pause, or the end of the server, ends no fill that a client has begun or joined, also when that client
+// has left, and although a prediction follows it.
+func TestPredictEndsNoClientsFill(t *testing.T) {
+	t.Parallel()
+	for _, joins := range []bool{false, true} {
+		for _, stop := range []bool{false, true} {
+			t.Run(fmt.Sprintf("joined %v, stop %v", joins, stop), func(t *testing.T) {
+				t.Parallel()
+				world := newWorld(t)
+				world.Add("-- slow.example/0@v1.0.0/go.mod --\nmodule slow.example/0\n-- slow.example/1@v1.0.0/go.mod --\nmodule slow.example/1\n")
+				graph(world, 0, "require slow.example/0 v1.0.0\nrequire slow.example/1 v1.0.0\n")
+				const path = "slow.example/0/@v/v1.0.0.mod"
+				g := newGate(t, world, "/slow.example/")
+				store := new(spaceless)
+				o := addressed()
+				o.store, o.budget = store.option().store, patient()
+				f := start(t, world, g.url, o)
+				if !joins {
+					f.visit(path)
+				}
+				f.get("graph.example/old/@v/v1.0.0.mod", "Address", "192.0.2.1")
+				for !strings.Contains(<-g.came, "/slow.example/1/") { // it is predicted after the other one
+				}
+				if joins {
+					f.visit(path)
+				}
+				ended := make(chan error, 1)
+				if stop {
+					go func() { ended <- f.server.Close(context.WithoutCancel(t.Context())) }()
+				} else {
+					full := fullStoreError()
+					store.err.Store(&full)
+					f.get("example.com/hello/@v/v1.0.0.mod", "Address", "192.0.2.8")
+					store.err.Store(nil)
+					ended <- nil
+				}
+				eventually(t, "the other prediction ends", func() bool { return f.objects().Abandoned > 0 })
+				g.release()
+				if err := <-ended; err != nil {
+					t.Errorf("Close: %v", err)
+				}
+				eventually(t, "what a client has requested is stored", func() bool { return f.holds(path) })
+				if n := f.objects().Abandoned; n != 1 {
+					t.Errorf("%d fills were given up, want the one that no client has requested", n)
+				}
+			})
+		}
 	}
 }

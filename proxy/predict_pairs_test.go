@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -252,7 +251,7 @@ type fullDisk struct {
 func (s *fullDisk) Create(ctx context.Context, info storage.Info, data io.Reader) error {
 	if s.on.Load() && (strings.HasSuffix(info.Key, "graph.example/2/@v/v1.0.0.info") || strings.HasSuffix(info.Key, "graph.example/3/@v/v1.0.0.info")) {
 		s.refused.Add(1)
-		return fmt.Errorf("create %s: %w", info.Key, syscall.ENOSPC)
+		return fmt.Errorf("create %s: %w", info.Key, fullStoreError())
 	}
 	return s.Store.Create(ctx, info, data)
 }
@@ -391,7 +390,7 @@ func TestPredictOutage(t *testing.T) {
 	<-came // the prediction
 	answered := make(chan response)
 	go func() { answered <- f.get(path) }()
-	time.Sleep(200 * time.Millisecond) // so that the client joins it
+	eventually(t, "the client joins it", func() bool { return f.objects().Clients == 1 })
 	close(release)
 	if a := <-answered; a.status != http.StatusNotFound {
 		t.Fatalf("%v", a)

@@ -2,9 +2,9 @@ package proxy_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/mod/module"
 
@@ -164,8 +164,10 @@ func TestPredictPrivate(t *testing.T) {
 	paths := graph(h.world, 1, "require corp.example/lib v1.0.0\nrequire gone.example/x v1.0.0\n")
 	before := len(h.code.Requests())
 	h.ok("graph.example/old/@v/v1.0.0.mod")
-	eventually(t, "the other requirement is fetched", func() bool { return h.world.Count(paths[0]+"mod") == 1 })
-	time.Sleep(100 * time.Millisecond) // nothing more may happen
+	eventually(t, "the others are requested", func() bool { // in their order
+		return h.world.Count(paths[0]+"mod") == 1 && h.world.Count("gone.example/x/@v/v1.0.0.mod") == 1
+	})
+	h.idle()
 	if n := h.world.Count("corp.example/lib/@v/v1.0.0.mod"); n != 0 {
 		t.Error("the upstream gets a private name")
 	}
@@ -187,15 +189,21 @@ func TestPredictNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			world := newWorld(t)
+			world, other := newWorld(t), newWorld(t)
 			paths := graph(world, 2, "")
-			f := start(t, world, world.URL("ok"), c.o)
-			if c.prefix != "" {
-				f.get(c.prefix + "graph.example/old/@v/v1.0.0.mod") // not held
-			} else {
-				f.want("graph.example/old/@v/v1.0.0.mod")
+			graph(other, 2, "")
+			const path = "graph.example/old/@v/v1.0.0.mod"
+			f := start(t, world, world.URL("ok"), verified())
+			f.want(path)
+			f.close()
+			f.open(world.URL("ok"), c.o)
+			if a := f.get(c.prefix + path); a.status != http.StatusOK { // it is held
+				t.Fatalf("%v", a)
 			}
-			time.Sleep(100 * time.Millisecond) // nothing more may happen
+			predicts := start(t, other, other.URL("ok"), predicting())
+			predicts.want(path)
+			eventually(t, "another one predicts", func() bool { return predicts.holds(paths[0]+"mod") && predicts.holds(paths[1]+"mod") })
+			f.idle()
 			if n := world.Count(paths[0] + "mod"); n != 0 {
 				t.Errorf("%d requests for what is required", n)
 			}

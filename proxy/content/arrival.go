@@ -3,7 +3,7 @@ package content
 import "time"
 
 // arrival writes a zip into the draft of its fill, and aborts the fill if the zip arrives
-// so slowly that it would not be complete in time.
+// so slowly that it would not be complete in time, or if it is larger than a prediction may be.
 type arrival struct {
 	fill  *fill
 	begun time.Time
@@ -16,6 +16,11 @@ const slowStart = time.Minute
 func newArrival(f *fill) *arrival { return &arrival{fill: f, begun: time.Now()} }
 
 func (a *arrival) Write(p []byte) (int, error) {
+	if a.fill.size < 0 {
+		if err := a.fill.spend(int64(len(p))); err != nil {
+			return 0, err
+		}
+	}
 	n, err := a.fill.arrived.Write(p)
 	a.got += int64(n)
 	a.fill.claim.Progress(n)

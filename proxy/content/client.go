@@ -38,7 +38,7 @@ type Ask struct {
 	unsure  bool // the repository of the module, and so which clients may read it, is not known yet
 	located bool // the repository was found for this request, and the client may read it
 
-	most func() int64 // of a prefetched zip: how many bytes it may have now; nil: any number
+	take func(n int64) bool // of a prefetched object: takes n more bytes, if it may have them; nil: it may have any number
 }
 
 // Sure reports whether the repository of the module, and so which clients may read it, is

@@ -63,45 +63,51 @@ func (l *Library) ahead(ctx context.Context, o *Origin, client background, next 
 	for len(next) > 0 {
 		req := next[0]
 		next = next[1:]
-		switch l.prefetch(ctx, o, client, req) {
+		fetch := l.predictor.Begin(client.site, req)
+		switch l.prefetch(ctx, o, fetch, &Ask{Client: client, Req: req, Path: req.Path(), take: fetch.Take}) {
 		case prefetchHeld:
-			l.predictor.NotFetched(client.site, req, predict.Held)
+			fetch.NotFetched(predict.Held)
 			if req.Kind == request.Mod {
 				next = append(next, l.afterMod(ctx, o, client, req)...)
 			}
 		case prefetchRefused:
-			l.predictor.NotFetched(client.site, req, predict.NotNow)
+			fetch.NotFetched(predict.NotNow)
 		}
 	}
 }
 
 // prefetch starts to fetch a file, unless memory is short, or its module is of another origin or not
 // for every client.
-func (l *Library) prefetch(ctx context.Context, o *Origin, client background, req request.Request) Prefetch {
+func (l *Library) prefetch(ctx context.Context, o *Origin, fetch *predict.Fetch, q *Ask) Prefetch {
 	budget := l.parts.options.memory.Fetches
-	if budget.Used() > budget.Size()/2 || l.Origin(req.Module) != o {
+	if budget.Used() > budget.Size()/2 || l.Origin(q.Req.Module) != o {
 		return prefetchRefused
 	}
-	q := &Ask{Client: client, Req: req, Path: req.Path(), most: func() int64 { return l.predictor.MaxZip(client.site) }}
 	if o.Admit(ctx, q) != nil || !q.Sure() {
 		return prefetchRefused
 	}
-	return o.Prefetch(ctx, q, func(ctx context.Context, ours bool, err error) { l.fetched(ctx, o, q, ours, err) })
+	return o.Prefetch(ctx, q, func(ctx context.Context, ours bool, err error) { l.fetched(ctx, o, fetch, q, end{ours, err}) })
 }
 
-// fetched follows the end of a prefetch, which is ours or one that a client had begun.
-func (l *Library) fetched(ctx context.Context, o *Origin, q *Ask, ours bool, err error) {
-	client := background{q.Client.Site()}
+// end is how a prefetch has ended.
+type end struct {
+	ours bool // no other one, and no client, had begun it
+	err  error
+}
+
+// fetched follows the end of a prefetch.
+func (l *Library) fetched(ctx context.Context, o *Origin, fetch *predict.Fetch, q *Ask, end end) {
+	client, err := background{q.Client.Site()}, end.err
 	size, held := o.shelf.size(ctx, q.Req)
 	switch {
-	case err == nil && held && ours:
-		l.predictor.Fetched(client.site, q.Req, size)
+	case err == nil && held && end.ours:
+		fetch.Fetched(size)
 	case err == nil && held:
-		l.predictor.NotFetched(client.site, q.Req, predict.Held)
-	case !ours || errors.Is(err, places.ErrYielded) || errors.Is(err, places.ErrLeft) || errors.Is(err, memory.ErrFull) || unstorable(err):
-		l.predictor.NotFetched(client.site, q.Req, predict.NotNow)
+		fetch.NotFetched(predict.Held)
+	case !end.ours || errors.Is(err, places.ErrYielded) || errors.Is(err, places.ErrLeft) || errors.Is(err, memory.ErrFull) || unstorable(err):
+		fetch.NotFetched(predict.NotNow)
 	default:
-		l.predictor.NotFetched(client.site, q.Req, predict.Failed)
+		fetch.NotFetched(predict.Failed)
 	}
 	if err == nil && held && q.Req.Kind == request.Mod {
 		l.ahead(ctx, o, client, l.afterMod(ctx, o, client, q.Req))

@@ -34,7 +34,11 @@ func (f *fills) roomFor(req request.Request) room {
 // whether there was one. The client counts as waiting until Leave. The error is one of
 // package places.
 func (f *fills) join(req request.Request, client string) (*filling, bool, error) {
-	return f.joinAs(&fill{req: req, key: req.Path(), started: make(chan struct{})}, client)
+	running, joined, err := f.joinAs(&fill{req: req, key: req.Path(), started: make(chan struct{})}, client)
+	if joined && running.Value.ahead != nil {
+		running.Value.ahead.adopted.Store(true)
+	}
+	return running, joined, err
 }
 
 // joinAs is join with the fill that is started if there is none.
@@ -44,8 +48,8 @@ func (f *fills) joinAs(this *fill, client string) (*filling, bool, error) {
 		Key: this.key, Places: in.places, Limit: in.limit, Value: this,
 		Do: func(ctx context.Context, running *filling) error {
 			this.begun, this.claim = running.Begun, running.Claim()
-			if this.ahead {
-				ctx = fetch.WhileWanted(ctx, this.claim.Wanted, this.claim.GiveUp)
+			if this.ahead != nil {
+				ctx = fetch.WhileWanted(ctx, this.claim.Wanted, func() bool { return this.giveUp(this.claim) })
 			}
 			return f.run(ctx, this)
 		},
@@ -72,7 +76,7 @@ func (f *fills) ahead(q *Ask) (running *filling, started bool, release func()) {
 		return nil, false, nil
 	}
 	client := q.Client.Key()
-	running, joined, err := f.joinAs(&fill{req: q.Req, key: q.Path, started: make(chan struct{}), ahead: true, most: q.most}, client)
+	running, joined, err := f.joinAs(&fill{req: q.Req, key: q.Path, started: make(chan struct{}), ahead: &ahead{take: q.take}}, client)
 	if err != nil {
 		release()
 		return nil, false, nil

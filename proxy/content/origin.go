@@ -183,21 +183,9 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 		return prefetchRefused
 	}
 	if !o.parts.scope.Go(func(ctx context.Context) {
-		select {
-		case <-f.Done():
-		case <-o.parts.rooms.predicting.Done(): // a stop waits only for what clients wait for
-			f.Claim().GiveUp()
-			<-f.Done()
-		case <-paused: // the space is for what clients wait for
-			f.Claim().GiveUp()
-			<-f.Done()
-		}
+		err := o.follow(f, ours, paused)
 		release()
 		_ = o.parts.scope.Guard(q.Path, func() error { // a prediction that fails is no error
-			err := f.Err()
-			if f.Value.costly {
-				err = errUnwanted
-			}
 			ended(ctx, ours, err)
 			return nil
 		})
@@ -205,6 +193,30 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 		release()
 	}
 	return prefetchBegun
+}
+
+// follow waits for the end of a fill, and returns its error. One that was started for this prefetch is given up
+// if it takes too long, if nothing can be stored, and when the Library is closed, unless a client has requested
+// its object.
+func (o *Origin) follow(f *filling, ours bool, paused <-chan struct{}) error {
+	late := time.NewTimer(o.parts.options.times.Ahead)
+	defer late.Stop()
+	slow := false
+	select {
+	case <-f.Done():
+	case <-late.C: // the place is for predictions that arrive
+		slow = true
+	case <-paused: // the space is for what clients have requested
+	case <-o.parts.rooms.predicting.Done(): // a stop waits only for what clients have requested
+	}
+	if ours && !f.Ended() {
+		slow = f.Value.giveUp(f.Claim()) && slow
+	}
+	<-f.Done()
+	if err := f.Err(); err == nil || !ours || !slow && !f.Value.ahead.costly {
+		return err
+	}
+	return errUnwanted
 }
 
 // fetch waits for the fill of q and returns its object, which may still be arriving if
@@ -236,7 +248,7 @@ func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error
 		return got, ErrTimeout
 	}
 	if err := f.Err(); err != nil {
-		if f.Value.ahead {
+		if f.Value.ahead != nil {
 			got.Result = Miss // of which no client knows yet, see bridge
 		}
 		o.absent.note(q.Path, err, f.Begun)

@@ -75,6 +75,10 @@ type Times struct {
 	// Patience is how long a client waits for a new answer when such an old one exists.
 	// Default 5 s.
 	Patience time.Duration
+
+	// Ahead is how long the fetch of a predicted object may last that no client has requested.
+	// Default 2 min: what one client may have then arrives at half a megabyte per second.
+	Ahead time.Duration
 }
 
 // Memory limits the memory of a Library, by purpose. A request that does not fit waits. A
@@ -99,6 +103,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Times.Fresh, time.Minute)
 	setDefault(&c.Times.Stale, 7*24*time.Hour)
 	setDefault(&c.Times.Patience, 5*time.Second)
+	setDefault(&c.Times.Ahead, 2*time.Minute)
 	setDefault(&c.Fills, 64)
 	setDefault(&c.ZipFills, 16)
 	setDefault(&c.Memory.Hot, 16<<20)

@@ -3,7 +3,6 @@ package content
 import (
 	"errors"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/assay-proxy/assay/storage"
@@ -22,9 +21,11 @@ type pause struct {
 	next  chan struct{} // closed when the next pause begins; nil: it was not needed yet
 }
 
-// unstorable reports whether err says that nothing can be stored now.
+// unstorable reports whether err says that the store can store nothing now. Another disk that is full, such as
+// that of the directory for repositories, or a zip that is larger than what is left below the limit of the
+// store, is no reason to predict nothing.
 func unstorable(err error) bool {
-	return IsFull(err) || errors.Is(err, storage.ErrReadOnly) || errors.Is(err, syscall.EROFS)
+	return errors.Is(err, storage.ErrUnwritable) || errors.Is(err, storage.ErrReadOnly)
 }
 
 // note begins a pause, or prolongs it, if err of a fill is a reason, and reports whether it begins one.

@@ -23,32 +23,33 @@ func TestPause(t *testing.T) {
 			t.Errorf("it lasts: %v, want %v", !lasts, lasts)
 		}
 	}
-	for _, err := range []error{nil, fs.ErrNotExist, syscall.EIO} {
+	full := fmt.Errorf("write: %w: %w", storage.ErrUnwritable, syscall.ENOSPC)
+	for _, err := range []error{nil, fs.ErrNotExist, syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} { // of another disk
 		if p.Note(err, now) {
 			t.Errorf("%v begins a pause", err)
 		}
 	}
 	want(false)
-	if !p.Note(fmt.Errorf("write: %w", syscall.ENOSPC), now) {
+	if !p.Note(full, now) {
 		t.Error("a full disk begins none")
 	}
 	<-begins
 	now = now.Add(29 * time.Second)
 	want(true)
-	if p.Note(syscall.EDQUOT, now) {
+	if p.Note(full, now) {
 		t.Error("another one begins")
 	}
 	now = now.Add(29 * time.Second)
 	want(true)
 	now = now.Add(time.Second)
 	want(false)
-	for _, err := range []error{storage.ErrReadOnly, syscall.EROFS} {
+	for _, err := range []error{storage.ErrReadOnly, storage.ErrUnwritable} {
 		if !p.Note(err, now) {
 			t.Errorf("%v begins none", err)
 		}
 		now = now.Add(time.Minute)
 	}
-	if content.NewPause(false).Note(syscall.ENOSPC, now) {
+	if content.NewPause(false).Note(full, now) {
 		t.Error("a pause begins, and nothing is predicted")
 	}
 }

@@ -2,6 +2,7 @@ package content
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/flight"
@@ -42,13 +43,11 @@ type source interface {
 // fill is an object that is being fetched, proved and stored. Clients that request the
 // object meanwhile wait for the same fill.
 type fill struct {
-	req    request.Request
-	key    string
-	ahead  bool         // it was started before a client requested it
-	costly bool         // and was given up, see unwanted
-	most   func() int64 // of such a zip: its bytes, see Ask
-	begun  time.Time
-	claim  *places.Claim
+	req   request.Request
+	key   string
+	ahead *ahead // it was started before a client requested it; nil: a client has started it
+	begun time.Time
+	claim *places.Claim
 
 	// started is closed when the fields below it are set and the object can be streamed.
 	// It is not closed if the object is never streamed.
@@ -61,13 +60,36 @@ type fill struct {
 	stored bool // the stored object has the bytes that have arrived
 }
 
-// unwanted gives up a fill that was started ahead and turns out to be expensive, unless a client waits
-// for it. The error is nil or errUnwanted.
+// ahead is what is known of a fill that was started before a client requested its object.
+type ahead struct {
+	take    func(n int64) bool // see Ask
+	adopted atomic.Bool        // a client has requested it: it is a fill of that client from then on
+	costly  bool               // it was given up, see unwanted
+}
+
+// giveUp gives up a fill that was started ahead, unless a client has requested its object, and reports whether
+// it does. claim is that of the fill.
+func (f *fill) giveUp(claim *places.Claim) bool {
+	return f.ahead != nil && !f.ahead.adopted.Load() && claim.GiveUp() // a client joins the claim before it adopts the fill
+}
+
+// unwanted gives up a fill that was started ahead and turns out to be expensive, unless a client has requested
+// its object. The error is nil or errUnwanted.
 func (f *fill) unwanted() error {
-	if f.costly = f.ahead && f.claim.GiveUp(); f.costly {
-		return errUnwanted
+	if !f.giveUp(f.claim) {
+		return nil
 	}
-	return nil
+	f.ahead.costly = true
+	return errUnwanted
+}
+
+// spend takes n bytes for a fill that was started ahead, and gives it up if there are none left for it, unless
+// a client has requested its object. The error is nil or errUnwanted.
+func (f *fill) spend(n int64) error {
+	if f.ahead == nil || f.ahead.take == nil || f.ahead.take(n) {
+		return nil
+	}
+	return f.unwanted()
 }
 
 // filling is a fill with the clients that wait for it.

@@ -79,6 +79,9 @@ func (u *upstreams) fillInfo(ctx context.Context, f *fill) error {
 	if err != nil {
 		return err
 	}
+	if err := f.spend(int64(len(data))); err != nil {
+		return err
+	}
 	u.parts.infos.note(f.key, source, time.Time{})
 	return u.shelf.create(ctx, f.req, infoOf(data, ""), bytes.NewReader(data))
 }
@@ -97,6 +100,9 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 	data, source, err := u.readMod(held.Context(ctx), chain, f)
 	if err != nil {
 		return said(err)
+	}
+	if err := f.spend(int64(len(data))); err != nil {
+		return err
 	}
 	stated, err := record(ctx)
 	if err != nil {
@@ -122,7 +128,7 @@ func (u *upstreams) fillMod(ctx context.Context, f *fill) error {
 
 // readMod reads a go.mod. A large one takes memory only for a client.
 func (u *upstreams) readMod(ctx context.Context, chain *fetch.Chain, f *fill) (data []byte, source string, err error) {
-	if f.ahead {
+	if f.ahead != nil {
 		data, source, err = chain.ReadAll(ctx, f.key, predict.MaxMod)
 		if !errors.Is(err, fetch.ErrTooLarge) {
 			return data, source, err
@@ -181,8 +187,8 @@ func (u *upstreams) fillZip(ctx context.Context, f *fill) error {
 	}
 	defer object.Body.Close()
 	f.size = object.Size
-	if f.ahead && f.most != nil && f.size > f.most() {
-		if err := f.unwanted(); err != nil {
+	if f.size >= 0 { // otherwise what arrives is counted, see arrival
+		if err := f.spend(f.size); err != nil {
 			return err
 		}
 	}

@@ -13,12 +13,13 @@ import (
 type client struct {
 	moments
 
+	burden
+
 	files   map[memo.Key]file // by path
 	credits [request.NumKinds]credit
-	unused  int64 // bytes of fetched files that it has not requested
-	asked   int   // files that it has requested
-	used    int   // files that were fetched because they were predicted, and that it has requested
-	most    int   // entries that it may have now
+	asked   int // files that it has requested
+	used    int // files that were fetched because they were predicted, and that it has requested
+	most    int // entries that it may have now
 
 	graph  graph
 	queue  []module.Version // go.mod files that it will request, and that have to wait for credit
@@ -35,8 +36,17 @@ type moments struct {
 	expired time.Time // when expire last looked for wasted files
 }
 
+// burden is what was fetched for a client, or is arriving, and was not requested.
+type burden struct {
+	unused   int64 // bytes
+	arriving map[memo.Key]*arriving
+}
+
 func newClient(now time.Time) *client {
-	return &client{moments: moments{first: now, last: now, expired: now}, files: map[memo.Key]file{}, graph: newGraph()}
+	return &client{
+		moments: moments{first: now, last: now, expired: now}, burden: burden{arriving: map[memo.Key]*arriving{}},
+		files: map[memo.Key]file{}, graph: newGraph(),
+	}
 }
 
 // file is the state of a file.
@@ -122,6 +132,9 @@ func (c *client) use(t *tally, req request.Request) bool {
 		return false
 	}
 	c.asked++
+	if a := c.arriving[key]; a != nil {
+		a.giveBack(t) // it is for the client now
+	}
 	if f.is(predicted | fetched) {
 		c.credits[req.Kind].open--
 		c.credits[req.Kind].won()
@@ -143,8 +156,7 @@ func (c *client) fetched(t *tally, req request.Request, size int64) {
 	case f.is(predicted):
 		f.state = f.state&^predicted | fetched
 		c.files[key] = f
-		c.unused += size
-		t.unused += size
+		c.burdened(t, size)
 	case known && f.is(requested):
 		c.won(t, req.Kind, size)
 	default:
@@ -154,13 +166,50 @@ func (c *client) fetched(t *tally, req request.Request, size int64) {
 
 // settle counts a fetched file that is requested now, or wasted.
 func (c *client) settle(t *tally, f file, wasted bool) {
-	c.unused -= f.size
-	t.unused -= f.size
+	c.burdened(t, -f.size)
 	if wasted {
 		t.stats[f.kind].waste(f.size)
 		return
 	}
 	c.won(t, f.kind, f.size)
+}
+
+// burdened adds to the bytes that are not requested.
+func (c *client) burdened(t *tally, n int64) {
+	c.unused += n
+	t.unused += n
+}
+
+// arriving is a predicted file that is being fetched for a client.
+type arriving struct {
+	client *client
+	key    memo.Key
+	taken  int64 // bytes that count as unused
+}
+
+// take takes n bytes, of those that the client may have unused, and reports whether there are as many. A file
+// that the client has requested needs none.
+func (a *arriving) take(t *tally, n int64) bool {
+	c := a.client
+	if c.files[a.key].is(requested) {
+		return true
+	}
+	if n > t.most(c.unused)-c.unused {
+		return false
+	}
+	a.taken += n
+	c.arriving[a.key] = a
+	c.burdened(t, n)
+	return true
+}
+
+// giveBack makes the bytes count no more.
+func (a *arriving) giveBack(t *tally) {
+	if a.client.arriving[a.key] == a {
+		delete(a.client.arriving, a.key)
+	}
+	a.client.burdened(t, -a.taken)
+	a.taken = 0
 }
 
 // won counts a fetched file that the client has requested.
@@ -214,7 +263,7 @@ func (c *client) expire(t *tally, now time.Time) {
 	}
 }
 
-// end counts what the client has not requested as wasted.
+// end counts what the client has not requested as wasted. What is still arriving counts until it has ended.
 func (c *client) end(t *tally) {
 	for _, f := range c.files {
 		if f.is(fetched) {
@@ -378,7 +427,7 @@ func (c *client) predict(t *tally, next []request.Request, kind request.Kind, m 
 	if f.is(requested|predicted|fetched|ended) || !known && c.full() || c.credits[kind].room(kind) <= 0 {
 		return next
 	}
-	if kind == request.Zip && c.unused >= t.most() {
+	if c.unused >= t.most(c.unused) {
 		return next
 	}
 	f.kind, f.at, f.state = kind, c.last, f.state|predicted

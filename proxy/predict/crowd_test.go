@@ -131,7 +131,10 @@ func TestConsistent(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
 	b := newBuild(t)
-	type pending struct{ name, path string }
+	type pending struct {
+		name, path string
+		fetch      *predict.Fetch
+	}
 	var running []pending
 	kinds := []string{"mod", "mod", "info", "zip"}
 	for range 4_000 {
@@ -152,15 +155,21 @@ func TestConsistent(t *testing.T) {
 			next = append(next, b.held(path, version, requiring(n, r.IntN(100), []string{"", "go 1.20"}[r.IntN(2)]))...)
 		}
 		for _, path := range next {
-			running = append(running, pending{b.name, path})
+			running = append(running, pending{b.name, path, b.p.Begin(b.name, parse(t, path))})
+		}
+		for range min(len(running), 3) {
+			running[r.IntN(len(running))].fetch.Take(int64(r.IntN(8 << 20)))
+			if b.p.Unused() > 256<<20 {
+				t.Fatalf("%d bytes are unused", b.p.Unused())
+			}
 		}
 		for len(running) > 200 || len(running) > 0 && r.IntN(3) == 0 {
 			i := r.IntN(len(running))
-			req := parse(t, running[i].path)
-			if r.IntN(3) > 0 {
-				b.p.Fetched(running[i].name, req, int64(r.IntN(1<<20)))
+			if size := int64(r.IntN(1 << 20)); r.IntN(3) > 0 {
+				running[i].fetch.Take(size)
+				running[i].fetch.Fetched(size)
 			} else {
-				b.p.NotFetched(running[i].name, req, []predict.Reason{predict.NotNow, predict.Held, predict.Failed}[r.IntN(3)])
+				running[i].fetch.NotFetched([]predict.Reason{predict.NotNow, predict.Held, predict.Failed}[r.IntN(3)])
 			}
 			running[i] = running[len(running)-1]
 			running = running[:len(running)-1]
@@ -170,6 +179,9 @@ func TestConsistent(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+	for _, of := range running {
+		of.fetch.NotFetched(predict.NotNow)
 	}
 	b.p.Stats(b.now)
 	if err := b.p.Consistent(); err != nil {
@@ -182,6 +194,10 @@ func TestConsistent(t *testing.T) {
 	}
 	if used == 0 || wasted == 0 {
 		t.Errorf("%d used, %d wasted", used, wasted)
+	}
+	b.p.Stats(b.now.Add(time.Hour))
+	if b.p.Unused() != 0 || b.p.Entries() != 0 {
+		t.Errorf("%d bytes are unused, %d entries are left", b.p.Unused(), b.p.Entries())
 	}
 }
 
@@ -200,5 +216,56 @@ func TestFullUses(t *testing.T) {
 	}
 	if of := b.p.Stats(b.now)[request.Mod]; of.Used != int64(len(next)) {
 		t.Errorf("%+v, want %d used", of, len(next))
+	}
+}
+
+// Clients that have left take no bytes from others, and no place among them, also if nothing asks for the
+// counts and there are few clients.
+func TestLeft(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	zips := func() []string { // of go mod download, until the first zip
+		for _, kind := range []string{"mod", "info"} {
+			for i := range 9 {
+				b.get(fmt.Sprintf("m.example/%d/@v/v1.0.0.%s", i, kind))
+			}
+		}
+		return b.get("m.example/0/@v/v1.0.0.zip")
+	}
+	for i := range 20 {
+		b.name = fmt.Sprintf("2001:db8:%x::/48", i)
+		b.p.Fetched(b.name, parse(t, zips()[0]), b.p.MaxZip(b.name))
+	}
+	b.now = b.now.Add(time.Minute)
+	b.name = "192.0.2.1"
+	if next := zips(); len(next) == 0 || b.p.MaxZip(b.name) != predict.MaxZip {
+		t.Errorf("%q are predicted, of at most %d bytes", next, b.p.MaxZip(b.name))
+	}
+	if n := b.p.Unused(); n != 0 || b.p.Clients() != 1 {
+		t.Errorf("%d bytes of clients that have left count, and %d clients", n, b.p.Clients())
+	}
+	if err := b.p.Consistent(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a client has left unused counts for no longer than it is of use, also if it requests nothing any more
+// and others do.
+func TestLeftFiles(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	for _, path := range b.mod("m.example/a", "v1.0.0", requiring(0, 10, "")) {
+		b.p.Fetched(b.name, parse(t, path), 1000)
+	}
+	if b.p.Unused() != 10_000 {
+		t.Errorf("%d bytes are unused", b.p.Unused())
+	}
+	b.now = b.now.Add(20 * time.Second)
+	b.get("m.example/@latest") // it is not idle
+	b.now = b.now.Add(20 * time.Second)
+	b.name = "192.0.2.2"
+	b.get("m.example/@latest")
+	if b.p.Unused() != 0 || b.p.Clients() != 2 {
+		t.Errorf("%d bytes are unused, %d clients", b.p.Unused(), b.p.Clients())
 	}
 }

@@ -12,11 +12,34 @@ func (p *Predictor) Clients() int { return len(p.clients) }
 // Entries returns how much is remembered of all clients.
 func (p *Predictor) Entries() int { return p.entries }
 
-// Unused returns how many bytes were fetched and not requested.
+// Fetched is Fetch.Fetched of a file that has arrived at once, and may be larger than what its client may have.
+func (p *Predictor) Fetched(name string, req request.Request, size int64) {
+	f := p.Begin(name, req)
+	if f.file != nil {
+		f.file.taken = size
+		f.file.client.burdened(&p.tally, size)
+	}
+	f.Fetched(size)
+}
+
+// NotFetched is Fetch.NotFetched.
+func (p *Predictor) NotFetched(name string, req request.Request, why Reason) {
+	p.Begin(name, req).NotFetched(why)
+}
+
+// MaxZip returns the size of the largest file that may be fetched for a client now, 0 if none may.
+func (p *Predictor) MaxZip(name string) int64 {
+	if c := p.clients[name]; c != nil {
+		return max(p.tally.most(c.unused)-c.unused, 0)
+	}
+	return 0
+}
+
+// Unused returns how many bytes were fetched, or are arriving, and were not requested.
 func (p *Predictor) Unused() int64 { return p.tally.unused }
 
 // Consistent returns an error unless the counts agree with each other: what was predicted is used, wasted or
-// open.
+// open. What is still arriving for a client that is forgotten counts, too.
 func (p *Predictor) Consistent() error {
 	var open Stats
 	entries, unused := 0, int64(0)
@@ -33,6 +56,9 @@ func (p *Predictor) Consistent() error {
 				own += f.size
 			}
 		}
+		for _, a := range c.arriving {
+			own += a.taken
+		}
 		for kind, n := range credits {
 			if c.credits[kind].open != n {
 				return fmt.Errorf("%s has %d open files of kind %d, and counts %d", name, n, kind, c.credits[kind].open)
@@ -44,7 +70,7 @@ func (p *Predictor) Consistent() error {
 		entries += c.entries()
 		unused += own
 	}
-	if entries != p.entries || unused != p.tally.unused {
+	if entries != p.entries || unused > p.tally.unused {
 		return fmt.Errorf("%d entries and %d unused bytes, counted as %d and %d", entries, unused, p.entries, p.tally.unused)
 	}
 	for kind, of := range p.tally.stats {

@@ -25,8 +25,9 @@ type Predictor struct {
 
 	mu      sync.Mutex
 	clients map[string]*client
-	entries int   // of all clients
-	turns   int64 // requests so far
+	entries int       // of all clients
+	turns   int64     // requests so far
+	swept   time.Time // when forgetIdle last looked for clients that have left
 	tally   tally
 }
 
@@ -62,6 +63,9 @@ func (p *Predictor) Next(name string, req request.Request, now time.Time) (next 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if now.Sub(p.swept) >= sweepAfter { // what others have left unused takes bytes from this client
+		p.forgetIdle(now)
+	}
 	c := p.client(name, now)
 	defer p.grown(c, c.entries())
 	c.expire(&p.tally, now)
@@ -87,41 +91,6 @@ func (p *Predictor) AfterMod(name string, of module.Version, content []byte) []r
 	c.most = p.most(c)
 	defer p.grown(c, c.entries())
 	return c.queued(&p.tally, c.required(&p.tally, of, mod))
-}
-
-// Fetched says that a predicted file was fetched, and has a size in bytes.
-func (p *Predictor) Fetched(name string, req request.Request, size int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	count := &p.tally.stats[req.Kind]
-	count.Predicted++
-	count.PredictedBytes += size
-	c := p.clients[name]
-	if c == nil {
-		count.waste(size)
-		return
-	}
-	c.fetched(&p.tally, req, size)
-}
-
-// NotFetched says that a predicted file was not fetched.
-func (p *Predictor) NotFetched(name string, req request.Request, why Reason) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c := p.clients[name]; c != nil {
-		c.notFetched(req, why)
-	}
-}
-
-// MaxZip returns the size in bytes of the largest zip that may be fetched now because it is predicted for a
-// client, 0 if none may.
-func (p *Predictor) MaxZip(name string) int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c := p.clients[name]; c != nil {
-		return max(p.tally.most()-c.unused, 0)
-	}
-	return 0
 }
 
 // client returns what is known of a client. The caller holds mu.
@@ -176,7 +145,9 @@ func (p *Predictor) forgetOldest(count func(*client) int, limit int) {
 	p.forget(oldest)
 }
 
+// forgetIdle forgets the clients that have left, and what the others have left unused.
 func (p *Predictor) forgetIdle(now time.Time) {
+	p.swept = now
 	for name, c := range p.clients {
 		if now.Sub(c.last) > idle {
 			p.forget(name)

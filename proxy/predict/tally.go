@@ -28,18 +28,21 @@ const (
 	// a predicted file that was not requested is wasted.
 	idle = 30 * time.Second
 
+	// sweepAfter is how often a request makes the clients be looked for that have left.
+	sweepAfter = time.Second
+
 	// longest is the time after which a client is forgotten that never pauses, such as a site with
 	// many jobs: what it requested is of builds that have ended.
 	longest = 10 * time.Minute
 
-	// MaxMod is the size of the largest go.mod that is read, and MaxZip that of the largest zip that is
+	// MaxMod is the size of the largest go.mod that is read, and MaxZip that of the largest file that is
 	// fetched before a client requests it, in bytes.
 	MaxMod = 64 << 10
 	MaxZip = maxUnusedBytes
 )
 
-// Limits of the bytes of fetched files that were not requested, of one client and of all together. While
-// they are reached no zip is predicted.
+// Limits of the bytes that were fetched and not requested, of one client and of all together. Those of files
+// that are still arriving count, see Fetch.Take. While they are reached nothing is predicted.
 const (
 	maxUnusedBytes    = 64 << 20
 	maxAllUnusedBytes = 256 << 20
@@ -72,11 +75,11 @@ func (c *Count) waste(size int64) {
 // tally is what is counted for all clients.
 type tally struct {
 	stats  Stats
-	unused int64 // bytes that were fetched and not requested
+	unused int64 // bytes that were fetched, or are arriving, and were not requested
 }
 
-// most returns how many bytes of one client may be unused: a part of what is left, so that any number of
-// clients leaves some for the next one.
-func (t *tally) most() int64 {
-	return min(maxUnusedBytes, (maxAllUnusedBytes-t.unused)*maxUnusedBytes/maxAllUnusedBytes)
+// most returns how many bytes of one client may be unused, which has unused ones now: a part of what all others
+// leave, so that any number of clients leaves some for the next one.
+func (t *tally) most(unused int64) int64 {
+	return min(maxUnusedBytes, (maxAllUnusedBytes-t.unused+unused)*maxUnusedBytes/maxAllUnusedBytes)
 }
