@@ -52,12 +52,13 @@ func libFiles(n int) (paths []string) {
 }
 
 // tagLib makes the repository of lib with the versions v1.0.0, v1.1.0, …
-func tagLib(code *vcstest.World, versions ...string) {
+func tagLib(code *vcstest.World, versions ...string) *vcstest.Repo {
 	repo := code.Module("lib")
 	for i, v := range versions {
 		repo.Commit(v)
 		repo.Tag(fmt.Sprintf("v1.%d.0", i))
 	}
+	return repo
 }
 
 // A private version waits for the store once, together with the guard of its pin. Large zips, and the

@@ -122,7 +122,7 @@ func (p *privateServer) get(path string) (body []byte, status int, err error) {
 	}
 	defer resp.Body.Close()
 	body, err = io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK || strings.HasPrefix(path, "sumdb/") {
+	if err != nil || resp.StatusCode != http.StatusOK || strings.HasPrefix(path, "sumdb/") || strings.HasSuffix(path, "/@v/list") {
 		return body, resp.StatusCode, err
 	}
 	p.mu.Lock()
@@ -156,6 +156,7 @@ func (c *logClient) use(random *rand.Rand) {
 	client := modsumdb.NewClient(&c.Client)
 	for _, i := range random.Perm(len(c.versions)) {
 		m := c.versions[i]
+		c.checkHeld(m.Path)
 		hashes := map[string]string{}
 		for _, kind := range []string{"info", "zip", "mod"}[random.IntN(3):] {
 			body, status, err := c.get(m.Path + "/@v/" + m.Version + "." + kind)
@@ -177,6 +178,20 @@ func (c *logClient) use(random *rand.Rand) {
 		}
 		if zip := hashes["zip"]; zip != "" && !slices.Contains(lines, m.Path+" "+m.Version+" "+zip) {
 			c.t.Errorf("%s is %s, the log says %q", m, zip, lines)
+		}
+	}
+}
+
+// checkHeld checks that each version of a module which is listed as held is served, also while another
+// client fetches it, and right after a kill.
+func (p *privateServer) checkHeld(path string) {
+	list, status, err := p.get("cached-only/" + path + "/@v/list")
+	if err != nil || status != http.StatusOK {
+		return // the server was killed, or nothing is held yet
+	}
+	for _, version := range strings.Fields(string(list)) {
+		if body, status, err := p.get("cached-only/" + path + "/@v/" + version + ".info"); err == nil && status != http.StatusOK {
+			p.t.Errorf("%s@%s is listed and not served: %d %s", path, version, status, body)
 		}
 	}
 }

@@ -24,7 +24,7 @@ type Catalog struct {
 // Catalog returns the Catalog of o.
 func (o *Origin) Catalog() Catalog { return Catalog{o.parts.held, o.shelf, o.shelf.proof} }
 
-// Modules yields the modules with a held version, in the order of their keys, each once.
+// Modules yields the modules with a held version that can be served, in the order of their keys, each once.
 // It omits a module whose path is so long that its key is cut: the key does not show the
 // path. It walks the keys of the whole origin.
 func (c Catalog) Modules(ctx context.Context) iter.Seq2[string, error] {
@@ -37,7 +37,7 @@ func (c Catalog) Modules(ctx context.Context) iter.Seq2[string, error] {
 			}
 			_, path, _ := storage.CutVoucher(info.Key)
 			req, err := request.Parse(path)
-			if err != nil || req.Kind != request.Info || !req.Immutable() || req.Module == last {
+			if err != nil || req.Kind != request.Info || !req.Immutable() || req.Module == last || !c.proof.shows(req.ModuleVersion()) {
 				continue
 			}
 			if last = req.Module; !yield(last, nil) {
@@ -56,8 +56,8 @@ func (c Catalog) infos(ctx context.Context) iter.Seq2[storage.Info, error] {
 	return c.held.List(ctx, string(vouchers[0])+"/")
 }
 
-// Versions returns the held versions of a module. It omits those without an .info, because
-// the go command cannot use them.
+// Versions returns the held versions of a module. It omits those without an .info, and those whose
+// proof is not complete, because the go command cannot use them.
 func (c Catalog) Versions(ctx context.Context, modulePath string) (Versions, error) {
 	held, err := c.shelf.versions(ctx, modulePath)
 	return held.all, err
@@ -70,9 +70,13 @@ type Explanation struct {
 	Files   []storage.Info // at most three; Proof names the database or the log that has the hash
 }
 
-// Explain explains a version. It omits damaged files; serving them detects the damage.
+// Explain explains a version. It omits damaged files, because serving them detects the damage, and all
+// files of a version whose proof is not complete, because they are not served.
 func (c Catalog) Explain(ctx context.Context, of module.Version) (Explanation, error) {
 	e := Explanation{Version: of, Source: c.proof.source(of)}
+	if !c.proof.shows(of) {
+		return e, nil
+	}
 	for _, kind := range []request.Kind{request.Info, request.Mod, request.Zip} {
 		path := request.Request{Kind: kind, Module: of.Path, Version: of.Version}.Path()
 		for _, voucher := range c.proof.vouchers(kind) {

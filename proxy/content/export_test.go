@@ -5,7 +5,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
+
+	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/internal/places"
@@ -95,6 +98,20 @@ func KeepAbsences(store storage.Store, client string, n int) {
 		a.note(client, absenceKey{"https://upstream.example", fmt.Sprintf("example.com/%s/m%d/@v/list", client, i)}, time.Now())
 	}
 	a.close()
+}
+
+// PutVersion proves and stores a version as a fill of its module does. The hash of all files is given.
+func (l *Library) PutVersion(ctx context.Context, of module.Version, zip *os.File, hash string) error {
+	o := l.Origin(of.Path)
+	v := &version{
+		Version: of, info: fmt.Appendf(nil, "{%q:%q}", "Version", of.Version), mod: []byte("module " + of.Path + "\n"),
+		zip: zip, modHash: hash, zipHash: hash,
+	}
+	p, err := o.shelf.proof.prove(ctx, v)
+	if err != nil {
+		return err
+	}
+	return o.shelf.putVersion(ctx, v, p)
 }
 
 // EncodeAbsences returns the state of n absences with keys of size bytes.

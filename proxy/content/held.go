@@ -53,8 +53,10 @@ func newHeldVersions(all Versions) heldVersions {
 	return heldVersions{all, tagged, []string{ETag(sha256.Sum256(tagged.lines))}}
 }
 
-// versions returns the versions of a module whose .info v vouches for.
-func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath string) (heldVersions, error) {
+// versions returns the versions of a module whose .info v vouches for, without those that shows does not
+// show, see proof. If there are any of those, the result is not remembered: they can be shown at any moment,
+// without a change of the store.
+func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath string, shows func(module.Version) bool) (heldVersions, error) {
 	dir := path.Dir(request.Request{Kind: request.List, Module: modulePath}.Path())
 	prefix := v.Prefix(dir)
 	known, changes, ok := s.known.find(prefix)
@@ -62,16 +64,23 @@ func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath 
 		return known, nil
 	}
 	var all []string
+	complete := true
 	for info, err := range s.List(ctx, prefix) {
 		if err != nil {
 			return heldVersions{}, err
 		}
 		if req, err := request.Parse(dir + "/" + info.Key[len(prefix):]); err == nil && req.Kind == request.Info && req.Immutable() {
-			all = append(all, req.Version)
+			if shows(req.ModuleVersion()) {
+				all = append(all, req.Version)
+			} else {
+				complete = false
+			}
 		}
 	}
 	versions := newHeldVersions(versionsOf(all))
-	s.known.note(prefix, versions, changes)
+	if complete {
+		s.known.note(prefix, versions, changes)
+	}
 	return versions, nil
 }
 
@@ -104,7 +113,8 @@ func (k *knownVersions) note(prefix string, v heldVersions, changes int64) {
 	k.lists.Change(prefix, func(heldVersions) (heldVersions, bool) { return v, changes == k.changes.Load() })
 }
 
-// changed is called after an object has been stored or removed.
+// changed is called after an object has been stored or removed, in the goroutine that did so: one that
+// waits for it may have given up before.
 func (k *knownVersions) changed(key string) {
 	dir, file := path.Split(key)
 	if path.Ext(file) != ".info" {

@@ -39,6 +39,7 @@ type pins interface {
 	Name() string
 	Size() int64
 	Find(mod module.Version) (pinlog.Entry, error)
+	Shows(mod module.Version) bool
 	Latest(ctx context.Context) ([]byte, error)
 	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)
 	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)

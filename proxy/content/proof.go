@@ -25,6 +25,12 @@ type proof interface {
 	// place.
 	check(ctx context.Context, c Client, req request.Request, object storage.Object) error
 
+	// shows reports whether the proof of a held version is complete, so that its files can be served. A
+	// version that is not shown is no held version for clients: it would hide older ones from @latest, and
+	// be in lists although the go command cannot get it. What is shown once is always shown; what is not
+	// shown can be shown later, without a change of the store.
+	shows(of module.Version) bool
+
 	// prove proves a version from its repository, or returns how that is done when its files
 	// are stored.
 	prove(ctx context.Context, v *version) (proved, error)

@@ -198,6 +198,8 @@ func (d *byDatabase) prove(ctx context.Context, v *version) (proved, error) {
 	return proved{files: d.proofFor(want)}, nil // the database does not cover an .info
 }
 
+func (d *byDatabase) shows(module.Version) bool { return true }
+
 func (d *byDatabase) source(of module.Version) string {
 	return d.parts.infos.source(request.Request{Kind: request.Info, Module: of.Path, Version: of.Version}.Path())
 }
@@ -239,6 +241,10 @@ func (l *byLog) prove(_ context.Context, v *version) (proved, error) {
 		return stored, err
 	}}, nil
 }
+
+// shows reports whether the own log shows the entry of a version. The files of a version are stored
+// after its entry is written and before that is signed.
+func (l *byLog) shows(of module.Version) bool { return l.pinned != nil && l.pinned.log.Shows(of) }
 
 func (l *byLog) source(of module.Version) string {
 	if l.pinned == nil {

@@ -135,14 +135,14 @@ func (s *shelf) keyFor(req request.Request, info storage.Info) string {
 	return voucher.Key(req.Path())
 }
 
-// versions returns the versions of a module whose .info is stored; the go command cannot
-// use others.
+// versions returns the versions of a module whose .info is stored, and whose proof is complete; the go
+// command cannot use others.
 func (s *shelf) versions(ctx context.Context, modulePath string) (heldVersions, error) {
 	vouchers := s.proof.vouchers(request.Info)
 	if len(vouchers) == 0 {
 		return heldVersions{}, nil
 	}
-	return s.parts.held.versions(ctx, vouchers[0], modulePath) // one voucher has all of an origin
+	return s.parts.held.versions(ctx, vouchers[0], modulePath, s.proof.shows) // one voucher has all of an origin
 }
 
 // put stores a proved object, and reports whether this object is stored now, and not an

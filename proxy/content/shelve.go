@@ -35,7 +35,7 @@ func (s *shelf) putVersion(ctx context.Context, v *version, p proved) error {
 	}}
 	if len(large) == 0 {
 		together.Objects = objectsOf(small)
-		defer s.parts.held.known.changed(small[len(small)-1].info.Key)
+		together.Stored = func() { s.parts.held.known.changed(small[len(small)-1].info.Key) }
 	}
 	if p.pin != nil {
 		if stored, err := p.pin(ctx, together); err != nil || stored {

@@ -70,10 +70,20 @@ func (a *appender) commit(batch []*pin) {
 	if len(batch) == 0 {
 		return
 	}
-	err := a.ledger.append(a.sortOut(batch))
+	err := errPanic
+	defer func() { a.finish(batch, err) }()
+	err = a.ledger.append(a.sortOut(batch))
+}
+
+// errPanic is the error of the other pins of a batch whose writing panics. What is on disk then is what
+// is there after an error in the same place.
+var errPanic = errors.New("a defect of this program ended the writing of the log")
+
+// finish ends the wait for all of batch, whose appending has ended with err.
+func (a *appender) finish(batch []*pin, err error) {
 	visible := a.ledger.view.Load().visible
 	for _, p := range batch {
-		if p.err == nil && err != nil && p.id() >= visible {
+		if err == errPanic || p.err == nil && err != nil && p.id() >= visible {
 			p.err = fmt.Errorf("append %s: %w", p.entry.Module, err)
 		}
 		p.finish(p.err)

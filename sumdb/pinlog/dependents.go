@@ -9,6 +9,11 @@ type Dependents struct {
 	// wait. Nil permits.
 	Permit func() error
 
+	// Stored is called after an attempt to store the objects, which may have failed, and before their
+	// entries are shown: also when the call of PinWith has ended with its context. It must not wait. Nil is
+	// no call.
+	Stored func()
+
 	Objects []storage.Small // all of at most storage.MaxBatch bytes
 }
 
@@ -18,6 +23,13 @@ func (d Dependents) size() (n int) {
 		n += len(o.Content)
 	}
 	return n
+}
+
+// noteStored tells the caller of PinWith that the objects may be stored by now.
+func (d Dependents) noteStored() {
+	if d.Stored != nil {
+		d.Stored()
+	}
 }
 
 // permitted reports whether there are objects to store, and they may be stored.

@@ -7,10 +7,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
+	"github.com/assay-proxy/assay/internal/panics"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb"
 	"github.com/assay-proxy/assay/sumdb/pinlog"
@@ -178,6 +181,140 @@ func TestGuardOfDependents(t *testing.T) {
 	}
 }
 
+// pacedStore is a store whose batches wait for a value each, if there is a channel, and then fail with an
+// error, if there is one.
+type pacedStore struct {
+	storage.Store
+	next chan error
+}
+
+func (s *pacedStore) Apply(ctx context.Context, b storage.Batch) error {
+	if s.next != nil {
+		if err := <-s.next; err != nil {
+			return err
+		}
+	}
+	return s.Store.Apply(ctx, b)
+}
+
+// Stored is called when the files may be in the store and their entries are not shown yet: by a caller
+// that stores them together with its own, if the caller of PinWith has given up.
+func TestStoredAfterPinGaveUp(t *testing.T) {
+	t.Parallel()
+	for _, fail := range []error{nil, errors.New("disk full")} {
+		t.Run(fmt.Sprint(fail), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				store := &pacedStore{Store: newStore(t)}
+				l := openLog(t, pinlog.Config{Dir: filepath.Join(t.TempDir(), "log"), Name: logName, Store: store})
+				store.next = make(chan error)
+				var told []int64
+				begin := func(ctx context.Context, n int64) <-chan error {
+					with := filesOf(n, 10)
+					with.Stored = func() {
+						if held := holds(t, store, with); (held == 3) != (fail == nil || n == 0) || l.Shows(entry(n).Module) {
+							t.Errorf("%d: %d files are stored, the entry is shown: %v", n, held, l.Shows(entry(n).Module))
+						}
+						told = append(told, n)
+					}
+					done := make(chan error, 1)
+					go func() {
+						_, _, err := l.PinWith(ctx, entry(n), with)
+						done <- err
+					}()
+					synctest.Wait()
+					return done
+				}
+				first := begin(t.Context(), 0)
+				second := begin(t.Context(), 1) // the next that writes
+				ctx, cancel := context.WithCancel(t.Context())
+				third := begin(ctx, 2)
+				store.next <- nil
+				if err := <-first; err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait() // the second one writes for the third one, too
+				cancel()
+				if err := <-third; !errors.Is(err, context.Canceled) {
+					t.Fatalf("PinWith = %v: the third call wrote the log itself, nothing is tested", err)
+				}
+				if !slices.Equal(told, []int64{0}) {
+					t.Errorf("told about %v before the second batch", told)
+				}
+				store.next <- fail
+				if err := <-second; err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(told, []int64{0, 1, 2}) {
+					t.Errorf("told about %v, want all three", told)
+				}
+				for n := range int64(3) {
+					if !l.Shows(entry(n).Module) {
+						t.Errorf("entry %d is not shown", n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A panic while the log is written ends the calls of PinWith that wait for it, and not the log.
+func TestPanicOfDependents(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &pacedStore{Store: newStore(t)}
+		l := openLog(t, pinlog.Config{Dir: filepath.Join(t.TempDir(), "log"), Name: logName, Store: store})
+		store.next = make(chan error)
+		begin := func(n int64, with pinlog.Dependents) <-chan error {
+			done := make(chan error, 1)
+			go func() {
+				done <- panics.Catch(func() error {
+					_, _, err := l.PinWith(t.Context(), entry(n), with)
+					return err
+				})
+			}()
+			synctest.Wait()
+			return done
+		}
+		broken := filesOf(1, 10)
+		broken.Permit = func() error { panic("broken") }
+		first := begin(0, filesOf(0, 10))
+		second, third := begin(1, broken), begin(2, pinlog.Dependents{}) // one of them writes for both
+		store.next <- nil
+		if err := <-first; err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var panicked *panics.Error
+		for _, done := range []<-chan error{second, third} {
+			select {
+			case err := <-done:
+				if errors.As(err, &panicked); err == nil {
+					t.Error("PinWith returns no error although its batch panicked")
+				}
+			default:
+				t.Error("PinWith waits although its batch panicked")
+			}
+		}
+		if panicked == nil || l.Shows(entry(2).Module) {
+			t.Errorf("the panic: %v; the entry beside it is shown: %v", panicked, l.Shows(entry(2).Module))
+		}
+		close(store.next)
+		if t.Failed() {
+			return // what follows would wait forever
+		}
+		pinOne(t, l, entry(3))
+		for n := range int64(4) {
+			if !l.Shows(entry(n).Module) {
+				t.Errorf("entry %d is not shown by the next pin", n)
+			}
+		}
+		if err := l.Check(t.Context()); err != nil || l.Refuses() != nil {
+			t.Errorf("Check = %v, refuses: %v", err, l.Refuses())
+		}
+	})
+}
+
 // A log that cannot sign after its files are stored has their entries on disk: the next start pins them.
 func TestDependentsWithoutSignature(t *testing.T) {
 	t.Parallel()
@@ -194,14 +331,14 @@ func TestDependentsWithoutSignature(t *testing.T) {
 	if n := holds(t, store, with); n != 3 {
 		t.Errorf("%d objects, want 3", n)
 	}
-	if _, err := l.Find(entry(1).Module); err == nil {
+	if _, err := l.Find(entry(1).Module); err == nil || l.Shows(entry(1).Module) || !l.Shows(entry(0).Module) {
 		t.Error("the entry is shown before it is signed")
 	}
 	if err := errors.Join(l.Close(), os.RemoveAll(filepath.Dir(blocked))); err != nil {
 		t.Fatal(err)
 	}
 	again := openLog(t, c)
-	if _, err := again.Find(entry(1).Module); err != nil || again.Refuses() != nil {
+	if _, err := again.Find(entry(1).Module); err != nil || again.Refuses() != nil || !again.Shows(entry(1).Module) {
 		t.Errorf("after the next start: %v, refuses: %v", err, again.Refuses())
 	}
 }

@@ -54,10 +54,12 @@ func (g *guards) writeInStore(value []byte, pins []*pin) error {
 	old, err := g.at.store.State(ctx, storeGuard)
 	if batch, of := batchOf(pins); len(of) > 0 && (err == nil || errors.Is(err, fs.ErrNotExist)) {
 		batch.Swap = &storage.Swap{Name: storeGuard, Old: old, New: value}
-		if g.at.store.Apply(ctx, batch) == nil {
-			for _, p := range of {
-				p.kept = true
-			}
+		err := g.at.store.Apply(ctx, batch)
+		for _, p := range of {
+			p.kept = err == nil
+			p.with.noteStored()
+		}
+		if err == nil {
 			return nil
 		}
 	}

@@ -1,6 +1,7 @@
 package pinlog
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -60,6 +61,15 @@ func (l *ledger) visible(mod module.Version) (v *view, id int64, ok bool) {
 	v = l.view.Load()
 	id, ok = l.entries.find(mod)
 	return v, id, ok && id < v.visible
+}
+
+// signed returns the view, which has a head.
+func (l *ledger) signed(ctx context.Context) (*view, error) {
+	v := l.view.Load()
+	if v.head == nil {
+		return nil, l.refusals.reason()
+	}
+	return v, ctx.Err()
 }
 
 // showSigned makes the entries visible that head, which may be nil, covers.

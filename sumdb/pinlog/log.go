@@ -121,8 +121,9 @@ func (l *Log) Pin(ctx context.Context, e Entry) (Entry, error) {
 
 // PinWith is Pin. If it appends e, it may store the objects of with too, in Config.Store, when the
 // entry is on disk: then both wait for the store once. It reports whether the objects are stored. If
-// not, and the error is nil, the caller may store them now. After an error they may be stored, and
-// then the entry is on disk.
+// not, and the error is nil, the caller may store them now. After an error they may be stored, or be
+// stored later if ctx has ended; then the entry is on disk before them, and Shows reports it when it is
+// signed.
 func (l *Log) PinWith(ctx context.Context, e Entry, with Dependents) (pinned Entry, stored bool, err error) {
 	p, result := newPin(e, with), ""
 	if err = l.appender.pin(ctx, p); err == nil {

@@ -103,10 +103,16 @@ func (q *queue) append(ctx context.Context, p *pin, write func([]*pin)) error {
 			q.remove(p)
 			return ctx.Err()
 		case q.writer <- struct{}{}:
-			write(q.takeAll())
-			q.unlock()
+			q.write(write)
 		}
 	}
+}
+
+// write calls write with all queued pins, and gives the lock back, also after a panic: it ends one caller,
+// and not the log.
+func (q *queue) write(write func([]*pin)) {
+	defer q.unlock()
+	write(q.takeAll())
 }
 
 func (q *queue) add(p *pin) error {

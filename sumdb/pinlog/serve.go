@@ -29,30 +29,28 @@ func (l *Log) Find(mod module.Version) (Entry, error) {
 	return e, err
 }
 
+// Shows reports whether Find finds the entry of mod. It reads nothing from disk. An entry that is shown
+// once is shown as long as the log is open.
+func (l *Log) Shows(mod module.Version) bool {
+	_, _, ok := l.ledger.visible(mod)
+	return ok
+}
+
 // Latest returns the newest signed head; an empty log has one, too. The error is sumdb.ErrFrozen if
 // the log refuses and has lost all its heads.
 func (l *Log) Latest(ctx context.Context) ([]byte, error) {
-	v, err := l.signedView(ctx)
+	v, err := l.ledger.signed(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return append([]byte(nil), v.head.note...), nil
 }
 
-// signedView returns the view, which has a head.
-func (l *Log) signedView(ctx context.Context) (*view, error) {
-	v := l.ledger.view.Load()
-	if v.head == nil {
-		return nil, l.Refuses()
-	}
-	return v, ctx.Err()
-}
-
 // Reply returns the body of the response to a lookup: the record and the newest head. The error is
 // sumdb.ErrBeyond if the head does not cover the record, sumdb.ErrInvalid if the log has another
 // record in its place.
 func (l *Log) Reply(ctx context.Context, r sumdb.Record) ([]byte, error) {
-	v, err := l.signedView(ctx)
+	v, err := l.ledger.signed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +74,7 @@ func (l *Log) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 	if !sumdb.KnownTile(t) {
 		return nil, fmt.Errorf("%s has tiles of height %d: %w", l.Name(), sumdb.TileHeight, notfound.Stated)
 	}
-	v, err := l.signedView(ctx)
+	v, err := l.ledger.signed(ctx)
 	if err != nil {
 		return nil, err
 	}
