@@ -370,14 +370,17 @@ var (
 // compareShown compares the output that a page shows with that of the command, whose lines may come in
 // another order: the go command does many things at the same time.
 func compareShown(shown shownOutput, got string) string {
-	wanted := map[string]int{}
+	wanted, more := map[string]int{}, false
 	for _, line := range shown.command.Shown {
-		if line != "" {
+		switch line {
+		case "":
+		case "…":
+			more = true
+		default:
 			wanted[shown.pattern(line)]++
 		}
 	}
 	var extra []string
-	// The longest first: what stands for anything comes last.
 	patterns := slices.SortedFunc(maps.Keys(wanted), func(a, b string) int { return len(b) - len(a) })
 lines:
 	for line := range strings.Lines(got) {
@@ -390,7 +393,7 @@ lines:
 				continue lines
 			}
 		}
-		if line != "" {
+		if line != "" && !more {
 			extra = append(extra, line)
 		}
 	}

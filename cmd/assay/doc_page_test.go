@@ -19,6 +19,8 @@ import (
 //	<!-- run: TEXT is WORD -->     WORD, in the syntax of bash, is used instead of TEXT, which stands
 //	                               for something in the output
 //	<!-- also run: COMMANDS -->    commands of their own, over one or more lines
+//
+// In shown output … stands for any text, and a line … for any lines.
 type docStep struct {
 	Line    int      // of the first line of code, from 1
 	Code    []string // lines, without their indentation
