@@ -44,7 +44,8 @@ tar -c -C "$root" . -C / --exclude='*/testdata' --exclude='*_test.go' --transfor
 	"$client" import -c 'ENV PATH=/usr/local/go/bin:/bin GOPATH=/go GOTOOLCHAIN=local' - "$image-go" >/dev/null
 
 build "$scratch/assay"
-"$scratch/assay" token create ci --groups build --data "$scratch/data" >"$scratch/token" 2>"$scratch/token.log"
+mkdir "$scratch/data"
+"$scratch/assay" token create ci --groups build --data "$scratch/data" >"$scratch/token"
 ASSAY_TOKEN=$(cat "$scratch/token")
 export ASSAY_TOKEN
 "$scratch/assay" serve --listen localhost:0 --data "$scratch/data" --upstream "$(go env GOPROXY)" --anonymous=false \
@@ -58,7 +59,7 @@ url=$(sed -n 's/^Assay serves //p' "$scratch/url")
 mkdir "$scratch/prog"
 version=$(go list -m -f '{{.Version}}' golang.org/x/mod)
 printf 'package main\n\nimport "golang.org/x/mod/semver"\n\nfunc main() { println(semver.Max("v1.0.0", "v1.2.0")) }\n' >"$scratch/prog/prog.go"
-printf 'module prog.example/prog\n\ngo 1.20\n\nrequire golang.org/x/mod %s\n' "$version" >"$scratch/prog/go.mod"
+printf 'module prog.example/prog\n\ngo %s\n\nrequire golang.org/x/mod %s\n' "$(go list -m -f '{{.GoVersion}}' golang.org/x/mod)" "$version" >"$scratch/prog/go.mod"
 grep "^golang.org/x/mod $version" go.sum >"$scratch/prog/go.sum"
 sed -e "s|https://proxy.corp.example|$url|g" -e "s|^FROM golang:1.26|FROM $image-go|" deploy/ci/Dockerfile >"$scratch/prog/Dockerfile"
 
@@ -77,4 +78,5 @@ step "no layer, no setting and no log has the token"
 "$client" save "$image-build" "$image-prog" >"$scratch/images.tar"
 "$client" history --no-trunc "$image-build" >"$scratch/history"
 grep -q 'go mod download' "$scratch/history" || fail "the history is $(cat "$scratch/history")"
+grep -q 'module prog.example/prog' "$scratch/images.tar" || fail "the layers cannot be searched"
 if grep -lF "$ASSAY_TOKEN" "$scratch/images.tar" "$scratch/history" "$scratch/build.log" "$scratch/assay.log"; then fail "a file has the token"; fi
