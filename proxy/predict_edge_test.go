@@ -60,18 +60,19 @@ func TestPredictCrowd(t *testing.T) {
 				hostile = append(hostile, fmt.Sprintf("hostile.example/%d/@v/v1.0.0.mod", i))
 			}
 			paths := graph(world, 30, "")
-			f := start(t, world, world.URL("ok"), addressed())
+			f := start(t, world, world.URL("ok"), predictingWith(byClient))
+			request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 			next := 0
 			crowd := func() { // requests of some of the addresses
 				var clients sync.WaitGroup
 				for range 8 {
 					from := address(next)
-					path, absent := hostile[next%len(hostile)], fmt.Sprintf("absent.example/%d/@latest", next)
+					path := hostile[next%len(hostile)]
 					next++
 					clients.Go(func() {
-						f.get(absent, "Address", from) // no hit, so that the client is noted
-						if a := f.get(path, "Address", from); a.status != http.StatusOK {
-							t.Errorf("GET %s: %v", path, a)
+						f.ask(request, from, "absent.example/m/@latest") // no hit, so that the client is noted
+						if w := f.ask(request, from, path); w.Code != http.StatusOK {
+							t.Errorf("GET %s: %d %s", path, w.Code, w.Body)
 						}
 					})
 				}
@@ -86,7 +87,7 @@ func TestPredictCrowd(t *testing.T) {
 				if f.holds(path) {
 					predicted++
 				}
-				if a := f.get(path, "Address", "192.0.2.1"); a.status != http.StatusOK {
+				if a := f.get(path, "X-Client", "192.0.2.1"); a.status != http.StatusOK {
 					t.Errorf("GET %s: %v", path, a)
 				}
 			}
