@@ -60,7 +60,7 @@ func TestCrowd(t *testing.T) {
 				b.p.Fetched(b.name, parse(b.t, path), 1000)
 			}
 		}},
-		"large ones": {1, func(b *build) { b.mod("hostile.example/a", "v1.0.0", requiring(0, 500, "")) }},
+		"large ones": {1, func(b *build) { b.mod("hostile.example/a", "v1.0.0", requiring(0, 300, "")) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -214,7 +214,7 @@ func TestUnused(t *testing.T) {
 	b := newBuild(t)
 	var mod strings.Builder
 	mod.WriteString("module m.example/large\n\nrequire (\n")
-	for i := range 3000 {
+	for i := range 1000 {
 		fmt.Fprintf(&mod, "\tm.example/%d v1.0.0\n", i)
 	}
 	mod.WriteString(")\n")
@@ -222,7 +222,7 @@ func TestUnused(t *testing.T) {
 		t.Errorf("%d predictions for a client with one request", n)
 	}
 	n := 0
-	for i := range 200 {
+	for i := range 100 {
 		n += len(b.mod("m.example/large", fmt.Sprintf("v1.0.%d", i+1), mod.String()))
 	}
 	if n > 512 {
