@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -367,6 +368,13 @@ func (x *explained) retryAfter() time.Duration {
 		return 0
 	}
 	return x.upstream.RetryAfter
+}
+
+// isShed reports whether err refuses a request because too much runs or waits.
+func isShed(err error) bool {
+	return slices.ContainsFunc([]error{
+		places.ErrClientFull, places.ErrFull, places.ErrLate, places.ErrYielded, places.ErrLeft, memory.ErrFull, vcs.ErrBusy, content.ErrStrays,
+	}, func(reason error) bool { return errors.Is(err, reason) })
 }
 
 // levelOf returns the level at which an error is logged: Error if an administrator must

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"net/http"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -49,6 +51,8 @@ func resultOf(status int) result {
 type metrics struct {
 	requests     *prometheus.CounterVec
 	counters     [request.NumKinds + 1][numberOfResults]prometheus.Counter // of requests, as an array, so that a hit needs no map
+	firstBytes   *prometheus.HistogramVec
+	histograms   [request.NumKinds + 1][numberOfResults]atomic.Pointer[prometheus.Observer] // of firstBytes, in use
 	leakRequests *prometheus.CounterVec
 	leaks        [numberOfLeakKinds]prometheus.Counter
 }
@@ -58,6 +62,11 @@ func newMetrics() *metrics {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_cache_requests_total",
 			Help: "Requests by kind of object and result: hit, stale, miss, coalesced, negative, absent, refused, error, aborted, gone.",
+		}, []string{"kind", "result"}),
+		firstBytes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "assay_http_first_byte_seconds",
+			Help:    "Time from a request's header to the first byte of its answer, by kind of object and result as in assay_cache_requests_total.",
+			Buckets: []float64{.0003, .001, .003, .01, .03, .1, .3, 1, 3, 10, 30},
 		}, []string{"kind", "result"}),
 		leakRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "assay_leak_requests_total",
@@ -77,9 +86,16 @@ func newMetrics() *metrics {
 	return m
 }
 
-func (m *metrics) count(kind request.Kind, r result) {
-	if r == resultUnknown {
-		r = resultHit // a response that needs no store
+func (m *metrics) count(kind request.Kind, r result) { m.counters[kind][r].Inc() }
+
+// observe observes the time to the first byte of an answer. The series of a kind and a result exist from the
+// first such answer on: most of all pairs never occur.
+func (m *metrics) observe(kind request.Kind, r result, took time.Duration) {
+	histogram := m.histograms[kind][r].Load()
+	if histogram == nil {
+		made := m.firstBytes.WithLabelValues(kind.String(), r.String())
+		histogram = &made
+		m.histograms[kind][r].Store(histogram)
 	}
-	m.counters[kind][r].Inc()
+	(*histogram).Observe(took.Seconds())
 }

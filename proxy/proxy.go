@@ -20,6 +20,7 @@ import (
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/request"
 )
@@ -40,6 +41,10 @@ type Config struct {
 	// connection.
 	Remote func(*http.Request) string
 
+	// FirstByte returns the time from a request to the first byte of its response, and whether there was one.
+	// Nil: it is not measured.
+	FirstByte func(http.ResponseWriter) (time.Duration, bool)
+
 	// Answers limits the memory for responses that clients have not received yet. A response
 	// that does not fit is a 503. Nil is no limit.
 	Answers *memory.Budget
@@ -56,6 +61,8 @@ type Server struct {
 	metrics *metrics
 	via     string
 	budget  *memory.Budget // see Config.Answers
+
+	firstByte func(http.ResponseWriter) (time.Duration, bool)
 }
 
 // New makes a Server. It fails if its directories cannot be made, and with
@@ -71,6 +78,9 @@ func New(c Config) (*Server, error) {
 	if c.Remote == nil {
 		c.Remote = func(r *http.Request) string { return hostOf(r.RemoteAddr) }
 	}
+	if c.FirstByte == nil {
+		c.FirstByte = func(http.ResponseWriter) (time.Duration, bool) { return 0, false }
+	}
 	if holds.Logger == nil {
 		holds.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -83,7 +93,7 @@ func New(c Config) (*Server, error) {
 		library.Predict()
 	}
 	m := newMetrics()
-	s := &Server{content: library, log: holds.Logger, metrics: m, via: c.Via, budget: c.Answers}
+	s := &Server{content: library, log: holds.Logger, metrics: m, via: c.Via, budget: c.Answers, firstByte: c.FirstByte}
 	s.clients = &clients{access: c.Access, remote: c.Remote, log: holds.Logger, metrics: m}
 	return s, nil
 }
@@ -106,7 +116,7 @@ func (s *Server) Pushed(urls ...string) { s.content.Pushed(urls...) }
 
 // Metrics returns the server's collectors.
 func (s *Server) Metrics() []prometheus.Collector {
-	return append(s.content.Metrics(), s.metrics.requests, s.metrics.leakRequests)
+	return append(s.content.Metrics(), s.metrics.requests, s.metrics.firstBytes, s.metrics.leakRequests)
 }
 
 // Leaks returns the clients that looked up private names in a public checksum database,
@@ -123,7 +133,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := s.serve(resp); err != nil {
 		s.writeError(resp, err)
 	}
+	s.count(resp)
+}
+
+// count counts a request that was answered.
+func (s *Server) count(resp *response) {
+	if resp.result == resultUnknown {
+		resp.result = resultHit // a response that needs no store
+	}
 	s.metrics.count(resp.ask.Req.Kind, resp.result)
+	if took, ok := s.firstByte(resp.ResponseWriter); ok && resp.result != resultGone {
+		s.metrics.observe(resp.ask.Req.Kind, resp.result, took)
+	}
+	resp.trace()
 }
 
 func (s *Server) serve(resp *response) error {
@@ -228,7 +250,8 @@ func (s *Server) writeError(resp *response, err error) {
 		if !gone {
 			s.log.LogAttrs(resp.r.Context(), levelOf(err), "response aborted", resp.attrs(err)...)
 		}
-		s.metrics.count(resp.ask.Req.Kind, resultAborted)
+		resp.result = resultAborted
+		s.count(resp)
 		panic(http.ErrAbortHandler)
 	}
 	if gone {
@@ -238,6 +261,9 @@ func (s *Server) writeError(resp *response, err error) {
 	}
 	f := explain(&resp.ask, s.hide(resp, err))
 	f.noStore = f.noStore || resp.origin != nil && !resp.origin.Caching.Errors // a push can end the error, and no shared cache may have it
+	if isShed(err) {
+		spans.Note(resp.r.Context(), spans.Shed)
+	}
 	if f.status >= 500 && f.status != http.StatusLoopDetected || f.status == http.StatusForbidden {
 		s.log.LogAttrs(resp.r.Context(), levelOf(err), "request refused", resp.attrs(err)...)
 	}

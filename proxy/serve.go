@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
@@ -38,6 +39,29 @@ func (resp *response) attrs(err error) []slog.Attr {
 		slog.String("request", resp.client.Request()), slog.String("path", resp.r.URL.Path),
 		slog.String("remote", resp.client.remote()), slog.Any("err", err),
 	}
+}
+
+// trace says in the span of the request, if it has one, how it was answered.
+func (resp *response) trace() {
+	ctx := resp.r.Context()
+	if resp.result == resultStale {
+		spans.Note(ctx, spans.ServedStale)
+	}
+	spans.Answered(ctx, resp)
+}
+
+// Route implements spans.Answer.
+func (resp *response) Route() string { return resp.ask.Req.Kind.Route() }
+
+// Result implements spans.Answer.
+func (resp *response) Result() string { return resp.result.String() }
+
+// PublicModule implements spans.Answer.
+func (resp *response) PublicModule() string {
+	if resp.origin == nil || resp.ask.Req.Module == "" {
+		return ""
+	}
+	return resp.origin.Outward(resp.ask.Req.Module)
 }
 
 // serveImmutable answers with an object that never changes: from the store, or by a fill.

@@ -16,6 +16,7 @@ import (
 	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -189,17 +190,26 @@ func (m *Mirror) Recheck() error { return m.follower.freezer.recheck() }
 // there is no upstream; ErrInvalid if upstream's response does not verify; ErrFrozen; and those of
 // the FetchFunc and the store. Errors are not cached.
 func (m *Mirror) Lookup(ctx context.Context, mod module.Version) (Record, error) {
+	ctx, span := spans.Begin(ctx, spans.Database, m.Name())
 	record, result, err := m.records.lookup(ctx, mod)
-	m.metrics.lookups.WithLabelValues(resultOf(result, err)).Inc()
+	m.metrics.lookups.WithLabelValues(ended(span, result, err)).Inc()
 	return record, err
 }
 
 // Prove is Lookup without the storing: the caller stores the proof when it knows what else is stored
 // with it, and answers nothing before.
 func (m *Mirror) Prove(ctx context.Context, mod module.Version) (*Proof, error) {
+	ctx, span := spans.Begin(ctx, spans.Database, m.Name())
 	proof, result, err := m.records.prove(ctx, mod)
-	m.metrics.lookups.WithLabelValues(resultOf(result, err)).Inc()
+	m.metrics.lookups.WithLabelValues(ended(span, result, err)).Inc()
 	return proof, err
+}
+
+// ended ends the span of an answer, and returns the label of the answer.
+func ended(span spans.Span, result string, err error) string {
+	label := resultOf(result, err)
+	span.End(label, label == "refused" || label == "error")
+	return label
 }
 
 // Held returns the record of mod from the store. The error is fs.ErrNotExist if it is not held.
@@ -227,8 +237,9 @@ func (m *Mirror) Reply(ctx context.Context, r Record) ([]byte, error) {
 // ErrBeyond; ErrInvalid if upstream's response does not verify; ErrFrozen; and those of the
 // FetchFunc and the store.
 func (m *Mirror) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	ctx, span := spans.Begin(ctx, spans.Database, m.Name())
 	data, result, err := m.tiles.get(ctx, t)
-	m.metrics.tiles.WithLabelValues(resultOf(result, err)).Inc()
+	m.metrics.tiles.WithLabelValues(ended(span, result, err)).Inc()
 	return data, err
 }
 

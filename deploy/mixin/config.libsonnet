@@ -6,11 +6,14 @@
     // The page that says what to do; %s is the anchor of an alert.
     runbookURL: 'https://github.com/assay-proxy/assay/blob/main/docs/runbook.md#%s',
 
-    // Objectives. The share of requests for stored objects that are answered, and the share of all
-    // requests that are complete within so many seconds, which must be a bucket of
-    // assay_http_request_duration_seconds.
+    // Objectives. The share of requests for stored objects that are answered; the share of those
+    // answers whose first byte comes within so many seconds, which must be a bucket of
+    // assay_http_first_byte_seconds; and the share of all requests that are complete within so many
+    // seconds, which must be a bucket of assay_http_request_duration_seconds.
     slo: {
       hits: 0.999,
+      firstBytes: 0.99,
+      firstByteSeconds: 0.1,
       answers: 0.99,
       answerSeconds: 1,
     },
@@ -19,6 +22,8 @@
     errorShare: 0.05,  // of the requests of a server
     headAgeSeconds: 3600,  // since an upstream last sent a verified head
     diskFreeBytes: 1024 * 1024 * 1024,  // two zips of the maximum size
+    certificateDays: 7,  // until the certificate expires; less than the time for which one is valid when it is renewed
+    clockSkewSeconds: 60,  // between our clock and that of each upstream
 
     dashboard: {
       uid: 'assay-overview',

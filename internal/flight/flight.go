@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/internal/spans"
 )
 
 // Group is the running work of a Scope, by key. Its methods may be called concurrently.
@@ -32,6 +33,7 @@ type Work[T any] struct {
 	Places *places.Places // it takes one of these; nil: it needs none
 	Limit  time.Duration  // of its time; 0: none
 	Value  T              // clients can read it while the work is running
+	Cause  spans.Cause    // the request that starts it
 
 	// Do does the work. It may set f.Value.
 	Do func(ctx context.Context, f *Flight[T]) error
@@ -44,6 +46,7 @@ type Work[T any] struct {
 type Flight[T any] struct {
 	Value T // of the Work; if Do sets it, clients may read it after the end
 	Begun time.Time
+	Cause spans.Cause // of the Work
 
 	claim *places.Claim // nil: it needs no place
 	done  chan struct{} // closed when the work has ended, after err was set
@@ -68,7 +71,7 @@ func (g *Group[T]) Join(who places.For, w Work[T]) (f *Flight[T], joined bool, e
 	if f != nil && (f.claim == nil || f.claim.Join(who.Client)) {
 		return f, true, nil
 	}
-	f = &Flight[T]{Value: w.Value, Begun: time.Now(), done: make(chan struct{})}
+	f = &Flight[T]{Value: w.Value, Begun: time.Now(), Cause: w.Cause, done: make(chan struct{})}
 	if w.Places != nil {
 		if f.claim, err = w.Places.Claim(who); err != nil {
 			return nil, false, err
@@ -105,6 +108,7 @@ func (g *Group[T]) run(ctx context.Context, f *Flight[T], w Work[T], before *Fli
 	if before != nil {
 		<-before.done
 	}
+	ctx = w.Cause.In(ctx)
 	if w.Limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, w.Limit)

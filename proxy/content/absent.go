@@ -1,11 +1,13 @@
 package content
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -86,11 +88,12 @@ func (a *absent) keep(key string, what absence, asked time.Time) {
 }
 
 // find returns the remembered error for key, nil if there is none.
-func (a *absent) find(key string) error {
+func (a *absent) find(ctx context.Context, key string) error {
 	known, ok := a.keys.Get(memo.KeyOf(key))
 	if !ok || time.Now().After(known.until) {
 		return nil
 	}
+	spans.Note(ctx, spans.NegativeHit)
 	return known.err
 }
 

@@ -160,7 +160,7 @@ func (m *members) pretend(ctx context.Context, q *Ask, covered bool) {
 func (m *members) locate(ctx context.Context, q *Ask, open bool) (place vcs.Place, err error) {
 	modulePath := q.Req.Module
 	key := "locate " + modulePath // no path of the protocol has a space
-	if err := m.absent.find(key); err != nil {
+	if err := m.absent.find(ctx, key); err != nil {
 		return vcs.Place{}, err
 	}
 	begin := time.Now()

@@ -218,7 +218,7 @@ func (d *unified) find(ctx context.Context, o *Origin, q *Ask) (sumdb.Record, Re
 	if err := o.audience.ascertain(waiting, q); err != nil {
 		return sumdb.Record{}, Unknown, err
 	}
-	if err := o.absent.find(q.Path); err != nil {
+	if err := o.absent.find(ctx, q.Path); err != nil {
 		return sumdb.Record{}, Negative, err
 	}
 	return d.pin(waiting, o, q)

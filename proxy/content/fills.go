@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/request"
 )
@@ -33,8 +34,8 @@ func (f *fills) roomFor(req request.Request) room {
 // join returns the fill for req, which it starts if there is none, and reports
 // whether there was one. The client counts as waiting until Leave. The error is one of
 // package places.
-func (f *fills) join(req request.Request, client string) (*filling, bool, error) {
-	running, joined, err := f.joinAs(&fill{req: req, key: req.Path(), started: make(chan struct{})}, client)
+func (f *fills) join(ctx context.Context, req request.Request, client string) (*filling, bool, error) {
+	running, joined, err := f.joinAs(ctx, &fill{req: req, key: req.Path(), started: make(chan struct{})}, client)
 	if joined && running.Value.ahead != nil {
 		running.Value.ahead.adopted.Store(true)
 	}
@@ -42,10 +43,10 @@ func (f *fills) join(req request.Request, client string) (*filling, bool, error)
 }
 
 // joinAs is join with the fill that is started if there is none.
-func (f *fills) joinAs(this *fill, client string) (*filling, bool, error) {
+func (f *fills) joinAs(ctx context.Context, this *fill, client string) (*filling, bool, error) {
 	req, in := this.req, f.roomFor(this.req)
 	return f.group.Join(claimOf(client, req), flight.Work[*fill]{
-		Key: this.key, Places: in.places, Limit: in.limit, Value: this,
+		Key: this.key, Places: in.places, Limit: in.limit, Value: this, Cause: spans.CauseOf(ctx),
 		Do: func(ctx context.Context, running *filling) error {
 			this.begun, this.claim = running.Begun, running.Claim()
 			if this.ahead != nil {
@@ -64,7 +65,7 @@ func (f *fills) joinAs(this *fill, client string) (*filling, bool, error) {
 // ahead joins the fill for an object that no client waits for yet. It reports whether that
 // was started, and returns nil if there is no place for it. release must be called when it
 // has ended.
-func (f *fills) ahead(q *Ask) (running *filling, started bool, release func()) {
+func (f *fills) ahead(ctx context.Context, q *Ask) (running *filling, started bool, release func()) {
 	in := f.roomFor(q.Req)
 	if in.places.Stats().Waiting > 0 {
 		return nil, false, nil
@@ -76,7 +77,7 @@ func (f *fills) ahead(q *Ask) (running *filling, started bool, release func()) {
 		return nil, false, nil
 	}
 	client := q.Client.Key()
-	running, joined, err := f.joinAs(&fill{req: q.Req, key: q.Path, started: make(chan struct{}), ahead: &ahead{take: q.take}}, client)
+	running, joined, err := f.joinAs(ctx, &fill{req: q.Req, key: q.Path, started: make(chan struct{}), ahead: &ahead{take: q.take}}, client)
 	if err != nil {
 		release()
 		return nil, false, nil
@@ -89,7 +90,7 @@ func (f *fills) ahead(q *Ask) (running *filling, started bool, release func()) {
 // a private module, and that ends "not found", it fills once more: the version may have
 // just been pushed.
 func (f *fills) joinFresh(ctx context.Context, req request.Request, client string) (running *filling, joined bool, err error) {
-	running, joined, err = f.join(req, client)
+	running, joined, err = f.join(ctx, req, client)
 	if !f.fresh || !joined {
 		return running, joined, err
 	}
@@ -97,7 +98,7 @@ func (f *fills) joinFresh(ctx context.Context, req request.Request, client strin
 		return running, joined, nil
 	}
 	running.Leave(client)
-	return f.join(req, client)
+	return f.join(ctx, req, client)
 }
 
 // run does the fill, unless the object is stored already.
@@ -112,8 +113,11 @@ func (f *fills) run(ctx context.Context, this *fill) error {
 		return err
 	}
 	begin := time.Now()
+	ctx, span := spans.Begin(ctx, spans.Fill, this.req.Kind.String())
 	err := f.source.fill(ctx, this)
-	f.parts.metrics.observeFill(this.req.Kind, err, time.Since(begin))
+	outcome, failed := outcomeOf(err)
+	f.parts.metrics.observeFill(this.req.Kind, outcome, time.Since(begin))
+	span.End(outcome, failed)
 	if f.parts.rooms.pause.note(err, time.Now()) {
 		f.parts.options.log.Warn("nothing is predicted for a while: an object could not be stored", "key", this.key, "for_s", pauseFor.Seconds(), "err", err)
 	}

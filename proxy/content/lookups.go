@@ -7,6 +7,7 @@ import (
 	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/internal/memo"
 	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -46,10 +47,10 @@ func (l *lookups) file(ctx context.Context, client, key string, of *places.Place
 // shareLookup does w, whose work is do. It remembers an absence or a failure for a
 // moment: clients that retry at once would make the lookup hang or fail again.
 func shareLookup[T any](ctx context.Context, all *flight.Group[T], a *absent, who places.For, w flight.Work[T], do func(context.Context) (T, error)) (value T, err error) {
-	if err := a.find(w.Key); err != nil {
+	if err := a.find(ctx, w.Key); err != nil {
 		return value, err
 	}
-	w.Limit = lookupTime
+	w.Limit, w.Cause = lookupTime, spans.CauseOf(ctx)
 	w.Do = func(ctx context.Context, f *flight.Flight[T]) (err error) {
 		begin := time.Now()
 		f.Value, err = do(ctx)
@@ -59,9 +60,12 @@ func shareLookup[T any](ctx context.Context, all *flight.Group[T], a *absent, wh
 		}
 		return err
 	}
-	f, _, err := all.Join(who, w)
+	f, joined, err := all.Join(who, w)
 	if err != nil {
 		return value, err
+	}
+	if joined {
+		f.Cause.Join(ctx)
 	}
 	defer f.Leave(who.Client)
 	return f.Wait(ctx)

@@ -58,15 +58,19 @@ func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.fills, m.fillsRunning, m.panics, m.mismatches, m.dropped, m.changed, m.infosReplaced}
 }
 
-func (m *metrics) observeFill(kind request.Kind, err error, took time.Duration) {
-	outcome := "ok"
-	switch {
-	case IsAbsence(err):
-		outcome = "absent"
-	case err != nil:
-		outcome = "error"
-	}
+func (m *metrics) observeFill(kind request.Kind, outcome string, took time.Duration) {
 	m.fills.WithLabelValues(kind.String(), outcome).Observe(took.Seconds())
+}
+
+// outcomeOf returns the label of work that ended with err, and whether it failed.
+func outcomeOf(err error) (outcome string, failed bool) {
+	switch {
+	case err == nil:
+		return "ok", false
+	case IsAbsence(err):
+		return "absent", false
+	}
+	return "error", true
 }
 
 // predictionsCollector reports what was predicted.

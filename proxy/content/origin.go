@@ -73,6 +73,9 @@ func (o *Origin) Bridge(ctx context.Context, q *Ask, begin time.Time, r Result, 
 	return o.source.bridge(ctx, q, begin, r, err)
 }
 
+// Outward returns the path of a module if it may leave this program, and "" if the module is private.
+func (o *Origin) Outward(modulePath string) string { return o.gate.Outward(modulePath) }
+
 // Hot returns the object at a path if it is in memory and current, otherwise nil.
 func (o *Origin) Hot(path string) *HotObject { return o.shelf.hot.get(path) }
 
@@ -147,7 +150,7 @@ func (o *Origin) Object(ctx context.Context, q *Ask, follow bool) (Fetched, erro
 	if err := o.ascertain(ctx, q); err != nil {
 		return Fetched{}, err
 	}
-	if err := o.absent.find(q.Path); err != nil {
+	if err := o.absent.find(ctx, q.Path); err != nil {
 		return Fetched{Result: Negative}, err
 	}
 	return o.fetch(ctx, q, follow)
@@ -175,10 +178,10 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 	if o.parts.rooms.predicting.Err() != nil || o.parts.rooms.pause.lasts(time.Now()) || o.source.spared() {
 		return prefetchRefused
 	}
-	if !q.Req.Immutable() || !o.reachable(q) || o.absent.find(q.Path) != nil || o.ascertain(ctx, q) != nil {
+	if !q.Req.Immutable() || !o.reachable(q) || o.absent.find(ctx, q.Path) != nil || o.ascertain(ctx, q) != nil {
 		return prefetchRefused
 	}
-	f, ours, release := o.fills.ahead(q)
+	f, ours, release := o.fills.ahead(ctx, q)
 	if f == nil {
 		return prefetchRefused
 	}
@@ -232,6 +235,7 @@ func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error
 	got := Fetched{Result: Miss}
 	if joined {
 		got.Result = Coalesced
+		f.Cause.Join(ctx)
 	}
 	if follow {
 		if got.Arriving, err = o.arriving(wait, f, q); got.Arriving != nil {
@@ -314,11 +318,11 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 	if age < times.Fresh && !held.before(o.source.pushed(q.Req.Module)) {
 		return held, Hit, nil
 	}
-	if err := o.absent.find(o.answers.name(q.Req)); err != nil {
+	if err := o.absent.find(ctx, o.answers.name(q.Req)); err != nil {
 		return nil, Negative, err
 	}
 	if meanwhile := min(o.renewals.meanwhile, times.Stale); meanwhile > 0 && age < meanwhile { // an age can be negative
-		if f, _, err := o.renewals.join(q); err == nil { // otherwise there is no place for it now
+		if f, _, err := o.renewals.join(ctx, q); err == nil { // otherwise there is no place for it now
 			f.Leave(q.Client.Key())
 		}
 		return held, Stale, nil
@@ -372,11 +376,14 @@ func (o *Origin) renew(ctx context.Context, q *Ask, wait time.Duration) (*Answer
 	if err := o.audience.ascertain(waiting, q); err != nil {
 		return nil, Unknown, err
 	}
-	f, joined, err := o.renewals.join(q)
+	f, joined, err := o.renewals.join(ctx, q)
 	if err != nil {
 		return nil, Unknown, err
 	}
 	defer f.Leave(q.Client.Key())
+	if joined {
+		f.Cause.Join(ctx)
+	}
 	m, err := f.Wait(waiting)
 	if err != nil {
 		return nil, Unknown, err

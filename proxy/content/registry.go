@@ -44,7 +44,7 @@ func (r *publicRegistry) lookup(ctx context.Context, q *Ask, m mirror) (sumdb.Re
 	if q.HeldOnly {
 		return record, Unknown, ErrNotHeld
 	}
-	if err := r.absent.find(q.Path); IsAbsence(err) {
+	if err := r.absent.find(ctx, q.Path); IsAbsence(err) {
 		return record, Negative, err
 	}
 	ctx, cancel := r.parts.patient(ctx)

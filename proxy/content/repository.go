@@ -9,6 +9,7 @@ import (
 	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/places"
+	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/proxy/vcs"
@@ -67,7 +68,7 @@ func (r *repository) fill(ctx context.Context, f *fill) error {
 func (r *repository) share(ctx context.Context, f *fill) (begun time.Time, err error) {
 	of := f.req.ModuleVersion()
 	site := r.parts.options.site(f.claim.Client())
-	shared, _, err := r.versions.Join(places.For{}, flight.Work[time.Time]{Key: of.String(), Limit: zipFillTime, Do: func(ctx context.Context, _ *flight.Flight[time.Time]) error {
+	shared, _, err := r.versions.Join(places.For{}, flight.Work[time.Time]{Key: of.String(), Limit: zipFillTime, Cause: spans.CauseOf(ctx), Do: func(ctx context.Context, _ *flight.Flight[time.Time]) error {
 		source, err := r.source(ctx, of.Path)
 		if err != nil {
 			return err

@@ -104,6 +104,7 @@ func (c *Chain) upstream(base *url.URL) *upstream {
 	u := newUpstream(base, label, c.client)
 	c.hosts[key] = u
 	c.client.metrics.breakers.add(u.at.label, u.breaker.state)
+	c.client.metrics.clocks.add(u.at.label, &u.clock)
 	return u
 }
 

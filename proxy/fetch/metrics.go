@@ -32,6 +32,7 @@ type metrics struct {
 	bytes    *prometheus.CounterVec
 	answer   *prometheus.HistogramVec
 	breakers *breakerCollector
+	clocks   *clockCollector
 }
 
 func newMetrics() *metrics {
@@ -60,11 +61,12 @@ func newMetrics() *metrics {
 		}, upstream),
 		breakers: &breakerCollector{desc: prometheus.NewDesc("assay_upstream_breaker_state",
 			"State of an upstream's circuit breaker: 0 closed, 1 half open (a probe is due or under way), 2 open.", upstream, nil)},
+		clocks: newClockCollector(),
 	}
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.retries, m.broken, m.bytes, m.answer, m.breakers}
+	return []prometheus.Collector{m.requests, m.retries, m.broken, m.bytes, m.answer, m.breakers, m.clocks}
 }
 
 // count counts a request to upstream that began at begin. It observes the duration only if there

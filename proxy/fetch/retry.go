@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/assay-proxy/assay/internal/spans"
 )
 
 // retry calls try until it succeeds, fails finally, or no time is left for another
@@ -91,6 +93,7 @@ func (u *upstream) attempts(ctx context.Context, path string) (n int, leave func
 func (u *upstream) refuse(ctx context.Context, path string) error {
 	if wait, err := u.breaker.allow(ctx); err != nil {
 		u.client.metrics.count(u.at.label, outcomeOpen, time.Now())
+		spans.Note(ctx, spans.BreakerOpen)
 		f := u.at.fail(path, outcomeOpen, fmt.Errorf("%w: %w", ErrUnavailable, err))
 		if u.probe.timedOut() {
 			f.Err = fmt.Errorf("%w: %w: %w", ErrUnavailable, context.DeadlineExceeded, err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/notfound"
+	"github.com/assay-proxy/assay/internal/spans"
 )
 
 // upstream is one proxy, or one checksum database, over HTTP.
@@ -21,6 +22,7 @@ type upstream struct {
 	sender   *sender
 	failures *failures
 	respite  respite
+	clock    clock
 }
 
 func newUpstream(base *url.URL, label string, c *client) *upstream {
@@ -50,6 +52,7 @@ func (u *upstream) open(ctx context.Context, path string, limit int64, deadline 
 			return nil, u.at.canceled(path, fmt.Errorf("%w: %w", ErrUnavailable, err))
 		}
 	}
+	ctx, span := spans.Begin(ctx, spans.Upstream, u.at.label)
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(time.Until(deadline), func() { cancel(errSlow) })
 	s, f := u.send(ctx, cancel, path, limit, ranges)
@@ -67,6 +70,7 @@ func (u *upstream) open(ctx context.Context, path string, limit int64, deadline 
 	}
 	u.client.metrics.count(u.at.label, outcome, begin)
 	if f != nil {
+		span.End(outcome, outcome != outcomeNotFound && outcome != outcomeCanceled)
 		if 0 < f.Status && f.Status < http.StatusInternalServerError {
 			u.probe.noteAnswer(time.Since(begin))
 		}
@@ -77,6 +81,7 @@ func (u *upstream) open(ctx context.Context, path string, limit int64, deadline 
 	}
 	u.probe.noteAnswer(time.Since(begin))
 	u.respite.answered(path)
+	s.span = span
 	return s, nil
 }
 
@@ -85,9 +90,13 @@ func (u *upstream) send(ctx context.Context, cancel context.CancelCauseFunc, pat
 	for name, value := range ranges {
 		header[name] = value
 	}
+	begin := time.Now()
 	resp, err := u.sender.roundTrip(ctx, u.at.url(path), header)
 	if err != nil {
 		return nil, u.at.broken(ctx, path, err)
+	}
+	if !resp.away { // other hosts are not chosen by the administrator
+		u.clock.note(resp.Header, begin)
 	}
 	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || ranges == nil) {
 		return nil, u.refused(resp, cancel, path)

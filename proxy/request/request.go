@@ -35,6 +35,12 @@ func (k Kind) String() string {
 		"sumdb_supported", "sumdb_latest", "sumdb_lookup", "sumdb_tile", "other"}[min(k, NumKinds)]
 }
 
+// Route returns the pattern of the paths of the kind.
+func (k Kind) Route() string {
+	return [...]string{"/{module}/@v/list", "/{module}/@latest", "/{module}/@v/{version}.info", "/{module}/@v/{version}.mod", "/{module}/@v/{version}.zip",
+		"/sumdb/{database}/supported", "/sumdb/{database}/latest", "/sumdb/{database}/lookup/{module}@{version}", "/sumdb/{database}/tile/{tile}", "other"}[min(k, NumKinds)]
+}
+
 // A Request is a path of the protocol, taken apart. All its values are decoded
 // and valid.
 type Request struct {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/proxy/vcs/guard"
 )
 
@@ -40,8 +41,11 @@ func (r *runner) do(ctx context.Context, j job, use func(out []byte, place Place
 	defer held.Free()
 	ctx = held.Context(ctx)
 	begin := time.Now()
+	ctx, span := spans.Begin(ctx, spans.Command, j.args[0])
 	err := r.resolve(ctx, j, use)
-	r.metrics.observe(j.args[0], err, time.Since(begin))
+	outcome := outcomeOf(err)
+	r.metrics.observe(j.args[0], outcome, time.Since(begin))
+	span.End(outcome, outcome != "ok" && outcome != "not_found")
 	return err
 }
 

@@ -66,15 +66,20 @@ func Fetch(t *testing.T, url string) (status int, body string) {
 	return resp.StatusCode, string(data)
 }
 
-// WriteCertificate writes a self-signed certificate for a name, and its key.
+// WriteCertificate writes a self-signed certificate for a name, and its key. It is valid for an hour.
 func WriteCertificate(certFile, keyFile, name string) error {
+	return WriteCertificateUntil(certFile, keyFile, name, time.Now().Add(time.Hour))
+}
+
+// WriteCertificateUntil is WriteCertificate for a certificate that expires at a time.
+func WriteCertificateUntil(certFile, keyFile, name string, expires time.Time) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: expires, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}

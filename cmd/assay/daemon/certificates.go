@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/internal/watch"
@@ -62,6 +65,31 @@ func (c *certificates) http1() *tls.Config {
 		current.NextProtos = []string{"http/1.1"}
 		return current, nil
 	}}
+}
+
+// metrics returns the collector of the expiry. c may be nil.
+func (c *certificates) metrics() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "assay_tls_certificate_expiry_timestamp_seconds",
+		Help: "When the served certificate, or the first one of its chain, expires, in seconds since 1970; 0 without TLS.",
+	}, func() float64 {
+		if c == nil {
+			return 0
+		}
+		return expiry(c.current.Get().Certificates[0])
+	})
+}
+
+// expiry returns when the first certificate of a chain expires, in seconds since 1970: clients accept the
+// chain no longer than that.
+func expiry(chain tls.Certificate) float64 {
+	first := math.Inf(1)
+	for _, der := range chain.Certificate {
+		if cert, err := x509.ParseCertificate(der); err == nil { // clients do not need what cannot be parsed
+			first = min(first, float64(cert.NotAfter.Unix()))
+		}
+	}
+	return first
 }
 
 // prepare reads the files again. commit puts them into force. Without certificates, prepare does

@@ -11,6 +11,7 @@ import (
 
 	"github.com/assay-proxy/assay/access"
 	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/internal/spans"
 )
 
 // The memory of a connection without the response: its goroutine, its buffers, a request's header.
@@ -178,6 +179,7 @@ func (r *connections) boundStreams(remote func(*http.Request) string) func(http.
 			if req.ProtoMajor >= 2 {
 				client := access.SiteOf(remote(req))
 				if !r.beginStream(client) {
+					spans.Note(req.Context(), spans.Shed)
 					w.Header().Set("Retry-After", "5")
 					writeText(w, http.StatusServiceUnavailable, crowded+"\ntry again in a few seconds\n")
 					return

@@ -195,7 +195,7 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 	if d.proxy, err = d.newProxy(b.via, who); err != nil {
 		return err
 	}
-	d.openFront(secret, who)
+	d.openFront(secret, o.Version, who)
 	d.reloader = &reloader{
 		load: o.Load, builder: b, current: d.current, stores: d.stores, access: d.access, certificates: d.certificates,
 		webhooks: d.front.webhooks, proxy: d.proxy, metrics: newReloadMetrics(), log: d.log.Logger,
@@ -235,12 +235,12 @@ func (d *daemon) newProxy(via string, who *clients) (*proxy.Server, error) {
 			Fills:  c.Fills, ZipFills: c.ZipFills,
 		},
 		Settings: now.content(),
-		Predict:  c.Predict, Access: d.access, Remote: who.address, Answers: d.memory.answers, Via: via,
+		Predict:  c.Predict, Access: d.access, Remote: who.address, Answers: d.memory.answers, FirstByte: firstByte, Via: via,
 	})
 }
 
 // openFront creates the parts between clients and the proxy.
-func (d *daemon) openFront(hookSecret string, who *clients) {
+func (d *daemon) openFront(hookSecret, version string, who *clients) {
 	d.registry = prometheus.NewRegistry()
 	d.front = &front{
 		log: d.log, observer: newObserver(d.log, d.current.accessLog, who), clients: who, connections: d.listener.connections,
@@ -249,6 +249,7 @@ func (d *daemon) openFront(hookSecret string, who *clients) {
 		leaks:    &leaksPage{&operators{config.List(d.config.Operators), d.access, who}, d.proxy.Leaks, d.proxy},
 		protocol: d.proxy,
 	}
+	d.front.observer.tracing = newTracing(version, d.config.Prefix, d.log.Logger)
 	if !d.config.Anonymous {
 		d.front.login = &login{d.access, who, d.log}
 	}
@@ -272,7 +273,7 @@ func (d *daemon) register(version string) {
 	d.registry.MustRegister(d.access.Metrics()...)
 	d.registry.MustRegister(d.front.observer.collectors()...)
 	d.registry.MustRegister(d.reloader.metrics.collectors()...)
-	d.registry.MustRegister(d.current, newMemoryCollector(d.memory), newDiskCollector(d.config.Data), d.log.lines.metrics(), d.listener.refused)
+	d.registry.MustRegister(d.current, newMemoryCollector(d.memory), newDiskCollector(d.config.Data), d.log.lines.metrics(), d.listener.refused, d.certificates.metrics())
 }
 
 // close closes the parts, from the highest to the lowest.
@@ -362,6 +363,7 @@ func (d *daemon) shutdown(httpServer *http.Server) error {
 	if err := d.proxy.Close(ctx); err != nil {
 		d.log.Warn("fetches aborted by the shutdown", "err", err)
 	}
+	d.front.observer.tracing.close(ctx)
 	d.log.Info("stopped")
 	return nil
 }

@@ -57,9 +57,14 @@ func TestDocMetrics(t *testing.T) {
 		d.close()
 	}()
 
+	handler := d.front.routes()
+	for _, path := range []string{"/example.com/greet/@v/v1.2.0.zip", "/example.com/greet/@v/v1.2.0.mod", "/livez"} {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
+	}
+
 	collectors := slices.Concat(d.stores.metrics(), d.proxy.Metrics(), d.reloader.metrics.collectors(), d.current.load().metrics(),
 		d.front.observer.collectors(), d.access.Metrics(),
-		[]prometheus.Collector{buildInfo(""), d.log.lines.metrics(), d.listener.refused, newMemoryCollector(d.memory), newDiskCollector(c.Data)})
+		[]prometheus.Collector{buildInfo(""), d.log.lines.metrics(), d.listener.refused, newMemoryCollector(d.memory), newDiskCollector(c.Data), d.certificates.metrics()})
 	lines, kinds := map[string]string{}, map[string]string{}
 	for _, collector := range collectors {
 		for name, text := range describe(t, collector) {
@@ -69,10 +74,6 @@ func TestDocMetrics(t *testing.T) {
 	}
 
 	// A running server has no series that are not in the document.
-	handler := d.front.routes()
-	for _, path := range []string{"/example.com/greet/@v/v1.2.0.zip", "/example.com/greet/@v/v1.2.0.mod", "/livez"} {
-		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
-	}
 	running := gather(t, d.registry)
 	for name, kind := range running {
 		switch {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/assay-proxy/assay/internal/spans"
 )
 
 // Timeouts of the server. There is none for a whole request: a zip may take as long as its bytes
@@ -73,9 +75,20 @@ func (f *front) routes() http.Handler {
 	})
 }
 
+// routed says in the span of a request which of the fixed paths it has.
+func routed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r)
+		if pattern := chi.RouteContext(r.Context()).RoutePattern(); pattern != "" {
+			spans.Routed(r.Context(), pattern)
+		}
+	})
+}
+
 // fixed mounts the fixed paths, which have at most one element or begin with /-/.
 func (f *front) fixed() http.Handler {
 	r := chi.NewRouter()
+	r.Use(routed)
 	for _, get := range []func(string, http.HandlerFunc){r.Get, r.Head} { // some load balancers send HEAD
 		get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
 		get("/readyz", f.ready.ServeHTTP)

@@ -33,6 +33,8 @@ type observer struct {
 	codes     [600]atomic.Pointer[prometheus.Counter] // of responses, by status
 	running   prometheus.Gauge
 	panics    prometheus.Counter
+
+	tracing *tracing // nil: off
 }
 
 func newObserver(log *logger, accessLog func() int, from *clients) *observer {
@@ -64,91 +66,19 @@ func (o *observer) collectors() []prometheus.Collector {
 	return []prometheus.Collector{o.responses, o.durations, o.running, o.panics}
 }
 
-// observed is a response and its result.
-type observed struct {
-	http.ResponseWriter
-	request *http.Request
-	status  int
-	bytes   int64
-	aborted bool
-	client  *access.Memory // nil if the request has no credential
-	attrs   []slog.Attr    // those of the log line; its memory is used again, as that of line
-	line    []byte
-	room    []byte // see joined
-}
-
-func (w *observed) WriteHeader(status int) {
-	if w.status == 0 && status >= 200 {
-		w.status = status
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *observed) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	n, err := 0, error(nil)
-	if conn := w.joinable(p); conn != nil {
-		n, err = w.writeJoined(conn, p)
-	} else {
-		n, err = w.ResponseWriter.Write(p)
-	}
-	w.bytes += int64(n)
-	return n, err
-}
-
-// joinable returns the connection on which body, which a handler writes, is to leave together with the
-// header; nil if there is no need, or body is not the whole response.
-func (w *observed) joinable(body []byte) *connection {
-	if len(body) < joinedLeast || len(body) > joinedMost || w.bytes > 0 {
-		return nil
-	}
-	if length := w.Header()["Content-Length"]; len(length) != 1 || length[0] != strconv.Itoa(len(body)) {
-		return nil
-	}
-	conn, _ := w.request.Context().Value(connectionKey{}).(*connection)
-	return conn
-}
-
-// writeJoined writes a whole response.
-func (w *observed) writeJoined(conn *connection, body []byte) (int, error) {
-	if w.room == nil {
-		w.room = make([]byte, httpBuffer)
-	}
-	conn.joined.hold(w.room)
-	n, err := w.ResponseWriter.Write(body)
-	if flusher, ok := w.ResponseWriter.(http.Flusher); ok && err == nil {
-		flusher.Flush()
-	}
-	if kept := conn.joined.release(conn.Conn); kept != nil {
-		_ = conn.Close() // net/http does not see the error, and would send the next response after a part of this one
-		err = errors.Join(err, kept)
-	}
-	return n, err
-}
-
-// hit reports whether the response is a successful hit: current, complete, and with no doubt about the client.
-func (w *observed) hit() bool {
-	cache := w.Header()["Cache-Status"]
-	return w.status < 400 && !w.aborted && len(cache) == 1 && cache[0] == "assay; hit" && (w.client == nil || w.client.Err == nil)
-}
-
-// Unwrap is for http.ResponseController.
-func (w *observed) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
 func (o *observer) middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		id := o.requestID(r)
 		w.Header()["X-Request-Id"] = []string{id}
 		out := o.pool.Get().(*observed)
-		*out = observed{ResponseWriter: w, request: r, room: out.room, attrs: out.attrs, line: out.line}
+		*out = observed{ResponseWriter: w, request: r, begin: begin, room: out.room, attrs: out.attrs, line: out.line}
 		o.running.Inc()
 		r, out.client = access.Remember(r)
+		r = o.tracing.begin(out, r)
 		defer func() {
 			o.running.Dec()
-			o.end(r, out, id, begin, recover())
+			o.end(r, out, id, recover())
 		}()
 		if r.ContentLength != 0 {
 			refuseBody(w)
@@ -168,7 +98,7 @@ func refuseBody(w http.ResponseWriter) {
 
 // end counts and logs a request. A panic other than an aborted response is a bug: it is logged with
 // its stack, and the client gets a 500 if no response has begun.
-func (o *observer) end(r *http.Request, out *observed, id string, begin time.Time, panicked any) {
+func (o *observer) end(r *http.Request, out *observed, id string, panicked any) {
 	aborted := panicked == http.ErrAbortHandler
 	if panicked != nil && !aborted {
 		o.panics.Inc()
@@ -184,11 +114,12 @@ func (o *observer) end(r *http.Request, out *observed, id string, begin time.Tim
 	}
 	end := time.Now()
 	o.code(out.status).Inc()
-	o.durations.Observe(end.Sub(begin).Seconds())
+	o.durations.Observe(end.Sub(out.begin).Seconds())
 	out.aborted = aborted
 	if sampled := o.sample(out); sampled > 0 && o.log.Enabled(r.Context(), slog.LevelInfo) {
-		o.logAccess(r, out, id, begin, end, sampled)
+		o.logAccess(r, out, id, end, sampled)
 	}
+	o.tracing.end(out)
 	clear(out.attrs) // releases their texts
 	*out = observed{room: out.room, attrs: out.attrs[:0], line: out.line}
 	o.pool.Put(out)
@@ -213,17 +144,20 @@ func (o *observer) sample(out *observed) int {
 
 // logAccess writes the line of a request, which stands for so many. It omits the query: the protocol
 // has none, and some clients put secrets there.
-func (o *observer) logAccess(r *http.Request, out *observed, id string, begin, end time.Time, sampled int) {
+func (o *observer) logAccess(r *http.Request, out *observed, id string, end time.Time, sampled int) {
 	cache := ""
 	if status := out.Header()["Cache-Status"]; status != nil {
 		cache = status[0]
 	}
 	out.attrs = append(out.attrs[:0],
 		slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
-		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Float64("dur_ms", milliseconds(end.Sub(begin))),
+		slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Float64("dur_ms", milliseconds(end.Sub(out.begin))),
 		slog.String("cache", cache), slog.String("remote", o.clients.address(r)))
 	if client := out.client; client != nil && client.Asked {
 		out.attrs = append(out.attrs, clientAttrs(client)...)
+	}
+	if trace := traceID(out.span, r); trace != "" {
+		out.attrs = append(out.attrs, slog.String("trace_id", trace))
 	}
 	if out.aborted {
 		out.attrs = append(out.attrs, slog.Bool("aborted", true))

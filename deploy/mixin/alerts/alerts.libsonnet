@@ -125,6 +125,12 @@
       {
         name: 'assay.settings',
         rules: [
+          alert('AssayCertificateExpires', 'critical', '10m', |||
+            (assay_tls_certificate_expiry_timestamp_seconds{%(sel)s} > 0) - time() < %(certificateDays)d * 86400
+          |||, 'The certificate of Assay at {{ $labels.instance }} expires in {{ $value | humanizeDuration }}.'),
+          alert('AssayClockSkew', 'warning', '15m', |||
+            min by (%(by)s) (abs(assay_upstream_clock_skew_seconds{%(sel)s})) > %(clockSkewSeconds)d
+          |||, 'The clock of Assay at {{ $labels.instance }} differs from that of every upstream, by {{ $value | humanizeDuration }}.'),
           alert('AssayReloadFailed',
                 'warning',
                 '1m',

@@ -101,17 +101,19 @@ func NewOutside(store storage.Store, databases []*sumdb.Mirror, log *pinlog.Log)
 type Gate struct {
 	now     func() *Settings
 	owns    func(p *privacy.Policy, modulePath string) bool
+	outward func(modulePath string) string // see Outward; of a module that it owns
 	outside Outside
 }
 
 // Public returns the Gate for public modules. The function returns the settings in force.
 func Public(now func() *Settings, outside Outside) *Gate {
-	return &Gate{now, func(p *privacy.Policy, modulePath string) bool { return !isPrivate(p, modulePath) }, outside}
+	owns := func(p *privacy.Policy, modulePath string) bool { return !isPrivate(p, modulePath) }
+	return &Gate{now, owns, func(modulePath string) string { return modulePath }, outside}
 }
 
 // Private returns the Gate for private modules. The function returns the settings in force.
 func Private(now func() *Settings, outside Outside) *Gate {
-	return &Gate{now, isPrivate, outside}
+	return &Gate{now, isPrivate, func(string) string { return "" }, outside}
 }
 
 func isPrivate(p *privacy.Policy, modulePath string) bool {
@@ -127,6 +129,15 @@ func (g *Gate) Check(modulePath string) (*Settings, error) {
 		return nil, ErrReloaded
 	}
 	return now, nil
+}
+
+// Outward returns the path of a module if it may leave this program by the settings in force, and "" if the
+// module is private.
+func (g *Gate) Outward(modulePath string) string {
+	if _, err := g.Check(modulePath); err != nil {
+		return ""
+	}
+	return g.outward(modulePath)
 }
 
 // Upstream returns the upstreams, and the context for one fetch from them that sends the

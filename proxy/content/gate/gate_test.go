@@ -64,6 +64,19 @@ func TestGate(t *testing.T) {
 	want(private, "corp.example/x", nil)
 	want(public, "corp.example/x", gate.ErrReloaded)
 	want(private, "example.com/x", gate.ErrReloaded)
+	for _, g := range []*gate.Gate{public, private} {
+		if got := g.Outward("corp.example/x"); got != "" {
+			t.Errorf("a private name leaves: %s", got)
+		}
+	}
+	if got := public.Outward("example.com/x"); got != "example.com/x" {
+		t.Errorf("the public name that leaves is %q", got)
+	}
+	inForce = before
+	if got := public.Outward("corp.example/x"); got != "corp.example/x" {
+		t.Errorf("before the reload the name that leaves is %q", got)
+	}
+	inForce = after
 	if _, got, _ := public.Upstream(t.Context(), "example.com/x"); got != chain {
 		t.Error("the upstream is that of the settings of before")
 	}
