@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -48,8 +49,10 @@ func TestDocCommands(t *testing.T) {
 	}
 	tests := testNames(t)
 	for _, name := range append(names, "../../README.md") {
+		clients, metrics := reservePort(t), reservePort(t)
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".md"), func(t *testing.T) {
 			t.Parallel()
+			ports := map[string]string{"3000": release(t, clients), "9100": release(t, metrics)}
 			steps, wrong := parsePage(assaytest.ReadDoc(t, name))
 			for _, w := range wrong {
 				t.Errorf("%s, %s", name, w)
@@ -62,7 +65,7 @@ func TestDocCommands(t *testing.T) {
 				}
 			}
 			if runs && !t.Failed() {
-				newDocRun(t, steps).run(t, name)
+				newDocRun(t, steps, ports).run(t, name)
 			}
 		})
 	}
@@ -116,7 +119,7 @@ type shownOutput struct {
 	step    docStep
 }
 
-func newDocRun(t *testing.T, steps []docStep) *docRun {
+func newDocRun(t *testing.T, steps []docStep, ports map[string]string) *docRun {
 	// A short name, because sockets are in it.
 	root, err := os.MkdirTemp("", "doc")
 	if err != nil {
@@ -127,7 +130,7 @@ func newDocRun(t *testing.T, steps []docStep) *docRun {
 			t.Error(err)
 		}
 	})
-	d := &docRun{steps: steps, root: root, ports: map[string]string{"3000": freePort(t), "9100": freePort(t)}}
+	d := &docRun{steps: steps, root: root, ports: ports}
 	for _, dir := range []string{"etc/assay", "var/lib", "backup", "home/alice/.config/go", "run", "bin", "tmp", "work"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
 			t.Fatal(err)
@@ -175,14 +178,25 @@ func (d *docRun) write(t *testing.T, name, text string) {
 	}
 }
 
-func freePort(t *testing.T) string {
+// reservePort returns a listener at a port that the system gives to no connection, so it stays free after
+// the listener is closed.
+func reservePort(t *testing.T) net.Listener {
 	t.Helper()
-	free, err := net.Listen("tcp", "localhost:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, number = 10000, 20000 // Linux takes ports of connections from 32768 on
+	for range 100 {
+		if l, err := net.Listen("tcp", fmt.Sprintf("localhost:%d", first+rand.IntN(number))); err == nil {
+			return l
+		}
 	}
-	_, port, err := net.SplitHostPort(free.Addr().String())
-	if err = errors.Join(err, free.Close()); err != nil {
+	t.Fatal("no port is free")
+	return nil
+}
+
+// release closes a listener and returns its port.
+func release(t *testing.T, l net.Listener) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err = errors.Join(err, l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return port
