@@ -52,19 +52,20 @@ healthy() { [ "$(inspect '{{.State.Health.Status}}')" = healthy ]; }
 # gocommand PROXY ARG... runs the go command with an empty cache in a container of the network, which trusts the
 # certificate of the test. Everything that it gets is verified with sum.golang.org, through the PROXY alone.
 gocommand() {
-	docker run --rm --network "$network" -e GOPROXY="$1" -e GOSUMDB=sum.golang.org -e GOFLAGS=-modcacherw -e SSL_CERT_DIR=/etc/ssl/certs:/tls \
+	docker run --rm --network "$network" -e GOPROXY="$1" -e GOSUMDB=sum.golang.org -e GONOSUMDB=corp.example -e GOFLAGS=-modcacherw -e SSL_CERT_DIR=/etc/ssl/certs:/tls \
 		-v "$scratch/tls:/tls:ro" golang:1.26 timeout 120 go "${@:2}" </dev/null
 }
 
 # documented FILE FIRST LAST prints the commands in a file of docs/ between two lines.
 documented() { sed -n "/^$2/,/^$3/s/^    //p" "docs/$1"; }
 
+remove_git() { command docker rm -f "$name-git" >/dev/null 2>&1; }
 remove_network() { command docker network rm "${name}_default" >/dev/null 2>&1; }
 # logs shows the logs of all containers, if the script has failed: status is a variable of lib.sh.
 logs() { [ "$status" = 0 ] || compose --profile tls --profile monitoring logs --no-color --tail 15; }
 down() { compose --profile tls --profile monitoring down --volumes --remove-orphans -t 5 >/dev/null 2>&1; }
 atexit remove_network
-atexit remove "$name"-{vcs,build,old,assay} "${name}_assay"
+atexit remove "$name"-{vcs,build,old,old-build,assay} "${name}_assay"
 atexit down
 atexit logs
 mkdir "$scratch/tls" "$scratch/old"
@@ -72,9 +73,7 @@ down || true
 
 step "images"
 if ! docker image inspect golang:1.26 >/dev/null 2>&1; then
-	need debootstrap debootstrap
-	timeout 500 debootstrap --variant=minbase --include=ca-certificates,git,openssh-client bookworm "$scratch/root" >"$scratch/debootstrap.log" 2>&1 ||
-		{ tail "$scratch/debootstrap.log" && fail "debootstrap"; }
+	debian "$scratch/root"
 	cp /etc/ssl/certs/ca-certificates.crt "$scratch/root/etc/ssl/certs/" # what this machine trusts
 	atexit remove golang:1.26
 	tar -c --transform 's,^usr/local/go,./usr/local/go,' -C "$scratch/root" . -C / usr/local/go |
@@ -87,7 +86,7 @@ image "$(sed -n 's/^ *image: \(prom.*\)/\1/p' docker-compose.yml)" prometheus "p
 WORKDIR /prometheus
 ENTRYPOINT ["/bin/prometheus"]
 CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]'
-docker build -f deploy/Dockerfile --build-arg GOPROXY --target build -t "$name-build" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build"; }
+docker build --force-rm -f deploy/Dockerfile --build-arg GOPROXY --target build -t "$name-build" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build"; }
 grep -o 'context to Docker daemon *[0-9.]*[a-zA-Z]*' "$scratch/build.log" | tail -1
 
 step "an earlier version fills its volume"
@@ -95,7 +94,9 @@ git archive "$earlier" | tar -x -C "$scratch/old"
 # The build has what the build above has downloaded and compiled, and one target.
 sed -i "/^FROM golang:1.26 AS vcs/,/^CMD/d; s/^FROM golang:1.26 AS build/FROM $name-build AS build/; s/^WORKDIR .*/WORKDIR \/earlier/; /go mod download/d" "$scratch/old/deploy/Dockerfile"
 sed -i 's/127.0.0.1:3000:3000/127.0.0.1::3000/' "$scratch/old/docker-compose.yml"
-(cd "$scratch/old" && compose up -d --build) >"$scratch/old.log" 2>&1 || { cat "$scratch/old.log" && fail "the earlier version does not start"; }
+docker build --force-rm -f "$scratch/old/deploy/Dockerfile" --target build -t "$name-old-build" "$scratch/old" >"$scratch/build.log" 2>&1 ||
+	{ cat "$scratch/build.log" && fail "the earlier version does not build"; }
+(cd "$scratch/old" && compose build --force-rm && compose up -d) >"$scratch/old.log" 2>&1 || { cat "$scratch/old.log" && fail "the earlier version does not start"; }
 docker tag "$(inspect '{{.Image}}')" "$name-old"
 eventually 60 healthy
 network=${name}_default gocommand http://assay:3000 mod download "$module"
@@ -103,7 +104,8 @@ inspect 'the earlier version is {{.Image}}'
 
 step "docker compose up -d, on the volume of the earlier version, without an upstream"
 printf 'services:\n  assay:\n    environment:\n      ASSAY_UPSTREAM: "off"\n' >"$scratch/off.yml"
-COMPOSE_FILE=docker-compose.yml:$scratch/off.yml compose up -d --build assay >"$scratch/up.log" 2>&1 || { cat "$scratch/up.log" && fail "up"; }
+compose build --force-rm assay >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build"; }
+COMPOSE_FILE=docker-compose.yml:$scratch/off.yml compose up -d assay >"$scratch/up.log" 2>&1 || { cat "$scratch/up.log" && fail "up"; }
 eventually 120 healthy
 gocommand http://assay:3000 mod download -x "$module"
 compose logs --no-color assay >"$scratch/log"
@@ -144,7 +146,7 @@ compose up -d assay >"$scratch/up.log" 2>&1
 eventually 60 healthy
 
 step "profile tls"
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=caddy -addext subjectAltName=DNS:caddy \
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=caddy -addext subjectAltName=DNS:caddy,DNS:corp.example \
 	-keyout "$scratch/tls/tls.key" -out "$scratch/tls/tls.crt" 2>/dev/null
 chmod 755 "$scratch" "$scratch/tls" && chown 65532:65532 "$scratch/tls/tls.key"
 compose --profile tls up -d >"$scratch/up.log" 2>&1 || { cat "$scratch/up.log" && fail "up"; }
@@ -194,13 +196,41 @@ gocommand http://assay:3000 mod download -x "$module"
 run "$verify"
 eventually 60 healthy
 
-step "the image with go, git and ssh"
-docker build -f deploy/Dockerfile --build-arg GOPROXY --target vcs -t "$name-vcs" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build of vcs"; }
-printf 'services:\n  assay:\n    image: %s-vcs\n    mem_limit: 1g\n' "$name" >"$scratch/vcs.yml"
+step "the image with go, git and ssh, and a private module of a git server with a password"
+docker build --force-rm -f deploy/Dockerfile --build-arg GOPROXY --target vcs -t "$name-vcs" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build of vcs"; }
+mkdir -p "$scratch/git" "$scratch/secrets" "$scratch/lib"
+git init -q --bare -b main "$scratch/git/lib.git"
+git init -q -b main "$scratch/lib"
+printf 'module corp.example/lib.git\n' >"$scratch/lib/go.mod"
+printf 'package lib\n' >"$scratch/lib/lib.go"
+git -C "$scratch/lib" add .
+git -C "$scratch/lib" -c user.name=a -c user.email=a@corp.example commit -q -m first
+git -C "$scratch/lib" tag v1.0.0
+git -C "$scratch/lib" push -q "$scratch/git/lib.git" main v1.0.0
+printf 'machine corp.example login git password swordfish\n' >"$scratch/secrets/netrc"
+chown -R 0:65532 "$scratch/secrets" && chmod 750 "$scratch/secrets" && chmod 440 "$scratch/secrets/netrc"
+printf 'services:
+  assay:
+    image: %s-vcs
+    mem_limit: 1g
+    environment: {ASSAY_PRIVATE: corp.example, ASSAY_CA_FILE: /tls/tls.crt, ASSAY_NETRC: /secrets/netrc}
+    volumes: ["%s/tls:/tls:ro", "%s/secrets:/secrets:ro"]\n' "$name" "$scratch" "$scratch" >"$scratch/vcs.yml"
 export COMPOSE_FILE=docker-compose.yml:$scratch/vcs.yml
 compose up -d --no-build assay >"$scratch/up.log" 2>&1 || { cat "$scratch/up.log" && fail "up"; }
 eventually 60 healthy
+docker run -d --name "$name-git" --network "$network" --network-alias corp.example -e PASSWORD=swordfish -v "$scratch/git:/git:ro" -v "$(helper):/helper:ro" \
+	-v "$scratch/tls:/tls:ro" golang:1.26 /helper git /git /tls/tls.crt /tls/tls.key >/dev/null
+atexit remove_git
+gitserver() { docker exec "$name-git" git -c http.sslCAInfo=/tls/tls.crt ls-remote https://git:swordfish@corp.example/lib.git; }
+eventually 30 gitserver
 inspect '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}}' | grep -qx '65532:65532 true'
 compose exec -T assay sh -c 'id -un && go version && git --version && ssh -V'
 compose exec -T assay assay backup - >"$scratch/vcs.tar"
 gocommand http://assay:3000 mod download "$module"
+gocommand http://assay:3000 mod download -x corp.example/lib.git@v1.0.0
+! compose exec -T assay sh -c 'echo >/not-writable' || fail "the root is writable"
+compose logs --no-color assay >"$scratch/log"
+! grep swordfish "$scratch/log" || fail "the password is in the log"
+# What is stored needs no git server, and no credential.
+docker rm -f "$name-git" >/dev/null
+gocommand http://assay:3000/cached-only mod download corp.example/lib.git@v1.0.0

@@ -7,10 +7,9 @@ set -euo pipefail
 chart=deploy/helm/assay
 
 step "tools"
-mkdir "$scratch/bin" "$scratch/rendered" "$scratch/manifests" "$scratch/upgraded"
-PATH=$scratch/bin:$PATH
+mkdir "$scratch/rendered" "$scratch/manifests" "$scratch/upgraded"
 export HELM_CACHE_HOME=$scratch/helm HELM_CONFIG_HOME=$scratch/helm HELM_DATA_HOME=$scratch/helm
-GOBIN=$scratch/bin go install helm.sh/helm/v4/cmd/helm@v4.3.2
+PATH=$(dirname "$(tool helm.sh/helm/v4/cmd/helm v4.3.2)"):$PATH
 helm version --short
 
 step "lint, and render with each file of values"
@@ -47,6 +46,25 @@ step "the objects are valid, and keep the promises of docs/kubernetes.md"
 cat deploy/kubernetes/{assay,monitoring,routes,prewarm,restore}.yaml >"$scratch/rendered/manifests.yaml"
 cp "$scratch/rendered/manifests.yaml" "$scratch/upgraded"
 (cd deploy/helm/check && go vet . && go test -count=1 . -rendered "$scratch/rendered" -upgraded "$scratch/upgraded")
+
+step "kubeconform, with schemas made of what Go modules have"
+kubeconform=$(tool github.com/yannh/kubeconform/cmd/kubeconform v0.8.0)
+# module PATH VERSION prints the directory of a module.
+module() { (cd "$scratch" && GOFLAGS=-mod=mod go mod download -json "$1@$2") | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
+mkdir "$scratch/schemas"
+swagger=$(module k8s.io/kubernetes v1.37.2)/api/openapi-spec/swagger.json
+routes=$(module sigs.k8s.io/gateway-api v1.6.3)/config/crd/standard
+monitors=$(module github.com/prometheus-operator/prometheus-operator v0.94.0)/example/prometheus-operator-crd
+(cd deploy/helm/check && go run testdata/schemas.go "$scratch/schemas" "$swagger" "$routes"/*.yaml "$monitors"/*.yaml)
+# conform prints what is wrong with objects; without a schema for its kind an object is wrong.
+conform() { "$kubeconform" -schema-location "$scratch/schemas/{{.ResourceKind}}{{.KindSuffix}}.json" "$@"; }
+conform -summary "$scratch"/rendered/*.yaml
+for broken in 's/^kind: StatefulSet/kind: Statefulset/' 's/^      terminationGracePeriodSeconds: .*/&\n      terminationGrace: 1/' \
+	's/^\( *\)interval: .*/\1interval: often/' 's/^\( *\)readOnlyRootFilesystem: true/\1readOnlyRootFilesystem: "yes"/'; do
+	sed "$broken" "$scratch/rendered/large.yaml" >"$scratch/broken.yaml"
+	cmp -s "$scratch/rendered/large.yaml" "$scratch/broken.yaml" && fail "$broken changes nothing"
+	if conform "$scratch/broken.yaml" >"$scratch/out"; then fail "kubeconform accepts $broken"; fi
+done
 
 step "Docker runs the pod as a kubelet would"
 if ! docker version >/dev/null 2>&1; then

@@ -2,6 +2,9 @@
 # with the root of the repository as the current directory, and have a directory of their own, $scratch.
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 scratch=$(mktemp -d)
+# What the parts of one deploy/test/run make once.
+shared=${SHARED:-$scratch/shared}
+mkdir -p "$shared"
 
 # atexit COMMAND... runs a command when the part ends, the last one first.
 cleanups=()
@@ -25,7 +28,7 @@ fail() {
 need() {
 	local command=$1
 	shift
-	command -v "$command" >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y "$@"; } >"$scratch/apt.log" 2>&1 ||
+	command -v "$command" >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y -o DPkg::Lock::Timeout=300 "$@"; } >"$scratch/apt.log" 2>&1 ||
 		{ cat "$scratch/apt.log" && fail "apt-get cannot install $*"; }
 }
 
@@ -43,4 +46,37 @@ eventually() {
 		[ "$SECONDS" -lt "$end" ] || fail "not within the time: $*"
 		sleep 0.2
 	done
+}
+
+# tool PACKAGE VERSION installs a program from the Go module proxy, and prints its file.
+tool() {
+	local file=$shared/tools/${1##*/}
+	[ -x "$file" ] || GOBIN=${file%/*} GOFLAGS= go install "$1@$2"
+	echo "$file"
+}
+
+# helper prints the file of the program in testdata, which needs no library.
+helper() {
+	[ -x "$shared/helper" ] || CGO_ENABLED=0 go build -o "$shared/helper" deploy/test/testdata/helper.go
+	echo "$shared/helper"
+}
+
+# debian DIRECTORY makes a Debian 12, with the packages that one of the parts needs.
+debian() {
+	local made=$shared/debian
+	if [ ! -e "$made.tar" ]; then
+		need debootstrap debootstrap
+		atexit umount -q "$made/proc" "$made/sys" # in case debootstrap is interrupted
+		mkdir -p "$made/etc/dpkg/dpkg.cfg.d"
+		echo force-unsafe-io >"$made/etc/dpkg/dpkg.cfg.d/unsafe-io" # one that is interrupted is made again
+		debootstrap --variant=minbase --include=ca-certificates,curl,git,openssh-client,systemd,systemd-sysv bookworm "$made" \
+			"${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$scratch/debootstrap.log" 2>&1 ||
+			{ tail -5 "$scratch/debootstrap.log" && fail "no Debian"; }
+		rm -rf "$made"/etc/dpkg/dpkg.cfg.d/unsafe-io "$made"/var/{cache/apt,lib/apt/lists} "$made"/usr/share/{doc,locale,man}
+		tar -C "$made" -cf "$made.part" .
+		mv "$made.part" "$made.tar"
+		rm -rf "$made"
+	fi
+	mkdir -p "$1"
+	tar -C "$1" -xf "$made.tar"
 }

@@ -22,85 +22,8 @@ outside() {
 	step "build assay, caddy and the helper"
 	build "$scratch/assay"
 	if [ -n "${CADDY-}" ]; then ln -s "$CADDY" "$scratch/caddy"; else GOBIN=$scratch CGO_ENABLED=0 go install "$caddy"; fi
-	helper >"$scratch/helper.go"
-	go build -o "$scratch/helper" "$scratch/helper.go"
+	cp "$(helper)" "$scratch/helper"
 	PROXIES_TOOLS=$scratch unshare --mount --net bash "deploy/test/proxies.sh" </dev/null
-}
-
-# helper prints a program that writes modules for an upstream, and serves repositories.
-helper() {
-	cat <<'GO'
-package main
-
-import (
-	"archive/zip"
-	"fmt"
-	"log"
-	"math/rand/v2"
-	"net/http"
-	"net/http/cgi"
-	"os"
-	"path/filepath"
-	"strconv"
-
-	"golang.org/x/mod/module"
-)
-
-func main() {
-	var err error
-	switch os.Args[1] {
-	case "module": // DIRECTORY PATH BYTES
-		err = write(os.Args[2], os.Args[3], os.Args[4])
-	case "git": // DIRECTORY BACKEND CERTIFICATE KEY
-		handler := &cgi.Handler{Path: os.Args[3], Env: []string{"GIT_PROJECT_ROOT=" + os.Args[2], "GIT_HTTP_EXPORT_ALL=1"}}
-		err = http.ListenAndServeTLS(":443", os.Args[4], os.Args[5], handler)
-	}
-	if err != nil {
-		log.Fatal(err)
-	}
-}
-
-func write(dir, path, bytes string) error {
-	n, err := strconv.Atoi(bytes)
-	if err != nil {
-		return err
-	}
-	escaped, err := module.EscapePath(path)
-	if err != nil {
-		return err
-	}
-	dir = filepath.Join(dir, escaped, "@v")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	mod := "module " + path + "\n"
-	for name, text := range map[string]string{"list": "v1.0.0\n", "v1.0.0.info": `{"Version":"v1.0.0","Time":"2026-01-02T03:04:05Z"}`, "v1.0.0.mod": mod} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	file, err := os.Create(filepath.Join(dir, "v1.0.0.zip"))
-	if err != nil {
-		return err
-	}
-	out := zip.NewWriter(file)
-	data := make([]byte, n)
-	rand.NewChaCha8([32]byte{}).Read(data)
-	for name, content := range map[string][]byte{"go.mod": []byte(mod), "x.go": []byte("package x\n"), "data": data} {
-		w, err := out.Create(fmt.Sprintf("%s@v1.0.0/%s", path, name))
-		if err != nil {
-			return err
-		}
-		if _, err := w.Write(content); err != nil {
-			return err
-		}
-	}
-	if err := out.Close(); err != nil {
-		return err
-	}
-	return file.Close()
-}
-GO
 }
 
 # prepare makes the network, certificates, modules and a repository.
@@ -127,7 +50,7 @@ prepare() {
 	git -C "$scratch/lib" -c user.name=a -c user.email=a@corp.example commit -q -m first
 	git -C "$scratch/lib" tag v1.0.0
 	git -C "$scratch/lib" push -q "$scratch/git/lib.git" main v1.0.0
-	start git ip netns exec git "$tools/helper" git "$scratch/git" "$(git --exec-path)/git-http-backend" "$scratch/cert.pem" "$scratch/key.pem"
+	start git ip netns exec git "$tools/helper" git "$scratch/git" "$scratch/cert.pem" "$scratch/key.pem"
 }
 
 # start NAME COMMAND... runs a program in the background until stop NAME or the end.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The unit and the socket for systemd, in a Debian that systemd boots as process 1 of a container; and the
-# property list for launchd, which a parser reads. It needs root, Docker and Debian's packages.
+# The unit and the socket for systemd, in a Debian that systemd boots as process 1 of a container, and there
+# the deb, whose scripts speak to systemd; and the property list for launchd, which a parser reads. It needs
+# root, Docker and Debian's packages.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
@@ -8,55 +9,24 @@ name=assay-test-systemd-$$
 exposure=12 # most that systemd-analyze security may find, in tenths: it finds 1.1
 
 need docker docker.io
-need debootstrap debootstrap
 need plistutil libplist-utils
+need envsubst gettext-base
 
 step "launchd: the property list"
 plistutil -i deploy/launchd/io.github.assay-proxy.assay.plist -o "$scratch/assay.plist"
 [ -s "$scratch/assay.plist" ] || fail "no property list"
 
 step "a Debian with systemd"
-atexit umount -q "$scratch/root/proc" "$scratch/root/sys" # in case debootstrap is interrupted
-debootstrap --variant=minbase --include=systemd,systemd-sysv,ca-certificates,curl bookworm "$scratch/root" \
-	"${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$scratch/debootstrap.log" 2>&1 ||
-	{ tail -5 "$scratch/debootstrap.log" && fail "no Debian"; }
-rm -rf "$scratch"/root/var/{cache/apt,lib/apt/lists} "$scratch"/root/usr/share/{doc,locale,man}
-build "$scratch/root/usr/local/bin/assay"
+debian "$scratch/root"
+build "$scratch/assay"
+install -D -t "$scratch/root/usr/local/bin" "$scratch/assay"
 install -D -m 644 -t "$scratch/root/etc/systemd/system" deploy/systemd/assay.service deploy/systemd/assay.socket
 install -d "$scratch/root/etc/assay"
 
 # An upstream in a directory: a module with a go file, and a large one.
 modules=$scratch/root/srv/modules
-cat >"$scratch/pack.go" <<'GO'
-package main
-
-import (
-	"os"
-
-	"golang.org/x/mod/module"
-	"golang.org/x/mod/zip"
-)
-
-// It writes the zip of version v1.0.0 of a module in a directory to standard output.
-func main() {
-	if err := zip.CreateFromDir(os.Stdout, module.Version{Path: os.Args[1], Version: "v1.0.0"}, os.Args[2]); err != nil {
-		panic(err)
-	}
-}
-GO
-add() { # add MODULE DIRECTORY
-	local at=$modules/$1/@v
-	mkdir -p "$at" && echo v1.0.0 >"$at/list" && echo '{"Version":"v1.0.0","Time":"2026-01-01T00:00:00Z"}' >"$at/v1.0.0.info"
-	cp "$2/go.mod" "$at/v1.0.0.mod"
-	go run "$scratch/pack.go" "$1" "$2" >"$at/v1.0.0.zip"
-}
-mkdir "$scratch/hello" "$scratch/large"
-printf 'module example.com/hello\n' >"$scratch/hello/go.mod"
-printf 'package hello\n\nconst Text = "hello from a module"\n' >"$scratch/hello/hello.go"
-add example.com/hello "$scratch/hello"
-printf 'module example.com/large\n' >"$scratch/large/go.mod"
-head -c 30000000 /dev/urandom >"$scratch/large/data"
-add example.com/large "$scratch/large"
+"$(helper)" module "$modules" example.com/hello 100
+"$(helper)" module "$modules" example.com/large 30000000
 chmod -R a+rX "$modules"
 
 tar -C "$scratch/root" -c . | docker import - "$name" >"$scratch/image"
@@ -103,7 +73,7 @@ inside env HOME=/root GOPROXY=http://127.0.0.1:3000 GOSUMDB=off GOTOOLCHAIN=loca
 	mkdir /root/app && cd /root/app
 	/usr/local/go/bin/go mod init app
 	/usr/local/go/bin/go get example.com/hello@latest
-	cat "$(/usr/local/go/bin/go list -m -f "{{.Dir}}" example.com/hello)/hello.go"' >"$scratch/go.log" 2>&1 || { cat "$scratch/go.log" && fail "the go command"; }
+	cat "$(/usr/local/go/bin/go list -m -f "{{.Dir}}" example.com/hello)/x.go"' >"$scratch/go.log" 2>&1 || { cat "$scratch/go.log" && fail "the go command"; }
 grep "hello from a module" "$scratch/go.log" || fail "it has another module"
 eventually 10 journal 'path=/example.com/hello/@v/v1.0.0.zip'
 
@@ -200,4 +170,48 @@ for secret in hunter2 swordfish-in-the-sea; do
 	! journal "$secret" || fail "a secret is in the journal"
 done
 inside systemctl show assay | grep -F -e hunter2 -e swordfish-in-the-sea && fail "systemd shows a secret"
-echo ok
+
+step "the deb starts nothing; an upgrade restarts what runs"
+inside rm -rf /etc/systemd/system/assay.service /etc/systemd/system/assay.socket /etc/systemd/system/assay.service.d /etc/assay /usr/local/bin/assay
+inside systemctl daemon-reload
+nfpm=$(tool github.com/goreleaser/nfpm/v2/cmd/nfpm v2.45.0)
+mkdir "$scratch/docs" "$scratch/packages"
+for file in assay.1.gz assay.bash assay.fish _assay; do echo text >"$scratch/docs/$file"; done # not what is tested here
+for version in 1.0.0 2.0.0 3.0.0; do
+	VERSION=$version ARCH=$(go env GOARCH) deploy/release/package "$scratch/assay" "$scratch/docs" "$scratch/packages" "$nfpm"
+done
+docker cp -q "$scratch/packages" "$name:/packages"
+# package VERSION installs it.
+package() { inside sh -c "dpkg -i /packages/assay_$1_*.deb </dev/null" >"$scratch/dpkg.log" 2>&1 || { cat "$scratch/dpkg.log" && fail "dpkg"; }; }
+package 1.0.0
+[ "$(property ActiveState)/$(property UnitFileState)" = inactive/disabled ] || fail "it is $(property ActiveState), $(property UnitFileState)"
+grep 'systemctl enable --now assay' "$scratch/dpkg.log" || fail "the package does not say how to start"
+printf 'upstream = "file:///srv/modules"\nsumdb = "off"\n' | inside tee -a /etc/assay/assay.toml >/dev/null
+inside systemctl enable --now assay
+[ "$(status /readyz)/$(property FragmentPath)" = 200//lib/systemd/system/assay.service ] || fail "$(property FragmentPath) is not ready"
+before=$(property MainPID)
+package 2.0.0
+replaced() { [ "$(property ActiveState)" = active ] && [ "$(property MainPID)" != "$before" ]; }
+eventually 30 replaced
+[ "$(inside readlink "/proc/$(property MainPID)/exe")/$(status /readyz)" = /usr/bin/assay/200 ] || fail "the old program runs"
+
+step "an upgrade with settings that are refused installs the package, and says what is wrong"
+inside cp -p /etc/assay/assay.toml /good.toml
+echo 'no_such_key = 1' | inside tee -a /etc/assay/assay.toml >/dev/null
+package 3.0.0
+[ "$(inside dpkg-query -W -f '${Status} ${Version}' assay)" = "install ok installed 3.0.0" ] || fail "dpkg says $(inside dpkg-query -W -f '${Status} ${Version}' assay)"
+inside dpkg --audit
+eventually 30 journal no_such_key
+[ "$(property ActiveState)" != active ] || fail "it serves with settings that it refuses"
+inside cp -p /good.toml /etc/assay/assay.toml
+inside systemctl reset-failed assay
+inside systemctl restart assay
+[ "$(status /readyz)" = 200 ] || fail "it does not start with the right settings"
+
+step "remove stops it, purge keeps the data"
+inside dpkg -r assay >"$scratch/dpkg.log" 2>&1 || { cat "$scratch/dpkg.log" && fail "dpkg -r"; }
+[ "$(status /livez)" = 000 ] || fail "it still serves"
+! inside systemctl is-enabled assay 2>/dev/null || fail "it is still enabled"
+inside dpkg -P assay >"$scratch/dpkg.log" 2>&1 || { cat "$scratch/dpkg.log" && fail "dpkg -P"; }
+grep 'the data in /var/lib/private/assay are kept' "$scratch/dpkg.log" || fail "the package does not say that it keeps the data"
+inside test -e /var/lib/private/assay/meta.db

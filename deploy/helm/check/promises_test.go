@@ -6,6 +6,7 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -281,19 +282,63 @@ func TestSelectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			selected := 0
+			var selected []*core.Service
 			for _, service := range all[*core.Service](r) {
 				named := func(p core.ServicePort) bool { return p.Name == o.Spec.Endpoints[0].Port }
 				if selector.Matches(labels.Set(service.Labels)) && slices.ContainsFunc(service.Spec.Ports, named) {
-					selected++
+					selected = append(selected, service)
 				}
 			}
-			if selected != 1 {
-				t.Errorf("the ServiceMonitor selects %d Services", selected)
+			if len(selected) != 1 {
+				t.Fatalf("the ServiceMonitor selects %d Services", len(selected))
 			}
-			if job := pod[o.Spec.JobLabel]; job != "assay" {
+			job := jobOf(o, selected[0])
+			if job != "assay" {
 				t.Errorf("the job is %q", job)
 			}
+			for _, other := range jobsOf(r) {
+				if other != job {
+					t.Errorf("the job is %q, and a rule selects %q", job, other)
+				}
+			}
+		}
+	})
+}
+
+// jobOf returns the label job of the series of a monitor, as the Prometheus operator sets it.
+func jobOf(o *monitoring.ServiceMonitor, service *core.Service) string {
+	job := service.Name
+	if value := service.Labels[o.Spec.JobLabel]; value != "" {
+		job = value
+	}
+	for _, c := range o.Spec.Endpoints[0].RelabelConfigs {
+		if c.TargetLabel == "job" && len(c.SourceLabels) == 0 && c.Replacement != nil {
+			job = *c.Replacement
+		}
+	}
+	return job
+}
+
+// jobsOf returns the jobs that the rules select.
+func jobsOf(r release) []string {
+	var jobs []string
+	for _, o := range all[*monitoring.PrometheusRule](r) {
+		for _, group := range o.Spec.Groups {
+			for _, rule := range group.Rules {
+				for _, match := range regexp.MustCompile(`\bjob="([^"]*)"`).FindAllStringSubmatch(rule.Expr.StrVal, -1) {
+					jobs = append(jobs, match[1])
+				}
+			}
+		}
+	}
+	return jobs
+}
+
+// The alerts select series by the job.
+func TestRulesHaveJob(t *testing.T) {
+	forEachRelease(t, func(t *testing.T, r release) {
+		if len(all[*monitoring.PrometheusRule](r)) > 0 && len(jobsOf(r)) == 0 {
+			t.Error("no rule selects a job")
 		}
 	})
 }
