@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,7 +29,8 @@ type ciStep struct {
 	shell  []string
 	env    map[string]string // of this step alone
 	script string
-	secret string // content of $WORK/secret during this step
+	mounts bool   // there is a file $WORK/secret during this step
+	secret string // its content
 }
 
 // ciSystems say how each CI system reads its file and runs the job. The token is the one that the
@@ -97,7 +97,7 @@ func (j ciJob) run(ts *testscript.TestScript) error {
 	for i, step := range j.steps {
 		ts.Check(os.WriteFile(file, nil, 0o600))
 		ts.Check(os.RemoveAll(secret))
-		if step.secret != "" {
+		if step.mounts {
 			ts.Check(os.WriteFile(secret, []byte(step.secret), 0o600))
 		}
 		script := filepath.Join(ts.Getenv("WORK"), fmt.Sprintf("step%d.sh", i))
@@ -147,8 +147,9 @@ type workflow struct {
 	On          []string
 	Permissions map[string]string
 	Jobs        map[string]struct {
-		RunsOn string `yaml:"runs-on"`
-		Steps  []struct {
+		RunsOn      string `yaml:"runs-on"`
+		Permissions map[string]string
+		Steps       []struct {
 			Uses string
 			With map[string]string
 			Run  string
@@ -180,6 +181,9 @@ func githubJob(text, _ string) (ciJob, error) {
 	var a action
 	if err := errors.Join(decodeYAML(workflowText, &w), decodeYAML(actionText, &a)); err != nil {
 		return ciJob{}, err
+	}
+	if w.Permissions["id-token"] != "" || w.Jobs["test"].Permissions["id-token"] != "write" {
+		return ciJob{}, errors.New("the permission to get tokens belongs to the one job that needs it")
 	}
 	job := ciJob{env: map[string]string{}}
 	for _, step := range w.Jobs["test"].Steps {
@@ -403,7 +407,7 @@ var (
 )
 
 // dockerJob runs the commands of a build on this machine, with a file in the place of the secret in
-// the container, for the commands that mount it.
+// the container, for the commands that mount it. The file is empty if the variable of the secret is.
 func dockerJob(text, token string) (ciJob, error) {
 	job := ciJob{env: map[string]string{}}
 	for _, arg := range dockerArg.FindAllStringSubmatch(text, -1) {
@@ -412,18 +416,23 @@ func dockerJob(text, token string) (ciJob, error) {
 	for _, run := range dockerRun.FindAllStringSubmatch(text, -1) {
 		step := ciStep{shell: []string{"sh", "-e"}, script: run[2]}
 		if run[1] != "" {
-			step.secret = token
+			step.mounts, step.secret = true, token
 		}
 		job.steps = append(job.steps, step)
 	}
 	return job, nil
 }
 
+// devcontainerMount is the mount of the token. A variable in remoteEnv would be an argument of docker exec.
+const devcontainerMount = "source=${localEnv:HOME}${localEnv:USERPROFILE}/.config/assay-token,target=/run/secrets/assay,type=bind,readonly"
+
+// devcontainerJob runs the command after the creation of the container on this machine, with a file in the
+// place of the mounted one.
 func devcontainerJob(text, token string) (ciJob, error) {
 	var container struct {
 		Name, Image       string
+		Mounts            []string
 		ContainerEnv      map[string]string
-		RemoteEnv         map[string]string
 		PostCreateCommand string
 	}
 	decoder := json.NewDecoder(strings.NewReader(text))
@@ -431,9 +440,11 @@ func devcontainerJob(text, token string) (ciJob, error) {
 	if err := decoder.Decode(&container); err != nil {
 		return ciJob{}, err
 	}
-	job := ciJob{env: maps.Clone(container.ContainerEnv), steps: []ciStep{{shell: []string{"sh", "-e"}, script: container.PostCreateCommand}}}
-	for name, value := range container.RemoteEnv {
-		job.env[name] = strings.ReplaceAll(value, "${localEnv:ASSAY_TOKEN}", token)
+	step := ciStep{shell: []string{"sh", "-e"}, script: container.PostCreateCommand}
+	step.mounts, step.secret = slices.Contains(container.Mounts, devcontainerMount), token
+	job := ciJob{env: map[string]string{}, steps: []ciStep{step}}
+	for name, value := range container.ContainerEnv {
+		job.env[name] = strings.ReplaceAll(value, "/run/secrets/assay", "$WORK/secret")
 	}
 	return job, nil
 }
