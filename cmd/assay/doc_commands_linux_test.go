@@ -52,7 +52,7 @@ func TestDocCommands(t *testing.T) {
 		clients, metrics := reservePort(t), reservePort(t)
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".md"), func(t *testing.T) {
 			t.Parallel()
-			ports := map[string]string{"3000": release(t, clients), "9100": release(t, metrics)}
+			ports := map[string]string{"3000": release(t, clients), "9464": release(t, metrics)}
 			steps, wrong := parsePage(assaytest.ReadDoc(t, name))
 			for _, w := range wrong {
 				t.Errorf("%s, %s", name, w)
@@ -328,12 +328,12 @@ func (d *docRun) composeCommands(s docStep) {
 // here replaces what belongs to an installation by what belongs to the test, and there does the
 // opposite.
 func (d *docRun) here(text string) string {
-	return strings.NewReplacer(":3000", ":"+d.ports["3000"], ":9100", ":"+d.ports["9100"], "/etc/assay", d.root+"/etc/assay", "/var/lib/assay", d.root+"/var/lib/assay",
+	return strings.NewReplacer(":3000", ":"+d.ports["3000"], ":9464", ":"+d.ports["9464"], "/etc/assay", d.root+"/etc/assay", "/var/lib/assay", d.root+"/var/lib/assay",
 		"/backup", d.root+"/backup", "/run/assay", d.root+"/run/assay", "/home/alice", d.root+"/home/alice").Replace(text)
 }
 
 func (d *docRun) there(text string) string {
-	return strings.NewReplacer(":"+d.ports["3000"], ":3000", ":"+d.ports["9100"], ":9100", d.root, "").Replace(text)
+	return strings.NewReplacer(":"+d.ports["3000"], ":3000", ":"+d.ports["9464"], ":9464", d.root, "").Replace(text)
 }
 
 func (d *docRun) run(t *testing.T, name string) {

@@ -143,7 +143,7 @@ check() {
 	[ "$size" -lt 1000000 ] || fail "the proxy has files of $size bytes"
 	grep -q 'path=/example.com/large/@v/v1.0.0.zip .* remote=127.0.0.77$' "$scratch/assay.log" || fail "the log has $(grep large "$scratch/assay.log")"
 	same "metrics for clients" "$(status $base/metrics)" 404
-	same "metrics for machines" "$(status http://localhost:9100/metrics)" 200
+	same "metrics for machines" "$(status http://localhost:9464/metrics)" 200
 	stop proxy
 	stop assay
 }
