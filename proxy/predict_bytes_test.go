@@ -1,7 +1,10 @@
 package proxy_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,6 +16,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/predict"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/bolt"
 )
 
 // These tests are about the bytes of predicted files that are still arriving.
@@ -180,17 +185,152 @@ func TestPredictSlowZips(t *testing.T) {
 	f.wantGraph(paths)
 	answered := make(chan response)
 	go func() { answered <- f.get(paths[0] + "zip") }()
-	for range 4 { // so many others follow
-		if ended := <-upstream.gone; ended == paths[0]+"zip" {
-			t.Error("what a client waits for ends")
-		}
-	}
+	eventually(t, "the four others that follow are given up", func() bool {
+		_, abandoned := f.zipsStats()
+		return abandoned == 4
+	})
 	close(release)
 	if a := <-answered; a.status != http.StatusOK {
 		t.Errorf("the client gets %v", a)
+	}
+	for len(upstream.gone) > 0 {
+		if ended := <-upstream.gone; ended == paths[0]+"zip" {
+			t.Error("what a client waits for ends")
+		}
 	}
 	for _, path := range paths {
 		f.want(path + "zip")
 	}
 	f.wantPredicted()
+}
+
+// twelveZips adds twelve modules with zips to a world, and returns the paths of these.
+func twelveZips(world *proxytest.World) (paths []string) {
+	for i := range 12 {
+		world.Add(fmt.Sprintf("-- zip.example/%d@v1.0.0/go.mod --\nmodule zip.example/%d\n", i, i))
+		paths = append(paths, fmt.Sprintf("zip.example/%d/@v/v1.0.0.zip", i))
+	}
+	return paths
+}
+
+// Predictions of a zip that arrives slowly for a client take no room from predictions of others.
+func TestPredictJoins(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	paths := twelveZips(world)
+	g := newGate(t, world, paths[0])
+	o := verified()
+	o.budget = patient()
+	f := start(t, world, g.url, o)
+	answered := make(chan response)
+	go func() { answered <- f.get(paths[0]) }()
+	<-g.came
+	for range 8 { // half of the places for zips
+		f.prefetch(paths[0])
+	}
+	f.prefetch(paths[1])
+	eventually(t, "another zip is prefetched", func() bool { return f.holds(paths[1]) })
+	g.release()
+	if a := <-answered; a.status != http.StatusOK {
+		t.Errorf("the client gets %v", a)
+	}
+}
+
+// Predicted zips that clients request, and leave, take no room from predictions, although nothing ends them.
+func TestPredictAdopted(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	paths := twelveZips(world)
+	g := newGate(t, world, "/v1.0.0.zip")
+	o := verified()
+	o.budget = patient()
+	f := start(t, world, g.url, o)
+	for _, path := range paths[:8] {
+		f.prefetch(path)
+		<-g.came
+	}
+	f.prefetch(paths[8])
+	for _, path := range paths[:8] {
+		f.visit(path)
+	}
+	begun := make(chan struct{})
+	go func() {
+		<-g.came
+		close(begun)
+	}()
+	eventually(t, "another zip is prefetched", func() bool {
+		f.prefetch(paths[9])
+		select {
+		case <-begun:
+			return true
+		default:
+			return false
+		}
+	})
+	if running, abandoned := f.zipsStats(); running != 9 || abandoned != 0 {
+		t.Errorf("%d zips are fetched, %d were given up", running, abandoned)
+	}
+	if n := world.Count(paths[8]); n != 0 {
+		t.Error("a zip is prefetched that found no room")
+	}
+	g.release()
+	f.idle()
+	for _, path := range paths[:8] {
+		if !f.holds(path) {
+			t.Errorf("%s is not stored, and a client has requested it", path)
+		}
+	}
+}
+
+// A store at the limit of its large objects gets no predicted zip for a while, and the ones that arrive give up
+// their space: it is for what clients request. Other files are predicted.
+func TestPredictNoZips(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	paths := graph(world, 9, "")
+	noise := make([]byte, 300<<10)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+	world.Add(fmt.Sprintf("-- large.example/m@v1.0.0/go.mod --\nmodule large.example/m\n-- large.example/m@v1.0.0/data --\n%x\n", noise))
+	world.Add("-- later.example/old@v1.0.0/go.mod --\nmodule later.example/old\nrequire later.example/0 v1.0.0\n" +
+		"-- later.example/0@v1.0.0/go.mod --\nmodule later.example/0\n")
+	g := newGate(t, world, paths[1]+"zip")
+	o := predicting()
+	o.budget = patient()
+	o.storage = func(b *bolt.Options) { b.FileLimit = bolt.LeastLimit }
+	f := start(t, world, g.url, o)
+	var err error
+	for i, size := 0, 4<<20; size >= 64<<10; i++ {
+		info := storage.Info{Key: fmt.Sprint("full/", i), Size: int64(size)}
+		if err = f.store.Create(t.Context(), info, bytes.NewReader(make([]byte, size))); err != nil {
+			size /= 4
+		}
+	}
+	if !errors.Is(err, storage.ErrNoLarge) {
+		t.Fatalf("the store is not full: %v", err)
+	}
+	f.wantGraph(paths)
+	f.want(paths[0] + "zip")
+	<-g.came // a predicted zip arrives
+	eventually(t, "the other predicted zips are stored", func() bool { running, _ := f.zipsStats(); return running == 1 })
+	if a := f.get("large.example/m/@v/v1.0.0.zip"); a.status < 500 {
+		t.Errorf("a client gets %d", a.status)
+	}
+	f.idle() // although one still hangs
+	if _, abandoned := f.zipsStats(); abandoned != 1 {
+		t.Errorf("%d predicted zips were given up, want the one that arrives", abandoned)
+	}
+	for _, path := range paths[2:5] {
+		f.want(path + "zip")
+	}
+	f.idle()
+	for _, path := range paths[5:] {
+		if n := world.Count(path + "zip"); n != 0 {
+			t.Errorf("%szip is predicted", path)
+		}
+	}
+	f.want("later.example/old/@v/v1.0.0.mod")
+	eventually(t, "a go.mod is predicted", func() bool { return f.holds("later.example/0/@v/v1.0.0.mod") })
+	if n := strings.Count(f.logs.String(), "no zip is predicted for a while"); n != 1 {
+		t.Errorf("%d lines in the log say it", n)
+	}
 }

@@ -436,9 +436,17 @@ func TestPredictFullElsewhere(t *testing.T) {
 	}
 }
 
-// visit requests a path as another client, and leaves while it waits.
+// visit requests a path as another client, and leaves while it waits. No prefetch must begin meanwhile.
 func (f *fixture) visit(path string) {
 	f.t.Helper()
+	waiting := func() int {
+		n := 0
+		for _, of := range f.server.Content().Places() {
+			n += of.Stats().Clients
+		}
+		return n
+	}
+	eventually(f.t, "the prefetches that have begun wait no more", func() bool { return waiting() == 0 })
 	ctx, leave := context.WithCancel(f.t.Context())
 	var client sync.WaitGroup
 	client.Go(func() {
@@ -453,10 +461,10 @@ func (f *fixture) visit(path string) {
 			f.t.Error("it gets a response")
 		}
 	})
-	eventually(f.t, "it waits", func() bool { return f.objects().Clients > 0 })
+	eventually(f.t, "it waits", func() bool { return waiting() > 0 })
 	leave()
 	client.Wait()
-	eventually(f.t, "it has left", func() bool { return f.objects().Clients == 0 })
+	eventually(f.t, "it has left", func() bool { return waiting() == 0 })
 }
 
 // A pause, or the end of the server, ends no fill that a client has begun or joined, also when that client

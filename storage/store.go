@@ -47,6 +47,11 @@ var (
 	// is larger than what is left below the limit.
 	ErrUnwritable = errors.New("nothing can be stored now")
 
+	// ErrNoLarge means that no large object can be stored now: there is no room for its next part below the limit
+	// of the store. What has arrived of others takes room, too. Small objects can be stored, unless the error is
+	// ErrUnwritable.
+	ErrNoLarge = errors.New("no large object can be stored now")
+
 	// ErrOlder means that objects have the keys of an earlier version of the program.
 	ErrOlder = errors.New("store has the keys of an earlier version, or they are being moved")
 )

@@ -103,6 +103,13 @@ func (p *Places) Stats() Stats {
 	return stats
 }
 
+// Waits reports whether work waits for a place.
+func (p *Places) Waits() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.waiting) > 0
+}
+
 // admit gives w a place if one is free and one of its clients may take it.
 func (p *Places) admit(w *work) bool {
 	client, ok := p.neediest(w)

@@ -18,7 +18,7 @@ import (
 func (l *Library) Predict() {
 	l.predictor = predict.New()
 	l.parsing.waiting = make(chan struct{}, maxParsing)
-	l.parts.rooms.pause.predicting = true
+	l.parts.rooms.objectsAhead.pause.predicting, l.parts.rooms.zipsAhead.pause.predicting = true, true
 }
 
 // Expect fetches what the client of q will probably request next. proxy calls it for each request
@@ -58,12 +58,16 @@ func (l *Library) expecting(path string, do func(ctx context.Context)) {
 	})
 }
 
-// ahead fetches predicted files, and what follows from the go.mod files among them that are held.
+// ahead fetches predicted files, and what follows from the go.mod files among them that are held, until the
+// client is forgotten.
 func (l *Library) ahead(ctx context.Context, o *Origin, client background, next []request.Request) {
 	for len(next) > 0 {
 		req := next[0]
 		next = next[1:]
 		fetch := l.predictor.Begin(client.site, req)
+		if fetch == nil {
+			return
+		}
 		switch l.prefetch(ctx, o, fetch, &Ask{Client: client, Req: req, Path: req.Path(), take: fetch.Take}) {
 		case prefetchHeld:
 			fetch.NotFetched(predict.Held)
@@ -104,7 +108,7 @@ func (l *Library) fetched(ctx context.Context, o *Origin, fetch *predict.Fetch, 
 		fetch.Fetched(size)
 	case err == nil && held:
 		fetch.NotFetched(predict.Held)
-	case !end.ours || errors.Is(err, places.ErrYielded) || errors.Is(err, places.ErrLeft) || errors.Is(err, memory.ErrFull) || unstorable(err):
+	case !end.ours || errors.Is(err, places.ErrYielded) || errors.Is(err, places.ErrLeft) || errors.Is(err, memory.ErrFull) || noZips(err):
 		fetch.NotFetched(predict.NotNow)
 	default:
 		fetch.NotFetched(predict.Failed)

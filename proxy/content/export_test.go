@@ -100,6 +100,11 @@ func KeepAbsences(store storage.Store, client string, n int) {
 	a.close()
 }
 
+// Ahead fetches files that were predicted for a site.
+func (l *Library) Ahead(ctx context.Context, site string, next ...request.Request) {
+	l.ahead(ctx, l.Origin(next[0].Module), background{site}, next)
+}
+
 // PutVersion proves and stores a version as a fill of its module does. The hash of all files is given.
 func (l *Library) PutVersion(ctx context.Context, of module.Version, zip *os.File, hash string) error {
 	o := l.Origin(of.Path)
@@ -158,8 +163,13 @@ func SiteOfPrediction(c Config, site string) string {
 // Pause is pause.
 type Pause struct{ pause }
 
-// NewPause makes a Pause for a Library that predicts, or for one that does not.
-func NewPause(predicting bool) *Pause { return &Pause{pause{predicting: predicting}} }
+// NewPause makes a Pause of all kinds for a Library that predicts, or for one that does not.
+func NewPause(predicting bool) *Pause {
+	return &Pause{pause{reason: unstorable, predicting: predicting}}
+}
+
+// NewZipPause makes a Pause of zips.
+func NewZipPause() *Pause { return &Pause{pause{reason: noZips, predicting: true}} }
 
 func (p *Pause) Note(err error, now time.Time) bool { return p.note(err, now) }
 func (p *Pause) Lasts(now time.Time) bool           { return p.lasts(now) }

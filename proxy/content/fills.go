@@ -3,6 +3,7 @@ package content
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/flight"
@@ -37,7 +38,7 @@ func (f *fills) roomFor(req request.Request) room {
 func (f *fills) join(ctx context.Context, req request.Request, client string) (*filling, bool, error) {
 	running, joined, err := f.joinAs(ctx, &fill{req: req, key: req.Path(), started: make(chan struct{})}, client)
 	if joined && running.Value.ahead != nil {
-		running.Value.ahead.adopted.Store(true)
+		running.Value.ahead.adopt()
 	}
 	return running, joined, err
 }
@@ -50,7 +51,7 @@ func (f *fills) joinAs(ctx context.Context, this *fill, client string) (*filling
 		Do: func(ctx context.Context, running *filling) error {
 			this.begun, this.claim = running.Begun, running.Claim()
 			if this.ahead != nil {
-				ctx = fetch.WhileWanted(ctx, this.claim.Wanted, func() bool { return this.giveUp(this.claim) })
+				ctx = fetch.WhileWanted(ctx, func() bool { return this.wanted(this.claim) }, func() bool { return this.giveUp(this.claim) })
 			}
 			return f.run(ctx, this)
 		},
@@ -63,26 +64,29 @@ func (f *fills) joinAs(ctx context.Context, this *fill, client string) (*filling
 }
 
 // ahead joins the fill for an object that no client waits for yet. It reports whether that
-// was started, and returns nil if there is no place for it. release must be called when it
-// has ended.
+// was started, and returns nil if there is no place for it. release must be called when the
+// fill has ended, or is that of a client, and may be called again.
 func (f *fills) ahead(ctx context.Context, q *Ask) (running *filling, started bool, release func()) {
 	in := f.roomFor(q.Req)
-	if in.places.Stats().Waiting > 0 {
+	if in.places.Waits() {
 		return nil, false, nil
 	}
 	select {
-	case in.ahead <- struct{}{}:
-		release = func() { <-in.ahead }
+	case in.ahead.slots <- struct{}{}:
+		release = sync.OnceFunc(func() { <-in.ahead.slots })
 	default:
 		return nil, false, nil
 	}
 	client := q.Client.Key()
-	running, joined, err := f.joinAs(ctx, &fill{req: q.Req, key: q.Path, started: make(chan struct{}), ahead: &ahead{take: q.take}}, client)
+	running, joined, err := f.joinAs(ctx, &fill{req: q.Req, key: q.Path, started: make(chan struct{}), ahead: newAhead(q.take)}, client)
 	if err != nil {
 		release()
 		return nil, false, nil
 	}
 	running.Leave(client) // if it waits for a place it is dropped
+	if joined {
+		release() // the place of the fill is a client's, or counts for another prefetch
+	}
 	return running, !joined, release
 }
 
@@ -118,8 +122,8 @@ func (f *fills) run(ctx context.Context, this *fill) error {
 	outcome, failed := outcomeOf(err)
 	f.parts.metrics.observeFill(this.req.Kind, outcome, time.Since(begin))
 	span.End(outcome, failed)
-	if f.parts.rooms.pause.note(err, time.Now()) {
-		f.parts.options.log.Warn("nothing is predicted for a while: an object could not be stored", "key", this.key, "for_s", pauseFor.Seconds(), "err", err)
+	if what := f.parts.rooms.note(err, time.Now()); what != "" {
+		f.parts.options.log.Warn(what+" is predicted for a while: an object could not be stored", "key", this.key, "for_s", pauseFor.Seconds(), "err", err)
 	}
 	return err
 }

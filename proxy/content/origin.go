@@ -174,8 +174,9 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 	if o.shelf.has(ctx, q.Req) {
 		return prefetchHeld
 	}
-	paused := o.parts.rooms.pause.begins() // first: a pause that begins from now on makes the fill give up
-	if o.parts.rooms.predicting.Err() != nil || o.parts.rooms.pause.lasts(time.Now()) || o.source.spared() {
+	pause := o.fills.roomFor(q.Req).ahead.pause
+	paused := pause.begins() // first: a pause that begins from now on makes the fill give up
+	if o.parts.rooms.predicting.Err() != nil || pause.lasts(time.Now()) || o.source.spared() {
 		return prefetchRefused
 	}
 	if !q.Req.Immutable() || !o.reachable(q) || o.absent.find(ctx, q.Path) != nil || o.ascertain(ctx, q) != nil {
@@ -186,8 +187,7 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 		return prefetchRefused
 	}
 	if !o.parts.scope.Go(func(ctx context.Context) {
-		err := o.follow(f, ours, paused)
-		release()
+		err := o.follow(f, ours, paused, release)
 		_ = o.parts.scope.Guard(q.Path, func() error { // a prediction that fails is no error
 			ended(ctx, ours, err)
 			return nil
@@ -200,23 +200,29 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 
 // follow waits for the end of a fill, and returns its error. One that was started for this prefetch is given up
 // if it takes too long, if nothing can be stored, and when the Library is closed, unless a client has requested
-// its object.
-func (o *Origin) follow(f *filling, ours bool, paused <-chan struct{}) error {
+// its object. release gives another prefetch room as soon as the fill has ended, is given up, or is a client's.
+func (o *Origin) follow(f *filling, ours bool, paused <-chan struct{}, release func()) error {
+	if !ours {
+		<-f.Done()
+		return f.Err()
+	}
 	late := time.NewTimer(o.parts.options.times.Ahead)
 	defer late.Stop()
 	slow := false
 	select {
 	case <-f.Done():
+	case <-f.Value.ahead.adopted:
 	case <-late.C: // the place is for predictions that arrive
 		slow = true
 	case <-paused: // the space is for what clients have requested
 	case <-o.parts.rooms.predicting.Done(): // a stop waits only for what clients have requested
 	}
-	if ours && !f.Ended() {
+	if !f.Ended() {
 		slow = f.Value.giveUp(f.Claim()) && slow
 	}
+	release()
 	<-f.Done()
-	if err := f.Err(); err == nil || !ours || !slow && !f.Value.ahead.costly {
+	if err := f.Err(); err == nil || !slow && !f.Value.ahead.costly {
 		return err
 	}
 	return errUnwanted

@@ -312,21 +312,42 @@ const parallelReads = 8
 type rooms struct {
 	objects, zips, private, lookups, files, beyond *places.Places
 
-	// Have an element for each prefetch: at most half of the places are for these.
-	objectsAhead, zipsAhead chan struct{}
+	objectsAhead, zipsAhead aheadRoom
 	predicting              context.Context // ends when the Library is closed
 	stopPredicting          context.CancelFunc
-	pause                   *pause // of predictions
 
 	reading chan struct{} // has an element for each stored answer that is being read
+}
+
+// aheadRoom is the room for prefetches of objects, or of zips.
+type aheadRoom struct {
+	slots chan struct{} // has an element for each prefetch: at most half of the places are for these
+	pause *pause
+}
+
+func newAheadRoom(places int, reason func(err error) bool) aheadRoom {
+	return aheadRoom{make(chan struct{}, max(places/2, 1)), &pause{reason: reason}}
+}
+
+// note notes the error of a fill, and returns what is not predicted from now on because of it, "" if no pause
+// begins.
+func (r rooms) note(err error, now time.Time) (pauses string) {
+	objects, zips := r.objectsAhead.pause.note(err, now), r.zipsAhead.pause.note(err, now)
+	switch {
+	case objects:
+		return "nothing"
+	case zips:
+		return "no zip"
+	}
+	return ""
 }
 
 func newRooms(c Config) rooms {
 	of := func(n int) *places.Places { return places.New(places.Config{N: n, Patience: silence, Site: c.Site}) }
 	predicting, stop := context.WithCancel(context.Background())
 	return rooms{
-		predicting: predicting, stopPredicting: stop, pause: new(pause),
-		objectsAhead: make(chan struct{}, max(c.Fills/2, 1)), zipsAhead: make(chan struct{}, max(c.ZipFills/2, 1)),
+		predicting: predicting, stopPredicting: stop,
+		objectsAhead: newAheadRoom(c.Fills, unstorable), zipsAhead: newAheadRoom(c.ZipFills, noZips),
 		objects: of(c.Fills), zips: of(c.ZipFills),
 		private: places.New(places.Config{N: privatePlaces, Site: c.Site}), // a clone may take minutes, and reports no progress
 		lookups: of(lookupPlaces), files: of(filePlaces), beyond: of(beyondPlaces),

@@ -49,6 +49,18 @@ func TestPause(t *testing.T) {
 		}
 		now = now.Add(time.Minute)
 	}
+	large := fmt.Errorf("write: %w: %w", storage.ErrNoLarge, syscall.ENOSPC)
+	if p.Note(large, now.Add(time.Minute)) {
+		t.Error("nothing is predicted because large objects have no room")
+	}
+	for _, err := range []error{full, large, storage.ErrReadOnly} {
+		if !content.NewZipPause().Note(err, now) {
+			t.Errorf("%v begins no pause of zips", err)
+		}
+	}
+	if content.NewZipPause().Note(syscall.ENOSPC, now) {
+		t.Error("the full disk of a scratch file begins a pause of zips")
+	}
 	if content.NewPause(false).Note(full, now) {
 		t.Error("a pause begins, and nothing is predicted")
 	}

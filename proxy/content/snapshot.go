@@ -84,7 +84,7 @@ func (b builder) private(g *gate.Gate) *Origin {
 	o := b.origin(g, proof, privatePrefix)
 	repo := b.repository(o, g, proof)
 	repo.reach, repo.fresh = vcs.Private, true
-	all := room{p.rooms.private, zipFillTime, nil} // a repository may have to be cloned first
+	all := room{p.rooms.private, zipFillTime, aheadRoom{pause: new(pause)}} // a repository may have to be cloned first
 	audience := &members{rules: b.snapshot.rules, settings: b.snapshot.settings, gate: g, parts: p, absent: absent, pinned: p.pinned != nil}
 	o.fills = &fills{parts: p, shelf: o.shelf, source: repo, group: flight.NewGroup[*fill](p.scope), small: all, zips: all, fresh: true}
 	o.audience, o.registry, o.source, o.absent = audience, &privateRegistry{p, audience, o.fills}, repo, absent

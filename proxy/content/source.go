@@ -2,7 +2,7 @@ package content
 
 import (
 	"context"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/assay-proxy/assay/internal/flight"
@@ -62,15 +62,37 @@ type fill struct {
 
 // ahead is what is known of a fill that was started before a client requested its object.
 type ahead struct {
-	take    func(n int64) bool // see Ask
-	adopted atomic.Bool        // a client has requested it: it is a fill of that client from then on
-	costly  bool               // it was given up, see unwanted
+	take   func(n int64) bool // see Ask
+	costly bool               // it was given up, see unwanted
+
+	adopting sync.Once
+	adopted  chan struct{} // closed when a client has requested it: it is a fill of that client from then on
 }
+
+func newAhead(take func(n int64) bool) *ahead {
+	return &ahead{take: take, adopted: make(chan struct{})}
+}
+
+// adopt notes that a client has requested the object.
+func (a *ahead) adopt() { a.adopting.Do(func() { close(a.adopted) }) }
+
+func (a *ahead) isAdopted() bool {
+	select {
+	case <-a.adopted:
+		return true
+	default:
+		return false
+	}
+}
+
+// wanted reports whether a client waits for a fill that was started ahead, or has waited for it: what a client
+// has begun goes on when it leaves. claim is that of the fill.
+func (f *fill) wanted(claim *places.Claim) bool { return f.ahead.isAdopted() || claim.Wanted() }
 
 // giveUp gives up a fill that was started ahead, unless a client has requested its object, and reports whether
 // it does. claim is that of the fill.
 func (f *fill) giveUp(claim *places.Claim) bool {
-	return f.ahead != nil && !f.ahead.adopted.Load() && claim.GiveUp() // a client joins the claim before it adopts the fill
+	return f.ahead != nil && !f.ahead.isAdopted() && claim.GiveUp() // a client joins the claim before it adopts the fill
 }
 
 // unwanted gives up a fill that was started ahead and turns out to be expensive, unless a client has requested
@@ -99,7 +121,7 @@ type filling = flight.Flight[*fill]
 type room struct {
 	places *places.Places
 	limit  time.Duration
-	ahead  chan struct{} // has an element for each prefetch
+	ahead  aheadRoom
 }
 
 const (

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -18,18 +19,38 @@ const (
 //
 // A 429 asks so for all requests. A failure with a Retry-After may be about one module, for which alone the
 // upstream cannot get an answer: it spares requests about that module, and all others only after a second
-// module in a row.
+// module in a row, which was requested after the first one had failed: a client often requests modules of one
+// host together, and they fail together.
 type respite struct {
 	mu    sync.Mutex
 	until time.Time // of all requests
 	last  refusal   // the latest failure
+	row   row
+}
+
+// row are the failures in a row, of which no other request was answered in between.
+type row struct {
+	module string
+	first  int // the number of the first failure, which is of the module
+	other  int // the number of the first failure of another module, 0 if there is none
+}
+
+// isSecond reports whether a failure is of a second module, whose request has begun after that of another one
+// had failed.
+func (r row) isSecond(module string, after int) bool {
+	if module == r.module {
+		return r.other > 0 && after >= r.other
+	}
+	return after >= r.first
 }
 
 // refusal is a failure with a Retry-After.
 type refusal struct {
+	number int // of such failures
 	module string
+	lookup bool // of a checksum database
 	until  time.Time
-	passed bool // a request about another module was answered after it
+	passed bool // a request of this sort about another module was answered after it
 }
 
 // respiteOf returns for how long a status asks for fewer requests, 0 if it does not: 429, and a failure of
@@ -44,15 +65,31 @@ func respiteOf(status int, retryAfter time.Duration) time.Duration {
 	return 0
 }
 
-// refused notes that the request for a path has failed with a status that asks for fewer requests for d, and
-// reports whether a respite of all requests begins.
-func (r *respite) refused(path string, status int, d time.Duration) (begun bool) {
+// failures returns how many failures with a Retry-After there were so far. A request has this number when it
+// begins.
+func (r *respite) failures() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last.number
+}
+
+// refused notes that the request for a path, which has begun after so many failures, has failed with a status
+// that asks for fewer requests for d, and reports whether a respite of all requests begins.
+func (r *respite) refused(path string, after, status int, d time.Duration) (begun bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now, module := time.Now(), moduleOf(path)
-	all := status == http.StatusTooManyRequests || module != r.last.module && !r.last.passed && now.Before(r.last.until)
-	if status != http.StatusTooManyRequests {
-		r.last = refusal{module: module, until: now.Add(d)}
+	all := status == http.StatusTooManyRequests
+	if !all {
+		number := r.last.number + 1
+		if r.last.passed || !now.Before(r.last.until) {
+			r.row = row{module: module, first: number}
+		}
+		all = r.row.isSecond(module, after)
+		if module != r.row.module && r.row.other == 0 {
+			r.row.other = number
+		}
+		r.last = refusal{number: number, module: module, lookup: isLookup(path), until: now.Add(d)}
 	}
 	if !all {
 		return false
@@ -64,14 +101,18 @@ func (r *respite) refused(path string, status int, d time.Duration) (begun bool)
 	return begun
 }
 
-// answered notes that the request for a path was answered. Answers for tiles of a checksum database say nothing
-// about modules.
+// answered notes that the request for a path was answered. Tiles of a checksum database say nothing about
+// modules, and its records, which an upstream may hold for long, nothing about files of modules.
 func (r *respite) answered(path string) {
 	module := moduleOf(path)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.last.passed = r.last.passed || module != path && module != r.last.module
+	other := module != path && module != r.last.module && isLookup(path) == r.last.lookup
+	r.last.passed = r.last.passed || other
 }
+
+// isLookup reports whether a path is of a checksum database.
+func isLookup(path string) bool { return !strings.Contains(path, "/@") }
 
 // left returns how long the respite of all requests still lasts.
 func (r *respite) left() time.Duration {

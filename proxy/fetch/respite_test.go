@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -186,5 +187,75 @@ func TestRespiteOfModules(t *testing.T) {
 		want("good", "v1.2.0.mod", false, false, true)
 		time.Sleep(time.Minute)
 		want("good", "v1.2.0.mod", true, true, false)
+	})
+}
+
+// Two modules that were requested together, and fail together, are one sign: that of their host.
+func TestRespiteOfModulesTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		var came sync.WaitGroup
+		came.Add(2)
+		n.serve("host", lives(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.Contains(r.URL.Path, "third") {
+				came.Done()
+				came.Wait()
+			}
+			w.Header().Set("Retry-After", "60")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}))
+		c := n.list("http://host")
+		get := func(name string) {
+			ctx := fetch.WhileWanted(t.Context(), func() bool { return false }, func() bool { return true })
+			if _, _, err := c.ReadAll(ctx, name+".example/m/@v/v1.0.0.mod", 100); err == nil {
+				t.Error("no error")
+			}
+		}
+		var both sync.WaitGroup
+		for _, name := range []string{"bad", "worse"} {
+			both.Go(func() { get(name) })
+		}
+		both.Wait()
+		if c.Spared() {
+			t.Error("all are spared because of two modules that were requested together")
+		}
+		get("third")
+		if !c.Spared() {
+			t.Error("none is spared although the next one fails, too")
+		}
+	})
+}
+
+// An upstream that answers lookups, and fails for modules, is spared.
+func TestRespiteBesideLookups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.serve("host", lives(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/lookup/") || strings.Contains(r.URL.Path, "/supported") {
+				text("good")(w, r)
+				return
+			}
+			w.Header().Set("Retry-After", "60")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}))
+		c := n.chain(fetch.Config{List: "http://host", Database: "sum.example"})
+		read := c.SumDB("sum.example", "http://127.0.0.1:1", true)
+		get := func(name string) {
+			t.Helper()
+			ctx := fetch.WhileWanted(t.Context(), func() bool { return false }, func() bool { return true })
+			if _, _, err := c.ReadAll(ctx, name+".example/m/@v/v1.0.0.mod", 100); err == nil {
+				t.Error("no error")
+			}
+		}
+		get("bad")
+		data, err := read(t.Context(), "lookup/worse.example/m@v1.0.0", 100)
+		wantData(t, data, err, []byte("good"))
+		if c.Spared() {
+			t.Error("one module is a sign for all")
+		}
+		get("worse")
+		if !c.Spared() {
+			t.Error("it is not spared")
+		}
 	})
 }

@@ -46,7 +46,7 @@ const (
 // for a request with ranges. Its headers must arrive by the deadline; ctx bounds the body, too. A
 // body whose declared length exceeds limit is a failure.
 func (u *upstream) open(ctx context.Context, path string, limit int64, deadline time.Time, ranges http.Header) (*stream, *failure) {
-	begin := time.Now()
+	begin, failures := time.Now(), u.respite.failures()
 	if module := callerOf(ctx).module; module != "" {
 		if err := u.client.permit(module); err != nil {
 			return nil, u.at.canceled(path, fmt.Errorf("%w: %w", ErrUnavailable, err))
@@ -55,7 +55,7 @@ func (u *upstream) open(ctx context.Context, path string, limit int64, deadline 
 	ctx, span := spans.Begin(ctx, spans.Upstream, u.at.label)
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(time.Until(deadline), func() { cancel(errSlow) })
-	s, f := u.send(ctx, cancel, path, limit, ranges)
+	s, f := u.send(ctx, cancel, path, limit, ranges, failures)
 	if !timer.Stop() && f == nil {
 		s.close()
 		f = u.at.timeout(path, errSlow.Error())
@@ -85,7 +85,7 @@ func (u *upstream) open(ctx context.Context, path string, limit int64, deadline 
 	return s, nil
 }
 
-func (u *upstream) send(ctx context.Context, cancel context.CancelCauseFunc, path string, limit int64, ranges http.Header) (*stream, *failure) {
+func (u *upstream) send(ctx context.Context, cancel context.CancelCauseFunc, path string, limit int64, ranges http.Header, failures int) (*stream, *failure) {
 	header := u.client.header.Clone()
 	for name, value := range ranges {
 		header[name] = value
@@ -99,7 +99,7 @@ func (u *upstream) send(ctx context.Context, cancel context.CancelCauseFunc, pat
 		u.clock.note(resp.Header, begin)
 	}
 	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || ranges == nil) {
-		return nil, u.refused(resp, cancel, path)
+		return nil, u.refused(resp, cancel, path, failures)
 	}
 	if err := unusable(resp.Response); err != nil {
 		_ = resp.Body.Close()
@@ -130,7 +130,7 @@ const detailBudget = 2 * time.Second
 
 // refused returns the failure for a status, and closes resp. It does not pass on the text of
 // another host than the upstream, which may contain data that only this proxy may see.
-func (u *upstream) refused(resp response, cancel context.CancelCauseFunc, path string) *failure {
+func (u *upstream) refused(resp response, cancel context.CancelCauseFunc, path string, failures int) *failure {
 	timer := time.AfterFunc(detailBudget, func() { cancel(errSlow) })
 	text := ""
 	if !resp.away {
@@ -165,7 +165,7 @@ func (u *upstream) refused(resp response, cancel context.CancelCauseFunc, path s
 	default:
 		f.retry = false
 	}
-	if d := respiteOf(f.Status, f.RetryAfter); d > 0 && u.respite.refused(path, f.Status, d) {
+	if d := respiteOf(f.Status, f.RetryAfter); d > 0 && u.respite.refused(path, failures, f.Status, d) {
 		u.client.log.Warn("upstream asks for fewer requests: nothing is predicted", "source", u.at.label, "status", f.Status, "for_s", d.Seconds())
 	}
 	return f

@@ -54,7 +54,7 @@ type file struct {
 	state state
 	kind  request.Kind
 	at    time.Time // when it was predicted
-	size  int64     // of a fetched one
+	size  int64     // of a fetched one, or how much of a refused one is known, see arriving.take
 }
 
 // state says what is known of a file.
@@ -134,6 +134,7 @@ func (c *client) use(t *tally, req request.Request) bool {
 	c.asked++
 	if a := c.arriving[key]; a != nil {
 		a.giveBack(t) // it is for the client now
+		a.requested = true
 	}
 	if f.is(predicted | fetched) {
 		c.credits[req.Kind].open--
@@ -182,34 +183,57 @@ func (c *client) burdened(t *tally, n int64) {
 
 // arriving is a predicted file that is being fetched for a client.
 type arriving struct {
-	client *client
-	key    memo.Key
-	taken  int64 // bytes that count as unused
+	client    *client
+	key       memo.Key
+	kind      request.Kind
+	requested bool  // by the client
+	refused   bool  // others, or other files of the client, left too little for it
+	taken     int64 // bytes that count as unused
+}
+
+// arrives begins to count the bytes of a file.
+func (c *client) arrives(req request.Request) *arriving {
+	key := memo.KeyOf(req.Path())
+	a := &arriving{client: c, key: key, kind: req.Kind, requested: c.files[key].is(requested)}
+	c.arriving[key] = a
+	return a
 }
 
 // take takes n bytes, of those that the client may have unused, and reports whether there are as many. A file
-// that the client has requested needs none.
+// that the client has requested needs none, and a small one is never refused, since their number is bounded by
+// the credit: go.mod files are of more use than the zips whose bytes they would have to wait for.
 func (a *arriving) take(t *tally, n int64) bool {
-	c := a.client
-	if c.files[a.key].is(requested) {
+	c, size := a.client, a.taken+n
+	switch {
+	case a.requested:
 		return true
-	}
-	if n > t.most(c.unused)-c.unused {
+	case size > MaxZip:
+		return false
+	case n > t.most(c.unused)-c.unused && (a.kind == request.Zip || size > MaxMod):
+		a.refused = true
+		if f, known := c.files[a.key]; known {
+			f.size = size // it is not predicted again before there is room for it
+			c.files[a.key] = f
+		}
 		return false
 	}
-	a.taken += n
-	c.arriving[a.key] = a
+	a.taken = size
 	c.burdened(t, n)
 	return true
 }
 
 // giveBack makes the bytes count no more.
 func (a *arriving) giveBack(t *tally) {
+	a.client.burdened(t, -a.taken)
+	a.taken = 0
+}
+
+// ended says that the file arrives no more.
+func (a *arriving) ended(t *tally) {
+	a.giveBack(t)
 	if a.client.arriving[a.key] == a {
 		delete(a.client.arriving, a.key)
 	}
-	a.client.burdened(t, -a.taken)
-	a.taken = 0
 }
 
 // won counts a fetched file that the client has requested.
@@ -263,13 +287,15 @@ func (c *client) expire(t *tally, now time.Time) {
 	}
 }
 
-// end counts what the client has not requested as wasted. What is still arriving counts until it has ended.
+// end counts what the client has not requested as wasted, and forgets it all but what is still arriving: that
+// counts until it has ended.
 func (c *client) end(t *tally) {
 	for _, f := range c.files {
 		if f.is(fetched) {
 			c.settle(t, f, true)
 		}
 	}
+	*c = client{burden: c.burden} // a Fetch may refer to it for long
 }
 
 // following returns the files that follow a requested one.
@@ -427,7 +453,7 @@ func (c *client) predict(t *tally, next []request.Request, kind request.Kind, m 
 	if f.is(requested|predicted|fetched|ended) || !known && c.full() || c.credits[kind].room(kind) <= 0 {
 		return next
 	}
-	if c.unused >= t.most(c.unused) {
+	if kind == request.Zip && max(f.size, 1) > t.most(c.unused)-c.unused {
 		return next
 	}
 	f.kind, f.at, f.state = kind, c.last, f.state|predicted

@@ -14,17 +14,21 @@ func (p *Predictor) Entries() int { return p.entries }
 
 // Fetched is Fetch.Fetched of a file that has arrived at once, and may be larger than what its client may have.
 func (p *Predictor) Fetched(name string, req request.Request, size int64) {
-	f := p.Begin(name, req)
-	if f.file != nil {
+	if f := p.Begin(name, req); f != nil {
 		f.file.taken = size
 		f.file.client.burdened(&p.tally, size)
+		f.Fetched(size)
 	}
-	f.Fetched(size)
 }
+
+// Remembered returns how much is remembered of the client of a fetch.
+func (f *Fetch) Remembered() int { return f.file.client.entries() }
 
 // NotFetched is Fetch.NotFetched.
 func (p *Predictor) NotFetched(name string, req request.Request, why Reason) {
-	p.Begin(name, req).NotFetched(why)
+	if f := p.Begin(name, req); f != nil {
+		f.NotFetched(why)
+	}
 }
 
 // MaxZip returns the size of the largest file that may be fetched for a client now, 0 if none may.
@@ -39,10 +43,15 @@ func (p *Predictor) MaxZip(name string) int64 {
 func (p *Predictor) Unused() int64 { return p.tally.unused }
 
 // Consistent returns an error unless the counts agree with each other: what was predicted is used, wasted or
-// open. What is still arriving for a client that is forgotten counts, too.
-func (p *Predictor) Consistent() error {
+// open. What is still arriving for a client that is forgotten counts, too: running are such fetches, at least.
+func (p *Predictor) Consistent(running ...*Fetch) error {
 	var open Stats
 	entries, unused := 0, int64(0)
+	for _, f := range running {
+		if p.clients[f.name] != f.file.client {
+			unused += f.file.taken
+		}
+	}
 	for name, c := range p.clients {
 		var credits [request.NumKinds]int
 		own := int64(0)
@@ -70,7 +79,7 @@ func (p *Predictor) Consistent() error {
 		entries += c.entries()
 		unused += own
 	}
-	if entries != p.entries || unused > p.tally.unused {
+	if entries != p.entries || unused != p.tally.unused {
 		return fmt.Errorf("%d entries and %d unused bytes, counted as %d and %d", entries, unused, p.entries, p.tally.unused)
 	}
 	for kind, of := range p.tally.stats {

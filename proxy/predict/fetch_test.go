@@ -2,6 +2,7 @@ package predict_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -130,6 +131,122 @@ func TestTakeCrowd(t *testing.T) {
 		} else {
 			zip.NotFetched(predict.NotNow)
 		}
+	}
+	b.wantUnused(0)
+}
+
+// A site beside many that take as much as they may, and leave, gets its go.mod files as without these, and
+// waits for room for its zips only.
+func TestTakeBesideGreedy(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	for i := range 45 {
+		b.name = fmt.Sprintf("2001:db8:%x::/48", i)
+		for _, zip := range b.zips() {
+			for zip.Take(1 << 10) {
+			}
+		}
+	}
+	b.name = "192.0.2.1"
+	mods := b.mod("m.example/a", "v1.0.0", requiring(0, 10, ""))
+	if len(mods) != 10 {
+		t.Errorf("%d go.mod files are predicted", len(mods))
+	}
+	for _, path := range mods {
+		mod := b.p.Begin(b.name, parse(t, path))
+		if !mod.Take(4 << 10) {
+			t.Fatalf("%s of 4 KiB is refused", path)
+		}
+		mod.Fetched(4 << 10)
+		b.get(path)
+	}
+	if of := b.p.Stats(b.now)[request.Mod]; of.Used != 10 {
+		t.Errorf("%+v", of)
+	}
+	large := b.p.Begin(b.name, parse(t, b.mod("m.example/b", "v1.0.0", requiring(10, 1, ""))[0]))
+	if large.Take(predict.MaxMod + 1<<20) {
+		t.Error("a large file is not refused")
+	}
+	large.NotFetched(predict.NotNow)
+}
+
+// A zip that is refused because too little is left is predicted again when there is room for it, and costs no
+// credit.
+func TestTakeRefused(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	b.name = "2001:db8::/48"
+	var theirs []*predict.Fetch
+	for _, zip := range b.zips() {
+		for zip.Take(predict.MaxZip / 8) {
+		}
+		theirs = append(theirs, zip)
+	}
+	b.name = "192.0.2.1"
+	zips := b.zips()
+	if zips[0].Take(predict.MaxZip) {
+		t.Fatal("it may have so much")
+	}
+	zips[0].NotFetched(predict.Failed)
+	for _, zip := range zips[1:] {
+		zip.NotFetched(predict.Held)
+	}
+	const first = "m.example/1/@v/v1.0.0.zip"
+	if next := b.get("m.example/2/@v/v1.0.0.zip"); len(next) != 4 || slices.Contains(next, first) {
+		t.Errorf("%q are predicted, want four others: there is no room for the first one", next)
+	}
+	for _, zip := range theirs {
+		zip.NotFetched(predict.NotNow)
+	}
+	next := b.get("m.example/3/@v/v1.0.0.zip")
+	if !slices.Equal(next, []string{first}) {
+		t.Fatalf("%q are predicted, want the one that was refused", next)
+	}
+	if !b.p.Begin(b.name, parse(t, first)).Take(predict.MaxZip) {
+		t.Error("there is no room")
+	}
+}
+
+// A zip that is larger than what any client may have is not predicted again, and costs credit.
+func TestTakeTooLarge(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	for _, zip := range b.zips() {
+		if zip.Take(predict.MaxZip + 1) {
+			t.Error("it may have so much")
+		}
+		zip.NotFetched(predict.Failed)
+	}
+	if next := b.get("m.example/1/@v/v1.0.0.zip"); len(next) != 0 {
+		t.Errorf("%q are predicted", next)
+	}
+}
+
+// Of a client that is forgotten only what still arrives is kept, and its files are fetched no more.
+func TestFetchOfForgotten(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t)
+	zips := b.zips()
+	path := "m.example/1/@v/v1.0.0.zip"
+	if !zips[0].Take(1000) || !zips[1].Take(1000) || zips[0].Remembered() == 0 {
+		t.Fatal("nothing arrives")
+	}
+	b.get("m.example/2/@v/v1.0.0.zip") // the second one
+	b.p.Stats(b.now.Add(time.Hour))
+	if n := zips[0].Remembered(); n != 0 || b.p.Entries() != 0 {
+		t.Errorf("%d files and modules of a client that is forgotten are kept, %d are counted", n, b.p.Entries())
+	}
+	if b.p.Begin(b.name, parse(t, path)) != nil {
+		t.Error("a file is fetched for a client that is forgotten")
+	}
+	if err := b.p.Consistent(zips...); err != nil || b.p.Unused() != 1000 {
+		t.Errorf("%d bytes are unused: %v", b.p.Unused(), err)
+	}
+	if !zips[1].Take(10 * predict.MaxZip) {
+		t.Error("what the client has requested is refused")
+	}
+	for _, zip := range zips {
+		zip.Fetched(1000)
 	}
 	b.wantUnused(0)
 }

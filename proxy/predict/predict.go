@@ -159,8 +159,8 @@ func (p *Predictor) forgetIdle(now time.Time) {
 
 func (p *Predictor) forget(name string) {
 	c := p.clients[name]
-	c.end(&p.tally)
 	p.entries -= c.entries()
+	c.end(&p.tally)
 	delete(p.clients, name)
 	p.known.Store(int64(len(p.clients)))
 }

@@ -42,7 +42,7 @@ const (
 )
 
 // Limits of the bytes that were fetched and not requested, of one client and of all together. Those of files
-// that are still arriving count, see Fetch.Take. While they are reached nothing is predicted.
+// that are still arriving count, see Fetch.Take. While they are reached no zip is predicted.
 const (
 	maxUnusedBytes    = 64 << 20
 	maxAllUnusedBytes = 256 << 20
@@ -52,7 +52,7 @@ const (
 type Reason uint8
 
 const (
-	NotNow Reason = iota // there was no place or memory for it: it may be predicted again
+	NotNow Reason = iota // there was no place, memory or room for it: it may be predicted again
 	Held                 // it is stored
 	Failed               // it is not there, or too large: it counts as wasted
 )

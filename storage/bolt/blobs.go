@@ -38,7 +38,7 @@ func (b *blobs) write(id uint64, segment, first int, values [][]byte) (extents, 
 		binary.LittleEndian.PutUint32(value, chunkSum(id, first+i, value[sumSize:]))
 	}
 	if err := b.file.writable(len(values) * chunkSize); err != nil {
-		return nil, err
+		return nil, noLarge(err)
 	}
 	if err := b.file.update(len(values)*chunkSize, putSegment(id, segment, first, values)); err != nil {
 		return nil, err

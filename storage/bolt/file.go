@@ -275,9 +275,9 @@ func (f *file) commitError(err error) error {
 	case errors.Is(err, bolterrors.ErrMaxSizeReached):
 		return limitError(f.path, 0)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return unwritable{fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err)}
+		return unwritable{fmt.Errorf("write %s: %w; free some space; stored objects stay readable", f.path, err), storage.ErrUnwritable}
 	case errors.Is(err, syscall.EROFS):
-		return unwritable{fmt.Errorf("write %s: %w; mount the file system for writing; stored objects stay readable", f.path, err)}
+		return unwritable{fmt.Errorf("write %s: %w; mount the file system for writing; stored objects stay readable", f.path, err), storage.ErrUnwritable}
 	case errors.Is(err, syscall.EIO):
 		// After a failed fsync the content of the disk is unknown (see lwn.net/Articles/752063), so
 		// nothing is built on top of it.

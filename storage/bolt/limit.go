@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -56,17 +57,29 @@ func limitError(path string, n int) error {
 	err := fmt.Errorf("write %s: %w: the file has reached the limit of the store; purge modules or raise the limit; stored objects stay readable",
 		path, syscall.ENOSPC)
 	if n > largestSmall {
-		return err // another object may fit, since what has arrived of this one is given up
+		return err // another object may fit
 	}
-	return unwritable{err}
+	return unwritable{err, storage.ErrUnwritable}
+}
+
+// noLarge makes the error of writing a part of a large object storage.ErrNoLarge, too, if the file is too large
+// for it: the parts of others are as large.
+func noLarge(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return unwritable{err, storage.ErrNoLarge}
+	}
+	return err
 }
 
 // largestSmall is about how many bytes of a file a small object takes, with what belongs to it.
 const largestSmall = 2 * storage.MaxSmall
 
-// unwritable is an error that is storage.ErrUnwritable, too.
-type unwritable struct{ error }
+// unwritable is an error that also is one of package storage, which says what cannot be stored now.
+type unwritable struct {
+	error
+	what error
+}
 
 func (e unwritable) Unwrap() error { return e.error }
 
-func (unwritable) Is(target error) bool { return target == storage.ErrUnwritable }
+func (e unwritable) Is(target error) bool { return target == e.what }

@@ -53,6 +53,9 @@ func TestFileLimit(t *testing.T) {
 			if nothing := errors.Is(err, storage.ErrUnwritable); nothing != (size <= storage.MaxSmall) {
 				t.Errorf("an object of %d bytes finds no room. Nothing can be stored: %v", size, nothing)
 			}
+			if large := errors.Is(err, storage.ErrNoLarge); large != (size > storage.MaxSmall) {
+				t.Errorf("an object of %d bytes finds no room. No large one can be stored: %v", size, large)
+			}
 			stored--
 			if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() > bolt.LeastLimit {
 				t.Errorf("the file has %d bytes: %v", info.Size(), err)
