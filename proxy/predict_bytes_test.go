@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
+	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
 // These tests are about the bytes of predicted files that are still arriving.
@@ -288,7 +290,7 @@ func TestPredictNoZips(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	paths := graph(world, 9, "")
-	noise := make([]byte, 300<<10)
+	noise := make([]byte, 100<<10)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
 	world.Add(fmt.Sprintf("-- large.example/m@v1.0.0/go.mod --\nmodule large.example/m\n-- large.example/m@v1.0.0/data --\n%x\n", noise))
 	world.Add("-- later.example/old@v1.0.0/go.mod --\nmodule later.example/old\nrequire later.example/0 v1.0.0\n" +
@@ -301,7 +303,7 @@ func TestPredictNoZips(t *testing.T) {
 	var err error
 	for i, size := 0, 4<<20; size >= 64<<10; i++ {
 		info := storage.Info{Key: fmt.Sprint("full/", i), Size: int64(size)}
-		if err = f.store.Create(t.Context(), info, bytes.NewReader(make([]byte, size))); err != nil {
+		if err = f.store.Create(t.Context(), info, bytes.NewReader(storagetest.Content(uint64(i), size))); err != nil {
 			size /= 4
 		}
 	}
@@ -332,5 +334,39 @@ func TestPredictNoZips(t *testing.T) {
 	eventually(t, "a go.mod is predicted", func() bool { return f.holds("later.example/0/@v/v1.0.0.mod") })
 	if n := strings.Count(f.logs.String(), "no zip is predicted for a while"); n != 1 {
 		t.Errorf("%d lines in the log say it", n)
+	}
+}
+
+// A predicted file that a client has requested is that client's also when it has left: its failure is
+// remembered as any other.
+func TestPredictAdoptedFails(t *testing.T) {
+	t.Parallel()
+	const path = "example.com/hello/@v/v1.0.0.mod"
+	world := newWorld(t)
+	var requests atomic.Int64
+	came, release := make(chan struct{}, 100), make(chan struct{})
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, path) {
+			world.ServeHTTP(w, r)
+			return
+		}
+		requests.Add(1)
+		came <- struct{}{}
+		<-release
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
+	defer upstream.Close()
+	o := verified()
+	o.budget = patient()
+	f := start(t, world, upstream.URL+"/ok", o)
+	f.prefetch(path)
+	<-came
+	f.visit(path)
+	close(release)
+	f.idle()
+	before := requests.Load()
+	f.wantStatus(path, http.StatusBadGateway)
+	if n := requests.Load() - before; n != 0 {
+		t.Errorf("%d more requests for a file that has just failed", n)
 	}
 }

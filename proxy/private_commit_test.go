@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -109,6 +110,7 @@ type tapped struct {
 	mu    sync.Mutex
 	to    storage.Store                                      // changes go here if it is not nil
 	state func(name string)                                  // before a state is read
+	list  func(prefix string)                                // before objects are listed
 	apply func(b storage.Batch, do func() error) (err error) // instead of a batch
 }
 
@@ -149,6 +151,16 @@ func (s *tapped) State(ctx context.Context, name string) ([]byte, error) {
 		hook(name)
 	}
 	return s.Store.State(ctx, name)
+}
+
+func (s *tapped) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+	s.mu.Lock()
+	hook := s.list
+	s.mu.Unlock()
+	if hook != nil {
+		hook(prefix)
+	}
+	return s.Store.List(ctx, prefix)
 }
 
 func (s *tapped) Apply(ctx context.Context, b storage.Batch) error {

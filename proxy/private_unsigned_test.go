@@ -250,3 +250,39 @@ func TestListBesideSignature(t *testing.T) {
 	}
 	h.wantHeld("after the signature", "v1.0.0", "v1.1.0")
 }
+
+// A version that is not signed for long does not make each list of its module read the store.
+func TestUnsignedIsRemembered(t *testing.T) {
+	t.Parallel()
+	h, s := startTapped(t, newWorld(t), vcstest.New(t), t.TempDir())
+	tagLib(h.code, libVersion(0, ""), libVersion(1, ""))
+	h.ok(libFiles(0)[0])
+	s.stopBeforeSignature()
+	if a := h.get(libFiles(1)[0]); a.status < 500 || !h.holdsPinned(libFiles(1)[0]) {
+		t.Fatalf("a version that cannot be signed: %v", a)
+	}
+	s.goOn()
+	lists := 0
+	s.set(func() {
+		s.list = func(prefix string) {
+			if strings.Contains(prefix, "corp.example/lib/") {
+				lists++
+			}
+		}
+	})
+	want := func(want int, versions ...string) {
+		t.Helper()
+		for range 5 {
+			a := h.get("corp.example/lib/@v/list", "Disable-Module-Fetch", "true")
+			if got := strings.Fields(string(a.body)); !slices.Equal(got, versions) {
+				t.Errorf("the list is %q, want %q", got, versions)
+			}
+		}
+		if lists != want {
+			t.Errorf("the store was listed %d times, want %d", lists, want)
+		}
+	}
+	want(1, "v1.0.0")
+	h.ok(libFiles(1)[0])
+	want(2, "v1.0.0", "v1.1.0")
+}

@@ -43,6 +43,11 @@ type heldVersions struct {
 	all  Versions
 	list Versions // without the pseudo-versions, as a response to a list has them
 	tag  []string // the header with the entity tag of list
+
+	// Some versions at the prefix were not shown, see proof, when shown was the number of those that are:
+	// these are the versions as long as it is.
+	incomplete bool
+	shown      int64
 }
 
 func newHeldVersions(all Versions) heldVersions {
@@ -50,37 +55,41 @@ func newHeldVersions(all Versions) heldVersions {
 	if len(tagged.lines) == len(all.lines) {
 		tagged = all // so that both take their memory once
 	}
-	return heldVersions{all, tagged, []string{ETag(sha256.Sum256(tagged.lines))}}
+	return heldVersions{all: all, list: tagged, tag: []string{ETag(sha256.Sum256(tagged.lines))}}
 }
 
-// versions returns the versions of a module whose .info v vouches for, without those that shows does not
-// show, see proof. If there are any of those, the result is not remembered: they can be shown at any moment,
-// without a change of the store.
-func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath string, shows func(module.Version) bool) (heldVersions, error) {
+// shower is the part of proof that says which held versions are shown.
+type shower interface {
+	shows(of module.Version) bool
+	shown() int64
+}
+
+// versions returns the versions of a module whose .info v vouches for, without those that by does not show.
+func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath string, by shower) (heldVersions, error) {
 	dir := path.Dir(request.Request{Kind: request.List, Module: modulePath}.Path())
 	prefix := v.Prefix(dir)
 	known, changes, ok := s.known.find(prefix)
-	if ok {
+	shown := by.shown() // first: more may be shown while the store is listed
+	if ok && (!known.incomplete || known.shown == shown) {
 		return known, nil
 	}
 	var all []string
-	complete := true
+	incomplete := false
 	for info, err := range s.List(ctx, prefix) {
 		if err != nil {
 			return heldVersions{}, err
 		}
 		if req, err := request.Parse(dir + "/" + info.Key[len(prefix):]); err == nil && req.Kind == request.Info && req.Immutable() {
-			if shows(req.ModuleVersion()) {
+			if by.shows(req.ModuleVersion()) {
 				all = append(all, req.Version)
 			} else {
-				complete = false
+				incomplete = true
 			}
 		}
 	}
 	versions := newHeldVersions(versionsOf(all))
-	if complete {
-		s.known.note(prefix, versions, changes)
-	}
+	versions.incomplete, versions.shown = incomplete, shown
+	s.known.note(prefix, versions, changes)
 	return versions, nil
 }
 
@@ -97,7 +106,7 @@ type knownVersions struct {
 const knownShare = 8
 
 // knownOverhead is about how much memory an entry takes besides its versions and its prefix.
-const knownOverhead = 416
+const knownOverhead = 432
 
 // find returns the versions at a prefix, if they are known. If not, the caller lists them
 // and notes them with the number of changes.

@@ -31,6 +31,9 @@ type proof interface {
 	// shown can be shown later, without a change of the store.
 	shows(of module.Version) bool
 
+	// shown returns a number that changes when more versions are shown.
+	shown() int64
+
 	// prove proves a version from its repository, or returns how that is done when its files
 	// are stored.
 	prove(ctx context.Context, v *version) (proved, error)

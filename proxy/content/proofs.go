@@ -200,6 +200,8 @@ func (d *byDatabase) prove(ctx context.Context, v *version) (proved, error) {
 
 func (d *byDatabase) shows(module.Version) bool { return true }
 
+func (d *byDatabase) shown() int64 { return 0 }
+
 func (d *byDatabase) source(of module.Version) string {
 	return d.parts.infos.source(request.Request{Kind: request.Info, Module: of.Path, Version: of.Version}.Path())
 }
@@ -245,6 +247,13 @@ func (l *byLog) prove(_ context.Context, v *version) (proved, error) {
 // shows reports whether the own log shows the entry of a version. The files of a version are stored
 // after its entry is written and before that is signed.
 func (l *byLog) shows(of module.Version) bool { return l.pinned != nil && l.pinned.log.Shows(of) }
+
+func (l *byLog) shown() int64 {
+	if l.pinned == nil {
+		return 0
+	}
+	return l.pinned.log.Shown()
+}
 
 func (l *byLog) source(of module.Version) string {
 	if l.pinned == nil {

@@ -142,7 +142,7 @@ func (s *shelf) versions(ctx context.Context, modulePath string) (heldVersions, 
 	if len(vouchers) == 0 {
 		return heldVersions{}, nil
 	}
-	return s.parts.held.versions(ctx, vouchers[0], modulePath, s.proof.shows) // one voucher has all of an origin
+	return s.parts.held.versions(ctx, vouchers[0], modulePath, s.proof) // one voucher has all of an origin
 }
 
 // put stores a proved object, and reports whether this object is stored now, and not an
