@@ -40,7 +40,6 @@ type pins interface {
 	Size() int64
 	Find(mod module.Version) (pinlog.Entry, error)
 	Shows(mod module.Version) bool
-	Shown() int64
 	Latest(ctx context.Context) ([]byte, error)
 	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)
 	Tile(ctx context.Context, t tlog.Tile) ([]byte, error)

@@ -252,7 +252,7 @@ func (l *byLog) shown() int64 {
 	if l.pinned == nil {
 		return 0
 	}
-	return l.pinned.log.Shown()
+	return l.pinned.log.Size() // what an open log shows changes with a signed head alone
 }
 
 func (l *byLog) source(of module.Version) string {

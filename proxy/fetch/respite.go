@@ -33,7 +33,12 @@ type row struct {
 	module string
 	first  int // the number of the first failure, which is of the module
 	other  int // the number of the first failure of another module, 0 if there is none
+	others int // failures of other modules
 }
+
+// enoughTogether is how many failures in a row of different modules are a sign that all requests are too many,
+// also if they were requested together: a client seldom requests so many modules of one dead host.
+const enoughTogether = 4
 
 // isSecond reports whether a failure is of a second module, whose request has begun after that of another one
 // had failed.
@@ -85,7 +90,10 @@ func (r *respite) refused(path string, after, status int, d time.Duration) (begu
 		if r.last.passed || !now.Before(r.last.until) {
 			r.row = row{module: module, first: number}
 		}
-		all = r.row.isSecond(module, after)
+		if module != r.row.module && module != r.last.module {
+			r.row.others++
+		}
+		all = r.row.isSecond(module, after) || r.row.others >= enoughTogether-1
 		if module != r.row.module && r.row.other == 0 {
 			r.row.other = number
 		}

@@ -190,6 +190,34 @@ func TestRespiteOfModules(t *testing.T) {
 	})
 }
 
+// Four modules that were requested together, and fail together, are a sign that all requests are too many.
+func TestRespiteOfManyTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		var came, all sync.WaitGroup
+		came.Add(4)
+		n.serve("host", lives(func(w http.ResponseWriter, _ *http.Request) {
+			came.Done()
+			came.Wait()
+			w.Header().Set("Retry-After", "60")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}))
+		c := n.list("http://host")
+		for i := range 4 {
+			all.Go(func() {
+				ctx := fetch.WhileWanted(t.Context(), func() bool { return false }, func() bool { return true })
+				if _, _, err := c.ReadAll(ctx, fmt.Sprintf("m%d.example/m/@v/v1.0.0.mod", i), 100); err == nil {
+					t.Error("no error")
+				}
+			})
+		}
+		all.Wait()
+		if !c.Spared() {
+			t.Error("it is not spared")
+		}
+	})
+}
+
 // Two modules that were requested together, and fail together, are one sign: that of their host.
 func TestRespiteOfModulesTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -56,9 +56,6 @@ func (l *ledger) size() int64 {
 	return 0
 }
 
-// shown returns the number of entries that can be found, at most.
-func (l *ledger) shown() int64 { return l.view.Load().visible }
-
 // visible returns the number of the entry of mod, if it can be found, and the view with this entry.
 func (l *ledger) visible(mod module.Version) (v *view, id int64, ok bool) {
 	v = l.view.Load()

@@ -36,9 +36,6 @@ func (l *Log) Shows(mod module.Version) bool {
 	return ok
 }
 
-// Shown returns the number of entries that Find finds, at most: while it is the same, Shows reports the same.
-func (l *Log) Shown() int64 { return l.ledger.shown() }
-
 // Latest returns the newest signed head; an empty log has one, too. The error is sumdb.ErrFrozen if
 // the log refuses and has lost all its heads.
 func (l *Log) Latest(ctx context.Context) ([]byte, error) {
