@@ -14,11 +14,15 @@ const (
 	OthersWrite fs.FileMode = 0o002
 )
 
-// CheckMode returns an error if other users of this machine have a forbidden permission for a file.
+// CheckMode returns an error if other users of this machine have a forbidden permission for a file, or if it is not
+// a regular file: to open a pipe would wait for a process that writes into it.
 func CheckMode(name string, forbidden fs.FileMode) error {
 	info, err := os.Stat(name)
 	if err != nil {
 		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file; name a file", name)
 	}
 	mode := info.Mode().Perm()
 	switch {
