@@ -191,8 +191,7 @@ func (resp *response) serveHot(o *content.HotObject) error {
 		h["Cache-Status"] = cacheStatus[resultHit]
 	}
 	if conditional(resp.r.Header) || resp.r.Method == http.MethodHead {
-		http.ServeContent(resp.ResponseWriter, oneRange(resp.r), "", time.Time{}, bytes.NewReader(o.Content))
-		return nil
+		return resp.serveContent(resp.ResponseWriter, bytes.NewReader(o.Content))
 	}
 	h["Content-Length"] = o.Length
 	resp.started = true
@@ -211,7 +210,9 @@ func (resp *response) serveObject(object storage.Object) error {
 	}
 	watched := &watchedObject{Object: object}
 	if conditional(resp.r.Header) || resp.r.Method == http.MethodHead {
-		http.ServeContent(resp.body(info.Size), oneRange(resp.r), "", time.Time{}, watched)
+		if err := resp.serveContent(resp.body(info.Size), watched); err != nil && watched.err == nil {
+			return err
+		}
 	} else {
 		resp.Header()["Content-Length"] = []string{strconv.FormatInt(info.Size, 10)}
 		resp.started = true
@@ -227,6 +228,29 @@ func (resp *response) serveObject(object storage.Object) error {
 	}
 	resp.started = true
 	return watched.err
+}
+
+// serveContent answers a conditional request, or one for a range. http.ServeContent returns no error of writing: a
+// client that has disconnected would count as one that got all.
+func (resp *response) serveContent(to http.ResponseWriter, from io.ReadSeeker) error {
+	out := &watchedResponse{ResponseWriter: to}
+	http.ServeContent(out, oneRange(resp.r), "", time.Time{}, from)
+	if out.err != nil {
+		resp.started = true
+	}
+	return clientError(out.err)
+}
+
+// watchedResponse remembers an error of writing.
+type watchedResponse struct {
+	http.ResponseWriter
+	err error
+}
+
+func (w *watchedResponse) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.err = err
+	return n, err
 }
 
 // oneRange returns r, without its ranges if they are several, which HTTP allows:

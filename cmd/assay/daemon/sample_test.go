@@ -2,6 +2,9 @@ package daemon_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,6 +20,7 @@ import (
 type requestLine struct {
 	Msg, Request, Path, Cache string
 	Status, Sampled           int
+	Aborted                   bool
 }
 
 // requestLines returns the lines of requests in a JSON log, by the id of the request.
@@ -84,6 +88,39 @@ func TestAccessLogSample(t *testing.T) {
 	}
 	if want := `assay_cache_requests_total{kind="mod",result="hit"} 3`; !strings.Contains(metrics, want) {
 		t.Errorf("the metrics lack %s", want)
+	}
+}
+
+// A client that disconnects in a range of a hit has a line, as one that disconnects in the whole file has.
+func TestAccessLogSampleAbortedRange(t *testing.T) {
+	t.Parallel()
+	const size = 32 << 20 // more than the buffers of a connection have room for
+	world := proxytest.New(t)
+	file := world.AddBig(1, size)[0]
+	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB(), "--log-format", "json", "--access-log-sample", "1000000000")
+	if status, body := assaytest.Fetch(t, p.url+"/"+file); status != http.StatusOK || len(body) != len(world.File(file)) {
+		t.Fatalf("status %d, %d bytes", status, len(body))
+	}
+	for id, header := range map[string]string{"whole": "", "range": "Range: bytes=1000-\r\n"} {
+		conn, err := net.Dial("tcp", p.addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: a\r\nX-Request-Id: %s\r\n%s\r\n", file, id, header)
+		if _, err := io.CopyN(io.Discard, conn, 64<<10); err != nil {
+			t.Error(err)
+		}
+		conn.Close()
+	}
+	p.end()
+	lines := requestLines(t, p.log.String())
+	for _, id := range []string{"whole", "range"} {
+		if line, ok := lines[id]; !ok || !line.Aborted {
+			t.Errorf("the line of %s is %+v", id, line)
+		}
 	}
 }
 
