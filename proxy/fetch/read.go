@@ -39,6 +39,7 @@ func (u *upstream) readAll(ctx context.Context, path string, limit int64, deadli
 		data, err := memory.HoldOf(ctx).Read(ctx, s, s.size(), limit)
 		switch {
 		case errors.Is(err, memory.ErrFull):
+			s.span.End(outcomeCanceled, false) // the memory is ours
 			return nil, u.at.canceled(path, err)
 		case int64(len(data)) > limit:
 			return nil, u.at.tooLarge(path, limit)
