@@ -52,15 +52,15 @@
       {
         name: 'assay.objectives',
         rules: std.flatMap(objective, ['5m', '30m', '1h', '6h']) + [
+          // The label of a bucket of whole seconds is 1 or, since Prometheus 3, 1.0.
           rule('assay:hits_fast:ratio_rate5m', |||
-            sum by (%(by)s) (rate(assay_http_first_byte_seconds_bucket{%(sel)s, result=~"hit|stale|negative", le="%(seconds)s"}[5m]))
+            sum by (%(by)s) (rate(assay_http_first_byte_seconds_bucket{%(sel)s, result=~"hit|stale|negative", le=~"%(seconds)s|%(seconds)s[.]0"}[5m]))
             / (sum by (%(by)s) (rate(assay_http_first_byte_seconds_count{%(sel)s, result=~"hit|stale|negative"}[5m])) > 0)
           |||, { seconds: '%g' % config.slo.firstByteSeconds }),
-          // The label of a bucket is 1 or, since Prometheus 3, 1.0.
           rule('assay:answers_fast:ratio_rate5m', |||
             sum by (%(by)s) (rate(assay_http_request_duration_seconds_bucket{%(sel)s, le=~"%(seconds)s|%(seconds)s[.]0"}[5m]))
             / (sum by (%(by)s) (rate(assay_http_request_duration_seconds_count{%(sel)s}[5m])) > 0)
-          |||, { seconds: config.slo.answerSeconds }),
+          |||, { seconds: '%g' % config.slo.answerSeconds }),
           rule('assay:head_age_seconds', |||
             time() - (assay_sumdb_refresh_timestamp_seconds{%(sel)s} > 0)
           |||),
