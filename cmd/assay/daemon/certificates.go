@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"slices"
 
@@ -71,7 +70,7 @@ func (c *certificates) http1() *tls.Config {
 func (c *certificates) metrics() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "assay_tls_certificate_expiry_timestamp_seconds",
-		Help: "When the served certificate, or the first one of its chain, expires, in seconds since 1970; 0 without TLS.",
+		Help: "When the served certificate expires, in seconds since 1970; 0 without TLS. The authorities after it in the file do not count.",
 	}, func() float64 {
 		if c == nil {
 			return 0
@@ -80,16 +79,14 @@ func (c *certificates) metrics() prometheus.Collector {
 	})
 }
 
-// expiry returns when the first certificate of a chain expires, in seconds since 1970: clients accept the
-// chain no longer than that.
+// expiry returns when the server's own certificate expires, in seconds since 1970. Those after it in the file do not
+// count: an authority that is signed by two others has a certificate of each, and clients need only one of them.
 func expiry(chain tls.Certificate) float64 {
-	first := math.Inf(1)
-	for _, der := range chain.Certificate {
-		if cert, err := x509.ParseCertificate(der); err == nil { // clients do not need what cannot be parsed
-			first = min(first, float64(cert.NotAfter.Unix()))
-		}
+	own, err := x509.ParseCertificate(chain.Certificate[0])
+	if err != nil { // then it would not have been loaded
+		return 0
 	}
-	return first
+	return float64(own.NotAfter.Unix())
 }
 
 // prepare reads the files again. commit puts them into force. Without certificates, prepare does

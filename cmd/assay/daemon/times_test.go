@@ -71,7 +71,8 @@ func TestFirstByte(t *testing.T) {
 	}
 }
 
-// The expiry is that of the served files, and of the certificate in them that expires first. Without TLS it is 0.
+// The expiry is that of the server's own certificate in the served files: clients may know another way from it to an
+// authority than those that follow in the file. Without TLS it is 0.
 func TestCertificateExpiry(t *testing.T) {
 	t.Parallel()
 	const series = "assay_tls_certificate_expiry_timestamp_seconds"
@@ -120,6 +121,30 @@ func TestCertificateExpiry(t *testing.T) {
 	if err := assaytest.WriteCertificateUntil(other, filepath.Join(files.dir, "other.key"), "authority", sooner); err != nil {
 		t.Fatal(err)
 	}
-	write(95, assaytest.ReadDoc(t, other))
-	assaytest.WaitFor(t, func() bool { return expires() == float64(sooner.Unix()) })
+	own := write(95, assaytest.ReadDoc(t, other))
+	assaytest.WaitFor(t, func() bool { return expires() == float64(own.Unix()) })
+}
+
+// A rule names a bucket as the server does: another text for the same number matches no series.
+func TestRuleBuckets(t *testing.T) {
+	t.Parallel()
+	world := proxytest.New(t)
+	world.Add("-- example.com/a@v1.0.0/go.mod --\nmodule example.com/a\n")
+	p := serveIn(t, "--data", t.TempDir(), "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB())
+	assaytest.Fetch(t, p.url+"/example.com/a/@v/v1.0.0.mod")
+	_, metrics := assaytest.Fetch(t, p.url+"/metrics")
+	named := regexp.MustCompile(`(assay_\w+_bucket)\{[^}]*\ble=~?"([^"]+)"`).FindAllStringSubmatch(assaytest.ReadDoc(t, "../../../deploy/mixin/out/rules.yaml"), -1)
+	if len(named) < 2 {
+		t.Fatalf("the rules name %d buckets", len(named))
+	}
+	for _, match := range named {
+		pattern := regexp.MustCompile(match[1] + `\{(.*,)?le="(` + match[2] + `)"`)
+		if !pattern.MatchString(metrics) {
+			t.Errorf("the server has no bucket %s of %s", match[2], match[1])
+		}
+		whole, rest, _ := strings.Cut(match[2], "|")
+		if rest != whole+"[.]0" {
+			t.Errorf("for whole seconds Prometheus 3 adds .0 to the label, which %s does not match", match[2])
+		}
+	}
 }
