@@ -15,10 +15,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
@@ -44,6 +46,7 @@ type receivedSpan struct {
 	attributes        map[string]string
 	events            []string
 	links             []string // spans
+	failed            bool
 }
 
 func newCollector(t *testing.T) *otlpCollector {
@@ -85,7 +88,7 @@ func (c *otlpCollector) receive(w http.ResponseWriter, r *http.Request) {
 			for _, s := range scope.Spans {
 				span := receivedSpan{
 					id: fmt.Sprintf("%x", s.SpanId), parent: fmt.Sprintf("%x", s.ParentSpanId), trace: fmt.Sprintf("%x", s.TraceId),
-					name: s.Name, scope: service["service.name"], attributes: map[string]string{},
+					name: s.Name, scope: service["service.name"], attributes: map[string]string{}, failed: s.Status.GetCode() == tracepb.Status_STATUS_CODE_ERROR,
 				}
 				for _, a := range s.Attributes {
 					span.attributes[a.Key] = a.Value.GetStringValue()
@@ -220,7 +223,7 @@ func TestTracing(t *testing.T) {
 	p := startTraced(t, []string{
 		"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL, "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20hunter3", "HTTPS_PROXY=" + code.Proxy(),
 	}, "--upstream", "http://"+dead.Addr().String()+"|"+upstream, "--sumdb", world.GOSUMDB(), "--private", "corp.example", "--ca-file", code.CAFile(),
-		"--zip-fills", "1", "--fresh", "1ms", "--answer-timeout", "4s", "--predict=false", "--log-format", "text")
+		"--zip-fills", "1", "--fresh", "1ms", "--answer-timeout", "4s", "--predict=false", "--log-format", "text", "--trusted-proxies", "127.0.0.0/8")
 	const trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	want := func(status int, path string, header ...string) {
 		t.Helper()
@@ -278,6 +281,19 @@ func TestTracing(t *testing.T) {
 		}
 		defer (*resp).Body.Close()
 	}
+	// Another one disconnects before the end.
+	left, leave := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(left, http.MethodGet, p.url+"/"+big, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	aborted, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer aborted.Body.Close()
+	leave()
+	assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), " aborted=true") })
 	world.OpenGate()
 	for _, resp := range []*http.Response{first, second} {
 		if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, world.File(big)) {
@@ -373,6 +389,9 @@ func TestTracing(t *testing.T) {
 	if !slices.Equal(joined.links, []string{cause.id}) {
 		t.Errorf("it is linked to %v, want %s", joined.links, cause.id)
 	}
+	find("an aborted response", func(s receivedSpan) bool {
+		return s.failed && s.attributes["http.response.status_code"] == "200" && s.name == route+".zip"
+	})
 	run := find("version control", func(s receivedSpan) bool {
 		return s.name == "vcs" && s.attributes["assay.of"] == "mod" && s.attributes["assay.outcome"] == "ok"
 	})
@@ -419,8 +438,11 @@ func TestTracingRefused(t *testing.T) {
 	for _, env := range []string{
 		"OTEL_TRACES_EXPORTER=hunter2", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_HEADERS=authorization: Bearer hunter2", "OTEL_TRACES_SAMPLER=hunter",
 		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=hunter2:4317", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://me:hunter2@[::1", "OTEL_RESOURCE_ATTRIBUTES=hunter",
+		"OTEL_EXPORTER_OTLP_CERTIFICATE=/none", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY=/none", "OTEL_EXPORTER_OTLP_HEADERS=a=%zzhunter2",
+		"OTEL_EXPORTER_OTLP_TIMEOUT=hunter2", "OTEL_BSP_MAX_QUEUE_SIZE=hunter2", "OTEL_EXPORTER_OTLP_COMPRESSION=hunter2",
+		"OTEL_EXPORTER_OTLP_INSECURE=false", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=https://127.0.0.1:1;OTEL_EXPORTER_OTLP_INSECURE=true",
 	} {
-		p := startTraced(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL, env}, "--upstream", "off", "--sumdb", "off")
+		p := startTraced(t, append([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL}, strings.Split(env, ";")...), "--upstream", "off", "--sumdb", "off")
 		if got := p.get("example.com/none/@v/list"); got != http.StatusNotFound {
 			t.Errorf("%s: status %d", env, got)
 		}
@@ -456,7 +478,44 @@ func TestTracingDeadCollector(t *testing.T) {
 		http.Error(w, r.Header.Get("Authorization"), http.StatusUnauthorized)
 	}))
 	defer failing.Close()
-	for name, url := range map[string]string{"refusing": refusing.URL, "hanging": hanging.URL, "failing": failing.URL} {
+	// These write a part of what they get, which only they know, wherever they can.
+	token := func(r *http.Request) string { return strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ") }
+	echoing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		http.Error(w, token(r), http.StatusUnauthorized)
+	}))
+	defer echoing.Close()
+	raw := func(answer string) *httptest.Server {
+		return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked <- struct{}{}
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, answer, token(r))
+		}))
+	}
+	reason, garbage := raw("HTTP/1.1 401 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"), raw("HTTP/1.1 %s\r\n\r\n")
+	defer reason.Close()
+	defer garbage.Close()
+	partial := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		body, err := proto.Marshal(&collector.ExportTraceServiceResponse{
+			PartialSuccess: &collector.ExportTracePartialSuccess{RejectedSpans: 1, ErrorMessage: token(r)},
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "application/x-protobuf")
+		_, _ = w.Write(body)
+	}))
+	defer partial.Close()
+	for name, url := range map[string]string{
+		"refusing": refusing.URL, "hanging": hanging.URL, "failing": failing.URL,
+		"echoing": echoing.URL, "reason": reason.URL, "garbage": garbage.URL, "partial": partial.URL,
+	} {
 		p := startTraced(t, []string{
 			"OTEL_EXPORTER_OTLP_ENDPOINT=" + url, "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20hunter2",
 			"OTEL_BSP_SCHEDULE_DELAY=20", "OTEL_BSP_EXPORT_TIMEOUT=100", "OTEL_BSP_MAX_QUEUE_SIZE=16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=8",
@@ -487,5 +546,98 @@ func TestTracingDeadCollector(t *testing.T) {
 			}
 			t.Errorf("%s: %s", name, strings.Join(warnings, ""))
 		}
+	}
+}
+
+// The redirect of a collector is not followed: spans, and the headers of the configuration, go to no other address.
+func TestTracingRedirect(t *testing.T) {
+	t.Parallel()
+	var inside atomic.Int64
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { inside.Add(1) }))
+	defer other.Close()
+	redirecting := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+"/"+r.Header.Get("X-Token"), http.StatusTemporaryRedirect)
+	}))
+	defer redirecting.Close()
+	p := startTraced(t, []string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT=" + redirecting.URL, "OTEL_EXPORTER_OTLP_HEADERS=x-token=hunter2", "OTEL_BSP_SCHEDULE_DELAY=20",
+	}, "--upstream", "off", "--sumdb", "off")
+	p.get("example.com/none/@v/list")
+	assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), "spans cannot be exported") || inside.Load() > 0 })
+	p.stop()
+	if n := inside.Load(); n > 0 {
+		t.Errorf("the other address got %d requests", n)
+	}
+	if log := p.log.String(); !strings.Contains(log, "redirect") || strings.Contains(log, "hunter2") {
+		t.Errorf("the log:\n%s", log)
+	}
+}
+
+// A client that is no trusted proxy decides neither that its requests are traced nor that they are not.
+func TestTracingForcedSample(t *testing.T) {
+	t.Parallel()
+	const low, high, span = "4bf92f3577b34da60000000000000001", "4bf92f3577b34da6ffffffffffffffff", "00f067aa0ba902b7"
+	for name, test := range map[string]struct {
+		sampler, ratio, parent string
+		args                   []string
+		least, most            int
+	}{
+		"sampled-id":   {"traceidratio", "0.001", "00-" + low + "-" + span + "-00", nil, 0, 2},
+		"sampled-flag": {"parentbased_traceidratio", "0.001", "00-" + high + "-" + span + "-01", nil, 0, 2},
+		"no-flag":      {"parentbased_always_on", "", "00-" + high + "-" + span + "-00", nil, 100, 100},
+		"proxy":        {"parentbased_traceidratio", "0.001", "00-" + high + "-" + span + "-01", []string{"--trusted-proxies", "127.0.0.0/8"}, 100, 100},
+	} {
+		c := newCollector(t)
+		env := []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL, "OTEL_TRACES_SAMPLER=" + test.sampler, "OTEL_TRACES_SAMPLER_ARG=" + test.ratio}
+		p := startTraced(t, env, append([]string{"--upstream", "off", "--sumdb", "off"}, test.args...)...)
+		for range 100 {
+			if got := p.get("example.com/none/@v/list", "Traceparent", test.parent); got != http.StatusNotFound {
+				t.Fatalf("status %d", got)
+			}
+		}
+		p.stop()
+		c.mu.Lock()
+		if n := len(c.spans); n < test.least || n > test.most {
+			t.Errorf("%s: of 100 requests %d are traced, want %d to %d", name, n, test.least, test.most)
+		}
+		for _, s := range c.spans {
+			if of := s.trace == low || s.trace == high; of != (test.args != nil) || of != (s.parent == span) {
+				t.Errorf("%s: a span has the trace %s and the parent %s", name, s.trace, s.parent)
+				break
+			}
+		}
+		c.mu.Unlock()
+	}
+}
+
+// Spans for which a slow collector leaves no place in the queue are counted, and are one warning.
+func TestTracingSlowCollector(t *testing.T) {
+	t.Parallel()
+	c, gate := newCollector(t), make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-gate
+		c.receive(w, r)
+	}))
+	defer slow.Close()
+	p := startTraced(t, []string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT=" + slow.URL, "OTEL_EXPORTER_OTLP_TIMEOUT=600000", "OTEL_BSP_EXPORT_TIMEOUT=600000",
+		"OTEL_BSP_SCHEDULE_DELAY=20", "OTEL_BSP_MAX_QUEUE_SIZE=16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=8",
+	}, "--upstream", "off", "--sumdb", "off")
+	for range 100 {
+		if got := p.get("example.com/none/@v/list"); got != http.StatusNotFound {
+			t.Fatalf("status %d", got)
+		}
+	}
+	close(gate)
+	assaytest.WaitFor(t, func() bool { return strings.Contains(p.log.String(), "spans cannot be exported") })
+	_, metrics := assaytest.Fetch(t, p.url+"/metrics")
+	p.stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if want := fmt.Sprintf("\nassay_trace_spans_dropped_total %d\n", 100-len(c.spans)); len(c.spans) > 24 || !strings.Contains(metrics, want) {
+		t.Errorf("the collector got %d spans, the metrics lack %q", len(c.spans), want)
+	}
+	if log := p.log.String(); strings.Count(log, "spans cannot be exported") != 1 || !strings.Contains(log, "OTEL_BSP_MAX_QUEUE_SIZE") {
+		t.Errorf("the log:\n%s", log)
 	}
 }

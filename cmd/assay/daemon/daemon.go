@@ -249,7 +249,7 @@ func (d *daemon) openFront(hookSecret, version string, who *clients) {
 		leaks:    &leaksPage{&operators{config.List(d.config.Operators), d.access, who}, d.proxy.Leaks, d.proxy},
 		protocol: d.proxy,
 	}
-	d.front.observer.tracing = newTracing(version, d.config.Prefix, d.log.Logger)
+	d.front.observer.tracing.start(version, d.config.Prefix, d.log.Logger)
 	if !d.config.Anonymous {
 		d.front.login = &login{d.access, who, d.log}
 	}

@@ -34,7 +34,7 @@ type observer struct {
 	running   prometheus.Gauge
 	panics    prometheus.Counter
 
-	tracing *tracing // nil: off
+	tracing *tracing
 }
 
 func newObserver(log *logger, accessLog func() int, from *clients) *observer {
@@ -59,11 +59,12 @@ func newObserver(log *logger, accessLog func() int, from *clients) *observer {
 			Name: "assay_http_panics_total",
 			Help: "Requests that ended in an internal error (a panic). Please report it.",
 		}),
+		tracing: newTracing(),
 	}
 }
 
 func (o *observer) collectors() []prometheus.Collector {
-	return []prometheus.Collector{o.responses, o.durations, o.running, o.panics}
+	return []prometheus.Collector{o.responses, o.durations, o.running, o.panics, o.tracing.dropped}
 }
 
 func (o *observer) middleware(next http.Handler) http.Handler {
@@ -75,7 +76,7 @@ func (o *observer) middleware(next http.Handler) http.Handler {
 		*out = observed{ResponseWriter: w, request: r, begin: begin, room: out.room, attrs: out.attrs, line: out.line}
 		o.running.Inc()
 		r, out.client = access.Remember(r)
-		r = o.tracing.begin(out, r)
+		r = o.tracing.begin(out, r, o.clients.proxied(r))
 		defer func() {
 			o.running.Dec()
 			o.end(r, out, id, recover())
