@@ -69,7 +69,8 @@ func TestJoinedPartly(t *testing.T) {
 	defer client.Close()
 	go io.WriteString(client, "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 	all, err := io.ReadAll(client)
-	if err != nil || requests.Load() != 1 || len(all) != 1000 {
+	// net/http may have read the second request with the first one, and then calls the handler once more, in vain.
+	if err != nil || requests.Load() == 0 || len(all) != 1000 || bytes.Count(all, []byte("HTTP/1.1")) != 1 {
 		t.Errorf("%d requests were answered with %d bytes, %v; want a part of the first response", requests.Load(), len(all), err)
 	}
 }
