@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -224,33 +223,12 @@ func (d *docRun) roads(t *testing.T, code string) string {
 			toOwn.ServeHTTP(rw, r)
 			return
 		}
-		if err := tunnel(rw, target); err != nil {
+		if err := vcstest.Tunnel(rw, target); err != nil {
 			http.Error(rw, err.Error(), http.StatusBadGateway)
 		}
 	}))
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
 	return server.URL
-}
-
-// tunnel connects a client of CONNECT with a server.
-func tunnel(rw http.ResponseWriter, target string) error {
-	out, err := net.Dial("tcp", target)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	in, buffered, err := http.NewResponseController(rw).Hijack()
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	fmt.Fprint(in, "HTTP/1.1 200 OK\r\n\r\n")
-	go func() {
-		_, _ = io.Copy(out, buffered)
-		out.Close()
-	}()
-	_, _ = io.Copy(in, out)
-	return nil
 }
 
 // prelude has the functions of a script. The one server that runs at a time ends when the next one

@@ -49,6 +49,16 @@ type receivedSpan struct {
 	failed            bool
 }
 
+// wantNoConnection checks that no exporter has connected.
+func (c *otlpCollector) wantNoConnection(t *testing.T) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conns > 0 {
+		t.Errorf("the collector got %d connections", c.conns)
+	}
+}
+
 func newCollector(t *testing.T) *otlpCollector {
 	t.Helper()
 	c := &otlpCollector{}
@@ -424,11 +434,7 @@ func TestTracingOff(t *testing.T) {
 			t.Errorf("%v: %s", env, log)
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.conns > 0 {
-		t.Errorf("the collector got %d connections", c.conns)
-	}
+	c.wantNoConnection(t)
 }
 
 // A variable that cannot be used is an error in the log, without its value, and the program serves.
@@ -452,11 +458,7 @@ func TestTracingRefused(t *testing.T) {
 			t.Errorf("%s: %s", env, log)
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.conns > 0 {
-		t.Errorf("the collector got %d connections", c.conns)
-	}
+	c.wantNoConnection(t)
 }
 
 // A collector that refuses connections, does not answer or answers errors changes no response, and is one warning.

@@ -198,15 +198,8 @@ eventually 60 healthy
 
 step "the image with go, git and ssh, and a private module of a git server with a password"
 docker build --force-rm -f deploy/Dockerfile --build-arg GOPROXY --target vcs -t "$name-vcs" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build of vcs"; }
-mkdir -p "$scratch/git" "$scratch/secrets" "$scratch/lib"
-git init -q --bare -b main "$scratch/git/lib.git"
-git init -q -b main "$scratch/lib"
-printf 'module corp.example/lib.git\n' >"$scratch/lib/go.mod"
-printf 'package lib\n' >"$scratch/lib/lib.go"
-git -C "$scratch/lib" add .
-git -C "$scratch/lib" -c user.name=a -c user.email=a@corp.example commit -q -m first
-git -C "$scratch/lib" tag v1.0.0
-git -C "$scratch/lib" push -q "$scratch/git/lib.git" main v1.0.0
+mkdir -p "$scratch/secrets"
+repository
 printf 'machine corp.example login git password swordfish\n' >"$scratch/secrets/netrc"
 chown -R 0:65532 "$scratch/secrets" && chmod 750 "$scratch/secrets" && chmod 440 "$scratch/secrets/netrc"
 printf 'services:

@@ -80,3 +80,16 @@ debian() {
 	mkdir -p "$1"
 	tar -C "$1" -xf "$made.tar"
 }
+
+# repository makes the repository of the module corp.example/lib.git, with a version v1.0.0, in $scratch/git.
+repository() {
+	mkdir -p "$scratch/git"
+	git init -q --bare -b main "$scratch/git/lib.git"
+	git init -q -b main "$scratch/lib"
+	printf 'module corp.example/lib.git\n' >"$scratch/lib/go.mod"
+	printf 'package lib\n' >"$scratch/lib/lib.go"
+	git -C "$scratch/lib" add .
+	git -C "$scratch/lib" -c user.name=a -c user.email=a@corp.example commit -q -m first
+	git -C "$scratch/lib" tag v1.0.0
+	git -C "$scratch/lib" push -q "$scratch/git/lib.git" main v1.0.0
+}

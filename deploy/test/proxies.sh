@@ -37,19 +37,12 @@ prepare() {
 	printf '127.0.0.1 localhost proxy.example\n10.99.0.2 corp.example\n' >"$scratch/hosts"
 	mount --bind "$scratch/hosts" /etc/hosts
 	chmod 711 "$scratch"
-	mkdir "$scratch/upstream" "$scratch/run" "$scratch/git"
+	mkdir "$scratch/upstream" "$scratch/run"
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=test \
 		-addext subjectAltName=DNS:proxy.example,DNS:corp.example -keyout "$scratch/key.pem" -out "$scratch/cert.pem" 2>/dev/null
 	"$tools/helper" module "$scratch/upstream" example.com/Hello 100
 	"$tools/helper" module "$scratch/upstream" example.com/large 60000000
-	git init -q --bare -b main "$scratch/git/lib.git"
-	git init -q -b main "$scratch/lib"
-	printf 'module corp.example/lib.git\n' >"$scratch/lib/go.mod"
-	printf 'package lib\n' >"$scratch/lib/lib.go"
-	git -C "$scratch/lib" add .
-	git -C "$scratch/lib" -c user.name=a -c user.email=a@corp.example commit -q -m first
-	git -C "$scratch/lib" tag v1.0.0
-	git -C "$scratch/lib" push -q "$scratch/git/lib.git" main v1.0.0
+	repository
 	start git ip netns exec git "$tools/helper" git "$scratch/git" "$scratch/cert.pem" "$scratch/key.pem"
 }
 

@@ -144,26 +144,34 @@ func (w *World) Proxy() string {
 			http.Error(rw, "no such host", http.StatusBadGateway)
 			return
 		}
-		out, err := net.Dial("tcp", w.Addr())
-		if err != nil {
+		if err := Tunnel(rw, w.Addr()); err != nil {
 			http.Error(rw, "down", http.StatusBadGateway)
-			return
 		}
-		defer out.Close()
-		in, buffered, err := http.NewResponseController(rw).Hijack()
-		if err != nil {
-			return
-		}
-		defer in.Close()
-		fmt.Fprint(in, "HTTP/1.1 200 OK\r\n\r\n")
-		go func() {
-			_, _ = io.Copy(out, buffered)
-			out.Close()
-		}()
-		_, _ = io.Copy(in, out)
 	}))
 	w.t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
 	return server.URL
+}
+
+// Tunnel connects the client of a CONNECT with a server, until one of them ends. After an error nothing was
+// written to the client.
+func Tunnel(rw http.ResponseWriter, server string) error {
+	out, err := net.Dial("tcp", server)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	in, buffered, err := http.NewResponseController(rw).Hijack()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	fmt.Fprint(in, "HTTP/1.1 200 OK\r\n\r\n")
+	go func() {
+		_, _ = io.Copy(out, buffered)
+		out.Close()
+	}()
+	_, _ = io.Copy(in, out)
+	return nil
 }
 
 // Page makes the page host answer for path (without the host) with a go-import tag.
