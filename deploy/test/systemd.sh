@@ -172,6 +172,7 @@ done
 inside systemctl show assay | grep -F -e hunter2 -e swordfish-in-the-sea && fail "systemd shows a secret"
 
 step "the deb starts nothing; an upgrade restarts what runs"
+inside systemctl disable -q --now assay.socket assay.service
 inside rm -rf /etc/systemd/system/assay.service /etc/systemd/system/assay.socket /etc/systemd/system/assay.service.d /etc/assay /usr/local/bin/assay
 inside systemctl daemon-reload
 nfpm=$(tool github.com/goreleaser/nfpm/v2/cmd/nfpm v2.45.0)
