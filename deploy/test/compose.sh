@@ -57,7 +57,10 @@ gocommand() {
 }
 
 # documented FILE FIRST LAST prints the commands in a file of docs/ between two lines.
-documented() { sed -n "/^$2/,/^$3/s/^    //p" "docs/$1"; }
+documented() {
+	sed -n "/^$2/,\$p" "docs/$1" | grep "^$3" >/dev/null || fail "docs/$1 has no line that begins with $2, and after it one with $3"
+	sed -n "/^$2/,/^$3/s/^    //p" "docs/$1"
+}
 
 remove_git() { command docker rm -f "$name-git" >/dev/null 2>&1; }
 remove_network() { command docker network rm "${name}_default" >/dev/null 2>&1; }
@@ -175,7 +178,7 @@ eventually 60 evaluated
 for file in rules alerts; do grep -q "/etc/prometheus/rules/$file.yaml" "$scratch/rules" || fail "Prometheus has no $file.yaml"; done
 
 step "backup, loss of the volume, restore, by the commands of docs/backup.md and docs/operations.md"
-backup=$(documented backup.md 'instead, and' '(Without' | grep '^docker compose')
+backup=$(documented backup.md 'instead, and' '(The user' | grep '^docker compose')
 restore=$(documented backup.md 'In a container' 'In Kubernetes')
 verify=$(documented operations.md '\*Verify' '\*TLS')
 for commands in "$backup" "$restore" "$verify"; do
