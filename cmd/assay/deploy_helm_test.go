@@ -2,11 +2,15 @@ package main_test
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
@@ -80,5 +84,40 @@ func TestChartRules(t *testing.T) {
 			t.Skip(err)
 		}
 		assaytest.CompareDoc(t, chartDir+"files/"+name, assaytest.ReadDoc(t, built), *updateDocs)
+	}
+}
+
+// deploy/kubernetes/build needs helm, so a change of the rules is easily forgotten there.
+func TestManifestRules(t *testing.T) {
+	t.Parallel()
+	type rules struct {
+		Kind   string
+		Groups []any
+		Spec   struct{ Groups []any }
+	}
+	decode := func(name string) (all []rules) {
+		for dec := yaml.NewDecoder(strings.NewReader(assaytest.ReadDoc(t, name))); ; {
+			var r rules
+			if err := dec.Decode(&r); err == io.EOF {
+				return all
+			} else if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			all = append(all, r)
+		}
+	}
+	var want, got []any
+	for _, name := range []string{"rules.yaml", "alerts.yaml"} {
+		for _, r := range decode("../../deploy/mixin/out/" + name) {
+			want = append(want, r.Groups...)
+		}
+	}
+	for _, r := range decode("../../deploy/kubernetes/monitoring.yaml") {
+		if r.Kind == "PrometheusRule" {
+			got = append(got, r.Spec.Groups...)
+		}
+	}
+	if diff := cmp.Diff(want, got); len(want) == 0 || diff != "" {
+		t.Errorf("run deploy/kubernetes/build (-rules of deploy/mixin/out +deploy/kubernetes/monitoring.yaml):\n%s", diff)
 	}
 }
