@@ -1,16 +1,17 @@
 package access
 
 import (
-	"io/fs"
 	"os"
 
 	"golang.org/x/sys/windows"
+
+	"github.com/assay-proxy/assay/internal/durable"
 )
 
 // lockFile waits for the lock of a file, which is released when the file is closed or the process
 // ends.
 func lockFile(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := durable.OpenFile(name, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -20,6 +21,3 @@ func lockFile(name string) (*os.File, error) {
 	}
 	return f, nil
 }
-
-// inherit does nothing: a file has the access rules of its directory.
-func inherit(*os.File, string, fs.FileInfo) error { return nil }

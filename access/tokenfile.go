@@ -143,6 +143,9 @@ func editTokens(file string, edit func(data []byte, list []Token) ([]byte, error
 	// Owner and mode stay: a command of an administrator must not make the file unreadable for the
 	// user of the server.
 	return durable.ReplaceWith(file, 0o600, func(f *os.File) ([]byte, error) {
-		return edited, inherit(f, filepath.Dir(file), info)
+		if info == nil {
+			return edited, nil
+		}
+		return edited, durable.Inherit(f, info)
 	})
 }

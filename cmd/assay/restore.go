@@ -18,14 +18,20 @@ import (
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
+// ofRoot is printed after a restore into a directory of root. The user of a unit with DynamicUser does not
+// exist while the unit is stopped, so no chown can name it.
+const ofRoot = `its files belong to root, as the directory does; systemd gives them to a unit with this StateDirectory
+at its start; for another server that is not root: chown -R USER %s
+`
+
 func newRestoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore DIR | FILE.tar | -",
 		Short: "Put a backup into an empty data directory",
 		Long: `Restore puts a backup that assay backup has made into the data directory, which must be
-empty or not exist. It checks each file of the backup. Run it as the server's user. A
-restore that was interrupted is begun again by running the command again; until then no
-server starts in the directory.
+empty or not exist. It checks each file of the backup. Run it as the server's user, or as
+root: the files get the owner of the directory. A restore that was interrupted is begun
+again by running the command again; until then no server starts in the directory.
 
 The own log in a backup may be older than what clients have seen, and must never sign
 anything that contradicts it. So the restored log serves its entries, and signs nothing
@@ -41,8 +47,8 @@ new before assay log adopt: see docs/backup.md.`,
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "restored the backup of %s, %d files, %.1f MB\n", m.Time.Format(time.RFC3339), len(m.Files), float64(m.Size())/1e6)
-			if os.Geteuid() == 0 {
-				fmt.Fprintf(cmd.OutOrStdout(), "its files belong to root; for a server of another user: chown -R USER %s\n", daemon.ShellWord(c.Data))
+			if admin.OfRoot(c.Data) {
+				fmt.Fprintf(cmd.OutOrStdout(), ofRoot, daemon.ShellWord(c.Data))
 			}
 			return tellOfOwnLog(cmd.Context(), c, cmd.OutOrStdout())
 		},

@@ -1,5 +1,9 @@
 // Package durable writes files that are complete on disk after a crash of the machine at
 // any moment: written under another name, synced, renamed, and the directory synced.
+//
+// On Unix, the files and directories that root makes with this package get the owner of the
+// directory in which they are: an administrator's command leaves nothing that the server, which
+// runs as that owner, cannot use.
 package durable
 
 import (
@@ -49,7 +53,7 @@ func Create(path string, data []byte, mode fs.FileMode) error {
 }
 
 func create(path string, mode fs.FileMode, content func(*os.File) ([]byte, error)) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	f, err := CreateFile(path, mode)
 	if err != nil {
 		return err
 	}
@@ -61,6 +65,33 @@ func create(path string, mode fs.FileMode, content func(*os.File) ([]byte, error
 		return errors.Join(err, os.Remove(path))
 	}
 	return nil
+}
+
+// CreateFile creates an empty file at path for reading and writing. The error is fs.ErrExist if there
+// is one. Its name is durable only after SyncDir.
+func CreateFile(path string, mode fs.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return nil, err
+	}
+	if err := own(f); err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return f, nil
+}
+
+// OpenFile opens the file at path for reading and writing, and creates it if there is none. The owner
+// of an existing file stays: in a directory of another user its name may lead to any file.
+func OpenFile(path string, mode fs.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	f, err = CreateFile(path, mode)
+	if errors.Is(err, fs.ErrExist) { // another process was faster
+		return os.OpenFile(path, os.O_RDWR, 0)
+	}
+	return f, err
 }
 
 // UnknownError says that the content of a file on disk is unknown: after a failed sync
@@ -107,8 +138,34 @@ func SyncDir(dir string) error {
 
 // MakeDir makes dir with its parents, and makes its name durable.
 func MakeDir(dir string, mode fs.FileMode) error {
-	if err := os.MkdirAll(dir, mode); err != nil {
+	dir = filepath.Clean(dir)
+	if err := makeDirs(dir, mode); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(filepath.Clean(dir)))
+	return SyncDir(filepath.Dir(dir))
+}
+
+// makeDirs is os.MkdirAll, with the owner of the directory that was there first.
+func makeDirs(dir string, mode fs.FileMode) error {
+	if _, err := os.Stat(dir); err == nil {
+		return os.MkdirAll(dir, mode) // an error if it is a file
+	}
+	if parent := filepath.Dir(dir); parent != dir {
+		if err := makeDirs(parent, mode); err != nil {
+			return err
+		}
+	}
+	err := CreateDir(dir, mode)
+	if errors.Is(err, fs.ErrExist) { // another process was faster
+		return os.MkdirAll(dir, mode)
+	}
+	return err
+}
+
+// CreateDir makes dir. The error is fs.ErrExist if there is one. Its name is durable only after SyncDir.
+func CreateDir(dir string, mode fs.FileMode) error {
+	if err := os.Mkdir(dir, mode); err != nil {
+		return err
+	}
+	return ownDir(dir)
 }

@@ -54,7 +54,7 @@ func createEntries(at location, key keyPair) error {
 	if err != nil {
 		return err
 	}
-	entries, err := os.OpenFile(at.path("entries"), os.O_RDWR|os.O_CREATE, 0o600)
+	entries, err := durable.OpenFile(at.path("entries"), 0o600)
 	if err != nil {
 		return err
 	}

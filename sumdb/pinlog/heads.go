@@ -18,7 +18,7 @@ type headFile struct {
 
 // openHeads opens the history for appending at end, where its last whole head ends.
 func openHeads(at location, end int64) (*headFile, error) {
-	history, err := os.OpenFile(at.path("heads"), os.O_RDWR|os.O_CREATE, 0o600)
+	history, err := durable.OpenFile(at.path("heads"), 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -6,12 +6,13 @@ import (
 	"os"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/durable"
 	"github.com/assay-proxy/assay/storage"
 )
 
 // takeLock opens and locks the file at path.
 func takeLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := durable.OpenFile(path, 0o600)
 	if err != nil {
 		return nil, err
 	}

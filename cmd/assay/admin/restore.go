@@ -38,7 +38,7 @@ func OpenBackup(name string) (io.ReadCloser, error) {
 }
 
 // Restore restores a backup into a data directory, which it creates, or which must be empty. from
-// is an archive.
+// is an archive. What root restores belongs to the owner of the data directory.
 //
 // Restore unpacks all files and compares them with the manifest before it moves them to their
 // places. After an interruption, the next Restore starts over, and a server refuses the directory
@@ -77,7 +77,10 @@ func prepare(data string) (release func(), err error) {
 			if err := checkEmpty(data); err != nil {
 				return nil, err
 			}
-			return makeDir(mark)
+			if err := durable.CreateDir(mark, 0o700); err != nil {
+				return nil, err
+			}
+			return os.Lstat(mark)
 		})
 	if err != nil {
 		return nil, err

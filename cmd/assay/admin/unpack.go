@@ -114,10 +114,10 @@ func unpackFile(in io.Reader, header *tar.Header, dir string) (File, error) {
 		return fileOf(header, n, sum), err
 	}
 	name := filepath.Join(dir, filepath.FromSlash(header.Name))
-	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+	if err := durable.MakeDir(filepath.Dir(name), 0o700); err != nil {
 		return File{}, err
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := durable.CreateFile(name, 0o600)
 	if err != nil {
 		return File{}, err
 	}
