@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/assay-proxy/assay/sumdb"
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
@@ -105,4 +107,56 @@ func TestBackupMark(t *testing.T) {
 		t.Errorf("the files of a backup are %v, %v", names, err)
 	}
 	with(t, c, func(l *pinlog.Log) { signs(t, l, c.Dir, 3) })
+}
+
+// A backup that is served read-only is not frozen: it signs nothing anyway, and to adopt it would make a
+// second log. One whose files contradict each other is frozen.
+func TestFrozenMetric(t *testing.T) {
+	t.Parallel()
+	c := newGuardedLog(t, 3)
+	copied := pinlog.Config{Dir: filepath.Join(t.TempDir(), "log")}
+	copyLog(t, c.Dir, copied.Dir)
+	forged := forgedHead(t, c.Dir, 2)
+	wantFrozen(t, copied, 1)
+	copied.ReadOnly = true
+	wantFrozen(t, copied, 0)
+	with(t, copied, func(l *pinlog.Log) {
+		if err := l.Witness(forged); !errors.Is(err, sumdb.ErrFrozen) {
+			t.Errorf("Witness of a forged head: %v", err)
+		}
+		if got := frozenMetric(t, l); got != 1 {
+			t.Errorf("after a forged head the metric is %v", got)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(copied.Dir, "frozen"), forged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantFrozen(t, copied, 1)
+}
+
+func wantFrozen(t *testing.T, c pinlog.Config, want float64) {
+	t.Helper()
+	with(t, c, func(l *pinlog.Log) {
+		if got := frozenMetric(t, l); got != want || l.Refuses() == nil {
+			t.Errorf("read-only %t: the metric is %v, want %v; %v", c.ReadOnly, got, want, l.Refuses())
+		}
+	})
+}
+
+// frozenMetric returns the value of assay_log_frozen.
+func frozenMetric(t *testing.T, l *pinlog.Log) float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(l.Metrics()...)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "assay_log_frozen" {
+			return family.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatal("there is no assay_log_frozen")
+	return 0
 }

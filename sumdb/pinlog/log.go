@@ -96,10 +96,7 @@ func (l *Log) Refuses() error { return l.refusals.reason() }
 
 // Adoptable reports whether the log refuses, and Adopt needs nothing but the word of its
 // administrator that no client has seen a newer head: nothing that is here contradicts it.
-func (l *Log) Adoptable() bool {
-	var r *refusal
-	return errors.As(l.Refuses(), &r) && r.adoptable
-}
+func (l *Log) Adoptable() bool { return adoptable(l.Refuses()) }
 
 // Metrics returns the collectors of the log.
 func (l *Log) Metrics() []prometheus.Collector {

@@ -604,7 +604,7 @@ assay_log_appends_total{result="refused"} 1
 # HELP assay_log_entries Entries under the newest signed head of the own log.
 # TYPE assay_log_entries gauge
 assay_log_entries 1
-# HELP assay_log_frozen 1 while the own log refuses to sign anything new.
+# HELP assay_log_frozen 1 while the own log refuses to sign anything new; with read-only, 1 only if its files contradict each other.
 # TYPE assay_log_frozen gauge
 assay_log_frozen 0
 `))

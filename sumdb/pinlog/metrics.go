@@ -13,7 +13,9 @@ type metrics struct {
 	gauges  []prometheus.Collector
 }
 
-func newMetrics(size func() int64, refuses func() error) *metrics {
+// A log that is open for reading only signs nothing anyway. One that is merely not adopted is not shown as
+// frozen then: it serves as it should, and Adopt would make a second log beside the original.
+func newMetrics(size func() int64, refuses func() error, readOnly bool) *metrics {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
@@ -25,9 +27,9 @@ func newMetrics(size func() int64, refuses func() error) *metrics {
 		gauges: []prometheus.Collector{
 			gauge("assay_log_entries", "Entries under the newest signed head of the own log.",
 				func() float64 { return float64(size()) }),
-			gauge("assay_log_frozen", "1 while the own log refuses to sign anything new.",
+			gauge("assay_log_frozen", "1 while the own log refuses to sign anything new; with read-only, 1 only if its files contradict each other.",
 				func() float64 {
-					if refuses() != nil {
+					if why := refuses(); why != nil && !(readOnly && adoptable(why)) {
 						return 1
 					}
 					return 0

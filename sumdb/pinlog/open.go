@@ -43,7 +43,7 @@ func newLog(c Config) (*Log, error) {
 		}
 	}
 	l := &Log{config: c, queue: newQueue(), log: c.Logger}
-	l.metrics = newMetrics(l.Size, l.Refuses)
+	l.metrics = newMetrics(l.Size, l.Refuses, c.ReadOnly)
 	return l, nil
 }
 

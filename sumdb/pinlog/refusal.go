@@ -1,6 +1,7 @@
 package pinlog
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -24,7 +25,8 @@ func frozen(format string, args ...any) error {
 	return &refusal{text: err.Error(), err: err}
 }
 
-// refusals keeps the first reason why a log signs nothing new, until it is opened again.
+// refusals keeps the first reason why a log signs nothing new, until it is opened again. A reason that
+// cannot be lifted replaces one that can.
 type refusals struct {
 	name  string // of the log
 	adopt string // the command that calls Adopt
@@ -40,11 +42,18 @@ func (r *refusals) reason() error {
 	return r.first
 }
 
-// begin makes the log refuse because of why. It reports whether the log did not refuse before.
+// adoptable reports whether why is a refusal that ends with the word of the administrator.
+func adoptable(why error) bool {
+	var r *refusal
+	return errors.As(why, &r) && r.adoptable
+}
+
+// begin makes the log refuse because of why. It reports whether the log did not refuse before, or did so
+// for a reason that its administrator could have lifted, which why contradicts.
 func (r *refusals) begin(why error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.first != nil {
+	if r.first != nil && (!adoptable(r.first) || adoptable(why)) {
 		return false
 	}
 	r.first = why
