@@ -22,6 +22,8 @@
     errorShare: 0.05,  // of the requests of a server
     headAgeSeconds: 3600,  // since an upstream last sent a verified head
     diskFreeBytes: 1024 * 1024 * 1024,  // two zips of the maximum size
+    diskFreeShare: 0.1,  // of a disk on which diskFreeBytes is more than that
+    storeUsedShare: 0.9,  // of what the setting store-limit leaves to the objects
     certificateDays: 7,  // until the certificate expires; less than the time for which one is valid when it is renewed
     clockSkewSeconds: 60,  // between our clock and that of each upstream
 

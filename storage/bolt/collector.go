@@ -18,6 +18,7 @@ type stateCollector struct {
 	db        *DB
 	fileBytes *prometheus.Desc
 	freeBytes *prometheus.Desc
+	limit     *prometheus.Desc
 	objects   *prometheus.Desc
 	bytes     *prometheus.Desc
 	open      *prometheus.Desc
@@ -31,6 +32,7 @@ func newStateCollector() *stateCollector {
 	return &stateCollector{
 		fileBytes: desc("file_bytes", "Size of the files of the store.", "file"),
 		freeBytes: desc("file_free_bytes", "Free space in the files, for new objects.", "file"),
+		limit:     desc("file_limit_bytes", "Used space of a file at which no new object fits: 64 MiB less than store-limit; 0 if there is no limit.", "file"),
 		objects:   desc("objects", "Objects in the store."),
 		bytes:     desc("object_bytes", "Sum of the sizes of the objects."),
 		open:      desc("open_objects", "Large objects that are open for reading or are being written."),
@@ -39,7 +41,7 @@ func newStateCollector() *stateCollector {
 }
 
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.fileBytes, c.freeBytes, c.objects, c.bytes, c.open, c.orphans} {
+	for _, d := range []*prometheus.Desc{c.fileBytes, c.freeBytes, c.limit, c.objects, c.bytes, c.open, c.orphans} {
 		ch <- d
 	}
 }
@@ -52,6 +54,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		total, free := f.size()
 		gauge(c.fileBytes, total, label)
 		gauge(c.freeBytes, free, label)
+		gauge(c.limit, room(f.limit), label)
 	}
 	if s, err := c.db.Stats(context.Background()); err == nil {
 		gauge(c.objects, s.Objects)

@@ -131,6 +131,9 @@ func open(dir string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.ReadOnly {
+		limit = 0 // it refuses nothing that would be stored otherwise, so no alert may watch it
+	}
 	how := opening{o.LockTimeout, o.ReadOnly, limit}
 	blobs, err := openFile(filepath.Join(dir, blobsName), blobsPageSize, how)
 	if err != nil {

@@ -236,7 +236,7 @@ func (f *file) writable(n int) error {
 	return f.view(func(tx *bbolt.Tx) error {
 		stats := f.bolt.Stats()
 		free := int64(stats.FreePageN+stats.PendingPageN) * int64(f.pageSize)
-		if tx.Size()-free+int64(n) > f.limit-reserve {
+		if tx.Size()-free+int64(n) > room(f.limit) {
 			return limitError(f.path, n)
 		}
 		return nil

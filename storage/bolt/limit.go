@@ -39,6 +39,9 @@ func fileLimit(limit int64) (int64, error) {
 	return limit, nil
 }
 
+// room returns how much of a file with a limit objects may use; 0 if there is no limit.
+func room(limit int64) int64 { return max(0, limit-reserve) }
+
 // checkMappable returns an error if the file is too large for this program to map it.
 func checkMappable(path string) error {
 	info, err := os.Stat(path)

@@ -14,6 +14,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
 	"github.com/assay-proxy/assay/storage/storagetest"
@@ -32,6 +35,40 @@ func limited(t *testing.T, dir string) *bolt.DB {
 func createSized(db *bolt.DB, i, size int) error {
 	content := bytes.NewReader(storagetest.Content(uint64(i), size))
 	return db.Create(context.Background(), storage.Info{Key: fmt.Sprint(i), Size: int64(size)}, content)
+}
+
+// The metric of a limit is the used space at which objects are refused, and 0 where none are for that
+// reason.
+func TestFileLimitMetric(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, test := range []struct {
+		options bolt.Options
+		want    int64
+	}{
+		{bolt.Options{FileLimit: bolt.LeastLimit}, bolt.LeastLimit / 2},
+		{bolt.Options{}, 0},
+		{bolt.Options{FileLimit: bolt.LeastLimit, ReadOnly: true}, 0},
+	} {
+		db, err := bolt.Open(dir, &test.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf(`
+# HELP assay_storage_file_limit_bytes Used space of a file at which no new object fits: 64 MiB less than store-limit; 0 if there is no limit.
+# TYPE assay_storage_file_limit_bytes gauge
+assay_storage_file_limit_bytes{file="blobs"} %[1]d
+assay_storage_file_limit_bytes{file="meta"} %[1]d
+`, test.want)
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(db.Metrics()...)
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "assay_storage_file_limit_bytes"); err != nil {
+			t.Errorf("%+v: %v", test.options, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // A file that reaches its limit is like a full disk: what is stored can be read, and the space of

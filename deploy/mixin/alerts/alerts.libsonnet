@@ -102,15 +102,18 @@
       {
         name: 'assay.resources',
         rules: [
-          alert('AssayDiskFull',
-                'critical',
-                '5m',
-                'assay_disk_free_bytes{%(sel)s} < %(diskFreeBytes)d',
-                'The disk of Assay at {{ $labels.instance }} has only {{ $value | humanize1024 }}B left.'),
+          alert('AssayDiskFull', 'critical', '5m', |||
+            assay_disk_free_bytes{%(sel)s} < %(diskFreeBytes)d
+            and assay_disk_free_bytes{%(sel)s} / assay_disk_size_bytes{%(sel)s} < %(diskFreeShare)g
+          |||, 'The disk of Assay at {{ $labels.instance }} has only {{ $value | humanize1024 }}B left.'),
           alert('AssayDiskFullSoon', 'warning', '1h', |||
             predict_linear(assay_disk_free_bytes{%(sel)s}[6h], 86400) < 0
             and assay_disk_free_bytes{%(sel)s} / assay_disk_size_bytes{%(sel)s} < 0.25
           |||, 'The disk of Assay at {{ $labels.instance }} will be full within a day at the rate of the last six hours.'),
+          alert('AssayStoreFull', 'critical', '5m', |||
+            (assay_storage_file_bytes{%(sel)s} - assay_storage_file_free_bytes{%(sel)s})
+              / (assay_storage_file_limit_bytes{%(sel)s} > 0) > %(storeUsedShare)g
+          |||, 'The file {{ $labels.file }}.db of Assay at {{ $labels.instance }} uses {{ $value | humanizePercentage }} of what store-limit allows.'),
           alert('AssayMemoryRefused', 'warning', '10m', |||
             sum by (%(by)s, share) (increase(assay_memory_refused_total{%(sel)s}[10m])) > 0
           |||, 'The share {{ $labels.share }} of the memory budget of Assay at {{ $labels.instance }} is used up again and again.'),
