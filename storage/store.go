@@ -196,8 +196,12 @@ type Store interface {
 
 	// List yields the objects whose key begins with prefix, in lexical order
 	// of their keys. It sees every object that existed during the whole call.
-	// After an error it ends.
+	// It omits objects whose Info is damaged. After an error it ends.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+
+	// Keys yields the keys of List. It costs less where a store must open an object for its Info: in a
+	// bucket. The keys of objects whose Info is damaged may be among them.
+	Keys(ctx context.Context, prefix string) iter.Seq2[string, error]
 
 	// State returns the value of the state name, or fs.ErrNotExist.
 	// States have a namespace of their own. The caller owns the value.

@@ -97,11 +97,11 @@ func (s *headStore) remember(ctx context.Context, h *head) error {
 // there is no history. A history of which nothing verifies is an error.
 func (s *headStore) recall(ctx context.Context) (*head, error) {
 	var keys []string
-	for info, err := range s.objects.store.List(ctx, s.objects.key("head/")) {
+	for key, err := range s.objects.store.Keys(ctx, s.objects.key("head/")) {
 		if err != nil {
 			return nil, fmt.Errorf("history of tree heads: %w", err)
 		}
-		keys = append(keys, info.Key)
+		keys = append(keys, key)
 	}
 	var last error
 	for _, key := range slices.Backward(keys) {

@@ -126,27 +126,27 @@ func noStore(data string) error {
 // verifyShapes finds stored zips with bytes that no hash covers, deletes them with repair, and
 // counts them in v.
 func verifyShapes(ctx context.Context, store storage.Store, repair bool, v *storage.Verified, out io.Writer) error {
-	for info, err := range store.List(ctx, "") {
+	for key, err := range store.Keys(ctx, "") {
 		if err != nil {
 			return err
 		}
-		if !strings.HasSuffix(info.Key, ".zip") {
+		if !strings.HasSuffix(key, ".zip") {
 			continue
 		}
-		wrong := checkShape(ctx, store, info.Key)
+		wrong := checkShape(ctx, store, key)
 		if !errors.Is(wrong, modzip.ErrShape) {
 			continue // all other errors have been reported
 		}
 		v.Damaged++
 		outcome := "damaged"
 		if repair {
-			if err := store.Delete(ctx, info.Key); err != nil {
+			if err := store.Delete(ctx, key); err != nil {
 				return err
 			}
 			v.Repaired++
 			outcome = "repaired"
 		}
-		fmt.Fprintf(out, "%s: %s: %v\n", outcome, info.Key, wrong)
+		fmt.Fprintf(out, "%s: %s: %v\n", outcome, key, wrong)
 	}
 	return ctx.Err()
 }

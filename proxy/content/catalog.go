@@ -30,12 +30,12 @@ func (o *Origin) Catalog() Catalog { return Catalog{o.parts.held, o.shelf, o.she
 func (c Catalog) Modules(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		last := ""
-		for info, err := range c.infos(ctx) {
+		for key, err := range c.infos(ctx) {
 			if err != nil {
 				yield("", err)
 				return
 			}
-			_, path, _ := storage.CutVoucher(info.Key)
+			_, path, _ := storage.CutVoucher(key)
 			req, err := request.Parse(path)
 			if err != nil || req.Kind != request.Info || !req.Immutable() || req.Module == last || !c.proof.shows(req.ModuleVersion()) {
 				continue
@@ -47,13 +47,13 @@ func (c Catalog) Modules(ctx context.Context) iter.Seq2[string, error] {
 	}
 }
 
-// infos yields what is held where the .info files are: one voucher has all of an origin.
-func (c Catalog) infos(ctx context.Context) iter.Seq2[storage.Info, error] {
+// infos yields the keys of what is held where the .info files are: one voucher has all of an origin.
+func (c Catalog) infos(ctx context.Context) iter.Seq2[string, error] {
 	vouchers := c.proof.vouchers(request.Info)
 	if len(vouchers) == 0 {
-		return func(func(storage.Info, error) bool) {}
+		return func(func(string, error) bool) {}
 	}
-	return c.held.List(ctx, string(vouchers[0])+"/")
+	return c.held.Keys(ctx, string(vouchers[0])+"/")
 }
 
 // Versions returns the held versions of a module. It omits those without an .info, and those whose

@@ -19,7 +19,7 @@ import (
 type holdings interface {
 	Open(ctx context.Context, key string) (storage.Object, error)
 	Stat(ctx context.Context, key string) (storage.Info, error)
-	List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error]
+	Keys(ctx context.Context, prefix string) iter.Seq2[string, error]
 	Delete(ctx context.Context, key string) error
 	State(ctx context.Context, name string) ([]byte, error)
 }
@@ -75,11 +75,11 @@ func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath 
 	}
 	var all []string
 	incomplete := false
-	for info, err := range s.List(ctx, prefix) {
+	for key, err := range s.Keys(ctx, prefix) {
 		if err != nil {
 			return heldVersions{}, err
 		}
-		if req, err := request.Parse(dir + "/" + info.Key[len(prefix):]); err == nil && req.Kind == request.Info && req.Immutable() {
+		if req, err := request.Parse(dir + "/" + key[len(prefix):]); err == nil && req.Kind == request.Info && req.Immutable() {
 			if by.shows(req.ModuleVersion()) {
 				all = append(all, req.Version)
 			} else {

@@ -162,11 +162,11 @@ func (b *Backend) List(ctx context.Context, modulePath string) ([]string, error)
 	}
 	var versions []string
 	keys := storage.Upstream.Prefix(strings.TrimSuffix(prefix, "/"))
-	for info, err := range b.store.List(ctx, keys) {
+	for key, err := range b.store.Keys(ctx, keys) {
 		if err != nil {
 			return nil, explain(op, modulePath, "", err)
 		}
-		escaped, ok := strings.CutSuffix(info.Key[len(keys):], ".info")
+		escaped, ok := strings.CutSuffix(key[len(keys):], ".info")
 		if !ok {
 			continue
 		}

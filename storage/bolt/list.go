@@ -39,6 +39,17 @@ func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, e
 	}
 }
 
+// Keys implements storage.Store.
+func (db *DB) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for info, err := range db.List(ctx, prefix) {
+			if !yield(info.Key, err) {
+				return
+			}
+		}
+	}
+}
+
 // listPage is a part of a list.
 type listPage struct {
 	infos   []storage.Info

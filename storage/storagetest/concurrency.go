@@ -47,7 +47,7 @@ func concurrentMix(t *testing.T, s storage.Store) {
 				}
 			}
 		}
-		listed(t, s, "mix/")
+		list(t, s, "mix/")
 	})
 }
 

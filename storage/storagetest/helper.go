@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -100,8 +102,26 @@ func mustOpen(t testing.TB, s storage.Store, key string) storage.Object {
 	return o
 }
 
-// listed returns the keys that List yields.
+// listed returns the keys that List yields, and checks that Keys yields the same. Nothing may be
+// written meanwhile.
 func listed(t testing.TB, s storage.Store, prefix string) []string {
+	t.Helper()
+	keys := list(t, s, prefix)
+	alone := []string{}
+	for key, err := range s.Keys(t.Context(), prefix) {
+		if err != nil {
+			t.Fatalf("Keys(%q): %v", prefix, err)
+		}
+		alone = append(alone, key)
+	}
+	if diff := cmp.Diff(keys, alone); diff != "" {
+		t.Errorf("Keys(%q) differs from List (-List +Keys):\n%s", prefix, diff)
+	}
+	return keys
+}
+
+// list returns the keys that List yields.
+func list(t testing.TB, s storage.Store, prefix string) []string {
 	t.Helper()
 	keys := []string{}
 	for info, err := range s.List(t.Context(), prefix) {

@@ -115,6 +115,12 @@ func listBreak(t *testing.T, s storage.Store) {
 				break
 			}
 		}
+		for key, err := range s.Keys(t.Context(), "k") {
+			if err != nil || key != keys[0] {
+				t.Errorf("Keys begins with %q, %v, want %q", key, err, keys[0])
+			}
+			break
+		}
 		if diff := cmp.Diff(keys[:3], got); diff != "" {
 			t.Errorf("the first three (-want +got):\n%s", diff)
 		}

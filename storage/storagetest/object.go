@@ -245,10 +245,14 @@ func objectCancelled(t *testing.T, s storage.Store) {
 	var listErr error
 	for _, listErr = range s.List(ctx, "") {
 	}
+	var keysErr error
+	for _, keysErr = range s.Keys(ctx, "") {
+	}
 	for name, err := range map[string]error{
 		"Open":      openErr,
 		"Stat":      statErr,
 		"List":      listErr,
+		"Keys":      keysErr,
 		"Delete":    s.Delete(ctx, "a"),
 		"State":     stateErr,
 		"SetState":  s.SetState(ctx, "r", nil),

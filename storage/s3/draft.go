@@ -1,0 +1,252 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// errCommitted is the error of Write and Commit after a Commit.
+var errCommitted = errors.New("the draft is complete")
+
+// draft is a content that is being written: whole chunks in a local file, with their checksums in
+// memory, and what follows them in memory. It becomes visible in the bucket with Commit.
+type draft struct {
+	db   *DB
+	ctx  context.Context // of writes
+	size int64           // of the complete content; -1: not known
+	sum  hash.Hash       // SHA-256 of what was written
+	held memory.Hold     // for tail
+
+	mu     sync.Mutex // guards the fields below
+	file   *os.File   // nil: there is none yet
+	sums   []byte     // of the chunks in file
+	tail   []byte     // what follows them, at most a chunk
+	err    error      // why nothing can be added
+	closed bool
+}
+
+// Draft implements storage.Store. A content of at most 256 KiB is only in memory, a larger one in
+// Options.Spool, too.
+func (db *DB) Draft(ctx context.Context, size int64) (storage.Draft, error) {
+	d, err := db.draft(ctx, size)
+	if err != nil {
+		return nil, fmt.Errorf("draft: %w", err)
+	}
+	return d, nil
+}
+
+func (db *DB) draft(ctx context.Context, size int64) (*draft, error) {
+	if err := db.check(ctx); err != nil {
+		return nil, err
+	}
+	if size < -1 {
+		return nil, fmt.Errorf("size %d", size)
+	}
+	return &draft{db: db, ctx: ctx, size: size, sum: sha256.New(), held: db.writers.HoldFor(ctx)}, nil
+}
+
+// Write implements storage.Draft.
+func (d *draft) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		m, err := d.write(p[n:])
+		if err != nil {
+			return n, fmt.Errorf("draft: %w", err)
+		}
+		n += m
+	}
+	return n, nil
+}
+
+// write appends the beginning of p, as much as fits into the chunk.
+func (d *draft) write(p []byte) (int, error) {
+	if err := d.db.check(d.ctx); err != nil {
+		return 0, err
+	}
+	if err := d.held.Grow(d.ctx, chunkSize); err != nil {
+		return 0, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.closed:
+		return 0, fs.ErrClosed
+	case d.err != nil:
+		return 0, d.err
+	case d.size >= 0 && d.written()+int64(len(p)) > d.size:
+		d.err = fmt.Errorf("more than the %d bytes of the content", d.size)
+		return 0, d.err
+	}
+	if len(d.tail) == chunkSize {
+		if d.err = d.spill(); d.err != nil {
+			return 0, d.err
+		}
+	}
+	n := min(len(p), chunkSize-len(d.tail))
+	d.tail = append(d.tail, p[:n]...)
+	d.sum.Write(p[:n])
+	return n, nil
+}
+
+// written returns the number of bytes written so far. The caller holds mu.
+func (d *draft) written() int64 { return d.filed() + int64(len(d.tail)) }
+
+// filed returns how many of them are in the file. The caller holds mu.
+func (d *draft) filed() int64 { return int64(len(d.sums)) / 4 * chunkSize }
+
+// spill writes the chunk in memory to the file. The caller holds mu.
+func (d *draft) spill() error {
+	if d.file == nil {
+		file, err := os.CreateTemp(d.db.spool, "assay-draft-*")
+		if err != nil {
+			return fmt.Errorf("%w: %w", storage.ErrNoLarge, err)
+		}
+		d.file = file
+		_ = os.Remove(file.Name()) // where a file may be removed while it is open, nothing is left after a crash
+	}
+	if _, err := d.file.WriteAt(d.tail, d.filed()); err != nil {
+		return fmt.Errorf("%w: %w", storage.ErrNoLarge, err)
+	}
+	d.sums = appendSum(d.sums, d.tail)
+	d.tail = d.tail[:0]
+	return nil
+}
+
+// ReadAt implements storage.Draft.
+func (d *draft) ReadAt(p []byte, offset int64) (n int, err error) {
+	for n < len(p) {
+		m, err := d.readAt(p[n:], offset+int64(n))
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// readAt reads from one chunk.
+func (d *draft) readAt(p []byte, offset int64) (int, error) {
+	d.mu.Lock()
+	filed, file, closed := d.filed(), d.file, d.closed || d.db.closed.Load()
+	sums := record{Sums: d.sums}
+	n := 0
+	if !closed && offset >= filed && offset < d.written() {
+		n = copy(p, d.tail[offset-filed:])
+	}
+	d.mu.Unlock()
+	switch {
+	case closed:
+		return 0, fmt.Errorf("draft: %w", fs.ErrClosed)
+	case offset < 0:
+		return 0, fmt.Errorf("draft: no position %d", offset)
+	case n > 0:
+		return n, nil
+	case offset >= filed:
+		return 0, io.EOF
+	}
+	chunk := make([]byte, chunkSize)
+	number := offset / chunkSize
+	if _, err := file.ReadAt(chunk, number*chunkSize); err != nil {
+		return 0, fmt.Errorf("draft: %w", err)
+	}
+	if err := sums.checkChunks(chunk, number); err != nil {
+		return 0, fmt.Errorf("draft: %w", err)
+	}
+	return copy(p, chunk[offset%chunkSize:]), nil
+}
+
+// Commit implements storage.Draft.
+func (d *draft) Commit(ctx context.Context, info storage.Info) error {
+	if err := d.commit(ctx, info, condition{absent: true}); err != nil {
+		return fmt.Errorf("create %.200q: %w", info.Key, err)
+	}
+	return nil
+}
+
+func (d *draft) commit(ctx context.Context, info storage.Info, c condition) error {
+	if err := errors.Join(d.db.check(ctx), info.Check()); err != nil {
+		return err
+	}
+	r, content, err := d.finish(info)
+	if err != nil {
+		return err
+	}
+	if r.Size <= chunkSize {
+		return d.db.put(ctx, r, content, c)
+	}
+	if c.absent {
+		if _, err := d.db.bucket.head(ctx, r.Key); err == nil { // the upload would be for nothing
+			return fs.ErrExist
+		}
+	}
+	r.Content = contents + r.ID
+	if err := d.db.bucket.upload(ctx, r.Content, d, r.Size); err != nil {
+		return err
+	}
+	if err = d.db.put(ctx, r, nil, c); errors.Is(err, fs.ErrExist) {
+		// Our record is not there and will not be, so nobody refers to the content.
+		d.db.bucket.cleanUp(ctx, func(ctx context.Context) error { return d.db.bucket.delete(ctx, r.Content, "") })
+	}
+	return err
+}
+
+// finish ends the writing, and returns the record of the content, and a small content.
+func (d *draft) finish(info storage.Info) (record, []byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.closed:
+		return record{}, nil, fs.ErrClosed
+	case d.err != nil:
+		return record{}, nil, d.err
+	case d.written() != info.Size || d.size >= 0 && d.size != info.Size:
+		return record{}, nil, fmt.Errorf("content of %d bytes is to have %d", d.written(), info.Size)
+	}
+	d.err = errCommitted
+	r := newRecord(info, bytes.Clone(d.sums))
+	r.SHA256 = d.sum.Sum(nil)
+	if len(d.tail) > 0 {
+		r.Sums = appendSum(r.Sums, d.tail)
+	}
+	return r, d.tail, nil
+}
+
+// newRecord returns the record of a content, without its SHA-256.
+func newRecord(info storage.Info, sums []byte) record {
+	if info.Time.IsZero() {
+		info.Time = time.Now()
+	}
+	return record{Key: objects + info.Key, Size: info.Size, Hash: info.Hash, Proof: info.Proof, Time: info.Time.UTC().Truncate(time.Second),
+		ID: newID(), Sums: sums}
+}
+
+// Close implements storage.Draft.
+func (d *draft) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return fs.ErrClosed
+	}
+	d.closed = true
+	d.tail = nil
+	d.held.Free()
+	if d.file == nil {
+		return nil
+	}
+	err := d.file.Close()
+	if removeErr := os.Remove(d.file.Name()); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr)
+	}
+	return err
+}

@@ -1,0 +1,335 @@
+// Package s3test is an S3 server in memory that can lie and fail, for tests of storage/s3. It has the
+// requests that the engine sends, checks no signatures, and is no proof of what a real server does.
+package s3test
+
+import (
+	"bytes"
+	"crypto/md5"
+	"encoding/hex"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Server is a server with one bucket, named bucket.
+type Server struct {
+	URL string
+
+	mu      sync.Mutex
+	objects map[string][]byte
+	uploads map[string]*upload
+	last    int // number of the last upload
+	seen    map[string]int
+	fault   func(Request) Fault
+}
+
+type upload struct {
+	key   string
+	parts map[int][]byte
+}
+
+// Request is what a fault may depend on. Op is one of GET, HEAD, PUT, DELETE, LIST, BEGIN, PART,
+// COMPLETE and ABORT.
+type Request struct {
+	Op  string
+	Key string
+	N   int // of the requests with this Op, from 1
+
+	Conditional bool // If-None-Match or If-Match is set
+}
+
+// Fault is what goes wrong with a request. The zero value is nothing.
+type Fault struct {
+	Before int           // this status, and nothing is done
+	Code   string        // of S3 in the body of that response
+	After  int           // it is done, and then this status; with -1 the connection is cut
+	Wait   time.Duration // before anything else
+
+	Unconditional bool // conditions are ignored
+	Inverted      bool // If-None-Match: * asks for an object that is there
+	Forgotten     bool // a PUT is acknowledged and not done
+	Hidden        bool // a GET, HEAD or LIST does not see it
+	Corrupt       bool // a bit of the response is wrong
+	Cut           int  // so many bytes of the response, then the connection is cut
+}
+
+// Start starts a server, which ends with the test.
+func Start(t testing.TB) *Server {
+	s := &Server{objects: map[string][]byte{}, uploads: map[string]*upload{}, seen: map[string]int{}}
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	s.URL = server.URL
+	return s
+}
+
+// Fail makes f decide what goes wrong; nil ends that. f is called by one goroutine at a time.
+func (s *Server) Fail(f func(Request) Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = f
+	s.seen = map[string]int{}
+}
+
+// Requests returns how many requests with one of these Ops there were since Fail; of all if none is
+// named.
+func (s *Server) Requests(ops ...string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for op, seen := range s.seen {
+		if len(ops) == 0 || slices.Contains(ops, op) {
+			n += seen
+		}
+	}
+	return n
+}
+
+// Keys returns the keys in the bucket that begin with prefix.
+func (s *Server) Keys(prefix string) (keys []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key := range s.objects {
+		if strings.HasPrefix(key, prefix) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// Change replaces the value of a key by what change returns; nil deletes it.
+func (s *Server) Change(key string, change func([]byte) []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if value := change(bytes.Clone(s.objects[key])); value != nil {
+		s.objects[key] = value
+	} else {
+		delete(s.objects, key)
+	}
+}
+
+// Uploads returns how many multipart uploads are neither complete nor aborted.
+func (s *Server) Uploads() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.uploads)
+}
+
+func etag(value []byte) string {
+	sum := md5.Sum(value)
+	return `"` + hex.EncodeToString(sum[:]) + `"`
+}
+
+func op(r *http.Request, key string, query url.Values) string {
+	switch {
+	case r.Method == http.MethodGet && key == "":
+		return "LIST"
+	case r.Method == http.MethodPost && query.Has("uploads"):
+		return "BEGIN"
+	case r.Method == http.MethodPost:
+		return "COMPLETE"
+	case r.Method == http.MethodPut && query.Has("partNumber"):
+		return "PART"
+	case r.Method == http.MethodDelete && query.Has("uploadId"):
+		return "ABORT"
+	}
+	return r.Method
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	key, ok := strings.CutPrefix(r.URL.Path, "/bucket")
+	if !ok {
+		fail(w, http.StatusNotFound, "NoSuchBucket")
+		return
+	}
+	key = strings.TrimPrefix(key, "/")
+	query := r.URL.Query()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	req := Request{Op: op(r, key, query), Key: key, Conditional: r.Header.Get("If-None-Match")+r.Header.Get("If-Match") != ""}
+	fault := s.faultOf(req)
+	time.Sleep(fault.Wait)
+	if fault.Before != 0 {
+		fail(w, fault.Before, fault.Code)
+		return
+	}
+	recorded := httptest.NewRecorder()
+	s.mu.Lock()
+	s.do(recorded, r, req, query, body, fault)
+	s.mu.Unlock()
+	send(w, recorded, r.Method, fault)
+}
+
+func (s *Server) faultOf(req Request) Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[req.Op]++
+	req.N = s.seen[req.Op]
+	if s.fault == nil {
+		return Fault{}
+	}
+	return s.fault(req)
+}
+
+func send(w http.ResponseWriter, recorded *httptest.ResponseRecorder, method string, fault Fault) {
+	body := recorded.Body.Bytes()
+	switch {
+	case fault.After < 0:
+		panic(http.ErrAbortHandler)
+	case fault.After > 0:
+		fail(w, fault.After, fault.Code)
+		return
+	case fault.Corrupt && len(body) > 0:
+		body[len(body)/2] ^= 4
+	}
+	for name, values := range recorded.Header() {
+		w.Header()[name] = values
+	}
+	if method != http.MethodHead {
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	w.WriteHeader(recorded.Code)
+	if fault.Cut > 0 {
+		w.Write(body[:min(fault.Cut, len(body))])
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	w.Write(body)
+}
+
+func fail(w http.ResponseWriter, status int, code string) {
+	w.Header().Set("Content-Type", "application/xml")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, "<Error><Code>%s</Code><Message>made for a test</Message></Error>", code)
+}
+
+// do does a request. The caller holds mu.
+func (s *Server) do(w *httptest.ResponseRecorder, r *http.Request, req Request, query url.Values, body []byte, fault Fault) {
+	value, there := s.objects[req.Key]
+	if fault.Hidden {
+		there = false
+	}
+	switch req.Op {
+	case "PUT":
+		if s.permitted(w, r, req.Key, fault) && !fault.Forgotten {
+			s.objects[req.Key] = body
+		}
+		w.Header().Set("ETag", etag(body))
+	case "GET", "HEAD":
+		if !there {
+			fail(w, http.StatusNotFound, "NoSuchKey")
+			return
+		}
+		w.Header().Set("ETag", etag(value))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(value))
+	case "DELETE":
+		if s.permitted(w, r, req.Key, fault) {
+			delete(s.objects, req.Key)
+			w.WriteHeader(http.StatusNoContent)
+		}
+	case "LIST":
+		s.list(w, query, fault)
+	case "BEGIN":
+		s.last++
+		id := strconv.Itoa(s.last)
+		s.uploads[id] = &upload{req.Key, map[int][]byte{}}
+		fmt.Fprintf(w, "<InitiateMultipartUploadResult><UploadId>%s</UploadId></InitiateMultipartUploadResult>", id)
+	default:
+		s.part(w, r, req, query, body, fault)
+	}
+}
+
+// part does a request of an upload in parts. The caller holds mu.
+func (s *Server) part(w *httptest.ResponseRecorder, r *http.Request, req Request, query url.Values, body []byte, fault Fault) {
+	id := query.Get("uploadId")
+	u := s.uploads[id]
+	if u == nil || u.key != req.Key {
+		fail(w, http.StatusNotFound, "NoSuchUpload")
+		return
+	}
+	switch req.Op {
+	case "PART":
+		number, _ := strconv.Atoi(query.Get("partNumber"))
+		u.parts[number] = body
+		w.Header().Set("ETag", etag(body))
+	case "ABORT":
+		delete(s.uploads, id)
+		w.WriteHeader(http.StatusNoContent)
+	case "COMPLETE":
+		var list struct{ Part []struct{ PartNumber int } }
+		if err := xml.Unmarshal(body, &list); err != nil {
+			fail(w, http.StatusBadRequest, "MalformedXML")
+			return
+		}
+		if !s.permitted(w, r, req.Key, fault) {
+			return
+		}
+		var value []byte
+		for _, part := range list.Part {
+			value = append(value, u.parts[part.PartNumber]...)
+		}
+		s.objects[req.Key] = value
+		delete(s.uploads, id)
+		fmt.Fprintf(w, "<CompleteMultipartUploadResult><ETag>%s</ETag></CompleteMultipartUploadResult>", etag(value))
+	}
+}
+
+// permitted reports whether the conditions of a request hold, and fails it if not. The caller holds
+// mu.
+func (s *Server) permitted(w http.ResponseWriter, r *http.Request, key string, fault Fault) bool {
+	if fault.Unconditional {
+		return true
+	}
+	value, there := s.objects[key]
+	match := r.Header.Get("If-Match")
+	switch {
+	case match != "" && !there:
+		fail(w, http.StatusNotFound, "NoSuchKey")
+	case match != "" && match != etag(value):
+		fail(w, http.StatusPreconditionFailed, "PreconditionFailed")
+	case r.Header.Get("If-None-Match") == "*" && there != fault.Inverted:
+		fail(w, http.StatusPreconditionFailed, "PreconditionFailed")
+	default:
+		return true
+	}
+	return false
+}
+
+// pageSize is how many keys a list has, so that tests need few keys for several pages.
+const pageSize = 500
+
+// list lists keys. The caller holds mu.
+func (s *Server) list(w http.ResponseWriter, query url.Values, fault Fault) {
+	after := max(query.Get("continuation-token"), query.Get("start-after"))
+	var keys []string
+	for key := range s.objects {
+		if strings.HasPrefix(key, query.Get("prefix")) && key > after && !fault.Hidden {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	var b strings.Builder
+	b.WriteString("<ListBucketResult><EncodingType>url</EncodingType>")
+	if len(keys) > pageSize {
+		keys = keys[:pageSize]
+		b.WriteString("<IsTruncated>true</IsTruncated><NextContinuationToken>")
+		xml.EscapeText(&b, []byte(keys[pageSize-1]))
+		b.WriteString("</NextContinuationToken>")
+	}
+	for _, key := range keys {
+		fmt.Fprintf(&b, "<Contents><Key>%s</Key><Size>%d</Size></Contents>", url.QueryEscape(key), len(s.objects[key]))
+	}
+	b.WriteString("</ListBucketResult>")
+	io.WriteString(w, b.String())
+}
