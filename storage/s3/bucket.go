@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -34,8 +36,9 @@ const (
 	// attempts is how often a request is sent if the store is busy or does not answer.
 	attempts = 5
 
-	// maxBackoff is the longest time between two of them.
-	maxBackoff = 5 * time.Second
+	// firstDelay is the longest time before the second of them; it doubles with each, to maxDelay.
+	firstDelay = 50 * time.Millisecond
+	maxDelay   = 5 * time.Second
 )
 
 // errTaken means that the condition of a put does not hold: the key has another record.
@@ -66,7 +69,11 @@ func newBucket(ctx context.Context, o Options) (*bucket, error) {
 		}
 	})
 	conf, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(client), config.WithRetryer(func() aws.Retryer {
-		return retry.NewStandard(func(s *retry.StandardOptions) { s.MaxAttempts, s.MaxBackoff = attempts, maxBackoff })
+		return retry.NewStandard(func(s *retry.StandardOptions) {
+			s.MaxAttempts = attempts
+			s.RateLimiter = ratelimit.None // the attempts are few, and each waits
+			s.Backoff = retry.BackoffDelayerFunc(func(attempt int, _ error) (time.Duration, error) { return delay(attempt), nil })
+		})
 	}))
 	if err != nil {
 		return nil, err
@@ -199,12 +206,19 @@ func (b *bucket) getOnce(ctx context.Context, in *sdk.GetObjectInput, limit int6
 	return data.Bytes(), aws.ToString(out.ETag), nil
 }
 
-// pause waits before another attempt.
+// delay returns how long to wait after an attempt, from 1: a random part of the longest time, so that
+// those who met once do not meet again.
+func delay(attempt int) time.Duration {
+	longest := min(firstDelay<<min(attempt-1, 10), maxDelay)
+	return longest/4 + rand.N(longest*3/4)
+}
+
+// pause waits after an attempt.
 func pause(ctx context.Context, attempt int) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(min(50*time.Millisecond<<attempt, maxBackoff)):
+	case <-time.After(delay(attempt)):
 		return nil
 	}
 }
@@ -222,12 +236,13 @@ func (b *bucket) head(ctx context.Context, key string) (string, error) {
 type condition struct {
 	absent bool   // only if the key has no value
 	etag   string // only if its value has this ETag; "" for any
+	after  string // the ID of the record with that ETag
 }
 
 // put sets a key, whose value begins with a record with this ID. The error is errTaken if the
 // condition does not hold. After another error the value may have been set, or may still be set.
 func (b *bucket) put(ctx context.Context, key, id string, value []byte, c condition) error {
-	in := &sdk.PutObjectInput{Bucket: &b.name, Key: b.key(key), Body: bytes.NewReader(value), ContentLength: aws.Int64(int64(len(value))),
+	in := &sdk.PutObjectInput{Bucket: &b.name, Key: b.key(key), ContentLength: aws.Int64(int64(len(value))),
 		ServerSideEncryption: b.encryption, SSEKMSKeyId: b.kmsKey}
 	if c.absent {
 		in.IfNoneMatch = aws.String("*")
@@ -235,37 +250,58 @@ func (b *bucket) put(ctx context.Context, key, id string, value []byte, c condit
 	if c.etag != "" {
 		in.IfMatch = &c.etag
 	}
+	unknown := false // whether an attempt was done
 	for attempt := 1; ; attempt++ {
 		in.Body = bytes.NewReader(value)
-		_, err := b.client.PutObject(ctx, in)
+		_, err := b.client.PutObject(ctx, in, once)
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case status(err) == http.StatusConflict && attempt < 2*attempts: // another put was under way
-			if err := pause(ctx, attempt); err != nil {
-				return err
-			}
-			continue
+		case failed(err, c) && !unknown:
+			return errTaken
+		case status(err) == http.StatusConflict: // another put was under way, and this one was not done
 		case refused(err):
 			return b.explain(err)
+		default: // perhaps it was done, and the answer got lost: only what the key has now tells
+			unknown = true
+			if done, err := b.outcome(ctx, key, id, c); done || err != nil {
+				return err
+			}
 		}
-		// The store had done the put when its answer got lost, or the client of the SDK repeated it and
-		// met its own first attempt: only what the key has now tells.
-		now, readErr := b.id(ctx, key)
-		switch {
-		case readErr == nil && now == id:
-			return nil
-		case readErr == nil && failed(err, c):
-			return errTaken
-		case errors.Is(readErr, fs.ErrNotExist) && failed(err, c) && c.etag != "":
-			return errTaken
-		case errors.Is(readErr, fs.ErrNotExist) && failed(err, c) && attempt < attempts: // it was deleted meanwhile
-			continue
+		if attempt == attempts {
+			return b.explain(err)
 		}
-		return errors.Join(b.explain(err), readErr)
+		if err := pause(ctx, attempt); err != nil {
+			return err
+		}
 	}
+}
+
+// once makes the client of the SDK send a request once: after a retry, it could not be told whether the
+// first attempt was done.
+func once(o *sdk.Options) { o.RetryMaxAttempts = 1 }
+
+// outcome finds out whether a put with this ID and condition was done. The error is errTaken if it was
+// not and cannot be done any more; with neither, it can be tried again.
+func (b *bucket) outcome(ctx context.Context, key, id string, c condition) (done bool, err error) {
+	now, _, etag, err := b.record(ctx, key, firstRead)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && c.etag == "":
+		return false, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, errors.New("whether a state was changed is not known, because it was deleted")
+	case err != nil:
+		return false, err
+	case now.from(id):
+		return true, nil
+	case !c.absent && (c.etag == "" || c.etag == etag):
+		return false, nil
+	case c.absent && len(now.Past) < maxPast || c.etag != "" && now.from(c.after):
+		return false, errTaken // its record would be between the one that it was to replace and this one
+	}
+	return false, errors.New("whether a state was changed is not known, because it was changed too often since")
 }
 
 // failed reports whether the condition of a put did not hold. A missing key is a 404 for If-Match.
@@ -283,12 +319,6 @@ func refused(err error) bool {
 	default:
 		return s >= 400 && s < 500 || s == http.StatusNotImplemented
 	}
-}
-
-// id returns the ID of the record at a key.
-func (b *bucket) id(ctx context.Context, key string) (string, error) {
-	r, _, _, err := b.record(ctx, key, firstRead)
-	return r.ID, err
 }
 
 // record returns the record at a key, what of its content follows in the first limit bytes, and its

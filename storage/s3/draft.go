@@ -27,14 +27,22 @@ type draft struct {
 	ctx  context.Context // of writes
 	size int64           // of the complete content; -1: not known
 	sum  hash.Hash       // SHA-256 of what was written
-	held memory.Hold     // for tail
+	held memory.Hold     // for tail and recent
 
 	mu     sync.Mutex // guards the fields below
 	file   *os.File   // nil: there is none yet
 	sums   []byte     // of the chunks in file
 	tail   []byte     // what follows them, at most a chunk
+	recent recent     // a chunk of the file
 	err    error      // why nothing can be added
 	closed bool
+}
+
+// recent is the chunk that was read last: those who follow a draft, or hash it, read small pieces.
+type recent struct {
+	keep   bool // there is memory for it
+	number int64
+	chunk  []byte // nil: none
 }
 
 // Draft implements storage.Store. A content of at most 256 KiB is only in memory, a larger one in
@@ -113,6 +121,7 @@ func (d *draft) spill() error {
 			return fmt.Errorf("%w: %w", storage.ErrNoLarge, err)
 		}
 		d.file = file
+		d.recent.keep = d.held.Try(2*chunkSize) == nil
 		_ = os.Remove(file.Name()) // where a file may be removed while it is open, nothing is left after a crash
 	}
 	if _, err := d.file.WriteAt(d.tail, d.filed()); err != nil {
@@ -138,32 +147,41 @@ func (d *draft) ReadAt(p []byte, offset int64) (n int, err error) {
 // readAt reads from one chunk.
 func (d *draft) readAt(p []byte, offset int64) (int, error) {
 	d.mu.Lock()
-	filed, file, closed := d.filed(), d.file, d.closed || d.db.closed.Load()
-	sums := record{Sums: d.sums}
-	n := 0
-	if !closed && offset >= filed && offset < d.written() {
-		n = copy(p, d.tail[offset-filed:])
-	}
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	number := offset / chunkSize
 	switch {
-	case closed:
+	case d.closed || d.db.closed.Load():
 		return 0, fmt.Errorf("draft: %w", fs.ErrClosed)
 	case offset < 0:
 		return 0, fmt.Errorf("draft: no position %d", offset)
-	case n > 0:
-		return n, nil
-	case offset >= filed:
+	case offset >= d.written():
 		return 0, io.EOF
+	case offset >= d.filed():
+		return copy(p, d.tail[offset-d.filed():]), nil
+	case d.recent.chunk != nil && d.recent.number == number:
+		return copy(p, d.recent.chunk[offset%chunkSize:]), nil
 	}
-	chunk := make([]byte, chunkSize)
-	number := offset / chunkSize
-	if _, err := file.ReadAt(chunk, number*chunkSize); err != nil {
-		return 0, fmt.Errorf("draft: %w", err)
-	}
-	if err := sums.checkChunks(chunk, number); err != nil {
+	chunk, err := d.load(number)
+	if err != nil {
 		return 0, fmt.Errorf("draft: %w", err)
 	}
 	return copy(p, chunk[offset%chunkSize:]), nil
+}
+
+// load reads a chunk of the file, and lets others in meanwhile. The caller holds mu.
+func (d *draft) load(number int64) ([]byte, error) {
+	file, sums := d.file, record{Sums: d.sums}
+	d.mu.Unlock()
+	chunk := make([]byte, chunkSize)
+	_, err := file.ReadAt(chunk, number*chunkSize)
+	if err == nil {
+		err = sums.checkChunks(chunk, number)
+	}
+	d.mu.Lock()
+	if err == nil && d.recent.keep && !d.closed {
+		d.recent.number, d.recent.chunk = number, chunk
+	}
+	return chunk, err
 }
 
 // Commit implements storage.Draft.
@@ -186,8 +204,11 @@ func (d *draft) commit(ctx context.Context, info storage.Info, c condition) erro
 		return d.db.put(ctx, r, content, c)
 	}
 	if c.absent {
-		if _, err := d.db.bucket.head(ctx, r.Key); err == nil { // the upload would be for nothing
+		switch _, err := d.db.bucket.head(ctx, r.Key); { // perhaps the upload would be for nothing
+		case err == nil:
 			return fs.ErrExist
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
 		}
 	}
 	r.Content = contents + r.ID
@@ -239,7 +260,7 @@ func (d *draft) Close() error {
 		return fs.ErrClosed
 	}
 	d.closed = true
-	d.tail = nil
+	d.tail, d.recent.chunk = nil, nil
 	d.held.Free()
 	if d.file == nil {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"time"
 
 	"github.com/assay-proxy/assay/storage"
@@ -49,10 +50,26 @@ type record struct {
 	// was done can recognise its own.
 	ID string `json:"id"`
 
+	// Past are the IDs of the last values of a state, the newest first: a writer whose answer got lost
+	// finds its own there when others have changed the state since.
+	Past []string `json:"past,omitempty"`
+
 	SHA256  []byte `json:"sha256,omitempty"`  // of the content of an object
 	Content string `json:"content,omitempty"` // its key below the prefix; empty if it follows here
 	Sums    []byte `json:"sums"`              // the CRC-32C of each chunk, 4 bytes each, little endian
 }
+
+// maxPast is how many values of a state its record remembers.
+const maxPast = 32
+
+// after returns the IDs that the record after r remembers.
+func (r record) after() []string {
+	past := append([]string{r.ID}, r.Past...)
+	return past[:min(len(past), maxPast)]
+}
+
+// from reports whether the write with this ID made r, or a value before it that r remembers.
+func (r record) from(id string) bool { return r.ID == id || slices.Contains(r.Past, id) }
 
 func (r record) info() storage.Info {
 	return storage.Info{Key: r.Key[len(objects):], Size: r.Size, Hash: r.Hash, Proof: r.Proof, Time: r.Time}

@@ -93,7 +93,11 @@ func (b *bucket) remove(ctx context.Context, key string) error {
 		if err != nil {
 			return err
 		}
-		if err = b.delete(ctx, key, etag); !errors.Is(err, errTaken) || attempt == attempts {
+		err = b.delete(ctx, key, etag)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the answer to the first attempt got lost, or another has deleted it at the same time
+		}
+		if !errors.Is(err, errTaken) || attempt == attempts {
 			return err
 		}
 	}
@@ -254,27 +258,27 @@ func (db *DB) State(ctx context.Context, name string) ([]byte, error) {
 	err := errors.Join(db.check(ctx), storage.CheckKey(name))
 	if err == nil {
 		var value []byte
-		if value, _, err = db.state(ctx, name); err == nil {
+		if _, value, _, err = db.state(ctx, name); err == nil {
 			return value, nil
 		}
 	}
 	return nil, fmt.Errorf("state %.200q: %w", name, err)
 }
 
-// state returns the value of a state, and its ETag.
-func (db *DB) state(ctx context.Context, name string) ([]byte, string, error) {
-	r, content, etag, err := db.bucket.record(ctx, states+name, maxHeader+storage.MaxState)
+// state returns the record of a state, its value, and its ETag.
+func (db *DB) state(ctx context.Context, name string) (record, []byte, string, error) {
+	r, value, etag, err := db.bucket.record(ctx, states+name, maxHeader+storage.MaxState)
 	if err == nil {
-		content, err = r.open(content)
+		value, err = r.open(value)
 	}
-	return content, etag, err
+	return r, value, etag, err
 }
 
 // SetState implements storage.Store.
 func (db *DB) SetState(ctx context.Context, name string, value []byte) error {
 	err := errors.Join(db.check(ctx), storage.CheckState(name, value))
 	if err == nil {
-		err = db.putState(ctx, name, value, condition{})
+		err = db.putState(ctx, name, value, nil, condition{})
 	}
 	if err != nil {
 		return fmt.Errorf("set state %.200q: %w", name, err)
@@ -282,8 +286,8 @@ func (db *DB) SetState(ctx context.Context, name string, value []byte) error {
 	return nil
 }
 
-func (db *DB) putState(ctx context.Context, name string, value []byte, c condition) error {
-	r := record{Key: states + name, Size: int64(len(value)), Time: time.Now().UTC().Truncate(time.Second), ID: newID(), Sums: sums(value)}
+func (db *DB) putState(ctx context.Context, name string, value []byte, past []string, c condition) error {
+	r := record{Key: states + name, Size: int64(len(value)), Time: time.Now().UTC().Truncate(time.Second), ID: newID(), Past: past, Sums: sums(value)}
 	encoded, err := r.encode(value)
 	if err != nil {
 		return err
@@ -307,7 +311,8 @@ func (db *DB) SwapState(ctx context.Context, name string, old, value []byte) err
 func (db *DB) swap(ctx context.Context, name string, old, value []byte) error {
 	for {
 		var c condition
-		now, etag, err := db.state(ctx, name)
+		var past []string
+		r, now, etag, err := db.state(ctx, name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && old == nil:
 			c.absent = true
@@ -320,9 +325,9 @@ func (db *DB) swap(ctx context.Context, name string, old, value []byte) error {
 		case etag == "":
 			return errors.New("the bucket gives no ETag, without which a state cannot be changed safely")
 		default:
-			c.etag = etag
+			c.etag, c.after, past = etag, r.ID, r.after()
 		}
-		if err := db.putState(ctx, name, value, c); !errors.Is(err, errTaken) {
+		if err := db.putState(ctx, name, value, past, c); !errors.Is(err, errTaken) {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	sdk "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -21,11 +22,16 @@ const (
 
 // upload sets a key that nobody else uses to a content.
 func (b *bucket) upload(ctx context.Context, key string, content io.ReaderAt, size int64) error {
-	var err error
-	if size <= partSize {
-		err = b.uploadWhole(ctx, key, content, size)
-	} else {
-		err = b.uploadParts(ctx, key, content, size)
+	send := b.uploadWhole
+	if size > partSize {
+		send = b.uploadParts
+	}
+	err := send(ctx, key, content, size)
+	for attempt := 1; status(err) == http.StatusConflict && attempt < attempts; attempt++ {
+		if err := pause(ctx, attempt); err != nil {
+			return err
+		}
+		err = send(ctx, key, content, size)
 	}
 	if err == nil || ctx.Err() != nil || refused(err) {
 		return b.explain(err)

@@ -66,3 +66,12 @@ func TestVersitygw(t *testing.T) {
 		return open(t, s3.Options{Bucket: "bucket", Prefix: fmt.Sprintf("store-%d", stores.Add(1)), Endpoint: url, PathStyle: true, Spool: t.TempDir()})
 	})
 }
+
+// A gateway over a directory keeps its promises too.
+func TestVersitygwProbe(t *testing.T) {
+	t.Parallel()
+	report, err := open(t, s3.Options{Bucket: "bucket", Endpoint: versitygw(t), PathStyle: true}).Probe(t.Context())
+	if err != nil || report.Err() != nil || report.Left != 0 {
+		t.Errorf("Probe = %+v, %v, want nothing broken", report, err)
+	}
+}
