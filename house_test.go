@@ -66,6 +66,8 @@ var arrows = map[string][]string{
 	"storage":              {},
 	"storage/athens":       {"storage"},
 	"storage/bolt":         {"internal/durable", "internal/memory", "storage"},
+	"storage/s3":           {"internal/memory", "storage"},
+	"storage/s3/s3test":    {},
 	"storage/storagetest":  {"storage"},
 }
 
@@ -80,6 +82,7 @@ var confined = map[string][]string{
 	"github.com/coreos/go-systemd": {"cmd/assay/daemon"},
 	"github.com/go-jose/go-jose":   {"proxy/vcs/credential"},
 	"github.com/go-logr":           {"cmd/assay/daemon"},
+	"github.com/aws":               {"storage/s3"},
 	"go.opentelemetry.io/otel":     {"cmd/assay/daemon", "internal/spans"},
 	"golang.org/x/crypto":          {"access", "proxy/vcs", "proxy/vcs/credential", "proxy/vcs/vcstest"},
 	"os/exec":                      {"cmd/bench", "proxy/vcs", "proxy/vcs/vcstest"},

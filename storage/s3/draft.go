@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
@@ -201,7 +200,7 @@ func (d *draft) commit(ctx context.Context, info storage.Info, c condition) erro
 		return err
 	}
 	if r.Size <= chunkSize {
-		return d.db.put(ctx, r, content, c)
+		return d.db.bucket.putRecord(ctx, r, content, c)
 	}
 	if c.absent {
 		switch _, err := d.db.bucket.head(ctx, r.Key); { // perhaps the upload would be for nothing
@@ -215,7 +214,7 @@ func (d *draft) commit(ctx context.Context, info storage.Info, c condition) erro
 	if err := d.db.bucket.upload(ctx, r.Content, d, r.Size); err != nil {
 		return err
 	}
-	if err = d.db.put(ctx, r, nil, c); errors.Is(err, fs.ErrExist) {
+	if err = d.db.bucket.putRecord(ctx, r, nil, c); errors.Is(err, fs.ErrExist) {
 		// Our record is not there and will not be, so nobody refers to the content.
 		d.db.bucket.cleanUp(ctx, func(ctx context.Context) error { return d.db.bucket.delete(ctx, r.Content, "") })
 	}
@@ -241,15 +240,6 @@ func (d *draft) finish(info storage.Info) (record, []byte, error) {
 		r.Sums = appendSum(r.Sums, d.tail)
 	}
 	return r, d.tail, nil
-}
-
-// newRecord returns the record of a content, without its SHA-256.
-func newRecord(info storage.Info, sums []byte) record {
-	if info.Time.IsZero() {
-		info.Time = time.Now()
-	}
-	return record{Key: objects + info.Key, Size: info.Size, Hash: info.Hash, Proof: info.Proof, Time: info.Time.UTC().Truncate(time.Second),
-		ID: newID(), Sums: sums}
 }
 
 // Close implements storage.Draft.

@@ -59,6 +59,15 @@ type record struct {
 	Sums    []byte `json:"sums"`              // the CRC-32C of each chunk, 4 bytes each, little endian
 }
 
+// newRecord returns the record of a content, without its SHA-256.
+func newRecord(info storage.Info, sums []byte) record {
+	if info.Time.IsZero() {
+		info.Time = time.Now()
+	}
+	return record{Key: objects + info.Key, Size: info.Size, Hash: info.Hash, Proof: info.Proof, Time: info.Time.UTC().Truncate(time.Second),
+		ID: newID(), Sums: sums}
+}
+
 // maxPast is how many values of a state its record remembers.
 const maxPast = 32
 

@@ -1,0 +1,120 @@
+package s3
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/storage"
+)
+
+// maxPrefix is the maximum length of the prefix of a store, so that every key fits into the 1,024
+// bytes that S3 allows.
+const maxPrefix = 1024 - storage.MaxKey - len("o/") - len("/")
+
+// Options say where a store is, and what it may use.
+type Options struct {
+	Bucket string
+	Prefix string // of all keys in the bucket, without slashes at its ends; may be empty
+
+	// Endpoint is the URL of the server; empty for that of AWS in the region. PathStyle puts the
+	// bucket into the path and not into the host name.
+	Endpoint  string
+	Region    string // empty: the one of the environment or of the profile, else us-east-1
+	PathStyle bool
+
+	// Encryption is the server-side encryption of what is written: empty for the default of the
+	// bucket, AES256, aws:kms or aws:kms:dsse. KMSKey is the key of the last two.
+	Encryption string
+	KMSKey     string
+
+	RootCAs *x509.CertPool // whom to trust beside the system and AWS_CA_BUNDLE; may be nil
+
+	// Spool is the directory for contents of more than 256 KiB that are not complete yet. Empty: the
+	// one for temporary files.
+	Spool string
+
+	// Readers is the memory for open objects, at most 4 MiB for each; Writers is the memory for
+	// drafts, 256 KiB for each. They may be nil: then there is no limit.
+	Readers, Writers *memory.Budget
+
+	Logger *slog.Logger // nil: the default one
+}
+
+// ParseURL returns the options of a URL of the form
+//
+//	s3://BUCKET/PREFIX?endpoint=URL&region=R&path-style=true&sse=aws:kms&sse-kms-key=KEY
+//
+// All but the bucket may be absent. It has no credentials: those are found as the AWS command line
+// does, in the environment, in profiles, or from the machine.
+func ParseURL(s string) (Options, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return Options{}, errors.New("store: not a URL of the form s3://BUCKET/PREFIX") // the error of url may quote a secret
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	switch {
+	case u.Scheme != "s3" || u.Host == "" || u.Opaque != "":
+		return Options{}, errors.New("store: want a URL of the form s3://BUCKET/PREFIX")
+	case u.User != nil:
+		return Options{}, errors.New("store: credentials do not belong into the URL; use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
+	case u.Fragment != "" || err != nil:
+		return Options{}, errors.New("store: what follows the bucket and the prefix must be ?NAME=VALUE&NAME=VALUE")
+	}
+	o := Options{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/")}
+	for name, values := range query {
+		value := values[len(values)-1]
+		switch name {
+		case "endpoint":
+			o.Endpoint = value
+		case "region":
+			o.Region = value
+		case "path-style":
+			if o.PathStyle, err = strconv.ParseBool(value); err != nil {
+				return Options{}, fmt.Errorf("store: path-style must be true or false, not %.40q", value)
+			}
+		case "sse":
+			o.Encryption = value
+		case "sse-kms-key":
+			o.KMSKey = value
+		default:
+			return Options{}, fmt.Errorf("store: no parameter %.40q; there are endpoint, region, path-style, sse and sse-kms-key", name)
+		}
+	}
+	return o, o.check()
+}
+
+func (o Options) check() error {
+	if o.Bucket == "" {
+		return errors.New("store: the bucket has no name")
+	}
+	if o.Prefix != "" {
+		if err := storage.CheckKey(o.Prefix); err != nil {
+			return fmt.Errorf("store: prefix in the bucket: %w", err)
+		}
+	}
+	if len(o.Prefix) > maxPrefix {
+		return fmt.Errorf("store: the prefix in the bucket is longer than %d bytes", maxPrefix)
+	}
+	if o.Endpoint != "" {
+		u, err := url.Parse(o.Endpoint)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
+			return errors.New("store: endpoint must be an http or https URL without credentials")
+		}
+	}
+	switch o.Encryption {
+	case "", "AES256":
+		if o.KMSKey != "" {
+			return errors.New("store: sse-kms-key is for sse=aws:kms and sse=aws:kms:dsse")
+		}
+	case "aws:kms", "aws:kms:dsse":
+	default:
+		return fmt.Errorf("store: sse is AES256, aws:kms or aws:kms:dsse, not %.40q", o.Encryption)
+	}
+	return nil
+}
