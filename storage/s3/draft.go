@@ -210,15 +210,23 @@ func (d *draft) commit(ctx context.Context, info storage.Info, c condition) erro
 			return err
 		}
 	}
-	r.Content = contents + r.ID
+	began, _, _, err := d.db.bucket.generation(ctx)
+	if err != nil {
+		return err
+	}
+	r.Content = began.contentKey(r.ID)
 	if err := d.db.bucket.upload(ctx, r.Content, d, r.Size); err != nil {
 		return err
 	}
-	if err = d.db.bucket.putRecord(ctx, r, nil, c); errors.Is(err, fs.ErrExist) {
-		// Our record is not there and will not be, so nobody refers to the content.
+	switch err := d.db.bucket.putRecord(ctx, r, nil, c); {
+	case errors.Is(err, fs.ErrExist):
+		// Our record is not there and will not be, so nothing refers to the content.
 		d.db.bucket.cleanUp(ctx, func(ctx context.Context) error { return d.db.bucket.delete(ctx, r.Content, "") })
+		return err
+	case err != nil:
+		return err
 	}
-	return err
+	return d.db.bucket.confirm(ctx, r, began)
 }
 
 // finish ends the writing, and returns the record of the content, and a small content.

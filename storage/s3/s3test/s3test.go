@@ -38,7 +38,7 @@ type upload struct {
 }
 
 // Request is what a fault may depend on. Op is one of GET, HEAD, PUT, DELETE, LIST, BEGIN, PART,
-// COMPLETE and ABORT.
+// COMPLETE, ABORT and UPLOADS.
 type Request struct {
 	Op  string
 	Key string
@@ -130,6 +130,8 @@ func etag(value []byte) string {
 
 func op(r *http.Request, key string, query url.Values) string {
 	switch {
+	case r.Method == http.MethodGet && key == "" && query.Has("uploads"):
+		return "UPLOADS"
 	case r.Method == http.MethodGet && key == "":
 		return "LIST"
 	case r.Method == http.MethodPost && query.Has("uploads"):
@@ -240,6 +242,14 @@ func (s *Server) do(w *httptest.ResponseRecorder, r *http.Request, req Request, 
 		}
 	case "LIST":
 		s.list(w, query, fault)
+	case "UPLOADS":
+		io.WriteString(w, "<ListMultipartUploadsResult>")
+		for id, u := range s.uploads {
+			if strings.HasPrefix(u.key, query.Get("prefix")) {
+				fmt.Fprintf(w, "<Upload><Key>%s</Key><UploadId>%s</UploadId></Upload>", u.key, id)
+			}
+		}
+		io.WriteString(w, "</ListMultipartUploadsResult>")
 	case "BEGIN":
 		s.last++
 		id := strconv.Itoa(s.last)

@@ -1,0 +1,276 @@
+package s3_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/s3"
+	"github.com/assay-proxy/assay/storage/s3/s3test"
+	"github.com/assay-proxy/assay/storage/storagetest"
+)
+
+func collect(t *testing.T, db *s3.DB) s3.Collected {
+	t.Helper()
+	done, err := db.Collect(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return done
+}
+
+func expect(t *testing.T, db *s3.DB, key string, want []byte) {
+	t.Helper()
+	if got, err := read(t, db, key); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s: %d bytes, %v, want %d", key, len(got), err, len(want))
+	}
+}
+
+const large = 300 << 10
+
+// denied refuses the requests with an Op for keys that begin with prefix.
+func denied(op, prefix string) func(s3test.Request) s3test.Fault {
+	return func(r s3test.Request) s3test.Fault {
+		if r.Op == op && strings.HasPrefix(r.Key, prefix) {
+			return s3test.Fault{Before: http.StatusForbidden, Code: "AccessDenied"}
+		}
+		return s3test.Fault{}
+	}
+}
+
+// What was deleted, and what a writer left that died before its record, is collected; all else stays.
+func TestCollect(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	kept, moved := storagetest.Content(1, large), storagetest.Content(2, large)
+	create(t, db, "kept", kept)
+	create(t, db, "small", []byte("small"))
+	create(t, db, "upstream/moved", moved)
+	create(t, db, "deleted", storagetest.Content(3, large))
+	if err := db.Move(t.Context(), "upstream/moved", "proved/moved", "proof"); err != nil {
+		t.Fatal(err)
+	}
+	server.Fail(denied("PUT", "store/o/"))
+	if err := db.Create(t.Context(), storage.Info{Key: "died", Size: large}, bytes.NewReader(make([]byte, large))); err == nil {
+		t.Fatal("Create succeeded")
+	}
+	server.Fail(nil)
+	if err := db.Delete(t.Context(), "deleted"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(server.Keys("store/c/")); n != 4 {
+		t.Fatalf("%d contents, want 4", n)
+	}
+	for i, want := range []s3.Collected{
+		{Records: 3, Contents: 4},            // the generation of the contents ends
+		{Records: 3, Contents: 4, Marked: 2}, // nothing refers to two of them
+		{Records: 3, Contents: 4, Deleted: 2},
+		{Records: 3, Contents: 2},
+	} {
+		if got := collect(t, db); got != want {
+			t.Errorf("collection %d: %+v, want %+v", i, got, want)
+		}
+	}
+	expect(t, db, "kept", kept)
+	expect(t, db, "proved/moved", moved)
+	expect(t, db, "small", []byte("small"))
+	create(t, db, "deleted", kept)
+	expect(t, db, "deleted", kept)
+}
+
+func TestCollectWaits(t *testing.T) {
+	t.Parallel()
+	db := open(t, options(s3test.Start(t)))
+	collect(t, db)
+	if _, err := db.Collect(t.Context(), time.Hour); err == nil || !strings.Contains(err.Error(), "which is less than 1h0m0s") {
+		t.Errorf("Collect = %v, want that it is too early", err)
+	}
+}
+
+// An object that is open when its key is deleted is read on after one more collection.
+func TestCollectWhileOpen(t *testing.T) {
+	t.Parallel()
+	db := open(t, options(s3test.Start(t)))
+	content := storagetest.Content(1, 3<<20)
+	create(t, db, "key", content)
+	collect(t, db)
+	collect(t, db)
+	o, err := db.Open(t.Context(), "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if err := db.Delete(t.Context(), "key"); err != nil {
+		t.Fatal(err)
+	}
+	if done := collect(t, db); done.Marked != 1 {
+		t.Errorf("%+v, want one marked", done)
+	}
+	if got, err := io.ReadAll(o); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// A writer that stalls between its content and its record keeps the object if one collection began
+// meanwhile, and takes it back if two did. No object without a content is ever acknowledged.
+func TestStalledWriter(t *testing.T) {
+	t.Parallel()
+	for collections := range 5 {
+		server := s3test.Start(t)
+		writer, collector := open(t, options(server)), open(t, options(server))
+		content := storagetest.Content(1, large)
+		d, err := writer.Draft(t.Context(), large)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		if _, err := d.Write(content); err != nil {
+			t.Fatal(err)
+		}
+		server.Fail(func(r s3test.Request) s3test.Fault {
+			if r.Op == "PUT" && strings.HasPrefix(r.Key, "store/o/") {
+				return s3test.Fault{Wait: 300 * time.Millisecond} // the server goes on with other requests
+			}
+			return s3test.Fault{}
+		})
+		committed := make(chan error)
+		go func() { committed <- d.Commit(t.Context(), storage.Info{Key: "key", Size: large}) }()
+		for len(server.Keys("store/c/")) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		for range collections {
+			collect(t, collector)
+		}
+		switch err := <-committed; {
+		case err == nil && collections < 2:
+			expect(t, writer, "key", content)
+		case err == nil:
+			t.Errorf("after %d collections it succeeded", collections)
+		case collections < 2 || !strings.Contains(err.Error(), "try again"):
+			t.Errorf("after %d collections: %v", collections, err)
+		default:
+			if _, err := writer.Stat(t.Context(), "key"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("after %d collections Stat = %v, want fs.ErrNotExist", collections, err)
+			}
+		}
+		server.Fail(nil)
+		for range 3 {
+			collect(t, collector)
+		}
+		if collections < 2 {
+			expect(t, writer, "key", content)
+			continue
+		}
+		create(t, writer, "key", content)
+		expect(t, writer, "key", content)
+	}
+}
+
+// Uploads in parts that a writer left are ended, and those of a writer that goes on are not.
+func TestCollectUploads(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		if r.Op == "COMPLETE" || r.Op == "ABORT" {
+			return s3test.Fault{Before: http.StatusForbidden}
+		}
+		return s3test.Fault{}
+	})
+	if err := db.Create(t.Context(), storage.Info{Key: "key", Size: 17 << 20}, bytes.NewReader(make([]byte, 17<<20))); err == nil {
+		t.Fatal("Create succeeded")
+	}
+	server.Fail(nil)
+	for i, left := range []int{1, 0} {
+		if collect(t, db); server.Uploads() != left {
+			t.Errorf("%d uploads after collection %d, want %d", server.Uploads(), i, left)
+		}
+	}
+}
+
+// What a damaged record refers to is not known, so nothing is deleted.
+func TestCollectDamaged(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	create(t, db, "key", storagetest.Content(1, large))
+	collect(t, db)
+	server.Change("store/o/key", func(b []byte) []byte { return b[:10] })
+	if _, err := db.Collect(t.Context(), 0); !errors.Is(err, storage.ErrDamaged) {
+		t.Errorf("Collect = %v, want ErrDamaged", err)
+	}
+	if n := len(server.Keys("store/c/")); n != 1 {
+		t.Errorf("%d contents, want 1", n)
+	}
+}
+
+// Replicas that write, delete and collect at the same time lose nothing that was acknowledged.
+func TestCollectStress(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	var writers, collectors sync.WaitGroup
+	done := make(chan struct{})
+	for range 2 {
+		db := open(t, options(server))
+		collectors.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := db.Collect(t.Context(), 0); err != nil && !errors.Is(err, storage.ErrConflict) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	kept := make([]map[string][]byte, 4)
+	for w := range kept {
+		kept[w] = map[string][]byte{}
+		db := open(t, options(server))
+		writers.Go(func() {
+			for i := range 30 {
+				key, content := fmt.Sprintf("%d/%d", w, i), storagetest.Content(uint64(w*100+i), large)
+				err := db.Create(t.Context(), storage.Info{Key: key, Size: large}, bytes.NewReader(content))
+				switch {
+				case err != nil && !strings.Contains(err.Error(), "try again"):
+					t.Error(err)
+				case err == nil && i%3 == 0:
+					if err := db.Delete(t.Context(), key); err != nil {
+						t.Error(err)
+					}
+				case err == nil:
+					kept[w][key] = content
+				}
+			}
+		})
+	}
+	writers.Wait()
+	close(done)
+	collectors.Wait()
+	db := open(t, options(server))
+	for range 3 {
+		collect(t, db)
+	}
+	n := 0
+	for _, all := range kept {
+		for key, content := range all {
+			expect(t, db, key, content)
+			n++
+		}
+	}
+	if contents := len(server.Keys("store/c/")); contents != n || n == 0 {
+		t.Errorf("%d contents of %d objects", contents, n)
+	}
+}

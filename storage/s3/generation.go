@@ -1,0 +1,71 @@
+package s3
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/assay-proxy/assay/storage"
+)
+
+// generations is the key of the record that counts generations, below the prefix of the store.
+const generations = "g/generations"
+
+// generation is the value of that record. A content is in the generation in which its upload began. A
+// generation is collected when two newer ones have begun, and a writer whose generation is as old takes
+// its record back: so a writer that stalled cannot refer to what was collected.
+type generation struct {
+	Number int64     `json:"number"`
+	Begun  time.Time `json:"begun"` // by the clock of the collector
+
+	// Garbage are the contents to which nothing referred when the generation began. They are deleted
+	// when the next one begins, if that is still so.
+	Garbage []string `json:"garbage,omitempty"`
+}
+
+// contentKey returns the key of a content.
+func (g generation) contentKey(id string) string {
+	return fmt.Sprintf("%s%d/%s", contents, g.Number, id)
+}
+
+// of returns the generation of a content.
+func of(contentKey string) (int64, bool) {
+	number, _, found := strings.Cut(strings.TrimPrefix(contentKey, contents), "/")
+	n, err := strconv.ParseInt(number, 10, 64)
+	return n, found && err == nil
+}
+
+// generation returns the current generation, and the record that has it. Before the first collection
+// that is generation 0, without a record.
+func (b *bucket) generation(ctx context.Context) (g generation, r record, etag string, err error) {
+	r, value, etag, err := b.record(ctx, generations, maxHeader+storage.MaxState)
+	if errors.Is(err, fs.ErrNotExist) {
+		return generation{}, record{}, "", nil
+	}
+	if err == nil {
+		value, err = r.open(value)
+	}
+	if err == nil && json.Unmarshal(value, &g) != nil {
+		err = fmt.Errorf("%s: %w", generations, storage.ErrDamaged)
+	}
+	return g, r, etag, err
+}
+
+// confirm checks that the content of a record that was just written cannot have been collected. If it can,
+// it takes the record back.
+func (b *bucket) confirm(ctx context.Context, r record, began generation) error {
+	now, _, _, err := b.generation(ctx)
+	if err != nil || now.Number <= began.Number+1 {
+		return err
+	}
+	there, _, etag, err := b.record(ctx, r.Key, firstRead)
+	if err == nil && there.ID == r.ID {
+		err = b.delete(ctx, r.Key, etag)
+	}
+	return errors.Join(errors.New("two collections began during the upload, so its content may be gone; try again"), err)
+}
