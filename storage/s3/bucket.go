@@ -17,20 +17,25 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
-	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	sdk "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
 
 	"github.com/assay-proxy/assay/storage"
 )
 
 const (
-	// idleTimeout is how long a connection may carry no byte while a request is under way. A transfer
-	// that goes on has no limit.
+	// minRate is how many bytes a second a transfer must have on average, so that one that drips ends.
+	minRate = 16 << 10
+
+	// maxAnswer is the largest response that is not an object, maxList the largest list.
+	maxAnswer = 1 << 20
+	maxList   = 16 << 20
+
+	// idleTimeout is how long a connection may carry no byte while a request is under way.
 	idleTimeout = 30 * time.Second
 
 	// attempts is how often a request is sent if the store is busy or does not answer.
@@ -41,13 +46,12 @@ const (
 	maxDelay   = 5 * time.Second
 )
 
-// errTaken means that the condition of a put does not hold: the key has another record.
+// errTaken means that the condition of a request does not hold: the key has another record.
 var errTaken = errors.New("the key has another record")
 
 // bucket sends the requests. Its keys are those below the prefix of the store.
 type bucket struct {
 	client *sdk.Client
-	http   *awshttp.BuildableClient
 	name   string
 	prefix string // ends with a slash, unless it is empty
 
@@ -68,17 +72,11 @@ func newBucket(ctx context.Context, o Options) (*bucket, error) {
 			t.TLSClientConfig.RootCAs = o.RootCAs
 		}
 	})
-	conf, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(client), config.WithRetryer(func() aws.Retryer {
-		return retry.NewStandard(func(s *retry.StandardOptions) {
-			s.MaxAttempts = attempts
-			s.RateLimiter = ratelimit.None // the attempts are few, and each waits
-			s.Backoff = retry.BackoffDelayerFunc(func(attempt int, _ error) (time.Duration, error) { return delay(attempt), nil })
-		})
-	}))
+	conf, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(client), config.WithLogger(logging.Nop{})) // errors say it all
 	if err != nil {
 		return nil, err
 	}
-	b := &bucket{http: client, name: o.Bucket, encryption: types.ServerSideEncryption(o.Encryption)}
+	b := &bucket{name: o.Bucket, encryption: types.ServerSideEncryption(o.Encryption)}
 	if o.Prefix != "" {
 		b.prefix = o.Prefix + "/"
 	}
@@ -86,6 +84,10 @@ func newBucket(ctx context.Context, o Options) (*bucket, error) {
 		b.kmsKey = &o.KMSKey
 	}
 	b.client = sdk.NewFromConfig(conf, func(s *sdk.Options) {
+		s.HTTPClient = limited{conf.HTTPClient} // which may trust AWS_CA_BUNDLE now
+		// Requests are repeated here: after a repetition by the SDK it could not be told whether the first
+		// attempt was done.
+		s.Retryer = aws.NopRetryer{}
 		s.UsePathStyle = o.PathStyle
 		// Records and contents have checksums of their own, and some servers refuse the trailers.
 		s.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
@@ -103,12 +105,10 @@ func newBucket(ctx context.Context, o Options) (*bucket, error) {
 	return b, nil
 }
 
-func (b *bucket) close() { b.http.GetTransport().CloseIdleConnections() }
-
 type dial = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// dialIdle returns a dial whose connections fail when a read or a write makes no progress for
-// idleTimeout.
+// dialIdle returns a dial whose connections fail when no byte moves for idleTimeout, in either direction:
+// the answer to an upload comes long after its first byte was sent.
 func dialIdle(dial dial) dial {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
@@ -129,10 +129,33 @@ func (c idleConn) Read(p []byte) (int, error) {
 }
 
 func (c idleConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(idleTimeout)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(idleTimeout)); err != nil {
 		return 0, err
 	}
-	return c.Conn.Write(p)
+	n, err := c.Conn.Write(p)
+	if err == nil {
+		err = c.SetDeadline(time.Now().Add(idleTimeout)) // also of the read that waits for the answer
+	}
+	return n, err
+}
+
+// limited limits responses that the SDK reads into memory.
+type limited struct{ sdk.HTTPClient }
+
+func (l limited) Do(r *http.Request) (*http.Response, error) {
+	response, err := l.HTTPClient.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	query := r.URL.Query()
+	switch most := int64(maxAnswer); {
+	case response.StatusCode < 300 && r.Method == http.MethodGet && (query.Has("list-type") || query.Has("uploads")):
+		most = maxList
+		fallthrough
+	case response.StatusCode >= 300 || r.Method != http.MethodGet:
+		response.Body = http.MaxBytesReader(nil, response.Body, most)
+	}
+	return response, nil
 }
 
 func (b *bucket) key(key string) *string { return aws.String(b.prefix + key) }
@@ -146,7 +169,7 @@ func status(err error) int {
 	return 0
 }
 
-// code returns the code of S3 that an error has, such as NoSuchKey; a HEAD has none.
+// code returns the code of S3 that an error has, such as NoSuchKey.
 func code(err error) string {
 	var e smithy.APIError
 	if errors.As(err, &e) {
@@ -155,55 +178,73 @@ func code(err error) string {
 	return ""
 }
 
-// explain returns err with what it means for a caller.
+// absent reports whether an error is the word of an object store that there is no such key. Another
+// server that answers in its place says 404 too.
+func absent(err error) bool { return status(err) == http.StatusNotFound && code(err) == "NoSuchKey" }
+
+// explain returns err with what it means for a caller. No error of the SDK is in it: below one may be
+// fs.ErrNotExist for a file of credentials, and some have texts of megabytes.
 func (b *bucket) explain(err error) error {
-	if err == nil {
-		return nil
-	}
 	switch {
-	case code(err) == "NoSuchBucket":
-		return fmt.Errorf("there is no bucket %q: %w", b.name, err)
-	case status(err) == http.StatusNotFound:
+	case err == nil:
+		return nil
+	case errors.Is(err, storage.ErrDamaged), errors.Is(err, errAnswer):
+		return err
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case absent(err):
 		return fs.ErrNotExist
-	case status(err) == http.StatusForbidden:
-		return fmt.Errorf("bucket %q: access denied; the credentials need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject: %w", b.name, err)
 	}
-	return fmt.Errorf("bucket %q: %w", b.name, err)
+	why := ""
+	switch code(err) {
+	case "NoSuchBucket":
+		why = "there is no such bucket: "
+	case "AccessDenied":
+		why = "the credentials need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject: "
+	case "RequestTimeTooSkewed":
+		why = "the clock of this machine or of the store is wrong: "
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch":
+		why = "the credentials are wrong: "
+	}
+	return fmt.Errorf("bucket %q: %s%.400v", b.name, why, err)
 }
 
-// get returns at most limit bytes of the value at a key from offset on, and its ETag.
-func (b *bucket) get(ctx context.Context, key string, offset, limit int64) ([]byte, string, error) {
-	in := &sdk.GetObjectInput{Bucket: &b.name, Key: b.key(key), Range: aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+limit-1))}
+// errAnswer means that an answer is not one of an object store.
+var errAnswer = errors.New("the answer is not one of an object store")
+
+// retryable reports whether a request may succeed if it is sent again.
+func retryable(err error) bool {
+	switch s := status(err); s {
+	case 0:
+		return !errors.Is(err, storage.ErrDamaged) && code(err) == ""
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return true
+	default:
+		return s >= 500 && s != http.StatusNotImplemented
+	}
+}
+
+// patience returns how long a transfer of so many bytes may take.
+func patience(size int64) time.Duration {
+	return 2*idleTimeout + time.Duration(size/minRate)*time.Second
+}
+
+// try sends a request that may be repeated, for a transfer of at most size bytes.
+func (b *bucket) try(ctx context.Context, size int64, send func(context.Context) error) error {
 	for attempt := 1; ; attempt++ {
-		data, etag, err := b.getOnce(ctx, in, limit)
-		// A response that breaks off is not repeated by the client of the SDK.
-		if err == nil || status(err) != 0 || ctx.Err() != nil || attempt == attempts || errors.Is(err, storage.ErrDamaged) {
-			return data, etag, b.explain(err)
+		limited, cancel := context.WithTimeout(ctx, patience(size))
+		err := send(limited)
+		cancel()
+		if ctx.Err() != nil && err != nil {
+			return ctx.Err()
+		}
+		if err == nil || !retryable(err) || attempt == attempts {
+			return err
 		}
 		if err := pause(ctx, attempt); err != nil {
-			return nil, "", err
+			return err
 		}
 	}
-}
-
-func (b *bucket) getOnce(ctx context.Context, in *sdk.GetObjectInput, limit int64) ([]byte, string, error) {
-	out, err := b.client.GetObject(ctx, in)
-	if err != nil {
-		return nil, "", err
-	}
-	defer out.Body.Close()
-	size := limit
-	if n := aws.ToInt64(out.ContentLength); n >= 0 && n < limit {
-		size = n
-	}
-	data := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
-	if _, err := io.Copy(data, io.LimitReader(out.Body, limit+1)); err != nil {
-		return nil, "", err
-	}
-	if int64(data.Len()) > limit {
-		return nil, "", fmt.Errorf("more than the %d bytes that were asked for: %w", limit, storage.ErrDamaged)
-	}
-	return data.Bytes(), aws.ToString(out.ETag), nil
 }
 
 // delay returns how long to wait after an attempt, from 1: a random part of the longest time, so that
@@ -223,13 +264,55 @@ func pause(ctx context.Context, attempt int) error {
 	}
 }
 
-// head returns the ETag of a key, or fs.ErrNotExist.
-func (b *bucket) head(ctx context.Context, key string) (string, error) {
-	out, err := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.name, Key: b.key(key)})
-	if err != nil {
-		return "", b.explain(err)
+// get returns at most limit bytes of the value at a key from offset on, and its ETag.
+func (b *bucket) get(ctx context.Context, key string, offset, limit int64) (data []byte, etag string, err error) {
+	in := &sdk.GetObjectInput{Bucket: &b.name, Key: b.key(key), Range: aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+limit-1))}
+	err = b.try(ctx, limit, func(ctx context.Context) (err error) {
+		data, etag, err = b.getOnce(ctx, in, offset, limit)
+		return err
+	})
+	if status(err) == http.StatusRequestedRangeNotSatisfiable {
+		return nil, "", nil // it is shorter
 	}
-	return aws.ToString(out.ETag), nil
+	return data, etag, b.explain(err)
+}
+
+func (b *bucket) getOnce(ctx context.Context, in *sdk.GetObjectInput, offset, limit int64) ([]byte, string, error) {
+	out, err := b.client.GetObject(ctx, in)
+	if err != nil {
+		return nil, "", err
+	}
+	defer out.Body.Close()
+	part := aws.ToString(out.ContentRange)
+	switch {
+	case aws.ToString(out.ETag) == "":
+		return nil, "", fmt.Errorf("bucket %q: %w: it has no ETag", b.name, errAnswer)
+	case offset > 0 && !strings.HasPrefix(part, fmt.Sprintf("bytes %d-", offset)):
+		return nil, "", fmt.Errorf("bucket %q: %w: it has the bytes %.40q, not those from %d on", b.name, errAnswer, part, offset)
+	case aws.ToString(out.ContentEncoding) != "" && *out.ContentEncoding != "identity":
+		return nil, "", fmt.Errorf("bucket %q: %w: it is compressed", b.name, errAnswer)
+	}
+	size := limit
+	if n := aws.ToInt64(out.ContentLength); n >= 0 && n < limit {
+		size = n
+	}
+	data := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
+	if _, err := io.Copy(data, io.LimitReader(out.Body, limit+1)); err != nil {
+		return nil, "", err
+	}
+	if int64(data.Len()) > limit {
+		return nil, "", fmt.Errorf("bucket %q: %w: it has more than the %d bytes that were asked for", b.name, errAnswer, limit)
+	}
+	return data.Bytes(), *out.ETag, nil
+}
+
+// etag returns the ETag of a key, or fs.ErrNotExist. An empty value has none.
+func (b *bucket) etag(ctx context.Context, key string) (string, error) {
+	_, etag, err := b.get(ctx, key, 0, 1<<10)
+	if errors.Is(err, errAnswer) {
+		return "", err
+	}
+	return etag, err
 }
 
 // condition is when a put may change a key.
@@ -250,22 +333,20 @@ func (b *bucket) put(ctx context.Context, key, id string, value []byte, c condit
 	if c.etag != "" {
 		in.IfMatch = &c.etag
 	}
-	unknown := false // whether an attempt was done
 	for attempt := 1; ; attempt++ {
 		in.Body = bytes.NewReader(value)
-		_, err := b.client.PutObject(ctx, in, once)
+		limited, cancel := context.WithTimeout(ctx, patience(int64(len(value))))
+		_, err := b.client.PutObject(limited, in)
+		cancel()
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case failed(err, c) && !unknown:
-			return errTaken
 		case status(err) == http.StatusConflict: // another put was under way, and this one was not done
 		case refused(err):
 			return b.explain(err)
-		default: // perhaps it was done, and the answer got lost: only what the key has now tells
-			unknown = true
+		default: // its answer got lost, or a server between us has repeated it: only what the key has now tells
 			if done, err := b.outcome(ctx, key, id, c); done || err != nil {
 				return err
 			}
@@ -279,9 +360,17 @@ func (b *bucket) put(ctx context.Context, key, id string, value []byte, c condit
 	}
 }
 
-// once makes the client of the SDK send a request once: after a retry, it could not be told whether the
-// first attempt was done.
-func once(o *sdk.Options) { o.RetryMaxAttempts = 1 }
+// refused reports whether the store did not even try to do a request, so that nothing has changed.
+func refused(err error) bool {
+	switch s := status(err); s {
+	case http.StatusNotFound:
+		return code(err) == "NoSuchBucket"
+	case http.StatusConflict, http.StatusPreconditionFailed:
+		return false
+	default:
+		return s >= 300 && !retryable(err)
+	}
+}
 
 // outcome finds out whether a put with this ID and condition was done. The error is errTaken if it was
 // not and cannot be done any more; with neither, it can be tried again.
@@ -292,6 +381,8 @@ func (b *bucket) outcome(ctx context.Context, key, id string, c condition) (done
 		return false, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return false, errors.New("whether a state was changed is not known, because it was deleted")
+	case errors.Is(err, storage.ErrDamaged) && c.absent:
+		return false, errTaken
 	case err != nil:
 		return false, err
 	case now.from(id):
@@ -304,70 +395,85 @@ func (b *bucket) outcome(ctx context.Context, key, id string, c condition) (done
 	return false, errors.New("whether a state was changed is not known, because it was changed too often since")
 }
 
-// failed reports whether the condition of a put did not hold. A missing key is a 404 for If-Match.
-func failed(err error, c condition) bool {
-	return status(err) == http.StatusPreconditionFailed || c.etag != "" && status(err) == http.StatusNotFound && code(err) != "NoSuchBucket"
-}
-
-// refused reports whether the store did not even try to do a request, so that nothing has changed.
-func refused(err error) bool {
-	switch s := status(err); s {
-	case http.StatusNotFound:
-		return code(err) == "NoSuchBucket"
-	case http.StatusRequestTimeout, http.StatusConflict, http.StatusPreconditionFailed, http.StatusTooManyRequests:
-		return false
-	default:
-		return s >= 400 && s < 500 || s == http.StatusNotImplemented
-	}
-}
-
 // record returns the record at a key, what of its content follows in the first limit bytes, and its
 // ETag.
-func (b *bucket) record(ctx context.Context, key string, limit int64) (record, []byte, string, error) {
-	data, etag, err := b.get(ctx, key, 0, limit)
-	if err != nil {
-		return record{}, nil, etag, err
+func (b *bucket) record(ctx context.Context, key string, limit int64) (r record, content []byte, etag string, err error) {
+	for attempt := 1; ; attempt++ {
+		var data []byte
+		if data, etag, err = b.get(ctx, key, 0, limit); err != nil {
+			return record{}, nil, etag, err
+		}
+		r, content, err = decode(key, data)
+		switch {
+		case errors.Is(err, errCut) && int64(len(data)) == limit && limit < maxHeader:
+			limit = maxHeader
+		case errors.Is(err, storage.ErrDamaged) && attempt == 1: // perhaps on the way
+		default:
+			return r, content, etag, err
+		}
 	}
-	r, content, err := decode(key, data)
-	if errors.Is(err, errCut) && int64(len(data)) == limit && limit < maxHeader {
-		return b.record(ctx, key, maxHeader)
-	}
-	return r, content, etag, err
 }
 
 // delete removes a key, if its value has this ETag; with "" whatever it has. The error is errTaken if
-// it has another one, and fs.ErrNotExist if the key is known to be absent.
-func (b *bucket) delete(ctx context.Context, key, etag string) error {
+// it has another one, and fs.ErrNotExist if the key is known to be absent: if unknown is true, perhaps
+// because of this call.
+func (b *bucket) delete(ctx context.Context, key, etag string) (unknown bool, err error) {
 	in := &sdk.DeleteObjectInput{Bucket: &b.name, Key: b.key(key)}
 	if etag != "" {
 		in.IfMatch = &etag
 	}
-	_, err := b.client.DeleteObject(ctx, in)
-	if status(err) == http.StatusPreconditionFailed {
-		return errTaken
+	for attempt := 1; ; attempt++ {
+		limited, cancel := context.WithTimeout(ctx, patience(0))
+		_, err := b.client.DeleteObject(limited, in)
+		cancel()
+		switch {
+		case err == nil:
+			return unknown, nil
+		case ctx.Err() != nil:
+			return unknown, ctx.Err()
+		case status(err) == http.StatusPreconditionFailed:
+			return unknown, errTaken
+		case status(err) == http.StatusNotImplemented && in.IfMatch != nil: // the probe has said so
+			in.IfMatch = nil
+		case status(err) == http.StatusConflict:
+		case !retryable(err):
+			return unknown, b.explain(err)
+		default:
+			unknown = true
+		}
+		if attempt == attempts {
+			return unknown, b.explain(err)
+		}
+		if err := pause(ctx, attempt); err != nil {
+			return unknown, err
+		}
 	}
-	return b.explain(err)
 }
+
+// maxEmptyPages is how many parts of a list in a row may have no key.
+const maxEmptyPages = 1000
 
 // keys yields the keys that begin with prefix, in the order of their bytes.
 func (b *bucket) keys(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		in := &sdk.ListObjectsV2Input{Bucket: &b.name, Prefix: b.key(prefix), EncodingType: types.EncodingTypeUrl}
+		last, empty := "", 0
 		for {
-			out, err := b.client.ListObjectsV2(ctx, in)
+			out, err := b.page(ctx, in)
 			if err != nil {
-				yield("", b.explain(err))
+				yield("", err)
 				return
+			}
+			if empty++; len(out.Contents) > 0 {
+				empty = 0
 			}
 			for _, o := range out.Contents {
 				key, err := listed(out.EncodingType, aws.ToString(o.Key))
-				if err == nil && !strings.HasPrefix(key, b.prefix+prefix) {
-					err = fmt.Errorf("a list of the keys that begin with %.200q has %.200q", b.prefix+prefix, key)
-				}
-				if err != nil {
-					yield("", fmt.Errorf("bucket %q: %w", b.name, err))
+				if err != nil || !strings.HasPrefix(key, b.prefix+prefix) || last != "" && key <= last {
+					yield("", fmt.Errorf("bucket %q: %w: a list of the keys that begin with %.200q has %.200q after %.200q", b.name, errAnswer, b.prefix+prefix, key, last))
 					return
 				}
+				last = key
 				if !yield(key[len(b.prefix):], nil) {
 					return
 				}
@@ -375,13 +481,31 @@ func (b *bucket) keys(ctx context.Context, prefix string) iter.Seq2[string, erro
 			if !aws.ToBool(out.IsTruncated) {
 				return
 			}
-			if aws.ToString(out.NextContinuationToken) == "" {
-				yield("", fmt.Errorf("bucket %q: a list says that there is more, but not where", b.name))
+			if aws.ToString(out.NextContinuationToken) == "" || empty > maxEmptyPages {
+				yield("", fmt.Errorf("bucket %q: %w: a list says that there is more, but not where", b.name, errAnswer))
 				return
 			}
 			in.ContinuationToken = out.NextContinuationToken
 		}
 	}
+}
+
+// page returns a part of a list. Its body must be a list: an empty one is not the same as something
+// else.
+func (b *bucket) page(ctx context.Context, in *sdk.ListObjectsV2Input) (out *sdk.ListObjectsV2Output, err error) {
+	err = b.try(ctx, maxList, func(ctx context.Context) (err error) {
+		out, err = b.client.ListObjectsV2(ctx, in)
+		return err
+	})
+	switch {
+	case absent(err):
+		return nil, fmt.Errorf("bucket %q: %w: a list is absent", b.name, errAnswer)
+	case err != nil:
+		return nil, b.explain(err)
+	case aws.ToString(out.Name) != b.name || out.IsTruncated == nil:
+		return nil, fmt.Errorf("bucket %q: %w: it is no list of this bucket", b.name, errAnswer)
+	}
+	return out, nil
 }
 
 // listed returns a key of a list. Keys are encoded there because XML has no control characters.

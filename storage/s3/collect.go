@@ -76,7 +76,7 @@ func (c *collection) run(ctx context.Context, wait time.Duration) error {
 	next.Garbage = next.Garbage[:min(len(next.Garbage), maxGarbage)]
 	// First the deletion: if it does not end, the next collection begins as this one did.
 	for _, key := range old {
-		if err := c.delete(ctx, key, ""); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := c.delete(ctx, key, ""); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		c.done.Deleted++
@@ -120,17 +120,25 @@ func (c *collection) unreferenced(ctx context.Context, current int64) (map[strin
 	return found, nil
 }
 
-// abort ends the uploads of the generations before the last.
+// abort ends the uploads of the generations before the last. A store that cannot list them has them
+// ended by a rule of the bucket.
 func (c *collection) abort(ctx context.Context, current int64) error {
 	in := &sdk.ListMultipartUploadsInput{Bucket: &c.name, Prefix: c.key(contents)}
-	for {
-		out, err := c.client.ListMultipartUploads(ctx, in)
+	for range maxEmptyPages {
+		var out *sdk.ListMultipartUploadsOutput
+		err := c.try(ctx, maxList, func(ctx context.Context) (err error) {
+			out, err = c.client.ListMultipartUploads(ctx, in)
+			return err
+		})
+		if status(err) == http.StatusNotImplemented {
+			return nil
+		}
 		if err != nil {
 			return c.explain(err)
 		}
 		for _, u := range out.Uploads {
-			key := strings.TrimPrefix(aws.ToString(u.Key), c.prefix)
-			if n, ok := of(key); !ok || n >= current {
+			key, ours := strings.CutPrefix(aws.ToString(u.Key), c.prefix)
+			if n, ok := of(key); !ours || !ok || n >= current {
 				continue
 			}
 			_, err := c.client.AbortMultipartUpload(ctx, &sdk.AbortMultipartUploadInput{Bucket: &c.name, Key: u.Key, UploadId: u.UploadId})
@@ -144,6 +152,7 @@ func (c *collection) abort(ctx context.Context, current int64) error {
 		}
 		in.KeyMarker, in.UploadIdMarker = out.NextKeyMarker, out.NextUploadIdMarker
 	}
+	return nil // the next collection goes on
 }
 
 // begin makes g the current generation, if the record of the last one is still r.

@@ -26,23 +26,26 @@ type draft struct {
 	ctx  context.Context // of writes
 	size int64           // of the complete content; -1: not known
 	sum  hash.Hash       // SHA-256 of what was written
-	held memory.Hold     // for tail and recent
 
-	mu     sync.Mutex // guards the fields below
-	file   *os.File   // nil: there is none yet
-	sums   []byte     // of the chunks in file
-	tail   []byte     // what follows them, at most a chunk
-	recent recent     // a chunk of the file
-	err    error      // why nothing can be added
+	mu     sync.Mutex  // guards the fields below
+	held   memory.Hold // for tail and recent
+	file   *os.File    // nil: there is none yet
+	sums   []byte      // of the chunks in file
+	tail   []byte      // what follows them, at most a chunk
+	recent []recent    // chunks of the file; empty if there is no memory for them
+	oldest int         // of these
+	err    error       // why nothing can be added
 	closed bool
 }
 
-// recent is the chunk that was read last: those who follow a draft, or hash it, read small pieces.
+// recent is a chunk that was read last: those who follow a draft, or send its parts, read small pieces.
 type recent struct {
-	keep   bool // there is memory for it
 	number int64
 	chunk  []byte // nil: none
 }
+
+// maxContent is the largest content, whose checksums fit into a record.
+const maxContent = 16 << 30
 
 // Draft implements storage.Store. A content of at most 256 KiB is only in memory, a larger one in
 // Options.Spool, too.
@@ -81,9 +84,6 @@ func (d *draft) write(p []byte) (int, error) {
 	if err := d.db.check(d.ctx); err != nil {
 		return 0, err
 	}
-	if err := d.held.Grow(d.ctx, chunkSize); err != nil {
-		return 0, err
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -94,6 +94,19 @@ func (d *draft) write(p []byte) (int, error) {
 	case d.size >= 0 && d.written()+int64(len(p)) > d.size:
 		d.err = fmt.Errorf("more than the %d bytes of the content", d.size)
 		return 0, d.err
+	case d.written() > maxContent:
+		d.err = fmt.Errorf("more than the %d bytes that a content may have in a bucket", int64(maxContent))
+		return 0, d.err
+	}
+	if d.tail == nil {
+		first := int64(chunkSize)
+		if d.size >= 0 {
+			first = min(first, d.size)
+		}
+		if err := d.held.Grow(d.ctx, first); err != nil {
+			return 0, err
+		}
+		d.tail = make([]byte, 0, first)
 	}
 	if len(d.tail) == chunkSize {
 		if d.err = d.spill(); d.err != nil {
@@ -117,14 +130,16 @@ func (d *draft) spill() error {
 	if d.file == nil {
 		file, err := os.CreateTemp(d.db.spool, "assay-draft-*")
 		if err != nil {
-			return fmt.Errorf("%w: %w", storage.ErrNoLarge, err)
+			return fmt.Errorf("%w: %v", storage.ErrNoLarge, err)
 		}
 		d.file = file
-		d.recent.keep = d.held.Try(2*chunkSize) == nil
+		if d.held.Try((1+parallelParts)*chunkSize) == nil {
+			d.recent = make([]recent, parallelParts)
+		}
 		_ = os.Remove(file.Name()) // where a file may be removed while it is open, nothing is left after a crash
 	}
 	if _, err := d.file.WriteAt(d.tail, d.filed()); err != nil {
-		return fmt.Errorf("%w: %w", storage.ErrNoLarge, err)
+		return fmt.Errorf("%w: %v", storage.ErrNoLarge, err)
 	}
 	d.sums = appendSum(d.sums, d.tail)
 	d.tail = d.tail[:0]
@@ -157,8 +172,11 @@ func (d *draft) readAt(p []byte, offset int64) (int, error) {
 		return 0, io.EOF
 	case offset >= d.filed():
 		return copy(p, d.tail[offset-d.filed():]), nil
-	case d.recent.chunk != nil && d.recent.number == number:
-		return copy(p, d.recent.chunk[offset%chunkSize:]), nil
+	}
+	for _, r := range d.recent {
+		if r.chunk != nil && r.number == number {
+			return copy(p, r.chunk[offset%chunkSize:]), nil
+		}
 	}
 	chunk, err := d.load(number)
 	if err != nil {
@@ -177,8 +195,9 @@ func (d *draft) load(number int64) ([]byte, error) {
 		err = sums.checkChunks(chunk, number)
 	}
 	d.mu.Lock()
-	if err == nil && d.recent.keep && !d.closed {
-		d.recent.number, d.recent.chunk = number, chunk
+	if err == nil && len(d.recent) > 0 {
+		d.recent[d.oldest] = recent{number, chunk}
+		d.oldest = (d.oldest + 1) % len(d.recent)
 	}
 	return chunk, err
 }
@@ -203,7 +222,7 @@ func (d *draft) commit(ctx context.Context, info storage.Info, c condition) erro
 		return d.db.bucket.putRecord(ctx, r, content, c)
 	}
 	if c.absent {
-		switch _, err := d.db.bucket.head(ctx, r.Key); { // perhaps the upload would be for nothing
+		switch _, err := d.db.bucket.etag(ctx, r.Key); { // perhaps the upload would be for nothing
 		case err == nil:
 			return fs.ErrExist
 		case !errors.Is(err, fs.ErrNotExist):
@@ -218,15 +237,12 @@ func (d *draft) commit(ctx context.Context, info storage.Info, c condition) erro
 	if err := d.db.bucket.upload(ctx, r.Content, d, r.Size); err != nil {
 		return err
 	}
-	switch err := d.db.bucket.putRecord(ctx, r, nil, c); {
-	case errors.Is(err, fs.ErrExist):
-		// Our record is not there and will not be, so nothing refers to the content.
-		d.db.bucket.cleanUp(ctx, func(ctx context.Context) error { return d.db.bucket.delete(ctx, r.Content, "") })
-		return err
-	case err != nil:
+	// If the record is not written the content stays, for Collect: whether our record was there for a
+	// moment, and was moved on by another, cannot be known.
+	if err := d.db.bucket.putRecord(ctx, r, nil, c); err != nil {
 		return err
 	}
-	return d.db.bucket.confirm(ctx, r, began)
+	return d.db.bucket.confirm(ctx, r, began.Number+1)
 }
 
 // finish ends the writing, and returns the record of the content, and a small content.
@@ -258,7 +274,7 @@ func (d *draft) Close() error {
 		return fs.ErrClosed
 	}
 	d.closed = true
-	d.tail, d.recent.chunk = nil, nil
+	d.tail, d.recent = nil, nil
 	d.held.Free()
 	if d.file == nil {
 		return nil

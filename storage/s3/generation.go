@@ -35,9 +35,10 @@ func (g generation) contentKey(id string) string {
 
 // of returns the generation of a content.
 func of(contentKey string) (int64, bool) {
-	number, _, found := strings.Cut(strings.TrimPrefix(contentKey, contents), "/")
+	rest, ours := strings.CutPrefix(contentKey, contents)
+	number, _, found := strings.Cut(rest, "/")
 	n, err := strconv.ParseInt(number, 10, 64)
-	return n, found && err == nil
+	return n, ours && found && err == nil && n >= 0
 }
 
 // generation returns the current generation, and the record that has it. Before the first collection
@@ -56,16 +57,27 @@ func (b *bucket) generation(ctx context.Context) (g generation, r record, etag s
 	return g, r, etag, err
 }
 
-// confirm checks that the content of a record that was just written cannot have been collected. If it can,
-// it takes the record back.
-func (b *bucket) confirm(ctx context.Context, r record, began generation) error {
+// confirm checks that the content of a record that was just written cannot have been collected: the
+// generation is at most newest. Otherwise it takes the record back.
+func (b *bucket) confirm(ctx context.Context, r record, newest int64) error {
 	now, _, _, err := b.generation(ctx)
-	if err != nil || now.Number <= began.Number+1 {
+	if err != nil || now.Number <= newest {
 		return err
 	}
+	return errors.Join(errors.New("contents were collected meanwhile, and this one may be gone; try again"), b.takeBack(ctx, r))
+}
+
+// takeBack deletes a record that was just written, if it is still there.
+func (b *bucket) takeBack(ctx context.Context, r record) error {
 	there, _, etag, err := b.record(ctx, r.Key, firstRead)
-	if err == nil && there.ID == r.ID {
-		err = b.delete(ctx, r.Key, etag)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && there.ID != r.ID {
+		return nil
 	}
-	return errors.Join(errors.New("two collections began during the upload, so its content may be gone; try again"), err)
+	if err == nil {
+		_, err = b.delete(ctx, r.Key, etag)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errTaken) {
+		return nil
+	}
+	return err
 }

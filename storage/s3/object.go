@@ -159,19 +159,27 @@ func (o *object) load(want int) error {
 // fetch reads a part of a large content, which begins with a chunk, and checks it.
 func (o *object) fetch(ctx context.Context, offset, length int64) ([]byte, error) {
 	length = min(length, o.r.Size-offset)
-	part, _, err := o.db.bucket.get(ctx, o.r.Content, offset, length)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		err = fmt.Errorf("the content is gone: %w", storage.ErrDamaged)
-	case err == nil && int64(len(part)) != length:
-		err = fmt.Errorf("%d bytes instead of %d at %d: %w", len(part), length, offset, storage.ErrDamaged)
-	case err == nil:
-		err = o.r.checkChunks(part, offset/chunkSize)
+	part, err := o.fetchOnce(ctx, offset, length)
+	if errors.Is(err, storage.ErrDamaged) { // perhaps on the way
+		part, err = o.fetchOnce(ctx, offset, length)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %.200q: %w", o.Info().Key, err)
 	}
 	return part, nil
+}
+
+func (o *object) fetchOnce(ctx context.Context, offset, length int64) ([]byte, error) {
+	part, _, err := o.db.bucket.get(ctx, o.r.Content, offset, length)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("the content is gone: %w", storage.ErrDamaged)
+	case err != nil:
+		return nil, err
+	case int64(len(part)) != length:
+		return nil, fmt.Errorf("%d bytes instead of %d at %d: %w", len(part), length, offset, storage.ErrDamaged)
+	}
+	return part, o.r.checkChunks(part, offset/chunkSize)
 }
 
 // WriteTo reads several parts at a time, as many as there is memory for.
@@ -197,6 +205,7 @@ func (o *object) WriteTo(w io.Writer) (written int64, err error) {
 		return written, nil
 	}
 	o.part = nil
+	o.held.Free()
 	ahead := o.readAhead()
 	defer ahead.stop()
 	for o.pos < o.r.Size {
@@ -215,8 +224,8 @@ func (o *object) WriteTo(w io.Writer) (written int64, err error) {
 }
 
 func (o *object) Close() error {
-	if err := o.check(); err != nil {
-		return err
+	if o.closed {
+		return o.check()
 	}
 	o.closed = true
 	o.cancel()

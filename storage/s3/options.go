@@ -33,7 +33,7 @@ type Options struct {
 	Encryption string
 	KMSKey     string
 
-	RootCAs *x509.CertPool // whom to trust beside the system and AWS_CA_BUNDLE; may be nil
+	RootCAs *x509.CertPool // authorities to trust; nil: those of the system, or of AWS_CA_BUNDLE
 
 	// Spool is the directory for contents of more than 256 KiB that are not complete yet. Empty: the
 	// one for temporary files.

@@ -34,11 +34,11 @@ func TestProbeFindsLies(t *testing.T) {
 		fault func(s3test.Request) s3test.Fault
 		says  string
 	}{
-		"ignores conditions": {func(s3test.Request) s3test.Fault { return s3test.Fault{Unconditional: true} }, "16 of 16 PUTs of one key with If-None-Match"},
-		"inverts conditions": {func(s3test.Request) s3test.Fault { return s3test.Fault{Inverted: true} }, "0 of 16 PUTs of one key with If-None-Match"},
+		"ignores conditions": {func(s3test.Request) s3test.Fault { return s3test.Fault{Unconditional: true} }, "If-None-Match: * at the same time, 16 of 16 succeeded"},
+		"inverts conditions": {func(s3test.Request) s3test.Fault { return s3test.Fault{Inverted: true} }, "If-None-Match: * at the same time, 0 of 16 succeeded"},
 		"has two winners": {func(r s3test.Request) s3test.Fault {
 			return s3test.Fault{Unconditional: r.Op == "PUT" && strings.Contains(r.Key, "/race-2") && r.Conditional && r.N%5 == 0}
-		}, "PUTs of one key with If-None-Match"},
+		}, "of PUTs of one key with If-None-Match"},
 		"does what it refuses": {func(r s3test.Request) s3test.Fault {
 			if r.Op == "PUT" && strings.Contains(r.Key, "/race-") && r.N > 17 {
 				return s3test.Fault{Unconditional: true, After: http.StatusPreconditionFailed}
@@ -62,14 +62,24 @@ func TestProbeFindsLies(t *testing.T) {
 		}, "If-Match is ignored"},
 		"lets many swap": {func(r s3test.Request) s3test.Fault {
 			return s3test.Fault{Unconditional: strings.HasSuffix(r.Key, "/swap")}
-		}, "16 of 16 PUTs of one key with the same If-Match"},
+		}, "with the same If-Match at the same time, 16 of 16"},
 		"forgets writes": {func(r s3test.Request) s3test.Fault {
-			return s3test.Fault{Forgotten: r.Op == "PUT" && strings.Contains(r.Key, "/read-3")}
+			return s3test.Fault{Forgotten: r.Op == "PUT" && strings.HasSuffix(r.Key, "/read/~")}
 		}, "a GET right after a PUT"},
 		"reads late": {func(r s3test.Request) s3test.Fault {
-			return s3test.Fault{Hidden: r.Op == "GET" && strings.Contains(r.Key, "/read-5")}
+			return s3test.Fault{Hidden: r.Op == "GET" && strings.HasSuffix(r.Key, "/read/~")}
 		}, "a GET right after a PUT"},
-		"lists late": {func(r s3test.Request) s3test.Fault { return s3test.Fault{Hidden: r.Op == "LIST"} }, "a list right after 8 PUTs has 0"},
+		"lists late":     {func(r s3test.Request) s3test.Fault { return s3test.Fault{Hidden: r.Op == "LIST"} }, "has []"},
+		"ignores ranges": {func(r s3test.Request) s3test.Fault { return s3test.Fault{NoRange: strings.HasSuffix(r.Key, "/range")} }, "a GET with a Range"},
+		"does not delete": {func(r s3test.Request) s3test.Fault {
+			return s3test.Fault{Forgotten: r.Op == "DELETE" && strings.Contains(r.Key, "/read/")}
+		}, "a list right after a DELETE has"},
+		"lists something else": {func(r s3test.Request) s3test.Fault {
+			if r.Op == "LIST" {
+				return s3test.Fault{Instead: "<html>Welcome</html>"}
+			}
+			return s3test.Fault{}
+		}, "not one of an object store"},
 		"replaces by parts": {func(r s3test.Request) s3test.Fault { return s3test.Fault{Unconditional: r.Op == "COMPLETE"} },
 			"an upload in parts with If-None-Match: * replaced a key"},
 	} {
@@ -83,7 +93,7 @@ func TestProbeFindsLies(t *testing.T) {
 			if said := report.Err(); said == nil || !strings.Contains(said.Error(), c.says) {
 				t.Errorf("it says %v, want %q", said, c.says)
 			}
-			if keys := server.Keys(""); len(keys) > 0 || server.Uploads() > 0 {
+			if keys := server.Keys(""); len(keys) > 0 && name != "does not delete" || server.Uploads() > 0 {
 				t.Errorf("the probe left %q and %d uploads", keys, server.Uploads())
 			}
 		})
@@ -101,6 +111,36 @@ func TestProbeTakesConflicts(t *testing.T) {
 	})
 	if err != nil || report.Err() != nil {
 		t.Errorf("Probe = %+v, %v, want nothing broken", report, err)
+	}
+}
+
+// An honest store is not refused because an answer got lost.
+func TestProbeInTrouble(t *testing.T) {
+	t.Parallel()
+	for range 5 {
+		report, err := probe(t, s3test.Start(t), troubled())
+		if err != nil || report.Err() != nil || len(report.Weak) > 0 {
+			t.Errorf("Probe = %+v, %v, want nothing broken", report, err)
+		}
+	}
+}
+
+// A store whose DELETE has no conditions can be shared: what can happen is said.
+func TestProbeUnconditionalDelete(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]s3test.Fault{
+		"ignored": {Unconditional: true},
+		"refused": {Before: http.StatusNotImplemented, Code: "NotImplemented"},
+	} {
+		report, err := probe(t, s3test.Start(t), func(r s3test.Request) s3test.Fault {
+			if r.Op == "DELETE" && r.Conditional {
+				return fault
+			}
+			return s3test.Fault{}
+		})
+		if err != nil || report.Err() != nil || len(report.Weak) != 1 || !strings.Contains(report.Weak[0], "DELETE ignores If-Match") {
+			t.Errorf("%s: Probe = %+v, %v, want one weakness", name, report, err)
+		}
 	}
 }
 
@@ -123,12 +163,12 @@ func TestProbeFails(t *testing.T) {
 	server := s3test.Start(t)
 	if _, err := probe(t, server, func(s3test.Request) s3test.Fault {
 		return s3test.Fault{Before: http.StatusForbidden, Code: "AccessDenied"}
-	}); err == nil || !strings.Contains(err.Error(), "access denied; the credentials need s3:ListBucket") {
+	}); err == nil || !strings.Contains(err.Error(), "the credentials need s3:ListBucket") {
 		t.Errorf("Probe = %v, want what the credentials lack", err)
 	}
 	o := options(server)
 	o.Bucket = "nobucket"
-	if _, err := open(t, o).Probe(t.Context()); err == nil || !strings.Contains(err.Error(), `there is no bucket "nobucket"`) {
+	if _, err := open(t, o).Probe(t.Context()); err == nil || !strings.Contains(err.Error(), `bucket "nobucket": there is no such bucket`) {
 		t.Errorf("Probe = %v, want that there is no bucket", err)
 	}
 }

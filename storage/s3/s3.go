@@ -52,7 +52,6 @@ func (db *DB) Close() error {
 	if db.closed.Swap(true) {
 		return fs.ErrClosed
 	}
-	db.bucket.close()
 	return nil
 }
 

@@ -27,34 +27,55 @@ func (b *bucket) putRecord(ctx context.Context, r record, content []byte, c cond
 // remove deletes a key that exists.
 func (b *bucket) remove(ctx context.Context, key string) error {
 	for attempt := 1; ; attempt++ {
-		etag, err := b.head(ctx, key)
+		etag, err := b.etag(ctx, key)
 		if err != nil {
 			return err
 		}
-		err = b.delete(ctx, key, etag)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // the answer to the first attempt got lost, or another has deleted it at the same time
-		}
-		if !errors.Is(err, errTaken) || attempt == attempts {
+		unknown, err := b.delete(ctx, key, etag)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // another has deleted it at the same time, or the answer to our first attempt got lost
+		case !errors.Is(err, errTaken):
 			return err
+		case unknown:
+			return nil // what is there now was created after ours was deleted, or replaced it
+		case attempt == attempts:
+			return errors.New("it was replaced again and again")
 		}
 	}
 }
 
 func (b *bucket) move(ctx context.Context, from, to, proof string) error {
+	began, _, _, err := b.generation(ctx)
+	if err != nil {
+		return err
+	}
 	r, content, etag, err := b.record(ctx, objects+from, firstRead+chunkSize)
 	if err != nil {
 		return err
 	}
-	r.Key, r.Proof, r.ID = objects+to, proof, newID()
-	if err := b.putRecord(ctx, r, content, condition{absent: true}); err != nil {
+	moved := r
+	moved.Key, moved.Proof, moved.ID = objects+to, proof, newID()
+	if err := b.putRecord(ctx, moved, content, condition{absent: true}); err != nil {
 		return err
 	}
-	err = b.delete(ctx, objects+from, etag)
-	if errors.Is(err, errTaken) || errors.Is(err, fs.ErrNotExist) {
-		return nil // what was moved is no longer there
+	if r.Content != "" {
+		if err := b.confirm(ctx, moved, began.Number); err != nil {
+			return err
+		}
 	}
-	return err
+	unknown, err := b.delete(ctx, objects+from, etag)
+	if unknown || !errors.Is(err, errTaken) && !errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, errTaken) || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	// Another has deleted or replaced what was moved. What was deleted must not come back.
+	if _, err := b.etag(ctx, objects+from); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(fs.ErrNotExist, b.takeBack(ctx, moved))
 }
 
 func (b *bucket) apply(ctx context.Context, batch storage.Batch) error {
@@ -107,6 +128,47 @@ func (b *bucket) state(ctx context.Context, name string) (record, []byte, string
 	return r, value, etag, err
 }
 
+// change sets a state by compare and swap: next returns the new value, or an error that ends it. A
+// damaged state is there, and nil.
+func (b *bucket) change(ctx context.Context, name string, next func(now []byte, there bool) ([]byte, error)) error {
+	before := ""
+	for attempt := 1; ; attempt++ {
+		r, now, etag, err := b.state(ctx, name)
+		there := !errors.Is(err, fs.ErrNotExist)
+		damaged := errors.Is(err, storage.ErrDamaged)
+		if err != nil && there && !damaged {
+			return err
+		}
+		value, nextErr := next(now, there)
+		switch {
+		case damaged && nextErr != nil:
+			return err
+		case nextErr != nil:
+			return nextErr
+		case there && attempt > 1 && etag == before:
+			return fmt.Errorf("bucket %q: %w: it refuses the ETag that it gave", b.name, errAnswer)
+		}
+		c := condition{absent: !there, etag: etag, after: r.ID}
+		var past []string
+		if there && !damaged {
+			past = r.after()
+		}
+		if err := b.putState(ctx, name, value, past, c); !errors.Is(err, errTaken) {
+			return err
+		}
+		if attempt == maxChanges {
+			return errors.New("it was changed again and again")
+		}
+		before = etag
+		if err := pause(ctx, min(attempt, attempts)); err != nil {
+			return err
+		}
+	}
+}
+
+// maxChanges is how often change meets others before it gives up.
+const maxChanges = 100
+
 func (b *bucket) putState(ctx context.Context, name string, value []byte, past []string, c condition) error {
 	r := record{Key: states + name, Size: int64(len(value)), Time: time.Now().UTC().Truncate(time.Second), ID: newID(), Past: past, Sums: sums(value)}
 	encoded, err := r.encode(value)
@@ -116,28 +178,16 @@ func (b *bucket) putState(ctx context.Context, name string, value []byte, past [
 	return b.put(ctx, r.Key, r.ID, encoded, c)
 }
 
-// swap reads the state again if it has changed: the new value may be the old one.
+// swap changes a state from old to value. The value may be the old one, so a state that has changed is
+// looked at again.
 func (b *bucket) swap(ctx context.Context, name string, old, value []byte) error {
-	for {
-		var c condition
-		var past []string
-		r, now, etag, err := b.state(ctx, name)
-		switch {
-		case errors.Is(err, fs.ErrNotExist) && old == nil:
-			c.absent = true
-		case errors.Is(err, fs.ErrNotExist):
-			return storage.ErrConflict
-		case err != nil:
-			return err
-		case old == nil || !bytes.Equal(now, old):
-			return storage.ErrConflict
-		case etag == "":
-			return errors.New("the bucket gives no ETag, without which a state cannot be changed safely")
-		default:
-			c.etag, c.after, past = etag, r.ID, r.after()
+	return b.change(ctx, name, func(now []byte, there bool) ([]byte, error) {
+		if there && now == nil {
+			return nil, storage.ErrDamaged
 		}
-		if err := b.putState(ctx, name, value, past, c); !errors.Is(err, errTaken) {
-			return err
+		if there != (old != nil) || !bytes.Equal(now, old) {
+			return nil, storage.ErrConflict
 		}
-	}
+		return value, nil
+	})
 }

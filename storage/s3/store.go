@@ -15,7 +15,7 @@ import (
 func (db *DB) Create(ctx context.Context, info storage.Info, r io.Reader) error {
 	err := errors.Join(db.check(ctx), info.Check())
 	if err == nil {
-		switch _, err = db.bucket.head(ctx, objects+info.Key); {
+		switch _, err = db.bucket.etag(ctx, objects+info.Key); {
 		case err == nil:
 			err = fs.ErrExist
 		case errors.Is(err, fs.ErrNotExist):
@@ -47,16 +47,13 @@ func (db *DB) write(ctx context.Context, info storage.Info, r io.Reader, c condi
 		return err
 	}
 	defer d.Close()
-	if n, err := io.Copy(onlyWriter{d}, r); err != nil {
+	if n, err := io.Copy(d, r); err != nil {
 		return err
 	} else if n < info.Size {
 		return fmt.Errorf("%d of %d bytes: %w", n, info.Size, io.ErrUnexpectedEOF)
 	}
 	return d.commit(ctx, info, c)
 }
-
-// onlyWriter keeps io.Copy from asking a reader to write all of its bytes at once.
-type onlyWriter struct{ io.Writer }
 
 // Delete implements storage.Store. The content of a large object stays for those who read it, until
 // Collect.
@@ -120,19 +117,12 @@ func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, e
 					next <- listedInfo{err: err}
 					return
 				}
-				go func() {
-					info, err := db.Stat(ctx, key)
-					next <- listedInfo{info, err}
-				}()
+				go func() { next <- db.listed(ctx, key) }()
 			}
 		}()
 		for next := range queue {
 			l := <-next
-			switch {
-			case errors.Is(l.err, fs.ErrNotExist): // deleted meanwhile
-				continue
-			case errors.Is(l.err, storage.ErrDamaged):
-				db.log.Error("damaged record omitted from a list", "err", l.err)
+			if l.omit {
 				continue
 			}
 			if !yield(l.info, l.err) || l.err != nil {
@@ -144,7 +134,20 @@ func (db *DB) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, e
 
 type listedInfo struct {
 	info storage.Info
+	omit bool
 	err  error
+}
+
+func (db *DB) listed(ctx context.Context, key string) listedInfo {
+	info, err := db.Stat(ctx, key)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
+		return listedInfo{omit: true}
+	case errors.Is(err, storage.ErrDamaged):
+		db.log.Error("damaged record omitted from a list", "err", err)
+		return listedInfo{omit: true}
+	}
+	return listedInfo{info: info, err: err}
 }
 
 // Keys implements storage.Store. It sends a request for 1,000 objects.
@@ -159,7 +162,12 @@ func (db *DB) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] 
 				yield("", fmt.Errorf("list %.200q: %w", prefix, err))
 				return
 			}
-			if !yield(key[len(objects):], nil) {
+			key = key[len(objects):]
+			if storage.CheckKey(key) != nil {
+				db.log.Error("a key in the bucket is none of ours, and is omitted from a list", "key", key)
+				continue
+			}
+			if !yield(key, nil) {
 				return
 			}
 		}
@@ -182,7 +190,7 @@ func (db *DB) State(ctx context.Context, name string) ([]byte, error) {
 func (db *DB) SetState(ctx context.Context, name string, value []byte) error {
 	err := errors.Join(db.check(ctx), storage.CheckState(name, value))
 	if err == nil {
-		err = db.bucket.putState(ctx, name, value, nil, condition{})
+		err = db.bucket.change(ctx, name, func([]byte, bool) ([]byte, error) { return value, nil })
 	}
 	if err != nil {
 		return fmt.Errorf("set state %.200q: %w", name, err)

@@ -2,9 +2,7 @@ package s3
 
 import (
 	"context"
-	"fmt"
 	"io"
-	"net/http"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	sdk "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -20,40 +18,47 @@ const (
 	parallelParts = 3
 )
 
-// upload sets a key that nobody else uses to a content.
+// upload sets a key that nothing else uses to a content.
 func (b *bucket) upload(ctx context.Context, key string, content io.ReaderAt, size int64) error {
 	send := b.uploadWhole
 	if size > partSize {
 		send = b.uploadParts
 	}
-	err := send(ctx, key, content, size)
-	for attempt := 1; status(err) == http.StatusConflict && attempt < attempts; attempt++ {
+	for attempt := 1; ; attempt++ {
+		err := send(ctx, key, content, size)
+		if err == nil || ctx.Err() != nil || refused(err) {
+			return b.explain(err)
+		}
+		// The answer got lost, perhaps, or a server between us has repeated the request. The key becomes
+		// visible with all of its bytes or not at all.
+		out, headErr := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.name, Key: b.key(key)})
+		if headErr == nil && aws.ToInt64(out.ContentLength) == size {
+			return nil
+		}
+		if attempt == attempts {
+			return b.explain(err)
+		}
 		if err := pause(ctx, attempt); err != nil {
 			return err
 		}
-		err = send(ctx, key, content, size)
 	}
-	if err == nil || ctx.Err() != nil || refused(err) {
-		return b.explain(err)
-	}
-	// The answer got lost, perhaps, or the client of the SDK repeated the request and met its own
-	// first attempt. The key becomes visible with all parts or not at all.
-	out, headErr := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.name, Key: b.key(key)})
-	if headErr == nil && aws.ToInt64(out.ContentLength) == size {
-		return nil
-	}
-	return b.explain(err)
 }
 
 func (b *bucket) uploadWhole(ctx context.Context, key string, content io.ReaderAt, size int64) error {
+	ctx, cancel := context.WithTimeout(ctx, patience(size))
+	defer cancel()
 	_, err := b.client.PutObject(ctx, &sdk.PutObjectInput{Bucket: &b.name, Key: b.key(key), IfNoneMatch: aws.String("*"),
 		Body: io.NewSectionReader(content, 0, size), ContentLength: &size, ServerSideEncryption: b.encryption, SSEKMSKeyId: b.kmsKey})
 	return err
 }
 
 func (b *bucket) uploadParts(ctx context.Context, key string, content io.ReaderAt, size int64) error {
-	begun, err := b.client.CreateMultipartUpload(ctx, &sdk.CreateMultipartUploadInput{Bucket: &b.name, Key: b.key(key),
-		ServerSideEncryption: b.encryption, SSEKMSKeyId: b.kmsKey})
+	var begun *sdk.CreateMultipartUploadOutput
+	err := b.try(ctx, 0, func(ctx context.Context) (err error) {
+		begun, err = b.client.CreateMultipartUpload(ctx, &sdk.CreateMultipartUploadInput{Bucket: &b.name, Key: b.key(key),
+			ServerSideEncryption: b.encryption, SSEKMSKeyId: b.kmsKey})
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -61,31 +66,43 @@ func (b *bucket) uploadParts(ctx context.Context, key string, content io.ReaderA
 	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(parallelParts)
 	for i := range parts {
-		group.Go(func() error {
+		group.Go(func() (err error) {
 			offset := int64(i) * partSize
-			length := min(size-offset, partSize)
-			number := aws.Int32(int32(i + 1))
-			sent, err := b.client.UploadPart(sending, &sdk.UploadPartInput{Bucket: &b.name, Key: b.key(key), UploadId: begun.UploadId,
-				PartNumber: number, Body: io.NewSectionReader(content, offset, length), ContentLength: &length})
-			if err != nil {
-				return fmt.Errorf("part %d of %d: %w", i+1, len(parts), err)
-			}
-			parts[i] = types.CompletedPart{PartNumber: number, ETag: sent.ETag}
-			return nil
+			part := io.NewSectionReader(content, offset, min(size-offset, partSize))
+			parts[i], err = b.uploadPart(sending, key, begun.UploadId, int32(i+1), part)
+			return err
 		})
 	}
 	if err = group.Wait(); err == nil {
-		_, err = b.client.CompleteMultipartUpload(ctx, &sdk.CompleteMultipartUploadInput{Bucket: &b.name, Key: b.key(key), UploadId: begun.UploadId,
+		complete, cancel := context.WithTimeout(ctx, patience(size))
+		defer cancel()
+		_, err = b.client.CompleteMultipartUpload(complete, &sdk.CompleteMultipartUploadInput{Bucket: &b.name, Key: b.key(key), UploadId: begun.UploadId,
 			IfNoneMatch: aws.String("*"), MultipartUpload: &types.CompletedMultipartUpload{Parts: parts}})
 	}
 	if err != nil {
-		// Nobody else knows of the upload, so what of it stays costs money for nothing.
+		// No other process knows of the upload, so what of it stays costs money for nothing.
 		b.cleanUp(ctx, func(ctx context.Context) error {
 			_, err := b.client.AbortMultipartUpload(ctx, &sdk.AbortMultipartUploadInput{Bucket: &b.name, Key: b.key(key), UploadId: begun.UploadId})
 			return err
 		})
 	}
 	return err
+}
+
+func (b *bucket) uploadPart(ctx context.Context, key string, id *string, number int32, part *io.SectionReader) (types.CompletedPart, error) {
+	done := types.CompletedPart{PartNumber: &number}
+	err := b.try(ctx, part.Size(), func(ctx context.Context) error {
+		if _, err := part.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		sent, err := b.client.UploadPart(ctx, &sdk.UploadPartInput{Bucket: &b.name, Key: b.key(key), UploadId: id,
+			PartNumber: &number, Body: part, ContentLength: aws.Int64(part.Size())})
+		if err == nil {
+			done.ETag = sent.ETag
+		}
+		return err
+	})
+	return done, err
 }
 
 // cleanUp removes what a failed operation left, also after ctx has ended. If that fails, too, gc does

@@ -56,10 +56,13 @@ type Fault struct {
 
 	Unconditional bool // conditions are ignored
 	Inverted      bool // If-None-Match: * asks for an object that is there
-	Forgotten     bool // a PUT is acknowledged and not done
+	Forgotten     bool // a PUT or DELETE is acknowledged and not done
 	Hidden        bool // a GET, HEAD or LIST does not see it
 	Corrupt       bool // a bit of the response is wrong
 	Cut           int  // so many bytes of the response, then the connection is cut
+	NoRange       bool // a GET has the whole value
+
+	Instead string // another body, with status 200 and an ETag, and nothing is done
 }
 
 // Start starts a server, which ends with the test.
@@ -166,6 +169,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, fault.Before, fault.Code)
 		return
 	}
+	if fault.Instead != "" {
+		w.Header().Set("ETag", etag([]byte(fault.Instead)))
+		io.WriteString(w, fault.Instead)
+		return
+	}
+	if fault.NoRange {
+		r.Header.Del("Range")
+	}
 	recorded := httptest.NewRecorder()
 	s.mu.Lock()
 	s.do(recorded, r, req, query, body, fault)
@@ -237,7 +248,9 @@ func (s *Server) do(w *httptest.ResponseRecorder, r *http.Request, req Request, 
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(value))
 	case "DELETE":
 		if s.permitted(w, r, req.Key, fault) {
-			delete(s.objects, req.Key)
+			if !fault.Forgotten {
+				delete(s.objects, req.Key)
+			}
 			w.WriteHeader(http.StatusNoContent)
 		}
 	case "LIST":
@@ -330,12 +343,14 @@ func (s *Server) list(w http.ResponseWriter, query url.Values, fault Fault) {
 	}
 	slices.Sort(keys)
 	var b strings.Builder
-	b.WriteString("<ListBucketResult><EncodingType>url</EncodingType>")
+	b.WriteString("<ListBucketResult><Name>bucket</Name><EncodingType>url</EncodingType>")
 	if len(keys) > pageSize {
 		keys = keys[:pageSize]
 		b.WriteString("<IsTruncated>true</IsTruncated><NextContinuationToken>")
 		xml.EscapeText(&b, []byte(keys[pageSize-1]))
 		b.WriteString("</NextContinuationToken>")
+	} else {
+		b.WriteString("<IsTruncated>false</IsTruncated>")
 	}
 	for _, key := range keys {
 		fmt.Fprintf(&b, "<Contents><Key>%s</Key><Size>%d</Size></Contents>", url.QueryEscape(key), len(s.objects[key]))

@@ -1,0 +1,359 @@
+package s3_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/assay-proxy/assay/internal/memory"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/s3"
+	"github.com/assay-proxy/assay/storage/s3/s3test"
+	"github.com/assay-proxy/assay/storage/storagetest"
+)
+
+// answers makes all requests with one of the Ops have an answer that is not one of an object store.
+func answers(fault s3test.Fault, ops string) func(s3test.Request) s3test.Fault {
+	return func(r s3test.Request) s3test.Fault {
+		if strings.Contains(ops, r.Op) {
+			return fault
+		}
+		return s3test.Fault{}
+	}
+}
+
+// A server that answers in the place of the store says neither that something is absent nor that it is
+// damaged: callers would delete it.
+func TestOtherServer(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]s3test.Fault{
+		"404 of a proxy": {Before: http.StatusNotFound},
+		"403":            {Before: http.StatusForbidden},
+		"a redirect":     {Before: http.StatusMovedPermanently},
+		"a teapot":       {Before: http.StatusTeapot},
+	} {
+		server := s3test.Start(t)
+		db := open(t, options(server))
+		create(t, db, "key", storagetest.Content(1, large))
+		o, err := db.Open(t.Context(), "key")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		if err := db.SetState(t.Context(), "state", []byte("value")); err != nil {
+			t.Fatal(err)
+		}
+		server.Fail(answers(fault, "GET HEAD PUT DELETE LIST"))
+		_, readErr := io.ReadAll(o)
+		_, statErr := db.Stat(t.Context(), "key")
+		_, stateErr := db.State(t.Context(), "state")
+		var listErr, keysErr error
+		for _, listErr = range db.List(t.Context(), "") {
+		}
+		for _, keysErr = range db.Keys(t.Context(), "") {
+		}
+		_, collectErr := db.Collect(t.Context(), 0)
+		for method, err := range map[string]error{
+			"Read": readErr, "Stat": statErr, "State": stateErr, "List": listErr, "Keys": keysErr, "Collect": collectErr,
+			"Create":      db.Create(t.Context(), storage.Info{Key: "new"}, strings.NewReader("")),
+			"Delete":      db.Delete(t.Context(), "key"),
+			"Move":        db.Move(t.Context(), "key", "to", ""),
+			"SetState":    db.SetState(t.Context(), "state", nil),
+			"SwapState":   db.SwapState(t.Context(), "new", nil, []byte("v")),
+			"DeleteState": db.DeleteState(t.Context(), "state"),
+		} {
+			if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) || errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrConflict) {
+				t.Errorf("%s: %s = %v, want an error that decides nothing", name, method, err)
+			}
+		}
+	}
+}
+
+// What is not a list is not an empty list.
+func TestNoList(t *testing.T) {
+	t.Parallel()
+	for name, body := range map[string]string{
+		"a page":         "<html><body>Welcome</body></html>",
+		"text":           "ok",
+		"another list":   "<ListAllMyBucketsResult></ListAllMyBucketsResult>",
+		"another bucket": "<ListBucketResult><Name>other</Name><IsTruncated>false</IsTruncated></ListBucketResult>",
+		"no end":         "<ListBucketResult><Name>bucket</Name></ListBucketResult>",
+		"no next":        "<ListBucketResult><Name>bucket</Name><IsTruncated>true</IsTruncated></ListBucketResult>",
+		"the same for ever": "<ListBucketResult><Name>bucket</Name><IsTruncated>true</IsTruncated><NextContinuationToken>a</NextContinuationToken>" +
+			"<Contents><Key>store/o/a</Key></Contents></ListBucketResult>",
+		"empty for ever": "<ListBucketResult><Name>bucket</Name><IsTruncated>true</IsTruncated><NextContinuationToken>a</NextContinuationToken></ListBucketResult>",
+		"no order": "<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated>" +
+			"<Contents><Key>store/o/b</Key></Contents><Contents><Key>store/o/a</Key></Contents></ListBucketResult>",
+		"other keys": "<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated><Contents><Key>other/o/b</Key></Contents></ListBucketResult>",
+		"17 MB":      "<ListBucketResult><Name>" + strings.Repeat("long", 17<<18) + "</Name></ListBucketResult>",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := s3test.Start(t)
+			db := open(t, options(server))
+			create(t, db, "key", storagetest.Content(1, large))
+			server.Fail(answers(s3test.Fault{Instead: body}, "LIST"))
+			var err error
+			for _, err = range db.Keys(t.Context(), "") {
+			}
+			if err == nil {
+				t.Error("Keys ended without an error")
+			}
+			for range 3 {
+				if _, err := db.Collect(t.Context(), 0); err == nil {
+					t.Error("Collect ended without an error")
+				}
+			}
+			server.Fail(nil)
+			expect(t, db, "key", storagetest.Content(1, large))
+		})
+	}
+}
+
+// Keys that somebody else made below the prefix are no reason to list nothing.
+func TestForeignKeys(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	create(t, db, "a", []byte("a"))
+	create(t, db, "z", []byte("z"))
+	server.Change("store/o/", func([]byte) []byte { return []byte{} }) // a folder, as consoles make them
+	server.Change("store/o/empty", func([]byte) []byte { return []byte{} })
+	server.Change("store/o/a//b", func([]byte) []byte { return []byte("text") })
+	server.Change("store/c/readme", func([]byte) []byte { return []byte("text") })
+	var keys []string
+	for info, err := range db.List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, info.Key)
+	}
+	if fmt.Sprint(keys) != "[a z]" {
+		t.Errorf("List yields %q, want a and z", keys)
+	}
+	if _, err := db.Stat(t.Context(), "empty"); !errors.Is(err, storage.ErrDamaged) {
+		t.Errorf("Stat of an empty value = %v, want ErrDamaged", err)
+	}
+	if err := db.Delete(t.Context(), "empty"); err != nil {
+		t.Errorf("an empty value cannot be deleted: %v", err)
+	}
+}
+
+// Files that are missing on this machine are not objects that are missing in the bucket.
+func TestLocalErrors(t *testing.T) {
+	t.Parallel()
+	o := options(s3test.Start(t))
+	o.Spool = t.TempDir() + "/absent"
+	db := open(t, o)
+	err := db.Create(t.Context(), storage.Info{Key: "key", Size: large}, bytes.NewReader(make([]byte, large)))
+	if err == nil || errors.Is(err, fs.ErrNotExist) || !errors.Is(err, storage.ErrNoLarge) {
+		t.Errorf("Create without a spool = %v, want ErrNoLarge", err)
+	}
+}
+
+// A server between us and the store may send a PUT twice: the answer to the second one is 412.
+func TestRepeatedPut(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	repeated := func(r s3test.Request) s3test.Fault {
+		if r.Op == "PUT" && r.Conditional {
+			return s3test.Fault{After: http.StatusPreconditionFailed, Code: "PreconditionFailed"}
+		}
+		return s3test.Fault{}
+	}
+	server.Fail(repeated)
+	content := storagetest.Content(1, large)
+	create(t, db, "key", content)
+	for _, value := range []string{"first", "second", "third"} {
+		old := map[string][]byte{"first": nil, "second": []byte("first"), "third": []byte("second")}[value]
+		if err := db.SwapState(t.Context(), "state", old, []byte(value)); err != nil {
+			t.Errorf("SwapState to %s: %v", value, err)
+		}
+	}
+	server.Fail(nil)
+	for range 3 {
+		collect(t, db)
+	}
+	expect(t, db, "key", content)
+}
+
+// The answer to a swap gets lost, and others set the state before the writer can look.
+func TestLostSwap(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db, other := open(t, options(server)), open(t, options(server))
+	if err := db.SetState(t.Context(), "state", []byte("0")); err != nil {
+		t.Fatal(err)
+	}
+	lost := false
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		switch {
+		case r.Op == "PUT" && !lost:
+			lost = true
+			return s3test.Fault{After: http.StatusBadGateway}
+		case r.Op == "GET" && lost && r.N == 2:
+			return s3test.Fault{Wait: 300 * time.Millisecond}
+		}
+		return s3test.Fault{}
+	})
+	swapped := make(chan error)
+	go func() { swapped <- db.SwapState(t.Context(), "state", []byte("0"), []byte("1")) }()
+	time.Sleep(100 * time.Millisecond)
+	for i := range 5 {
+		if err := other.SetState(t.Context(), "state", []byte(fmt.Sprint("other", i))); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-swapped; err != nil {
+		t.Errorf("SwapState = %v, want nil: it was done", err)
+	}
+}
+
+// The answer to a deletion gets lost, and another creates the object anew: that one stays.
+func TestLostDelete(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	create(t, db, "key", []byte("old"))
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		if r.Op == "DELETE" && r.N == 1 {
+			return s3test.Fault{After: http.StatusInternalServerError}
+		}
+		if r.Op == "DELETE" {
+			return s3test.Fault{Wait: 200 * time.Millisecond}
+		}
+		return s3test.Fault{}
+	})
+	deleted := make(chan error)
+	go func() { deleted <- db.Delete(t.Context(), "key") }()
+	for len(server.Keys("store/o/")) > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	create(t, open(t, options(server)), "key", []byte("new"))
+	if err := <-deleted; err != nil {
+		t.Errorf("Delete: %v", err)
+	}
+	expect(t, db, "key", []byte("new"))
+}
+
+// An object that is deleted while it is moved does not come back.
+func TestMoveOfDeleted(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db, other := open(t, options(server)), open(t, options(server))
+	create(t, db, "from", []byte("content"))
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		if r.Op == "PUT" && r.Key == "store/o/to" {
+			return s3test.Fault{Wait: 200 * time.Millisecond}
+		}
+		return s3test.Fault{}
+	})
+	moved := make(chan error)
+	go func() { moved <- db.Move(t.Context(), "from", "to", "proof") }()
+	for server.Requests("PUT") == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := other.Delete(t.Context(), "from"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-moved; !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Move = %v, want fs.ErrNotExist", err)
+	}
+	if keys := server.Keys("store/o/"); len(keys) > 0 {
+		t.Errorf("the bucket has %q, want nothing", keys)
+	}
+}
+
+// A store whose ETags do not match themselves is an error, and not a load.
+func TestETagsThatDoNotMatch(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	if err := db.SetState(t.Context(), "state", []byte("value")); err != nil {
+		t.Fatal(err)
+	}
+	server.Fail(answers(s3test.Fault{Before: http.StatusPreconditionFailed}, "PUT"))
+	if err := db.SwapState(t.Context(), "state", []byte("value"), []byte("new")); err == nil || errors.Is(err, storage.ErrConflict) {
+		t.Errorf("SwapState = %v, want what is wrong with the store", err)
+	}
+	if n := server.Requests(); n > 30 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// Texts of errors are short, and the bodies of answers are not kept in memory.
+func TestLargeError(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	server.Fail(answers(s3test.Fault{Before: http.StatusBadRequest, Code: strings.Repeat("long", 1<<20)}, "GET"))
+	if _, err := db.Stat(t.Context(), "key"); err == nil || len(err.Error()) > 1000 {
+		t.Errorf("an error of %d bytes", len(err.Error()))
+	}
+}
+
+// A request is sent five times, not five times five.
+func TestAttempts(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	server.Fail(answers(s3test.Fault{Before: http.StatusServiceUnavailable}, "GET LIST"))
+	if _, err := db.Stat(t.Context(), "key"); err == nil || server.Requests() != 5 {
+		t.Errorf("%v after %d requests, want an error after 5", err, server.Requests())
+	}
+}
+
+// With little memory objects are read in small pieces, and it is free again after Close, also after
+// that of the store.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	content := storagetest.Content(1, 3<<20)
+	o := options(s3test.Start(t))
+	o.Readers, o.Writers = memory.New(5<<18), memory.New(5<<18)
+	db := open(t, o)
+	create(t, db, "large", content)
+	create(t, db, "small", content[:1000])
+	for range 3 {
+		opened, err := db.Open(t.Context(), "large")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(opened, make([]byte, 10)); err != nil {
+			t.Error(err)
+		}
+		var rest bytes.Buffer
+		if _, err := opened.WriteTo(&rest); err != nil || !bytes.Equal(rest.Bytes(), content[10:]) {
+			t.Errorf("WriteTo after Read: %d bytes, %v", rest.Len(), err)
+		}
+		opened.Close()
+	}
+	small, err := db.Open(t.Context(), "small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	draft, err := db.Draft(t.Context(), -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := draft.Write(content); err != nil {
+		t.Error(err)
+	}
+	db.Close()
+	small.Close()
+	draft.Close()
+	if _, err := draft.Write(content); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("Write after Close = %v, want fs.ErrClosed", err)
+	}
+	if o.Readers.Used() != 0 || o.Writers.Used() != 0 {
+		t.Errorf("%d and %d bytes are still taken", o.Readers.Used(), o.Writers.Used())
+	}
+}
+
+var _ storage.Store = (*s3.DB)(nil)
