@@ -40,7 +40,7 @@ func (db *DB) Collect(ctx context.Context, wait time.Duration) (Collected, error
 	if err := db.check(ctx); err != nil {
 		return Collected{}, fmt.Errorf("collect: %w", err)
 	}
-	c := collection{bucket: db.bucket}
+	c := collection{records: db.records}
 	if err := c.run(ctx, wait); err != nil {
 		return c.done, fmt.Errorf("collect: %w", err)
 	}
@@ -48,7 +48,7 @@ func (db *DB) Collect(ctx context.Context, wait time.Duration) (Collected, error
 }
 
 type collection struct {
-	*bucket
+	records
 	done Collected
 }
 

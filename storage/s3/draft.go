@@ -28,14 +28,19 @@ type draft struct {
 	sum  hash.Hash       // SHA-256 of what was written
 
 	mu     sync.Mutex  // guards the fields below
-	held   memory.Hold // for tail and recent
-	file   *os.File    // nil: there is none yet
-	sums   []byte      // of the chunks in file
-	tail   []byte      // what follows them, at most a chunk
-	recent []recent    // chunks of the file; empty if there is no memory for them
-	oldest int         // of these
-	err    error       // why nothing can be added
+	held   memory.Hold // for tail, and for chunks of spool
+	spool  spool
+	tail   []byte // what follows the chunks in the file, at most a chunk
+	err    error  // why nothing can be added
 	closed bool
+}
+
+// spool is the file of a draft.
+type spool struct {
+	file   *os.File // nil: there is none yet
+	sums   []byte   // of its chunks
+	recent []recent // some of them; empty if there is no memory for them
+	oldest int      // of these
 }
 
 // recent is a chunk that was read last: those who follow a draft, or send its parts, read small pieces.
@@ -123,25 +128,25 @@ func (d *draft) write(p []byte) (int, error) {
 func (d *draft) written() int64 { return d.filed() + int64(len(d.tail)) }
 
 // filed returns how many of them are in the file. The caller holds mu.
-func (d *draft) filed() int64 { return int64(len(d.sums)) / 4 * chunkSize }
+func (d *draft) filed() int64 { return int64(len(d.spool.sums)) / 4 * chunkSize }
 
 // spill writes the chunk in memory to the file. The caller holds mu.
 func (d *draft) spill() error {
-	if d.file == nil {
+	if d.spool.file == nil {
 		file, err := os.CreateTemp(d.db.spool, "assay-draft-*")
 		if err != nil {
 			return fmt.Errorf("%w: %v", storage.ErrNoLarge, err)
 		}
-		d.file = file
+		d.spool.file = file
 		if d.held.Try((1+parallelParts)*chunkSize) == nil {
-			d.recent = make([]recent, parallelParts)
+			d.spool.recent = make([]recent, parallelParts)
 		}
 		_ = os.Remove(file.Name()) // where a file may be removed while it is open, nothing is left after a crash
 	}
-	if _, err := d.file.WriteAt(d.tail, d.filed()); err != nil {
+	if _, err := d.spool.file.WriteAt(d.tail, d.filed()); err != nil {
 		return fmt.Errorf("%w: %v", storage.ErrNoLarge, err)
 	}
-	d.sums = appendSum(d.sums, d.tail)
+	d.spool.sums = appendSum(d.spool.sums, d.tail)
 	d.tail = d.tail[:0]
 	return nil
 }
@@ -173,7 +178,7 @@ func (d *draft) readAt(p []byte, offset int64) (int, error) {
 	case offset >= d.filed():
 		return copy(p, d.tail[offset-d.filed():]), nil
 	}
-	for _, r := range d.recent {
+	for _, r := range d.spool.recent {
 		if r.chunk != nil && r.number == number {
 			return copy(p, r.chunk[offset%chunkSize:]), nil
 		}
@@ -187,7 +192,7 @@ func (d *draft) readAt(p []byte, offset int64) (int, error) {
 
 // load reads a chunk of the file, and lets others in meanwhile. The caller holds mu.
 func (d *draft) load(number int64) ([]byte, error) {
-	file, sums := d.file, record{Sums: d.sums}
+	file, sums := d.spool.file, record{Sums: d.spool.sums}
 	d.mu.Unlock()
 	chunk := make([]byte, chunkSize)
 	_, err := file.ReadAt(chunk, number*chunkSize)
@@ -195,9 +200,9 @@ func (d *draft) load(number int64) ([]byte, error) {
 		err = sums.checkChunks(chunk, number)
 	}
 	d.mu.Lock()
-	if err == nil && len(d.recent) > 0 {
-		d.recent[d.oldest] = recent{number, chunk}
-		d.oldest = (d.oldest + 1) % len(d.recent)
+	if err == nil && len(d.spool.recent) > 0 {
+		d.spool.recent[d.spool.oldest] = recent{number, chunk}
+		d.spool.oldest = (d.spool.oldest + 1) % len(d.spool.recent)
 	}
 	return chunk, err
 }
@@ -219,30 +224,30 @@ func (d *draft) commit(ctx context.Context, info storage.Info, c condition) erro
 		return err
 	}
 	if r.Size <= chunkSize {
-		return d.db.bucket.putRecord(ctx, r, content, c)
+		return d.db.records.putRecord(ctx, r, content, c)
 	}
 	if c.absent {
-		switch _, err := d.db.bucket.etag(ctx, r.Key); { // perhaps the upload would be for nothing
+		switch _, err := d.db.records.etag(ctx, r.Key); { // perhaps the upload would be for nothing
 		case err == nil:
 			return fs.ErrExist
 		case !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
 	}
-	began, _, _, err := d.db.bucket.generation(ctx)
+	began, _, _, err := d.db.records.generation(ctx)
 	if err != nil {
 		return err
 	}
 	r.Content = began.contentKey(r.ID)
-	if err := d.db.bucket.upload(ctx, r.Content, d, r.Size); err != nil {
+	if err := d.db.records.upload(ctx, r.Content, d, r.Size); err != nil {
 		return err
 	}
 	// If the record is not written the content stays, for Collect: whether our record was there for a
 	// moment, and was moved on by another, cannot be known.
-	if err := d.db.bucket.putRecord(ctx, r, nil, c); err != nil {
+	if err := d.db.records.putRecord(ctx, r, nil, c); err != nil {
 		return err
 	}
-	return d.db.bucket.confirm(ctx, r, began.Number+1)
+	return d.db.records.confirm(ctx, r, began.Number+1)
 }
 
 // finish ends the writing, and returns the record of the content, and a small content.
@@ -258,7 +263,7 @@ func (d *draft) finish(info storage.Info) (record, []byte, error) {
 		return record{}, nil, fmt.Errorf("content of %d bytes is to have %d", d.written(), info.Size)
 	}
 	d.err = errCommitted
-	r := newRecord(info, bytes.Clone(d.sums))
+	r := newRecord(info, bytes.Clone(d.spool.sums))
 	r.SHA256 = d.sum.Sum(nil)
 	if len(d.tail) > 0 {
 		r.Sums = appendSum(r.Sums, d.tail)
@@ -274,13 +279,13 @@ func (d *draft) Close() error {
 		return fs.ErrClosed
 	}
 	d.closed = true
-	d.tail, d.recent = nil, nil
+	d.tail, d.spool.recent = nil, nil
 	d.held.Free()
-	if d.file == nil {
+	if d.spool.file == nil {
 		return nil
 	}
-	err := d.file.Close()
-	if removeErr := os.Remove(d.file.Name()); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) {
+	err := d.spool.file.Close()
+	if removeErr := os.Remove(d.spool.file.Name()); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) {
 		err = errors.Join(err, removeErr)
 	}
 	return err

@@ -43,7 +43,7 @@ func of(contentKey string) (int64, bool) {
 
 // generation returns the current generation, and the record that has it. Before the first collection
 // that is generation 0, without a record.
-func (b *bucket) generation(ctx context.Context) (g generation, r record, etag string, err error) {
+func (b records) generation(ctx context.Context) (g generation, r record, etag string, err error) {
 	r, value, etag, err := b.record(ctx, generations, maxHeader+storage.MaxState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return generation{}, record{}, "", nil
@@ -59,7 +59,7 @@ func (b *bucket) generation(ctx context.Context) (g generation, r record, etag s
 
 // confirm checks that the content of a record that was just written cannot have been collected: the
 // generation is at most newest. Otherwise it takes the record back.
-func (b *bucket) confirm(ctx context.Context, r record, newest int64) error {
+func (b records) confirm(ctx context.Context, r record, newest int64) error {
 	now, _, _, err := b.generation(ctx)
 	if err != nil || now.Number <= newest {
 		return err
@@ -68,7 +68,7 @@ func (b *bucket) confirm(ctx context.Context, r record, newest int64) error {
 }
 
 // takeBack deletes a record that was just written, if it is still there.
-func (b *bucket) takeBack(ctx context.Context, r record) error {
+func (b records) takeBack(ctx context.Context, r record) error {
 	there, _, etag, err := b.record(ctx, r.Key, firstRead)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && there.ID != r.ID {
 		return nil

@@ -51,7 +51,7 @@ func (db *DB) open(ctx context.Context, key string) (*object, error) {
 	if err := held.Grow(ctx, chunkSize); err != nil {
 		return nil, err
 	}
-	r, content, _, err := db.bucket.record(ctx, objects+key, firstRead+chunkSize)
+	r, content, _, err := db.records.record(ctx, objects+key, firstRead+chunkSize)
 	if err == nil && r.Content == "" {
 		content, err = r.open(content)
 	}
@@ -75,7 +75,7 @@ func (db *DB) Stat(ctx context.Context, key string) (storage.Info, error) {
 	err := errors.Join(db.check(ctx), storage.CheckKey(key))
 	if err == nil {
 		var r record
-		if r, _, _, err = db.bucket.record(ctx, objects+key, firstRead); err == nil {
+		if r, _, _, err = db.records.record(ctx, objects+key, firstRead); err == nil {
 			return r.info(), nil
 		}
 	}
@@ -170,7 +170,7 @@ func (o *object) fetch(ctx context.Context, offset, length int64) ([]byte, error
 }
 
 func (o *object) fetchOnce(ctx context.Context, offset, length int64) ([]byte, error) {
-	part, _, err := o.db.bucket.get(ctx, o.r.Content, offset, length)
+	part, _, err := o.db.records.get(ctx, o.r.Content, offset, length)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("the content is gone: %w", storage.ErrDamaged)

@@ -61,7 +61,7 @@ func (db *DB) Probe(ctx context.Context) (Report, error) {
 	if err := db.check(ctx); err != nil {
 		return Report{}, fmt.Errorf("probe: %w", err)
 	}
-	p := &probe{bucket: db.bucket, dir: probes + newID() + "/", tried: map[string]bool{}}
+	p := &probe{bucket: db.records.bucket, dir: probes + newID() + "/", tried: map[string]bool{}}
 	err := p.run(ctx)
 	p.cleanUp(ctx)
 	if err != nil {

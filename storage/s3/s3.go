@@ -22,7 +22,7 @@ import (
 
 // DB is a store in a bucket.
 type DB struct {
-	bucket  *bucket
+	records records
 	spool   string
 	readers *memory.Budget
 	writers *memory.Budget
@@ -44,7 +44,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &DB{bucket: b, spool: o.Spool, readers: o.Readers, writers: o.Writers, log: log}, nil
+	return &DB{records: records{b}, spool: o.Spool, readers: o.Readers, writers: o.Writers, log: log}, nil
 }
 
 // Close implements storage.Store.

@@ -15,7 +15,7 @@ import (
 func (db *DB) Create(ctx context.Context, info storage.Info, r io.Reader) error {
 	err := errors.Join(db.check(ctx), info.Check())
 	if err == nil {
-		switch _, err = db.bucket.etag(ctx, objects+info.Key); {
+		switch _, err = db.records.etag(ctx, objects+info.Key); {
 		case err == nil:
 			err = fs.ErrExist
 		case errors.Is(err, fs.ErrNotExist):
@@ -60,7 +60,7 @@ func (db *DB) write(ctx context.Context, info storage.Info, r io.Reader, c condi
 func (db *DB) Delete(ctx context.Context, key string) error {
 	err := errors.Join(db.check(ctx), storage.CheckKey(key))
 	if err == nil {
-		err = db.bucket.remove(ctx, objects+key)
+		err = db.records.remove(ctx, objects+key)
 	}
 	if err != nil {
 		return fmt.Errorf("delete %.200q: %w", key, err)
@@ -73,7 +73,7 @@ func (db *DB) Move(ctx context.Context, from, to, proof string) error {
 	target := storage.Info{Key: to, Proof: proof}
 	err := errors.Join(db.check(ctx), storage.CheckKey(from), target.Check())
 	if err == nil {
-		err = db.bucket.move(ctx, from, to, proof)
+		err = db.records.move(ctx, from, to, proof)
 	}
 	if err != nil {
 		return fmt.Errorf("move %.200q to %.200q: %w", from, to, err)
@@ -85,7 +85,7 @@ func (db *DB) Move(ctx context.Context, from, to, proof string) error {
 func (db *DB) Apply(ctx context.Context, b storage.Batch) error {
 	err := errors.Join(db.check(ctx), b.Check())
 	if err == nil {
-		err = db.bucket.apply(ctx, b)
+		err = db.records.apply(ctx, b)
 	}
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
@@ -157,7 +157,7 @@ func (db *DB) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] 
 			yield("", fmt.Errorf("list %.200q: %w", prefix, err))
 			return
 		}
-		for key, err := range db.bucket.keys(ctx, objects+prefix) {
+		for key, err := range db.records.keys(ctx, objects+prefix) {
 			if err != nil {
 				yield("", fmt.Errorf("list %.200q: %w", prefix, err))
 				return
@@ -179,7 +179,7 @@ func (db *DB) State(ctx context.Context, name string) ([]byte, error) {
 	err := errors.Join(db.check(ctx), storage.CheckKey(name))
 	if err == nil {
 		var value []byte
-		if _, value, _, err = db.bucket.state(ctx, name); err == nil {
+		if _, value, _, err = db.records.state(ctx, name); err == nil {
 			return value, nil
 		}
 	}
@@ -190,7 +190,7 @@ func (db *DB) State(ctx context.Context, name string) ([]byte, error) {
 func (db *DB) SetState(ctx context.Context, name string, value []byte) error {
 	err := errors.Join(db.check(ctx), storage.CheckState(name, value))
 	if err == nil {
-		err = db.bucket.change(ctx, name, func([]byte, bool) ([]byte, error) { return value, nil })
+		err = db.records.change(ctx, name, func([]byte, bool) ([]byte, error) { return value, nil })
 	}
 	if err != nil {
 		return fmt.Errorf("set state %.200q: %w", name, err)
@@ -202,7 +202,7 @@ func (db *DB) SetState(ctx context.Context, name string, value []byte) error {
 func (db *DB) SwapState(ctx context.Context, name string, old, value []byte) error {
 	err := errors.Join(db.check(ctx), storage.CheckState(name, value))
 	if err == nil {
-		err = db.bucket.swap(ctx, name, old, value)
+		err = db.records.swap(ctx, name, old, value)
 	}
 	if err != nil {
 		return fmt.Errorf("swap state %.200q: %w", name, err)
@@ -214,7 +214,7 @@ func (db *DB) SwapState(ctx context.Context, name string, old, value []byte) err
 func (db *DB) DeleteState(ctx context.Context, name string) error {
 	err := errors.Join(db.check(ctx), storage.CheckKey(name))
 	if err == nil {
-		err = db.bucket.remove(ctx, states+name)
+		err = db.records.remove(ctx, states+name)
 	}
 	if err != nil {
 		return fmt.Errorf("delete state %.200q: %w", name, err)

@@ -4,7 +4,7 @@ package s3test
 
 import (
 	"bytes"
-	"crypto/md5"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/xml"
 	"fmt"
@@ -25,12 +25,20 @@ type Server struct {
 	URL string
 
 	mu      sync.Mutex
-	objects map[string][]byte
+	objects map[string]object
 	uploads map[string]*upload
 	last    int // number of the last upload
 	seen    map[string]int
 	fault   func(Request) Fault
 }
+
+// object is a value with its ETag, which takes longer to compute than all else here.
+type object struct {
+	value []byte
+	etag  string
+}
+
+func newObject(value []byte) object { return object{value, etag(value)} }
 
 type upload struct {
 	key   string
@@ -67,7 +75,7 @@ type Fault struct {
 
 // Start starts a server, which ends with the test.
 func Start(t testing.TB) *Server {
-	s := &Server{objects: map[string][]byte{}, uploads: map[string]*upload{}, seen: map[string]int{}}
+	s := &Server{objects: map[string]object{}, uploads: map[string]*upload{}, seen: map[string]int{}}
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
 	s.URL = server.URL
@@ -112,8 +120,8 @@ func (s *Server) Keys(prefix string) (keys []string) {
 func (s *Server) Change(key string, change func([]byte) []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if value := change(bytes.Clone(s.objects[key])); value != nil {
-		s.objects[key] = value
+	if value := change(bytes.Clone(s.objects[key].value)); value != nil {
+		s.objects[key] = newObject(value)
 	} else {
 		delete(s.objects, key)
 	}
@@ -127,8 +135,8 @@ func (s *Server) Uploads() int {
 }
 
 func etag(value []byte) string {
-	sum := md5.Sum(value)
-	return `"` + hex.EncodeToString(sum[:]) + `"`
+	sum := sha256.Sum256(value)
+	return `"` + hex.EncodeToString(sum[:16]) + `"`
 }
 
 func op(r *http.Request, key string, query url.Values) string {
@@ -229,23 +237,24 @@ func fail(w http.ResponseWriter, status int, code string) {
 
 // do does a request. The caller holds mu.
 func (s *Server) do(w *httptest.ResponseRecorder, r *http.Request, req Request, query url.Values, body []byte, fault Fault) {
-	value, there := s.objects[req.Key]
+	stored, there := s.objects[req.Key]
 	if fault.Hidden {
 		there = false
 	}
 	switch req.Op {
 	case "PUT":
+		put := newObject(body)
 		if s.permitted(w, r, req.Key, fault) && !fault.Forgotten {
-			s.objects[req.Key] = body
+			s.objects[req.Key] = put
 		}
-		w.Header().Set("ETag", etag(body))
+		w.Header().Set("ETag", put.etag)
 	case "GET", "HEAD":
 		if !there {
 			fail(w, http.StatusNotFound, "NoSuchKey")
 			return
 		}
-		w.Header().Set("ETag", etag(value))
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(value))
+		w.Header().Set("ETag", stored.etag)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(stored.value))
 	case "DELETE":
 		if s.permitted(w, r, req.Key, fault) {
 			if !fault.Forgotten {
@@ -302,9 +311,9 @@ func (s *Server) part(w *httptest.ResponseRecorder, r *http.Request, req Request
 		for _, part := range list.Part {
 			value = append(value, u.parts[part.PartNumber]...)
 		}
-		s.objects[req.Key] = value
+		s.objects[req.Key] = newObject(value)
 		delete(s.uploads, id)
-		fmt.Fprintf(w, "<CompleteMultipartUploadResult><ETag>%s</ETag></CompleteMultipartUploadResult>", etag(value))
+		fmt.Fprintf(w, "<CompleteMultipartUploadResult><ETag>%s</ETag></CompleteMultipartUploadResult>", s.objects[req.Key].etag)
 	}
 }
 
@@ -314,12 +323,12 @@ func (s *Server) permitted(w http.ResponseWriter, r *http.Request, key string, f
 	if fault.Unconditional {
 		return true
 	}
-	value, there := s.objects[key]
+	stored, there := s.objects[key]
 	match := r.Header.Get("If-Match")
 	switch {
 	case match != "" && !there:
 		fail(w, http.StatusNotFound, "NoSuchKey")
-	case match != "" && match != etag(value):
+	case match != "" && match != stored.etag:
 		fail(w, http.StatusPreconditionFailed, "PreconditionFailed")
 	case r.Header.Get("If-None-Match") == "*" && there != fault.Inverted:
 		fail(w, http.StatusPreconditionFailed, "PreconditionFailed")
@@ -353,7 +362,7 @@ func (s *Server) list(w http.ResponseWriter, query url.Values, fault Fault) {
 		b.WriteString("<IsTruncated>false</IsTruncated>")
 	}
 	for _, key := range keys {
-		fmt.Fprintf(&b, "<Contents><Key>%s</Key><Size>%d</Size></Contents>", url.QueryEscape(key), len(s.objects[key]))
+		fmt.Fprintf(&b, "<Contents><Key>%s</Key><Size>%d</Size></Contents>", url.QueryEscape(key), len(s.objects[key].value))
 	}
 	b.WriteString("</ListBucketResult>")
 	io.WriteString(w, b.String())

@@ -13,7 +13,7 @@ import (
 )
 
 // putRecord writes a record, with the content if it is small. The error is fs.ErrExist if the key is taken.
-func (b *bucket) putRecord(ctx context.Context, r record, content []byte, c condition) error {
+func (b records) putRecord(ctx context.Context, r record, content []byte, c condition) error {
 	value, err := r.encode(content)
 	if err != nil {
 		return err
@@ -25,7 +25,7 @@ func (b *bucket) putRecord(ctx context.Context, r record, content []byte, c cond
 }
 
 // remove deletes a key that exists.
-func (b *bucket) remove(ctx context.Context, key string) error {
+func (b records) remove(ctx context.Context, key string) error {
 	for attempt := 1; ; attempt++ {
 		etag, err := b.etag(ctx, key)
 		if err != nil {
@@ -45,7 +45,7 @@ func (b *bucket) remove(ctx context.Context, key string) error {
 	}
 }
 
-func (b *bucket) move(ctx context.Context, from, to, proof string) error {
+func (b records) move(ctx context.Context, from, to, proof string) error {
 	began, _, _, err := b.generation(ctx)
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func (b *bucket) move(ctx context.Context, from, to, proof string) error {
 	return errors.Join(fs.ErrNotExist, b.takeBack(ctx, moved))
 }
 
-func (b *bucket) apply(ctx context.Context, batch storage.Batch) error {
+func (b records) apply(ctx context.Context, batch storage.Batch) error {
 	if batch.SwapFirst && batch.Swap != nil {
 		if err := b.swap(ctx, batch.Swap.Name, batch.Swap.Old, batch.Swap.New); err != nil {
 			return err
@@ -96,7 +96,7 @@ func (b *bucket) apply(ctx context.Context, batch storage.Batch) error {
 }
 
 // createSmall creates an object of a batch, unless it is there already.
-func (b *bucket) createSmall(ctx context.Context, small storage.Small) error {
+func (b records) createSmall(ctx context.Context, small storage.Small) error {
 	info := small.Info
 	info.Size = int64(len(small.Content))
 	r := newRecord(info, sums(small.Content))
@@ -120,7 +120,7 @@ func (b *bucket) createSmall(ctx context.Context, small storage.Small) error {
 }
 
 // state returns the record of a state, its value, and its ETag.
-func (b *bucket) state(ctx context.Context, name string) (record, []byte, string, error) {
+func (b records) state(ctx context.Context, name string) (record, []byte, string, error) {
 	r, value, etag, err := b.record(ctx, states+name, maxHeader+storage.MaxState)
 	if err == nil {
 		value, err = r.open(value)
@@ -130,7 +130,7 @@ func (b *bucket) state(ctx context.Context, name string) (record, []byte, string
 
 // change sets a state by compare and swap: next returns the new value, or an error that ends it. A
 // damaged state is there, and nil.
-func (b *bucket) change(ctx context.Context, name string, next func(now []byte, there bool) ([]byte, error)) error {
+func (b records) change(ctx context.Context, name string, next func(now []byte, there bool) ([]byte, error)) error {
 	before := ""
 	for attempt := 1; ; attempt++ {
 		r, now, etag, err := b.state(ctx, name)
@@ -169,7 +169,7 @@ func (b *bucket) change(ctx context.Context, name string, next func(now []byte, 
 // maxChanges is how often change meets others before it gives up.
 const maxChanges = 100
 
-func (b *bucket) putState(ctx context.Context, name string, value []byte, past []string, c condition) error {
+func (b records) putState(ctx context.Context, name string, value []byte, past []string, c condition) error {
 	r := record{Key: states + name, Size: int64(len(value)), Time: time.Now().UTC().Truncate(time.Second), ID: newID(), Past: past, Sums: sums(value)}
 	encoded, err := r.encode(value)
 	if err != nil {
@@ -180,7 +180,7 @@ func (b *bucket) putState(ctx context.Context, name string, value []byte, past [
 
 // swap changes a state from old to value. The value may be the old one, so a state that has changed is
 // looked at again.
-func (b *bucket) swap(ctx context.Context, name string, old, value []byte) error {
+func (b records) swap(ctx context.Context, name string, old, value []byte) error {
 	return b.change(ctx, name, func(now []byte, there bool) ([]byte, error) {
 		if there && now == nil {
 			return nil, storage.ErrDamaged
