@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	sdk "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -60,6 +59,8 @@ func (b *bucket) explain(err error) error {
 		return err
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
+	case errors.Is(err, fs.ErrClosed): // a draft
+		return fs.ErrClosed
 	case absent(err):
 		return fs.ErrNotExist
 	}
@@ -102,10 +103,25 @@ func (b *bucket) get(ctx context.Context, key string, offset, limit int64) (data
 		data, etag, err = b.getOnce(ctx, in, offset, limit)
 		return err
 	})
-	if status(err) == http.StatusRequestedRangeNotSatisfiable {
-		return nil, "", nil // it is shorter
+	if status(err) == http.StatusRequestedRangeNotSatisfiable && code(err) == "InvalidRange" {
+		return b.getNothing(ctx, key, offset)
 	}
 	return data, etag, b.explain(err)
+}
+
+// getNothing is get of a value that ends before offset.
+func (b *bucket) getNothing(ctx context.Context, key string, offset int64) (data []byte, etag string, err error) {
+	err = b.try(ctx, 0, func(ctx context.Context) error {
+		out, err := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.name, Key: b.key(key)})
+		if err == nil && (aws.ToInt64(out.ContentLength) > offset || aws.ToString(out.ETag) == "") {
+			err = fmt.Errorf("bucket %q: %w: it has bytes, and it has none", b.name, errAnswer)
+		}
+		if err == nil {
+			etag = *out.ETag
+		}
+		return err
+	})
+	return nil, etag, b.explain(err)
 }
 
 func (b *bucket) getOnce(ctx context.Context, in *sdk.GetObjectInput, offset, limit int64) ([]byte, string, error) {
@@ -115,10 +131,13 @@ func (b *bucket) getOnce(ctx context.Context, in *sdk.GetObjectInput, offset, li
 	}
 	defer out.Body.Close()
 	part := aws.ToString(out.ContentRange)
+	var first, last, total int64
+	_, scanErr := fmt.Sscanf(part, "bytes %d-%d/%d", &first, &last, &total)
+	other := scanErr != nil || first != offset || last != min(offset+limit, total)-1
 	switch {
 	case aws.ToString(out.ETag) == "":
 		return nil, "", fmt.Errorf("bucket %q: %w: it has no ETag", b.name, errAnswer)
-	case offset > 0 && !strings.HasPrefix(part, fmt.Sprintf("bytes %d-", offset)):
+	case other && (offset > 0 || part != ""):
 		return nil, "", fmt.Errorf("bucket %q: %w: it has the bytes %.40q, not those from %d on", b.name, errAnswer, part, offset)
 	case aws.ToString(out.ContentEncoding) != "" && *out.ContentEncoding != "identity":
 		return nil, "", fmt.Errorf("bucket %q: %w: it is compressed", b.name, errAnswer)
@@ -137,20 +156,20 @@ func (b *bucket) getOnce(ctx context.Context, in *sdk.GetObjectInput, offset, li
 	return data.Bytes(), *out.ETag, nil
 }
 
-// etag returns the ETag of a key, or fs.ErrNotExist. An empty value has none.
-func (b *bucket) etag(ctx context.Context, key string) (string, error) {
-	_, etag, err := b.get(ctx, key, 0, 1<<10)
-	if errors.Is(err, errAnswer) {
-		return "", err
+// exists reports whether a key has a value.
+func (b *bucket) exists(ctx context.Context, key string) (bool, error) {
+	_, _, err := b.get(ctx, key, 0, 1)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	return etag, err
+	return err == nil, err
 }
 
-// condition is when a put may change a key.
+// condition is when a put may change a key: one of absent and etag is set.
 type condition struct {
-	absent bool   // only if the key has no value
-	etag   string // only if its value has this ETag; "" for any
-	after  string // the ID of the record with that ETag
+	absent bool   // if the key has no value
+	etag   string // if its value has this ETag
+	after  string // the ID of the record with that ETag; empty if it is damaged
 }
 
 // put sets a key, whose value begins with a record with this ID. The error is errTaken if the
@@ -164,6 +183,7 @@ func (b *bucket) put(ctx context.Context, key, id string, value []byte, c condit
 	if c.etag != "" {
 		in.IfMatch = &c.etag
 	}
+	lost := false // the answer to an attempt
 	for attempt := 1; ; attempt++ {
 		in.Body = bytes.NewReader(value)
 		limited, cancel := context.WithTimeout(ctx, patience(int64(len(value))))
@@ -178,7 +198,8 @@ func (b *bucket) put(ctx context.Context, key, id string, value []byte, c condit
 		case refused(err):
 			return b.explain(err)
 		default: // its answer got lost, or a server between us has repeated it: only what the key has now tells
-			if done, err := b.outcome(ctx, key, id, c); done || err != nil {
+			lost = lost || status(err) != http.StatusPreconditionFailed && !absent(err)
+			if done, err := b.outcome(ctx, key, id, c, lost); done || err != nil {
 				return err
 			}
 		}
@@ -203,43 +224,49 @@ func refused(err error) bool {
 	}
 }
 
+// errUnknown means that it cannot be known whether a put was done.
+var errUnknown = errors.New("whether a value was written is not known, because it was deleted or changed too often since")
+
 // outcome finds out whether a put with this ID and condition was done. The error is errTaken if it was
-// not and cannot be done any more; with neither, it can be tried again.
-func (b *bucket) outcome(ctx context.Context, key, id string, c condition) (done bool, err error) {
-	now, _, etag, err := b.record(ctx, key, firstRead)
+// not and cannot be done any more, and errUnknown if an answer got lost and the key does not tell; with
+// neither, the put can be tried again.
+func (b *bucket) outcome(ctx context.Context, key, id string, c condition, lost bool) (done bool, err error) {
+	now, _, etag, err := b.record(ctx, key, firstRead, false)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && c.etag == "":
 		return false, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return false, errors.New("whether a state was changed is not known, because it was deleted")
-	case errors.Is(err, storage.ErrDamaged) && c.absent:
-		return false, errTaken
-	case err != nil:
-		return false, err
-	case now.from(id):
-		return true, nil
-	case !c.absent && (c.etag == "" || c.etag == etag):
+	case errors.Is(err, storage.ErrDamaged) && c.etag != "" && c.etag == etag:
 		return false, nil
-	case c.absent && len(now.Past) < maxPast || c.etag != "" && now.from(c.after):
+	case err == nil && now.from(id):
+		return true, nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrDamaged):
+		return false, err
+	case c.etag != "" && c.etag == etag:
+		return false, nil
+	case !lost, err == nil && c.absent && len(now.Past) < maxPast, err == nil && c.etag != "" && now.from(c.after):
 		return false, errTaken // its record would be between the one that it was to replace and this one
 	}
-	return false, errors.New("whether a state was changed is not known, because it was changed too often since")
+	return false, errUnknown
 }
 
 // record returns the record at a key, what of its content follows in the first limit bytes, and its
-// ETag.
-func (b *bucket) record(ctx context.Context, key string, limit int64) (r record, content []byte, etag string, err error) {
+// ETag. With whole, a content that is in the record is checked. What is damaged is read twice: perhaps it
+// was on the way.
+func (b *bucket) record(ctx context.Context, key string, limit int64, whole bool) (r record, content []byte, etag string, err error) {
 	for attempt := 1; ; attempt++ {
 		var data []byte
 		if data, etag, err = b.get(ctx, key, 0, limit); err != nil {
 			return record{}, nil, etag, err
 		}
 		r, content, err = decode(key, data)
-		switch {
-		case errors.Is(err, errCut) && int64(len(data)) == limit && limit < maxHeader:
+		if errors.Is(err, errCut) && int64(len(data)) == limit && limit < maxHeader {
 			limit = maxHeader
-		case errors.Is(err, storage.ErrDamaged) && attempt == 1: // perhaps on the way
-		default:
+			continue
+		}
+		if err == nil && whole && r.Content == "" {
+			content, err = r.open(content)
+		}
+		if !errors.Is(err, storage.ErrDamaged) || attempt > 1 {
 			return r, content, etag, err
 		}
 	}

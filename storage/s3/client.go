@@ -28,7 +28,7 @@ const (
 	maxList   = 16 << 20
 
 	// idleTimeout is how long a connection may carry no byte while a request is under way.
-	idleTimeout = 30 * time.Second
+	idleTimeout = time.Minute
 
 	// attempts is how often a request is sent if the store is busy or does not answer.
 	attempts = 5
@@ -42,14 +42,13 @@ const (
 func newClient(ctx context.Context, o Options) (*sdk.Client, error) {
 	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 		t.DialContext = dialIdle(t.DialContext)
-		t.ResponseHeaderTimeout = idleTimeout
 		t.IdleConnTimeout = idleTimeout / 2 // before a read of an unused connection ends
 		t.MaxIdleConnsPerHost = 64
 		if o.RootCAs != nil {
 			if t.TLSClientConfig == nil {
 				t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 			}
-			t.TLSClientConfig.RootCAs = o.RootCAs
+			t.TLSClientConfig.RootCAs = o.RootCAs.Clone() // to which the SDK may add
 		}
 	})
 	conf, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(client), config.WithLogger(logging.Nop{})) // errors say it all
@@ -157,9 +156,14 @@ var errAnswer = errors.New("the answer is not one of an object store")
 
 // retryable reports whether a request may succeed if it is sent again.
 func retryable(err error) bool {
+	if errors.Is(err, errAnswer) || errors.Is(err, storage.ErrDamaged) {
+		return false
+	}
 	switch s := status(err); s {
 	case 0:
-		return !errors.Is(err, storage.ErrDamaged) && code(err) == ""
+		return code(err) == ""
+	case http.StatusOK, http.StatusPartialContent: // the body broke off
+		return true
 	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return true
 	default:

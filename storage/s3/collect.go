@@ -27,6 +27,9 @@ type Collected struct {
 	Uploads  int64 // in parts, which a writer had left
 }
 
+// marksDir is where the lists of marked contents are, below the prefix of the store.
+const marksDir = "g/marks/"
+
 // maxGarbage is how many contents one collection marks; the next one marks more.
 const maxGarbage = 100_000
 
@@ -57,25 +60,30 @@ func (c *collection) run(ctx context.Context, wait time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if age := time.Since(g.Begun); age < wait {
+	if age := max(time.Since(g.Begun), 0); age < wait {
 		return fmt.Errorf("the collection before began %v ago, which is less than %v", age.Round(time.Second), wait)
+	}
+	marks, err := c.marks(ctx, g)
+	if err != nil {
+		return err
 	}
 	garbage, err := c.unreferenced(ctx, g.Number)
 	if err != nil {
 		return err
 	}
-	next := generation{Number: g.Number + 1, Begun: time.Now().UTC()}
-	var old []string
-	for _, key := range g.Garbage {
-		if garbage[key] {
-			old = append(old, key)
-			delete(garbage, key)
-		}
+	// While this one stalled another may have begun a generation, in which writers and movers rely on a
+	// later scan than ours.
+	if now, _, _, err := c.generation(ctx); err != nil {
+		return err
+	} else if now.Number != g.Number {
+		return fmt.Errorf("another collection began: %w", storage.ErrConflict)
 	}
-	next.Garbage = slices.Sorted(maps.Keys(garbage))
-	next.Garbage = next.Garbage[:min(len(next.Garbage), maxGarbage)]
 	// First the deletion: if it does not end, the next collection begins as this one did.
-	for _, key := range old {
+	for _, key := range marks {
+		if !garbage[key] {
+			continue
+		}
+		delete(garbage, key)
 		if _, err := c.delete(ctx, key, ""); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -84,8 +92,38 @@ func (c *collection) run(ctx context.Context, wait time.Duration) error {
 	if err := c.abort(ctx, g.Number); err != nil {
 		return err
 	}
-	c.done.Marked = int64(len(next.Garbage))
-	return c.begin(ctx, next, r, etag)
+	next := generation{Number: g.Number + 1, Begun: time.Now().UTC()}
+	if next.Marks, err = c.mark(ctx, garbage); err != nil {
+		return err
+	}
+	if err := c.begin(ctx, next, r, etag); err != nil {
+		return err
+	}
+	if g.Marks != "" {
+		_, _ = c.delete(ctx, g.Marks, "") // what stays is small, and means nothing
+	}
+	return nil
+}
+
+// mark writes the contents that the next collection may delete, and returns the key of the list.
+func (c *collection) mark(ctx context.Context, garbage map[string]bool) (string, error) {
+	if len(garbage) == 0 {
+		return "", nil
+	}
+	marked := slices.Sorted(maps.Keys(garbage))
+	marked = marked[:min(len(marked), maxGarbage)]
+	c.done.Marked = int64(len(marked))
+	value, err := json.Marshal(marked)
+	if err != nil {
+		return "", err
+	}
+	r := c.valueRecord(marksDir+newID(), value)
+	return r.Key, c.putRecord(ctx, r, value, condition{absent: true})
+}
+
+// valueRecord returns a record of a value of this package.
+func (c *collection) valueRecord(key string, value []byte) record {
+	return record{Key: key, Size: int64(len(value)), Time: time.Now().UTC().Truncate(time.Second), ID: newID(), Sums: sums(value)}
 }
 
 // unreferenced returns the contents of the generations before the last that no record names.
@@ -105,7 +143,10 @@ func (c *collection) unreferenced(ctx context.Context, current int64) (map[strin
 		if err != nil {
 			return nil, err
 		}
-		r, _, _, err := c.record(ctx, key, firstRead)
+		if storage.CheckKey(key[len(objects):]) != nil {
+			continue // none of ours, see Keys
+		}
+		r, _, _, err := c.record(ctx, key, firstRead, false)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
 		case errors.Is(err, storage.ErrDamaged):
@@ -120,8 +161,8 @@ func (c *collection) unreferenced(ctx context.Context, current int64) (map[strin
 	return found, nil
 }
 
-// abort ends the uploads of the generations before the last. A store that cannot list them has them
-// ended by a rule of the bucket.
+// abort ends the uploads of the generations before the last. Where they cannot be listed, or the right to
+// do so is missing, a rule of the bucket must end them.
 func (c *collection) abort(ctx context.Context, current int64) error {
 	in := &sdk.ListMultipartUploadsInput{Bucket: &c.name, Prefix: c.key(contents)}
 	for range maxEmptyPages {
@@ -130,7 +171,7 @@ func (c *collection) abort(ctx context.Context, current int64) error {
 			out, err = c.client.ListMultipartUploads(ctx, in)
 			return err
 		})
-		if status(err) == http.StatusNotImplemented {
+		if s := status(err); s == http.StatusNotImplemented || s == http.StatusForbidden {
 			return nil
 		}
 		if err != nil {
@@ -161,17 +202,13 @@ func (c *collection) begin(ctx context.Context, g generation, r record, etag str
 	if err != nil {
 		return err
 	}
-	next := record{Key: generations, Size: int64(len(value)), Time: g.Begun.Truncate(time.Second), ID: newID(), Sums: sums(value)}
+	next := c.valueRecord(generations, value)
 	condition := condition{absent: true}
 	if r.ID != "" {
 		condition.absent, condition.etag, condition.after = false, etag, r.ID
 		next.Past = r.after()
 	}
-	encoded, err := next.encode(value)
-	if err != nil {
-		return err
-	}
-	if err = c.put(ctx, next.Key, next.ID, encoded, condition); errors.Is(err, errTaken) {
+	if err = c.putRecord(ctx, next, value, condition); errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("another collection began: %w", storage.ErrConflict)
 	}
 	return err

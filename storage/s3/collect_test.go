@@ -274,3 +274,117 @@ func TestCollectStress(t *testing.T) {
 		t.Errorf("%d contents of %d objects", contents, n)
 	}
 }
+
+// A collection that stalls while another begins deletes nothing: others rely on a later look than its own.
+func TestStalledCollector(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db, other := open(t, options(server)), open(t, options(server))
+	create(t, db, "key", storagetest.Content(1, large))
+	if err := db.Delete(t.Context(), "key"); err != nil {
+		t.Fatal(err)
+	}
+	collect(t, db)
+	if done := collect(t, db); done.Marked != 1 {
+		t.Fatalf("%+v, want one marked", done)
+	}
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		if r.Op == "LIST" && r.N == 2 {
+			return s3test.Fault{Wait: 300 * time.Millisecond}
+		}
+		return s3test.Fault{}
+	})
+	stalled := make(chan error)
+	go func() {
+		_, err := db.Collect(t.Context(), 0)
+		stalled <- err
+	}()
+	for server.Requests("LIST") < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	if done := collect(t, other); done.Deleted != 1 {
+		t.Errorf("%+v, want one deleted", done)
+	}
+	if err := <-stalled; !errors.Is(err, storage.ErrConflict) {
+		t.Errorf("the stalled collection = %v, want ErrConflict", err)
+	}
+}
+
+// A content that a collection has missed and marked is not moved, so that the next one sees it.
+func TestMoveOfMarked(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	content := storagetest.Content(1, large)
+	create(t, db, "from", content)
+	collect(t, db)
+	server.Fail(func(r s3test.Request) s3test.Fault { return s3test.Fault{Hidden: r.Op == "LIST" && r.N == 2} })
+	if done := collect(t, db); done.Marked != 1 {
+		t.Fatalf("%+v, want one marked", done)
+	}
+	server.Fail(nil)
+	if err := db.Move(t.Context(), "from", "to", "proof"); err == nil || !strings.Contains(err.Error(), "try again") {
+		t.Errorf("Move = %v, want an error", err)
+	}
+	collect(t, db)
+	expect(t, db, "from", content)
+	if err := db.Move(t.Context(), "from", "to", "proof"); err != nil {
+		t.Error(err)
+	}
+	for range 3 {
+		collect(t, db)
+	}
+	expect(t, db, "to", content)
+}
+
+// A replacement that stalls until its content may be collected leaves the old object.
+func TestStalledReplacement(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db, other := open(t, options(server)), open(t, options(server))
+	content := storagetest.Content(1, large)
+	create(t, db, "key", content)
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		if r.Op == "PUT" && strings.HasPrefix(r.Key, "store/c/") {
+			return s3test.Fault{Wait: 300 * time.Millisecond}
+		}
+		return s3test.Fault{}
+	})
+	replaced := make(chan error)
+	go func() {
+		replaced <- db.Replace(t.Context(), storage.Info{Key: "key", Size: large}, bytes.NewReader(storagetest.Content(2, large)))
+	}()
+	for server.Requests("PUT") == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	collect(t, other)
+	collect(t, other)
+	if err := <-replaced; err == nil || !strings.Contains(err.Error(), "try again") {
+		t.Errorf("Replace = %v, want an error", err)
+	}
+	for range 3 {
+		collect(t, other)
+	}
+	expect(t, db, "key", content)
+}
+
+// Without the right to list uploads all else is collected.
+func TestCollectWithoutUploads(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	server.Fail(denied("UPLOADS", ""))
+	db := open(t, options(server))
+	create(t, db, "key", storagetest.Content(1, large))
+	if err := db.Delete(t.Context(), "key"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		collect(t, db)
+	}
+	if keys := server.Keys("store/c/"); len(keys) > 0 {
+		t.Errorf("%q are left", keys)
+	}
+	if keys := server.Keys("store/g/"); len(keys) != 1 {
+		t.Errorf("%q are left, want the generations", keys)
+	}
+}

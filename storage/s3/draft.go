@@ -69,7 +69,7 @@ func (db *DB) draft(ctx context.Context, size int64) (*draft, error) {
 	if size < -1 {
 		return nil, fmt.Errorf("size %d", size)
 	}
-	return &draft{db: db, ctx: ctx, size: size, sum: sha256.New(), held: db.writers.HoldFor(ctx)}, nil
+	return &draft{db: db, ctx: ctx, size: size, sum: sha256.New()}, nil
 }
 
 // Write implements storage.Draft.
@@ -86,7 +86,7 @@ func (d *draft) Write(p []byte) (n int, err error) {
 
 // write appends the beginning of p, as much as fits into the chunk.
 func (d *draft) write(p []byte) (int, error) {
-	if err := d.db.check(d.ctx); err != nil {
+	if err := d.begin(); err != nil {
 		return 0, err
 	}
 	d.mu.Lock()
@@ -103,16 +103,6 @@ func (d *draft) write(p []byte) (int, error) {
 		d.err = fmt.Errorf("more than the %d bytes that a content may have in a bucket", int64(maxContent))
 		return 0, d.err
 	}
-	if d.tail == nil {
-		first := int64(chunkSize)
-		if d.size >= 0 {
-			first = min(first, d.size)
-		}
-		if err := d.held.Grow(d.ctx, first); err != nil {
-			return 0, err
-		}
-		d.tail = make([]byte, 0, first)
-	}
 	if len(d.tail) == chunkSize {
 		if d.err = d.spill(); d.err != nil {
 			return 0, d.err
@@ -124,6 +114,33 @@ func (d *draft) write(p []byte) (int, error) {
 	return n, nil
 }
 
+// begin takes memory before the first bytes. It waits without mu, so that Close does not.
+func (d *draft) begin() error {
+	err := d.db.check(d.ctx)
+	d.mu.Lock()
+	begun := d.tail != nil || d.closed || d.err != nil
+	d.mu.Unlock()
+	first := int64(chunkSize)
+	if d.size >= 0 {
+		first = min(first, d.size)
+	}
+	held := d.db.writers.HoldFor(d.ctx)
+	if err == nil && !begun {
+		err = held.Grow(d.ctx, first)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case err != nil:
+		d.err = err
+	case d.closed:
+		held.Free()
+	case !begun:
+		d.held, d.tail = held, make([]byte, 0, first)
+	}
+	return err
+}
+
 // written returns the number of bytes written so far. The caller holds mu.
 func (d *draft) written() int64 { return d.filed() + int64(len(d.tail)) }
 
@@ -133,7 +150,7 @@ func (d *draft) filed() int64 { return int64(len(d.spool.sums)) / 4 * chunkSize 
 // spill writes the chunk in memory to the file. The caller holds mu.
 func (d *draft) spill() error {
 	if d.spool.file == nil {
-		file, err := os.CreateTemp(d.db.spool, "assay-draft-*")
+		file, err := os.CreateTemp(d.db.spool, drafts)
 		if err != nil {
 			return fmt.Errorf("%w: %v", storage.ErrNoLarge, err)
 		}
@@ -209,49 +226,81 @@ func (d *draft) load(number int64) ([]byte, error) {
 
 // Commit implements storage.Draft.
 func (d *draft) Commit(ctx context.Context, info storage.Info) error {
-	if err := d.commit(ctx, info, condition{absent: true}); err != nil {
+	if err := d.create(ctx, info); err != nil {
 		return fmt.Errorf("create %.200q: %w", info.Key, err)
 	}
 	return nil
 }
 
-func (d *draft) commit(ctx context.Context, info storage.Info, c condition) error {
-	if err := errors.Join(d.db.check(ctx), info.Check()); err != nil {
-		return err
-	}
-	r, content, err := d.finish(info)
+// create writes the content and its record, if the key has none.
+func (d *draft) create(ctx context.Context, info storage.Info) error {
+	r, content, err := d.finish(ctx, info)
 	if err != nil {
 		return err
 	}
-	if r.Size <= chunkSize {
-		return d.db.records.putRecord(ctx, r, content, c)
+	absent := condition{absent: true}
+	if content != nil {
+		return d.db.records.putRecord(ctx, r, content, absent)
 	}
-	if c.absent {
-		switch _, err := d.db.records.etag(ctx, r.Key); { // perhaps the upload would be for nothing
-		case err == nil:
-			return fs.ErrExist
-		case !errors.Is(err, fs.ErrNotExist):
-			return err
-		}
-	}
-	began, _, _, err := d.db.records.generation(ctx)
-	if err != nil {
+	switch there, err := d.db.records.exists(ctx, r.Key); { // perhaps the upload would be for nothing
+	case err != nil:
 		return err
+	case there:
+		return fs.ErrExist
 	}
-	r.Content = began.contentKey(r.ID)
-	if err := d.db.records.upload(ctx, r.Content, d, r.Size); err != nil {
+	began, err := d.upload(ctx, &r)
+	if err != nil {
 		return err
 	}
 	// If the record is not written the content stays, for Collect: whether our record was there for a
 	// moment, and was moved on by another, cannot be known.
-	if err := d.db.records.putRecord(ctx, r, nil, c); err != nil {
+	if err := d.db.records.putRecord(ctx, r, nil, absent); err != nil {
 		return err
 	}
-	return d.db.records.confirm(ctx, r, began.Number+1)
+	if err := d.db.records.confirm(ctx, began+1); err != nil {
+		return errors.Join(err, d.db.records.takeBack(ctx, r))
+	}
+	return nil
 }
 
-// finish ends the writing, and returns the record of the content, and a small content.
-func (d *draft) finish(info storage.Info) (record, []byte, error) {
+// replace writes the content and its record, whatever the key has.
+func (d *draft) replace(ctx context.Context, info storage.Info) error {
+	r, content, err := d.finish(ctx, info)
+	if err != nil {
+		return err
+	}
+	if content != nil {
+		return d.db.records.replaceRecord(ctx, r, content)
+	}
+	began, err := d.upload(ctx, &r)
+	if err != nil {
+		return err
+	}
+	if err := d.db.records.replaceRecord(ctx, r, nil); err != nil {
+		return err
+	}
+	return d.db.records.confirm(ctx, began+1) // the old one is gone, so this one stays
+}
+
+// upload sends a large content, whose record names it then, and returns the generation in which that began.
+func (d *draft) upload(ctx context.Context, r *record) (began int64, err error) {
+	g, _, _, err := d.db.records.generation(ctx)
+	if err != nil {
+		return 0, err
+	}
+	r.Content = g.contentKey(r.ID)
+	if err := d.db.records.upload(ctx, r.Content, d, r.Size); err != nil {
+		return 0, err
+	}
+	return g.Number, d.db.records.confirm(ctx, g.Number+1)
+}
+
+// finish ends the writing, and returns the record of the content, and a small content; nil is a large
+// one.
+func (d *draft) finish(ctx context.Context, info storage.Info) (record, []byte, error) {
+	if err := errors.Join(d.db.check(ctx), info.Check()); err != nil {
+		return record{}, nil, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -268,7 +317,10 @@ func (d *draft) finish(info storage.Info) (record, []byte, error) {
 	if len(d.tail) > 0 {
 		r.Sums = appendSum(r.Sums, d.tail)
 	}
-	return r, d.tail, nil
+	if r.Size > chunkSize {
+		return r, nil, nil
+	}
+	return r, append([]byte{}, d.tail...), nil
 }
 
 // Close implements storage.Draft.

@@ -41,7 +41,7 @@ func trouble(r s3test.Request) s3test.Fault {
 		return s3test.Fault{After: -1}
 	case r.N%23 == 7:
 		return s3test.Fault{After: http.StatusInternalServerError, Code: "InternalError"}
-	case r.N%29 == 2 && r.Op == "GET":
+	case r.N%29 == 2 && (r.Op == "GET" || r.Op == "LIST"):
 		return s3test.Fault{Cut: 100}
 	case r.N%13 == 4 && r.Op == "PUT" && r.Conditional:
 		return s3test.Fault{Before: http.StatusConflict, Code: "ConditionalRequestConflict"}

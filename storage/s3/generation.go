@@ -23,9 +23,9 @@ type generation struct {
 	Number int64     `json:"number"`
 	Begun  time.Time `json:"begun"` // by the clock of the collector
 
-	// Garbage are the contents to which nothing referred when the generation began. They are deleted
-	// when the next one begins, if that is still so.
-	Garbage []string `json:"garbage,omitempty"`
+	// Marks is the key of a list of contents, to which nothing referred when the generation began. They
+	// are deleted when the next one begins, if that is still so. Empty: there are none.
+	Marks string `json:"marks,omitempty"`
 }
 
 // contentKey returns the key of a content.
@@ -44,12 +44,9 @@ func of(contentKey string) (int64, bool) {
 // generation returns the current generation, and the record that has it. Before the first collection
 // that is generation 0, without a record.
 func (b records) generation(ctx context.Context) (g generation, r record, etag string, err error) {
-	r, value, etag, err := b.record(ctx, generations, maxHeader+storage.MaxState)
+	r, value, etag, err := b.record(ctx, generations, firstRead, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return generation{}, record{}, "", nil
-	}
-	if err == nil {
-		value, err = r.open(value)
 	}
 	if err == nil && json.Unmarshal(value, &g) != nil {
 		err = fmt.Errorf("%s: %w", generations, storage.ErrDamaged)
@@ -57,19 +54,37 @@ func (b records) generation(ctx context.Context) (g generation, r record, etag s
 	return g, r, etag, err
 }
 
-// confirm checks that the content of a record that was just written cannot have been collected: the
-// generation is at most newest. Otherwise it takes the record back.
-func (b records) confirm(ctx context.Context, r record, newest int64) error {
-	now, _, _, err := b.generation(ctx)
-	if err != nil || now.Number <= newest {
-		return err
+// marks returns the contents that a generation has marked.
+func (b records) marks(ctx context.Context, g generation) (all []string, err error) {
+	if g.Marks == "" {
+		return nil, nil
 	}
-	return errors.Join(errors.New("contents were collected meanwhile, and this one may be gone; try again"), b.takeBack(ctx, r))
+	_, value, _, err := b.record(ctx, g.Marks, maxHeader+storage.MaxState, true)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errCollected // a newer generation has begun
+	}
+	if err == nil && json.Unmarshal(value, &all) != nil {
+		err = fmt.Errorf("%s: %w", g.Marks, storage.ErrDamaged)
+	}
+	return all, err
+}
+
+// errCollected means that the content of a record may have been collected.
+var errCollected = errors.New("contents were collected meanwhile, and this one may be gone; try again")
+
+// confirm checks that no content that was named in time can have been collected: the generation is at
+// most newest.
+func (b records) confirm(ctx context.Context, newest int64) error {
+	now, _, _, err := b.generation(ctx)
+	if err == nil && now.Number > newest {
+		err = errCollected
+	}
+	return err
 }
 
 // takeBack deletes a record that was just written, if it is still there.
 func (b records) takeBack(ctx context.Context, r record) error {
-	there, _, etag, err := b.record(ctx, r.Key, firstRead)
+	there, _, etag, err := b.record(ctx, r.Key, firstRead, false)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && there.ID != r.ID {
 		return nil
 	}

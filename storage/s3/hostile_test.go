@@ -2,6 +2,7 @@ package s3_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -243,31 +244,196 @@ func TestLostDelete(t *testing.T) {
 	expect(t, db, "key", []byte("new"))
 }
 
-// An object that is deleted while it is moved does not come back.
-func TestMoveOfDeleted(t *testing.T) {
+// A server between us and the store may send a DELETE twice too. A move never loses the object.
+func TestRepeatedDelete(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusNotFound, http.StatusPreconditionFailed} {
+		server := s3test.Start(t)
+		db := open(t, options(server))
+		create(t, db, "from", []byte("content"))
+		server.Fail(answers(s3test.Fault{After: status, Code: "NoSuchKey"}, "DELETE"))
+		if err := db.Move(t.Context(), "from", "to", "proof"); err != nil {
+			t.Errorf("%d: Move: %v", status, err)
+		}
+		server.Fail(nil)
+		expect(t, db, "to", []byte("content"))
+		if keys := server.Keys("store/o/"); len(keys) != 1 {
+			t.Errorf("%d: the bucket has %q, want one record", status, keys)
+		}
+	}
+}
+
+// One wrong bit on the way, once, is read again, and is no damage.
+func TestOneWrongBit(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	small, content := storagetest.Content(1, 100<<10), storagetest.Content(2, large)
+	create(t, db, "small", small)
+	create(t, db, "large", content)
+	if err := db.SetState(t.Context(), "state", small); err != nil {
+		t.Fatal(err)
+	}
+	once := func() {
+		corrupt := true
+		server.Fail(func(r s3test.Request) s3test.Fault {
+			f := s3test.Fault{Corrupt: corrupt && r.Op == "GET"}
+			corrupt = corrupt && !f.Corrupt
+			return f
+		})
+	}
+	once()
+	expect(t, db, "small", small)
+	once()
+	expect(t, db, "large", content)
+	once()
+	if value, err := db.State(t.Context(), "state"); err != nil || !bytes.Equal(value, small) {
+		t.Errorf("State = %d bytes, %v", len(value), err)
+	}
+	once()
+	if err := db.Move(t.Context(), "small", "moved", "proof"); err != nil {
+		t.Error(err)
+	}
+	expect(t, db, "moved", small)
+}
+
+// Each write of a record has a condition, so one that arrives late changes nothing.
+func TestEveryWriteHasACondition(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		if !r.Conditional && (r.Op == "PUT" || r.Op == "DELETE") && !strings.HasPrefix(r.Key, "store/c/") {
+			return s3test.Fault{Before: http.StatusTeapot}
+		}
+		return s3test.Fault{}
+	})
+	for _, size := range []int{10, large} {
+		content := storagetest.Content(1, size)
+		create(t, db, "key", content)
+		for range 2 {
+			if err := db.Replace(t.Context(), storage.Info{Key: "key", Size: int64(size)}, bytes.NewReader(content)); err != nil {
+				t.Error(err)
+			}
+			if err := db.SetState(t.Context(), "state", content); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := db.Move(t.Context(), "key", "to", "proof"); err != nil {
+			t.Error(err)
+		}
+		if err := db.Delete(t.Context(), "to"); err != nil {
+			t.Error(err)
+		}
+		if err := db.DeleteState(t.Context(), "state"); err != nil {
+			t.Error(err)
+		}
+		collect(t, db)
+	}
+}
+
+// A deletion that was not done is done again, also if the state has changed meanwhile; and a state that
+// is deleted while it is set is set.
+func TestStateDeletedBeside(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
 	db, other := open(t, options(server)), open(t, options(server))
-	create(t, db, "from", []byte("content"))
+	if err := db.SetState(t.Context(), "state", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
 	server.Fail(func(r s3test.Request) s3test.Fault {
-		if r.Op == "PUT" && r.Key == "store/o/to" {
+		switch {
+		case r.Op == "DELETE" && r.N == 1:
+			return s3test.Fault{Before: http.StatusServiceUnavailable}
+		case r.Op == "DELETE":
 			return s3test.Fault{Wait: 200 * time.Millisecond}
 		}
 		return s3test.Fault{}
 	})
-	moved := make(chan error)
-	go func() { moved <- db.Move(t.Context(), "from", "to", "proof") }()
+	deleted := make(chan error)
+	go func() { deleted <- db.DeleteState(t.Context(), "state") }()
+	for server.Requests("DELETE") < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := other.SwapState(t.Context(), "state", []byte("1"), []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-deleted; err != nil {
+		t.Error(err)
+	}
+	if value, err := db.State(t.Context(), "state"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("State = %q, %v, want fs.ErrNotExist", value, err)
+	}
+
+	server.Fail(nil)
+	if err := db.SetState(t.Context(), "state", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		if r.Op == "PUT" && r.N == 1 {
+			return s3test.Fault{Wait: 200 * time.Millisecond}
+		}
+		return s3test.Fault{}
+	})
+	set := make(chan error)
+	go func() { set <- db.SetState(t.Context(), "state", []byte("3")) }()
 	for server.Requests("PUT") == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if err := other.Delete(t.Context(), "from"); err != nil {
+	if err := other.DeleteState(t.Context(), "state"); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-moved; !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Move = %v, want fs.ErrNotExist", err)
+	if err := <-set; err != nil {
+		t.Error(err)
 	}
-	if keys := server.Keys("store/o/"); len(keys) > 0 {
-		t.Errorf("the bucket has %q, want nothing", keys)
+	if value, err := db.State(t.Context(), "state"); err != nil || string(value) != "3" {
+		t.Errorf("State = %q, %v, want 3", value, err)
+	}
+}
+
+// A 416 of another server does not make a value empty, or damaged.
+func TestRangeOfOtherServer(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	db := open(t, options(server))
+	create(t, db, "key", []byte("content"))
+	server.Fail(answers(s3test.Fault{Before: http.StatusRequestedRangeNotSatisfiable}, "GET"))
+	if _, err := db.Stat(t.Context(), "key"); err == nil || errors.Is(err, storage.ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Stat = %v, want an error that decides nothing", err)
+	}
+	if err := db.Delete(t.Context(), "key"); err == nil || server.Requests("DELETE") > 0 {
+		t.Errorf("Delete = %v after %d deletions, want an error", err, server.Requests("DELETE"))
+	}
+}
+
+// A draft that got no memory is no shorter content.
+func TestNoMemory(t *testing.T) {
+	t.Parallel()
+	o := options(s3test.Start(t))
+	o.Writers = memory.New(300 << 10)
+	db := open(t, o)
+	first, err := db.Draft(t.Context(), -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if _, err := first.Write([]byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	second, err := db.Draft(ctx, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Write([]byte("second")); err == nil {
+		t.Error("Write succeeded without memory")
+	}
+	if err := second.Commit(t.Context(), storage.Info{Key: "key"}); err == nil {
+		t.Error("Commit succeeded after an error of Write")
+	}
+	if err := second.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -307,6 +473,11 @@ func TestAttempts(t *testing.T) {
 	server.Fail(answers(s3test.Fault{Before: http.StatusServiceUnavailable}, "GET LIST"))
 	if _, err := db.Stat(t.Context(), "key"); err == nil || server.Requests() != 5 {
 		t.Errorf("%v after %d requests, want an error after 5", err, server.Requests())
+	}
+	server.Fail(answers(s3test.Fault{Before: http.StatusServiceUnavailable}, "BEGIN"))
+	err := db.Create(t.Context(), storage.Info{Key: "key", Size: 17 << 20}, bytes.NewReader(make([]byte, 17<<20)))
+	if n := server.Requests("BEGIN"); err == nil || n != 5 {
+		t.Errorf("%v after %d attempts to begin, want an error after 5", err, n)
 	}
 }
 

@@ -51,10 +51,7 @@ func (db *DB) open(ctx context.Context, key string) (*object, error) {
 	if err := held.Grow(ctx, chunkSize); err != nil {
 		return nil, err
 	}
-	r, content, _, err := db.records.record(ctx, objects+key, firstRead+chunkSize)
-	if err == nil && r.Content == "" {
-		content, err = r.open(content)
-	}
+	r, content, _, err := db.records.record(ctx, objects+key, firstRead+chunkSize, true)
 	if err != nil {
 		held.Free()
 		return nil, err
@@ -75,7 +72,7 @@ func (db *DB) Stat(ctx context.Context, key string) (storage.Info, error) {
 	err := errors.Join(db.check(ctx), storage.CheckKey(key))
 	if err == nil {
 		var r record
-		if r, _, _, err = db.records.record(ctx, objects+key, firstRead); err == nil {
+		if r, _, _, err = db.records.record(ctx, objects+key, firstRead, false); err == nil {
 			return r.info(), nil
 		}
 	}

@@ -35,8 +35,8 @@ type Options struct {
 
 	RootCAs *x509.CertPool // authorities to trust; nil: those of the system, or of AWS_CA_BUNDLE
 
-	// Spool is the directory for contents of more than 256 KiB that are not complete yet. Empty: the
-	// one for temporary files.
+	// Spool is the directory for contents of more than 256 KiB that are not complete yet, which no other
+	// process uses. Open removes what is left there. Empty: the one for temporary files.
 	Spool string
 
 	// Readers is the memory for open objects, at most 4 MiB for each; Writers is the memory for
@@ -63,12 +63,17 @@ func ParseURL(s string) (Options, error) {
 		return Options{}, errors.New("store: want a URL of the form s3://BUCKET/PREFIX")
 	case u.User != nil:
 		return Options{}, errors.New("store: credentials do not belong into the URL; use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
+	case strings.Contains(u.Host, ":"):
+		return Options{}, errors.New("store: what follows s3:// is the name of a bucket; the address of a server is ?endpoint=URL")
 	case u.Fragment != "" || err != nil:
 		return Options{}, errors.New("store: what follows the bucket and the prefix must be ?NAME=VALUE&NAME=VALUE")
 	}
 	o := Options{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/")}
 	for name, values := range query {
-		value := values[len(values)-1]
+		value := values[0]
+		if len(values) > 1 {
+			return Options{}, fmt.Errorf("store: the parameter %.40q is there twice", name)
+		}
 		switch name {
 		case "endpoint":
 			o.Endpoint = value
@@ -103,7 +108,7 @@ func (o Options) check() error {
 	}
 	if o.Endpoint != "" {
 		u, err := url.Parse(o.Endpoint)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 			return errors.New("store: endpoint must be an http or https URL without credentials")
 		}
 	}

@@ -1,10 +1,10 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"slices"
@@ -139,6 +139,12 @@ func unmet(status int) bool {
 	return slices.Contains([]int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusNotImplemented}, status)
 }
 
+// etag returns the ETag of a key.
+func (p *probe) etag(ctx context.Context, name string) (string, error) {
+	_, etag, err := p.get(ctx, p.dir+name, 0, maxHeader)
+	return etag, err
+}
+
 func (p *probe) read(ctx context.Context, name string) (string, error) {
 	value, _, err := p.get(ctx, p.dir+name, 0, maxHeader)
 	return string(value), err
@@ -149,7 +155,11 @@ func (p *probe) access(ctx context.Context) error {
 	if _, err := p.send(ctx, "access", "value", condition{}); err != nil {
 		return err
 	}
-	out, err := p.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &p.name, Key: p.key(p.dir + "access")})
+	var out *sdk.HeadObjectOutput
+	err := p.try(ctx, 0, func(ctx context.Context) (err error) {
+		out, err = p.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &p.name, Key: p.key(p.dir + "access")})
+		return err
+	})
 	if err != nil {
 		return p.explain(err)
 	}
@@ -198,6 +208,8 @@ func (p *probe) race(ctx context.Context, name string, c condition) (wrong strin
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return "", err
+	case len(unclear) == racers && err != nil:
+		return "", errUnclear
 	case len(winners) > 1 || len(winners) == 0 && !slices.Contains(unclear, value):
 		return fmt.Sprintf("%d of %d succeeded, not 1", len(winners), racers), nil
 	case len(winners) == 1 && value != winners[0]:
@@ -213,6 +225,9 @@ func (p *probe) races(ctx context.Context) error {
 	for i := range rounds {
 		name := fmt.Sprintf("race-%d", i)
 		wrong, err := p.race(ctx, name, condition{absent: true})
+		for attempt := 1; errors.Is(err, errUnclear) && attempt < attempts; attempt++ {
+			wrong, err = p.race(ctx, name, condition{absent: true})
+		}
 		if err != nil {
 			return err
 		}
@@ -257,7 +272,7 @@ func (p *probe) swaps(ctx context.Context) error {
 	if _, err := p.send(ctx, name, "first", condition{}); err != nil {
 		return err
 	}
-	first, err := p.etag(ctx, p.dir+name)
+	first, err := p.etag(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -280,28 +295,32 @@ func (p *probe) deletions(ctx context.Context) error {
 	if _, err := p.send(ctx, name, "first", condition{}); err != nil {
 		return err
 	}
-	old, err := p.etag(ctx, p.dir+name)
+	old, err := p.etag(ctx, name)
 	if err != nil {
 		return err
 	}
 	if _, err := p.send(ctx, name, "second", condition{}); err != nil {
 		return err
 	}
-	if _, err := p.delete(ctx, p.dir+name, old); err != nil && !errors.Is(err, errTaken) {
+	_, deleteErr := p.delete(ctx, p.dir+name, old)
+	if deleteErr != nil && !errors.Is(deleteErr, errTaken) {
 		return nil // the bucket may deny it; Left says so
 	}
 	switch _, err := p.read(ctx, name); {
+	case err == nil && deleteErr == nil:
+		p.broken("a DELETE with If-Match and a wrong ETag is acknowledged and not done")
+		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		p.report.Weak = append(p.report.Weak, "DELETE ignores If-Match: a deletion can remove an object that replaces another at that moment")
 		return nil
 	case err != nil:
 		return err
 	}
-	now, err := p.etag(ctx, p.dir+name)
+	now, err := p.etag(ctx, name)
 	if err != nil {
 		return err
 	}
-	if _, err := p.delete(ctx, p.dir+name, now); err != nil {
+	if unknown, err := p.delete(ctx, p.dir+name, now); err != nil && !unknown {
 		p.broken("a DELETE with If-Match and the right ETag is refused")
 		return nil
 	}
@@ -386,47 +405,63 @@ func (p *probe) listed(ctx context.Context) (names []string, err error) {
 	return names, nil
 }
 
-// parts completes uploads of a key that is there and of one that is not.
+// parts completes uploads of a key that is not there and, twice, of one that is.
 func (p *probe) parts(ctx context.Context) error {
-	complete := func(name string) (refused int, err error) {
-		key := p.key(p.dir + name)
-		p.tried[p.dir+name] = true
-		begun, err := p.client.CreateMultipartUpload(ctx, &sdk.CreateMultipartUploadInput{Bucket: &p.name, Key: key,
-			ServerSideEncryption: p.encryption, SSEKMSKeyId: p.kmsKey})
-		if err != nil {
-			return 0, p.explain(err)
+	for attempt := 1; ; attempt++ {
+		name := fmt.Sprintf("parts-%d", attempt)
+		first, err := p.part(ctx, name, "first")
+		second := 0
+		if err == nil && first == 0 {
+			second, err = p.part(ctx, name, "second")
 		}
-		part, err := p.client.UploadPart(ctx, &sdk.UploadPartInput{Bucket: &p.name, Key: key, UploadId: begun.UploadId, PartNumber: aws.Int32(1),
-			Body: bytes.NewReader([]byte("part"))})
-		if err == nil {
-			_, err = p.client.CompleteMultipartUpload(ctx, &sdk.CompleteMultipartUploadInput{Bucket: &p.name, Key: key, UploadId: begun.UploadId,
-				IfNoneMatch:     aws.String("*"),
-				MultipartUpload: &types.CompletedMultipartUpload{Parts: []types.CompletedPart{{ETag: part.ETag, PartNumber: aws.Int32(1)}}}})
-		}
-		if err == nil {
-			return 0, nil
-		}
-		p.bucket.cleanUp(ctx, func(ctx context.Context) error {
-			_, err := p.client.AbortMultipartUpload(ctx, &sdk.AbortMultipartUploadInput{Bucket: &p.name, Key: key, UploadId: begun.UploadId})
+		switch {
+		case errors.Is(err, errUnclear) && attempt < attempts:
+			continue
+		case err != nil:
 			return err
-		})
-		if s := status(err); unmet(s) {
-			return s, nil
+		case first != 0:
+			p.broken("an upload in parts with If-None-Match: * of a key that is absent has the status %d", first)
+			return nil
+		case second == 0:
+			p.broken("an upload in parts with If-None-Match: * replaced a key")
+			return nil
 		}
+		return p.expect(ctx, name, "first", "an upload in parts with If-None-Match: * was refused and done all the same")
+	}
+}
+
+// part uploads a value in one part, or returns the status with which its condition was refused.
+func (p *probe) part(ctx context.Context, name, value string) (refused int, err error) {
+	key := p.key(p.dir + name)
+	p.tried[p.dir+name] = true
+	var begun *sdk.CreateMultipartUploadOutput
+	err = p.try(ctx, 0, func(ctx context.Context) (err error) {
+		begun, err = p.client.CreateMultipartUpload(ctx, &sdk.CreateMultipartUploadInput{Bucket: &p.name, Key: key,
+			ServerSideEncryption: p.encryption, SSEKMSKeyId: p.kmsKey})
+		return err
+	})
+	if err != nil {
 		return 0, p.explain(err)
 	}
-	if refused, err := complete("parts"); err != nil {
-		return err
-	} else if refused != 0 {
-		p.broken("an upload in parts with If-None-Match: * of a key that is absent has the status %d", refused)
-		return nil
+	sent, err := p.uploadPart(ctx, p.dir+name, begun.UploadId, 1, io.NewSectionReader(strings.NewReader(value), 0, int64(len(value))))
+	if err == nil {
+		_, err = p.client.CompleteMultipartUpload(ctx, &sdk.CompleteMultipartUploadInput{Bucket: &p.name, Key: key, UploadId: begun.UploadId,
+			IfNoneMatch: aws.String("*"), MultipartUpload: &types.CompletedMultipartUpload{Parts: []types.CompletedPart{sent}}})
 	}
-	if refused, err := complete("parts"); err != nil {
-		return err
-	} else if refused == 0 {
-		p.broken("an upload in parts with If-None-Match: * replaced a key")
+	if err == nil {
+		return 0, nil
 	}
-	return nil
+	p.bucket.cleanUp(ctx, func(ctx context.Context) error {
+		_, err := p.client.AbortMultipartUpload(ctx, &sdk.AbortMultipartUploadInput{Bucket: &p.name, Key: key, UploadId: begun.UploadId})
+		return err
+	})
+	switch s := status(err); {
+	case unmet(s):
+		return s, nil
+	case retryable(err):
+		return 0, errUnclear
+	}
+	return 0, p.explain(err)
 }
 
 // cleanUp deletes the keys that the probe has tried to write, also those of a store that does what it
@@ -438,6 +473,7 @@ func (p *probe) cleanUp(ctx context.Context) {
 		}
 		for _, err := range p.keys(ctx, p.dir) {
 			if err != nil {
+				p.report.Left = len(p.tried) // at most
 				return err
 			}
 			p.report.Left++

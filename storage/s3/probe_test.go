@@ -80,6 +80,15 @@ func TestProbeFindsLies(t *testing.T) {
 			}
 			return s3test.Fault{}
 		}, "not one of an object store"},
+		"does parts that it refuses": {func(r s3test.Request) s3test.Fault {
+			if r.Op == "COMPLETE" && r.N == 2 {
+				return s3test.Fault{Unconditional: true, After: http.StatusPreconditionFailed}
+			}
+			return s3test.Fault{}
+		}, "an upload in parts with If-None-Match: * was refused and done"},
+		"acknowledges what it does not delete": {func(r s3test.Request) s3test.Fault {
+			return s3test.Fault{Unconditional: r.Op == "DELETE", Forgotten: r.Op == "DELETE" && r.Conditional && r.N == 1}
+		}, "acknowledged and not done"},
 		"replaces by parts": {func(r s3test.Request) s3test.Fault { return s3test.Fault{Unconditional: r.Op == "COMPLETE"} },
 			"an upload in parts with If-None-Match: * replaced a key"},
 	} {

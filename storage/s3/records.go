@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/assay-proxy/assay/storage"
@@ -24,35 +25,79 @@ func (b records) putRecord(ctx context.Context, r record, content []byte, c cond
 	return err
 }
 
-// remove deletes a key that exists.
-func (b records) remove(ctx context.Context, key string) error {
+// look returns a condition that holds as long as the key has what it has now, and the record. A damaged
+// record has an ETag and no ID.
+func (b records) look(ctx context.Context, key string) (condition, record, error) {
+	r, _, etag, err := b.record(ctx, key, firstRead, false)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return condition{absent: true}, record{}, nil
+	case err != nil && !errors.Is(err, storage.ErrDamaged):
+		return condition{}, record{}, err
+	}
+	return condition{etag: etag, after: r.ID}, r, nil
+}
+
+// replaceRecord writes a record whatever the key has.
+func (b records) replaceRecord(ctx context.Context, r record, content []byte) error {
 	for attempt := 1; ; attempt++ {
-		etag, err := b.etag(ctx, key)
+		c, _, err := b.look(ctx, r.Key)
 		if err != nil {
 			return err
 		}
-		unknown, err := b.delete(ctx, key, etag)
+		err = b.putRecord(ctx, r, content, c)
+		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, errUnknown) || attempt == maxChanges {
+			return err
+		}
+		if err := pause(ctx, min(attempt, attempts)); err != nil {
+			return err
+		}
+	}
+}
+
+// remove deletes a key that exists.
+func (b records) remove(ctx context.Context, key string) error {
+	for attempt := 1; ; attempt++ {
+		c, r, err := b.look(ctx, key)
+		if err != nil {
+			return err
+		}
+		if c.absent {
+			return fs.ErrNotExist
+		}
+		unknown, err := b.delete(ctx, key, c.etag)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil // another has deleted it at the same time, or the answer to our first attempt got lost
 		case !errors.Is(err, errTaken):
 			return err
-		case unknown:
-			return nil // what is there now was created after ours was deleted, or replaced it
 		case attempt == attempts:
 			return errors.New("it was replaced again and again")
+		case !unknown:
+			continue
+		}
+		_, now, err := b.look(ctx, key)
+		if err != nil {
+			return err
+		}
+		if r.ID == "" || !now.from(r.ID) {
+			return nil // what is there now was created after ours was deleted, or replaced it
 		}
 	}
 }
 
+// move names a content under another key. What it moves may be deleted or moved by another at the same
+// time: then it is under the new key all the same.
 func (b records) move(ctx context.Context, from, to, proof string) error {
-	began, _, _, err := b.generation(ctx)
+	r, content, etag, err := b.record(ctx, objects+from, firstRead+chunkSize, true)
 	if err != nil {
 		return err
 	}
-	r, content, etag, err := b.record(ctx, objects+from, firstRead+chunkSize)
-	if err != nil {
-		return err
+	var began generation
+	if r.Content != "" {
+		if began, err = b.mayMove(ctx, r); err != nil {
+			return err
+		}
 	}
 	moved := r
 	moved.Key, moved.Proof, moved.ID = objects+to, proof, newID()
@@ -60,22 +105,36 @@ func (b records) move(ctx context.Context, from, to, proof string) error {
 		return err
 	}
 	if r.Content != "" {
-		if err := b.confirm(ctx, moved, began.Number); err != nil {
-			return err
+		if err := b.confirm(ctx, began.Number); err != nil {
+			return errors.Join(err, b.takeBack(ctx, moved))
 		}
 	}
-	unknown, err := b.delete(ctx, objects+from, etag)
-	if unknown || !errors.Is(err, errTaken) && !errors.Is(err, fs.ErrNotExist) {
-		if errors.Is(err, errTaken) || errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
+	_, err = b.delete(ctx, objects+from, etag)
+	if errors.Is(err, errTaken) || errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	// Another has deleted or replaced what was moved. What was deleted must not come back.
-	if _, err := b.etag(ctx, objects+from); !errors.Is(err, fs.ErrNotExist) {
-		return err
+	return err
+}
+
+// mayMove returns the generation in which the content of a record is moved. It is not moved if a
+// collection may be about to delete it, having missed the record.
+func (b records) mayMove(ctx context.Context, r record) (generation, error) {
+	g, _, _, err := b.generation(ctx)
+	if err != nil {
+		return g, err
 	}
-	return errors.Join(fs.ErrNotExist, b.takeBack(ctx, moved))
+	marks, err := b.marks(ctx, g)
+	if err != nil {
+		return g, err
+	}
+	now, _, _, err := b.record(ctx, r.Key, firstRead, false)
+	if err != nil {
+		return g, err
+	}
+	if slices.Contains(marks, r.Content) || now.ID != r.ID {
+		return g, errCollected
+	}
+	return g, nil
 }
 
 func (b records) apply(ctx context.Context, batch storage.Batch) error {
@@ -106,10 +165,7 @@ func (b records) createSmall(ctx context.Context, small storage.Small) error {
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	there, content, _, readErr := b.record(ctx, objects+info.Key, firstRead+chunkSize)
-	if readErr == nil && there.Content == "" {
-		content, readErr = there.open(content)
-	}
+	there, content, _, readErr := b.record(ctx, objects+info.Key, firstRead+chunkSize, true)
 	if readErr != nil {
 		return readErr
 	}
@@ -121,73 +177,63 @@ func (b records) createSmall(ctx context.Context, small storage.Small) error {
 
 // state returns the record of a state, its value, and its ETag.
 func (b records) state(ctx context.Context, name string) (record, []byte, string, error) {
-	r, value, etag, err := b.record(ctx, states+name, maxHeader+storage.MaxState)
-	if err == nil {
-		value, err = r.open(value)
-	}
-	return r, value, etag, err
+	return b.record(ctx, states+name, maxHeader+storage.MaxState, true)
 }
 
-// change sets a state by compare and swap: next returns the new value, or an error that ends it. A
-// damaged state is there, and nil.
-func (b records) change(ctx context.Context, name string, next func(now []byte, there bool) ([]byte, error)) error {
-	before := ""
+// maxChanges is how often a change meets others before it gives up.
+const maxChanges = 100
+
+// setState sets a state whatever it has.
+func (b records) setState(ctx context.Context, name string, value []byte) error {
 	for attempt := 1; ; attempt++ {
-		r, now, etag, err := b.state(ctx, name)
-		there := !errors.Is(err, fs.ErrNotExist)
-		damaged := errors.Is(err, storage.ErrDamaged)
-		if err != nil && there && !damaged {
+		c, now, err := b.look(ctx, states+name)
+		if err != nil {
 			return err
 		}
-		value, nextErr := next(now, there)
-		switch {
-		case damaged && nextErr != nil:
-			return err
-		case nextErr != nil:
-			return nextErr
-		case there && attempt > 1 && etag == before:
-			return fmt.Errorf("bucket %q: %w: it refuses the ETag that it gave", b.name, errAnswer)
-		}
-		c := condition{absent: !there, etag: etag, after: r.ID}
-		var past []string
-		if there && !damaged {
-			past = r.after()
-		}
-		if err := b.putState(ctx, name, value, past, c); !errors.Is(err, errTaken) {
+		err = b.putState(ctx, name, value, now, c)
+		if !errors.Is(err, errTaken) && !errors.Is(err, errUnknown) || attempt == maxChanges {
 			return err
 		}
-		if attempt == maxChanges {
-			return errors.New("it was changed again and again")
-		}
-		before = etag
 		if err := pause(ctx, min(attempt, attempts)); err != nil {
 			return err
 		}
 	}
 }
 
-// maxChanges is how often change meets others before it gives up.
-const maxChanges = 100
+// swap changes a state from old to value. The value may be the old one, so a state that has changed is
+// looked at again.
+func (b records) swap(ctx context.Context, name string, old, value []byte) error {
+	for attempt := 1; ; attempt++ {
+		r, now, etag, err := b.state(ctx, name)
+		c := condition{etag: etag, after: r.ID}
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			c = condition{absent: true}
+		case err != nil:
+			return err
+		}
+		if c.absent != (old == nil) || !bytes.Equal(now, old) {
+			return storage.ErrConflict
+		}
+		err = b.putState(ctx, name, value, r, c)
+		if !errors.Is(err, errTaken) || attempt == maxChanges {
+			return err
+		}
+		if err := pause(ctx, min(attempt, attempts)); err != nil {
+			return err
+		}
+	}
+}
 
-func (b records) putState(ctx context.Context, name string, value []byte, past []string, c condition) error {
-	r := record{Key: states + name, Size: int64(len(value)), Time: time.Now().UTC().Truncate(time.Second), ID: newID(), Past: past, Sums: sums(value)}
+// putState writes a state after the record that it had.
+func (b records) putState(ctx context.Context, name string, value []byte, before record, c condition) error {
+	r := record{Key: states + name, Size: int64(len(value)), Time: time.Now().UTC().Truncate(time.Second), ID: newID(), Sums: sums(value)}
+	if before.ID != "" {
+		r.Past = before.after()
+	}
 	encoded, err := r.encode(value)
 	if err != nil {
 		return err
 	}
 	return b.put(ctx, r.Key, r.ID, encoded, c)
-}
-
-// swap changes a state from old to value. The value may be the old one, so a state that has changed is
-// looked at again.
-func (b records) swap(ctx context.Context, name string, old, value []byte) error {
-	return b.change(ctx, name, func(now []byte, there bool) ([]byte, error) {
-		if there && now == nil {
-			return nil, storage.ErrDamaged
-		}
-		if there != (old != nil) || !bytes.Equal(now, old) {
-			return nil, storage.ErrConflict
-		}
-		return value, nil
-	})
 }

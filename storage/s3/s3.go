@@ -36,6 +36,9 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	if err := sweep(o.Spool); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
 	b, err := newBucket(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)

@@ -15,11 +15,12 @@ import (
 func (db *DB) Create(ctx context.Context, info storage.Info, r io.Reader) error {
 	err := errors.Join(db.check(ctx), info.Check())
 	if err == nil {
-		switch _, err = db.records.etag(ctx, objects+info.Key); {
-		case err == nil:
+		var there bool
+		switch there, err = db.records.exists(ctx, objects+info.Key); {
+		case there:
 			err = fs.ErrExist
-		case errors.Is(err, fs.ErrNotExist):
-			err = db.write(ctx, info, r, condition{absent: true})
+		case err == nil:
+			err = db.write(ctx, info, r, (*draft).create)
 		}
 	}
 	if err != nil {
@@ -32,7 +33,7 @@ func (db *DB) Create(ctx context.Context, info storage.Info, r io.Reader) error 
 func (db *DB) Replace(ctx context.Context, info storage.Info, r io.Reader) error {
 	err := errors.Join(db.check(ctx), info.Check())
 	if err == nil {
-		err = db.write(ctx, info, r, condition{})
+		err = db.write(ctx, info, r, (*draft).replace)
 	}
 	if err != nil {
 		return fmt.Errorf("replace %.200q: %w", info.Key, err)
@@ -41,7 +42,7 @@ func (db *DB) Replace(ctx context.Context, info storage.Info, r io.Reader) error
 }
 
 // write stores the content of r, which must end after info.Size bytes.
-func (db *DB) write(ctx context.Context, info storage.Info, r io.Reader, c condition) error {
+func (db *DB) write(ctx context.Context, info storage.Info, r io.Reader, commit func(*draft, context.Context, storage.Info) error) error {
 	d, err := db.draft(ctx, info.Size)
 	if err != nil {
 		return err
@@ -52,7 +53,7 @@ func (db *DB) write(ctx context.Context, info storage.Info, r io.Reader, c condi
 	} else if n < info.Size {
 		return fmt.Errorf("%d of %d bytes: %w", n, info.Size, io.ErrUnexpectedEOF)
 	}
-	return d.commit(ctx, info, c)
+	return commit(d, ctx, info)
 }
 
 // Delete implements storage.Store. The content of a large object stays for those who read it, until
@@ -190,7 +191,7 @@ func (db *DB) State(ctx context.Context, name string) ([]byte, error) {
 func (db *DB) SetState(ctx context.Context, name string, value []byte) error {
 	err := errors.Join(db.check(ctx), storage.CheckState(name, value))
 	if err == nil {
-		err = db.records.change(ctx, name, func([]byte, bool) ([]byte, error) { return value, nil })
+		err = db.records.setState(ctx, name, value)
 	}
 	if err != nil {
 		return fmt.Errorf("set state %.200q: %w", name, err)

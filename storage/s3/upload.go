@@ -2,6 +2,8 @@ package s3
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -26,13 +28,17 @@ func (b *bucket) upload(ctx context.Context, key string, content io.ReaderAt, si
 	}
 	for attempt := 1; ; attempt++ {
 		err := send(ctx, key, content, size)
-		if err == nil || ctx.Err() != nil || refused(err) {
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, errParts), refused(err):
 			return b.explain(err)
 		}
 		// The answer got lost, perhaps, or a server between us has repeated the request. The key becomes
 		// visible with all of its bytes or not at all.
-		out, headErr := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.name, Key: b.key(key)})
-		if headErr == nil && aws.ToInt64(out.ContentLength) == size {
+		if b.complete(ctx, key, size) {
 			return nil
 		}
 		if attempt == attempts {
@@ -42,6 +48,16 @@ func (b *bucket) upload(ctx context.Context, key string, content io.ReaderAt, si
 			return err
 		}
 	}
+}
+
+// errParts means that an upload in parts did not come to its end, after the attempts that each of its
+// requests has.
+var errParts = errors.New("upload in parts")
+
+// complete reports whether a content is there.
+func (b *bucket) complete(ctx context.Context, key string, size int64) bool {
+	out, err := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.name, Key: b.key(key)})
+	return err == nil && aws.ToInt64(out.ContentLength) == size
 }
 
 func (b *bucket) uploadWhole(ctx context.Context, key string, content io.ReaderAt, size int64) error {
@@ -60,7 +76,7 @@ func (b *bucket) uploadParts(ctx context.Context, key string, content io.ReaderA
 		return err
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errParts, err)
 	}
 	parts := make([]types.CompletedPart, (size+partSize-1)/partSize)
 	group, sending := errgroup.WithContext(ctx)
@@ -73,13 +89,15 @@ func (b *bucket) uploadParts(ctx context.Context, key string, content io.ReaderA
 			return err
 		})
 	}
-	if err = group.Wait(); err == nil {
+	if err = group.Wait(); err != nil {
+		err = fmt.Errorf("%w: %w", errParts, err)
+	} else {
 		complete, cancel := context.WithTimeout(ctx, patience(size))
 		defer cancel()
 		_, err = b.client.CompleteMultipartUpload(complete, &sdk.CompleteMultipartUploadInput{Bucket: &b.name, Key: b.key(key), UploadId: begun.UploadId,
 			IfNoneMatch: aws.String("*"), MultipartUpload: &types.CompletedMultipartUpload{Parts: parts}})
 	}
-	if err != nil {
+	if err != nil && !b.complete(ctx, key, size) {
 		// No other process knows of the upload, so what of it stays costs money for nothing.
 		b.cleanUp(ctx, func(ctx context.Context) error {
 			_, err := b.client.AbortMultipartUpload(ctx, &sdk.AbortMultipartUploadInput{Bucket: &b.name, Key: b.key(key), UploadId: begun.UploadId})
@@ -105,8 +123,8 @@ func (b *bucket) uploadPart(ctx context.Context, key string, id *string, number 
 	return done, err
 }
 
-// cleanUp removes what a failed operation left, also after ctx has ended. If that fails, too, gc does
-// it later.
+// cleanUp removes what a failed operation left, also after ctx has ended. If that fails, too, Collect
+// does it later.
 func (b *bucket) cleanUp(ctx context.Context, remove func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), idleTimeout)
 	defer cancel()
