@@ -23,9 +23,10 @@ const (
 	// minRate is how many bytes a second a transfer must have on average, so that one that drips ends.
 	minRate = 16 << 10
 
-	// maxAnswer is the largest response that is not an object, maxList the largest list.
+	// maxAnswer is the largest response that is not an object, maxList the largest list: 1,000 keys of
+	// 1,024 bytes, each written as %XX, with what else is said of them.
 	maxAnswer = 1 << 20
-	maxList   = 16 << 20
+	maxList   = 5 << 20
 
 	// idleTimeout is how long a connection may carry no byte while a request is under way.
 	idleTimeout = time.Minute
@@ -156,7 +157,8 @@ var errAnswer = errors.New("the answer is not one of an object store")
 
 // retryable reports whether a request may succeed if it is sent again.
 func retryable(err error) bool {
-	if errors.Is(err, errAnswer) || errors.Is(err, storage.ErrDamaged) {
+	var large *http.MaxBytesError
+	if errors.Is(err, errAnswer) || errors.Is(err, storage.ErrDamaged) || errors.As(err, &large) {
 		return false
 	}
 	switch s := status(err); s {

@@ -5,10 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/s3"
 	"github.com/assay-proxy/assay/storage/s3/s3test"
-	"github.com/assay-proxy/assay/storage/storagetest"
 )
 
 // TestMain gives all stores credentials, and none of those of the person who runs the tests.
@@ -36,16 +34,6 @@ func open(t testing.TB, o s3.Options) *s3.DB {
 // options are those of a store in the bucket of a server.
 func options(server *s3test.Server) s3.Options {
 	return s3.Options{Bucket: "bucket", Prefix: "store", Endpoint: server.URL, PathStyle: true}
-}
-
-func TestContract(t *testing.T) {
-	t.Parallel()
-	storagetest.Test(t, func(t *testing.T) storage.Store {
-		o := options(s3test.Start(t))
-		o.Spool = t.TempDir()
-		t.Cleanup(func() { expectEmpty(t, o.Spool) })
-		return open(t, o)
-	})
 }
 
 // expectEmpty checks that no draft is left.

@@ -69,7 +69,7 @@ func newRecord(info storage.Info, sums []byte) record {
 }
 
 // maxPast is how many values of a state its record remembers.
-const maxPast = 32
+const maxPast = 128
 
 // after returns the IDs that the record after r remembers.
 func (r record) after() []string {
