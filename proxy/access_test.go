@@ -249,6 +249,11 @@ func (s *countingStore) List(ctx context.Context, prefix string) iter.Seq2[stora
 	return s.Store.List(ctx, prefix)
 }
 
+func (s *countingStore) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	s.looked.Add(1)
+	return s.Store.Keys(ctx, prefix)
+}
+
 // The list of misconfigured clients names users, or addresses of anonymous clients.
 func TestLeaks(t *testing.T) {
 	t.Parallel()

@@ -125,11 +125,11 @@ type listedStore struct {
 	listed atomic.Pointer[func()] // nil: nothing
 }
 
-func (s *listedStore) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+func (s *listedStore) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	s.lists.Add(1)
-	return func(yield func(storage.Info, error) bool) {
-		for info, err := range s.Store.List(ctx, prefix) {
-			if !yield(info, err) {
+	return func(yield func(string, error) bool) {
+		for key, err := range s.Store.Keys(ctx, prefix) {
+			if !yield(key, err) {
 				return
 			}
 		}

@@ -153,14 +153,14 @@ func (s *tapped) State(ctx context.Context, name string) ([]byte, error) {
 	return s.Store.State(ctx, name)
 }
 
-func (s *tapped) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+func (s *tapped) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	s.mu.Lock()
 	hook := s.list
 	s.mu.Unlock()
 	if hook != nil {
 		hook(prefix)
 	}
-	return s.Store.List(ctx, prefix)
+	return s.Store.Keys(ctx, prefix)
 }
 
 func (s *tapped) Apply(ctx context.Context, b storage.Batch) error {

@@ -128,30 +128,30 @@ func writeFile(t testing.TB, path, data string) {
 func checkStore(t testing.TB, store storage.Store, log *sumdbtest.Log) {
 	t.Helper()
 	prefix := "sumdb/" + testName + "/"
-	for info, err := range store.List(t.Context(), prefix) {
+	for key, err := range store.Keys(t.Context(), prefix) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := strings.TrimPrefix(info.Key, prefix)
-		data := readObject(t, store, info.Key)
+		path := strings.TrimPrefix(key, prefix)
+		data := readObject(t, store, key)
 		switch {
 		case strings.HasPrefix(path, "tile/"):
 			tile, err := tlog.ParseTilePath(path)
 			if err != nil || tile.W != 256 {
-				t.Errorf("store has %s: %v", info.Key, err)
+				t.Errorf("store has %s: %v", key, err)
 				continue
 			}
 			want, err := log.Tile(tile)
 			if err != nil || string(want) != string(data) {
-				t.Errorf("store has a wrong %s (%v)", info.Key, err)
+				t.Errorf("store has a wrong %s (%v)", key, err)
 			}
 		case strings.HasPrefix(path, "lookup/"):
 			want, err := log.ServeFile(path)
 			if err != nil || !strings.HasPrefix(string(want), string(data)) {
-				t.Errorf("store has a wrong %s: %q, want the start of %q (%v)", info.Key, data, want, err)
+				t.Errorf("store has a wrong %s: %q, want the start of %q (%v)", key, data, want, err)
 			}
 		case !strings.HasPrefix(path, "head/"):
-			t.Errorf("store has a foreign object %s", info.Key)
+			t.Errorf("store has a foreign object %s", key)
 		}
 	}
 }

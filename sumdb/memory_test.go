@@ -99,13 +99,13 @@ func (s *memory) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
-func (s *memory) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+func (s *memory) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	s.mu.Lock()
 	keys := slices.Sorted(maps.Keys(s.objects))
 	s.mu.Unlock()
-	return func(yield func(storage.Info, error) bool) {
+	return func(yield func(string, error) bool) {
 		for _, key := range keys {
-			if strings.HasPrefix(key, prefix) && !yield(storage.Info{Key: key}, nil) {
+			if strings.HasPrefix(key, prefix) && !yield(key, nil) {
 				return
 			}
 		}
