@@ -42,12 +42,16 @@ func createSized(db *bolt.DB, i, size int) error {
 func TestFileLimitMetric(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
+	byDefault := int64(0)
+	if math.MaxInt == math.MaxInt32 {
+		byDefault = 1<<30 - bolt.LeastLimit/2
+	}
 	for _, test := range []struct {
 		options bolt.Options
 		want    int64
 	}{
 		{bolt.Options{FileLimit: bolt.LeastLimit}, bolt.LeastLimit / 2},
-		{bolt.Options{}, 0},
+		{bolt.Options{}, byDefault},
 		{bolt.Options{FileLimit: bolt.LeastLimit, ReadOnly: true}, 0},
 	} {
 		db, err := bolt.Open(dir, &test.options)
