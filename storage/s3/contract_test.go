@@ -9,7 +9,7 @@ import (
 	"github.com/assay-proxy/assay/storage/s3/s3test"
 )
 
-// TestMain gives all stores credentials, and none of those of the person who runs the tests.
+// TestMain gives all stores credentials of their own, and hides those of the user that runs the tests.
 func TestMain(m *testing.M) {
 	for name, value := range map[string]string{
 		"AWS_ACCESS_KEY_ID": "testaccess", "AWS_SECRET_ACCESS_KEY": "testsecret123", "AWS_EC2_METADATA_DISABLED": "true",

@@ -202,7 +202,7 @@ func TestLostAnswers(t *testing.T) {
 				t.Errorf("%d bytes, answer %d lost: %d bytes, %v", size, lost, len(got), err)
 			}
 		}
-		if left := server.Uploads(); left > 1 { // of a BEGIN whose answer got lost nobody knows
+		if left := server.Uploads(); left > 1 { // the engine does not learn the number of the upload whose BEGIN lost its answer
 			t.Errorf("%d uploads are left", left)
 		}
 	}

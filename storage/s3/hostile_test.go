@@ -115,7 +115,7 @@ func TestNoList(t *testing.T) {
 	}
 }
 
-// Keys that somebody else made below the prefix are no reason to list nothing.
+// A list omits keys that another program wrote below the prefix, and has all others.
 func TestForeignKeys(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
