@@ -26,15 +26,15 @@ const modulePath = "github.com/assay-proxy/assay/"
 // import. Tests may import anything.
 var arrows = map[string][]string{
 	"access":               {"internal/durable", "internal/panics", "internal/text", "internal/watch"},
-	"cmd/assay":            {"access", "cmd/assay/admin", "cmd/assay/config", "cmd/assay/daemon", "proxy/content", "proxy/modzip", "storage", "storage/bolt", "sumdb/pinlog"},
-	"cmd/assay/admin":      {"internal/durable", "proxy/content", "storage", "sumdb/pinlog"},
+	"cmd/assay":            {"access", "cmd/assay/admin", "cmd/assay/config", "cmd/assay/daemon", "proxy/content", "proxy/modzip", "storage", "storage/bolt", "storage/news", "storage/s3", "sumdb/pinlog"},
+	"cmd/assay/admin":      {"internal/durable", "proxy/content", "storage", "storage/budget", "storage/news", "sumdb", "sumdb/pinlog"},
 	"cmd/assay/assaytest":  {},
 	"cmd/assay/config":     {"proxy/fetch"},
-	"cmd/assay/daemon":     {"access", "cmd/assay/admin", "cmd/assay/config", "internal/descriptors", "internal/memory", "internal/spans", "internal/text", "internal/watch", "proxy", "proxy/content", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "sumdb", "sumdb/pinlog"},
+	"cmd/assay/daemon":     {"access", "cmd/assay/admin", "cmd/assay/config", "internal/descriptors", "internal/durable", "internal/memory", "internal/spans", "internal/text", "internal/watch", "proxy", "proxy/content", "proxy/fetch", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/bolt", "storage/budget", "storage/news", "storage/s3", "storage/tiered", "sumdb", "sumdb/pinlog"},
 	"cmd/bench":            {"access", "proxy/vcs/vcstest", "storage", "storage/bolt", "sumdb/sumdbtest"},
 	"internal/panics":      {},
 	"internal/parallel":    {},
-	"internal/bindings":    {"storage"},
+	"internal/bindings":    {"storage", "storage/news"},
 	"internal/descriptors": {},
 	"internal/durable":     {},
 	"internal/egress":      {},
@@ -48,7 +48,7 @@ var arrows = map[string][]string{
 	"internal/text":        {},
 	"internal/watch":       {},
 	"proxy":                {"access", "internal/bindings", "internal/descriptors", "internal/memory", "internal/panics", "internal/places", "internal/spans", "internal/text", "proxy/content", "proxy/content/gate", "proxy/fetch", "proxy/modzip", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
-	"proxy/content":        {"internal/bindings", "internal/evidence", "internal/flight", "internal/memo", "internal/memory", "internal/notfound", "internal/panics", "internal/places", "internal/spans", "internal/text", "proxy/content/gate", "proxy/fetch", "proxy/modzip", "proxy/predict", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
+	"proxy/content":        {"internal/bindings", "internal/evidence", "internal/flight", "internal/memo", "internal/memory", "internal/notfound", "internal/panics", "internal/places", "internal/spans", "internal/text", "proxy/content/gate", "proxy/fetch", "proxy/modzip", "proxy/predict", "proxy/privacy", "proxy/request", "proxy/vcs", "storage", "storage/news", "sumdb", "sumdb/pinlog"},
 	"proxy/content/gate":   {"proxy/fetch", "proxy/privacy", "proxy/vcs", "storage", "sumdb", "sumdb/pinlog"},
 	"proxy/fetch":          {"internal/descriptors", "internal/egress", "internal/memo", "internal/memory", "internal/notfound", "internal/spans"},
 	"proxy/modzip":         {"internal/panics"},
@@ -60,15 +60,18 @@ var arrows = map[string][]string{
 	"proxy/vcs/credential": {"internal/descriptors", "internal/egress", "internal/notfound", "internal/panics", "proxy/vcs/guard"},
 	"proxy/vcs/guard":      {"internal/descriptors", "internal/egress", "internal/notfound"},
 	"proxy/vcs/vcstest":    {},
-	"sumdb":                {"internal/evidence", "internal/flight", "internal/memo", "internal/memory", "internal/notfound", "internal/panics", "internal/spans", "storage"},
+	"sumdb":                {"internal/evidence", "internal/flight", "internal/memo", "internal/memory", "internal/notfound", "internal/panics", "internal/spans", "storage", "storage/news"},
 	"sumdb/pinlog":         {"internal/durable", "internal/memory", "internal/notfound", "storage", "sumdb"},
 	"sumdb/sumdbtest":      {"internal/notfound"},
 	"storage":              {},
 	"storage/athens":       {"storage"},
 	"storage/bolt":         {"internal/durable", "internal/memory", "storage"},
+	"storage/budget":       {"storage"},
+	"storage/news":         {"storage"},
 	"storage/s3":           {"internal/memory", "storage"},
 	"storage/s3/s3test":    {},
 	"storage/storagetest":  {"storage"},
+	"storage/tiered":       {"internal/flight", "internal/memory", "storage"},
 }
 
 // confined are modules that only these packages may import.
@@ -85,7 +88,7 @@ var confined = map[string][]string{
 	"github.com/aws":               {"storage/s3"},
 	"go.opentelemetry.io/otel":     {"cmd/assay/daemon", "internal/spans"},
 	"golang.org/x/crypto":          {"access", "proxy/vcs", "proxy/vcs/credential", "proxy/vcs/vcstest"},
-	"os/exec":                      {"cmd/bench", "proxy/vcs", "proxy/vcs/vcstest"},
+	"os/exec":                      {"cmd/bench", "proxy/vcs", "proxy/vcs/vcstest", "storage/s3/s3test"},
 }
 
 // goFiles calls visit for each Go file that is not a test, with its package's

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"io"
+	"iter"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -23,10 +24,23 @@ type Sizer interface {
 	Stats(ctx context.Context) (Stats, error)
 }
 
+// Warmer is a Store whose first read of an object may take longer than the next ones.
+type Warmer interface {
+	// Warm is Stat, and begins to make the object at key fast to read, if it is not, and if take, which is called with
+	// its size then, returns true. Warm does not wait until the whole content is there.
+	Warm(ctx context.Context, key string, take func(size int64) bool) (Info, error)
+}
+
 // Measured is a Store that has metrics.
 type Measured interface {
 	// Metrics returns the collectors of the store, to be registered once.
 	Metrics() []prometheus.Collector
+}
+
+// Enumerator is a Store that can list its states.
+type Enumerator interface {
+	// States yields the names of the states that begin with prefix, in lexical order. After an error it ends.
+	States(ctx context.Context, prefix string) iter.Seq2[string, error]
 }
 
 // Compactor is a Store that can return free space to the file system.
@@ -42,6 +56,25 @@ type Archiver interface {
 	// are the state of the store at one moment. A call may take any time; the space of objects that
 	// are deleted meanwhile is free only after it.
 	Backup(ctx context.Context, write func(BackupFile) error) error
+}
+
+// Occupant is a Store on the local disk that knows how much of it is taken.
+type Occupant interface {
+	// DiskUse returns how much of the disk the store takes now. It costs some system calls.
+	DiskUse() (DiskUse, error)
+
+	// Deleted waits until the space of what was deleted is free, except that of objects that are open.
+	Deleted(ctx context.Context) error
+}
+
+// DiskUse is how much of the disk a store takes.
+type DiskUse struct {
+	Files     []string // the paths of its files
+	Allocated int64    // bytes that they take on disk
+	Large     int64    // part of them with the contents of large objects
+	Reusable  int64    // bytes that are allocated for small objects, and are free for others
+	Dead      int64    // bytes that are allocated for large objects and not used; Compact gives them back
+	Arriving  int64    // bytes of drafts that are in memory, and have not taken disk space yet
 }
 
 // BackupFile is a file of the copy that Archiver.Backup makes of a store.

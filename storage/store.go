@@ -52,6 +52,15 @@ var (
 	// ErrUnwritable.
 	ErrNoLarge = errors.New("no large object can be stored now")
 
+	// ErrAway means that the object store in which a bucket is does not answer, is too busy, or refuses every
+	// request. It says nothing about an object, and passes, or an administrator must act.
+	ErrAway = errors.New("the object store cannot be used now")
+
+	// ErrNotKept means that Draft.Commit has not stored the content, although nothing is wrong with it: a store
+	// with a limit has no room for it, or has objects that are worth more. The draft can be read until Close, so
+	// the content can be passed on.
+	ErrNotKept = errors.New("content is not kept")
+
 	// ErrOlder means that objects have the keys of an earlier version of the program.
 	ErrOlder = errors.New("store has the keys of an earlier version, or they are being moved")
 )
@@ -104,7 +113,8 @@ type Draft interface {
 	io.ReaderAt
 
 	// Commit stores the content, which must have exactly info.Size bytes, under info.Key, as Create
-	// does. It can be called once, after the last Write.
+	// does. It can be called once, after the last Write. The error is ErrNotKept if a store with a limit
+	// does not keep the content.
 	Commit(ctx context.Context, info Info) error
 
 	// Close ends the use of the draft, and deletes what was not committed. It waits for no reader:

@@ -31,6 +31,14 @@ func ProvedBy(database string) Voucher { return Voucher(provedDir + component(da
 // PinnedIn returns the Voucher of files that are pinned in the own log with this name.
 func PinnedIn(log string) Voucher { return Voucher(pinnedDir + component(log)) }
 
+// LogPrefix is how the keys of the objects of every own log begin. No voucher has such a key, so no purge
+// removes them, and nothing else may.
+const LogPrefix = "log/"
+
+// LogDir returns the directory of the objects of the own log with this name, in a store that several
+// replicas share.
+func LogDir(log string) string { return LogPrefix + component(log) }
+
 // component returns a name, which may have slashes, as one component.
 func component(name string) string { return cutName(url.PathEscape(name)) }
 

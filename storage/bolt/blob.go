@@ -117,8 +117,8 @@ func eachChunkOf(tx *bbolt.Tx, id uint64, segment, next, end int, visit func(chu
 	return next, nil
 }
 
-// deleteBlob deletes all existing segments of a blob, in bounded transactions.
-func deleteBlob(blobs *file, id uint64) error {
+// deleteBlob deletes all existing segments of a blob, in bounded transactions, each by remove.
+func deleteBlob(blobs *file, id uint64, remove func(segments [][]byte, f *file) error) error {
 	for {
 		var keys [][]byte
 		err := blobs.view(func(tx *bbolt.Tx) error {
@@ -128,17 +128,21 @@ func deleteBlob(blobs *file, id uint64) error {
 		if err != nil || len(keys) == 0 {
 			return err
 		}
-		err = blobs.update(0, func(tx *bbolt.Tx) error {
-			for _, key := range keys {
-				if err := tx.Bucket(bucketBlobs).DeleteBucket(key); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		if err := remove(keys, blobs); err != nil {
 			return err
 		}
+	}
+}
+
+// removeSegments returns the change that deletes segments.
+func removeSegments(keys [][]byte) func(*bbolt.Tx) error {
+	return func(tx *bbolt.Tx) error {
+		for _, key := range keys {
+			if err := tx.Bucket(bucketBlobs).DeleteBucket(key); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
+				return err
+			}
+		}
+		return nil
 	}
 }
 

@@ -61,7 +61,7 @@ func compactFile(ctx context.Context, f *file) (freed int64, err error) {
 
 // punchFree makes holes of the free pages of the file, and of the space after its last page.
 func punchFree(ctx context.Context, tx *bbolt.Tx, raw *os.File) error {
-	bad, err := badPages(ctx, tx)
+	bad, err := badPages(ctx, tx, raw)
 	if err != nil || bad != nil {
 		return errors.Join(append(bad, err)...)
 	}

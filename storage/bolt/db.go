@@ -44,6 +44,7 @@ var (
 	_ storage.Measured  = (*DB)(nil)
 	_ storage.Compactor = (*DB)(nil)
 	_ storage.Archiver  = (*DB)(nil)
+	_ storage.Occupant  = (*DB)(nil)
 )
 
 // Options are the options of Open. Nil and zero values mean the defaults.
@@ -71,6 +72,14 @@ type Options struct {
 	// it are refused like on a full disk. It is at least LeastLimit. 0 means no limit, but 1 GiB on 32
 	// bits, where it may not be more and Open refuses a larger file.
 	FileLimit int64
+
+	// ReturnSpace gives the disk space of deleted large objects back at once, by holes in the file. Open fails
+	// with errors.ErrUnsupported if the file system or the operating system does not support holes.
+	ReturnSpace bool
+
+	// Journal bounds the size of the journal of small objects, in bytes, which takes up to 11 MiB of meta.db,
+	// and as much again while it grows. A smaller one makes small objects write more pages. 0 means 11 MiB.
+	Journal int64
 
 	// Existing makes Open return fs.ErrNotExist instead of creating an empty store.
 	Existing bool
@@ -195,7 +204,7 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	journal := &journal{meta: meta, limits: usualLimits(), merged: map[string]struct{}{}}
+	journal := &journal{meta: meta, limits: limitsOf(o.Journal), merged: map[string]struct{}{}}
 	if err := journal.load(); err != nil {
 		return nil, err
 	}
@@ -223,10 +232,15 @@ func newDB(dir string, meta, content *file, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	reaper := newReaper(meta, content, o.Logger, orphans)
+	copying := make(turns, 1)
+	holes, err := newHoles(dir, o.ReturnSpace && !o.ReadOnly, copying)
+	if err != nil {
+		return nil, errors.Join(err, blobs.reader.Close())
+	}
+	reaper := newReaper(meta, content, o.Logger, holes, orphans)
 	db := &DB{
 		dir: dir, log: o.Logger, meta: meta, journal: journal, blobs: blobs, reaper: reaper, metrics: m,
-		copying: make(turns, 1),
+		copying: copying,
 	}
 	db.writer = writer{meta, journal, blobs, reaper, m, newDrafts(o.Writers, &db.closed)}
 	if old {

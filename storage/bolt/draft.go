@@ -160,6 +160,7 @@ func (d *draft) free(n int) (room []byte, full int, err error) {
 // extend adds bytes, which are in the room already.
 func (d *draft) extend(bytes []byte) {
 	d.sum.Write(bytes)
+	d.w.drafts.arriving.Add(int64(len(bytes)))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	last := &d.tail.chunks[len(d.tail.chunks)-1]
@@ -256,6 +257,7 @@ func (d *draft) flush(complete bool) error {
 		return err
 	}
 	d.stored.chunks = append(d.stored.chunks, found...)
+	d.w.drafts.arriving.Add(-contentOf(values))
 	d.w.blobs.chunks.buffers.put(values)
 	d.tail.chunks = append([][]byte(nil), d.tail.chunks[len(values):]...)
 	d.tail.held.Shrink(int64(max(len(d.tail.chunks), 1)) * bufferSize)
@@ -411,7 +413,16 @@ func (d *draft) end() error {
 		return fmt.Errorf("close draft: %w", fs.ErrClosed)
 	}
 	d.closed = true
+	d.w.drafts.arriving.Add(-contentOf(d.tail.chunks))
 	return nil
+}
+
+// contentOf returns the number of bytes in chunks without their sums.
+func contentOf(chunks [][]byte) (n int64) {
+	for _, c := range chunks {
+		n += int64(len(c) - sumSize)
+	}
+	return n
 }
 
 // forget releases the recent chunks.

@@ -25,6 +25,8 @@ type drafts struct {
 	budget *memory.Budget
 	closed *atomic.Bool // the store
 
+	arriving atomic.Int64 // bytes of all drafts that are in memory, also of small ones
+
 	mu   sync.Mutex
 	open map[*holder]struct{}
 	copy memory.Hold // copyMemory while there are drafts

@@ -48,6 +48,16 @@ func usualLimits() limits {
 	return limits{192 << 10, 11 << 20, 20_000, 512, 2 << 20, 9}
 }
 
+// limitsOf returns the limits of a store with a journal of at most size bytes; 0 means the usual ones.
+func limitsOf(size int64) limits {
+	l := usualLimits()
+	if size > 0 {
+		l.maxSize = min(l.maxSize, max(l.minSize, int(min(size, 1<<30))))
+		l.sliceBytes = min(l.sliceBytes, l.maxSize)
+	}
+	return l
+}
+
 // journal has the newest small objects.
 type journal struct {
 	meta *file

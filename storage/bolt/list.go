@@ -50,6 +50,47 @@ func (db *DB) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] 
 	}
 }
 
+// States implements storage.Enumerator.
+func (db *DB) States(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for from := prefix; ; {
+			var names []string
+			err := ctx.Err()
+			if err == nil {
+				err = db.meta.view(func(tx *bbolt.Tx) error {
+					names = stateNames(tx, from, prefix)
+					return nil
+				})
+			}
+			if err != nil {
+				yield("", fmt.Errorf("list the states %q: %w", prefix, err))
+				return
+			}
+			for _, name := range names {
+				if !yield(name, nil) {
+					return
+				}
+			}
+			if len(names) < listBatch {
+				return
+			}
+			from = names[len(names)-1] + "\x00"
+		}
+	}
+}
+
+// stateNames returns the names of at most listBatch states from a name on that begin with prefix.
+func stateNames(tx *bbolt.Tx, from, prefix string) (names []string) {
+	cursor := tx.Bucket(bucketStates).Cursor()
+	for name, _ := cursor.Seek([]byte(from)); name != nil && len(names) < listBatch; name, _ = cursor.Next() {
+		if !strings.HasPrefix(string(name), prefix) {
+			break
+		}
+		names = append(names, string(name))
+	}
+	return names
+}
+
 // listPage is a part of a list.
 type listPage struct {
 	infos   []storage.Info

@@ -182,9 +182,13 @@ func mapFile(path string, pageSize int, how opening) (f *file, err error) {
 	f.pageSize = f.bolt.Info().PageSize
 	err = f.bolt.View(func(tx *bbolt.Tx) error {
 		f.newest = tx.ID()
-		return nil
+		return checkTrees(tx, f.raw, !metaPagesRight(f.raw, int64(f.pageSize)))
 	})
-	return f, err
+	if err != nil {
+		_ = f.bolt.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // initialMaps returns the sizes of the memory map to try. When a file outgrows its map, bbolt maps

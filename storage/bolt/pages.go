@@ -3,6 +3,7 @@ package bolt
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"go.etcd.io/bbolt"
 
@@ -13,7 +14,10 @@ import (
 // contradictions. It needs about 50 bytes for each page. The caller ensures that unreadable pages
 // are errors, and that nothing is written meanwhile: a free page could become a used one during the
 // check.
-func badPages(ctx context.Context, tx *bbolt.Tx) (bad []error, err error) {
+func badPages(ctx context.Context, tx *bbolt.Tx, file *os.File) (bad []error, err error) {
+	if err := checkTrees(tx, file, true); err != nil {
+		return nil, err
+	}
 	if err := touchPages(ctx, tx); err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ type reaper struct {
 	meta  *file
 	blobs *file
 	log   *slog.Logger
+	holes *holes // nil: the pages of deleted blobs stay allocated
 
 	// lookups orders the lookup of a blob and the deletion of its bytes: a reader holds it until it
 	// has found the record and the blob is counted as read; only then does run decide that a blob
@@ -30,7 +31,7 @@ type reaper struct {
 
 	mu      sync.Mutex
 	readers map[uint64]int      // blob id → open Objects, and its draft
-	queue   []uint64            // to be deleted now
+	queue   []uint64            // to be deleted now; the first one is being deleted
 	held    map[uint64]struct{} // to be deleted when the last reader closes, or after a failure
 
 	wake chan struct{}
@@ -40,9 +41,9 @@ type reaper struct {
 
 // newReaper returns a reaper with the blobs that an earlier process left behind. Nothing is deleted
 // before start.
-func newReaper(meta, blobs *file, log *slog.Logger, orphans []uint64) *reaper {
+func newReaper(meta, blobs *file, log *slog.Logger, holes *holes, orphans []uint64) *reaper {
 	r := &reaper{
-		meta: meta, blobs: blobs, log: log, queue: orphans,
+		meta: meta, blobs: blobs, log: log, holes: holes, queue: orphans,
 		readers: map[uint64]int{}, held: map[uint64]struct{}{},
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -130,6 +131,13 @@ func (r *reaper) pending() int {
 	return len(r.queue) + len(r.held)
 }
 
+// due returns the number of blobs that are being deleted, or will be without waiting for a reader.
+func (r *reaper) due() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.queue)
+}
+
 func (r *reaper) signal() {
 	select {
 	case r.wake <- struct{}{}:
@@ -147,6 +155,7 @@ func (r *reaper) run() {
 		}
 		if id, ok := r.next(); ok {
 			r.reap(id)
+			r.drop()
 			continue
 		}
 		select {
@@ -157,20 +166,28 @@ func (r *reaper) run() {
 	}
 }
 
-// next takes the first blob of the queue without a reader.
+// next returns the first blob of the queue without a reader, which stays in the queue until drop.
 func (r *reaper) next() (id uint64, ok bool) {
 	r.lookups.Lock() // see lookups
 	defer r.lookups.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.queue) > 0 {
-		id, r.queue = r.queue[0], r.queue[1:]
+		id = r.queue[0]
 		if r.readers[id] == 0 {
 			return id, true
 		}
+		r.queue = r.queue[1:]
 		r.held[id] = struct{}{}
 	}
 	return 0, false
+}
+
+// drop removes the first blob from the queue.
+func (r *reaper) drop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue = r.queue[1:]
 }
 
 // reap deletes one blob, and then its intent. If an object has the blob it deletes only the intent:
@@ -182,7 +199,7 @@ func (r *reaper) reap(id uint64) {
 		return nil
 	})
 	if err == nil && !used {
-		err = deleteBlob(r.blobs, id)
+		err = r.holes.deleteBlob(r.blobs, id)
 	}
 	if err == nil {
 		err = r.meta.update(0, func(tx *bbolt.Tx) error {

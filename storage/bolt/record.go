@@ -149,3 +149,9 @@ func (r *record) checkContent() error {
 	}
 	return nil
 }
+
+// hasBlob reports whether value is the record of an object whose content is the blob id.
+func hasBlob(key string, value []byte, id uint64) bool {
+	r, err := decodeRecord(key, value)
+	return err == nil && r.blob != nil && r.blob.id == id
+}

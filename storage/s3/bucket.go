@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	sdk "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -22,22 +24,26 @@ var errTaken = errors.New("the key has another record")
 // bucket sends the requests. Its keys are those below the prefix of the store.
 type bucket struct {
 	client *sdk.Client
+	watch  *watch
 	name   string
 	prefix string // ends with a slash, unless it is empty
 
 	encryption types.ServerSideEncryption
 	kmsKey     *string // nil: none
+
+	alone *alone // nil: the store checks conditions
 }
 
 // records are what is done in a bucket with several requests.
 type records struct{ *bucket }
 
 func newBucket(ctx context.Context, o Options) (*bucket, error) {
-	client, err := newClient(ctx, o)
+	w := newWatch()
+	client, err := newClient(ctx, o, w)
 	if err != nil {
 		return nil, err
 	}
-	b := &bucket{client: client, name: o.Bucket, encryption: types.ServerSideEncryption(o.Encryption)}
+	b := &bucket{client: client, watch: w, name: o.Bucket, encryption: types.ServerSideEncryption(o.Encryption)}
 	if o.Prefix != "" {
 		b.prefix = o.Prefix + "/"
 	}
@@ -64,6 +70,9 @@ func (b *bucket) explain(err error) error {
 	case absent(err):
 		return fs.ErrNotExist
 	}
+	if text := unanswered(err); text != "" {
+		return &awayError{fmt.Sprintf("bucket %q: %s", b.name, text)}
+	}
 	why := ""
 	switch code(err) {
 	case "NoSuchBucket":
@@ -75,8 +84,38 @@ func (b *bucket) explain(err error) error {
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch":
 		why = "the credentials are wrong: "
 	}
-	return fmt.Errorf("bucket %q: %s%.400v", b.name, why, err)
+	return &awayError{fmt.Sprintf("bucket %q: %s%.400v", b.name, why, err)}
 }
+
+// unanswered returns what an administrator does if a request got no answer, "" if it is not known. The text of the SDK
+// says where in the SDK it failed.
+func unanswered(err error) string {
+	if status(err) != 0 {
+		return ""
+	}
+	var network *net.OpError
+	var timed net.Error
+	switch {
+	case strings.Contains(err.Error(), "get credentials"):
+		return "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+	case errors.As(err, &network) && !network.Timeout():
+		return fmt.Sprintf("no answer: %.200v; check the endpoint, the network, and that the object store runs", network)
+	case errors.As(err, &timed) && timed.Timeout():
+		return "no answer in time; check the endpoint, the network, and the object store"
+	}
+	return ""
+}
+
+// awayError is the error of a store that answers nothing, or refuses a request.
+type awayError struct{ text string }
+
+func (e *awayError) Error() string { return e.text }
+
+// Is makes it storage.ErrAway.
+func (e *awayError) Is(target error) bool { return target == storage.ErrAway }
+
+// last reports whether a request is not sent again after an attempt: a store that is away has one.
+func (b *bucket) last(attempt int) bool { return attempt == attempts || b.watch.away() }
 
 // try sends a request that may be repeated, for a transfer of at most size bytes.
 func (b *bucket) try(ctx context.Context, size int64, send func(context.Context) error) error {
@@ -87,7 +126,7 @@ func (b *bucket) try(ctx context.Context, size int64, send func(context.Context)
 		if ctx.Err() != nil && err != nil {
 			return ctx.Err()
 		}
-		if err == nil || !retryable(err) || attempt == attempts {
+		if err == nil || !retryable(err) || b.last(attempt) {
 			return err
 		}
 		if err := pause(ctx, attempt); err != nil {
@@ -172,15 +211,45 @@ type condition struct {
 	after  string // the ID of the record with that ETag; empty if it is damaged
 }
 
+// holds returns errTaken if c does not hold for key now.
+func (b *bucket) holds(ctx context.Context, key string, c condition) error {
+	_, etag, err := b.get(ctx, key, 0, 1)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if c.etag != "" {
+			return errTaken
+		}
+		return nil
+	case err != nil:
+		return err
+	case c.absent || c.etag != "" && c.etag != etag:
+		return errTaken
+	}
+	return nil
+}
+
+// ifAbsent returns If-None-Match for a key that nothing else uses.
+func (b *bucket) ifAbsent() *string {
+	if b.alone != nil {
+		return nil
+	}
+	return aws.String("*")
+}
+
 // put sets a key, whose value begins with a record with this ID. The error is errTaken if the
 // condition does not hold. After another error the value may have been set, or may still be set.
 func (b *bucket) put(ctx context.Context, key, id string, value []byte, c condition) error {
 	in := &sdk.PutObjectInput{Bucket: &b.name, Key: b.key(key), ContentLength: aws.Int64(int64(len(value))),
 		ServerSideEncryption: b.encryption, SSEKMSKeyId: b.kmsKey}
-	if c.absent {
+	switch {
+	case b.alone != nil:
+		defer b.alone.lock(key)()
+		if err := b.holds(ctx, key, c); err != nil {
+			return err
+		}
+	case c.absent:
 		in.IfNoneMatch = aws.String("*")
-	}
-	if c.etag != "" {
+	case c.etag != "":
 		in.IfMatch = &c.etag
 	}
 	lost := false // the answer to an attempt
@@ -203,7 +272,7 @@ func (b *bucket) put(ctx context.Context, key, id string, value []byte, c condit
 				return err
 			}
 		}
-		if attempt == attempts {
+		if b.last(attempt) {
 			return b.explain(err)
 		}
 		if err := pause(ctx, attempt); err != nil {
@@ -214,6 +283,9 @@ func (b *bucket) put(ctx context.Context, key, id string, value []byte, c condit
 
 // refused reports whether the store did not even try to do a request, so that nothing has changed.
 func refused(err error) bool {
+	if errors.Is(err, errNotSent) {
+		return true
+	}
 	switch s := status(err); s {
 	case http.StatusNotFound:
 		return code(err) == "NoSuchBucket"
@@ -277,7 +349,14 @@ func (b *bucket) record(ctx context.Context, key string, limit int64, whole bool
 // because of this call.
 func (b *bucket) delete(ctx context.Context, key, etag string) (unknown bool, err error) {
 	in := &sdk.DeleteObjectInput{Bucket: &b.name, Key: b.key(key)}
-	if etag != "" {
+	switch {
+	case etag == "":
+	case b.alone != nil:
+		defer b.alone.lock(key)()
+		if err := b.holds(ctx, key, condition{etag: etag}); err != nil {
+			return false, err
+		}
+	default:
 		in.IfMatch = &etag
 	}
 	for attempt := 1; ; attempt++ {
@@ -299,7 +378,7 @@ func (b *bucket) delete(ctx context.Context, key, etag string) (unknown bool, er
 		default:
 			unknown = true
 		}
-		if attempt == attempts {
+		if b.last(attempt) {
 			return unknown, b.explain(err)
 		}
 		if err := pause(ctx, attempt); err != nil {

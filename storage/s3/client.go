@@ -40,24 +40,16 @@ const (
 )
 
 // newClient returns the client for a store.
-func newClient(ctx context.Context, o Options) (*sdk.Client, error) {
-	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
-		t.DialContext = dialIdle(t.DialContext)
-		t.IdleConnTimeout = idleTimeout / 2 // before a read of an unused connection ends
-		t.MaxIdleConnsPerHost = 64
-		if o.RootCAs != nil {
-			if t.TLSClientConfig == nil {
-				t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-			}
-			t.TLSClientConfig.RootCAs = o.RootCAs.Clone() // to which the SDK may add
-		}
-	})
-	conf, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(client), config.WithLogger(logging.Nop{})) // errors say it all
+func newClient(ctx context.Context, o Options, w *watch) (*sdk.Client, error) {
+	client := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) { d.Timeout = silence }).
+		WithTransportOptions(func(t *http.Transport) { configure(t, o) })
+	conf, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(client), config.WithSharedConfigProfile(o.Profile),
+		config.WithLogger(logging.Nop{})) // errors say it all
 	if err != nil {
 		return nil, err
 	}
 	return sdk.NewFromConfig(conf, func(s *sdk.Options) {
-		s.HTTPClient = limited{conf.HTTPClient} // which may trust AWS_CA_BUNDLE now
+		s.HTTPClient = watched{limited{conf.HTTPClient}, w} // which may trust AWS_CA_BUNDLE now
 		// Requests are repeated here: after a repetition by the SDK it could not be told whether the first
 		// attempt was done.
 		s.Retryer = aws.NopRetryer{}
@@ -75,6 +67,19 @@ func newClient(ctx context.Context, o Options) (*sdk.Client, error) {
 			s.Region = "us-east-1"
 		}
 	}), nil
+}
+
+// configure makes t the transport for a store.
+func configure(t *http.Transport, o Options) {
+	t.DialContext = dialIdle(t.DialContext)
+	t.IdleConnTimeout = idleTimeout / 2 // before a read of an unused connection ends
+	t.MaxIdleConnsPerHost = 64
+	if o.RootCAs != nil {
+		if t.TLSClientConfig == nil {
+			t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		t.TLSClientConfig.RootCAs = o.RootCAs.Clone() // to which the SDK may add
+	}
 }
 
 type dial = func(ctx context.Context, network, address string) (net.Conn, error)
@@ -153,12 +158,19 @@ func code(err error) string {
 func absent(err error) bool { return status(err) == http.StatusNotFound && code(err) == "NoSuchKey" }
 
 // errAnswer means that an answer is not one of an object store.
-var errAnswer = errors.New("the answer is not one of an object store")
+var errAnswer error = foreignAnswer{}
+
+type foreignAnswer struct{}
+
+func (foreignAnswer) Error() string { return "the answer is not one of an object store" }
+
+// Is makes it an error of a store that is away, behind what answers in its place.
+func (foreignAnswer) Is(target error) bool { return target == storage.ErrAway }
 
 // retryable reports whether a request may succeed if it is sent again.
 func retryable(err error) bool {
 	var large *http.MaxBytesError
-	if errors.Is(err, errAnswer) || errors.Is(err, storage.ErrDamaged) || errors.As(err, &large) {
+	if errors.Is(err, errAnswer) || errors.Is(err, errNotSent) || errors.Is(err, storage.ErrDamaged) || errors.As(err, &large) {
 		return false
 	}
 	switch s := status(err); s {

@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,10 +11,12 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	sdk "github.com/aws/aws-sdk-go-v2/service/s3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-proxy/assay/storage"
 )
@@ -61,7 +64,7 @@ func (c *collection) run(ctx context.Context, wait time.Duration) error {
 		return err
 	}
 	if age := max(time.Since(g.Begun), 0); age < wait {
-		return fmt.Errorf("the collection before began %v ago, which is less than %v", age.Round(time.Second), wait)
+		return fmt.Errorf("the collection before began %v ago, which is less than %v; run it again in %v", age.Round(time.Second), wait, (wait - age).Round(time.Second))
 	}
 	marks, err := c.marks(ctx, g)
 	if err != nil {
@@ -126,6 +129,9 @@ func (c *collection) valueRecord(key string, value []byte) record {
 	return record{Key: key, Size: int64(len(value)), Time: time.Now().UTC().Truncate(time.Second), ID: newID(), Sums: sums(value)}
 }
 
+// scanAhead is how many records a collection reads at a time.
+const scanAhead = 16
+
 // unreferenced returns the contents of the generations before the last that no record names.
 func (c *collection) unreferenced(ctx context.Context, current int64) (map[string]bool, error) {
 	found := map[string]bool{}
@@ -139,24 +145,35 @@ func (c *collection) unreferenced(ctx context.Context, current int64) (map[strin
 			found[key] = true
 		}
 	}
-	for key, err := range c.keys(ctx, objects) {
+	var mu sync.Mutex // guards found and done
+	group, scan := errgroup.WithContext(ctx)
+	group.SetLimit(scanAhead)
+	for key, err := range c.keys(scan, objects) {
 		if err != nil {
-			return nil, err
+			return nil, cmp.Or(group.Wait(), err)
 		}
 		if storage.CheckKey(key[len(objects):]) != nil {
 			continue // none of ours, see Keys
 		}
-		r, _, _, err := c.record(ctx, key, firstRead, false)
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
-		case errors.Is(err, storage.ErrDamaged):
-			return nil, fmt.Errorf("%w; what it refers to is not known: delete the object first", err)
-		case err != nil:
-			return nil, err
-		default:
+		group.Go(func() error {
+			r, _, _, err := c.record(scan, key, firstRead, false)
+			switch {
+			case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
+				return nil
+			case errors.Is(err, storage.ErrDamaged):
+				return fmt.Errorf("%w; what it refers to is not known: delete the object first", err)
+			case err != nil:
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
 			c.done.Records++
 			delete(found, r.Content)
-		}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
 	}
 	return found, nil
 }

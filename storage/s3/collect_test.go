@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -136,9 +137,12 @@ func TestStalledWriter(t *testing.T) {
 		if _, err := d.Write(content); err != nil {
 			t.Fatal(err)
 		}
+		collected := make(chan struct{})
+		first := true
 		server.Fail(func(r s3test.Request) s3test.Fault {
-			if r.Op == "PUT" && strings.HasPrefix(r.Key, "store/o/") {
-				return s3test.Fault{Wait: 300 * time.Millisecond} // the server goes on with other requests
+			if r.Op == "PUT" && strings.HasPrefix(r.Key, "store/o/") && first {
+				first = false
+				return s3test.Fault{Hold: collected} // the server goes on with other requests
 			}
 			return s3test.Fault{}
 		})
@@ -150,28 +154,103 @@ func TestStalledWriter(t *testing.T) {
 		for range collections {
 			collect(t, collector)
 		}
-		switch err := <-committed; {
-		case err == nil && collections < 2:
-			expect(t, writer, "key", content)
-		case err == nil:
-			t.Errorf("after %d collections it succeeded", collections)
-		case collections < 2 || !strings.Contains(err.Error(), "try again"):
+		close(collected)
+		if err := <-committed; err != nil {
 			t.Errorf("after %d collections: %v", collections, err)
-		default:
-			if _, err := writer.Stat(t.Context(), "key"); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("after %d collections Stat = %v, want fs.ErrNotExist", collections, err)
-			}
 		}
+		expect(t, writer, "key", content)
 		server.Fail(nil)
 		for range 3 {
 			collect(t, collector)
 		}
-		if collections < 2 {
-			expect(t, writer, "key", content)
-			continue
-		}
-		create(t, writer, "key", content)
 		expect(t, writer, "key", content)
+	}
+}
+
+// A creator that is told that a key is taken finds the object there afterwards, although its writer stalls
+// through several collections before it looks whether its content was collected.
+func TestLoserFindsTheObject(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	writer, other := open(t, options(server)), open(t, options(server))
+	content := storagetest.Content(1, large)
+	written, stalled := false, false
+	arrived, collected := make(chan struct{}), make(chan struct{})
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		written = written || r.Op == "PUT" && r.Key == "store/o/key"
+		if written && !stalled && r.Op == "GET" && r.Key == "store/g/generations" {
+			stalled = true
+			close(arrived)
+			return s3test.Fault{Hold: collected} // the server goes on with other requests
+		}
+		return s3test.Fault{}
+	})
+	created := make(chan error)
+	go func() {
+		created <- writer.Create(t.Context(), storage.Info{Key: "key", Size: large}, bytes.NewReader(content))
+	}()
+	<-arrived
+	err := other.Create(t.Context(), storage.Info{Key: "key", Size: large}, bytes.NewReader(storagetest.Content(2, large)))
+	if !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Create of a taken key = %v, want fs.ErrExist", err)
+	}
+	for range 4 {
+		collect(t, other)
+	}
+	close(collected)
+	if err := <-created; err != nil {
+		t.Errorf("the stalled writer: %v", err)
+	}
+	for range 3 {
+		expect(t, other, "key", content)
+		collect(t, other)
+	}
+}
+
+// A collection has several records under way: the server answers for one only when another is asked for.
+func TestCollectReadsSeveralRecords(t *testing.T) {
+	t.Parallel()
+	inner := s3test.Start(t)
+	filler := open(t, options(inner))
+	const records = 40
+	for i := range records {
+		create(t, filler, fmt.Sprint("key", i), []byte("content"))
+	}
+	var mu sync.Mutex
+	running, most := 0, 0
+	two := make(chan struct{})
+	pair := sync.OnceFunc(func() { close(two) })
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/bucket/store/o/") {
+			mu.Lock()
+			running++
+			most = max(most, running)
+			if running > 1 {
+				pair()
+			}
+			mu.Unlock()
+			select {
+			case <-two:
+			case <-time.After(10 * time.Second): // they come one at a time
+				pair()
+			}
+			defer func() {
+				mu.Lock()
+				defer mu.Unlock()
+				running--
+			}()
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	o := options(inner)
+	o.Endpoint = server.URL
+	done, err := open(t, o).Collect(t.Context(), 0)
+	if err != nil || done.Records != records {
+		t.Errorf("Collect = %+v, %v, want %d records", done, err, records)
+	}
+	if most < 2 || most > 16 {
+		t.Errorf("%d records at a time, want between 2 and 16", most)
 	}
 }
 
@@ -288,9 +367,11 @@ func TestStalledCollector(t *testing.T) {
 	if done := collect(t, db); done.Marked != 1 {
 		t.Fatalf("%+v, want one marked", done)
 	}
+	arrived, collected := make(chan struct{}), make(chan struct{})
 	server.Fail(func(r s3test.Request) s3test.Fault {
 		if r.Op == "LIST" && r.N == 2 {
-			return s3test.Fault{Wait: 300 * time.Millisecond}
+			close(arrived)
+			return s3test.Fault{Hold: collected}
 		}
 		return s3test.Fault{}
 	})
@@ -299,12 +380,11 @@ func TestStalledCollector(t *testing.T) {
 		_, err := db.Collect(t.Context(), 0)
 		stalled <- err
 	}()
-	for server.Requests("LIST") < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	<-arrived
 	if done := collect(t, other); done.Deleted != 1 {
 		t.Errorf("%+v, want one deleted", done)
 	}
+	close(collected)
 	if err := <-stalled; !errors.Is(err, storage.ErrConflict) {
 		t.Errorf("the stalled collection = %v, want ErrConflict", err)
 	}
@@ -344,9 +424,12 @@ func TestStalledReplacement(t *testing.T) {
 	db, other := open(t, options(server)), open(t, options(server))
 	content := storagetest.Content(1, large)
 	create(t, db, "key", content)
+	collected := make(chan struct{})
+	arrived := make(chan struct{}, 100)
 	server.Fail(func(r s3test.Request) s3test.Fault {
 		if r.Op == "PUT" && strings.HasPrefix(r.Key, "store/c/") {
-			return s3test.Fault{Wait: 300 * time.Millisecond}
+			arrived <- struct{}{}
+			return s3test.Fault{Hold: collected}
 		}
 		return s3test.Fault{}
 	})
@@ -354,11 +437,10 @@ func TestStalledReplacement(t *testing.T) {
 	go func() {
 		replaced <- db.Replace(t.Context(), storage.Info{Key: "key", Size: large}, bytes.NewReader(storagetest.Content(2, large)))
 	}()
-	for server.Requests("PUT") == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	<-arrived
 	collect(t, other)
 	collect(t, other)
+	close(collected)
 	if err := <-replaced; err == nil || !strings.Contains(err.Error(), "try again") {
 		t.Errorf("Replace = %v, want an error", err)
 	}

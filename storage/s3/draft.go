@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
@@ -152,7 +153,7 @@ func (d *draft) spill() error {
 	if d.spool.file == nil {
 		file, err := os.CreateTemp(d.db.spool, drafts)
 		if err != nil {
-			return fmt.Errorf("%w: %v", storage.ErrNoLarge, err)
+			return noRoom(err)
 		}
 		d.spool.file = file
 		if d.held.Try((1+parallelParts)*chunkSize) == nil {
@@ -161,11 +162,22 @@ func (d *draft) spill() error {
 		_ = os.Remove(file.Name()) // where a file may be removed while it is open, nothing is left after a crash
 	}
 	if _, err := d.spool.file.WriteAt(d.tail, d.filed()); err != nil {
-		return fmt.Errorf("%w: %v", storage.ErrNoLarge, err)
+		return noRoom(err)
 	}
 	d.spool.sums = appendSum(d.spool.sums, d.tail)
 	d.tail = d.tail[:0]
 	return nil
+}
+
+// noRoom returns an error of the file of a draft as storage.ErrNoLarge. Callers see by its number that the disk is full.
+// No other one is wrapped: a file that is missing here is not an object that is missing in the bucket.
+func noRoom(err error) error {
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		if errors.Is(err, full) {
+			return fmt.Errorf("%w: %w", storage.ErrNoLarge, err)
+		}
+	}
+	return fmt.Errorf("%w: %v", storage.ErrNoLarge, err)
 }
 
 // ReadAt implements storage.Draft.
@@ -257,10 +269,45 @@ func (d *draft) create(ctx context.Context, info storage.Info) error {
 	if err := d.db.records.putRecord(ctx, r, nil, absent); err != nil {
 		return err
 	}
-	if err := d.db.records.confirm(ctx, began+1); err != nil {
-		return errors.Join(err, d.db.records.takeBack(ctx, r))
+	err = d.db.records.confirm(ctx, began+1)
+	if errors.Is(err, errCollected) {
+		return d.renew(ctx, r)
 	}
-	return nil
+	return err
+}
+
+// renewals is how often a content is sent again because collections may have missed its record.
+const renewals = 3
+
+// renew sends the content of a record that is there once more, under another name. The record is not taken
+// back: others may have been told that the key is taken.
+func (d *draft) renew(ctx context.Context, r record) error {
+	for range renewals {
+		c, now, err := d.db.records.look(ctx, r.Key)
+		if err != nil {
+			return err
+		}
+		if now.ID != r.ID {
+			return nil // it was created, and has been changed or deleted by another since
+		}
+		next := r
+		next.ID = newID()
+		began, err := d.upload(ctx, &next)
+		if err == nil {
+			err = d.db.records.putRecord(ctx, next, nil, c)
+			if errors.Is(err, fs.ErrExist) {
+				continue
+			}
+			if err == nil {
+				r = next
+				err = d.db.records.confirm(ctx, began+1)
+			}
+		}
+		if !errors.Is(err, errCollected) {
+			return err
+		}
+	}
+	return errors.Join(errCollected, d.db.records.takeBack(ctx, r))
 }
 
 // replace writes the content and its record, whatever the key has.

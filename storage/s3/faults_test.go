@@ -214,7 +214,7 @@ func TestFailedWrites(t *testing.T) {
 	t.Parallel()
 	for _, size := range sizes {
 		content := storagetest.Content(1, size)
-		for failing := range 10 {
+		for failing := range 12 {
 			server := s3test.Start(t)
 			db := open(t, options(server))
 			seen := 0

@@ -192,24 +192,27 @@ func TestLostSwap(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost := false
+	arrived, set := make(chan struct{}), make(chan struct{})
 	server.Fail(func(r s3test.Request) s3test.Fault {
 		switch {
 		case r.Op == "PUT" && !lost:
 			lost = true
 			return s3test.Fault{After: http.StatusBadGateway}
 		case r.Op == "GET" && lost && r.N == 2:
-			return s3test.Fault{Wait: 300 * time.Millisecond}
+			close(arrived)
+			return s3test.Fault{Hold: set}
 		}
 		return s3test.Fault{}
 	})
 	swapped := make(chan error)
 	go func() { swapped <- db.SwapState(t.Context(), "state", []byte("0"), []byte("1")) }()
-	time.Sleep(100 * time.Millisecond)
+	<-arrived
 	for i := range 5 {
 		if err := other.SetState(t.Context(), "state", []byte(fmt.Sprint("other", i))); err != nil {
 			t.Error(err)
 		}
 	}
+	close(set)
 	if err := <-swapped; err != nil {
 		t.Errorf("SwapState = %v, want nil: it was done", err)
 	}
@@ -221,21 +224,23 @@ func TestLostDelete(t *testing.T) {
 	server := s3test.Start(t)
 	db := open(t, options(server))
 	create(t, db, "key", []byte("old"))
+	other := open(t, options(server))
+	arrived, created := make(chan struct{}), make(chan struct{})
 	server.Fail(func(r s3test.Request) s3test.Fault {
-		if r.Op == "DELETE" && r.N == 1 {
+		switch {
+		case r.Op == "DELETE" && r.N == 1:
 			return s3test.Fault{After: http.StatusInternalServerError}
-		}
-		if r.Op == "DELETE" {
-			return s3test.Fault{Wait: 200 * time.Millisecond}
+		case r.Op == "DELETE" && r.N == 2:
+			close(arrived)
+			return s3test.Fault{Hold: created}
 		}
 		return s3test.Fault{}
 	})
 	deleted := make(chan error)
 	go func() { deleted <- db.Delete(t.Context(), "key") }()
-	for len(server.Keys("store/o/")) > 0 {
-		time.Sleep(time.Millisecond)
-	}
-	create(t, open(t, options(server)), "key", []byte("new"))
+	<-arrived
+	create(t, other, "key", []byte("new"))
+	close(created)
 	if err := <-deleted; err != nil {
 		t.Errorf("Delete: %v", err)
 	}
@@ -295,25 +300,26 @@ func TestOneWrongBit(t *testing.T) {
 	expect(t, db, "moved", small)
 }
 
-// Each write of a record has a condition, so one that arrives late changes nothing.
+// Each write of a record or of a content has a condition, so one that arrives late changes nothing.
 func TestEveryWriteHasACondition(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
 	db := open(t, options(server))
 	server.Fail(func(r s3test.Request) s3test.Fault {
-		if !r.Conditional && (r.Op == "PUT" || r.Op == "DELETE") && !strings.HasPrefix(r.Key, "store/c/") {
+		collected := r.Op == "DELETE" && strings.HasPrefix(r.Key, "store/c/") // nothing refers to it, and it never changes
+		if !r.Conditional && (r.Op == "PUT" || r.Op == "DELETE" || r.Op == "COMPLETE") && !collected {
 			return s3test.Fault{Before: http.StatusTeapot}
 		}
 		return s3test.Fault{}
 	})
-	for _, size := range []int{10, large} {
+	for _, size := range []int{10, large, inParts} {
 		content := storagetest.Content(1, size)
 		create(t, db, "key", content)
 		for range 2 {
 			if err := db.Replace(t.Context(), storage.Info{Key: "key", Size: int64(size)}, bytes.NewReader(content)); err != nil {
 				t.Error(err)
 			}
-			if err := db.SetState(t.Context(), "state", content); err != nil {
+			if err := db.SetState(t.Context(), "state", content[:10]); err != nil {
 				t.Error(err)
 			}
 		}
@@ -339,23 +345,24 @@ func TestStateDeletedBeside(t *testing.T) {
 	if err := db.SetState(t.Context(), "state", []byte("1")); err != nil {
 		t.Fatal(err)
 	}
+	arrived, swapped := make(chan struct{}), make(chan struct{})
 	server.Fail(func(r s3test.Request) s3test.Fault {
 		switch {
 		case r.Op == "DELETE" && r.N == 1:
 			return s3test.Fault{Before: http.StatusServiceUnavailable}
-		case r.Op == "DELETE":
-			return s3test.Fault{Wait: 200 * time.Millisecond}
+		case r.Op == "DELETE" && r.N == 2:
+			close(arrived)
+			return s3test.Fault{Hold: swapped}
 		}
 		return s3test.Fault{}
 	})
 	deleted := make(chan error)
 	go func() { deleted <- db.DeleteState(t.Context(), "state") }()
-	for server.Requests("DELETE") < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	<-arrived
 	if err := other.SwapState(t.Context(), "state", []byte("1"), []byte("2")); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
+	close(swapped)
 	if err := <-deleted; err != nil {
 		t.Error(err)
 	}
@@ -367,20 +374,22 @@ func TestStateDeletedBeside(t *testing.T) {
 	if err := db.SetState(t.Context(), "state", []byte("1")); err != nil {
 		t.Fatal(err)
 	}
+	arrived = make(chan struct{})
+	removed := make(chan struct{})
 	server.Fail(func(r s3test.Request) s3test.Fault {
 		if r.Op == "PUT" && r.N == 1 {
-			return s3test.Fault{Wait: 200 * time.Millisecond}
+			close(arrived)
+			return s3test.Fault{Hold: removed}
 		}
 		return s3test.Fault{}
 	})
 	set := make(chan error)
 	go func() { set <- db.SetState(t.Context(), "state", []byte("3")) }()
-	for server.Requests("PUT") == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	<-arrived
 	if err := other.DeleteState(t.Context(), "state"); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
+	close(removed)
 	if err := <-set; err != nil {
 		t.Error(err)
 	}

@@ -33,6 +33,10 @@ type Options struct {
 	Encryption string
 	KMSKey     string
 
+	// Profile is the one of the shared configuration that has the credentials; empty: they are found as usual.
+	// With it, those in the environment do not count.
+	Profile string
+
 	RootCAs *x509.CertPool // authorities to trust; nil: those of the system, or of AWS_CA_BUNDLE
 
 	// Spool is the directory for contents of more than 256 KiB that are not complete yet, which no other
@@ -48,10 +52,10 @@ type Options struct {
 
 // ParseURL returns the options of a URL of the form
 //
-//	s3://BUCKET/PREFIX?endpoint=URL&region=R&path-style=true&sse=aws:kms&sse-kms-key=KEY
+//	s3://BUCKET/PREFIX?endpoint=URL&region=R&path-style=true&sse=aws:kms&sse-kms-key=KEY&profile=NAME
 //
 // All but the bucket may be absent. It has no credentials: those are found as the AWS command line
-// does, in the environment, in profiles, or from the machine.
+// does, in the environment, in profiles, or from the machine; with a profile, only there.
 func ParseURL(s string) (Options, error) {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -87,8 +91,12 @@ func ParseURL(s string) (Options, error) {
 			o.Encryption = value
 		case "sse-kms-key":
 			o.KMSKey = value
+		case "profile":
+			if o.Profile = value; value == "" {
+				return Options{}, errors.New("store: profile has no name")
+			}
 		default:
-			return Options{}, fmt.Errorf("store: no parameter %.40q; there are endpoint, region, path-style, sse and sse-kms-key", name)
+			return Options{}, fmt.Errorf("store: no parameter %.40q; there are endpoint, region, path-style, sse, sse-kms-key and profile", name)
 		}
 	}
 	return o, o.check()

@@ -1,15 +1,17 @@
 package s3
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
@@ -26,44 +28,20 @@ const (
 	probes = "probe/" // where the keys of probes are, below the prefix of the store
 )
 
-// Report is what a probe found out about an object store.
-type Report struct {
-	Server string // what it calls itself in the header Server, if it does
-
-	// Broken are the promises that it breaks, one sentence each. With none, several replicas may share
-	// the store; otherwise objects could be replaced, and states lost.
-	Broken []string
-
-	// Weak are promises that it breaks and that only matter at a rare moment, one sentence each.
-	Weak []string
-
-	// Left is how many keys the probe could not delete.
-	Left int
-}
-
-// Err returns an error that says what is broken, nil if nothing is.
-func (r Report) Err() error {
-	if len(r.Broken) == 0 {
-		return nil
-	}
-	server := "the object store"
-	if r.Server != "" {
-		server += fmt.Sprintf(" (%.80q)", r.Server)
-	}
-	return fmt.Errorf("%s cannot be shared by several replicas: %s", server, strings.Join(r.Broken, "; "))
-}
-
 // Probe finds out whether the object store keeps the promises on which several replicas rely: that of
 // racing conditional writes exactly one wins, and that a write is seen by the reads and lists after it.
-// It sends some 150 small requests to keys of its own, and deletes those if it may. An error means
-// that the bucket cannot be used at all.
+// It sends some 150 small requests and one of 5 MiB to keys of its own, and deletes those if it may. An
+// error means that the bucket cannot be used at all.
 func (db *DB) Probe(ctx context.Context) (Report, error) {
 	if err := db.check(ctx); err != nil {
 		return Report{}, fmt.Errorf("probe: %w", err)
 	}
 	p := &probe{bucket: db.records.bucket, dir: probes + newID() + "/", tried: map[string]bool{}}
-	err := p.run(ctx)
-	p.cleanUp(ctx)
+	err := p.access(ctx)
+	if err == nil {
+		err = p.run(ctx)
+		p.cleanUp(ctx)
+	}
 	if err != nil {
 		return p.report, fmt.Errorf("probe: %w", err)
 	}
@@ -83,17 +61,19 @@ func (p *probe) broken(format string, arguments ...any) {
 	p.report.Broken = append(p.report.Broken, fmt.Sprintf(format, arguments...))
 }
 
+// unconditional notes a broken promise about conditional requests.
+func (p *probe) unconditional(format string, arguments ...any) {
+	p.report.Unconditional = append(p.report.Unconditional, fmt.Sprintf(format, arguments...))
+}
+
 func (p *probe) run(ctx context.Context) error {
-	for _, check := range []func(context.Context) error{p.access, p.races, p.swaps, p.deletions, p.reads, p.ranges, p.lists, p.parts} {
+	for _, check := range []func(context.Context) error{p.races, p.swaps, p.deletions, p.reads, p.ranges, p.lists, p.parts} {
 		if err := check(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-// errUnclear means that the answer to a conditional request got lost.
-var errUnclear = errors.New("whether a conditional PUT was done is not known")
 
 // send writes a key, or returns the status with which a condition was refused. It repeats a request
 // whose answer gets lost, which is for conditions that cannot hold, or for none.
@@ -129,14 +109,9 @@ func (p *probe) sendOnce(ctx context.Context, name, value string, c condition) (
 	case conditional && (unmet(s) || c.etag != "" && s == http.StatusNotFound):
 		return s, nil
 	case retryable(err):
-		return 0, errUnclear
+		return 0, fmt.Errorf("%w (%w)", p.explain(err), errUnclear)
 	}
 	return 0, p.explain(err)
-}
-
-// unmet reports whether a status says that a condition does not hold, or that it is not known.
-func unmet(status int) bool {
-	return slices.Contains([]int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusNotImplemented}, status)
 }
 
 // etag returns the ETag of a key.
@@ -232,7 +207,7 @@ func (p *probe) races(ctx context.Context) error {
 			return err
 		}
 		if wrong != "" {
-			p.broken("of PUTs of one key with If-None-Match: * at the same time, %s", wrong)
+			p.unconditional("of PUTs of one key with If-None-Match: * at the same time, %s", wrong)
 			return nil
 		}
 		value, err := p.read(ctx, name)
@@ -244,24 +219,24 @@ func (p *probe) races(ctx context.Context) error {
 			return err
 		}
 		if refused != http.StatusPreconditionFailed {
-			p.broken("a PUT with If-None-Match: * of a key that is there has the status %d, not 412", max(refused, http.StatusOK))
+			p.unconditional("a PUT with If-None-Match: * of a key that is there has the status %d, not 412", max(refused, http.StatusOK))
 			return nil
 		}
-		if err := p.expect(ctx, name, value, "a PUT with If-None-Match: * was refused and done all the same"); err != nil {
+		if err := p.expect(ctx, name, value, func() { p.unconditional("a PUT with If-None-Match: * was refused and done all the same") }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// expect reads a key, and says what is broken if it has another value.
-func (p *probe) expect(ctx context.Context, name, want, otherwise string) error {
+// expect reads a key, and calls otherwise if it has another value.
+func (p *probe) expect(ctx context.Context, name, want string, otherwise func()) error {
 	value, err := p.read(ctx, name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if value != want {
-		p.broken("%s", otherwise)
+		otherwise()
 	}
 	return nil
 }
@@ -279,12 +254,12 @@ func (p *probe) swaps(ctx context.Context) error {
 	if refused, err := p.send(ctx, name+"-absent", "value", condition{etag: first}); err != nil {
 		return err
 	} else if refused == 0 {
-		p.broken("If-Match is ignored: it created a key")
+		p.unconditional("If-Match is ignored: it created a key")
 		return nil
 	}
 	wrong, err := p.race(ctx, name, condition{etag: first})
 	if wrong != "" {
-		p.broken("of PUTs of one key with the same If-Match at the same time, %s", wrong)
+		p.unconditional("of PUTs of one key with the same If-Match at the same time, %s", wrong)
 	}
 	return err
 }
@@ -308,7 +283,7 @@ func (p *probe) deletions(ctx context.Context) error {
 	}
 	switch _, err := p.read(ctx, name); {
 	case err == nil && deleteErr == nil:
-		p.broken("a DELETE with If-Match and a wrong ETag is acknowledged and not done")
+		p.unconditional("a DELETE with If-Match and a wrong ETag is acknowledged and not done")
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		p.report.Weak = append(p.report.Weak, "DELETE ignores If-Match: a deletion can remove an object that replaces another at that moment")
@@ -321,7 +296,7 @@ func (p *probe) deletions(ctx context.Context) error {
 		return err
 	}
 	if unknown, err := p.delete(ctx, p.dir+name, now); err != nil && !unknown {
-		p.broken("a DELETE with If-Match and the right ETag is refused")
+		p.unconditional("a DELETE with If-Match and the right ETag is refused")
 		return nil
 	}
 	if _, err := p.read(ctx, name); err == nil {
@@ -350,7 +325,7 @@ func (p *probe) reads(ctx context.Context) error {
 				return err
 			}
 			before := len(p.report.Broken)
-			if err := p.expect(ctx, name, value, "a GET right after a PUT does not have its value"); err != nil || len(p.report.Broken) > before {
+			if err := p.expect(ctx, name, value, func() { p.broken("a GET right after a PUT does not have its value") }); err != nil || len(p.report.Broken) > before {
 				return err
 			}
 		}
@@ -405,14 +380,23 @@ func (p *probe) listed(ctx context.Context) (names []string, err error) {
 	return names, nil
 }
 
-// parts completes uploads of a key that is not there and, twice, of one that is.
+// parts completes uploads of a key that is not there, in two parts, and of one that is, in one.
 func (p *probe) parts(ctx context.Context) error {
+	value := stripes(minPart + 1000)
 	for attempt := 1; ; attempt++ {
 		name := fmt.Sprintf("parts-%d", attempt)
-		first, err := p.part(ctx, name, "first")
+		first, err := p.upload(ctx, name, value[:minPart], value[minPart:])
 		second := 0
 		if err == nil && first == 0 {
-			second, err = p.part(ctx, name, "second")
+			var end []byte
+			if end, err = p.end(ctx, name); err != nil {
+				return err
+			}
+			if !bytes.Equal(end, value[borderland:]) {
+				p.broken("an upload in parts is acknowledged, and the key does not have all of it")
+				return nil
+			}
+			second, err = p.upload(ctx, name, []byte("second"))
 		}
 		switch {
 		case errors.Is(err, errUnclear) && attempt < attempts:
@@ -420,54 +404,40 @@ func (p *probe) parts(ctx context.Context) error {
 		case err != nil:
 			return err
 		case first != 0:
-			p.broken("an upload in parts with If-None-Match: * of a key that is absent has the status %d", first)
+			p.unconditional("an upload in parts with If-None-Match: * of a key that is absent has the status %d", first)
 			return nil
 		case second == 0:
-			p.broken("an upload in parts with If-None-Match: * replaced a key")
+			p.unconditional("an upload in parts with If-None-Match: * replaced a key")
 			return nil
 		}
-		return p.expect(ctx, name, "first", "an upload in parts with If-None-Match: * was refused and done all the same")
+		end, err := p.end(ctx, name)
+		if err == nil && !bytes.Equal(end, value[borderland:]) {
+			p.unconditional("an upload in parts with If-None-Match: * was refused and done all the same")
+		}
+		return err
 	}
 }
 
-// part uploads a value in one part, or returns the status with which its condition was refused.
-func (p *probe) part(ctx context.Context, name, value string) (refused int, err error) {
-	key := p.key(p.dir + name)
+// end returns the value of a key from there on; nothing if it has none.
+func (p *probe) end(ctx context.Context, name string) ([]byte, error) {
+	end, _, err := p.get(ctx, p.dir+name, borderland, maxHeader)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return end, err
+}
+
+// upload uploads a value in parts, or returns the status with which its condition was refused.
+func (p *probe) upload(ctx context.Context, name string, values ...[]byte) (refused int, err error) {
 	p.tried[p.dir+name] = true
-	var begun *sdk.CreateMultipartUploadOutput
-	err = p.try(ctx, 0, func(ctx context.Context) (err error) {
-		begun, err = p.client.CreateMultipartUpload(ctx, &sdk.CreateMultipartUploadInput{Bucket: &p.name, Key: key,
-			ServerSideEncryption: p.encryption, SSEKMSKeyId: p.kmsKey})
-		return err
-	})
-	if err != nil {
-		return 0, p.explain(err)
-	}
-	sent, err := p.uploadPart(ctx, p.dir+name, begun.UploadId, 1, io.NewSectionReader(strings.NewReader(value), 0, int64(len(value))))
-	if err == nil {
-		_, err = p.client.CompleteMultipartUpload(ctx, &sdk.CompleteMultipartUploadInput{Bucket: &p.name, Key: key, UploadId: begun.UploadId,
-			IfNoneMatch: aws.String("*"), MultipartUpload: &types.CompletedMultipartUpload{Parts: []types.CompletedPart{sent}}})
-	}
-	if err == nil {
-		return 0, nil
-	}
-	p.bucket.cleanUp(ctx, func(ctx context.Context) error {
-		_, err := p.client.AbortMultipartUpload(ctx, &sdk.AbortMultipartUploadInput{Bucket: &p.name, Key: key, UploadId: begun.UploadId})
-		return err
-	})
-	switch s := status(err); {
-	case unmet(s):
-		return s, nil
-	case retryable(err):
-		return 0, errUnclear
-	}
-	return 0, p.explain(err)
+	return p.createInParts(ctx, p.dir+name, values...)
 }
 
 // cleanUp deletes the keys that the probe has tried to write, also those of a store that does what it
 // refuses.
 func (p *probe) cleanUp(ctx context.Context) {
 	p.bucket.cleanUp(ctx, func(ctx context.Context) error {
+		p.sweep(ctx)
 		for key := range p.tried {
 			_, _ = p.delete(ctx, key, "") // what is left is counted
 		}
@@ -480,4 +450,36 @@ func (p *probe) cleanUp(ctx context.Context) {
 		}
 		return nil
 	})
+}
+
+// leftAge is how old the keys of another probe are before they count as left by one that was killed.
+const leftAge = 24 * time.Hour
+
+// sweep deletes what probes have left that were killed, of one page of a list. How old a key is, the clock of the
+// store says.
+func (p *probe) sweep(ctx context.Context) {
+	list := func(dir string) []types.Object {
+		out, err := p.page(ctx, &sdk.ListObjectsV2Input{Bucket: &p.name, Prefix: p.key(dir), EncodingType: types.EncodingTypeUrl})
+		if err != nil {
+			return nil // the next probe may succeed
+		}
+		return out.Contents
+	}
+	var now time.Time
+	for _, o := range list(p.dir) {
+		if at := aws.ToTime(o.LastModified); at.After(now) {
+			now = at
+		}
+	}
+	if now.IsZero() {
+		return
+	}
+	for _, o := range list(probes) {
+		key, err := url.QueryUnescape(aws.ToString(o.Key))
+		key, ours := strings.CutPrefix(key, p.prefix)
+		if err != nil || !ours || o.LastModified == nil || now.Sub(*o.LastModified) < leftAge {
+			continue
+		}
+		_, _ = p.delete(ctx, key, "")
+	}
 }

@@ -1,10 +1,14 @@
 package s3_test
 
 import (
+	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/s3"
 	"github.com/assay-proxy/assay/storage/s3/s3test"
 )
@@ -26,6 +30,8 @@ func TestProbe(t *testing.T) {
 		t.Errorf("the probe left %q and %d uploads", keys, server.Uploads())
 	}
 }
+
+const torn = "an upload in parts is acknowledged, and the key does not have all of it"
 
 // Each lie is found, and said in words.
 func TestProbeFindsLies(t *testing.T) {
@@ -86,6 +92,32 @@ func TestProbeFindsLies(t *testing.T) {
 			}
 			return s3test.Fault{}
 		}, "an upload in parts with If-None-Match: * was refused and done"},
+		"loses a part":        {func(r s3test.Request) s3test.Fault { return s3test.Fault{Forgotten: r.Op == "PART" && r.N == 1} }, torn},
+		"loses the last part": {func(r s3test.Request) s3test.Fault { return s3test.Fault{Forgotten: r.Op == "PART" && r.N == 2} }, torn},
+		"has half of a part": {func(r s3test.Request) s3test.Fault {
+			if r.Op == "PART" && r.N == 1 {
+				return s3test.Fault{Torn: 5 << 19}
+			}
+			return s3test.Fault{}
+		}, torn},
+		"has the beginning of the parts": {func(r s3test.Request) s3test.Fault {
+			if r.Op == "COMPLETE" && r.N == 1 {
+				return s3test.Fault{Torn: 5<<20 + 999}
+			}
+			return s3test.Fault{}
+		}, torn},
+		"forgets parts": {func(r s3test.Request) s3test.Fault { return s3test.Fault{Forgotten: r.Op == "COMPLETE" && r.N == 1} }, torn},
+		"has wrong bytes": {func(r s3test.Request) s3test.Fault {
+			return s3test.Fault{Corrupt: r.Op == "GET" && strings.Contains(r.Key, "/read/")}
+		}, "a GET right after a PUT does not have its value"},
+		"has wrong bytes everywhere": {func(r s3test.Request) s3test.Fault { return s3test.Fault{Corrupt: r.Op == "GET"} },
+			"cannot be used: a GET right after a PUT does not have its value"},
+		"has wrong parts": {func(r s3test.Request) s3test.Fault {
+			return s3test.Fault{Corrupt: r.Op == "GET" && strings.Contains(r.Key, "/parts-")}
+		}, torn},
+		"has wrong ranges": {func(r s3test.Request) s3test.Fault {
+			return s3test.Fault{Corrupt: r.Op == "GET" && strings.HasSuffix(r.Key, "/range")}
+		}, "a GET with a Range does not have that part"},
 		"acknowledges what it does not delete": {func(r s3test.Request) s3test.Fault {
 			return s3test.Fault{Unconditional: r.Op == "DELETE", Forgotten: r.Op == "DELETE" && r.Conditional && r.N == 1}
 		}, "acknowledged and not done"},
@@ -106,6 +138,64 @@ func TestProbeFindsLies(t *testing.T) {
 				t.Errorf("the probe left %q and %d uploads", keys, server.Uploads())
 			}
 		})
+	}
+}
+
+// What is slow is not broken: racers whose requests arrive after all others.
+func TestProbeSlow(t *testing.T) {
+	t.Parallel()
+	last, racers := make(chan struct{}), 0
+	report, err := probe(t, s3test.Start(t), func(r s3test.Request) s3test.Fault {
+		if r.Op != "PUT" || !strings.Contains(r.Key, "/race-0") {
+			return s3test.Fault{}
+		}
+		switch racers++; racers {
+		case 1, 2, 3:
+			return s3test.Fault{Hold: last}
+		case 16:
+			close(last)
+		}
+		return s3test.Fault{}
+	})
+	if err != nil || report.Err() != nil || len(report.Weak) > 0 {
+		t.Errorf("Probe = %+v, %v, want nothing broken", report, err)
+	}
+}
+
+// A store that answers nothing is away, which is an error and no verdict about its promises.
+func TestProbeSilent(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	end := make(chan struct{})
+	defer close(end)
+	server.Fail(func(r s3test.Request) s3test.Fault {
+		if r.Op == "GET" {
+			return s3test.Fault{Hold: end}
+		}
+		return s3test.Fault{}
+	})
+	db := open(t, options(server))
+	db.Silence(50 * time.Millisecond)
+	report, err := db.Probe(t.Context())
+	if !errors.Is(err, storage.ErrAway) || report.Err() != nil {
+		t.Errorf("Probe = %+v, %v, want ErrAway and nothing broken", report, err)
+	}
+}
+
+// The refusal names the server software.
+func TestProbeNamesServer(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	server.Name = "Liar/1.2 (test)"
+	report, err := probe(t, server, func(s3test.Request) s3test.Fault { return s3test.Fault{Unconditional: true} })
+	const says = `the object store ("Liar/1.2 (test)") cannot be shared by several replicas: `
+	if err != nil || report.Server != server.Name || report.Err() == nil || !strings.HasPrefix(report.Err().Error(), says) {
+		t.Errorf("Probe = %+v, %v, want %q", report, err, says)
+	}
+	report, err = probe(t, server, func(r s3test.Request) s3test.Fault { return s3test.Fault{Hidden: r.Op == "LIST"} })
+	const unusable = `the object store ("Liar/1.2 (test)") cannot be used: `
+	if err != nil || report.Err() == nil || !strings.HasPrefix(report.Err().Error(), unusable) {
+		t.Errorf("Probe = %+v, %v, want %q", report, err, unusable)
 	}
 }
 
@@ -179,5 +269,23 @@ func TestProbeFails(t *testing.T) {
 	o.Bucket = "nobucket"
 	if _, err := open(t, o).Probe(t.Context()); err == nil || !strings.Contains(err.Error(), `bucket "nobucket": there is no such bucket`) {
 		t.Errorf("Probe = %v, want that there is no bucket", err)
+	}
+}
+
+// A probe removes what earlier ones have left that were killed, but not what one that still runs has, nor anything else.
+func TestProbeSweeps(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	for _, key := range []string{"store/probe/OLD/a", "store/probe/OLD/b", "store/probe/RUNNING/a", "store/o/key"} {
+		server.Change(key, func([]byte) []byte { return []byte("x") })
+	}
+	server.Age("store/probe/OLD/", 25*time.Hour)
+	server.Age("store/probe/RUNNING/", time.Hour)
+	server.Age("store/o/", 1000*time.Hour)
+	if report, err := open(t, options(server)).Probe(t.Context()); err != nil || report.Err() != nil || report.Left != 0 {
+		t.Errorf("Probe = %+v, %v", report, err)
+	}
+	if left := server.Keys(""); !slices.Equal(left, []string{"store/o/key", "store/probe/RUNNING/a"}) {
+		t.Errorf("there is %q now", left)
 	}
 }

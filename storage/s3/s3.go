@@ -17,17 +17,21 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/assay-proxy/assay/internal/memory"
 )
 
 // DB is a store in a bucket.
 type DB struct {
-	records records
-	spool   string
-	readers *memory.Budget
-	writers *memory.Budget
-	log     *slog.Logger
-	closed  atomic.Bool
+	records  records
+	endpoint string
+	spool    string
+	readers  *memory.Budget
+	writers  *memory.Budget
+	log      *slog.Logger
+	closed   atomic.Bool
+	strange  atomic.Pointer[awayError] // nil unless the bucket has another store, see Confirm
 }
 
 // Open returns the store that o describes. It sends no request: Probe shows whether the bucket can be
@@ -47,7 +51,27 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &DB{records: records{b}, spool: o.Spool, readers: o.Readers, writers: o.Writers, log: log}, nil
+	return &DB{records: records{b}, endpoint: o.Endpoint, spool: o.Spool, readers: o.Readers, writers: o.Writers, log: log}, nil
+}
+
+// Alone makes db check the conditions of its requests itself, and send none: for an object store whose Report has
+// Unconditional. It is safe only if no other process uses the store, and must be called before any other method but
+// Probe.
+func (db *DB) Alone() { db.records.alone = newAlone() }
+
+// Metrics implements storage.Measured.
+func (db *DB) Metrics() []prometheus.Collector {
+	w := db.records.watch
+	exchanged := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "assay_bucket_exchanged",
+		Help: "Whether the bucket was emptied or exchanged (1): it does not have the store any more with which this server began, and until it has, nothing there is read or written.",
+	}, func() float64 {
+		if db.strange.Load() != nil {
+			return 1
+		}
+		return 0
+	})
+	return []prometheus.Collector{w.requests, w.answers, w.times, exchanged}
 }
 
 // Close implements storage.Store.
@@ -58,10 +82,14 @@ func (db *DB) Close() error {
 	return nil
 }
 
-// check returns the error of an operation on a closed store, or with a context that has ended.
+// check returns the error of an operation on a closed store, on one that is not there any more, or with a context that
+// has ended.
 func (db *DB) check(ctx context.Context) error {
 	if db.closed.Load() {
 		return fs.ErrClosed
+	}
+	if strange := db.strange.Load(); strange != nil {
+		return strange
 	}
 	return ctx.Err()
 }

@@ -17,24 +17,11 @@ import (
 	"github.com/assay-proxy/assay/storage"
 )
 
-// sizes are around the boundaries that an engine may have: empty objects, inline
-// values, chunks, parts of an upload, transactions.
-var sizes = []int{
-	0, 1, 511, 4 << 10,
-	32<<10 - 1, 32 << 10, 32<<10 + 1,
-	64 << 10, 128<<10 + 1,
-	256<<10 - 65, 256<<10 - 64, 256<<10 - 63, 256 << 10, 256<<10 + 1,
-	512<<10 - 128, 512<<10 - 127, 1 << 20,
-	4<<20 - 1025, 4<<20 - 1024, 4<<20 - 1023, 4 << 20, 4<<20 + 1, 5<<20 + 1,
-}
-
 // smallAndLarge are the sizes for rules that do not depend on boundaries.
 var smallAndLarge = []int{100, 700 << 10}
 
 func createTests() []contract {
 	return []contract{
-		{"what was created is read back, at every size", createReadsBack},
-		{"20 MB is read back", createLarge},
 		{"the info is kept", createKeepsInfo},
 		{"the time is set if it is zero", createSetsTime},
 		{"a key that exists is refused before the content is read", createExisting},

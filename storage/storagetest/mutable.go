@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,9 +21,9 @@ func stateTests() []contract {
 		{"a state and an object may have the same name", stateNamespace},
 		{"the caller owns the value", stateOwned},
 		{"swap changes what is expected, and nothing else", stateSwap},
-		{"a state of 16 MiB is kept, a larger one refused", stateLarge},
 		{"no increment is lost when many swap", stateCounter},
 		{"one of many who make a state wins", stateFirst},
+		{"a list of states has all of them, in order", stateList},
 	}
 }
 
@@ -186,4 +188,33 @@ func stateFirst(t *testing.T, s storage.Store) {
 		t.Fatalf("%d winners, want 1", len(winners))
 	}
 	expectState(t, s, "first", <-winners)
+}
+
+// stateList is about the engines that can list states.
+func stateList(t *testing.T, s storage.Store) {
+	lister, ok := s.(storage.Enumerator)
+	if !ok {
+		t.Skip("it lists no states")
+	}
+	var want []string
+	for i := range 1010 { // more than one page of any engine
+		name := fmt.Sprintf("absent/%04d", i)
+		mustSet(t, s, name, nil)
+		want = append(want, name)
+	}
+	mustSet(t, s, "absen", nil)
+	mustSet(t, s, "b", nil)
+	create(t, s, "absent/object", []byte("x")) // no state
+	for prefix, want := range map[string][]string{"absent/": want, "c": nil, "": append(append([]string{"absen"}, want...), "b")} {
+		var got []string
+		for name, err := range lister.States(t.Context(), prefix) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("States(%q) has %d names, want %d", prefix, len(got), len(want))
+		}
+	}
 }

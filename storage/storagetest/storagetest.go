@@ -12,6 +12,12 @@ import (
 // Test checks that the stores that open returns keep the contract. Each subtest opens an
 // empty store of its own, which open closes with t.Cleanup. They run in parallel.
 func Test(t *testing.T, open func(t *testing.T) storage.Store) {
+	Brief(t, open)
+	run(t, "Bulk", bulkTests(), open)
+}
+
+// Brief is Test without what takes many bytes or objects, for a further way to use an engine that passes Test.
+func Brief(t *testing.T, open func(t *testing.T) storage.Store) {
 	for _, group := range []struct {
 		name  string
 		tests []contract
@@ -29,14 +35,18 @@ func Test(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"State", stateTests()},
 		{"Concurrency", concurrencyTests()},
 	} {
-		t.Run(group.name, func(t *testing.T) {
-			t.Parallel()
-			for _, c := range group.tests {
-				t.Run(c.promise, func(t *testing.T) {
-					t.Parallel()
-					c.check(t, Strict(t, open(t)))
-				})
-			}
-		})
+		run(t, group.name, group.tests, open)
 	}
+}
+
+func run(t *testing.T, group string, tests []contract, open func(t *testing.T) storage.Store) {
+	t.Run(group, func(t *testing.T) {
+		t.Parallel()
+		for _, c := range tests {
+			t.Run(c.promise, func(t *testing.T) {
+				t.Parallel()
+				c.check(t, Strict(t, open(t)))
+			})
+		}
+	})
 }

@@ -5,6 +5,7 @@ package s3test
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/xml"
 	"fmt"
@@ -22,7 +23,8 @@ import (
 
 // Server is a server with one bucket, named bucket.
 type Server struct {
-	URL string
+	URL  string
+	Name string // what it calls itself; set before the first request
 
 	mu      sync.Mutex
 	objects map[string]object
@@ -36,9 +38,10 @@ type Server struct {
 type object struct {
 	value []byte
 	etag  string
+	time  time.Time // of its last change
 }
 
-func newObject(value []byte) object { return object{value, etag(value)} }
+func newObject(value []byte) object { return object{value, etag(value), time.Now()} }
 
 type upload struct {
 	key   string
@@ -46,37 +49,69 @@ type upload struct {
 }
 
 // Request is what a fault may depend on. Op is one of GET, HEAD, PUT, DELETE, LIST, BEGIN, PART,
-// COMPLETE, ABORT and UPLOADS.
+// COMPLETE, ABORT, UPLOADS and RULES.
 type Request struct {
 	Op  string
 	Key string
 	N   int // of the requests with this Op, from 1
 
 	Conditional bool // If-None-Match or If-Match is set
+
+	Host   string
+	Header http.Header
 }
 
 // Fault is what goes wrong with a request. The zero value is nothing.
 type Fault struct {
-	Before int           // this status, and nothing is done
-	Code   string        // of S3 in the body of that response
-	After  int           // it is done, and then this status; with -1 the connection is cut
-	Wait   time.Duration // before anything else
+	Before int             // this status, and nothing is done
+	Code   string          // of S3 in the body of that response
+	After  int             // it is done, and then this status; with -1 the connection is cut
+	Wait   time.Duration   // before anything else
+	Hold   <-chan struct{} // before anything else, until it is closed
 
 	Unconditional bool // conditions are ignored
 	Inverted      bool // If-None-Match: * asks for an object that is there
-	Forgotten     bool // a PUT or DELETE is acknowledged and not done
+	Forgotten     bool // a PUT, PART, COMPLETE or DELETE is acknowledged and not done
 	Hidden        bool // a GET, HEAD or LIST does not see it
-	Corrupt       bool // a bit of the response is wrong
+	Corrupt       bool // a bit of the response is wrong, unless it is an error
 	Cut           int  // so many bytes of the response, then the connection is cut
 	NoRange       bool // a GET has the whole value
+
+	Torn     int    // a PUT, PART or COMPLETE stores so many bytes, and acknowledges all
+	Unlisted string // a LIST omits the keys that begin with it
 
 	Instead string // another body, with status 200 and an ETag, and nothing is done
 }
 
+// unlisted reports whether a list omits a key.
+func (f Fault) unlisted(key string) bool {
+	return f.Unlisted != "" && strings.HasPrefix(key, f.Unlisted)
+}
+
+// stored returns what is stored of a value.
+func (f Fault) stored(value []byte) []byte {
+	if f.Torn > 0 {
+		return value[:min(f.Torn, len(value))]
+	}
+	return value
+}
+
 // Start starts a server, which ends with the test.
-func Start(t testing.TB) *Server {
+func Start(t testing.TB) *Server { return start(t, httptest.NewServer) }
+
+// StartTLS starts a server with https, and a certificate of the authority ca for example.com and for names below it.
+func StartTLS(t testing.TB) (s *Server, ca *x509.Certificate) {
+	s = start(t, func(h http.Handler) *httptest.Server {
+		server := httptest.NewTLSServer(h)
+		ca = server.Certificate()
+		return server
+	})
+	return s, ca
+}
+
+func start(t testing.TB, listen func(http.Handler) *httptest.Server) *Server {
 	s := &Server{objects: map[string]object{}, uploads: map[string]*upload{}, seen: map[string]int{}}
-	server := httptest.NewServer(s)
+	server := listen(s)
 	t.Cleanup(server.Close)
 	s.URL = server.URL
 	return s
@@ -127,6 +162,18 @@ func (s *Server) Change(key string, change func([]byte) []byte) {
 	}
 }
 
+// Age makes the keys that begin with prefix older.
+func (s *Server) Age(prefix string, by time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, o := range s.objects {
+		if strings.HasPrefix(key, prefix) {
+			o.time = o.time.Add(-by)
+			s.objects[key] = o
+		}
+	}
+}
+
 // Uploads returns how many multipart uploads are neither complete nor aborted.
 func (s *Server) Uploads() int {
 	s.mu.Lock()
@@ -143,6 +190,8 @@ func op(r *http.Request, key string, query url.Values) string {
 	switch {
 	case r.Method == http.MethodGet && key == "" && query.Has("uploads"):
 		return "UPLOADS"
+	case r.Method == http.MethodGet && key == "" && query.Has("lifecycle"):
+		return "RULES"
 	case r.Method == http.MethodGet && key == "":
 		return "LIST"
 	case r.Method == http.MethodPost && query.Has("uploads"):
@@ -160,6 +209,9 @@ func op(r *http.Request, key string, query url.Values) string {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	key, ok := strings.CutPrefix(r.URL.Path, "/bucket")
+	if strings.HasPrefix(r.Host, "bucket.") {
+		key, ok = r.URL.Path, true
+	}
 	if !ok {
 		fail(w, http.StatusNotFound, "NoSuchBucket")
 		return
@@ -170,9 +222,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	req := Request{Op: op(r, key, query), Key: key, Conditional: r.Header.Get("If-None-Match")+r.Header.Get("If-Match") != ""}
+	req := Request{Op: op(r, key, query), Key: key, Conditional: r.Header.Get("If-None-Match")+r.Header.Get("If-Match") != "",
+		Host: r.Host, Header: r.Header}
 	fault := s.faultOf(req)
 	time.Sleep(fault.Wait)
+	if fault.Hold != nil {
+		<-fault.Hold
+	}
 	if fault.Before != 0 {
 		fail(w, fault.Before, fault.Code)
 		return
@@ -184,6 +240,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if fault.NoRange {
 		r.Header.Del("Range")
+	}
+	if s.Name != "" {
+		w.Header().Set("Server", s.Name)
 	}
 	recorded := httptest.NewRecorder()
 	s.mu.Lock()
@@ -211,7 +270,7 @@ func send(w http.ResponseWriter, recorded *httptest.ResponseRecorder, method str
 	case fault.After > 0:
 		fail(w, fault.After, fault.Code)
 		return
-	case fault.Corrupt && len(body) > 0:
+	case fault.Corrupt && len(body) > 0 && recorded.Code < 300:
 		body[len(body)/2] ^= 4
 	}
 	for name, values := range recorded.Header() {
@@ -243,7 +302,7 @@ func (s *Server) do(w *httptest.ResponseRecorder, r *http.Request, req Request, 
 	}
 	switch req.Op {
 	case "PUT":
-		put := newObject(body)
+		put := newObject(fault.stored(body))
 		if s.permitted(w, r, req.Key, fault) && !fault.Forgotten {
 			s.objects[req.Key] = put
 		}
@@ -251,6 +310,11 @@ func (s *Server) do(w *httptest.ResponseRecorder, r *http.Request, req Request, 
 	case "GET", "HEAD":
 		if !there {
 			fail(w, http.StatusNotFound, "NoSuchKey")
+			return
+		}
+		var first int
+		if n, _ := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &first); n == 1 && first >= len(stored.value) {
+			fail(w, http.StatusRequestedRangeNotSatisfiable, "InvalidRange") // also of an empty value, as S3 does
 			return
 		}
 		w.Header().Set("ETag", stored.etag)
@@ -264,6 +328,8 @@ func (s *Server) do(w *httptest.ResponseRecorder, r *http.Request, req Request, 
 		}
 	case "LIST":
 		s.list(w, query, fault)
+	case "RULES":
+		fail(w, http.StatusNotFound, "NoSuchLifecycleConfiguration")
 	case "UPLOADS":
 		io.WriteString(w, "<ListMultipartUploadsResult>")
 		for id, u := range s.uploads {
@@ -293,7 +359,9 @@ func (s *Server) part(w *httptest.ResponseRecorder, r *http.Request, req Request
 	switch req.Op {
 	case "PART":
 		number, _ := strconv.Atoi(query.Get("partNumber"))
-		u.parts[number] = body
+		if !fault.Forgotten {
+			u.parts[number] = fault.stored(body)
+		}
 		w.Header().Set("ETag", etag(body))
 	case "ABORT":
 		delete(s.uploads, id)
@@ -311,9 +379,12 @@ func (s *Server) part(w *httptest.ResponseRecorder, r *http.Request, req Request
 		for _, part := range list.Part {
 			value = append(value, u.parts[part.PartNumber]...)
 		}
-		s.objects[req.Key] = newObject(value)
+		whole := newObject(fault.stored(value))
+		if !fault.Forgotten {
+			s.objects[req.Key] = whole
+		}
 		delete(s.uploads, id)
-		fmt.Fprintf(w, "<CompleteMultipartUploadResult><ETag>%s</ETag></CompleteMultipartUploadResult>", s.objects[req.Key].etag)
+		fmt.Fprintf(w, "<CompleteMultipartUploadResult><ETag>%s</ETag></CompleteMultipartUploadResult>", whole.etag)
 	}
 }
 
@@ -346,7 +417,7 @@ func (s *Server) list(w http.ResponseWriter, query url.Values, fault Fault) {
 	after := max(query.Get("continuation-token"), query.Get("start-after"))
 	var keys []string
 	for key := range s.objects {
-		if strings.HasPrefix(key, query.Get("prefix")) && key > after && !fault.Hidden {
+		if strings.HasPrefix(key, query.Get("prefix")) && key > after && !fault.Hidden && !fault.unlisted(key) {
 			keys = append(keys, key)
 		}
 	}
@@ -362,7 +433,8 @@ func (s *Server) list(w http.ResponseWriter, query url.Values, fault Fault) {
 		b.WriteString("<IsTruncated>false</IsTruncated>")
 	}
 	for _, key := range keys {
-		fmt.Fprintf(&b, "<Contents><Key>%s</Key><Size>%d</Size></Contents>", url.QueryEscape(key), len(s.objects[key].value))
+		fmt.Fprintf(&b, "<Contents><Key>%s</Key><Size>%d</Size><LastModified>%s</LastModified></Contents>",
+			url.QueryEscape(key), len(s.objects[key].value), s.objects[key].time.UTC().Format(time.RFC3339))
 	}
 	b.WriteString("</ListBucketResult>")
 	io.WriteString(w, b.String())

@@ -1,0 +1,8 @@
+//go:build race
+
+package storagetest
+
+const raceDetector = true
+
+// sizes are one of each kind of those without the race detector, which follows each byte.
+var sizes = []int{0, 1, 511, 32<<10 + 1, 256<<10 - 64, 512<<10 - 127, 4<<20 + 1}
