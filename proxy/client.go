@@ -32,6 +32,8 @@ type clients struct {
 	log     *slog.Logger
 	metrics *metrics
 	leaks   leaks
+
+	leakState *leakState // nil: there are no other replicas
 }
 
 // Key returns the key of the client, by which places are shared: the user if the client
@@ -121,6 +123,7 @@ func (c *client) noteLeak(kind LeakKind, modulePath string) {
 	}
 	c.clients.metrics.leaks[kind].Inc()
 	c.clients.leaks.note(name, kind, modulePath, time.Now())
+	c.clients.leakState.changed()
 }
 
 // userKey begins the key of an authenticated client.

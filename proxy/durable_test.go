@@ -384,7 +384,7 @@ func TestOwnLogBesideProof(t *testing.T) {
 	if err != nil || string(public.Text) != string(proof.Record.Text) || h.mirror.Size() <= public.ID {
 		t.Errorf("the public record: %v, %v, head %d", public, err, h.mirror.Size())
 	}
-	if entry, err := h.log.Find(mod); err != nil || entry.Public == nil || entry.Public.ID != public.ID || len(entry.Public.Head) == 0 {
+	if entry, err := h.log.Find(t.Context(), mod); err != nil || entry.Public == nil || entry.Public.ID != public.ID || len(entry.Public.Head) == 0 {
 		t.Errorf("the own log has %+v, %v", entry, err)
 	}
 	h.want(helloMod)

@@ -246,7 +246,7 @@ var table = append(decisions, []row{
 	when(content.IsFull, always(failure{status: http.StatusServiceUnavailable, retryAfter: 30 * time.Second,
 		what: "the proxy's disk is full: it cannot store new objects",
 		why:  "stored objects are still served",
-		next: "contact this proxy's administrator: free space in the data directory, or raise --store-limit"})),
+		next: "contact this proxy's administrator: free space in the data directory"})),
 	is(context.Canceled, always(failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second,
 		what: "the proxy is shutting down", next: "try again in a few seconds"})),
 }...)
@@ -285,6 +285,10 @@ var decisions = []row{
 			why:  "the proxy records a limited number for each repository and host; known ones are still served",
 			next: "contact this proxy's administrator: a page with wildcard paths may lead to the repository"}
 	}),
+	is(storage.ErrAway, always(failure{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, noStore: true,
+		what: "unavailable: the object store of this proxy cannot be used now",
+		why:  "what this server has on its own disk is still served",
+		next: "try again in a few seconds; if it persists, contact this proxy's administrator, whose log has the reason"})),
 	is(content.ErrOffline, func(x *explained) failure {
 		return failure{status: http.StatusNotFound, what: "not found: " + text.Clip(x.path, 200),
 			why: "it is not stored here, and this proxy has no upstream (--upstream off)"}
@@ -406,6 +410,7 @@ var levels = []struct {
 		is(vcs.ErrUnavailable, nil), is(vcs.ErrCredential, nil), is(vcs.ErrForbidden, nil),
 		is(vcs.ErrBusy, nil), is(vcs.ErrTools, nil), is(vcs.ErrTooLarge, nil),
 		is(modzip.ErrShape, nil), is(content.ErrUnlisted, nil), is(content.ErrGarbage, nil), is(content.ErrTimeout, nil), is(fetch.ErrTooLarge, nil),
+		is(storage.ErrAway, nil),
 	}},
 	{slog.LevelInfo, append(decisions, is(fetch.ErrRefused, nil))},
 }

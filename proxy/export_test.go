@@ -14,6 +14,7 @@ func ErrorText(what, why, next, requestID string) string {
 // NoteLeak notes a request of a client without credentials.
 func (s *Server) NoteLeak(client string) {
 	s.clients.leaks.note(client, NoCredential, "corp.example/x", time.Now())
+	s.clients.leakState.changed()
 }
 
 // Hasten changes when work must yield its place. Call it before the first request.

@@ -235,7 +235,7 @@ func TestHitsDoNotWait(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Content.ZipFills = 2 }
+	o.config = func(c *proxy.Config) { c.Content.Fills.Zips = 2 }
 	f := start(t, world, world.URL("gated"), o)
 	f.want("example.com/hello/@v/v1.0.0.mod")
 	var wg sync.WaitGroup
@@ -297,7 +297,7 @@ func busy(t *testing.T, test func(t *testing.T, get func(path string) response))
 		f := &fixture{t: t, world: world, dir: t.TempDir(), logs: new(lockedBuffer)}
 		f.build("file://"+filepath.ToSlash(tree), option{
 			config: func(c *proxy.Config) { // clients give up before the fills count as silent
-				c.Content.Fills, c.Content.ZipFills, c.Content.Times.Answer = 1, 1, 4*time.Second
+				c.Content.Fills.Objects, c.Content.Fills.Zips, c.Content.Times.Answer = 1, 1, 4*time.Second
 			},
 			store: func(s storage.Store) storage.Store { store.Store = s; return store },
 		})

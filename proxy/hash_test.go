@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -34,7 +35,7 @@ func TestHashZipDirectory(t *testing.T) {
 	}
 	world := newWorld(t)
 	world.Set("example.com/hello/@v/v1.0.0.zip", b.Bytes())
-	f := start(t, world, world.URL("ok"), option{})
+	f := start(t, world, world.URL("ok"), option{config: func(c *proxy.Config) { c.Content.Times.Answer = 10 * time.Minute }}) // of a busy machine
 	f.wantStatus("example.com/hello/@v/v1.0.0.zip", http.StatusBadGateway, "too large", "the directory of a zip")
 }
 

@@ -173,7 +173,7 @@ func TestHotFrozen(t *testing.T) {
 	f := startHot(t, verified())
 	evidence := filepath.Join(f.dir, "evidence")
 	file := filepath.Join(evidence, "fork-"+proxytest.Database+"-20260102T030405.000000000Z.txt")
-	if err := errors.Join(os.MkdirAll(evidence, 0o755), os.WriteFile(file, []byte("two heads"), 0o644), f.mirror.Recheck()); err != nil {
+	if err := errors.Join(os.MkdirAll(evidence, 0o755), os.WriteFile(file, []byte("two heads"), 0o644), f.mirror.Recheck(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	if _, frozen := f.mirror.Frozen(); !frozen {

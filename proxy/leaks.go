@@ -26,6 +26,9 @@ const (
 )
 
 func (k LeakKind) String() string {
+	if k >= numberOfLeakKinds {
+		return "unknown" // of a later version
+	}
 	return [...]string{"public_database", "no_credential"}[k]
 }
 
@@ -38,7 +41,7 @@ type Leak struct {
 	Module      string // the last one that it requested, at most 200 bytes
 }
 
-// leaks are the misconfigured clients. They are in memory only. A memo.Map does not fit:
+// leaks are the misconfigured clients that this process has seen, see leakState for other replicas. A memo.Map does not fit:
 // it may drop any entry, and these counts cannot be obtained again.
 type leaks struct {
 	mu   sync.Mutex
@@ -91,8 +94,37 @@ func (l *leaks) list() []Leak {
 	for _, row := range l.rows {
 		all = append(all, *row)
 	}
+	sortLeaks(all)
+	return all
+}
+
+// sortLeaks sorts rows, the latest first.
+func sortLeaks(all []Leak) {
 	slices.SortFunc(all, func(a, b Leak) int {
 		return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Kind, b.Kind))
 	})
+}
+
+// merged returns one row for each client and kind, the latest first.
+func merged(rows []Leak) (all []Leak) {
+	index := map[leakKey]int{}
+	for _, row := range rows {
+		key := leakKey{row.Client, row.Kind}
+		at, known := index[key]
+		if !known {
+			index[key] = len(all)
+			all = append(all, row)
+			continue
+		}
+		sum := &all[at]
+		sum.Requests += row.Requests
+		if row.First.Before(sum.First) {
+			sum.First = row.First
+		}
+		if row.Last.After(sum.Last) {
+			sum.Last, sum.Module = row.Last, row.Module
+		}
+	}
+	sortLeaks(all)
 	return all
 }

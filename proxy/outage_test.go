@@ -334,9 +334,9 @@ func TestOutageDiskFull(t *testing.T) {
 
 type fullForAbsences struct{ storage.Store }
 
-func (s fullForAbsences) SetState(ctx context.Context, name string, value []byte) error {
+func (s fullForAbsences) SwapState(ctx context.Context, name string, old, value []byte) error {
 	if strings.HasPrefix(name, "absent/") {
 		return fmt.Errorf("set %s: %w", name, syscall.ENOSPC)
 	}
-	return s.Store.SetState(ctx, name, value)
+	return s.Store.SwapState(ctx, name, old, value)
 }

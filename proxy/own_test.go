@@ -44,7 +44,7 @@ func TestUnified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		entry, err := h.log.Find(m)
+		entry, err := h.log.Find(t.Context(), m)
 		if err != nil || entry.Public == nil || entry.Public.Name != proxytest.Database || entry.Public.ID != public.ID || len(entry.Public.Head) == 0 ||
 			!bytes.Equal(entry.Record().Text, public.Text) {
 			t.Errorf("%s: the log has %+v, %v", m, entry, err)

@@ -138,7 +138,7 @@ func TestPrivateMovedTagHeld(t *testing.T) {
 	first := h.ok("corp.example/lib/@v/v1.0.0.zip")
 	repo.Commit("-- lib.go --\npackage lib // evil\n")
 	repo.Tag("v1.0.0")
-	h.server.Pushed(repo.URL())
+	h.pushed(repo.URL())
 	if again := h.ok("corp.example/lib/@v/v1.0.0.zip"); again != first {
 		t.Error("the stored content has changed")
 	}

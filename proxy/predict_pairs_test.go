@@ -297,13 +297,13 @@ func TestPredictUnified(t *testing.T) {
 	eventually(t, "it is predicted", func() bool { return h.holds(paths[0] + "mod") })
 	h.idle()
 	m := module.Version{Path: "graph.example/0", Version: "v1.0.0"}
-	if _, err := h.log.Find(m); err == nil {
+	if _, err := h.log.Find(t.Context(), m); err == nil {
 		t.Error("the own log has a record that no client has looked up")
 	}
 	if lines, err := client.Lookup(m.Path, m.Version+"/go.mod"); err != nil || len(lines) != 1 {
 		t.Errorf("%q, %v", lines, err)
 	}
-	if _, err := h.log.Find(m); err != nil {
+	if _, err := h.log.Find(t.Context(), m); err != nil {
 		t.Error(err)
 	}
 	h.ok(paths[0] + "mod")

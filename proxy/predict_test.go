@@ -109,7 +109,7 @@ func TestPredictPlaces(t *testing.T) {
 	world.Add(many.String() + ")\n")
 	g := newGate(t, world, "/many.example/")
 	o := predicting()
-	o.config = func(c *proxy.Config) { c.Predict, c.Content.Fills = true, 8 }
+	o.config = func(c *proxy.Config) { c.Predict, c.Content.Fills.Objects = true, 8 }
 	f := start(t, world, g.url, o)
 	if size := len(f.want("graph.example/large/@v/v1.0.0.mod").body); size < 15<<20 {
 		t.Errorf("the go.mod has %d bytes", size)

@@ -63,7 +63,7 @@ func TestPrefetchYields(t *testing.T) {
 	world := newWorld(t)
 	g := newGate(t, world, "/hello/@v/v1.1.0")
 	o := verified()
-	o.config = func(c *proxy.Config) { c.Content.Fills = 1 }
+	o.config = func(c *proxy.Config) { c.Content.Fills.Objects = 1 }
 	f := start(t, world, g.url, o)
 	f.prefetch("example.com/hello/@v/v1.1.0.info")
 	<-g.came // it has the only place

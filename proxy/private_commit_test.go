@@ -199,7 +199,7 @@ func TestPrivateFillIsCutOff(t *testing.T) {
 		}
 		h.stop()
 		h = openPrivate(t, world, code, dir, nil)
-		_, err := h.log.Find(version)
+		_, err := h.log.Find(t.Context(), version)
 		if pinned := err == nil; !pinned {
 			t.Errorf("after %d steps: the entry that was on disk is not pinned: %v", steps, err)
 		}
@@ -255,7 +255,7 @@ func TestPrivateFillBeforeSignature(t *testing.T) {
 				return err
 			}
 			defer backup.Close()
-			if _, err := backup.Find(module.Version{Path: "corp.example/lib", Version: "v1.0.0"}); err != nil || backup.Refuses() == nil {
+			if _, err := backup.Find(t.Context(), module.Version{Path: "corp.example/lib", Version: "v1.0.0"}); err != nil || backup.Refuses() == nil {
 				t.Errorf("the backup has %v, and refuses: %v", err, backup.Refuses())
 			}
 			return err

@@ -118,7 +118,7 @@ func TestUnsignedIsNotListed(t *testing.T) {
 		{"a request after its tag has moved", func(t *testing.T, h *hosts, repo *vcstest.Repo) *hosts {
 			repo.Commit(libVersion(1, "// moved\n"))
 			repo.Tag(second)
-			h.server.Pushed(repo.URL())
+			h.pushed(repo.URL())
 			h.wantStatus(libFiles(1)[0], http.StatusForbidden, "changed")
 			return h
 		}, []string{first, second}},

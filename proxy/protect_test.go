@@ -27,6 +27,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/storage/bolt"
+	"github.com/assay-proxy/assay/storage/news"
 )
 
 const (
@@ -513,7 +514,7 @@ func TestRulePathsAreBounded(t *testing.T) {
 	g := startGuarded(t, payPath+"=pay,evil.corp.example=pay")
 	g.ok(payPath+"/@v/v1.0.0.zip", "Authorization", g.pay)
 	g.restart(payPath+"=pay,evil.corp.example=pay", func(store *bolt.DB) {
-		table, err := bindings.Load(t.Context(), store)
+		table, err := bindings.Load(t.Context(), store, news.Alone())
 		if err == nil {
 			err = table.Learn(t.Context(), func(yield func(bindings.Fact, error) bool) {
 				for i := range 1024 {
@@ -732,11 +733,11 @@ type fullStore struct {
 	full atomic.Bool
 }
 
-func (s *fullStore) SetState(ctx context.Context, name string, value []byte) error {
+func (s *fullStore) SwapState(ctx context.Context, name string, old, value []byte) error {
 	if s.full.Load() && strings.HasPrefix(name, "bindings/") {
 		return syscall.ENOSPC
 	}
-	return s.countingStore.SetState(ctx, name, value)
+	return s.countingStore.SwapState(ctx, name, old, value)
 }
 
 // lossyStore has lost the facts about repositories, but not their index.

@@ -95,6 +95,9 @@ func New(c Config) (*Server, error) {
 	m := newMetrics()
 	s := &Server{content: library, log: holds.Logger, metrics: m, via: c.Via, budget: c.Answers, firstByte: c.FirstByte}
 	s.clients = &clients{access: c.Access, remote: c.Remote, log: holds.Logger, metrics: m}
+	if holds.News != nil && holds.News.Shared() {
+		s.clients.leakState = newLeakState(holds.Store, &s.clients.leaks, holds.Logger)
+	}
 	return s, nil
 }
 
@@ -107,12 +110,18 @@ func (s *Server) Reload(now content.Settings) { s.content.Reload(now) }
 
 // Close waits for fetches under way, at most until ctx ends; then it aborts the remaining
 // ones and waits for them. It does not close the store.
-func (s *Server) Close(ctx context.Context) error { return s.content.Close(ctx) }
+func (s *Server) Close(ctx context.Context) error {
+	s.clients.leakState.close()
+	return s.content.Close(ctx)
+}
 
 // Pushed says that a repository, which has each of these URLs, has changed. The next
 // request for a list, a latest version or a branch of its modules asks the repository,
-// even if an answer is stored.
-func (s *Server) Pushed(urls ...string) { s.content.Pushed(urls...) }
+// even if an answer is stored; other replicas know it within two seconds. After an error other replicas
+// do not know it, and the caller should call Pushed again.
+func (s *Server) Pushed(ctx context.Context, urls ...string) error {
+	return s.content.Pushed(ctx, urls...)
+}
 
 // Metrics returns the server's collectors.
 func (s *Server) Metrics() []prometheus.Collector {
@@ -123,6 +132,13 @@ func (s *Server) Metrics() []prometheus.Collector {
 // or requested private modules without a credential, since the start, the latest first,
 // at most 1000.
 func (s *Server) Leaks() []Leak { return s.clients.leaks.list() }
+
+// AllLeaks is Leaks with those of other replicas, up to a half minute ago, which it reads from the store: the latest
+// 200 of each.
+func (s *Server) AllLeaks(ctx context.Context) ([]Leak, error) {
+	others, err := s.clients.leakState.others(ctx)
+	return merged(append(s.Leaks(), others...)), err
+}
 
 // ServeHTTP answers one request. It panics with http.ErrAbortHandler when the client must
 // notice that the response was aborted.

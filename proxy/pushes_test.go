@@ -15,6 +15,14 @@ import (
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
 )
 
+// pushed says that a repository has changed.
+func (h *hosts) pushed(urls ...string) {
+	h.t.Helper()
+	if err := h.server.Pushed(h.t.Context(), urls...); err != nil {
+		h.t.Error(err)
+	}
+}
+
 // A client that comes after a push does not miss it, even while the answer from before is
 // still on its way.
 func TestPushDuringRefresh(t *testing.T) {
@@ -26,7 +34,7 @@ func TestPushDuringRefresh(t *testing.T) {
 	})
 	repo := h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list") // now the repository is known
-	h.server.Pushed(repo.URL())
+	h.pushed(repo.URL())
 	wait := make(chan struct{})
 	store.set(nil, wait)
 	var clients sync.WaitGroup
@@ -38,7 +46,7 @@ func TestPushDuringRefresh(t *testing.T) {
 	answered() // with one tag
 	repo.Commit("-- new.go --\npackage lib\n")
 	repo.Tag("v1.1.0")
-	h.server.Pushed(repo.URL())
+	h.pushed(repo.URL())
 	clients.Go(func() {
 		if a := h.get("corp.example/lib/@v/list"); string(a.body) != "v1.0.0\nv1.1.0\n" {
 			t.Errorf("list after the push: %v", a)
@@ -71,10 +79,10 @@ func startHangingRun(t *testing.T, clients *sync.WaitGroup) (h *hosts, repo *vcs
 	repo = h.code.Module("lib", lib)
 	h.ok("corp.example/lib/@v/list")
 	h.code.Requests()
-	h.server.Pushed(repo.URL())
+	h.pushed(repo.URL())
 	h.ok("corp.example/lib/@v/list")
 	once = len(h.code.Requests())
-	h.server.Pushed(repo.URL())
+	h.pushed(repo.URL())
 	h.code.Hang(true)
 	clients.Go(func() { h.get("corp.example/lib/@v/list") })
 	waitUntil(t, func() bool { asked += len(h.code.Requests()); return asked > 0 })
@@ -86,7 +94,7 @@ func TestPushDuringRun(t *testing.T) {
 	t.Parallel()
 	var clients sync.WaitGroup
 	h, repo, once, asked := startHangingRun(t, &clients)
-	h.server.Pushed(repo.URL())
+	h.pushed(repo.URL())
 	clients.Go(func() { h.get("corp.example/lib/@latest") })
 	clients.Go(func() { h.get("corp.example/lib/@v/list") })
 	h.wantRunning(3)
@@ -104,12 +112,12 @@ func TestPushFlood(t *testing.T) {
 	var clients sync.WaitGroup
 	h, repo, once, asked := startHangingRun(t, &clients)
 	for i := range 10 {
-		h.server.Pushed(repo.URL())
+		h.pushed(repo.URL())
 		clients.Go(func() { h.get("corp.example/lib/@v/list") })
 		h.wantRunning(2 + i)
 	}
 	repo.Tag("v1.1.0")
-	h.server.Pushed(repo.URL())
+	h.pushed(repo.URL())
 	clients.Go(func() {
 		if a := h.get("corp.example/lib/@v/list"); string(a.body) != "v1.0.0\nv1.1.0\n" {
 			t.Errorf("list after the last push: %v", a)
@@ -138,7 +146,7 @@ func TestPushDuringAbsence(t *testing.T) {
 	}
 	waitUntil(t, func() bool { return len(h.code.Requests()) > 0 })
 	h.wantRunning(len(paths))
-	h.server.Pushed(repo.URL())
+	h.pushed(repo.URL())
 	h.code.Hang(false)
 	clients.Wait()
 	repo.Tag("v1.1.0")
@@ -161,7 +169,7 @@ func TestPushDuringFill(t *testing.T) {
 	clients.Go(func() { h.get("corp.example/lib/@v/v1.1.0.zip") })
 	<-held.came // the repository has answered that it has no such tag
 	repo.Tag("v1.1.0")
-	h.server.Pushed(repo.URL())
+	h.pushed(repo.URL())
 	for _, path := range []string{"corp.example/lib/@v/v1.1.0.info", "corp.example/lib/@v/v1.1.0.zip", // join the fill
 		"corp.example/lib/@v/v1.1.0.mod", // joins the fetch of the fill
 		"sumdb/log.corp.example/lookup/corp.example/lib@v1.1.0"} {
@@ -209,11 +217,11 @@ func TestPrivateNewTags(t *testing.T) {
 	if got := h.ok("corp.example/lib/@v/" + commit + ".info"); !strings.Contains(got, `"v1.1.0"`) {
 		t.Errorf("the commit is %s", got)
 	}
-	h.server.Pushed("https://other.example/x")
+	h.pushed("https://other.example/x")
 	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\n" {
 		t.Errorf("list after another repository's push = %q", got)
 	}
-	h.server.Pushed("git@git.corp.example:lib.git")
+	h.pushed("git@git.corp.example:lib.git")
 	if got := h.ok("corp.example/lib/@v/list"); got != "v1.0.0\nv1.1.0\n" {
 		t.Errorf("list after the push = %q", got)
 	}

@@ -219,7 +219,7 @@ func TestReloadDatabase(t *testing.T) {
 func TestReloadStale(t *testing.T) {
 	t.Parallel()
 	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) {
-		c.Content.Times.Fresh, c.Content.Times.Stale, c.Content.Fills = time.Millisecond, time.Hour, 1
+		c.Content.Times.Fresh, c.Content.Times.Stale, c.Content.Fills.Objects = time.Millisecond, time.Hour, 1
 	})
 	h.world.Add(evil)
 	h.server.Reload(content.Settings{Upstream: h.chain, Policy: noPolicy(t), VCS: h.vcs})
@@ -247,7 +247,7 @@ func TestReloadStale(t *testing.T) {
 // A name that became private while a request for it waited for a place is not sent.
 func TestReloadQueue(t *testing.T) {
 	t.Parallel()
-	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Content.Fills, c.Content.ZipFills = 1, 1 })
+	h := startPrivate(t, func(c *proxy.Config, _ *vcs.Config) { c.Content.Fills.Objects, c.Content.Fills.Zips = 1, 1 })
 	g := newGate(t, h.world, "/ok/example.com/")
 	h.server.Reload(content.Settings{Upstream: chainOf(t, g.url), Policy: noPolicy(t), VCS: h.vcs})
 	var running, waiting sync.WaitGroup
@@ -390,7 +390,7 @@ func TestPrivateConfusion(t *testing.T) {
 	if !strings.Contains(h.ok("corp.example/lib/@v/v1.0.0.info"), "Origin") {
 		t.Error("the info is that of the public module")
 	}
-	if _, err := h.log.Find(mod); err != nil {
+	if _, err := h.log.Find(t.Context(), mod); err != nil {
 		t.Error(err)
 	}
 	h.server.Reload(content.Settings{Upstream: h.chain, Policy: noPolicy(t), VCS: h.vcs})

@@ -109,10 +109,12 @@ func TestLateUpstream(t *testing.T) {
 			if strings.HasSuffix(path, "@latest") {
 				world.Set(path, world.File("example.com/hello/@v/v1.1.0.info"))
 			}
+			answered := make(chan struct{}) // closed when the first client is
 			upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if strings.HasSuffix(r.URL.Path, path) {
+					time.Sleep(1500 * time.Millisecond)
 					select {
-					case <-time.After(1500 * time.Millisecond):
+					case <-answered:
 					case <-r.Context().Done():
 						return
 					}
@@ -125,6 +127,7 @@ func TestLateUpstream(t *testing.T) {
 			o.config = func(c *proxy.Config) { c.Content.Times.Answer = 1300 * time.Millisecond }
 			f := start(t, world, upstream.URL+"/ok", o)
 			first := f.get(path)
+			close(answered)
 			if first.status != http.StatusGatewayTimeout || first.header.Get("Retry-After") == "" {
 				t.Fatalf("the first client: %v, Retry-After %q, want 504 with one", first, first.header.Get("Retry-After"))
 			}

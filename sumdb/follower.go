@@ -1,6 +1,7 @@
 package sumdb
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -8,18 +9,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/storage"
 )
-
-// refreshGrace is how long a response of upstream to latest, or a failure, counts as recent. It
-// limits the requests that a client with a newer head than ours causes when it requests one tile
-// after the other.
-const refreshGrace = time.Second
 
 // follower follows the head of the log. It moves our head forward, only to heads that provably
 // continue it, and stores the tiles that clients with any accepted head need. It reads no records.
@@ -39,8 +33,8 @@ type follower struct {
 	moving  turns // of goroutines that move the head, for as long as the write takes
 	proving turns // of those in prove, which may wait for upstream: storing what is proved does not wait for them
 
-	waiting step // the newest one of prove with a head that was larger than ours; guarded by proving
-	polls   polls
+	waiting step   // the newest one of prove with a head that was larger than ours; guarded by proving
+	told    func() // is called when our head has moved, so that the other replicas are told
 }
 
 // dependents returns the objects that are stored in the batch of a head, after it. It is called right
@@ -50,82 +44,12 @@ type dependents func() ([]storage.Small, error)
 // alone is no dependents.
 func alone() ([]storage.Small, error) { return nil, nil }
 
-// polls records when upstream was asked for its latest head.
-type polls struct {
-	mu       sync.Mutex
-	ended    time.Time // with an answer or an error
-	answered time.Time // with a head that verified
-}
-
-func (p *polls) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ended = time.Now()
-}
-
-func (p *polls) answer() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.answered = time.Now()
-}
-
-// recent reports whether upstream was asked within refreshGrace.
-func (p *polls) recent() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return time.Since(p.ended) < refreshGrace
-}
-
-// lastAnswer returns when upstream last sent a head that verified, the zero time if it never did.
-func (p *polls) lastAnswer() time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.answered
-}
-
 // size returns the number of records under our head, 0 if there is no head.
 func (f *follower) size() int64 {
 	if h := f.head.Load(); h != nil {
 		return h.tree.N
 	}
 	return 0
-}
-
-// newest returns our head. If there is none, it fetches the first one.
-func (f *follower) newest(ctx context.Context) (*head, error) {
-	if h := f.head.Load(); h != nil {
-		return h, nil
-	}
-	if !f.client.connected() {
-		return nil, fmt.Errorf("this mirror of %s is empty and has no upstream: %w", f.client.name, notfound.Stated)
-	}
-	if err := f.refresh(ctx); err != nil {
-		return nil, err
-	}
-	return f.head.Load(), nil
-}
-
-// refresh fetches the latest head of upstream and makes it ours if it is newer.
-func (f *follower) refresh(ctx context.Context) error {
-	if !f.client.connected() {
-		return fmt.Errorf("refresh %s: no upstream", f.client.name)
-	}
-	if err := f.freezer.check(); err != nil {
-		return err
-	}
-	_, err := share(ctx, f.client, "latest", fileTime, func(ctx context.Context) (struct{}, error) {
-		defer f.polls.end()
-		msg, err := f.client.latest(ctx)
-		if err != nil {
-			return struct{}{}, err
-		}
-		if err := f.accept(ctx, msg, "latest"); err != nil {
-			return struct{}{}, err
-		}
-		f.polls.answer()
-		return struct{}{}, f.completeEdge(ctx)
-	})
-	return err
 }
 
 // load makes the stored head our head.
@@ -195,6 +119,13 @@ func (f *follower) acceptHead(ctx context.Context, theirs *head, from string) er
 	return f.acceptOlder(ctx, ours, theirs, from)
 }
 
+// mostConflicts is how often a step meets a head that another process has moved in the store. Each time
+// one of them has succeeded, so there are many only if the heads of upstream differ much.
+const mostConflicts = 100
+
+// conflictPause is the most that a step waits then, so that one process does not lose each race.
+const conflictPause = 20 * time.Millisecond
+
 // errOvertaken means that our head has moved since a step was judged.
 var errOvertaken = errors.New("our head has moved")
 
@@ -202,8 +133,7 @@ var errOvertaken = errors.New("our head has moved")
 // it judges s again. If ours is not smaller any more, it does nothing and reports that. It judges
 // without holding moving: that may wait for upstream and for the store, and other heads must not.
 func (f *follower) advance(ctx context.Context, s step, commit func(ctx context.Context, ours, next *head) error) (overtaken bool, err error) {
-	const attempts = 10 // of a head that another process moves in the store
-	for conflicts := 0; conflicts < attempts; {
+	for conflicts := 0; conflicts < mostConflicts; {
 		ours, theirs := f.head.Load(), cmp.Or(s.next, s.theirs)
 		if ours != nil && theirs.tree.N <= ours.tree.N {
 			return true, f.freezer.check()
@@ -217,7 +147,10 @@ func (f *follower) advance(ctx context.Context, s step, commit func(ctx context.
 		case errors.Is(err, errOvertaken): // by another head, so this loop ends
 		case errors.Is(err, storage.ErrConflict):
 			conflicts++
-			if err := f.acceptStored(ctx, ours); err != nil {
+			if _, err := f.acceptStored(ctx, ours); err != nil {
+				return false, err
+			}
+			if err := pause(ctx, conflictPause); err != nil {
 				return false, err
 			}
 		default:
@@ -283,6 +216,7 @@ func (f *follower) settled(s step) {
 		}
 		f.metrics.heads.WithLabelValues("advanced").Inc()
 		f.log.Info("tree head advanced", "size", s.next.tree.N, "from", old, "source", s.from)
+		f.told()
 		return
 	}
 	if _, known := f.judge.older.Get(s.theirs.tree); !known && s.theirs.tree != s.ours.tree {
@@ -363,50 +297,85 @@ func (f *follower) archive(ctx context.Context, h *head) {
 	f.head.CompareAndSwap(h, h.archived(done))
 }
 
+// takeOver makes the stored head ours, if another replica has stored one; it is proved as any other. If
+// the store was set back to an older head, takeOver stores ours again. The errors are those of accept.
+func (f *follower) takeOver(ctx context.Context) error {
+	for range mostConflicts {
+		behind, err := f.acceptStored(ctx, f.head.Load())
+		if err != nil || !behind {
+			return err
+		}
+		ours := f.head.Load()
+		next := *ours
+		f.log.Warn("the store has an older tree head than this process, as if it was set back; ours is stored again", "size", ours.tree.N)
+		err = f.move(ctx, ours, func(ctx context.Context) error { return f.commit(ctx, ours, &next) })
+		if err == nil {
+			f.told()
+		}
+		if !errors.Is(err, storage.ErrConflict) && !errors.Is(err, errOvertaken) {
+			return err
+		}
+	}
+	return fmt.Errorf("store tree head of %s again: %w", f.client.name, storage.ErrConflict)
+}
+
 // acceptStored makes the stored head ours after another process moved it, unless ours has moved
-// meanwhile. A stored head that does not continue ours is handled as a fork. Like advance, it holds
-// moving only to replace our head: the store may be slow.
-func (f *follower) acceptStored(ctx context.Context, ours *head) error {
+// meanwhile. It reports whether the stored one is behind ours. A stored head that does not continue ours
+// is handled as a fork. Like advance, it holds moving only to replace our head: the store may be slow.
+func (f *follower) acceptStored(ctx context.Context, ours *head) (behind bool, err error) {
 	var next *head
-	err := renewed(ctx, f.client.flights, func(ctx context.Context) (err error) {
-		next, err = f.judgeStored(ctx, ours)
+	err = renewed(ctx, f.client.flights, func(ctx context.Context) (err error) {
+		next, behind, err = f.judgeStored(ctx, ours)
 		return err
 	})
-	if err != nil {
-		return err
+	if err != nil || next == ours {
+		return false, err
 	}
 	err = f.move(ctx, ours, func(context.Context) error {
 		f.head.Store(next)
 		return nil
 	})
 	if errors.Is(err, errOvertaken) {
-		return nil // by a head that was judged too; the next commit compares it with the stored one
+		return false, nil // by a head that was judged too; the next commit compares it with the stored one
 	}
 	if err == nil && ours != nil && next.tree != ours.tree {
 		f.judge.addOlder(ours.tree)
+		f.log.Info("tree head advanced", "size", next.tree.N, "from", ours.tree.N, "source", "another process")
 	}
-	return err
+	return behind, err
 }
 
-// judgeStored returns our next head, as the stored one is of another process: that one, or ours if it
-// is larger, to be stored in its place.
-func (f *follower) judgeStored(ctx context.Context, ours *head) (*head, error) {
+// judgeStored returns our next head, as the stored one may be of another process: that one, or ours if
+// it is larger, to be stored in its place. It reports whether the stored one is behind ours.
+func (f *follower) judgeStored(ctx context.Context, ours *head) (next *head, behind bool, err error) {
 	stored, state, err := f.heads.read(ctx)
 	if err != nil && state == nil && !errors.Is(err, fs.ErrNotExist) || err != nil && ours == nil {
-		return nil, fmt.Errorf("stored tree head: %w", err)
+		return nil, false, fmt.Errorf("stored tree head: %w", err)
 	}
 	if err != nil { // it was removed or damaged while we run: store ours again
 		f.log.Error("stored tree head is damaged or gone", "size", ours.tree.N, "err", err)
-		return ours.replacing(state), nil
+		return ours.replacing(state), true, nil
+	}
+	if bytes.Equal(state, ours.stored()) {
+		return ours, false, nil
 	}
 	if f.prover.checkTiles(ctx, stored) != nil {
 		stored.tiles = nil
 	}
 	if ours == nil {
-		return stored, nil
+		return stored, false, nil
 	}
 	if stored.tree.N <= ours.tree.N {
-		return ours.replacing(state), f.acceptOlder(ctx, ours, stored, "the store")
+		return ours.replacing(state), stored.tree.N < ours.tree.N, f.acceptOlder(ctx, ours, stored, "the store")
+	}
+	next, err = f.judgeLarger(ctx, ours, stored)
+	return next, false, err
+}
+
+// judgeLarger is judgeStored of a head that is larger than ours.
+func (f *follower) judgeLarger(ctx context.Context, ours, stored *head) (*head, error) {
+	if err := f.judge.freezer.look(ctx); err != nil {
+		return nil, err
 	}
 	found, err := f.prover.compare(ctx, ours.tree, stored.tree, stored)
 	if err != nil {

@@ -192,7 +192,7 @@ func checkEvidence(t *testing.T, log, fork *sumdbtest.Log, text string, ours, th
 // thaw clears the evidence, as an administrator does after finding that ours is the true log.
 func thaw(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, evidence string, shown **sumdbtest.Log) {
 	t.Helper()
-	if err := m.Recheck(); err != nil {
+	if err := m.Recheck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, frozen := m.Frozen(); !frozen {
@@ -203,7 +203,7 @@ func thaw(t *testing.T, m *sumdb.Mirror, log *sumdbtest.Log, evidence string, sh
 			t.Fatal(err)
 		}
 	}
-	if err := m.Recheck(); err != nil {
+	if err := m.Recheck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if file, frozen := m.Frozen(); frozen {
@@ -306,13 +306,13 @@ func TestEvidenceCannotBeWritten(t *testing.T) {
 	if file, frozen := m.Frozen(); !frozen || file != "" {
 		t.Errorf("Frozen = %q, %v, want true without a file", file, frozen)
 	}
-	if err := m.Recheck(); err == nil {
+	if err := m.Recheck(t.Context()); err == nil {
 		t.Error("Recheck without a word, where evidence cannot be read or written")
 	}
 	if err := os.Remove(inTheWay); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Recheck(); err != nil {
+	if err := m.Recheck(t.Context()); err != nil {
 		t.Fatalf("Recheck: %v", err)
 	}
 	if file, frozen := m.Frozen(); !frozen || file == "" {
@@ -328,7 +328,7 @@ func TestEvidenceCannotBeWritten(t *testing.T) {
 	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
 		t.Errorf("Refresh = %v, want ErrFrozen", err)
 	}
-	if _, frozen := m.Frozen(); !frozen || m.Recheck() == nil {
+	if _, frozen := m.Frozen(); !frozen || m.Recheck(t.Context()) == nil {
 		t.Error("thawed by a Recheck, though nobody saw the evidence")
 	}
 }
@@ -418,7 +418,7 @@ func TestRecheckAtTheFork(t *testing.T) {
 		var looking sync.WaitGroup
 		looking.Go(func() {
 			for ctx.Err() == nil {
-				if err := m.Recheck(); err != nil {
+				if err := m.Recheck(t.Context()); err != nil {
 					t.Errorf("Recheck: %v", err)
 				}
 			}

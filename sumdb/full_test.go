@@ -41,7 +41,7 @@ func TestEvidenceOnFullDisk(t *testing.T) {
 	if err := m.Refresh(t.Context()); !errors.Is(err, sumdb.ErrFrozen) {
 		t.Errorf("Refresh = %v, want ErrFrozen", err)
 	}
-	if err := m.Recheck(); !errors.Is(err, syscall.EFBIG) {
+	if err := m.Recheck(t.Context()); !errors.Is(err, syscall.EFBIG) {
 		t.Errorf("Recheck without room: %v", err)
 	}
 	if file, frozen := m.Frozen(); !frozen || file != "" {
@@ -51,7 +51,7 @@ func TestEvidenceOnFullDisk(t *testing.T) {
 		t.Error("not frozen after a restart")
 	}
 	limitFiles(t, 1<<30)
-	if err := m.Recheck(); err != nil {
+	if err := m.Recheck(t.Context()); err != nil {
 		t.Errorf("Recheck with room: %v", err)
 	}
 	checkEvidence(t, log, shown, readEvidence(t, evidence), 50, 60)

@@ -2,8 +2,9 @@ package sumdb
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// gauges returns the collectors of the current state of f.
-func gauges(f *follower) []prometheus.Collector {
+// gauges returns the collectors of the current state of what in has found.
+func gauges(in *finder) []prometheus.Collector {
+	f := in.follower
 	labels := prometheus.Labels{"database": f.client.name}
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value)
@@ -20,14 +21,14 @@ func gauges(f *follower) []prometheus.Collector {
 			}),
 		gauge("assay_sumdb_refresh_timestamp_seconds", "When an upstream last sent a head that verified, 0 if not yet.",
 			func() float64 {
-				if t := f.polls.lastAnswer(); !t.IsZero() {
+				if t := in.polls.lastAnswer(); !t.IsZero() {
 					return float64(t.Unix())
 				}
 				return 0
 			}),
 		gauge("assay_sumdb_frozen", "1 while nothing new is accepted because the database forked.",
 			func() float64 {
-				if _, frozen := f.freezer.state(); frozen {
+				if _, frozen := in.freezer.state(); frozen {
 					return 1
 				}
 				return 0

@@ -56,7 +56,7 @@ func (t *hashTiles) get(ctx context.Context, h *head, tile tlog.Tile) (data []by
 // callers that need the same tile.
 func (t *hashTiles) fetch(ctx context.Context, h *head, p place) ([]byte, error) {
 	return share(ctx, t.client, "stored "+t.key(h, p), lookupTime, func(ctx context.Context) ([]byte, error) {
-		proved, err := t.prove(ctx, h, p)
+		proved, err := t.proveMissing(ctx, h, p, &p)
 		if err != nil {
 			return nil, err
 		}
@@ -79,8 +79,13 @@ type provedTile struct {
 // the work. It stores nothing: until a caller does, the tiles wait in the prover, so that no proof
 // sends a second request.
 func (t *hashTiles) prove(ctx context.Context, h *head, p place) (provedTile, error) {
+	return t.proveMissing(ctx, h, p, nil)
+}
+
+// proveMissing is prove for a caller that has missed a tile in the store.
+func (t *hashTiles) proveMissing(ctx context.Context, h *head, p place, missed *place) (provedTile, error) {
 	return share(ctx, t.client, t.key(h, p), lookupTime, func(ctx context.Context) (proved provedTile, err error) {
-		tiles, err := t.prover.prove(ctx, h.tree, h, func(r tlog.HashReader) (err error) {
+		tiles, err := t.prover.prove(ctx, h.tree, h, missed, func(r tlog.HashReader) (err error) {
 			proved.data, err = tlog.ReadTileData(p.tile(p.width(h.tree.N)), r)
 			return err
 		})

@@ -1,14 +1,17 @@
 package sumdb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-proxy/assay/internal/memo"
+	"github.com/assay-proxy/assay/internal/panics"
 )
 
 // judge proves that signed heads are of our log. It stores nothing.
@@ -80,19 +83,27 @@ func (j *judge) olderThan(ctx context.Context, ours, theirs *head, from string) 
 }
 
 // newerThan proves that ours, nil before the first one, is a prefix of theirs. It reads the tiles of
-// the right edge of ours under theirs, so that every answer that was possible stays possible.
+// the right edge of ours under theirs, so that every answer that was possible stays possible. A head is
+// not accepted before what other replicas have found is known: a replica that has seen a fork may have
+// ended before it told the others.
 func (j *judge) newerThan(ctx context.Context, ours, theirs *head, from string) (step, error) {
 	var old tlog.Tree
 	old.Hash, _ = tlog.TreeHash(0, nil)
 	if ours != nil {
 		old = ours.tree
 	}
+	var looking errgroup.Group // at what other replicas have found, while tiles are read
+	looking.Go(func() error { return panics.Catch(func() error { return j.freezer.look(ctx) }) })
 	found, err := j.compare(ctx, old, theirs.tree, ours.with(theirs))
+	notSeen := looking.Wait()
 	if err != nil {
 		return step{}, err
 	}
 	if found.root != old.Hash {
 		return step{}, j.refuseFork(ours, theirs, found, from)
+	}
+	if err := cmp.Or(notSeen, j.freezer.check()); err != nil {
+		return step{}, err
 	}
 	next := *theirs
 	next.tiles = found.tiles

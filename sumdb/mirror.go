@@ -18,6 +18,7 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/news"
 )
 
 // Config has the dependencies and settings of a Mirror. Key and Store are required; the zero value
@@ -34,13 +35,22 @@ type Config struct {
 	// Evidence is the directory for evidence that the log misbehaves. The mirror creates it when it
 	// writes the first file. A file fork-NAME-*.txt in it keeps the mirror frozen. Without a
 	// directory the evidence is only logged, and the freeze ends with the process.
+	// If replicas share the store, the evidence is in the store, too, and freezes all of them.
 	Evidence string
+
+	// News is the board of the replicas that share Store; nil means that no other process has it. Open
+	// subscribes, so Board.Run comes after it. It ends before Close.
+	News *news.Board
+
+	// InBucket says that Store outlives the machine with the directory of the evidence. The evidence of forks is then
+	// in the store as well, as if there were other replicas.
+	InBucket bool
 
 	// Memory bounds the memory of lookups, which wait for it, and of data tiles, whose bytes are
 	// counted as they arrive, in the memory.Hold of the context of Fetch. Nil means no bound.
 	Memory *memory.Budget
 
-	Refresh time.Duration // how often Run fetches latest; default 10 min
+	Refresh time.Duration // how often Run, of all replicas together, fetches latest; default 10 min
 	Logger  *slog.Logger  // default: discard
 }
 
@@ -51,13 +61,13 @@ type Config struct {
 // package of its own, on two parts of the mirror: follower, which advances the head, and prover,
 // which verifies tiles.
 type Mirror struct {
-	refresh  time.Duration // between two polls of Run
+	finder   *finder
 	follower *follower
 	records  *records
 	tiles    *tiles
 	flights  *flight.Shared
+	chores   *chores
 	metrics  *metrics
-	log      *slog.Logger
 }
 
 // Open returns the mirror of the database with c.Key, at the stored head of c.Store. It does not
@@ -73,20 +83,43 @@ func Open(ctx context.Context, c Config) (*Mirror, error) {
 	if c.Current == nil {
 		c.Current = func() FetchFunc { return c.Fetch }
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	m, err := newMirror(c)
+	m, err := newMirror(c.withDefaults())
 	if err != nil {
 		return nil, err
 	}
-	if err := m.Recheck(); err != nil {
+	if err := m.load(ctx); err != nil {
+		m.Close()
 		return nil, err
 	}
-	if err := m.follower.load(ctx); err != nil {
-		return nil, fmt.Errorf("checksum database %s: %w", m.Name(), err)
-	}
 	return m, nil
+}
+
+// withDefaults returns c with what every part needs.
+func (c Config) withDefaults() Config {
+	if c.News == nil {
+		c.News = news.Alone()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// load reads what is stored: the evidence first, because without it the mirror would perhaps have to
+// be frozen.
+func (m *Mirror) load(ctx context.Context) error {
+	if f := m.finder.freezer; f.shared == nil {
+		if err := f.moveHere(ctx, &forks{m.records.objects}); err != nil {
+			return fmt.Errorf("evidence about %s: %w", f.name, err)
+		}
+	}
+	if err := m.Recheck(ctx); err != nil {
+		return err
+	}
+	if err := m.follower.load(ctx); err != nil {
+		return fmt.Errorf("checksum database %s: %w", m.Name(), err)
+	}
+	return nil
 }
 
 // newMirror wires the parts of a mirror.
@@ -99,35 +132,75 @@ func newMirror(c Config) (*Mirror, error) {
 	flights, metrics := flight.NewShared(), newMetrics(name)
 	client := &client{name, c.Current, flights, c.Memory}
 	objects := &objects{name, c.Store, log}
-	prover := &prover{client: client, objects: objects, log: log, waiting: memo.Map[place, []byte]{Limit: maxWaitingTiles}}
-	freezer := &freezer{name: name, key: c.Key, dir: evidence.Dir(c.Evidence), log: log}
+	chores := newChores(log)
+	prover := &prover{
+		client: client, objects: objects, log: log,
+		waiting: memo.Map[place, []byte]{Limit: maxWaitingTiles}, recent: memo.Map[place, struct{}]{Limit: maxRecent},
+	}
+	freezer := newFreezer(c, objects, chores)
 	judge := &judge{prover: prover, key: key, freezer: freezer, metrics: metrics, older: memo.Map[tlog.Tree, struct{}]{Limit: maxOlder}}
 	follower := &follower{
 		client: client, prover: prover, judge: judge, heads: &headStore{objects, key, log}, freezer: freezer,
 		metrics: metrics, log: log, moving: newTurns(flights), proving: newTurns(flights),
 	}
+	finder := &finder{
+		client: client, follower: follower, freezer: freezer, board: c.News, every: c.Refresh, log: log, heard: make(chan struct{}, 1),
+	}
+	follower.told = func() { chores.add("the news of a tree head", finder.tell) }
 	hashes := &hashTiles{client, prover, freezer}
 	data := &dataTiles{client, objects, hashes}
 	records := &records{
-		client: client, objects: objects, follower: follower, freezer: freezer, hashes: hashes, memory: c.Memory, metrics: metrics, log: log,
+		client: client, objects: objects, finder: finder, follower: follower, freezer: freezer, hashes: hashes,
+		evidence: &conflicts{objects, evidence.Dir(c.Evidence), c.News, chores, log, time.Now().Add(-conflictsBefore)}, memory: c.Memory, metrics: metrics, log: log,
 		waiting: memo.Map[string, *Proof]{Limit: maxWaiting, Size: func(_ string, p *Proof) int { return p.size }},
+		recent:  memo.Map[string, struct{}]{Limit: maxRecent},
 	}
-	return &Mirror{
-		refresh:  c.Refresh,
+	m := &Mirror{
+		finder:   finder,
 		follower: follower,
 		records:  records,
-		tiles:    &tiles{client, follower, freezer, hashes, data, log},
+		tiles:    &tiles{client, finder, follower, freezer, hashes, data, log},
 		flights:  flights,
+		chores:   chores,
 		metrics:  metrics,
-		log:      log,
-	}, nil
+	}
+	m.subscribe(c.News)
+	return m, nil
+}
+
+// newFreezer returns the freezer of the database whose objects are in c.Store.
+func newFreezer(c Config, o *objects, chores *chores) *freezer {
+	f := &freezer{
+		name: o.name, key: c.Key, dir: evidence.Dir(c.Evidence), log: o.log,
+		board: c.News, chores: chores, looking: make(chan struct{}, 1),
+	}
+	if c.News.Shared() || c.InBucket {
+		f.shared = &forks{o}
+	}
+	return f
+}
+
+// subscribe makes m hear what the other replicas tell.
+func (m *Mirror) subscribe(board *news.Board) {
+	board.Subscribe(newsOfHeads, m.finder.hear)
+	board.Subscribe(newsOfForks, func(ctx context.Context, changes news.Changes) error {
+		if err := m.finder.freezer.look(ctx); err != nil || changes.All {
+			return err
+		}
+		return m.finder.hear(ctx, news.Changes{All: true}) // while it was frozen, it heard nothing
+	})
+	board.Subscribe(newsOfConflicts, m.records.evidence.hear)
 }
 
 // Anew makes later calls join no request that has begun: upstream is another one now.
 func (m *Mirror) Anew() { m.flights.Anew() }
 
-// Close cancels all running work and waits for it to end. The store stays open.
-func (m *Mirror) Close() { m.flights.Close() }
+// Close cancels all running work and waits for it to end. What the other replicas are just being told
+// has a few seconds more. The store stays open.
+func (m *Mirror) Close() {
+	m.flights.Close()
+	m.chores.close()
+}
 
 // Name returns the name of the database.
 func (m *Mirror) Name() string { return m.follower.client.name }
@@ -142,7 +215,7 @@ func (m *Mirror) HasHead() bool { return m.follower.head.Load() != nil }
 // The error is fs.ErrNotExist if there is neither a head nor an upstream. The head may be a few
 // minutes old: Run refreshes it.
 func (m *Mirror) Latest(ctx context.Context) ([]byte, error) {
-	h, err := m.follower.newest(ctx)
+	h, err := m.finder.newest(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -152,35 +225,42 @@ func (m *Mirror) Latest(ctx context.Context) ([]byte, error) {
 // Refresh fetches the latest head of upstream and makes it ours if it is newer. The errors are
 // ErrFrozen, ErrInvalid and those of the FetchFunc and the store. Without an upstream, Refresh
 // returns an error.
-func (m *Mirror) Refresh(ctx context.Context) error { return m.follower.refresh(ctx) }
+func (m *Mirror) Refresh(ctx context.Context) error { return m.finder.refresh(ctx) }
 
 // Run refreshes the head at once and then every Config.Refresh, until ctx ends; it returns nil
-// then. Errors are logged: the next round may succeed.
+// then. Errors are logged: the next round may succeed. Of replicas that share a store one does so for
+// all of them, in the usual case.
 func (m *Mirror) Run(ctx context.Context) error {
-	ticker := time.NewTicker(m.refresh)
-	defer ticker.Stop()
-	for {
-		if !m.follower.client.connected() {
-			// A reload may add an upstream later.
-		} else if err := m.Refresh(ctx); err != nil && ctx.Err() == nil {
-			m.log.Warn("latest head not refreshed", "size", m.Size(), "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
+	m.finder.run(ctx)
+	return nil
 }
 
 // Frozen reports whether a fork was seen that no administrator has cleared, and the file with its
 // evidence; the name is empty if the file could not be written.
 func (m *Mirror) Frozen() (evidenceFile string, frozen bool) { return m.follower.freezer.state() }
 
-// Recheck looks for evidence files again: an administrator moves them away to thaw the mirror, or
+// Recheck looks for evidence again: an administrator moves its files away to thaw the mirror, or
 // adds one to freeze it. Recheck writes evidence that could not be written before; as long as that
-// fails, the mirror stays frozen.
-func (m *Mirror) Recheck() error { return m.follower.freezer.recheck() }
+// fails, the mirror stays frozen. If replicas share the store, only Thaw thaws them.
+func (m *Mirror) Recheck(ctx context.Context) error { return m.follower.freezer.recheck(ctx) }
+
+// Thaw clears all evidence of forks, here and for all replicas that share the store, and returns the
+// paths of its files, which have another name now. The reason is logged, and kept in a shared store. It
+// is an error if there is no evidence, and if the other replicas could not be told: they thaw later
+// then, or when Thaw is called again.
+func (m *Mirror) Thaw(ctx context.Context, reason string) (cleared []string, err error) {
+	return m.follower.freezer.thaw(ctx, reason)
+}
+
+// Thaw is Mirror.Thaw of the database with a name, while no mirror of it is open on c.Store in this
+// process. It uses the fields Store, News, Evidence and Logger of c.
+func Thaw(ctx context.Context, c Config, name, reason string) (cleared []string, err error) {
+	c = c.withDefaults()
+	work := newChores(c.Logger)
+	defer work.close()
+	log := c.Logger.With("database", name)
+	return newFreezer(c, &objects{name, c.Store, log}, work).thaw(ctx, reason)
+}
 
 // Lookup returns the record of mod, from the store or else from upstream, whose record is proved
 // and stored first. Concurrent calls share one request to upstream, which has its own deadline of
@@ -269,5 +349,5 @@ func (m *Mirror) Covers(t tlog.Tile) bool { return m.tiles.covers(t) }
 
 // Metrics returns the collectors of the mirror, all with the label database.
 func (m *Mirror) Metrics() []prometheus.Collector {
-	return append(m.metrics.collectors(), gauges(m.follower)...)
+	return append(m.metrics.collectors(), gauges(m.finder)...)
 }

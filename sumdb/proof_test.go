@@ -499,38 +499,55 @@ func TestWrongTilesAreReplacedInOrder(t *testing.T) {
 	}
 }
 
-// late is a store in which an object appears right after a read that did not find it.
-type late struct {
+// opened is a store that notes what is read of it.
+type opened struct {
 	storage.Store
-	missed func(key string)
+	mu   sync.Mutex
+	keys map[string]int
 }
 
-func (s *late) Open(ctx context.Context, key string) (storage.Object, error) {
-	object, err := s.Store.Open(ctx, key)
-	if s.missed != nil && errors.Is(err, fs.ErrNotExist) {
-		s.missed(key)
-	}
-	return object, err
+func (s *opened) Open(ctx context.Context, key string) (storage.Object, error) {
+	s.mu.Lock()
+	s.keys[key]++
+	s.mu.Unlock()
+	return s.Store.Open(ctx, key)
 }
 
-// A tile that waits is stored between the two looks of another proof, which does not fetch it again.
-func TestTileIsStoredBetweenLooks(t *testing.T) {
+// What is not in the store is looked for once by each miss: a bucket is far away. A tile that waits to be
+// stored, or was stored a moment ago, is fetched by no other proof.
+func TestOneLookForAMiss(t *testing.T) {
 	t.Parallel()
-	log := newLog(t, 1000)
-	store := &late{Store: newStore(t)}
+	log := newLog(t, 70_000)
+	store := &opened{Store: newStore(t), keys: map[string]int{}}
 	m := open(t, log, store, "", log.Fetch)
 	refresh(t, m)
-	first := prove(t, m, 300)
-	before, stored := log.Requests("tile/"), false
-	store.missed = func(key string) {
-		if strings.HasSuffix(key, "/tile/8/0/001") && !stored {
-			stored = true
-			keep(t, first, gomod(300))
+	once := func(what string) {
+		t.Helper()
+		for key, n := range store.keys {
+			if n > 1 {
+				t.Errorf("%s: %s was read %d times", what, key, n)
+			}
 		}
+		store.keys = map[string]int{}
 	}
-	keep(t, prove(t, m, 301), gomod(301))
-	if n := log.Requests("tile/") - before; n != 0 || !stored {
-		t.Errorf("%d requests for a tile that was there (it was stored meanwhile: %v)", n, stored)
+	once("the first head")
+	first := prove(t, m, 300)
+	once("a record")
+	before := log.Requests("tile/")
+	second := prove(t, m, 301)
+	once("a record with a tile that waits")
+	keep(t, first, gomod(300))
+	keep(t, second, gomod(301))
+	keep(t, prove(t, m, 302), gomod(302))
+	once("a record with a tile that is stored")
+	if n := log.Requests("tile/") - before; n != 0 {
+		t.Errorf("%d requests for tiles that were there", n)
+	}
+	for _, tile := range []tlog.Tile{{H: 8, L: 0, N: 7, W: 256}, {H: 8, L: 0, N: 8, W: 17}, {H: 8, L: 1, N: 0, W: 256}, {H: 8, L: -1, N: 9, W: 256}} {
+		if _, err := m.Tile(t.Context(), tile); err != nil {
+			t.Fatal(err)
+		}
+		once(tile.Path())
 	}
 }
 

@@ -28,6 +28,10 @@ type prover struct {
 	// waiting has full tiles that are proved and wait to be stored. Other proofs need not fetch them
 	// again, and store them too. It only saves requests: what it drops is fetched again.
 	waiting memo.Map[place, []byte]
+
+	// recent has the places of tiles that were stored a moment ago: a proof that was told that they are
+	// not held looks again.
+	recent memo.Map[place, struct{}]
 }
 
 // maxWaitingTiles is how many tiles may wait, 8 KiB each.
@@ -51,13 +55,17 @@ const (
 // damaged; and if tree is of a fork, the held tiles of the true log cannot authenticate to it, but
 // those of upstream do, which proves the fork.
 //
+// missed, which may be nil, is a place whose tile the caller did not find in the store: it is not looked
+// for again.
+//
 // The error is ErrInvalid if tiles do not authenticate.
-func (p *prover) prove(ctx context.Context, tree tlog.Tree, base *head, f func(tlog.HashReader) error) (map[place][]byte, error) {
+func (p *prover) prove(ctx context.Context, tree tlog.Tree, base *head, missed *place, f func(tlog.HashReader) error) (map[place][]byte, error) {
 	from := fromHeld
 	if p.client.connected() {
 		from |= fromUpstream
 	}
 	r := p.newReader(ctx, base, from)
+	r.missed = missed
 	err := f(tlog.TileHashReader(tree, r))
 	if err != nil && r.err == nil && r.usedHeld && from&fromUpstream != 0 {
 		r = p.newReader(ctx, base, fromUpstream)
@@ -100,7 +108,7 @@ type comparison struct {
 // the tiles.
 func (p *prover) compare(ctx context.Context, older, newer tlog.Tree, base *head) (comparison, error) {
 	found := comparison{older: older, newer: newer}
-	tiles, err := p.prove(ctx, newer, base, func(r tlog.HashReader) error {
+	tiles, err := p.prove(ctx, newer, base, nil, func(r tlog.HashReader) error {
 		var err error
 		if found.root, err = tlog.TreeHash(older.N, r); err != nil {
 			return err
@@ -145,18 +153,23 @@ func (p *prover) held(ctx context.Context, base *head, at place, w int) (data []
 	return data[:end:end], true, nil
 }
 
-// available is held, or else a tile that waits to be stored. A proof may use it, an answer may not.
-func (p *prover) available(ctx context.Context, base *head, at place, w int) (data []byte, stored bool, err error) {
-	data, stored, err = p.held(ctx, base, at, w)
-	if err != nil || data != nil {
-		return data, stored, err
+// available is held, or else a tile that waits to be stored. A proof may use it, an answer may not. It
+// reads the store once, after the tiles that wait: a tile that waits no more is stored. If the caller has
+// missed the tile there, it is read only if it was stored since.
+func (p *prover) available(ctx context.Context, base *head, at place, w int, missed bool) (data []byte, stored bool, err error) {
+	if base != nil {
+		if data := base.tile(at, w); data != nil {
+			return data, false, nil
+		}
 	}
-	full, ok := p.waiting.Get(at)
-	if !ok {
-		return p.held(ctx, base, at, w) // it may have been stored between the two looks
+	if full, ok := p.waiting.Get(at); ok {
+		end := w * tlog.HashSize
+		return full[:end:end], false, nil
 	}
-	end := w * tlog.HashSize
-	return full[:end:end], false, nil
+	if _, recent := p.recent.Get(at); missed && !recent {
+		return nil, false, nil
+	}
+	return p.held(ctx, base, at, w)
 }
 
 // toStore returns the full ones of tiles, which are proved and wait to be stored from now on. The
@@ -209,6 +222,7 @@ func (p *prover) saveEach(ctx context.Context, tiles fullTiles) error {
 // stored notes that tiles are objects now.
 func (p *prover) stored(tiles fullTiles) {
 	for at := range tiles {
+		p.recent.Put(at, struct{}{})
 		p.waiting.Delete(at)
 	}
 }
@@ -222,10 +236,12 @@ func (p *prover) saveTile(ctx context.Context, at place, data []byte) error {
 // reader is a tlog.TileReader for one proof. It returns tiles only through proved.
 type reader struct {
 	ctx  context.Context // TileReader has no context parameter; a reader ends with its proof
-	held func(ctx context.Context, base *head, p place, w int) (data []byte, stored bool, err error)
+	held func(ctx context.Context, base *head, p place, w int, missed bool) (data []byte, stored bool, err error)
 	get  func(context.Context, tlog.Tile) ([]byte, error)
 	base *head // may be nil
 	from source
+
+	missed *place // is not in the store; may be nil
 
 	tiles    map[tlog.Tile][]byte // read so far, not authenticated
 	stored   map[tlog.Tile]bool   // those of tiles that are objects in the store
@@ -297,7 +313,8 @@ func (r *reader) readHeld(t tlog.Tile) ([]byte, error) {
 	if r.from&fromHeld == 0 {
 		return nil, nil
 	}
-	data, stored, err := r.held(r.ctx, r.base, placeOf(t), t.W)
+	at := placeOf(t)
+	data, stored, err := r.held(r.ctx, r.base, at, t.W, r.missed != nil && *r.missed == at)
 	if err != nil || data == nil {
 		return nil, err
 	}

@@ -27,8 +27,10 @@ import (
 type records struct {
 	client   *client
 	objects  *objects
+	finder   *finder
 	follower *follower
 	freezer  *freezer
+	evidence *conflicts
 	hashes   *hashTiles
 	memory   *memory.Budget
 	metrics  *metrics
@@ -37,7 +39,14 @@ type records struct {
 	// waiting has proofs that are not stored yet, by the paths of their lookups: a second caller needs
 	// no second request. What it drops is fetched again.
 	waiting memo.Map[string, *Proof]
+
+	// recent has the paths of records that were stored a moment ago. A lookup that has not found one of
+	// them, and waited since, looks again; all others read the store once.
+	recent memo.Map[string, struct{}]
 }
+
+// maxRecent is how many records and tiles are remembered as stored a moment ago.
+const maxRecent = 1024
 
 // maxWaiting limits the memory of proofs that wait to be stored. The tiles of one are mostly those of
 // another one, or wait in the prover.
@@ -128,8 +137,13 @@ func (r *records) prove(ctx context.Context, mod module.Version) (proof *Proof, 
 	}
 	proof, err = share(ctx, r.client, path, lookupTime, func(ctx context.Context) (*Proof, error) {
 		// Another flight may have proved it since.
-		if proof, err := r.proved(ctx, path, mod); !errors.Is(err, fs.ErrNotExist) {
-			return proof, err
+		if waiting, ok := r.waiting.Get(path); ok {
+			return waiting, nil
+		}
+		if _, ok := r.recent.Get(path); ok {
+			if proof, err := r.proved(ctx, path, mod); !errors.Is(err, fs.ErrNotExist) {
+				return proof, err
+			}
 		}
 		return r.fetchRecord(ctx, path, mod)
 	})
@@ -338,6 +352,7 @@ func (r *records) keepEach(ctx context.Context, p *Proof) error {
 func (r *records) kept(p *Proof, record Record) {
 	p.stored = &record
 	r.hashes.prover.stored(p.tiles)
+	r.recent.Put(p.path, struct{}{}) // before it is not in waiting any more
 	r.waiting.Delete(p.path)
 	p.tiles, p.step = nil, step{} // they are in the store
 }
@@ -345,7 +360,7 @@ func (r *records) kept(p *Proof, record Record) {
 // refuseSecond keeps the evidence that the log has two records of mod.
 func (r *records) refuseSecond(first, second Record, mod module.Version) error {
 	h := r.follower.head.Load()
-	file, err := r.freezer.keepConflict(fmt.Sprintf(
+	file, err := r.evidence.keep(fmt.Sprintf(
 		"The checksum database %s has two different records of %s.\nSeen %s. Both are proved to be under this tree head:\n%s\n"+
 			"Record %d, which is held and stays:\n%s\nRecord %d, which is refused:\n%s\n"+
 			"What to do: one version must have one content forever. Keep this file, find out which of\n"+
@@ -360,12 +375,18 @@ func (r *records) refuseSecond(first, second Record, mod module.Version) error {
 
 // reply implements Mirror.Reply.
 func (r *records) reply(ctx context.Context, record Record) ([]byte, error) {
-	h, err := r.follower.newest(ctx)
+	h, err := r.finder.newest(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if record.ID >= h.tree.N { // it is stored, so its head is, too, unless the store has lost that
+		if err := r.finder.catchUp(ctx); err != nil {
+			return nil, err
+		}
+		h = r.follower.head.Load()
+	}
 	if record.ID >= h.tree.N && r.client.connected() {
-		if err := r.follower.refresh(ctx); err != nil {
+		if err := r.finder.refresh(ctx); err != nil {
 			return nil, err
 		}
 		h = r.follower.head.Load()

@@ -14,6 +14,7 @@ import (
 // tiles answers requests for any tile, also for one beyond our head.
 type tiles struct {
 	client   *client
+	finder   *finder
 	follower *follower
 	freezer  *freezer
 	hashes   *hashTiles
@@ -26,7 +27,7 @@ func (t *tiles) get(ctx context.Context, tile tlog.Tile) (data []byte, result st
 	if !KnownTile(tile) {
 		return nil, "", fmt.Errorf("%s has tiles of height %d: %w", t.client.name, TileHeight, notfound.Stated)
 	}
-	h, err := t.follower.newest(ctx)
+	h, err := t.finder.newest(ctx)
 	if err != nil {
 		return nil, "", err
 	}
@@ -75,18 +76,29 @@ func implausible(tile tlog.Tile, size int64) bool {
 	return p.number > (2*size+farAhead)>>(TileHeight*(p.level+1))
 }
 
-// advanceFor refreshes our head because of a request for tile, and returns it. An upstream that
+// advanceFor finds a newer head because of a request for tile, and returns ours. An upstream that
 // does not serve latest may still have the tile: some proxies do not serve it, because the go
 // command never requests it.
 func (t *tiles) advanceFor(ctx context.Context, tile tlog.Tile) (*head, error) {
 	if err := t.freezer.check(); err != nil {
 		return nil, err
 	}
-	if !t.client.connected() || implausible(tile, t.follower.size()) {
+	if implausible(tile, t.follower.size()) {
 		return nil, t.beyond(tile)
 	}
-	if !t.follower.polls.recent() {
-		err := t.follower.refresh(ctx)
+	if !t.finder.looks.recent() {
+		if err := t.finder.catchUp(ctx); err != nil {
+			return nil, err
+		}
+		if h := t.follower.head.Load(); h.covers(tile) {
+			return h, nil
+		}
+	}
+	if !t.client.connected() {
+		return nil, t.beyond(tile)
+	}
+	if !t.finder.polls.recent() {
+		err := t.finder.refresh(ctx)
 		if errors.Is(err, ErrFrozen) || ctx.Err() != nil {
 			return nil, err
 		}

@@ -17,11 +17,17 @@ import (
 // reading calls f with a client of the server that uses the data directory. If no server uses it,
 // or all of them only read, the client belongs to a server in this process, which only reads, too.
 func reading(ctx context.Context, c config.Config, f func(*admin.Client) error) error {
+	if c.Store != "" {
+		return withBucket(ctx, c, false, f)
+	}
 	return withAdmin(ctx, c, bolt.Options{ReadOnly: true}, f)
 }
 
 // changing is reading for commands that change the store.
 func changing(ctx context.Context, c config.Config, f func(*admin.Client) error) error {
+	if c.Store != "" {
+		return withBucket(ctx, c, true, f)
+	}
 	return withAdmin(ctx, c, bolt.Options{Existing: true}, f)
 }
 

@@ -34,6 +34,10 @@ data directory. assay restore puts it back.`,
 			if err != nil {
 				return err
 			}
+			if c.Store != "" {
+				return errors.New("the store is in a bucket, which this command does not back up; use what the object store has for it, " +
+					"and keep the own log's key and guard: see docs/replicas.md")
+			}
 			o := bolt.Options{ReadOnly: true, Outdated: anyLayout} // a backup is what one wants before keys are moved
 			return withAdmin(cmd.Context(), c, o, func(client *admin.Client) error {
 				if err := checkTarget(c.Data, args[0], cmd.OutOrStdout()); err != nil {

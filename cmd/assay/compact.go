@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -25,6 +26,9 @@ Btrfs, ZFS, tmpfs); elsewhere use a backup that is restored.`,
 			c, _, err := config.Load(cmd.Flags(), os.Getenv)
 			if err != nil {
 				return err
+			}
+			if c.Store != "" {
+				return errors.New("the store is in a bucket, which has no free space to give back; assay gc deletes there what is not needed")
 			}
 			return changing(cmd.Context(), c, func(client *admin.Client) error {
 				client.Waits = sayWaits(cmd.ErrOrStderr())

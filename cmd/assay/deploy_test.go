@@ -25,8 +25,9 @@ var limits = map[string]*regexp.Regexp{
 	"../../deploy/systemd/assay.service": regexp.MustCompile(`(?m)^MemoryMax=(\d+)G$`),
 	"../../docker-compose.yml":           regexp.MustCompile(`(?m)^    mem_limit: (\d+)m$`),
 
-	"../../deploy/helm/assay/values.yaml": regexp.MustCompile(`(?m)^resources:\n(?:  .*\n)*?  limits:\n    memory: (\d+)Mi$`),
-	"../../deploy/kubernetes/assay.yaml":  regexp.MustCompile(`(?m)^ +limits:\n +memory: (\d+)Mi$`),
+	"../../deploy/helm/assay/values.yaml":   regexp.MustCompile(`(?m)^resources:\n(?:  .*\n)*?  limits:\n    memory: (\d+)Mi$`),
+	"../../deploy/kubernetes/assay.yaml":    regexp.MustCompile(`(?m)^ +limits:\n +memory: (\d+)Mi$`),
+	"../../deploy/kubernetes/replicas.yaml": regexp.MustCompile(`(?m)^ +limits:\n +memory: (\d+)Mi$`),
 }
 
 // The limits of all forms are enough for the default budget, 32 MiB besides

@@ -130,7 +130,7 @@ func newDocRun(t *testing.T, steps []docStep, ports map[string]string) *docRun {
 		}
 	})
 	d := &docRun{steps: steps, root: root, ports: ports}
-	for _, dir := range []string{"etc/assay", "var/lib", "backup", "home/alice/.config/go", "run", "bin", "tmp", "work"} {
+	for _, dir := range []string{"etc/assay", "var/lib", "backup", "home/alice/.config/go/telemetry", "run", "bin", "tmp", "work"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +140,8 @@ func newDocRun(t *testing.T, steps []docStep, ports map[string]string) *docRun {
 	code := vcstest.New(t)
 	code.Module("lib", "v1.0.0\n-- go.mod --\nmodule corp.example/lib\n-- lib.go --\npackage lib\n")
 	d.write(t, "home/alice/.config/go/env", "GOSUMDB="+world.GOSUMDB()+"\nGOFLAGS=-modcacherw\n")
-	d.write(t, "home/alice/.curlrc", "no-progress-meter\n") // as in a terminal
+	d.write(t, "home/alice/.config/go/telemetry/mode", "off\n") // with it, the go command leaves a process that writes there later
+	d.write(t, "home/alice/.curlrc", "no-progress-meter\n")     // as in a terminal
 
 	// A certificate for this server's names; clients trust it, and the authority of the code hosts.
 	cert, key := filepath.Join(root, "etc/assay/cert.pem"), filepath.Join(root, "etc/assay/key.pem")

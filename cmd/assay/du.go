@@ -2,13 +2,19 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"maps"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-proxy/assay/cmd/assay/admin"
+	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/content"
 )
 
@@ -22,16 +28,68 @@ status 1 if nothing is stored of them; without one also the records and tiles of
 databases, and what else is stored. Content that several files have in common is counted
 for each of them. The files meta.db and blobs.db are larger by what was deleted: assay
 compact gives that back to the disk. The server may be running. With --json it prints an
-object for each module, one a line.`,
+object for each module, one a line.
+
+With --limit it shows how a running server uses its disk-limit: what the data directory
+takes on disk, what may be evicted of it, and what else is stored, by the reason why it
+is kept.`,
 	}
-	return listing(cmd, func(out io.Writer, items iter.Seq2[content.Item, error], asJSON bool) error {
+	cmd = listing(cmd, func(out io.Writer, items iter.Seq2[content.Item, error], asJSON bool) error {
 		sizes, err := sumSizes(items)
 		if err != nil {
 			return err
 		}
 		return printAll(out, withoutErrors(sizes), asJSON)
 	})
+	limit := cmd.Flags().Bool("limit", false, "Show how the disk limit of a running server is used.")
+	list := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !*limit {
+			return list(cmd, args)
+		}
+		if len(args) > 0 {
+			return errors.New("--limit is about the whole data directory; name no module")
+		}
+		return showLimit(cmd)
+	}
+	return cmd
 }
+
+// showLimit shows how the disk limit is used.
+func showLimit(cmd *cobra.Command) error {
+	c, _, err := config.Load(cmd.Flags(), os.Getenv)
+	if err != nil {
+		return err
+	}
+	return reading(cmd.Context(), c, func(client *admin.Client) error {
+		r, err := client.Limit(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if asJSON, err := cmd.Flags().GetBool("json"); err == nil && asJSON {
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
+		}
+		limit := "limit"
+		if r.Limit == 0 {
+			limit = "no limit"
+		}
+		rows := []limitRow{{r.Limit, limit}, {r.Taken, "data directory"}, {r.Evictable, fmt.Sprintf("%d objects that may be evicted", r.Objects)}}
+		for _, reason := range slices.Sorted(maps.Keys(r.Kept)) {
+			rows = append(rows, limitRow{r.Kept[reason], reason})
+		}
+		return printAll(cmd.OutOrStdout(), withoutErrors(rows), false)
+	})
+}
+
+// limitRow is a part of the disk limit as a row of a table.
+type limitRow struct {
+	bytes int64
+	what  string
+}
+
+func (limitRow) header() string { return "BYTES\tWHAT" }
+
+func (l limitRow) row() string { return fmt.Sprintf("%d\t%s", l.bytes, l.what) }
 
 // storedSize is how much is stored of a module, or of another kind of object.
 type storedSize struct {

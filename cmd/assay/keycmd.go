@@ -1,17 +1,12 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
-	"github.com/assay-proxy/assay/cmd/assay/daemon"
-	"github.com/assay-proxy/assay/storage"
 	"github.com/assay-proxy/assay/sumdb/pinlog"
 )
 
@@ -38,22 +33,6 @@ restore an older state of it without assay log adopt: see docs/backup.md.`,
 			})
 		},
 	}
-	config.AddFlags(cmd.Flags(), "data")
+	config.AddFlags(cmd.Flags(), "data", "store", "log-key", "log-name", "ca-file")
 	return cmd
-}
-
-// withOwnLog opens our own log for f, for reading, also while a server has it open. store is the
-// store beside it; with nil, what it has of the log is not compared.
-func withOwnLog(ctx context.Context, c config.Config, store storage.Store, f func(own *pinlog.Log) error) error {
-	config := daemon.OwnLogConfig(c)
-	config.ReadOnly, config.Store = true, store
-	own, err := pinlog.Open(ctx, config)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no log in %s yet; the first start of assay serve creates it", config.Dir)
-	}
-	if err != nil {
-		return err
-	}
-	defer own.Close()
-	return f(own)
 }

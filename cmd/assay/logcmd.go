@@ -44,8 +44,8 @@ path "all" prints all entries. The server may be running.`,
 			})
 		},
 	}
-	config.AddFlags(cmd.Flags(), "data", "log-guard")
-	cmd.AddCommand(newLogCheckCommand(), newLogAdoptCommand())
+	config.AddFlags(cmd.Flags(), sharedLogFlags...)
+	cmd.AddCommand(newLogCheckCommand(), newLogAdoptCommand(), newLogCreateCommand(), newLogMoveCommand())
 	return cmd
 }
 
@@ -98,8 +98,13 @@ each signed head with the key and the tree, the guards with the tree, and, if no
 has the store open, the log with the store's notes about it. It prints each error and
 exits with status 1 if there is one. The server may be running.
 
+With --store it checks the log that several servers share in the bucket: every batch,
+each signature, and the evidence and guards that it finds. That needs no key.
+
 With --head it also compares a signed head that a client has seen: a go command keeps
-its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
+its newest one in $GOPATH/pkg/sumdb/NAME/latest. If a log in a bucket does not have it, the
+bucket was set back: the head is written to the bucket as evidence, and all servers stop to
+sign within seconds.`,
 		Args: cobra.NoArgs,
 	}
 	head := cmd.Flags().String("head", "", "`FILE` with a signed head that the log must contain.")
@@ -111,45 +116,32 @@ its newest one in $GOPATH/pkg/sumdb/NAME/latest.`,
 		check := func(store storage.Store) error {
 			return withOwnLog(cmd.Context(), c, store, func(own *pinlog.Log) error { return checkLog(cmd, own, *head) })
 		}
+		if daemon.SharesLog(c) {
+			return check(nil)
+		}
 		if err = withStore(c.Data, bolt.Options{ReadOnly: true}, check); errors.Is(err, storage.ErrInUse) {
 			return check(nil) // the server has compared it at its start
 		}
 		return err
 	}
-	config.AddFlags(cmd.Flags(), "data", "log-guard")
+	config.AddFlags(cmd.Flags(), sharedLogFlags...)
 	return cmd
-}
-
-// withStore calls f with the store beside our own log, nil if there is none. The error is
-// storage.ErrInUse while a server uses it.
-func withStore(data string, o bolt.Options, f func(storage.Store) error) error {
-	o.LockTimeout = time.Millisecond
-	o.Outdated = anyLayout
-	db, err := bolt.Open(data, &o)
-	if errors.Is(err, fs.ErrNotExist) {
-		return f(nil)
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(db), db.Close())
 }
 
 // checkLog compares everything, and the head in the file called head, if head is not "".
 func checkLog(cmd *cobra.Command, own *pinlog.Log, head string) error {
-	if err := own.Check(cmd.Context()); err != nil {
+	err := own.Check(cmd.Context())
+	if head != "" {
+		seen, unread := os.ReadFile(head)
+		if unread != nil {
+			return errors.Join(err, unread)
+		}
+		err = errors.Join(err, own.Witness(seen)) // also if something else is wrong: it may be why
+	}
+	if err != nil {
 		return err
 	}
-	if head != "" {
-		seen, err := os.ReadFile(head)
-		if err != nil {
-			return err
-		}
-		if err := own.Witness(seen); err != nil {
-			return err
-		}
-	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries, nothing wrong\n", own.Name(), own.Size())
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries, nothing wrong\n", own.Name(), own.Count())
 	return err
 }
 
@@ -194,6 +186,10 @@ changes. If the log cannot be continued, begin a new one under a new name.`,
 				return err
 			}
 		}
+		if daemon.SharesLog(c) {
+			return errors.New("a log in a bucket is not adopted: put back the newest state of the bucket and restart the servers, " +
+				"or give your word once with --log-trust-bucket")
+		}
 		err = withStore(c.Data, bolt.Options{Existing: true}, func(store storage.Store) error {
 			config := daemon.OwnLogConfig(c)
 			config.Store = store
@@ -211,6 +207,6 @@ changes. If the log cannot be continued, begin a new one under a new name.`,
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "the log signs again from the next start")
 		return err
 	}
-	config.AddFlags(cmd.Flags(), "data", "log-guard")
+	config.AddFlags(cmd.Flags(), "data", "log-guard", "store", "log-key")
 	return cmd
 }

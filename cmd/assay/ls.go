@@ -69,7 +69,7 @@ func listing(cmd *cobra.Command, show func(out io.Writer, items iter.Seq2[conten
 			return err
 		})
 	}
-	config.AddFlags(cmd.Flags(), "data")
+	config.AddFlags(cmd.Flags(), "data", "store", "ca-file")
 	return cmd
 }
 

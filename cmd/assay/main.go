@@ -74,7 +74,7 @@ List all settings: assay serve --help. Print the effective settings: assay confi
 	// Long lines of help are easier to read when they are wrapped.
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 100"))
 	cmd.AddCommand(newServeCommand(), newConfigCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(),
-		newLsCommand(), newDuCommand(), newPurgeCommand(), newCompactCommand(), newHealthCommand(), newKeyCommand(), newLogCommand(),
+		newLsCommand(), newDuCommand(), newPurgeCommand(), newPinCommand(), newCompactCommand(), newGCCommand(), newStoreCommand(), newHealthCommand(), newKeyCommand(), newLogCommand(), newSumdbCommand(),
 		newTokenCommand(), newGoAuthCommand(), newVersionCommand())
 	return cmd
 }

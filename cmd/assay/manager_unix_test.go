@@ -104,7 +104,7 @@ func TestNotify(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if told := manager.until("STOPPING=1"); !strings.Contains(told[len(told)-1], "EXTEND_TIMEOUT_USEC=310000000") {
+	if told := manager.until("STOPPING=1"); !strings.Contains(told[len(told)-1], "EXTEND_TIMEOUT_USEC=330000000") {
 		t.Errorf("with a shutdown-timeout of five minutes: %q", told)
 	}
 	if err := cmd.Wait(); err != nil {

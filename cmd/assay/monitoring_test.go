@@ -22,12 +22,13 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+	"github.com/assay-proxy/assay/storage/s3/s3test"
 )
 
 // TestMonitoring runs every query of the dashboard, the rules and the alerts in a real Prometheus
-// ($PROMETHEUS, or the one in the path), which scrapes two servers under load: one with private
-// modules, an upstream that is down and one whose transfers break; and one whose upstream sends other
-// zips than those in the checksum database.
+// ($PROMETHEUS, or the one in the path), which scrapes three servers under load: one with private
+// modules, an upstream that is down and one whose transfers break; one whose upstream sends other
+// zips than those in the checksum database; and one with a bucket and a limit of its local copies.
 func TestMonitoring(t *testing.T) {
 	world, code := proxytest.New(t), vcstest.New(t)
 	paths := world.AddBig(20, 400<<10)
@@ -36,8 +37,9 @@ func TestMonitoring(t *testing.T) {
 	good := startMonitored(t, code, "--upstream", "http://127.0.0.1:1|"+world.URL("reset-mid"), "--sumdb", world.GOSUMDB(),
 		"--private", "corp.example", "--access", "corp.example=team", "--ca-file", code.CAFile())
 	bad := startMonitored(t, code, "--upstream", world.URL("tampered-zip"), "--sumdb", world.GOSUMDB())
-	p := startPrometheus(t, good.address, bad.address)
-	p.wait("both servers are scraped", func() bool { return len(p.query(`assay_checksum_mismatches_total`)) == 2 })
+	replica := startMonitored(t, code, "--store", bucketURL(s3test.Start(t).URL), "--upstream", world.URL("ok"), "--sumdb", world.GOSUMDB(), "--disk-limit", "2GiB")
+	p := startPrometheus(t, good.address, bad.address, replica.address)
+	p.wait("all servers are scraped", func() bool { return len(p.query(`assay_checksum_mismatches_total`)) == 3 })
 
 	visits := 0
 	load := func() {
@@ -52,6 +54,7 @@ func TestMonitoring(t *testing.T) {
 			good.get(path)
 		}
 		bad.get("example.com/hello/@v/v1.0.0.zip")
+		replica.get(paths[visits%len(paths)])
 		visits++
 	}
 	var missing []string
@@ -97,7 +100,7 @@ func startMonitored(t *testing.T, code *vcstest.World, args ...string) *monitore
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := append(os.Environ(), quickExit, "HTTPS_PROXY="+code.Proxy())
+	env := append(append(os.Environ(), quickExit, "HTTPS_PROXY="+code.Proxy()), bucketEnv...)
 	address, _ := startProcessIn(t, env, program, append(args, "--data", data)...)
 	return &monitored{t, strings.TrimPrefix(address, "http://"), strings.TrimSpace(string(token))}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/proxy/proxytest"
 	"github.com/assay-proxy/assay/proxy/vcs/vcstest"
+	"github.com/assay-proxy/assay/storage/s3/s3test"
 )
 
 // makeData makes the test write new files into testdata/data. Before a change of the data
@@ -63,6 +64,86 @@ func TestDataDirs(t *testing.T) {
 	}
 }
 
+// A data directory of an earlier program is opened with a store in a bucket: the server says that it does not use the store
+// in the directory. What was copied into the bucket is served as before.
+func TestOldDataWithBucket(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"2026-11-public", "2027-01-private"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := openOldData(t, filepath.Join(dataDirs, name+".tar.gz"))
+			data, bucket := filepath.Join(d.dir, "data"), bucketURL(s3test.Start(t).URL)
+			args := append(strings.Fields(d.read("args")), "--upstream", "off", "--data", data)
+			text := d.serveOnce(append(args[:len(args):len(args)], "--store", bucket, "--single-replica"))
+			bucket = strings.Replace(bucket, "/store?", "/other?", 1) // a copy needs a store that no server has used
+			if !strings.Contains(text, "has a store of its own, which is not used") || !strings.Contains(text, "assay store copy") {
+				t.Errorf("the log does not say that the store in the directory is not used:\n%s", text)
+			}
+			cp := func() (string, error) {
+				cmd := assay(d.program, "store", "copy", data, bucket)
+				cmd.Env = append(cmd.Env, bucketEnv...)
+				out, err := cmd.CombinedOutput()
+				return string(out), err
+			}
+			if name == "2026-11-public" {
+				if out, err := cp(); err == nil || !strings.Contains(out, "start assay serve once on it") {
+					t.Errorf("a copy of an earlier layout: %v\n%s", err, out)
+				}
+			}
+			// A server without the bucket refuses the directory with its copies: the setting may be forgotten.
+			cmd := assay(d.program, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
+			if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "name the bucket with --store") {
+				t.Errorf("serve without the bucket: %v\n%s", err, out)
+			}
+			if err := os.RemoveAll(filepath.Join(data, "tier")); err != nil {
+				t.Fatal(err)
+			}
+			d.serveOnce(args) // this moves its keys
+			if out, err := cp(); err != nil {
+				t.Fatalf("store copy: %v\n%s", err, out)
+			}
+			for _, file := range []string{"meta.db", "blobs.db"} {
+				if err := os.Remove(filepath.Join(data, file)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d.compare(append(args[:len(args):len(args)], "--store", bucket, "--single-replica"))
+		})
+	}
+}
+
+// serveOnce starts a server, kills it, and returns its log.
+func (d *oldData) serveOnce(args []string) string {
+	d.t.Helper()
+	cmd := assay(d.program, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
+	cmd.Env = append(cmd.Env, bucketEnv...)
+	var log assaytest.Output
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // killed
+	}()
+	defer func() {
+		_ = cmd.Process.Kill()
+		<-ended
+	}()
+	for {
+		text := log.String()
+		if strings.Contains(text, "Assay serves") && strings.Contains(text, "assay starts") {
+			return text // it logs its warnings before it says that it serves
+		}
+		select {
+		case <-ended:
+			d.t.Fatalf("serve %q ended:\n%s", args, log.String())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // oldData is a data directory, with the expected answers beside it.
 type oldData struct {
 	t       *testing.T
@@ -96,7 +177,7 @@ func (d *oldData) read(name string) string {
 // compare starts a server with args, and compares its answers with the expected ones.
 func (d *oldData) compare(args []string) {
 	d.t.Helper()
-	url, cmd := startProcess(d.t, d.program, args...)
+	url, cmd := startProcessIn(d.t, bucketEnv, d.program, args...)
 	answers := strings.Split(strings.TrimSpace(d.read("answers")), "\n")
 	if len(answers) < 10 {
 		d.t.Errorf("only %d answers are compared", len(answers))
@@ -160,17 +241,9 @@ func TestMakeDataDirs(t *testing.T) {
 
 // make makes a data directory of a kind, and records the answers from it.
 func (d *oldData) make(kind string) {
-	world, code := proxytest.New(d.t), vcstest.New(d.t)
-	world.Add("-- example.com/Upper@v1.0.0/go.mod --\nmodule example.com/Upper\n" +
-		"-- example.com/greet@v1.0.0/go.mod --\nmodule example.com/greet\n" +
-		"-- example.com/greet@v1.1.0/go.mod --\nmodule example.com/greet\n-- example.com/greet@v1.1.0/greet.go --\npackage greet\n" +
-		"-- example.com/greet@v2.0.0+incompatible/x.go --\npackage x\n")
+	code := vcstest.New(d.t)
+	world, large := oldWorld(d.t, kind)
 	modules := []string{"example.com/!upper/@v/v1.0.0", "example.com/greet/@v/v1.0.0", "example.com/greet/@v/v1.1.0", "example.com/greet/@v/v2.0.0+incompatible"}
-	size := 40 << 10 // large enough for an object of its own
-	if kind == "public" || kind == "killed" {
-		size = 300 << 10 // and in more than one chunk
-	}
-	large := world.AddBig(2, size)
 	paths := slices.Concat(large, []string{"example.com/greet/@v/list", "example.com/greet/@latest", "example.com/greet/@v/master.info"})
 	args := []string{"--sumdb", world.GOSUMDB()}
 	database := proxytest.Database
@@ -226,6 +299,20 @@ func (d *oldData) make(kind string) {
 	}
 	d.write("args", strings.Join(args, "\n"))
 	d.write("answers", strings.Join(answers, "\n"))
+}
+
+// oldWorld has the public modules of the data directories of a kind, and the paths of its large zips.
+func oldWorld(t *testing.T, kind string) (world *proxytest.World, large []string) {
+	world = proxytest.New(t)
+	world.Add("-- example.com/Upper@v1.0.0/go.mod --\nmodule example.com/Upper\n" +
+		"-- example.com/greet@v1.0.0/go.mod --\nmodule example.com/greet\n" +
+		"-- example.com/greet@v1.1.0/go.mod --\nmodule example.com/greet\n-- example.com/greet@v1.1.0/greet.go --\npackage greet\n" +
+		"-- example.com/greet@v2.0.0+incompatible/x.go --\npackage x\n")
+	size := 40 << 10 // large enough for an object of its own
+	if kind == "public" || kind == "killed" {
+		size = 300 << 10 // and in more than one chunk
+	}
+	return world, world.AddBig(2, size)
 }
 
 // killInFill kills the program while zips arrive.

@@ -59,7 +59,7 @@ log stays: the version is never accepted with other content.`,
 	cmd.Flags().BoolVar(&order.Pinned, "pinned", false, "Also remove private versions, which the own log has pinned.")
 	cmd.Flags().BoolVar(&list, "list", false, "List what was purged, and why.")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "Print JSON.")
-	config.AddFlags(cmd.Flags(), "data")
+	config.AddFlags(cmd.Flags(), "data", "store", "ca-file")
 	return cmd
 }
 

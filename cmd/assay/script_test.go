@@ -28,6 +28,7 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/internal/parallel"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/storage/s3/s3test"
 )
 
 func TestMain(m *testing.M) {
@@ -40,14 +41,14 @@ func TestMain(m *testing.M) {
 type tests struct{ *testing.M }
 
 // Run runs more tests in parallel than there are processors: most of them wait, for a child, a
-// clock or an upstream that hangs. A flag on the command line takes precedence. Run also hides the
-// system's certificate authorities, which no test needs: every server and every git process that
-// connects to a host would read hundreds of files.
+// clock or an upstream that hangs. A flag on the command line takes precedence. Run also sets the credentials of the
+// tests' buckets, and hides the system's certificate authorities, which no test needs: every server and every git
+// process that connects to a host would read hundreds of files.
 func (m tests) Run() int {
 	if err := parallel.Tests("6"); err != nil {
 		panic(err)
 	}
-	for _, setting := range noAuthorities() {
+	for _, setting := range append(noAuthorities(), bucketEnv...) {
 		name, value, _ := strings.Cut(setting, "=")
 		if err := os.Setenv(name, value); err != nil {
 			panic(err)
@@ -90,6 +91,7 @@ func TestScripts(t *testing.T) {
 			"fresh":      freshCmd,
 			"clean":      cleanCmd,
 			"setworld":   setWorldCmd,
+			"big":        bigCmd,
 			"damage":     damageCmd,
 			"eventually": eventuallyCmd,
 			"code":       codeCmd,
@@ -140,8 +142,15 @@ func setupScript(env *testscript.Env) error {
 	if err = errors.Join(err, free.Close()); err != nil {
 		return err
 	}
+	objects := s3test.Start(env.T().(testing.TB))
+	for _, setting := range bucketEnv {
+		name, value, _ := strings.Cut(setting, "=")
+		env.Setenv(name, value)
+	}
 	for name, value := range map[string]string{
-		"FREEPORT":    port, // an unused port
+		"BUCKET":      bucketURL(objects.URL),
+		"OTHERBUCKET": strings.Replace(bucketURL(objects.URL), "/store?", "/other?", 1), // another store in it
+		"FREEPORT":    port,                                                             // an unused port
 		"UPSTREAM":    strings.TrimSuffix(world.URL("ok"), "/ok"),
 		"KEY":         world.GOSUMDB(),
 		"GOSUMDB":     world.GOSUMDB(),
@@ -240,7 +249,7 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 // but those that the script sets with env SERVER_NAME=value.
 func environment(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR"), quickExit, "SYSTEMROOT=" + ts.Getenv("SYSTEMROOT")}
-	env = append(env, noAuthorities()...)
+	env = append(append(env, noAuthorities()...), bucketEnv...)
 	for _, name := range []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "ASSAY_UPSTREAM", "ASSAY_UPSTREAM_FILE", "ASSAY_CONFIG", "ASSAY_LOG_FORMAT",
 		"HTTPS_PROXY", "GIT_TOKEN", "ASSAY_PRIVAT"} {
 		if value := ts.Getenv("SERVER_" + name); value != "" {
@@ -390,6 +399,18 @@ func setWorldCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: setworld path file, or: ! setworld path")
 	}
 	ts.Value(worldKey{}).(*proxytest.World).Set(args[0], []byte(ts.ReadFile(args[1])))
+}
+
+// bigCmd adds a number of modules example.com/big0, big1, ... to the world, whose zips have about so many bytes.
+func bigCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: big n bytes")
+	}
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	size, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Value(worldKey{}).(*proxytest.World).AddBig(n, size)
 }
 
 type snapshotKey struct{}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-proxy/assay/cmd/assay/config"
+	"github.com/assay-proxy/assay/cmd/assay/daemon"
 	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/proxy/modzip"
 	"github.com/assay-proxy/assay/storage"
@@ -33,7 +34,7 @@ With --repair it drops damaged objects, so that they are fetched and verified ag
 a client requests them. The content of an .info cannot be verified: with --repair each
 one is requested again when it is used, and replaced if the upstream's answer differs.
 
-The server must be stopped. It repairs damage that it finds in the same way while it
+The server must be stopped, unless the store is in a bucket. It repairs damage that it finds in the same way while it
 runs. To verify what a running server has stored, verify a backup of it, which is a data
 directory: assay backup DIR, then assay verify --data DIR.`,
 		Args: cobra.NoArgs,
@@ -42,10 +43,24 @@ directory: assay backup DIR, then assay verify --data DIR.`,
 			if err != nil {
 				return err
 			}
-			return verify(cmd.Context(), c.Data, repair, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			out, errOut := cmd.OutOrStdout(), cmd.ErrOrStderr()
+			if c.Store == "" {
+				return verify(cmd.Context(), c.Data, repair, out, errOut)
+			}
+			db, err := existingBucket(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			if repair {
+				if err := daemon.CheckChange(cmd.Context(), db); err != nil {
+					return err
+				}
+			}
+			return verifyStore(cmd.Context(), db, repair, out, errOut)
 		},
 	}
-	config.AddFlags(cmd.Flags(), "data")
+	config.AddFlags(cmd.Flags(), "data", "store", "ca-file")
 	cmd.Flags().BoolVar(&repair, "repair", false, "Drop damaged objects.")
 	return cmd
 }
@@ -69,8 +84,17 @@ func verify(ctx context.Context, data string, repair bool, out, errOut io.Writer
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	return errors.Join(verifyStore(ctx, db, repair, out, errOut), db.Close())
+}
 
+// checkedStore is a store that can check itself.
+type checkedStore interface {
+	storage.Store
+	storage.Verifier
+}
+
+// verifyStore checks all that is in a store.
+func verifyStore(ctx context.Context, db checkedStore, repair bool, out, errOut io.Writer) error {
 	told := time.Now()
 	v, err := db.Verify(ctx, storage.VerifyOptions{
 		Repair: repair,
@@ -119,6 +143,10 @@ func noStore(data string) error {
 	where := data
 	if dir, err := filepath.Abs(data); err == nil && dir != data {
 		where += " (" + dir + ")"
+	}
+	if daemon.HasCopies(data) {
+		return fmt.Errorf("%s has only copies of the store in a bucket: name the bucket with --store; docs/replicas.md says which commands "+
+			"there are for it, and how it is backed up", where)
 	}
 	return fmt.Errorf("there is no store in %s; name its directory with --data", where)
 }

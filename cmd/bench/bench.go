@@ -10,7 +10,7 @@ import (
 
 // programs are the servers under measurement. Without one of the peers, the measures that need it
 // are not made.
-type programs struct{ assay, athens, goproxy, nginx, caddy string }
+type programs struct{ assay, athens, goproxy, nginx, caddy, versitygw string }
 
 // bench is one run.
 type bench struct {

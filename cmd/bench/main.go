@@ -30,6 +30,7 @@ func main() {
 		goproxy = flag.String("goproxy", "", "the goproxy to measure against")
 		nginx   = flag.String("nginx", "", "the nginx to measure against")
 		caddy   = flag.String("caddy", "", "the Caddy to measure against")
+		gateway = flag.String("versitygw", "", "the versitygw that has the buckets")
 		gomod   = flag.String("gomod", "", "a real go.mod with some 190 modules, for the downloads from the public mirror")
 		small   = flag.String("small", "", "directory of a real program with 70 modules and a package cmd/nfpm")
 		large   = flag.String("large", "", "directory of a real program with 151 modules")
@@ -49,7 +50,7 @@ func main() {
 	}
 	b := &bench{
 		machine: &machine{ctx: ctx, dir: dir, slice: *slice}, gomod: *gomod, rounds: *rounds,
-		programs: programs{*assay, *athens, *goproxy, *nginx, *caddy},
+		programs: programs{*assay, *athens, *goproxy, *nginx, *caddy, *gateway},
 	}
 	measures := b.measures(program{dir: *small, commands: [][]string{{"build", "-o", os.DevNull, "./cmd/nfpm"}, {"list", "-m", "-u", "all"}, {"get", upgraded + "@latest"}}}, program{dir: *large})
 	if *quick {
@@ -84,15 +85,19 @@ func main() {
 func (b *bench) measures(small, large program) []measure {
 	recordings := &recordings{b: b, known: map[string]*recorded{}}
 	ways := ways{b}
+	waves := &waves{recordings: recordings, ways: ways, program: large}
 	return slices.Concat(
 		(&coldBuilds{recordings, ways, small, large}).measures(),
-		(&waves{recordings: recordings, ways: ways, program: large}).measures(),
+		waves.measures(),
 		(&predictions{recordings, ways, small}).measures(),
 		hot{b}.measures(),
 		peers{b}.measures(),
 		(&manyFiles{b: b, ways: ways}).measures(),
 		disk{b}.measures(),
 		fills{b}.measures(),
+		tier{b}.measures(),
+		(&fleets{waves}).measures(),
+		counted{b}.measures(),
 		b.older(),
 		noise{b}.measures(),
 	)

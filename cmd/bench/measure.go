@@ -47,7 +47,7 @@ func (m measure) headline() bool {
 
 // slow reports whether a line is not part of a quick run.
 func (m measure) slow() bool {
-	return regexp.MustCompile("the public mirror|GOPROXY=file|1 million|200 MB|private|Athens|100 ms|page cache|50 × 151").MatchString(m.String())
+	return regexp.MustCompile("the public mirror|GOPROXY=file|1 million|200 MB|private|Athens|100 ms|page cache|50 × 151|with S3").MatchString(m.String())
 }
 
 // verdict says whether the goal was met.

@@ -152,7 +152,7 @@ func (p peers) goproxy(f object, u *upstream, path string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	started, err := p.b.startGoproxy(f.oneCore, data, u.url, u.key)
+	started, err := ways(p).startGoproxy(f.oneCore, u.url, u.key, "--cacher-dir", data)
 	if err != nil {
 		return nil, err
 	}

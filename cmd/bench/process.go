@@ -132,6 +132,21 @@ func (p *process) memory(line string) (int64, error) {
 	return kilobytes << 10, err
 }
 
+// cpu returns the seconds of processor time that the process has used.
+func (p *process) cpu() (float64, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])) // proc_pid_stat(5), from the state on
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("statistics of a process: %q", stat)
+	}
+	user, err1 := strconv.ParseFloat(fields[11], 64)
+	system, err2 := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100, errors.Join(err1, err2) // Linux has 100 of these ticks a second
+}
+
 // get reads the whole body at a URL and returns its size.
 func get(ctx context.Context, url string) (int64, error) {
 	return getInto(ctx, http.DefaultClient, url, io.Discard)

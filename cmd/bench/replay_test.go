@@ -134,7 +134,7 @@ func TestWave(t *testing.T) {
 	if want := []string{"5 .mod 2", "5 .info 1", "5 .zip 2"}; !slices.Equal(got, want) {
 		t.Errorf("the phases are %q, not %q", got, want)
 	}
-	ends, err := runWave(m.ctx, store.url, 3, script)
+	ends, err := runWave(m.ctx, []string{store.url}, 3, script)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,14 +38,15 @@ func phases(visits []visit) (all []phase) {
 }
 
 // runWave returns the seconds in which clients have requested what one go command requests, at the
-// same time, each with its own connections: for each phase those until the last client ended it. They
-// do not unpack what they get: on two processors that would take longer than everything else.
-func runWave(ctx context.Context, url string, clients int, script []phase) ([]float64, error) {
+// same time, each with its own connections, from the servers in turn: for each phase those until the
+// last client ended it. They do not unpack what they get: on two processors that would take longer than
+// everything else.
+func runWave(ctx context.Context, urls []string, clients int, script []phase) ([]float64, error) {
 	errs, ends := make([]error, clients), make([][]float64, clients)
 	begin := time.Now()
 	var wg sync.WaitGroup
 	for i := range clients {
-		wg.Go(func() { ends[i], errs[i] = runScript(ctx, begin, url, script) })
+		wg.Go(func() { ends[i], errs[i] = runScript(ctx, begin, urls[i%len(urls)], script) })
 	}
 	wg.Wait()
 	last := make([]float64, len(script))
@@ -140,7 +141,7 @@ func (w *waves) wave(p *recorded, way way, clients int) ([]float64, []visit, err
 		return nil, nil, err
 	}
 	p.store.take()
-	ends, err := runWave(w.b.ctx, goproxy, clients, w.script)
+	ends, err := runWave(w.b.ctx, []string{goproxy}, clients, w.script)
 	stop()
 	visits := p.store.take()
 	text := ""
@@ -176,7 +177,7 @@ func recordScript(m *machine, project string, store *replay) ([]phase, error) {
 	}
 	real := store.take()
 	script := phases(real)
-	if _, err := runWave(m.ctx, store.url, 1, script); err != nil {
+	if _, err := runWave(m.ctx, []string{store.url}, 1, script); err != nil {
 		return nil, err
 	}
 	if ours := byKind(store.take()); !maps.Equal(ours, byKind(real)) {

@@ -31,20 +31,14 @@ func (w ways) assay(predict bool) way {
 // goproxy is the way through goproxy, which also proves modules.
 func (w ways) goproxy() way {
 	return w.through(func(store *replay, data string) (*process, error) {
-		return w.b.startGoproxy(false, data, store.url, store.log.Key())
+		return w.startGoproxy(false, store.url, store.log.Key(), "--cacher-dir", data)
 	})
 }
 
 // athens is the way through Athens, whose go command proves modules.
 func (w ways) athens() way {
 	return w.through(func(store *replay, data string) (*process, error) {
-		if w.b.athens == "" {
-			return nil, absent("Athens")
-		}
-		return w.b.start("/healthz", false, []string{
-			"ATHENS_STORAGE_TYPE=disk", "ATHENS_DISK_STORAGE_ROOT=" + data, "ATHENS_PORT=ADDRESS", "ATHENS_TIMEOUT=1200",
-			"ATHENS_GO_BINARY_ENV_VARS=GOPROXY=" + store.url + ";GOSUMDB=" + store.log.Key() + ";GOPRIVATE=;GONOSUMDB=;GOTOOLCHAIN=local;GOFLAGS=-modcacherw",
-		}, w.b.athens)
+		return w.startAthens(store, "ATHENS_STORAGE_TYPE=disk", "ATHENS_DISK_STORAGE_ROOT="+data)
 	})
 }
 
@@ -66,15 +60,26 @@ func (w ways) through(start func(store *replay, data string) (*process, error)) 
 	}
 }
 
-// startGoproxy starts goproxy with its cache in data, with a checksum database that its upstream
+// startGoproxy starts goproxy with the cache that args name, with a checksum database that its upstream
 // serves.
-func (b *bench) startGoproxy(oneCore bool, data, upstream, key string) (*process, error) {
-	if b.goproxy == "" {
+func (w ways) startGoproxy(oneCore bool, upstream, key string, args ...string) (*process, error) {
+	if w.b.goproxy == "" {
 		return nil, absent("goproxy")
 	}
 	env := []string{"GOPROXY=" + upstream, "GOSUMDB=" + key, "GOPRIVATE=", "GONOPROXY=", "GONOSUMDB=", "GOENV=off", "GOTOOLCHAIN=local"}
 	database := databaseName + " " + upstream + "/sumdb/" + databaseName
-	return b.start("/sumdb/"+databaseName+"/supported", oneCore, env, b.goproxy, "server", "--address", "ADDRESS", "--cacher-dir", data, "--proxied-sumdbs", database)
+	return w.b.start("/sumdb/"+databaseName+"/supported", oneCore, env, w.b.goproxy, append([]string{"server", "--address", "ADDRESS", "--proxied-sumdbs", database}, args...)...)
+}
+
+// startAthens starts Athens with a storage, whose go command fetches from a recording.
+func (w ways) startAthens(store *replay, storage ...string) (*process, error) {
+	if w.b.athens == "" {
+		return nil, absent("Athens")
+	}
+	return w.b.start("/healthz", false, append([]string{
+		"ATHENS_PORT=ADDRESS", "ATHENS_TIMEOUT=1200",
+		"ATHENS_GO_BINARY_ENV_VARS=GOPROXY=" + store.url + ";GOSUMDB=" + store.log.Key() + ";GOPRIVATE=;GONOSUMDB=;GOTOOLCHAIN=local;GOFLAGS=-modcacherw",
+	}, storage...), w.b.athens)
 }
 
 // observed starts a server before another one, which records what clients request from it.

@@ -26,6 +26,11 @@
     storeUsedShare: 0.9,  // of what the setting store-limit leaves to the objects
     certificateDays: 7,  // until the certificate expires; less than the time for which one is valid when it is renewed
     clockSkewSeconds: 60,  // between our clock and that of each upstream
+    bucketErrorShare: 0.05,  // of the requests to the bucket
+    bucketGetSeconds: 1,  // until the answer of the bucket to nine of ten reads begins
+    newsSeconds: 60,  // since a replica last read the news of the others, which it does each second
+    leaseShare: 0.1,  // of the fetches that replicas do once together: those that more than one does
+    overtakenShare: 5,  // for each entry of the own log: how often another replica wrote first
 
     dashboard: {
       uid: 'assay-overview',

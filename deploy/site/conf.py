@@ -37,7 +37,7 @@ groups = {
     "Learn": ["docs/tutorial", "docs/production"],
     "Do": [
         "docs/install", "docs/upgrade", "docs/clients", "docs/windows-macos", "docs/private", "docs/access", "docs/operations",
-        "docs/backup", "docs/proxies", "docs/kubernetes", "docs/monitoring", "docs/runbook", "docs/troubleshooting", "docs/outage",
+        "docs/backup", "docs/proxies", "docs/replicas", "docs/kubernetes", "docs/monitoring", "docs/runbook", "docs/troubleshooting", "docs/outage",
     ],
     "Look up": ["docs/configuration", "docs/errors", "docs/metrics", "docs/benchmarks", "docs/deployment", "docs/glossary", "NEWS"],
     "Understand": ["docs/verification", "docs/sizing", "docs/faq"],

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# docker-compose.yml and deploy/Dockerfile: both images are built; the plain file and the profiles tls and
-# monitoring serve a real go command in a container; the server is killed, upgraded with the volume of an
-# earlier version, backed up, lost and restored by the commands of docs/backup.md.
+# docker-compose.yml and deploy/Dockerfile: both images are built; the plain file and the profiles tls, monitoring
+# and replicas serve a real go command in a container; the server is killed, upgraded with the volume of an
+# earlier version, backed up, lost and restored by the commands of docs/backup.md; replicas are killed.
 #
 # The images that cannot be pulled here are made from Debian's packages under the names in the files, unless
 # these names exist: golang:1.26, caddy:2, prom/prometheus. Grafana's image is not made, and not run.
@@ -12,8 +12,8 @@ docker info >/dev/null 2>&1 || { echo "there is no Docker engine" && exit 77; }
 need docker-compose docker-compose
 export COMPOSE_PROJECT_NAME=assay-test-compose COMPOSE_FILE=docker-compose.yml
 # The engine chooses free ports.
-export PORT=0 TLS_PORT=0 PROMETHEUS_PORT=0 GRAFANA_PORT=0 TLS_DIR=$scratch/tls
-export GOPROXY=${GOPROXY:-$(go env GOPROXY)}
+export PORT=0 TLS_PORT=0 PROMETHEUS_PORT=0 GRAFANA_PORT=0 REPLICAS_PORT=0 TLS_DIR=$scratch/tls
+export GOPROXY=${GOPROXY:-$(go env GOPROXY)} GOSUMDB=${GOSUMDB:-$(go env GOSUMDB)} # as the builds of compose
 export DOCKER_BUILDKIT=0 # the images of one build share the cache of its first stage
 name=$COMPOSE_PROJECT_NAME network=${COMPOSE_PROJECT_NAME}_inside
 earlier=c91c5df # its keys do not say what vouches for an object: the first start of a later version moves them
@@ -22,27 +22,6 @@ module=golang.org/x/mod@$(go list -m -f '{{.Version}}' golang.org/x/mod)
 # docker compose ... is what the documents say; where the engine has no such command, docker-compose is the same.
 compose() { if command docker compose version >/dev/null 2>&1; then command docker compose "$@"; else command docker-compose "$@"; fi; }
 docker() { if [ "$1" = compose ]; then shift && compose "$@"; else command docker "$@"; fi; }
-
-# remove IMAGE... removes images, if they exist.
-remove() { command docker rmi -f "$@" >/dev/null 2>&1; }
-
-# image NAME PACKAGE PROGRAMS OWNED CHANGES makes an image that has this NAME until this script ends, of some
-# programs of a Debian package and the libraries that they need. A directory OWNED belongs to user 65534.
-image() {
-	local root=$scratch/images/$1 program
-	if command docker image inspect "$1" >/dev/null 2>&1; then return; fi
-	atexit remove "$1"
-	mkdir -p "$root"/{bin,etc,tmp} "$root$4" "$scratch/debian"
-	(cd "$scratch/debian" && apt-get download -q "$2" && dpkg -x "$2"_*.deb .) >"$scratch/apt.log" 2>&1 || { cat "$scratch/apt.log" && fail "no package $2"; }
-	for program in $3; do
-		cp "$scratch/debian/usr/bin/$program" "$root/bin/"
-		ldd "$root/bin/$program" | grep -o '/[^ ]*' | xargs -I{} cp -L --parents {} "$root"
-	done
-	chmod 1777 "$root/tmp" && chown 65534:65534 "$root$4"
-	# As in the official image, which does not start where this is forbidden.
-	[ "$2" != caddy ] || setcap cap_net_bind_service=+ep "$root/bin/caddy"
-	tar -c --xattrs --xattrs-include=security.capability -C "$root" . | command docker import -c "$5" - "$1"
-}
 
 # container prints the id of the server's container.
 container() { compose ps -q assay; }
@@ -65,10 +44,10 @@ documented() {
 remove_git() { command docker rm -f "$name-git" >/dev/null 2>&1; }
 remove_network() { command docker network rm "${name}_default" >/dev/null 2>&1; }
 # logs shows the logs of all containers, if the script has failed: status is a variable of lib.sh.
-logs() { [ "$status" = 0 ] || compose --profile tls --profile monitoring logs --no-color --tail 15; }
-down() { compose --profile tls --profile monitoring down --volumes --remove-orphans -t 5 >/dev/null 2>&1; }
+logs() { [ "$status" = 0 ] || compose --profile tls --profile monitoring --profile replicas logs --no-color --tail 15; }
+down() { compose --profile tls --profile monitoring --profile replicas down --volumes --remove-orphans -t 5 >/dev/null 2>&1; }
 atexit remove_network
-atexit remove "$name"-{vcs,build,old,old-build,assay} "${name}_assay"
+atexit remove "$name"-{vcs,build,old,old-build,assay} "${name}_assay" "${name}_assay-"{1,2,3}
 atexit down
 atexit logs
 mkdir "$scratch/tls" "$scratch/old"
@@ -89,7 +68,7 @@ image "$(sed -n 's/^ *image: \(prom.*\)/\1/p' docker-compose.yml)" prometheus "p
 WORKDIR /prometheus
 ENTRYPOINT ["/bin/prometheus"]
 CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]'
-docker build --force-rm -f deploy/Dockerfile --build-arg GOPROXY --target build -t "$name-build" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build"; }
+docker build --force-rm -f deploy/Dockerfile --build-arg GOPROXY --build-arg GOSUMDB --target build -t "$name-build" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build"; }
 grep -o 'context to Docker daemon *[0-9.]*[a-zA-Z]*' "$scratch/build.log" | tail -1
 
 step "an earlier version fills its volume"
@@ -108,6 +87,7 @@ inspect 'the earlier version is {{.Image}}'
 step "docker compose up -d, on the volume of the earlier version, without an upstream"
 printf 'services:\n  assay:\n    environment:\n      ASSAY_UPSTREAM: "off"\n' >"$scratch/off.yml"
 compose build --force-rm assay >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build"; }
+! grep "go: downloading" "$scratch/build.log" || fail "docker compose builds again what is built above: the arguments differ"
 COMPOSE_FILE=docker-compose.yml:$scratch/off.yml compose up -d assay >"$scratch/up.log" 2>&1 || { cat "$scratch/up.log" && fail "up"; }
 eventually 120 healthy
 gocommand http://assay:3000 mod download -x "$module"
@@ -177,6 +157,45 @@ eventually 60 evaluated
 ! grep '"health":"err"' "$scratch/rules" || fail "a rule fails"
 for file in rules alerts; do grep -q "/etc/prometheus/rules/$file.yaml" "$scratch/rules" || fail "Prometheus has no $file.yaml"; done
 
+step "profile replicas"
+compose rm -f -s assay prometheus >"$scratch/up.log" 2>&1
+store=$(sed -n 's/^ *image: \(versity.*\)/\1/p' docker-compose.yml)
+bare "$store" "$(CGO_ENABLED=0 tool github.com/versity/versitygw/cmd/versitygw "${store##*:}")"
+replicas() { compose --profile replicas "$@"; }
+replicas build --force-rm assay-1 assay-2 assay-3 >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build"; }
+replicas up -d balancer >"$scratch/up.log" 2>&1 || { cat "$scratch/up.log" && fail "up"; }
+[ -z "$(container)" ] || fail "the profile starts the server that is alone"
+ready() { docker exec "$(replicas ps -q "$1")" /assay health >/dev/null 2>&1; }
+for server in assay-1 assay-2 assay-3; do eventually 120 ready "$server"; done
+gocommand http://balancer:8080 mod download "$module"
+replicas logs --no-color assay-1 assay-2 assay-3 >"$scratch/log"
+[ "$(grep -c '"store in a bucket"' "$scratch/log")" -ge 3 ] || { cat "$scratch/log" && fail "a server has no store in the bucket"; }
+! grep -v '"path":"/readyz"' "$scratch/log" | grep -F '"remote":"172.30.49.201"' || fail "the log has the load balancer instead of the client"
+! gocommand http://objects:7070 mod download "$module" 2>"$scratch/log" || fail "the object store is in the network of clients"
+grep -q 'no such host\|server misbehaving' "$scratch/log" || { cat "$scratch/log" && fail "the object store is in the network of clients"; }
+# One server after the other is killed: what is stored is served, and what is not is fetched.
+docker kill "$(replicas ps -q assay-1)" >/dev/null
+gocommand http://balancer:8080 mod download "$module" "github.com/spf13/pflag@$(go list -m -f '{{.Version}}' github.com/spf13/pflag)"
+docker kill "$(replicas ps -q assay-2)" >/dev/null
+gocommand http://balancer:8080/cached-only mod download "$module" "github.com/spf13/pflag@$(go list -m -f '{{.Version}}' github.com/spf13/pflag)"
+replicas up -d balancer >"$scratch/up.log" 2>&1
+docker kill "$(replicas ps -q assay-3)" >/dev/null
+for server in assay-1 assay-2; do eventually 120 ready "$server"; done
+gocommand http://balancer:8080/cached-only mod download "$module"
+
+step "a server that runs is copied into the bucket, as docs/replicas.md says"
+compose up -d assay >"$scratch/up.log" 2>&1
+eventually 60 healthy
+docker network connect "${name}_objects" "$(container)"
+copy() {
+	docker exec -e AWS_ACCESS_KEY_ID=assay -e AWS_SECRET_ACCESS_KEY=only-in-the-network-objects "$(container)" \
+		assay store copy /data "s3://assay/copied?endpoint=http://objects:7070&path-style=true"
+}
+copy
+copy
+replicas rm -f -s balancer assay-1 assay-2 assay-3 objects >"$scratch/up.log" 2>&1
+compose up -d assay >"$scratch/up.log" 2>&1
+
 step "backup, loss of the volume, restore, by the commands of docs/backup.md and docs/operations.md"
 backup=$(documented backup.md 'instead, and' '(The user' | grep '^docker compose')
 restore=$(documented backup.md 'In a container' 'In Kubernetes')
@@ -200,7 +219,7 @@ run "$verify"
 eventually 60 healthy
 
 step "the image with go, git and ssh, and a private module of a git server with a password"
-docker build --force-rm -f deploy/Dockerfile --build-arg GOPROXY --target vcs -t "$name-vcs" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build of vcs"; }
+docker build --force-rm -f deploy/Dockerfile --build-arg GOPROXY --build-arg GOSUMDB --target vcs -t "$name-vcs" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" && fail "build of vcs"; }
 mkdir -p "$scratch/secrets"
 repository
 printf 'machine corp.example login git password swordfish\n' >"$scratch/secrets/netrc"

@@ -30,6 +30,10 @@ done <deploy/helm/tests/refused.txt
 step "the notes"
 helm install assay "$chart" --namespace go --dry-run=client >"$scratch/notes"
 grep -qF 'go env -w GOPROXY=http://assay.go.svc' "$scratch/notes" || fail "the notes are $(cat "$scratch/notes")"
+grep -qF 'exec assay-0 -- assay backup' "$scratch/notes" || fail "the notes are $(cat "$scratch/notes")"
+helm install assay "$chart" --namespace go --dry-run=client -f deploy/helm/tests/aws.yaml >"$scratch/notes"
+grep -qF 'use what the object store has for backups' "$scratch/notes" || fail "the notes are $(cat "$scratch/notes")"
+! grep -F 'assay backup' "$scratch/notes" || fail "the notes have a backup that there is not"
 
 step "the plain manifests are those that the chart makes"
 deploy/kubernetes/build "$scratch/manifests"
@@ -44,7 +48,8 @@ done
 
 step "the objects are valid, and keep the promises of docs/kubernetes.md"
 cat deploy/kubernetes/{assay,monitoring,routes,prewarm,restore}.yaml >"$scratch/rendered/manifests.yaml"
-cp "$scratch/rendered/manifests.yaml" "$scratch/upgraded"
+cp deploy/kubernetes/replicas.yaml "$scratch/rendered/manifests-replicas.yaml"
+cp "$scratch"/rendered/manifests*.yaml "$scratch/upgraded"
 (cd deploy/helm/check && go vet . && go test -count=1 . -rendered "$scratch/rendered" -upgraded "$scratch/upgraded")
 
 step "kubeconform, with schemas made of what Go modules have"

@@ -61,6 +61,41 @@ helper() {
 	echo "$shared/helper"
 }
 
+# remove IMAGE... removes images, if they exist.
+remove() { command docker rmi -f "$@" >/dev/null 2>&1; }
+
+# image NAME PACKAGE PROGRAMS OWNED CHANGES makes an image that has this NAME until this script ends, of some
+# programs of a Debian package and the libraries that they need. A directory OWNED belongs to user 65534.
+image() {
+	local root=$scratch/images/$1 program
+	if command docker image inspect "$1" >/dev/null 2>&1; then return; fi
+	atexit remove "$1"
+	mkdir -p "$root"/{bin,etc,tmp} "$root$4" "$scratch/debian"
+	(cd "$scratch/debian" && apt-get download -q "$2" && dpkg -x "$2"_*.deb .) >"$scratch/apt.log" 2>&1 || { cat "$scratch/apt.log" && fail "no package $2"; }
+	for program in $3; do
+		cp "$scratch/debian/usr/bin/$program" "$root/bin/"
+		ldd "$root/bin/$program" | grep -o '/[^ ]*' | xargs -I{} cp -L --parents {} "$root"
+	done
+	chmod 1777 "$root/tmp" && chown 65534:65534 "$root$4"
+	# As in the official image, which does not start where this is forbidden.
+	[ "$2" != caddy ] || setcap cap_net_bind_service=+ep "$root/bin/caddy"
+	tar -c --xattrs --xattrs-include=security.capability -C "$root" . | command docker import -c "$5" - "$1"
+}
+
+# bare NAME PROGRAM [CHANGES] makes an image from scratch that has this NAME until this script ends, of one program, which
+# belongs to user 65532 as its directory /data does. What a program that is not static needs is copied, too.
+bare() {
+	local root=$scratch/bare/$1
+	if command docker image inspect "$1" >/dev/null 2>&1; then return; fi
+	atexit remove "$1"
+	mkdir -p "$root"/{tmp,data}
+	cp "$2" "$root/"
+	{ ldd "$2" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } | xargs -I{} cp -L --parents {} "$root"
+	chmod 1777 "$root/tmp" && chown -R 65532:65532 "$root/data"
+	tar -c -C "$root" . | command docker import -c "ENTRYPOINT [\"/${2##*/}\"]
+${3:-}" - "$1"
+}
+
 # debian DIRECTORY makes a Debian 12, with the packages that one of the parts needs.
 debian() {
 	local made=$shared/debian

@@ -4,62 +4,37 @@
 //
 // The facts are states of the store, so that they are backed up, restored and replaced
 // together with the objects that they describe. All of them are in memory too: a look-up
-// takes no I/O.
+// takes no I/O. Several replicas can share them, see Table.Refresh.
 package bindings
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io/fs"
 	"iter"
+	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/news"
 )
-
-// ErrLost says that stored facts cannot be read. Without them Assay would serve protected
-// repositories to every client.
-var ErrLost = errors.New("what this proxy knew about the repositories of its modules is lost; restore meta.db and blobs.db from a backup, or move both away and start with an empty store")
-
-// How says how a repository was read under a module path.
-type How uint8
-
-const (
-	// Unknown: read by a version of this program that did not note it.
-	Unknown How = iota
-	// Open: read without a credential.
-	Open
-	// Credential: read with a credential. It takes precedence over the others.
-	Credential
-	// Declared: not read under this path; a go.mod file in the repository declares the
-	// path.
-	Declared
-)
-
-// Fact states that a repository was read.
-type Fact struct {
-	Repository string // as vcs.CanonicalRepository returns it
-	Module     string // path
-	Public     bool   // the module was not private
-	How        How
-}
 
 // Table has all facts. Its methods may be called concurrently.
 type Table struct {
-	store storage.Store
+	states states
+	board  *news.Board
 
 	writing sync.Mutex      // held over I/O
 	told    map[string]bool // each LimitError.Of that was returned; the limits keep it small
 
-	mu      sync.RWMutex
-	facts   map[string][]Fact // by repository
-	modules map[moduleKey][]Fact
-	index   index
+	mu       sync.RWMutex
+	changing map[int]bool      // shards that have changed, or may have, and of which the index and other replicas may not know yet
+	facts    map[string][]Fact // by repository
+	modules  map[moduleKey][]Fact
+	log      int64         // see Log
+	known    map[int]int64 // the generation up to which the facts of each shard are in memory
+	complete int64         // the generation up to which all facts are in memory
 }
 
 type moduleKey struct {
@@ -67,121 +42,101 @@ type moduleKey struct {
 	public bool
 }
 
-// index is the state that says what the other states must have. It is written after
-// them, so they may have more than it says, never less.
-type index struct {
-	Log    int64       // entries of the own log that the facts cover
-	Counts map[int]int // facts by shard; empty shards have no entry
-}
+// maxDeclared is how many paths declared by the go.mod files of a repository are
+// kept: anyone with write access to it chooses them.
+const maxDeclared = 100
 
-const (
-	// shards is how many states the facts are spread over, by repository: a changed
-	// state is written as a whole, and a state has at most 16 MiB.
-	shards = 64
-
-	// maxDeclared is how many paths declared by the go.mod files of a repository are
-	// kept: anyone with write access to it chooses them.
-	maxDeclared = 100
-
-	indexName = "bindings/index"
-)
-
-// Limits of Note, far above real numbers (the largest repositories have some hundreds of
-// modules): the owner of a page chooses how many paths name a repository. Learn has no
-// limits: a version in the own log was noted before, within them.
-const (
-	// maxPaths is how many paths one repository can have, private and public ones counted
-	// apart. The paths of one host can take maxOfHost of them, so that a page leaves some
-	// for the paths that the owner of the repository chose.
-	maxPaths  = 4096
-	maxOfHost = 1024
-
-	// maxShare is how many bytes of a state the paths of one host can take: a sixteenth.
-	maxShare = 1 << 20
-
-	// maxName is the length of a path, and of a repository, in bytes.
-	maxName = 300
-)
-
-// LimitError says that a fact was not noted because there are too many. Facts that were
-// noted before stay, and other repositories are not affected.
-type LimitError struct {
-	Of    string // which limit was reached: that of a repository, a host, or a host and the first element of its paths
-	Limit string // as text
-	First bool   // since the start of the program
-}
-
-func (e *LimitError) Error() string { return e.Of + " has more than " + e.Limit }
-
-func shardName(n int) string { return fmt.Sprintf("bindings/%02x", n) }
-
-func shardOf(repository string) int {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(repository)) // never fails
-	return int(h.Sum32() % shards)
-}
+// kind is the kind of the news about changed shards.
+const kind = "bindings"
 
 // Load reads the table from the store. The error is ErrLost if some of it is missing or
-// damaged. A store without a table has an empty one, whose Log is 0.
-func Load(ctx context.Context, store storage.Store) (*Table, error) {
-	t := &Table{store: store, told: map[string]bool{}, facts: map[string][]Fact{}, modules: map[moduleKey][]Fact{}, index: index{Counts: map[int]int{}}}
-	data, err := read(ctx, store, indexName)
+// damaged. A store without a table has an empty one, whose Log is 0. The table follows the news on the
+// board, where it posts what it changes.
+func Load(ctx context.Context, store storage.Store, board *news.Board) (*Table, error) {
+	t := &Table{
+		states: states{store, !board.Shared()}, board: board, told: map[string]bool{}, changing: map[int]bool{},
+		facts: map[string][]Fact{}, modules: map[moduleKey][]Fact{}, known: map[int]int64{},
+	}
+	i, err := t.states.index(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if data != nil {
-		if err := json.Unmarshal(data, &t.index); err != nil || t.index.Counts == nil {
-			return nil, fmt.Errorf("state %s: %w (%v)", indexName, ErrLost, err)
-		}
-	}
+	t.log = i.Log
 	for n := range shards {
-		if err := t.loadShard(ctx, n); err != nil {
+		if err := t.loadShard(ctx, n, i); err != nil {
 			return nil, err
 		}
 	}
+	t.complete = i.newest()
+	board.Subscribe(kind, func(ctx context.Context, _ news.Changes) error { return t.Refresh(ctx) })
 	return t, nil
 }
 
-func (t *Table) loadShard(ctx context.Context, n int) error {
-	data, err := read(ctx, t.store, shardName(n))
+// loadShard takes over the facts of a shard, after the index was read.
+func (t *Table) loadShard(ctx context.Context, n int, i index) error {
+	facts, err := t.states.shard(ctx, n, i.Counts[n])
 	if err != nil {
 		return err
 	}
-	facts, err := decode(data)
-	if err == nil && len(facts) < t.index.Counts[n] {
-		err = fmt.Errorf("it has %d facts of %d", len(facts), t.index.Counts[n])
-	}
-	if err != nil {
-		return fmt.Errorf("state %s: %w (%v)", shardName(n), ErrLost, err)
-	}
-	for _, f := range facts {
-		if shardOf(f.Repository) != n {
-			return fmt.Errorf("state %s: %w (it is another one)", shardName(n), ErrLost)
-		}
-		t.add(f)
-	}
+	t.take(facts)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.known[n] = i.Changed[n]
 	return nil
 }
 
-// read returns a state, nil if there is none.
-func read(ctx context.Context, store storage.Store, name string) ([]byte, error) {
-	data, err := store.State(ctx, name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
-	case errors.Is(err, storage.ErrDamaged):
-		return nil, fmt.Errorf("state %s: %w (%v)", name, ErrLost, err)
-	case err != nil:
-		return nil, fmt.Errorf("state %s: %w", name, err)
+// Refresh takes over what other replicas have noted. If that is nothing, it costs one request. The error
+// is ErrLost if some of it is missing or damaged. Facts in memory stay, whatever is in the store. Without
+// other replicas it does nothing.
+func (t *Table) Refresh(ctx context.Context) error {
+	if t.states.alone {
+		return nil
 	}
-	return data, nil
+	i, err := t.states.index(ctx)
+	if err != nil {
+		return err
+	}
+	for n, generation := range i.Changed {
+		t.mu.RLock()
+		known := t.known[n] == generation
+		t.mu.RUnlock()
+		if known {
+			continue
+		}
+		if err := t.loadShard(ctx, n, i); err != nil {
+			return err
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.complete = max(t.complete, i.newest())
+	return nil
+}
+
+// Generation returns a number that grows with the facts: a table whose Knows reports true for it has all
+// facts that this one has now. Without other replicas it means nothing.
+func (t *Table) Generation() (newest int64) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, generation := range t.known {
+		newest = max(newest, generation)
+	}
+	return newest
+}
+
+// Knows reports whether the table has all facts that another one had when that was its Generation. It is
+// always true without other replicas.
+func (t *Table) Knows(generation int64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.states.alone || generation <= t.complete
 }
 
 // Log returns how many entries of the own log the facts cover.
 func (t *Table) Log() int64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.index.Log
+	return t.log
 }
 
 // Learn notes facts from the own log, whose current size is log. The table does not have
@@ -200,100 +155,140 @@ func (t *Table) Learn(ctx context.Context, facts iter.Seq2[Fact, error], log int
 			dirty[shardOf(f.Repository)] = true
 		}
 	}
-	if len(dirty) == 0 && log == t.Log() {
+	if len(dirty) == 0 && (log == t.Log() || log < t.Log() && !t.states.alone) {
 		return nil
 	}
 	for n := range dirty {
-		if err := t.writeShard(ctx, n, t.shard(n)); err != nil {
+		if err := t.writeShard(ctx, n, nil); err != nil {
 			return err
 		}
 	}
-	return t.writeIndex(ctx, log)
+	return t.writeIndex(ctx, func(known int64) int64 {
+		if t.states.alone {
+			return log
+		}
+		return max(known, log)
+	})
 }
 
-// Note notes a fact. The fact is durable and visible when Note returns nil. Noting a
-// known fact costs no I/O. The error is a *LimitError if there are too many facts
+// Note notes a fact. The fact is durable and visible when Note returns nil, and other replicas are told of
+// it. Noting a known fact costs no I/O. The error is a *LimitError if there are too many facts
 // already.
 func (t *Table) Note(ctx context.Context, f Fact) error {
-	if !t.adds(f) {
+	if t.noted(f) {
 		return nil
 	}
 	t.writing.Lock()
 	defer t.writing.Unlock()
-	if !t.adds(f) {
+	if t.noted(f) {
 		return nil
 	}
-	n := shardOf(f.Repository)
-	all := t.shard(n)
-	if full := limit(all, f); full != nil {
-		full.First = !t.told[full.Of]
-		t.told[full.Of] = true
-		return full
+	if t.adds(f) {
+		if err := t.writeShard(ctx, shardOf(f.Repository), &f); err != nil {
+			return err
+		}
 	}
-	if err := t.writeShard(ctx, n, merge(all, f)); err != nil {
+	return t.writeIndex(ctx, func(known int64) int64 {
+		if t.states.alone {
+			return t.Log()
+		}
+		return known
+	})
+}
+
+// noted reports whether nothing must be done to note f. A fact that is in memory is not noted as long as the
+// index does not say so: another replica would not see it.
+func (t *Table) noted(f Fact) bool {
+	if t.adds(f) {
+		return false
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.states.alone || !t.changing[shardOf(f.Repository)]
+}
+
+// writeShard stores the facts of a shard that are in memory, and one more if it is not nil, and takes over
+// those that other replicas have stored. The error is a *LimitError if the new one is one too many.
+func (t *Table) writeShard(ctx context.Context, n int, added *Fact) error {
+	t.mu.Lock()
+	before := t.changing[n]
+	t.changing[n] = true // before its facts are in memory, see noted
+	t.mu.Unlock()
+	var all []Fact
+	err := t.states.changeShard(ctx, n, func(stored []Fact) ([]Fact, error) {
+		all = t.shard(n)
+		for _, f := range stored {
+			all = strongest(all, f)
+		}
+		if added == nil {
+			return all, nil
+		}
+		if full := limit(all, *added); full != nil {
+			full.First = !t.told[full.Of]
+			t.told[full.Of] = true
+			return nil, full
+		}
+		all = strongest(all, *added)
+		return all, nil
+	})
+	if err == nil {
+		t.take(all)
+	}
+	if full := new(LimitError); errors.As(err, &full) && !before { // nothing was stored
+		t.mu.Lock()
+		delete(t.changing, n)
+		t.mu.Unlock()
+	}
+	return err
+}
+
+// writeIndex writes the index after shards have changed, and tells other replicas.
+func (t *Table) writeIndex(ctx context.Context, log func(known int64) int64) error {
+	t.mu.RLock()
+	dirty := maps.Clone(t.changing)
+	t.mu.RUnlock()
+	counts := t.counts()
+	old, now, err := t.states.changeIndex(ctx, func(i *index) {
+		i.Log = log(i.Log)
+		if t.states.alone {
+			i.Counts = counts
+			return
+		}
+		generation := i.next()
+		for n := range dirty {
+			i.Counts[n], i.Changed[n] = max(i.Counts[n], counts[n]), generation
+		}
+	})
+	if err != nil {
 		return err
 	}
-	t.add(f)
-	return t.writeIndex(ctx, t.Log())
+	t.mu.Lock()
+	t.log = now.Log
+	for n := range dirty {
+		if t.known[n] == old.Changed[n] { // otherwise there is more in it than what was stored with ours
+			t.known[n] = now.Changed[n]
+		}
+	}
+	if maps.Equal(t.known, now.Changed) {
+		t.complete = now.newest()
+	}
+	t.mu.Unlock()
+	return t.tell(ctx, dirty)
 }
 
-// limit returns an error if one more fact is too many for a shard. A fact that replaces
-// another is never too many.
-func limit(shard []Fact, f Fact) *LimitError {
-	if len(f.Repository) > maxName || len(f.Module) > maxName {
-		return &LimitError{Of: "a repository", Limit: fmt.Sprintf("%d bytes in its name, or in the path of a module", maxName)}
+// tell tells other replicas which shards have changed.
+func (t *Table) tell(ctx context.Context, dirty map[int]bool) error {
+	var events []news.Event
+	for n := range dirty {
+		events = append(events, news.Event{Kind: kind, Subject: shardName(n)})
 	}
-	if f.How == Declared || slices.ContainsFunc(shard, f.same) {
-		return nil
+	if err := t.board.Post(ctx, events...); err != nil {
+		return fmt.Errorf("note the repository of a module: %w", err)
 	}
-	host, owner := hostOf(f), f.owner()
-	paths, ofHost, size := 0, 0, f.size()
-	for _, other := range shard {
-		if other.How == Declared { // it counts for no host: its path may belong to another owner
-			continue
-		}
-		if other.Repository == f.Repository && other.Public == f.Public {
-			paths++
-			if hostOf(other) == host {
-				ofHost++
-			}
-		}
-		if hostOf(other) == host && other.owner() == owner {
-			size += other.size()
-		}
-	}
-	switch {
-	case paths >= maxPaths:
-		return &LimitError{Of: f.Repository, Limit: fmt.Sprintf("%d module paths", maxPaths)}
-	case ofHost >= maxOfHost:
-		return &LimitError{Of: f.Repository, Limit: fmt.Sprintf("%d module paths at %s", maxOfHost, host)}
-	case size > maxShare:
-		return &LimitError{Of: owner, Limit: "its share of the module paths that are noted"}
-	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.changing) // the caller holds writing: nothing was added meanwhile
 	return nil
-}
-
-// size returns about how many bytes of a state a fact takes.
-func (f Fact) size() int {
-	const words = len("private credential ")
-	return words + len(f.Repository) + len(f.Module) + len("\"\" \"\"\n")
-}
-
-func hostOf(f Fact) string {
-	host, _, _ := strings.Cut(f.Module, "/")
-	return host
-}
-
-// owner returns the owner for whom the size of f is counted: the host of a page, or, if
-// the repository is on the host of its module path, that host with the first path
-// element, because a code host has many owners.
-func (f Fact) owner() string {
-	host := hostOf(f)
-	if !strings.HasPrefix(f.Repository, host+"/") {
-		return host
-	}
-	first, _, _ := strings.Cut(strings.TrimPrefix(f.Module, host+"/"), "/")
-	return host + "/" + first
 }
 
 // shard returns the facts of a shard.
@@ -308,31 +303,15 @@ func (t *Table) shard(n int) (all []Fact) {
 	return all
 }
 
-func (t *Table) writeShard(ctx context.Context, n int, all []Fact) error {
-	if err := t.store.SetState(ctx, shardName(n), encode(all)); err != nil {
-		return fmt.Errorf("note the repository of a module: %w", err)
-	}
-	return nil
-}
-
-func (t *Table) writeIndex(ctx context.Context, log int64) error {
-	next := index{Log: log, Counts: map[int]int{}}
+// counts returns how many facts each shard has.
+func (t *Table) counts() map[int]int {
 	t.mu.RLock()
+	defer t.mu.RUnlock()
+	counts := map[int]int{}
 	for repository, facts := range t.facts {
-		next.Counts[shardOf(repository)] += len(facts)
+		counts[shardOf(repository)] += len(facts)
 	}
-	t.mu.RUnlock()
-	data, err := json.Marshal(next)
-	if err == nil {
-		err = t.store.SetState(ctx, indexName, data)
-	}
-	if err != nil {
-		return fmt.Errorf("note the repository of a module: %w", err)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.index = next
-	return nil
+	return counts
 }
 
 // adds reports whether f is new to the table.
@@ -340,45 +319,31 @@ func (t *Table) adds(f Fact) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	facts := t.facts[f.Repository]
-	if i := slices.IndexFunc(facts, f.same); i >= 0 {
-		return facts[i].How != Credential && f.How != Unknown && facts[i].How != f.How
+	if slices.ContainsFunc(facts, f.same) {
+		return f.changes(facts)
 	}
 	return f.How != Declared || countDeclared(facts) < maxDeclared
 }
 
-func countDeclared(facts []Fact) (n int) {
+// take adds facts that are stored.
+func (t *Table) take(facts []Fact) {
 	for _, f := range facts {
-		if f.How == Declared {
-			n++
+		t.mu.RLock()
+		changes := f.changes(t.facts[f.Repository])
+		t.mu.RUnlock()
+		if changes {
+			t.add(f)
 		}
 	}
-	return n
-}
-
-// same reports whether two facts are about the same module in the same repository.
-func (f Fact) same(other Fact) bool {
-	f.How, other.How = f.How/Declared, other.How/Declared // a declared path is a different fact
-	return f == other
-}
-
-// merge returns facts with f added; f replaces the fact about the same module and
-// repository.
-func merge(facts []Fact, f Fact) []Fact {
-	if i := slices.IndexFunc(facts, f.same); i >= 0 {
-		facts = slices.Clone(facts) // it is shared with readers
-		facts[i] = f
-		return facts
-	}
-	return append(slices.Clip(facts), f)
 }
 
 func (t *Table) add(f Fact) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.facts[f.Repository] = merge(t.facts[f.Repository], f)
+	t.facts[f.Repository] = strongest(t.facts[f.Repository], f)
 	if f.How != Declared {
 		key := moduleKey{f.Module, f.Public}
-		t.modules[key] = merge(t.modules[key], f)
+		t.modules[key] = strongest(t.modules[key], f)
 	}
 }
 
@@ -415,40 +380,4 @@ func (t *Table) AllPrivate() iter.Seq[string] {
 		}
 	}
 	return slices.Values(all)
-}
-
-// A shard consists of lines of four fields, the last two quoted as in Go:
-//
-//	private|public open|credential|unknown|declared "repository" "module"
-
-var words = []string{Unknown: "unknown", Open: "open", Credential: "credential", Declared: "declared"}
-
-func encode(facts []Fact) []byte {
-	var b strings.Builder
-	for _, f := range facts {
-		reach := "private"
-		if f.Public {
-			reach = "public"
-		}
-		fmt.Fprintf(&b, "%s %s %q %q\n", reach, words[f.How], f.Repository, f.Module)
-	}
-	return []byte(b.String())
-}
-
-func decode(data []byte) ([]Fact, error) {
-	var facts []Fact
-	for line := range strings.Lines(string(data)) {
-		var reach, how string
-		var f Fact
-		if _, err := fmt.Sscanf(line, "%s %s %q %q\n", &reach, &how, &f.Repository, &f.Module); err != nil {
-			return nil, fmt.Errorf("%.100q is no fact: %w", line, err)
-		}
-		word := slices.Index(words, how)
-		if f.Public = reach == "public"; word < 0 || !f.Public && reach != "private" {
-			return nil, fmt.Errorf("%.100q is no fact", line)
-		}
-		f.How = How(word)
-		facts = append(facts, f)
-	}
-	return facts, nil
 }

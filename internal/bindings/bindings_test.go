@@ -11,6 +11,7 @@ import (
 
 	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/storage/bolt"
+	"github.com/assay-proxy/assay/storage/news"
 )
 
 func open(t *testing.T, dir string) (*bolt.DB, *bindings.Table) {
@@ -20,7 +21,7 @@ func open(t *testing.T, dir string) (*bolt.DB, *bindings.Table) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	table, err := bindings.Load(t.Context(), store)
+	table, err := bindings.Load(t.Context(), store, news.Alone())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +229,7 @@ func TestLost(t *testing.T) {
 			if err := change(store, name, value); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := bindings.Load(t.Context(), store); !errors.Is(err, bindings.ErrLost) || !strings.Contains(err.Error(), "backup") {
+			if _, err := bindings.Load(t.Context(), store, news.Alone()); !errors.Is(err, bindings.ErrLost) || !strings.Contains(err.Error(), "backup") {
 				t.Errorf("%s %s: %v", name, how, err)
 			}
 			if err := store.SetState(t.Context(), name, value); err != nil {

@@ -25,10 +25,19 @@ func Replace(path string, data []byte, mode fs.FileMode) error {
 	return ReplaceWith(path, mode, func(*os.File) ([]byte, error) { return data, nil })
 }
 
+// ReplaceBy is Replace, with the name of the temporary file, which is in the directory of path. Processes that may
+// replace a file at the same time give different names.
+func ReplaceBy(temporary, path string, data []byte, mode fs.FileMode) error {
+	return replace(temporary, path, mode, func(*os.File) ([]byte, error) { return data, nil })
+}
+
 // ReplaceWith is Replace for content that depends on the new file itself: it calls
 // content with the file while that is empty.
 func ReplaceWith(path string, mode fs.FileMode, content func(*os.File) ([]byte, error)) error {
-	temporary := path + NewSuffix
+	return replace(path+NewSuffix, path, mode, content)
+}
+
+func replace(temporary, path string, mode fs.FileMode, content func(*os.File) ([]byte, error)) error {
 	if info, err := os.Lstat(temporary); err == nil && !info.IsDir() {
 		if err := os.Remove(temporary); err != nil {
 			return err

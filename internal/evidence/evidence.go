@@ -69,6 +69,18 @@ func (d Dir) Write(kind, name, text string) error {
 	return errors.Join(err, f.Sync(), f.Close(), durable.SyncDir(string(d)))
 }
 
+// Clear gives a file of a kind another name, which ends in .cleared: an administrator has looked at it, and its old
+// name means something. It is no error if there is no such file.
+func (d Dir) Clear(kind, name string) error {
+	path := d.Path(kind, name)
+	if err := os.Rename(path, path+".cleared"); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return durable.SyncDir(string(d))
+}
+
 func (d Dir) create() error {
 	if d == "" {
 		return errors.New("no directory for evidence")

@@ -23,13 +23,9 @@ import (
 // ErrFull says that a budget does not have the requested bytes.
 var ErrFull = errors.New("the memory budget is used up")
 
-// maxWaiting is how many takers may wait for one budget, maxWaitingFor how many of them
-// for one owner. Memory that a waiting taker already uses, such as the first part of a
-// response, is not counted.
-const (
-	maxWaiting    = 64
-	maxWaitingFor = maxWaiting / 4 * 3
-)
+// maxWaiting is how many takers may wait for one budget, unless Queue changes it. Memory that a
+// waiting taker already uses, such as the first part of a response, is not counted.
+const maxWaiting = 64
 
 // Budget is a number of bytes. Its methods may be called concurrently. A nil Budget has
 // no limit.
@@ -43,6 +39,7 @@ type Budget struct {
 	mu     sync.Mutex       // guards the fields below
 	queue  []*waiter        // in order of arrival
 	most   int64            // for one owner with several holds
+	places int              // in queue, three quarters of them for one owner
 	owners map[string]int64 // bytes held, by owner
 }
 
@@ -56,7 +53,14 @@ type waiter struct {
 // New returns a budget of size bytes. One owner gets at most three quarters of it, so
 // that a second owner finds some; but a single hold may take all.
 func New(size int64) *Budget {
-	return &Budget{size: size, most: size - size/4, owners: map[string]int64{}}
+	return &Budget{size: size, most: size - size/4, places: maxWaiting, owners: map[string]int64{}}
+}
+
+// Queue changes how many takers may wait, for a use in which they have no other memory. Call it before the
+// first use.
+func (b *Budget) Queue(places int) *Budget {
+	b.places = places
+	return b
 }
 
 // Limit changes how much one owner with several holds gets. Call it before the first use.
@@ -200,7 +204,7 @@ func (b *Budget) enqueue(owner string, n int64) *waiter {
 			mine++
 		}
 	}
-	if len(b.queue) >= maxWaiting || owner != "" && mine >= maxWaitingFor {
+	if len(b.queue) >= b.places || owner != "" && mine >= b.places/4*3 {
 		return nil
 	}
 	w := &waiter{owner, n, make(chan struct{})}

@@ -64,6 +64,78 @@ func (c *Claim) Take(ctx context.Context, wait time.Duration) (context.Context, 
 	return ctx, nil
 }
 
+// Aside gives the place back, calls do, which waits for what is done elsewhere, and waits for a place again if do
+// returns true, at most for wait. The context of Take stays the same. The error is one of Take: without a place
+// the work must end. It is ErrLeft if no client waits for the work any more. If do returns false the work must
+// end soon, without a place.
+func (c *Claim) Aside(ctx context.Context, wait time.Duration, do func() (again bool)) error {
+	p, w := c.places, c.work
+	p.mu.Lock()
+	if w.state == running {
+		delete(p.running, w)
+		p.count(w, -1)
+		w.state = aside
+		p.dispatch()
+	}
+	p.mu.Unlock()
+	if !do() {
+		return nil
+	}
+	if err := c.again(); err != nil {
+		return err
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	err := ErrLate
+	select {
+	case <-w.ready:
+	case <-timer.C:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case w.err != nil:
+		return w.err
+	case w.state == waiting:
+		p.dequeue(w)
+		w.state = ended
+		return err
+	}
+	return nil
+}
+
+// again claims a place again for work that has given its place back.
+func (c *Claim) again() error {
+	p, w := c.places, c.work
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case w.state != aside:
+		return nil
+	case w.yielding:
+		return ErrYielded
+	case len(w.clients) == 0:
+		w.state = ended
+		return ErrLeft
+	}
+	w.ready = make(chan struct{})
+	if p.admit(w) {
+		return nil
+	}
+	if err := p.enqueue(w); err != nil {
+		w.state = ended
+		return err
+	}
+	w.state = waiting
+	p.makeRoom(w)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(review, p.review)
+	}
+	return nil
+}
+
 // Release gives the place back and ends the context of the work. Further calls do
 // nothing.
 func (c *Claim) Release() {
@@ -134,7 +206,7 @@ func (c *Claim) GiveUp() bool {
 	p := c.places
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(c.work.clients) == 0 && c.work.state == running && !c.work.firm && !c.work.yielding {
+	if len(c.work.clients) == 0 && (c.work.state == running || c.work.state == aside) && !c.work.firm && !c.work.yielding {
 		p.stats.Abandoned++
 		c.work.giveUp()
 	}

@@ -11,13 +11,14 @@ type state uint8
 const (
 	waiting state = iota
 	running
+	aside // it has given its place back for a while
 	ended
 )
 
 // work is what a claim is made for. The lock of its Places guards the fields below ready.
 type work struct {
 	who   For
-	ready chan struct{} // closed when it has left the queue
+	ready chan struct{} // closed when it has left the queue; another one after Aside
 
 	state    state
 	err      error          // the reason why it ended without a place

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	mathrand "math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,13 +31,14 @@ type absences struct {
 	log   *slog.Logger
 	keep  time.Duration // older absences are dropped
 
+	shared bool // other replicas change the store, too, and a request costs more
+
 	mu      sync.Mutex // guards the fields below
 	secret  []byte     // nil until it is read
 	noted   map[absenceKey]time.Time
 	quota   quota
 	writing bool
-	failing bool // the last write failed, and was logged
-	closed  bool
+	failing bool          // the last write failed, and was logged
 	closing chan struct{} // closed by close
 	written sync.WaitGroup
 }
@@ -63,6 +66,11 @@ const (
 	absenceRenewal = 5 * time.Minute
 
 	absencePause = time.Second // from a note to the write
+
+	// In a bucket each state costs three requests. So at most so many are written, each time after a longer pause;
+	// the others wait.
+	sharedAbsencePause  = 5 * time.Second
+	sharedAbsenceStates = 16
 )
 
 func newAbsences(store storage.Store, log *slog.Logger, keep time.Duration) *absences {
@@ -77,7 +85,7 @@ func (a *absences) note(client string, key absenceKey, asked time.Time) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, known := a.noted[key]; !known && (a.closed || len(a.noted) >= maxNotedAbsences || !a.quota.allow(client)) {
+	if _, known := a.noted[key]; !known && (a.isClosed() || len(a.noted) >= maxNotedAbsences || !a.quota.allow(client)) {
 		return
 	}
 	a.noted[key] = asked
@@ -109,8 +117,7 @@ func (q *quota) allow(client string) bool {
 // close writes the noted absences. Later ones are ignored.
 func (a *absences) close() {
 	a.mu.Lock()
-	if !a.closed {
-		a.closed = true
+	if !a.isClosed() {
 		close(a.closing)
 	}
 	a.mu.Unlock()
@@ -121,7 +128,7 @@ func (a *absences) close() {
 func (a *absences) write() {
 	for {
 		select {
-		case <-time.After(absencePause):
+		case <-time.After(a.pause()):
 		case <-a.closing:
 		}
 		a.mu.Lock()
@@ -133,6 +140,24 @@ func (a *absences) write() {
 			return
 		}
 		a.report(a.writeAll(noted))
+	}
+}
+
+func (a *absences) pause() time.Duration {
+	if a.shared {
+		return sharedAbsencePause
+	}
+	return absencePause
+}
+
+// later notes absences again that were not written for now.
+func (a *absences) later(noted map[absenceKey]time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key, asked := range noted {
+		if len(a.noted) < maxNotedAbsences && asked.After(a.noted[key]) {
+			a.noted[key] = asked
+		}
 	}
 }
 
@@ -160,21 +185,61 @@ func (a *absences) writeAll(noted map[absenceKey]time.Time) error {
 		}
 		states[name][key] = asked
 	}
+	names := slices.SortedFunc(maps.Keys(states), func(x, y string) int { return len(states[y]) - len(states[x]) })
+	if a.shared && !a.isClosed() && len(names) > sharedAbsenceStates {
+		for _, name := range names[sharedAbsenceStates:] {
+			a.later(states[name])
+		}
+		names = names[:sharedAbsenceStates]
+	}
 	var g errgroup.Group
 	g.SetLimit(16) // concurrent changes share a commit
-	for name, noted := range states {
-		g.Go(func() error { return a.merge(ctx, name, noted) })
+	for _, name := range names {
+		g.Go(func() error { return a.merge(ctx, name, states[name]) })
 	}
 	return g.Wait()
 }
 
-// merge adds noted absences to a state. They are of the setting in force; absences of
-// other settings are dropped.
-func (a *absences) merge(ctx context.Context, name string, noted map[absenceKey]time.Time) error {
-	kept, err := a.state(ctx, name)
-	if err != nil {
-		return err
+func (a *absences) isClosed() bool {
+	select {
+	case <-a.closing:
+		return true
+	default:
+		return false
 	}
+}
+
+// merge adds noted absences to a state. They are of the setting in force; absences of
+// other settings are dropped. It begins again when another replica has changed the state.
+func (a *absences) merge(ctx context.Context, name string, noted map[absenceKey]time.Time) error {
+	for {
+		old, err := a.store.State(ctx, name)
+		damaged := errors.Is(err, storage.ErrDamaged)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !damaged {
+			return err
+		}
+		value := a.with(decodeAbsences(old), noted)
+		switch {
+		case value == nil:
+			return nil
+		case damaged:
+			return a.store.SetState(ctx, name, value)
+		case err == nil && old == nil:
+			old = []byte{} // nil is none
+		}
+		if err := a.store.SwapState(ctx, name, old, value); !errors.Is(err, storage.ErrConflict) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(mathrand.N(20 * time.Millisecond)):
+		}
+	}
+}
+
+// with returns the content of a state that has the absences in kept and in noted, nil if it need not be written.
+func (a *absences) with(kept, noted map[absenceKey]time.Time) []byte {
 	settings := map[string]bool{}
 	changed := false
 	for key, asked := range noted {
@@ -192,7 +257,7 @@ func (a *absences) merge(ctx context.Context, name string, noted map[absenceKey]
 	for key, asked := range noted {
 		kept[absenceKey{digest(key.setting), key.key}] = asked
 	}
-	return a.store.SetState(ctx, name, encodeAbsences(kept))
+	return encodeAbsences(kept)
 }
 
 // find returns when the absence of key was stated, the zero time if never.
@@ -221,12 +286,7 @@ func (a *absences) stateOf(ctx context.Context, key absenceKey) (string, error) 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.secret == nil {
-		const name = "absent/secret"
-		secret, err := a.store.State(ctx, name)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrDamaged) {
-			secret = []byte(rand.Text())
-			err = a.store.SetState(ctx, name, secret)
-		}
+		secret, err := a.readSecret(ctx)
 		if err != nil {
 			return "", fmt.Errorf("secret for the names of absences: %w", err)
 		}
@@ -234,6 +294,23 @@ func (a *absences) stateOf(ctx context.Context, key absenceKey) (string, error) 
 	}
 	sum := sha256.Sum256(slices.Concat(a.secret, []byte(key.key)))
 	return fmt.Sprintf("absent/%02x", sum[:1]), nil
+}
+
+// readSecret returns the secret of the store. Of several replicas that create it, one does.
+func (a *absences) readSecret(ctx context.Context) ([]byte, error) {
+	const name = "absent/secret"
+	secret, err := a.store.State(ctx, name)
+	made := []byte(rand.Text())
+	switch {
+	case errors.Is(err, storage.ErrDamaged):
+		return made, a.store.SetState(ctx, name, made)
+	case !errors.Is(err, fs.ErrNotExist):
+		return secret, err
+	}
+	if err := a.store.SwapState(ctx, name, nil, made); !errors.Is(err, storage.ErrConflict) {
+		return made, err
+	}
+	return a.store.State(ctx, name)
 }
 
 // digest identifies a setting in a state.

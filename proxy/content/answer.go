@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -24,6 +26,10 @@ type Answer struct {
 	Info     []byte    // otherwise: the .info of the latest version or of the commit
 	Tag      []string  // the header with the entity tag, which must not be changed; nil: it is not ready
 	fetched  time.Time // the zero time if it is made from stored versions
+
+	// For other replicas: the number of the last push that was noted when the question began, and the
+	// generation of the facts when the answer was stored.
+	push, facts int64
 }
 
 // Text returns the answer as a response of the protocol. It must not be changed.
@@ -34,11 +40,17 @@ func (m *Answer) Text() []byte {
 	return m.Versions.Text()
 }
 
-// before reports whether the answer is from before a push; the zero time is no push. An
+// asked is when an answer was asked for: its age counts from the question.
+type asked struct {
+	at   time.Time
+	push int64 // the number of the last push that was noted
+}
+
+// before reports whether the answer is from before a push; the zero value is no push. An
 // answer from the future counts as from before it: the clock was set back, so its real
 // time is unknown.
-func (m *Answer) before(push time.Time) bool {
-	return !push.IsZero() && (!m.fetched.After(push) || m.fetched.After(time.Now()))
+func (m *Answer) before(p push) bool {
+	return m.push < p.number || !p.at.IsZero() && (!m.fetched.After(p.at) || m.fetched.After(time.Now()))
 }
 
 // age returns the age of the answer; the largest duration if there is no answer, or if it
@@ -54,24 +66,35 @@ func (m *Answer) age() time.Duration {
 	return age
 }
 
-// encode returns m as it is stored: the time in milliseconds since 1970, a newline, the
-// text.
+// encode returns m as it is stored: the time in milliseconds since 1970, if there are replicas the numbers
+// for them, a newline, the text.
 func (m *Answer) encode() []byte {
 	data := strconv.AppendInt(nil, m.fetched.UnixMilli(), 10)
+	if m.push != 0 || m.facts != 0 {
+		data = fmt.Appendf(data, " %d %d", m.push, m.facts)
+	}
 	return append(append(data, '\n'), m.Text()...)
 }
 
 // decodeAnswer is the inverse of encode. The answer takes the memory of data.
 func decodeAnswer(kind request.Kind, data []byte) (*Answer, error) {
-	millis, text, ok := bytes.Cut(data, []byte{'\n'})
+	line, text, ok := bytes.Cut(data, []byte{'\n'})
 	if !ok {
 		return nil, errors.New("it has no time")
 	}
-	fetched, err := strconv.ParseInt(string(millis), 10, 64)
-	if err != nil {
-		return nil, err
+	var numbers [3]int64 // the time, and those for replicas
+	fields := strings.Fields(string(line[:min(len(line), 100)]))
+	if len(fields) != 1 && len(fields) != len(numbers) {
+		return nil, errors.New("it does not begin with its time")
 	}
-	m := &Answer{fetched: time.UnixMilli(fetched)}
+	for i, field := range fields {
+		number, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		numbers[i] = number
+	}
+	m := &Answer{fetched: time.UnixMilli(numbers[0]), push: numbers[1], facts: numbers[2]}
 	if kind == request.List {
 		m.Versions = Versions{text} // we stored it, so it is sorted
 	} else {
@@ -111,16 +134,22 @@ type answers struct {
 	gate    *gate.Gate
 	log     *slog.Logger
 	reading chan struct{} // has an element for each answer that is being read
+
+	replicas *replicas
 }
 
 // name returns the name of the state with the answer for req.
 func (a *answers) name(req request.Request) string { return a.prefix + req.Path() }
 
 // find returns the stored answer for req, nil if there is none. Its memory is counted for
-// the client until the client has received it.
+// the client, if it is not nil, until the client has received it. With the answer all facts are known that the
+// replica knew which stored it: they may say that the client must not read it.
 func (a *answers) find(ctx context.Context, c Client, req request.Request) (*Answer, error) {
 	name := a.name(req)
-	data, err := a.read(ctx, c, name)
+	data, err := a.read(ctx, name)
+	if err == nil && c != nil {
+		err = c.Keep(len(data))
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -132,21 +161,24 @@ func (a *answers) find(ctx context.Context, c Client, req request.Request) (*Ans
 		a.log.Warn("saved answer ignored", "key", name, "err", err)
 		return nil, nil
 	}
-	return m, nil
+	if !a.replicas.facts.table.Knows(m.facts) {
+		err = a.replicas.facts.renew(ctx)
+	}
+	return m, err
 }
 
-func (a *answers) read(ctx context.Context, c Client, name string) ([]byte, error) {
+func (a *answers) read(ctx context.Context, name string) ([]byte, error) {
 	a.reading <- struct{}{}
 	defer func() { <-a.reading }()
-	data, err := a.held.State(ctx, storage.Key(name))
-	if err == nil {
-		err = c.Keep(len(data))
-	}
-	return data, err
+	return a.held.State(ctx, storage.Key(name))
 }
+
+// asks returns the moment of a question.
+func (a *answers) asks() asked { return asked{time.Now(), a.replicas.pushes.noted()} }
 
 // keep stores the answer for req, and returns it.
 func (a *answers) keep(ctx context.Context, req request.Request, m *Answer) *Answer {
+	m.facts = a.replicas.facts.generation()
 	store, err := a.gate.Store(req.Module)
 	if err == nil {
 		err = store.SetState(ctx, storage.Key(a.name(req)), m.encode())
@@ -159,10 +191,10 @@ func (a *answers) keep(ctx context.Context, req request.Request, m *Answer) *Ans
 }
 
 // keepInfo stores an answer that is a version. Its age counts from the question.
-func (a *answers) keepInfo(ctx context.Context, req request.Request, asked time.Time, info vcs.Info) (*Answer, error) {
+func (a *answers) keepInfo(ctx context.Context, req request.Request, asked asked, info vcs.Info) (*Answer, error) {
 	data, err := json.Marshal(info)
 	if err != nil {
 		return nil, err
 	}
-	return a.keep(ctx, req, &Answer{Info: data, fetched: asked}), nil
+	return a.keep(ctx, req, &Answer{Info: data, fetched: asked.at, push: asked.push}), nil
 }

@@ -5,9 +5,10 @@ import "time"
 // arrival writes a zip into the draft of its fill, and aborts the fill if the zip arrives
 // so slowly that it would not be complete in time, or if it is larger than a prediction may be.
 type arrival struct {
-	fill  *fill
-	begun time.Time
-	got   int64
+	fill    *fill
+	begun   time.Time
+	storing time.Duration // part of the time since begun in which the store took the bytes: it may wait for room
+	got     int64
 }
 
 // slowStart is how long a zip may take to reach its rate.
@@ -21,10 +22,12 @@ func (a *arrival) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	storing := time.Now()
 	n, err := a.fill.arrived.Write(p)
+	a.storing += time.Since(storing)
 	a.got += int64(n)
 	a.fill.claim.Progress(n)
-	if took := time.Since(a.begun); err == nil && a.tooSlow(took) {
+	if took := time.Since(a.begun) - a.storing; err == nil && a.tooSlow(took) {
 		err = &SlowError{Key: a.fill.key, Got: a.got, Size: a.fill.size, Took: took.Round(time.Second), Limit: zipFillTime}
 	}
 	return n, err

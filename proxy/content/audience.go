@@ -120,6 +120,9 @@ func (m *members) ascertain(ctx context.Context, q *Ask) error {
 	if q.located || !m.rules.policy.HasRules() {
 		return nil
 	}
+	if err := m.renew(ctx, q); err != nil {
+		return err
+	}
 	facts := m.rules.bindings.Private(q.Req.Module)
 	covered, _ := m.rules.policy.MayRead(q.Req.Module, everyGroup)
 	if q.HeldOnly || !m.settings.VCS() {
@@ -143,14 +146,26 @@ func (m *members) ascertain(ctx context.Context, q *Ask) error {
 	return nil
 }
 
+// renew decides again with the facts that other replicas have noted.
+func (m *members) renew(ctx context.Context, q *Ask) error {
+	facts := m.parts.replicas.facts
+	if !facts.shared {
+		return nil
+	}
+	if err := facts.renew(ctx); err != nil {
+		return answerTime(ctx, err)
+	}
+	return m.admit(ctx, q)
+}
+
 // pretend does the work of ascertain for a module whose known repository the client may
 // not read. Otherwise the duration of the refusal would tell that the module is known.
 func (m *members) pretend(ctx context.Context, q *Ask, covered bool) {
-	if q.HeldOnly || !m.settings.VCS() {
-		return
-	}
 	ctx, cancel := patient(ctx, m.parts.options.times.Answer)
 	defer cancel()
+	if m.parts.replicas.facts.renew(ctx) != nil || q.HeldOnly || !m.settings.VCS() {
+		return
+	}
 	if place, err := m.locate(ctx, q, !covered); err == nil {
 		m.mayHave(q, place)
 	}

@@ -73,7 +73,7 @@ type Explanation struct {
 // Explain explains a version. It omits damaged files, because serving them detects the damage, and all
 // files of a version whose proof is not complete, because they are not served.
 func (c Catalog) Explain(ctx context.Context, of module.Version) (Explanation, error) {
-	e := Explanation{Version: of, Source: c.proof.source(of)}
+	e := Explanation{Version: of, Source: c.proof.source(ctx, of)}
 	if !c.proof.shows(of) {
 		return e, nil
 	}

@@ -2,6 +2,7 @@ package content_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -161,6 +162,43 @@ func TestSlowZip(t *testing.T) {
 			})
 		})
 	}
+}
+
+// waitingStore is a store whose drafts wait for room, for some minutes, once.
+type waitingStore struct{ storage.Store }
+
+type waitingDraft struct {
+	storage.Draft
+	waited bool
+}
+
+func (s waitingStore) Draft(ctx context.Context, size int64) (storage.Draft, error) {
+	d, err := s.Store.Draft(ctx, size)
+	return &waitingDraft{Draft: d}, err
+}
+
+func (d *waitingDraft) Write(p []byte) (int, error) {
+	if !d.waited {
+		time.Sleep(10 * time.Minute)
+		d.waited = true
+	}
+	return d.Draft.Write(p)
+}
+
+// A zip whose bytes wait for room in the store does not come too slowly.
+func TestWaitingZip(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, err := bolt.Open(t.TempDir(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		const size = 10 << 20
+		if got, err := content.Arrive(t.Context(), waitingStore{store}, size, 100_000); err != nil || got != size {
+			t.Errorf("%d bytes: %v", got, err)
+		}
+	})
 }
 
 // absenceStates returns the states with absences.

@@ -167,6 +167,9 @@ func (d *unified) Head(ctx context.Context, _ Client, _ bool) ([]byte, error) {
 
 func (d *unified) Tile(ctx context.Context, c Client, req request.Request, _ bool) (tile []byte, proved bool, err error) {
 	if req.Tile.L < 0 { // it has the names of all private modules
+		if err := d.parts.replicas.facts.cover(ctx); err != nil {
+			return nil, false, ownLogError(err)
+		}
 		rules := d.rules()
 		if !rules.policy.AllowedAll(c.In) || c.Limited() || rules.closed() {
 			return nil, false, ErrHidden
@@ -205,12 +208,15 @@ func (d *unified) find(ctx context.Context, o *Origin, q *Ask) (sumdb.Record, Re
 	if err := o.sure(waiting, q); err != nil {
 		return sumdb.Record{}, Unknown, err
 	}
-	entry, err := d.parts.pinned.find(q.Req.ModuleVersion())
+	entry, err := d.parts.pinned.find(waiting, q.Req.ModuleVersion())
 	if err == nil {
-		return entry.Record(), Hit, nil
+		if err := d.parts.replicas.facts.cover(waiting); err != nil {
+			return sumdb.Record{}, Unknown, err
+		}
+		return entry.Record(), Hit, o.again(waiting, q)
 	}
 	if !errors.Is(err, errMiss) {
-		return sumdb.Record{}, Unknown, err
+		return sumdb.Record{}, Unknown, answerTime(waiting, err)
 	}
 	if q.HeldOnly {
 		return sumdb.Record{}, Unknown, ErrNotHeld

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -31,66 +32,97 @@ func (l *Library) Expect(o *Origin, q *Ask, hot bool) (answered func()) {
 	if p == nil || !o.fills.predicted || q.HeldOnly {
 		return nil
 	}
-	client := background{q.Client.Site()}
-	if hot && !p.Knows(client.site) {
+	e := expecting{l, o, background{q.Client.Site()}}
+	if hot && !p.Knows(e.client.site) {
 		return nil
 	}
-	next, first := p.Next(client.site, q.Req, time.Now())
+	next, first := p.Next(e.client.site, q.Req, time.Now())
 	if len(next) > 0 {
-		l.expecting(q.Path, func(ctx context.Context) { l.ahead(ctx, o, client, next) })
+		e.start(q.Path, func(ctx context.Context) { e.ahead(ctx, next) })
 	}
 	if !first || q.Req.Kind != request.Mod {
 		return nil
 	}
 	path, req := q.Path, q.Req
 	return func() {
-		l.expecting(path, func(ctx context.Context) { l.ahead(ctx, o, client, l.afterMod(ctx, o, client, req)) })
+		e.start(path, func(ctx context.Context) { e.ahead(ctx, e.afterMod(ctx, req)) })
 	}
 }
 
-// expecting does work because of a request for a path, in a goroutine. A prediction that fails is no error.
-func (l *Library) expecting(path string, do func(ctx context.Context)) {
-	l.parts.scope.Go(func(ctx context.Context) {
-		_ = l.parts.scope.Guard(path, func() error {
+// expecting fetches what a client will probably request next of an origin.
+type expecting struct {
+	*Library
+	origin *Origin
+	client background
+}
+
+// start does work because of a request for a path, in a goroutine. A prediction that fails is no error.
+func (e expecting) start(path string, do func(ctx context.Context)) {
+	e.parts.scope.Go(func(ctx context.Context) {
+		_ = e.parts.scope.Guard(path, func() error {
 			do(ctx)
 			return nil
 		})
 	})
 }
 
+// aheadAtOnce is how many predicted files are looked for in the store at a time: a bucket may be far away.
+const aheadAtOnce = 8
+
 // ahead fetches predicted files, and what follows from the go.mod files among them that are held, until the
 // client is forgotten.
-func (l *Library) ahead(ctx context.Context, o *Origin, client background, next []request.Request) {
+func (e expecting) ahead(ctx context.Context, next []request.Request) {
 	for len(next) > 0 {
-		req := next[0]
-		next = next[1:]
-		fetch := l.predictor.Begin(client.site, req)
-		if fetch == nil {
-			return
+		now := next[:min(aheadAtOnce, len(next))]
+		next = next[len(now):]
+		held := make([]bool, len(now))
+		var all sync.WaitGroup
+		for i, req := range now {
+			all.Go(func() {
+				_ = e.parts.scope.Guard(req.Path(), func() error {
+					held[i] = e.aheadOne(ctx, req)
+					return nil
+				})
+			})
 		}
-		switch l.prefetch(ctx, o, fetch, &Ask{Client: client, Req: req, Path: req.Path(), take: fetch.Take}) {
-		case prefetchHeld:
-			fetch.NotFetched(predict.Held)
-			if req.Kind == request.Mod {
-				next = append(next, l.afterMod(ctx, o, client, req)...)
+		all.Wait()
+		for i, req := range now {
+			if held[i] && req.Kind == request.Mod {
+				next = append(next, e.afterMod(ctx, req)...)
 			}
-		case prefetchRefused:
-			fetch.NotFetched(predict.NotNow)
 		}
 	}
 }
 
+// aheadOne fetches a predicted file, and reports whether it is held already.
+func (e expecting) aheadOne(ctx context.Context, req request.Request) (held bool) {
+	fetch := e.predictor.Begin(e.client.site, req)
+	if fetch == nil {
+		return false
+	}
+	became, size := e.prefetch(ctx, fetch, &Ask{Client: e.client, Req: req, Path: req.Path(), take: fetch.Take})
+	switch became {
+	case prefetchHeld:
+		fetch.NotFetched(predict.Held)
+	case prefetchRead:
+		fetch.Fetched(size)
+	case prefetchRefused:
+		fetch.NotFetched(predict.NotNow)
+	}
+	return became == prefetchHeld || became == prefetchRead
+}
+
 // prefetch starts to fetch a file, unless memory is short, or its module is of another origin or not
 // for every client.
-func (l *Library) prefetch(ctx context.Context, o *Origin, fetch *predict.Fetch, q *Ask) Prefetch {
-	budget := l.parts.options.memory.Fetches
-	if budget.Used() > budget.Size()/2 || l.Origin(q.Req.Module) != o {
-		return prefetchRefused
+func (e expecting) prefetch(ctx context.Context, fetch *predict.Fetch, q *Ask) (became Prefetch, size int64) {
+	budget := e.parts.options.memory.Fetches
+	if budget.Used() > budget.Size()/2 || e.Origin(q.Req.Module) != e.origin {
+		return prefetchRefused, 0
 	}
-	if o.Admit(ctx, q) != nil || !q.Sure() {
-		return prefetchRefused
+	if e.origin.Admit(ctx, q) != nil || !q.Sure() {
+		return prefetchRefused, 0
 	}
-	return o.Prefetch(ctx, q, func(ctx context.Context, ours bool, err error) { l.fetched(ctx, o, fetch, q, end{ours, err}) })
+	return e.origin.Prefetch(ctx, q, func(ctx context.Context, ours bool, err error) { e.fetched(ctx, fetch, q, end{ours, err}) })
 }
 
 // end is how a prefetch has ended.
@@ -100,9 +132,9 @@ type end struct {
 }
 
 // fetched follows the end of a prefetch.
-func (l *Library) fetched(ctx context.Context, o *Origin, fetch *predict.Fetch, q *Ask, end end) {
-	client, err := background{q.Client.Site()}, end.err
-	size, held := o.shelf.size(ctx, q.Req)
+func (e expecting) fetched(ctx context.Context, fetch *predict.Fetch, q *Ask, end end) {
+	err := end.err
+	size, held := e.origin.shelf.size(ctx, q.Req)
 	switch {
 	case err == nil && held && end.ours:
 		fetch.Fetched(size)
@@ -114,7 +146,7 @@ func (l *Library) fetched(ctx context.Context, o *Origin, fetch *predict.Fetch, 
 		fetch.NotFetched(predict.Failed)
 	}
 	if err == nil && held && q.Req.Kind == request.Mod {
-		l.ahead(ctx, o, client, l.afterMod(ctx, o, client, q.Req))
+		e.ahead(ctx, e.afterMod(ctx, q.Req))
 	}
 }
 
@@ -123,22 +155,22 @@ const parseCost = 100
 
 // afterMod returns what the client will probably request because of a go.mod, if there is time and
 // memory to read it.
-func (l *Library) afterMod(ctx context.Context, o *Origin, client background, req request.Request) []request.Request {
+func (e expecting) afterMod(ctx context.Context, req request.Request) []request.Request {
 	select {
-	case l.parsing.waiting <- struct{}{}:
-		defer func() { <-l.parsing.waiting }()
+	case e.parsing.waiting <- struct{}{}:
+		defer func() { <-e.parsing.waiting }()
 	default:
 		return nil
 	}
-	l.parsing.mu.Lock()
-	defer l.parsing.mu.Unlock()
-	object, err := o.shelf.open(ctx, client, req, req.Path())
+	e.parsing.mu.Lock()
+	defer e.parsing.mu.Unlock()
+	object, err := e.origin.shelf.open(ctx, e.client, req, req.Path())
 	if err != nil {
 		return nil
 	}
 	defer object.Close()
 	size := object.Info().Size
-	held := l.parts.options.memory.Fetches.Hold()
+	held := e.parts.options.memory.Fetches.Hold()
 	defer held.Free()
 	if size > predict.MaxMod || held.Try(parseCost*size) != nil {
 		return nil
@@ -147,7 +179,7 @@ func (l *Library) afterMod(ctx context.Context, o *Origin, client background, re
 	if err != nil {
 		return nil
 	}
-	return l.predictor.AfterMod(client.site, module.Version{Path: req.Module, Version: req.Version}, content)
+	return e.predictor.AfterMod(e.client.site, module.Version{Path: req.Module, Version: req.Version}, content)
 }
 
 // background is the Client of a prediction. It has no credential: what is predicted is fetched only

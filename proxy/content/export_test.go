@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/internal/notfound"
@@ -78,7 +79,7 @@ func Indexes() any {
 		compared.noteChecked(fmt.Sprint(i), request.Zip)
 	}
 	for i := range maxPushes {
-		pushed.note([]string{long("https://git.example/", i, maxPushed)}, now)
+		pushed.note([]string{long("git.example/", i, maxPushed)}, push{at: now})
 	}
 	noted := newAbsences(nil, slog.New(slog.DiscardHandler), time.Hour)
 	for i := range maxNotedAbsences {
@@ -93,7 +94,7 @@ func KeepAbsences(store storage.Store, client string, n int) {
 	for i := range n {
 		if len(a.noted) == maxNotedAbsences { // as if the pause had passed
 			a.close()
-			a.closed, a.closing = false, make(chan struct{})
+			a.closing = make(chan struct{})
 		}
 		a.note(client, absenceKey{"https://upstream.example", fmt.Sprintf("example.com/%s/m%d/@v/list", client, i)}, time.Now())
 	}
@@ -102,7 +103,7 @@ func KeepAbsences(store storage.Store, client string, n int) {
 
 // Ahead fetches files that were predicted for a site.
 func (l *Library) Ahead(ctx context.Context, site string, next ...request.Request) {
-	l.ahead(ctx, l.Origin(next[0].Module), background{site}, next)
+	expecting{l, l.Origin(next[0].Module), background{site}}.ahead(ctx, next)
 }
 
 // PutVersion proves and stores a version as a fill of its module does. The hash of all files is given.
@@ -174,3 +175,53 @@ func NewZipPause() *Pause { return &Pause{pause{reason: noZips, predicting: true
 func (p *Pause) Note(err error, now time.Time) bool { return p.note(err, now) }
 func (p *Pause) Lasts(now time.Time) bool           { return p.lasts(now) }
 func (p *Pause) Begins() <-chan struct{}            { return p.begins() }
+
+// LeaseTime makes a lease that does not change count for so long.
+func (l *Library) LeaseTime(life time.Duration) { l.parts.replicas.leases.life = life }
+
+// LeaseCount returns how many fetches ended with a result of the metric of leases.
+func (l *Library) LeaseCount(result string) int {
+	return int(testutil.ToFloat64(l.parts.replicas.leases.metrics.results.WithLabelValues(result)))
+}
+
+// LeaseOf returns the name of the state with the lease for a path.
+func LeaseOf(path string) string { return newLease(path).name }
+
+// TakeLease reports whether there is a lease for a path.
+func (l *Library) TakeLease(ctx context.Context, path string) (got bool) {
+	_, got = l.parts.replicas.leases.take(ctx, newLease(path))
+	return got
+}
+
+// LeaseName returns the name of the lease for a path.
+func LeaseName(path string) string { return newLease(path).name }
+
+// LeaveLease creates the lease for a path that a killed replica leaves.
+func LeaveLease(ctx context.Context, store storage.Store, path string) error {
+	l := newLease(path)
+	return store.SwapState(ctx, l.name, nil, l.value())
+}
+
+// NoteAbsences notes absences as bridge does, as a replica that shares the store or not.
+func (l *Library) NoteAbsences(keys ...string) {
+	for _, key := range keys {
+		l.parts.absences.note("client", absenceKey{"https://upstream.example", key}, time.Now())
+	}
+}
+
+// Absence returns when an absence was stated, the zero time if never.
+func (l *Library) Absence(ctx context.Context, key string) (time.Time, error) {
+	return l.parts.absences.find(ctx, absenceKey{"https://upstream.example", key})
+}
+
+// NoteDirect notes that a version came from its repository.
+func NoteDirect(ctx context.Context, store storage.Store, of module.Version) error {
+	return noteDirect(ctx, store, of)
+}
+
+// Patience returns how long a fill of a kind waits for another replica, if a client waits for an answer so long.
+func Patience(kind request.Kind, answer time.Duration) time.Duration {
+	f := &fills{parts: &parts{}}
+	f.parts.options.times.Answer = answer
+	return f.patience(request.Request{Kind: kind})
+}

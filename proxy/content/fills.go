@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/flight"
+	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/internal/spans"
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/request"
@@ -22,6 +23,7 @@ type fills struct {
 	small, zips room
 	fresh       bool // see joinFresh
 	predicted   bool // what a client requests says what it will request next
+	leased      bool // each fill has its turn among the replicas; otherwise its source cares for that
 }
 
 // roomFor returns the room for a fill of req.
@@ -57,7 +59,7 @@ func (f *fills) joinAs(ctx context.Context, this *fill, client string) (*filling
 		},
 		Ended: func(error) {
 			if this.arrived != nil {
-				this.arrived.release()
+				this.waiting.end(this.arrived.release)
 			}
 		},
 	})
@@ -111,11 +113,42 @@ func (f *fills) run(ctx context.Context, this *fill) error {
 	defer f.parts.metrics.fillsRunning.Dec()
 
 	// Another fill may have ended since the client looked into the store.
-	if object, err := f.shelf.open(ctx, nil, this.req, this.key); err == nil {
-		return object.Close()
-	} else if !errors.Is(err, errMiss) {
+	found := func(ctx context.Context) (bool, error) {
+		object, err := f.shelf.open(ctx, nil, this.req, this.key)
+		switch {
+		case err == nil:
+			return true, object.Close()
+		case errors.Is(err, errMiss):
+			return false, nil
+		}
+		return false, err
+	}
+	do := func(ctx context.Context) error { return f.fetch(ctx, this) }
+	if f.leased {
+		return f.parts.replicas.leases.once(ctx, turn{key: this.key, patience: f.patience(this.req), found: found, aside: asideOf(ctx, this.claim, f.parts)}, do)
+	}
+	if found, err := found(ctx); found || err != nil {
 		return err
 	}
+	return do(ctx)
+}
+
+// patience returns how long a fill waits for another replica that fetches the same. A zip may take long, and to fetch it
+// twice is dear; but its clients must have the first bytes in time, so the rest of that time is left for an own fetch.
+func (f *fills) patience(req request.Request) time.Duration {
+	if req.Kind == request.Zip {
+		return f.parts.options.times.Answer * 2 / 3
+	}
+	return f.parts.options.times.Answer / 3
+}
+
+// asideOf returns turn.aside for work that has a claim.
+func asideOf(ctx context.Context, claim *places.Claim, p *parts) func(wait func() bool) error {
+	return func(wait func() bool) error { return claim.Aside(ctx, p.waitForPlace(), wait) }
+}
+
+// fetch does the fill for an object that is not stored.
+func (f *fills) fetch(ctx context.Context, this *fill) error {
 	begin := time.Now()
 	ctx, span := spans.Begin(ctx, spans.Fill, this.req.Kind.String())
 	err := f.source.fill(ctx, this)

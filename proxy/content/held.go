@@ -6,6 +6,7 @@ import (
 	"iter"
 	"path"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/mod/module"
 
@@ -32,6 +33,15 @@ type heldStore struct {
 	known    knownVersions
 }
 
+// warm is Stat, and reads ahead what is slow to read for the first time, if take agrees to its size, see
+// storage.Warmer.
+func (s *heldStore) warm(ctx context.Context, key string, take func(size int64) bool) (storage.Info, error) {
+	if w, ok := s.holdings.(storage.Warmer); ok {
+		return w.Warm(ctx, key, take)
+	}
+	return s.Stat(ctx, key)
+}
+
 // Delete removes an object from the store.
 func (s *heldStore) Delete(ctx context.Context, key string) error {
 	defer s.known.changed(key)
@@ -48,6 +58,8 @@ type heldVersions struct {
 	// these are the versions as long as it is.
 	incomplete bool
 	shown      int64
+
+	read time.Time // when they were read from the store
 }
 
 func newHeldVersions(all Versions) heldVersions {
@@ -68,6 +80,7 @@ type shower interface {
 func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath string, by shower) (heldVersions, error) {
 	dir := path.Dir(request.Request{Kind: request.List, Module: modulePath}.Path())
 	prefix := v.Prefix(dir)
+	begin := time.Now()
 	known, changes, ok := s.known.find(prefix)
 	shown := by.shown() // first: more may be shown while the store is listed
 	if ok && (!known.incomplete || known.shown == shown) {
@@ -88,7 +101,7 @@ func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath 
 		}
 	}
 	versions := newHeldVersions(versionsOf(all))
-	versions.incomplete, versions.shown = incomplete, shown
+	versions.incomplete, versions.shown, versions.read = incomplete, shown, begin
 	s.known.note(prefix, versions, changes)
 	return versions, nil
 }
@@ -98,22 +111,33 @@ func (s *heldStore) versions(ctx context.Context, v storage.Voucher, modulePath 
 // that began before a reload change the store too.
 type knownVersions struct {
 	lists   memo.Map[string, heldVersions] // by the prefix of the keys
-	changes atomic.Int64                   // of the store since the start
+	changes atomic.Int64                   // of the store since the start, by this process
+	shared  bool                           // other processes change the store, too
 }
+
+// knownFor is how long versions are known that other replicas can change: to be told of each stored object would
+// cost more than to list a module again.
+const knownFor = 2 * time.Second
 
 // knownShare is the part of Memory.Hot that is for lists; the origins have the rest. Of 16
 // MiB, it has room for 20 modules with 10,000 versions, and for some 3,500 with 10.
 const knownShare = 8
 
 // knownOverhead is about how much memory an entry takes besides its versions and its prefix.
-const knownOverhead = 432
+const knownOverhead = 456
 
 // find returns the versions at a prefix, if they are known. If not, the caller lists them
 // and notes them with the number of changes.
 func (k *knownVersions) find(prefix string) (v heldVersions, changes int64, known bool) {
 	changes = k.changes.Load() // first: the store may change while the caller lists
 	v, known = k.lists.Get(prefix)
-	return v, changes, known
+	return v, changes, known && !(k.shared && time.Since(v.read) > knownFor)
+}
+
+// clear forgets all versions.
+func (k *knownVersions) clear() {
+	k.changes.Add(1)
+	k.lists.Clear()
 }
 
 // note remembers the versions at a prefix, unless the store has changed since they were

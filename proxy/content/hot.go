@@ -67,6 +67,11 @@ func (h *hot) remove(path string) {
 	h.large.Delete(path)
 }
 
+func (h *hot) clear() {
+	h.small.Clear()
+	h.large.Clear()
+}
+
 // doorkeeper remembers some of the paths that were requested last.
 type doorkeeper struct {
 	seed  maphash.Seed

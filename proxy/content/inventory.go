@@ -167,7 +167,7 @@ func filesOf(ctx context.Context, store storage.Store, v storage.Voucher, mod mo
 
 // Purge removes the stored files of a module, or of one version of it, and the stored
 // answers about the module: its list and its latest version. It returns the removed
-// items; a running Library must Forget them.
+// items; a running Library must Forget them, and so must those of other replicas, see TellPurged.
 func Purge(ctx context.Context, store storage.Store, mod module.Version) (purged []Item, err error) {
 	var items []Item
 	for item, err := range Files(ctx, store, mod) {
@@ -185,6 +185,11 @@ func PurgeItems(ctx context.Context, store storage.Store, mod module.Version, it
 		if err := store.Delete(ctx, item.Key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return items[:i], err
 		}
+		if item.File == "zip" {
+			if err := forgetDirect(ctx, store, module.Version{Path: item.Module, Version: item.Version}); err != nil {
+				return items[:i+1], err
+			}
+		}
 	}
 	for _, kind := range []request.Kind{request.List, request.Latest} {
 		for _, prefix := range []string{publicPrefix, privatePrefix} {
@@ -195,16 +200,4 @@ func PurgeItems(ctx context.Context, store storage.Store, mod module.Version, it
 		}
 	}
 	return items, nil
-}
-
-// Forget drops items from memory after they were removed from the store.
-func (l *Library) Forget(items []Item) {
-	for _, item := range items {
-		l.parts.held.known.changed(item.Key)
-		kind := map[string]request.Kind{"info": request.Info, "mod": request.Mod, "zip": request.Zip}[item.File]
-		path := request.Request{Kind: kind, Module: item.Module, Version: item.Version}.Path()
-		for _, origin := range l.Origins() {
-			origin.shelf.hot.remove(path)
-		}
-	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/predict"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage/news"
 )
 
 // Library is all content. Its methods may be called concurrently.
@@ -58,12 +59,14 @@ type Settings struct {
 // New makes a Library. It fails if its directories cannot be made, and with
 // bindings.ErrLost if it does not know any more what its access rules protect.
 func New(ctx context.Context, c Config, s Settings) (*Library, error) {
-	p, err := newParts(ctx, c.withDefaults())
+	c = c.withDefaults()
+	p, err := newParts(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	l := &Library{parts: p}
 	l.Reload(s)
+	c.News.Subscribe(pushKind, l.pushedElsewhere)
 	return l, nil
 }
 
@@ -83,7 +86,7 @@ func (l *Library) Close(ctx context.Context) error {
 	l.parts.rooms.stopPredicting()
 	err := l.parts.scope.Close(ctx)
 	l.parts.absences.close()
-	l.parts.saveBindings(context.WithoutCancel(ctx))
+	l.parts.replicas.facts.save(context.WithoutCancel(ctx))
 	return err
 }
 
@@ -131,10 +134,44 @@ func (l *Library) Database(name string) Database {
 
 // Pushed says that a repository, which has each of these URLs, has changed. The next
 // request for a list, a latest version or a branch of its modules asks the repository,
-// even if an answer is stored.
-func (l *Library) Pushed(urls ...string) {
+// even if an answer is stored; other replicas know it within two seconds. After an error other replicas
+// do not know it, and the caller should call Pushed again.
+func (l *Library) Pushed(ctx context.Context, urls ...string) error {
+	repos := pushedRepositories(urls)
+	now := time.Now()
+	l.notePushes(func(p *pushes) { p.note(repos, push{at: now}) }) // whatever happens to the store
+	number, err := l.parts.replicas.announce(ctx, repos)
+	if number > 0 {
+		l.notePushes(func(p *pushes) { p.noteInstead(repos, push{number: number}, now) })
+	}
+	return err
+}
+
+// pushedElsewhere takes over what webhooks have told other replicas.
+func (l *Library) pushedElsewhere(ctx context.Context, changes news.Changes) error {
+	if changes.All {
+		number, err := l.parts.replicas.lastPush(ctx)
+		if err == nil {
+			l.notePushes(func(p *pushes) { p.noteAll(number) })
+		}
+		return err
+	}
+	for _, subject := range changes.Subjects {
+		number, repo, ok := parsePush(subject)
+		if !ok {
+			return l.pushedElsewhere(ctx, news.Changes{All: true})
+		}
+		if l.parts.replicas.pushes.of(repo).number < number { // otherwise this replica has posted it
+			l.notePushes(func(p *pushes) { p.note([]string{repo}, push{number: number}) })
+		}
+	}
+	return nil
+}
+
+// notePushes calls note, and lets no later request join earlier work or get an earlier absence.
+func (l *Library) notePushes(note func(*pushes)) {
 	l.now.Load().settings.Anew()
-	l.parts.pushes.note(urls, time.Now())
+	note(l.parts.replicas.pushes)
 	now := l.now.Load() // last: the origins of a reload may have joined earlier work meanwhile
 	now.public.absent.clear()
 	now.private.absent.clear()
@@ -142,7 +179,9 @@ func (l *Library) Pushed(urls ...string) {
 
 // Metrics returns the collectors of the Library.
 func (l *Library) Metrics() []prometheus.Collector {
-	return append(l.parts.metrics.collectors(), newPlacesCollector(l.parts.rooms.byName()), newPredictionsCollector(l.predictor))
+	leases := l.parts.replicas.leases.metrics
+	return append(l.parts.metrics.collectors(), newPlacesCollector(l.parts.rooms.byName()), newPredictionsCollector(l.predictor),
+		leases.results, leases.waiting)
 }
 
 // Places returns the places in which work runs, by name.

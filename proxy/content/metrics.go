@@ -62,6 +62,29 @@ func (m *metrics) observeFill(kind request.Kind, outcome string, took time.Durat
 	m.fills.WithLabelValues(kind.String(), outcome).Observe(took.Seconds())
 }
 
+// leaseMetrics count what became of the leases that fetches asked for.
+type leaseMetrics struct {
+	own, shared, late, none prometheus.Counter
+	results                 *prometheus.CounterVec // those by result
+	waiting                 prometheus.Gauge
+}
+
+func newLeaseMetrics() *leaseMetrics {
+	m := &leaseMetrics{
+		results: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "assay_leases_total",
+			Help: "Fetches that replicas do once together, by what came of the lease: own (this replica fetched), shared (another one did, and this one used it), late (the other one took too long or stored nothing), none (the bucket gave no lease in time). After late and none this replica fetched, too.",
+		}, []string{"result"}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "assay_leases_waiting",
+			Help: "Fetches that wait for another replica that does the same.",
+		}),
+	}
+	m.own, m.shared = m.results.WithLabelValues("own"), m.results.WithLabelValues("shared")
+	m.late, m.none = m.results.WithLabelValues("late"), m.results.WithLabelValues("none")
+	return m
+}
+
 // outcomeOf returns the label of work that ended with err, and whether it failed.
 func outcomeOf(err error) (outcome string, failed bool) {
 	switch {
@@ -86,12 +109,12 @@ func newPredictionsCollector(p *predict.Predictor) predictionsCollector {
 	}
 	return predictionsCollector{p,
 		[3]*prometheus.Desc{
-			desc("total", "Files that were fetched because a client would probably request them next, by kind (info, mod, zip)."),
+			desc("total", "Files that were fetched, or read ahead in a bucket, because a client would probably request them next, by kind (info, mod, zip)."),
 			desc("used_total", "Predicted files that the client has requested."),
 			desc("wasted_total", "Predicted files that the client has not requested within 30 seconds."),
 		},
 		[3]*prometheus.Desc{
-			desc("bytes_total", "Bytes of the files that were fetched because of a prediction."),
+			desc("bytes_total", "Bytes of the files that were fetched, or read ahead in a bucket, because of a prediction."),
 			desc("used_bytes_total", "Bytes of the predicted files that the client has requested."),
 			desc("wasted_bytes_total", "Bytes of the predicted files that the client has not requested within 30 seconds."),
 		},

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy/content/gate"
 	"github.com/assay-proxy/assay/proxy/request"
 	"github.com/assay-proxy/assay/storage"
@@ -53,6 +54,18 @@ func (o *Origin) admitAgain(ctx context.Context, q *Ask) error {
 		return err
 	}
 	return o.inForce().Admit(ctx, q)
+}
+
+// again checks once more whether the client may read what was found in the store: with it the facts have become
+// known that another replica had noted.
+func (o *Origin) again(ctx context.Context, q *Ask) error {
+	if !o.parts.replicas.facts.shared {
+		return nil
+	}
+	if err := o.admitAgain(ctx, q); err != nil {
+		return err
+	}
+	return o.sure(ctx, q)
 }
 
 // Veil returns err, or ErrHidden if the client may not know of it.
@@ -138,6 +151,10 @@ func (o *Origin) Object(ctx context.Context, q *Ask, follow bool) (Fetched, erro
 	}
 	object, err := o.shelf.get(ctx, q.Client, q.Req, q.Path)
 	if err == nil {
+		if err := o.again(ctx, q); err != nil {
+			_ = object.Close() // it was only opened
+			return Fetched{}, err
+		}
 		o.source.served(q.Req, object.Info().Time)
 		return Fetched{Object: object, Result: Hit}, nil
 	}
@@ -161,30 +178,41 @@ type Prefetch uint8
 
 const (
 	prefetchHeld    Prefetch = iota // it is stored
+	prefetchRead                    // it is stored, and was read ahead
 	prefetchRefused                 // it cannot be fetched, or not now
 	prefetchBegun
 )
 
-// Prefetch starts a fill of the object of q, which will probably be requested next, if no
+// Prefetch reads the object of q ahead if it is stored where that takes long; then size is its size. Otherwise it starts
+// a fill of the object of q, which will probably be requested next, if no
 // client waits for a place, and prefetches hold fewer than half of the places. No client
 // waits for it, so it is the first to yield its place. If it begins, ended is called when
 // the fill has ended; ours says that no client had begun that fill. The error is not
 // remembered: it occurs again when a client requests the object.
-func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Context, ours bool, err error)) Prefetch {
-	if o.shelf.has(ctx, q.Req) {
-		return prefetchHeld
-	}
+func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Context, ours bool, err error)) (became Prefetch, size int64) {
 	pause := o.fills.roomFor(q.Req).ahead.pause
+	agreed := false
+	take := func(size int64) bool {
+		agreed = !pause.lasts(time.Now()) && (q.take == nil || q.take(size))
+		return agreed
+	}
+	ctx = memory.WithOwner(ctx, q.Client.Site())
+	switch size, held := o.shelf.warm(ctx, q.Req, take); {
+	case held && agreed:
+		return prefetchRead, size
+	case held:
+		return prefetchHeld, size
+	}
 	paused := pause.begins() // first: a pause that begins from now on makes the fill give up
 	if o.parts.rooms.predicting.Err() != nil || pause.lasts(time.Now()) || o.source.spared() {
-		return prefetchRefused
+		return prefetchRefused, 0
 	}
 	if !q.Req.Immutable() || !o.reachable(q) || o.absent.find(ctx, q.Path) != nil || o.ascertain(ctx, q) != nil {
-		return prefetchRefused
+		return prefetchRefused, 0
 	}
 	f, ours, release := o.fills.ahead(ctx, q)
 	if f == nil {
-		return prefetchRefused
+		return prefetchRefused, 0
 	}
 	if !o.parts.scope.Go(func(ctx context.Context) {
 		err := o.follow(f, ours, paused, release)
@@ -195,7 +223,7 @@ func (o *Origin) Prefetch(ctx context.Context, q *Ask, ended func(ctx context.Co
 	}) {
 		release()
 	}
-	return prefetchBegun
+	return prefetchBegun, 0
 }
 
 // follow waits for the end of a fill, and returns its error. One that was started for this prefetch is given up
@@ -243,6 +271,9 @@ func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error
 		got.Result = Coalesced
 		f.Cause.Join(ctx)
 	}
+	if f.Value.waiting.enter() {
+		defer f.Value.waiting.leave()
+	}
 	if follow {
 		if got.Arriving, err = o.arriving(wait, f, q); got.Arriving != nil {
 			return got, nil
@@ -268,6 +299,9 @@ func (o *Origin) fetch(ctx context.Context, q *Ask, follow bool) (Fetched, error
 		return got, err
 	}
 	got.Object, err = o.shelf.open(ctx, q.Client, q.Req, q.Path)
+	if errors.Is(err, errMiss) {
+		got.Object, err = f.Value.passedOn()
+	}
 	if errors.Is(err, errMiss) {
 		err = o.shelf.unreadable(q.Req)
 	}
@@ -314,6 +348,9 @@ func (o *Origin) Answer(ctx context.Context, q *Ask) (*Answer, Result, error) {
 		return m, Hit, nil
 	}
 	held, err := o.answers.find(ctx, q.Client, q.Req)
+	if err == nil && held != nil {
+		err = o.again(ctx, q)
+	}
 	if err != nil {
 		return nil, Unknown, err
 	}
@@ -408,12 +445,21 @@ func (o *Origin) local(ctx context.Context, q *Ask) (*Answer, error) {
 	}
 	if q.Req.Kind == request.Info {
 		m, err := o.answers.find(ctx, q.Client, q.Req)
-		if err == nil && m == nil {
-			err = o.unheld(q)
+		switch {
+		case err != nil:
+			return nil, err
+		case m == nil:
+			return nil, o.unheld(q)
 		}
-		return m, err
+		return m, o.again(ctx, q)
 	}
 	held, err := o.shelf.versions(ctx, q.Req.Module)
+	if err == nil {
+		err = o.parts.replicas.facts.cover(ctx)
+	}
+	if err == nil {
+		err = o.again(ctx, q)
+	}
 	if err != nil {
 		return nil, err
 	}

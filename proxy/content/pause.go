@@ -30,7 +30,9 @@ func unstorable(err error) bool {
 
 // noZips reports whether err says that the store can store no zip now. Most zips that are predicted are not as
 // small as what a store can still have at its limit, and all take the space of those that clients request.
-func noZips(err error) bool { return unstorable(err) || errors.Is(err, storage.ErrNoLarge) }
+func noZips(err error) bool {
+	return unstorable(err) || errors.Is(err, storage.ErrNoLarge) || errors.Is(err, storage.ErrNotKept)
+}
 
 // note begins a pause, or prolongs it, if err of a fill is a reason, and reports whether it begins one.
 func (p *pause) note(err error, now time.Time) (begins bool) {

@@ -38,7 +38,7 @@ type pinned struct {
 type pins interface {
 	Name() string
 	Size() int64
-	Find(mod module.Version) (pinlog.Entry, error)
+	Find(ctx context.Context, mod module.Version) (pinlog.Entry, error)
 	Shows(mod module.Version) bool
 	Latest(ctx context.Context) ([]byte, error)
 	Reply(ctx context.Context, r sumdb.Record) ([]byte, error)
@@ -63,13 +63,13 @@ func newPinned(log pins, scope *flight.Scope, z zips, e evidence) *pinned {
 // the disk can write both the content and its stored hash. The log does not cover an
 // .info, see checkInfo. Afterwards the object is at its beginning. The error is errMiss
 // if the log has no entry for it, or does not show it yet.
-func (p *pinned) check(req request.Request, object storage.Object) error {
+func (p *pinned) check(ctx context.Context, req request.Request, object storage.Object) error {
 	key := object.Info().Key
 	if p.wasChecked(key, req.Kind) {
 		return nil
 	}
 	if req.Kind == request.Info {
-		if _, err := p.find(req.ModuleVersion()); err != nil {
+		if _, err := p.find(ctx, req.ModuleVersion()); err != nil {
 			return err
 		}
 		err := checkInfo(req, object)
@@ -113,7 +113,7 @@ func versionKey(key string, kind request.Kind) memo.Key {
 
 // compare returns a *pinlog.ConflictError if an object does not have the hash in the log.
 func (p *pinned) compare(ctx context.Context, req request.Request, object storage.Object) error {
-	entry, err := p.find(req.ModuleVersion())
+	entry, err := p.find(ctx, req.ModuleVersion())
 	if err != nil {
 		return err
 	}
@@ -142,8 +142,8 @@ func (p *pinned) compare(ctx context.Context, req request.Request, object storag
 }
 
 // find returns the entry of a version. The error is errMiss if there is none.
-func (p *pinned) find(mod module.Version) (pinlog.Entry, error) {
-	entry, err := p.log.Find(mod)
+func (p *pinned) find(ctx context.Context, mod module.Version) (pinlog.Entry, error) {
+	entry, err := p.log.Find(ctx, mod)
 	if errors.Is(err, fs.ErrNotExist) {
 		return entry, errMiss
 	}
@@ -153,11 +153,11 @@ func (p *pinned) find(mod module.Version) (pinlog.Entry, error) {
 // moved warns if the tag of a private version is at another commit than when the version
 // was pinned. It refuses no request: only a fetch shows whether the content differs, and
 // stored files stay.
-func (p *pinned) moved(modulePath string, now vcs.Info, log *slog.Logger) {
+func (p *pinned) moved(ctx context.Context, modulePath string, now vcs.Info, log *slog.Logger) {
 	if now.Origin == nil || now.Origin.Hash == "" {
 		return
 	}
-	entry, err := p.log.Find(module.Version{Path: modulePath, Version: now.Version})
+	entry, err := p.log.Find(ctx, module.Version{Path: modulePath, Version: now.Version})
 	if err != nil || entry.Origin == "" || strings.HasSuffix(entry.Origin, " "+now.Origin.Hash) {
 		return
 	}

@@ -39,10 +39,10 @@ type proof interface {
 	prove(ctx context.Context, v *version) (proved, error)
 
 	// source returns the source of a version, "" if it is no longer known.
-	source(of module.Version) string
+	source(ctx context.Context, of module.Version) string
 
 	// moved receives the current commit of the tag of a version.
-	moved(modulePath string, now vcs.Info)
+	moved(ctx context.Context, modulePath string, now vcs.Info)
 }
 
 // proved has the proofs that the store keeps with a version's files.

@@ -202,22 +202,23 @@ func (d *byDatabase) shows(module.Version) bool { return true }
 
 func (d *byDatabase) shown() int64 { return 0 }
 
-func (d *byDatabase) source(of module.Version) string {
+func (d *byDatabase) source(_ context.Context, of module.Version) string {
 	return d.parts.infos.source(request.Request{Kind: request.Info, Module: of.Path, Version: of.Version}.Path())
 }
 
-func (d *byDatabase) moved(string, vcs.Info) {}
+func (d *byDatabase) moved(context.Context, string, vcs.Info) {}
 
 // byLog proves private modules with the own log.
 type byLog struct {
 	pinned *pinned // nil: there is no log
+	facts  *facts
 	gate   *gate.Gate
 	log    *slog.Logger
 	all    []storage.Voucher
 }
 
-func newByLog(pinned *pinned, g *gate.Gate, log *slog.Logger) *byLog {
-	l := &byLog{pinned: pinned, gate: g, log: log}
+func newByLog(pinned *pinned, facts *facts, g *gate.Gate, log *slog.Logger) *byLog {
+	l := &byLog{pinned: pinned, facts: facts, gate: g, log: log}
 	if pinned != nil {
 		l.all = []storage.Voucher{storage.PinnedIn(pinned.log.Name())}
 	}
@@ -226,8 +227,13 @@ func newByLog(pinned *pinned, g *gate.Gate, log *slog.Logger) *byLog {
 
 func (l *byLog) vouchers(request.Kind) []storage.Voucher { return l.all }
 
-func (l *byLog) check(_ context.Context, _ Client, req request.Request, object storage.Object) error {
-	return l.pinned.check(req, object)
+// check also makes sure that the facts are known which protect the object. They may say that the client must not
+// read it, see Origin.again.
+func (l *byLog) check(ctx context.Context, _ Client, req request.Request, object storage.Object) error {
+	if err := l.pinned.check(ctx, req, object); err != nil {
+		return err
+	}
+	return l.facts.cover(ctx)
 }
 
 // prove returns a proof that writes the hashes into the own log, or compares them with those in it.
@@ -255,15 +261,17 @@ func (l *byLog) shown() int64 {
 	return l.pinned.log.Size() // what an open log shows changes with a signed head alone
 }
 
-func (l *byLog) source(of module.Version) string {
+func (l *byLog) source(ctx context.Context, of module.Version) string {
 	if l.pinned == nil {
 		return ""
 	}
-	entry, err := l.pinned.find(of)
+	entry, err := l.pinned.find(ctx, of)
 	if err != nil {
 		return "" // serving the version logs the reason
 	}
 	return entry.Origin
 }
 
-func (l *byLog) moved(modulePath string, now vcs.Info) { l.pinned.moved(modulePath, now, l.log) }
+func (l *byLog) moved(ctx context.Context, modulePath string, now vcs.Info) {
+	l.pinned.moved(ctx, modulePath, now, l.log)
+}

@@ -34,9 +34,16 @@ func (s *infoSource) served(req request.Request, stored time.Time) {
 // it, if the stored .info came from another upstream.
 func (s *infoSource) proved(ctx context.Context, req request.Request, source string) {
 	req.Kind = request.Info
-	if s.shelf.has(ctx, req) {
+	if !s.ofReplica(req) && s.shelf.has(ctx, req) {
 		s.recheck(req, source)
 	}
+}
+
+// ofReplica reports whether another replica may have fetched an .info, which must have been from the same upstream:
+// there is only one.
+func (s *infoSource) ofReplica(req request.Request) bool {
+	settings, err := s.gate.Check(req.Module)
+	return err == nil && s.parts.replicas.board.Shared() && settings.One() && s.parts.infos.source(req.Path()) == ""
 }
 
 // recheck fetches an .info again, from source if it is not "", and replaces the stored

@@ -124,6 +124,6 @@ func (r *privateRegistry) pin(ctx context.Context, client string, req request.Re
 	if _, err := f.Wait(ctx); err != nil {
 		return sumdb.Record{}, err
 	}
-	entry, err := r.parts.pinned.find(req.ModuleVersion())
+	entry, err := r.parts.pinned.find(ctx, req.ModuleVersion())
 	return entry.Record(), err
 }

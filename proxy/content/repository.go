@@ -2,8 +2,11 @@ package content
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/internal/bindings"
 	"github.com/assay-proxy/assay/internal/flight"
@@ -42,8 +45,8 @@ func (r *repository) unheld(req request.Request) error {
 	return &NotFetchedError{req.Module, pattern}
 }
 
-func (r *repository) pushed(modulePath string) time.Time {
-	return r.parts.pushes.of(r.settings.Repository(modulePath))
+func (r *repository) pushed(modulePath string) push {
+	return r.parts.replicas.pushes.of(r.settings.Repository(modulePath))
 }
 
 func (r *repository) served(request.Request, time.Time) {}
@@ -69,18 +72,56 @@ func (r *repository) share(ctx context.Context, f *fill) (begun time.Time, err e
 	of := f.req.ModuleVersion()
 	site := r.parts.options.site(f.claim.Client())
 	shared, _, err := r.versions.Join(places.For{}, flight.Work[time.Time]{Key: of.String(), Limit: zipFillTime, Cause: spans.CauseOf(ctx), Do: func(ctx context.Context, _ *flight.Flight[time.Time]) error {
-		source, err := r.source(ctx, of.Path)
-		if err != nil {
-			return err
-		}
-		ctx = memory.WithOwner(vcs.WithClient(ctx, site), site)
-		return r.download(ctx, source, f.req)
+		return r.parts.replicas.leases.once(ctx, r.turn(of), func(ctx context.Context) error {
+			source, err := r.source(ctx, of.Path)
+			if err != nil {
+				return err
+			}
+			ctx = memory.WithOwner(vcs.WithClient(ctx, site), site)
+			return r.download(ctx, source, f.req)
+		})
 	}})
 	if err != nil {
 		return time.Now(), err
 	}
 	_, err = shared.Wait(ctx)
 	return shared.Begun, err
+}
+
+// A client cannot follow a version that is cloned, so to wait for another replica is as good as to clone it, too;
+// it is ahead. For a public version the wait is shorter, because the place of its fill is for objects of upstreams.
+const (
+	versionPatience       = zipFillTime / 4
+	publicVersionPatience = 10 * time.Second
+)
+
+// turn is the turn of a version among the replicas.
+func (r *repository) turn(of module.Version) turn {
+	t := turn{key: r.answers.prefix + "version " + of.String(), patience: versionPatience, found: func(ctx context.Context) (bool, error) { return r.stored(ctx, of) }}
+	if r.fact.Public {
+		t.patience = publicVersionPatience
+	}
+	return t
+}
+
+// stored reports whether another replica has stored all files of a version. Without others it is false: then there
+// is a file that is not stored.
+func (r *repository) stored(ctx context.Context, of module.Version) (bool, error) {
+	if r.parts.replicas.leases.alone {
+		return false, nil
+	}
+	for _, kind := range []request.Kind{request.Zip, request.Mod, request.Info} {
+		req := request.Request{Kind: kind, Module: of.Path, Version: of.Version}
+		object, err := r.shelf.open(ctx, nil, req, req.Path())
+		if errors.Is(err, errMiss) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		_ = object.Close() // it was only opened
+	}
+	return true, nil
 }
 
 // download fetches and stores a version. An error of storing it is no statement of the
@@ -108,6 +149,9 @@ func (r *repository) source(ctx context.Context, modulePath string) (*vcs.Source
 	if !rules.policy.HasRules() {
 		return source, nil
 	}
+	if err := r.parts.replicas.facts.renew(ctx); err != nil {
+		return nil, err
+	}
 	place, err := source.Locate(ctx, modulePath, r.reach, true)
 	if err != nil {
 		return nil, said(err)
@@ -134,6 +178,15 @@ func (r *repository) keep(ctx context.Context, req request.Request, files vcs.Fi
 	if err != nil {
 		return err
 	}
+	if r.mayRead != nil { // the module is public
+		store, err := r.gate.Store(req.Module)
+		if err == nil {
+			err = noteDirect(ctx, store, v.Version) // before it is stored: from then on it could be evicted
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return r.shelf.putVersion(ctx, v, p)
 }
 
@@ -151,7 +204,7 @@ func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, err
 	if err != nil {
 		return nil, err
 	}
-	begin := time.Now()
+	begin := r.answers.asks()
 	if req.Kind == request.Info {
 		info, err := source.Query(ctx, req.Module, req.Version, r.reach)
 		if err != nil {
@@ -160,7 +213,7 @@ func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, err
 		if err := r.noteRead(ctx, req.Module, info.Place); err != nil {
 			return nil, err
 		}
-		r.proof.moved(req.Module, info)
+		r.proof.moved(ctx, req.Module, info)
 		return r.answers.keepInfo(ctx, req, begin, info)
 	}
 	versions, err := source.Versions(ctx, req.Module, r.reach)
@@ -170,8 +223,8 @@ func (r *repository) ask(ctx context.Context, req request.Request) (*Answer, err
 	if err := r.noteRead(ctx, req.Module, versions.Place); err != nil {
 		return nil, err
 	}
-	r.proof.moved(req.Module, versions.Latest)
-	list := r.answers.keep(ctx, request.Request{Kind: request.List, Module: req.Module}, &Answer{Versions: versionsOf(versions.Tagged), fetched: begin})
+	r.proof.moved(ctx, req.Module, versions.Latest)
+	list := r.answers.keep(ctx, request.Request{Kind: request.List, Module: req.Module}, &Answer{Versions: versionsOf(versions.Tagged), fetched: begin.at, push: begin.push})
 	latest, err := (*Answer)(nil), said(versions.NoLatest)
 	if err == nil {
 		latest, err = r.answers.keepInfo(ctx, request.Request{Kind: request.Latest, Module: req.Module}, begin, versions.Latest)

@@ -126,6 +126,20 @@ func (s *shelf) size(ctx context.Context, req request.Request) (size int64, held
 	return 0, false
 }
 
+// warm is size, and reads ahead what is stored and slow to read for the first time, if take agrees to its size. It ends
+// when the Library is closed: a stop waits only for what clients have requested.
+func (s *shelf) warm(ctx context.Context, req request.Request, take func(size int64) bool) (size int64, held bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.parts.rooms.predicting, cancel)()
+	for _, v := range s.proof.vouchers(req.Kind) {
+		if info, err := s.parts.held.warm(ctx, v.Key(req.Path()), take); err == nil {
+			return info.Size, true
+		}
+	}
+	return 0, false
+}
+
 // keyFor returns the key for a new object, which has a proof or not.
 func (s *shelf) keyFor(req request.Request, info storage.Info) string {
 	voucher := storage.Upstream
@@ -181,6 +195,7 @@ func (s *shelf) place(ctx context.Context, req request.Request, info storage.Inf
 		return false, err
 	}
 	err = store.Replace(ctx, info, data)
+	s.parts.replicas.tellGone(s.parts.scope, info.Key)
 	return err == nil, err
 }
 
@@ -192,7 +207,9 @@ func (s *shelf) replace(ctx context.Context, req request.Request, info storage.I
 	}
 	info.Key = s.keyFor(req, info)
 	defer s.parts.held.known.changed(info.Key)
-	return store.Replace(ctx, info, data)
+	err = store.Replace(ctx, info, data)
+	s.parts.replicas.tellGone(s.parts.scope, info.Key)
+	return err
 }
 
 // create is put for callers that do not need to know which data is stored.

@@ -29,7 +29,7 @@ func (s *snapshot) origin(modulePath string) *Origin {
 
 // newSnapshot makes the origins for settings. now returns the snapshot in force.
 func newSnapshot(p *parts, settings *gate.Settings, now func() *snapshot) *snapshot {
-	s := &snapshot{settings: settings, rules: &rules{policy: settings.Policy(), bindings: p.bindings, log: p.options.log}}
+	s := &snapshot{settings: settings, rules: &rules{policy: settings.Policy(), bindings: p.replicas.facts.table, log: p.options.log}}
 	current := func() *gate.Settings { return now().settings }
 	b := builder{p, s, now}
 	s.public = b.public(gate.Public(current, p.options.outside))
@@ -67,8 +67,8 @@ func (b builder) public(g *gate.Gate) *Origin {
 	}
 	small := room{p.rooms.objects, smallFillTime, p.rooms.objectsAhead}
 	o.audience, o.registry, o.source, o.absent = &everyone{b.snapshot.rules, proof.name != ""}, registry, up, absent
-	o.fills = &fills{parts: p, shelf: o.shelf, source: up, group: flight.NewGroup[*fill](p.scope), small: small, zips: room{p.rooms.zips, zipFillTime, p.rooms.zipsAhead}, predicted: true}
-	o.renewals = &renewals{source: up, answers: o.answers, absent: absent, group: flight.NewGroup[*Answer](p.scope), in: small, meanwhile: publicMeanwhile}
+	o.fills = &fills{parts: p, shelf: o.shelf, source: up, group: flight.NewGroup[*fill](p.scope), small: small, zips: room{p.rooms.zips, zipFillTime, p.rooms.zipsAhead}, predicted: true, leased: true}
+	o.renewals = &renewals{parts: p, source: up, answers: o.answers, absent: absent, group: flight.NewGroup[*Answer](p.scope), in: small, meanwhile: publicMeanwhile}
 	o.inForce = func() *Origin { return b.now().public }
 	o.Caching = Caching{
 		Object: []string{"public, max-age=31536000, immutable"}, Answer: []string{"public, max-age=" + seconds(p.options.times.Fresh)},
@@ -80,7 +80,7 @@ func (b builder) public(g *gate.Gate) *Origin {
 func (b builder) private(g *gate.Gate) *Origin {
 	p := b.parts
 	absent := newAbsent(absentPrivateFor, maxAbsentPrivate)
-	proof := newByLog(p.pinned, g, p.options.log)
+	proof := newByLog(p.pinned, p.replicas.facts, g, p.options.log)
 	o := b.origin(g, proof, privatePrefix)
 	repo := b.repository(o, g, proof)
 	repo.reach, repo.fresh = vcs.Private, true
@@ -88,7 +88,7 @@ func (b builder) private(g *gate.Gate) *Origin {
 	audience := &members{rules: b.snapshot.rules, settings: b.snapshot.settings, gate: g, parts: p, absent: absent, pinned: p.pinned != nil}
 	o.fills = &fills{parts: p, shelf: o.shelf, source: repo, group: flight.NewGroup[*fill](p.scope), small: all, zips: all, fresh: true}
 	o.audience, o.registry, o.source, o.absent = audience, &privateRegistry{p, audience, o.fills}, repo, absent
-	o.renewals = &renewals{source: repo, answers: o.answers, absent: absent, group: flight.NewGroup[*Answer](p.scope), in: all}
+	o.renewals = &renewals{parts: p, source: repo, answers: o.answers, absent: absent, group: flight.NewGroup[*Answer](p.scope), in: all}
 	o.inForce = func() *Origin { return b.now().private }
 	o.Caching = Caching{
 		Object: []string{"private, max-age=31536000, immutable"}, Answer: []string{"private, no-cache"}, // otherwise a push would not be visible
@@ -103,7 +103,7 @@ func (b builder) origin(g *gate.Gate, proof proof, prefix string) *Origin {
 	return &Origin{
 		parts: p, gate: g,
 		shelf:   &shelf{parts: p, gate: g, proof: proof, hot: newHot(int((p.options.memory.Hot - p.options.memory.Hot/knownShare) / 2))},
-		answers: &answers{prefix: prefix, held: p.held, gate: g, log: p.options.log, reading: p.rooms.reading},
+		answers: &answers{prefix: prefix, held: p.held, gate: g, log: p.options.log, reading: p.rooms.reading, replicas: p.replicas},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/assay-proxy/assay/internal/flight"
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/request"
+	"github.com/assay-proxy/assay/storage"
 )
 
 // source gets the modules of an origin.
@@ -28,9 +29,9 @@ type source interface {
 	// ask gets a list, a latest version or the commit of a branch, and stores the answer.
 	ask(ctx context.Context, req request.Request) (*Answer, error)
 
-	// pushed returns when a webhook last reported a change of the module's repository,
-	// the zero time if never: an earlier answer is not current.
-	pushed(modulePath string) time.Time
+	// pushed returns the last change of the module's repository that a webhook has reported,
+	// the zero value if there is none: an earlier answer is not current.
+	pushed(modulePath string) push
 
 	// served is called when an object was served that was stored at a time.
 	served(req request.Request, stored time.Time)
@@ -58,6 +59,11 @@ type fill struct {
 	arrived *arrived // of a zip
 
 	stored bool // the stored object has the bytes that have arrived
+
+	// proved is the Info of the zip that has arrived, once it is proved. The store may have no room for it, and may
+	// soon evict it: clients that wait read what has arrived then, see passed.go.
+	proved  *storage.Info
+	waiting waiting
 }
 
 // ahead is what is known of a fill that was started before a client requested its object.

@@ -50,7 +50,7 @@ func (u *upstreams) served(req request.Request, stored time.Time) {
 	}
 }
 
-func (u *upstreams) pushed(string) time.Time { return time.Time{} }
+func (u *upstreams) pushed(string) push { return push{} }
 
 func (u *upstreams) fill(ctx context.Context, f *fill) error {
 	fill := u.fillZip
@@ -271,9 +271,15 @@ func (u *upstreams) proveZip(ctx context.Context, f *fill, ahead *modzip.Ahead, 
 		return fmt.Errorf("%s: %w", source, err)
 	}
 	info := storage.Info{Size: size, Hash: got, Proof: u.proof.proofFor(want)}
-	if f.stored, err = u.shelf.commit(ctx, f.req, info, f.arrived); err != nil {
+	f.stored, err = u.shelf.commit(ctx, f.req, info, f.arrived)
+	if errors.Is(err, storage.ErrNotKept) && f.unwanted() == nil {
+		err = nil // the clients that wait get it
+	}
+	if err != nil {
 		return err
 	}
+	info.Key = u.shelf.keyFor(f.req, info)
+	f.proved = &info
 	u.infos.proved(ctx, f.req, source)
 	return nil
 }

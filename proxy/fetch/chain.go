@@ -128,6 +128,9 @@ func (c *Chain) Spared() bool {
 // Direct reports whether the list ends with direct.
 func (c *Chain) Direct() bool { return c.entries[len(c.entries)-1].direct }
 
+// One reports whether the list has one upstream, and perhaps direct.
+func (c *Chain) One() bool { return len(c.entries) == 1 || len(c.entries) == 2 && c.Direct() }
+
 // String returns the list without credentials.
 func (c *Chain) String() string { return c.text }
 

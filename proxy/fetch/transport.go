@@ -23,7 +23,7 @@ const streamBuffer = 1 << 20
 
 // newTransports returns the transports of a chain.
 func newTransports(c Config) (transports, error) {
-	roots, err := readRoots(c.CAFile)
+	roots, err := Roots(c.CAFile)
 	if err != nil {
 		return transports{}, err
 	}
@@ -64,9 +64,9 @@ func newTransport(b Budget, roots *x509.CertPool, dialer *net.Dialer) *http.Tran
 	}
 }
 
-// readRoots returns the system's roots and those in file. It is nil, which means
+// Roots returns the certificate authorities of the system and those in file. It is nil, which means
 // the system's, if file is empty.
-func readRoots(file string) (*x509.CertPool, error) {
+func Roots(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}

@@ -33,14 +33,14 @@ func Adopt(ctx context.Context, c Config, head []byte) error {
 	if err != nil {
 		return fmt.Errorf("adopt the log in %s: %w", c.Dir, err)
 	}
-	err = l.adopt(ctx, head)
+	err = fileOpener{l}.adopt(ctx, head)
 	if err = errors.Join(err, l.closeFiles()); err != nil {
 		return fmt.Errorf("adopt the log in %s: %w", c.Dir, err)
 	}
 	return nil
 }
 
-func (l *Log) adopt(ctx context.Context, head []byte) error {
+func (l fileOpener) adopt(ctx context.Context, head []byte) error {
 	if _, err := os.Stat(l.config.Dir); err != nil {
 		return err
 	}
@@ -61,15 +61,16 @@ func (l *Log) adopt(ctx context.Context, head []byte) error {
 	if err := found.mayAdopt(l.Name(), head != nil); err != nil {
 		return err
 	}
-	if err := l.openLedger(found, true); err != nil {
+	files, err := l.openFiles(found, true)
+	if err != nil {
 		return err
 	}
-	return l.ledger.adopt(found)
+	return files.adopt(found)
 }
 
 // adopt makes the found entries the log. It lifts the freeze last: if adopt is interrupted, the log
 // still refuses.
-func (l *ledger) adopt(found *findings) error {
+func (l *fileLedger) adopt(found *findings) error {
 	l.showSigned(found.newestHead())
 	if err := l.keepTail(); err != nil {
 		return err
@@ -94,7 +95,7 @@ func (l *ledger) adopt(found *findings) error {
 
 // keepTail copies the bytes after the last whole entry into a file of their own, which the
 // administrator can inspect.
-func (l *ledger) keepTail() error {
+func (l *fileLedger) keepTail() error {
 	tail, err := l.entries.tail()
 	if err != nil || tail == nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/mod/module"
 
@@ -12,9 +13,13 @@ import (
 
 // appender decides for each pin whether it is appended, known already, or a conflict.
 type appender struct {
-	ledger *ledger
+	book   *book
+	ledger ledger
 	queue  *queue
 	memory *memory.Budget // of the index
+
+	patience  time.Duration // how long one append may take, however often other replicas write first
+	overtaken func()        // counts that another replica has written first
 }
 
 // pin decides p, as Log.PinWith says. The error is p.err, or says why p was not decided.
@@ -25,7 +30,7 @@ func (a *appender) pin(ctx context.Context, p *pin) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if v, id, ok := a.ledger.visible(p.entry.Module); ok {
+	if v, id, ok := a.book.visible(p.entry.Module); ok {
 		p.err = a.compare(p, v.tree, id)
 		return p.err
 	}
@@ -43,14 +48,14 @@ var ErrReadOnly = errors.New("open for reading only")
 
 // mayAppend returns an error if nothing can be appended.
 func (a *appender) mayAppend() error {
-	if err := a.ledger.refusals.reason(); err != nil {
+	if err := a.book.refusals.reason(); err != nil {
 		return err
 	}
-	if a.ledger.heads == nil {
-		return fmt.Errorf("the log %s: %w", a.ledger.key.name(), ErrReadOnly)
+	if !a.ledger.writable() {
+		return fmt.Errorf("the log %s: %w", a.book.key.name(), ErrReadOnly)
 	}
 	if !a.memory.Try(entryMemory) {
-		return fmt.Errorf("the index of the log %s with its %d entries: %w", a.ledger.key.name(), a.ledger.size(), memory.ErrFull)
+		return fmt.Errorf("the index of the log %s with its %d entries: %w", a.book.key.name(), a.book.size(), memory.ErrFull)
 	}
 	a.memory.Give(entryMemory) // only a check: the entry takes its memory when it is appended
 	return nil
@@ -58,7 +63,7 @@ func (a *appender) mayAppend() error {
 
 // compare decides p by entry id of tree, which is an entry of the same version.
 func (a *appender) compare(p *pin, tree hashTree, id int64) error {
-	stored, err := a.ledger.entries.read(tree, id)
+	stored, err := a.book.entries.read(tree, id)
 	if err == nil {
 		p.decide(stored)
 	}
@@ -72,7 +77,19 @@ func (a *appender) commit(batch []*pin) {
 	}
 	err := errPanic
 	defer func() { a.finish(batch, err) }()
-	err = a.ledger.append(a.sortOut(batch))
+	// All of batch wait, so the end of one caller must not be theirs.
+	ctx, cancel := context.WithTimeout(context.Background(), a.patience)
+	defer cancel()
+	for {
+		if err = a.ledger.append(ctx, a.sortOut(batch)); err != errOvertaken {
+			return
+		}
+		if ctx.Err() != nil {
+			err = fmt.Errorf("other replicas have written first, again and again for %v: %w; try again", a.patience, ctx.Err())
+			return
+		}
+		a.overtaken()
+	}
 }
 
 // errPanic is the error of the other pins of a batch whose writing panics. What is on disk then is what
@@ -81,9 +98,9 @@ var errPanic = errors.New("a defect of this program ended the writing of the log
 
 // finish ends the wait for all of batch, whose appending has ended with err.
 func (a *appender) finish(batch []*pin, err error) {
-	visible := a.ledger.view.Load().visible
+	v := a.book.view.Load()
 	for _, p := range batch {
-		if err == errPanic || p.err == nil && err != nil && p.id() >= visible {
+		if err == errPanic || p.err == nil && err != nil && !v.has(p) {
 			p.err = fmt.Errorf("append %s: %w", p.entry.Module, err)
 		}
 		p.finish(p.err)
@@ -93,10 +110,11 @@ func (a *appender) finish(batch []*pin, err error) {
 // sortOut decides each pin of batch whose version is on disk, signed or not, or earlier in batch.
 // It returns the pins that are left to append, their entries numbered.
 func (a *appender) sortOut(batch []*pin) (fresh []*pin) {
-	tree := a.ledger.entries.tree()
+	tree := a.book.entries.tree()
 	first := make(map[module.Version]*pin)
 	for _, p := range batch {
-		if id, ok := a.ledger.entries.find(p.entry.Module); ok {
+		p.err, p.have = nil, nil
+		if id, ok := a.book.entries.find(p.entry.Module); ok {
 			p.err = a.compare(p, tree, id)
 		} else if other := first[p.entry.Module]; other != nil {
 			p.decide(other.entry)

@@ -17,7 +17,8 @@ const BackupMark = "restored"
 // copy contains the entries of every head. If a file grows meanwhile, it is enough to copy its
 // beginning.
 //
-// The guards are not among them: they describe files that the copy does not contain.
+// The guards are not among them: they describe files that the copy does not contain. The mark of Move is: a copy of
+// a log that is in a bucket is not adopted.
 func BackupFiles(dir string) (names []string, err error) {
 	files, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -31,15 +32,10 @@ func BackupFiles(dir string) (names []string, err error) {
 			names = append(names, f.Name())
 		}
 	}
-	for _, name := range []string{"key", "key.pub", "frozen", "head", "heads", "entries"} {
+	for _, name := range []string{movedMark, "key", movedKey, "key.pub", "frozen", "head", "heads", "entries"} {
 		if exists(filepath.Join(dir, name)) {
 			names = append(names, name)
 		}
 	}
 	return names, nil
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }

@@ -17,34 +17,39 @@ import (
 // Witness compares a signed head that a client has seen with the log. A head that our key signed
 // and that the log does not contain, because it is larger or has another root, freezes the log,
 // also after a restart: the error is sumdb.ErrFrozen. For a head that our key did not sign the
-// error is sumdb.ErrInvalid, and nothing changes. For a log that is open ReadOnly, a larger head is
-// sumdb.ErrBeyond: another process may have appended since, or the log has lost entries.
+// error is sumdb.ErrInvalid, and nothing changes. For a log in files that is open ReadOnly, a larger head is
+// sumdb.ErrBeyond: another process may have appended since, or the log has lost entries. In a bucket the entries of a
+// head are there before it is signed, so the head is evidence, which freezes all replicas, also with ReadOnly.
 func (l *Log) Witness(head []byte) error {
 	seen, err := openHead(head, l.key.verifier)
 	if err != nil {
 		return fmt.Errorf("head shown to the log %s: %w", l.Name(), err)
 	}
-	if l.ledger.view.Load().tree.contains(seen.tree) {
+	if l.book.view.Load().tree.contains(seen.tree) {
 		return nil
 	}
 	if err := l.queue.lock(); err != nil {
 		return err
 	}
 	defer l.queue.unlock()
-	entries := l.ledger.entries.tree()
+	if seen.tree.N > l.book.entries.tree().size() { // perhaps another replica has signed it
+		if err := l.ledger.look(context.Background()); err != nil {
+			return err
+		}
+	}
+	entries := l.book.entries.tree()
 	if entries.contains(seen.tree) {
 		return nil // the log signed it in the meantime
 	}
-	if l.config.ReadOnly && seen.tree.N > entries.size() {
+	if l.config.ReadOnly && l.config.Bucket == nil && seen.tree.N > entries.size() {
 		return fmt.Errorf("head of %d entries shown to the log %s: %w, which was tree %d when it was opened for reading: "+
 			"if that is so when it is opened again, entries are lost", seen.tree.N, l.Name(), sumdb.ErrBeyond, entries.size())
 	}
 	return l.ledger.freeze(seen, !l.config.ReadOnly)
 }
 
-// freeze makes the log refuse because it signed seen and does not contain it. With keep, it still
-// refuses after a restart.
-func (l *ledger) freeze(seen signedHead, keep bool) error {
+// freeze implements ledger.
+func (l *fileLedger) freeze(seen signedHead, keep bool) error {
 	refusal := l.refusals.contradicted(fmt.Errorf("a client has seen a signed head of %d entries that does not fit the %d entries here",
 		seen.tree.N, l.entries.tree().size()), false)
 	first := l.refusals.begin(refusal)
@@ -60,7 +65,7 @@ func (l *ledger) freeze(seen signedHead, keep bool) error {
 }
 
 // keepEvidence adds seen to the file that keeps the log frozen.
-func (l *ledger) keepEvidence(seen signedHead) error {
+func (l *fileLedger) keepEvidence(seen signedHead) error {
 	path := l.at.path("frozen")
 	held, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -72,20 +77,38 @@ func (l *ledger) keepEvidence(seen signedHead) error {
 	return durable.Replace(path, append(held, seen.note...), 0o600)
 }
 
+// readAgain reads everything of the log, and returns what is wrong with it, and the tree of its entries.
+func (l *Log) readAgain(ctx context.Context) (damage []error, entries hashTree, err error) {
+	if l.config.Bucket != nil {
+		a := newAudit(l.config, l.key)
+		err = a.run(ctx)
+		return a.damage, a.index.tree, err
+	}
+	found, err := fileOpener{l}.read(ctx, true)
+	if err != nil {
+		return nil, entries, err
+	}
+	return found.damage, found.entries.index.tree, nil
+}
+
 // Check reads all files of the log again, and compares each entry with its checksum and the tree,
 // each head that was ever signed with the key and the tree, the guards, the freeze, and the tree
 // with the one in memory. The error contains all contradictions. Check takes a second for 10,000
-// heads or 100,000 entries; appends go on meanwhile.
+// heads or 100,000 entries; appends go on meanwhile. In a bucket it reads each batch with a request of its
+// own, 16 at a time, checks both of its signatures, and compares the segments with the batches.
 func (l *Log) Check(ctx context.Context) error {
-	v := l.ledger.view.Load()
-	found, err := l.read(ctx, true)
+	v := l.book.view.Load()
+	damage, entries, err := l.readAgain(ctx)
 	if err != nil {
 		return fmt.Errorf("check the log %s: %w", l.Name(), err)
 	}
-	damage, entries := found.damage, found.entries.index.tree
 	var answered tlog.Tree
 	if answered, err = v.tree.at(v.tree.size()); err == nil && !entries.contains(answered) {
-		err = fmt.Errorf("the %d entries on disk differ from those in memory", entries.size())
+		place := "on disk"
+		if l.config.Bucket != nil {
+			place = "in the bucket"
+		}
+		err = fmt.Errorf("the %d entries %s differ from those in memory", entries.size(), place)
 	}
 	if err != nil {
 		damage = append(damage, err)

@@ -182,7 +182,7 @@ func checkKilled(t *testing.T, l *pinlog.Log, c pinlog.Config, all shown) {
 	}
 	for n := range all.pinned {
 		want := entry(n)
-		if got, err := l.Find(want.Module); err != nil || got.Zip != want.Zip || got.Mod != want.Mod || got.Origin != want.Origin {
+		if got, err := l.Find(t.Context(), want.Module); err != nil || got.Zip != want.Zip || got.Mod != want.Mod || got.Origin != want.Origin {
 			t.Errorf("entry %d was acknowledged, and is %+v, %v", n, got, err)
 		}
 	}

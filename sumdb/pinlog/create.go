@@ -23,21 +23,9 @@ func create(ctx context.Context, at location, name string) (keyPair, error) {
 	if err := checkVacant(ctx, at, name); err != nil {
 		return keyPair{}, err
 	}
-	if name == "" {
-		random := make([]byte, 4)
-		rand.Read(random)
-		name = "assay-" + hex.EncodeToString(random)
-	}
-	if strings.ContainsFunc(name, func(r rune) bool { return r == '+' || unicode.IsSpace(r) }) {
-		return keyPair{}, fmt.Errorf("name %q of a new log is not host[/path] without + and spaces", name) // both separate the parts of a key
-	}
-	secret, _, err := note.GenerateKey(rand.Reader, name)
+	key, secret, err := generateKey(name, at.path("key"))
 	if err != nil {
 		return keyPair{}, err
-	}
-	key, err := parseKey(at, secret)
-	if err != nil {
-		return keyPair{}, fmt.Errorf("name %q of a new log: %w", name, err)
 	}
 	if err := createEntries(at, key); err != nil {
 		return keyPair{}, err
@@ -46,6 +34,26 @@ func create(ctx context.Context, at location, name string) (keyPair, error) {
 		return keyPair{}, err
 	}
 	return key, durable.Replace(at.path("key"), []byte(secret+"\n"), 0o600)
+}
+
+// generateKey returns a new key, whose secret half will be at path, and that half. Without a name it
+// generates one.
+func generateKey(name, path string) (key keyPair, secret string, err error) {
+	if name == "" {
+		random := make([]byte, 4)
+		rand.Read(random)
+		name = "assay-" + hex.EncodeToString(random)
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return r == '+' || unicode.IsSpace(r) }) {
+		return keyPair{}, "", fmt.Errorf("name %q of a new log is not host[/path] without + and spaces", name) // both separate the parts of a key
+	}
+	if secret, _, err = note.GenerateKey(rand.Reader, name); err != nil {
+		return keyPair{}, "", err
+	}
+	if key, err = parseKey(path, secret); err != nil {
+		return keyPair{}, "", fmt.Errorf("name %q of a new log: %w", name, err)
+	}
+	return key, secret, nil
 }
 
 // createEntries makes an empty file of entries and its guards.

@@ -331,14 +331,14 @@ func TestDependentsWithoutSignature(t *testing.T) {
 	if n := holds(t, store, with); n != 3 {
 		t.Errorf("%d objects, want 3", n)
 	}
-	if _, err := l.Find(entry(1).Module); err == nil || l.Shows(entry(1).Module) || !l.Shows(entry(0).Module) {
+	if _, err := l.Find(t.Context(), entry(1).Module); err == nil || l.Shows(entry(1).Module) || !l.Shows(entry(0).Module) {
 		t.Error("the entry is shown before it is signed")
 	}
 	if err := errors.Join(l.Close(), os.RemoveAll(filepath.Dir(blocked))); err != nil {
 		t.Fatal(err)
 	}
 	again := openLog(t, c)
-	if _, err := again.Find(entry(1).Module); err != nil || again.Refuses() != nil || !again.Shows(entry(1).Module) {
+	if _, err := again.Find(t.Context(), entry(1).Module); err != nil || again.Refuses() != nil || !again.Shows(entry(1).Module) {
 		t.Errorf("after the next start: %v, refuses: %v", err, again.Refuses())
 	}
 }

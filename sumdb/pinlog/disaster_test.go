@@ -46,7 +46,7 @@ func stillAnswers(t *testing.T, l *pinlog.Log, size int64) {
 		}
 	}
 	for n := range size {
-		e, err := l.Find(entry(n).Module)
+		e, err := l.Find(t.Context(), entry(n).Module)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package pinlog
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -18,9 +19,11 @@ import (
 // entryFile is the file of all entries, one frame after another, and its index. Only the holder of
 // the queue appends; all other methods may be called concurrently.
 type entryFile struct {
-	name   string // of the log
-	file   *os.File
-	memory *memory.Budget
+	name    string // of the log
+	file    *os.File
+	memory  *memory.Budget
+	scratch bool   // a copy of entries that are durable elsewhere; it ends with this process
+	left    string // the path of a copy that must be removed at the end
 
 	mu    sync.RWMutex // guards index; the holder of the queue reads it without
 	index entryIndex   // also of entries that are not signed yet
@@ -39,6 +42,19 @@ func openEntries(name, path string, writable bool, index entryIndex, budget *mem
 	}
 	budget.Must(index.tree.size() * entryMemory)
 	return &entryFile{name: name, file: file, memory: budget, index: index}, nil
+}
+
+// newScratch makes an empty file for entries that are durable elsewhere. It ends with this process.
+func newScratch(name, dir string, budget *memory.Budget) (*entryFile, error) {
+	file, err := os.CreateTemp(dir, "assay-log-*")
+	if err != nil {
+		return nil, err
+	}
+	f := &entryFile{name: name, file: file, memory: budget, scratch: true, index: newEntryIndex()}
+	if os.Remove(file.Name()) != nil { // Windows keeps open files
+		f.left = file.Name()
+	}
+	return f, nil
 }
 
 // tree returns the tree of all entries. The caller holds the queue.
@@ -118,8 +134,8 @@ func (f *entryFile) append(entries []Entry) error {
 		frames = appendFrame(frames, e.encode())
 		lengths[i] = len(frames) - before
 	}
-	if err := durable.Append(f.file, frames, f.tree().end()); err != nil {
-		return diskError(err)
+	if err := f.write(frames); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -130,6 +146,15 @@ func (f *entryFile) append(entries []Entry) error {
 		f.memory.Must(entryMemory)
 	}
 	return nil
+}
+
+// write writes frames after the last entry.
+func (f *entryFile) write(frames []byte) error {
+	if f.scratch {
+		_, err := f.file.WriteAt(frames, f.tree().end())
+		return err
+	}
+	return diskError(durable.Append(f.file, frames, f.tree().end()))
 }
 
 // rewrite makes all whole entries durable, and cuts off the bytes after them. It writes the entries
@@ -168,4 +193,10 @@ func (f *entryFile) tail() ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(f.file, end, info.Size()-end))
 }
 
-func (f *entryFile) close() error { return f.file.Close() }
+func (f *entryFile) close() error {
+	err := f.file.Close()
+	if f.left != "" {
+		err = errors.Join(err, os.Remove(f.left))
+	}
+	return err
+}

@@ -1,5 +1,11 @@
 package pinlog
 
+import (
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
 // EntryMemory is entryMemory.
 const EntryMemory = entryMemory
 
@@ -42,3 +48,29 @@ func OldGuard(path string) (text []byte, size int64, err error) {
 	m.guard.inside = false
 	return m.guard.encode(), m.size, m.err
 }
+
+// FirstBatch returns batch 0 of a log that was begun at this time, by the key in the file at path.
+func FirstBatch(path string, began time.Time) ([]byte, error) {
+	key, err := readKey(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := nextBatch(tip{}, newHashTree(), nil, nil)
+	b.time = began.UTC().Truncate(time.Second)
+	if err != nil {
+		return nil, err
+	}
+	return b.encode(key)
+}
+
+// SignText signs a text with the key in the file at path.
+func SignText(path, text string) ([]byte, error) {
+	key, err := readKey(path)
+	if err != nil {
+		return nil, err
+	}
+	return note.Sign(&note.Note{Text: text}, key.signer)
+}
+
+// SetPatience changes how long an append of l may take. It must be called before the first one.
+func SetPatience(l *Log, d time.Duration) { l.appender.patience = d }

@@ -21,6 +21,14 @@ type claim struct {
 	note   []byte // if it is signed
 }
 
+// against returns what the claim says that the bucket of a log contradicts, which has size entries.
+func (c claim) against(size int64) error {
+	if c.tree.N > size {
+		return fmt.Errorf("%w: %s has the tree of %d entries, and the bucket has %d", errContradicts, c.file, c.tree.N, size)
+	}
+	return fmt.Errorf("%w: %s has another tree of %d entries than the bucket", errContradicts, c.file, c.tree.N)
+}
+
 // inStore replaces the path of a file in claims of the store.
 const inStore = "the store"
 
@@ -36,6 +44,7 @@ type findings struct {
 	unread     error   // a guard exists and cannot be read
 	unverified error   // a file has an invalid head in place of one that our key signed
 	missing    error   // some of pinned are not among the entries
+	moved      error   // the log is in a bucket now
 
 	headsEnd int64 // of the last whole head of the history
 	complete bool  // guards and heads cover all entries: nothing is left to sign
@@ -166,6 +175,9 @@ func (f *findings) lost() error {
 // mayAdopt returns an error if the entries of the log called name must not be continued. seen means
 // that the administrator has given a head that a client has seen.
 func (f *findings) mayAdopt(name string, seen bool) error {
+	if f.moved != nil {
+		return frozen("the log %s stays as it is: %w; it goes on there, and assay log move --back brings it back", name, f.moved)
+	}
 	if f.foreign != nil {
 		return frozen("the log %s stays as it is: %w; name another file, or put the right key back", name, f.foreign)
 	}

@@ -125,7 +125,7 @@ func pinFails(t *testing.T, l *pinlog.Log, want error) {
 		})
 	}
 	group.Wait()
-	if _, err := l.Find(entry(5).Module); err == nil {
+	if _, err := l.Find(t.Context(), entry(5).Module); err == nil {
 		t.Error("Find shows what is not signed")
 	}
 	if err := l.Refuses(); err != nil || l.Size() != 5 || treeOf(t, l.Key(), latest(t, l)).N != 5 {

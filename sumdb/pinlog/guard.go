@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/assay-proxy/assay/internal/durable"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -155,6 +156,32 @@ func readGuardFile(path string, size int64) guardFile {
 	}
 	g.err = err
 	return g
+}
+
+// writeGuardFile writes g into a new file in dir. It removes the guards of older trees only when the new
+// one is durable, so that there is always one.
+func writeGuardFile(dir string, g guard) error {
+	name := guardPrefix + strconv.FormatInt(g.tree.N, 10)
+	err := durable.ReplaceWith(filepath.Join(dir, name), 0o600, func(f *os.File) (_ []byte, err error) {
+		g.self, err = identify(f)
+		return g.encode(), err
+	})
+	if err != nil {
+		return err
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if _, ok := guardSize(strings.TrimSuffix(file.Name(), durable.NewSuffix)); !ok || file.Name() == name {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, file.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copied returns the reason why g shows that its directory is a copy, "" if it does not. entries is

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -82,34 +80,13 @@ func batchOf(pins []*pin) (batch storage.Batch, of []*pin) {
 	return batch, of
 }
 
-// writeInside writes the guard in the directory. It removes the guards of older trees only when the
-// new one is durable, so that there is always one.
+// writeInside writes the guard in the directory.
 func (g *guards) writeInside(tree tlog.Tree, entries *os.File) error {
 	file, err := identify(entries)
 	if err != nil {
 		return err
 	}
-	name := guardPrefix + strconv.FormatInt(tree.N, 10)
-	err = durable.ReplaceWith(g.at.path(name), 0o600, func(f *os.File) ([]byte, error) {
-		self, err := identify(f)
-		return guard{key: g.key, tree: tree, inside: true, file: file, self: self}.encode(), err
-	})
-	if err != nil {
-		return err
-	}
-	files, err := os.ReadDir(g.at.dir)
-	if err != nil {
-		return err
-	}
-	for _, file := range files {
-		if _, ok := guardSize(strings.TrimSuffix(file.Name(), durable.NewSuffix)); !ok || file.Name() == name {
-			continue
-		}
-		if err := os.Remove(g.at.path(file.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
+	return writeGuardFile(g.at.dir, guard{key: g.key, tree: tree, inside: true, file: file})
 }
 
 // errNotAlone means that something other than this process wrote to the files of the log.

@@ -49,24 +49,24 @@ func readPublicKey(at location) (keyPair, error) {
 	return keyPair{public: key, verifier: verifier}, err
 }
 
-// readKey reads both halves. The error is fs.ErrNotExist if there is no key.
-func readKey(at location) (keyPair, error) {
-	secret, err := os.ReadFile(at.path("key"))
+// readKey reads both halves from the file at path. The error is fs.ErrNotExist if there is no key.
+func readKey(path string) (keyPair, error) {
+	secret, err := os.ReadFile(path)
 	if err != nil {
 		return keyPair{}, err
 	}
-	return parseKey(at, string(bytes.TrimSuffix(secret, []byte("\n"))))
+	return parseKey(path, string(bytes.TrimSuffix(secret, []byte("\n"))))
 }
 
-// parseKey returns the key with the given secret half. No error contains it.
-func parseKey(at location, secret string) (keyPair, error) {
+// parseKey returns the key with the given secret half, which is at path. No error contains it.
+func parseKey(path, secret string) (keyPair, error) {
 	signer, err := note.NewSigner(secret)
 	if err != nil {
-		return keyPair{}, fmt.Errorf("%s is no signer key", at.path("key"))
+		return keyPair{}, fmt.Errorf("%s is no signer key", path)
 	}
 	public, err := publicHalf(secret, signer)
 	if err != nil {
-		return keyPair{}, fmt.Errorf("%s: %w", at.path("key"), err)
+		return keyPair{}, fmt.Errorf("%s: %w", path, err)
 	}
 	verifier, err := sumdb.NewVerifier(public)
 	return keyPair{public, verifier, signer}, err

@@ -5,90 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
-	"sync/atomic"
-
-	"golang.org/x/mod/module"
 
 	"github.com/assay-proxy/assay/internal/durable"
 )
 
-// ledger is a log on disk: the written entries, the signed ones, and the visible ones. The view may
-// be read at any time; only the holder of the queue uses the rest.
-type ledger struct {
-	at       location
-	key      keyPair
-	entries  *entryFile
-	heads    *headFile // nil if the log signs nothing: it is open for reading, or refuses
-	guards   guards
-	refusals *refusals
-	log      *slog.Logger
+// fileLedger is a log in files. Only the holder of the queue uses it.
+type fileLedger struct {
+	*book
+	at     location
+	heads  *headFile // nil if the log signs nothing: it is open for reading, or refuses
+	guards guards
 
 	// repaired means that the leftovers of a crash after the last entry and the last head are
 	// removed.
 	repaired bool
-
-	// view is the visible part of the log. It is replaced as a whole.
-	view atomic.Pointer[view]
-}
-
-// view is the visible log at one moment. It does not change.
-type view struct {
-	tree    hashTree
-	visible int64       // entries that can be found, at most those of tree
-	head    *signedHead // nil only if the log refuses and has lost all heads
-}
-
-// size returns the number of entries under the signed head.
-func (v *view) size() int64 {
-	if v.head == nil {
-		return 0
-	}
-	return v.head.tree.N
-}
-
-// size returns the number of entries under the newest signed head.
-func (l *ledger) size() int64 {
-	if v := l.view.Load(); v != nil {
-		return v.size()
-	}
-	return 0
-}
-
-// visible returns the number of the entry of mod, if it can be found, and the view with this entry.
-func (l *ledger) visible(mod module.Version) (v *view, id int64, ok bool) {
-	v = l.view.Load()
-	id, ok = l.entries.find(mod)
-	return v, id, ok && id < v.visible
-}
-
-// signed returns the view, which has a head.
-func (l *ledger) signed(ctx context.Context) (*view, error) {
-	v := l.view.Load()
-	if v.head == nil {
-		return nil, l.refusals.reason()
-	}
-	return v, ctx.Err()
-}
-
-// showSigned makes the entries visible that head, which may be nil, covers.
-func (l *ledger) showSigned(head *signedHead) {
-	v := &view{tree: l.entries.tree(), head: head}
-	v.visible = v.size()
-	l.view.Store(v)
-}
-
-// showAll makes all entries visible, also those that no head covers.
-func (l *ledger) showAll(head *signedHead) {
-	tree := l.entries.tree()
-	l.view.Store(&view{tree, tree.size(), head})
 }
 
 // resume completes what a crash interrupted: it cuts off torn writes, and signs whole entries that
 // are not signed yet. If that fails, for example because the disk is full, the next append does it;
 // until then the log serves the head that was found.
-func (l *ledger) resume(found *findings) error {
+func (l *fileLedger) resume(found *findings) error {
 	l.showSigned(found.newestHead())
 	if found.complete {
 		l.guards.written = l.view.Load().head.tree
@@ -118,7 +55,7 @@ func (l *ledger) resume(found *findings) error {
 }
 
 // repair cuts off, once, the incomplete rest of a crash. No head and no guard covers it.
-func (l *ledger) repair() error {
+func (l *fileLedger) repair() error {
 	if l.repaired {
 		return nil
 	}
@@ -130,9 +67,8 @@ func (l *ledger) repair() error {
 	return err
 }
 
-// append writes the entries of pins, guards and signs everything on disk, and makes it visible. After
-// an error none of the entries is visible.
-func (l *ledger) append(pins []*pin) error {
+// append implements ledger.
+func (l *fileLedger) append(_ context.Context, pins []*pin) error {
 	if err := l.refusals.reason(); err != nil {
 		return err
 	}
@@ -156,7 +92,7 @@ func (l *ledger) append(pins []*pin) error {
 // that, the next start knows what may have been signed. If the newest head covers everything
 // already, publish writes it again only if again is set. The dependents of pins are stored with the
 // guards, if that is possible.
-func (l *ledger) publish(again bool, pins []*pin) error {
+func (l *fileLedger) publish(again bool, pins []*pin) error {
 	entries := l.entries.tree()
 	tree, err := entries.at(entries.size())
 	if err != nil {
@@ -187,7 +123,7 @@ func (l *ledger) publish(again bool, pins []*pin) error {
 // written to. So a lock that does not hold, a copy that was adopted while this process runs, and a
 // backup that was restored under it are found before there is a second continuation, or an entry
 // that no start would find.
-func (l *ledger) checkAlone() error {
+func (l *fileLedger) checkAlone() error {
 	err := l.checkEntries()
 	if err == nil {
 		err = l.guards.check(l.entries.tree())
@@ -199,7 +135,7 @@ func (l *ledger) checkAlone() error {
 }
 
 // checkEntries checks that entries is still the file that is open.
-func (l *ledger) checkEntries() error {
+func (l *fileLedger) checkEntries() error {
 	path := l.at.path("entries")
 	ours, err := l.entries.file.Stat()
 	if err != nil {
@@ -217,7 +153,7 @@ func (l *ledger) checkEntries() error {
 
 // checkEnds checks that entries and heads end where this process left them. The rest of a failed
 // write after the last head is overwritten.
-func (l *ledger) checkEnds() error {
+func (l *fileLedger) checkEnds() error {
 	entries, err := l.entries.file.Stat()
 	if err != nil {
 		return err
@@ -238,15 +174,8 @@ func (l *ledger) checkEnds() error {
 	return nil
 }
 
-// refuse makes the log refuse until it is opened again. It returns the reason.
-func (l *ledger) refuse(why error) error {
-	l.refusals.begin(why)
-	l.log.Error("the log signs nothing new", "database", l.key.name(), "size", l.size(), "err", why)
-	return why
-}
-
 // refuseUnlessAlone makes the log refuse if err is an errNotAlone. It returns err.
-func (l *ledger) refuseUnlessAlone(err error) error {
+func (l *fileLedger) refuseUnlessAlone(err error) error {
 	if errors.Is(err, errNotAlone) {
 		return l.refuse(l.refusals.contradicted(err, false))
 	}
@@ -255,7 +184,7 @@ func (l *ledger) refuseUnlessAlone(err error) error {
 
 // refuseIfUnknown makes the log refuse if err means that the content of the disk is unknown. It
 // returns the refusal then, otherwise err.
-func (l *ledger) refuseIfUnknown(err error) error {
+func (l *fileLedger) refuseIfUnknown(err error) error {
 	var unknown *durable.UnknownError
 	if errors.As(err, &unknown) {
 		return l.refuse(l.refusals.diskFailed(unknown.Err))
@@ -263,7 +192,13 @@ func (l *ledger) refuseIfUnknown(err error) error {
 	return err
 }
 
-func (l *ledger) close() error {
+// writable implements ledger.
+func (l *fileLedger) writable() bool { return l.heads != nil }
+
+// look implements ledger: no other process writes to the files.
+func (l *fileLedger) look(context.Context) error { return nil }
+
+func (l *fileLedger) close() error {
 	var errs []error
 	if l.entries != nil {
 		errs = append(errs, l.entries.close())

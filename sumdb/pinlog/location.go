@@ -2,6 +2,7 @@ package pinlog
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/assay-proxy/assay/storage"
@@ -16,6 +17,11 @@ type location struct {
 
 // path returns the path of a file of the log.
 func (l location) path(name string) string { return filepath.Join(l.dir, name) }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
 
 // inside reports whether path is below dir.
 func inside(dir, path string) (bool, error) {

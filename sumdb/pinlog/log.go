@@ -30,6 +30,10 @@ type Config struct {
 	// to open it with another one is an error, because a new name means a new log.
 	Name string
 
+	// Bucket is set if several replicas share the log: then it is in a store, and Dir has what this replica
+	// knows of it. Store is not used.
+	Bucket *Bucket
+
 	// Guard is a file outside Dir, best on another disk or machine, with the tree that was signed
 	// last. Its directory must exist. Without it the log does not notice that the whole disk was
 	// restored to an older state, until Witness is called with the newer head of a client.
@@ -45,8 +49,8 @@ type Config struct {
 	Adopt string
 
 	// ReadOnly opens the log without its lock and without its secret key, even while another
-	// process has it open. Nothing is signed or written, and the log serves the entries of that
-	// moment.
+	// process has it open. Nothing is signed or written, but evidence in a bucket, see Witness, and the
+	// log serves the entries of that moment.
 	ReadOnly bool
 
 	// Memory is the budget of the index, which never gives memory back. The index of the entries on
@@ -73,12 +77,20 @@ type Log struct {
 	config   Config
 	key      keyPair
 	lock     *os.File // held while the log is open; nil if read-only
-	ledger   *ledger
+	book     *book
+	ledger   ledger
 	queue    *queue
 	appender appender
 	refusals *refusals
+	lookout  *lookout // nil: no other replica writes
 	metrics  *metrics
 	log      *slog.Logger
+}
+
+// use makes book the entries of the log, and to the place where they are written.
+func (l *Log) use(book *book, to ledger) {
+	l.book, l.ledger = book, to
+	l.appender = appender{book, to, l.queue, l.config.Memory, patience, l.metrics.overtaken.Inc}
 }
 
 // Name returns the name of the log, host[/path].
@@ -88,7 +100,11 @@ func (l *Log) Name() string { return l.key.name() }
 func (l *Log) Key() string { return l.key.public }
 
 // Size returns the number of entries under the newest signed head.
-func (l *Log) Size() int64 { return l.ledger.size() }
+func (l *Log) Size() int64 { return l.book.size() }
+
+// Count returns the number of entries that Find finds: more than Size if the log is in a bucket and open for
+// reading, because the newest head there is the one before the last batch.
+func (l *Log) Count() int64 { return l.book.view.Load().visible }
 
 // Refuses returns why the log signs nothing new, and how to resolve it; nil if the log takes
 // entries. The error is sumdb.ErrFrozen.
@@ -100,7 +116,7 @@ func (l *Log) Adoptable() bool { return adoptable(l.Refuses()) }
 
 // Metrics returns the collectors of the log.
 func (l *Log) Metrics() []prometheus.Collector {
-	return append([]prometheus.Collector{l.metrics.appends}, l.metrics.gauges...)
+	return append([]prometheus.Collector{l.metrics.appends, l.metrics.overtaken}, l.metrics.gauges...)
 }
 
 // Pin appends e as the first content of its version. When Pin returns, the entry is on disk and
@@ -128,6 +144,16 @@ func (l *Log) PinWith(ctx context.Context, e Entry, with Dependents) (pinned Ent
 	}
 	l.metrics.appends.WithLabelValues(appendResult(result, err)).Inc()
 	return pinned, err == nil && p.kept, err
+}
+
+// Refresh reads what other replicas have written to a log in a bucket, and whether one of them has frozen it.
+// The caller calls it when there are news. A log that refuses because of a contradiction stays as it is.
+func (l *Log) Refresh(ctx context.Context) error {
+	if err := l.queue.lock(); err != nil {
+		return err
+	}
+	defer l.queue.unlock()
+	return l.ledger.look(ctx)
 }
 
 // Close waits for a running append, and unlocks the log. Calls of Pin that wait for another append

@@ -148,7 +148,7 @@ func serve(ctx context.Context, l *pinlog.Log, path string) ([]byte, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	e, err := l.Find(module.Version{Path: modPath, Version: version})
+	e, err := l.Find(ctx, module.Version{Path: modPath, Version: version})
 	if err != nil {
 		return nil, err
 	}
@@ -285,7 +285,7 @@ func TestLogEmpty(t *testing.T) {
 	if root, _ := tlog.TreeHash(0, nil); empty != (tlog.Tree{N: 0, Hash: root}) {
 		t.Errorf("the head of an empty log is %v", empty)
 	}
-	if _, err := l.Find(sumdbtest.Filler(1)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := l.Find(t.Context(), sumdbtest.Filler(1)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Find: %v", err)
 	}
 	if l.Name() != logName || !strings.HasPrefix(l.Key(), logName+"+") {
@@ -348,7 +348,7 @@ func TestLogFind(t *testing.T) {
 	}
 	for range 2 {
 		for _, want := range []pinlog.Entry{first, second} {
-			got, err := l.Find(want.Module)
+			got, err := l.Find(t.Context(), want.Module)
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
 				t.Errorf("Find(%v): %v\n%s", want.Module, err, diff)
 			}
@@ -607,6 +607,9 @@ assay_log_entries 1
 # HELP assay_log_frozen 1 while the own log refuses to sign anything new; with read-only, 1 only if its files contradict each other.
 # TYPE assay_log_frozen gauge
 assay_log_frozen 0
+# HELP assay_log_overtaken_total How often another replica wrote to the own log in the bucket first, so that the entries of this one had to be written again.
+# TYPE assay_log_overtaken_total counter
+assay_log_overtaken_total 0
 `))
 	if err != nil {
 		t.Error(err)

@@ -36,7 +36,7 @@ func TestLogMemory(t *testing.T) {
 	}
 	small := budget.New(pinlog.EntryMemory)
 	l = openLog(t, pinlog.Config{Dir: dir, Memory: small})
-	if _, err := l.Find(entry(3).Module); err != nil || small.Used() != 4*pinlog.EntryMemory {
+	if _, err := l.Find(t.Context(), entry(3).Module); err != nil || small.Used() != 4*pinlog.EntryMemory {
 		t.Errorf("with less memory than the index takes: %v, %d bytes are counted", err, small.Used())
 	}
 	if err := l.Close(); err != nil {

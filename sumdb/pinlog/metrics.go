@@ -9,8 +9,9 @@ import (
 )
 
 type metrics struct {
-	appends *prometheus.CounterVec // by result
-	gauges  []prometheus.Collector
+	appends   *prometheus.CounterVec // by result
+	overtaken prometheus.Counter
+	gauges    []prometheus.Collector
 }
 
 // A log that is open for reading only signs nothing anyway. One that is merely not adopted is not shown as
@@ -24,6 +25,10 @@ func newMetrics(size func() int64, refuses func() error, readOnly bool) *metrics
 			Name: "assay_log_appends_total",
 			Help: "Appends of module versions to the own log, by result: appended, known, conflict, refused, error.",
 		}, []string{"result"}),
+		overtaken: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "assay_log_overtaken_total",
+			Help: "How often another replica wrote to the own log in the bucket first, so that the entries of this one had to be written again.",
+		}),
 		gauges: []prometheus.Collector{
 			gauge("assay_log_entries", "Entries under the newest signed head of the own log.",
 				func() float64 { return float64(size()) }),

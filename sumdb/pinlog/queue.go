@@ -26,16 +26,17 @@ func newPin(e Entry, with Dependents) *pin {
 	return &pin{entry: e, with: with, done: make(chan struct{})}
 }
 
-// id returns the number of the entry that decided p.
-func (p *pin) id() int64 {
+// decided returns the entry that decided p.
+func (p *pin) decided() Entry {
 	if p.have != nil {
-		return p.have.ID
+		return *p.have
 	}
-	return p.entry.ID
+	return p.entry
 }
 
 // decide compares p with stored, the entry of the same version.
 func (p *pin) decide(stored Entry) {
+	p.fresh = p.fresh && p.entry.ID == stored.ID && p.entry.Time.Equal(stored.Time) && p.entry.Origin == stored.Origin
 	if stored.same(p.entry) {
 		p.entry = stored
 	} else {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/assay-proxy/assay/sumdb"
 )
@@ -154,7 +155,11 @@ func (r reader) readSigned(ctx context.Context, found *findings) error {
 	if _, err := os.Stat(path); err == nil {
 		found.damaged("%s says that a signed head was seen which is not of this log", path)
 	}
-	if path := r.at.path(BackupMark); exists(path) {
+	if where, err := os.ReadFile(r.at.path(movedMark)); err == nil {
+		place, _, _ := strings.Cut(string(where), "\n")
+		found.moved = fmt.Errorf("%s says that this log was brought to %s", r.at.path(movedMark), place)
+		found.damage = append(found.damage, found.moved)
+	} else if path := r.at.path(BackupMark); exists(path) {
 		found.damaged("%s says that this log is a backup that was put back", path)
 	}
 	return r.addAll(ctx, found, path, heads, damaged)

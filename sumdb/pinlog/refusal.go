@@ -75,6 +75,23 @@ func (r *refusals) contradicted(why error, newest bool) error {
 	return &refusal{text, why, newest}
 }
 
+// errContradicts means that a bucket does not have what was seen in it.
+var errContradicts = errors.New("the bucket was set back, or is another one")
+
+// setBack returns the refusal of a log whose bucket does not have what was seen. dir is where the log is in
+// the bucket.
+func (r *refusals) setBack(why error, dir string) error {
+	return frozen("the log %s signs nothing new on any replica: %w; what was signed before must not be contradicted. "+
+		"Put back the newest state of the bucket, with every batch below %s, and restart the replicas; "+
+		"if there is none, begin a new log under a new name, with a new key", r.name, why, dir)
+}
+
+// unvouched returns the refusal of a log in a bucket that the administrator can lift with a word.
+func (r *refusals) unvouched(why, remedy string) error {
+	text := fmt.Sprintf("the log %s signs nothing new, because it may have signed something else before: %s; %s", r.name, why, remedy)
+	return &refusal{text, errors.New(why), true}
+}
+
 // diskFailed returns the refusal of a log that does not know what is on disk.
 func (r *refusals) diskFailed(why error) error {
 	return &refusal{fmt.Sprintf("the log %s signs nothing new after an error of the disk: %v; check the disk, then restart", r.name, why), why, false}

@@ -371,7 +371,7 @@ func pinFailsWith(t *testing.T, l *pinlog.Log, want error) {
 	if _, err := l.Pin(t.Context(), entry(5)); !errors.Is(err, want) || errors.Is(err, sumdb.ErrFrozen) {
 		t.Errorf("Pin: %v", err)
 	}
-	if _, err := l.Find(entry(5).Module); err == nil {
+	if _, err := l.Find(t.Context(), entry(5).Module); err == nil {
 		t.Error("Find shows what is not signed")
 	}
 }

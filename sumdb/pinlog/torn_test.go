@@ -163,7 +163,7 @@ func finds(t testing.TB, l *pinlog.Log, size int64) {
 	t.Helper()
 	for n := range size {
 		want := entry(n)
-		got, err := l.Find(want.Module)
+		got, err := l.Find(t.Context(), want.Module)
 		if err != nil || got.ID != n || got.Zip != want.Zip || got.Mod != want.Mod || got.Origin != want.Origin {
 			t.Fatalf("Find(%v) = %+v, %v", want.Module, got, err)
 		}
@@ -356,7 +356,7 @@ func TestLogFlippedByte(t *testing.T) {
 		if where := fmt.Sprintf("entry 2 at byte %d", from); !strings.Contains(l.Refuses().Error(), where) {
 			t.Errorf("Refuses = %v, want %q", l.Refuses(), where)
 		}
-		if _, err := l.Find(entry(3).Module); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := l.Find(t.Context(), entry(3).Module); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Find beyond the damage: %v", err)
 		}
 		if _, err := l.Pin(t.Context(), entry(3)); !errors.Is(err, sumdb.ErrFrozen) {
@@ -379,7 +379,7 @@ func TestLogFlippedByte(t *testing.T) {
 func isDamaged(t *testing.T, l *pinlog.Log, id int64) {
 	t.Helper()
 	for n := range int64(5) {
-		got, err := l.Find(entry(n).Module)
+		got, err := l.Find(t.Context(), entry(n).Module)
 		if n == id && !errors.Is(err, sumdb.ErrInvalid) || n != id && (err != nil || got.Zip != entry(n).Zip) {
 			t.Fatalf("Find(%d) = %+v, %v", n, got, err)
 		}

@@ -15,8 +15,11 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/assay-proxy/assay/proxy/content"
+	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/budget"
 )
 
 // Client sends requests to a Server.
@@ -121,7 +124,7 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 		if err != nil {
 			return nil, err
 		}
-		return nil, errors.New(strings.TrimSpace(string(text)))
+		return nil, &answeredError{strings.TrimSpace(string(text)), resp.StatusCode}
 	}
 	return resp, nil
 }
@@ -134,6 +137,12 @@ func (c *Client) call(ctx context.Context, method, path string, body, answer any
 	}
 	defer resp.Body.Close()
 	return json.NewDecoder(resp.Body).Decode(answer)
+}
+
+// Place returns where the store of the server is: Server.Place.
+func (c *Client) Place(ctx context.Context) (place string, err error) {
+	err = c.call(ctx, http.MethodGet, "/place", nil, &place)
+	return place, err
 }
 
 // Backup returns a backup as an archive. Reading an incomplete one fails.
@@ -190,8 +199,82 @@ func (c *Client) Purges(ctx context.Context) (all []Purge, err error) {
 	}
 }
 
+// Thaw clears the evidence of forks of a checksum database, and returns what it has cleared.
+func (c *Client) Thaw(ctx context.Context, order Thaw) (done Thaw, err error) {
+	err = c.call(ctx, http.MethodPost, "/thaw", order, &done)
+	return done, err
+}
+
+// Collect deletes from the bucket what nothing refers to, in several calls with at least wait between them.
+func (c *Client) Collect(ctx context.Context, wait time.Duration) (done Collected, err error) {
+	err = c.call(ctx, http.MethodPost, "/collect", wait, &done)
+	return done, err
+}
+
 // Compact returns free space to the disk, and returns its number of bytes.
 func (c *Client) Compact(ctx context.Context) (freed int64, err error) {
 	err = c.call(ctx, http.MethodPost, "/compact", nil, &freed)
 	return freed, err
+}
+
+// Keys yields the keys of all objects, in lexical order.
+func (c *Client) Keys(ctx context.Context) iter.Seq2[string, error] { return c.names(ctx, "/keys") }
+
+// States yields the names of all states, in lexical order.
+func (c *Client) States(ctx context.Context) iter.Seq2[string, error] { return c.names(ctx, "/states") }
+
+func (c *Client) names(ctx context.Context, path string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		resp, err := c.do(ctx, http.MethodGet, path, nil)
+		if err != nil {
+			yield("", err)
+			return
+		}
+		defer resp.Body.Close()
+		names(resp, yield)
+	}
+}
+
+// Object opens an object. The errors are fs.ErrNotExist and storage.ErrDamaged, and others.
+func (c *Client) Object(ctx context.Context, key string) (Object, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/object?"+url.Values{"key": {key}}.Encode(), nil)
+	if err != nil {
+		return Object{}, err
+	}
+	o, err := object(resp)
+	if err != nil {
+		return Object{}, errors.Join(err, resp.Body.Close())
+	}
+	return o, nil
+}
+
+// State returns the value of a state. The errors are those of Object.
+func (c *Client) State(ctx context.Context, name string) ([]byte, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/state?"+url.Values{"name": {name}}.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	value, err := io.ReadAll(io.LimitReader(resp.Body, storage.MaxState+1))
+	if err == nil && len(value) > storage.MaxState {
+		err = fmt.Errorf("state %.200q is larger than 16 MiB", name)
+	}
+	return value, err
+}
+
+// Keep keeps the stored zips of a module or a version, or keeps them no longer.
+func (c *Client) Keep(ctx context.Context, order Keep) error {
+	return c.call(ctx, http.MethodPost, "/keep", order, &order)
+}
+
+// Keeps returns what is kept, the oldest order first.
+func (c *Client) Keeps(ctx context.Context) (all []content.Keep, err error) {
+	err = c.call(ctx, http.MethodGet, "/keeps", nil, &all)
+	return all, err
+}
+
+// Limit returns how the limit of the disk is used. The error says so if there is none.
+func (c *Client) Limit(ctx context.Context) (report budget.Report, err error) {
+	err = c.call(ctx, http.MethodGet, "/limit", nil, &report)
+	return report, err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/news"
 )
 
 // Purge is an order to remove the stored files of a module, or of one version of it, and the record
@@ -29,7 +30,7 @@ type Purge struct {
 }
 
 const (
-	purgesState = "purges" // the state with all purges, one a line
+	PurgesState = "purges" // the state with all purges, one a line
 
 	// maxPurges is how many purges the state keeps; the oldest ones are dropped.
 	maxPurges = 1000
@@ -41,7 +42,8 @@ const (
 // purger removes files from a store.
 type purger struct {
 	store  storage.Store
-	forget func([]content.Item) // nil: nothing is in memory
+	board  *news.Board                // of the servers that share store; nil: there are none
+	forget func([]content.Item) error // nil: nothing is in memory
 	log    *slog.Logger
 }
 
@@ -64,17 +66,40 @@ func (p *purger) purge(ctx context.Context, order Purge) (Purge, error) {
 	if err := p.note(ctx, order); err != nil {
 		return order, err
 	}
-	// Not what is stored by now: files that the own log has pinned meanwhile need --pinned, too.
-	items, err := content.PurgeItems(ctx, p.store, mod, files)
-	if p.forget != nil {
-		p.forget(items)
+	if p.board == nil {
+		return order, p.remove(ctx, order, files)
+	}
+	under, err := content.BeginPurge(ctx, p.store, p.board, mod, files)
+	if err != nil {
+		return order, fmt.Errorf("nothing is removed: %w", err)
+	}
+	err = p.remove(ctx, order, files)
+	if err == nil {
+		err = content.EndPurge(ctx, p.store, under)
 	}
 	if err != nil {
-		return order, fmt.Errorf("%d of %d files are removed: %w", len(items), order.Files, err)
+		err = fmt.Errorf("%w; servers that share the store do the rest when they reach it", err)
+	}
+	return order, err
+}
+
+// remove removes files, and makes all forget them.
+func (p *purger) remove(ctx context.Context, order Purge, files []content.Item) error {
+	// Not what is stored by now: files that the own log has pinned meanwhile need --pinned, too.
+	items, err := content.PurgeItems(ctx, p.store, module.Version{Path: order.Module, Version: order.Version}, files)
+	var untold error
+	if p.forget != nil {
+		untold = p.forget(items)
+	}
+	if err != nil {
+		return fmt.Errorf("%d of %d files are removed: %w", len(items), order.Files, err)
 	}
 	p.log.Warn("purged", "module", order.Module, "version", order.Version, "reason", order.Reason, "pinned", order.Pinned,
 		"files", order.Files, "bytes", order.Bytes)
-	return order, nil
+	if untold != nil {
+		return fmt.Errorf("%d files are removed, and other servers may serve them yet: %w", len(items), untold)
+	}
+	return nil
 }
 
 func checkPurge(order Purge) error {
@@ -129,7 +154,7 @@ func (p *purger) note(ctx context.Context, order Purge) error {
 		}
 		lines := bytes.SplitAfter(append(append([]byte{}, old...), append(line, '\n')...), []byte{'\n'})
 		lines = lines[max(0, len(lines)-1-maxPurges):] // the last one is empty
-		if err := p.store.SwapState(ctx, purgesState, old, bytes.Join(lines, nil)); !errors.Is(err, storage.ErrConflict) {
+		if err := p.store.SwapState(ctx, PurgesState, old, bytes.Join(lines, nil)); !errors.Is(err, storage.ErrConflict) {
 			return err
 		}
 	}
@@ -137,7 +162,7 @@ func (p *purger) note(ctx context.Context, order Purge) error {
 
 // all returns the record of all purges.
 func (p *purger) all(ctx context.Context) ([]byte, error) {
-	lines, err := p.store.State(ctx, purgesState)
+	lines, err := p.store.State(ctx, PurgesState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

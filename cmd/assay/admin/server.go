@@ -14,31 +14,55 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"github.com/assay-proxy/assay/proxy/content"
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/budget"
+	"github.com/assay-proxy/assay/storage/news"
+	"github.com/assay-proxy/assay/sumdb"
 )
 
 // Server performs the requests of a Client.
 type Server struct {
 	Data    string // the data directory
 	Store   storage.Store
-	Forget  func([]content.Item) // drops purged objects from memory; nil: nothing is in memory
-	Version string               // of the program
+	Place   string                     // of a store in a bucket, as s3.DB.Place returns it; "": the store is in the data directory
+	Forget  func([]content.Item) error // drops purged objects from memory, here and at other servers; nil: nothing is in memory
+	Version string                     // of the program
 	Logger  *slog.Logger
+
+	// Thaw clears the evidence of forks of a checksum database for the mirror that runs, and returns the paths of the
+	// files. With nil none runs, and the evidence in Data is cleared.
+	Thaw thawFunc
+	News *news.Board // of the replicas that share Store; nil: there are none
+
+	Collect      collectFunc                   // of the bucket; nil: the store is in the data directory
+	KeepsChanged func(context.Context) error   // makes the orders of Keep apply where there are servers; nil: there are none
+	Limit        func() (budget.Report, error) // how the limit of the disk is used; nil: there is none
 
 	turn turn // of backups and compactions
 }
 
 // Handler returns the handler of a Client's requests.
 func (s *Server) Handler() http.Handler {
-	mux := http.NewServeMux()
+	mux, export := http.NewServeMux(), &exporter{s.Store}
+	mux.HandleFunc("GET /place", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Place, nil) })
+	mux.HandleFunc("GET /keys", export.serveKeys)
+	mux.HandleFunc("GET /object", export.serveObject)
+	mux.HandleFunc("GET /states", export.serveStates)
+	mux.HandleFunc("GET /state", export.serveState)
 	mux.HandleFunc("GET /backup", s.serveBackup)
 	mux.HandleFunc("GET /items", s.serveItems)
 	mux.HandleFunc("POST /purge", s.servePurge)
 	mux.HandleFunc("GET /purges", s.servePurges)
 	mux.HandleFunc("POST /compact", s.serveCompact)
+	mux.HandleFunc("POST /collect", s.serveCollect)
+	mux.HandleFunc("POST /keep", s.serveKeep)
+	mux.HandleFunc("GET /keeps", s.serveKeeps)
+	mux.HandleFunc("GET /limit", s.serveLimit)
+	mux.HandleFunc("POST /thaw", s.serveThaw)
 	return mux
 }
 
@@ -108,7 +132,7 @@ func (s *Server) compact(ctx context.Context) (freed int64, err error) {
 	return freed, err
 }
 
-func (s *Server) purger() *purger { return &purger{s.Store, s.Forget, s.Logger} }
+func (s *Server) purger() *purger { return &purger{s.Store, s.News, s.Forget, s.Logger} }
 
 func (s *Server) servePurge(w http.ResponseWriter, r *http.Request) {
 	var order Purge
@@ -128,6 +152,59 @@ func (s *Server) servePurges(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, _ = w.Write(lines) // the client sees that they are incomplete
+}
+
+func (s *Server) serveThaw(w http.ResponseWriter, r *http.Request) {
+	var order Thaw
+	if err := json.NewDecoder(r.Body).Decode(&order); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	thaw := s.Thaw
+	if thaw == nil {
+		thaw = thawStored(sumdb.Config{Store: s.Store, News: s.News, Evidence: filepath.Join(s.Data, evidenceDir), Logger: s.Logger})
+	}
+	// A thaw that has begun is finished, even if the client leaves.
+	done, err := order.do(context.WithoutCancel(r.Context()), thaw)
+	reply(w, done, err)
+}
+
+func (s *Server) serveCollect(w http.ResponseWriter, r *http.Request) {
+	var wait time.Duration
+	if err := json.NewDecoder(r.Body).Decode(&wait); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if s.Collect == nil {
+		reply(w, nil, errors.New("the store is in the data directory and needs no gc"))
+		return
+	}
+	done, err := s.Collect(r.Context(), wait)
+	reply(w, done, err)
+}
+
+func (s *Server) serveKeep(w http.ResponseWriter, r *http.Request) {
+	var order Keep
+	if err := json.NewDecoder(r.Body).Decode(&order); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	// What has begun is finished, even if the client leaves.
+	reply(w, order, keep(context.WithoutCancel(r.Context()), order, s.Store, s.KeepsChanged))
+}
+
+func (s *Server) serveKeeps(w http.ResponseWriter, r *http.Request) {
+	all, err := content.Keeps(r.Context(), s.Store)
+	reply(w, all, err)
+}
+
+func (s *Server) serveLimit(w http.ResponseWriter, _ *http.Request) {
+	if s.Limit == nil {
+		reply(w, nil, errors.New("there is no running server with disk-limit or disk-age"))
+		return
+	}
+	report, err := s.Limit()
+	reply(w, report, err)
 }
 
 func newHTTPServer(s *Server) *http.Server {

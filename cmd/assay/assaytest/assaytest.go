@@ -42,11 +42,10 @@ func (o *Output) String() string {
 // WaitFor waits until ok, with a time limit for a busy machine.
 func WaitFor(t *testing.T, ok func() bool) {
 	t.Helper()
-	for range 500 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if ok() {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	t.Fatal("it has not come")
 }

@@ -122,6 +122,29 @@ func (c Config) checkTogether() error {
 	if c.TLSClientCA != "" && c.TLSCert == "" {
 		return errors.New("tls-client-ca needs tls-cert and tls-key: client certificates need TLS")
 	}
+	if c.Store != "" && c.ReadOnly {
+		return errors.New("read-only is for a store in the data directory, and store names one in a bucket; remove one of them")
+	}
+	if c.DiskLimit != 0 && c.StoreLimit != 0 {
+		return errors.New("disk-limit and store-limit must not be set together: disk-limit bounds the whole data directory, and makes room by eviction")
+	}
+	if c.DiskAge != 0 && c.StoreLimit != 0 {
+		return errors.New("disk-age and store-limit must not be set together: use disk-limit, which bounds the whole data directory, in place of store-limit")
+	}
+	if c.DiskAge != 0 && c.DiskAge < time.Second {
+		return fmt.Errorf("disk-age is %v; it must be at least 1s, or 0 to evict nothing because of its age", c.DiskAge)
+	}
+	if c.Store != "" && c.StoreLimit != 0 {
+		return errors.New("store-limit is for a store in the data directory, and store names one in a bucket; remove one of them")
+	}
+	switch {
+	case c.LogKey != "" && (c.Store == "" || c.SingleReplica):
+		return errors.New("log-key is for an own log that several servers share in a bucket; name the bucket with store, without single-replica, or remove log-key")
+	case c.LogKey == "" && c.LogTrust:
+		return errors.New("log-trust-bucket needs log-key: without it there is no own log in the bucket")
+	case c.LogKey == "" && strings.HasPrefix(c.LogGuard, "s3://") && (c.Store == "" || c.SingleReplica):
+		return errors.New("log-guard must be a file: a bucket is for a log in a bucket, with store and log-key")
+	}
 	if c.Unified && c.SumDB == "off" {
 		return errors.New("unified needs a checksum database in sumdb: it verifies public modules before they are added")
 	}

@@ -25,6 +25,8 @@ type Config struct {
 	MetricsListen string `name:"metrics-listen" value:"ADDR" default:"" help:"Address, as in listen, for /metrics, /livez and /readyz alone, without TLS, prefix and authentication. The address in listen then has no /metrics."`
 	Prefix        string `name:"prefix" value:"PATH" default:"" help:"Path below which everything is served, for example /go: clients then set GOPROXY to https://proxy.example/go. All other paths are answered with 404. Without it, everything is served from /."`
 	Data          string `name:"data" value:"DIR" default:"assay-data" help:"Directory for all data; serve creates it. Only one server can use it at a time."`
+	Store         string `name:"store" value:"URL" default:"" help:"Store in a bucket of an S3-compatible object store: s3://BUCKET/PREFIX?endpoint=URL&region=R&path-style=true; only the bucket is necessary. Several servers can use it at the same time, each with a data directory of its own for local copies. Credentials come from where the AWS command line has them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Without it, the store is in the data directory. See docs/replicas.md."`
+	SingleReplica bool   `name:"single-replica" default:"false" help:"No other server uses the bucket in store. Then the object store need not keep conditional requests, nothing is exchanged with other servers, and the own log is in the data directory."`
 	ReadOnly      bool   `name:"read-only" default:"false" help:"Serve what is stored, and write nothing to the data directory, which may be on a read-only file system and be used by several such servers. Nothing is fetched (upstream and vcs count as off), and the own log signs nothing new. Zips of private modules are checked in the directory for temporary files (TMPDIR)."`
 	NoMigrate     bool   `name:"no-migrate" default:"false" help:"Do not change the layout of a store that an earlier version has made. If its keys would have to be moved, the program ends with an error; otherwise small objects are stored as earlier versions stored them. Without it, serve moves the keys once at its start, and changes the layout with the first object that it stores; then earlier versions cannot open the data directory any more."`
 	Upstream      string `name:"upstream" value:"GOPROXYLIST" default:"https://proxy.golang.org" go:"GOPROXY" reload:"yes" secret:"yes" help:"Where modules come from, in the syntax of GOPROXY: proxy URLs (https, http, file) separated by a comma (continue with the next one if it does not have the module) or a bar (continue after any error). off: no upstream, serve stored modules only. direct, at the end: fetch from the module's own repository, verified like everything else."`
@@ -43,7 +45,9 @@ type Config struct {
 	HookSecret  string        `name:"hook-secret-file" value:"FILE" default:"" help:"File with the secret of the webhooks at /-/hooks/github, /-/hooks/gitlab and /-/hooks/gitea. Without it, webhooks are disabled. SIGHUP reads the file again."`
 
 	LogName  string `name:"log-name" value:"NAME" default:"" help:"Name of the own log, host[/path], set when the log is created: each of its signatures contains it. Default: assay- and 8 digits. assay key prints it."`
-	LogGuard string `name:"log-guard" value:"FILE" default:"" help:"File on another disk or machine that records the newest tree of the own log. Only with it can the proxy detect that a whole disk or snapshot was restored to an older state. See docs/backup.md."`
+	LogGuard string `name:"log-guard" value:"FILE" default:"" help:"File on another disk or machine that records the newest tree of the own log. Only with it can the proxy detect that a whole disk or snapshot was restored to an older state. See docs/backup.md. For a log in a bucket it may be another bucket, as in store: s3://BUCKET/PREFIX?endpoint=URL; servers that share a log share it, and new ones need no log-trust-bucket."`
+	LogKey   string `name:"log-key" value:"FILE" default:"" help:"File with the secret key of an own log that several servers share in the bucket of store, the same for all of them; assay log create makes it. No other user may have permission to read it. Without it, servers that share a bucket have no own log. See docs/replicas.md."`
+	LogTrust bool   `name:"log-trust-bucket" default:"false" help:"The bucket in store has the newest state of the own log. A server with a new data directory needs this word, or log-guard, before it signs: it cannot see whether the bucket was set back. It overrides no guard that knows better, and begins no log: only assay log create does. Give it for one start only."`
 	Unified  bool   `name:"unified" default:"false" help:"Serve the own log as a checksum database that also covers public modules, which are added after verification. Clients then set GOSUMDB to the output of assay key, and need no GONOSUMDB."`
 
 	Access    string `name:"access" value:"RULES" default:"" reload:"yes" help:"Rules for reading private modules: pattern=group|group, separated by commas. The patterns are private too. The group * contains all authenticated clients, anyone contains every client. If several rules match a module, or another module of its repository, a client must satisfy each of them. For all other clients the module does not exist. As soon as there is any rule, a module that is read with a credential and has no rule is served to no client; without any rule, to every client. See docs/access.md."`
@@ -59,7 +63,7 @@ type Config struct {
 	TLSClientCA    string `name:"tls-client-ca" value:"FILE" default:"" help:"PEM file with the authorities of client certificates. A client certificate then authenticates: its first DNS name, or else its common name, is the user. Reloaded when it changes."`
 	TrustedProxies string `name:"trusted-proxies" value:"NETWORKS" default:"" help:"Networks (CIDR) of the reverse proxies in front of this server, separated by commas. X-Forwarded-For from these networks names the client, and X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-Prefix the URL that it uses; from others they are ignored. See docs/proxies.md."`
 
-	CAFile         string        `name:"ca-file" value:"FILE" default:"" reload:"yes" help:"PEM file with certificate authorities to trust for upstreams, in addition to the system's. Proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used."`
+	CAFile         string        `name:"ca-file" value:"FILE" default:"" reload:"yes" help:"PEM file with certificate authorities to trust for upstreams, and for the object store in store, in addition to the system's. Proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used."`
 	RedirectHosts  string        `name:"redirect-hosts" value:"HOSTS" default:"" reload:"yes" help:"Hosts, or host:port, separated by commas, to which upstreams may redirect whatever their address is, for example internal object storage. Without it, redirects are followed to public addresses, and from an internal upstream to another one in upstream."`
 	ConnectTimeout time.Duration `name:"connect-timeout" default:"5s" reload:"yes" help:"Time limit for connecting to an upstream, and again for the TLS handshake."`
 	HeaderTimeout  time.Duration `name:"header-timeout" default:"8s" reload:"yes" help:"Time limit for an upstream to begin its answer, for each attempt. A slower upstream that still answers its probe is asked once more with more time, and the client is told to try again."`
@@ -80,6 +84,10 @@ type Config struct {
 	MemoryBudget int `name:"memory-budget" default:"256" min:"144" help:"Memory, in MiB, for everything whose size depends on clients and upstreams: objects in transfer, connections, indexes. Work that does not fit waits, or is answered with 503. The process needs about 20 MiB in addition, and a quarter of the budget for garbage that is not collected yet."`
 
 	StoreLimit int `name:"store-limit" default:"0" min:"0" help:"Largest size, in MiB, of each of the two files of the store, at least 128. At the limit it is as if the disk were full: nothing new is stored until modules are purged. 0 means no limit; on systems with 32 bits it means 1024, and more is refused."`
+
+	DiskLimit Size `name:"disk-limit" default:"0" help:"Disk space that the data directory may take, with everything in it: a size like 200MB, 10GiB or 1TB, or a number of MiB. Zips that an upstream still has, or with store all local copies, are then evicted, those of the least worth first, see docs/disk.md. One object that is being fetched may exceed it. 0 means no limit."`
+
+	DiskAge time.Duration `name:"disk-age" default:"0s" min:"0" help:"How long after its last use a zip is evicted although there is room, at least one second, for example 2160h. What disk-limit may evict is evicted, and nothing else, see docs/disk.md; disk-limit need not be set. 0 means never."`
 
 	LogFormat       string        `name:"log-format" value:"FORMAT" default:"text" enum:"text,json" help:"Format of the log: text or json."`
 	LogLevel        string        `name:"log-level" value:"LEVEL" default:"info" enum:"debug,info,warn,error" reload:"yes" help:"Minimum level of log messages: debug, info, warn or error."`
@@ -159,6 +167,8 @@ func valueName(kind reflect.Type) string {
 	switch {
 	case kind == reflect.TypeFor[time.Duration]():
 		return "DURATION"
+	case kind == reflect.TypeFor[Size]():
+		return "SIZE"
 	case kind.Kind() == reflect.Bool:
 		return "BOOL"
 	}

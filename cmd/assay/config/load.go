@@ -177,7 +177,7 @@ func parseFile(data []byte) (map[string]string, error) {
 func tomlText(s Setting, value any) (string, error) {
 	switch value := value.(type) {
 	case string:
-		if s.field.Type.Kind() == reflect.String || s.field.Type == reflect.TypeFor[time.Duration]() {
+		if s.field.Type.Kind() == reflect.String || s.field.Type == reflect.TypeFor[time.Duration]() || s.field.Type == reflect.TypeFor[Size]() {
 			return value, nil
 		}
 	case bool:
@@ -209,6 +209,12 @@ func set(field reflect.Value, text string) error {
 			return fmt.Errorf("%q is not a number", text)
 		}
 		field.SetInt(int64(n))
+	case Size:
+		size, err := ParseSize(text)
+		if err != nil {
+			return err
+		}
+		field.SetInt(int64(size))
 	case time.Duration:
 		d, err := time.ParseDuration(text)
 		if err != nil {

@@ -32,6 +32,8 @@ func (s Setting) Schema() string {
 	switch {
 	case s.field.Type == reflect.TypeFor[time.Duration]():
 		p.Pattern = durationPattern
+	case s.field.Type == reflect.TypeFor[Size]():
+		p.Pattern = sizePattern
 	case s.field.Type.Kind() == reflect.Bool:
 		p.Type, p.Default = "boolean", s.Default == "true"
 	case s.field.Type.Kind() == reflect.Int:

@@ -12,7 +12,7 @@ import (
 func serveAdmin(server *admin.Server, running *sync.WaitGroup, log *slog.Logger) (end func()) {
 	socket, err := admin.Listen(server)
 	if err != nil {
-		log.Warn("no socket for assay backup, ls, du, purge and compact: they work only while the server is stopped", "err", err)
+		log.Warn("no socket for assay backup, ls, du, purge, compact and sumdb: they work only while the server is stopped", "err", err)
 		return func() {}
 	}
 	running.Go(func() {

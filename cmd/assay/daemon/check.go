@@ -16,6 +16,7 @@ import (
 	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/privacy"
 	"github.com/assay-proxy/assay/proxy/vcs"
+	"github.com/assay-proxy/assay/storage/s3"
 	"github.com/assay-proxy/assay/sumdb"
 )
 
@@ -33,6 +34,11 @@ func Check(c config.Config) error {
 	}
 	if entries[len(entries)-1].Direct && c.VCS == "off" {
 		return errDirectOff
+	}
+	if c.Store != "" {
+		if _, err := s3.ParseURL(c.Store); err != nil {
+			return err
+		}
 	}
 	_, err = readCredentials(c)
 	return err

@@ -111,7 +111,7 @@ func Run(ctx context.Context, o Options) error {
 // newDaemon creates the parts that all other parts need.
 func newDaemon(c config.Config, errOut io.Writer) *daemon {
 	current := newInForce(c)
-	return &daemon{config: c, current: current, log: newLogger(errOut, c.LogFormat, current), memory: divide(c.MemoryBudget)}
+	return &daemon{config: c, current: current, log: newLogger(errOut, c.LogFormat, current), memory: divide(c.MemoryBudget, c.Store != "")}
 }
 
 // announce prints the address: into the log if that is JSON, otherwise to standard output. end ends
@@ -195,6 +195,7 @@ func (d *daemon) open(ctx context.Context, o Options, from config.Sources) (err 
 	if d.proxy, err = d.newProxy(b.via, who); err != nil {
 		return err
 	}
+	d.stores.followPurges(d.proxy.Content().Purged)
 	d.openFront(secret, o.Version, who)
 	d.reloader = &reloader{
 		load: o.Load, builder: b, current: d.current, stores: d.stores, access: d.access, certificates: d.certificates,
@@ -232,7 +233,8 @@ func (d *daemon) newProxy(via string, who *clients) (*proxy.Server, error) {
 			Scratch: d.stores.scratch, Evidence: evidenceDir(c), Logger: d.log.Logger,
 			Times:  content.Times{Answer: c.AnswerTimeout, Fresh: c.Fresh, Stale: c.Stale},
 			Memory: content.Memory{Hot: d.memory.hot, Proofs: d.memory.proofs, Fetches: d.memory.fetches},
-			Fills:  c.Fills, ZipFills: c.ZipFills,
+			Fills:  content.Fills{Objects: c.Fills, Zips: c.ZipFills},
+			News:   d.stores.board,
 		},
 		Settings: now.content(),
 		Predict:  c.Predict, Access: d.access, Remote: who.address, Answers: d.memory.answers, FirstByte: firstByte, Via: via,
@@ -245,8 +247,8 @@ func (d *daemon) openFront(hookSecret, version string, who *clients) {
 	d.front = &front{
 		log: d.log, observer: newObserver(d.log, d.current.accessLog, who), clients: who, connections: d.listener.connections,
 		site:     &site{d.scheme(), d.config.Prefix, who},
-		ready:    &readiness{store: d.stores.objects, log: d.log.Logger},
-		leaks:    &leaksPage{&operators{config.List(d.config.Operators), d.access, who}, d.proxy.Leaks, d.proxy},
+		ready:    &readiness{store: d.stores.local, log: d.log.Logger},
+		leaks:    &leaksPage{&operators{config.List(d.config.Operators), d.access, who}, d.proxy.AllLeaks, d.proxy},
 		protocol: d.proxy,
 	}
 	d.front.observer.tracing.start(version, d.config.Prefix, d.log.Logger)
@@ -300,7 +302,13 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 			}
 		})
 	}
+	running.Go(func() { d.stores.board.Run(background) })
+	running.Go(func() { d.stores.runLog(background) })
+	running.Go(func() { d.proxy.Content().Teller().Run(background) })
 	running.Go(func() { d.reloader.run(background, hangup) })
+	if limited := d.stores.limited; limited != nil {
+		running.Go(func() { limited.run(background, d.proxy.Content().Obtainable) })
+	}
 	if !d.config.ReadOnly { // read-only commands open the store at the same time
 		defer serveAdmin(d.adminServer(), &running, d.log.Logger)()
 	}
@@ -329,10 +337,30 @@ func (d *daemon) serve(ctx context.Context, hangup <-chan os.Signal) error {
 
 // adminServer returns the server of the administrator's commands.
 func (d *daemon) adminServer() *admin.Server {
-	return &admin.Server{
-		Data: d.config.Data, Store: d.stores.objects, Forget: d.proxy.Content().Forget,
-		Version: d.reloader.builder.version, Logger: d.log.Logger,
+	server := &admin.Server{
+		Data: d.config.Data, Store: d.stores.objects, Place: d.stores.place, Forget: d.forget,
+		Version: d.reloader.builder.version, Logger: d.log.Logger, Thaw: d.stores.thaw, KeepsChanged: d.stores.keepsChanged,
 	}
+	if d.stores.bucket != nil {
+		server.News = d.stores.board
+	}
+	if limited := d.stores.limited; limited != nil {
+		server.Limit = limited.Report
+	}
+	if bucket := d.stores.bucket; bucket != nil {
+		server.Collect = Collect(bucket)
+	}
+	return server
+}
+
+// forget drops purged objects from memory, here and in other replicas.
+func (d *daemon) forget(items []content.Item) error {
+	d.proxy.Content().Forget(items)
+	err := d.proxy.Content().Teller().Tell(context.Background(), items) // it ends by itself
+	if err != nil {
+		d.log.Error("other replicas do not know yet that files were purged, and may serve them; they are told again until it succeeds, or restart them", "files", len(items), "err", err)
+	}
+	return err
 }
 
 // refuse serves the refused connections until the listener is closed.
@@ -343,7 +371,7 @@ func (d *daemon) refuse() {
 }
 
 // closeTime is enough for what follows the transfers of a shutdown: the store is closed.
-const closeTime = 10 * time.Second
+const closeTime = 30 * time.Second
 
 // shutdown lets running requests finish, within the configured time.
 func (d *daemon) shutdown(httpServer *http.Server) error {

@@ -24,6 +24,10 @@ import (
 	"github.com/assay-proxy/assay/cmd/assay/assaytest"
 	"github.com/assay-proxy/assay/cmd/assay/config"
 	"github.com/assay-proxy/assay/proxy/proxytest"
+	"github.com/assay-proxy/assay/storage/bolt"
+	"github.com/assay-proxy/assay/storage/news"
+	"github.com/assay-proxy/assay/storage/s3"
+	"github.com/assay-proxy/assay/storage/tiered"
 )
 
 var updateDocs = flag.Bool("update", false, "rewrite the generated documents")
@@ -41,6 +45,7 @@ func TestDocMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Listen, c.Data, c.Upstream, c.SumDB, c.Private = "127.0.0.1:0", t.TempDir(), world.URL("ok"), world.GOSUMDB(), "corp.example"
+	c.DiskLimit = 1 << 30
 	d := newDaemon(c, os.Stderr)
 	defer d.log.Close()
 	if err := d.listen(noLimit, nil); err != nil {
@@ -64,7 +69,8 @@ func TestDocMetrics(t *testing.T) {
 
 	collectors := slices.Concat(d.stores.metrics(), d.proxy.Metrics(), d.reloader.metrics.collectors(), d.current.load().metrics(),
 		d.front.observer.collectors(), d.access.Metrics(),
-		[]prometheus.Collector{buildInfo(""), d.log.lines.metrics(), d.listener.refused, newMemoryCollector(d.memory), newDiskCollector(c.Data), d.certificates.metrics()})
+		[]prometheus.Collector{buildInfo(""), d.log.lines.metrics(), d.listener.refused, newMemoryCollector(d.memory), newDiskCollector(c.Data), d.certificates.metrics()},
+		bucketCollectors(t))
 	lines, kinds := map[string]string{}, map[string]string{}
 	for _, collector := range collectors {
 		for name, text := range describe(t, collector) {
@@ -101,6 +107,21 @@ func TestDocMetrics(t *testing.T) {
 		t.Fatalf("%s has no place for the series", name)
 	}
 	assaytest.CompareDoc(t, name, before+table.String(), *updateDocs)
+}
+
+// bucketCollectors returns the collectors that a server has with a store in a bucket.
+func bucketCollectors(t *testing.T) []prometheus.Collector {
+	db, err := OpenBucket(t.Context(), config.Config{Store: "s3://bucket?endpoint=http://127.0.0.1:1"}, s3.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	local, err := bolt.Open(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := tiered.New(t.Context(), tiered.Options{Local: local, Remote: db})
+	t.Cleanup(func() { store.Close() })
+	return append(store.Metrics(), news.New(db, nil).Metrics()...)
 }
 
 // describe returns type, labels and help of the series of a collector by name.

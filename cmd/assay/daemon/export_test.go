@@ -118,7 +118,7 @@ func (l *oneListener) Close() error   { return nil }
 // FullMonitor serves a listener as metrics-listen, of a program whose connections of clients have taken
 // all of their memory, until stop.
 func FullMonitor(l net.Listener, mebibytes int) (stop func()) {
-	shares := divide(mebibytes)
+	shares := divide(mebibytes, false)
 	for shares.connections.Try(connectionMemory) {
 	}
 	return newMonitor(l, shares, slog.New(slog.DiscardHandler)).close

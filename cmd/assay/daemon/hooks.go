@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -70,10 +71,10 @@ type webhooks struct {
 	memory  *memory.Budget // their bodies count as fetched objects
 	clients *clients
 	log     *slog.Logger
-	pushed  func(urls ...string) // called with the URLs of changed repositories
+	pushed  func(ctx context.Context, urls ...string) error // called with the URLs of changed repositories; fails if other replicas are not told
 }
 
-func newWebhooks(secret string, budget *memory.Budget, from *clients, log *slog.Logger, pushed func(urls ...string)) *webhooks {
+func newWebhooks(secret string, budget *memory.Budget, from *clients, log *slog.Logger, pushed func(context.Context, ...string) error) *webhooks {
 	h := &webhooks{reading: make(chan struct{}, maxHooks), large: make(chan struct{}, 1), memory: budget, clients: from, log: log, pushed: pushed}
 	h.use(secret)
 	return h
@@ -133,7 +134,12 @@ func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeText(w, http.StatusBadRequest, "the body names no repository; send JSON, for push and create events\n")
 		return
 	}
-	h.pushed(sent.urls()...)
+	if err := h.pushed(r.Context(), sent.urls()...); err != nil {
+		h.log.Error("other replicas cannot be told that a repository has changed; the code host should send the webhook again", "kind", kind, "repository", vcs.CanonicalRepository(sent.urls()[0]), "err", err)
+		w.Header().Set("Retry-After", "5")
+		writeText(w, http.StatusServiceUnavailable, "the store does not answer, so other replicas do not know of it; send it again\n")
+		return
+	}
 	h.log.Info("repository changed", "kind", kind, "repository", vcs.CanonicalRepository(sent.urls()[0])) // without a password
 	writeText(w, http.StatusOK, "ok\n")
 }

@@ -20,6 +20,10 @@ const indexMemory = 16 << 20
 // refused while clients have all others would make an orchestrator end the program.
 const monitorMemory = 64 * 24 << 10
 
+// maxBucketReaders is how many readers may wait for memory to read from a bucket: as many as the usual number of open
+// files permits. Each has a connection already.
+const maxBucketReaders = 1024
+
 // shares is the memory budget, divided by purpose. No purpose can take the memory of another one:
 // slow clients do not prevent fetches, and fetches do not prevent connections.
 type shares struct {
@@ -31,12 +35,14 @@ type shares struct {
 	proofs      *memory.Budget // zips while they are hashed, lookups while they are proved
 	fetches     *memory.Budget // fetched data that is not stored yet; webhooks
 	answers     *memory.Budget // data read from the store, until clients have received it
+	bucket      *memory.Budget // data read from a bucket, on its way to a client or to the local copies; nil: there is none
 	connections *memory.Budget // clients
 	monitor     *memory.Budget // machines that read metrics-listen
 }
 
-// divide divides a budget of so many MiB. In a budget of 256 MiB a unit is 8 MiB.
-func divide(mebibytes int) shares {
+// divide divides a budget of so many MiB, for a store in a bucket or on the local disk. In a budget of 256 MiB a unit
+// is 8 MiB.
+func divide(mebibytes int, bucket bool) shares {
 	total := int64(mebibytes) << 20
 	unit, all := (total-indexMemory)/30, memory.New(total)
 	s := shares{hot: 2 * unit, indexes: indexMemory}
@@ -45,7 +51,13 @@ func divide(mebibytes int) shares {
 	s.store = all.Part(3 * unit)
 	s.proofs = all.Part(4 * unit)
 	s.fetches = all.Part(6 * unit)
-	s.answers = all.Part(7 * unit).Limit(7 * unit * 3 / 8) // half of it for the chunks, which readers share
+	answers := 7 * unit
+	if bucket {
+		// Who reads from a bucket waits for memory, and who reads a local copy is refused while others wait.
+		// One address gets less than half of it: what it does not read of large objects holds memory.
+		answers, s.bucket = 4*unit, all.Part(3*unit).Limit(3*unit*3/8).Queue(maxBucketReaders)
+	}
+	s.answers = all.Part(answers).Limit(answers * 3 / 8) // half of it for the chunks, which readers share
 	s.monitor = all.Part(monitorMemory)
 	s.connections = all.Part(6*unit - s.monitor.Size())
 	return s
@@ -53,9 +65,13 @@ func divide(mebibytes int) shares {
 
 // named returns the counted shares by the names that they have in metrics.
 func (s shares) named() map[string]*memory.Budget {
-	return map[string]*memory.Budget{
+	named := map[string]*memory.Budget{
 		"log": s.ownLog, "store": s.store, "proofs": s.proofs, "fetches": s.fetches, "answers": s.answers, "connections": s.connections, "monitor": s.monitor,
 	}
+	if s.bucket != nil {
+		named["bucket"] = s.bucket
+	}
+	return named
 }
 
 // gcPercent makes the garbage collector run half as often as Go's default while the program uses

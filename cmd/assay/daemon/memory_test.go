@@ -15,16 +15,18 @@ import (
 func TestShares(t *testing.T) {
 	t.Parallel()
 	for _, mebibytes := range []int{config.LeastMemory, 256, 1000, 16 << 10} {
-		s := divide(mebibytes)
-		sum := s.hot + s.indexes
-		for _, b := range s.named() {
-			sum += b.Size()
-		}
-		if total := int64(mebibytes) << 20; sum > total || sum < total-1<<10 {
-			t.Errorf("the shares of %d MiB are %d bytes, not %d", mebibytes, sum, total)
+		for _, bucket := range []bool{false, true} {
+			s := divide(mebibytes, bucket)
+			sum := s.hot + s.indexes
+			for _, b := range s.named() {
+				sum += b.Size()
+			}
+			if total := int64(mebibytes) << 20; sum > total || sum < total-1<<10 {
+				t.Errorf("with a bucket %t, the shares of %d MiB are %d bytes, not %d", bucket, mebibytes, sum, total)
+			}
 		}
 	}
-	s := divide(config.LeastMemory)
+	s := divide(config.LeastMemory, true)
 	const largestMod, largestList = 16 << 20, 4 << 20
 	for _, needs := range []struct {
 		what  string

@@ -36,7 +36,7 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 			return
 		case <-hangup:
 			tellManager(r.log, systemd.SdNotifyReloading, systemd.SdNotifyMonotonicUsec())
-			err := r.reload()
+			err := r.reload(ctx)
 			r.metrics.note(err, time.Now())
 			status := serving(r.builder.addr)
 			if err != nil {
@@ -50,8 +50,8 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 
 // reload puts into force all settings that can change without a restart. If anything is wrong,
 // nothing changes.
-func (r *reloader) reload() error {
-	r.stores.recheck(r.log) // first, so that wrong settings do not prevent an administrator from clearing a fork
+func (r *reloader) reload(ctx context.Context) error {
+	r.stores.recheck(ctx, r.log) // first, so that wrong settings do not prevent an administrator from clearing a fork
 	c, from, err := r.load()
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (m *reloadMetrics) note(err error, now time.Time) {
 		return
 	}
 	m.successful.Set(1)
-	m.time.Set(float64(now.Unix()))
+	m.time.Set(float64(now.UnixMicro()) / 1e6) // two reloads in one second are told apart
 }
 
 func (m *reloadMetrics) collectors() []prometheus.Collector {

@@ -64,7 +64,7 @@ func TestReloadReplacesSettings(t *testing.T) {
 	} {
 		next, loadErr = c, nil
 		spoil()
-		if err := d.reloader.reload(); err == nil {
+		if err := d.reloader.reload(t.Context()); err == nil {
 			t.Errorf("%s is wrong, and the reload is not refused", name)
 		}
 		if d.current.load() != before || read() != readBefore {
@@ -72,7 +72,7 @@ func TestReloadReplacesSettings(t *testing.T) {
 		}
 	}
 	next, loadErr = c, nil
-	if err := d.reloader.reload(); err != nil {
+	if err := d.reloader.reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if want := (readers{false, false, false, slog.LevelDebug}); read() != want {

@@ -192,7 +192,7 @@ func (b *builder) withVCS(s *settings) (*settings, error) {
 		return nil, err
 	}
 	source, err := vcs.New(vcs.Config{
-		Dir: filepath.Join(c.Data, "vcs"), Systems: config.List(c.VCS), Jobs: c.VCSJobs, Timeout: c.VCSTimeout, MaxBytes: int64(c.VCSCache) << 20,
+		Dir: filepath.Join(c.Data, "vcs"), Systems: config.List(c.VCS), Jobs: c.VCSJobs, Timeout: c.VCSTimeout, MaxBytes: vcsBytes(c),
 		Network: vcs.Network{Hosts: config.List(c.VCSHosts), CAFile: c.CAFile}, Credentials: credentials, Netrc: c.Netrc, Logger: b.log, Memory: b.memory,
 	})
 	if err != nil {

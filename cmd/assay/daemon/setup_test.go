@@ -147,7 +147,12 @@ type goClient struct {
 
 func newGoClient(t *testing.T, env ...string) *goClient {
 	home := filepath.Join(t.TempDir(), "the home")
-	if err := os.Mkdir(home, 0o700); err != nil {
+	// With telemetry the go command leaves a process behind, which may write there when the test has ended.
+	telemetry := filepath.Join(home, ".config", "go", "telemetry")
+	if err := os.MkdirAll(telemetry, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return &goClient{t, home, append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_CONFIG_HOME=" + filepath.Join(home, ".config")}, env...)}

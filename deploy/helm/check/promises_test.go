@@ -50,8 +50,11 @@ func TestNames(t *testing.T) {
 // There is one writer at most, also during an update, and its volume survives the release.
 func TestOneWriter(t *testing.T) {
 	forEachRelease(t, func(t *testing.T, r release) {
+		if len(all[*apps.Deployment](r)) > 0 {
+			t.Skip("servers that share a bucket")
+		}
 		s := only[*apps.StatefulSet](t, r)
-		if len(all[*apps.Deployment](r))+len(all[*apps.DaemonSet](r)) > 0 {
+		if len(all[*apps.DaemonSet](r)) > 0 {
 			t.Error("there is another controller of pods than the StatefulSet")
 		}
 		if s.Spec.Replicas == nil || *s.Spec.Replicas > 1 {
@@ -78,6 +81,101 @@ func TestOneWriter(t *testing.T) {
 			t.Errorf("there is no headless Service %s", s.Spec.ServiceName)
 		}
 	})
+}
+
+// sharedBucket and alone find the settings that decide which controller the servers have.
+var (
+	sharedBucket = regexp.MustCompile(`(?m)^store = "s3://`)
+	alone        = regexp.MustCompile(`(?m)^single_replica = true$`)
+)
+
+// Servers are of a Deployment if they share a bucket, and never otherwise: it would start a second writer of one store.
+func TestController(t *testing.T) {
+	forEachRelease(t, func(t *testing.T, r release) {
+		for _, config := range all[*core.ConfigMap](r) {
+			text, ok := config.Data["assay.toml"]
+			if !ok {
+				continue
+			}
+			shared := sharedBucket.MatchString(text) && !alone.MatchString(text)
+			if deployments := len(all[*apps.Deployment](r)); shared != (deployments == 1) || shared == (len(all[*apps.StatefulSet](r)) == 1) {
+				t.Errorf("shared is %v, and there are %d Deployments", shared, deployments)
+			}
+		}
+	})
+}
+
+// Servers that share a bucket are replaced one by one, are on different nodes, and have a volume of their own with a
+// limit; a drain takes one of them.
+func TestReplicas(t *testing.T) {
+	forEachRelease(t, func(t *testing.T, r release) {
+		if len(all[*apps.Deployment](r)) == 0 {
+			t.Skip("one server")
+		}
+		d := only[*apps.Deployment](t, r)
+		if len(all[*apps.StatefulSet](r))+len(all[*core.PersistentVolumeClaim](r)) > 0 {
+			t.Error("there is a StatefulSet, or a claim that the servers would share")
+		}
+		update := d.Spec.Strategy.RollingUpdate
+		if d.Spec.Strategy.Type != apps.RollingUpdateDeploymentStrategyType || update.MaxUnavailable.IntValue() != 0 || update.MaxSurge.IntValue() != 1 {
+			t.Errorf("the strategy is %v", d.Spec.Strategy)
+		}
+		pod := d.Spec.Template.Spec
+		if len(pod.TopologySpreadConstraints) == 0 {
+			t.Error("all servers may be on one node")
+		}
+		for _, c := range pod.TopologySpreadConstraints {
+			selector, err := meta.LabelSelectorAsSelector(c.LabelSelector)
+			if err != nil || !selector.Matches(labels.Set(d.Spec.Template.Labels)) {
+				t.Errorf("what spreads the servers selects %v, %v", c.LabelSelector, err)
+			}
+		}
+		for _, v := range pod.Volumes {
+			limited := v.EmptyDir != nil && v.EmptyDir.SizeLimit.Value() > 0 && v.EmptyDir.Medium == core.StorageMediumDefault ||
+				v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate.Spec.Resources.Requests.Storage().Value() > 0
+			if v.Name == "data" && !limited {
+				t.Errorf("the volume of the data directory is %+v", v.VolumeSource)
+			}
+		}
+		for _, o := range all[*policy.PodDisruptionBudget](r) {
+			if o.Spec.MinAvailable != nil || o.Spec.MaxUnavailable.IntValue() != 1 {
+				t.Errorf("a drain takes %v", o.Spec.MaxUnavailable)
+			}
+		}
+	})
+}
+
+// The port of the object store is one that the network policy lets servers reach, also if nothing else is.
+func TestBucketPort(t *testing.T) {
+	for name, port := range map[string]int{"replicas": 9000, "aws": 443, "single": 443, "log": 9443} {
+		forRelease(t, name, func(t *testing.T, r release) {
+			for _, rule := range only[*networking.NetworkPolicy](t, r).Spec.Egress {
+				for _, p := range rule.Ports {
+					if p.Port.IntValue() == port && *p.Protocol == core.ProtocolTCP && len(rule.To) > 0 {
+						return
+					}
+				}
+			}
+			t.Errorf("port %d of the object store cannot be reached", port)
+		})
+	}
+}
+
+// The credentials of the bucket are read from the Secret, and are in no other object.
+func TestBucketSecret(t *testing.T) {
+	for _, name := range []string{"replicas", "single"} {
+		forRelease(t, name, func(t *testing.T, r release) {
+			found := map[string]*core.EnvVarSource{}
+			for _, v := range server(t, r).Template.Spec.Containers[0].Env {
+				found[v.Name] = v.ValueFrom
+			}
+			for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
+				if from := found[name]; from == nil || from.SecretKeyRef == nil || from.SecretKeyRef.Name != "assay-bucket" || from.SecretKeyRef.Key != name {
+					t.Errorf("%s is from %v", name, from)
+				}
+			}
+		})
+	}
 }
 
 // Every pod has no rights that it does not need.
@@ -131,7 +229,7 @@ func TestNdots(t *testing.T) {
 // the readiness probe to fail. The start may take long.
 func TestTimes(t *testing.T) {
 	forEachRelease(t, func(t *testing.T, r release) {
-		pod := only[*apps.StatefulSet](t, r).Spec.Template.Spec
+		pod := server(t, r).Template.Spec
 		c := pod.Containers[0]
 		delay, timeout := seconds(t, c, "ASSAY_SHUTDOWN_DELAY"), seconds(t, c, "ASSAY_SHUTDOWN_TIMEOUT")
 		if grace := time.Duration(*pod.TerminationGracePeriodSeconds) * time.Second; grace < delay+timeout+10*time.Second {
@@ -232,7 +330,7 @@ func TestMounts(t *testing.T) {
 // Secrets are readable for the group of the server alone.
 func TestSecretModes(t *testing.T) {
 	forEachRelease(t, func(t *testing.T, r release) {
-		for _, v := range only[*apps.StatefulSet](t, r).Spec.Template.Spec.Volumes {
+		for _, v := range server(t, r).Template.Spec.Volumes {
 			var mode *int32
 			switch {
 			case v.Projected != nil:
@@ -252,18 +350,18 @@ func TestSecretModes(t *testing.T) {
 // What selects pods selects those of the server, and the monitor selects one Service of the two.
 func TestSelectors(t *testing.T) {
 	forEachRelease(t, func(t *testing.T, r release) {
-		s := only[*apps.StatefulSet](t, r)
-		pod := labels.Set(s.Spec.Template.Labels)
+		s := server(t, r)
+		pod := labels.Set(s.Template.Labels)
 		check := func(what string, selector *meta.LabelSelector) {
 			if parsed, err := meta.LabelSelectorAsSelector(selector); err != nil || parsed.Empty() || !parsed.Matches(pod) {
 				t.Errorf("%s selects %v, and the pod has %v", what, selector, pod)
 			}
 		}
-		check("StatefulSet", s.Spec.Selector)
+		check("the controller", s.Selector)
 		for _, o := range all[*core.Service](r) {
 			check("Service", &meta.LabelSelector{MatchLabels: o.Spec.Selector})
 			for _, p := range o.Spec.Ports {
-				if portOf(s.Spec.Template.Spec.Containers[0], p.TargetPort.StrVal) == "" {
+				if portOf(s.Template.Spec.Containers[0], p.TargetPort.StrVal) == "" {
 					t.Errorf("Service %s sends to port %v", o.Name, p.TargetPort)
 				}
 			}
@@ -389,12 +487,31 @@ func TestJobsEnd(t *testing.T) {
 	})
 }
 
+// controller is what a StatefulSet and a Deployment have in common.
+type controller struct {
+	Selector *meta.LabelSelector
+	Template core.PodTemplateSpec
+}
+
+// server returns the controller of the servers.
+func server(t *testing.T, r release) controller {
+	t.Helper()
+	if len(all[*apps.Deployment](r)) > 0 {
+		d := only[*apps.Deployment](t, r).Spec
+		return controller{d.Selector, d.Template}
+	}
+	s := only[*apps.StatefulSet](t, r).Spec
+	return controller{s.Selector, s.Template}
+}
+
 // pods returns the pods that controllers make, by the controller's name.
 func pods(r release) map[string]core.PodSpec {
 	found := map[string]core.PodSpec{}
 	for _, o := range r {
 		switch o := o.(type) {
 		case *apps.StatefulSet:
+			found[o.Name] = o.Spec.Template.Spec
+		case *apps.Deployment:
 			found[o.Name] = o.Spec.Template.Spec
 		case *core.Pod:
 			found[o.Name] = o.Spec
@@ -437,6 +554,12 @@ func TestUpgrade(t *testing.T) {
 		next, err := decode(data)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if len(all[*apps.Deployment](r)) > 0 { // of which only the selector cannot be changed
+			if before, after := server(t, r).Selector, server(t, next).Selector; !reflect.DeepEqual(before, after) {
+				t.Errorf("before: %+v\nafter: %+v", before, after)
+			}
+			return
 		}
 		before, after := only[*apps.StatefulSet](t, r).Spec, only[*apps.StatefulSet](t, next).Spec
 		for _, s := range []*apps.StatefulSetSpec{&before, &after} { // what may change

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,6 +65,22 @@ func forEachRelease(t *testing.T, test func(t *testing.T, r release)) {
 			test(t, r)
 		})
 	}
+}
+
+// forRelease runs a test for the rendered file with this name.
+func forRelease(t *testing.T, name string, test func(t *testing.T, r release)) {
+	t.Run(name, func(t *testing.T) {
+		ran := false
+		forEachRelease(t, func(t *testing.T, r release) {
+			if path.Base(t.Name()) == name {
+				ran = true
+				test(t, r)
+			}
+		})
+		if !ran {
+			t.Errorf("%s is not rendered", name)
+		}
+	})
 }
 
 // decode returns the objects of a stream of YAML documents. Each must be of a known kind, and have no

@@ -126,6 +126,73 @@
         ],
       },
       {
+        name: 'assay.disk_limit',
+        rules: [
+          alert('AssayDiskLimitRefused', 'critical', '', |||
+            increase(assay_disk_limit_refused_total{%(sel)s}[15m]) > 0
+            unless on (%(by)s) assay_bucket_answers{%(sel)s}
+          |||, 'Assay at {{ $labels.instance }} refuses to store what must be stored: nothing can be evicted for it below disk-limit.'),
+          alert('AssayDiskLimitExceeded', 'warning', '1h', |||
+            assay_disk_limit_used_bytes{%(sel)s} > (assay_disk_limit_bytes{%(sel)s} > 0)
+          |||, 'The data directory of Assay at {{ $labels.instance }} takes {{ $value | humanize1024 }}B, which is more than disk-limit.'),
+          alert('AssayDiskLimitSmall', 'warning', '6h', |||
+            increase(assay_evicted_bytes_total{%(sel)s}[1d]) > (assay_disk_limit_bytes{%(sel)s} > 0)
+          |||, 'Assay at {{ $labels.instance }} has evicted {{ $value | humanize1024 }}B within a day, which is more than disk-limit.'),
+          alert('AssayTierDisk', 'warning', '', |||
+            sum by (%(by)s) (increase(assay_tier_local_errors_total{%(sel)s}[15m])) > 0
+          |||, 'The disk with the local copies of Assay at {{ $labels.instance }} has errors; the bucket serves instead.'),
+        ],
+      },
+      {
+        name: 'assay.bucket',
+        rules: [
+          alert('AssayBucketAway', 'critical', '2m', |||
+            assay_bucket_answers{%(sel)s} == 0
+          |||, 'The object store does not answer Assay at {{ $labels.instance }}, which serves local copies only.'),
+          alert('AssayBucketExchanged', 'critical', '', |||
+            assay_bucket_exchanged{%(sel)s} == 1
+          |||, 'The bucket of Assay at {{ $labels.instance }} was emptied or exchanged; it reads and writes nothing there.'),
+          alert('AssayBucketErrors', 'warning', '10m', |||
+            sum by (%(by)s) (rate(assay_bucket_requests_total{%(sel)s, result=~"refused|busy|unreachable|silent"}[10m]))
+              / sum by (%(by)s) (rate(assay_bucket_requests_total{%(sel)s, result!~"ended|unsent"}[10m])) > %(bucketErrorShare)g
+          |||, '{{ $value | humanizePercentage }} of the requests of Assay at {{ $labels.instance }} to the bucket fail.'),
+          alert('AssayBucketSlow', 'warning', '15m', |||
+            histogram_quantile(0.9, sum by (%(by)s, le) (rate(assay_bucket_answer_seconds_bucket{%(sel)s, operation="get"}[10m]))) > %(bucketGetSeconds)g
+          |||, 'One of ten reads from the bucket takes Assay at {{ $labels.instance }} longer than {{ $value | humanizeDuration }}.'),
+        ],
+      },
+      {
+        name: 'assay.replicas',
+        rules: [
+          alert('AssayNoNews', 'warning', '5m', |||
+            time() - assay_news_read_timestamp_seconds{%(sel)s} > %(newsSeconds)d
+          |||, 'Assay at {{ $labels.instance }} does not get the news of the servers with which it shares the bucket.'),
+          alert('AssayNewsFail', 'warning', '5m', |||
+            increase(assay_news_failed_total{%(sel)s}[5m]) > 0
+          |||, 'Assay at {{ $labels.instance }} cannot take over what other servers have changed.'),
+          alert('AssayFreezeNotShared', 'critical', '2m', |||
+            max by (job, database) (assay_sumdb_frozen{%(sel)s} and on (%(by)s) assay_bucket_answers{%(sel)s}) == 1
+            and
+            min by (job, database) (assay_sumdb_frozen{%(sel)s} and on (%(by)s) assay_bucket_answers{%(sel)s}) == 0
+          |||, 'The checksum database {{ $labels.database }} has forked, and not all servers that share the bucket know it.'),
+          alert('AssayLeases', 'warning', '15m', |||
+            sum by (%(by)s) (rate(assay_leases_total{%(sel)s, result=~"late|none"}[15m]))
+              / sum by (%(by)s) (rate(assay_leases_total{%(sel)s}[15m])) > %(leaseShare)g
+            and
+            sum by (%(by)s) (increase(assay_leases_total{%(sel)s}[15m])) > 50
+          |||, 'Assay at {{ $labels.instance }} fetches {{ $value | humanizePercentage }} of what other servers may be fetching, too.'),
+          alert('AssayLogOvertaken', 'warning', '15m', |||
+            rate(assay_log_overtaken_total{%(sel)s}[15m])
+              > on (%(by)s) %(overtakenShare)g * sum by (%(by)s) (rate(assay_log_appends_total{%(sel)s, result="appended"}[15m]))
+            and
+            increase(assay_log_overtaken_total{%(sel)s}[15m]) > 100
+          |||, 'Other servers write to the own log before Assay at {{ $labels.instance }} can, again and again.'),
+          alert('AssayVersionsDiffer', 'warning', '2h', |||
+            count by (job) (count by (job, version) (assay_build_info{%(sel)s} and on (%(by)s) assay_bucket_answers{%(sel)s})) > 1
+          |||, 'The servers that share a bucket run {{ $value }} versions of Assay.'),
+        ],
+      },
+      {
         name: 'assay.settings',
         rules: [
           alert('AssayCertificateExpires', 'critical', '10m', |||

@@ -229,6 +229,55 @@
         query('sum by (instance) (assay_store_dropped_total{%(sel)s})', '{{instance}} dropped'),
       ]),
     ]],
+    ['The limit of the disk', [
+      graph('Data directory', 'bytes', 'What the data directory takes, the limit of it (0: none), and the objects that may be evicted. With a bucket these are local copies.', [
+        query('sum by (instance) (assay_disk_limit_used_bytes{%(sel)s})', '{{instance}} used'),
+        query('min by (instance) (assay_disk_limit_bytes{%(sel)s})', '{{instance}} limit'),
+        query('sum by (instance) (assay_disk_removable_bytes{%(sel)s})', '{{instance}} removable'),
+      ]),
+      graph('Evicted', 'Bps', 'Bytes of objects that were evicted, for room or because of their age.', [query('sum by (instance) (rate(assay_evicted_bytes_total{%(sel)s}[%(range)s]))', '{{instance}}')]),
+      graph('Evicted, kept, passed, refused', 'ops', 'Evicted: objects. Kept: no upstream has them any more. Passed: served and not stored. Refused: no room, and an error for the client where there is no bucket.', [
+        query('sum(rate(assay_evictions_total{%(sel)s}[%(range)s]))', 'evicted'),
+        query('sum(rate(assay_disk_unobtainable_total{%(sel)s}[%(range)s]))', 'kept'),
+        query('sum(rate(assay_disk_limit_passed_total{%(sel)s}[%(range)s]))', 'passed'),
+        query('sum(rate(assay_disk_limit_refused_total{%(sel)s}[%(range)s]))', 'refused'),
+      ]),
+    ]],
+    ['The bucket and local copies', [
+      graph('Requests to the bucket', 'reqps', 'By operation.', [query('sum by (operation) (rate(assay_bucket_requests_total{%(sel)s}[%(range)s]))', '{{operation}}')], true),
+      graph('Failed requests to the bucket', 'reqps', 'Refused, busy, unreachable, silent; unsent: the store did not answer the last ones.', [
+        query('sum by (result) (rate(assay_bucket_requests_total{%(sel)s, result=~"refused|busy|unreachable|silent|unsent"}[%(range)s]))', '{{result}}'),
+      ]),
+      graph('Time of requests to the bucket', 's', 'To the headers of the answer, of 9 in 10 requests.', [
+        query('histogram_quantile(0.9, sum by (le, operation) (rate(assay_bucket_answer_seconds_bucket{%(sel)s}[%(range)s])))', '{{operation}}'),
+      ]),
+      graph('The object store answers', 'none', '1, or 0 while one request at a time is sent to find out.', [query('min by (instance) (assay_bucket_answers{%(sel)s})', '{{instance}}')]),
+      graph('The bucket was exchanged', 'none', '1: it was emptied, or another one has its name, and the server reads and writes nothing there.', [query('max by (instance) (assay_bucket_exchanged{%(sel)s})', '{{instance}}')]),
+      graph('Objects by place', 'ops', 'Hit: on the local disk. Shared: on its way from the bucket. Miss: in the bucket. Error: absent, damaged, or the bucket did not answer.', [
+        query('sum by (result) (rate(assay_tier_opens_total{%(sel)s}[%(range)s]))', '{{result}}'),
+      ], true),
+      graph('Read from the bucket', 'Bps', 'Bytes of contents.', [query('sum by (instance) (rate(assay_tier_bucket_bytes_total{%(sel)s}[%(range)s]))', '{{instance}}')]),
+      graph('Contents for the local disk', 'ops', 'Stored, or why not: skipped (no memory, or too much under way), refused (no room), outdated, error.', [
+        query('sum by (result) (rate(assay_tier_stores_total{%(sel)s}[%(range)s]))', '{{result}}'),
+      ], true),
+      graph('Errors of the local disk', 'ops', 'The bucket serves instead.', [query('sum by (instance, op) (rate(assay_tier_local_errors_total{%(sel)s}[%(range)s]))', '{{instance}} {{op}}')]),
+      graph('Copies under way', 'none', 'Contents that are being read from the bucket, or stored.', [query('sum by (instance) (assay_tier_fills_running{%(sel)s})', '{{instance}}')]),
+    ]],
+    ['Servers that share a bucket', [
+      graph('Age of the news', 's', 'Time since a server last read what the others have changed; it reads each second.', [
+        query('time() - (assay_news_read_timestamp_seconds{%(sel)s} > 0)', '{{instance}}'),
+      ]),
+      graph('News missed and failed', 'ops', 'Missed: everything was looked at. Failed: a change could not be taken over, and is tried again.', [
+        query('sum by (instance) (rate(assay_news_missed_total{%(sel)s}[%(range)s]))', '{{instance}} missed'),
+        query('sum by (instance) (rate(assay_news_failed_total{%(sel)s}[%(range)s]))', '{{instance}} failed'),
+      ]),
+      graph('Fetches by lease', 'ops', 'Own: this server fetched. Shared: another one did. Late and none: both did.', [
+        query('sum by (result) (rate(assay_leases_total{%(sel)s}[%(range)s]))', '{{result}}'),
+      ], true),
+      graph('Fetches that wait for another server', 'none', 'By server.', [query('sum by (instance) (assay_leases_waiting{%(sel)s})', '{{instance}}')]),
+      graph('Own log overtaken', 'ops', 'Another server wrote to the own log first.', [query('sum by (instance) (rate(assay_log_overtaken_total{%(sel)s}[%(range)s]))', '{{instance}}')]),
+      graph('Versions', 'none', 'Servers by the version of the program.', [query('count by (version) (assay_build_info{%(sel)s})', '{{version}}')], true),
+    ]],
     ['The process', [
       graph('Memory budget',
             'percentunit',

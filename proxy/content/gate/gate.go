@@ -54,6 +54,9 @@ func (s *Settings) Offline() bool { return s.upstream.Offline() }
 // Direct reports whether the upstream list ends with direct.
 func (s *Settings) Direct() bool { return s.upstream.Direct() }
 
+// One reports whether the upstream list has one upstream, and perhaps direct.
+func (s *Settings) One() bool { return s.upstream.One() }
+
 // Upstreams returns the upstream list, without credentials.
 func (s *Settings) Upstreams() string { return s.upstream.String() }
 
