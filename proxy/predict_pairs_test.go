@@ -18,6 +18,7 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/content"
+	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -272,7 +273,7 @@ func TestPredictDead(t *testing.T) {
 		var statuses [2][]int
 		for i, predict := range []bool{false, true} {
 			o := option{config: func(c *proxy.Config) { c.Predict = predict }}
-			o.budget = quick
+			o.budget = fetch.Budget{Pause: 20 * time.Millisecond} // a refused connection on a busy machine is not one that hangs
 			f.open(list, o)
 			for _, path := range []string{"graph.example/old/@v/v1.0.0.mod", paths[0] + "mod", paths[0] + "info", paths[1] + "info", paths[0] + "zip", "example.com/hello/@v/list"} {
 				statuses[i] = append(statuses[i], f.get(path).status)

@@ -116,6 +116,8 @@ func TestLateUpstream(t *testing.T) {
 					select {
 					case <-answered:
 					case <-r.Context().Done():
+					}
+					if r.Context().Err() != nil { // both may have come
 						return
 					}
 				}

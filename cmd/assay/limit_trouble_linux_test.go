@@ -108,13 +108,23 @@ func TestLimitFullDisk(t *testing.T) {
 					t.Fatalf("%s: %d %s", info(path), status, body)
 				}
 			}
+			// Nothing is evicted before the disk is full, because nothing says then that what is stored can be fetched again.
+			infos := map[string][]byte{}
 			for _, path := range stored {
+				infos[info(path)] = world.File(info(path))
+				world.Set(info(path), []byte("not JSON"))
 				if !fetchWhole(t, world, p.url, path) {
 					t.Fatalf("%s is not sent", path)
 				}
 			}
 			file := filepath.Join(disk, "other")
 			fillDisk(t, file, 0)
+			if n := evicted(t, p.url); n > 0 {
+				t.Fatalf("%d bytes were evicted although nothing says that they can be fetched again", n)
+			}
+			for path, data := range infos {
+				world.Set(path, data)
+			}
 			full, broken := 0, 0
 			for _, path := range wanted {
 				resp, err := http.Get(p.url + "/" + path)

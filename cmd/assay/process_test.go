@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -121,10 +122,21 @@ func startCommand(t testing.TB, cmd *exec.Cmd) (url string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill() }) // in case it still runs
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the server printed at last:\n%s", lastLines(stderr.String(), 40))
+		}
+	})
 	if _, err := fmt.Fscanf(stdout, "Assay serves %s\n", &url); err != nil {
 		t.Fatalf("%v\n%s", err, stderr.String())
 	}
 	return url
+}
+
+// lastLines returns at most the last n lines of a text.
+func lastLines(text string, n int) string {
+	lines := strings.SplitAfter(text, "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
 
 func kill(t *testing.T, cmd *exec.Cmd) {
