@@ -494,7 +494,7 @@ func TestMemory(t *testing.T) {
 	t.Parallel()
 	content := storagetest.Content(1, 3<<20)
 	o := options(s3test.Start(t))
-	o.Readers, o.Writers = memory.New(5<<18), memory.New(5<<18)
+	o.Readers, o.Large, o.Writers = memory.New(5<<18), memory.New(5<<18), memory.New(5<<18)
 	db := open(t, o)
 	create(t, db, "large", content)
 	create(t, db, "small", content[:1000])
@@ -529,9 +529,61 @@ func TestMemory(t *testing.T) {
 	if _, err := draft.Write(content); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("Write after Close = %v, want fs.ErrClosed", err)
 	}
-	if o.Readers.Used() != 0 || o.Writers.Used() != 0 {
-		t.Errorf("%d and %d bytes are still taken", o.Readers.Used(), o.Writers.Used())
+	if o.Readers.Used() != 0 || o.Large.Used() != 0 || o.Writers.Used() != 0 {
+		t.Errorf("%d, %d and %d bytes are still taken", o.Readers.Used(), o.Large.Used(), o.Writers.Used())
 	}
+}
+
+// Clients that do not read large objects take no memory of small ones, and who finds none for a large one is told so
+// after a while.
+func TestMemoryOfSlowReaders(t *testing.T) {
+	t.Parallel()
+	const places = 4
+	o := s3.Options{Readers: memory.New(256 << 10), Large: memory.New(places * 256 << 10).Limit(places * 256 << 10)}
+	large := storagetest.Content(1, 3<<20)
+	throughPipesWith(t, o, s3test.Start(t).ServeHTTP, func(t *testing.T, db *s3.DB) {
+		create(t, db, "large", large)
+		create(t, db, "small", large[:1000])
+		whole := func(key string, want []byte) {
+			t.Helper()
+			if got, err := read(t, db, key); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: %d bytes, %v", key, len(got), err)
+			}
+		}
+		var slow []storage.Object
+		for range places {
+			opened, err := db.Open(t.Context(), "large")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(opened, make([]byte, 10)); err != nil {
+				t.Error(err)
+			}
+			slow = append(slow, opened)
+		}
+		for range 3 {
+			whole("small", large[:1000])
+		}
+		begin := time.Now()
+		if _, err := db.Open(t.Context(), "large"); !errors.Is(err, memory.ErrFull) {
+			t.Errorf("Open without memory: %v", err)
+		}
+		if waited := time.Since(begin); waited < 10*time.Second || waited > 30*time.Second {
+			t.Errorf("Open has waited %v", waited)
+		}
+		// Who has begun goes on to the end, in small parts.
+		var rest bytes.Buffer
+		if _, err := slow[0].WriteTo(&rest); err != nil || !bytes.Equal(rest.Bytes(), large[10:]) {
+			t.Errorf("WriteTo after Read: %d bytes, %v", rest.Len(), err)
+		}
+		for _, opened := range slow {
+			opened.Close()
+		}
+		whole("large", large)
+		if o.Readers.Used() != 0 || o.Large.Used() != 0 {
+			t.Errorf("%d and %d bytes are still taken", o.Readers.Used(), o.Large.Used())
+		}
+	})
 }
 
 var _ storage.Store = (*s3.DB)(nil)

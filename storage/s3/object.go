@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
@@ -18,6 +19,9 @@ const (
 
 	// readsAhead is how many such requests are under way while a whole content is read.
 	readsAhead = 4
+
+	// memoryWait is how long Open waits for memory.
+	memoryWait = 20 * time.Second
 )
 
 // object is an open object: a part of its content, verified and in memory, and the position.
@@ -26,7 +30,7 @@ type object struct {
 	r      record
 	ctx    context.Context // of reads; it ends with Close
 	cancel context.CancelFunc
-	held   memory.Hold // for part, and for what is read ahead
+	held   memory.Hold // for part, and for what is read ahead; of a large content one chunk at least
 
 	pos    int64
 	part   []byte
@@ -34,7 +38,9 @@ type object struct {
 	closed bool
 }
 
-// Open implements storage.Store. A content of at most 256 KiB is read and checked at once.
+// Open implements storage.Store. A content of at most 256 KiB is read and checked at once. The error is
+// memory.ErrFull if there is no memory for a while: that of small contents comes back when the bucket has answered, and
+// that of large ones when others have read them.
 func (db *DB) Open(ctx context.Context, key string) (storage.Object, error) {
 	o, err := db.open(ctx, key)
 	if err != nil {
@@ -47,8 +53,8 @@ func (db *DB) open(ctx context.Context, key string) (*object, error) {
 	if err := errors.Join(db.check(ctx), storage.CheckKey(key)); err != nil {
 		return nil, err
 	}
-	held := db.readers.HoldFor(ctx)
-	if err := held.Grow(ctx, chunkSize); err != nil {
+	held, err := waitFor(ctx, db.readers)
+	if err != nil {
 		return nil, err
 	}
 	r, content, _, err := db.records.record(ctx, objects+key, firstRead+chunkSize, true)
@@ -62,9 +68,20 @@ func (db *DB) open(ctx context.Context, key string) (*object, error) {
 		o.held.Shrink(r.Size)
 	} else {
 		o.held.Free()
+		if o.held, err = waitFor(ctx, db.large); err != nil {
+			return nil, err
+		}
 	}
 	o.ctx, o.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return o, nil
+}
+
+// waitFor returns a hold of one chunk.
+func waitFor(ctx context.Context, b *memory.Budget) (memory.Hold, error) {
+	ctx, cancel := context.WithTimeout(ctx, memoryWait)
+	defer cancel()
+	held := b.HoldFor(ctx)
+	return held, held.Grow(ctx, chunkSize)
 }
 
 // Stat implements storage.Store.
@@ -141,9 +158,6 @@ func (o *object) load(want int) error {
 	if length > chunkSize && o.held.Try(length) != nil {
 		length = chunkSize
 	}
-	if err := o.held.Grow(o.ctx, length); err != nil {
-		return fmt.Errorf("read %.200q: %w", o.Info().Key, err)
-	}
 	offset := o.pos - o.pos%chunkSize
 	part, err := o.fetch(o.ctx, offset, length)
 	if err != nil {
@@ -202,7 +216,6 @@ func (o *object) WriteTo(w io.Writer) (written int64, err error) {
 		return written, nil
 	}
 	o.part = nil
-	o.held.Free()
 	ahead := o.readAhead()
 	defer ahead.stop()
 	for o.pos < o.r.Size {
@@ -258,15 +271,14 @@ func (o *object) readAhead() *ahead {
 // next returns the next part, and asks for those after it.
 func (a *ahead) next() (part []byte, offset int64, err error) {
 	for len(a.parts) < readsAhead && a.begin < a.o.r.Size {
-		if err := a.o.held.Try(int64(len(a.parts)+1) * readSize); err != nil {
-			if len(a.parts) > 0 {
-				break
-			}
-			if err := a.o.held.Grow(a.ctx, readSize); err != nil {
-				return nil, 0, err
-			}
+		if a.o.held.Try(int64(len(a.parts)+1)*readSize) == nil {
+			a.ask(readSize)
+			continue
 		}
-		a.ask()
+		if len(a.parts) == 0 {
+			a.ask(chunkSize)
+		}
+		break
 	}
 	first := a.parts[0]
 	a.parts = a.parts[1:]
@@ -274,14 +286,15 @@ func (a *ahead) next() (part []byte, offset int64, err error) {
 	return got.bytes, first.offset, got.err
 }
 
-func (a *ahead) ask() {
+// ask begins to read a part of at most so many bytes.
+func (a *ahead) ask(length int64) {
 	p := pending{a.begin, make(chan fetched, 1)}
 	go func() {
-		b, err := a.o.fetch(a.ctx, p.offset, readSize)
+		b, err := a.o.fetch(a.ctx, p.offset, length)
 		p.part <- fetched{b, err}
 	}()
 	a.parts = append(a.parts, p)
-	a.begin += readSize
+	a.begin += length
 }
 
 // stop waits for the requests that are under way, because they use memory.
@@ -290,5 +303,5 @@ func (a *ahead) stop() {
 	for _, p := range a.parts {
 		<-p.part
 	}
-	a.o.held.Shrink(0)
+	a.o.held.Shrink(chunkSize)
 }

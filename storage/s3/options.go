@@ -43,9 +43,10 @@ type Options struct {
 	// process uses. Open removes what is left there. Empty: the one for temporary files.
 	Spool string
 
-	// Readers is the memory for open objects, at most 4 MiB for each; Writers is the memory for
-	// drafts, 256 KiB for each. They may be nil: then there is no limit.
-	Readers, Writers *memory.Budget
+	// Readers is the memory for open objects of at most 256 KiB, and Large for larger ones, 256 KiB to 4 MiB for each:
+	// what a client reads slowly holds it. Writers is the memory for drafts, 256 KiB for each. They may be nil: then
+	// there is no limit.
+	Readers, Large, Writers *memory.Budget
 
 	Logger *slog.Logger // nil: the default one
 }

@@ -24,14 +24,14 @@ import (
 
 // DB is a store in a bucket.
 type DB struct {
-	records  records
-	endpoint string
-	spool    string
-	readers  *memory.Budget
-	writers  *memory.Budget
-	log      *slog.Logger
-	closed   atomic.Bool
-	strange  atomic.Pointer[awayError] // nil unless the bucket has another store, see Confirm
+	records        records
+	endpoint       string
+	spool          string
+	readers, large *memory.Budget
+	writers        *memory.Budget
+	log            *slog.Logger
+	closed         atomic.Bool
+	strange        atomic.Pointer[awayError] // nil unless the bucket has another store, see Confirm
 }
 
 // Open returns the store that o describes. It sends no request: Probe shows whether the bucket can be
@@ -51,7 +51,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &DB{records: records{b}, endpoint: o.Endpoint, spool: o.Spool, readers: o.Readers, writers: o.Writers, log: log}, nil
+	return &DB{records: records{b}, endpoint: o.Endpoint, spool: o.Spool, readers: o.Readers, large: o.Large, writers: o.Writers, log: log}, nil
 }
 
 // Alone makes db check the conditions of its requests itself, and send none: for an object store whose Report has

@@ -58,14 +58,19 @@ func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
 
 // throughPipes calls do with a store whose server is handler, in a bubble of synctest.
 func throughPipes(t *testing.T, handler http.HandlerFunc, do func(t *testing.T, db *s3.DB)) {
-	spool := t.TempDir()
+	throughPipesWith(t, s3.Options{}, handler, do)
+}
+
+// throughPipesWith is throughPipes with options, to which the bucket is added.
+func throughPipesWith(t *testing.T, o s3.Options, handler http.HandlerFunc, do func(t *testing.T, db *s3.DB)) {
+	o.Bucket, o.Prefix, o.Endpoint, o.PathStyle, o.Spool = "bucket", "store", "http://store.corp.example", true, t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
 		server := &http.Server{Handler: handler}
 		served := make(chan error)
 		go func() { served <- server.Serve(p) }()
 		transport := &http.Transport{DialContext: p.dial}
-		db, err := s3.OpenThrough(t.Context(), s3.Options{Bucket: "bucket", Prefix: "store", Endpoint: "http://store.corp.example", PathStyle: true, Spool: spool}, transport)
+		db, err := s3.OpenThrough(t.Context(), o, transport)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -58,7 +58,7 @@ func openBucket(ctx context.Context, c config.Config, budgets shares, log *slog.
 	if err := durable.MakeDir(spool, 0o700); err != nil {
 		return nil, "", err
 	}
-	db, err = OpenBucket(ctx, c, s3.Options{Spool: spool, Readers: budgets.bucket, Writers: budgets.store, Logger: log})
+	db, err = OpenBucket(ctx, c, s3.Options{Spool: spool, Readers: budgets.bucket, Large: budgets.bucketLarge, Writers: budgets.store, Logger: log})
 	if err != nil {
 		return nil, "", err
 	}

@@ -36,6 +36,7 @@ type shares struct {
 	fetches     *memory.Budget // fetched data that is not stored yet; webhooks
 	answers     *memory.Budget // data read from the store, until clients have received it
 	bucket      *memory.Budget // data read from a bucket, on its way to a client or to the local copies; nil: there is none
+	bucketLarge *memory.Budget // the same of objects of more than 256 KiB; nil with bucket
 	connections *memory.Budget // clients
 	monitor     *memory.Budget // machines that read metrics-listen
 }
@@ -54,8 +55,10 @@ func divide(mebibytes int, bucket bool) shares {
 	answers := 7 * unit
 	if bucket {
 		// Who reads from a bucket waits for memory, and who reads a local copy is refused while others wait.
-		// One address gets less than half of it: what it does not read of large objects holds memory.
-		answers, s.bucket = 4*unit, all.Part(3*unit).Limit(3*unit*3/8).Queue(maxBucketReaders)
+		// Of large objects, what an address does not read holds memory: it gets half of it, and nothing of the
+		// memory for small ones, which is free again when the bucket has answered.
+		answers, s.bucket = 4*unit, all.Part(unit+unit/2).Queue(maxBucketReaders)
+		s.bucketLarge = all.Part(unit + unit/2).Limit((unit + unit/2) / 2).Queue(maxBucketReaders)
 	}
 	s.answers = all.Part(answers).Limit(answers * 3 / 8) // half of it for the chunks, which readers share
 	s.monitor = all.Part(monitorMemory)
@@ -69,7 +72,7 @@ func (s shares) named() map[string]*memory.Budget {
 		"log": s.ownLog, "store": s.store, "proofs": s.proofs, "fetches": s.fetches, "answers": s.answers, "connections": s.connections, "monitor": s.monitor,
 	}
 	if s.bucket != nil {
-		named["bucket"] = s.bucket
+		named["bucket"], named["bucket-large"] = s.bucket, s.bucketLarge
 	}
 	return named
 }
