@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/tools/txtar"
@@ -141,9 +142,23 @@ func loaded(metrics string) string {
 	return b.String()
 }
 
+// away returns how much longer than usual a bucket is away: as long as the variable AWAY says.
+func away(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("AWAY")
+	if text == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("AWAY: %v", err)
+	}
+	return d
+}
+
 // The bucket is away for long, with clients all the time: hits come from local copies, all else is a 503 that says why;
 // when it is back nothing delays what was asked for meanwhile: no absence, no breaker, no lease, no lost push, at any
-// server.
+// server. AWAY=1h keeps it away for an hour.
 func TestBucketAwayForLong(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
@@ -202,6 +217,16 @@ func TestBucketAwayForLong(t *testing.T) {
 		}
 	}
 	clients.Wait()
+	for end := time.Now().Add(away(t)); time.Now().Before(end); time.Sleep(10 * time.Second) {
+		for _, url := range []string{one, two} {
+			if status, body := assaytest.Fetch(t, url+"/"+held); status != http.StatusOK {
+				t.Fatalf("%s: %d %q", held, status, body)
+			}
+			if status, body := assaytest.Fetch(t, url+"/"+absent); status != http.StatusServiceUnavailable {
+				t.Fatalf("%s: %d %q", absent, status, body)
+			}
+		}
+	}
 	if status, body := push(t, two); status != http.StatusServiceUnavailable {
 		t.Errorf("a push: %d %s, want 503, so that the code host sends it again", status, body)
 	}
