@@ -147,11 +147,13 @@ func TestPushReachesReplicas(t *testing.T) {
 	}
 	await := func(h *hosts, want string) {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); list(h) != want; time.Sleep(20 * time.Millisecond) {
+		begin := time.Now()
+		for deadline := begin.Add(time.Minute); list(h) != want; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("after the webhook: %q, want %q", list(h), want)
 			}
 		}
+		t.Logf("seen %v after the webhook", time.Since(begin).Round(time.Millisecond))
 	}
 	await(b, "v1.0.0\nv1.1.0\n")
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -102,17 +101,8 @@ func (f *finder) catchUp(ctx context.Context) error {
 	}
 	_, err := share(ctx, f.client, "stored head", fileTime, func(ctx context.Context) (struct{}, error) {
 		defer f.looks.end()
-		return struct{}{}, f.takeOver(ctx)
+		return struct{}{}, f.follower.takeOver(ctx)
 	})
-	return err
-}
-
-// takeOver is catchUp that shares no work which may have read the store earlier.
-func (f *finder) takeOver(ctx context.Context) error {
-	err := f.follower.takeOver(ctx)
-	if errors.Is(err, fs.ErrNotExist) && f.follower.head.Load() == nil {
-		return nil // there is none yet
-	}
 	return err
 }
 
@@ -202,7 +192,7 @@ func (f *finder) hear(ctx context.Context, changes news.Changes) error {
 	if !polled && !changes.All {
 		return nil
 	}
-	err := f.takeOver(ctx)
+	err := f.follower.takeOver(ctx) // and not catchUp, which shares work that may have read the store earlier
 	if errors.Is(err, ErrFrozen) {
 		return nil // the end of the freeze is news, too
 	}

@@ -346,9 +346,12 @@ func (f *follower) acceptStored(ctx context.Context, ours *head) (behind bool, e
 }
 
 // judgeStored returns our next head, as the stored one may be of another process: that one, or ours if
-// it is larger, to be stored in its place. It reports whether the stored one is behind ours.
+// it is larger, to be stored in its place; nil if there is neither. It reports whether the stored one is behind ours.
 func (f *follower) judgeStored(ctx context.Context, ours *head) (next *head, behind bool, err error) {
 	stored, state, err := f.heads.read(ctx)
+	if errors.Is(err, fs.ErrNotExist) && ours == nil {
+		return nil, false, nil // there is none yet, or was none a moment ago
+	}
 	if err != nil && state == nil && !errors.Is(err, fs.ErrNotExist) || err != nil && ours == nil {
 		return nil, false, fmt.Errorf("stored tree head: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -122,6 +123,36 @@ func await(t *testing.T, what string, holds func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not after a long time", what)
 		}
+	}
+}
+
+// lateNews is a store that says that a state is not there when the process has stored it meanwhile.
+type lateNews struct {
+	storage.Store
+	meanwhile atomic.Pointer[func()]
+}
+
+func (s *lateNews) State(ctx context.Context, name string) ([]byte, error) {
+	value, err := s.Store.State(ctx, name)
+	if meanwhile := s.meanwhile.Load(); meanwhile != nil && errors.Is(err, fs.ErrNotExist) && strings.HasSuffix(name, "/latest") {
+		(*meanwhile)()
+	}
+	return value, err
+}
+
+// The first head is found while a client's request looks whether another replica has stored one: the client gets it.
+func TestFirstHeadMeanwhile(t *testing.T) {
+	log := newLog(t, 300)
+	store := &lateNews{Store: bucketStore(t, s3test.Start(t))}
+	r := startReplica(t, store, log, filepath.Join(t.TempDir(), "evidence"))
+	meanwhile := func() {
+		if err := r.Refresh(t.Context()); err != nil {
+			t.Errorf("Refresh: %v", err)
+		}
+	}
+	store.meanwhile.Store(&meanwhile)
+	if head, err := r.Latest(t.Context()); err != nil || !bytes.Equal(head, log.Head(300)) {
+		t.Errorf("Latest = %q, %v", head, err)
 	}
 }
 

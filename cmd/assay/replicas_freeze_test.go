@@ -36,8 +36,10 @@ func TestReplicasFreeze(t *testing.T) {
 	await := func(url, value string) {
 		t.Helper()
 		line := `assay_sumdb_frozen{database="` + proxytest.Database + `"} ` + value + "\n"
-		for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		begin := time.Now()
+		for end := begin.Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			if _, body := assaytest.Fetch(t, url+"/metrics"); strings.Contains(body, line) {
+				t.Logf("frozen %s after %v", value, time.Since(begin).Round(time.Millisecond))
 				return
 			} else if time.Now().After(end) {
 				t.Fatalf("no %q in the metrics of a server", line)
