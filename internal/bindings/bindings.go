@@ -216,10 +216,7 @@ func (t *Table) writeShard(ctx context.Context, n int, added *Fact) error {
 	t.mu.Unlock()
 	var all []Fact
 	err := t.states.changeShard(ctx, n, func(stored []Fact) ([]Fact, error) {
-		all = t.shard(n)
-		for _, f := range stored {
-			all = strongest(all, f)
-		}
+		all, _ = merge(t.shard(n), stored)
 		if added == nil {
 			return all, nil
 		}
@@ -327,12 +324,17 @@ func (t *Table) adds(f Fact) bool {
 
 // take adds facts that are stored.
 func (t *Table) take(facts []Fact) {
+	of := map[string][]Fact{}
 	for _, f := range facts {
-		t.mu.RLock()
-		changes := f.changes(t.facts[f.Repository])
-		t.mu.RUnlock()
-		if changes {
-			t.add(f)
+		of[f.Repository] = append(of[f.Repository], f)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for repository, facts := range of {
+		all, changed := merge(t.facts[repository], facts)
+		t.facts[repository] = all
+		for _, f := range changed {
+			t.addModule(f)
 		}
 	}
 }
@@ -341,6 +343,11 @@ func (t *Table) add(f Fact) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.facts[f.Repository] = strongest(t.facts[f.Repository], f)
+	t.addModule(f)
+}
+
+// addModule adds a fact about a module that was read. The caller holds mu.
+func (t *Table) addModule(f Fact) {
 	if f.How != Declared {
 		key := moduleKey{f.Module, f.Public}
 		t.modules[key] = strongest(t.modules[key], f)

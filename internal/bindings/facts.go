@@ -49,16 +49,48 @@ func countDeclared(facts []Fact) (n int) {
 	return n
 }
 
+// about returns what a fact has in common with others about the same module in the same repository.
+func (f Fact) about() Fact {
+	f.How /= Declared // a declared path is a different fact
+	return f
+}
+
 // same reports whether two facts are about the same module in the same repository.
-func (f Fact) same(other Fact) bool {
-	f.How, other.How = f.How/Declared, other.How/Declared // a declared path is a different fact
-	return f == other
+func (f Fact) same(other Fact) bool { return f.about() == other.about() }
+
+// replaces reports whether f says more than another fact about the same module and repository.
+func (f Fact) replaces(other Fact) bool {
+	return other.How != Credential && f.How != Unknown && other.How != f.How
 }
 
 // changes reports whether f is new to facts, or says more than the one about the same module and repository.
 func (f Fact) changes(facts []Fact) bool {
 	i := slices.IndexFunc(facts, f.same)
-	return i < 0 || facts[i].How != Credential && f.How != Unknown && facts[i].How != f.How
+	return i < 0 || f.replaces(facts[i])
+}
+
+// merge returns facts with more added, as strongest does one by one, and those of more that have changed it. There may be
+// thousands of both.
+func merge(facts, more []Fact) (all, changed []Fact) {
+	all = slices.Clone(facts) // it is shared with readers
+	at := make(map[Fact]int, len(all)+len(more))
+	for i, f := range all {
+		at[f.about()] = i
+	}
+	for _, f := range more {
+		i, known := at[f.about()]
+		switch {
+		case !known:
+			at[f.about()] = len(all)
+			all = append(all, f)
+		case f.replaces(all[i]):
+			all[i] = f
+		default:
+			continue
+		}
+		changed = append(changed, f)
+	}
+	return all, changed
 }
 
 // strongest returns facts with f added; f replaces the fact about the same module and
