@@ -48,8 +48,11 @@ func TestListFreshness(t *testing.T) {
 	world := newWorld(t)
 	const path = "example.com/hello/@v/list"
 	o := verified()
-	o.budget = quick
-	o.config = func(c *proxy.Config) { c.Content.Times.Fresh = 300 * time.Millisecond }
+	o.budget = hurried
+	fresh := func(d time.Duration) {
+		o.config = func(c *proxy.Config) { c.Content.Times.Fresh = d }
+	}
+	fresh(time.Hour)
 	f := start(t, world, world.URL("ok"), o)
 	before := f.get(path)
 	f.get(path)
@@ -57,22 +60,17 @@ func TestListFreshness(t *testing.T) {
 		t.Errorf("asked %d times within its time, want once", n)
 	}
 	world.Set(path, []byte("v1.0.0\nv1.7.0\n"))
-	time.Sleep(350 * time.Millisecond)
+	f.close()
+	fresh(time.Millisecond)
+	f.open(world.URL("ok"), o)
+	time.Sleep(10 * time.Millisecond)
 	if a := f.get(path); !bytes.Equal(a.body, before.body) || a.header.Get("Cache-Status") != "assay; hit; detail=stale" {
 		t.Errorf("while refreshing: %v %v", a, a.header)
 	}
-	for range 100 {
-		if string(f.get(path).body) == "v1.0.0\nv1.7.0\n" {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if a := f.get(path); string(a.body) != "v1.0.0\nv1.7.0\n" {
-		t.Errorf("refreshed: %v", a)
-	}
+	eventually(t, "it is refreshed", func() bool { return string(f.get(path).body) == "v1.0.0\nv1.7.0\n" })
 	f.close()
 	f.open(world.URL("503"), o)
-	time.Sleep(350 * time.Millisecond)
+	time.Sleep(10 * time.Millisecond)
 	for range 3 {
 		if a := f.get(path); string(a.body) != "v1.0.0\nv1.7.0\n" {
 			t.Errorf("with the upstream down: %v", a)

@@ -293,7 +293,7 @@ func TestOutageReload(t *testing.T) {
 	f.wantBridged(absentLists[0])
 	reload := func(list, patterns string) {
 		t.Helper()
-		chain, err := fetch.New(fetch.Config{List: list, Budget: quick})
+		chain, err := fetch.New(fetch.Config{List: list, Budget: quickly("").budget})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,6 @@ import (
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/proxy"
 	"github.com/assay-proxy/assay/proxy/content"
-	"github.com/assay-proxy/assay/proxy/fetch"
 	"github.com/assay-proxy/assay/proxy/vcs"
 	"github.com/assay-proxy/assay/storage"
 )
@@ -91,7 +90,7 @@ func TestPredictFailure(t *testing.T) {
 			}))
 			defer upstream.Close()
 			o := predicting()
-			o.budget = quick
+			o.budget = hurried
 			f := start(t, world, upstream.URL+"/ok", o)
 			f.want("graph.example/old/@v/v1.0.0.mod")
 			eventually(t, "the prediction has failed", func() bool { return failed.Load() > 0 && f.holds(paths[1]+"mod") && f.objects().Running == 0 })
@@ -273,7 +272,7 @@ func TestPredictDead(t *testing.T) {
 		var statuses [2][]int
 		for i, predict := range []bool{false, true} {
 			o := option{config: func(c *proxy.Config) { c.Predict = predict }}
-			o.budget = fetch.Budget{Pause: 20 * time.Millisecond} // a refused connection on a busy machine is not one that hangs
+			o.budget = hurried
 			f.open(list, o)
 			for _, path := range []string{"graph.example/old/@v/v1.0.0.mod", paths[0] + "mod", paths[0] + "info", paths[1] + "info", paths[0] + "zip", "example.com/hello/@v/list"} {
 				statuses[i] = append(statuses[i], f.get(path).status)
@@ -356,7 +355,7 @@ func TestPredictStop(t *testing.T) {
 	f := start(t, world, g.url, predicting())
 	f.want("graph.example/old/@v/v1.0.0.mod")
 	<-g.came // it hangs
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := f.server.Close(ctx); err != nil {
 		t.Errorf("Close: %v", err)

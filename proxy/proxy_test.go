@@ -163,8 +163,9 @@ func TestStatuses(t *testing.T) {
 			t.Parallel()
 			world := newWorld(t)
 			o := verified()
-			o.budget = quick
+			o.budget = hurried
 			if strings.Contains(tt.fault, "hang") { // the client does not wait longer
+				o.budget = quick
 				o.config = func(c *proxy.Config) { c.Content.Times.Answer = 1500 * time.Millisecond }
 			}
 			f := start(t, world, world.URL(tt.fault), o)
@@ -208,6 +209,7 @@ func TestNothingSticks(t *testing.T) {
 				f.get(path)
 			}
 			f.close()
+			o.budget = hurried
 			f.open(world.URL("ok"), o)
 			for _, path := range paths {
 				f.want(path)

@@ -116,17 +116,17 @@ func TestRefusedList(t *testing.T) {
 	up := newRefusing(t, world.URL("ok"))
 	o := verified()
 	o.config = func(c *proxy.Config) {
-		c.Content.Times.Fresh, c.Content.Times.Stale = 100*time.Millisecond, 2*time.Second
+		c.Content.Times.Fresh, c.Content.Times.Stale = 100*time.Millisecond, 10*time.Second
 	}
 	f := start(t, world, up.URL, o)
 	const path = "example.com/hello/@v/list"
-	held := f.want(path)
 	f.want("example.com/hello/@v/v1.0.0.zip")
+	held := f.want(path)
 	up.refuse("/@v/list", http.StatusForbidden, 0)
 	time.Sleep(150 * time.Millisecond)
 	if a := f.get(path); string(a.body) != string(held.body) {
 		t.Errorf("%v", a)
 	}
-	time.Sleep(2 * time.Second)
+	time.Sleep(10 * time.Second)
 	f.wantStatus(path, http.StatusForbidden, "blocked by rule 7")
 }

@@ -185,7 +185,7 @@ func TestMissedPush(t *testing.T) {
 	repo.Tag("v1.1.0")
 	a.pushed(repo.URL())
 	late := f.add(nil)
-	for deadline := time.Now().Add(30 * time.Second); late.ok("corp.example/lib/@v/list") != "v1.0.0\nv1.1.0\n"; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); late.ok("corp.example/lib/@v/list") != "v1.0.0\nv1.1.0\n"; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the list is from before the push")
 		}
@@ -294,7 +294,7 @@ func TestFactsReachMemory(t *testing.T) {
 		b.ok(f.evil+".mod", "Authorization", f.dev) // it is in memory then
 	}
 	a.ok(payPath+"/@v/v1.0.0.zip", "Authorization", f.pay)
-	for deadline := time.Now().Add(30 * time.Second); b.get(f.evil+".mod", "Authorization", f.dev).status != http.StatusNotFound; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); b.get(f.evil+".mod", "Authorization", f.dev).status != http.StatusNotFound; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it is still served from memory")
 		}
@@ -356,7 +356,6 @@ func TestLeaksOfReplicas(t *testing.T) {
 // While the bucket is silent, a client waits for the own log no longer than for anything else.
 func TestOwnLogOfSilentBucket(t *testing.T) {
 	f := newFleet(t, vcstest.New(t))
-	const silence = 4 * time.Second
 	h := f.add(func(c *proxy.Config, _ *vcs.Config) {
 		mirror, err := sumdb.Open(t.Context(), sumdb.Config{Key: f.world.GOSUMDB(), Store: c.Content.Store})
 		if err != nil {
@@ -365,17 +364,15 @@ func TestOwnLogOfSilentBucket(t *testing.T) {
 		t.Cleanup(mirror.Close)
 		c.Content.Databases, c.Content.Unified, c.Content.Times.Answer = []*sumdb.Mirror{mirror}, true, 100*time.Millisecond
 	})
+	answered := make(chan struct{})
+	defer close(answered)
 	f.bucket.Fail(func(r s3test.Request) s3test.Fault {
 		if strings.Contains(r.Key, "/batches/") {
-			return s3test.Fault{Wait: silence}
+			return s3test.Fault{Hold: answered}
 		}
 		return s3test.Fault{}
 	})
-	begin := time.Now()
 	a := h.get("sumdb/log.corp.example/lookup/corp.example/lib@v1.0.0")
-	if took := time.Since(begin); took >= silence {
-		t.Errorf("a client has waited for %v: %v", took, a)
-	}
 	if a.status != http.StatusGatewayTimeout {
 		t.Errorf("answer %v", a)
 	}

@@ -38,8 +38,10 @@ func TestSupported(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := verified()
-			o.budget = quick
-			o.config = func(c *proxy.Config) { c.Content.Times.Answer = time.Second }
+			if tt.status != http.StatusOK {
+				o.budget = quick
+				o.config = func(c *proxy.Config) { c.Content.Times.Answer = time.Second }
+			}
 			f := start(t, world, tt.list, o)
 			begin := time.Now()
 			if tt.status == http.StatusOK {

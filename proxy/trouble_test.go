@@ -381,7 +381,7 @@ func TestZipThatDoesNotBegin(t *testing.T) {
 	f := start(t, world, upstream.URL, o)
 	begin := time.Now()
 	f.wantStatus(path, http.StatusGatewayTimeout, "still being fetched")
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
@@ -411,7 +411,7 @@ func TestBrokenZipDoesNotWait(t *testing.T) {
 	f := start(t, world, upstream.URL, verified())
 	begin := time.Now()
 	f.wantStatus(path, http.StatusBadGateway, "an upstream failed")
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }
@@ -431,7 +431,7 @@ func TestDatabaseHangs(t *testing.T) {
 	for _, path := range []string{path, "sumdb/sum.test.example/latest", "sumdb/sum.test.example/tile/8/0/000.p/1", "sumdb/sum.test.example/lookup/example.com/hello@v1.0.0"} {
 		begin := time.Now()
 		f.wantStatus(path, http.StatusGatewayTimeout, "still being fetched")
-		if took := time.Since(begin); took > 4*time.Second {
+		if took := time.Since(begin); took > 20*time.Second {
 			t.Errorf("%s took %v", path, took)
 		}
 	}

@@ -119,7 +119,7 @@ func tryReplica(t *testing.T, store storage.Store, log *sumdbtest.Log, evidence 
 // await waits until a condition holds, or fails after a long time.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not after a long time", what)
 		}
@@ -774,8 +774,8 @@ func TestIdleReplicas(t *testing.T) {
 		}
 		return s3test.Fault{}
 	})
-	for n := range 15 {
-		idle.Store(n >= 6) // by then what is left of the advance has ended
+	for n := range 30 {
+		idle.Store(n >= 21) // by then what is left of the advance has ended
 		<-looks
 	}
 }

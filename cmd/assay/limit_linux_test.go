@@ -231,7 +231,7 @@ func TestDiskLimit(t *testing.T) {
 	if n := s.metric("assay_disk_limit_passed_total"); n < 2 {
 		t.Errorf("%v objects were passed through", n)
 	}
-	for range 1000 {
+	for range 6000 {
 		if s.du() <= s.limit {
 			break
 		}
@@ -258,7 +258,7 @@ func TestDiskLimit(t *testing.T) {
 	}
 	kill(t, s.cmd)
 	s.start(s.world.URL("ok"))
-	for range 3000 {
+	for range 6000 {
 		if s.du() <= s.limit {
 			break
 		}
@@ -326,7 +326,7 @@ func TestTierLimit(t *testing.T) {
 	const lower = 32 << 20
 	_, cmd := startProcessIn(t, bucketEnv, program, append(args, "--disk-limit", "32MiB", "--upstream", "off")...)
 	defer kill(t, cmd)
-	for range 3000 {
+	for range 6000 {
 		if diskUse(t, dir) <= lower {
 			return
 		}

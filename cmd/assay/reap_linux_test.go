@@ -52,7 +52,7 @@ func processes(t *testing.T) map[int]process {
 func TestReapsAsInit(t *testing.T) {
 	t.Parallel()
 	p := newPrivateServer(t)
-	cmd := assay(p.program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false", "--vcs-timeout", "4s"}, p.args...)...)
+	cmd := assay(p.program, append([]string{"serve", "--listen", "127.0.0.1:0", "--access-log=false", "--vcs-timeout", "8s"}, p.args...)...)
 	cmd.Env = p.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWPID | syscall.CLONE_NEWUSER,
@@ -73,7 +73,7 @@ func TestReapsAsInit(t *testing.T) {
 			status int
 			err    error
 		)
-		for begin := time.Now(); time.Since(begin) < time.Minute; {
+		for begin := time.Now(); time.Since(begin) < 3*time.Minute; {
 			body, status, err = p.get(path)
 			if err == nil && (status == want || status != http.StatusGatewayTimeout) {
 				break

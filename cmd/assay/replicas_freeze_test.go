@@ -86,7 +86,7 @@ func TestReplicasFreeze(t *testing.T) {
 		})
 		return open
 	}
-	for end := time.Now().Add(30 * time.Second); shared() == 0; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); shared() == 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the evidence is not in the bucket")
 		}
@@ -147,7 +147,7 @@ func TestReplicasFreezeByHead(t *testing.T) {
 		t.Errorf("check: %v\n%s", err, out)
 	}
 	for _, url := range urls {
-		for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			if _, body := assaytest.Fetch(t, url+"/metrics"); strings.Contains(body, "assay_log_frozen 1\n") {
 				break
 			} else if time.Now().After(end) {

@@ -181,6 +181,8 @@ func TestBucketAwayForLong(t *testing.T) {
 		return url
 	}
 	one, two := start(world.URL("gated")), start(world.URL("ok"))
+	awaitLook(t, one)
+	awaitLook(t, two)
 	const held, absent, list = "example.com/greet/@v/v1.2.0.mod", "example.com/none/@v/v1.0.0.info", "example.com/greet/@v/list"
 	for _, path := range []string{held, "example.com/greet/@v/v1.2.0.info", list} {
 		for _, url := range []string{one, two} {

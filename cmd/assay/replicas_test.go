@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -175,7 +176,7 @@ func TestBucketExchanged(t *testing.T) {
 	}
 	await := func(path string, want int) (body string) {
 		t.Helper()
-		for n, end := 0, time.Now().Add(30*time.Second); ; n++ {
+		for n, end := 0, time.Now().Add(2*time.Minute); ; n++ {
 			// Each path is requested once: an absence may be remembered.
 			status, body := assaytest.Fetch(t, one+strings.ReplaceAll(path, "N", strings.Repeat("x", n+1)))
 			if status == want {
@@ -256,7 +257,7 @@ func TestPredictFromBucket(t *testing.T) {
 	}
 	reads := countReads(server)
 	url := start()
-	assaytest.WaitFor(t, func() bool { return reads("/news") > 1 }) // the first look at them doubts all copies
+	awaitLook(t, url)
 	ahead := func(kind string, modules ...string) {
 		t.Helper()
 		for _, module := range modules {
@@ -287,6 +288,25 @@ func TestPredictFromBucket(t *testing.T) {
 			}
 		}
 	}
+}
+
+// awaitLook waits until a server has looked at the news twice: what follows from the first look, which doubts all copies,
+// has happened then.
+func awaitLook(t *testing.T, url string) {
+	t.Helper()
+	read := regexp.MustCompile(`(?m)^assay_news_read_timestamp_seconds (\S+)$`)
+	first := ""
+	assaytest.WaitFor(t, func() bool {
+		_, text := assaytest.Fetch(t, url+"/metrics")
+		m := read.FindStringSubmatch(text)
+		if m == nil || m[1] == "0" {
+			return false
+		}
+		if first == "" {
+			first = m[1]
+		}
+		return m[1] != first
+	})
 }
 
 // countReads makes a server count reads of objects. The result returns how often one was read, whose key ends so.
@@ -362,7 +382,7 @@ func TestReadersWaitForBucket(t *testing.T) {
 		})
 	}
 	assaytest.WaitFor(t, func() bool { return held.Load() > 12 })
-	for range 50 {
+	for range 10 { // what the bucket does not answer for 20 seconds counts as away
 		if !fetchWhole(t, world, url, local) {
 			t.Fatal("a local copy is refused while others wait for the bucket")
 		}

@@ -343,7 +343,7 @@ func get(ts *testscript.TestScript, path string, header []string) (int, []byte, 
 	return resp.StatusCode, body, err
 }
 
-// eventuallyCmd is get for a result that takes a moment: it retries for ten seconds, until the body
+// eventuallyCmd is get for a result that takes a moment: it retries for a minute, until the body
 // has the text as well.
 func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
@@ -352,7 +352,7 @@ func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	var status int
 	var body []byte
 	var err error
-	for range 100 {
+	for range 600 {
 		if status, body, err = get(ts, args[1], nil); err == nil && strconv.Itoa(status) == args[0] && strings.Contains(string(body), args[2]) {
 			return
 		}

@@ -24,6 +24,7 @@ func refuseAll(s3test.Request) s3test.Fault {
 // awaitCopies waits until a server has local copies of the zips.
 func awaitCopies(t *testing.T, world *proxytest.World, reads func(string) int, url string, paths []string) {
 	t.Helper()
+	awaitLook(t, url)
 	for _, path := range paths {
 		assaytest.WaitFor(t, func() bool {
 			before := reads(path)
@@ -46,6 +47,7 @@ func TestReloadHidesCopies(t *testing.T) {
 	restricted := private + "access = '" + secret.Path + "=team'\n"
 	r := p.startReplica(store, key, dir, private)
 	reads := countReads(objects)
+	awaitLook(t, r.url)
 	var want []byte
 	assaytest.WaitFor(t, func() bool { // until the copy is there
 		before := reads(zipOf(secret))
@@ -84,6 +86,7 @@ func TestReloadHidesCopies(t *testing.T) {
 	reads = countReads(objects)
 	kill(t, r.cmd)
 	r = p.startReplica(store, key, dir, restricted)
+	awaitLook(t, r.url)
 	assaytest.WaitFor(t, func() bool { // the copy is compared with the bucket once
 		before := reads(zipOf(secret))
 		status, _ := getAs(t, r.url, zipOf(secret), token)

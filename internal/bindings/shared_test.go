@@ -114,7 +114,7 @@ func TestReplicasAreTold(t *testing.T) {
 	defer running.Wait()
 	defer cancel()
 	note(t, a, pay)
-	for deadline := time.Now().Add(20 * time.Second); len(b.At(pay.Repository)) == 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); len(b.At(pay.Repository)) == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the other replica is not told")
 		}

@@ -35,7 +35,7 @@ func TestSlowReader(t *testing.T) {
 	if !errors.Is(err, storage.ErrNotKept) {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for i := range 3 {
 		name := fmt.Sprint("other", i)

@@ -8,7 +8,7 @@ import (
 // Settle waits until nothing is on its way to the local store, and no object that is on its way is open.
 func (s *Store) Settle(t testing.TB) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); s.lines.busy() > 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); s.lines.busy() > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d keys are still on their way", s.lines.busy())
 		}

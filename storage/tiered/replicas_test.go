@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
@@ -85,6 +86,7 @@ func TestSharedFill(t *testing.T) {
 			content := storagetest.Content(1, size)
 			create(t, bucket(t, server), "key", content)
 			s := open(t, tiered.Options{Local: local(t), Remote: bucket(t, server)})
+			s.Patience(time.Hour)
 			begin := make(chan struct{})
 			server.Fail(func(s3test.Request) s3test.Fault { return s3test.Fault{} })
 			var objects []storage.Object

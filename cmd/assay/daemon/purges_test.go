@@ -91,7 +91,7 @@ func told(t *testing.T, memory <-chan news.Changes) news.Changes {
 	select {
 	case changes := <-memory:
 		return changes
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("memory is not told")
 		return news.Changes{}
 	}
