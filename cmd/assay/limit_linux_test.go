@@ -296,21 +296,21 @@ func TestTierLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	world := proxytest.New(t)
-	paths := world.AddBig(24, 4<<20)
+	paths := world.AddBig(24, 2<<20)
 	server := s3test.Start(t)
 	dir := t.TempDir()
-	const limit = 64 << 20
+	const limit = 32 << 20
 	args := []string{"--data", dir, "--store", bucketURL(server.URL), "--sumdb", world.GOSUMDB()}
 	most := int64(0)
 	for _, upstream := range []string{world.URL("ok"), "off"} {
-		url, cmd := startProcessIn(t, bucketEnv, program, append(args, "--disk-limit", "64MiB", "--upstream", upstream)...)
+		url, cmd := startProcessIn(t, bucketEnv, program, append(args, "--disk-limit", "32MiB", "--upstream", upstream)...)
 		for range 2 {
 			for _, path := range paths {
 				if !fetchWhole(t, world, url, path) {
 					t.Errorf("upstream %s: no %s", upstream, path)
 				}
 				used := diskUse(t, dir)
-				if most = max(most, used); used > limit+5<<20 {
+				if most = max(most, used); used > limit+3<<20 {
 					t.Errorf("the data directory takes %d MiB, with a limit of %d", used>>20, limit>>20)
 				}
 			}
@@ -323,8 +323,8 @@ func TestTierLimit(t *testing.T) {
 	if most < limit*2/3 {
 		t.Errorf("the data directory takes at most %d MiB of %d", most>>20, limit>>20)
 	}
-	const lower = 32 << 20
-	_, cmd := startProcessIn(t, bucketEnv, program, append(args, "--disk-limit", "32MiB", "--upstream", "off")...)
+	const lower = 16 << 20
+	_, cmd := startProcessIn(t, bucketEnv, program, append(args, "--disk-limit", "16MiB", "--upstream", "off")...)
 	defer kill(t, cmd)
 	for range 6000 {
 		if diskUse(t, dir) <= lower {

@@ -10,8 +10,8 @@ import (
 	"github.com/assay-proxy/assay/proxy/proxytest"
 )
 
-// fetchInTrouble reports whether a server sends the whole object at a path. A server that is killed, or that waits for what
-// is away, may break the connection, or answer 502, 503 or 504 and say why. Any other answer fails the test.
+// fetchInTrouble reports whether a server sends the whole object at a path. A server that is killed, or that waits for
+// what is away, may break the connection, or answer 502, 503 or 504 and say why. Any other answer fails the test.
 func fetchInTrouble(t *testing.T, world *proxytest.World, url, path string) bool {
 	t.Helper()
 	resp, err := http.Get(url + "/" + path)

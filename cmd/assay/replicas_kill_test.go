@@ -59,7 +59,7 @@ func TestReplicasKilled(t *testing.T) {
 	t.Cleanup(work.Wait) // the clients end with the context of the test
 	var unfinished atomic.Int32
 	var versions []module.Version
-	total, killed, begun := kills(t, 12), 0, time.Now()
+	total, killed, begun := kills(t, 8), 0, time.Now()
 	// Two heads are the fewest that can contradict each other.
 	for round := 0; killed < total || len(f.sent.trees()) < 2; round++ {
 		if unfinished.Load() < 24 { // otherwise they have enough to do

@@ -39,13 +39,17 @@ func (o *Output) String() string {
 	return o.b.String()
 }
 
-// WaitFor waits until ok, with a time limit for a busy machine.
+// WaitFor waits until ok, with a time limit for a busy machine. It calls ok less and less often: what is waited for needs
+// the processor, too.
 func WaitFor(t *testing.T, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	const longest = 250 * time.Millisecond
+	pause := 10 * time.Millisecond
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(pause) {
 		if ok() {
 			return
 		}
+		pause = min(pause*3/2, longest)
 	}
 	t.Fatal("it has not come")
 }
