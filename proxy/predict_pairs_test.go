@@ -61,7 +61,8 @@ func TestPredictAbsent(t *testing.T) {
 		f.want(path + "mod")
 		f.idle()
 	}
-	if n := world.Count("gone.example/*"); n == 0 || n > 40 {
+	// One for each request of the client, and some that are sent again on a busy machine.
+	if n := world.Count("gone.example/*"); n == 0 || n > 60 {
 		t.Errorf("%d requests for files that are not there, after 41 of the client", n)
 	}
 }
