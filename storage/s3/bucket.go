@@ -32,6 +32,7 @@ type bucket struct {
 	kmsKey     *string // nil: none
 
 	alone *alone // nil: the store checks conditions
+	part  int64  // size of the parts of an upload: partSize, but in some tests
 }
 
 // records are what is done in a bucket with several requests.
@@ -43,7 +44,7 @@ func newBucket(ctx context.Context, o Options) (*bucket, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bucket{client: client, watch: w, name: o.Bucket, encryption: types.ServerSideEncryption(o.Encryption)}
+	b := &bucket{client: client, watch: w, name: o.Bucket, encryption: types.ServerSideEncryption(o.Encryption), part: partSize}
 	if o.Prefix != "" {
 		b.prefix = o.Prefix + "/"
 	}

@@ -11,6 +11,9 @@ import (
 // Silence sets how long a small request may have no answer.
 func (db *DB) Silence(d time.Duration) { db.records.watch.silence = d }
 
+// PartSize sets the size of the parts of an upload.
+func (db *DB) PartSize(n int64) { db.records.part = n }
+
 // OpenThrough is Open with the dialer of a transport.
 func OpenThrough(ctx context.Context, o Options, t *http.Transport) (*DB, error) {
 	db, err := Open(ctx, o)

@@ -80,8 +80,8 @@ func read(t *testing.T, s storage.Store, key string) ([]byte, error) {
 	return io.ReadAll(o)
 }
 
-// sizes are of a content in its record, of one in one piece, and of one in several parts.
-var sizes = []int{1000, 3 << 20, 17 << 20}
+// sizes are of a content in its record, of one in one piece, and of one in several parts of inSmallParts.
+var sizes = []int{1000, 600 << 10, inTwo}
 
 // What is wrong in the bucket is found, wherever it is, and is damage.
 func TestDamage(t *testing.T) {
@@ -181,7 +181,7 @@ func TestLostAnswers(t *testing.T) {
 	for _, size := range sizes {
 		content := storagetest.Content(1, size)
 		server := s3test.Start(t)
-		db := open(t, options(server))
+		db := inSmallParts(t, server)
 		server.Fail(nil)
 		create(t, db, "all", content)
 		requests := server.Requests()
@@ -216,7 +216,7 @@ func TestFailedWrites(t *testing.T) {
 		content := storagetest.Content(1, size)
 		for failing := range 12 {
 			server := s3test.Start(t)
-			db := open(t, options(server))
+			db := inSmallParts(t, server)
 			seen := 0
 			server.Fail(func(s3test.Request) s3test.Fault {
 				if seen++; seen == failing+1 {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/assay-proxy/assay/storage"
+	"github.com/assay-proxy/assay/storage/s3"
 	"github.com/assay-proxy/assay/storage/s3/s3test"
 	"github.com/assay-proxy/assay/storage/storagetest"
 )
@@ -16,11 +17,23 @@ import (
 // inParts is the size of a content that is sent in two parts.
 const inParts = 17 << 20
 
+// smallPart is the size of the parts of inSmallParts, and inTwo that of a content that is sent in two of them: the race
+// detector follows each byte.
+const smallPart, inTwo = 1 << 20, smallPart + 12345
+
+// inSmallParts is open for a store that sends large contents in small parts.
+func inSmallParts(t *testing.T, server *s3test.Server) *s3.DB {
+	t.Helper()
+	db := open(t, options(server))
+	db.PartSize(smallPart)
+	return db
+}
+
 // A store that acknowledges an upload in parts and has lost some of it is found out before a record names the content:
 // nothing is acknowledged, and the object can be created when the store keeps what it gets.
 func TestTornParts(t *testing.T) {
 	t.Parallel()
-	content := storagetest.Content(1, inParts)
+	content := storagetest.Content(1, inTwo)
 	for name, c := range map[string]struct {
 		op    string
 		n     int
@@ -28,19 +41,19 @@ func TestTornParts(t *testing.T) {
 	}{
 		"the other part is lost":             {"PART", 2, s3test.Fault{Forgotten: true}},
 		"a part is torn":                     {"PART", 1, s3test.Fault{Torn: 100}},
-		"all but one byte":                   {"COMPLETE", 1, s3test.Fault{Torn: inParts - 1}},
+		"all but one byte":                   {"COMPLETE", 1, s3test.Fault{Torn: inTwo - 1}},
 		"nothing":                            {"COMPLETE", 1, s3test.Fault{Forgotten: true}},
-		"a beginning, and the answer is 412": {"COMPLETE", 0, s3test.Fault{Torn: 16 << 20, After: http.StatusPreconditionFailed}},
+		"a beginning, and the answer is 412": {"COMPLETE", 0, s3test.Fault{Torn: smallPart, After: http.StatusPreconditionFailed}},
 	} {
 		server := s3test.Start(t)
-		db := open(t, options(server))
+		db := inSmallParts(t, server)
 		server.Fail(func(r s3test.Request) s3test.Fault {
 			if r.Op == c.op && (r.N == c.n || c.n == 0) {
 				return c.fault
 			}
 			return s3test.Fault{}
 		})
-		info := storage.Info{Key: "key", Size: inParts}
+		info := storage.Info{Key: "key", Size: inTwo}
 		if err := db.Create(t.Context(), info, bytes.NewReader(content)); !errors.Is(err, storage.ErrAway) || errors.Is(err, fs.ErrExist) {
 			t.Errorf("%s: Create = %v, want an error of the store", name, err)
 		}
@@ -86,7 +99,7 @@ func TestTornLater(t *testing.T) {
 // acknowledged.
 func TestConditionOfComplete(t *testing.T) {
 	t.Parallel()
-	content := storagetest.Content(1, inParts)
+	content := storagetest.Content(1, inTwo)
 	conflict := s3test.Fault{Before: http.StatusConflict, Code: "ConditionalRequestConflict"}
 	refused := s3test.Fault{Before: http.StatusPreconditionFailed, Code: "PreconditionFailed"}
 	repeated := s3test.Fault{After: http.StatusPreconditionFailed, Code: "PreconditionFailed"}
@@ -102,7 +115,7 @@ func TestConditionOfComplete(t *testing.T) {
 		"412 always": {[]s3test.Fault{refused}, 5, true},
 	} {
 		server := s3test.Start(t)
-		db := open(t, options(server))
+		db := inSmallParts(t, server)
 		server.Fail(func(r s3test.Request) s3test.Fault {
 			if r.Op != "COMPLETE" {
 				return s3test.Fault{}
@@ -112,7 +125,7 @@ func TestConditionOfComplete(t *testing.T) {
 			}
 			return c.faults[min(r.N, len(c.faults))-1]
 		})
-		err := db.Create(t.Context(), storage.Info{Key: "key", Size: inParts}, bytes.NewReader(content))
+		err := db.Create(t.Context(), storage.Info{Key: "key", Size: inTwo}, bytes.NewReader(content))
 		if (err != nil) != c.fails || errors.Is(err, fs.ErrExist) {
 			t.Errorf("%s: Create = %v; it is to fail: %v", name, err, c.fails)
 		}

@@ -24,13 +24,13 @@ const (
 // upload sets a key that nothing else uses to a content.
 func (b *bucket) upload(ctx context.Context, key string, content io.ReaderAt, size int64) error {
 	send := b.uploadWhole
-	if size > partSize {
+	if size > b.part {
 		send = b.uploadParts
 	}
 	for attempt := 1; ; attempt++ {
 		err := send(ctx, key, content, size)
 		switch {
-		case err == nil && size > partSize:
+		case err == nil && size > b.part:
 			return b.whole(ctx, key, size)
 		case err == nil:
 			return nil
@@ -93,13 +93,13 @@ func (b *bucket) uploadParts(ctx context.Context, key string, content io.ReaderA
 	if err != nil {
 		return fmt.Errorf("%w: %w", errParts, err)
 	}
-	parts := make([]types.CompletedPart, (size+partSize-1)/partSize)
+	parts := make([]types.CompletedPart, (size+b.part-1)/b.part)
 	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(parallelParts)
 	for i := range parts {
 		group.Go(func() (err error) {
-			offset := int64(i) * partSize
-			part := io.NewSectionReader(content, offset, min(size-offset, partSize))
+			offset := int64(i) * b.part
+			part := io.NewSectionReader(content, offset, min(size-offset, b.part))
 			parts[i], err = b.uploadPart(sending, key, begun.UploadId, int32(i+1), part)
 			return err
 		})
