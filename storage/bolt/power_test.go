@@ -205,7 +205,7 @@ func TestPowerFailures(t *testing.T) {
 // A history ends with its first error.
 func histories(t *testing.T, step func(t *testing.T, h *history)) (operations int) {
 	number, each := 6, 60
-	if testing.Short() {
+	if testing.Short() || storagetest.RaceDetector {
 		number = 2
 	}
 	t.Run("histories", func(t *testing.T) {

@@ -21,6 +21,9 @@ import (
 // errTaken means that the condition of a request does not hold: the key has another record.
 var errTaken = errors.New("the key has another record")
 
+// partSize is the size of the parts of an upload; a content of at most one part is sent at once.
+const partSize = 16 << 20
+
 // bucket sends the requests. Its keys are those below the prefix of the store.
 type bucket struct {
 	client *sdk.Client

@@ -13,13 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-const (
-	// partSize is the size of the parts of an upload; a content of at most one part is sent at once.
-	partSize = 16 << 20
-
-	// parallelParts is how many parts are sent at a time.
-	parallelParts = 3
-)
+// parallelParts is how many parts are sent at a time.
+const parallelParts = 3
 
 // upload sets a key that nothing else uses to a content.
 func (b *bucket) upload(ctx context.Context, key string, content io.ReaderAt, size int64) error {

@@ -3,7 +3,7 @@ package storagetest
 // bulkTests take many bytes or objects. The race detector follows each byte, which takes minutes, and none of them has
 // concurrent writers: they run without it.
 func bulkTests() []contract {
-	if raceDetector {
+	if RaceDetector {
 		return nil
 	}
 	return []contract{

@@ -2,7 +2,9 @@
 
 package storagetest
 
-const raceDetector = false
+// RaceDetector reports whether the race detector is on. It follows each byte that is copied, so tests that copy whole files
+// do fewer rounds.
+const RaceDetector = false
 
 // sizes are around the boundaries that an engine may have: empty objects, inline
 // values, chunks, parts of an upload, transactions.

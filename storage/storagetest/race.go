@@ -2,7 +2,9 @@
 
 package storagetest
 
-const raceDetector = true
+// RaceDetector reports whether the race detector is on. It follows each byte that is copied, so tests that copy whole files
+// do fewer rounds.
+const RaceDetector = true
 
 // sizes are one of each kind of those without the race detector, which follows each byte.
 var sizes = []int{0, 1, 511, 32<<10 + 1, 256<<10 - 64, 512<<10 - 127, 4<<20 + 1}
