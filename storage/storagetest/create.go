@@ -172,7 +172,7 @@ func createLong(t *testing.T, s storage.Store) {
 
 func createFailing(t *testing.T, s storage.Store) {
 	broken := errors.New("upstream broke")
-	for _, size := range []int{0, 100, 32 << 10, 700 << 10, 5 << 20} {
+	for _, size := range []int{0, 100, 32 << 10, 700 << 10, several} {
 		for _, at := range []int{0, size / 2, size} {
 			info := storage.Info{Key: "failing", Size: int64(size)}
 			r := io.MultiReader(bytes.NewReader(make([]byte, at)), iotest.ErrReader(broken))
@@ -185,7 +185,7 @@ func createFailing(t *testing.T, s storage.Store) {
 }
 
 func createCancelled(t *testing.T, s storage.Store) {
-	for _, size := range []int{100, 700 << 10, 5 << 20} {
+	for _, size := range []int{100, 700 << 10, several} {
 		ctx, cancel := context.WithCancel(t.Context())
 		content := bytes.NewReader(make([]byte, size))
 		cancelling := readerFunc(func(b []byte) (int, error) {

@@ -107,7 +107,7 @@ func draftInfo(t *testing.T, s storage.Store) {
 }
 
 func draftInvisible(t *testing.T, s storage.Store) {
-	for _, size := range []int{100, 700 << 10, 9 << 20} {
+	for _, size := range []int{100, 700 << 10, several} {
 		key := fmt.Sprint("key", size)
 		d := newDraft(t, s, int64(size))
 		write(t, d, Content(1, size), 1<<20)
@@ -209,7 +209,7 @@ func draftFollowed(t *testing.T, s storage.Store) {
 }
 
 func draftReadLater(t *testing.T, s storage.Store) {
-	for _, size := range []int{0, 100, 700 << 10, 9 << 20} {
+	for _, size := range []int{0, 100, 700 << 10, several} {
 		key, content := fmt.Sprint("key", size), Content(3, size)
 		d := newDraft(t, s, -1)
 		write(t, d, content, 1<<20)
@@ -269,7 +269,7 @@ func draftReadBesideClose(t *testing.T, s storage.Store) {
 }
 
 func draftAbandoned(t *testing.T, s storage.Store) {
-	for _, size := range []int{0, 100, 700 << 10, 9 << 20} {
+	for _, size := range []int{0, 100, 700 << 10, several} {
 		for _, declared := range []int64{-1, int64(size), int64(size) + 1} {
 			d := newDraft(t, s, declared)
 			write(t, d, Content(1, size), 1<<20)
@@ -326,7 +326,7 @@ func draftMany(t *testing.T, s storage.Store) {
 
 func draftStoreClosed(t *testing.T, s storage.Store) {
 	var open []storage.Draft
-	for _, size := range []int{100, 700 << 10, 9 << 20} {
+	for _, size := range []int{100, 700 << 10, several} {
 		d := newDraft(t, s, -1)
 		write(t, d, Content(1, size), 1<<20)
 		open = append(open, d)

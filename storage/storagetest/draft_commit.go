@@ -24,7 +24,7 @@ func draftCommitTests() []contract {
 }
 
 func draftExisting(t *testing.T, s storage.Store) {
-	for _, size := range []int{100, 700 << 10, 9 << 20} {
+	for _, size := range []int{100, 700 << 10, several} {
 		key, winner, loser := fmt.Sprint("key", size), Content(1, size), Content(2, size)
 		d := newDraft(t, s, int64(size))
 		write(t, d, loser, 1<<20)
@@ -67,7 +67,7 @@ func draftRace(t *testing.T, s storage.Store) {
 }
 
 func draftSize(t *testing.T, s storage.Store) {
-	for _, size := range []int{0, 100, 32 << 10, 700 << 10, 5 << 20} {
+	for _, size := range []int{0, 100, 32 << 10, 700 << 10, several} {
 		for _, wrong := range []int{0, size - 1, size + 1} {
 			if wrong == size || wrong < 0 {
 				continue
@@ -140,7 +140,7 @@ func draftOnce(t *testing.T, s storage.Store) {
 }
 
 func draftCancelled(t *testing.T, s storage.Store) {
-	for _, size := range []int{100, 700 << 10, 5 << 20} {
+	for _, size := range []int{100, 700 << 10, several} {
 		ctx, cancel := context.WithCancel(t.Context())
 		d, err := s.Draft(ctx, -1)
 		if err != nil {
@@ -166,7 +166,7 @@ func draftCancelled(t *testing.T, s storage.Store) {
 
 // draftShared commits the content of another object, which is deleted before, meanwhile or after.
 func draftShared(t *testing.T, s storage.Store) {
-	content := Content(1, 5<<20)
+	content := Content(1, several)
 	create(t, s, "first", content)
 	d := newDraft(t, s, -1)
 	write(t, d, content, 1<<20)

@@ -6,6 +6,9 @@ package storagetest
 // do fewer rounds.
 const RaceDetector = false
 
+// several is the size of a content of several chunks and parts.
+const several = 9 << 20
+
 // sizes are around the boundaries that an engine may have: empty objects, inline
 // values, chunks, parts of an upload, transactions.
 var sizes = []int{

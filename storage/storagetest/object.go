@@ -93,7 +93,7 @@ func objectRanges(t *testing.T, s storage.Store) {
 }
 
 func objectWriteTo(t *testing.T, s storage.Store) {
-	for i, size := range []int{0, 1000, 700 << 10, 5 << 20} {
+	for i, size := range []int{0, 1000, 700 << 10, several} {
 		key := fmt.Sprint("key", size)
 		content := Content(uint64(i), size)
 		create(t, s, key, content)
