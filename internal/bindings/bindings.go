@@ -332,7 +332,9 @@ func (t *Table) take(facts []Fact) {
 	defer t.mu.Unlock()
 	for repository, facts := range of {
 		all, changed := merge(t.facts[repository], facts)
-		t.facts[repository] = all
+		if len(changed) > 0 {
+			t.facts[repository] = all
+		}
 		for _, f := range changed {
 			t.addModule(f)
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/assay-proxy/assay/internal/bindings"
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/internal/notfound"
 	"github.com/assay-proxy/assay/internal/places"
 	"github.com/assay-proxy/assay/proxy/content/gate"
@@ -149,7 +150,7 @@ func (e *OldAbsenceError) Error() string {
 func decided(err error) bool {
 	var full *bindings.LimitError
 	for _, rule := range []error{gate.ErrReloaded, gate.ErrNoVCS, ErrHidden, ErrNotHeld, ErrStrays, errProtected,
-		places.ErrClientFull, places.ErrFull, places.ErrLate, places.ErrYielded, places.ErrLeft} {
+		places.ErrClientFull, places.ErrFull, places.ErrLate, places.ErrYielded, places.ErrLeft, memory.ErrFull} {
 		if errors.Is(err, rule) {
 			return true
 		}

@@ -155,7 +155,17 @@ func (w *world) fetch(name string, content []byte) (kept bool) {
 	if err != nil {
 		w.t.Fatalf("%s: %v", name, err)
 	}
-	w.read(name, content)
+	o, err := w.store.Open(ctx, zipKey(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true // it was stored, and is evicted already
+	}
+	if err != nil {
+		w.t.Fatalf("%s: %v", name, err)
+	}
+	defer o.Close()
+	if got, err := io.ReadAll(o); err != nil || !bytes.Equal(got, content) {
+		w.t.Errorf("%s has other bytes, or %v", name, err)
+	}
 	return true
 }
 

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -534,8 +536,8 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// Clients that do not read large objects take no memory of small ones, and who finds none for a large one is told so
-// after a while.
+// Clients that do not read large objects take no memory of small ones. Who wants to read a large one waits for them, and
+// who opens a small one waits for its memory no longer than a while.
 func TestMemoryOfSlowReaders(t *testing.T) {
 	t.Parallel()
 	const places = 4
@@ -550,36 +552,51 @@ func TestMemoryOfSlowReaders(t *testing.T) {
 				t.Errorf("%s: %d bytes, %v", key, len(got), err)
 			}
 		}
-		var slow []storage.Object
-		for range places {
-			opened, err := db.Open(t.Context(), "large")
+		begun := func(key string) storage.Object {
+			t.Helper()
+			opened, err := db.Open(t.Context(), key)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if _, err := io.ReadFull(opened, make([]byte, 10)); err != nil {
 				t.Error(err)
 			}
-			slow = append(slow, opened)
+			return opened
+		}
+		var slow []storage.Object
+		for range places {
+			slow = append(slow, begun("large"))
 		}
 		for range 3 {
 			whole("small", large[:1000])
 		}
-		begin := time.Now()
-		if _, err := db.Open(t.Context(), "large"); !errors.Is(err, memory.ErrFull) {
+		var done atomic.Bool
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			whole("large", large)
+			done.Store(true)
+		})
+		time.Sleep(time.Minute)
+		if done.Load() {
+			t.Error("a large object was read without memory")
+		}
+		var rest bytes.Buffer // who has begun goes on to the end, in small parts
+		if _, err := slow[0].WriteTo(&rest); err != nil || !bytes.Equal(rest.Bytes(), large[10:]) {
+			t.Errorf("WriteTo after Read: %d bytes, %v", rest.Len(), err)
+		}
+		waiting.Wait()
+		for _, opened := range slow {
+			opened.Close()
+		}
+
+		small, begin := begun("small"), time.Now()
+		if _, err := db.Open(t.Context(), "small"); !errors.Is(err, memory.ErrFull) {
 			t.Errorf("Open without memory: %v", err)
 		}
 		if waited := time.Since(begin); waited < 10*time.Second || waited > 30*time.Second {
 			t.Errorf("Open has waited %v", waited)
 		}
-		// Who has begun goes on to the end, in small parts.
-		var rest bytes.Buffer
-		if _, err := slow[0].WriteTo(&rest); err != nil || !bytes.Equal(rest.Bytes(), large[10:]) {
-			t.Errorf("WriteTo after Read: %d bytes, %v", rest.Len(), err)
-		}
-		for _, opened := range slow {
-			opened.Close()
-		}
-		whole("large", large)
+		small.Close()
 		if o.Readers.Used() != 0 || o.Large.Used() != 0 {
 			t.Errorf("%d and %d bytes are still taken", o.Readers.Used(), o.Large.Used())
 		}

@@ -22,6 +22,10 @@ const (
 
 	// memoryWait is how long Open waits for memory.
 	memoryWait = 20 * time.Second
+
+	// mostShare is the part of the memory for large contents that one reader gets for what it reads ahead: 1/mostShare.
+	// Some may be stuck, behind a client or a local disk, and others must find some.
+	mostShare = 6
 )
 
 // object is an open object: a part of its content, verified and in memory, and the position.
@@ -30,7 +34,7 @@ type object struct {
 	r      record
 	ctx    context.Context // of reads; it ends with Close
 	cancel context.CancelFunc
-	held   memory.Hold // for part, and for what is read ahead; of a large content one chunk at least
+	held   memory.Hold // for part, and for what is read ahead
 
 	pos    int64
 	part   []byte
@@ -38,9 +42,9 @@ type object struct {
 	closed bool
 }
 
-// Open implements storage.Store. A content of at most 256 KiB is read and checked at once. The error is
-// memory.ErrFull if there is no memory for a while: that of small contents comes back when the bucket has answered, and
-// that of large ones when others have read them.
+// Open implements storage.Store. A content of at most 256 KiB is read and checked at once. The error is memory.ErrFull
+// if there is no memory for it for a while. A larger one takes memory when it is read, and waits for it as long as the
+// caller reads.
 func (db *DB) Open(ctx context.Context, key string) (storage.Object, error) {
 	o, err := db.open(ctx, key)
 	if err != nil {
@@ -53,8 +57,8 @@ func (db *DB) open(ctx context.Context, key string) (*object, error) {
 	if err := errors.Join(db.check(ctx), storage.CheckKey(key)); err != nil {
 		return nil, err
 	}
-	held, err := waitFor(ctx, db.readers)
-	if err != nil {
+	held := db.readers.HoldFor(ctx)
+	if err := waitFor(ctx, &held); err != nil {
 		return nil, err
 	}
 	r, content, _, err := db.records.record(ctx, objects+key, firstRead+chunkSize, true)
@@ -68,20 +72,17 @@ func (db *DB) open(ctx context.Context, key string) (*object, error) {
 		o.held.Shrink(r.Size)
 	} else {
 		o.held.Free()
-		if o.held, err = waitFor(ctx, db.large); err != nil {
-			return nil, err
-		}
+		o.held = db.large.HoldFor(ctx)
 	}
 	o.ctx, o.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return o, nil
 }
 
-// waitFor returns a hold of one chunk.
-func waitFor(ctx context.Context, b *memory.Budget) (memory.Hold, error) {
+// waitFor takes memory for one chunk, and does not wait for it for ever.
+func waitFor(ctx context.Context, held *memory.Hold) error {
 	ctx, cancel := context.WithTimeout(ctx, memoryWait)
 	defer cancel()
-	held := b.HoldFor(ctx)
-	return held, held.Grow(ctx, chunkSize)
+	return held.Grow(ctx, chunkSize)
 }
 
 // Stat implements storage.Store.
@@ -155,8 +156,11 @@ func (o *object) load(want int) error {
 		length = readSize
 	}
 	o.part = nil
-	if length > chunkSize && o.held.Try(length) != nil {
+	if length > chunkSize && !o.grow(length) {
 		length = chunkSize
+	}
+	if err := o.held.Grow(o.ctx, length); err != nil {
+		return fmt.Errorf("read %.200q: %w", o.Info().Key, err)
 	}
 	offset := o.pos - o.pos%chunkSize
 	part, err := o.fetch(o.ctx, offset, length)
@@ -165,6 +169,14 @@ func (o *object) load(want int) error {
 	}
 	o.part, o.offset = part, offset
 	return nil
+}
+
+// grow makes the memory of o at least n bytes, if there is so much for one reader.
+func (o *object) grow(n int64) bool {
+	if all := o.db.large.Size(); all > 0 && n > max(all/mostShare, chunkSize) {
+		return false
+	}
+	return o.held.Try(n) == nil
 }
 
 // fetch reads a part of a large content, which begins with a chunk, and checks it.
@@ -216,6 +228,7 @@ func (o *object) WriteTo(w io.Writer) (written int64, err error) {
 		return written, nil
 	}
 	o.part = nil
+	o.held.Free()
 	ahead := o.readAhead()
 	defer ahead.stop()
 	for o.pos < o.r.Size {
@@ -271,13 +284,17 @@ func (o *object) readAhead() *ahead {
 // next returns the next part, and asks for those after it.
 func (a *ahead) next() (part []byte, offset int64, err error) {
 	for len(a.parts) < readsAhead && a.begin < a.o.r.Size {
-		if a.o.held.Try(int64(len(a.parts)+1)*readSize) == nil {
+		if a.o.grow(int64(len(a.parts)+1) * readSize) {
 			a.ask(readSize)
 			continue
 		}
-		if len(a.parts) == 0 {
-			a.ask(chunkSize)
+		if len(a.parts) > 0 {
+			break
 		}
+		if err := a.o.held.Grow(a.ctx, chunkSize); err != nil {
+			return nil, 0, err
+		}
+		a.ask(chunkSize)
 		break
 	}
 	first := a.parts[0]
@@ -303,5 +320,5 @@ func (a *ahead) stop() {
 	for _, p := range a.parts {
 		<-p.part
 	}
-	a.o.held.Shrink(chunkSize)
+	a.o.held.Free()
 }

@@ -43,8 +43,8 @@ type Options struct {
 	// process uses. Open removes what is left there. Empty: the one for temporary files.
 	Spool string
 
-	// Readers is the memory for open objects of at most 256 KiB, and Large for larger ones, 256 KiB to 4 MiB for each:
-	// what a client reads slowly holds it. Writers is the memory for drafts, 256 KiB for each. They may be nil: then
+	// Readers is the memory for open objects of at most 256 KiB, and Large for larger ones while they are read, 256 KiB to
+	// 4 MiB for each, and a sixth of it at most: what a client reads slowly holds it. Writers is the memory for drafts, 256 KiB for each. They may be nil: then
 	// there is no limit.
 	Readers, Large, Writers *memory.Budget
 

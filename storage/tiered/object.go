@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"sync"
 
+	"github.com/assay-proxy/assay/internal/memory"
 	"github.com/assay-proxy/assay/storage"
 )
 
@@ -66,8 +67,10 @@ func (op *opener) open(ctx context.Context, key string) (*object, error) {
 			return nil, err
 		}
 		f, shared, err := op.fills.join(ctx, key, o)
-		if shared && errors.Is(err, fs.ErrNotExist) && !again {
-			again = true // that read may have begun before the object was stored, of which our caller knows
+		if shared && !again && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, memory.ErrFull)) {
+			// That read may have begun before the object was stored, of which our caller knows; or it was for a client that
+			// has its part of the memory.
+			again = true
 			continue
 		}
 		if err != nil {
