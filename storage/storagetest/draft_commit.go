@@ -166,7 +166,7 @@ func draftCancelled(t *testing.T, s storage.Store) {
 
 // draftShared commits the content of another object, which is deleted before, meanwhile or after.
 func draftShared(t *testing.T, s storage.Store) {
-	content := Content(1, several)
+	content := Content(1, min(several, 5<<20))
 	create(t, s, "first", content)
 	d := newDraft(t, s, -1)
 	write(t, d, content, 1<<20)
