@@ -536,8 +536,8 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// Clients that do not read large objects take no memory of small ones. Who wants to read a large one waits for them, and
-// who opens a small one waits for its memory no longer than a while.
+// A client that stops reading a large object takes no memory that small ones need. A caller that reads another large
+// object waits until that client goes on; a caller that opens a small one gets an error after a while without memory.
 func TestMemoryOfSlowReaders(t *testing.T) {
 	t.Parallel()
 	const places = 4
@@ -580,7 +580,7 @@ func TestMemoryOfSlowReaders(t *testing.T) {
 		if done.Load() {
 			t.Error("a large object was read without memory")
 		}
-		var rest bytes.Buffer // who has begun goes on to the end, in small parts
+		var rest bytes.Buffer // a reader that has begun goes on to the end, in small parts
 		if _, err := slow[0].WriteTo(&rest); err != nil || !bytes.Equal(rest.Bytes(), large[10:]) {
 			t.Errorf("WriteTo after Read: %d bytes, %v", rest.Len(), err)
 		}

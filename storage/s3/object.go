@@ -43,8 +43,8 @@ type object struct {
 }
 
 // Open implements storage.Store. A content of at most 256 KiB is read and checked at once. The error is memory.ErrFull
-// if there is no memory for it for a while. A larger one takes memory when it is read, and waits for it as long as the
-// caller reads.
+// if there is no memory for it for a while. A larger one takes memory when it is read, and a Read waits for that until
+// others have read theirs.
 func (db *DB) Open(ctx context.Context, key string) (storage.Object, error) {
 	o, err := db.open(ctx, key)
 	if err != nil {
